@@ -1,0 +1,86 @@
+# The first recipe is what is wanted most: everything CI asks for.
+
+# A GPU build of vLLM where the machine has a GPU, else the CPU build; set VARIANT to choose.
+variant := env("VARIANT", `command -v nvidia-smi >/dev/null && echo gpu || echo cpu`)
+# A local folder of wheels, if there is one: the CPU build of torch may come from there.
+links := env("UV_FIND_LINKS", env("PIP_FIND_LINKS", ""))
+# Where the CPU build of torch comes from otherwise: PyTorch's own index, which uv knows by name.
+torch := if links != "" { "--find-links '" + links + "'" } else if variant == "cpu" { "--torch-backend cpu" } else { "" }
+overrides := if variant == "cpu" { "--override requirements/cpu-overrides.txt" } else { "" }
+python := ".venv/bin/python"
+uv := ".venv/bin/uv"
+
+# Everything CI asks for: format, lint, types, schemas, tests.
+check: setup _fmt lint types test
+
+# Make .venv with everything pinned; at once when it is there already.
+setup:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    want="{{ variant }} $(cat requirements/*.txt pyproject.toml | sha256sum)"
+    if [ "$(cat .venv/.made-of 2>/dev/null)" = "$want" ]; then exit 0; fi
+    echo "making .venv ({{ variant }}); this takes a minute or two"
+    [ -x .venv/bin/python ] || python3 -m venv .venv
+    [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+    {{ uv }} pip install --quiet --python {{ python }} --compile-bytecode {{ torch }} {{ overrides }} \
+        -r requirements/{{ variant }}.txt -r requirements/dev.txt
+    {{ uv }} pip install --quiet --python {{ python }} --no-deps --editable .
+    echo "$want" > .venv/.made-of
+
+# Serve an example, or any config.
+serve file *args: setup
+    .venv/bin/appliance serve {{ file }} {{ args }}
+
+# Run the tests; arguments go to pytest.
+test *args: setup
+    {{ python }} -m pytest {{ args }}
+
+# Run the tests that need a GPU.
+test-gpu: setup
+    {{ python }} -m pytest -m gpu
+
+# Start examples for real and hold them to what they promise.
+smoke *files: setup
+    .venv/bin/appliance smoke {{ if files == "" { "examples/chat.yaml" } else { files } }}
+
+# Format the code.
+fmt: setup
+    .venv/bin/ruff format .
+    .venv/bin/ruff check --fix --quiet .
+
+_fmt: setup
+    .venv/bin/ruff format --check . || (echo 'run: just fmt' && false)
+
+# Lint the code.
+lint: setup
+    .venv/bin/ruff check . || (echo 'run: just fmt' && false)
+
+# Check the types.
+types: setup
+    .venv/bin/mypy
+
+# Write the schemas from the config classes and the pinned vLLM.
+schemas: setup
+    {{ python }} -m appliance.vllm_engine.schema
+    {{ python }} -m appliance.config.schema
+
+# Pin the requirements anew, without any address in them.
+lock: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    pin() { {{ uv }} pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 "$@"; }
+    pin {{ torch }} --override requirements/cpu-overrides.txt --extra cpu --extra all -o requirements/cpu.txt pyproject.toml
+    pin --extra gpu --extra all -o requirements/gpu.txt pyproject.toml
+    pin --group dev -c requirements/cpu.txt -o requirements/dev.txt
+
+# Build the container image; VARIANT chooses cpu or gpu, and arguments go to podman, buildah or docker.
+image *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    builder="$(command -v podman || command -v buildah || command -v docker)" \
+        || { echo 'install podman, buildah or docker' >&2; exit 1; }
+    options=(--build-arg VARIANT={{ variant }} --tag localhost/appliance:{{ variant }})
+    # podman and buildah have another image format as well, which knows no HEALTHCHECK.
+    if [[ "$builder" != */docker ]]; then options+=(--format docker --layers); fi
+    if [ -d '{{ links }}' ]; then options+=(--build-context wheels='{{ links }}'); fi
+    "$builder" build "${options[@]}" --file Containerfile {{ args }} .

@@ -1,0 +1,3 @@
+"""
+Serve models from one YAML file.
+"""
