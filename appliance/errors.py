@@ -1,0 +1,182 @@
+"""
+Everything that can go wrong, as one tree.
+
+::
+
+    ApplianceError                     500  exit 1
+    ├── ConfigError                    500  exit 2   the file is wrong; carries every problem found
+    ├── MissingExtraError              500  exit 2   an optional dependency is not installed
+    ├── StorageError                   500  exit 3   the bytes cannot be brought
+    │   ├── ArtifactNotFoundError                    nothing lies at the URI
+    │   ├── ArtifactCorruptError                     bytes arrived, but not the right ones
+    │   ├── AccessDeniedError                        the store wants other credentials
+    │   └── StorageUnavailableError                  the store does not answer; may pass
+    ├── LoadError                      503  exit 4   the engine cannot serve this model
+    ├── EngineDeadError                503  exit 4   the engine ended while it served
+    └── CallError                      400           one call is refused; the caller is at fault
+        ├── UnsupportedOperationError  400           the model cannot do this
+        ├── UnknownModelError          404           no model has this name
+        └── UnavailableError           503           not now: loading, draining or failed
+
+``status`` is the HTTP status a protocol answers with, ``exit_code`` what the command line ends with.
+Only protocols and the command line render an error; everyone else raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ApplianceError(Exception):
+    """
+    Root of the tree: its text names the thing, the fault and the remedy, and is safe to show.
+    """
+
+    status: int = 500
+    exit_code: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """
+    One fault of a config.
+
+    `line` and `column` count from 1 and are None where the value does not come from the file;
+    `source` is then the place it does come from, e.g. ``environment APPLIANCE__SERVER__PORT``.
+    `snippet` is the line of the file with a caret under the fault, or "".
+    """
+
+    source: str
+    line: int | None
+    column: int | None
+    path: str
+    message: str
+    snippet: str = ""
+
+    def __str__(self) -> str:
+        place = self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
+        head = ": ".join(part for part in (place, self.path, self.message) if part)
+        return f"{head}\n{self.snippet}" if self.snippet else head
+
+
+class ConfigError(ApplianceError):
+    """
+    The config cannot be used; `problems` holds every fault found, in the order of the file.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class MissingExtraError(ApplianceError):
+    """
+    An optional dependency is not installed.
+    """
+
+    exit_code = 2
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed; "
+            f"install it with: pip install 'appliance[{extra}]'"
+        )
+
+
+class StorageError(ApplianceError):
+    """
+    The bytes of a model cannot be brought.
+    """
+
+    exit_code = 3
+
+
+class ArtifactNotFoundError(StorageError):
+    """
+    Nothing lies at the URI.
+    """
+
+
+class ArtifactCorruptError(StorageError):
+    """
+    Bytes arrived, but not the ones that were promised.
+    """
+
+
+class AccessDeniedError(StorageError):
+    """
+    The store wants other credentials than the ones it was given.
+    """
+
+
+class StorageUnavailableError(StorageError):
+    """
+    The store does not answer; a later try may succeed.
+    """
+
+
+class LoadError(ApplianceError):
+    """
+    The engine cannot serve this model as the config asks.
+    """
+
+    status = 503
+    exit_code = 4
+
+
+class EngineDeadError(ApplianceError):
+    """
+    The engine ended while it served.
+    """
+
+    status = 503
+    exit_code = 4
+
+
+class CallError(ApplianceError):
+    """
+    One call is refused.
+
+    `param` is the field of the request at fault, or None; `code` a word for programs, or None;
+    `status` is given only where the engine chose it, and None is the class's own.
+    """
+
+    status = 400
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+        if status is not None:
+            self.status = status
+
+
+class UnsupportedOperationError(CallError):
+    """
+    The model exists and cannot do what was asked.
+    """
+
+
+class UnknownModelError(CallError):
+    """
+    No model of the config has this name.
+    """
+
+    status = 404
+
+
+class UnavailableError(CallError):
+    """
+    The model cannot answer now; `retry_after` is the wait in seconds worth trying, or None for never.
+    """
+
+    status = 503
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message, code="model_not_ready")
+        self.retry_after = retry_after

@@ -1,0 +1,43 @@
+"""
+Base of every section of the config: frozen, closed, and described by its own docstrings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+# Keys that begin so are the user's own, at any depth: a place for YAML anchors.
+FREE_PREFIX = "x-"
+
+
+def without_free_keys(data: Any) -> Any:  # Any: what a file holds before it is checked
+    """
+    A mapping without the user's own keys; anything else as it is.
+    """
+    if not isinstance(data, dict):
+        return data
+    return {key: value for key, value in data.items() if not str(key).startswith(FREE_PREFIX)}
+
+
+class Section(BaseModel):
+    """
+    One part of the config.
+
+    The docstring under a field is its description in the schema, in editors and in the manual,
+    so it is written once, there.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_free_keys(cls, data: Any) -> Any:  # Any: what a file holds before it is checked
+        return without_free_keys(data)

@@ -1,0 +1,73 @@
+"""
+The log: one stream, of one form, without secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+SPEAK = """
+import logging, structlog
+from appliance import logs
+logs.configure({format!r}, {level!r}, {secrets!r})
+def fail(token):
+    raise ValueError("it broke")
+structlog.get_logger("appliance.x").info("model.moved", uri="http://key-4711-abc@host", text='quo"ted-secret')
+logging.getLogger("vllm.engine").info("from %s", "vLLM")
+logging.getLogger("vllm.engine").error("vLLM failed")
+try:
+    fail("the prompt")
+except ValueError:
+    structlog.get_logger("appliance.x").exception("model.broke")
+"""
+
+
+def _spoken(format: str = "json", level: str = "info", secrets: tuple[str, ...] = ()) -> str:  # noqa: A002
+    code = SPEAK.format(format=format, level=level, secrets=secrets)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+
+
+def test_every_event_is_one_object_whoever_logs_it() -> None:
+    """
+    Ours and a library's have the same keys: event, level, logger, timestamp.
+    """
+    events = [json.loads(line) for line in _spoken().splitlines()]
+
+    assert [event["event"] for event in events] == ["model.moved", "from vLLM", "vLLM failed", "model.broke"]
+    assert all({"event", "level", "logger", "timestamp"} <= set(event) for event in events)
+
+
+def test_a_secret_never_comes_out() -> None:
+    """
+    Wherever it stands in the line, and however JSON writes it.
+    """
+    spoken = _spoken(secrets=("key-4711-abc", 'quo"ted-secret'))
+
+    assert "4711" not in spoken
+    assert "ted-secret" not in spoken
+    assert spoken.count("***") == 2
+    assert [json.loads(line) for line in spoken.splitlines()]
+
+
+def test_a_traceback_has_no_locals() -> None:
+    """
+    Where it failed is told, what was in the variables is not.
+    """
+    spoken = _spoken()
+
+    assert "it broke" in spoken
+    assert "the prompt" not in spoken
+
+
+def test_a_terminal_shows_ours_and_errors_of_others() -> None:
+    """
+    On the console a library's steps are left out, its errors are not; with debug everything is there.
+    """
+    calm, everything = _spoken("console"), _spoken("console", "debug")
+
+    assert "model.moved" in calm
+    assert "from vLLM" not in calm
+    assert "vLLM failed" in calm
+    assert "from vLLM" in everything
