@@ -1,0 +1,12 @@
+"""
+Where the bytes of models come from: `materialize` makes them a verified local path, `Cache` keeps what was made.
+"""
+
+from __future__ import annotations
+
+from appliance.storage.cache import Cache, Report
+from appliance.storage.manifest import digest, verify
+from appliance.storage.schemes import SCHEMES, materialize
+from appliance.storage.uri import redact
+
+__all__ = ["SCHEMES", "Cache", "Report", "digest", "materialize", "redact", "verify"]

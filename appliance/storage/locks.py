@@ -1,0 +1,72 @@
+"""
+One builder at a time, over threads and processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from filelock import FileLock, Timeout
+
+from appliance.storage.faults import disk_faults
+
+log = structlog.get_logger()
+
+# How long a wait may go without asking whether it is still wanted.
+TICK_SECONDS = 0.5
+
+
+@contextmanager
+def exclusively(path: Path, tick: Callable[[], None]) -> Iterator[None]:
+    """
+    Hold the lock file at `path`; the kernel frees it when its owner dies, however it dies.
+
+    While another holds it, `tick` is called every half second and may raise to stop the wait.
+    """
+    lock = FileLock(path)
+    owner = path.with_suffix(".owner")
+    if not _acquire(lock, path):
+        log.info("artifact.awaited", artifact=path.stem, **_read(owner))
+        tick()
+        while not _acquire(lock, path):
+            tick()
+    try:
+        _sign(owner)
+        yield
+    finally:
+        with suppress(OSError):
+            owner.unlink()
+        lock.release()
+
+
+def _acquire(lock: FileLock, path: Path) -> bool:
+    with disk_faults(path):
+        try:
+            lock.acquire(timeout=TICK_SECONDS, poll_interval=0.1)
+        except Timeout:
+            return False
+        return True
+
+
+def _sign(owner: Path) -> None:
+    """
+    Say who holds the lock, for those who wait; only a courtesy, so a full disk does not matter here.
+    """
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    with suppress(OSError):
+        owner.write_text(json.dumps({"owner_pid": os.getpid(), "owner_host": socket.gethostname(), "since": since}))
+
+
+def _read(owner: Path) -> Mapping[str, object]:
+    try:
+        data = json.loads(owner.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: data.get(name) for name in ("owner_pid", "owner_host", "since")} if isinstance(data, dict) else {}

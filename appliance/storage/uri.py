@@ -1,0 +1,35 @@
+"""
+What can be read off a URI without knowing its scheme.
+"""
+
+from __future__ import annotations
+
+import re
+
+# `file:/path` is as good as `file:///path` (RFC 8089, appendix B); all other schemes need the `//`,
+# so that a plain path such as `runs/monday:9` stays a path.
+_SCHEME = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://|(file):/)", re.IGNORECASE)
+
+# Passwords are often pasted unescaped, so `@`, `/`, `?` and `#` may be part of one: after a user name and a colon that
+# does not begin a port, everything up to the last `@` is taken for the password.
+_SECRETS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
+    r"(?:[^/?#\s@:]*:(?!\d+(?:[/?#\s]|$))\S*@|[^/?#\n]*@)?"
+    r"(?P<place>[^\s?]*)"
+    r"(?:\?[^\s#]*)?"
+)
+
+
+def scheme_of(uri: str) -> str | None:
+    """
+    The scheme in lower case, or None for a plain path.
+    """
+    found = _SCHEME.match(uri)
+    return (found[1] or found[2]).lower() if found else None
+
+
+def redact(text: str) -> str:
+    """
+    The text with user names, passwords and query strings taken out of every URI in it: fit for logs and messages.
+    """
+    return _SECRETS.sub(r"\g<scheme>\g<place>", text)

@@ -1,0 +1,212 @@
+"""
+A stand-in for the Hugging Face hub over HTTP on the loopback, with repositories in memory and faults to order.
+
+It answers what huggingface_hub asks to resolve, list and download:
+https://huggingface.co/docs/hub/api, and ``huggingface_hub/hf_api.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+from aiohttp import web
+
+# The hub keeps large files apart from git, each under its SHA-256; here the name decides.
+LARGE = {".bin", ".gguf", ".safetensors"}
+
+_ROUTES = (
+    ("model", re.compile(r"/api/models/(?P<name>[^/]+(?:/[^/]+)?)/revision/(?P<revision>[^/]+)")),
+    ("refs", re.compile(r"/api/models/(?P<name>[^/]+(?:/[^/]+)?)/refs")),
+    ("tree", re.compile(r"/api/models/(?P<name>[^/]+(?:/[^/]+)?)/tree/(?P<revision>[^/]+)")),
+    ("file", re.compile(r"/(?P<name>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")),
+)
+_DROPS = 10
+
+
+@dataclass
+class Repository:
+    """
+    A model: its commits by their ids, and what its branches point to.
+    """
+
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    token: str | None = None
+    """The only token that is let in; None for a model open to all."""
+
+    def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
+        """
+        Put files on a branch, and return the commit's id.
+        """
+        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        self.commits[commit] = files
+        self.branches[branch] = commit
+        return commit
+
+
+@dataclass
+class Hub:
+    """
+    The repositories of a hub, the faults it shows, and what it was asked.
+    """
+
+    url: str = ""
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    status: int | None = None
+    """Answered to every question instead of the truth."""
+    file_status: int | None = None
+    """Answered to every question for a file, while the model itself may be seen."""
+    resets: int = 0
+    """How many downloads break in the middle, counted down."""
+    damaged: str | None = None
+    """The file that comes with one bit flipped."""
+    seconds_per_drop: float = 0
+    """The wait after each tenth of a file."""
+    stalls: bool = False
+    """Whether nothing comes after the first half of a file."""
+    requests: list[str] = field(default_factory=list)
+    """Method and path of each request."""
+
+    def repository(self, name: str) -> Repository:
+        """
+        The repository of this name, made when it is not there.
+        """
+        return self.repositories.setdefault(name, Repository())
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """
+        Answer any request.
+        """
+        self.requests.append(f"{request.method} {request.path}")
+        if self.status is not None:
+            return web.Response(status=self.status)
+        for kind, route in _ROUTES:
+            if found := route.fullmatch(request.rel_url.raw_path):
+                parts = {part: unquote(text) for part, text in found.groupdict().items()}
+                return await self._answer(request, kind, **parts)
+        return web.Response(status=404)
+
+    async def _answer(
+        self, request: web.Request, kind: str, name: str, revision: str = "main", path: str = ""
+    ) -> web.StreamResponse:
+        repository = self.repositories.get(name)
+        given = request.headers.get("Authorization")
+        if given == "Bearer wrong":
+            return _refusal(401, "", "Invalid credentials in Authorization header")
+        if repository is None:
+            # To a stranger the hub does not tell what is not there from what is private.
+            return _refusal(401, "RepoNotFound", "Repository not found")
+        # Everyone may know a gated model; its files are for those who were granted access.
+        if kind == "file" and repository.token and given != f"Bearer {repository.token}":
+            return _refusal(403 if given else 401, "GatedRepo", f"Access to model {name} is restricted")
+        if kind == "refs":
+            branches = [
+                {"name": b, "ref": f"refs/heads/{b}", "targetCommit": c} for b, c in repository.branches.items()
+            ]
+            return web.json_response({"branches": branches, "tags": [], "converts": []})
+        commit = repository.branches.get(revision, revision)
+        if commit not in repository.commits:
+            return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        files = repository.commits[commit]
+        if kind == "model":
+            return web.json_response({"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]})
+        if kind == "tree":
+            return web.json_response([_entry(file, data) for file, data in files.items()])
+        if self.file_status is not None:
+            return web.Response(status=self.file_status)
+        if path not in files:
+            return _refusal(404, "EntryNotFound", "Entry not found")
+        return await self._send(request, commit, path, files[path])
+
+    async def _send(self, request: web.Request, commit: str, path: str, data: bytes) -> web.StreamResponse:
+        entry = _entry(path, data)
+        begin = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{entry["oid"]}"'}
+        if "lfs" in entry:
+            headers |= {"X-Linked-ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
+        response = web.StreamResponse(status=206 if begin else 200, headers=headers)
+        response.content_length = len(data) - begin
+        await response.prepare(request)
+        if request.method == "GET":
+            await self._pour(request, response, _flipped(data) if path == self.damaged else data, begin)
+        return response
+
+    async def _pour(self, request: web.Request, response: web.StreamResponse, data: bytes, begin: int) -> None:
+        step = max(1, len(data) // _DROPS)
+        for start in range(begin, len(data), step):
+            await response.write(data[start : start + step])
+            await asyncio.sleep(self.seconds_per_drop)
+            if start >= len(data) // 2:
+                if self.stalls:
+                    await asyncio.Event().wait()
+                if self.resets:
+                    self.resets -= 1
+                    _reset(request)
+                    return
+
+
+def _refusal(status: int, code: str, message: str) -> web.Response:
+    return web.Response(status=status, headers={"X-Error-Code": code, "X-Error-Message": message})
+
+
+def _entry(path: str, data: bytes) -> dict[str, object]:
+    oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    entry: dict[str, object] = {"type": "file", "oid": oid, "size": len(data), "path": path}
+    if PurePosixPath(path).suffix in LARGE:
+        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+    return entry
+
+
+def _flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def _reset(request: web.Request) -> None:
+    """
+    Break the connection the hard way: without lingering, the kernel sends RST.
+    """
+    assert request.transport is not None
+    connection = request.transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.transport.abort()
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    """
+    A hub that answers at its `url`, in a thread, until the end of the block.
+    """
+    hub = Hub()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    runner = asyncio.run_coroutine_threadsafe(_start(hub), loop).result()
+    try:
+        yield hub
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _start(hub: Hub) -> web.AppRunner:
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", hub.answer)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0]
+    hub.url = f"http://{host}:{port}"
+    return runner

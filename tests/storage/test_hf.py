@@ -1,0 +1,523 @@
+"""
+`hf://`, with the real huggingface_hub in its real child, over a stand-in for the hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from storage.hub_double import Hub
+from structlog.testing import capture_logs
+
+from appliance.errors import (
+    AccessDeniedError,
+    ArtifactCorruptError,
+    ArtifactNotFoundError,
+    MissingExtraError,
+    StorageError,
+    StorageUnavailableError,
+)
+from appliance.storage import Cache, Report, materialize, verify
+from appliance.storage.hf import HubPath, parse
+from appliance.storage.section import StorageSection
+
+WEIGHTS = bytes(range(256)) * 100
+FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "sub/x.txt": b"x"}
+BROUGHT = {"config.json": b"{}", "model.safetensors": WEIGHTS, "sub/x.txt": b"x"}
+
+
+def quiet(done: int, total: int | None) -> None:
+    """
+    A report that lets the work go on.
+    """
+
+
+def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
+    """
+    Materialize a URI.
+    """
+    return materialize(StorageSection(uri=uri), cache, report)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """
+    Every file below a directory.
+    """
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def left_behind(cache: Cache) -> list[str]:
+    """
+    Everything in the cache but what helps to find and to lock.
+    """
+    return [path.name for path in cache.root.iterdir() if not path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("uri", "wanted"),
+    [
+        ("hf://owner/name", HubPath("owner/name", "main", "")),
+        ("HF://owner/name/", HubPath("owner/name", "main", "")),
+        ("hf://owner/name@v1.0", HubPath("owner/name", "v1.0", "")),
+        ("hf://owner/name:v1.0", HubPath("owner/name", "v1.0", "")),
+        ("hf://owner/name@v1//a/./b/", HubPath("owner/name", "v1", "a/b")),
+        ("hf://owner/name/file@1.gguf", HubPath("owner/name", "main", "file@1.gguf")),
+        ("hf://owner/name/x%20y%23:z", HubPath("owner/name", "main", "x y#:z")),
+        ("hf://owner/name@refs/pr/7", HubPath("owner/name", "refs/pr/7", "")),
+        ("hf://owner/name@refs/pr/7/a", HubPath("owner/name", "refs/pr/7", "a")),
+        ("hf://owner/name@feature%2Fx/a", HubPath("owner/name", "feature/x", "a")),
+        ("hf://gpt2", HubPath("gpt2", "main", "")),
+        ("hf://gpt2:v1", HubPath("gpt2", "v1", "")),
+        ("hf://gpt2@v1/model.safetensors", HubPath("gpt2", "v1", "model.safetensors")),
+    ],
+)
+def test_all_spellings_of_a_model_are_read(uri: str, wanted: HubPath) -> None:
+    """
+    Hugging Face's way and KServe's, names of one part and of two, revisions with a slash.
+    """
+    assert parse(uri) == wanted
+    assert parse(str(wanted).replace("feature/", "feature%2F").replace("#", "%23")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("uri", "fault"),
+    [
+        ("hf://", "no name of a model"),
+        ("hf:///name", "no name of a model"),
+        ("hf://owner//name", "no name of a model"),
+        ("hf://../name", "no name of a model"),
+        ("hf://owner/--name", "no name of a model"),
+        ("hf://owner/na me", "no name of a model"),
+        ("hf://datasets/owner/name", "no name of a model"),
+        ("hf://owner/name@", "no revision"),
+        ("hf://owner/name:", "no revision"),
+        ("hf://owner/name@../x", "no revision"),
+        ("hf://owner/name@--x", "no revision"),
+        ("hf://owner/name@a%2F..%2Fb", "no revision"),
+        ("hf://owner/name/../../etc", "leads out of the model"),
+        ("hf://owner/name/%2e%2e/etc", "leads out of the model"),
+        ("hf://owner/name/x?y", "has a query"),
+        ("hf://me:s3cret@host/name?s3cret", "no revision"),
+    ],
+)
+def test_a_uri_that_names_no_model_is_refused(cache: Cache, uri: str, fault: str) -> None:
+    """
+    Nothing is asked of any hub, and nothing of the URI can be an option or a way out.
+    """
+    with pytest.raises(StorageError, match=fault) as caught:
+        bring(uri, cache)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_model_is_brought(hub: Hub, cache: Cache) -> None:
+    """
+    The whole of it, but for weights that are not loaded and for huggingface_hub's own notes.
+    """
+    hub.repository("owner/model").commit(FILES)
+
+    path = bring("hf://owner/model", cache)
+    assert contents(path) == BROUGHT
+    assert not list(path.glob(".*"))
+    verify(path)
+
+
+def test_a_directory_of_a_model_is_brought(hub: Hub, cache: Cache) -> None:
+    """
+    The path that comes back is the directory, and nothing beside it is fetched.
+    """
+    hub.repository("owner/model").commit(FILES)
+
+    path = bring("hf://owner/model/sub", cache)
+    assert contents(path) == {"x.txt": b"x"}
+    assert not [request for request in hub.requests if "model.safetensors" in request]
+
+
+def test_a_file_of_a_model_is_brought(hub: Hub, cache: Cache) -> None:
+    """
+    Alone, whatever its name holds that means something in a pattern.
+    """
+    hub.repository("owner/model").commit(FILES | {"a[b]*.gguf": b"GGUF", "ab.gguf": b"no"})
+
+    path = bring("hf://owner/model@main/a[b]*.gguf", cache)
+    assert path.read_bytes() == b"GGUF"
+    assert contents(path.parent) == {"a[b]*.gguf": b"GGUF"}
+
+
+def test_a_name_of_one_part_is_brought(hub: Hub, cache: Cache) -> None:
+    """
+    Models from before the hub had owners have no owner in their name; it names the directory in the cache.
+    """
+    hub.repository("gpt2").commit(FILES)
+
+    assert contents(bring("hf://gpt2", cache)) == BROUGHT
+    assert [name.partition("-")[0] for name in left_behind(cache)] == ["gpt2"]
+
+
+def test_a_model_is_fetched_once(hub: Hub, cache: Cache) -> None:
+    """
+    The second time one question is asked: whether the branch has moved.
+    """
+    hub.repository("owner/model").commit(FILES)
+    first = bring("hf://owner/model", cache)
+    hub.requests.clear()
+
+    assert bring("hf://owner/model:main", cache) == first
+    assert hub.requests == ["GET /api/models/owner/model/revision/main"]
+
+
+def test_a_moved_branch_is_noticed(hub: Hub, cache: Cache) -> None:
+    """
+    A branch is looked up each time, so a new commit is a new artifact, and the old one stays whole.
+    """
+    repository = hub.repository("owner/model")
+    repository.commit(FILES)
+    old = bring("hf://owner/model", cache)
+    repository.commit(FILES | {"config.json": b'{"new": 1}'})
+
+    new = bring("hf://owner/model", cache)
+    assert (old / "config.json").read_bytes() == b"{}"
+    assert (new / "config.json").read_bytes() == b'{"new": 1}'
+
+
+def test_a_pinned_commit_that_is_there_asks_nobody(hub: Hub, cache: Cache) -> None:
+    """
+    A commit never changes, so once it is in the cache it works without any hub.
+    """
+    commit = hub.repository("owner/model").commit(FILES)
+    first = bring(f"hf://owner/model@{commit}", cache)
+    hub.requests.clear()
+
+    assert bring(f"hf://owner/model@{commit}", cache) == first
+    assert hub.requests == []
+
+
+def test_a_hub_that_does_not_answer_leaves_what_was_fetched(hub: Hub, cache: Cache) -> None:
+    """
+    A server restarts with the model it had, and says in its log that nobody confirmed it.
+    """
+    commit = hub.repository("owner/model").commit(FILES)
+    first = bring("hf://owner/model", cache)
+    hub.status = 503
+
+    with capture_logs() as events:
+        assert bring("hf://owner/model", cache) == first
+    assert [(event["event"], event["commit"]) for event in events] == [("artifact.unconfirmed", commit)]
+
+
+def test_a_damaged_artifact_does_not_stand_in_for_a_hub(
+    hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What is no longer whole must be fetched again, and when that fails, so does the whole.
+    """
+    hub.repository("owner/model").commit(FILES)
+    (bring("hf://owner/model", cache) / "config.json").unlink()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+
+    with pytest.raises(StorageUnavailableError, match="Connection refused"):
+        bring("hf://owner/model", cache)
+
+
+def test_a_model_that_became_gated_is_not_served_from_the_cache_unasked(hub: Hub, cache: Cache) -> None:
+    """
+    A refusal is an answer: only silence is bridged.
+    """
+    hub.repository("owner/model").commit(FILES)
+    bring("hf://owner/model", cache)
+    hub.status = 403
+
+    with pytest.raises(AccessDeniedError):
+        bring("hf://owner/model", cache)
+
+
+def test_a_fetch_is_logged(hub: Hub, cache: Cache) -> None:
+    """
+    One event says what was brought, at which commit, its size and how long it took.
+    """
+    commit = hub.repository("owner/model").commit(FILES)
+
+    with capture_logs() as events:
+        bring("hf://owner/model", cache)
+    assert [event["event"] for event in events] == ["artifact.fetched"]
+    assert events[0]["uri"] == f"hf://owner/model@{commit}"
+    assert events[0]["bytes"] == sum(map(len, BROUGHT.values()))
+
+
+def test_the_servers_own_offline_setting_stops_no_fetch(
+    hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Our server keeps vLLM from fetching anything with a setting that our own fetches must not obey.
+    """
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub.repository("owner/model").commit(FILES)
+
+    assert contents(bring("hf://owner/model", cache)) == BROUGHT
+
+
+def test_an_offline_wish_of_the_user_is_obeyed(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    TRANSFORMERS_OFFLINE, which we never set, still keeps everything at home.
+    """
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
+
+    with pytest.raises(StorageError, match=r"TRANSFORMERS_OFFLINE is set.*unset it"):
+        bring("hf://owner/model", cache)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("token", [None, "hf_other"], ids=["no token", "a token without access"])
+def test_a_gated_model_says_how_to_get_it(
+    hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    """
+    The error has the page to ask on and the variable to set; no token is ever shown.
+    """
+    repository = hub.repository("owner/model")
+    repository.commit(FILES)
+    repository.token = "hf_good"
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+
+    with pytest.raises(
+        AccessDeniedError, match=f"is gated; ask for access at {hub.url}/owner/model, and set HF_TOKEN"
+    ) as caught:
+        bring("hf://owner/model", cache)
+    assert "hf_other" not in str(caught.value)
+    assert left_behind(cache) == []
+
+
+def test_a_gated_model_is_brought_with_a_token(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    HF_TOKEN reaches the hub.
+    """
+    repository = hub.repository("owner/model")
+    repository.commit(FILES)
+    repository.token = "hf_good"
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+
+    assert contents(bring("hf://owner/model", cache)) == BROUGHT
+
+
+def test_a_token_that_is_no_token_is_told(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A wrong HF_TOKEN is not an absent model, also where everyone may have the model.
+    """
+    hub.repository("owner/model").commit(FILES)
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+
+    with pytest.raises(AccessDeniedError, match=r"answers 401: Invalid credentials.*set HF_TOKEN to a valid token"):
+        bring("hf://owner/model", cache)
+
+
+def test_an_unknown_model_is_not_found(hub: Hub, cache: Cache) -> None:
+    """
+    The hub does not tell absent from private, so the error names both remedies.
+    """
+    with pytest.raises(ArtifactNotFoundError, match=r"owner/nope, or a private one; check the name, or set HF_TOKEN"):
+        bring("hf://owner/nope", cache)
+
+
+def test_a_missing_revision_is_guessed(hub: Hub, cache: Cache) -> None:
+    """
+    Who misspells a branch sees which there are.
+    """
+    repository = hub.repository("owner/model")
+    repository.commit(FILES)
+
+    with pytest.raises(ArtifactNotFoundError, match="has no revision 'mian'; did you mean \"main\""):
+        bring("hf://owner/model@mian", cache)
+    with pytest.raises(ArtifactNotFoundError, match="has no revision 'v9'; the branches and tags here are main"):
+        bring("hf://owner/model@v9", cache)
+
+
+def test_a_missing_commit_is_not_found(hub: Hub, cache: Cache) -> None:
+    """
+    A commit is not looked up beforehand, and its absence is told all the same.
+    """
+    hub.repository("owner/model").commit(FILES)
+
+    with pytest.raises(ArtifactNotFoundError, match="has no such commit"):
+        bring(f"hf://owner/model@{'0' * 40}", cache)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "words"),
+    [
+        (403, AccessDeniedError, "403.*set HF_TOKEN"),
+        (404, ArtifactNotFoundError, "check the name and HF_ENDPOINT"),
+        (429, StorageUnavailableError, "429.*try again"),
+        (503, StorageUnavailableError, "503.*try again, or check HF_ENDPOINT"),
+        (200, StorageUnavailableError, "check HF_ENDPOINT"),
+        (418, StorageError, "418"),
+    ],
+)
+def test_what_a_hub_answers_is_told_apart(
+    hub: Hub, cache: Cache, status: int, error: type[StorageError], words: str
+) -> None:
+    """
+    Forbidden, absent, busy and not a hub at all are different errors.
+    """
+    hub.status = status
+
+    with pytest.raises(StorageError, match=words) as caught:
+        bring("hf://owner/model", cache)
+    assert type(caught.value) is error
+
+
+def test_a_token_that_may_see_a_model_and_not_have_it_is_denied(hub: Hub, cache: Cache) -> None:
+    """
+    What huggingface_hub calls a file missing on this disk is, at its root, a refusal.
+    """
+    hub.repository("owner/model").commit(FILES)
+    hub.file_status = 403
+
+    with pytest.raises(AccessDeniedError, match=r"answers 403.*set HF_TOKEN to a valid token"):
+        bring("hf://owner/model", cache)
+
+
+def test_a_hub_out_of_reach_is_unavailable(cache: Cache, only_hub_settings: pytest.MonkeyPatch) -> None:
+    """
+    A refused connection may pass; the password of a private mirror is not shown.
+    """
+    only_hub_settings.setenv("HF_ENDPOINT", "http://someone:s3cret@127.0.0.1:9")
+
+    with pytest.raises(StorageUnavailableError, match="Connection refused; try again, or check HF_ENDPOINT") as caught:
+        bring("hf://owner/model", cache)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_broken_download_goes_on(hub: Hub, cache: Cache) -> None:
+    """
+    A connection that is reset in the middle of a file costs time and nothing else.
+    """
+    hub.repository("owner/model").commit(FILES)
+    hub.resets = 2
+
+    assert contents(bring("hf://owner/model", cache)) == BROUGHT
+    assert hub.resets == 0
+
+
+def test_a_download_that_always_breaks_ends(hub: Hub, cache: Cache) -> None:
+    """
+    Somebody who breaks every connection is not asked for ever.
+    """
+    hub.repository("owner/model").commit(FILES)
+    hub.resets = 1000
+
+    with pytest.raises(StorageUnavailableError, match="try again"):
+        bring("hf://owner/model", cache)
+    assert left_behind(cache) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_flipped_bit_is_found(hub: Hub, cache: Cache, name: str) -> None:
+    """
+    Small files and large ones are held to the digests that the hub lists, and a wrong one is named and not kept.
+    """
+    hub.repository("owner/model").commit(FILES)
+    hub.damaged = name
+
+    with pytest.raises(ArtifactCorruptError, match=f"{name}: not the bytes that the hub lists"):
+        bring("hf://owner/model", cache)
+    assert left_behind(cache) == []
+
+
+def test_a_repository_that_would_write_elsewhere_is_refused(hub: Hub, cache: Cache) -> None:
+    """
+    Not even its harmless files are fetched.
+    """
+    hub.repository("owner/model").commit(FILES | {"../../../evil": b"x"})
+
+    with pytest.raises(ArtifactCorruptError, match="leads out of its place; the model is refused"):
+        bring("hf://owner/model", cache)
+    assert not [request for request in hub.requests if "resolve" in request]
+
+
+def test_a_huggingface_hub_in_the_current_directory_is_not_run(
+    hub: Hub, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A file where the server happens to start is not the library that fetches.
+    """
+    (tmp_path / "huggingface_hub.py").write_text("raise SystemExit('this is not huggingface_hub')")
+    monkeypatch.chdir(tmp_path)
+    hub.repository("owner/model").commit(FILES)
+
+    assert contents(bring("hf://owner/model", cache)) == BROUGHT
+
+
+def test_a_missing_library_names_its_extra(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Who uses no hub installs no client of it; who then does learns what to install.
+    """
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+
+    with pytest.raises(MissingExtraError, match=r"needs the package 'huggingface_hub'.*appliance\[hf\]"):
+        bring("hf://owner/model", cache)
+
+
+def test_importing_storage_imports_no_huggingface_hub() -> None:
+    """
+    What checks a config starts at once.
+    """
+    code = "import sys, appliance.storage; print('huggingface_hub' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_progress_is_that_of_the_download(hub: Hub, cache: Cache) -> None:
+    """
+    Bytes go up to the size of all files and never back, also over a broken connection, and the total is known early.
+    """
+    # huggingface_hub counts in steps of ten MiB, so this file is counted before it breaks.
+    size = 24 << 20
+    hub.repository("owner/model").commit({"model.safetensors": bytes(size)})
+    hub.seconds_per_drop = 0.05
+    hub.resets = 1
+    reports: list[tuple[int, int | None]] = []
+
+    bring("hf://owner/model", cache, lambda done, total: reports.append((done, total)))
+    coming = [done for done, total in reports if total == size]
+    assert coming == sorted(coming)
+    assert coming[-1] == size
+    assert any(0 < done < size for done in coming)
+
+
+class StopError(Exception):
+    """
+    What a report raises to stop the work.
+    """
+
+
+def test_nothing_runs_and_nothing_is_left_when_report_stops_a_download(hub: Hub, cache: Cache) -> None:
+    """
+    Stopped in the middle of a download, the child is gone at once, and so is what it wrote.
+    """
+    hub.repository("owner/model").commit({"config.json": b"{}", "sub/model.safetensors": bytes(1 << 20)})
+    hub.stalls = True
+
+    def stop(done: int, total: int | None) -> None:
+        if total:
+            assert psutil.Process().children(recursive=True)
+            raise StopError
+
+    with pytest.raises(StopError):
+        bring("hf://owner/model", cache, stop)
+    assert psutil.Process().children(recursive=True) == []
+    assert left_behind(cache) == []
+
+
+def test_the_manifest_has_the_hubs_own_digests(hub: Hub, cache: Cache) -> None:
+    """
+    What the hub lists for a large file is what the cache keeps and verifies from then on.
+    """
+    hub.repository("owner/model").commit(FILES)
+
+    manifest = (bring("hf://owner/model", cache).parent / "appliance-manifest.json").read_text()
+    assert hashlib.sha256(WEIGHTS).hexdigest() in manifest

@@ -1,0 +1,177 @@
+"""
+Plain paths and `file://`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote_from_bytes
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from appliance.errors import ArtifactNotFoundError, StorageError
+from appliance.storage import Cache, materialize
+from appliance.storage.section import StorageSection
+
+
+def bring(uri: str) -> Path:
+    """
+    Materialize with a cache that must not be needed.
+    """
+    return materialize(StorageSection(uri=uri), Cache(Path("/nonexistent")), lambda *_: None)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """
+    A directory with one file.
+    """
+    directory = tmp_path / "my model"
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+def test_a_directory_is_used_in_place(model: Path) -> None:
+    """
+    Nothing is copied, whichever way the path is written.
+    """
+    assert bring(str(model)) == model
+    assert bring(model.as_uri()) == model
+    assert bring(f"file://localhost{model.as_uri().removeprefix('file://')}") == model
+    assert bring(f"file:{model.as_uri().removeprefix('file://')}") == model
+
+
+def test_a_single_file_is_used_in_place(model: Path) -> None:
+    """
+    A regular file is as good as a directory.
+    """
+    assert bring(str(model / "config.json")) == model / "config.json"
+
+
+def test_a_relative_path_starts_at_the_current_directory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    `./my model` means what a shell would mean, and comes out absolute.
+    """
+    monkeypatch.chdir(model.parent)
+
+    assert bring("my model") == model
+
+
+def test_a_tilde_is_the_home_directory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    `~` is expanded in plain paths.
+    """
+    monkeypatch.setenv("HOME", str(model.parent))
+
+    assert bring("~/my model") == model
+
+
+@given(name=st.binary(min_size=1, max_size=60).filter(lambda name: not {0, 47} & {*name} and name not in (b".", b"..")))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_every_file_name_can_be_percent_encoded(tmp_path: Path, name: bytes) -> None:
+    """
+    Whatever bytes a file name has, its percent-encoded URI leads to it.
+    """
+    path = tmp_path / os.fsdecode(name)
+    path.write_bytes(b"x")
+
+    assert bring(f"file://{tmp_path}/{quote_from_bytes(name)}") == path
+
+
+def test_a_plain_path_is_not_decoded(tmp_path: Path) -> None:
+    """
+    Percent signs mean something in URIs only.
+    """
+    (tmp_path / "a%20b").write_text("x")
+
+    assert bring(str(tmp_path / "a%20b")).name == "a%20b"
+
+
+@pytest.mark.parametrize(
+    ("uri", "fault"),
+    [
+        ("file://host/models/a", "names the host 'host'"),
+        ("file://", "not an absolute path"),
+        ("file:///a%00b", "not an absolute path"),
+        ("file:///a?b", "write '?' as %3F"),
+        ("file:///a#b", "write '?' as %3F and '#' as %23"),
+        ("a\0b", "NUL"),
+        ("~nobody-has-this-name/x", "no home directory"),
+    ],
+)
+def test_a_bad_path_is_refused_with_a_remedy(uri: str, fault: str) -> None:
+    """
+    What cannot be a local path is refused before the disk is touched.
+    """
+    with pytest.raises(StorageError, match=fault.replace("?", "[?]")):
+        bring(uri)
+
+
+def test_a_missing_path_says_how_far_it_exists_and_what_is_near(model: Path) -> None:
+    """
+    A typing error in a path is found at once.
+    """
+    with pytest.raises(ArtifactNotFoundError) as caught:
+        bring(str(model.parent / "my modle" / "x"))
+
+    said = str(caught.value).replace(")", "")
+    assert f"{model.parent} exists, and has no 'my modle'; did you mean \"my model\"?" in said
+
+
+def test_a_dangling_link_is_named_as_such(tmp_path: Path) -> None:
+    """
+    A link to nowhere is not called missing.
+    """
+    (tmp_path / "link").symlink_to("gone")
+
+    with pytest.raises(ArtifactNotFoundError, match="a link to gone"):
+        bring(str(tmp_path / "link"))
+
+
+def test_an_empty_directory_is_not_a_model(tmp_path: Path) -> None:
+    """
+    A volume that was not mounted leaves an empty directory, and that is said.
+    """
+    with pytest.raises(ArtifactNotFoundError, match="empty; is the volume mounted"):
+        bring(str(tmp_path))
+
+
+def test_a_pipe_is_not_a_model(tmp_path: Path) -> None:
+    """
+    Neither files nor directories are refused, and not waited for.
+    """
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(StorageError, match="neither a directory nor a regular file"):
+        bring(str(tmp_path / "pipe"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read")
+@pytest.mark.parametrize("mode", [0o000, 0o700])
+def test_an_unreadable_path_names_the_user(model: Path, mode: int) -> None:
+    """
+    Who may not read is told so, by number, as containers have users without names.
+    """
+    script = """
+import os, sys
+from pathlib import Path
+from appliance.errors import AccessDeniedError
+from appliance.storage import Cache, materialize
+from appliance.storage.section import StorageSection
+os.setuid(65534)
+try:
+    materialize(StorageSection(uri=sys.argv[1]), Cache(Path("/nonexistent")), lambda *_: None)
+except AccessDeniedError as error:
+    print(error)
+"""
+    model.chmod(mode)
+
+    said = subprocess.run([sys.executable, "-c", script, str(model)], capture_output=True, text=True, check=True).stdout
+
+    assert "user 65534 cannot read it; change its owner or mode" in said

@@ -1,0 +1,63 @@
+"""
+Reading URIs without knowing their scheme.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.storage import redact
+from appliance.storage.uri import scheme_of
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("https://user:pass@host/x", "https://host/x"),
+        ("https://token@host:8080/x", "https://host:8080/x"),
+        ("https://host/x?sig=abc&se=1", "https://host/x"),
+        ("https://host/x?sig=abc#part", "https://host/x#part"),
+        ("s3://KEY:se/cr+et@bucket/model", "s3://bucket/model"),
+        ("https://user:p@ss@host/x", "https://host/x"),
+        ("https://host:8080/model@v1", "https://host:8080/model@v1"),
+        ("hf://owner/model@v1", "hf://owner/model@v1"),
+        ("pypi://name==1/a", "pypi://name==1/a"),
+        ("models/what?.gguf", "models/what?.gguf"),
+        ("get https://a:b@c/d?e=f: failed, as ftp://g:h@i did", "get https://c/d failed, as ftp://i did"),
+    ],
+)
+def test_secrets_are_taken_out_of_uris_and_nothing_else(text: str, clean: str) -> None:
+    """
+    User names, passwords and query strings go, wherever in a text the URI stands; the rest stays.
+    """
+    assert redact(text) == clean
+
+
+@given(st.text("abcXYZ019+/=@:!$&*", min_size=1).map(lambda tail: f"s3cret{tail}"))
+def test_no_pasted_password_survives(password: str) -> None:
+    """
+    A password is removed also when its special characters are not percent-encoded.
+    """
+    assert "s3cret" not in redact(f"https://user:{password}@host/path")
+
+
+@pytest.mark.parametrize(
+    ("uri", "scheme"),
+    [
+        ("pypi://a==1", "pypi"),
+        ("FILE:///x", "file"),
+        ("file:/x", "file"),
+        ("/x/y", None),
+        ("x/y", None),
+        ("~/x", None),
+        ("runs/monday:9", None),
+        ("C:model", None),
+    ],
+)
+def test_a_scheme_is_told_from_a_path(uri: str, scheme: str | None) -> None:
+    """
+    Only what stands before `://` is a scheme, and `file:/`; a colon alone makes none.
+    """
+    assert scheme_of(uri) == scheme
