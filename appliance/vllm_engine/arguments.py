@@ -1,0 +1,144 @@
+"""
+What vLLM is told about one model: its engine arguments and its front end's, as typed values.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from appliance.errors import LoadError
+from appliance.layout import LayoutSection
+from appliance.vllm_engine.section import EngineSection
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+# Puts the model into the engine core process. By its path, because the short name "uni" is
+# overruled on the CPU, where the default executor spins a whole core waiting for its worker.
+_UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+
+_MOST_CPU_KV_BYTES = 2 * 1024**3
+
+# The ranks vLLM compiles its LoRA kernels for (vllm.config.lora.MaxLoRARanks).
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """
+    All that vLLM needs to know of one model.
+
+    `artifact` is a directory of safetensors; `adapters` maps names to directories of LoRA adapters;
+    `chat_template` is Jinja text or a file's path, None for the model's own.
+    """
+
+    names: tuple[str, ...]
+    artifact: Path
+    layout: LayoutSection
+    engine: EngineSection
+    chat_template: str | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+
+
+def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
+    """
+    Keyword arguments for vLLM's ``AsyncEngineArgs``: what the machine suggests, then what the config says.
+    """
+    engine = setup.engine
+    arguments: dict[str, Any] = {
+        "model": str(setup.artifact),
+        "served_model_name": list(setup.names),
+        "tensor_parallel_size": setup.layout.tensor_parallel,
+        "pipeline_parallel_size": setup.layout.pipeline_parallel,
+        "load_format": "safetensors",  # any other weights may be pickles
+        "dtype": engine.dtype,
+        "reasoning_parser": setup.reasoning_parser or "",
+        "use_tqdm_on_load": False,  # a progress bar is no line of a log
+    }
+    arguments |= _of_cpu(setup) if on_cpu else {}
+    arguments |= _of_adapters(setup.adapters) if setup.adapters else {}
+    chosen = {
+        "gpu_memory_utilization": setup.layout.memory_fraction,
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "quantization": engine.quantization,
+        "kv_cache_memory_bytes": engine.kv_cache_memory_bytes,
+        "enforce_eager": engine.enforce_eager,
+    }
+    return arguments | {name: value for name, value in chosen.items() if value is not None} | engine.args
+
+
+def frontend_arguments(setup: Setup, engine_args: AsyncEngineArgs) -> Namespace:
+    """
+    The namespace vLLM's own server would hand to its serving classes.
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    arguments: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    vars(arguments).update(vars(engine_args))
+    arguments.chat_template = template_text(setup.chat_template)
+    arguments.tool_call_parser = setup.tool_call_parser
+    arguments.enable_auto_tool_choice = setup.tool_call_parser is not None
+    arguments.lora_modules = [LoRAModulePath(name=name, path=str(path)) for name, path in setup.adapters.items()]
+    return arguments
+
+
+def template_text(template: str | None) -> str | None:
+    """
+    The Jinja text of a template given inline or as a file's path; None stays None.
+
+    Raises:
+        LoadError: it looks like a path, and there is no such file.
+    """
+    if template is None or "{" in template or "\n" in template:
+        return template
+    try:
+        return Path(template).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoadError(
+            f"chat_template: cannot read the file {template!r} ({error}); give a readable file or the template itself"
+        ) from error
+
+
+def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values
+    arguments: dict[str, Any] = {
+        # Compilation takes longer than it saves on the models a CPU serves.
+        "enforce_eager": True,
+        # Without it vLLM takes most of the machine's memory for the KV cache.
+        "kv_cache_memory_bytes": min(_MOST_CPU_KV_BYTES, psutil.virtual_memory().available // 4),
+    }
+    if setup.layout.devices == 1:
+        arguments["distributed_executor_backend"] = _UNIPROC
+    return arguments
+
+
+def _of_adapters(adapters: Mapping[str, Path]) -> dict[str, Any]:  # Any: vLLM's argument values
+    rank = max(_rank(name, path) for name, path in adapters.items())
+    fitting = [size for size in _LORA_RANKS if size >= rank]
+    if not fitting:
+        raise LoadError(f"a LoRA adapter has rank {rank}; vLLM serves ranks up to {_LORA_RANKS[-1]}")
+    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": fitting[0]}
+
+
+def _rank(name: str, path: Path) -> int:
+    """
+    The adapter's rank, from the key ``r`` of PEFT's ``adapter_config.json``.
+    """
+    try:
+        return int(json.loads((path / "adapter_config.json").read_text())["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoadError(
+            f"adapter {name!r}: {path} is not a LoRA adapter in PEFT's format: "
+            "it needs an adapter_config.json with the rank 'r'"
+        ) from error

@@ -1,0 +1,152 @@
+"""
+One vLLM engine: started, watched, stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
+
+import psutil
+import structlog
+
+from appliance.contract import Call, Operation, Reply
+from appliance.errors import EngineDeadError, LoadError
+from appliance.vllm_engine.answers import Endpoint, answer, endpoints
+from appliance.vllm_engine.arguments import Setup
+from appliance.vllm_engine.launch import launch, prepare
+
+if TYPE_CHECKING:
+    from starlette.datastructures import State
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# An idle engine core leaves by itself within about a second.
+_STOP_SECONDS = 5.0
+
+
+class Engine:
+    """
+    vLLM's ``AsyncLLM`` in this process, its engine core in another, and its serving classes around both.
+
+    The engine core dies with this process, whatever ends it.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        # One thread for the engine's whole life: the kernel tells a spawned child of the death
+        # of the thread that made it, not of the process.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._others = frozenset(multiprocessing.active_children())
+        self._llm: AsyncLLM | None = None
+        self._endpoints: Mapping[Operation, Endpoint] = {}
+        self._is_closed = False
+
+    async def start(self) -> None:
+        """
+        Start the engine core and wait until it can compute.
+
+        Raises:
+            LoadError: vLLM refuses the model or the arguments.
+        """
+        started = time.monotonic()
+        try:
+            server = prepare(self._setup)
+            work = partial(launch, self._setup, server, self._proceed)
+            llm, arguments = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            # The first word with the engine core starts the task that hears of its death.
+            await llm.reset_mm_cache()
+            self._endpoints = endpoints(await _serving_state(llm, arguments))
+            self._processes = self._own_processes()
+            self._llm = llm
+        except BaseException:
+            self._kill()
+            raise
+        log.info("engine.started", model=self._setup.names[0], seconds=round(time.monotonic() - started, 2))
+
+    async def answer(self, call: Call) -> Reply:
+        """
+        Answer one call through vLLM's own serving class for its operation.
+
+        Raises:
+            CallError: the call is at fault.
+            EngineDeadError: the engine core cannot answer any more.
+        """
+        self.check()
+        return await answer(self._endpoints[call.operation], call)
+
+    def check(self) -> None:
+        """
+        Return at once when the engine core lives.
+
+        Raises:
+            EngineDeadError: it does not, or was never started.
+        """
+        if self._llm is None:
+            raise EngineDeadError("the engine is not running")
+        dead = [process for process in self._processes if not process.is_alive()]
+        if dead or self._llm.errored:
+            ends = ", ".join(f"process {process.pid} ended with exit code {process.exitcode}" for process in dead)
+            raise EngineDeadError(f"the engine died: {ends or 'its process does not answer'}")
+
+    @property
+    def max_model_len(self) -> int | None:
+        """
+        Longest prompt and answer together, in tokens; None before the engine has started.
+        """
+        return self._llm.model_config.max_model_len if self._llm else None
+
+    async def close(self) -> None:
+        """
+        End the answers under way with what they have, then the engine core; safe to call twice.
+        """
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await llm.abort(list(llm.output_processor.request_states), internal=True)
+            # The streams get a turn to write their last chunk before the task that feeds them goes.
+            await asyncio.sleep(0.1)
+            if llm.output_handler is not None:
+                llm.output_handler.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(llm.shutdown, _STOP_SECONDS), _STOP_SECONDS + 1)
+        self._kill()
+
+    def _proceed(self) -> None:
+        if self._is_closed:
+            raise LoadError("the load was stopped")
+
+    def _own_processes(self) -> list[BaseProcess]:
+        return [process for process in multiprocessing.active_children() if process not in self._others]
+
+    def _kill(self) -> None:
+        """
+        End every process of the engine at once, also one that is still starting.
+        """
+        self._is_closed = True
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        for process in self._own_processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                core = psutil.Process(process.pid)
+                for each in (*core.children(recursive=True), core):
+                    each.kill()
+
+
+async def _serving_state(llm: AsyncLLM, arguments: Namespace) -> State:
+    """
+    vLLM's serving classes as it builds them for its own server, each an attribute of the state.
+    """
+    from starlette.datastructures import State
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+
+    state = State()
+    await init_app_state(llm, state, arguments, await llm.get_supported_tasks())
+    return state

@@ -1,0 +1,152 @@
+"""
+The blocking half of an engine's start: import vLLM, build its config, start the engine core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from appliance.errors import LoadError, MissingExtraError
+from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
+from appliance.vllm_engine.child import ForkServer
+from appliance.vllm_engine.weights import require_weights
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+
+def prepare(setup: Setup) -> ForkServer | None:
+    """
+    Set vLLM's environment, and start the process that the engine core is forked from; returns at once.
+
+    None where vLLM starts its processes itself: on several devices.
+
+    Raises:
+        MissingExtraError: vLLM is not installed.
+        LoadError: the artifact is nothing that vLLM can read.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        extra = "gpu" if shutil.which("nvidia-smi") else "cpu"
+        raise MissingExtraError("vllm", extra, f"the model {setup.names[0]!r}")
+    # Another format is read, or made up, in its own way, and only if the config asks for it.
+    if "load_format" not in setup.engine.args:
+        require_weights(setup.artifact)
+    _set_environment(setup.layout.devices)
+    return ForkServer() if setup.layout.devices == 1 else None
+
+
+def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None]) -> tuple[AsyncLLM, Namespace]:
+    """
+    Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
+
+    `proceed` is asked right before the engine core starts, and raises when nobody wants it any more.
+
+    Raises:
+        LoadError: vLLM refuses the model or the arguments.
+    """
+    try:
+        return _build(setup, server, proceed)
+    except LoadError:
+        raise
+    except Exception as error:
+        cause = (server.cause() if server else None) or _first_words(error)
+        raise LoadError(f"vLLM cannot serve {setup.names[0]!r}: {cause}") from error
+
+
+def _build(setup: Setup, server: ForkServer | None, proceed: Callable[[], None]) -> tuple[AsyncLLM, Namespace]:
+    _import()
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine_args = AsyncEngineArgs(**engine_arguments(setup, on_cpu=current_platform.is_cpu()))
+    config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    if setup.chat_template is None:
+        _require_chat_template(setup.names[0], config.model_config)
+    arguments = frontend_arguments(setup, engine_args)
+    arguments.structured_outputs_config = config.structured_outputs_config
+    proceed()
+    with _forking_from(server) if server else contextlib.nullcontext():
+        return AsyncLLM.from_vllm_config(config), arguments
+
+
+def _set_environment(devices: int) -> None:
+    """
+    Say what vLLM hears only through the environment; what the user has set stays.
+    """
+    settings = {
+        "VLLM_CONFIGURE_LOGGING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        # Everything is materialized before: nothing may be fetched behind our back.
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Torch writes its log past everyone's, from Python and from C++.
+        "TORCH_LOGS": "-all",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+    if devices > 1:
+        # On a CPU each rank would want a NUMA node of its own.
+        settings["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _import() -> None:
+    """
+    Import in this thread what would otherwise be imported in the event loop, and block it for seconds.
+    """
+    import vllm.entrypoints.generate.api_router
+    import vllm.entrypoints.launchers.api_server.app_state
+    import vllm.entrypoints.scale_out.factories
+    import vllm.v1.engine.async_llm  # noqa: F401 - wanted for its time, not for its names
+
+
+def _require_chat_template(name: str, model: ModelConfig) -> None:
+    """
+    Refuse a model without a chat template before its weights are read, where that can be told.
+    """
+    from transformers import PreTrainedTokenizerBase
+    from vllm.renderers.hf import resolve_chat_template
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    tokenizer = cached_tokenizer_from_config(model)
+    # Other tokenizers, Mistral's for one, carry their chat format in code.
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    if resolve_chat_template(tokenizer, None, None, model_config=model) is None:
+        raise LoadError(
+            f"model {name!r} has no chat template; give one as chat_template: (a file or the text), "
+            "or put class: adapter in front of it"
+        )
+
+
+@contextlib.contextmanager
+def _forking_from(server: ForkServer) -> Iterator[None]:
+    """
+    Have vLLM start its engine core from `server`.
+
+    vLLM offers fork, unsafe in a process with threads, and spawn, which imports everything once more.
+    """
+    from vllm.v1.engine import utils
+
+    original = utils.get_mp_context
+    utils.get_mp_context = lambda: server
+    try:
+        yield
+    finally:
+        utils.get_mp_context = original
+
+
+def _first_words(error: BaseException) -> str:
+    from pydantic import ValidationError
+
+    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    return f"{type(error).__name__}: {' '.join(text.split())[:500]}"

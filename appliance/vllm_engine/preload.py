@@ -1,0 +1,18 @@
+"""
+What the fork server imports before it forks; imported by name, for its time, and only there.
+"""
+
+from appliance import logs
+from appliance.vllm_engine import child
+
+# First: the imports take seconds in which the parent may die, and vLLM writes to the log.
+child.die_with_parent()
+logs.join()
+
+from vllm.platforms import current_platform  # noqa: E402
+from vllm.v1.engine import core  # noqa: E402, F401
+
+if current_platform.is_cpu():
+    from vllm.v1.worker import cpu_worker  # noqa: F401
+else:
+    from vllm.v1.worker import gpu_worker  # noqa: F401

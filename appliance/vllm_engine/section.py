@@ -1,0 +1,91 @@
+"""
+The engine section: the options of vLLM that people set, and a typed way to all the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue
+
+from appliance.section import Section, without_free_keys
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class EngineSection(Section):
+    """
+    How vLLM computes.
+    """
+
+    max_model_len: Count | None = None
+    """Longest prompt and answer together, in tokens; unset is the model's own limit."""
+
+    max_num_seqs: Count | None = None
+    """Most requests computed at once; unset is vLLM's default."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of weights and activations; `auto` follows the model's own config."""
+
+    quantization: Annotated[str, Field(min_length=1)] | None = None
+    """Quantization method; unset follows the model's own config."""
+
+    kv_cache_memory_bytes: Count | None = None
+    """Memory of the KV cache, in bytes per device; unset is profiled on a GPU, and at most 2 GiB on a CPU."""
+
+    enforce_eager: bool | None = None
+    """Skip compilation for a faster start; unset is true on a CPU and false on a GPU."""
+
+    args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
+    """Any other engine argument of vLLM, by its Python name, checked against `vllm-engine.schema.json`."""
+
+
+_FROM_STORAGE = "must be left to storage.uri, which says where the bytes come from"
+_OUR_LOG = "must be left to logging, which writes one log for all"
+
+OWNED: Mapping[str, str] = {
+    "model": _FROM_STORAGE,
+    "model_weights": _FROM_STORAGE,
+    "tokenizer": _FROM_STORAGE,
+    "hf_config_path": _FROM_STORAGE,
+    "revision": _FROM_STORAGE,
+    "code_revision": _FROM_STORAGE,
+    "tokenizer_revision": _FROM_STORAGE,
+    "download_dir": _FROM_STORAGE,
+    "hf_token": _FROM_STORAGE,
+    "served_model_name": "must be set as the model's name and aliases",
+    "tensor_parallel_size": "must be set as layout.tensor_parallel",
+    "pipeline_parallel_size": "must be set as layout.pipeline_parallel",
+    "gpu_memory_utilization": "must be set as layout.memory_fraction",
+    "max_model_len": "must be set as engine.max_model_len",
+    "max_num_seqs": "must be set as engine.max_num_seqs",
+    "dtype": "must be set as engine.dtype",
+    "quantization": "must be set as engine.quantization",
+    "kv_cache_memory_bytes": "must be set as engine.kv_cache_memory_bytes",
+    "enforce_eager": "must be set as engine.enforce_eager",
+    "enable_lora": "must be left to adapters, which turn it on",
+    "reasoning_parser": "must be set as the model's reasoning_parser",
+    "trust_remote_code": "must be left out: code from a model repository is never run",
+    "enable_log_requests": "must be left out: prompts are never logged",
+    "log_level": _OUR_LOG,
+    "log_config_file": _OUR_LOG,
+    "logging_config": _OUR_LOG,
+}
+"""
+Engine arguments of vLLM that ``args`` may not hold, each with what is right instead.
+"""
+
+LOAD_FORMATS = (
+    "dummy",
+    "fastsafetensors",
+    "instanttensor",
+    "mistral",
+    "runai_streamer",
+    "runai_streamer_sharded",
+    "safetensors",
+    "sharded_state",
+)
+"""
+The values of vLLM's ``load_format`` that read safetensors or nothing; the others may unpickle, and so run code.
+"""

@@ -1,0 +1,51 @@
+"""
+A look at the weights before the engine starts: the right format, and whole files.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from appliance.errors import LoadError
+
+# The format's own limit (https://huggingface.co/docs/safetensors, "Format").
+_LARGEST_HEADER = 100_000_000
+
+
+def require_weights(artifact: Path) -> None:
+    """
+    Return when `artifact` is a directory with safetensors, each of them whole.
+
+    Raises:
+        LoadError: it is not, or one is cut off or no safetensors at all.
+    """
+    files = sorted(artifact.glob("*.safetensors")) if artifact.is_dir() else []
+    if not files:
+        fault = "has no .safetensors file" if artifact.is_dir() else "is a single file, not a model's directory"
+        raise LoadError(
+            f"{artifact} {fault}; give a directory of safetensors, or a .gguf file "
+            "(other weights can run code when they are read, and never are)"
+        )
+    for file in files:
+        promised, actual = _promised_size(file), file.stat().st_size
+        if promised != actual:
+            raise LoadError(
+                f"{file} has {actual} bytes, and its header promises {promised}; it is cut off: bring it again"
+            )
+
+
+def _promised_size(file: Path) -> int:
+    """
+    The size in bytes that a safetensors file has by its header: 8 bytes of length, the header, the tensors.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > _LARGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(stream.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        return 8 + length + max(ends, default=0)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise LoadError(f"{file} is not a safetensors file ({error}); bring it again") from error

@@ -1,0 +1,138 @@
+"""
+Everything we touch of vLLM, so that a new version says at once what it moved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from appliance.layout import LayoutSection
+from appliance.vllm_engine import arguments
+from appliance.vllm_engine.arguments import Setup, engine_arguments
+from appliance.vllm_engine.section import EngineSection
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CONFIGURE_LOGGING", "0")
+        yield
+
+
+def _get(path: str) -> Any:  # Any: vLLM has no types for us
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
+    """
+    All engine arguments that a config can lead to are fields of `AsyncEngineArgs`.
+    """
+    (tmp_path / "adapter_config.json").write_text('{"r": 9}')
+    engine = EngineSection(max_model_len=1, max_num_seqs=1, quantization="fp8", kv_cache_memory_bytes=1)
+    setup = Setup(
+        names=("a",),
+        artifact=tmp_path,
+        layout=LayoutSection(memory_fraction=0.5),
+        engine=engine,
+        adapters={"x": tmp_path},
+    )
+    fields = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
+
+    made = engine_arguments(setup, on_cpu=True)
+
+    assert set(made) <= fields
+    assert made["max_lora_rank"] == 16
+
+
+def test_the_ranks_of_adapters_are_its_ranks() -> None:
+    """
+    Our table of LoRA ranks is vLLM's.
+    """
+    assert get_args(_get("vllm.config.lora.MaxLoRARanks")) == arguments._LORA_RANKS
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (
+            "vllm.entrypoints.launchers.api_server.app_state.init_app_state",
+            ["engine_client", "state", "args", "supported_tasks"],
+        ),
+        (
+            "vllm.entrypoints.openai.chat_completion.serving.OpenAIServingChat.create_chat_completion",
+            ["request", "raw_request"],
+        ),
+        (
+            "vllm.entrypoints.openai.completion.serving.OpenAIServingCompletion.create_completion",
+            ["request", "raw_request"],
+        ),
+        (
+            "vllm.entrypoints.openai.responses.serving.OpenAIServingResponses.create_responses",
+            ["request", "raw_request"],
+        ),
+        ("vllm.entrypoints.anthropic.serving.AnthropicServingMessages.create_messages", ["request", "raw_request"]),
+        ("vllm.entrypoints.anthropic.serving.AnthropicServingMessages.count_tokens", ["request", "raw_request"]),
+        ("vllm.entrypoints.serve.tokenize.serving.ServingTokenization.create_tokenize", ["request", "raw_request"]),
+        ("vllm.entrypoints.serve.tokenize.serving.ServingTokenization.create_detokenize", ["request", "raw_request"]),
+        ("vllm.v1.engine.async_llm.AsyncLLM.shutdown", ["timeout"]),
+        ("vllm.v1.engine.async_llm.AsyncLLM.abort", ["request_id", "internal"]),
+    ],
+)
+def test_functions_take_what_we_give_them(function: str, names: list[str]) -> None:
+    """
+    The parameters we pass by place are there, first and in this order.
+    """
+    owner, _, method = function.rpartition(".")
+    target = getattr(_get(owner), method) if owner.rpartition(".")[2][0].isupper() else _get(function)
+    found = [name for name in inspect.signature(target).parameters if name != "self"]
+
+    assert found[: len(names)] == names
+
+
+def test_processes_are_made_where_we_step_in() -> None:
+    """
+    The engine core comes from `get_mp_context()` of this module, as `context.Process(target=, name=, kwargs=)`.
+    """
+    source = inspect.getsource(_get("vllm.v1.engine.utils.CoreEngineProcManager").__init__)
+
+    assert "context = get_mp_context()" in source
+    assert "context.Process(" in source
+    assert all(f"{word}=" in source for word in ("target", "name", "kwargs"))
+
+
+def test_the_engine_has_the_parts_we_hold() -> None:
+    """
+    What `Engine` reads of `AsyncLLM` is set by its constructor.
+    """
+    cls = _get("vllm.v1.engine.async_llm.AsyncLLM")
+    source = inspect.getsource(cls.__init__) + inspect.getsource(
+        _get("vllm.v1.engine.output_processor.OutputProcessor")
+    )
+
+    assert isinstance(cls.errored, property)
+    assert all(
+        f"self.{name}" in source for name in ("output_processor", "output_handler", "model_config", "request_states")
+    )
+
+
+def test_its_errors_have_the_status_and_field_we_pass_on() -> None:
+    """
+    A refused value is 400 with its field; a dead engine has the class we catch.
+    """
+    respond = _get("vllm.entrypoints.serve.create_error_response")
+    error = _get("vllm.exceptions.VLLMValidationError")("no", parameter="temperature")
+
+    assert (respond(error).error.code, respond(error).error.param) == (400, "temperature")
+    assert isinstance(respond(error), _get("vllm.entrypoints.serve.engine.protocol.ErrorResponse"))
+    assert issubclass(_get("vllm.v1.engine.exceptions.EngineDeadError"), Exception)
+    assert _get("vllm.v1.executor.uniproc_executor.UniProcExecutor")
