@@ -1,0 +1,57 @@
+"""
+The frozen config from plain data, and pydantic's errors as faults of the draft.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from appliance.config.draft import Draft
+from appliance.config.place import DataPath, Fault
+from appliance.config.root import Config
+
+# What pydantic puts before the text of an error that a validator of ours raised is not part of the text.
+_OURS = ("value_error", "assertion_error")
+
+
+def construct(draft: Draft) -> tuple[Config | None, list[Fault]]:
+    """
+    The config, or None and what is wrong with the draft.
+    """
+    try:
+        return Config.model_validate(draft.data), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        return None, [_fault(draft, dict(detail)) for detail in details]
+
+
+def _fault(draft: Draft, detail: dict[str, Any]) -> Fault:  # Any: pydantic's own
+    path = _path(draft, detail["loc"])
+    if detail["type"] == "missing":
+        return Fault((*path, detail["loc"][-1]), "is missing; must be given", draft.place(path))
+    if detail["type"] == "extra_forbidden":
+        return draft.key_fault(path, "unknown key; must be left out")
+    if detail["type"] in _OURS:
+        message = str(detail["ctx"]["error"])
+        for secret in sorted(draft.secrets(path), key=len, reverse=True):
+            message = message.replace(secret, "***")
+        return draft.fault(path, message)
+    must = str(detail["msg"]).removeprefix("Input should ")
+    return draft.fault(path, f"is {draft.quote(path)}; must {must}")
+
+
+def _path(draft: Draft, location: tuple[int | str, ...]) -> DataPath:
+    """
+    The path in the data: pydantic's has its own steps between, for model classes and for members of unions.
+    """
+    value = draft.data
+    path: DataPath = ()
+    for part in location:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        path = (*path, part)
+    return path

@@ -1,0 +1,151 @@
+"""
+The config before it is checked: plain data, and where each part of it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import NoneType
+from typing import Any, TypeVar
+
+from appliance.config.place import DataPath, Fault, Place, printable
+
+Item = TypeVar("Item")
+
+# Longest value quoted in a message, in characters.
+_QUOTE_WIDTH = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """
+    Plain data with places; each step of the walk makes a new one from the last.
+    """
+
+    data: Any  # Any: what a file holds before it is checked
+    values: Mapping[DataPath, Place]
+    """Where each value stands; a value without an entry stands where its nearest parent does."""
+
+    keys: Mapping[DataPath, Place]
+    """Where the key of each value stands."""
+
+    texts: Mapping[DataPath, frozenset[str]] = field(default_factory=dict)
+    """The values that were text outside the file, each with what of it is secret."""
+
+    def place(self, path: DataPath) -> Place:
+        """
+        Where the value at `path` stands, or the nearest parent that has a place.
+        """
+        while path not in self.values:
+            path = path[:-1]
+        return self.values[path]
+
+    def fault(self, path: DataPath, message: str) -> Fault:
+        """
+        A fault of the value at `path`.
+        """
+        return Fault(path, message, self.place(path))
+
+    def key_fault(self, path: DataPath, message: str) -> Fault:
+        """
+        A fault of the key at the end of `path`.
+        """
+        return Fault(path, message, self.keys.get(path) or self.place(path))
+
+    def get(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
+        """
+        The value at `path`, which must exist.
+        """
+        value = self.data
+        for part in path:
+            value = value[part]
+        return value
+
+    def secrets(self, path: DataPath) -> frozenset[str]:
+        """
+        What is secret at `path` and below it.
+        """
+        below = (secret for place, secret in self.texts.items() if place[: len(path)] == path)
+        return frozenset[str]().union(*below)
+
+    def quote(self, path: DataPath) -> str:
+        """
+        The value at `path` for a message, ``***`` where any of it is secret.
+        """
+        return "***" if self.secrets(path) else quote(self.get(path))
+
+    def with_value(self, path: DataPath, value: Any, place: Place, *, is_text: bool = False) -> Draft:
+        """
+        The draft with `value` laid over what `path` held: a mapping key by key, anything else as a whole.
+
+        Mappings missing on the way are made; where something else is in the way, the draft stays as it is,
+        because that is a fault of its own. `is_text` says that `value` was text from outside, and is secret.
+        """
+        if isinstance(value, dict) and isinstance(self.find(path), dict):
+            draft = self
+            for key, item in value.items():
+                draft = draft.with_value((*path, key), item, place, is_text=is_text)
+            return draft
+        if not all(_fits(self.find(path[:depth]), part) for depth, part in enumerate(path)):
+            return self
+        texts = dict(_leaves(value, path)) if is_text else {}
+        made = {path[:depth]: place for depth in range(1, len(path)) if path[:depth] not in self.values}
+        return replace(
+            self,
+            data=_laid(self.data, path, value),
+            values=made | _without(self.values, path) | {path: place},
+            keys=made | _without(self.keys, path) | {path: place},
+            texts=_without(self.texts, path) | texts,
+        )
+
+    def goes_into_a_list(self, path: DataPath) -> bool:
+        """
+        Whether `path` has a key where the draft has a list.
+        """
+        keys = (depth for depth, part in enumerate(path) if isinstance(part, str))
+        return any(isinstance(self.find(path[:depth]), list) for depth in keys)
+
+    def find(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
+        """
+        The value at `path`, or None where there is none.
+        """
+        try:
+            return self.get(path)
+        except (KeyError, IndexError, TypeError):
+            return None
+
+
+def quote(value: Any) -> str:  # Any: what a file holds before it is checked
+    """
+    A value as it would be written in YAML, cut where it is long.
+    """
+    text = printable(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= _QUOTE_WIDTH else f"{text[: _QUOTE_WIDTH - 1]}…"
+
+
+def _without(places: Mapping[DataPath, Item], path: DataPath) -> dict[DataPath, Item]:
+    return {place: item for place, item in places.items() if place[: len(path)] != path}
+
+
+def _leaves(value: Any, path: DataPath) -> Iterator[tuple[DataPath, frozenset[str]]]:  # Any: JSON
+    if not isinstance(value, dict | list):
+        yield path, frozenset({str(value)} - {""})
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _leaves(item, (*path, key))
+
+
+def _fits(value: Any, part: str | int) -> bool:  # Any: what a file holds before it is checked
+    return isinstance(value, list) if isinstance(part, int) else isinstance(value, dict | NoneType)
+
+
+def _laid(data: Any, path: DataPath, value: Any) -> Any:  # Any: what a file holds before it is checked
+    if not path:
+        return value
+    head, *rest = path
+    if isinstance(head, int):
+        return [_laid(item, tuple(rest), value) if index == head else item for index, item in enumerate(data)]
+    mapping = {} if data is None else data
+    return mapping | {head: _laid(mapping.get(head), tuple(rest), value)}

@@ -1,0 +1,98 @@
+"""
+The walk from a file to the config: read, resolve, lay over, check, construct.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config.check import check
+from appliance.config.construct import construct
+from appliance.config.document import read
+from appliance.config.draft import Draft
+from appliance.config.environment import lay as lay_environment
+from appliance.config.generator import engine_schema, schema_of
+from appliance.config.overrides import lay as lay_overrides
+from appliance.config.place import Fault
+from appliance.config.references import resolve
+from appliance.config.root import Config
+from appliance.config.rules import RULES
+from appliance.config.shape import Shape, typed
+from appliance.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """
+    A config that is right, and what must not be shown of it.
+    """
+
+    config: Config
+    secrets: frozenset[str]
+    """Texts that came out of references and the environment; logs and listings show ``***`` instead."""
+
+
+def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> Loaded:
+    """
+    Read and check the config at `path`, with the environment and then the `overrides` laid over it.
+
+    An override reads ``server.port=9000``. `environ` is the environment; None means the one of this process.
+
+    Raises:
+        ConfigError: something is wrong; it carries every problem found.
+    """
+    environ = os.environ if environ is None else environ
+    shape = Shape(schema_of(), (engine_schema(),))
+    draft, unread = read(path)
+    draft, unresolved = resolve(draft, environ, path.parent)
+    draft, unknown = lay_environment(typed(draft, shape), environ, shape)
+    draft, malformed = lay_overrides(draft, overrides)
+    against_rules = [fault for rule in RULES for fault in rule(draft)]
+    config, wrong = construct(draft)
+    faults = _distinct([*unread, *unresolved, *unknown, *malformed, *against_rules, *check(draft, shape)])
+    faults += _new(wrong, faults)
+    if faults or config is None:
+        # From None, because pydantic's own error quotes its input, secrets and all.
+        raise ConfigError([fault.problem for fault in sorted(faults, key=_order)]) from None
+    return Loaded(config, frozenset(_secrets(draft, shape)))
+
+
+def _distinct(faults: Iterable[Fault]) -> list[Fault]:
+    """
+    The first fault of each path, and of what an alias repeats from its anchor.
+    """
+    kept: dict[object, Fault] = {}
+    for fault in faults:
+        twin = (fault.place, fault.message)
+        if twin not in kept and (not fault.path or fault.path not in kept):
+            kept |= {twin: fault, fault.path: fault} if fault.path else {twin: fault}
+    return list(dict.fromkeys(kept.values()))
+
+
+def _new(faults: Iterable[Fault], known: Iterable[Fault]) -> Iterator[Fault]:
+    """
+    The faults that no known one is above, at or below, or at the same anchor; pydantic says again what the schema said.
+    """
+    paths = {fault.path for fault in known if fault.path}
+    parents = {path[:depth] for path in paths for depth in range(1, len(path))}
+    places = {fault.place for fault in known if fault.place.line is not None}
+    for fault in faults:
+        is_below = any(fault.path[:depth] in paths for depth in range(1, len(fault.path) + 1))
+        if not is_below and fault.path not in parents and fault.place not in places:
+            yield fault
+
+
+def _order(fault: Fault) -> tuple[bool, int, int]:
+    return fault.place.line is None, fault.place.line or 0, fault.place.column or 0
+
+
+def _secrets(draft: Draft, shape: Shape) -> Iterator[str]:
+    """
+    The texts from outside that are still text; a choice such as a log level is no secret, and would blot out logs.
+    """
+    for path, texts in draft.texts.items():
+        if isinstance(draft.get(path), str) and not any("enum" in schema for schema in shape.at(draft.data, path)):
+            yield from texts

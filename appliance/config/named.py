@@ -1,0 +1,31 @@
+"""
+The models of a draft by their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from appliance.config.draft import Draft
+from appliance.config.place import DataPath
+
+
+def model_entries(draft: Draft) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
+    """
+    The entries of ``models:`` that are mappings at all.
+    """
+    models = draft.data.get("models")
+    for index, model in enumerate(models if isinstance(models, list) else ()):
+        if isinstance(model, dict):
+            yield ("models", index), model
+
+
+def named_models(draft: Draft) -> Iterator[tuple[DataPath, str, str]]:
+    """
+    DataPath, name and class of each model that says both.
+    """
+    for path, model in model_entries(draft):
+        name, class_name = model.get("name"), model.get("class")
+        if isinstance(name, str) and isinstance(class_name, str):
+            yield path, name, class_name

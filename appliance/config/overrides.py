@@ -1,0 +1,69 @@
+"""
+The command line over everything: ``--set server.port=9000``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from appliance.config.document import parse
+from appliance.config.draft import Draft
+from appliance.config.named import named_models
+from appliance.config.place import DataPath, Fault, Place, Source, is_unicode, printable
+from appliance.errors import ConfigError
+from appliance.nearest import did_you_mean, known_ones
+
+_FORM = "must be a path, = and a value in YAML, such as server.port=9000"
+
+
+def lay(draft: Draft, overrides: Sequence[str]) -> tuple[Draft, list[Fault]]:
+    """
+    The draft with each of the overrides laid over it in turn, and a fault for each that cannot be.
+    """
+    faults: list[Fault] = []
+    for override in overrides:
+        source = Source(f"--set {printable(override)}")
+        try:
+            draft, wrong = _laid(draft, override, source)
+        except _MalformedError as malformed:
+            faults.append(Fault((), str(malformed), Place(source)))
+        except ConfigError as error:
+            # The value is a document of its own, and so is its one problem.
+            faults += [Fault((), problem.message, Place(source)) for problem in error.problems]
+        else:
+            faults += wrong
+    return draft, faults
+
+
+class _MalformedError(Exception):
+    """
+    An override names nothing; its text is the message.
+    """
+
+
+def _laid(draft: Draft, override: str, source: Source) -> tuple[Draft, list[Fault]]:
+    name, equals, text = override.partition("=")
+    if not is_unicode(override):
+        raise _MalformedError("is not UTF-8 text; must be UTF-8")
+    if not equals or not all(name.split(".")):
+        raise _MalformedError(f"is not an assignment; {_FORM}")
+    path = _path(draft, name)
+    if draft.goes_into_a_list(path):
+        raise _MalformedError("goes into a list; must set the list as a whole, such as a=[b, c]")
+    value, faults = parse(text, source)
+    wrong = [Fault((*path, *fault.path), fault.message, fault.place) for fault in faults]
+    return draft.with_value(path, value.data, Place(source)), wrong
+
+
+def _path(draft: Draft, name: str) -> DataPath:
+    section, _, rest = name.partition(".")
+    if section != "models" or not rest:
+        return tuple(name.split("."))
+    # Names of models hold dots too: the longest that fits is meant.
+    models = {model: path for path, model, _ in named_models(draft)}
+    fits = [model for model in models if rest.startswith(f"{model}.")]
+    if not fits:
+        first = rest.split(".")[0]
+        raise _MalformedError(f"unknown model {first}; {did_you_mean(first, models) or known_ones('models', models)}")
+    model = max(fits, key=len)
+    return (*models[model], *rest.removeprefix(f"{model}.").split("."))

@@ -1,0 +1,128 @@
+"""
+Where a value of the config comes from, and a fault found there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from appliance.errors import Problem
+
+DataPath = tuple[str | int, ...]
+"""The way from the root to a value: keys of mappings and indices of lists."""
+
+# YAML 1.2.2 section 5.4, and the breaks of YAML 1.1 that the scanner still counts.
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+# A line of a file can be a megabyte of JSON; this much of it around the fault fits a terminal.
+_SNIPPET_WIDTH = 100
+
+
+# Compared by identity: places are compared often, and the lines of a file are many.
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """
+    A text that values come from; only the text of a file has lines worth showing.
+    """
+
+    name: str
+    """The file, or e.g. ``environment APPLIANCE__SERVER__PORT``."""
+
+    lines: tuple[str, ...] | None = None
+    """The lines of the file; None where positions would mean nothing."""
+
+    @classmethod
+    def of_file(cls, name: str, text: str) -> Source:
+        """
+        The source that is a file.
+        """
+        return cls(printable(name), tuple(_LINE_BREAK.split(text)))
+
+    def place(self, line: int, column: int) -> Place:
+        """
+        The place at `line` and `column`, both counted from 0.
+        """
+        return Place(self) if self.lines is None else Place(self, line + 1, column + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    A point in a source; `line` and `column` count from 1 and are None where there are none.
+    """
+
+    source: Source
+    line: int | None = None
+    column: int | None = None
+
+    @property
+    def snippet(self) -> str:
+        """
+        The line with a caret under the column, cut to a window where it is long; "" where there is none.
+        """
+        if self.source.lines is None or self.line is None or self.column is None:
+            return ""
+        # A fault at the end of the text may lie one line past the last.
+        line = self.source.lines[self.line - 1] if self.line <= len(self.source.lines) else ""
+        start = max(0, self.column - 1 - _SNIPPET_WIDTH // 2) if len(line) > _SNIPPET_WIDTH else 0
+        # Tabs stay tabs in the caret's line, so that it stands under its column on any terminal.
+        indent = "".join("\t" if char == "\t" else " " for char in line[start : self.column - 1])
+        indent = indent.ljust(self.column - 1 - start)
+        return f"  {printable(line[start : start + _SNIPPET_WIDTH])}\n  {indent}^"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """
+    Something wrong at a path, before it is worded as a problem of the file.
+    """
+
+    path: DataPath
+    message: str
+    place: Place
+
+    @property
+    def problem(self) -> Problem:
+        """
+        The fault, as it is reported.
+        """
+        return Problem(
+            source=self.place.source.name,
+            line=self.place.line,
+            column=self.place.column,
+            path=dotted(self.path),
+            message=self.message,
+            snippet=self.place.snippet,
+        )
+
+
+def dotted(path: DataPath) -> str:
+    """
+    The path as it is written in messages: ``models[0].engine.max_model_len``.
+    """
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN_KEY.fullmatch(part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{json.dumps(part)}]"
+    return text
+
+
+def printable(text: str) -> str:
+    """
+    The text with everything escaped that a terminal would act on or an encoder would refuse.
+    """
+    return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
+
+
+def is_unicode(text: str) -> bool:
+    """
+    Whether the text can be encoded; half a surrogate pair, from an escape or a byte that is not UTF-8, cannot.
+    """
+    return not any("\ud800" <= char <= "\udfff" for char in text)

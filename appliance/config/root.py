@@ -1,0 +1,106 @@
+"""
+The root section: the whole config as one frozen object.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, GetCoreSchemaHandler, JsonValue
+from pydantic_core import CoreSchema, core_schema
+
+from appliance import models
+from appliance.models.section import ModelSection
+from appliance.section import Section
+from appliance.storage.section import CacheSection
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class ByClass:
+    """
+    Makes a field a union of all model classes, told apart by the key `class`.
+
+    Built from the table of classes, because a tagged union of pydantic's own wants two members or more.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {name: handler.generate_schema(section) for name, section in models.SECTIONS.items()}
+        return core_schema.tagged_union_schema(choices, discriminator="class")
+
+
+class ServerSection(Section):
+    """
+    Where the appliance listens, and how it lets go.
+    """
+
+    host: Annotated[str, Field(min_length=1)] = "0.0.0.0"  # noqa: S104 - a server in a container
+    """Address to listen on."""
+
+    port: Port = 8080
+    """Port of all routes."""
+
+    probe_port: Port | None = None
+    """
+    Port of a second listener with probes and metrics only, so that a full connection table never fails a probe;
+    unset is none.
+    """
+
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
+    """Largest request body; a larger one is 413."""
+
+    drain_seconds: Annotated[float, Field(ge=0)] = 30
+    """How long requests under way may take to finish after SIGTERM."""
+
+
+class LoggingSection(Section):
+    """
+    What the log looks like.
+    """
+
+    format: Literal["auto", "json", "console"] = "auto"
+    """`json` is one object a line, `console` is for people; `auto` is console on a terminal and json elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe event that is written."""
+
+
+class Expectation(Section):
+    """
+    One request and what its answer must be; `appliance smoke` checks it.
+    """
+
+    path: Annotated[str, Field(pattern="^/")]
+    """Path of the request, such as `/v1/chat/completions`."""
+
+    body: JsonValue = None
+    """JSON to POST; unset makes it a GET."""
+
+    status: Annotated[int, Field(ge=100, le=599)] = 200
+    """HTTP status the answer must have."""
+
+    contains: str | tuple[str, ...] = ()
+    """Text, or several texts, that must occur in the answer's body."""
+
+
+class Config(Section):
+    """
+    Which models to serve, where their bytes lie, and how they sit on the GPUs.
+    """
+
+    models: Annotated[tuple[Annotated[ModelSection, ByClass], ...], Field(min_length=1)]
+    """The models to serve, one or more."""
+
+    server: ServerSection = ServerSection()
+    """Where the appliance listens."""
+
+    logging: LoggingSection = LoggingSection()
+    """What the log looks like."""
+
+    storage: CacheSection = CacheSection()
+    """Where materialized models are kept."""
+
+    expect: tuple[Expectation, ...] = ()
+    """What `appliance smoke` asks once the models are ready."""

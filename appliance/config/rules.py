@@ -1,0 +1,97 @@
+"""
+Rules about several keys at once, which a schema cannot say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from appliance.config.draft import Draft
+from appliance.config.named import model_entries
+from appliance.config.place import DataPath, Fault
+from appliance.config.root import ServerSection
+from appliance.nearest import did_you_mean, known_ones
+from appliance.storage import SCHEMES
+from appliance.storage.uri import scheme_of
+from appliance.vllm_engine.section import OWNED
+
+Rule = Callable[[Draft], Iterator[Fault]]
+
+
+def names_are_unique(draft: Draft) -> Iterator[Fault]:
+    """
+    A name leads to one model, be it a model's own, an alias or an adapter's.
+    """
+    seen: dict[str, DataPath] = {}
+    for path in _name_paths(draft):
+        name = draft.get(path)
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            line = draft.place(seen[name]).line
+            where = "" if line is None else f" on line {line}"
+            yield draft.fault(path, f"{draft.quote(path)} is taken{where}; must be unlike all other names and aliases")
+        seen.setdefault(name, path)
+
+
+def listeners_are_apart(draft: Draft) -> Iterator[Fault]:
+    """
+    The listener of probes has a port of its own.
+    """
+    server = draft.find(("server",))
+    if not isinstance(server, dict):
+        return
+    probe_port = server.get("probe_port")
+    if probe_port is not None and probe_port == server.get("port", ServerSection().port):
+        path = ("server", "probe_port")
+        yield draft.fault(path, f"is {draft.quote(path)}, as server.port is; must be another port")
+
+
+def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
+    """
+    What the config says in a place of its own is not said again among vLLM's arguments.
+    """
+    for path, model in model_entries(draft):
+        engine = model.get("engine")
+        args = engine.get("args") if isinstance(engine, dict) else None
+        for name in args if isinstance(args, dict) else ():
+            if name in OWNED:
+                yield draft.key_fault((*path, "engine", "args", name), f"is not set here; {OWNED[name]}")
+
+
+def schemes_are_known(draft: Draft) -> Iterator[Fault]:
+    """
+    Whatever is to be brought has a scheme that can be brought, or is a plain path.
+    """
+    for path in _uri_paths(draft):
+        uri = draft.find(path)
+        scheme = scheme_of(uri) if isinstance(uri, str) else None
+        if scheme is not None and scheme not in SCHEMES:
+            # A hint at what is near would tell what a secret is.
+            near = "" if draft.secrets(path) else did_you_mean(scheme, SCHEMES)
+            hint = near or f"{known_ones('schemes', SCHEMES)}, and plain paths need none"
+            yield draft.fault(path, f"is {draft.quote(path)}, of an unknown scheme; {hint}")
+
+
+RULES: tuple[Rule, ...] = (names_are_unique, listeners_are_apart, engine_arguments_are_free, schemes_are_known)
+"""Every rule; each takes a draft that need not be right in any other way."""
+
+
+def _name_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, model in model_entries(draft):
+        yield from [(*path, "name")] if "name" in model else []
+        yield from ((*path, "aliases", index) for index, _ in _items(model.get("aliases")))
+        for index, adapter in _items(model.get("adapters")):
+            if isinstance(adapter, dict) and "name" in adapter:
+                yield (*path, "adapters", index, "name")
+
+
+def _uri_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, model in model_entries(draft):
+        yield (*path, "storage", "uri")
+        yield from ((*path, "adapters", index, "storage", "uri") for index, _ in _items(model.get("adapters")))
+
+
+def _items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet
+    yield from enumerate(value if isinstance(value, list) else ())

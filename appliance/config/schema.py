@@ -1,0 +1,25 @@
+"""
+The committed JSON Schemas of the config: ``python -m appliance.config.schema [--check]`` writes or checks them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+
+from appliance.config.generator import schema_of
+from appliance.models import SECTIONS
+from appliance.vllm_engine.schema import write_or_check
+
+
+def files() -> Mapping[str, str]:
+    """
+    The text of each schema file, by its name: the whole config's, and one for each model class.
+    """
+    schemas = [schema_of(None), *(schema_of(name) for name in SECTIONS)]
+    return {schema["$id"]: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for schema in schemas}
+
+
+if __name__ == "__main__":
+    sys.exit(write_or_check(files(), sys.argv[1:]))

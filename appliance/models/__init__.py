@@ -1,0 +1,14 @@
+"""
+The model classes: one file each, and the one table of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from appliance.models.generative import GenerativeSection
+from appliance.models.section import ModelSection
+
+SECTIONS: Mapping[str, type[ModelSection]] = {
+    "generative": GenerativeSection,
+}

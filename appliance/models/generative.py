@@ -1,0 +1,144 @@
+"""
+The generative class: a language model that vLLM runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from appliance.contract import Call, Model, Operation, Reply
+from appliance.layout import LayoutSection
+from appliance.models.section import ModelSection, Name, Report
+from appliance.section import Section
+from appliance.storage import Cache
+from appliance.storage.section import StorageSection
+from appliance.vllm_engine import gguf
+from appliance.vllm_engine.arguments import Setup
+from appliance.vllm_engine.engine import Engine
+from appliance.vllm_engine.section import EngineSection
+
+_ADAPTER = "adapters."
+
+
+class AdapterSection(Section):
+    """
+    A LoRA adapter, served under its own name beside the model it changes.
+    """
+
+    name: Name
+    """The name clients send as `model` to get the adapted model."""
+
+    storage: StorageSection
+    """Where the adapter's bytes come from."""
+
+
+class GenerativeSection(ModelSection):
+    """
+    A language model: chat, completions, responses, messages.
+    """
+
+    class_: Annotated[Literal["generative"], Field(alias="class")]
+    """The model class."""
+
+    storage: StorageSection
+    """Where the model's bytes come from."""
+
+    layout: LayoutSection = LayoutSection()
+    """How the model sits on GPUs; unset is one device."""
+
+    engine: EngineSection = EngineSection()
+    """How vLLM computes."""
+
+    chat_template: str | None = None
+    """Jinja template for chat, inline or the path of a file; unset is the model's own."""
+
+    tool_call_parser: str | None = None
+    """vLLM's parser of tool calls, such as `hermes`; unset leaves `tool_choice: auto` off."""
+
+    reasoning_parser: str | None = None
+    """vLLM's parser that splits reasoning from the answer, such as `qwen3`; unset leaves them together."""
+
+    adapters: tuple[AdapterSection, ...] = ()
+    """LoRA adapters, each servable by its name."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*super().names, *(adapter.name for adapter in self.adapters))
+
+    @property
+    def storages(self) -> Mapping[str, StorageSection]:
+        return {"model": self.storage} | {_ADAPTER + adapter.name: adapter.storage for adapter in self.adapters}
+
+    def materialize(self, cache: Cache, report: Report) -> Mapping[str, Path]:
+        artifacts = dict(super().materialize(cache, report))
+        if artifacts["model"].suffix == ".gguf":
+            artifacts["model"] = gguf.convert(artifacts["model"], cache, partial(report, "conversion"))
+        return artifacts
+
+    def build(self) -> Model:
+        return GenerativeModel(self)
+
+
+class GenerativeModel:
+    """
+    A language model in a vLLM engine.
+    """
+
+    operations = frozenset(
+        {
+            Operation.CHAT_COMPLETION,
+            Operation.COMPLETION,
+            Operation.RESPONSE,
+            Operation.MESSAGE,
+            Operation.COUNT_TOKENS,
+            Operation.TOKENIZE,
+            Operation.DETOKENIZE,
+        }
+    )
+
+    def __init__(self, section: GenerativeSection) -> None:
+        self._section = section
+        self._engine: Engine | None = None
+        prompt = {"model": section.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        self.proof = Call(Operation.COMPLETION, json.dumps(prompt).encode())
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:
+        section = self._section
+        setup = Setup(
+            names=(section.name, *section.aliases),
+            artifact=artifacts["model"],
+            layout=section.layout,
+            engine=section.engine,
+            chat_template=section.chat_template,
+            tool_call_parser=section.tool_call_parser,
+            reasoning_parser=section.reasoning_parser,
+            adapters={adapter.name: artifacts[_ADAPTER + adapter.name] for adapter in section.adapters},
+        )
+        self._engine = Engine(setup)
+        await self._engine.start()
+
+    async def check(self) -> None:
+        self._running.check()
+
+    async def answer(self, call: Call) -> Reply:
+        return await self._running.answer(call)
+
+    def describe(self) -> Mapping[str, Any]:
+        length = self._engine.max_model_len if self._engine else None
+        return {"max_model_len": length} if length is not None else {}
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await self._engine.close()
+
+    @property
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise AssertionError("asked before it was loaded; this is a bug")
+        return self._engine

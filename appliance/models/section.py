@@ -1,0 +1,66 @@
+"""
+What the sections of all model classes share.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from appliance.contract import Model
+from appliance.section import Section
+from appliance.storage import Cache, materialize
+from appliance.storage.section import StorageSection
+
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
+
+Report = Callable[[str, int, int | None], None]
+"""
+Told how far a part of the work is: its name, bytes done, bytes in all or None; may raise to stop the work.
+"""
+
+
+class ModelSection(Section):
+    """
+    One entry of `models:`; each model class adds its own keys.
+    """
+
+    name: Name
+    """The name clients send as `model`; letters, digits and `. _ / @ -`."""
+
+    aliases: tuple[Name, ...] = ()
+    """Other names clients may send for the same model."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """
+        Every name that leads to this model, its own first.
+        """
+        return (self.name, *self.aliases)
+
+    @property
+    def storages(self) -> Mapping[str, StorageSection]:
+        """
+        What must be materialized before the model loads; empty for a class without storage.
+        """
+        return {}
+
+    def materialize(self, cache: Cache, report: Report) -> Mapping[str, Path]:
+        """
+        Bring every storage to this machine, in a form the model can load; blocks.
+
+        Raises:
+            StorageError: the bytes cannot be brought.
+        """
+        return {part: materialize(storage, cache, partial(report, part)) for part, storage in self.storages.items()}
+
+    @abstractmethod
+    def build(self) -> Model:
+        """
+        The model this section declares, not loaded yet.
+        """

@@ -1,0 +1,26 @@
+"""
+Configs for the tests of the config room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.config import Loaded, load
+
+
+@pytest.fixture
+def load_text(tmp_path: Path) -> Callable[..., Loaded]:
+    """
+    Loads a config given as text, in an environment that is empty unless `environ` says otherwise.
+    """
+
+    def load_text(text: str, *overrides: str, environ: dict[str, str] | None = None) -> Loaded:
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load(path, overrides, environ=environ or {})
+
+    return load_text

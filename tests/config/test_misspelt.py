@@ -1,0 +1,89 @@
+"""
+One wrong letter in a key, wherever the key stands: the error is on its line and names the right key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.config import Loaded
+from appliance.config.document import read
+from appliance.config.place import Place, dotted
+from appliance.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+FILES = [Path(__file__).with_name("rich.yaml"), *sorted((ROOT / "examples").glob("*.yaml"))]
+
+
+def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
+    """
+    Path, text and place of every key in a closed part of the file.
+    """
+    draft, _ = read(file)
+    for path, place in draft.keys.items():
+        parts = [str(part) for part in path]
+        is_free = any(part.startswith("x-") for part in parts)
+        # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell.
+        is_json = "body" in parts[:-1] or "args" in parts[:-2]
+        if not is_free and not is_json:
+            yield dotted(path), parts[-1], place
+
+
+def misspellings(key: str) -> dict[str, str]:
+    """
+    The key with one letter wrong, by what is wrong with it.
+    """
+    middle = len(key) // 2
+    return {
+        "first letter gone": key[1:],
+        "last letter gone": key[:-1],
+        "middle letter twice": key[:middle] + key[middle] + key[middle:],
+        "another letter last": key[:-1] + "q",
+        "a letter added": f"{key}z",
+        "neighbours swapped": key[: middle - 1] + key[middle] + key[middle - 1] + key[middle + 1 :],
+    }
+
+
+CASES = [
+    pytest.param(file, path, key, place, id=f"{file.stem}-{path}")
+    for file in FILES
+    for path, key, place in closed_keys(file)
+]
+
+
+@pytest.mark.parametrize(("file", "path", "key", "place"), CASES)
+def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(
+    file: Path, path: str, key: str, place: Place, load_text: Callable[..., Loaded]
+) -> None:
+    """
+    Any one-letter misspelling of any key is an error at the key that suggests the key which was meant.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert place.line is not None
+    assert place.column is not None
+    start = place.column - 1
+    line = lines[place.line - 1]
+    for kind, wrong in misspellings(key).items():
+        if wrong == key:
+            continue
+        lines[place.line - 1] = line[:start] + wrong + line[start + len(key) :]
+
+        with pytest.raises(ConfigError) as caught:
+            load_text("".join(lines))
+
+        at_key = [each for each in caught.value.problems if (each.line, each.column) == (place.line, place.column)]
+        assert [each for each in at_key if f'did you mean "{key}"?' in each.message], (kind, wrong, caught.value)
+
+
+def test_every_section_is_in_the_rich_config(load_text: Callable[..., Loaded]) -> None:
+    """
+    The config with everything in it is right, so that each misspelling is its only fault.
+    """
+    text = FILES[0].read_text(encoding="utf-8")
+
+    config = load_text(text).config
+
+    assert config.model_fields_set == set(type(config).model_fields)

@@ -1,0 +1,287 @@
+"""
+The environment and `--set` over the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from appliance.config import Config, Loaded
+from appliance.errors import ConfigError
+
+CONFIG = """\
+models:
+  - name: smollm2
+    class: generative
+    aliases: [small]
+    storage: {uri: file:///a}
+    engine: {max_model_len: 1024, max_num_seqs: 4}
+  - name: org/Model-1.5
+    class: generative
+    storage: {uri: file:///b}
+  - name: org/Model
+    class: generative
+    storage: {uri: file:///c}
+server:
+  port: 8081
+"""
+
+Where = Callable[[Config], object]
+
+
+def engine(config: Config, index: int = 0) -> dict[str, object]:
+    """
+    What is set of a model's engine section.
+    """
+    return config.models[index].engine.model_dump(exclude_unset=True)  # type: ignore[attr-defined, no-any-return] # generative
+
+
+LAID: dict[str, tuple[dict[str, str], tuple[str, ...], Where, object]] = {
+    "the environment over the file": (
+        {"APPLIANCE__SERVER__PORT": "9000"}, (), lambda config: config.server.port, 9000,
+    ),
+    "an option over the environment": (
+        {"APPLIANCE__SERVER__PORT": "9000"}, ("server.port=9001",), lambda config: config.server.port, 9001,
+    ),
+    "the last of two options": (
+        {}, ("server.port=9000", "server.port=9001"), lambda config: config.server.port, 9001,
+    ),
+    "a variable in lower case": (
+        {"appliance__server__port": "9000"}, (), lambda config: config.server.port, 9000,
+    ),
+    "a section that the file lacks": (
+        {"APPLIANCE__LOGGING__LEVEL": "debug"}, (), lambda config: config.logging.level, "debug",
+    ),
+    "a key beside others": (
+        {"APPLIANCE__MODELS__SMOLLM2__ENGINE__MAX_MODEL_LEN": "4096"},
+        (),
+        engine,
+        {"max_model_len": 4096, "max_num_seqs": 4},
+    ),
+    "an option beside others": (
+        {}, ("models.smollm2.engine.max_model_len=4096",), engine, {"max_model_len": 4096, "max_num_seqs": 4},
+    ),
+    "a model whose name has signs": (
+        {"APPLIANCE__MODELS__ORG_MODEL_1_5__ENGINE__MAX_NUM_SEQS": "2"},
+        (),
+        lambda config: engine(config, 1),
+        {"max_num_seqs": 2},
+    ),
+    "a model whose name has dots": (
+        {}, ("models.org/Model-1.5.engine.max_num_seqs=2",), lambda config: engine(config, 1), {"max_num_seqs": 2},
+    ),
+    "a model whose name begins another's": (
+        {}, ("models.org/Model.engine.max_num_seqs=2",), lambda config: engine(config, 2), {"max_num_seqs": 2},
+    ),
+    "an engine argument": (
+        {"APPLIANCE__MODELS__ORG_MODEL__ENGINE__ARGS__BLOCK_SIZE": "32"},
+        (),
+        lambda config: engine(config, 2),
+        {"args": {"block_size": 32}},
+    ),
+    "a list": (
+        {"APPLIANCE__MODELS__SMOLLM2__ALIASES": '["a", "b"]'}, (), lambda config: config.models[0].aliases, ("a", "b"),
+    ),
+    "a list in an option": (
+        {}, ("models.smollm2.aliases=[a, b]",), lambda config: config.models[0].aliases, ("a", "b"),
+    ),
+    "a mapping, key by key": (
+        {"APPLIANCE__MODELS__SMOLLM2__ENGINE": '{"max_num_seqs": 8}'},
+        (),
+        engine,
+        {"max_model_len": 1024, "max_num_seqs": 8},
+    ),
+    "an empty mapping, which has no keys": (
+        {"APPLIANCE__SERVER": "{}"}, (), lambda config: config.server.port, 8081,
+    ),
+    "a section before its parts": (
+        {"APPLIANCE__SERVER__PORT": "9000", "APPLIANCE__SERVER": '{"port": 1, "drain_seconds": 2}'},
+        (),
+        lambda config: (config.server.port, config.server.drain_seconds),
+        (9000, 2),
+    ),
+    "text that looks like a number": (
+        {"APPLIANCE__MODELS__SMOLLM2__TOOL_CALL_PARSER": "1"},
+        (),
+        lambda config: config.models[0].tool_call_parser,  # type: ignore[attr-defined] # generative
+        "1",
+    ),
+    "null, which is a key left out": (
+        {}, ("models.smollm2.engine.max_num_seqs=null",), engine, {"max_model_len": 1024, "max_num_seqs": None},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("environ", "overrides", "where", "value"), LAID.values(), ids=LAID)
+def test_what_is_laid_over_the_file_counts(
+    environ: dict[str, str],
+    overrides: tuple[str, ...],
+    where: Where,
+    value: object,
+    load_text: Callable[..., Loaded],
+) -> None:
+    """
+    The environment goes over the file and `--set` over both; each changes what it names and nothing else.
+    """
+    config = load_text(CONFIG, *overrides, environ=environ).config
+
+    assert where(config) == value
+
+
+REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
+    "an unknown section": (
+        {"APPLIANCE__SEVER__PORT": "1"},
+        (),
+        'environment APPLIANCE__SEVER__PORT: unknown setting SEVER; did you mean "SERVER"?',
+    ),
+    "an unknown key": (
+        {"APPLIANCE__SERVER__PROT": "1"},
+        (),
+        'environment APPLIANCE__SERVER__PROT: server.prot: unknown key; did you mean "port"?',
+    ),
+    "an unknown model": (
+        {"APPLIANCE__MODELS__SMOLM2__NAME": "a"},
+        (),
+        'environment APPLIANCE__MODELS__SMOLM2__NAME: unknown model SMOLM2; did you mean "SMOLLM2"?',
+    ),
+    "an unknown key of a model": (
+        {"APPLIANCE__MODELS__SMOLLM2__ENGIN__DTYPE": "auto"},
+        (),
+        'environment APPLIANCE__MODELS__SMOLLM2__ENGIN__DTYPE: unknown setting ENGIN; did you mean "ENGINE"?',
+    ),
+    "nothing after the prefix": (
+        {"APPLIANCE__": "1"},
+        (),
+        "environment APPLIANCE__: unknown setting ; the settings here are EXPECT, LOGGING, MODELS, SERVER, STORAGE",
+    ),
+    "an entry of a list": (
+        {"APPLIANCE__EXPECT__0__STATUS": "1"},
+        (),
+        "environment APPLIANCE__EXPECT__0__STATUS: expect: is a mapping; must be a list",
+    ),
+    "an entry of a list that the file has": (
+        {"APPLIANCE__MODELS__SMOLLM2__ALIASES__0": "a"},
+        (),
+        "environment APPLIANCE__MODELS__SMOLLM2__ALIASES__0: goes into a list; must set the list as a whole, in YAML",
+    ),
+    "a value that does not fit": (
+        {"APPLIANCE__SERVER__PORT": "99999"},
+        (),
+        "environment APPLIANCE__SERVER__PORT: server.port: is ***; must be at most 65535",
+    ),
+    "a value of another type": (
+        {"APPLIANCE__SERVER__PORT": "none"},
+        (),
+        "environment APPLIANCE__SERVER__PORT: server.port: is ***; must be a whole number",
+    ),
+    "bytes that are not text": (
+        {"APPLIANCE__SERVER__HOST": "\udcff"},
+        (),
+        "environment APPLIANCE__SERVER__HOST: server.host: is not UTF-8 text; must be UTF-8",
+    ),
+    "an option without a value": (
+        {},
+        ("server.port",),
+        "--set server.port: is not an assignment; must be a path, = and a value in YAML, such as server.port=9000",
+    ),
+    "an option without a path": (
+        {},
+        ("=1",),
+        "--set =1: is not an assignment; must be a path, = and a value in YAML, such as server.port=9000",
+    ),
+    "an option with a hole in its path": (
+        {},
+        ("server..port=1",),
+        "--set server..port=1: is not an assignment; must be a path, = and a value in YAML, such as server.port=9000",
+    ),
+    "an option with an unknown key": (
+        {},
+        ("server.prot=1",),
+        '--set server.prot=1: server.prot: unknown key; did you mean "port"?',
+    ),
+    "an option with an unknown model": (
+        {},
+        ("models.smolm2.name=a",),
+        '--set models.smolm2.name=a: unknown model smolm2; did you mean "smollm2"?',
+    ),
+    "an option into a list": (
+        {},
+        ("models.smollm2.aliases.first=a",),
+        "--set models.smollm2.aliases.first=a: goes into a list; must set the list as a whole, such as a=[b, c]",
+    ),
+    "an option that is text where a number must be": (
+        {},
+        ('server.port="9000"',),
+        '--set server.port="9000": server.port: is "9000"; must be a whole number, without quotes',
+    ),
+    "an option that is not YAML": (
+        {},
+        ("server.port=[",),
+        (
+            "--set server.port=[: is not YAML: while parsing a flow node from line 1, expected the node content, "
+            "but found '<stream end>'; must be YAML 1.2"
+        ),
+    ),
+    "an option with a tag": (
+        {},
+        ("server.host=!!python/name:os.system",),
+        (
+            "--set server.host=!!python/name:os.system: server.host: "
+            "has the tag !!python/name:os.system; must be plain YAML, without tags"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("environ", "overrides", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_laid_over_is_told_with_its_source(
+    environ: dict[str, str], overrides: tuple[str, ...], message: str, load_text: Callable[..., Loaded]
+) -> None:
+    """
+    A fault of a variable or an option names it, and says what would be right.
+    """
+    with pytest.raises(ConfigError) as caught:
+        load_text(CONFIG, *overrides, environ=environ)
+
+    assert str(caught.value) == message
+
+
+def test_two_models_that_share_a_variable_are_told_apart_by_nothing(load_text: Callable[..., Loaded]) -> None:
+    """
+    A variable that may mean two models means neither.
+    """
+    text = CONFIG.replace("smollm2", "org_model")
+
+    with pytest.raises(ConfigError, match="ORG_MODEL__ENGINE: means more than one model"):
+        load_text(text, environ={"APPLIANCE__MODELS__ORG_MODEL__ENGINE": "{}"})
+
+
+def test_the_environment_does_not_hide_a_fault_of_the_file(load_text: Callable[..., Loaded]) -> None:
+    """
+    Where the file has no mapping to lay a key into, the file is told to be wrong.
+    """
+    with pytest.raises(ConfigError, match=r"config\.yaml:1:9: server: is 3; must be a mapping"):
+        load_text("server: 3\n" + CONFIG.partition("server")[0], environ={"APPLIANCE__SERVER__PORT": "1"})
+
+
+def test_an_empty_variable_unsets_what_may_be_unset(load_text: Callable[..., Loaded]) -> None:
+    """
+    A variable with no value is null where null is a value, as for a port that is not used.
+    """
+    text = CONFIG + "  probe_port: 9090\n"
+
+    assert load_text(text, environ={"APPLIANCE__SERVER__PROBE_PORT": ""}).config.server.probe_port is None
+
+
+def test_the_config_itself_does_not_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A config made in Python is what it was given.
+    """
+    monkeypatch.setenv("APPLIANCE__SERVER__PORT", "9000")
+    storage = {"uri": "file:///a"}
+
+    config = Config.model_validate({"models": [{"name": "a", "class": "generative", "storage": storage}]})
+
+    assert config.server.port == 8080

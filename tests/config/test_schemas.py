@@ -1,0 +1,158 @@
+"""
+The committed JSON Schemas: up to date, described, and the same rules for an editor as for us.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+from appliance.config import schema_of
+from appliance.config.schema import files
+from appliance.models import SECTIONS
+from appliance.vllm_engine.schema import directory, write_or_check
+from appliance.vllm_engine.section import LOAD_FORMATS, OWNED, EngineSection
+
+Schema = dict[str, Any]
+COMMITTED = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in directory().glob("*.json")}
+
+
+def properties(schema: object) -> Iterator[tuple[str, Schema]]:
+    """
+    Every property of the schema at any depth, by its name; conditions and free keys are none.
+    """
+    if isinstance(schema, list):
+        for item in schema:
+            yield from properties(item)
+    if not isinstance(schema, dict):
+        return
+    if isinstance(schema.get("properties"), dict):
+        yield from schema["properties"].items()
+    for keyword, below in schema.items():
+        if keyword != "if":
+            yield from properties(below)
+
+
+@pytest.mark.parametrize("name", files())
+def test_a_committed_schema_is_what_the_classes_say(name: str) -> None:
+    """
+    The committed file is what the generator makes of the config's classes; `just schemas` writes it.
+    """
+    assert (directory() / name).read_text(encoding="utf-8") == files()[name]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+def test_the_schema_of_the_engine_arguments_is_what_vllm_says() -> None:
+    """
+    The committed schema of vLLM's arguments belongs to the vLLM that is installed.
+    """
+    command = [sys.executable, "-m", "appliance.vllm_engine.schema", "--check"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stale_schema_is_told_with_the_recipe_that_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    The check names the file and the command to run, and fails.
+    """
+    status = write_or_check({"appliance.schema.json": "{}"}, ["--check"])
+
+    assert status == 1
+    assert capsys.readouterr().err.endswith("appliance.schema.json is out of date; run: just schemas\n")
+
+
+@pytest.mark.parametrize("schema", COMMITTED.values(), ids=COMMITTED)
+def test_a_schema_is_a_schema(schema: Schema) -> None:
+    """
+    Each file holds to the dialect that it names.
+    """
+    Draft202012Validator.check_schema(schema)
+
+    assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_schema_is_known_by_its_file_name(name: str) -> None:
+    """
+    The id is the file's name, so that references between the files work beside each other and in an editor.
+    """
+    assert COMMITTED[name]["$id"] == name
+
+
+@pytest.mark.parametrize("schema", COMMITTED.values(), ids=COMMITTED)
+def test_every_property_is_described(schema: Schema) -> None:
+    """
+    Each key has the text an editor shows for it, its own or its section's, and no title that only repeats the key.
+    """
+    for name, found in properties(schema):
+        section = schema.get("$defs", {}).get(str(found.get("$ref")).rpartition("/")[2], {})
+
+        assert found.get("description") or section.get("description"), name
+        assert "title" not in found, name
+
+
+def test_there_is_a_schema_of_each_model_class() -> None:
+    """
+    Every model class has its own file, which describes one entry of `models:`.
+    """
+    assert {f"{name}.schema.json" for name in SECTIONS} <= set(COMMITTED)
+    for name in SECTIONS:
+        assert schema_of(name)["properties"]["class"]["const"] == name
+
+
+def test_an_editor_finds_what_we_find() -> None:
+    """
+    The files alone, without our code, refuse an unknown key, a wrong class and a wrong engine argument.
+    """
+    registry = Registry().with_resources([(name, Resource.from_contents(schema)) for name, schema in COMMITTED.items()])
+    validator = Draft202012Validator(COMMITTED["appliance.schema.json"], registry=registry)
+    model = {"name": "a", "class": "generative", "storage": {"uri": "file:///a"}}
+
+    assert validator.is_valid({"models": [model], "x-free": 1})
+    assert not validator.is_valid({"models": [model], "free": 1})
+    assert not validator.is_valid({"models": [model | {"class": "generativ"}]})
+    assert validator.is_valid({"models": [model | {"engine": {"args": {"block_size": 16}}}]})
+    assert not validator.is_valid({"models": [model | {"engine": {"args": {"block_size": "16"}}}]})
+
+
+def test_engine_arguments_that_the_config_owns_are_not_among_vllms() -> None:
+    """
+    What has a place of its own in the config can't be said a second time.
+    """
+    arguments = COMMITTED["vllm-engine.schema.json"]["properties"]
+
+    assert not OWNED.keys() & arguments.keys()
+    assert not EngineSection.model_fields.keys() & arguments.keys()
+
+
+def test_no_load_format_unpickles() -> None:
+    """
+    Weights are read as safetensors or made up; formats that may run code can't be chosen.
+    """
+    formats = COMMITTED["vllm-engine.schema.json"]["properties"]["load_format"]["enum"]
+
+    assert formats == list(LOAD_FORMATS)
+    assert not {"auto", "hf", "pt", "npcache", "tensorizer"} & set(formats)
+
+
+def test_the_generator_runs_as_a_command(tmp_path: Path) -> None:
+    """
+    `python -m appliance.config.schema --check` is quiet and succeeds where all is up to date.
+    """
+    command = [sys.executable, "-W", "error", "-m", "appliance.config.schema", "--check"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
