@@ -1,0 +1,224 @@
+"""
+Where each model stands in its life, and the one writer of that: materialize, load, prove, ready, drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+
+from appliance.config import Config
+from appliance.contract import Call, Model, Reply
+from appliance.errors import ApplianceError, CallError, EngineDeadError, LoadError, UnknownModelError
+from appliance.lifecycle import calls
+from appliance.lifecycle.entry import Entry, Progress
+from appliance.lifecycle.state import RULES, State
+from appliance.models.section import Report
+from appliance.storage import Cache
+
+__all__ = ["RULES", "Entry", "Lifecycle", "State"]
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# Well inside the two seconds in which a dead engine must show.
+_CHECK_SECONDS = 0.5
+
+# Often enough to see that a long fetch goes on, seldom enough to read the rest.
+_TELL_SECONDS = 10.0
+
+# A first answer can include compilation; beyond this it will not come.
+_PROVE_SECONDS = 300.0
+
+
+class _StoppedError(Exception):
+    """
+    Ends the thread that materializes: nobody waits for it any more.
+    """
+
+
+class Lifecycle:
+    """
+    Brings every model of the config to life, one after the other, watches them, and lets them go.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.entries: tuple[Entry, ...] = tuple(Entry(section, section.build()) for section in config.models)
+        self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
+        self._cache_dir = config.storage.cache_dir
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_stopping = False
+
+    @property
+    def is_live(self) -> bool:
+        """
+        No model is beyond help.
+        """
+        return all(RULES[entry.state].is_live for entry in self.entries)
+
+    @property
+    def is_ready(self) -> bool:
+        """
+        Every model of the config answers; there is always at least one.
+        """
+        return all(RULES[entry.state].is_ready for entry in self.entries)
+
+    @property
+    def has_started(self) -> bool:
+        """
+        Every model has been ready once.
+        """
+        return all(entry.was_ready for entry in self.entries)
+
+    @property
+    def retry_after(self) -> int:
+        """
+        Seconds after which asking again makes sense.
+        """
+        return max(RULES[entry.state].retry_after for entry in self.entries)
+
+    def begin(self) -> None:
+        """
+        Start the load and the watch as tasks; returns at once.
+        """
+        self._tasks = [asyncio.create_task(self._load_all()), asyncio.create_task(self._watch())]
+
+    def find(self, name: str | None) -> Entry:
+        """
+        The entry that answers to `name`; None means the only one there is.
+
+        Raises:
+            UnknownModelError: nobody answers to it.
+            CallError: None, and there are several.
+        """
+        if name is None and len(self.entries) == 1:
+            return self.entries[0]
+        names = ", ".join(self._by_name)
+        if name is None:
+            raise CallError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
+        if name not in self._by_name:
+            raise UnknownModelError(
+                f"The model {name!r} does not exist; the models here are: {names}",
+                param="model",
+                code="model_not_found",
+            )
+        return self._by_name[name]
+
+    async def answer(self, name: str | None, call: Call) -> Reply:
+        """
+        Have the named model answer; None means the only one there is.
+
+        Raises:
+            CallError: unknown model, unsupported operation, not ready, or the call itself is at fault.
+            EngineDeadError: the model died over it.
+        """
+        return await calls.answer(self.find(name), call)
+
+    async def drain(self, seconds: float) -> None:
+        """
+        Refuse new calls, and wait up to `seconds` for the ones under way.
+        """
+        self._is_stopping = True
+        for entry in self.entries:
+            if entry.state is State.READY:
+                self._move(entry, State.DRAINING, "the server is stopping")
+        deadline = time.monotonic() + seconds
+        # Polled: the count has many writers' ends and one reader, once in a process's life.
+        while any(entry.running for entry in self.entries) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        """
+        End the load, what still runs, and every engine.
+        """
+        self._is_stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(entry.model.close() for entry in self.entries))
+        for entry in self.entries:
+            if State.STOPPED in RULES[entry.state].leaves_to:
+                self._move(entry, State.STOPPED, "the server stopped")
+
+    def _move(self, entry: Entry, state: State, reason: str) -> None:
+        if state not in RULES[entry.state].leaves_to:
+            raise AssertionError(f"{entry.section.name}: {entry.state} does not leave to {state}; this is a bug")
+        write = log.error if state is State.FAILED else log.info
+        write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
+        entry.state, entry.since, entry.reason = state, datetime.now(UTC), reason
+        entry.was_ready |= state is State.READY
+
+    async def _load_all(self) -> None:
+        # One after the other: an engine measures the memory that the ones before it left.
+        for entry in self.entries:
+            try:
+                await self._bring(entry)
+            except ApplianceError as error:
+                await self._fail(entry, str(error))
+            except Exception as error:
+                log.exception("model.broke", model=entry.section.name)
+                await self._fail(entry, f"unexpected {type(error).__name__}: {error}")
+
+    async def _bring(self, entry: Entry) -> None:
+        artifacts = {}
+        if entry.section.storages:
+            self._move(entry, State.FETCHING, "its bytes are being brought")
+            cache = Cache.at(self._cache_dir)
+            artifacts = dict(await asyncio.to_thread(entry.section.materialize, cache, self._reporter(entry)))
+        self._move(entry, State.LOADING, "the engine is starting")
+        await entry.model.load(artifacts)
+        self._move(entry, State.PROVING, "the first answer is being made")
+        await _prove(entry.model)
+        self._move(entry, State.READY, "it answered")
+
+    def _reporter(self, entry: Entry) -> Report:
+        told = time.monotonic()
+
+        def report(part: str, fetched: int, total: int | None) -> None:
+            if self._is_stopping:
+                raise _StoppedError
+            nonlocal told
+            if entry.progress is None or entry.progress.part != part:
+                entry.progress = Progress(part, fetched, total)
+            else:
+                entry.progress = replace(entry.progress, fetched=fetched, total=total)
+            if time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                log.info("artifact.fetching", model=entry.section.name, **entry.progress.describe())
+
+        return report
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            for entry in self.entries:
+                if entry.state in {State.READY, State.DRAINING}:
+                    try:
+                        await entry.model.check()
+                    except EngineDeadError as error:
+                        await self._fail(entry, str(error))
+
+    async def _fail(self, entry: Entry, reason: str) -> None:
+        self._move(entry, State.FAILED, reason)
+        await entry.model.close()
+
+
+async def _prove(model: Model) -> None:
+    """
+    One real answer, from the first byte to the last.
+
+    Raises:
+        LoadError: it did not come, or is not an answer.
+    """
+    try:
+        reply = await asyncio.wait_for(model.answer(model.proof), _PROVE_SECONDS)
+    except TimeoutError as error:
+        raise LoadError(f"the first answer did not come within {_PROVE_SECONDS:.0f} seconds") from error
+    except CallError as error:
+        raise LoadError(f"the first answer was refused: {error}") from error
+    if not isinstance(reply.body, bytes) or not json.loads(reply.body):
+        raise LoadError("the first answer was empty")

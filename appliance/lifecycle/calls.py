@@ -1,0 +1,70 @@
+"""
+One call under way: counted from its first moment to its last byte, whoever ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import cast
+
+from appliance.contract import Call, Reply
+from appliance.errors import UnavailableError, UnsupportedOperationError
+from appliance.lifecycle.entry import Entry
+from appliance.lifecycle.state import RULES
+
+
+async def answer(entry: Entry, call: Call) -> Reply:
+    """
+    Have the entry's model answer; a stream is returned once its first bytes are there,
+    so that a failure before them still has a status of its own.
+
+    Raises:
+        CallError: the model cannot do this, cannot do it now, or the call itself is at fault.
+        EngineDeadError: the model died over it.
+    """
+    _require(entry, call)
+    work = _work(entry, call)
+    reply = cast("Reply", await anext(work))
+    if isinstance(reply.body, bytes):
+        await work.aclose()
+        return reply
+    return replace(reply, body=cast("AsyncGenerator[bytes]", work))
+
+
+def _require(entry: Entry, call: Call) -> None:
+    name, rule = entry.section.name, RULES[entry.state]
+    if call.operation not in entry.model.operations:
+        can = ", ".join(sorted(entry.model.operations))
+        raise UnsupportedOperationError(
+            f"The model {name!r} does not support {call.operation}; it supports: {can}",
+            param="model",
+            code="unsupported_operation",
+        )
+    if not rule.is_ready:
+        raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}", retry_after=rule.retry_after)
+
+
+async def _work(entry: Entry, call: Call) -> AsyncGenerator[Reply | bytes]:
+    """
+    Yields the reply, then the bytes of its stream if it is one.
+
+    A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
+    """
+    entry.running += 1
+    stream: AsyncGenerator[bytes] | None = None
+    try:
+        reply = await entry.model.answer(call)
+        if isinstance(reply.body, bytes):
+            yield reply
+            return
+        stream = reply.body
+        first = await anext(stream, b"")
+        yield reply
+        yield first
+        async for chunk in stream:
+            yield chunk
+    finally:
+        entry.running -= 1
+        if stream is not None:
+            await stream.aclose()

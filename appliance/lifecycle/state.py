@@ -1,0 +1,52 @@
+"""
+The states of a model's life as one table: the document, the code and the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """
+    Where a model stands; `Rule` says what each state means.
+    """
+
+    PENDING = "pending"
+    FETCHING = "fetching"
+    LOADING = "loading"
+    PROVING = "proving"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """
+    What a state means to a probe, where it leaves to, and the wait in seconds a refused caller is told.
+    """
+
+    is_live: bool
+    is_ready: bool
+    leaves_to: frozenset[State]
+    retry_after: int
+
+
+def _rule(live: bool, ready: bool, *leaves_to: State, retry_after: int) -> Rule:
+    return Rule(live, ready, frozenset(leaves_to), retry_after)
+
+
+RULES: Mapping[State, Rule] = {
+    State.PENDING: _rule(True, False, State.FETCHING, State.LOADING, State.FAILED, State.STOPPED, retry_after=5),
+    State.FETCHING: _rule(True, False, State.LOADING, State.FAILED, State.STOPPED, retry_after=10),
+    State.LOADING: _rule(True, False, State.PROVING, State.FAILED, State.STOPPED, retry_after=5),
+    State.PROVING: _rule(True, False, State.READY, State.FAILED, State.STOPPED, retry_after=1),
+    State.READY: _rule(True, True, State.DRAINING, State.FAILED, retry_after=1),
+    State.DRAINING: _rule(True, False, State.STOPPED, State.FAILED, retry_after=1),
+    State.FAILED: _rule(False, False, retry_after=30),
+    State.STOPPED: _rule(False, False, retry_after=30),
+}

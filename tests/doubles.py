@@ -1,0 +1,128 @@
+"""
+A model that is no model: the one double, standing at the contract.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from appliance.config import Config
+from appliance.contract import Call, Model, Operation, Reply
+from appliance.errors import ApplianceError, EngineDeadError
+from appliance.models.section import ModelSection, Report
+from appliance.storage import Cache
+from appliance.storage.section import StorageSection
+
+
+class Double:
+    """
+    Answers with what it is asked, and does what the test tells it to.
+    """
+
+    operations = frozenset({Operation.COMPLETION, Operation.CHAT_COMPLETION})
+    proof = Call(Operation.COMPLETION, b'{"prompt": "proof"}')
+
+    def __init__(self) -> None:
+        self.may_load = asyncio.Event()
+        self.may_finish = asyncio.Event()
+        self.load_fault: Exception | None = None
+        self.answer_fault: Exception | None = None
+        self.is_dead = False
+        self.was_cancelled = False
+        self.closed = 0
+        self.streams_closed = 0
+        self.artifacts: Mapping[str, Path] = {}
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:
+        """
+        Waits for `may_load`.
+        """
+        self.artifacts = artifacts
+        try:
+            await self.may_load.wait()
+        except asyncio.CancelledError:
+            self.was_cancelled = True
+            raise
+        if self.load_fault:
+            raise self.load_fault
+
+    async def check(self) -> None:
+        """
+        Fails once `is_dead`.
+        """
+        if self.is_dead:
+            raise EngineDeadError("the engine died: it was told to")
+
+    async def answer(self, call: Call) -> Reply:
+        """
+        Echoes; a body that says stream gets one that waits for `may_finish` before its end.
+        """
+        if self.answer_fault:
+            raise self.answer_fault
+        if b"wait" in call.body:
+            await self.may_finish.wait()
+        if b"stream" in call.body:
+            return Reply(self._stream(), media_type="text/event-stream")
+        return Reply(call.body)
+
+    async def _stream(self) -> AsyncGenerator[bytes]:
+        try:
+            yield b"data: 1\n\n"
+            await self.may_finish.wait()
+            yield b"data: [DONE]\n\n"
+        finally:
+            self.streams_closed += 1
+
+    def describe(self) -> Mapping[str, Any]:
+        """
+        A length, as real models have one.
+        """
+        return {"max_model_len": 8}
+
+    async def close(self) -> None:
+        """
+        Counts.
+        """
+        self.closed += 1
+
+
+class DoubleSection(ModelSection):
+    """
+    Declares a double; `storages` and their failure are as the test wants them.
+    """
+
+    class_: Literal["double"] = Field("double", alias="class")
+    """The model class."""
+
+    has_storage: bool = False
+    """Whether there is anything to fetch."""
+
+    fetch_fault: Any = None
+    """What materializing raises."""
+
+    @property
+    def storages(self) -> Mapping[str, StorageSection]:
+        return {"model": StorageSection(uri="pypi://double==1/x")} if self.has_storage else {}
+
+    def materialize(self, cache: Cache, report: Report) -> Mapping[str, Path]:
+        report("model", 50, 200)
+        if isinstance(self.fetch_fault, ApplianceError):
+            raise self.fetch_fault
+        return {"model": Path("/nowhere")}
+
+    def build(self) -> Model:
+        return Double()
+
+
+def config(*sections: DoubleSection, **others: Any) -> Config:
+    """
+    A config of doubles, which no file could declare.
+    """
+    plain = Config.model_fields.keys() - {"models"}
+    defaults = {name: Config.model_fields[name].get_default(call_default_factory=True) for name in plain}
+    return Config.model_construct(models=sections or (DoubleSection(name="one"),), **(defaults | others))

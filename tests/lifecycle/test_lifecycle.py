@@ -1,0 +1,266 @@
+"""
+How models come to life, answer, fail and let go, with doubles in the place of engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+from doubles import Double, DoubleSection, config
+
+from appliance.contract import Call, Operation, Reply
+from appliance.errors import (
+    ArtifactNotFoundError,
+    CallError,
+    LoadError,
+    UnavailableError,
+    UnknownModelError,
+    UnsupportedOperationError,
+)
+from appliance.lifecycle import Lifecycle, State
+
+PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
+STREAM = Call(Operation.COMPLETION, b'{"stream": true}')
+
+
+async def _until(is_so: Callable[[], bool], seconds: float = 3) -> None:
+    async with asyncio.timeout(seconds):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+def _double(lifecycle: Lifecycle, index: int = 0) -> Double:
+    return cast("Double", lifecycle.entries[index].model)
+
+
+@asynccontextmanager
+async def _begun(*sections: DoubleSection) -> AsyncGenerator[Lifecycle]:
+    lifecycle = Lifecycle(config(*sections))
+    lifecycle.begin()
+    try:
+        yield lifecycle
+    finally:
+        await lifecycle.stop()
+
+
+@asynccontextmanager
+async def _ready(*sections: DoubleSection) -> AsyncGenerator[Lifecycle]:
+    async with _begun(*sections) as lifecycle:
+        for index in range(len(lifecycle.entries)):
+            _double(lifecycle, index).may_load.set()
+        await _until(lambda: lifecycle.is_ready)
+        yield lifecycle
+
+
+async def test_a_model_is_ready_only_after_a_real_answer() -> None:
+    """
+    Loaded is not ready: an answer to the proof comes first.
+    """
+    async with _begun() as lifecycle:
+        await _until(lambda: lifecycle.entries[0].state is State.LOADING)
+        _double(lifecycle).answer_fault = CallError("no")
+        _double(lifecycle).may_load.set()
+        await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+
+        assert "the first answer was refused: no" in lifecycle.entries[0].reason
+        assert not lifecycle.has_started
+
+
+async def test_fetching_shows_its_progress_and_hands_over_the_artifacts() -> None:
+    """
+    A model with storage is fetched first; what was fetched reaches its load.
+    """
+    async with _begun(DoubleSection(name="one", has_storage=True)) as lifecycle:
+        await _until(lambda: lifecycle.entries[0].state is State.LOADING)
+        progress = lifecycle.entries[0].progress
+
+        assert progress is not None
+        assert progress.describe()["fetched_bytes"] == 50
+        assert progress.describe()["total_bytes"] == 200
+        assert progress.describe()["eta_seconds"] is not None
+        assert set(_double(lifecycle).artifacts) == {"model"}
+
+
+@pytest.mark.parametrize("fault", [LoadError("too big"), RuntimeError("surprise")], ids=["foreseen", "unforeseen"])
+async def test_a_model_that_fails_to_load_takes_no_other_with_it(fault: Exception) -> None:
+    """
+    One failed model is named with its reason; the others come to life and answer.
+    """
+    async with _begun(DoubleSection(name="bad"), DoubleSection(name="good")) as lifecycle:
+        _double(lifecycle, 0).load_fault = fault
+        for index in (0, 1):
+            _double(lifecycle, index).may_load.set()
+        await _until(lambda: lifecycle.entries[1].state is State.READY)
+        reply = await lifecycle.answer("good", PLAIN)
+
+        assert reply.body == PLAIN.body
+        assert lifecycle.entries[0].state is State.FAILED
+        assert str(fault) in lifecycle.entries[0].reason
+        assert _double(lifecycle, 0).closed == 1
+        assert not lifecycle.is_ready
+        assert not lifecycle.is_live
+
+
+async def test_a_fault_of_storage_is_a_failure_with_its_reason() -> None:
+    """
+    What storage says is what the probe says.
+    """
+    section = DoubleSection(name="one", has_storage=True, fetch_fault=ArtifactNotFoundError("nothing there"))
+    async with _begun(section) as lifecycle:
+        await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+
+        assert lifecycle.entries[0].reason == "nothing there"
+
+
+async def test_models_load_one_after_the_other() -> None:
+    """
+    The second waits for the first, so that each measures the memory that is really left.
+    """
+    async with _begun(DoubleSection(name="one"), DoubleSection(name="two")) as lifecycle:
+        await _until(lambda: lifecycle.entries[0].state is State.LOADING)
+
+        assert lifecycle.entries[1].state is State.PENDING
+
+
+async def test_a_call_to_a_model_that_is_not_ready_is_told_to_wait() -> None:
+    """
+    503 with a wait, and the state in the message.
+    """
+    async with _begun() as lifecycle:
+        await _until(lambda: lifecycle.entries[0].state is State.LOADING)
+        with pytest.raises(UnavailableError, match="'one' is loading") as caught:
+            await lifecycle.answer("one", PLAIN)
+
+    assert caught.value.retry_after == 5
+
+
+async def test_the_name_decides_who_answers() -> None:
+    """
+    Names and aliases lead to their model; none is enough where there is one, and too little where there are two.
+    """
+    async with _ready(DoubleSection(name="one", aliases=("uno",)), DoubleSection(name="two")) as lifecycle:
+        assert lifecycle.find("uno") is lifecycle.find("one")
+        with pytest.raises(UnknownModelError, match="'three' does not exist; the models here are: one, uno, two"):
+            lifecycle.find("three")
+        with pytest.raises(CallError, match="must be one of: one, uno, two"):
+            lifecycle.find(None)
+
+    async with _ready() as lifecycle:
+        assert lifecycle.find(None) is lifecycle.entries[0]
+
+
+async def test_an_operation_the_model_lacks_names_those_it_has() -> None:
+    """
+    The refusal says what could be asked instead.
+    """
+    async with _ready() as lifecycle:
+        with pytest.raises(UnsupportedOperationError, match="supports: chat_completion, completion"):
+            await lifecycle.answer("one", Call(Operation.TOKENIZE, b"{}"))
+
+
+async def test_a_stream_is_running_until_its_last_byte() -> None:
+    """
+    The count goes up with the call and down with the end of the stream.
+    """
+    async with _ready() as lifecycle:
+        reply = await lifecycle.answer("one", STREAM)
+        assert lifecycle.entries[0].running == 1
+        _double(lifecycle).may_finish.set()
+        assert not isinstance(reply.body, bytes)
+        received = b"".join([piece async for piece in reply.body])
+
+        assert received == b"data: 1\n\ndata: [DONE]\n\n"
+        assert lifecycle.entries[0].running == 0
+        assert _double(lifecycle).streams_closed == 1
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten", "closed before the first byte"])
+async def test_a_stream_nobody_reads_any_more_is_ended(how: str) -> None:
+    """
+    Closing the reply, or only dropping it, ends the work behind it and its count.
+    """
+    async with _ready() as lifecycle:
+        reply: Reply | None = await lifecycle.answer("one", STREAM)
+        assert reply is not None
+        assert not isinstance(reply.body, bytes)
+        if how == "closed":
+            await anext(reply.body)
+        if how != "forgotten":
+            await reply.body.aclose()
+        reply = None
+        gc.collect()
+
+        await _until(lambda: lifecycle.entries[0].running == 0)
+        assert _double(lifecycle).streams_closed == 1
+
+
+async def test_a_cancelled_call_is_not_counted_any_more() -> None:
+    """
+    A caller that leaves while its answer is made ends it.
+    """
+    async with _ready() as lifecycle:
+        task = asyncio.create_task(lifecycle.answer("one", Call(Operation.COMPLETION, b'{"wait": 1}')))
+        await _until(lambda: lifecycle.entries[0].running == 1)
+        task.cancel()
+
+        await _until(lambda: lifecycle.entries[0].running == 0)
+
+
+async def test_a_model_that_dies_is_seen_within_a_second() -> None:
+    """
+    FAILED with the reason, its remains closed, liveness gone.
+    """
+    async with _ready() as lifecycle:
+        _double(lifecycle).is_dead = True
+        await _until(lambda: lifecycle.entries[0].state is State.FAILED, 1)
+
+        assert lifecycle.entries[0].reason == "the engine died: it was told to"
+        assert not lifecycle.is_live
+        assert lifecycle.has_started
+
+
+async def test_a_drain_waits_for_calls_and_refuses_new_ones() -> None:
+    """
+    What runs may finish; what comes is told to go elsewhere.
+    """
+    async with _ready() as lifecycle:
+        reply = await lifecycle.answer("one", STREAM)
+        draining = asyncio.create_task(lifecycle.drain(5))
+        await _until(lambda: lifecycle.entries[0].state is State.DRAINING)
+        with pytest.raises(UnavailableError, match="draining"):
+            await lifecycle.answer("one", PLAIN)
+        assert not draining.done()
+        _double(lifecycle).may_finish.set()
+        assert not isinstance(reply.body, bytes)
+        _ = [piece async for piece in reply.body]
+
+        await asyncio.wait_for(draining, 1)
+
+
+async def test_a_drain_ends_at_its_bound() -> None:
+    """
+    A stream that never ends does not hold the process for ever.
+    """
+    async with _ready() as lifecycle:
+        reply = await lifecycle.answer("one", STREAM)
+
+        await asyncio.wait_for(lifecycle.drain(0.2), 1)
+        assert not isinstance(reply.body, bytes)
+        await reply.body.aclose()
+
+
+async def test_stopping_cancels_the_load() -> None:
+    """
+    A stop in the middle of a load ends it, closes the model, and every entry is stopped.
+    """
+    async with _begun() as lifecycle:
+        await _until(lambda: lifecycle.entries[0].state is State.LOADING)
+
+    assert _double(lifecycle).was_cancelled
+    assert _double(lifecycle).closed == 1
+    assert lifecycle.entries[0].state is State.STOPPED
