@@ -1,0 +1,3 @@
+"""
+One file for each wire protocol: its wire types and its routes.
+"""

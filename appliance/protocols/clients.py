@@ -1,0 +1,86 @@
+"""
+Clients that leave early, and clients that send too much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from litestar import Request
+from litestar.exceptions import ClientException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+
+Result = TypeVar("Result")
+
+AnyRequest = Request[Any, Any, Any]
+"""
+A request without a user, credentials or a state, which is what Litestar's type wants to be told.
+"""
+
+
+# How long a client may go on sending a body that is refused already.
+_LINGER_SECONDS = 2.0
+
+
+class ClientGoneError(ClientException):
+    """
+    The client closed the connection before its answer; nobody receives the status.
+    """
+
+    status_code = 400
+    detail = "The client closed the connection."
+
+
+async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) -> Result:  # Any: as Litestar has them
+    """
+    The result of `work`, which is cancelled when the client closes the connection.
+
+    The request's body must have been read: the next thing the server says is then that the client left.
+
+    Raises:
+        ClientGoneError: it left.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _left(request: AnyRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def whole_body(request: AnyRequest) -> bytes:
+    """
+    The body of the request.
+
+    A client that is still sending does not hear a refusal: its connection breaks first.
+    So what is too large is read to its end, and thrown away, before it is refused.
+
+    Raises:
+        RequestEntityTooLarge: it is larger than the application allows.
+    """
+    try:
+        return await request.body()
+    except RequestEntityTooLarge:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                await _discard(request)
+        raise
+
+
+async def _discard(request: AnyRequest) -> None:
+    message = await request.receive()
+    while message["type"] == "http.request" and message["more_body"]:
+        message = await request.receive()

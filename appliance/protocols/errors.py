@@ -1,0 +1,78 @@
+"""
+Every error in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from litestar import Response
+from litestar.exceptions import HTTPException
+
+from appliance.errors import ApplianceError, CallError, UnavailableError
+from appliance.protocols.clients import AnyRequest
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# https://platform.openai.com/docs/guides/error-codes; other client errors are invalid_request_error.
+_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+
+
+def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    """
+    The response for any exception; one that nobody foresaw is logged and says nothing about itself.
+    """
+    if isinstance(error, ApplianceError):
+        return _response(request, error.status, str(error), error)
+    if isinstance(error, HTTPException):
+        return _response(request, error.status_code, _reworded(request, error), error)
+    # Neither the text of the exception nor its locals: both can hold what the client said.
+    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    log.error("request.broke", path=request.url.path, error=type(error).__name__, frames=frames)
+    return _response(request, 500, "The server failed on this request; its log says why, under the request id.", error)
+
+
+def _response(request: AnyRequest, status: int, message: str, error: Exception) -> Response[dict[str, Any]]:
+    word = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    call = error if isinstance(error, CallError) else None
+    body: dict[str, Any] = {
+        "error": {
+            "message": message,
+            "type": word,
+            "param": call.param if call else None,
+            "code": call.code if call else None,
+        }
+    }
+    if "/v1/messages" in request.url.path:
+        # Anthropic's clients look for this word beside the error.
+        body["type"] = "error"
+    return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, UnavailableError) and error.retry_after is not None:
+        return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, HTTPException) and error.headers:
+        return {name: value for name, value in error.headers.items() if name.lower() == "allow"}
+    return {}
+
+
+def _reworded(request: AnyRequest, error: HTTPException) -> str:
+    place = f"{request.method} {request.url.path}"
+    match error.status_code:
+        case 404:
+            return f"There is no route {place}; GET / lists the routes there are."
+        case 405:
+            return f"The route does not take {place}."
+        case 413:
+            return "The body is larger than server.max_body_bytes allows."
+        case _:
+            return error.detail

@@ -1,0 +1,111 @@
+"""
+The OpenAI protocol: its routes, its listing of models, its shape of errors.
+
+Source: https://platform.openai.com/docs/api-reference; messages are Anthropic's
+(https://docs.anthropic.com/en/api/messages), tokenize and detokenize vLLM's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from litestar import Response, get, post
+from litestar.handlers import BaseRouteHandler
+from litestar.params import FromPath
+from litestar.response import Stream
+
+from appliance.contract import Call, Operation
+from appliance.errors import CallError
+from appliance.lifecycle import RULES, Entry, Lifecycle
+from appliance.protocols.clients import AnyRequest, unless_gone, whole_body
+
+# Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
+_PREFIXES = ("", "/openai")
+
+_PATHS: Mapping[Operation, str] = {
+    Operation.CHAT_COMPLETION: "/v1/chat/completions",
+    Operation.COMPLETION: "/v1/completions",
+    Operation.RESPONSE: "/v1/responses",
+    Operation.MESSAGE: "/v1/messages",
+    Operation.COUNT_TOKENS: "/v1/messages/count_tokens",
+    Operation.TOKENIZE: "/tokenize",
+    Operation.DETOKENIZE: "/detokenize",
+}
+
+
+class Envelope(msgspec.Struct):
+    """
+    All of a request that the protocol reads; the body travels on as it came.
+    """
+
+    model: str | None = None
+
+
+def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
+    """
+    One route for each operation, and the listing of models.
+    """
+    operations = [_operation(operation, path, lifecycle) for operation, path in _PATHS.items()]
+    return [*operations, *_listing(lifecycle)]
+
+
+def _operation(operation: Operation, path: str, lifecycle: Lifecycle) -> BaseRouteHandler:
+    @post([prefix + path for prefix in _PREFIXES], status_code=200, name=operation)
+    async def answer(request: AnyRequest) -> Response[Any]:
+        body = await whole_body(request)
+        call = Call(operation, body, dict(request.headers))
+        reply = await unless_gone(request, lifecycle.answer(_model_of(body), call))
+        if isinstance(reply.body, bytes):
+            return Response(reply.body, status_code=reply.status, media_type=reply.media_type)
+        # Proxies that buffer would turn a stream into one late answer.
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return Stream(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
+
+    return answer
+
+
+def _model_of(body: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(body, type=Envelope).model
+    except msgspec.ValidationError as error:
+        param = "model" if "$.model" in str(error) else None
+        raise CallError(f"The body is not a request: {error}", param=param) from error
+    except RecursionError as error:
+        raise CallError("The body is nested too deeply.", code="invalid_json") from error
+    except msgspec.DecodeError as error:
+        raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+
+
+def _listing(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
+    @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
+    async def list_models() -> dict[str, Any]:  # Any: JSON values
+        cards = [_card(entry, name) for entry in lifecycle.entries for name in entry.section.names]
+        return {"object": "list", "data": cards}
+
+    @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
+    async def show_model(name: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
+        name = name.removeprefix("/")
+        return _card(lifecycle.find(name), name)
+
+    return [list_models, show_model]
+
+
+def _card(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
+    """
+    OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, and KServe's `name` and `ready`.
+    """
+    section = entry.section
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(entry.since.timestamp()),
+        "owned_by": "appliance",
+        "root": section.name,
+        "parent": None if name in {section.name, *section.aliases} else section.name,
+        "aliases": list(section.aliases) if name == section.name else [],
+        "name": name,
+        "ready": RULES[entry.state].is_ready,
+        **entry.model.describe(),
+    }

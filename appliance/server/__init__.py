@@ -1,0 +1,8 @@
+"""
+The appliance as a web application, and the process that serves it.
+"""
+
+from appliance.server.app import create_app
+from appliance.server.run import run
+
+__all__ = ["create_app", "run"]

@@ -1,0 +1,62 @@
+"""
+The web application: every protocol's routes over one lifecycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Litestar, get
+from litestar.handlers import BaseRouteHandler
+
+from appliance.config import Config
+from appliance.lifecycle import Lifecycle
+from appliance.protocols import errors, health, metrics, openai
+from appliance.server.observed import Observed
+
+
+def create_app(config: Config) -> Litestar:
+    """
+    All routes; the load begins with the application's start-up and does not hold it up.
+
+    `app.state.lifecycle` is the lifecycle behind it.
+    """
+    lifecycle = Lifecycle(config)
+    handlers = [*openai.routes(lifecycle), *health.routes(lifecycle), *metrics.routes(lifecycle)]
+    app = _app(config, [*handlers, _index(handlers)])
+    app.state.lifecycle = lifecycle
+    app.on_startup.append(lifecycle.begin)
+    app.on_shutdown.append(lifecycle.stop)
+    return app
+
+
+def create_probes(config: Config, lifecycle: Lifecycle) -> Litestar:
+    """
+    Probes and metrics alone, for a listener that a flood of requests cannot fill.
+    """
+    return _app(config, [*health.routes(lifecycle), *metrics.routes(lifecycle)])
+
+
+def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
+    app = Litestar(
+        handlers,
+        exception_handlers={Exception: errors.render},
+        request_max_body_size=config.server.max_body_bytes,
+        openapi_config=None,
+        # Litestar's own would take over the root logger.
+        logging_config=None,
+    )
+    # Around everything: Litestar's middleware sees no request that has no route.
+    app.asgi_handler = Observed(app.asgi_handler)
+    return app
+
+
+def _index(handlers: Sequence[BaseRouteHandler]) -> BaseRouteHandler:
+    paths = sorted(path for handler in handlers for path in handler.paths)
+
+    @get("/", name="index")
+    async def index() -> dict[str, Any]:  # Any: JSON values
+        return {"name": "appliance", "routes": paths}
+
+    return index

@@ -1,0 +1,132 @@
+"""
+The process: Granian in this event loop, signals of our own, and an end that leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Collection
+from typing import NoReturn
+
+import psutil
+import structlog
+import uvloop
+from granian.constants import Interfaces
+from granian.server.embed import Server
+from litestar import Litestar
+
+from appliance import logs
+from appliance.config import Config
+from appliance.errors import ApplianceError
+from appliance.lifecycle import Lifecycle
+from appliance.server.app import create_app, create_probes
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# Granian caps connections, idle ones included, and lets the next one hang; calls are limited elsewhere.
+_BACKLOG = 4096
+_MOST_CONNECTIONS = 65536
+
+# How long connections may take to close after the drain.
+_CLOSE_SECONDS = 5.0
+
+
+def run(config: Config, secrets: Collection[str] = ()) -> NoReturn:
+    """
+    Serve until a signal, then leave the process: 0 after a drain, 1 when it could not serve.
+    """
+    logs.configure(config.logging.format, config.logging.level, secrets)
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
+        code = runner.run(_serve(config))
+    except ApplianceError as error:
+        log.error("server.failed", reason=str(error))
+        code = error.exit_code
+    _leave(code)
+
+
+async def _serve(config: Config) -> int:
+    app = create_app(config)
+    lifecycle: Lifecycle = app.state.lifecycle
+    servers = [_server(app, config, config.server.port)]
+    if config.server.probe_port is not None:
+        servers.append(_server(create_probes(config, lifecycle), config, config.server.probe_port))
+    signals = _Signals()
+    serving = [asyncio.create_task(server.serve()) for server in servers]
+    log.info("server.started", host=config.server.host, port=config.server.port, probe_port=config.server.probe_port)
+    await asyncio.wait((*serving, signals.first), return_when=asyncio.FIRST_COMPLETED)
+    broken = not signals.first.done()
+    log.info("server.draining", seconds=config.server.drain_seconds)
+    await lifecycle.drain(config.server.drain_seconds)
+    await lifecycle.stop()
+    for server in servers:
+        server.stop()  # type: ignore[no-untyped-call]  # Granian leaves it without annotations
+    # Bounded: Granian waits for every connection, and a client may never read what it asked for.
+    await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
+    log.info("server.stopped")
+    return 1 if broken else 0
+
+
+class _Signals:
+    """
+    `first` is done with the first SIGTERM or SIGINT; the second one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.first: asyncio.Future[None] = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._receive, number)
+
+    def _receive(self, number: signal.Signals) -> None:
+        log.info("signal.received", signal=number.name)
+        if self.first.done():
+            _leave(128 + number)
+        self.first.set_result(None)
+
+
+def _server(app: Litestar, config: Config, port: int) -> Server:
+    _require_free(config.server.host, port)
+    return Server(
+        app,
+        address=config.server.host,
+        port=port,
+        interface=Interfaces.ASGI,
+        backlog=_BACKLOG,
+        backpressure=_MOST_CONNECTIONS,
+        websockets=False,
+        # Its records go where ours go.
+        log_dictconfig={"version": 1, "disable_existing_loggers": False, "loggers": {}},
+    )
+
+
+def _require_free(host: str, port: int) -> None:
+    """
+    Granian shares a port with whoever holds it already, and both would get half of the requests.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ApplianceError(
+                f"cannot listen on {host} port {port}: {error.strerror}; choose another server.port"
+            ) from error
+
+
+def _leave(code: int) -> NoReturn:
+    """
+    End the process and all its children now.
+
+    Not by returning: a thread that imports or waits for an engine cannot be cancelled, and would be waited for.
+    """
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

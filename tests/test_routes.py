@@ -1,0 +1,169 @@
+"""
+Routes and probes over doubles: what goes over the wire before any engine exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+import pytest
+from doubles import Double, DoubleSection, config
+from httpx import ASGITransport, AsyncClient
+
+from appliance.errors import EngineDeadError
+from appliance.lifecycle import Lifecycle
+from appliance.server import create_app
+
+
+class Client(AsyncClient):
+    """
+    Talks to an application of two doubles that still load, in this event loop.
+    """
+
+    def __init__(self) -> None:
+        app = create_app(config(DoubleSection(name="one", aliases=("org/uno",)), DoubleSection(name="two")))
+        self.lifecycle: Lifecycle = app.state.lifecycle
+        super().__init__(transport=ASGITransport(cast("Any", app)), base_url="http://appliance")
+
+
+@pytest.fixture
+async def client() -> AsyncGenerator[Client]:
+    """
+    The client, and the load begun.
+    """
+    async with Client() as client:
+        client.lifecycle.begin()
+        yield client
+        await client.lifecycle.stop()
+
+
+def _doubles(client: Client) -> list[Double]:
+    return [cast("Double", entry.model) for entry in client.lifecycle.entries]
+
+
+async def _make_ready(client: Client) -> None:
+    for double in _doubles(client):
+        double.may_load.set()
+    async with asyncio.timeout(3):
+        while not client.lifecycle.is_ready:
+            await asyncio.sleep(0.01)
+
+
+async def test_probes_tell_each_model_with_its_reason(client: Client) -> None:
+    """
+    While models load: live, not ready, not started, and why.
+    """
+    live, ready, started = [await client.get(path) for path in ("/livez", "/readyz", "/startupz")]
+
+    assert (live.status_code, ready.status_code, started.status_code) == (200, 503, 503)
+    assert ready.headers["retry-after"]
+    assert [model["name"] for model in ready.json()["models"]] == ["one", "two"]
+    assert all(set(model) >= {"state", "since", "reason"} for model in ready.json()["models"])
+
+
+async def test_probes_agree_once_models_are_ready(client: Client) -> None:
+    """
+    Every probe, under every name and method a platform may use, says yes.
+    """
+    await _make_ready(client)
+
+    for path in ("/livez", "/readyz", "/startupz", "/health", "/ping"):
+        assert (await client.get(path)).status_code == 200
+        assert (await client.head(path)).status_code == 200
+
+
+async def test_a_refusal_while_loading_says_when_to_come_back(client: Client) -> None:
+    """
+    503 in OpenAI's shape with `Retry-After`.
+    """
+    answer = await client.post("/v1/completions", json={"model": "one"})
+
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.json()["error"]["code"] == "model_not_ready"
+    assert answer.json()["error"]["type"] == "service_unavailable_error"
+
+
+async def test_models_are_listed_with_all_their_names(client: Client) -> None:
+    """
+    OpenAI's listing holds every name, and a name with a slash can be looked up.
+    """
+    listed = (await client.get("/v1/models")).json()
+    one = (await client.get("/openai/v1/models/org/uno")).json()
+    missing = await client.get("/v1/models/three")
+
+    assert [model["id"] for model in listed["data"]] == ["one", "org/uno", "two"]
+    assert (one["id"], one["root"], one["ready"], one["max_model_len"]) == ("org/uno", "one", False, 8)
+    assert missing.status_code == 404
+    assert missing.json()["error"]["code"] == "model_not_found"
+
+
+async def test_the_body_reaches_the_model_as_it_came(client: Client) -> None:
+    """
+    Nothing is decoded and encoded again on the way.
+    """
+    await _make_ready(client)
+    body = b'{ "model":"one",\n "prompt" : "\\u00e9" }'
+
+    answer = await client.post("/v1/completions", content=body)
+
+    assert answer.content == body
+
+
+async def test_a_model_must_be_named_where_there_are_two(client: Client) -> None:
+    """
+    400 that names the choices.
+    """
+    answer = await client.post("/v1/completions", json={})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "model"
+    assert "one, org/uno, two" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [(RuntimeError("secret detail"), 500), (EngineDeadError("the engine died"), 503)]
+)
+async def test_a_failure_says_nothing_about_the_inside(client: Client, fault: Exception, status: int) -> None:
+    """
+    An unforeseen exception is 500 without its text; a dead engine is 503.
+    """
+    await _make_ready(client)
+    _doubles(client)[0].answer_fault = fault
+
+    answer = await client.post("/v1/completions", json={"model": "one"})
+
+    assert answer.status_code == status
+    assert "secret detail" not in answer.text
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_an_anthropic_error_has_the_word_its_clients_look_for(client: Client) -> None:
+    """
+    Under the messages path the error object has its type beside it.
+    """
+    answer = await client.post("/v1/messages", json={"model": "one"})
+
+    assert answer.json()["type"] == "error"
+    assert answer.json()["error"]["message"]
+
+
+async def test_the_index_lists_the_routes(client: Client) -> None:
+    """
+    A person who opens the root sees where to go.
+    """
+    body: dict[str, Any] = (await client.get("/")).json()
+
+    assert {"/v1/chat/completions", "/openai/v1/models", "/readyz", "/metrics"} <= set(body["routes"])
+
+
+async def test_metrics_say_where_each_model_stands(client: Client) -> None:
+    """
+    One series for each model and state.
+    """
+    text = (await client.get("/metrics")).text
+
+    assert 'appliance_model_state{model="one",state="ready"} 0.0' in text
+    assert 'appliance_calls_running{model="two"} 0.0' in text
