@@ -1,0 +1,8 @@
+"""
+``python -m appliance``, and the command ``appliance``.
+"""
+
+from appliance.cli import main
+
+if __name__ == "__main__":
+    main()

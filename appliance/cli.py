@@ -1,0 +1,158 @@
+"""
+The command line: serve, validate, pull, schema, smoke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from appliance import logs
+from appliance.config import Loaded, load, schema_of
+from appliance.errors import ApplianceError, ConfigError, Problem
+from appliance.models import SECTIONS
+
+_FILE = click.Path(path_type=Path)
+
+_overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Set one value over the file and the environment, such as server.port=9000 or "
+    "models.NAME.engine.max_model_len=4096. May be given several times.",
+)
+
+
+class _Verbs(click.Group):
+    """
+    Turns every error of ours into its text on standard error and its exit code.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:  # Any: as click has it
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            count = len(error.problems)
+            click.echo(f"{error}\n{count} problem{'s' if count > 1 else ''} found", err=True)
+            ctx.exit(error.exit_code)
+        except ApplianceError as error:
+            click.echo(f"appliance: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="appliance", message="%(package)s %(version)s")
+def main() -> None:
+    """
+    Serve models from one YAML file.
+
+    The file says which models to serve, where their bytes lie and how they sit on the GPUs.
+    Start with: appliance serve examples/chat.yaml
+    """
+
+
+@main.command()
+@click.argument("file", type=_FILE)
+@_overrides
+def serve(file: Path, overrides: Sequence[str]) -> NoReturn:
+    """
+    Check FILE, bring its models to life, and answer calls until SIGTERM.
+
+    The port answers at once; /readyz says when the models do. SIGTERM or Ctrl-C lets requests under way
+    finish, a second one ends at once.
+    """
+    loaded = load(file, overrides)
+    # The web framework is no business of the verbs that only read a file.
+    from appliance.server import run
+
+    run(loaded.config, loaded.secrets)
+
+
+@main.command()
+@click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print problems.")
+@_overrides
+def validate(files: Sequence[Path], format_: str, overrides: Sequence[str]) -> None:
+    """
+    Check each FILE, offline and within a second, and print every problem with its line and column.
+
+    Exit code 0 when all are good, 2 when one is not.
+    """
+    found = {file: _problems(file, overrides) for file in files}
+    if format_ == "json":
+        click.echo(json.dumps([_report(file, problems) for file, problems in found.items()], indent=2))
+    else:
+        for file, problems in found.items():
+            click.echo("\n".join(str(problem) for problem in problems) if problems else f"{file}: good")
+    sys.exit(ConfigError.exit_code if any(found.values()) else 0)
+
+
+@main.command()
+@click.argument("file", type=_FILE)
+@_overrides
+def pull(file: Path, overrides: Sequence[str]) -> None:
+    """
+    Bring the bytes of FILE's models to this machine and stop, so that serving them later starts at once.
+    """
+    from appliance.pull import pull as pull_all
+
+    loaded = load(file, overrides)
+    _log_quietly(loaded)
+    pull_all(loaded.config)
+
+
+@main.command()
+@click.argument("class_", metavar="[CLASS]", type=click.Choice(sorted(SECTIONS)), required=False)
+def schema(class_: str | None) -> None:
+    """
+    Print the JSON Schema of the whole file, or of one model CLASS.
+    """
+    click.echo(json.dumps(schema_of(class_), indent=2))
+
+
+@main.command()
+@click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
+@click.option("--timeout", type=float, default=1800, show_default=True, help="Seconds each FILE may take to be ready.")
+@_overrides
+def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> None:
+    """
+    Serve each FILE for real, ask what its `expect:` promises, and stop it.
+
+    Exit code 0 when every promise held.
+    """
+    from appliance.smoke import smoke as smoke_one
+
+    for file in files:
+        loaded = load(file, overrides)
+        _log_quietly(loaded)
+        click.echo(f"{file}")
+        asyncio.run(smoke_one(file, loaded.config, overrides, timeout, lambda line: click.echo(f"  {line}")))
+        click.echo("  every promise held" if loaded.config.expect else "  it was ready; expect: promises nothing")
+
+
+def _problems(file: Path, overrides: Sequence[str]) -> Sequence[Problem]:
+    try:
+        load(file, overrides)
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _report(file: Path, problems: Sequence[Problem]) -> dict[str, Any]:  # Any: JSON values
+    keys = ("source", "line", "column", "path", "message")
+    return {
+        "file": str(file),
+        "valid": not problems,
+        "problems": [{key: getattr(problem, key) for key in keys} for problem in problems],
+    }
+
+
+def _log_quietly(loaded: Loaded) -> None:
+    logs.configure("auto", "warning", loaded.secrets)

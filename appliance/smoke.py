@@ -1,0 +1,131 @@
+"""
+The smoke test: start a config for real, ask what its `expect:` promises, stop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import aiohttp
+
+from appliance.config import Config
+from appliance.config.root import Expectation
+from appliance.errors import ApplianceError
+
+_POLL_SECONDS = 0.25
+_ANSWER_SECONDS = 300.0
+_LINES_OF_LOG = 25
+
+
+class SmokeError(ApplianceError):
+    """
+    The config did not do what it promises.
+    """
+
+
+async def smoke(
+    file: Path, config: Config, overrides: Sequence[str], seconds: float, say: Callable[[str], None]
+) -> None:
+    """
+    Serve `file` in a process of its own on a free port, and hold its answers against `expect:`.
+
+    `seconds` bounds the wait until it is ready; `say` is told each step.
+
+    Raises:
+        SmokeError: it did not get ready, an answer was not as promised, or it did not stop cleanly.
+    """
+    port = _free_port()
+    changes = [*overrides, f"server.port={port}", "server.host=127.0.0.1", "logging.format=json"]
+    command = [sys.executable, "-m", "appliance", "serve", str(file)]
+    command += [word for change in changes for word in ("--set", change)]
+    with tempfile.TemporaryFile() as output:
+        server = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
+        try:
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+                await _until_ready(session, server, seconds, say)
+                for expectation in config.expect:
+                    await _hold(session, expectation, say)
+            await _stop(server, config.server.drain_seconds)
+        except SmokeError as error:
+            raise SmokeError(f"{error}\nthe end of its log:\n{_tail(output)}") from error
+        finally:
+            if server.returncode is None:
+                server.kill()
+                await server.wait()
+
+
+async def _until_ready(
+    session: aiohttp.ClientSession, server: asyncio.subprocess.Process, seconds: float, say: Callable[[str], None]
+) -> None:
+    started = time.monotonic()
+    said: set[str] = set()
+    while time.monotonic() - started < seconds:
+        if server.returncode is not None:
+            raise SmokeError(f"the server ended with exit code {server.returncode}")
+        status, models = await _readiness(session)
+        for line in (f"{model['name']} is {model['state']}: {model['reason']}" for model in models):
+            if line not in said:
+                said.add(line)
+                say(f"{time.monotonic() - started:6.1f} s  {line}")
+        if status == 200:
+            return
+        failed = [model["reason"] for model in models if model["state"] == "failed"]
+        if failed:
+            raise SmokeError(f"a model failed: {failed[0]}")
+        await asyncio.sleep(_POLL_SECONDS)
+    raise SmokeError(f"it was not ready within {seconds:.0f} seconds; allow more with --timeout")
+
+
+async def _readiness(session: aiohttp.ClientSession) -> tuple[int, list[dict[str, Any]]]:  # Any: JSON values
+    try:
+        async with session.get("/readyz", timeout=aiohttp.ClientTimeout(total=10)) as response:
+            return response.status, (await response.json())["models"]
+    except (aiohttp.ClientError, TimeoutError):
+        return 0, []
+
+
+async def _hold(session: aiohttp.ClientSession, expectation: Expectation, say: Callable[[str], None]) -> None:
+    method = "GET" if expectation.body is None else "POST"
+    timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
+    try:
+        async with session.request(method, expectation.path, json=expectation.body, timeout=timeout) as response:
+            text = await response.text()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise SmokeError(f"{method} {expectation.path} got no answer: {type(error).__name__} {error}") from error
+    if response.status != expectation.status:
+        raise SmokeError(f"{method} {expectation.path} answered {response.status}, not {expectation.status}: {text}")
+    wanted = (expectation.contains,) if isinstance(expectation.contains, str) else expectation.contains
+    missing = [each for each in wanted if each not in text]
+    if missing:
+        raise SmokeError(f"{method} {expectation.path} does not contain {missing[0]!r}: {text}")
+    say(f"{method} {expectation.path} answered {response.status}" + "".join(f", {each!r} in it" for each in wanted))
+
+
+async def _stop(server: asyncio.subprocess.Process, drain_seconds: float) -> None:
+    server.send_signal(signal.SIGTERM)
+    try:
+        code = await asyncio.wait_for(server.wait(), drain_seconds + 15)
+    except TimeoutError as error:
+        raise SmokeError("it did not stop after SIGTERM") from error
+    if code != 0:
+        raise SmokeError(f"it stopped with exit code {code}, not 0")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tail(output: IO[bytes]) -> str:
+    output.seek(0)
+    return "\n".join(output.read().decode(errors="replace").splitlines()[-_LINES_OF_LOG:])

@@ -1,0 +1,167 @@
+"""
+The appliance as a process of its own, as people run it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+class Served:
+    """
+    ``appliance serve FILE`` on a free port of the loopback, its log in a file.
+    """
+
+    def __init__(self, file: Path, log: Path, *overrides: str) -> None:
+        self.port = free_port()
+        self.log = log
+        self.url = f"http://127.0.0.1:{self.port}"
+        changes = [f"server.port={self.port}", "server.host=127.0.0.1", "logging.format=json", *overrides]
+        words = [word for change in changes for word in ("--set", change)]
+        self.started = time.monotonic()
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "appliance", "serve", str(file), *words],
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def get(self, path: str, port: int | None = None) -> tuple[int, Any]:
+        """
+        Status and JSON body; status 0 where nobody listens.
+        """
+        return self.ask(path, None, port=port)
+
+    def post(self, path: str, body: object) -> tuple[int, Any]:
+        """
+        Status and JSON body.
+        """
+        return self.ask(path, body)
+
+    def ask(
+        self, path: str, body: object, headers: Mapping[str, str] | None = None, port: int | None = None
+    ) -> tuple[int, Any]:
+        """
+        Status and JSON body; bytes are sent as they are, None makes it a GET.
+        """
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        url = f"http://127.0.0.1:{port or self.port}{path}"
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
+        try:
+            with urllib.request.urlopen(request, timeout=120) as response:
+                return response.status, json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+        except OSError:
+            return 0, None
+
+    def state(self) -> str | None:
+        """
+        The first model's state, or None while nobody listens.
+        """
+        _, body = self.get("/readyz")
+        return body["models"][0]["state"] if body else None
+
+    def until_ready(self, seconds: float = 240) -> Served:
+        """
+        Wait until it is ready, and fail with its log when it never is.
+        """
+        until(lambda: self.get("/readyz")[0] == 200 or self.process.poll() is not None, seconds, self.tail)
+        assert self.process.poll() is None, self.tail()
+        return self
+
+    def descendants(self) -> list[psutil.Process]:
+        """
+        Every process under it, the engine core among them.
+        """
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def engine_core(self) -> psutil.Process:
+        """
+        The process the model runs in: the one with the most memory.
+        """
+        return max(self.descendants(), key=lambda process: process.memory_info().rss)
+
+    def events(self) -> list[dict[str, Any]]:
+        """
+        The log, one object a line.
+        """
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def tail(self) -> str:
+        """
+        The end of the log, for a failure's message.
+        """
+        return self.log.read_text()[-4000:]
+
+    def end(self) -> int:
+        """
+        SIGTERM, wait, exit code.
+        """
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def free_port() -> int:
+    """
+    A port of the loopback that nobody listens on.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(is_so: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "") -> float:
+    """
+    Wait until something is so, and say how long it took.
+    """
+    started = time.monotonic()
+    while not is_so():
+        assert time.monotonic() - started < seconds, f"not so after {seconds} seconds\n{why()}"
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """
+    It has ended; a zombie that nobody has reaped yet counts.
+    """
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def open_stream(port: int, path: str, body: object) -> socket.socket:
+    """
+    A raw connection whose request is sent and whose answer is not read.
+    """
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.sendall(head.encode() + data)
+    return connection
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """
+    This process's environment with changes.
+    """
+    return {**os.environ, **changes}

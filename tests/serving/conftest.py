@@ -1,0 +1,79 @@
+"""
+The real engine that the tests of answers share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from served import Served
+
+from appliance.config import load
+from appliance.storage import Cache
+
+HIDDEN, LAYERS, RANK = 576, 30, 8  # SmolLM2-135M
+
+
+@pytest.fixture(scope="session")
+def smollm2(chat_file: Path) -> Path:
+    """
+    The directory of SmolLM2's safetensors.
+    """
+    (section,) = load(chat_file).config.models
+    return section.materialize(Cache.at(None), lambda *_: None)["model"]
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    A LoRA adapter in PEFT's format that changes every answer: made-up weights, far from zero.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("adapter")
+    config = {
+        "peft_type": "LORA",
+        "r": RANK,
+        "lora_alpha": 64,
+        "target_modules": ["q_proj"],
+        "task_type": "CAUSAL_LM",
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    layers = [f"base_model.model.model.layers.{layer}.self_attn.q_proj" for layer in range(LAYERS)]
+    weights = {f"{layer}.lora_A.weight": torch.randn(RANK, HIDDEN) for layer in layers}
+    weights |= {f"{layer}.lora_B.weight": torch.randn(HIDDEN, RANK) for layer in layers}
+    save_file(weights, folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: Path) -> Iterator[Served]:
+    """
+    The embedded default with tool calls, an adapter, and an alias that has a slash.
+    """
+    adapters = json.dumps([{"name": "wild", "storage": {"uri": str(adapter)}}])
+    served = Served(
+        chat_file,
+        tmp_path_factory.mktemp("server") / "server.log",
+        "models.smollm2.tool_call_parser=hermes",
+        "models.smollm2.aliases=[gpt-4o-mini, org/small]",
+        f"models.smollm2.adapters={adapters}",
+    ).until_ready()
+    yield served
+    assert served.end() == 0, served.tail()
+
+
+@pytest.fixture
+def client(server: Served) -> Iterator[openai.OpenAI]:
+    """
+    OpenAI's own client.
+    """
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client

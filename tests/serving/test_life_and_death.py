@@ -1,0 +1,173 @@
+"""
+A whole life with a real engine: the port, the probes, the drain, and every way to die.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from served import Served, free_port, is_gone, open_stream, until
+
+STORY = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True, "stream": True, "temperature": 0}
+
+
+def test_a_first_start_passes_every_state_and_ready_means_an_answer(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    """
+    With nothing prepared the port opens at once, each state says why, and calls are refused until one would succeed.
+    """
+    probe_port = free_port()
+    server = serve(f"server.probe_port={probe_port}", f"storage.cache_dir={tmp_path / 'cache'}")
+
+    opened = until(lambda: server.get("/livez")[0] == 200, 20)
+    refused, error = server.post("/v1/completions", {"prompt": "Hi"})
+    seen: dict[str, Any] = {}
+    while "ready" not in seen:
+        status, body = server.get("/readyz")
+        (model,) = body["models"]
+        seen.setdefault(model["state"], (status, model))
+        assert model["state"] not in {"failed", "stopped"}, server.tail()
+        assert server.get("/livez")[0] == 200
+        time.sleep(0.01)
+    answered, _ = server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1})
+
+    # Two seconds on a machine of its own; a shared one gets a margin.
+    assert opened < 6
+    assert (refused, error["error"]["code"]) == (503, "model_not_ready")
+    assert [state for state in seen if state != "pending"] == ["fetching", "loading", "proving", "ready"]
+    assert {state: status for state, (status, _) in seen.items() if status == 200} == {"ready": 200}
+    assert all(set(model) >= {"name", "state", "since", "reason"} for _, model in seen.values())
+    assert answered == 200
+    assert [server.get(path)[0] for path in ("/livez", "/startupz", "/health", "/ping")] == [200] * 4
+    assert server.get("/readyz", port=probe_port)[0] == 200
+    assert server.get("/v1/models", port=probe_port)[0] == 404
+    assert server.end() == 0
+
+
+def test_a_killed_engine_fails_liveness_and_calls_within_two_seconds(serve: Callable[..., Served]) -> None:
+    """
+    After `kill -9` of the engine core the stream ends, liveness is 503 with the reason, and calls get 503.
+    """
+    server = serve().until_ready()
+    stream = open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900})
+    assert b"200 OK" in stream.recv(1024)
+    server.engine_core().kill()
+
+    until(lambda: server.get("/livez")[0] == 503, 2)
+    status, error = server.post("/v1/completions", {"prompt": "Hi"})
+    _, body = server.get("/livez")
+    with stream:
+        stream.settimeout(5)
+        while stream.recv(65536):
+            pass
+    assert status == 503
+    assert "died" in error["error"]["message"]
+    assert body["models"][0]["state"] == "failed"
+    assert "-9" in body["models"][0]["reason"]
+    assert server.end() == 0
+
+
+def test_sigterm_lets_streams_finish_and_leaves_nothing(serve: Callable[..., Served]) -> None:
+    """
+    Readiness goes at once, new calls are refused, the stream under way ends whole, the exit code is 0.
+    """
+    server = serve("server.drain_seconds=120").until_ready()
+    processes = server.descendants()
+    with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 80}) as stream:
+        received = stream.recv(1024)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.get("/readyz")[0] == 503, 1)
+        refused, _ = server.post("/v1/completions", {"prompt": "Hi"})
+        live, body = server.get("/livez")
+        while b"[DONE]" not in received:
+            piece = stream.recv(65536)
+            assert piece, received[-500:]
+            received += piece
+
+    assert refused == 503
+    assert live == 200
+    assert body["models"][0]["state"] == "draining"
+    assert b'"finish_reason":"length"' in received
+    assert server.process.wait(15) == 0
+    until(lambda: all(is_gone(process) for process in processes), 2)
+
+
+def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., Served]) -> None:
+    """
+    At the end of `drain_seconds` a stream ends with what it has; a second signal does not wait for it.
+    """
+    server = serve("server.drain_seconds=1").until_ready()
+    with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900}) as stream:
+        received = stream.recv(1024)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        while piece := stream.recv(65536):
+            received += piece
+    code = server.process.wait(15)
+
+    assert code == 0
+    assert b"[DONE]" in received
+    assert time.monotonic() - began < 12
+
+    server = serve("server.drain_seconds=600").until_ready()
+    processes = server.descendants()
+    with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900}) as stream:
+        assert b"200 OK" in stream.recv(1024)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.get("/readyz")[0] == 503, 1)
+        server.process.send_signal(signal.SIGTERM)
+        code = server.process.wait(2)
+
+    assert code == 128 + signal.SIGTERM
+    until(lambda: all(is_gone(process) for process in processes), 2)
+
+
+def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., Served]) -> None:
+    """
+    Early, while vLLM is imported, and late, while its engine core starts: the end is quick and clean.
+    """
+    for at in (0.3, 4.0, 9.0):
+        server = serve()
+        until(lambda server=server: server.state() == "loading", 30)  # type: ignore[misc]  # mypy: lambda default
+        time.sleep(at)
+        processes = server.descendants()
+        began = time.monotonic()
+        code = server.end()
+
+        assert code == 0, server.tail()
+        assert time.monotonic() - began < 5
+        until(lambda processes=processes: all(is_gone(process) for process in processes), 2)  # type: ignore[misc]
+
+
+def test_a_killed_server_leaves_no_engine_behind(serve: Callable[..., Served]) -> None:
+    """
+    `kill -9` of the server ends its engine core too, loading or ready.
+    """
+    for is_there in ("loading", "ready"):
+        server = serve()
+        until(lambda server=server, is_there=is_there: server.state() == is_there, 240)  # type: ignore[misc]
+        time.sleep(1)
+        processes = server.descendants()
+        server.process.kill()
+        server.process.wait(5)
+
+        assert processes
+        until(lambda processes=processes: all(is_gone(process) for process in processes), 3)  # type: ignore[misc]
+
+
+def test_a_taken_port_is_a_clear_error(serve: Callable[..., Served]) -> None:
+    """
+    A second server on the same port ends at once and says which port and what to do.
+    """
+    first = serve()
+    until(lambda: first.get("/livez")[0] == 200, 20)
+    second = serve(f"server.port={first.port}")
+
+    assert second.process.wait(20) == 1
+    assert f"port {first.port}" in second.tail()
+    assert "server.port" in second.tail()

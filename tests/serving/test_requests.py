@@ -1,0 +1,190 @@
+"""
+What every request meets, whatever it asks: names, ids, refusals, logs, metrics, and leaving early.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from served import Served, open_stream, until
+from test_readme import answer, question
+
+STORY = {"messages": [{"role": "user", "content": "Write a very long story."}], "max_tokens": 1900, "ignore_eos": True}
+
+
+def _metrics(server: Served) -> dict[str, float]:
+    with urllib.request.urlopen(f"{server.url}/metrics") as response:
+        families = text_string_to_metric_families(response.read().decode())
+        return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def _is_idle(server: Served) -> bool:
+    metrics = _metrics(server)
+    return metrics["vllm:num_requests_running"] == 0 and metrics["appliance_calls_running"] == 0
+
+
+def test_the_model_may_be_left_out_when_there_is_one(server: Served) -> None:
+    """
+    A request without `model` goes to the only model.
+    """
+    status, body = server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1})
+
+    assert status == 200
+    assert body["model"] == "smollm2"
+
+
+@pytest.mark.parametrize("prefix", ["", "/openai"])
+def test_both_prefixes_lead_to_the_same_routes(server: Served, prefix: str) -> None:
+    """
+    OpenAI's and KServe's base URLs both work.
+    """
+    status, body = server.get(f"{prefix}/v1/models")
+
+    assert status == 200
+    assert [model["id"] for model in body["data"]] == ["smollm2", "gpt-4o-mini", "org/small", "wild"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/chat/completions", b"{", 400),
+        ("/v1/chat/completions", b"\xff\xfe", 400),
+        ("/v1/chat/completions", b"", 400),
+        ("/v1/chat/completions", b"[]", 400),
+        ("/v1/chat/completions", b'{"model": 5}', 400),
+        ("/v1/chat/completions", b'{"messages": [' + b"[" * 100_000, 400),
+        ("/v1/responses", b'{"model": "smollm2"}', 400),
+        ("/v1/messages", b'{"model": "smollm2"}', 400),
+        ("/tokenize", b"{}", 400),
+        ("/v1/nothing", b"{}", 404),
+        ("/v1/chat/completions", None, 405),
+        ("/v1/completions", b" " * (33 * 1024 * 1024), 413),
+    ],
+)
+def test_every_refusal_has_the_shape_clients_know(server: Served, path: str, body: bytes | None, status: int) -> None:
+    """
+    Whatever is wrong with a request, the body is OpenAI's error object.
+    """
+    got, answer = server.ask(path, body)
+
+    assert got == status
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert answer["error"]["message"]
+    assert answer["error"]["type"] == "invalid_request_error"
+
+
+def test_a_request_id_is_taken_and_echoed(server: Served) -> None:
+    """
+    A client's id comes back, and is in the log's event of that request.
+    """
+    request = urllib.request.Request(f"{server.url}/v1/models", headers={"X-Request-Id": "mine-4711"})
+    with urllib.request.urlopen(request) as response:
+        echoed = response.headers["X-Request-Id"]
+
+    assert echoed == "mine-4711"
+    until(lambda: any(event.get("request_id") == "mine-4711" for event in server.events()), 2)
+
+
+def test_a_harmful_request_id_is_replaced(server: Served) -> None:
+    """
+    An id that could break a log or is endless is not taken.
+    """
+    request = urllib.request.Request(f"{server.url}/v1/models", headers={"X-Request-Id": "x" * 500})
+    with urllib.request.urlopen(request) as response:
+        echoed = response.headers["X-Request-Id"]
+
+    assert len(echoed) == 32
+
+
+def test_a_refusal_carries_a_request_id_too(server: Served) -> None:
+    """
+    Also a request that no route takes can be found in the log.
+    """
+    connection = open_stream(server.port, "/v1/nothing", {})
+    with connection:
+        head = connection.recv(4096).decode().lower()
+
+    assert "x-request-id: " in head
+
+
+def test_the_log_is_json_and_holds_no_prompt(server: Served) -> None:
+    """
+    Every line of the log, ours, Granian's and vLLM's, is an object, and none repeats what a client said.
+    """
+    secret = "xylophone zeppelin quagmire"
+    server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": secret}], "max_tokens": 2})
+    server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": secret}], "max_tokens": -1})
+    until(lambda: sum(event["event"] == "request.ended" for event in server.events()) >= 2, 2)
+
+    events = server.events()
+    loggers = {str(event.get("logger", "")).split(".")[0] for event in events}
+    assert {"appliance", "vllm", "_granian"} <= loggers
+    assert "zeppelin" not in json.dumps(events)
+
+
+def test_metrics_keep_vllms_names(server: Served) -> None:
+    """
+    Dashboards made for vLLM find their series, and ours say where each model stands.
+    """
+    server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 2})
+
+    metrics = _metrics(server)
+    assert metrics["vllm:generation_tokens_total"] > 0
+    assert "vllm:time_to_first_token_seconds_count" in metrics
+    assert "vllm:kv_cache_usage_perc" in metrics
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("how", ["closes", "resets", "half-closes"])
+def test_a_client_that_leaves_ends_its_generation(server: Served, how: str, streams: bool) -> None:
+    """
+    The engine stops working for somebody who is gone.
+    """
+    until(lambda: _is_idle(server), 10)
+    connection = open_stream(server.port, "/v1/chat/completions", STORY | {"stream": streams})
+    until(lambda: _metrics(server)["appliance_calls_running"] == 1, 10)
+    if streams:
+        assert b"200 OK" in connection.recv(1024)
+    if how == "half-closes":
+        connection.shutdown(socket.SHUT_WR)
+    elif how == "resets":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    else:
+        connection.close()
+
+    until(lambda: _is_idle(server), 2)
+    connection.close()
+
+
+def test_a_reader_that_dawdles_does_not_lose_its_stream(server: Served) -> None:
+    """
+    A client that reads late gets the whole answer to its last mark.
+    """
+    body = {"prompt": "Count:", "max_tokens": 64, "ignore_eos": True, "stream": True, "temperature": 0}
+    connection = open_stream(server.port, "/v1/completions", body)
+    until(lambda: _metrics(server)["appliance_calls_running"] == 1, 10)
+    until(lambda: _is_idle(server), 60)
+    received = b""
+    with connection:
+        while b"[DONE]" not in received:
+            piece = connection.recv(65536)
+            assert piece, received
+            received += piece
+
+    assert received.count(b'"text"') >= 1
+
+
+def test_the_readmes_question_gets_the_readmes_answer(server: Served) -> None:
+    """
+    What the README shows is what its curl gets.
+    """
+    status, body = server.post("/v1/chat/completions", question())
+
+    assert status == 200
+    assert body["choices"][0]["message"]["content"] == answer()
