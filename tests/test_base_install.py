@@ -1,0 +1,72 @@
+"""
+The base install, without an engine and without this checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from served import environment, free_port
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    A virtual environment with the wheel of the appliance and what it needs, and no extra.
+    """
+    folder = tmp_path_factory.mktemp("base") / "venv"
+    uv = [sys.executable, "-m", "uv"]
+    pins = ["--constraints", str(ROOT / "requirements/cpu.txt")]
+    for command in (
+        [*uv, "venv", "--quiet", "--python", sys.executable, str(folder)],
+        [*uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *pins, str(ROOT)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return folder / "bin/python"
+
+
+@pytest.mark.slow
+def test_a_file_is_checked_without_any_engine(python: Path, tmp_path: Path) -> None:
+    """
+    `validate` and `schema` work, the schemas are in the wheel, and arguments of vLLM are checked without vLLM.
+    """
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "models:\n- name: a\n  class: generative\n  storage: {uri: /x}\n"
+        "  engine: {args: {enable_prefix_cachin: true}}\n"
+    )
+
+    bad = subprocess.run([python, "-m", "appliance", "validate", file], capture_output=True, text=True, cwd=tmp_path)
+    schema = subprocess.run([python, "-m", "appliance", "schema"], capture_output=True, text=True, cwd=tmp_path)
+
+    assert bad.returncode == 2
+    assert 'did you mean "enable_prefix_caching"?' in bad.stdout
+    assert json.loads(schema.stdout)["title"]
+
+
+@pytest.mark.slow
+def test_serving_without_the_engine_names_the_extra(python: Path, tmp_path: Path) -> None:
+    """
+    The model fails with what to install, and `smoke` says so.
+    """
+    (tmp_path / "config.json").write_text("{}")
+    file = tmp_path / "config.yaml"
+    file.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {tmp_path}}}}}]\n")
+
+    done = subprocess.run(
+        [python, "-m", "appliance", "smoke", file],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(APPLIANCE__SERVER__PORT=str(free_port())),
+    )
+
+    assert done.returncode == 1
+    assert "pip install 'appliance[cpu]'" in done.stderr or "pip install 'appliance[gpu]'" in done.stderr

@@ -1,0 +1,86 @@
+"""
+The README keeps its word: its YAML is good, its commands exist, its answer is the one given.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_its_yaml_is_good_and_is_the_example(tmp_path: Path) -> None:
+    """
+    What a reader copies validates, and is what `just serve examples/chat.yaml` serves.
+    """
+    (text,) = _blocks("yaml")
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+
+    done = subprocess.run([sys.executable, "-m", "appliance", "validate", str(file)], capture_output=True, check=False)
+    example = YAML(typ="safe").load((ROOT / "examples/chat.yaml").read_text())
+
+    assert done.returncode == 0, done.stdout
+    assert YAML(typ="safe").load(text)["models"] == example["models"]
+
+
+def test_its_commands_exist() -> None:
+    """
+    Each recipe is in the Justfile, each example on disk, and CI runs the test command.
+    """
+    commands = "\n".join(_blocks("sh"))
+    recipes = re.findall(r"^([a-z][a-z-]*)(?: [^:]*)?:", (ROOT / "Justfile").read_text(), re.MULTILINE)
+    used = re.findall(r"just ([a-z-]+)", README)
+    test_command = next(line for line in commands.splitlines() if line.endswith("just test"))
+
+    assert set(used) <= set(recipes)
+    assert all((ROOT / path).exists() for path in re.findall(r"examples/[\w.-]+\.yaml", README))
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == test_command
+
+
+def test_its_verbs_are_all_the_verbs() -> None:
+    """
+    The table of commands and `--help` agree.
+    """
+    done = subprocess.run([sys.executable, "-m", "appliance", "--help"], capture_output=True, text=True, check=True)
+    offered = re.findall(r"^  ([a-z]+)  ", done.stdout.split("Commands:")[1], re.MULTILINE)
+
+    assert set(re.findall(r"^\| `appliance ([a-z]+)", README, re.MULTILINE)) == set(offered)
+
+
+def test_its_map_is_the_house() -> None:
+    """
+    Every room stands on the map, and nothing else does.
+    """
+    drawn = next(block for block in _blocks("text") if block.startswith("appliance/"))
+    names = set(re.findall(r"([a-z_]+)(?:/|\.py)", drawn)) - {"appliance", "schemas", "test_architecture"}
+    rooms = {path.stem for path in (ROOT / "appliance").iterdir()} - {"__init__", "__main__", "__pycache__"}
+
+    assert names | {"pull", "smoke"} == rooms | {"pull", "smoke"}
+
+
+def question() -> dict[str, object]:
+    """
+    The body of the README's curl.
+    """
+    curl = next(block for block in _blocks("sh") if block.startswith("curl"))
+    body: dict[str, object] = json.loads(re.search(r"-d '(.*)'", curl, re.DOTALL)[1])  # type: ignore[index]
+    return body
+
+
+def answer() -> str:
+    """
+    The answer it shows.
+    """
+    return README.split("```text\n")[1].split("```")[0].strip()
