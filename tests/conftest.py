@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from served import Served
 
@@ -37,3 +38,13 @@ def serve(tmp_path: Path, chat_file: Path) -> Iterator[Callable[..., Served]]:
         if server.process.poll() is None:
             server.process.kill()
             server.process.wait(30)
+
+
+@pytest.fixture
+def offspring() -> Callable[[], list[psutil.Process]]:
+    """
+    The processes that this test started, and theirs, as far as they still run; the shared server is not among them.
+    """
+    me = psutil.Process()
+    before = {*me.children(recursive=True)}
+    return lambda: [process for process in me.children(recursive=True) if process not in before]

@@ -8,6 +8,7 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -108,7 +109,9 @@ def test_a_failed_conversion_says_why_in_one_line(empty_gguf: Path, cache: Cache
     assert left_behind(cache) == []
 
 
-def test_a_stopped_conversion_leaves_nothing(empty_gguf: Path, cache: Cache) -> None:
+def test_a_stopped_conversion_leaves_nothing(
+    offspring: Callable[[], list[psutil.Process]], empty_gguf: Path, cache: Cache
+) -> None:
     """
     When report raises while the child works, the child is gone and so is its directory.
     """
@@ -122,7 +125,7 @@ def test_a_stopped_conversion_leaves_nothing(empty_gguf: Path, cache: Cache) -> 
 
     with pytest.raises(StopError):
         convert(empty_gguf, cache, stop)
-    assert psutil.Process().children(recursive=True) == []
+    assert offspring() == []
     assert left_behind(cache) == []
 
 

@@ -59,7 +59,9 @@ async def _serve(config: Config) -> int:
     serving = [asyncio.create_task(server.serve()) for server in servers]
     log.info("server.started", host=config.server.host, port=config.server.port, probe_port=config.server.probe_port)
     await asyncio.wait((*serving, signals.first), return_when=asyncio.FIRST_COMPLETED)
-    broken = not signals.first.done()
+    ended = [task for task in serving if task.done()]
+    for task in ended:
+        log.error("server.failed", reason=str(task.exception() or "Granian ended by itself"))
     log.info("server.draining", seconds=config.server.drain_seconds)
     await lifecycle.drain(config.server.drain_seconds)
     await lifecycle.stop()
@@ -68,7 +70,7 @@ async def _serve(config: Config) -> int:
     # Bounded: Granian waits for every connection, and a client may never read what it asked for.
     await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
     log.info("server.stopped")
-    return 1 if broken else 0
+    return 1 if ended else 0
 
 
 class _Signals:

@@ -68,13 +68,15 @@ class ForkServer:
         cause: str | None = self._causes.recv() if self._causes.poll() else None
         return cause
 
-    def Process(self, *, target: Callable[..., None], name: str, kwargs: Mapping[str, Any]) -> BaseProcess:  # noqa: N802 - multiprocessing's name; Any: vLLM's own arguments
+    # Any: vLLM's own arguments.
+    def Process(self, *, target: Callable[..., None], name: str, kwargs: Mapping[str, Any]) -> BaseProcess:  # noqa: N802
         """
         A process that is not started yet, with this process's environment as it is now.
+
+        Named as multiprocessing names it, which is what vLLM calls.
         """
-        return self._context.Process(
-            target=_run, name=name, args=(dict(os.environ), self._confess, target), kwargs=kwargs
-        )
+        arguments = (dict(os.environ), self._confess, target)
+        return self._context.Process(target=_run, name=name, args=arguments, kwargs=kwargs)
 
     def __getattr__(self, name: str) -> Any:  # Any: the rest of a context, as vLLM finds it
         return getattr(self._context, name)

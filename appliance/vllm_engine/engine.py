@@ -22,7 +22,7 @@ from appliance.contract import Call, Operation, Reply
 from appliance.errors import EngineDeadError, LoadError
 from appliance.vllm_engine.answers import Endpoint, answer, endpoints
 from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.launch import launch, prepare
+from appliance.vllm_engine.launch import as_load_error, launch, prepare
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
@@ -47,6 +47,7 @@ class Engine:
         # of the thread that made it, not of the process.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._others = frozenset(multiprocessing.active_children())
+        self._processes: list[BaseProcess] = []
         self._llm: AsyncLLM | None = None
         self._endpoints: Mapping[Operation, Endpoint] = {}
         self._is_closed = False
@@ -59,8 +60,8 @@ class Engine:
             LoadError: vLLM refuses the model or the arguments.
         """
         started = time.monotonic()
+        server = prepare(self._setup)
         try:
-            server = prepare(self._setup)
             work = partial(launch, self._setup, server, self._proceed)
             llm, arguments = await asyncio.get_running_loop().run_in_executor(self._thread, work)
             # The first word with the engine core starts the task that hears of its death.
@@ -68,6 +69,10 @@ class Engine:
             self._endpoints = endpoints(await _serving_state(llm, arguments))
             self._processes = self._own_processes()
             self._llm = llm
+        except Exception as error:
+            self._kill()
+            log.debug("engine.failed_to_start", model=self._setup.names[0], exc_info=True)
+            raise as_load_error(error, self._setup, server) from error
         except BaseException:
             self._kill()
             raise

@@ -12,7 +12,9 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from appliance.errors import LoadError, MissingExtraError
+from pydantic import ValidationError
+
+from appliance.errors import ApplianceError, LoadError, MissingExtraError
 from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
 from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.weights import require_weights
@@ -47,20 +49,8 @@ def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None])
     Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
 
     `proceed` is asked right before the engine core starts, and raises when nobody wants it any more.
-
-    Raises:
-        LoadError: vLLM refuses the model or the arguments.
+    What vLLM refuses, it refuses with exceptions of many kinds; `as_load_error` makes them one.
     """
-    try:
-        return _build(setup, server, proceed)
-    except LoadError:
-        raise
-    except Exception as error:
-        cause = (server.cause() if server else None) or _first_words(error)
-        raise LoadError(f"vLLM cannot serve {setup.names[0]!r}: {cause}") from error
-
-
-def _build(setup: Setup, server: ForkServer | None, proceed: Callable[[], None]) -> tuple[AsyncLLM, Namespace]:
     _import()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -145,8 +135,12 @@ def _forking_from(server: ForkServer) -> Iterator[None]:
         utils.get_mp_context = original
 
 
-def _first_words(error: BaseException) -> str:
-    from pydantic import ValidationError
-
+def as_load_error(error: Exception, setup: Setup, server: ForkServer | None) -> ApplianceError:
+    """
+    Any failure of a start as an error of ours, with the engine core's own words where it had some.
+    """
+    if isinstance(error, ApplianceError):
+        return error
     text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-    return f"{type(error).__name__}: {' '.join(text.split())[:500]}"
+    cause = (server.cause() if server else None) or f"{type(error).__name__}: {' '.join(text.split())[:500]}"
+    return LoadError(f"vLLM cannot serve {setup.names[0]!r}: {cause}")

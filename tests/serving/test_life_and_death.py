@@ -127,13 +127,14 @@ def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., Ser
     until(lambda: all(is_gone(process) for process in processes), 2)
 
 
-def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., Served]) -> None:
+def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., Served], tmp_path: Path) -> None:
     """
-    Early, while vLLM is imported, and late, while its engine core starts: the end is quick and clean.
+    While a wheel is fetched, while vLLM is imported, while its engine core starts: the end is quick and clean.
     """
-    for at in (0.3, 4.0, 9.0):
-        server = serve()
-        until(lambda server=server: server.state() == "loading", 30)  # type: ignore[misc]  # mypy: lambda default
+    for state, at in (("fetching", 1.0), ("loading", 0.3), ("loading", 4.0), ("loading", 9.0)):
+        empty = [f"storage.cache_dir={tmp_path / 'cache'}"] if state == "fetching" else []
+        server = serve(*empty)
+        until(lambda server=server, state=state: server.state() == state, 30)  # type: ignore[misc]  # mypy: lambda default
         time.sleep(at)
         processes = server.descendants()
         began = time.monotonic()

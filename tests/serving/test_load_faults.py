@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from served import Served, until
@@ -40,12 +41,16 @@ def test_each_fault_is_named_with_its_reason(serve: Callable[..., Served], smoll
         "unknown": unknown,
         "long": smollm2,
         "file": smollm2,
+        "parser": smollm2,
+        "adapter": smollm2,
     }
-    models = [
+    models: list[dict[str, Any]] = [
         {"name": name, "class": "generative", "storage": {"uri": str(folder)}} for name, folder in folders.items()
     ]
     models[5]["engine"] = {"max_model_len": 10_000_000}
     models[6]["chat_template"] = "no/such/template.jinja"
+    models[7]["tool_call_parser"] = "nobodys"
+    models[8]["adapters"] = [{"name": "x", "storage": {"uri": str(smollm2)}}]
     file = tmp_path / "faults.yaml"
     file.write_text(json.dumps({"models": models}))
 
@@ -64,4 +69,7 @@ def test_each_fault_is_named_with_its_reason(serve: Callable[..., Served], smoll
     assert "NobodyForCausalLM" in reasons["unknown"]
     assert "10000000" in reasons["long"]
     assert "no/such/template.jinja" in reasons["file"]
+    assert "nobodys" in reasons["parser"]
+    assert "adapter_config.json" in reasons["adapter"]
+    assert not [reason for reason in reasons.values() if "unexpected" in reason]
     assert server.end() == 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -71,7 +72,7 @@ def test_a_child_gets_what_it_is_given_over_our_own_environment(monkeypatch: pyt
     ],
     ids=["silent", "closes its output", "ignores SIGTERM", "has a child", "never stops talking"],
 )
-def test_a_stopped_child_is_gone_with_its_children(script: str) -> None:
+def test_a_stopped_child_is_gone_with_its_children(offspring: Callable[[], list[psutil.Process]], script: str) -> None:
     """
     When the listener raises, nothing of the child is left, whatever it does.
     """
@@ -81,7 +82,7 @@ def test_a_stopped_child_is_gone_with_its_children(script: str) -> None:
     def stop(line: str) -> None:
         heard.append(line)
         if "ready" in heard and (line == "" or len(heard) > 1000):
-            family.extend(psutil.Process().children(recursive=True))
+            family.extend(offspring())
             raise StopError
 
     with pytest.raises(StopError):

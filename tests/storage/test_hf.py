@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -495,7 +496,9 @@ class StopError(Exception):
     """
 
 
-def test_nothing_runs_and_nothing_is_left_when_report_stops_a_download(hub: Hub, cache: Cache) -> None:
+def test_nothing_runs_and_nothing_is_left_when_report_stops_a_download(
+    offspring: Callable[[], list[psutil.Process]], hub: Hub, cache: Cache
+) -> None:
     """
     Stopped in the middle of a download, the child is gone at once, and so is what it wrote.
     """
@@ -504,12 +507,12 @@ def test_nothing_runs_and_nothing_is_left_when_report_stops_a_download(hub: Hub,
 
     def stop(done: int, total: int | None) -> None:
         if total:
-            assert psutil.Process().children(recursive=True)
+            assert offspring()
             raise StopError
 
     with pytest.raises(StopError):
         bring("hf://owner/model", cache, stop)
-    assert psutil.Process().children(recursive=True) == []
+    assert offspring() == []
     assert left_behind(cache) == []
 
 

