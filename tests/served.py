@@ -80,8 +80,8 @@ class Served:
         """
         Wait until it is ready, and fail with its log when it never is.
         """
-        until(lambda: self.get("/readyz")[0] == 200 or self.process.poll() is not None, seconds, self.tail)
-        assert self.process.poll() is None, self.tail()
+        until(lambda: self.state() in {"ready", "failed"} or self.process.poll() is not None, seconds, self.tail)
+        assert self.get("/readyz")[0] == 200, self.tail()
         return self
 
     def descendants(self) -> list[psutil.Process]:
