@@ -67,7 +67,7 @@ class Engine:
             # The first word with the engine core starts the task that hears of its death.
             await llm.reset_mm_cache()
             self._endpoints = endpoints(await _serving_state(llm, arguments))
-            self._processes = self._own_processes()
+            self._processes = self._new_processes()
             self._llm = llm
         except Exception as error:
             self._kill()
@@ -129,16 +129,21 @@ class Engine:
         if self._is_closed:
             raise LoadError("the load was stopped")
 
-    def _own_processes(self) -> list[BaseProcess]:
+    def _new_processes(self) -> list[BaseProcess]:
+        """
+        What was started since: the engine's own while it starts, because engines start one after the other.
+        """
         return [process for process in multiprocessing.active_children() if process not in self._others]
 
     def _kill(self) -> None:
         """
-        End every process of the engine at once, also one that is still starting.
+        End every process of the engine at once, also one that is still starting; once is enough.
         """
+        if self._is_closed:
+            return
         self._is_closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
-        for process in self._own_processes():
+        for process in self._processes or self._new_processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 core = psutil.Process(process.pid)
                 for each in (*core.children(recursive=True), core):

@@ -1,0 +1,53 @@
+"""
+Two engines in one process: each lives and dies for itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from served import Served, is_gone, until
+
+ENGINE = {"max_model_len": 512, "kv_cache_memory_bytes": 100_000_000}
+QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+
+
+def _cores(server: Served) -> list[psutil.Process]:
+    """
+    The engine cores in the order of their start: the children of the fork server.
+    """
+    cores = [process for process in server.descendants() if process.ppid() != server.process.pid]
+    return sorted(cores, key=lambda process: process.create_time())
+
+
+@pytest.mark.slow
+def test_one_engine_dies_and_the_other_answers_on(serve: Callable[..., Served], smollm2: Path, tmp_path: Path) -> None:
+    """
+    The dead model is named with its reason and refuses; the other one answers, and drains at the end.
+    """
+    models = [
+        {"name": name, "class": "generative", "storage": {"uri": str(smollm2)}, "engine": ENGINE} for name in "ab"
+    ]
+    file = tmp_path / "two.yaml"
+    file.write_text(json.dumps({"models": models}))
+
+    server = serve(file=file)
+    until(lambda: server.get("/readyz")[0] == 200, 240, server.tail)
+    first, second = _cores(server)
+    first.kill()
+    until(lambda: server.get("/livez")[0] == 503, 2)
+    until(lambda: is_gone(first), 2)
+    _, body = server.get("/livez")
+    refused, _ = server.post("/v1/chat/completions", QUESTION | {"model": "a"})
+    answered, answer = server.post("/v1/chat/completions", QUESTION | {"model": "b"})
+
+    assert [model["state"] for model in body["models"]] == ["failed", "ready"]
+    assert refused == 503
+    assert answered == 200
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    assert not is_gone(second)
+    assert server.end() == 0
