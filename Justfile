@@ -71,7 +71,7 @@ lock: setup
     pin() { {{ uv }} pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 "$@"; }
     pin {{ torch }} --override requirements/cpu-overrides.txt --extra cpu --extra all -o requirements/cpu.txt pyproject.toml
     pin --extra gpu --extra all -o requirements/gpu.txt pyproject.toml
-    pin --group dev -c requirements/cpu.txt -o requirements/dev.txt
+    pin --group dev {{ torch }} --override requirements/cpu-overrides.txt --no-emit-package torch -c requirements/cpu.txt -o requirements/dev.txt
 
 # Build the container image; VARIANT chooses cpu or gpu, and arguments go to podman, buildah or docker.
 image *args:
