@@ -23,6 +23,11 @@ class Operation(StrEnum):
     COUNT_TOKENS = "count_tokens"
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    SCORE = "score"
+    CLASSIFICATION = "classification"
+    POOLING = "pooling"
 
 
 @dataclass(frozen=True, slots=True)

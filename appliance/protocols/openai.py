@@ -2,7 +2,8 @@
 The OpenAI protocol: its routes, its listing of models, its shape of errors.
 
 Source: https://platform.openai.com/docs/api-reference; messages are Anthropic's
-(https://docs.anthropic.com/en/api/messages), tokenize and detokenize vLLM's.
+(https://docs.anthropic.com/en/api/messages), rerank Cohere's and Jina's (https://docs.cohere.com/reference/rerank,
+https://api.jina.ai/redoc), the rest vLLM's (https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html).
 """
 
 from __future__ import annotations
@@ -24,14 +25,19 @@ from appliance.protocols.clients import AnyRequest, unless_gone, whole_body
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
 _PREFIXES = ("", "/openai")
 
-_PATHS: Mapping[Operation, str] = {
-    Operation.CHAT_COMPLETION: "/v1/chat/completions",
-    Operation.COMPLETION: "/v1/completions",
-    Operation.RESPONSE: "/v1/responses",
-    Operation.MESSAGE: "/v1/messages",
-    Operation.COUNT_TOKENS: "/v1/messages/count_tokens",
-    Operation.TOKENIZE: "/tokenize",
-    Operation.DETOKENIZE: "/detokenize",
+_PATHS: Mapping[Operation, tuple[str, ...]] = {
+    Operation.CHAT_COMPLETION: ("/v1/chat/completions",),
+    Operation.COMPLETION: ("/v1/completions",),
+    Operation.RESPONSE: ("/v1/responses",),
+    Operation.MESSAGE: ("/v1/messages",),
+    Operation.COUNT_TOKENS: ("/v1/messages/count_tokens",),
+    Operation.TOKENIZE: ("/tokenize",),
+    Operation.DETOKENIZE: ("/detokenize",),
+    Operation.EMBEDDING: ("/v1/embeddings",),
+    Operation.RERANK: ("/rerank", "/v1/rerank", "/v2/rerank"),
+    Operation.SCORE: ("/score", "/v1/score"),
+    Operation.CLASSIFICATION: ("/classify", "/v1/classify"),
+    Operation.POOLING: ("/pooling", "/v1/pooling"),
 }
 
 
@@ -47,12 +53,12 @@ def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
     """
     One route for each operation, and the listing of models.
     """
-    operations = [_operation(operation, path, lifecycle) for operation, path in _PATHS.items()]
+    operations = [_operation(operation, paths, lifecycle) for operation, paths in _PATHS.items()]
     return [*operations, *_listing(lifecycle)]
 
 
-def _operation(operation: Operation, path: str, lifecycle: Lifecycle) -> BaseRouteHandler:
-    @post([prefix + path for prefix in _PREFIXES], status_code=200, name=operation)
+def _operation(operation: Operation, paths: tuple[str, ...], lifecycle: Lifecycle) -> BaseRouteHandler:
+    @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
     async def answer(request: AnyRequest) -> Response[Any]:
         body = await whole_body(request)
         call = Call(operation, body, dict(request.headers))
