@@ -43,6 +43,10 @@ test-gpu: setup
 smoke *files: setup
     .venv/bin/appliance smoke {{ if files == "" { "examples/chat.yaml" } else { files } }}
 
+# Measure one thing beside its peers in the same run: embeddings, proxy, storage.
+bench what *args: setup
+    {{ python }} -m tests.bench.{{ what }} {{ args }}
+
 # Format the code.
 fmt: setup
     .venv/bin/ruff format .

@@ -1,0 +1,3 @@
+"""
+What is measured rather than tested: each module runs ours and its peers in the same run, and prints ratios.
+"""
