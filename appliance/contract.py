@@ -59,11 +59,17 @@ class Model(Protocol):
     What answers calls: one entry of ``models:``, alive.
     """
 
-    operations: frozenset[Operation]
-    """What it can be asked; anything else is refused before it gets here."""
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """
+        What it can be asked; anything else is refused before it gets here.
+        """
 
-    proof: Call
-    """The call whose good answer proves that the model works."""
+    @property
+    def proof(self) -> Call:
+        """
+        The call whose good answer proves that the model works; asked for when it is loaded.
+        """
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         """

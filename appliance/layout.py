@@ -25,7 +25,10 @@ class LayoutSection(Section):
     """Groups of GPUs that hold consecutive layers."""
 
     memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of each GPU's memory the engine may take, weights and KV cache together; unset is vLLM's default."""
+    """
+    Share of each GPU's memory the engine may take, weights and KV cache together; on a CPU, of the machine's memory.
+    The shares of all models in the file must fit together; unset is vLLM's default, which is meant for a model alone.
+    """
 
     @property
     def devices(self) -> int:

@@ -80,9 +80,14 @@ class Served:
         """
         Wait until it is ready, and fail with its log when it never is.
         """
-        until(lambda: self.state() in {"ready", "failed"} or self.process.poll() is not None, seconds, self.tail)
+        until(self._is_settled, seconds, self.tail)
         assert self.get("/readyz")[0] == 200, self.tail()
         return self
+
+    def _is_settled(self) -> bool:
+        status, body = self.get("/readyz")
+        has_failed = any(model["state"] == "failed" for model in body["models"]) if body else False
+        return status == 200 or has_failed or self.process.poll() is not None
 
     def descendants(self) -> list[psutil.Process]:
         """

@@ -16,11 +16,17 @@ from appliance.config import load
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 # What an example needs that a plain machine lacks.
-NEEDS = {"chat-hf.yaml": "a hub on the network", "chat-two-gpus.yaml": "two GPUs"}
+NEEDS = {
+    "chat-hf.yaml": "a hub on the network",
+    "chat-two-gpus.yaml": "two GPUs",
+    "rerank.yaml": "a hub on the network",
+}
+
+SERVED = sorted(path.name for path in EXAMPLES.glob("*.yaml"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("chat*.yaml")))
+@pytest.mark.parametrize("name", SERVED)
 def test_an_example_keeps_its_promises(name: str) -> None:
     """
     `smoke` starts it, asks what `expect:` promises, and stops it with exit code 0.

@@ -15,7 +15,7 @@ import pytest
 
 from appliance.layout import LayoutSection
 from appliance.vllm_engine import arguments
-from appliance.vllm_engine.arguments import Setup, engine_arguments
+from appliance.vllm_engine.arguments import Pooler, Setup, engine_arguments
 from appliance.vllm_engine.section import EngineSection
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -84,6 +84,12 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
         ("vllm.entrypoints.anthropic.serving.AnthropicServingMessages.count_tokens", ["request", "raw_request"]),
         ("vllm.entrypoints.serve.tokenize.serving.ServingTokenization.create_tokenize", ["request", "raw_request"]),
         ("vllm.entrypoints.serve.tokenize.serving.ServingTokenization.create_detokenize", ["request", "raw_request"]),
+        ("vllm.entrypoints.pooling.base.serving.PoolingBaseServing.__call__", ["request", "raw_request"]),
+        ("vllm.renderers.BaseRenderer.process_for_engine", ["prompt", "arrival_time"]),
+        ("vllm.renderers.BaseRenderer.validate_token_ids", ["token_ids", "parameter"]),
+        ("vllm.renderers.TokenizeParams.apply_pre_tokenization", ["tokenizer", "prompt"]),
+        ("vllm.renderers.TokenizeParams.apply_post_tokenization", ["tokenizer", "prompt"]),
+        ("vllm.v1.engine.async_llm.AsyncLLM.encode", ["prompt", "pooling_params", "request_id"]),
         ("vllm.v1.engine.async_llm.AsyncLLM.shutdown", ["timeout"]),
         ("vllm.v1.engine.async_llm.AsyncLLM.abort", ["request_id", "internal"]),
     ],
@@ -123,6 +129,44 @@ def test_the_engine_has_the_parts_we_hold() -> None:
     assert all(
         f"self.{name}" in source for name in ("output_processor", "output_handler", "model_config", "request_states")
     )
+
+
+def test_pooling_has_the_parts_we_hold() -> None:
+    """
+    The serving classes of pooling models are attributes of the state, made with what our own answers are made of.
+    """
+    state = inspect.getsource(_get("vllm.entrypoints.pooling.factories.init_pooling_state"))
+    renderer = inspect.getsource(_get("vllm.renderers.BaseRenderer").__init__)
+    tokens = inspect.getsource(_get("vllm.renderers.TokenizeParams"))
+
+    assert all(f"state.serving_{name} = " in state for name in ("pooling", "embedding", "scores"))
+    assert "self._executor = " in renderer
+    assert "prompt_token_offsets" in inspect.getsource(importlib.import_module("vllm.renderers.params"))
+    assert "def get_encode_kwargs" in tokens
+    for request in ("embed.protocol.EmbeddingCompletionRequest", "classify.protocol.ClassificationCompletionRequest"):
+        assert callable(_get(f"vllm.entrypoints.pooling.{request}").build_tok_params)
+    fields = {each.name for each in dataclasses.fields(_get("vllm.config.PoolerConfig"))}
+    assert {"task", "pooling_type", "use_activation", "dimensions"} <= fields
+
+
+def test_a_pooler_is_told_only_what_the_config_says(tmp_path: Path) -> None:
+    """
+    Unset keys are left to the model's own files; `engine.args` goes over ours key by key.
+    """
+    engine = EngineSection(args={"pooler_config": {"enable_chunked_processing": True}})
+    pooler = Pooler(task="embed", pooling="cls", dimensions=64)
+    setup = Setup(names=("a",), artifact=tmp_path, layout=LayoutSection(), engine=engine, pooler=pooler)
+
+    made = engine_arguments(setup, on_cpu=True)
+
+    assert made["pooler_config"] == {
+        "task": "embed",
+        "pooling_type": "CLS",
+        "dimensions": 64,
+        "enable_chunked_processing": True,
+    }
+    assert (made["runner"], made["dtype"]) == ("pooling", "float32")
+    assert engine_arguments(setup, on_cpu=False)["dtype"] == "auto"
 
 
 def test_its_errors_have_the_status_and_field_we_pass_on() -> None:

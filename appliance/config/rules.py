@@ -16,6 +16,9 @@ from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
 from appliance.vllm_engine.section import OWNED
 
+# Shares such as 0.7, 0.2 and 0.1 are no exact sum.
+_ROUNDING = 1e-9
+
 Rule = Callable[[Draft], Iterator[Fault]]
 
 
@@ -74,7 +77,43 @@ def schemes_are_known(draft: Draft) -> Iterator[Fault]:
             yield draft.fault(path, f"is {draft.quote(path)}, of an unknown scheme; {hint}")
 
 
-RULES: tuple[Rule, ...] = (names_are_unique, listeners_are_apart, engine_arguments_are_free, schemes_are_known)
+def memory_fractions_fit(draft: Draft) -> Iterator[Fault]:
+    """
+    Models that share devices do not take more than there is.
+    """
+    taken = 0.0
+    for path, _ in model_entries(draft):
+        place = (*path, "layout", "memory_fraction")
+        fraction = draft.find(place)
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+            continue
+        if taken + fraction > 1 + _ROUNDING:
+            left = f"the models before it leave {max(0.0, 1 - taken):.2g}"
+            yield draft.fault(place, f"is {draft.quote(place)}, and {left}; the shares together must be 1 or less")
+        taken += fraction
+
+
+def encoder_keys_fit_the_task(draft: Draft) -> Iterator[Fault]:
+    """
+    What shapes embeddings is only said of a model that embeds.
+    """
+    for path, model in model_entries(draft):
+        task = model.get("task")
+        if model.get("class") != "encoder" or task not in ("rerank", "classify", "token_classify"):
+            continue
+        for key in ("normalize", "dimensions"):
+            if key in model:
+                yield draft.key_fault((*path, key), f"shapes embeddings, and the task is {task}; must be left out")
+
+
+RULES: tuple[Rule, ...] = (
+    names_are_unique,
+    listeners_are_apart,
+    engine_arguments_are_free,
+    schemes_are_known,
+    memory_fractions_fit,
+    encoder_keys_fit_the_task,
+)
 """Every rule; each takes a draft that need not be right in any other way."""
 
 

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from appliance.models.encoder import EncoderSection
 from appliance.models.generative import GenerativeSection
 from appliance.models.section import ModelSection
 
 SECTIONS: Mapping[str, type[ModelSection]] = {
     "generative": GenerativeSection,
+    "encoder": EncoderSection,
 }

@@ -8,19 +8,19 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.contract import Call, Model, Operation, Reply
+from appliance.contract import Call, Model, Operation
 from appliance.layout import LayoutSection
+from appliance.models.local import LocalModel
 from appliance.models.section import ModelSection, Name, Report
 from appliance.section import Section
 from appliance.storage import Cache
 from appliance.storage.section import StorageSection
 from appliance.vllm_engine import gguf
 from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.engine import Engine
 from appliance.vllm_engine.section import EngineSection
 
 _ADAPTER = "adapters."
@@ -85,7 +85,7 @@ class GenerativeSection(ModelSection):
         return GenerativeModel(self)
 
 
-class GenerativeModel:
+class GenerativeModel(LocalModel):
     """
     A language model in a vLLM engine.
     """
@@ -103,14 +103,14 @@ class GenerativeModel:
     )
 
     def __init__(self, section: GenerativeSection) -> None:
+        super().__init__()
         self._section = section
-        self._engine: Engine | None = None
         prompt = {"model": section.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         self.proof = Call(Operation.COMPLETION, json.dumps(prompt).encode())
 
-    async def load(self, artifacts: Mapping[str, Path]) -> None:
+    def setup(self, artifacts: Mapping[str, Path]) -> Setup:
         section = self._section
-        setup = Setup(
+        return Setup(
             names=(section.name, *section.aliases),
             artifact=artifacts["model"],
             layout=section.layout,
@@ -120,25 +120,3 @@ class GenerativeModel:
             reasoning_parser=section.reasoning_parser,
             adapters={adapter.name: artifacts[_ADAPTER + adapter.name] for adapter in section.adapters},
         )
-        self._engine = Engine(setup)
-        await self._engine.start()
-
-    async def check(self) -> None:
-        self._running.check()
-
-    async def answer(self, call: Call) -> Reply:
-        return await self._running.answer(call)
-
-    def describe(self) -> Mapping[str, Any]:
-        length = self._engine.max_model_len if self._engine else None
-        return {"max_model_len": length} if length is not None else {}
-
-    async def close(self) -> None:
-        if self._engine is not None:
-            await self._engine.close()
-
-    @property
-    def _running(self) -> Engine:
-        if self._engine is None:
-            raise AssertionError("asked before it was loaded; this is a bug")
-        return self._engine

@@ -4,8 +4,10 @@ A call through vLLM's serving classes: bytes in, bytes or a stream of bytes out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import takewhile
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +18,51 @@ from appliance.errors import CallError, EngineDeadError
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
+    from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+Answer = Callable[[Call], Awaitable[Reply]]
+"""
+Answers the calls for one operation; raises what `Model.answer` does.
+"""
+
+# vLLM calls what it could not fit by names of its own, which no client ever sent.
+_ITS_NAMES = frozenset({"input_text", "input_tokens"})
+
+_TYPES = frozenset({"bool", "bytes", "float", "int", "str"})
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """
     One serving method of vLLM: the type of its requests, itself, and how its answers are written.
+
+    `texts` is the field of the request that is at fault when its text is too long.
     """
 
     request: TypeAdapter[Any]  # Any: vLLM's request types
     serve: Callable[..., Awaitable[Any]]
-    dump: Mapping[str, bool]
+    dump: Mapping[str, bool] = field(default_factory=dict)
+    texts: str | None = None
+
+    async def __call__(self, call: Call) -> Reply:
+        """
+        Decode the call, have vLLM answer it, encode the answer.
+
+        Raises:
+            CallError: the call is at fault.
+            EngineDeadError: the engine core died meanwhile.
+        """
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+        request = decode(self.request, call.body)
+        with vendor_faults(self.texts):
+            result = await self.serve(request, RawRequest(call.headers))
+        if isinstance(result, ErrorResponse):
+            raise _refusal(result, self.texts)
+        if isinstance(result, AsyncGenerator):
+            return Reply(_events(result, self.dump), media_type="text/event-stream")
+        # The serving classes of pooling models write their answers themselves.
+        return Reply(bytes(result.body) if hasattr(result, "body") else result.model_dump_json(**self.dump).encode())
 
 
 class RawRequest:
@@ -43,46 +79,83 @@ class RawRequest:
         self.state = SimpleNamespace()
 
 
-def endpoints(state: State) -> Mapping[Operation, Endpoint]:
+def generation(state: State) -> Mapping[Operation, Answer]:
     """
-    The serving method for each operation of a generative model, out of what `init_app_state` built.
+    What answers each operation of a generative model, out of what `init_app_state` built.
     """
     from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
-    from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
 
     chat = state.openai_serving_chat.create_chat_completion
     completion = state.openai_serving_completion.create_completion
-    messages, tokens = state.anthropic_serving_messages, state.serving_tokenization
+    messages = state.anthropic_serving_messages
     rows: list[tuple[Operation, Any, Callable[..., Awaitable[Any]], Mapping[str, bool]]] = [
         (Operation.CHAT_COMPLETION, ChatCompletionRequest, chat, {}),
         (Operation.COMPLETION, CompletionRequest, completion, {}),
         (Operation.RESPONSE, ResponsesRequest, state.openai_serving_responses.create_responses, {"by_alias": True}),
         (Operation.MESSAGE, AnthropicMessagesRequest, messages.create_messages, {"exclude_none": True}),
         (Operation.COUNT_TOKENS, AnthropicCountTokensRequest, messages.count_tokens, {"exclude_none": True}),
-        (Operation.TOKENIZE, TokenizeRequest, tokens.create_tokenize, {}),
-        (Operation.DETOKENIZE, DetokenizeRequest, tokens.create_detokenize, {}),
     ]
-    return {operation: Endpoint(TypeAdapter(type_), serve, dump) for operation, type_, serve, dump in rows}
+    own = {operation: Endpoint(TypeAdapter(type_), serve, dump) for operation, type_, serve, dump in rows}
+    return own | tokenization(state)
 
 
-async def answer(endpoint: Endpoint, call: Call) -> Reply:
+def tokenization(state: State) -> dict[Operation, Answer]:
     """
-    Decode the call, have vLLM answer it, encode the answer.
+    What answers for the tokenizer of any model.
+    """
+    from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
+
+    tokens = state.serving_tokenization
+    return {
+        Operation.TOKENIZE: Endpoint(TypeAdapter(TokenizeRequest), tokens.create_tokenize),
+        Operation.DETOKENIZE: Endpoint(TypeAdapter(DetokenizeRequest), tokens.create_detokenize),
+    }
+
+
+def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's request types
+    """
+    The body as a request of vLLM's.
+
+    Raises:
+        CallError: it is none; `param` is the field at fault.
+    """
+    try:
+        return request.validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        # vLLM's own validators name the field in the exception they raise.
+        param = getattr(first.get("ctx", {}).get("error"), "parameter", None)
+        place = ".".join(str(part) for part in takewhile(_is_field, first["loc"]))
+        raise CallError(f"{place}: {first['msg']}" if place else first["msg"], param=param or place or None) from error
+
+
+def _is_field(part: int | str) -> bool:
+    """
+    Whether it leads into the request; pydantic goes on with the type it tried, of those that a field may have.
+    """
+    return isinstance(part, int) or not (part in _TYPES or "[" in part)
+
+
+@contextmanager
+def vendor_faults(texts: str | None) -> Iterator[None]:
+    """
+    Translate what vLLM raises; `texts` is the field of the request that holds what may be too long.
 
     Raises:
         CallError: the call is at fault.
         EngineDeadError: the engine core died meanwhile.
     """
     from vllm.entrypoints.serve import create_error_response
-    from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+    from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
-    request = _decode(endpoint, call.body)
     try:
-        result = await endpoint.serve(request, RawRequest(call.headers))
+        yield
+    except CallError:
+        raise
     except VllmEngineDeadError as error:
         raise EngineDeadError("the engine died while it answered; try again in a moment") from error
     except Exception as error:
@@ -90,22 +163,15 @@ async def answer(endpoint: Endpoint, call: Call) -> Reply:
         result = create_error_response(error)
         if result.error.code >= 500:
             raise
-    if isinstance(result, ErrorResponse):
-        raise CallError(result.error.message, param=result.error.param, status=result.error.code)
-    if isinstance(result, AsyncGenerator):
-        return Reply(_events(result, endpoint.dump), media_type="text/event-stream")
-    return Reply(result.model_dump_json(**endpoint.dump).encode())
+        if isinstance(error, VLLMValidationError):
+            # As text it repeats the names of vLLM's own arguments.
+            result.error.message = str(error.args[0])
+        raise _refusal(result, texts) from error
 
 
-def _decode(endpoint: Endpoint, body: bytes) -> Any:  # Any: vLLM's request types
-    try:
-        return endpoint.request.validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        # vLLM's own validators name the field in the exception they raise.
-        param = getattr(first.get("ctx", {}).get("error"), "parameter", None)
-        place = ".".join(str(part) for part in first["loc"])
-        raise CallError(f"{place}: {first['msg']}" if place else first["msg"], param=param or place or None) from error
+def _refusal(response: ErrorResponse, texts: str | None) -> CallError:
+    param = texts if texts and response.error.param in _ITS_NAMES else response.error.param
+    return CallError(response.error.message, param=param, status=response.error.code)
 
 
 async def _events(stream: AsyncGenerator[Any], dump: Mapping[str, bool]) -> AsyncGenerator[bytes]:

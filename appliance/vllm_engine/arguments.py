@@ -31,12 +31,26 @@ _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True, slots=True)
+class Pooler:
+    """
+    How a model's vectors become its answer; None is as the model's own files say.
+
+    `task` is one of vLLM's; `pooling` is `cls`, `mean` or `last`; `dimensions` cuts embeddings that may be cut.
+    """
+
+    task: str
+    pooling: str | None = None
+    normalize: bool | None = None
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """
     All that vLLM needs to know of one model.
 
     `artifact` is a directory of safetensors; `adapters` maps names to directories of LoRA adapters;
-    `chat_template` is Jinja text or a file's path, None for the model's own.
+    `chat_template` is Jinja text or a file's path, None for the model's own; `pooler` is None for a model that writes.
     """
 
     names: tuple[str, ...]
@@ -47,6 +61,7 @@ class Setup:
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    pooler: Pooler | None = None
 
 
 def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
@@ -66,6 +81,7 @@ def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: v
     }
     arguments |= _of_cpu(setup) if on_cpu else {}
     arguments |= _of_adapters(setup.adapters) if setup.adapters else {}
+    arguments |= _of_pooler(setup.pooler) if setup.pooler else {}
     chosen = {
         "gpu_memory_utilization": setup.layout.memory_fraction,
         "max_model_len": engine.max_model_len,
@@ -74,7 +90,15 @@ def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: v
         "kv_cache_memory_bytes": engine.kv_cache_memory_bytes,
         "enforce_eager": engine.enforce_eager,
     }
-    return arguments | {name: value for name, value in chosen.items() if value is not None} | engine.args
+    arguments |= {name: value for name, value in chosen.items() if value is not None}
+    return arguments | {name: _over(arguments.get(name), value) for name, value in engine.args.items()}
+
+
+def _over(ours: Any, value: Any) -> Any:  # Any: vLLM's argument values
+    """
+    A value from the config over ours: of two mappings, key by key.
+    """
+    return {**ours, **value} if isinstance(ours, dict) and isinstance(value, dict) else value
 
 
 def frontend_arguments(setup: Setup, engine_args: AsyncEngineArgs) -> Namespace:
@@ -116,11 +140,47 @@ def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values
         # Compilation takes longer than it saves on the models a CPU serves.
         "enforce_eager": True,
         # Without it vLLM takes most of the machine's memory for the KV cache.
-        "kv_cache_memory_bytes": min(_MOST_CPU_KV_BYTES, psutil.virtual_memory().available // 4),
+        "kv_cache_memory_bytes": _cpu_kv_bytes(setup),
     }
     if setup.layout.devices == 1:
         arguments["distributed_executor_backend"] = _UNIPROC
+    if setup.pooler and setup.engine.dtype == "auto":
+        # vLLM would take float16, which costs precision and gains nothing here.
+        arguments["dtype"] = "float32"
     return arguments
+
+
+def _cpu_kv_bytes(setup: Setup) -> int:
+    """
+    Memory of the KV cache on a CPU: what is usual, or what the model's share of the machine leaves beside its weights.
+    """
+    memory = psutil.virtual_memory()
+    usual = min(_MOST_CPU_KV_BYTES, int(memory.available) // 4)
+    if setup.layout.memory_fraction is None:
+        return usual
+    share = int(memory.total * setup.layout.memory_fraction)
+    weights = sum(file.stat().st_size for file in setup.artifact.glob("*.safetensors"))
+    if weights >= share:
+        raise LoadError(
+            f"layout.memory_fraction is {setup.layout.memory_fraction}: {share / 1024**3:.1f} GiB of this machine's "
+            f"{memory.total / 1024**3:.1f}, and the weights of {setup.names[0]!r} alone take "
+            f"{weights / 1024**3:.1f} GiB; raise the fraction"
+        )
+    return min(usual, share - weights)
+
+
+def _of_pooler(pooler: Pooler) -> dict[str, Any]:  # Any: vLLM's argument values
+    config = {
+        "task": pooler.task,
+        "pooling_type": pooler.pooling.upper() if pooler.pooling else None,
+        "use_activation": pooler.normalize,
+        "dimensions": pooler.dimensions,
+    }
+    return {
+        "runner": "pooling",
+        "pooler_config": {name: value for name, value in config.items() if value is not None},
+        "hf_overrides": {"is_matryoshka": True} if pooler.dimensions else {},
+    }
 
 
 def _of_adapters(adapters: Mapping[str, Path]) -> dict[str, Any]:  # Any: vLLM's argument values

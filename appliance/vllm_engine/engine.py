@@ -20,12 +20,12 @@ import structlog
 
 from appliance.contract import Call, Operation, Reply
 from appliance.errors import EngineDeadError, LoadError
-from appliance.vllm_engine.answers import Endpoint, answer, endpoints
+from appliance.vllm_engine.answers import Answer, generation
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import as_load_error, launch, prepare
+from appliance.vllm_engine.pooling import pooling
 
 if TYPE_CHECKING:
-    from starlette.datastructures import State
     from vllm.v1.engine.async_llm import AsyncLLM
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -49,7 +49,7 @@ class Engine:
         self._others = frozenset(multiprocessing.active_children())
         self._processes: list[BaseProcess] = []
         self._llm: AsyncLLM | None = None
-        self._endpoints: Mapping[Operation, Endpoint] = {}
+        self._answers: Mapping[Operation, Answer] = {}
         self._is_closed = False
 
     async def start(self) -> None:
@@ -66,7 +66,7 @@ class Engine:
             llm, arguments = await asyncio.get_running_loop().run_in_executor(self._thread, work)
             # The first word with the engine core starts the task that hears of its death.
             await llm.reset_mm_cache()
-            self._endpoints = endpoints(await _serving_state(llm, arguments))
+            self._answers = await _answers(llm, arguments)
             self._processes = self._new_processes()
             self._llm = llm
         except Exception as error:
@@ -87,7 +87,7 @@ class Engine:
             EngineDeadError: the engine core cannot answer any more.
         """
         self.check()
-        return await answer(self._endpoints[call.operation], call)
+        return await self._answers[call.operation](call)
 
     def check(self) -> None:
         """
@@ -104,11 +104,25 @@ class Engine:
             raise EngineDeadError(f"the engine died: {ends or 'its process does not answer'}")
 
     @property
+    def operations(self) -> frozenset[Operation]:
+        """
+        What it can be asked; empty before it has started.
+        """
+        return frozenset(self._answers)
+
+    @property
     def max_model_len(self) -> int | None:
         """
         Longest prompt and answer together, in tokens; None before the engine has started.
         """
         return self._llm.model_config.max_model_len if self._llm else None
+
+    @property
+    def embedding_size(self) -> int | None:
+        """
+        Numbers in an embedding that nobody asked to be shorter; None before the engine has started.
+        """
+        return self._llm.model_config.embedding_size if self._llm else None
 
     async def close(self) -> None:
         """
@@ -150,13 +164,15 @@ class Engine:
                     each.kill()
 
 
-async def _serving_state(llm: AsyncLLM, arguments: Namespace) -> State:
+async def _answers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Operation, Answer]:
     """
-    vLLM's serving classes as it builds them for its own server, each an attribute of the state.
+    What answers each operation, on vLLM's serving classes as it builds them for its own server.
     """
     from starlette.datastructures import State
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 
-    state = State()
-    await init_app_state(llm, state, arguments, await llm.get_supported_tasks())
-    return state
+    state, tasks = State(), await llm.get_supported_tasks()
+    await init_app_state(llm, state, arguments, tasks)
+    if "generate" in tasks:
+        return generation(state)
+    return pooling(llm, state, llm.model_config.get_pooling_task(tasks))

@@ -59,7 +59,7 @@ def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None])
 
     engine_args = AsyncEngineArgs(**engine_arguments(setup, on_cpu=current_platform.is_cpu()))
     config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
-    if setup.chat_template is None:
+    if setup.chat_template is None and setup.pooler is None:
         _require_chat_template(setup.names[0], config.model_config)
     arguments = frontend_arguments(setup, engine_args)
     arguments.structured_outputs_config = config.structured_outputs_config
@@ -95,6 +95,7 @@ def _import() -> None:
     """
     import vllm.entrypoints.generate.api_router
     import vllm.entrypoints.launchers.api_server.app_state
+    import vllm.entrypoints.pooling.factories
     import vllm.entrypoints.scale_out.factories
     import vllm.v1.engine.async_llm  # noqa: F401 - wanted for its time, not for its names
 

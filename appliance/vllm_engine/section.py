@@ -44,7 +44,10 @@ class EngineSection(Section):
 _FROM_STORAGE = "must be left to storage.uri, which says where the bytes come from"
 _OUR_LOG = "must be left to logging, which writes one log for all"
 
+_BY_CLASS = "must be left to the model's class"
+
 OWNED: Mapping[str, str] = {
+    "runner": _BY_CLASS,
     "model": _FROM_STORAGE,
     "model_weights": _FROM_STORAGE,
     "tokenizer": _FROM_STORAGE,

@@ -1,0 +1,136 @@
+"""
+The encoder class: a model that embeds, reranks or classifies, which vLLM runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import structlog
+from pydantic import Field
+
+from appliance.contract import Call, Model, Operation
+from appliance.layout import LayoutSection
+from appliance.models.local import LocalModel
+from appliance.models.section import ModelSection
+from appliance.models.tasks import Choice, Task, choose
+from appliance.storage.section import StorageSection
+from appliance.vllm_engine.arguments import Pooler, Setup
+from appliance.vllm_engine.section import EngineSection
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class EncoderSection(ModelSection):
+    """
+    An encoder: embeddings, reranking and scores, classification.
+    """
+
+    class_: Annotated[Literal["encoder"], Field(alias="class")]
+    """The model class."""
+
+    storage: StorageSection
+    """Where the model's bytes come from."""
+
+    layout: LayoutSection = LayoutSection()
+    """How the model sits on GPUs; unset is one device."""
+
+    engine: EngineSection = EngineSection()
+    """How vLLM computes; on a CPU, `dtype: auto` is float32."""
+
+    task: Literal["embed", "rerank", "classify", "token_classify"] | None = None
+    """
+    What the model is for; unset is read from its `config.json`: a head that classifies tokens, one that classifies
+    texts (`rerank` when it has a single label), else `embed`.
+    """
+
+    pooling: Literal["cls", "mean", "last"] | None = None
+    """How the vectors of all tokens become one: the first's, their mean, the last's; unset is as the model says."""
+
+    normalize: bool | None = None
+    """Give embeddings the length 1; unset is as the model says."""
+
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    """
+    Numbers in an embedding where the request does not say, for a Matryoshka model, which may be cut; setting it
+    declares the model to be one. Unset is all of them.
+    """
+
+    @property
+    def storages(self) -> Mapping[str, StorageSection]:
+        return {"model": self.storage}
+
+    def build(self) -> Model:
+        return EncoderModel(self)
+
+
+_PROOFS: Mapping[Task, tuple[Operation, Mapping[str, Any]]] = {  # Any: JSON values
+    Task.EMBED: (Operation.EMBEDDING, {"input": "Hello"}),
+    Task.RERANK: (Operation.RERANK, {"query": "Hello", "documents": ["Hello"]}),
+    Task.CLASSIFY: (Operation.CLASSIFICATION, {"input": "Hello"}),
+    Task.TOKEN_CLASSIFY: (Operation.CLASSIFICATION, {"input": "Hello"}),
+}
+
+_TEXTS = {Operation.POOLING, Operation.TOKENIZE, Operation.DETOKENIZE}
+
+_OPERATIONS: Mapping[Task, frozenset[Operation]] = {
+    Task.EMBED: frozenset({Operation.EMBEDDING, Operation.RERANK, Operation.SCORE} | _TEXTS),
+    Task.RERANK: frozenset({Operation.RERANK, Operation.SCORE, Operation.CLASSIFICATION} | _TEXTS),
+    Task.CLASSIFY: frozenset({Operation.CLASSIFICATION} | _TEXTS),
+    Task.TOKEN_CLASSIFY: frozenset({Operation.CLASSIFICATION} | _TEXTS),
+}
+
+
+class EncoderModel(LocalModel):
+    """
+    An encoder in a vLLM engine; what it can be asked depends on its task, which may only show when the bytes are here.
+    """
+
+    def __init__(self, section: EncoderSection) -> None:
+        super().__init__()
+        self._section = section
+        self._choice: Choice | None = None
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """
+        What it can be asked; while its task is unknown, what any encoder can.
+        """
+        task = self._choice.task if self._choice else self._section.task
+        return _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
+
+    @property
+    def proof(self) -> Call:
+        """
+        The smallest call for its task.
+        """
+        task = self._choice.task if self._choice else Task.EMBED
+        operation, body = _PROOFS[task]
+        return Call(operation, json.dumps({"model": self._section.name, **body}).encode())
+
+    def setup(self, artifacts: Mapping[str, Path]) -> Setup:
+        section = self._section
+        self._choice = choice = choose(Task(section.task) if section.task else None, artifacts["model"])
+        log.info("task.chosen", model=section.name, task=choice.task, source=choice.source)
+        return Setup(
+            names=(section.name, *section.aliases),
+            artifact=artifacts["model"],
+            layout=section.layout,
+            engine=section.engine,
+            pooler=Pooler(
+                task="classify" if choice.task is Task.RERANK else choice.task.value,
+                pooling=section.pooling,
+                normalize=section.normalize,
+                dimensions=section.dimensions,
+            ),
+        )
+
+    def describe(self) -> Mapping[str, Any]:  # Any: JSON values
+        if self._choice is None:
+            return super().describe()
+        facts = {"task": self._choice.task, "task_source": self._choice.source, **super().describe()}
+        size = self._section.dimensions or self.running.embedding_size if self._choice.task is Task.EMBED else None
+        return facts if size is None else {**facts, "dimensions": size}

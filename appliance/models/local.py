@@ -1,0 +1,74 @@
+"""
+A model that is computed here, in a vLLM engine of its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from appliance.contract import Call, Reply
+from appliance.vllm_engine.arguments import Setup
+from appliance.vllm_engine.engine import Engine
+
+
+class LocalModel(ABC):
+    """
+    What the model classes that run in vLLM share: a setup of theirs, and the engine that comes of it.
+    """
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+
+    @abstractmethod
+    def setup(self, artifacts: Mapping[str, Path]) -> Setup:
+        """
+        What vLLM is told, now that the bytes are here.
+
+        Raises:
+            LoadError: these bytes are no model of this class.
+        """
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:
+        """
+        Start the engine; see `Model.load`.
+        """
+        self._engine = Engine(self.setup(artifacts))
+        await self._engine.start()
+
+    async def check(self) -> None:
+        """
+        Look at the engine; see `Model.check`.
+        """
+        self.running.check()
+
+    async def answer(self, call: Call) -> Reply:
+        """
+        Have the engine answer; see `Model.answer`.
+        """
+        return await self.running.answer(call)
+
+    def describe(self) -> Mapping[str, Any]:  # Any: JSON values
+        """
+        Facts for listings; see `Model.describe`.
+        """
+        length = self._engine.max_model_len if self._engine else None
+        return {} if length is None else {"max_model_len": length}
+
+    async def close(self) -> None:
+        """
+        End the engine; see `Model.close`.
+        """
+        if self._engine is not None:
+            await self._engine.close()
+
+    @property
+    def running(self) -> Engine:
+        """
+        The engine, which there is from the load on.
+        """
+        if self._engine is None:
+            raise AssertionError("asked before it was loaded; this is a bug")
+        return self._engine

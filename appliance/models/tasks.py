@@ -1,0 +1,76 @@
+"""
+What an encoder is for: what the config says, else what the model's own files say.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import LoadError
+
+
+class Task(StrEnum):
+    """
+    One thing encoders are trained for.
+    """
+
+    EMBED = "embed"
+    RERANK = "rerank"
+    CLASSIFY = "classify"
+    TOKEN_CLASSIFY = "token_classify"  # noqa: S105 - tokens of text
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """
+    A task, and what it was chosen by.
+    """
+
+    task: Task
+    source: str
+
+
+def choose(wanted: Task | None, artifact: Path) -> Choice:
+    """
+    The task of the model in the directory `artifact`.
+
+    A head that classifies makes it a classifier, and one with a single label scores: that is a reranker.
+    Everything else embeds.
+
+    Raises:
+        LoadError: there is no ``config.json`` that can be read.
+    """
+    if wanted is not None:
+        return Choice(wanted, "the model's section")
+    config = _read(artifact / "config.json")
+    architecture = next(iter(config.get("architectures") or ()), "none")
+    source = f"config.json: architecture {architecture}"
+    if architecture.endswith("ForTokenClassification"):
+        return Choice(Task.TOKEN_CLASSIFY, source)
+    if architecture.endswith("ForSequenceClassification"):
+        labels = _labels(config)
+        return Choice(Task.RERANK if labels == 1 else Task.CLASSIFY, f"{source}, {labels} label{'s'[: labels != 1]}")
+    return Choice(Task.EMBED, source)
+
+
+def _read(file: Path) -> dict[str, Any]:  # Any: JSON values
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise LoadError(
+            f"{file}: cannot be read ({error}); a model's directory has a config.json, which says what it is"
+        ) from error
+    if not isinstance(config, dict):
+        raise LoadError(f"{file}: is not a JSON object; bring the model again")
+    return config
+
+
+def _labels(config: dict[str, Any]) -> int:  # Any: JSON values
+    """
+    How many labels there are; where neither key is written, transformers takes 2 (``PretrainedConfig.num_labels``).
+    """
+    return len(config.get("id2label") or ()) or int(config.get("num_labels", 2))
