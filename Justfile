@@ -45,7 +45,7 @@ smoke *files: setup
 
 # Measure one thing beside its peers in the same run: embeddings, proxy, storage.
 bench what *args: setup
-    {{ python }} -m tests.bench.{{ what }} {{ args }}
+    PYTHONPATH=tests {{ python }} -m bench.{{ what }} {{ args }}
 
 # Format the code.
 fmt: setup
