@@ -19,7 +19,6 @@ from appliance.lifecycle import calls
 from appliance.lifecycle.entry import Entry, Progress
 from appliance.lifecycle.state import RULES, State
 from appliance.models.section import Report
-from appliance.storage import Cache
 
 __all__ = ["RULES", "Entry", "Lifecycle", "State"]
 
@@ -49,7 +48,7 @@ class Lifecycle:
     def __init__(self, config: Config) -> None:
         self.entries: tuple[Entry, ...] = tuple(Entry(section, section.build()) for section in config.models)
         self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
-        self._cache_dir = config.storage.cache_dir
+        self._storage = config.storage
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
 
@@ -167,8 +166,8 @@ class Lifecycle:
         artifacts = {}
         if entry.section.storages:
             self._move(entry, State.FETCHING, "its bytes are being brought")
-            cache = Cache.at(self._cache_dir)
-            artifacts = dict(await asyncio.to_thread(entry.section.materialize, cache, self._reporter(entry)))
+            materialize = entry.section.materialize
+            artifacts = dict(await asyncio.to_thread(materialize, self._storage, self._reporter(entry)))
         self._move(entry, State.LOADING, "the engine is starting")
         await entry.model.load(artifacts)
         self._move(entry, State.PROVING, "the first answer is being made")

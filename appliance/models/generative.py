@@ -17,7 +17,7 @@ from appliance.layout import LayoutSection
 from appliance.models.section import ModelSection, Name, Report
 from appliance.section import Section
 from appliance.storage import Cache
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine import gguf
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.engine import Engine
@@ -75,9 +75,10 @@ class GenerativeSection(ModelSection):
     def storages(self) -> Mapping[str, StorageSection]:
         return {"model": self.storage} | {_ADAPTER + adapter.name: adapter.storage for adapter in self.adapters}
 
-    def materialize(self, cache: Cache, report: Report) -> Mapping[str, Path]:
-        artifacts = dict(super().materialize(cache, report))
+    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
+        artifacts = dict(super().materialize(settings, report))
         if artifacts["model"].suffix == ".gguf":
+            cache = Cache.at(settings.cache_dir)
             artifacts["model"] = gguf.convert(artifacts["model"], cache, partial(report, "conversion"))
         return artifacts
 

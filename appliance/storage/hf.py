@@ -17,7 +17,7 @@ from appliance.errors import StorageError, StorageUnavailableError
 from appliance.storage import hub
 from appliance.storage.cache import Cache, Report
 from appliance.storage.manifest import size_of
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact
 
 log = structlog.get_logger()
@@ -53,11 +53,12 @@ class HubPath:
         return f"hf://{self.name}{sign}{self.revision}" + (f"/{self.path}" if self.path else "")
 
 
-def fetch(storage: StorageSection, cache: Cache, report: Report) -> Path:
+def fetch(storage: StorageSection, settings: StorageSettings, report: Report) -> Path:
     """
     The file or directory of the model, fetched once for each commit.
     """
     wanted = parse(storage.uri)
+    cache = Cache.at(settings.cache_dir)
     try:
         pinned = replace(wanted, revision=_commit(wanted, report))
     except StorageUnavailableError as error:

@@ -1,5 +1,5 @@
 """
-The storage sections: where one model's bytes come from, and where all of them are kept.
+The storage sections: where one model's bytes come from, and what holds for all of them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,53 @@ class StorageSection(Section):
     It leads to a directory, or to a single file; of `hf://`, revision and path may be left out.
     """
 
+    include: tuple[str, ...] = ()
+    """Only files that match one of these globs, such as `*.safetensors`; unset is every file."""
 
-class CacheSection(Section):
+    exclude: tuple[str, ...] = ()
+    """No file that matches one of these globs."""
+
+    digest: Annotated[str, Field(pattern="^(sha256:)?[0-9a-f]{64}$")] | None = None
+    """The digest that `appliance pull` printed for these bytes: other bytes are refused; unset takes what is there."""
+
+    allow_pickle: bool = False
+    """Also take pickled weights (`.bin`, `.pt`, `.pkl`), which can run code when they are read."""
+
+
+class TransferSection(Section):
     """
-    Where materialized models are kept.
+    How bytes are fetched.
+    """
+
+    parallel: Annotated[int, Field(ge=1, le=256)] = 8
+    """Requests at once, over all files of a model."""
+
+    chunk_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * 1024 * 1024
+    """Most bytes that one request asks for; small models are fetched in smaller pieces."""
+
+    stall_seconds: Annotated[float, Field(gt=0)] = 30
+    """How long a request may bring nothing before it is given up and tried again."""
+
+    timeout_seconds: Annotated[float, Field(gt=0)] = 6 * 3600
+    """How long the fetch of one model may take in all."""
+
+    retries: Annotated[int, Field(ge=0)] = 8
+    """How often a request that brings nothing is tried again, after ever longer pauses."""
+
+
+class StorageSettings(Section):
+    """
+    What holds for the bytes of all models: where they are kept, and how they are fetched.
     """
 
     cache_dir: Path | None = None
     """Directory for fetched and converted models; unset is `appliance` under the user's cache home."""
+
+    pvc_root: Path = Path("/mnt/pvc")
+    """Directory with the mounted volumes that `pvc://NAME/path` names."""
+
+    transfer: TransferSection = TransferSection()
+    """How bytes are fetched."""
+
+    offline: bool = False
+    """Use only what is in the cache, and make no connection to any store."""

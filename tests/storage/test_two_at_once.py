@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -61,9 +61,9 @@ FETCH = """
 import sys
 from pathlib import Path
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 
-materialize(StorageSection(uri="pypi://model==1/m"), Cache.at(Path(sys.argv[1])),
+materialize(StorageSection(uri="pypi://model==1/m"), StorageSettings(cache_dir=Path(sys.argv[1])),
             lambda done, total: print("coming" if done else "waiting", flush=True))
 """
 
@@ -220,5 +220,7 @@ def test_pip_dies_with_the_process_it_works_for(
 
     index.stalls = False
     storage = StorageSection(uri="pypi://model==1/m")
-    assert (materialize(storage, cache, lambda *_: None) / "weights").stat().st_size == 2 << 20
+    assert (
+        materialize(storage, StorageSettings(cache_dir=cache.root), lambda *_: None) / "weights"
+    ).stat().st_size == 2 << 20
     assert len(visible(cache)) == 1
