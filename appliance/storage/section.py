@@ -25,16 +25,23 @@ class StorageSection(Section):
     """
 
     include: tuple[str, ...] = ()
-    """Only files that match one of these globs, such as `*.safetensors`; unset is every file."""
+    """
+    Only files that match one of these globs, such as `*.safetensors` or `tokenizer/`; `*` matches `/` as well.
+
+    Unset is every file but bookkeeping of git and, beside safetensors, the same weights for other programs.
+    """
 
     exclude: tuple[str, ...] = ()
-    """No file that matches one of these globs."""
+    """No file that matches one of these globs, whatever `include` says."""
 
     digest: Annotated[str, Field(pattern="^(sha256:)?[0-9a-f]{64}$")] | None = None
     """The digest that `appliance pull` printed for these bytes: other bytes are refused; unset takes what is there."""
 
     allow_pickle: bool = False
-    """Also take pickled weights (`.bin`, `.pt`, `.pkl`), which can run code when they are read."""
+    """
+    Take pickled weights (`.bin`, `.pt`, `.pkl` and the like) where there are no safetensors; they can run code when
+    they are read, so they are refused unless you trust whoever made them.
+    """
 
 
 class TransferSection(Section):
