@@ -117,6 +117,7 @@ class GenerativeModel:
             layout=section.layout,
             engine=section.engine,
             chat_template=section.chat_template,
+            allow_pickle=section.storage.allow_pickle,
             tool_call_parser=section.tool_call_parser,
             reasoning_parser=section.reasoning_parser,
             adapters={adapter.name: artifacts[_ADAPTER + adapter.name] for adapter in section.adapters},
