@@ -319,11 +319,9 @@ def test_a_fetch_leaves_setuptools_usable(model: Path, cache: Cache) -> None:
     setuptools turns its distutils off in a process that merely looks for pip; vLLM needs it after the fetch.
     """
     code = f"""
-from pathlib import Path
-from appliance.storage import Cache
 from appliance.storage.pypi import fetch
 from appliance.storage.section import StorageSection, StorageSettings
-fetch(StorageSection(uri="pypi://my-model==1.0/"), Cache(Path({str(cache.root)!r})), lambda *_: None)
+fetch(StorageSection(uri="pypi://my-model==1.0/"), StorageSettings(cache_dir={str(cache.root)!r}), lambda *_: None)
 import setuptools, distutils.core
 """
 
