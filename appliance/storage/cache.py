@@ -61,7 +61,7 @@ class Cache:
         Raises:
             StorageError: the cache cannot be written.
         """
-        place = self.root / _name(key)
+        place = self.root / name_of(key)
         return self.find(key) or self._alone(place, place.name, report, lambda: build(place, redact(key), make, report))
 
     def resume(self, key: str, make: Callable[[Path], Mapping[str, str]], report: Report) -> Path:
@@ -75,7 +75,7 @@ class Cache:
         Raises:
             StorageError: the cache cannot be written.
         """
-        place, work = self.root / _name(key), self.root / UNFINISHED / _name(key.partition("#")[0])
+        place, work = self.root / name_of(key), self.root / UNFINISHED / name_of(key.partition("#")[0])
         return self.find(key) or self._alone(
             place, work.name, report, lambda: resume(place, work, redact(key), make, report)
         )
@@ -96,14 +96,14 @@ class Cache:
         """
         The directory for `key` if it was made and is whole.
         """
-        place = self.root / _name(key)
+        place = self.root / name_of(key)
         return place / FILES if is_whole(place) else None
 
     def note(self, question: str, answer: str) -> None:
         """
         Keep a short answer for a day when nobody gives it; only a courtesy, so a read-only cache does not matter.
         """
-        place = self._notes / _name(question)
+        place = self._notes / name_of(question)
         with suppress(OSError):
             self._notes.mkdir(exist_ok=True)
             place.write_text(answer)
@@ -113,7 +113,7 @@ class Cache:
         The answer kept for `question`, if there is one.
         """
         try:
-            return (self._notes / _name(question)).read_text()
+            return (self._notes / name_of(question)).read_text()
         except (OSError, ValueError):
             return None
 
@@ -128,9 +128,9 @@ def _cache_home() -> Path:
     return home if home.is_absolute() else Path.home() / ".cache"
 
 
-def _name(key: str) -> str:
+def name_of(key: str) -> str:
     """
-    A directory name for people, made unique by a digest.
+    The name of the artifact for a key: a directory name for people, made unique by a digest.
     """
     unique = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", redact(key).rpartition("://")[2].partition("#")[0])

@@ -16,11 +16,15 @@ from pathlib import Path
 import structlog
 
 from appliance.errors import StorageTimeoutError
+from appliance.storage.archives import is_archive, top
+from appliance.storage.blobs import Blobs
 from appliance.storage.cache import Cache, Report
+from appliance.storage.faults import disk_faults
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.selection import select
 from appliance.storage.store import Listing, RemoteFile, Store
 from appliance.storage.transfer import Transfer, attended, insist
+from appliance.storage.unpacking import unpack
 from appliance.storage.uri import redact
 
 log = structlog.get_logger()
@@ -60,6 +64,10 @@ class _Visit:
         listing = self._list()
         files = select(listing, self.storage)
         cache = Cache.at(self.settings.cache_dir)
+        if listing.is_file and is_archive(files[0].name):
+            rules = self.storage.model_dump_json(include={"include", "exclude", "allow_pickle"})
+            unpack = partial(self._unpack, listing, files[0])
+            return top(cache.resume(key(listing, files, rules), unpack, self.report))
         path = cache.resume(key(listing, files), partial(self._transfer, listing, files), self.report)
         return path / files[0].name if listing.is_file else path
 
@@ -69,7 +77,10 @@ class _Visit:
 
     def _transfer(self, listing: Listing, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
         limits, begun = self.settings.transfer, time.monotonic()
-        transfer = Transfer(self.store, listing.place, files, target, limits)
+        shared = self._take(files, target)
+        size = sum(file.size for file in files if file.name in shared)
+        rest = [file for file in files if file.name not in shared]
+        transfer = Transfer(self.store, listing.place, rest, target, limits, others=shared)
 
         async def bounded() -> Mapping[str, str]:
             try:
@@ -81,17 +92,40 @@ class _Visit:
                     "start again to go on, or raise storage.transfer.timeout_seconds"
                 ) from error
 
-        digests = self.runner.run(attended(bounded(), lambda: self.report(transfer.done, transfer.total)))
+        digests = self.runner.run(attended(bounded(), lambda: self.report(size + transfer.done, size + transfer.total)))
         seconds = round(time.monotonic() - begun, 3)
-        log.info("artifact.fetched", uri=listing.place, bytes=transfer.total, fetched=transfer.fetched, seconds=seconds)
-        return digests
+        log.info(
+            "artifact.fetched",
+            uri=listing.place,
+            bytes=size + transfer.total,
+            fetched=transfer.fetched,
+            seconds=seconds,
+        )
+        return {**digests, **shared}
+
+    def _take(self, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
+        """
+        Put what another artifact has already into its place, and return the SHA-256 of each by its name.
+        """
+        blobs, tick = Blobs.of(Cache.at(self.settings.cache_dir).root), partial(self.report, 0, None)
+        known = {file.name: file.digests["sha256"] for file in files if "sha256" in file.digests}
+        sizes = {file.name: file.size for file in files}
+        return {name: sha256 for name, sha256 in known.items() if blobs.take(sha256, sizes[name], target / name, tick)}
+
+    def _unpack(self, listing: Listing, file: RemoteFile, target: Path) -> Mapping[str, str]:
+        packed = target.with_name("packed")
+        with disk_faults(packed):
+            packed.mkdir(exist_ok=True)
+        self._transfer(listing, [file], packed)
+        unpack(packed / file.name, listing.place, target, self.storage, partial(self.report, file.size, file.size))
+        return {}
 
 
-def key(listing: Listing, files: Sequence[RemoteFile]) -> str:
+def key(listing: Listing, files: Sequence[RemoteFile], rules: str = "") -> str:
     """
-    What tells these files in this state from all others.
+    What tells these files in this state, and what is made of them by which rules, from all others.
     """
-    state = [[file.name, file.size, file.version, sorted(file.digests.items())] for file in files]
+    state = [rules, *([file.name, file.size, file.version, sorted(file.digests.items())] for file in files)]
     return f"{listing.place}#{hashlib.sha256(json.dumps(state).encode()).hexdigest()}"
 
 

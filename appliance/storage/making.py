@@ -15,6 +15,7 @@ from uuid import uuid4
 import structlog
 
 from appliance.storage import manifest
+from appliance.storage.blobs import Blobs
 from appliance.storage.faults import disk_faults
 from appliance.storage.manifest import FILES
 
@@ -82,7 +83,10 @@ def resume(place: Path, work: Path, source: str, make: Callable[[Path], Mapping[
 
 def _finish(work: Path, place: Path, source: str, known: Mapping[str, str], report: Report) -> None:
     size = manifest.size_of(work / FILES)
-    manifest.seal(work, source, known, partial(report, size, size))
+    manifest.seal(work, source, known, tick := partial(report, size, size))
+    if contents := manifest.read(work):
+        digests = {name: entry.sha256 for name, entry in contents.files.items()}
+        Blobs.of(place.parent).share(work / FILES, digests, tick)
     with disk_faults(place):
         work.rename(place)
     manifest.sync_directory(place.parent)

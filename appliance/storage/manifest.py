@@ -56,6 +56,12 @@ class Manifest:
         """
         return [name for name, entry in self.files.items() if _size(files / name) != entry.size]
 
+    def altered(self, files: Path, tick: Callable[[], None]) -> list[str]:
+        """
+        Names of files with other bytes than they had: every byte is read, and `tick` called now and then.
+        """
+        return [name for name, entry in self.files.items() if _sha256(files / name, tick) != entry.sha256]
+
 
 def size_of(files: Path) -> int:
     """
@@ -117,11 +123,10 @@ def verify(path: Path, tick: Callable[[], None] = lambda: None) -> None:
     if manifest is None:
         return
     files = artifact / FILES
-    missing = manifest.damage(files)
-    damaged = missing or [name for name, entry in manifest.files.items() if _sha256(files / name, tick) != entry.sha256]
-    if damaged:
+    if damaged := manifest.damage(files) or manifest.altered(files, tick):
         raise ArtifactCorruptError(
-            f"{artifact}: {', '.join(damaged[:5])}: not as it was stored; delete this directory to fetch it again"
+            f"{artifact}: {', '.join(damaged[:5])}: not as it was stored; remove it, to be fetched again, with: "
+            "appliance cache verify --remove"
         )
 
 

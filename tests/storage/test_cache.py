@@ -145,7 +145,7 @@ def test_changed_bytes_are_found_by_a_full_check(cache: Cache) -> None:
     verify(files)
     (files / "deep" / "weights").write_bytes(b"v" * 1000)
 
-    with pytest.raises(ArtifactCorruptError, match="deep/weights: not as it was stored; delete this directory"):
+    with pytest.raises(ArtifactCorruptError, match="deep/weights: not as it was stored; remove it"):
         verify(files)
     with pytest.raises(ArtifactCorruptError, match="deep/weights"):
         verify(files / "deep" / "weights")

@@ -170,6 +170,22 @@ def test_who_waits_says_for_whom(cache: Cache, start: Start) -> None:
     assert events[0]["since"].startswith("20")
 
 
+def test_whose_lock_is_taken_over_is_said(cache: Cache, start: Start) -> None:
+    """
+    A process that died with a lock is named, with how long it had been at work.
+    """
+    builder = start(IN_STEPS, cache.root)
+    advance(builder, "half")
+    builder.kill()
+    builder.wait()
+
+    with capture_logs() as events:
+        cache.build("a://model", fill, lambda *_: None)
+    assert events[0]["event"] == "artifact.taken_over"
+    assert events[0]["owner_pid"] == builder.pid
+    assert events[0]["held_seconds"] >= 0
+
+
 def test_a_wait_can_be_stopped(cache: Cache, start: Start) -> None:
     """
     Report is called while another works, and what it raises ends the wait and leaves the other alone.
