@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,22 +68,6 @@ class Blobs:
                 if not self.take(sha256, size, path, tick):
                     self.root.mkdir(exist_ok=True)
                     _link(path, blob)
-
-    def part(self, files: Path) -> None:
-        """
-        Make the files of a directory its own again, because they are to be written to: of one that nobody else has, the
-        name here goes, and of any other a copy is made.
-        """
-        shared = [path for path in files.rglob("*") if path.is_file() and path.stat().st_nlink > 1]
-        names = {blob.stat().st_ino: blob for blob in self.all()} if shared else {}
-        for path in shared:
-            facts = path.stat()
-            if facts.st_nlink == 2 and facts.st_ino in names:
-                names[facts.st_ino].unlink(missing_ok=True)
-            else:
-                temporary = _beside(path)
-                shutil.copyfile(path, temporary)
-                temporary.replace(path)
 
     def drop_unused(self) -> int:
         """

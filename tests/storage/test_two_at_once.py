@@ -77,9 +77,9 @@ def fill(files: Path) -> None:
 
 def visible(cache: Cache) -> list[str]:
     """
-    Everything in the cache but its locks.
+    Everything in the cache but its locks, notes and second names.
     """
-    return [path.name for path in cache.root.iterdir() if path.name != ".locks"]
+    return [path.name for path in cache.root.iterdir() if path.name not in {".locks", ".notes", ".blobs"}]
 
 
 def advance(process: subprocess.Popen[str], to: str) -> None:
