@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from pathlib import Path
@@ -32,16 +32,25 @@ class Transfer:
 
     `parallel` ranges are fetched at once, and each holds one piece in memory: that is all there is, however large the
     model. `done` and `total` are bytes, those of an earlier fetch included; `fetched` are the ones of this.
+    `others` are names in `target` that are none of this fetch's business; everything else there is removed.
     """
 
     def __init__(
-        self, store: Store, place: str, files: Sequence[RemoteFile], target: Path, limits: TransferSection
+        self,
+        store: Store,
+        place: str,
+        files: Sequence[RemoteFile],
+        target: Path,
+        limits: TransferSection,
+        *,
+        others: Collection[str] = (),
     ) -> None:
         self.done = 0
         self.fetched = 0
         self.total = sum(file.size for file in files)
         self._store = store
         self._place = place
+        self._others = others
         # The largest first: what is left at the end is small, and keeps all requests busy.
         self._files = sorted(files, key=lambda file: -file.size)
         self._target = target
@@ -75,7 +84,7 @@ class Transfer:
         """
         Remove what an earlier listing had and this one has not.
         """
-        wanted = {self._target / file.name for file in self._files}
+        wanted = {self._target / name for name in (*self._others, *(file.name for file in self._files))}
         with disk_faults(self._target):
             for path in sorted(self._target.rglob("*"), reverse=True):
                 if path.is_dir() and not path.is_symlink():

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 from appliance.storage.faults import disk_faults
 from appliance.storage.store import RemoteFile
@@ -45,15 +43,16 @@ class Journal:
         self._path = path
         self._out: BinaryIO | None = None
 
-    def claims(self) -> Mapping[str, list[Piece]]:
+    def claims(self) -> Mapping[str | None, list[Piece]]:
         """
         What is said to be there, by the `mark` of its file; a line that was not written to its end says nothing.
         """
-        claims: dict[str, list[Piece]] = defaultdict(list)
+        claims: dict[str | None, list[Piece]] = defaultdict(list)
         for line in self._lines():
             try:
                 mark, start, end, crc = json.loads(line)
-                claims[str(mark)].append(Piece(Span(int(start), int(end)), int(crc)))
+                if 0 <= int(start) < int(end):
+                    claims[str(mark)].append(Piece(Span(int(start), int(end)), int(crc)))
             except (ValueError, TypeError):
                 continue
         return claims
@@ -92,18 +91,19 @@ class Journal:
             self._path.with_suffix(".new").unlink(missing_ok=True)
 
 
-def mark(file: RemoteFile) -> str:
+def mark(file: RemoteFile) -> str | None:
     """
     What tells a file in this state from all others: bytes of another version must never be joined to it.
 
-    Where the store has neither versions nor digests, nothing does, and no fetch can be continued by another process.
+    Where the store has neither versions nor digests nothing does, and its fetch cannot be continued.
     """
-    identity = [file.version, sorted(file.digests.items())] if file.version or file.digests else [_NO_OTHER_PROCESS]
-    return hashlib.sha256(json.dumps([file.name, file.size, *identity]).encode()).hexdigest()[:24]
-
-
-_NO_OTHER_PROCESS = f"{os.getpid()} {uuid4().hex}"
+    if not file.version and not file.digests:
+        return None
+    identity = [file.name, file.size, file.version, sorted(file.digests.items())]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
 
 def _line(file: RemoteFile, piece: Piece) -> bytes:
-    return json.dumps([mark(file), piece.span.start, piece.span.end, piece.crc]).encode() + b"\n"
+    # Of a file without a mark there is nothing to claim.
+    known_as = mark(file)
+    return json.dumps([known_as, piece.span.start, piece.span.end, piece.crc]).encode() + b"\n" if known_as else b""

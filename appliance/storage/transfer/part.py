@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+from uuid import uuid4
 
 from appliance.storage.faults import disk_faults
 from appliance.storage.store import RemoteFile
@@ -74,6 +76,7 @@ class Part:
             for piece in await self._do(self._true_of, batch):
                 if not self._held or piece.span.start >= next(reversed(self._held.values())).span.end:
                     self._held[piece.span.start] = piece
+        await self._do(self._prepare)
 
     async def put(self, start: int, data: bytearray) -> None:
         """
@@ -135,8 +138,19 @@ class Part:
             if not is_begun:
                 self.path.unlink(missing_ok=True)
             self.path.touch()
-            # It may be shorter than what a longer version left, and is never longer than what is listed.
-            if self.path.stat().st_size > self.file.size:
+
+    def _prepare(self) -> None:
+        """
+        Make the file our own if it is to be changed: by a hard link it may be another artifact's, too.
+        """
+        with disk_faults(self.path):
+            facts = self.path.stat()
+            is_too_long = facts.st_size > self.file.size
+            if facts.st_nlink > 1 and (self.missing or is_too_long):
+                own = self.path.with_name(f".{uuid4().hex}")
+                shutil.copyfile(self.path, own)
+                own.replace(self.path)
+            if is_too_long:
                 os.truncate(self.path, self.file.size)
 
     def _true_of(self, claims: Sequence[Piece]) -> list[Piece]:

@@ -107,14 +107,16 @@ async def insist(ask: Callable[[], Coroutine[None, None, T]], what: str, limits:
 
 async def attended(work: Coroutine[None, None, T], tick: Callable[[], None]) -> T:
     """
-    The result of `work`, while `tick` is called every half second and may raise to stop it.
+    The result of `work`, while `tick` is called every half second and at the end, and may raise to stop it.
     """
     task = asyncio.create_task(work)
     try:
         while not task.done():
             tick()
             await asyncio.wait({task}, timeout=TICK_SECONDS)
-        return task.result()
+        result = task.result()
+        tick()
+        return result
     finally:
         task.cancel()
         await asyncio.wait({task})
