@@ -51,9 +51,9 @@ def never(files: Path) -> None:
 
 def visible(cache: Cache) -> list[str]:
     """
-    Everything in the cache but its locks.
+    Every artifact in the cache, and what is left of unfinished ones.
     """
-    return sorted(path.name for path in cache.root.iterdir() if path.name != ".locks")
+    return sorted(path.name for path in cache.root.iterdir() if not path.name.startswith("."))
 
 
 def test_an_artifact_is_made_once(cache: Cache) -> None:
