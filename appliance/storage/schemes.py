@@ -12,7 +12,7 @@ from typing import cast
 
 from appliance.errors import StorageError
 from appliance.nearest import did_you_mean
-from appliance.storage import fetch, hf, local, pypi
+from appliance.storage import fetch, local, pypi, volumes
 from appliance.storage.cache import Report
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.store import Store
@@ -49,22 +49,23 @@ class Remote:
         return fetch.fetch(self.open(storage.uri, settings), storage, settings, report)
 
 
+_AZURE = Remote("appliance.storage.remote.azure:AzureStore")
+_WEB = Remote("appliance.storage.remote.http:open_store")
+
 SCHEMES: Mapping[str, Bring] = {
     "file": local.find,
-    "hf": hf.fetch,
-    "memory": Remote("appliance.storage.memory:MemoryStore"),
+    "hf": Remote("appliance.storage.remote.hub:HubStore"),
+    "s3": Remote("appliance.storage.remote.s3:S3Store"),
+    "gs": Remote("appliance.storage.remote.gcs:GcsStore"),
+    "az": _AZURE,
+    "abfs": _AZURE,
+    "abfss": _AZURE,
+    "https": _WEB,
+    "http": _WEB,
+    "pvc": volumes.find,
     "pypi": pypi.fetch,
+    "memory": Remote("appliance.storage.memory:MemoryStore"),
 }
-
-
-def materialize(storage: StorageSection, settings: StorageSettings, report: Report) -> Path:
-    """
-    A local directory or single file with the bytes `storage` names, verified; blocks until it is there.
-
-    Raises:
-        StorageError: the bytes cannot be brought.
-    """
-    return way(storage.uri)(storage, settings, report)
 
 
 def way(uri: str) -> Bring:

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from appliance.section import Section
+from appliance.storage.credentials import CredentialsSection
 
 
 class StorageSection(Section):
@@ -76,8 +77,17 @@ class StorageSettings(Section):
     pvc_root: Path = Path("/mnt/pvc")
     """Directory with the mounted volumes that `pvc://NAME/path` names."""
 
+    credentials: CredentialsSection = CredentialsSection()
+    """Who we are to each store; unset takes what the stores' own tools would take."""
+
     transfer: TransferSection = TransferSection()
     """How bytes are fetched."""
+
+    lock_file: Path | None = None
+    """Lock that the bytes are held to; unset is `appliance.lock` beside this file, where there is one."""
+
+    frozen: bool = False
+    """Refuse to bring anything that is not in the lock."""
 
     offline: bool = False
     """Use only what is in the cache, and make no connection to any store."""
