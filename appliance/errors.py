@@ -7,10 +7,14 @@ Everything that can go wrong, as one tree.
     ├── ConfigError                    500  exit 2   the file is wrong; carries every problem found
     ├── MissingExtraError              500  exit 2   an optional dependency is not installed
     ├── StorageError                   500  exit 3   the bytes cannot be brought
-    │   ├── ArtifactNotFoundError                    nothing lies at the URI
-    │   ├── ArtifactCorruptError                     bytes arrived, but not the right ones
-    │   ├── AccessDeniedError                        the store wants other credentials
-    │   └── StorageUnavailableError                  the store does not answer; may pass
+    │   ├── ArtifactNotFoundError           exit 10  nothing lies at the URI
+    │   ├── AccessDeniedError               exit 11  the store wants other credentials
+    │   │   └── GatedError                  exit 12  the credentials are good, and the owner's consent is missing
+    │   ├── NoSpaceError                    exit 13  the disk is full, or will be
+    │   ├── StorageUnavailableError         exit 14  the store does not answer; may pass
+    │   ├── StorageTimeoutError             exit 15  it took longer than it may
+    │   └── ArtifactCorruptError            exit 16  bytes arrived, but not the right ones
+    │       └── ArtifactChangedError        exit 17  the store's bytes are others than they were
     ├── LoadError                      503  exit 4   the engine cannot serve this model
     ├── EngineDeadError                503  exit 4   the engine ended while it served
     └── CallError                      400           one call is refused; the caller is at fault
@@ -99,11 +103,7 @@ class ArtifactNotFoundError(StorageError):
     Nothing lies at the URI.
     """
 
-
-class ArtifactCorruptError(StorageError):
-    """
-    Bytes arrived, but not the ones that were promised.
-    """
+    exit_code = 10
 
 
 class AccessDeniedError(StorageError):
@@ -111,11 +111,61 @@ class AccessDeniedError(StorageError):
     The store wants other credentials than the ones it was given.
     """
 
+    exit_code = 11
+
+
+class GatedError(AccessDeniedError):
+    """
+    The credentials are good, and the owner of the model has to consent first.
+    """
+
+    exit_code = 12
+
+
+class NoSpaceError(StorageError):
+    """
+    The bytes do not fit on the disk.
+    """
+
+    exit_code = 13
+
 
 class StorageUnavailableError(StorageError):
     """
     The store does not answer; a later try may succeed.
+
+    `retry_after` is the wait in seconds that the store asks for, or None.
     """
+
+    exit_code = 14
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class StorageTimeoutError(StorageError):
+    """
+    Bringing the bytes took longer than it may.
+    """
+
+    exit_code = 15
+
+
+class ArtifactCorruptError(StorageError):
+    """
+    Bytes arrived, but not the ones that were promised.
+    """
+
+    exit_code = 16
+
+
+class ArtifactChangedError(ArtifactCorruptError):
+    """
+    The store's bytes are others than they were: changed while they were fetched, or since they were pinned.
+    """
+
+    exit_code = 17
 
 
 class LoadError(ApplianceError):

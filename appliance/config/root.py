@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 from appliance import models
 from appliance.models.section import ModelSection
 from appliance.section import Section
-from appliance.storage.section import CacheSection
+from appliance.storage.section import StorageSettings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -98,8 +98,8 @@ class Config(Section):
     logging: LoggingSection = LoggingSection()
     """What the log looks like."""
 
-    storage: CacheSection = CacheSection()
-    """Where materialized models are kept."""
+    storage: StorageSettings = StorageSettings()
+    """Where the bytes of all models are kept, and how they are fetched."""
 
     expect: tuple[Expectation, ...] = ()
     """What `appliance smoke` asks once the models are ready."""

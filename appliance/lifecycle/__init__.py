@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
@@ -16,12 +15,13 @@ from appliance.config import Config
 from appliance.contract import Call, Model, Reply
 from appliance.errors import ApplianceError, CallError, EngineDeadError, LoadError, UnknownModelError
 from appliance.lifecycle import calls
-from appliance.lifecycle.entry import Entry, Progress
+from appliance.lifecycle.entry import Entry
+from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import RULES, State
 from appliance.models.section import Report
-from appliance.storage import Cache
+from appliance.storage.holding import hold
 
-__all__ = ["RULES", "Entry", "Lifecycle", "State"]
+__all__ = ["RULES", "Entry", "Lifecycle", "Progress", "State"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -29,7 +29,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _CHECK_SECONDS = 0.5
 
 # Often enough to see that a long fetch goes on, seldom enough to read the rest.
-_TELL_SECONDS = 10.0
+_TELL_SECONDS = 5.0
 
 # A first answer can include compilation; beyond this it will not come.
 _PROVE_SECONDS = 300.0
@@ -49,7 +49,7 @@ class Lifecycle:
     def __init__(self, config: Config) -> None:
         self.entries: tuple[Entry, ...] = tuple(Entry(section, section.build()) for section in config.models)
         self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
-        self._cache_dir = config.storage.cache_dir
+        self._storage = config.storage
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
 
@@ -167,8 +167,10 @@ class Lifecycle:
         artifacts = {}
         if entry.section.storages:
             self._move(entry, State.FETCHING, "its bytes are being brought")
-            cache = Cache.at(self._cache_dir)
-            artifacts = dict(await asyncio.to_thread(entry.section.materialize, cache, self._reporter(entry)))
+            materialize = entry.section.materialize
+            artifacts = dict(await asyncio.to_thread(materialize, self._storage, self._reporter(entry)))
+            # For as long as it is served, nobody prunes it.
+            entry.holds = list(filter(None, map(hold, artifacts.values())))
         self._move(entry, State.LOADING, "the engine is starting")
         await entry.model.load(artifacts)
         self._move(entry, State.PROVING, "the first answer is being made")
@@ -177,18 +179,16 @@ class Lifecycle:
 
     def _reporter(self, entry: Entry) -> Report:
         told = time.monotonic()
+        progress = entry.progress = Progress()
 
         def report(part: str, fetched: int, total: int | None) -> None:
             if self._is_stopping:
                 raise _StoppedError
             nonlocal told
-            if entry.progress is None or entry.progress.part != part:
-                entry.progress = Progress(part, fetched, total)
-            else:
-                entry.progress = replace(entry.progress, fetched=fetched, total=total)
+            progress.hear(part, fetched, total)
             if time.monotonic() - told > _TELL_SECONDS:
                 told = time.monotonic()
-                log.info("artifact.fetching", model=entry.section.name, **entry.progress.describe())
+                log.info("artifact.fetching", model=entry.section.name, **progress.describe())
 
         return report
 

@@ -4,40 +4,14 @@ One model of the config and where it stands.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import IO, Any
 
 from appliance.contract import Model
+from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import State
 from appliance.models.section import ModelSection
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """
-    How far fetching is: bytes of the part under way, None where the total is unknown.
-    """
-
-    part: str
-    fetched: int
-    total: int | None
-    started: float = field(default_factory=time.monotonic)
-
-    def describe(self) -> dict[str, Any]:  # Any: JSON values
-        """
-        Bytes, bytes a second, and seconds to go as far as they can be told.
-        """
-        rate = self.fetched / max(time.monotonic() - self.started, 0.001)
-        left = None if self.total is None or not rate else round((self.total - self.fetched) / rate, 1)
-        return {
-            "part": self.part,
-            "fetched_bytes": self.fetched,
-            "total_bytes": self.total,
-            "bytes_per_second": round(rate),
-            "eta_seconds": left,
-        }
 
 
 @dataclass(slots=True)
@@ -54,6 +28,7 @@ class Entry:
     was_ready: bool = False
     running: int = 0
     progress: Progress | None = None
+    holds: list[IO[bytes]] = field(default_factory=list)
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
         """

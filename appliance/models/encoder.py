@@ -120,6 +120,7 @@ class EncoderModel(LocalModel):
             artifact=artifacts["model"],
             layout=section.layout,
             engine=section.engine,
+            allow_pickle=section.storage.allow_pickle,
             pooler=Pooler(
                 task="classify" if choice.task is Task.RERANK else choice.task.value,
                 pooling=section.pooling,

@@ -18,7 +18,7 @@ from appliance.models.local import LocalModel
 from appliance.models.section import ModelSection, Name, Report
 from appliance.section import Section
 from appliance.storage import Cache
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine import gguf
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.section import EngineSection
@@ -75,9 +75,10 @@ class GenerativeSection(ModelSection):
     def storages(self) -> Mapping[str, StorageSection]:
         return {"model": self.storage} | {_ADAPTER + adapter.name: adapter.storage for adapter in self.adapters}
 
-    def materialize(self, cache: Cache, report: Report) -> Mapping[str, Path]:
-        artifacts = dict(super().materialize(cache, report))
+    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
+        artifacts = dict(super().materialize(settings, report))
         if artifacts["model"].suffix == ".gguf":
+            cache = Cache.at(settings.cache_dir)
             artifacts["model"] = gguf.convert(artifacts["model"], cache, partial(report, "conversion"))
         return artifacts
 
@@ -116,6 +117,7 @@ class GenerativeModel(LocalModel):
             layout=section.layout,
             engine=section.engine,
             chat_template=section.chat_template,
+            allow_pickle=section.storage.allow_pickle,
             tool_call_parser=section.tool_call_parser,
             reasoning_parser=section.reasoning_parser,
             adapters={adapter.name: artifacts[_ADAPTER + adapter.name] for adapter in section.adapters},

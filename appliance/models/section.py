@@ -14,8 +14,8 @@ from pydantic import Field
 
 from appliance.contract import Model
 from appliance.section import Section
-from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage import materialize
+from appliance.storage.section import StorageSection, StorageSettings
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
 
@@ -50,14 +50,14 @@ class ModelSection(Section):
         """
         return {}
 
-    def materialize(self, cache: Cache, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
         """
         Bring every storage to this machine, in a form the model can load; blocks.
 
         Raises:
             StorageError: the bytes cannot be brought.
         """
-        return {part: materialize(storage, cache, partial(report, part)) for part, storage in self.storages.items()}
+        return {part: materialize(storage, settings, partial(report, part)) for part, storage in self.storages.items()}
 
     @abstractmethod
     def build(self) -> Model:

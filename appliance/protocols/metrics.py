@@ -4,7 +4,7 @@ Metrics for Prometheus: vLLM's under their own names, and where each model stand
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from litestar import Response, get
 from litestar.handlers import BaseRouteHandler
@@ -12,7 +12,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from appliance.lifecycle import Lifecycle, State
+from appliance.lifecycle import Lifecycle, Progress, State
+
+_AMOUNTS: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (
+    ("appliance_fetched_bytes", "Bytes of the model that are here.", lambda progress: progress.fetched),
+    ("appliance_fetch_total_bytes", "Bytes of the model in all, once known.", lambda progress: progress.total),
+    ("appliance_fetch_bytes_per_second", "Bytes fetched in a second, of late.", lambda progress: progress.rate),
+)
 
 
 def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
@@ -40,9 +46,15 @@ class _Models(Collector):
     def collect(self) -> Iterable[Metric]:
         state = GaugeMetricFamily("appliance_model_state", "1 for the state a model is in.", labels=["model", "state"])
         running = GaugeMetricFamily("appliance_calls_running", "Calls under way.", labels=["model"])
+        amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
         for entry in self._lifecycle.entries:
             running.add_metric([entry.section.name], entry.running)
             for each in State:
                 state.add_metric([entry.section.name, each], float(entry.state is each))
+            if entry.progress is not None:
+                for family, (_, _, read) in zip(amounts, _AMOUNTS, strict=True):
+                    if (value := read(entry.progress)) is not None:
+                        family.add_metric([entry.section.name], value)
         yield state
         yield running
+        yield from amounts

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from appliance.storage.cache import Cache, Report
 from appliance.storage.manifest import digest, verify
-from appliance.storage.schemes import SCHEMES, materialize
+from appliance.storage.materializing import materialize
+from appliance.storage.schemes import SCHEMES
 from appliance.storage.uri import redact
 
 __all__ = ["SCHEMES", "Cache", "Report", "digest", "materialize", "redact", "verify"]

@@ -7,32 +7,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
-
-import structlog
 
 from appliance.errors import StorageError
-from appliance.storage import manifest
 from appliance.storage.faults import disk_faults
 from appliance.storage.locks import exclusively
+from appliance.storage.making import UNFINISHED, Report, build, is_whole, resume
 from appliance.storage.manifest import FILES
 from appliance.storage.uri import redact
 
-log = structlog.get_logger()
-
-Report = Callable[[int, int | None], None]
-"""
-Hears how far the work is: bytes done, and bytes in all or None when unknown.
-
-It is called every second or so, also while nothing moves, and may raise to stop the work: then everything is cleaned
-up, and the exception passes through.
-"""
+__all__ = ["Cache", "Report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +61,49 @@ class Cache:
         Raises:
             StorageError: the cache cannot be written.
         """
-        if files := self.find(key):
-            return files
-        place = self.root / _name(key)
+        place = self.root / name_of(key)
+        return self.find(key) or self._alone(place, place.name, report, lambda: build(place, redact(key), make, report))
+
+    def resume(self, key: str, make: Callable[[Path], Mapping[str, str]], report: Report) -> Path:
+        """
+        Like `build`, but what `make` leaves when it fails or is killed is given to it again the next time.
+
+        That is found by the part of `key` before the `#`, so that what follows it may be a state that changes: `make`
+        has to see what of the old one is of use. It returns the SHA-256 of files that it knows, by their names.
+        An artifact that is damaged becomes unfinished again.
+
+        Raises:
+            StorageError: the cache cannot be written.
+        """
+        place, work = self.root / name_of(key), self.root / UNFINISHED / name_of(key.partition("#")[0])
+        return self.find(key) or self._alone(
+            place, work.name, report, lambda: resume(place, work, redact(key), make, report)
+        )
+
+    def _alone(self, place: Path, lock: str, report: Report, work: Callable[[], None]) -> Path:
+        """
+        Do the work that makes `place`, unless another process has done it while we waited for the lock.
+        """
         locks = self.root / ".locks"
         with disk_faults(self.root):
             locks.mkdir(parents=True, exist_ok=True)
-        with exclusively(locks / f"{place.name}.lock", partial(report, 0, None)):
-            if not _is_whole(place):
-                _clear(place)
-                _make(place, key, make, report)
+        with exclusively(locks / f"{lock}.lock", partial(report, 0, None)):
+            if not is_whole(place):
+                work()
         return place / FILES
 
     def find(self, key: str) -> Path | None:
         """
         The directory for `key` if it was made and is whole.
         """
-        place = self.root / _name(key)
-        return place / FILES if _is_whole(place) else None
+        place = self.root / name_of(key)
+        return place / FILES if is_whole(place) else None
 
     def note(self, question: str, answer: str) -> None:
         """
         Keep a short answer for a day when nobody gives it; only a courtesy, so a read-only cache does not matter.
         """
-        place = self._notes / _name(question)
+        place = self._notes / name_of(question)
         with suppress(OSError):
             self._notes.mkdir(exist_ok=True)
             place.write_text(answer)
@@ -106,7 +113,7 @@ class Cache:
         The answer kept for `question`, if there is one.
         """
         try:
-            return (self._notes / _name(question)).read_text()
+            return (self._notes / name_of(question)).read_text()
         except (OSError, ValueError):
             return None
 
@@ -121,52 +128,10 @@ def _cache_home() -> Path:
     return home if home.is_absolute() else Path.home() / ".cache"
 
 
-def _name(key: str) -> str:
+def name_of(key: str) -> str:
     """
-    A directory name for people, made unique by a digest.
+    The name of the artifact for a key: a directory name for people, made unique by a digest.
     """
     unique = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", redact(key).rpartition("://")[2].partition("#")[0])
     return f"{readable[:80].strip('-.') or 'artifact'}-{unique}"
-
-
-def _is_whole(place: Path) -> bool:
-    with disk_faults(place):
-        contents = manifest.read(place)
-    return contents is not None and not contents.damage(place / FILES)
-
-
-def _clear(place: Path) -> None:
-    """
-    Remove a damaged artifact, and what a builder that was killed left behind.
-    """
-    if place.exists():
-        with disk_faults(place):
-            contents = manifest.read(place)
-        log.warning("artifact.damaged", artifact=place.name, files=contents.damage(place / FILES) if contents else None)
-        # Renamed first: a half removed artifact must not bear the name of a whole one.
-        with disk_faults(place):
-            place.rename(_incomplete(place))
-    for leftover in place.parent.glob(f"{place.name}.incomplete-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _incomplete(place: Path) -> Path:
-    # A new name each time: a child of a killed builder may write to the old one for a moment longer.
-    return place.with_name(f"{place.name}.incomplete-{uuid4().hex[:8]}")
-
-
-def _make(place: Path, key: str, make: Callable[[Path], None], report: Report) -> None:
-    temporary = _incomplete(place)
-    try:
-        with disk_faults(temporary):
-            (temporary / FILES).mkdir(parents=True)
-        make(temporary / FILES)
-        size = manifest.size_of(temporary / FILES)
-        manifest.seal(temporary, redact(key), partial(report, size, size))
-        with disk_faults(place):
-            temporary.rename(place)
-        manifest.sync_directory(place.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from appliance.errors import StorageError
+from appliance.errors import NoSpaceError, StorageError
 
 _FULL = "free some space, or point storage.cache_dir at a larger disk"
 _FORBIDDEN = "change its owner or mode, or point storage.cache_dir at a directory this user can write"
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 REMEDIES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
+    **dict.fromkeys(FULL, _FULL),
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), or point storage.cache_dir at another disk",
     errno.EACCES: _FORBIDDEN,
     errno.EPERM: _FORBIDDEN,
@@ -37,7 +38,8 @@ def disk_faults(path: Path) -> Iterator[None]:
     except OSError as error:
         number = error.errno or 0
         remedy = REMEDIES.get(number, "check the disk and the directory")
-        raise StorageError(f"{path}: {error.strerror or error}; {remedy}") from error
+        kind = NoSpaceError if number in FULL else StorageError
+        raise kind(f"{path}: {error.strerror or error}; {remedy}") from error
 
 
 def check_room(size: int, directory: Path) -> None:
@@ -45,9 +47,9 @@ def check_room(size: int, directory: Path) -> None:
     Return when `size` bytes fit on the disk of a directory.
 
     Raises:
-        StorageError: they do not.
+        NoSpaceError: they do not.
     """
     with disk_faults(directory):
         free = shutil.disk_usage(directory).free
     if size > free:
-        raise StorageError(f"{directory}: {size:,} bytes to write, and {free:,} free; {_FULL}")
+        raise NoSpaceError(f"{directory}: {size:,} bytes to write, and {free:,} free; {_FULL}")

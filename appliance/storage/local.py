@@ -11,12 +11,12 @@ from urllib.parse import unquote_to_bytes
 
 from appliance.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.nearest import did_you_mean
-from appliance.storage.cache import Cache, Report
-from appliance.storage.section import StorageSection
+from appliance.storage.cache import Report
+from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact, scheme_of
 
 
-def find(storage: StorageSection, _cache: Cache, _report: Report) -> Path:
+def find(storage: StorageSection, _settings: StorageSettings, _report: Report) -> Path:
     """
     The directory or file itself, not a copy: a mounted volume may be larger than any cache.
 

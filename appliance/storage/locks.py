@@ -38,6 +38,8 @@ def exclusively(path: Path, tick: Callable[[], None]) -> Iterator[None]:
         while not _acquire(lock, path):
             tick()
     try:
+        if dead := _read(owner):
+            log.warning("artifact.taken_over", artifact=path.stem, **dead)
         _sign(owner)
         yield
     finally:
@@ -65,8 +67,13 @@ def _sign(owner: Path) -> None:
 
 
 def _read(owner: Path) -> Mapping[str, object]:
+    """
+    Who signed last, since when and for how many seconds; one who died did not take the signature back.
+    """
     try:
         data = json.loads(owner.read_text())
-    except (OSError, ValueError):
+        facts = {name: data[name] for name in ("owner_pid", "owner_host", "since")}
+        age = datetime.now(UTC) - datetime.fromisoformat(facts["since"])
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {name: data.get(name) for name in ("owner_pid", "owner_host", "since")} if isinstance(data, dict) else {}
+    return {**facts, "held_seconds": round(age.total_seconds())}

@@ -56,6 +56,12 @@ class Manifest:
         """
         return [name for name, entry in self.files.items() if _size(files / name) != entry.size]
 
+    def altered(self, files: Path, tick: Callable[[], None]) -> list[str]:
+        """
+        Names of files with other bytes than they had: every byte is read, and `tick` called now and then.
+        """
+        return [name for name, entry in self.files.items() if _sha256(files / name, tick) != entry.sha256]
+
 
 def size_of(files: Path) -> int:
     """
@@ -65,14 +71,14 @@ def size_of(files: Path) -> int:
         return sum((files / name).stat().st_size for name in _names(files))
 
 
-def seal(artifact: Path, source: str, tick: Callable[[], None]) -> None:
+def seal(artifact: Path, source: str, known: Mapping[str, str], tick: Callable[[], None]) -> None:
     """
     Bring everything under `artifact` safely to the disk, and last the marker that says so.
 
-    `tick` is called now and then, and may raise to stop.
+    `known` has the SHA-256 of files that need not be read for it. `tick` is called now and then, and may raise to stop.
     """
     files = artifact / FILES
-    manifest = Manifest(source, {name: _settle(files / name, files, tick) for name in _names(files)})
+    manifest = Manifest(source, {name: _settle(files / name, files, known.get(name), tick) for name in _names(files)})
     for directory, _, _ in os.walk(files, topdown=False):
         sync_directory(Path(directory))
     text = json.dumps({**asdict(manifest), "digest": manifest.digest}, indent=1)
@@ -99,7 +105,7 @@ def digest(path: Path) -> str | None:
     """
     The SHA-256 of a file that lies in the cache, from its manifest; None for any other path.
     """
-    artifact, manifest = _artifact_of(path) or (path, None)
+    artifact, manifest = artifact_of(path) or (path, None)
     entry = manifest.files.get(path.relative_to(artifact / FILES).as_posix()) if manifest else None
     return entry.sha256 if entry else None
 
@@ -113,15 +119,14 @@ def verify(path: Path, tick: Callable[[], None] = lambda: None) -> None:
     Raises:
         ArtifactCorruptError: a file is missing, or not the one that was stored.
     """
-    artifact, manifest = _artifact_of(path) or (path, None)
+    artifact, manifest = artifact_of(path) or (path, None)
     if manifest is None:
         return
     files = artifact / FILES
-    missing = manifest.damage(files)
-    damaged = missing or [name for name, entry in manifest.files.items() if _sha256(files / name, tick) != entry.sha256]
-    if damaged:
+    if damaged := manifest.damage(files) or manifest.altered(files, tick):
         raise ArtifactCorruptError(
-            f"{artifact}: {', '.join(damaged[:5])}: not as it was stored; delete this directory to fetch it again"
+            f"{artifact}: {', '.join(damaged[:5])}: not as it was stored; remove it, to be fetched again, with: "
+            "appliance cache verify --remove"
         )
 
 
@@ -137,7 +142,10 @@ def sync_directory(directory: Path) -> None:
             os.close(handle)
 
 
-def _artifact_of(path: Path) -> tuple[Path, Manifest] | None:
+def artifact_of(path: Path) -> tuple[Path, Manifest] | None:
+    """
+    The complete artifact that `path` lies in, and its manifest; None for a path outside the cache.
+    """
     for directory in (path, *path.parents):
         if directory.name == FILES and (manifest := read(directory.parent)):
             return directory.parent, manifest
@@ -148,11 +156,11 @@ def _names(files: Path) -> list[str]:
     return sorted(path.relative_to(files).as_posix() for path in files.rglob("*") if not path.is_dir())
 
 
-def _settle(path: Path, files: Path, tick: Callable[[], None]) -> Entry:
+def _settle(path: Path, files: Path, known: str | None, tick: Callable[[], None]) -> Entry:
     """
     Sync one file and take its digest.
     """
-    sha256 = _sha256(path, tick)
+    sha256 = known or _sha256(path, tick)
     with disk_faults(path), path.open("rb") as file:
         # Writers such as safetensors make private files; the directory has the mode this user's umask asks for.
         os.fchmod(file.fileno(), files.stat().st_mode & 0o666)

@@ -13,6 +13,7 @@ from appliance.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
     ArtifactNotFoundError,
+    NoSpaceError,
     StorageError,
     StorageUnavailableError,
 )
@@ -27,7 +28,7 @@ from appliance.storage.uri import redact
 _FAULTS: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = (
     (
         re.compile(r".*(?:No space left on device|Disk quota exceeded|File too large).*"),
-        StorageError,
+        NoSpaceError,
         "free some space, or point storage.cache_dir at a larger disk",
     ),
     (

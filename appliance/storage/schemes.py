@@ -4,37 +4,79 @@ The one table of storage schemes, and the one way into it.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from appliance.errors import StorageError
 from appliance.nearest import did_you_mean
-from appliance.storage import hf, local, pypi
-from appliance.storage.cache import Cache, Report
-from appliance.storage.section import StorageSection
+from appliance.storage import fetch, local, pypi, volumes
+from appliance.storage.cache import Report
+from appliance.storage.section import StorageSection, StorageSettings
+from appliance.storage.store import Store
 from appliance.storage.uri import redact, scheme_of
 
-Bring = Callable[[StorageSection, Cache, Report], Path]
+Bring = Callable[[StorageSection, StorageSettings, Report], Path]
 """
 Makes the bytes of a storage section a local directory or single file.
 """
 
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """
+    A scheme whose files are listed and read over the network; `opener` is `module:name` of what makes its `Store` from
+    a URI and the settings, imported when it is first used.
+    """
+
+    opener: str
+
+    def open(self, uri: str, settings: StorageSettings) -> Store:
+        """
+        The store of a URI; nothing is asked of it yet.
+
+        Raises:
+            StorageError: the URI is not as this scheme's are.
+            MissingExtraError: the package that speaks to such stores is not installed.
+        """
+        module, _, name = self.opener.partition(":")
+        make = getattr(importlib.import_module(module), name)
+        return cast("Store", make(uri, settings))
+
+    def __call__(self, storage: StorageSection, settings: StorageSettings, report: Report) -> Path:
+        return fetch.fetch(self.open(storage.uri, settings), storage, settings, report)
+
+
+_AZURE = Remote("appliance.storage.remote.azure:AzureStore")
+_WEB = Remote("appliance.storage.remote.http:open_store")
+
 SCHEMES: Mapping[str, Bring] = {
     "file": local.find,
-    "hf": hf.fetch,
+    "hf": Remote("appliance.storage.remote.hub:HubStore"),
+    "s3": Remote("appliance.storage.remote.s3:S3Store"),
+    "gs": Remote("appliance.storage.remote.gcs:GcsStore"),
+    "az": _AZURE,
+    "abfs": _AZURE,
+    "abfss": _AZURE,
+    "https": _WEB,
+    "http": _WEB,
+    "pvc": volumes.find,
     "pypi": pypi.fetch,
+    "memory": Remote("appliance.storage.memory:MemoryStore"),
 }
 
 
-def materialize(storage: StorageSection, cache: Cache, report: Report) -> Path:
+def way(uri: str) -> Bring:
     """
-    A local directory or single file with the bytes `storage` names, verified; blocks until it is there.
+    The row of the table that a URI leads to.
 
     Raises:
-        StorageError: the bytes cannot be brought.
+        StorageError: there is none.
     """
-    scheme = scheme_of(storage.uri) or "file"
+    scheme = scheme_of(uri) or "file"
     if scheme not in SCHEMES:
         hint = did_you_mean(scheme, SCHEMES) or f"known are {', '.join(SCHEMES)} and plain paths"
-        raise StorageError(f"{redact(storage.uri)}: unknown scheme {scheme!r}; {hint}")
-    return SCHEMES[scheme](storage, cache, report)
+        raise StorageError(f"{redact(uri)}: unknown scheme {scheme!r}; {hint}")
+    return SCHEMES[scheme]

@@ -1,5 +1,5 @@
 """
-The storage sections: where one model's bytes come from, and where all of them are kept.
+The storage sections: where one model's bytes come from, and what holds for all of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from appliance.section import Section
+from appliance.storage.credentials import CredentialsSection
 
 
 class StorageSection(Section):
@@ -24,11 +25,69 @@ class StorageSection(Section):
     It leads to a directory, or to a single file; of `hf://`, revision and path may be left out.
     """
 
-
-class CacheSection(Section):
+    include: tuple[str, ...] = ()
     """
-    Where materialized models are kept.
+    Only files that match one of these globs, such as `*.safetensors` or `tokenizer/`; `*` matches `/` as well.
+
+    Unset is every file but bookkeeping of git and, beside safetensors, the same weights for other programs.
+    """
+
+    exclude: tuple[str, ...] = ()
+    """No file that matches one of these globs, whatever `include` says."""
+
+    digest: Annotated[str, Field(pattern="^(sha256:)?[0-9a-f]{64}$")] | None = None
+    """The digest that `appliance pull` printed for these bytes: other bytes are refused; unset takes what is there."""
+
+    allow_pickle: bool = False
+    """
+    Take pickled weights (`.bin`, `.pt`, `.pkl` and the like) where there are no safetensors; they can run code when
+    they are read, so they are refused unless you trust whoever made them.
+    """
+
+
+class TransferSection(Section):
+    """
+    How bytes are fetched.
+    """
+
+    parallel: Annotated[int, Field(ge=1, le=256)] = 8
+    """Requests at once, over all files of a model."""
+
+    chunk_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * 1024 * 1024
+    """Most bytes that one request asks for; small models are fetched in smaller pieces."""
+
+    stall_seconds: Annotated[float, Field(gt=0)] = 30
+    """How long a request may bring nothing before it is given up and tried again."""
+
+    timeout_seconds: Annotated[float, Field(gt=0)] = 6 * 3600
+    """How long the fetch of one model may take in all."""
+
+    retries: Annotated[int, Field(ge=0)] = 8
+    """How often a request that brings nothing is tried again, after ever longer pauses."""
+
+
+class StorageSettings(Section):
+    """
+    What holds for the bytes of all models: where they are kept, and how they are fetched.
     """
 
     cache_dir: Path | None = None
     """Directory for fetched and converted models; unset is `appliance` under the user's cache home."""
+
+    pvc_root: Path = Path("/mnt/pvc")
+    """Directory with the mounted volumes that `pvc://NAME/path` names."""
+
+    credentials: CredentialsSection = CredentialsSection()
+    """Who we are to each store; unset takes what the stores' own tools would take."""
+
+    transfer: TransferSection = TransferSection()
+    """How bytes are fetched."""
+
+    lock_file: Path | None = None
+    """Lock that the bytes are held to; unset is `appliance.lock` beside this file, where there is one."""
+
+    frozen: bool = False
+    """Refuse to bring anything that is not in the lock."""
+
+    offline: bool = False
+    """Use only what is in the cache, and make no connection to any store."""

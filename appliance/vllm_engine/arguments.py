@@ -16,6 +16,7 @@ import psutil
 from appliance.errors import LoadError
 from appliance.layout import LayoutSection
 from appliance.vllm_engine.section import EngineSection
+from appliance.vllm_engine.weights import has_only_pickles
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -49,7 +50,8 @@ class Setup:
     """
     All that vLLM needs to know of one model.
 
-    `artifact` is a directory of safetensors; `adapters` maps names to directories of LoRA adapters;
+    `artifact` is a directory of safetensors, or of pickled weights where `allow_pickle` is true;
+    `adapters` maps names to directories of LoRA adapters;
     `chat_template` is Jinja text or a file's path, None for the model's own; `pooler` is None for a model that writes.
     """
 
@@ -62,6 +64,7 @@ class Setup:
     reasoning_parser: str | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)
     pooler: Pooler | None = None
+    allow_pickle: bool = False
 
 
 def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
@@ -74,7 +77,8 @@ def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: v
         "served_model_name": list(setup.names),
         "tensor_parallel_size": setup.layout.tensor_parallel,
         "pipeline_parallel_size": setup.layout.pipeline_parallel,
-        "load_format": "safetensors",  # any other weights may be pickles
+        "load_format": _load_format(setup),
+        "trust_remote_code": engine.trust_remote_code,
         "dtype": engine.dtype,
         "reasoning_parser": setup.reasoning_parser or "",
         "use_tqdm_on_load": False,  # a progress bar is no line of a log
@@ -133,6 +137,13 @@ def template_text(template: str | None) -> str | None:
         raise LoadError(
             f"chat_template: cannot read the file {template!r} ({error}); give a readable file or the template itself"
         ) from error
+
+
+def _load_format(setup: Setup) -> str:
+    """
+    Safetensors, since any other weights may be pickles; those only where they are allowed and there is nothing else.
+    """
+    return "hf" if setup.allow_pickle and has_only_pickles(setup.artifact) else "safetensors"
 
 
 def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values

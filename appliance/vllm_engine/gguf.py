@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from appliance.errors import LoadError, MissingExtraError, StorageError
+from appliance.errors import LoadError, MissingExtraError, NoSpaceError
 from appliance.storage import Cache, Report, child, digest
 from appliance.storage.faults import disk_faults
 
@@ -62,7 +62,7 @@ def _make(gguf: Path, target: Path, report: Report) -> None:
         lambda _: report(0, None),
     )
     if ended.status == errno.ENOSPC:
-        raise StorageError(
+        raise NoSpaceError(
             f"{target}: no space left for the converted model; "
             "free some space, or point storage.cache_dir at a larger disk"
         )

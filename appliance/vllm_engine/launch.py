@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import structlog
 from pydantic import ValidationError
 
 from appliance.errors import ApplianceError, LoadError, MissingExtraError
@@ -22,6 +23,8 @@ from appliance.vllm_engine.weights import require_weights
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
     from vllm.v1.engine.async_llm import AsyncLLM
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def prepare(setup: Setup) -> ForkServer | None:
@@ -39,7 +42,9 @@ def prepare(setup: Setup) -> ForkServer | None:
         raise MissingExtraError("vllm", extra, f"the model {setup.names[0]!r}")
     # Another format is read, or made up, in its own way, and only if the config asks for it.
     if "load_format" not in setup.engine.args:
-        require_weights(setup.artifact)
+        require_weights(setup.artifact, allow_pickle=setup.allow_pickle)
+    if setup.engine.trust_remote_code:
+        log.warning("model.runs_its_own_code", model=setup.names[0], artifact=str(setup.artifact))
     _set_environment(setup.layout.devices)
     return ForkServer() if setup.layout.devices == 1 else None
 

@@ -37,6 +37,12 @@ class EngineSection(Section):
     enforce_eager: bool | None = None
     """Skip compilation for a faster start; unset is true on a CPU and false on a GPU."""
 
+    trust_remote_code: bool = False
+    """
+    Run Python code that lies beside the model's weights, with all the rights of this process; needed by models that
+    vLLM does not know, and off unless you trust whoever made the model.
+    """
+
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
     """Any other engine argument of vLLM, by its Python name, checked against `vllm-engine.schema.json`."""
 
@@ -69,7 +75,7 @@ OWNED: Mapping[str, str] = {
     "enforce_eager": "must be set as engine.enforce_eager",
     "enable_lora": "must be left to adapters, which turn it on",
     "reasoning_parser": "must be set as the model's reasoning_parser",
-    "trust_remote_code": "must be left out: code from a model repository is never run",
+    "trust_remote_code": "must be set as engine.trust_remote_code",
     "enable_log_requests": "must be left out: prompts are never logged",
     "log_level": _OUR_LOG,
     "log_config_file": _OUR_LOG,

@@ -13,19 +13,28 @@ from appliance.errors import LoadError
 _LARGEST_HEADER = 100_000_000
 
 
-def require_weights(artifact: Path) -> None:
+def has_only_pickles(artifact: Path) -> bool:
     """
-    Return when `artifact` is a directory with safetensors, each of them whole.
+    Whether a directory has pickled weights and no safetensors.
+    """
+    return not any(artifact.glob("*.safetensors")) and any((*artifact.glob("*.bin"), *artifact.glob("*.pt")))
+
+
+def require_weights(artifact: Path, *, allow_pickle: bool = False) -> None:
+    """
+    Return when `artifact` is a directory with safetensors, each of them whole, or with pickles that are allowed.
 
     Raises:
         LoadError: it is not, or one is cut off or no safetensors at all.
     """
     files = sorted(artifact.glob("*.safetensors")) if artifact.is_dir() else []
+    if not files and allow_pickle and has_only_pickles(artifact):
+        return
     if not files:
         fault = "has no .safetensors file" if artifact.is_dir() else "is a single file, not a model's directory"
         raise LoadError(
             f"{artifact} {fault}; give a directory of safetensors, or a .gguf file "
-            "(other weights can run code when they are read, and never are)"
+            "(pickled weights can run code when they are read, and want allow_pickle: true in the model's storage)"
         )
     for file in files:
         promised, actual = _promised_size(file), file.stat().st_size

@@ -13,7 +13,7 @@ import pytest
 from served import Served
 
 from appliance.config import load
-from appliance.storage import Cache
+from appliance.storage.section import StorageSettings
 
 HIDDEN, LAYERS, RANK = 576, 30, 8  # SmolLM2-135M
 
@@ -24,7 +24,7 @@ def smollm2(chat_file: Path) -> Path:
     The directory of SmolLM2's safetensors.
     """
     (section,) = load(chat_file).config.models
-    return section.materialize(Cache.at(None), lambda *_: None)["model"]
+    return section.materialize(StorageSettings(), lambda *_: None)["model"]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """
 A stand-in for the Hugging Face hub over HTTP on the loopback, with repositories in memory and faults to order.
 
-It answers what huggingface_hub asks to resolve, list and download:
+It answers what is asked to resolve, list and download, by us and by huggingface_hub:
 https://huggingface.co/docs/hub/api, and ``huggingface_hub/hf_api.py``.
 """
 
@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from aiohttp import web
+from yarl import URL
 
 # The hub keeps large files apart from git, each under its SHA-256; here the name decides.
 LARGE = {".bin", ".gguf", ".safetensors"}
@@ -74,8 +75,16 @@ class Hub:
     """The wait after each tenth of a file."""
     stalls: bool = False
     """Whether nothing comes after the first half of a file."""
+    leads_away: bool = False
+    """Whether files lie on another host, as the hub's large ones do, at addresses that are signed for a while."""
+    elsewhere: str = ""
+    """The address of that host."""
+    signature: str = "1"
+    """The only signature that the other host takes."""
     requests: list[str] = field(default_factory=list)
     """Method and path of each request."""
+    seen_elsewhere: list[dict[str, str]] = field(default_factory=list)
+    """The headers of each request to the other host."""
 
     def repository(self, name: str) -> Repository:
         """
@@ -95,6 +104,16 @@ class Hub:
                 parts = {part: unquote(text) for part, text in found.groupdict().items()}
                 return await self._answer(request, kind, **parts)
         return web.Response(status=404)
+
+    async def answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
+        """
+        Answer a request for a file to the other host.
+        """
+        self.seen_elsewhere.append(dict(request.headers))
+        if request.query.get("signature") != self.signature:
+            return web.Response(status=403)
+        _, _, name, commit, path = request.rel_url.raw_path.split("/", 4)
+        return await self._send(request, commit, path, self.repositories[unquote(name)].commits[commit][unquote(path)])
 
     async def _answer(
         self, request: web.Request, kind: str, name: str, revision: str = "main", path: str = ""
@@ -119,31 +138,43 @@ class Hub:
             return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = repository.commits[commit]
         if kind == "model":
-            return web.json_response({"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]})
+            siblings = [_sibling(file, data) for file, data in files.items()]
+            return web.json_response({"id": name, "sha": commit, "siblings": siblings})
         if kind == "tree":
             return web.json_response([_entry(file, data) for file, data in files.items()])
+        return await self._file(request, name, commit, path)
+
+    async def _file(self, request: web.Request, name: str, commit: str, path: str) -> web.StreamResponse:
         if self.file_status is not None:
             return web.Response(status=self.file_status)
-        if path not in files:
+        if path not in self.repositories[name].commits[commit]:
             return _refusal(404, "EntryNotFound", "Entry not found")
-        return await self._send(request, commit, path, files[path])
+        if self.leads_away:
+            place = f"{self.elsewhere}/files/{quote(name, safe='')}/{commit}/{quote(path)}"
+            raise web.HTTPFound(URL(place, encoded=True).with_query({"signature": self.signature}))
+        return await self._send(request, commit, path, self.repositories[name].commits[commit][path])
 
     async def _send(self, request: web.Request, commit: str, path: str, data: bytes) -> web.StreamResponse:
         entry = _entry(path, data)
-        begin = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        asked = request.http_range
+        begin = min(asked.start or 0, len(data))
+        end = min(asked.stop or len(data), len(data))
         headers = {"X-Repo-Commit": commit, "ETag": f'"{entry["oid"]}"'}
         if "lfs" in entry:
             headers |= {"X-Linked-ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
-        response = web.StreamResponse(status=206 if begin else 200, headers=headers)
-        response.content_length = len(data) - begin
+        if is_part := "Range" in request.headers:
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
+        response = web.StreamResponse(status=206 if is_part else 200, headers=headers)
+        response.content_length = end - begin
         await response.prepare(request)
         if request.method == "GET":
-            await self._pour(request, response, _flipped(data) if path == self.damaged else data, begin)
+            whole = _flipped(data) if path == self.damaged else data
+            await self._pour(request, response, whole[begin:end])
         return response
 
-    async def _pour(self, request: web.Request, response: web.StreamResponse, data: bytes, begin: int) -> None:
+    async def _pour(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
         step = max(1, len(data) // _DROPS)
-        for start in range(begin, len(data), step):
+        for start in range(0, len(data), step):
             await response.write(data[start : start + step])
             await asyncio.sleep(self.seconds_per_drop)
             if start >= len(data) // 2:
@@ -167,6 +198,12 @@ def _entry(path: str, data: bytes) -> dict[str, object]:
     return entry
 
 
+def _sibling(path: str, data: bytes) -> dict[str, object]:
+    entry = _entry(path, data)
+    lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} if "lfs" in entry else None
+    return {"rfilename": path, "size": len(data), "blobId": entry["oid"], "lfs": lfs}
+
+
 def _flipped(data: bytes) -> bytes:
     return data[:-1] + bytes([data[-1] ^ 1])
 
@@ -188,7 +225,7 @@ def serving() -> Iterator[Hub]:
     """
     hub = Hub()
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     runner = asyncio.run_coroutine_threadsafe(_start(hub), loop).result()
     try:
@@ -201,12 +238,20 @@ def serving() -> Iterator[Hub]:
 
 
 async def _start(hub: Hub) -> web.AppRunner:
+    elsewhere = web.Application()
+    elsewhere.router.add_get("/{path:.*}", hub.answer_elsewhere)
+    other = web.AppRunner(elsewhere, shutdown_timeout=0.1)
+    hub.elsewhere = await _listen(other)
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", hub.answer)
+    application.on_cleanup.append(lambda _: other.cleanup())
     runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0]
-    hub.url = f"http://{host}:{port}"
+    hub.url = await _listen(runner)
     return runner
+
+
+async def _listen(runner: web.AppRunner) -> str:
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    return f"http://{host}:{port}"

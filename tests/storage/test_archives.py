@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.archives import extract
+from appliance.storage.archives.members import Limits
 
 quiet = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -224,9 +225,57 @@ def test_an_archive_larger_than_the_disk_is_refused_beforehand(tmp_path: Path) -
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("model.bin", b"x")
-        archive.getinfo("model.bin").file_size = 1 << 60
+        archive.getinfo("model.bin").file_size = 1 << 42
     (tmp_path / "a.zip").write_bytes(buffer.getvalue())
 
-    with pytest.raises(StorageError, match=r"1,152,921,504,606,846,976 bytes to write.*free some space"):
-        unpack(tmp_path / "a.zip", "", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(StorageError, match=r"4,398,046,511,104 bytes to write.*free some space"):
+        extract(tmp_path / "a.zip", "", tmp_path / "out", limits=Limits(harmless=1 << 43))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "fault"),
+    [
+        (Limits(files=2), "more than 2 members"),
+        (Limits(size=100), "more than 100 bytes"),
+        (Limits(harmless=100, ratio=2), "more than 2 times its"),
+    ],
+)
+def test_bombs_are_refused_before_they_go_off(tmp_path: Path, limits: Limits, fault: str) -> None:
+    """
+    Too many members, too many bytes, or far more than were packed; nothing is written.
+    """
+    archive = pack(tmp_path / "a.zip", *((name, bytes(4000)) for name in "abc"))
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(ArtifactCorruptError, match=fault):
+        extract(archive, "", tmp_path / "out", limits=limits)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_members_that_overlap_are_a_bomb(tmp_path: Path) -> None:
+    """
+    Many names for the same packed bytes unpack to more than any honest archive of this size.
+    """
+    raw = pack(tmp_path / "a.zip", ("00000", bytes(100_000))).read_bytes()
+    start, end = raw.index(b"PK\x01\x02"), raw.index(b"PK\x05\x06")
+    entries = [raw[start:end].replace(b"00000", b"%05d" % number) for number in range(500)]
+    directory = b"".join(entries)
+    counts = len(entries).to_bytes(2, "little") * 2 + len(directory).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(raw[:start] + directory + raw[end : end + 8] + counts + raw[end + 16 :])
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(ArtifactCorruptError, match="more than 100 times its"):
+        extract(tmp_path / "a.zip", "", tmp_path / "out", limits=Limits(harmless=1_000_000))
+
+
+def test_a_directory_too_long_to_read_is_refused(tmp_path: Path) -> None:
+    """
+    zipfile reads the whole list of members into memory, so its length is looked at before.
+    """
+    archive = pack(tmp_path / "a.zip", *((f"{number:0300}", b"") for number in range(10)))
+
+    with pytest.raises(ArtifactCorruptError, match="more than 5 members"):
+        extract(archive, "", tmp_path / "out", limits=Limits(files=5))

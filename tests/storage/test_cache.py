@@ -51,9 +51,9 @@ def never(files: Path) -> None:
 
 def visible(cache: Cache) -> list[str]:
     """
-    Everything in the cache but its locks.
+    Every artifact in the cache, and what is left of unfinished ones.
     """
-    return sorted(path.name for path in cache.root.iterdir() if path.name != ".locks")
+    return sorted(path.name for path in cache.root.iterdir() if not path.name.startswith("."))
 
 
 def test_an_artifact_is_made_once(cache: Cache) -> None:
@@ -145,7 +145,7 @@ def test_changed_bytes_are_found_by_a_full_check(cache: Cache) -> None:
     verify(files)
     (files / "deep" / "weights").write_bytes(b"v" * 1000)
 
-    with pytest.raises(ArtifactCorruptError, match="deep/weights: not as it was stored; delete this directory"):
+    with pytest.raises(ArtifactCorruptError, match="deep/weights: not as it was stored; remove it"):
         verify(files)
     with pytest.raises(ArtifactCorruptError, match="deep/weights"):
         verify(files / "deep" / "weights")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from storage.hub_double import Hub
 
-from appliance.errors import StorageError
+from appliance.errors import NoSpaceError, StorageError
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 
 MIB = 1 << 20
 
@@ -53,8 +53,8 @@ def test_a_full_disk_names_the_remedy_and_leaves_nothing(
     make_wheel("model", "1", {"m/weights": bytes(mebibytes * MIB)}, zipfile.ZIP_STORED)
 
     with pytest.raises(StorageError, match=r"free some space, or point storage\.cache_dir at a larger disk") as caught:
-        materialize(StorageSection(uri="pypi://model==1/m"), Cache.at(small_disk), lambda *_: None)
-    assert type(caught.value) is StorageError
+        materialize(StorageSection(uri="pypi://model==1/m"), StorageSettings(cache_dir=small_disk), lambda *_: None)
+    assert type(caught.value) is NoSpaceError
     assert left_behind(small_disk) == []
     # The whole of it is free again, so no deleted file is held open either.
     (small_disk / "all").write_bytes(bytes(4 * MIB - 64 * 1024))
@@ -67,7 +67,7 @@ def test_a_model_of_a_hub_larger_than_the_disk_is_refused_beforehand(small_disk:
     hub.repository("owner/model").commit({"model.safetensors": bytes(6 * MIB)})
 
     with pytest.raises(StorageError, match=r"6,291,456 bytes to write.*free some space"):
-        materialize(StorageSection(uri="hf://owner/model"), Cache.at(small_disk), lambda *_: None)
+        materialize(StorageSection(uri="hf://owner/model"), StorageSettings(cache_dir=small_disk), lambda *_: None)
     assert not [request for request in hub.requests if "resolve" in request]
     assert left_behind(small_disk) == []
 
@@ -92,7 +92,7 @@ def test_a_disk_that_fills_while_writing_is_translated(small_disk: Path) -> None
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from appliance.errors import StorageError
+from appliance.errors import NoSpaceError, StorageError
 from appliance.storage.archives import extract
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -118,13 +118,13 @@ def test_a_limit_on_file_sizes_is_named(tmp_path: Path, make_wheel: Callable[...
 LIMITED_FETCH = """
 import resource, signal, sys
 from pathlib import Path
-from appliance.errors import StorageError
+from appliance.errors import NoSpaceError, StorageError
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
-    materialize(StorageSection(uri="hf://owner/model"), Cache.at(Path(sys.argv[1])), lambda *_: None)
+    materialize(StorageSection(uri="hf://owner/model"), StorageSettings(cache_dir=Path(sys.argv[1])), lambda *_: None)
 except StorageError as error:
     print(error)
 """

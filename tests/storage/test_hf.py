@@ -25,7 +25,7 @@ from appliance.errors import (
 )
 from appliance.storage import Cache, Report, materialize, verify
 from appliance.storage.hf import HubPath, parse
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 
 WEIGHTS = bytes(range(256)) * 100
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "sub/x.txt": b"x"}
@@ -42,7 +42,7 @@ def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
     """
     Materialize a URI.
     """
-    return materialize(StorageSection(uri=uri), cache, report)
+    return materialize(StorageSection(uri=uri), StorageSettings(cache_dir=cache.root), report)
 
 
 def contents(path: Path) -> dict[str, bytes]:

@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import ArtifactNotFoundError, StorageError
-from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage import materialize
+from appliance.storage.section import StorageSection, StorageSettings
 
 
 def bring(uri: str) -> Path:
     """
     Materialize with a cache that must not be needed.
     """
-    return materialize(StorageSection(uri=uri), Cache(Path("/nonexistent")), lambda *_: None)
+    return materialize(StorageSection(uri=uri), StorageSettings(cache_dir=Path("/nonexistent")), lambda *_: None)
 
 
 @pytest.fixture
@@ -162,11 +162,11 @@ def test_an_unreadable_path_names_the_user(model: Path, mode: int) -> None:
 import os, sys
 from pathlib import Path
 from appliance.errors import AccessDeniedError
-from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage import materialize
+from appliance.storage.section import StorageSection, StorageSettings
 os.setuid(65534)
 try:
-    materialize(StorageSection(uri=sys.argv[1]), Cache(Path("/nonexistent")), lambda *_: None)
+    materialize(StorageSection(uri=sys.argv[1]), StorageSettings(cache_dir=Path("/nonexistent")), lambda *_: None)
 except AccessDeniedError as error:
     print(error)
 """

@@ -24,7 +24,7 @@ from appliance.errors import (
 )
 from appliance.storage import Cache, Report, materialize, verify
 from appliance.storage.pypi import WheelPath, parse
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 
 
 def quiet(done: int, total: int | None) -> None:
@@ -37,7 +37,7 @@ def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
     """
     Materialize a URI.
     """
-    return materialize(StorageSection(uri=uri), cache, report)
+    return materialize(StorageSection(uri=uri), StorageSettings(cache_dir=cache.root), report)
 
 
 def left_behind(cache: Cache) -> list[str]:
@@ -319,11 +319,9 @@ def test_a_fetch_leaves_setuptools_usable(model: Path, cache: Cache) -> None:
     setuptools turns its distutils off in a process that merely looks for pip; vLLM needs it after the fetch.
     """
     code = f"""
-from pathlib import Path
-from appliance.storage import Cache
 from appliance.storage.pypi import fetch
-from appliance.storage.section import StorageSection
-fetch(StorageSection(uri="pypi://my-model==1.0/"), Cache(Path({str(cache.root)!r})), lambda *_: None)
+from appliance.storage.section import StorageSection, StorageSettings
+fetch(StorageSection(uri="pypi://my-model==1.0/"), StorageSettings(cache_dir={str(cache.root)!r}), lambda *_: None)
 import setuptools, distutils.core
 """
 

@@ -8,7 +8,7 @@ import pytest
 
 from appliance.errors import StorageError
 from appliance.storage import SCHEMES, Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 
 
 def test_an_unknown_scheme_names_the_known_ones(cache: Cache) -> None:
@@ -16,7 +16,7 @@ def test_an_unknown_scheme_names_the_known_ones(cache: Cache) -> None:
     Who writes a scheme we do not have learns which there are.
     """
     with pytest.raises(StorageError) as caught:
-        materialize(StorageSection(uri="gopher://host/model"), cache, lambda *_: None)
+        materialize(StorageSection(uri="gopher://host/model"), StorageSettings(cache_dir=cache.root), lambda *_: None)
 
     assert "unknown scheme 'gopher'" in str(caught.value)
     assert all(scheme in str(caught.value) for scheme in SCHEMES)
@@ -27,7 +27,7 @@ def test_a_misspelt_scheme_is_guessed(cache: Cache) -> None:
     A scheme that is nearly right gets a did-you-mean.
     """
     with pytest.raises(StorageError, match='did you mean "pypi"'):
-        materialize(StorageSection(uri="pypy://model==1/x"), cache, lambda *_: None)
+        materialize(StorageSection(uri="pypy://model==1/x"), StorageSettings(cache_dir=cache.root), lambda *_: None)
 
 
 def test_an_unknown_scheme_shows_no_secret(cache: Cache) -> None:
@@ -35,6 +35,10 @@ def test_an_unknown_scheme_shows_no_secret(cache: Cache) -> None:
     The message of a bad URI is fit for a log.
     """
     with pytest.raises(StorageError) as caught:
-        materialize(StorageSection(uri="gopher://me:s3cret@host/model?key=s3cret"), cache, lambda *_: None)
+        materialize(
+            StorageSection(uri="gopher://me:s3cret@host/model?key=s3cret"),
+            StorageSettings(cache_dir=cache.root),
+            lambda *_: None,
+        )
 
     assert "s3cret" not in str(caught.value)

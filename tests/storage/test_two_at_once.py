@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -61,9 +61,9 @@ FETCH = """
 import sys
 from pathlib import Path
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 
-materialize(StorageSection(uri="pypi://model==1/m"), Cache.at(Path(sys.argv[1])),
+materialize(StorageSection(uri="pypi://model==1/m"), StorageSettings(cache_dir=Path(sys.argv[1])),
             lambda done, total: print("coming" if done else "waiting", flush=True))
 """
 
@@ -77,9 +77,9 @@ def fill(files: Path) -> None:
 
 def visible(cache: Cache) -> list[str]:
     """
-    Everything in the cache but its locks.
+    Everything in the cache but its locks, notes and second names.
     """
-    return [path.name for path in cache.root.iterdir() if path.name != ".locks"]
+    return [path.name for path in cache.root.iterdir() if path.name not in {".locks", ".notes", ".blobs"}]
 
 
 def advance(process: subprocess.Popen[str], to: str) -> None:
@@ -170,6 +170,22 @@ def test_who_waits_says_for_whom(cache: Cache, start: Start) -> None:
     assert events[0]["since"].startswith("20")
 
 
+def test_whose_lock_is_taken_over_is_said(cache: Cache, start: Start) -> None:
+    """
+    A process that died with a lock is named, with how long it had been at work.
+    """
+    builder = start(IN_STEPS, cache.root)
+    advance(builder, "half")
+    builder.kill()
+    builder.wait()
+
+    with capture_logs() as events:
+        cache.build("a://model", fill, lambda *_: None)
+    assert events[0]["event"] == "artifact.taken_over"
+    assert events[0]["owner_pid"] == builder.pid
+    assert events[0]["held_seconds"] >= 0
+
+
 def test_a_wait_can_be_stopped(cache: Cache, start: Start) -> None:
     """
     Report is called while another works, and what it raises ends the wait and leaves the other alone.
@@ -220,5 +236,7 @@ def test_pip_dies_with_the_process_it_works_for(
 
     index.stalls = False
     storage = StorageSection(uri="pypi://model==1/m")
-    assert (materialize(storage, cache, lambda *_: None) / "weights").stat().st_size == 2 << 20
+    assert (
+        materialize(storage, StorageSettings(cache_dir=cache.root), lambda *_: None) / "weights"
+    ).stat().st_size == 2 << 20
     assert len(visible(cache)) == 1

@@ -1,26 +1,15 @@
 """
-`hf://OWNER/NAME@REVISION/path`: models of the Hugging Face hub, or of a mirror that `HF_ENDPOINT` names.
+`hf://OWNER/NAME@REVISION/path`: how models of the Hugging Face hub are named.
 """
 
 from __future__ import annotations
 
 import re
-import time
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from urllib.parse import unquote
 
-import structlog
-
-from appliance.errors import StorageError, StorageUnavailableError
-from appliance.storage import hub
-from appliance.storage.cache import Cache, Report
-from appliance.storage.manifest import size_of
-from appliance.storage.section import StorageSection
+from appliance.errors import StorageError
 from appliance.storage.uri import redact
-
-log = structlog.get_logger()
 
 # https://huggingface.co/docs/huggingface_hub/package_reference/hf_uris; `:` before a revision is KServe's way.
 _LOCATION = re.compile(
@@ -52,19 +41,19 @@ class HubPath:
         sign = "@" if "/" in self.name else ":"
         return f"hf://{self.name}{sign}{self.revision}" + (f"/{self.path}" if self.path else "")
 
+    @property
+    def owner(self) -> str:
+        """
+        Who the model belongs to; "" for those from before there were owners.
+        """
+        return self.name.rpartition("/")[0]
 
-def fetch(storage: StorageSection, cache: Cache, report: Report) -> Path:
-    """
-    The file or directory of the model, fetched once for each commit.
-    """
-    wanted = parse(storage.uri)
-    try:
-        pinned = replace(wanted, revision=_commit(wanted, report))
-    except StorageUnavailableError as error:
-        return _brought_before(wanted, cache, error) / wanted.path
-    files = cache.build(str(pinned), lambda target: _fill(target, pinned, report), report)
-    cache.note(str(wanted), pinned.revision)
-    return files / wanted.path
+    @property
+    def is_commit(self) -> bool:
+        """
+        Whether the revision is one that cannot move.
+        """
+        return bool(_COMMIT.fullmatch(self.revision))
 
 
 def parse(uri: str) -> HubPath:
@@ -90,30 +79,3 @@ def parse(uri: str) -> HubPath:
     if ".." in parts:
         raise StorageError(f"{redact(uri)}: the path leads out of the model; remove '..'")
     return HubPath(name, revision, "/".join(parts))
-
-
-def _commit(wanted: HubPath, report: Report) -> str:
-    """
-    The commit that the revision means now; a commit means itself for ever, and nobody need be asked.
-    """
-    if _COMMIT.fullmatch(wanted.revision):
-        return wanted.revision
-    return hub.resolve(str(wanted), wanted.name, wanted.revision, partial(report, 0, None))
-
-
-def _brought_before(wanted: HubPath, cache: Cache, error: StorageUnavailableError) -> Path:
-    """
-    While the hub does not answer: what the revision meant when it was last fetched, if all of that is there.
-    """
-    known = cache.noted(str(wanted))
-    files = cache.find(str(replace(wanted, revision=known))) if known else None
-    if files is None:
-        raise error
-    log.warning("artifact.unconfirmed", uri=str(wanted), commit=known, reason=str(error))
-    return files
-
-
-def _fill(target: Path, wanted: HubPath, report: Report) -> None:
-    begun = time.monotonic()
-    hub.download(str(wanted), wanted.name, wanted.revision, wanted.path, target, report)
-    log.info("artifact.fetched", uri=str(wanted), bytes=size_of(target), seconds=round(time.monotonic() - begun, 3))

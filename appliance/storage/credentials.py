@@ -1,0 +1,213 @@
+"""
+Who we are to each store: the section `storage.credentials`.
+
+What it leaves out comes from the variables and files that the stores' own tools read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar, Self, TypeVar
+
+from pydantic import Field, SecretStr, model_validator
+
+from appliance.section import Section
+
+Url = Annotated[str, Field(pattern="^https?://[^/]")]
+HeaderName = Annotated[str, Field(pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+
+
+class CredentialBlock(Section):
+    """
+    One block of credentials: at most one of its ways to be known is taken, and keys that belong together come together.
+    """
+
+    WAYS: ClassVar[Sequence[Sequence[str]]] = ()
+    """Keys that make up each way."""
+
+    OPTIONAL: ClassVar[frozenset[str]] = frozenset()
+    """Keys that a way can do without."""
+
+    @model_validator(mode="after")
+    def _is_one_whole_way(self) -> Self:
+        given = [[key for key in way if getattr(self, key)] for way in self.WAYS]
+        ways = [keys for keys in given if keys]
+        if len(ways) > 1:
+            raise ValueError(f"gives {' and '.join(keys[0] for keys in ways)}; give only one of them")
+        for way, keys in zip(self.WAYS, given, strict=True):
+            if keys and (missing := [key for key in way if key not in keys and key not in self.OPTIONAL]):
+                raise ValueError(f"gives {keys[0]} without {missing[0]}; give both, or neither")
+        return self
+
+
+class S3Credentials(CredentialBlock):
+    """
+    For `s3://`; what is unset is looked for where every AWS tool looks.
+    """
+
+    WAYS = (("access_key_id", "secret_access_key", "session_token"), ("profile",), ("anonymous",))
+    OPTIONAL = frozenset({"session_token"})
+
+    bucket: str | None = None
+    """The bucket this block is for; unset is every bucket that no other block is for."""
+
+    access_key_id: SecretStr | None = None
+    """Access key, with its `secret_access_key`; unset takes the AWS chain: variables, files, roles."""
+
+    secret_access_key: SecretStr | None = None
+    """Secret of the access key."""
+
+    session_token: SecretStr | None = None
+    """Token of temporary keys; unset for lasting ones."""
+
+    profile: str | None = None
+    """Profile of the AWS config files; unset is `AWS_PROFILE`, or the default profile."""
+
+    anonymous: bool = False
+    """Sign nothing, for public buckets."""
+
+    endpoint_url: Url | None = None
+    """Address of a store that is not Amazon's; unset is `AWS_ENDPOINT_URL_S3`, or Amazon."""
+
+    region: str | None = None
+    """Region of the bucket; unset is `AWS_DEFAULT_REGION`, or what the AWS config files say."""
+
+
+class GcsCredentials(CredentialBlock):
+    """
+    For `gs://`; what is unset is looked for where every Google tool looks.
+    """
+
+    WAYS = (("key_file",), ("key",), ("anonymous",))
+
+    bucket: str | None = None
+    """The bucket this block is for; unset is every bucket that no other block is for."""
+
+    key_file: Path | None = None
+    """JSON file of a service account or of workload identity; unset is `GOOGLE_APPLICATION_CREDENTIALS`."""
+
+    key: SecretStr | None = None
+    """The text of such a file, such as `${env:GCP_KEY}`."""
+
+    anonymous: bool = False
+    """Send no token, for public buckets."""
+
+    endpoint_url: Url | None = None
+    """Address of an emulator or a proxy; unset is `STORAGE_EMULATOR_HOST`, or Google."""
+
+
+class AzureCredentials(CredentialBlock):
+    """
+    For `az://`, `abfs://`, `abfss://` and Azure's `https://` URLs.
+    """
+
+    WAYS = (
+        ("connection_string",),
+        ("account_key",),
+        ("sas_token",),
+        ("client_secret", "tenant_id"),
+        ("managed_identity",),
+        ("anonymous",),
+    )
+
+    account: str | None = None
+    """
+    The storage account this block is for, also when the URI names none; unset is every account that no other block is
+    for.
+    """
+
+    connection_string: SecretStr | None = None
+    """Connection string of the account."""
+
+    account_key: SecretStr | None = None
+    """Key of the account."""
+
+    sas_token: SecretStr | None = None
+    """Shared access signature: the query string of a signed URL."""
+
+    tenant_id: str | None = None
+    """Directory of a service principal."""
+
+    client_id: str | None = None
+    """Service principal, or the user-assigned identity where `managed_identity` is set."""
+
+    client_secret: SecretStr | None = None
+    """Secret of the service principal."""
+
+    managed_identity: bool = False
+    """Use the identity of the machine or pod."""
+
+    anonymous: bool = False
+    """Send no credential, for public containers."""
+
+    endpoint_url: Url | None = None
+    """Address of the account's blobs where it is not Azure's own, such as `http://127.0.0.1:10000/devstoreaccount1`."""
+
+
+class HubCredentials(CredentialBlock):
+    """
+    For `hf://`.
+    """
+
+    owner: str | None = None
+    """The owner of models this block is for; unset is every owner that no other block is for."""
+
+    token: SecretStr | None = None
+    """Token that may read the models; unset is `HF_TOKEN`, or the one that `hf auth login` keeps."""
+
+    endpoint_url: Url | None = None
+    """Address of a mirror; unset is `HF_ENDPOINT`, or huggingface.co."""
+
+
+class HttpCredentials(CredentialBlock):
+    """
+    For `https://` and `http://`.
+    """
+
+    host: Annotated[str, Field(min_length=1)]
+    """The host these headers are for, and no other; with `:PORT` for one port of it only."""
+
+    headers: Mapping[HeaderName, SecretStr]
+    """Headers of each request to the host, such as `Authorization: Bearer ${env:TOKEN}`."""
+
+
+class CredentialsSection(Section):
+    """
+    Credentials for each kind of store, as blocks; a block that names its bucket, account, owner or host goes before one
+    for all of them.
+    """
+
+    s3: tuple[S3Credentials, ...] = ()
+    """For `s3://`."""
+
+    gcs: tuple[GcsCredentials, ...] = ()
+    """For `gs://`."""
+
+    azure: tuple[AzureCredentials, ...] = ()
+    """For `az://`, `abfs://`, `abfss://` and Azure's `https://` URLs."""
+
+    hf: tuple[HubCredentials, ...] = ()
+    """For `hf://`."""
+
+    http: tuple[HttpCredentials, ...] = ()
+    """For `https://` and `http://`."""
+
+
+Block = TypeVar("Block", bound=CredentialBlock)
+
+
+def block_for(blocks: Sequence[Block], key: str, value: str | None) -> Block | None:
+    """
+    The block whose `key` is `value`, or else the one that leaves `key` open.
+    """
+    fitting = [block for block in blocks if getattr(block, key) in (value, None)]
+    return min(fitting, key=lambda block: getattr(block, key) is None, default=None)
+
+
+def value_of(secret: SecretStr | None) -> str | None:
+    """
+    The text of a secret, to be handed to a vendor and to nobody else.
+    """
+    # What was read from a file often ends with a newline, which no secret does.
+    return secret.get_secret_value().strip() if secret else None

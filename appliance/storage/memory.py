@@ -1,0 +1,57 @@
+"""
+`memory://NAME`: files in this process, the plainest store there is; for tests, and as the pattern of a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+
+from appliance.errors import ArtifactChangedError, ArtifactNotFoundError
+from appliance.storage.section import StorageSettings
+from appliance.storage.store import Listing, RemoteFile
+
+PLACES: MutableMapping[str, MutableMapping[str, bytes]] = {}
+"""Files by name, by the name of their place."""
+
+_BLOCK = 1 << 16
+
+
+class MemoryStore:
+    """
+    One place of `PLACES`, or one file in it.
+    """
+
+    credential = "none"
+
+    def __init__(self, uri: str, _settings: StorageSettings) -> None:
+        self._place, _, path = uri.partition("://")[2].partition("/")
+        self._path = path.rstrip("/")
+        self._listed: Mapping[str, bytes] = {}
+
+    async def list(self) -> Listing:
+        held = PLACES.get(self._place, {})
+        uri = f"memory://{self._place}/{self._path}".rstrip("/")
+        is_file = self._path in held
+        above = self._path.rpartition("/")[0] if is_file else self._path
+        prefix = f"{above}/" if above else ""
+        names = [self._path] if is_file else [name for name in sorted(held) if name.startswith(prefix)]
+        self._listed = {name.removeprefix(prefix): held[name] for name in names}
+        if not self._listed:
+            raise ArtifactNotFoundError(f"{uri}: nothing lies there; known places are {', '.join(PLACES) or 'none'}")
+        return Listing(uri, tuple(_describe(name, data) for name, data in self._listed.items()), is_file=is_file)
+
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+        data = self._listed[file.name]
+        if not any(data is held for held in PLACES[self._place].values()):
+            raise ArtifactChangedError(f"memory://{self._place}: {file.name}: changed while it was fetched; try again")
+        for begin in range(start, end, _BLOCK):
+            yield data[begin : min(begin + _BLOCK, end)]
+
+    async def close(self) -> None:
+        pass
+
+
+def _describe(name: str, data: bytes) -> RemoteFile:
+    digest = hashlib.sha256(data).hexdigest()
+    return RemoteFile(name, len(data), version=digest, digests={"sha256": digest})

@@ -1,0 +1,169 @@
+"""
+`az://`, `abfs://`, `abfss://` and `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX`: Azure Blob Storage.
+
+Its own library lists and knows all credentials; the bytes come as any web server's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from yarl import URL
+
+from appliance.errors import AccessDeniedError, MissingExtraError, StorageError
+from appliance.storage.remote import answers, web
+from appliance.storage.remote.answers import Access
+from appliance.storage.remote.azure_access import REMEDY, AzureAccess, access_to
+from appliance.storage.remote.azure_place import canonical, parse
+from appliance.storage.remote.listing import find, only_known
+from appliance.storage.section import StorageSettings
+from appliance.storage.store import Listing, RemoteFile
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobProperties
+    from azure.storage.blob.aio import ContainerClient
+
+_SCOPE = "https://storage.azure.com/.default"
+
+# https://learn.microsoft.com/rest/api/storageservices/versioning-for-the-azure-storage-services: tokens want one.
+_API_VERSION = "2021-12-02"
+
+
+class AzureStore:
+    """
+    A prefix of a container, or one blob.
+    """
+
+    def __init__(self, uri: str, settings: StorageSettings) -> None:
+        wanted = parse(uri)
+        try:
+            self._azure = access_to(wanted, settings.credentials, os.environ)
+        except ImportError as error:
+            raise MissingExtraError("azure-identity", "azure", "Fetching from Azure") from error
+        self._place = wanted.place
+        self._uri = canonical(self._azure.account_url, wanted.place)
+        self._settings = settings
+        self._web = web.Web(settings.transfer)
+        self._stack = AsyncExitStack()
+        self._opened: ContainerClient | None = None
+        self._is_file = False
+
+    @property
+    def credential(self) -> str:
+        return self._azure.credential
+
+    async def list(self) -> Listing:
+        listing = await find(self._uri, self._place, self._below, self._alone)
+        self._is_file = listing.is_file
+        return listing
+
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+        what = f"{self._uri}: {file.name}"
+        key = quote(self._place.key(file.name, is_file=self._is_file))
+        url = URL(f"{self._azure.account_url}/{self._place.bucket}/{key}?{self._azure.sas}", encoded=True)
+        given = {**web.range_header(start, end), "x-ms-version": _API_VERSION}
+        if file.version:
+            given["If-Match"] = file.version
+        with self._faults(what):
+            given |= await self._authorization()
+        headers = web.only_for(url, given)
+        async with (
+            self._web.get(what, url, headers, self._access) as answer,
+            aclosing(web.part(what, answer, file.size, start, end)) as blocks,
+        ):
+            async for block in blocks:
+                yield block
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        await self._web.close()
+
+    @property
+    def _access(self) -> Access:
+        return Access(self.credential, REMEDY)
+
+    async def _authorization(self) -> dict[str, str]:
+        tokens = self._azure.tokens
+        return {"Authorization": f"Bearer {(await tokens.get_token(_SCOPE)).token}"} if tokens else {}
+
+    async def _container(self) -> ContainerClient:
+        if self._opened is None:
+            self._opened = await _open(self._azure, self._place.bucket, self._settings, self._stack)
+        return self._opened
+
+    async def _below(self) -> Sequence[RemoteFile]:
+        container = await self._container()
+        with self._faults(self._uri):
+            blobs = container.list_blobs(name_starts_with=self._place.prefix or None, include=["metadata"])
+            found = [(self._place.name(blob.name), blob) async for blob in blobs if not _is_directory(blob)]
+        return [_file(self._uri, name, blob) for name, blob in found if name]
+
+    async def _alone(self) -> RemoteFile:
+        container = await self._container()
+        with self._faults(self._uri):
+            blob = await container.get_blob_client(self._place.path).get_blob_properties()
+        return _file(self._uri, self._place.last, blob)
+
+    @contextmanager
+    def _faults(self, what: str) -> Iterator[None]:
+        """
+        Turn what Azure's libraries raise into errors of ours.
+        """
+        from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+
+        try:
+            yield
+        except ClientAuthenticationError as error:
+            # Also without any answer: when no token can be had.
+            raise AccessDeniedError(
+                f"{what}: the store refuses {self.credential} ({answers.clean(error.message)}); {REMEDY}"
+            ) from error
+        except HttpResponseError as error:
+            if not error.status_code:
+                raise answers.unanswered(what, error) from error
+            code = str(getattr(error, "error_code", None) or "")
+            raise answers.refused(what, error.status_code, code, self._access) from error
+        except AzureError as error:
+            raise answers.unanswered(what, error.inner_exception or error) from error
+
+
+async def _open(
+    azure: AzureAccess, container: str, settings: StorageSettings, stack: AsyncExitStack
+) -> ContainerClient:
+    try:
+        from azure.storage.blob.aio import ContainerClient
+    except ImportError as error:
+        raise MissingExtraError("azure-storage-blob", "azure", "Fetching from Azure") from error
+    if azure.tokens:
+        await stack.enter_async_context(azure.tokens)
+    silence = settings.transfer.stall_seconds
+    client = ContainerClient(
+        azure.account_url,
+        container,
+        credential=azure.sas or azure.tokens,
+        retry_total=0,
+        connection_timeout=min(10.0, silence),
+        read_timeout=silence,
+    )
+    return await stack.enter_async_context(client)
+
+
+def _is_directory(blob: BlobProperties) -> bool:
+    # So do accounts with a hierarchical namespace list their directories.
+    return (blob.metadata or {}).get("hdi_isfolder") == "true"
+
+
+def _file(uri: str, name: str, blob: BlobProperties) -> RemoteFile:
+    if blob.blob_tier == "Archive":
+        raise StorageError(f"{uri}: {name}: lies in the archive tier; move it to another tier first")
+    md5 = blob.content_settings.content_md5
+    return RemoteFile(name, blob.size, _quoted(blob.etag), only_known([("md5", bytes(md5).hex() if md5 else None)]))
+
+
+def _quoted(etag: str | None) -> str | None:
+    # Listings have it without the quotes that HTTP wants.
+    return f'"{etag.strip(chr(34))}"' if etag else None

@@ -1,0 +1,160 @@
+"""
+`https://HOST/FILE`, or `https://HOST/DIRECTORY/` with a file `SHA256SUMS` in it, since the web has no listings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from urllib.parse import quote, unquote
+
+import aiohttp
+from yarl import URL
+
+from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.storage.remote import answers, checksums, web
+from appliance.storage.remote.azure import AzureStore
+from appliance.storage.remote.azure_place import is_azure
+from appliance.storage.remote.http_access import HttpAccess
+from appliance.storage.remote.listing import each, hexadecimal, only_known
+from appliance.storage.section import StorageSettings
+from appliance.storage.store import Listing, RemoteFile, Store
+from appliance.storage.uri import redact
+
+_LARGEST_LISTING = 16 << 20
+
+
+def open_store(uri: str, settings: StorageSettings) -> Store:
+    """
+    The store of a web URL: Azure's has a listing.
+    """
+    return AzureStore(uri, settings) if is_azure(uri) else HttpStore(uri, settings)
+
+
+class HttpStore:
+    """
+    One file on a web server, or a directory that lists its files itself.
+    """
+
+    def __init__(self, uri: str, settings: StorageSettings) -> None:
+        self._url, login = web.without_user(_url(uri))
+        self._uri = redact(str(self._url))
+        self._access = HttpAccess(self._url, login, settings.credentials.http)
+        self._web = web.Web(settings.transfer)
+
+    @property
+    def credential(self) -> str:
+        return self._access.credential
+
+    async def list(self) -> Listing:
+        if self._url.raw_path.endswith("/"):
+            sums = await self._sums()
+            files = await each(lambda name: self._file(name, self._below(name), sums[name]), sums)
+            return Listing(self._uri, tuple(files))
+        file = await self._file(unquote(self._url.raw_name), self._url)
+        # Two queries may mean two files, and be all that tells them apart.
+        query = hashlib.sha256(self._url.raw_query_string.encode()).hexdigest()[:12]
+        is_known = file.version or file.digests or not self._url.raw_query_string
+        return Listing(self._uri if is_known else f"{self._uri};query={query}", (file,), is_file=True)
+
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+        what = self._what(file.name)
+        url = self._below(file.name) if self._url.raw_path.endswith("/") else self._url
+        headers = self._access.headers({**_condition(file.version), **web.range_header(start, end)})
+        async with self._web.get(what, url, headers, self._access.access) as answer:
+            if _version(answer) != file.version:
+                raise answers.changed(what)
+            async with aclosing(web.part(what, answer, file.size, start, end)) as blocks:
+                async for block in blocks:
+                    yield block
+
+    async def close(self) -> None:
+        await self._web.close()
+
+    def _below(self, name: str) -> URL:
+        # The query goes along: it may be what lets us in.
+        return URL.build(
+            scheme=self._url.scheme,
+            authority=self._url.raw_authority,
+            path=self._url.raw_path + quote(name),
+            query_string=self._url.raw_query_string,
+            encoded=True,
+        )
+
+    def _what(self, name: str) -> str:
+        return f"{self._uri}{name}" if self._url.raw_path.endswith("/") else self._uri
+
+    async def _sums(self) -> Mapping[str, str]:
+        headers = self._access.headers({"Accept-Encoding": "identity"})
+        try:
+            async with self._web.get(
+                self._what(checksums.NAME), self._below(checksums.NAME), headers, self._access.access
+            ) as answer:
+                text = await answer.content.read(_LARGEST_LISTING)
+        except ArtifactNotFoundError as error:
+            raise ArtifactNotFoundError(
+                f"{self._uri}: there is no {checksums.NAME}, and the web has no other listing; make one there with: "
+                f"find . -type f -exec sha256sum {{}} + > {checksums.NAME}"
+            ) from error
+        try:
+            sums = checksums.parse(self._uri, text.decode())
+        except UnicodeDecodeError as error:
+            raise ArtifactCorruptError(f"{self._uri}: {checksums.NAME} is no UTF-8 text; write it anew") from error
+        if not sums:
+            raise ArtifactNotFoundError(f"{self._uri}: {checksums.NAME} lists no file; write it anew")
+        return sums
+
+    async def _file(self, name: str, url: URL, sha256: str | None = None) -> RemoteFile:
+        """
+        Asked for one byte, because what may be got by GET need not answer HEAD.
+        """
+        what = self._what(name)
+        headers = self._access.headers(web.range_header(0, 1))
+        async with self._web.get(what, url, headers, self._access.access, also=416) as answer:
+            size = _size(answer)
+            if size is None:
+                raise StorageError(f"{what}: the server does not say how large it is; have it send Content-Length")
+            digests = {"sha256": sha256} if sha256 else _digests(answer.headers)
+            return RemoteFile(name, size, _version(answer), digests)
+
+
+def _url(uri: str) -> URL:
+    """
+    The URL, which may be written with characters that are not allowed in one; a signed query stays as it is.
+    """
+    is_escaped = uri.isascii() and not any(sign in uri for sign in ' "<>\\^`{|}')
+    try:
+        url = URL(uri.partition("#")[0], encoded=is_escaped)
+    except ValueError as error:
+        raise StorageError(f"{redact(uri)}: no web address; write https://HOST/FILE") from error
+    if not url.host:
+        raise StorageError(f"{redact(uri)}: names no host; write https://HOST/FILE")
+    return url
+
+
+def _size(answer: aiohttp.ClientResponse) -> int | None:
+    if answer.status == 200:
+        return answer.content_length
+    content_range = answer.headers.get("Content-Range", "")
+    # No first byte: the file has none at all.
+    return 0 if answer.status == 416 and content_range in ("", "bytes */0") else answers.total_size(content_range)
+
+
+def _version(answer: aiohttp.ClientResponse) -> str | None:
+    return answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+
+
+def _condition(version: str | None) -> dict[str, str]:
+    # A weak tag, and a time of whole seconds, would be no condition that servers accept.
+    return {"If-Range": version} if version and version.startswith('"') else {}
+
+
+def _digests(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """
+    The digests that some servers send: RFC 9530's, and Artifactory's.
+    """
+    fields = (field.strip() for field in headers.get("Repr-Digest", "").split(","))
+    standard = next((field[len("sha-256=:") : -1] for field in fields if field.startswith("sha-256=:")), None)
+    artifactory = headers.get("X-Checksum-Sha256", "").lower()
+    return only_known([("sha256", hexadecimal(standard, 32) or (artifactory if len(artifactory) == 64 else None))])

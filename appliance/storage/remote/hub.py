@@ -1,0 +1,189 @@
+"""
+`hf://OWNER/NAME@REVISION/path`: models of the Hugging Face hub, or of a mirror that `HF_ENDPOINT` names.
+
+Through the hub's own HTTP interface (https://huggingface.co/docs/hub/api), and not through huggingface_hub: its
+downloads keep no bound on memory, and a process that serves tells that library to ask nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from appliance.errors import AccessDeniedError, ArtifactNotFoundError, GatedError, StorageError, StorageUnavailableError
+from appliance.nearest import did_you_mean, known_ones
+from appliance.storage.remote import answers, web
+from appliance.storage.remote.hub_access import access_to
+from appliance.storage.remote.hub_path import parse
+from appliance.storage.remote.listing import Place, only_known
+from appliance.storage.section import StorageSettings
+from appliance.storage.store import Listing, RemoteFile
+
+# How long the address that the hub leads to is asked before the hub is: they are signed for minutes, and each question
+# counts against the hub's limits.
+_LEAD_SECONDS = 240.0
+
+
+class HubStore:
+    """
+    One revision of a model, a directory or a file in it.
+    """
+
+    def __init__(self, uri: str, settings: StorageSettings) -> None:
+        self._wanted = parse(uri)
+        self._uri = str(self._wanted)
+        self._hub = access_to(self._wanted.owner, settings.credentials, os.environ)
+        self._web = web.Web(settings.transfer)
+        self._leads: dict[str, tuple[URL, float]] = {}
+        self._is_file = False
+
+    @property
+    def credential(self) -> str:
+        return self._hub.credential
+
+    async def list(self) -> Listing:
+        if os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise StorageError(f"{self._uri}: TRANSFORMERS_OFFLINE is set, so nothing may be fetched; unset it")
+        model = await self._model()
+        self._wanted = replace(self._wanted, revision=model["sha"])
+        entries = {str(entry["rfilename"]): entry for entry in model.get("siblings", ())}
+        place = Place(self._wanted.name, self._wanted.path)
+        self._is_file = self._wanted.path in entries
+        if self._is_file:
+            names = {place.last: entries[self._wanted.path]}
+        else:
+            names = {
+                name.removeprefix(place.prefix): entries[name] for name in entries if name.startswith(place.prefix)
+            }
+        if not names:
+            raise ArtifactNotFoundError(f"{self._uri}: {_absent(self._wanted.path, entries)}")
+        files = tuple(self._file(name, entry) for name, entry in names.items())
+        return Listing(str(self._wanted), files, is_file=self._is_file, revision=self._wanted.revision)
+
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+        what = f"{self._wanted}: {file.name}"
+        lead, until = self._leads.get(file.name, (None, 0.0))
+        if lead and time.monotonic() < until:
+            try:
+                async with aclosing(self._part(what, lead, file, start, end)) as blocks:
+                    async for block in blocks:
+                        yield block
+                return
+            except (AccessDeniedError, ArtifactNotFoundError):
+                # Before the first byte: it is not valid any more.
+                del self._leads[file.name]
+        async with aclosing(self._part(what, self._resolve(file), file, start, end)) as blocks:
+            async for block in blocks:
+                yield block
+
+    async def close(self) -> None:
+        await self._web.close()
+
+    async def _part(self, what: str, url: URL, file: RemoteFile, start: int, end: int) -> AsyncGenerator[bytes]:
+        headers = self._headers(web.range_header(start, end))
+        async with self._web.get(what, url, headers, self._hub.access, self._refusal) as answer:
+            if url.origin() == self._hub.endpoint.origin() != answer.url.origin():
+                self._leads[file.name] = (answer.url, time.monotonic() + _LEAD_SECONDS)
+            async with aclosing(web.part(what, answer, file.size, start, end)) as blocks:
+                async for block in blocks:
+                    yield block
+
+    def _headers(self, more: Mapping[str, str]) -> web.Headers:
+        return web.only_for(self._hub.endpoint, {**more, **self._hub.headers})
+
+    def _resolve(self, file: RemoteFile) -> URL:
+        key = Place(self._wanted.name, self._wanted.path).key(file.name, is_file=self._is_file)
+        return self._at(f"{self._wanted.name}/resolve/{self._wanted.revision}/{quote(key)}")
+
+    def _at(self, path: str) -> URL:
+        return URL(f"{str(self._hub.endpoint).rstrip('/')}/{path}", encoded=True)
+
+    async def _model(self) -> Mapping[str, Any]:  # Any: JSON
+        path = f"api/models/{self._wanted.name}/revision/{quote(self._wanted.revision, safe='')}?blobs=true"
+        try:
+            model = await self._json(path)
+        except _NoRevisionError as error:
+            raise ArtifactNotFoundError(f"{self._uri}: {await self._revisions()}") from error
+        if not isinstance(model, dict) or not isinstance(model.get("sha"), str):
+            raise StorageError(f"{self._uri}: the hub names no commit; check HF_ENDPOINT")
+        return model
+
+    async def _revisions(self) -> str:
+        """
+        What to say about a revision that is not there.
+        """
+        if self._wanted.is_commit:
+            return "the model has no such commit; check it, or name a branch"
+        refs = await self._json(f"api/models/{self._wanted.name}/refs")
+        known = [ref["name"] for kind in ("branches", "tags") for ref in refs.get(kind, ())]
+        revision = self._wanted.revision
+        hint = did_you_mean(revision, known) or known_ones("branches and tags", known)
+        return f"the model has no revision {revision!r}; {hint}"
+
+    async def _json(self, path: str) -> Any:  # Any: JSON
+        headers = self._headers({"Accept-Encoding": "identity"})
+        async with self._web.get(self._uri, self._at(path), headers, self._hub.access, self._refusal) as answer:
+            text = await answer.read()
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise StorageUnavailableError(
+                f"{self._uri}: no answer of a hub; try again, or check HF_ENDPOINT"
+            ) from error
+
+    def _file(self, name: str, entry: Mapping[str, Any]) -> RemoteFile:  # Any: JSON
+        """
+        A file as the hub lists it: a large one with its SHA-256, any other with git's digest of its blob.
+        """
+        if not isinstance(entry.get("size"), int):
+            raise StorageError(f"{self._uri}: the hub does not say how large {name} is; use a mirror that does")
+        sha256 = (entry.get("lfs") or {}).get("sha256")
+        digests = only_known([("sha256", sha256), ("git-blob-sha1", None if sha256 else entry.get("blobId"))])
+        return RemoteFile(name, entry["size"], next(iter(digests.values()), None), digests)
+
+    def _refusal(self, answer: aiohttp.ClientResponse, _said: str) -> StorageError | None:
+        """
+        The codes of https://huggingface.co's answers; statuses alone do not tell absent from private from gated.
+        """
+        what, name = self._uri, self._wanted.name
+        page = f"{self._hub.endpoint}/{name}"
+        code = answer.headers.get("X-Error-Code", "")
+        said = answers.clean(answer.headers.get("X-Error-Message", ""))
+        if code == "GatedRepo":
+            return GatedError(
+                f"{what}: the model is gated; ask for access at {page}, and set HF_TOKEN to a token that was granted it"
+            )
+        if code == "RevisionNotFound":
+            return _NoRevisionError(f"{what}: the model has no such revision; check it")
+        if code == "RepoNotFound":
+            return ArtifactNotFoundError(
+                f"{what}: no model at {page}, or a private one; check the name, "
+                "or set HF_TOKEN to a token that may read it"
+            )
+        if answer.status in (401, 403) and said:
+            return answers.refused(what, answer.status, said, self._hub.access)
+        return None
+
+
+class _NoRevisionError(ArtifactNotFoundError):
+    """
+    The model is there, and this revision of it is not.
+    """
+
+
+def _absent(path: str, names: Mapping[str, Any]) -> str:  # Any: JSON
+    if not names:
+        return "the model has no files; check the name and the revision"
+    parts = [name.split("/") for name in names]
+    paths = {"/".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)}
+    hint = did_you_mean(path, paths) or known_ones("files", sorted(names)[:5])
+    return f"has no {path!r}; {hint}"

@@ -1,0 +1,128 @@
+"""
+`s3://BUCKET/PREFIX`: Amazon S3, and every store that speaks like it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
+from typing import Any
+
+from appliance.errors import MissingExtraError, StorageError
+from appliance.storage.credentials import S3Credentials, block_for
+from appliance.storage.remote import answers
+from appliance.storage.remote.answers import Access
+from appliance.storage.remote.listing import Place, each, find, hexadecimal, md5_of_etag, only_known, place_of
+from appliance.storage.remote.s3_client import REMEDY, S3Client, open_client
+from appliance.storage.remote.s3_faults import s3_faults
+from appliance.storage.section import StorageSettings
+from appliance.storage.store import Listing, RemoteFile
+from appliance.storage.uri import redact
+
+_BLOCK = 1 << 18
+
+
+class S3Store:
+    """
+    A prefix of a bucket, or one object.
+    """
+
+    def __init__(self, uri: str, settings: StorageSettings) -> None:
+        if importlib.util.find_spec("aiobotocore") is None:
+            raise MissingExtraError("aiobotocore", "s3", "Fetching s3://")
+        self._place = parse(uri)
+        self._uri = f"s3://{self._place.bucket}/{self._place.path}".rstrip("/")
+        self._settings = settings
+        self._block = block_for(settings.credentials.s3, "bucket", self._place.bucket) or S3Credentials()
+        self._stack = AsyncExitStack()
+        self._opened: S3Client | None = None
+        self._is_file = False
+
+    @property
+    def credential(self) -> str:
+        return self._opened.access.credential if self._opened else "AWS credentials"
+
+    async def list(self) -> Listing:
+        client = await self._client()
+        with self._faults(self._uri):
+            listing = await find(self._uri, self._place, lambda: self._below(client), lambda: self._alone(client))
+        self._is_file = listing.is_file
+        return listing
+
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+        what = f"{self._uri}: {file.name}"
+        condition = {"IfMatch": file.version} if file.version else {}
+        client = await self._client()
+        with self._faults(what):
+            answer = await client.get_object(
+                Bucket=self._place.bucket,
+                Key=self._place.key(file.name, is_file=self._is_file),
+                Range=f"bytes={start}-{end - 1}",
+                **condition,
+            )
+            async with answer["Body"] as body:
+                answers.check_part(what, answer.get("ContentRange"), file.size, start, end)
+                missing = end - start
+                async for block in body.iter_chunks(_BLOCK):
+                    missing -= len(block)
+                    yield block
+        if missing:
+            raise answers.cut(what, missing)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    async def _client(self) -> Any:  # Any: aiobotocore makes its clients at run time, from tables
+        if self._opened is None:
+            with self._faults(self._uri):
+                self._opened = await open_client(self._block, self._settings.transfer, self._stack)
+        return self._opened.client
+
+    def _faults(self, what: str) -> AbstractContextManager[None]:
+        access = self._opened.access if self._opened else Access(self.credential, REMEDY)
+        return s3_faults(what, self._place.bucket, access)
+
+    async def _below(self, client: Any) -> Sequence[RemoteFile]:  # Any: as above
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._place.bucket, Prefix=self._place.prefix)
+        with self._faults(self._uri):
+            keys = [entry["Key"] async for page in pages for entry in page.get("Contents", ())]
+        named = [(key, name) for key in keys if (name := self._place.name(key))]
+        return await each(lambda pair: self._file(client, *pair), named)
+
+    async def _alone(self, client: Any) -> RemoteFile:  # Any: as above
+        return await self._file(client, self._place.path, self._place.last)
+
+    async def _file(self, client: Any, key: str, name: str) -> RemoteFile:  # Any: as above
+        """
+        Asked one by one, because a listing has no checksums, and does not say whether an ETag is an MD5.
+        """
+        with self._faults(f"{self._uri}: {name}"):
+            head = await client.head_object(Bucket=self._place.bucket, Key=key, ChecksumMode="ENABLED")
+        return RemoteFile(name, head["ContentLength"], head.get("ETag") or None, _digests(head))
+
+
+def parse(uri: str) -> Place:
+    """
+    Read an `s3://` URI; its path is the key as it is, without any escapes.
+
+    Raises:
+        StorageError: it names no bucket.
+    """
+    bucket, _, path = uri.partition("://")[2].partition("/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]+", bucket):
+        raise StorageError(f"{redact(uri)}: names no bucket; write s3://BUCKET/PREFIX")
+    return place_of(bucket, path)
+
+
+def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for each of a dozen fields
+    is_plain = head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head
+    # A checksum of parts has their count behind it and is left out as no digest of this length.
+    return only_known(
+        (
+            ("sha256", hexadecimal(head.get("ChecksumSHA256"), 32)),
+            ("crc32c", hexadecimal(head.get("ChecksumCRC32C"), 4)),
+            ("md5", md5_of_etag(head.get("ETag")) if is_plain else None),
+        )
+    )

@@ -1,0 +1,80 @@
+"""
+What a remote place must offer so that its files can be fetched, resumed and verified: the one seam between schemes
+and the transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """
+    One file as its store lists it.
+
+    `name` is its POSIX path relative to the place, as the store says it; whoever selects files checks it.
+    `version` changes whenever the contents do (ETag, generation, commit), and is None where the store has no such
+    thing; a store sends it back with each range, so that a file changed midway is an error.
+    `digests` are in lower-case hex, by algorithm: `sha256`, `md5`, `crc32c` (eight digits) or `git-blob-sha1`; none
+    that cannot be compared with the bytes of the whole file.
+    """
+
+    name: str
+    size: int
+    version: str | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """
+    All files of a place.
+
+    `place` is its canonical URI without secrets, a revision in it resolved to what cannot move; it is part of the
+    cache's key. `is_file` says that the URI names one file and no directory. `revision` is the resolved one, if any.
+    """
+
+    place: str
+    files: tuple[RemoteFile, ...]
+    is_file: bool = False
+    revision: str | None = None
+
+
+class Store(Protocol):
+    """
+    One place, opened for one URI; used and closed in one event loop.
+
+    It does not retry, wait or verify: the transfer does. What it raises tells the transfer what to do:
+    `StorageUnavailableError` may pass and is tried again; every other `StorageError` is final, among them
+    `ArtifactNotFoundError`, `AccessDeniedError`, `GatedError` and `ArtifactChangedError`.
+    """
+
+    @property
+    def credential(self) -> str:
+        """
+        Which credential is used and never its value, such as `AWS_ACCESS_KEY_ID from the environment`, `anonymous`.
+        """
+        ...
+
+    async def list(self) -> Listing:
+        """
+        Every file below the place, zero-byte files and dotfiles included.
+        """
+        ...
+
+    def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+        """
+        Exactly the bytes from `start` up to `end` in blocks; a short answer, or one of other bytes, raises.
+
+        It is an async generator: closing it early gives its connection back or closes it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """
+        Let go of every connection.
+        """
+        ...

@@ -1,0 +1,10 @@
+"""
+How bytes get from a store to the disk: by parallel ranges, resumed, bounded in time and memory, and verified.
+"""
+
+from __future__ import annotations
+
+from appliance.storage.transfer.engine import Transfer
+from appliance.storage.transfer.patience import attended, insist
+
+__all__ = ["Transfer", "attended", "insist"]

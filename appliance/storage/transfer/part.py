@@ -1,0 +1,182 @@
+"""
+One file on its way: its bytes arrive in any order, and are read back in the right one for its digests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from itertools import islice
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+from uuid import uuid4
+
+from appliance.storage.faults import disk_faults
+from appliance.storage.store import RemoteFile
+from appliance.storage.transfer.digests import Digests
+from appliance.storage.transfer.journal import Journal, Piece
+from appliance.storage.transfer.ranges import Span, gaps
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_BLOCK = 1 << 20
+
+# Claims that are looked into without asking whether the work is still wanted.
+_BATCH = 64
+
+
+class Part:
+    """
+    A file in the directory of an unfinished artifact.
+
+    All work on the disk is done in `pool`, and the file is opened anew each time: nothing of it outlives the pool.
+    """
+
+    def __init__(self, file: RemoteFile, path: Path, journal: Journal, pool: Executor) -> None:
+        self.file = file
+        self.path = path
+        self._journal = journal
+        self._pool = pool
+        self._held: dict[int, Piece] = {}
+        self._grew = asyncio.Event()
+
+    @property
+    def span(self) -> Span:
+        """
+        All of the file.
+        """
+        return Span(0, self.file.size)
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        """
+        What is on the disk, in order and without overlap.
+        """
+        return sorted(self._held.values(), key=lambda piece: piece.span)
+
+    @property
+    def missing(self) -> Sequence[Span]:
+        """
+        What is not on the disk yet.
+        """
+        return tuple(gaps((piece.span for piece in self.pieces), self.file.size))
+
+    async def recover(self, claims: Sequence[Piece]) -> None:
+        """
+        Believe of the claims what the disk confirms, and make the file where there is none.
+        """
+        await self._do(self._lay_out, bool(claims))
+        in_order = iter(sorted(claims, key=lambda claim: claim.span))
+        while batch := list(islice(in_order, _BATCH)):
+            for piece in await self._do(self._true_of, batch):
+                if not self._held or piece.span.start >= next(reversed(self._held.values())).span.end:
+                    self._held[piece.span.start] = piece
+        await self._do(self._prepare)
+
+    async def put(self, start: int, data: bytearray) -> None:
+        """
+        Write a piece, and then say so.
+        """
+        crc = await self._do(self._write, start, data)
+        piece = Piece(Span(start, start + len(data)), crc)
+        self._journal.note(self.file, piece)
+        self._held[start] = piece
+        self._grew.set()
+
+    async def digest(self) -> Digests:
+        """
+        The digests of the whole file, taken while it grows.
+        """
+        digests, at = Digests(self.file), 0
+        while at < self.file.size:
+            if piece := self._held.get(at):
+                await self._do(self._take_in, digests, piece.span)
+                at = piece.span.end
+            else:
+                self._grew.clear()
+                await self._grew.wait()
+        return digests
+
+    async def digest_anew(self) -> Digests:
+        """
+        The digests of the whole file as it now lies on the disk.
+        """
+        digests = Digests(self.file)
+        for span in Span(0, self.file.size).cut(_BLOCK):
+            await self._do(self._take_in, digests, span)
+        return digests
+
+    async def differs(self, start: int, data: bytearray) -> bool:
+        """
+        Whether other bytes than these lie there.
+        """
+        return await self._do(self._read, Span(start, start + len(data))) != data
+
+    async def settle(self) -> None:
+        """
+        Bring every byte safely to the disk.
+        """
+        await self._do(self._sync)
+
+    async def forget(self) -> None:
+        """
+        Remove the file, and with it every claim that something of it is there.
+        """
+        await self._do(self.path.unlink, missing_ok=True)
+
+    async def _do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
+
+    def _lay_out(self, is_begun: bool) -> None:
+        with disk_faults(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not is_begun:
+                self.path.unlink(missing_ok=True)
+            self.path.touch()
+
+    def _prepare(self) -> None:
+        """
+        Make the file our own if it is to be changed: by a hard link it may be another artifact's, too.
+        """
+        with disk_faults(self.path):
+            facts = self.path.stat()
+            is_too_long = facts.st_size > self.file.size
+            if facts.st_nlink > 1 and (self.missing or is_too_long):
+                own = self.path.with_name(f".{uuid4().hex}")
+                shutil.copyfile(self.path, own)
+                own.replace(self.path)
+            if is_too_long:
+                os.truncate(self.path, self.file.size)
+
+    def _true_of(self, claims: Sequence[Piece]) -> list[Piece]:
+        return [piece for piece in claims if piece.span.end <= self.file.size and self._is_true(piece)]
+
+    def _is_true(self, piece: Piece) -> bool:
+        crc = 0
+        for span in piece.span.cut(_BLOCK):
+            crc = zlib.crc32(self._read(span), crc)
+        return crc == piece.crc
+
+    def _read(self, span: Span) -> bytes:
+        with disk_faults(self.path), self.path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), span.end - span.start, span.start)
+
+    def _take_in(self, digests: Digests, span: Span) -> None:
+        digests.update(self._read(span))
+
+    def _sync(self) -> None:
+        with disk_faults(self.path), self.path.open("rb") as file:
+            os.fsync(file)
+
+    def _write(self, start: int, data: bytearray) -> int:
+        view = memoryview(data)
+        with disk_faults(self.path), self.path.open("r+b", buffering=0) as file:
+            while view:
+                written = os.pwrite(file.fileno(), view, start)
+                view, start = view[written:], start + written
+        return zlib.crc32(data)

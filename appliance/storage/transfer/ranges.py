@@ -1,0 +1,67 @@
+"""
+The arithmetic of byte ranges: what is missing of a file, and in which pieces it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from appliance.storage.section import TransferSection
+
+# What all requests together may have under way and lose when the process is killed: one 25th of the model, so that a
+# restart fetches at most 1.05 times the bytes.
+_SHARE_UNDER_WAY = 25
+
+# Below this, requests cost more than bytes.
+_SMALLEST_CHUNK = 64 * 1024
+
+# What is held in memory before it is written and noted.
+_LARGEST_PIECE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """
+    The bytes from `start` up to `end`.
+    """
+
+    start: int
+    end: int
+
+    def cut(self, size: int) -> Iterator[Span]:
+        """
+        The span in spans of at most `size` bytes.
+        """
+        return (Span(start, min(start + size, self.end)) for start in range(self.start, self.end, size))
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """
+    Bytes that one request asks for, and bytes that are held in memory before they are written.
+    """
+
+    chunk: int
+    piece: int
+
+    @classmethod
+    def of(cls, total: int, limits: TransferSection) -> Sizes:
+        """
+        The sizes for a model of `total` bytes.
+        """
+        fair = total // (_SHARE_UNDER_WAY * limits.parallel)
+        chunk = max(_SMALLEST_CHUNK, min(fair, limits.chunk_bytes))
+        return cls(chunk, min(chunk, _LARGEST_PIECE))
+
+
+def gaps(held: Iterable[Span], size: int) -> Iterator[Span]:
+    """
+    The spans that `held`, in order and apart, leaves open in a file of `size` bytes.
+    """
+    at = 0
+    for span in chain(held, (Span(size, size),)):
+        if span.start > at:
+            yield Span(at, span.start)
+        at = span.end

@@ -1,0 +1,102 @@
+"""
+What is said of bytes on their way.
+"""
+
+from __future__ import annotations
+
+from doubles import DoubleSection, config
+from litestar.testing import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from appliance.lifecycle import Lifecycle, Progress
+from appliance.server.app import create_probes
+
+
+class Clock:
+    """
+    Time that the test lets pass.
+    """
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_rate_and_time_to_go_are_of_the_last_while() -> None:
+    """
+    A fetch that was fast and has stalled says so: the rate falls to nothing, and there is no end in sight.
+    """
+    clock = Clock()
+    progress = Progress(clock)
+    for second in range(1, 11):
+        clock.now += 1
+        progress.hear("model", second * 100 - 100, 2000)
+    fast = progress.describe()
+    for _ in range(40):
+        clock.now += 1
+        progress.hear("model", 900, 2000)
+    stalled = progress.describe()
+
+    assert (fast["fetched_bytes"], fast["bytes_per_second"], fast["eta_seconds"]) == (900, 90, 12.2)
+    assert (stalled["bytes_per_second"], stalled["eta_seconds"]) == (0, None)
+
+
+def test_bytes_of_an_earlier_fetch_are_no_speed() -> None:
+    """
+    What a restart finds on the disk counts as there, and not as fetched within a second.
+    """
+    clock = Clock()
+    progress = Progress(clock)
+    clock.now += 1
+    progress.hear("model", 0, None)
+    progress.hear("model", 5000, 10_000)
+    clock.now += 1
+    progress.hear("model", 5200, 10_000)
+
+    assert progress.describe() == {
+        "part": "model",
+        "fetched_bytes": 5200,
+        "total_bytes": 10_000,
+        "bytes_per_second": 100,
+        "eta_seconds": 48.0,
+    }
+
+
+def test_parts_add_up() -> None:
+    """
+    A model and its adapters are one model; while one size is unknown, so is their sum.
+    """
+    progress = Progress(Clock())
+    progress.hear("model", 100, 100)
+    progress.hear("adapter x", 5, None)
+    before = progress.describe()
+    progress.hear("adapter x", 5, 20)
+
+    assert (before["part"], before["fetched_bytes"], before["total_bytes"]) == ("adapter x", 105, None)
+    assert progress.describe()["total_bytes"] == 120
+
+
+def test_metrics_have_bytes_and_rate_of_each_model() -> None:
+    """
+    The same numbers that readiness shows, by model; none for a model that has nothing to fetch.
+    """
+    lifecycle = Lifecycle(made := config(DoubleSection(name="one"), DoubleSection(name="two")))
+    lifecycle.entries[0].progress = Progress(Clock())
+    lifecycle.entries[0].progress.hear("model", 50, 200)
+
+    with TestClient(create_probes(made, lifecycle)) as client:
+        text = client.get("/metrics").text
+    samples = {
+        sample.name: (sample.labels, sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("appliance_fetch")
+    }
+
+    assert samples == {
+        "appliance_fetched_bytes": ({"model": "one"}, 50),
+        "appliance_fetch_total_bytes": ({"model": "one"}, 200),
+        "appliance_fetch_bytes_per_second": ({"model": "one"}, 0),
+    }

@@ -1,0 +1,146 @@
+"""
+The servers, each started when the first test wants it and once for the whole run, and a shelf on each.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from storage import hub_double, shelves
+from storage.servers import azure, gcs, s3, web
+from storage.servers.faultproxy import FaultProxy, proxying
+from storage.shelves import Shelf
+
+# What would change who we are to a store.
+_FOREIGN = ("AWS_", "S3_", "GOOGLE_", "STORAGE_EMULATOR", "AZURE_", "AZ_", "HF_", "HUGGING", "TRANSFORMERS_")
+
+KINDS = ("s3", "s3-moto", "gs", "az", "http", "http-nginx", "hf")
+
+
+@pytest.fixture(autouse=True)
+def only_given_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """
+    An environment without any credential, in which no cloud's metadata is looked for.
+    """
+    for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return monkeypatch
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
+    """
+    SeaweedFS.
+    """
+    with s3.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[s3.S3Server]:
+    """
+    moto.
+    """
+    with s3.moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs.GcsServer]:
+    """
+    fake-gcs-server.
+    """
+    with gcs.fake_gcs_server(tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azure.AzureServer]:
+    """
+    Azurite, where npm can bring it.
+    """
+    try:
+        azure.command(Path(), 0)
+    except azure.UnavailableError as error:
+        pytest.skip(f"no Azurite: {error}")
+    with azure.azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[web.WebServer]:
+    """
+    A web server of our own.
+    """
+    with web.own(tmp_path_factory.mktemp("web")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[web.WebServer]:
+    """
+    nginx, where it is installed.
+    """
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed")
+    with web.nginx(tmp_path_factory.mktemp("nginx")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[hub_double.Hub]:
+    """
+    A stand-in for the Hugging Face hub.
+    """
+    with hub_double.serving() as hub:
+        yield hub
+
+
+def _shelf(kind: str, request: pytest.FixtureRequest) -> Shelf:
+    if kind == "s3":
+        return shelves.of_s3(kind, request.getfixturevalue("seaweedfs"))
+    if kind == "s3-moto":
+        return shelves.of_s3(kind, request.getfixturevalue("moto"))
+    if kind == "gs":
+        return shelves.of_gcs(request.getfixturevalue("gcs_server"))
+    if kind == "az":
+        return shelves.of_azure(request.getfixturevalue("azurite"))
+    if kind == "hf":
+        return shelves.of_hub(request.getfixturevalue("hub_server"))
+    return shelves.of_web(kind, request.getfixturevalue("nginx" if kind == "http-nginx" else "web_server"))
+
+
+@pytest.fixture(params=KINDS)
+def shelf(request: pytest.FixtureRequest) -> Shelf:
+    """
+    Each kind of store in turn.
+    """
+    return _shelf(request.param, request)
+
+
+@pytest.fixture
+def root() -> str:
+    """
+    A directory of the test's own in a store that all tests share.
+    """
+    return f"root-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def proxy(shelf: Shelf) -> Iterator[FaultProxy]:
+    """
+    A proxy before the store.
+    """
+    with proxying(shelf.port) as proxy:
+        yield proxy

@@ -1,0 +1,202 @@
+"""
+What every store promises, held against a real server of each kind.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+from storage.shelves import Shelf
+
+from appliance.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
+from appliance.storage.schemes import SCHEMES, Remote
+from appliance.storage.section import StorageSettings
+from appliance.storage.store import Listing, RemoteFile, Store
+from appliance.storage.uri import scheme_of
+
+LARGE = random.Random(0).randbytes(700_000)
+FILES = {
+    "model/config.json": b"{}",
+    "model/model.safetensors": LARGE,
+    "model/empty": b"",
+    "model/.hidden": b"hidden",
+    "model/deep/er/x.txt": b"x",
+    "model/a name+with (signs) & 100%~é.txt": "ünïcode".encode(),
+    "model-v2/other.txt": b"other",
+    "model.txt": b"beside",
+}
+BELOW = {name.removeprefix("model/"): data for name, data in FILES.items() if name.startswith("model/")}
+
+
+@asynccontextmanager
+async def opened(uri: str, settings: StorageSettings) -> AsyncIterator[Store]:
+    """
+    The store of a URI, closed in the end.
+    """
+    scheme = SCHEMES[scheme_of(uri) or ""]
+    assert isinstance(scheme, Remote)
+    store = scheme.open(uri, settings)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def listed(uri: str, settings: StorageSettings) -> Listing:
+    """
+    What lies at a URI.
+    """
+    async with opened(uri, settings) as store:
+        return await store.list()
+
+
+async def contents(uri: str, settings: StorageSettings) -> Mapping[str, bytes]:
+    """
+    What lies at a URI, with all of its bytes.
+    """
+    async with opened(uri, settings) as store:
+        listing = await store.list()
+        return {file.name: await read(store, file, 0, file.size) for file in listing.files}
+
+
+async def read(store: Store, file: RemoteFile, start: int, end: int) -> bytes:
+    """
+    A part of a file; nobody asks for none of it.
+    """
+    return b"".join([block async for block in store.read(file, start, end)]) if end > start else b""
+
+
+def named(listing: Listing, name: str) -> RemoteFile:
+    """
+    One file of a listing.
+    """
+    return next(file for file in listing.files if file.name == name)
+
+
+async def test_all_below_a_directory_is_listed_and_nothing_beside_it(shelf: Shelf, root: str) -> None:
+    """
+    By path segment: `model` brings neither `model-v2` nor `model.txt`; empty files and dotfiles are files.
+    """
+    shelf.fill(root, FILES)
+
+    listing = await listed(shelf.uri(f"{root}/model/"), shelf.settings())
+    assert {file.name: file.size for file in listing.files} == {name: len(data) for name, data in BELOW.items()}
+    assert not listing.is_file
+
+
+async def test_every_file_is_read_as_it_is(shelf: Shelf, root: str) -> None:
+    """
+    Whatever its name has in it.
+    """
+    shelf.fill(root, FILES)
+
+    assert await contents(shelf.uri(f"{root}/model/"), shelf.settings()) == BELOW
+
+
+async def test_a_single_file_is_listed_alone(shelf: Shelf, root: str) -> None:
+    """
+    Under its last segment, with a digest or a version that tells it from others.
+    """
+    shelf.fill(root, FILES)
+
+    listing = await listed(shelf.uri(f"{root}/model/model.safetensors"), shelf.settings())
+    assert listing.is_file
+    assert [(file.name, file.size) for file in listing.files] == [("model.safetensors", len(LARGE))]
+    assert listing.files[0].version or listing.files[0].digests
+
+
+async def test_a_single_file_is_read(shelf: Shelf, root: str) -> None:
+    """
+    And so is one whose name has signs that mean something in a URL.
+    """
+    shelf.fill(root, FILES)
+
+    uri = shelf.uri(f"{root}/model/a name+with (signs) & 100%~é.txt")
+    assert list((await contents(uri, shelf.settings())).values()) == ["ünïcode".encode()]
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 700_000), (1, 699_999), (699_999, 700_000), (65_536, 131_072)])
+async def test_a_range_is_exact(shelf: Shelf, root: str, start: int, end: int) -> None:
+    """
+    From its first byte up to its last, at either end of the file and within.
+    """
+    shelf.fill(root, FILES)
+
+    async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
+        file = named(await store.list(), "model.safetensors")
+        assert await read(store, file, start, end) == LARGE[start:end]
+
+
+async def test_two_listings_of_the_same_are_equal(shelf: Shelf, root: str) -> None:
+    """
+    A state has one name, so that what is in the cache is found again.
+    """
+    shelf.fill(root, FILES)
+    uri = shelf.uri(f"{root}/model/")
+
+    assert await listed(uri, shelf.settings()) == await listed(uri, shelf.settings())
+
+
+async def test_what_is_not_there_is_not_found(shelf: Shelf, root: str) -> None:
+    """
+    It may be a file, a directory, or all of the root.
+    """
+    shelf.fill(root, FILES)
+
+    for path in (f"{root}/nope/", f"{root}/mode", f"{root}-nope/model/"):
+        with pytest.raises(ArtifactNotFoundError):
+            await listed(shelf.uri(path), shelf.settings())
+
+
+async def test_a_file_that_changes_midway_is_not_mixed(shelf: Shelf, root: str) -> None:
+    """
+    Half of one version and half of another is neither: the second range is refused.
+    """
+    if shelf.kind == "hf":
+        pytest.skip("a commit does not change")
+    shelf.fill(root, FILES)
+    async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
+        file = named(await store.list(), "model.safetensors")
+        await read(store, file, 0, 1000)
+        shelf.fill(root, FILES | {"model/model.safetensors": LARGE[::-1]})
+
+        with pytest.raises(ArtifactChangedError, match=r"model\.safetensors: changed while it was fetched"):
+            await read(store, file, 1000, 2000)
+
+
+async def test_a_file_that_goes_midway_is_told(shelf: Shelf, root: str) -> None:
+    """
+    A range of what is not there any more is no empty range.
+    """
+    shelf.fill(root, FILES)
+    async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
+        listing = await store.list()
+        file = RemoteFile("gone.safetensors", 100, listing.files[0].version)
+
+        with pytest.raises((ArtifactNotFoundError, ArtifactChangedError)):
+            await read(store, file, 0, 100)
+
+
+async def test_a_store_out_of_reach_may_come_back(shelf: Shelf, root: str) -> None:
+    """
+    A refused connection is worth another try, and the message has no port number of a fixture to hide behind.
+    """
+    with pytest.raises(StorageUnavailableError, match="try again"):
+        await listed(shelf.uri(f"{root}/model/", port=9), shelf.settings(port=9))
+
+
+async def test_reading_can_stop_early(shelf: Shelf, root: str) -> None:
+    """
+    Whoever stops in the middle of an answer can read again at once.
+    """
+    shelf.fill(root, FILES)
+
+    async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
+        file = named(await store.list(), "model.safetensors")
+        blocks = store.read(file, 0, file.size)
+        assert await anext(blocks)
+        await blocks.aclose()  # type: ignore[attr-defined] # the seam says that it is a generator
+        assert await read(store, file, 0, 10) == LARGE[:10]

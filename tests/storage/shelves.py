@@ -1,0 +1,131 @@
+"""
+One kind of place after the other where files can be put and fetched from, so that one test holds for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from storage.hub_double import Hub
+from storage.servers import azure, gcs, s3, web
+
+from appliance.storage.section import StorageSettings
+
+Fill = Callable[[str, Mapping[str, bytes]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """
+    A store on the loopback.
+
+    `fill` puts files by their names below a root, and `locate` gives the URI of a path in a root, a directory's with
+    `/` at its end, and the credentials for the store on a port: its own, or that of a proxy before it.
+    """
+
+    kind: str
+    port: int
+    fill: Fill
+    locate: Callable[[str, int], tuple[str, Mapping[str, object]]]
+    limits: Mapping[str, object] = field(default_factory=dict)
+
+    def uri(self, path: str, port: int | None = None) -> str:
+        """
+        The URI of a path such as `root/model/`.
+        """
+        return self.locate(path, port or self.port)[0]
+
+    def settings(self, port: int | None = None, **more: object) -> StorageSettings:
+        """
+        Settings that reach the store, with little patience.
+        """
+        transfer = {"stall_seconds": 5, "retries": 3, "chunk_bytes": 64 * 1024, "parallel": 4}
+        credentials = self.locate("root", port or self.port)[1]
+        return StorageSettings.model_validate({"transfer": transfer, "credentials": credentials, **more})
+
+
+def of_s3(kind: str, server: s3.S3Server) -> Shelf:
+    """
+    A bucket of a store that speaks S3.
+    """
+
+    def fill(root: str, files: Mapping[str, bytes]) -> None:
+        client = server.client()
+        for name, data in files.items():
+            client.put_object(Bucket=s3.PRIVATE, Key=f"{root}/{name}", Body=data)
+
+    def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
+        key, secret = s3.READER
+        block = {"access_key_id": key, "secret_access_key": secret, "endpoint_url": f"http://127.0.0.1:{port}"}
+        return f"s3://{s3.PRIVATE}/{path.rstrip('/')}", {"s3": [block]}
+
+    return Shelf(kind, server.port, fill, locate)
+
+
+def of_gcs(server: gcs.GcsServer) -> Shelf:
+    """
+    A bucket of Google's.
+    """
+
+    def fill(root: str, files: Mapping[str, bytes]) -> None:
+        for name, data in files.items():
+            server.put(f"{root}/{name}", data)
+
+    def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
+        block = {"anonymous": True, "endpoint_url": f"http://127.0.0.1:{port}"}
+        return f"gs://{gcs.BUCKET}/{path.rstrip('/')}", {"gcs": [block]}
+
+    return Shelf("gs", server.port, fill, locate)
+
+
+def of_azure(server: azure.AzureServer) -> Shelf:
+    """
+    A container of Azure's.
+    """
+
+    def fill(root: str, files: Mapping[str, bytes]) -> None:
+        for name, data in files.items():
+            server.put(f"{root}/{name}", data, azure.PRIVATE)
+
+    def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
+        endpoint = f"http://127.0.0.1:{port}/{azure.ACCOUNT}"
+        block = {"account": azure.ACCOUNT, "account_key": azure.KEY, "endpoint_url": endpoint}
+        return f"az://{azure.PRIVATE}/{path.rstrip('/')}", {"azure": [block]}
+
+    return Shelf("az", server.port, fill, locate)
+
+
+def of_web(kind: str, server: web.WebServer) -> Shelf:
+    """
+    A web server, each directory with its listing.
+    """
+
+    def fill(root: str, files: Mapping[str, bytes]) -> None:
+        for name, data in files.items():
+            server.put(f"{root}/{name}", data)
+        for path in (server.root / root).iterdir():
+            if path.is_dir():
+                server.list_files(f"{root}/{path.name}")
+
+    def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
+        return f"http://127.0.0.1:{port}/{quote(path)}", {}
+
+    return Shelf(kind, server.port, fill, locate)
+
+
+def of_hub(hub: Hub) -> Shelf:
+    """
+    Models of a hub, each root a model.
+    """
+
+    def fill(root: str, files: Mapping[str, bytes]) -> None:
+        hub.repository(f"owner/{root}").commit(dict(files))
+
+    def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
+        root, _, rest = path.rstrip("/").partition("/")
+        uri = f"hf://owner/{root}" + (f"/{quote(rest)}" if rest else "")
+        return uri, {"hf": [{"endpoint_url": f"http://127.0.0.1:{port}"}]}
+
+    return Shelf("hf", int(hub.url.rpartition(":")[2]), fill, locate)

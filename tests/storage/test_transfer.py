@@ -1,0 +1,314 @@
+"""
+The transfer: parallel ranges of many files, whatever the store does meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import google_crc32c
+import pytest
+from storage.store_double import BLOCK, Fault, StoreDouble
+from structlog.testing import capture_logs
+
+from appliance.errors import (
+    AccessDeniedError,
+    ApplianceError,
+    ArtifactChangedError,
+    ArtifactCorruptError,
+    NoSpaceError,
+    StorageTimeoutError,
+    StorageUnavailableError,
+)
+from appliance.storage import Cache, Report
+from appliance.storage.fetch import fetch
+from appliance.storage.section import StorageSection, StorageSettings, TransferSection
+from appliance.storage.store import Listing, RemoteFile
+
+WEIGHTS = os.urandom(3_000_001)
+FILES = {
+    "model.safetensors": WEIGHTS,
+    "sub/more.safetensors": os.urandom(500_000),
+    "config.json": b"{}",
+    ".hidden": b"h",
+    "empty.txt": b"",
+}
+
+
+def quiet(done: int, total: int | None) -> None:
+    """
+    A report that lets the work go on.
+    """
+
+
+def bring(store: StoreDouble, cache: Cache, report: Report = quiet, **limits: float) -> Path:
+    """
+    Fetch all that a store has, with impatient limits.
+    """
+    transfer = TransferSection.model_validate({"stall_seconds": 0.3, "retries": 2, **limits})
+    settings = StorageSettings(cache_dir=cache.root, transfer=transfer)
+    return fetch(store, StorageSection(uri="double://model"), settings, report)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """
+    Every file below a directory.
+    """
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_every_file_comes_whole(cache: Cache) -> None:
+    """
+    Large ones in ranges, empty ones and dotfiles as well, and each byte once.
+    """
+    store = StoreDouble(FILES)
+
+    assert contents(bring(store, cache)) == FILES
+    assert store.served == sum(map(len, FILES.values()))
+    assert store.is_closed
+
+
+def test_what_is_cached_is_listed_and_not_read(cache: Cache) -> None:
+    """
+    The second time, only the listing is asked for.
+    """
+    first = bring(StoreDouble(FILES), cache)
+    store = StoreDouble(FILES)
+
+    assert bring(store, cache) == first
+    assert store.asked == []
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_as_many_ranges_are_fetched_at_once_as_are_allowed(cache: Cache, parallel: int) -> None:
+    """
+    `parallel` is the number of requests under way, over all files together.
+    """
+    store = StoreDouble(FILES)
+
+    bring(store, cache, parallel=parallel)
+    assert store.most_running == parallel
+
+
+@pytest.mark.parametrize("kind", ["reset", "end", "stall"])
+def test_a_broken_answer_is_resumed_from_its_last_byte(cache: Cache, kind: str) -> None:
+    """
+    Whatever breaks it, what came is kept, and the next request begins where it ended.
+    """
+    after = BLOCK + 123
+    store = StoreDouble({"model.safetensors": WEIGHTS}, faults=deque([Fault(kind, after)]))  # type: ignore[arg-type] # a parameter
+
+    assert contents(bring(store, cache, parallel=1)) == {"model.safetensors": WEIGHTS}
+    assert store.asked[1][1] == after
+    assert store.served == len(WEIGHTS)
+
+
+def test_progress_renews_patience(cache: Cache) -> None:
+    """
+    A connection that breaks again and again is good enough as long as it brings bytes each time.
+    """
+    store = StoreDouble({"model.safetensors": WEIGHTS[:300_000]}, always=Fault("reset", 20_000))
+
+    assert contents(bring(store, cache, parallel=1, retries=1)) == {"model.safetensors": WEIGHTS[:300_000]}
+    assert len(store.asked) > 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "tries"),
+    [
+        ("reset", StorageUnavailableError, 3),
+        ("end", StorageUnavailableError, 3),
+        ("stall", StorageTimeoutError, 3),
+        ("deny", AccessDeniedError, 1),
+        ("changed", ArtifactChangedError, 1),
+        ("more", ArtifactCorruptError, 1),
+    ],
+)
+def test_what_may_pass_is_tried_again_and_nothing_else(
+    cache: Cache, kind: str, error: type[ApplianceError], tries: int
+) -> None:
+    """
+    A fault that lasts ends the fetch: after all tries where it might have passed, and at once where it cannot.
+    """
+    store = StoreDouble({"model.safetensors": b"w" * 1000}, always=Fault(kind))  # type: ignore[arg-type] # a parameter
+
+    with pytest.raises(error) as caught:
+        bring(store, cache)
+    assert type(caught.value) is error
+    assert len(store.asked) == tries
+    assert store.is_closed
+
+
+def test_a_busy_store_says_how_long_to_wait(cache: Cache) -> None:
+    """
+    The pause is at least the one that the store asks for.
+    """
+    store = StoreDouble({"model.safetensors": b"w"}, faults=deque([Fault("busy")]))
+
+    begun = time.monotonic()
+    bring(store, cache)
+    assert time.monotonic() - begun > 0.5
+
+
+def test_a_retry_is_logged_with_its_reason(cache: Cache) -> None:
+    """
+    Whoever wonders why a fetch is slow finds it in the log.
+    """
+    store = StoreDouble({"model.safetensors": b"w"}, faults=deque([Fault("reset")]))
+
+    with capture_logs() as events:
+        bring(store, cache)
+    assert [event["event"] for event in events] == ["storage.retried", "artifact.fetched"]
+    assert events[0]["reason"] == "double: the connection was reset"
+
+
+@pytest.mark.parametrize("kind", ["reset", "stall"])
+def test_a_listing_is_asked_for_again(cache: Cache, kind: str) -> None:
+    """
+    What holds for bytes holds for names.
+    """
+    store = StoreDouble({"config.json": b"{}"}, listing_faults=deque([Fault(kind)]))  # type: ignore[arg-type] # a parameter
+
+    assert contents(bring(store, cache)) == {"config.json": b"{}"}
+
+
+def test_a_listing_that_never_comes_times_out(cache: Cache) -> None:
+    """
+    A store that is silent is named with its limit.
+    """
+    store = StoreDouble({}, listing_faults=deque([Fault("stall")] * 9))
+
+    with pytest.raises(StorageTimeoutError, match=r"double://model: nothing came for 0\.3 seconds; check the network"):
+        bring(store, cache)
+
+
+def test_a_fetch_has_an_end(cache: Cache) -> None:
+    """
+    A store that drips passes every other limit; `timeout_seconds` holds for all of it, and what came is kept.
+    """
+    with pytest.raises(StorageTimeoutError, match=r"not fetched within 0\.4 seconds; what came is kept: start again"):
+        bring(StoreDouble(FILES, always=Fault("slow")), cache, timeout_seconds=0.4, parallel=2)
+
+    store = StoreDouble(FILES)
+    assert contents(bring(store, cache)) == FILES
+    assert store.served < sum(map(len, FILES.values()))
+
+
+def test_free_space_is_checked_before_the_first_byte(cache: Cache) -> None:
+    """
+    The listing says how much it will be.
+    """
+
+    class Large(StoreDouble):
+        async def list(self) -> Listing:
+            return Listing("double://model", (RemoteFile("model.safetensors", 1 << 50),))
+
+    store = Large({})
+    with pytest.raises(NoSpaceError, match=r"1,125,899,906,842,624 bytes to write"):
+        bring(store, cache)
+    assert store.asked == []
+
+
+def promised(algorithm: str) -> Callable[[bytes], Mapping[str, str]]:
+    """
+    A store that lists this digest alone.
+    """
+    takes: Mapping[str, Callable[[bytes], str]] = {
+        "sha256": lambda data: hashlib.sha256(data).hexdigest(),
+        "md5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
+        "crc32c": lambda data: f"{google_crc32c.extend(0, data):08x}",
+        "git-blob-sha1": lambda data: hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest(),
+    }
+    return lambda data: {algorithm: takes[algorithm](data)}
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5", "crc32c", "git-blob-sha1"])
+def test_a_flipped_byte_is_found_and_only_its_range_replaced(cache: Cache, algorithm: str) -> None:
+    """
+    Every digest that a store may have finds it; reading again stops at the range that was wrong.
+    """
+    store = StoreDouble({"model.safetensors": WEIGHTS}, promised(algorithm), faults=deque([Fault("flip", 5)]))
+
+    with capture_logs() as events:
+        path = bring(store, cache, parallel=1)
+    assert contents(path) == {"model.safetensors": WEIGHTS}
+    assert [event["event"] for event in events] == ["artifact.mismatched", "artifact.mended", "artifact.fetched"]
+    assert store.served < 1.1 * len(WEIGHTS)
+
+
+def test_bytes_that_stay_wrong_are_refused(cache: Cache) -> None:
+    """
+    The error names the file, the digests and who can help; the file is not kept, and those that are right are.
+    """
+    wrong = StoreDouble({"model.safetensors": WEIGHTS}, lambda _: {"md5": "0" * 32})
+
+    with pytest.raises(
+        ArtifactCorruptError, match=r"double://model: model.safetensors: md5 is \w{32}, and the store promises 0{32}"
+    ):
+        bring(wrong, cache)
+    store = StoreDouble({"model.safetensors": WEIGHTS})
+    assert contents(bring(store, cache)) == {"model.safetensors": WEIGHTS}
+    assert store.served == len(WEIGHTS)
+
+
+def test_an_algorithm_nobody_knows_is_no_reason_to_refuse(cache: Cache) -> None:
+    """
+    A store may list digests that came after us.
+    """
+    store = StoreDouble({"config.json": b"{}"}, lambda _: {"blake9": "x"})
+
+    assert contents(bring(store, cache)) == {"config.json": b"{}"}
+
+
+def test_the_manifest_has_the_digests_that_were_taken_on_the_way(cache: Cache) -> None:
+    """
+    They are right without a second reading.
+    """
+    manifest = (bring(StoreDouble(FILES), cache).parent / "appliance-manifest.json").read_text()
+
+    assert all(hashlib.sha256(data).hexdigest() in manifest for data in FILES.values())
+
+
+def test_progress_counts_up_to_the_total(cache: Cache) -> None:
+    """
+    It never runs backwards, and ends with all bytes.
+    """
+    reports: list[tuple[int, int | None]] = []
+
+    bring(StoreDouble(FILES, always=Fault("slow")), cache, lambda *seen: reports.append(seen), parallel=4)
+    total = sum(map(len, FILES.values()))
+    counts = [done for done, known in reports if known == total]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 2
+    assert counts[-1] == total
+
+
+class StopError(Exception):
+    """
+    Raised to stop a fetch.
+    """
+
+
+@pytest.mark.parametrize("error", [StopError(), TimeoutError(), KeyboardInterrupt(), ConnectionResetError(104, "x")])
+def test_a_report_stops_a_fetch_also_while_nothing_moves(cache: Cache, error: BaseException) -> None:
+    """
+    What it raises comes out as it is, and no request is left.
+    """
+    store = StoreDouble(FILES, always=Fault("stall"))
+    calls: list[int] = []
+
+    def report(done: int, total: int | None) -> None:
+        calls.append(done)
+        if len(calls) == 4:
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        bring(store, cache, report, stall_seconds=60)
+    assert caught.value is error
+    assert store.running == 0
+    assert store.is_closed
