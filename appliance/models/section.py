@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -29,6 +29,9 @@ class ModelSection(Section):
     """
     One entry of `models:`; each model class adds its own keys.
     """
+
+    has_engine: ClassVar[bool] = True
+    """It computes in this process or below it, and so wants memory, its turn to load, and one process of ours."""
 
     name: Name
     """The name clients send as `model`; letters, digits and `. _ / @ -`."""

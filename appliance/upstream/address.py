@@ -34,7 +34,9 @@ def join(base: str, path: str, query: str = "") -> URL:
 
 def place(base: str) -> str:
     """
-    Host, and port where it is not the usual one, for probes, logs and metrics: neither the path nor the query, which can hold keys.
+    Host, and port where it is not the usual one, for probes, logs and metrics.
+
+    Neither the path nor the query, which can hold keys.
     """
     url = URL(base)
     return url.host_port_subcomponent or ""
