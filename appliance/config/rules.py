@@ -11,6 +11,7 @@ from appliance.config.draft import Draft
 from appliance.config.named import model_entries
 from appliance.config.place import DataPath, Fault
 from appliance.config.root import ServerSection
+from appliance.models import SECTIONS
 from appliance.nearest import did_you_mean, known_ones
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
@@ -48,6 +49,22 @@ def listeners_are_apart(draft: Draft) -> Iterator[Fault]:
         yield draft.fault(path, f"is {draft.quote(path)}, as server.port is; must be another port")
 
 
+def engines_have_one_process(draft: Draft) -> Iterator[Fault]:
+    """
+    An engine belongs to one process: several workers would load its model several times.
+    """
+    path = ("server", "workers")
+    workers = draft.find(path)
+    if not isinstance(workers, int) or workers == 1:
+        return
+    for place, model in model_entries(draft):
+        section = SECTIONS.get(str(model.get("class")))
+        if section is not None and section.has_engine:
+            name = f"models[{place[-1]}], of class {model['class']}, has an engine"
+            yield draft.fault(path, f"is {draft.quote(path)}, and {name}; must be 1 or auto")
+            return
+
+
 def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
     """
     What the config says in a place of its own is not said again among vLLM's arguments.
@@ -74,7 +91,13 @@ def schemes_are_known(draft: Draft) -> Iterator[Fault]:
             yield draft.fault(path, f"is {draft.quote(path)}, of an unknown scheme; {hint}")
 
 
-RULES: tuple[Rule, ...] = (names_are_unique, listeners_are_apart, engine_arguments_are_free, schemes_are_known)
+RULES: tuple[Rule, ...] = (
+    names_are_unique,
+    listeners_are_apart,
+    engines_have_one_process,
+    engine_arguments_are_free,
+    schemes_are_known,
+)
 """Every rule; each takes a draft that need not be right in any other way."""
 
 
