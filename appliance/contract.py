@@ -144,6 +144,35 @@ class Model(Protocol):
         """
 
 
+class Peers(Protocol):
+    """
+    The other models of the config, by their names, for a model that answers with the help of one.
+    """
+
+    def operations(self, name: str) -> frozenset[Operation]:
+        """
+        What the named model can be asked.
+        """
+
+    def check(self, name: str) -> None:
+        """
+        Return at once when the named model answers.
+
+        Raises:
+            EngineDeadError: it never will again.
+            UnavailableError: it does not answer now.
+        """
+
+    async def answer(self, name: str, call: Call) -> Reply:
+        """
+        Have the named model answer, as `Model.answer` does.
+
+        Raises:
+            CallError: it cannot do this, cannot do it now, or the call itself is at fault.
+            EngineDeadError: it died over it.
+        """
+
+
 @runtime_checkable
 class Dependent(Protocol):
     """

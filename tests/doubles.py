@@ -12,12 +12,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from appliance.config import Config
-from appliance.contract import Call, Model, Operation, Reply
+from appliance.contract import Call, Model, Operation, Peers, Reply
 from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.models.section import ModelSection, Report
 from appliance.storage import Cache
 from appliance.storage.section import StorageSection
-
 
 PROOF = Call(Operation.COMPLETION, b'{"prompt": "proof"}')
 
@@ -121,7 +120,7 @@ class DoubleSection(ModelSection):
             raise self.fetch_fault
         return {"model": Path("/nowhere")}
 
-    def build(self) -> Model:
+    def build(self, peers: Peers) -> Model:
         return Double()
 
 
@@ -132,7 +131,7 @@ class RemoteSection(DoubleSection):
 
     has_engine: ClassVar[bool] = False
 
-    def build(self) -> Model:
+    def build(self, peers: Peers) -> Model:
         return Double(proof=None)
 
 

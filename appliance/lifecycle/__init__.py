@@ -22,6 +22,7 @@ from appliance.errors import (
 )
 from appliance.lifecycle import calls
 from appliance.lifecycle.entry import Entry, Progress
+from appliance.lifecycle.peers import Peers
 from appliance.lifecycle.proof import prove
 from appliance.lifecycle.standing import Standing
 from appliance.lifecycle.state import RULES, State
@@ -51,7 +52,8 @@ class Lifecycle:
     """
 
     def __init__(self, config: Config) -> None:
-        self.entries: tuple[Entry, ...] = tuple(Entry(section, section.build()) for section in config.models)
+        peers = Peers(self.find)
+        self.entries: tuple[Entry, ...] = tuple(Entry(section, section.build(peers)) for section in config.models)
         self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
         self._cache_dir = config.storage.cache_dir
         self._tasks: list[asyncio.Task[None]] = []

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from appliance.contract import Model
+from appliance.contract import Model, Peers
 from appliance.section import Section
 from appliance.storage import Cache, materialize
 from appliance.storage.section import StorageSection
@@ -63,7 +63,7 @@ class ModelSection(Section):
         return {part: materialize(storage, cache, partial(report, part)) for part, storage in self.storages.items()}
 
     @abstractmethod
-    def build(self) -> Model:
+    def build(self, peers: Peers) -> Model:
         """
-        The model this section declares, not loaded yet.
+        The model this section declares, not loaded yet; it may ask `peers` once it is.
         """
