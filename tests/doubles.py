@@ -34,6 +34,7 @@ class Double:
         self.may_finish = asyncio.Event()
         self.load_fault: Exception | None = None
         self.answer_fault: Exception | None = None
+        self.stream_fault: Exception | None = None
         self.is_dead = False
         self.is_away = False
         self.was_cancelled = False
@@ -79,6 +80,8 @@ class Double:
         try:
             yield b"data: 1\n\n"
             await self.may_finish.wait()
+            if self.stream_fault:
+                raise self.stream_fault
             yield b"data: [DONE]\n\n"
         finally:
             self.streams_closed += 1

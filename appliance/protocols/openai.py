@@ -20,6 +20,7 @@ from litestar.response import Stream
 from appliance.contract import PATHS, Call, Operation
 from appliance.errors import CallError
 from appliance.lifecycle import RULES, Entry, Lifecycle
+from appliance.protocols import errors
 from appliance.protocols.clients import AnyRequest, unless_gone, whole_body
 from appliance.upstream import form
 
@@ -56,7 +57,9 @@ def _operation(operation: Operation, paths: tuple[str, ...], lifecycle: Lifecycl
                 reply.body, status_code=reply.status, media_type=reply.media_type, headers=dict(reply.headers)
             )
         headers = {**_UNBUFFERED, **reply.headers}
-        return Stream(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
+        is_told = reply.media_type.startswith("text/event-stream")
+        stream = errors.told(request, reply.body) if is_told else reply.body
+        return Stream(stream, status_code=reply.status, media_type=reply.media_type, headers=headers)
 
     return answer
 
