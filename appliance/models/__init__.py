@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from appliance.models.generative import GenerativeSection
+from appliance.models.proxy import ProxySection
 from appliance.models.section import ModelSection
 
 SECTIONS: Mapping[str, type[ModelSection]] = {
     "generative": GenerativeSection,
+    "proxy": ProxySection,
 }

@@ -42,7 +42,18 @@ class Answer:
         """
         It is server-sent events.
         """
-        return self.media_type.partition(";")[0].strip().lower() == "text/event-stream"
+        return self._kind == "text/event-stream"
+
+    @property
+    def is_json(self) -> bool:
+        """
+        It is JSON.
+        """
+        return self._kind == "application/json" or self._kind.endswith("+json")
+
+    @property
+    def _kind(self) -> str:
+        return self.media_type.partition(";")[0].strip().lower()
 
     async def more(self, patience: float | None = None) -> bytes | None:
         """

@@ -7,9 +7,8 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import count
 from math import ceil
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 Balance = Literal["least_inflight", "round_robin", "prefix_affinity"]
 
@@ -44,12 +43,15 @@ class Target(Protocol):
         """
 
 
+Chosen = TypeVar("Chosen", bound=Target)
+
+
 class Balancer(Protocol):
     """
     A way to choose.
     """
 
-    def pick(self, candidates: Sequence[Target], key: bytes) -> Target:
+    def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:
         """
         One of the candidates, of which there is at least one; `key` is the head of the prompt.
         """
@@ -76,7 +78,7 @@ class LeastInflight:
     def __init__(self) -> None:
         self._turns = RoundRobin()
 
-    def pick(self, candidates: Sequence[Target], key: bytes) -> Target:
+    def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:
         """
         One of the candidates.
         """
@@ -92,7 +94,7 @@ class RoundRobin:
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 
-    def pick(self, candidates: Sequence[Target], key: bytes) -> Target:  # noqa: ARG002 - the protocol of balancers
+    def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:  # noqa: ARG002 - the protocol of balancers
         """
         One of the candidates.
         """
@@ -119,18 +121,21 @@ class PrefixAffinity:
             for number in range(round(_POINTS * target.weight / least))
         )
         self._places = [place for place, _ in self._ring]
+        self._without_key = LeastInflight()
 
-    def pick(self, candidates: Sequence[Target], key: bytes) -> Target:
+    def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:
         """
-        The first of the candidates with room, along the ring.
+        The first of the candidates with room, along the ring; without a prompt, the one with the least to do.
         """
+        if not key:
+            return self._without_key.pick(candidates, key)
         weights = sum(each.weight for each in candidates)
         load = sum(each.inflight for each in candidates) + 1
         free = {
             each.name: each for each in candidates if each.inflight < ceil(_OVERLOAD * load * each.weight / weights)
         }
         start = bisect_left(self._places, _hash(key))
-        for step in count(start):
+        for step in range(start, start + len(self._ring)):
             name = self._ring[step % len(self._ring)][1]
             if name in free:
                 return free[name]

@@ -15,6 +15,7 @@ from aiohttp import (
     ClientResponse,
     ClientSession,
     ClientTimeout,
+    ConnectionTimeoutError,
     DummyCookieJar,
     ServerTimeoutError,
     TCPConnector,
@@ -65,6 +66,8 @@ class Client:
         try:
             async with asyncio.timeout(self._until_first_byte):
                 response = await self._request(url, body, sent)
+        except ConnectionTimeoutError as error:
+            raise GatewayError("The upstream cannot be reached in time.") from error
         except (TimeoutError, ServerTimeoutError) as error:
             raise GatewayTimeoutError("The upstream did not answer in time.") from error
         except (ClientError, OSError) as error:
