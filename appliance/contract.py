@@ -4,11 +4,11 @@ What every model promises, whoever computes it: operations, calls, replies.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Operation(StrEnum):
@@ -28,19 +28,55 @@ class Operation(StrEnum):
     SCORE = "score"
     CLASSIFICATION = "classification"
     POOLING = "pooling"
+    MODERATION = "moderation"
+    TRANSCRIPTION = "transcription"
+    TRANSLATION = "translation"
+    SPEECH = "speech"
+    IMAGE = "image"
+    IMAGE_EDIT = "image_edit"
+    IMAGE_VARIATION = "image_variation"
+
+
+PATHS: Mapping[Operation, tuple[str, ...]] = {
+    Operation.CHAT_COMPLETION: ("/v1/chat/completions",),
+    Operation.COMPLETION: ("/v1/completions",),
+    Operation.RESPONSE: ("/v1/responses",),
+    Operation.MESSAGE: ("/v1/messages",),
+    Operation.COUNT_TOKENS: ("/v1/messages/count_tokens",),
+    Operation.TOKENIZE: ("/tokenize",),
+    Operation.DETOKENIZE: ("/detokenize",),
+    Operation.EMBEDDING: ("/v1/embeddings",),
+    Operation.RERANK: ("/v1/rerank", "/rerank", "/v2/rerank"),
+    Operation.SCORE: ("/v1/score", "/score"),
+    Operation.CLASSIFICATION: ("/v1/classify", "/classify"),
+    Operation.POOLING: ("/v1/pooling", "/pooling"),
+    Operation.MODERATION: ("/v1/moderations",),
+    Operation.TRANSCRIPTION: ("/v1/audio/transcriptions",),
+    Operation.TRANSLATION: ("/v1/audio/translations",),
+    Operation.SPEECH: ("/v1/audio/speech",),
+    Operation.IMAGE: ("/v1/images/generations",),
+    Operation.IMAGE_EDIT: ("/v1/images/edits",),
+    Operation.IMAGE_VARIATION: ("/v1/images/variations",),
+}
+"""
+Where clients ask for each operation, the usual place first; so it is with us, and with every upstream.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """
-    One request: `body` is the JSON the client sent, decoded once, by whoever needs it.
+    One request: `body` is what the client sent, decoded once, by whoever needs it.
 
-    `headers` has lower-case names.
+    It is JSON, or a form where `headers`, which have lower-case names, say so.
+    `path` is the one of `PATHS` that the client took, and "" for the usual one; `query` is what came after it.
     """
 
     operation: Operation
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +88,7 @@ class Reply:
     body: bytes | AsyncGenerator[bytes]
     status: int = 200
     media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Model(Protocol):
@@ -66,9 +103,11 @@ class Model(Protocol):
         """
 
     @property
-    def proof(self) -> Call:
+    def proof(self) -> Call | None:
         """
         The call whose good answer proves that the model works; asked for when it is loaded.
+
+        None where a good `check` does.
         """
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
@@ -87,6 +126,7 @@ class Model(Protocol):
 
         Raises:
             EngineDeadError: it cannot answer any more.
+            UnavailableError: it cannot answer now, for want of something elsewhere, and will by itself.
         """
 
     async def answer(self, call: Call) -> Reply:
@@ -106,4 +146,45 @@ class Model(Protocol):
     async def close(self) -> None:
         """
         End the answers under way, then everything `load` started; safe to call twice.
+        """
+
+
+class Peers(Protocol):
+    """
+    The other models of the config, by their names, for a model that answers with the help of one.
+    """
+
+    def operations(self, name: str) -> frozenset[Operation]:
+        """
+        What the named model can be asked.
+        """
+
+    def check(self, name: str) -> None:
+        """
+        Return at once when the named model answers.
+
+        Raises:
+            EngineDeadError: it never will again.
+            UnavailableError: it does not answer now.
+        """
+
+    async def answer(self, name: str, call: Call) -> Reply:
+        """
+        Have the named model answer, as `Model.answer` does.
+
+        Raises:
+            CallError: it cannot do this, cannot do it now, or the call itself is at fault.
+            EngineDeadError: it died over it.
+        """
+
+
+@runtime_checkable
+class Dependent(Protocol):
+    """
+    A model that answers with the help of servers elsewhere.
+    """
+
+    def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
+        """
+        How each of them is, for probes; no address beyond host and port.
         """

@@ -20,7 +20,9 @@ Everything that can go wrong, as one tree.
     └── CallError                      400           one call is refused; the caller is at fault
         ├── UnsupportedOperationError  400           the model cannot do this
         ├── UnknownModelError          404           no model has this name
-        └── UnavailableError           503           not now: loading, draining or failed
+        ├── UnavailableError           503           not now: loading, draining, failed, or no upstream left
+        └── GatewayError               502           the upstream gave no answer, or half of one
+            └── GatewayTimeoutError    504           the upstream took too long
 
 ``status`` is the HTTP status a protocol answers with, ``exit_code`` what the command line ends with.
 Only protocols and the command line render an error; everyone else raises.
@@ -227,6 +229,28 @@ class UnavailableError(CallError):
 
     status = 503
 
-    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
-        super().__init__(message, code="model_not_ready")
+    def __init__(self, message: str, *, retry_after: int | None = None, code: str = "model_not_ready") -> None:
+        super().__init__(message, code=code)
         self.retry_after = retry_after
+
+
+class GatewayError(CallError):
+    """
+    The upstream gave no answer, or broke off in the middle of one; nobody here is at fault.
+    """
+
+    status = 502
+
+    def __init__(self, message: str, *, code: str = "upstream_failed") -> None:
+        super().__init__(message, code=code)
+
+
+class GatewayTimeoutError(GatewayError):
+    """
+    The upstream took longer than its timeouts allow.
+    """
+
+    status = 504
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="upstream_timeout")

@@ -5,11 +5,14 @@ One real engine for the whole run; tests that end a server start their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+from faultproxy import FaultProxy
 from served import Served
+from upstreams import Upstream
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -48,3 +51,29 @@ def offspring() -> Callable[[], list[psutil.Process]]:
     me = psutil.Process()
     before = {*me.children(recursive=True)}
     return lambda: [process for process in me.children(recursive=True) if process not in before]
+
+
+@pytest.fixture
+def upstreams() -> Iterator[Callable[[], Upstream]]:
+    """
+    Starts well-behaved upstreams, until the test tells them otherwise.
+    """
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Upstream())
+
+
+@pytest.fixture
+def upstream(upstreams: Callable[[], Upstream]) -> Upstream:
+    """
+    One upstream.
+    """
+    return upstreams()
+
+
+@pytest.fixture
+def fault_proxies() -> Iterator[Callable[[int], FaultProxy]]:
+    """
+    Puts fault proxies before ports.
+    """
+    with ExitStack() as stack:
+        yield lambda port: stack.enter_context(FaultProxy(port))

@@ -7,15 +7,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from appliance.config import Config
-from appliance.contract import Call, Model, Operation, Reply
-from appliance.errors import ApplianceError, EngineDeadError
+from appliance.contract import Call, Model, Operation, Peers, Reply
+from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.models.section import ModelSection, Report
 from appliance.storage.section import StorageSection, StorageSettings
+
+PROOF = Call(Operation.COMPLETION, b'{"prompt": "proof"}')
 
 
 class Double:
@@ -24,14 +26,16 @@ class Double:
     """
 
     operations = frozenset({Operation.COMPLETION, Operation.CHAT_COMPLETION})
-    proof = Call(Operation.COMPLETION, b'{"prompt": "proof"}')
 
-    def __init__(self) -> None:
+    def __init__(self, proof: Call | None = PROOF) -> None:
+        self.proof = proof
         self.may_load = asyncio.Event()
         self.may_finish = asyncio.Event()
         self.load_fault: Exception | None = None
         self.answer_fault: Exception | None = None
+        self.stream_fault: Exception | None = None
         self.is_dead = False
+        self.is_away = False
         self.was_cancelled = False
         self.closed = 0
         self.streams_closed = 0
@@ -52,8 +56,10 @@ class Double:
 
     async def check(self) -> None:
         """
-        Fails once `is_dead`.
+        Fails once `is_dead`, and while `is_away`.
         """
+        if self.is_away:
+            raise UnavailableError("nobody answers")
         if self.is_dead:
             raise EngineDeadError("the engine died: it was told to")
 
@@ -73,6 +79,8 @@ class Double:
         try:
             yield b"data: 1\n\n"
             await self.may_finish.wait()
+            if self.stream_fault:
+                raise self.stream_fault
             yield b"data: [DONE]\n\n"
         finally:
             self.streams_closed += 1
@@ -114,8 +122,19 @@ class DoubleSection(ModelSection):
             raise self.fetch_fault
         return {"model": Path("/nowhere")}
 
-    def build(self) -> Model:
+    def build(self, peers: Peers) -> Model:
         return Double()
+
+
+class RemoteSection(DoubleSection):
+    """
+    Declares a double that computes elsewhere, and is proved by its check.
+    """
+
+    has_engine: ClassVar[bool] = False
+
+    def build(self, peers: Peers) -> Model:
+        return Double(proof=None)
 
 
 def config(*sections: DoubleSection, **others: Any) -> Config:

@@ -17,9 +17,9 @@ HOUSE = Path(__file__).parent.parent / "appliance"
 FILES = sorted(HOUSE.rglob("*.py"))
 
 FLOORS = (
-    {"errors", "logs", "nearest", "section"},
+    {"errors", "logs", "nearest", "processes", "section"},
     {"contract", "layout", "storage"},
-    {"vllm_engine"},
+    {"upstream", "vllm_engine"},
     {"models"},
     {"config"},
     {"lifecycle", "pull"},

@@ -5,6 +5,7 @@ Routes and probes over doubles: what goes over the wire before any engine exists
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
@@ -167,3 +168,20 @@ async def test_metrics_say_where_each_model_stands(client: Client) -> None:
 
     assert 'appliance_model_state{model="one",state="ready"} 0.0' in text
     assert 'appliance_calls_running{model="two"} 0.0' in text
+
+
+async def test_a_fault_in_the_middle_of_a_stream_is_its_last_event(client: Client) -> None:
+    """
+    The status is sent already, so the error comes as an event in OpenAI's shape, and the stream ends.
+    """
+    await _make_ready(client)
+    double = _doubles(client)[0]
+    double.stream_fault = EngineDeadError("the engine died: it was told to")
+    double.may_finish.set()
+
+    response = await client.post("/v1/completions", json={"model": "one", "stream": True})
+    first, last = response.text.strip().split("\n\n")
+
+    assert response.status_code == 200
+    assert first == "data: 1"
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the engine died: it was told to"

@@ -47,6 +47,13 @@ class ServerSection(Section):
     unset is none.
     """
 
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = 1
+    """
+    Processes that answer on the port together; more than one needs models without an engine, such as proxies.
+    `auto` is one for each core this process may use, and one where a model has an engine. Each has its own
+    connections and health checks.
+    """
+
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body; a larger one is 413."""
 

@@ -11,6 +11,7 @@ from appliance.config.draft import Draft
 from appliance.config.named import model_entries
 from appliance.config.place import DataPath, Fault
 from appliance.config.root import ServerSection
+from appliance.models import SECTIONS
 from appliance.nearest import did_you_mean, known_ones
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
@@ -49,6 +50,22 @@ def listeners_are_apart(draft: Draft) -> Iterator[Fault]:
     if probe_port is not None and probe_port == server.get("port", ServerSection().port):
         path = ("server", "probe_port")
         yield draft.fault(path, f"is {draft.quote(path)}, as server.port is; must be another port")
+
+
+def engines_have_one_process(draft: Draft) -> Iterator[Fault]:
+    """
+    An engine belongs to one process: several workers would load its model several times.
+    """
+    path = ("server", "workers")
+    workers = draft.find(path)
+    if not isinstance(workers, int) or workers == 1:
+        return
+    for place, model in model_entries(draft):
+        section = SECTIONS.get(str(model.get("class")))
+        if section is not None and section.has_engine:
+            name = f"models[{place[-1]}], of class {model['class']}, has an engine"
+            yield draft.fault(path, f"is {draft.quote(path)}, and {name}; must be 1 or auto")
+            return
 
 
 def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
@@ -109,6 +126,7 @@ def encoder_keys_fit_the_task(draft: Draft) -> Iterator[Fault]:
 RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
+    engines_have_one_process,
     engine_arguments_are_free,
     schemes_are_known,
     memory_fractions_fit,

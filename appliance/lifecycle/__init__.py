@@ -5,23 +5,31 @@ Where each model stands in its life, and the one writer of that: materialize, lo
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from datetime import UTC, datetime
 
 import structlog
 
 from appliance.config import Config
-from appliance.contract import Call, Model, Reply
-from appliance.errors import ApplianceError, CallError, EngineDeadError, LoadError, UnknownModelError
+from appliance.contract import Call, Reply
+from appliance.errors import (
+    ApplianceError,
+    CallError,
+    EngineDeadError,
+    UnavailableError,
+    UnknownModelError,
+)
 from appliance.lifecycle import calls
 from appliance.lifecycle.entry import Entry
+from appliance.lifecycle.peers import Peers
 from appliance.lifecycle.progress import Progress
+from appliance.lifecycle.proof import prove
+from appliance.lifecycle.standing import Standing
 from appliance.lifecycle.state import RULES, State
 from appliance.models.section import Report
 from appliance.storage.holding import hold
 
-__all__ = ["RULES", "Entry", "Lifecycle", "Progress", "State"]
+__all__ = ["RULES", "Entry", "Lifecycle", "Progress", "Standing", "State"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -30,9 +38,6 @@ _CHECK_SECONDS = 0.5
 
 # Often enough to see that a long fetch goes on, seldom enough to read the rest.
 _TELL_SECONDS = 5.0
-
-# A first answer can include compilation; beyond this it will not come.
-_PROVE_SECONDS = 300.0
 
 
 class _StoppedError(Exception):
@@ -43,11 +48,12 @@ class _StoppedError(Exception):
 
 class Lifecycle:
     """
-    Brings every model of the config to life, one after the other, watches them, and lets them go.
+    Brings every model of the config to life, watches them, and lets them go.
     """
 
     def __init__(self, config: Config) -> None:
-        self.entries: tuple[Entry, ...] = tuple(Entry(section, section.build()) for section in config.models)
+        peers = Peers(self.find)
+        self.entries: tuple[Entry, ...] = tuple(Entry(section, section.build(peers)) for section in config.models)
         self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
         self._storage = config.storage
         self._tasks: list[asyncio.Task[None]] = []
@@ -70,9 +76,9 @@ class Lifecycle:
     @property
     def has_started(self) -> bool:
         """
-        Every model has been ready once.
+        Every model has been ready once, or waits for nothing of ours any more.
         """
-        return all(entry.was_ready for entry in self.entries)
+        return all(entry.has_started for entry in self.entries)
 
     @property
     def retry_after(self) -> int:
@@ -80,6 +86,13 @@ class Lifecycle:
         Seconds after which asking again makes sense.
         """
         return max(RULES[entry.state].retry_after for entry in self.entries)
+
+    def standing(self) -> Standing:
+        """
+        All of that at this moment.
+        """
+        models = [entry.describe() for entry in self.entries]
+        return Standing(self.is_live, self.is_ready, self.has_started, self.retry_after, models)
 
     def begin(self) -> None:
         """
@@ -124,7 +137,7 @@ class Lifecycle:
         """
         self._is_stopping = True
         for entry in self.entries:
-            if entry.state is State.READY:
+            if State.DRAINING in RULES[entry.state].leaves_to:
                 self._move(entry, State.DRAINING, "the server is stopping")
         deadline = time.monotonic() + seconds
         # Polled: the count has many writers' ends and one reader, once in a process's life.
@@ -150,18 +163,26 @@ class Lifecycle:
         write = log.error if state is State.FAILED else log.info
         write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
         entry.state, entry.since, entry.reason = state, datetime.now(UTC), reason
-        entry.was_ready |= state is State.READY
+        entry.has_started |= state in {State.READY, State.UNAVAILABLE}
 
     async def _load_all(self) -> None:
+        others = [self._load(entry) for entry in self.entries if not entry.section.has_engine]
+        await asyncio.gather(self._load_engines(), *others)
+
+    async def _load_engines(self) -> None:
         # One after the other: an engine measures the memory that the ones before it left.
         for entry in self.entries:
-            try:
-                await self._bring(entry)
-            except ApplianceError as error:
-                await self._fail(entry, str(error))
-            except Exception as error:
-                log.exception("model.broke", model=entry.section.name)
-                await self._fail(entry, f"unexpected {type(error).__name__}: {error}")
+            if entry.section.has_engine:
+                await self._load(entry)
+
+    async def _load(self, entry: Entry) -> None:
+        try:
+            await self._bring(entry)
+        except ApplianceError as error:
+            await self._fail(entry, str(error))
+        except Exception as error:
+            log.exception("model.broke", model=entry.section.name)
+            await self._fail(entry, f"unexpected {type(error).__name__}: {error}")
 
     async def _bring(self, entry: Entry) -> None:
         artifacts = {}
@@ -171,11 +192,14 @@ class Lifecycle:
             artifacts = dict(await asyncio.to_thread(materialize, self._storage, self._reporter(entry)))
             # For as long as it is served, nobody prunes it.
             entry.holds = list(filter(None, map(hold, artifacts.values())))
-        self._move(entry, State.LOADING, "the engine is starting")
+        self._move(entry, State.LOADING, "the engine is starting" if entry.section.has_engine else "it is starting")
         await entry.model.load(artifacts)
         self._move(entry, State.PROVING, "the first answer is being made")
-        await _prove(entry.model)
-        self._move(entry, State.READY, "it answered")
+        if entry.model.proof is None:
+            await self._check(entry)
+        else:
+            await prove(entry.model, entry.model.proof)
+            self._move(entry, State.READY, "it answered")
 
     def _reporter(self, entry: Entry) -> Report:
         told = time.monotonic()
@@ -196,29 +220,24 @@ class Lifecycle:
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             for entry in self.entries:
-                if entry.state in {State.READY, State.DRAINING}:
-                    try:
-                        await entry.model.check()
-                    except EngineDeadError as error:
-                        await self._fail(entry, str(error))
+                if entry.state in {State.READY, State.UNAVAILABLE, State.DRAINING}:
+                    await self._check(entry)
+
+    async def _check(self, entry: Entry) -> None:
+        """
+        Move the entry to where its model's health says it is, if that is elsewhere.
+        """
+        try:
+            await entry.model.check()
+        except EngineDeadError as error:
+            await self._fail(entry, str(error))
+        except UnavailableError as error:
+            if State.UNAVAILABLE in RULES[entry.state].leaves_to:
+                self._move(entry, State.UNAVAILABLE, str(error))
+        else:
+            if entry.state in {State.PROVING, State.UNAVAILABLE}:
+                self._move(entry, State.READY, "it answers")
 
     async def _fail(self, entry: Entry, reason: str) -> None:
         self._move(entry, State.FAILED, reason)
         await entry.model.close()
-
-
-async def _prove(model: Model) -> None:
-    """
-    One real answer, from the first byte to the last.
-
-    Raises:
-        LoadError: it did not come, or is not an answer.
-    """
-    try:
-        reply = await asyncio.wait_for(model.answer(model.proof), _PROVE_SECONDS)
-    except TimeoutError as error:
-        raise LoadError(f"the first answer did not come within {_PROVE_SECONDS:.0f} seconds") from error
-    except CallError as error:
-        raise LoadError(f"the first answer was refused: {error}") from error
-    if not isinstance(reply.body, bytes) or not json.loads(reply.body):
-        raise LoadError("the first answer was empty")

@@ -11,19 +11,21 @@ from typing import cast
 from appliance.contract import Call, Reply
 from appliance.errors import UnavailableError, UnsupportedOperationError
 from appliance.lifecycle.entry import Entry
-from appliance.lifecycle.state import RULES
+from appliance.lifecycle.state import RULES, State
 
 
-async def answer(entry: Entry, call: Call) -> Reply:
+async def answer(entry: Entry, call: Call, *, is_inner: bool = False) -> Reply:
     """
     Have the entry's model answer; a stream is returned once its first bytes are there,
     so that a failure before them still has a status of its own.
+
+    An inner call is one that a call under way needs: it is answered until the drain is over.
 
     Raises:
         CallError: the model cannot do this, cannot do it now, or the call itself is at fault.
         EngineDeadError: the model died over it.
     """
-    _require(entry, call)
+    _require(entry, call, is_inner)
     work = _work(entry, call)
     reply = cast("Reply", await anext(work))
     if isinstance(reply.body, bytes):
@@ -32,7 +34,7 @@ async def answer(entry: Entry, call: Call) -> Reply:
     return replace(reply, body=cast("AsyncGenerator[bytes]", work))
 
 
-def _require(entry: Entry, call: Call) -> None:
+def _require(entry: Entry, call: Call, is_inner: bool) -> None:
     name, rule = entry.section.name, RULES[entry.state]
     if call.operation not in entry.model.operations:
         can = ", ".join(sorted(entry.model.operations))
@@ -41,7 +43,7 @@ def _require(entry: Entry, call: Call) -> None:
             param="model",
             code="unsupported_operation",
         )
-    if not rule.is_ready:
+    if not rule.is_ready and not (is_inner and entry.state is State.DRAINING):
         raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}", retry_after=rule.retry_after)
 
 

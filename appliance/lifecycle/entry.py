@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from appliance.contract import Model
+from appliance.contract import Dependent, Model
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import State
 from appliance.models.section import ModelSection
@@ -25,7 +25,7 @@ class Entry:
     state: State = State.PENDING
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     reason: str = "waiting for its turn"
-    was_ready: bool = False
+    has_started: bool = False
     running: int = 0
     progress: Progress | None = None
     holds: list[IO[bytes]] = field(default_factory=list)
@@ -43,4 +43,6 @@ class Entry:
         }
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()
+        if isinstance(self.model, Dependent):
+            shown["upstreams"] = self.model.upstreams()
         return shown

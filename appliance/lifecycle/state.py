@@ -19,6 +19,7 @@ class State(StrEnum):
     LOADING = "loading"
     PROVING = "proving"
     READY = "ready"
+    UNAVAILABLE = "unavailable"
     DRAINING = "draining"
     FAILED = "failed"
     STOPPED = "stopped"
@@ -44,8 +45,10 @@ RULES: Mapping[State, Rule] = {
     State.PENDING: _rule(True, False, State.FETCHING, State.LOADING, State.FAILED, State.STOPPED, retry_after=5),
     State.FETCHING: _rule(True, False, State.LOADING, State.FAILED, State.STOPPED, retry_after=10),
     State.LOADING: _rule(True, False, State.PROVING, State.FAILED, State.STOPPED, retry_after=5),
-    State.PROVING: _rule(True, False, State.READY, State.FAILED, State.STOPPED, retry_after=1),
-    State.READY: _rule(True, True, State.DRAINING, State.FAILED, retry_after=1),
+    State.PROVING: _rule(True, False, State.READY, State.UNAVAILABLE, State.FAILED, State.STOPPED, retry_after=1),
+    State.READY: _rule(True, True, State.UNAVAILABLE, State.DRAINING, State.FAILED, retry_after=1),
+    # Live: what is missing is elsewhere, and a restart would not bring it back.
+    State.UNAVAILABLE: _rule(True, False, State.READY, State.DRAINING, State.FAILED, retry_after=5),
     State.DRAINING: _rule(True, False, State.STOPPED, State.FAILED, retry_after=1),
     State.FAILED: _rule(False, False, retry_after=30),
     State.STOPPED: _rule(False, False, retry_after=30),

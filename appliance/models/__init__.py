@@ -8,9 +8,11 @@ from collections.abc import Mapping
 
 from appliance.models.encoder import EncoderSection
 from appliance.models.generative import GenerativeSection
+from appliance.models.proxy import ProxySection
 from appliance.models.section import ModelSection
 
 SECTIONS: Mapping[str, type[ModelSection]] = {
     "generative": GenerativeSection,
     "encoder": EncoderSection,
+    "proxy": ProxySection,
 }

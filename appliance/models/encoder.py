@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import Field
 
-from appliance.contract import Call, Model, Operation
+from appliance.contract import Call, Model, Operation, Peers
 from appliance.layout import LayoutSection
 from appliance.models.local import LocalModel
 from appliance.models.section import ModelSection
@@ -63,7 +63,7 @@ class EncoderSection(ModelSection):
     def storages(self) -> Mapping[str, StorageSection]:
         return {"model": self.storage}
 
-    def build(self) -> Model:
+    def build(self, _peers: Peers) -> Model:
         return EncoderModel(self)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.contract import Call, Model, Operation
+from appliance.contract import Call, Model, Operation, Peers
 from appliance.layout import LayoutSection
 from appliance.models.local import LocalModel
 from appliance.models.section import ModelSection, Name, Report
@@ -26,7 +26,7 @@ from appliance.vllm_engine.section import EngineSection
 _ADAPTER = "adapters."
 
 
-class AdapterSection(Section):
+class LoraSection(Section):
     """
     A LoRA adapter, served under its own name beside the model it changes.
     """
@@ -64,7 +64,7 @@ class GenerativeSection(ModelSection):
     reasoning_parser: str | None = None
     """vLLM's parser that splits reasoning from the answer, such as `qwen3`; unset leaves them together."""
 
-    adapters: tuple[AdapterSection, ...] = ()
+    adapters: tuple[LoraSection, ...] = ()
     """LoRA adapters, each servable by its name."""
 
     @property
@@ -82,7 +82,7 @@ class GenerativeSection(ModelSection):
             artifacts["model"] = gguf.convert(artifacts["model"], cache, partial(report, "conversion"))
         return artifacts
 
-    def build(self) -> Model:
+    def build(self, _peers: Peers) -> Model:
         return GenerativeModel(self)
 
 

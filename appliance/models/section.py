@@ -8,11 +8,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from appliance.contract import Model
+from appliance.contract import Model, Peers
 from appliance.section import Section
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
@@ -29,6 +29,9 @@ class ModelSection(Section):
     """
     One entry of `models:`; each model class adds its own keys.
     """
+
+    has_engine: ClassVar[bool] = True
+    """It computes in this process or below it, and so wants memory, its turn to load, and one process of ours."""
 
     name: Name
     """The name clients send as `model`; letters, digits and `. _ / @ -`."""
@@ -60,7 +63,7 @@ class ModelSection(Section):
         return {part: materialize(storage, settings, partial(report, part)) for part, storage in self.storages.items()}
 
     @abstractmethod
-    def build(self) -> Model:
+    def build(self, peers: Peers) -> Model:
         """
-        The model this section declares, not loaded yet.
+        The model this section declares, not loaded yet; it may ask `peers` once it is.
         """

@@ -4,8 +4,10 @@ Every error in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}
 
 from __future__ import annotations
 
+import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -30,17 +32,40 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     """
     The response for any exception; one that nobody foresaw is logged and says nothing about itself.
     """
+    status, message = _worded(request, error)
+    body = _body(request, status, message, error)
+    return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
+
+
+async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """
+    Server-sent events, the last one an error where one ends them: the status is sent already.
+    """
+    async with aclosing(events):
+        try:
+            async for event in events:
+                yield event
+        except Exception as error:
+            body = _body(request, *_worded(request, error), error)
+            name = f"event: {body['type']}\n" if "type" in body else ""
+            yield f"{name}data: {json.dumps(body)}\n\n".encode()
+
+
+def _worded(request: AnyRequest, error: Exception) -> tuple[int, str]:
+    """
+    Status and message.
+    """
     if isinstance(error, ApplianceError):
-        return _response(request, error.status, str(error), error)
+        return error.status, str(error)
     if isinstance(error, HTTPException):
-        return _response(request, error.status_code, _reworded(request, error), error)
+        return error.status_code, _reworded(request, error)
     # Neither the text of the exception nor its locals: both can hold what the client said.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     log.error("request.broke", path=request.url.path, error=type(error).__name__, frames=frames)
-    return _response(request, 500, "The server failed on this request; its log says why, under the request id.", error)
+    return 500, "The server failed on this request; its log says why, under the request id."
 
 
-def _response(request: AnyRequest, status: int, message: str, error: Exception) -> Response[dict[str, Any]]:
+def _body(request: AnyRequest, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
     word = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     call = error if isinstance(error, CallError) else None
     body: dict[str, Any] = {
@@ -54,7 +79,7 @@ def _response(request: AnyRequest, status: int, message: str, error: Exception) 
     if "/v1/messages" in request.url.path:
         # Anthropic's clients look for this word beside the error.
         body["type"] = "error"
-    return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
+    return body
 
 
 def _headers(error: Exception) -> dict[str, str]:

@@ -10,32 +10,33 @@ from litestar import Response
 from litestar.enums import HttpMethod, MediaType
 from litestar.handlers import BaseRouteHandler, route
 
-from appliance.lifecycle import Lifecycle
+from appliance.lifecycle import Standing
 
 
-def routes(lifecycle: Lifecycle) -> Sequence[BaseRouteHandler]:
+def routes(standing: Callable[[], Standing]) -> Sequence[BaseRouteHandler]:
     """
     `/livez`, `/readyz` and `/startupz`; `/health` and `/ping` mean readiness, as they do for vLLM and SageMaker.
     """
     return [
-        _probe(["/livez"], "live", lambda: lifecycle.is_live, lifecycle),
-        _probe(["/readyz", "/health", "/ping"], "ready", lambda: lifecycle.is_ready, lifecycle),
-        _probe(["/startupz"], "started", lambda: lifecycle.has_started, lifecycle),
+        _probe(["/livez"], "live", lambda now: now.is_live, standing),
+        _probe(["/readyz", "/health", "/ping"], "ready", lambda now: now.is_ready, standing),
+        _probe(["/startupz"], "started", lambda now: now.has_started, standing),
     ]
 
 
-def _probe(paths: list[str], word: str, is_good: Callable[[], bool], lifecycle: Lifecycle) -> BaseRouteHandler:
+def _probe(
+    paths: list[str], word: str, is_good: Callable[[Standing], bool], standing: Callable[[], Standing]
+) -> BaseRouteHandler:
     # HEAD as well: load balancers probe with it.
     @route(paths, http_method=[HttpMethod.GET, HttpMethod.HEAD], name=word, media_type=MediaType.JSON)
     async def probe() -> Response[dict[str, object]]:
-        good = is_good()
+        now = standing()
+        good = is_good(now)
+        workers = {"workers": now.workers} if now.workers else {}
         return Response(
-            {
-                "status": word if good else f"not {word}",
-                "models": [entry.describe() for entry in lifecycle.entries],
-            },
+            {"status": word if good else f"not {word}", "models": now.models, **workers},
             status_code=200 if good else 503,
-            headers={} if good else {"Retry-After": str(lifecycle.retry_after)},
+            headers={} if good else {"Retry-After": str(now.retry_after)},
         )
 
     return probe

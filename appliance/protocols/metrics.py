@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from litestar import Response, get
 from litestar.handlers import BaseRouteHandler
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -20,41 +20,52 @@ _AMOUNTS: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (
     ("appliance_fetch_bytes_per_second", "Bytes fetched in a second, of late.", lambda progress: progress.rate),
 )
 
+Gather = Callable[[], Iterable[Metric]]
+"""
+Reads every metric there is.
+"""
 
-def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
+
+def routes(gather: Gather) -> list[BaseRouteHandler]:
     """
     `GET /metrics`.
     """
-    own = CollectorRegistry()
-    own.register(_Models(lifecycle))
 
     @get("/metrics", name="metrics")
     async def metrics() -> Response[bytes]:
-        return Response(generate_latest(REGISTRY) + generate_latest(own), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(_Gathered(gather)), media_type=CONTENT_TYPE_LATEST)
 
     return [metrics]
 
 
-class _Models(Collector):
+def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     """
-    Reads the lifecycle whenever it is scraped, so it cannot disagree with the probes.
+    Every metric of this process; read from the lifecycle, so they cannot disagree with the probes.
+    """
+    yield from REGISTRY.collect()
+    state = GaugeMetricFamily("appliance_model_state", "1 for the state a model is in.", labels=["model", "state"])
+    running = GaugeMetricFamily("appliance_calls_running", "Calls under way.", labels=["model"])
+    amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
+    for entry in lifecycle.entries:
+        running.add_metric([entry.section.name], entry.running)
+        for each in State:
+            state.add_metric([entry.section.name, each], float(entry.state is each))
+        if entry.progress is not None:
+            for family, (_, _, read) in zip(amounts, _AMOUNTS, strict=True):
+                if (value := read(entry.progress)) is not None:
+                    family.add_metric([entry.section.name], value)
+    yield state
+    yield running
+    yield from amounts
+
+
+class _Gathered(Collector):
+    """
+    What the exposition format is written from.
     """
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, gather: Gather) -> None:
+        self._gather = gather
 
     def collect(self) -> Iterable[Metric]:
-        state = GaugeMetricFamily("appliance_model_state", "1 for the state a model is in.", labels=["model", "state"])
-        running = GaugeMetricFamily("appliance_calls_running", "Calls under way.", labels=["model"])
-        amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
-        for entry in self._lifecycle.entries:
-            running.add_metric([entry.section.name], entry.running)
-            for each in State:
-                state.add_metric([entry.section.name, each], float(entry.state is each))
-            if entry.progress is not None:
-                for family, (_, _, read) in zip(amounts, _AMOUNTS, strict=True):
-                    if (value := read(entry.progress)) is not None:
-                        family.add_metric([entry.section.name], value)
-        yield state
-        yield running
-        yield from amounts
+        return self._gather()

@@ -17,28 +17,18 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 from litestar.response import Stream
 
-from appliance.contract import Call, Operation
+from appliance.contract import PATHS, Call, Operation
 from appliance.errors import CallError
 from appliance.lifecycle import RULES, Entry, Lifecycle
+from appliance.protocols import errors
 from appliance.protocols.clients import AnyRequest, unless_gone, whole_body
+from appliance.upstream import form
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
 _PREFIXES = ("", "/openai")
 
-_PATHS: Mapping[Operation, tuple[str, ...]] = {
-    Operation.CHAT_COMPLETION: ("/v1/chat/completions",),
-    Operation.COMPLETION: ("/v1/completions",),
-    Operation.RESPONSE: ("/v1/responses",),
-    Operation.MESSAGE: ("/v1/messages",),
-    Operation.COUNT_TOKENS: ("/v1/messages/count_tokens",),
-    Operation.TOKENIZE: ("/tokenize",),
-    Operation.DETOKENIZE: ("/detokenize",),
-    Operation.EMBEDDING: ("/v1/embeddings",),
-    Operation.RERANK: ("/rerank", "/v1/rerank", "/v2/rerank"),
-    Operation.SCORE: ("/score", "/v1/score"),
-    Operation.CLASSIFICATION: ("/classify", "/v1/classify"),
-    Operation.POOLING: ("/pooling", "/v1/pooling"),
-}
+# Servers before us that buffer would turn a stream into one late answer.
+_UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class Envelope(msgspec.Struct):
@@ -53,26 +43,41 @@ def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
     """
     One route for each operation, and the listing of models.
     """
-    operations = [_operation(operation, paths, lifecycle) for operation, paths in _PATHS.items()]
+    operations = [_operation(operation, paths, lifecycle) for operation, paths in PATHS.items()]
     return [*operations, *_listing(lifecycle)]
 
 
 def _operation(operation: Operation, paths: tuple[str, ...], lifecycle: Lifecycle) -> BaseRouteHandler:
     @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
     async def answer(request: AnyRequest) -> Response[Any]:
-        body = await whole_body(request)
-        call = Call(operation, body, dict(request.headers))
-        reply = await unless_gone(request, lifecycle.answer(_model_of(body), call))
+        call = _call(operation, request, await whole_body(request))
+        reply = await unless_gone(request, lifecycle.answer(_model_of(call), call))
         if isinstance(reply.body, bytes):
-            return Response(reply.body, status_code=reply.status, media_type=reply.media_type)
-        # Proxies that buffer would turn a stream into one late answer.
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return Stream(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
+            return Response(
+                reply.body, status_code=reply.status, media_type=reply.media_type, headers=dict(reply.headers)
+            )
+        headers = {**_UNBUFFERED, **reply.headers}
+        is_told = reply.media_type.startswith("text/event-stream")
+        stream = errors.told(request, reply.body) if is_told else reply.body
+        return Stream(stream, status_code=reply.status, media_type=reply.media_type, headers=headers)
 
     return answer
 
 
-def _model_of(body: bytes) -> str | None:
+def _call(operation: Operation, request: AnyRequest, body: bytes) -> Call:
+    path = request.scope["path"].removeprefix("/openai")
+    return Call(operation, body, dict(request.headers), path, request.scope["query_string"].decode("latin-1"))
+
+
+def _model_of(call: Call) -> str | None:
+    content_type = call.headers.get("content-type", "")
+    if form.is_form(content_type):
+        span = form.span_of(call.body, content_type, "model")
+        return None if span is None else call.body[span].decode(errors="replace")
+    return _named(call.body)
+
+
+def _named(body: bytes) -> str | None:
     try:
         return msgspec.json.decode(body, type=Envelope).model
     except msgspec.ValidationError as error:

@@ -14,28 +14,38 @@ from appliance.config import Config
 from appliance.lifecycle import Lifecycle
 from appliance.protocols import errors, health, metrics, openai
 from appliance.server.observed import Observed
+from appliance.server.outlook import Alone, Outlook, Seat, Together
 
 
-def create_app(config: Config) -> Litestar:
+def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     """
     All routes; the load begins with the application's start-up and does not hold it up.
 
-    `app.state.lifecycle` is the lifecycle behind it.
+    `app.state` has the `lifecycle` behind it and the `outlook` of its probes; `seat` is this process's place among
+    several workers.
     """
     lifecycle = Lifecycle(config)
-    handlers = [*openai.routes(lifecycle), *health.routes(lifecycle), *metrics.routes(lifecycle)]
+    outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
+    handlers = [*openai.routes(lifecycle), *_probes(outlook)]
     app = _app(config, [*handlers, _index(handlers)])
-    app.state.lifecycle = lifecycle
+    app.state.lifecycle, app.state.outlook = lifecycle, outlook
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.append(lifecycle.stop)
+    if isinstance(outlook, Together):
+        app.on_startup.append(outlook.begin)
+        app.on_shutdown.append(outlook.stop)
     return app
 
 
-def create_probes(config: Config, lifecycle: Lifecycle) -> Litestar:
+def create_probes(config: Config, outlook: Outlook) -> Litestar:
     """
     Probes and metrics alone, for a listener that a flood of requests cannot fill.
     """
-    return _app(config, [*health.routes(lifecycle), *metrics.routes(lifecycle)])
+    return _app(config, _probes(outlook))
+
+
+def _probes(outlook: Outlook) -> Sequence[BaseRouteHandler]:
+    return [*health.routes(outlook.standing), *metrics.routes(outlook.metrics)]
 
 
 def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:

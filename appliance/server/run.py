@@ -5,14 +5,12 @@ The process: Granian in this event loop, signals of our own, and an end that lea
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
-import sys
 from collections.abc import Collection
+from functools import partial
 from typing import NoReturn
 
-import psutil
 import structlog
 import uvloop
 from granian.constants import Interfaces
@@ -23,7 +21,10 @@ from appliance import logs
 from appliance.config import Config
 from appliance.errors import ApplianceError
 from appliance.lifecycle import Lifecycle
+from appliance.processes import leave
 from appliance.server.app import create_app, create_probes
+from appliance.server.outlook import Seat
+from appliance.server.supervisor import Supervisor, worker_count
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -34,27 +35,44 @@ _MOST_CONNECTIONS = 65536
 # How long connections may take to close after the drain.
 _CLOSE_SECONDS = 5.0
 
+# How long a worker may take to end after its drain; models close in it, and connections.
+_LEAVE_SECONDS = 15.0
+
 
 def run(config: Config, secrets: Collection[str] = ()) -> NoReturn:
     """
     Serve until a signal, then leave the process: 0 after a drain, 1 when it could not serve.
     """
     logs.configure(config.logging.format, config.logging.level, secrets)
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
-        code = runner.run(_serve(config))
+        code = _run(config)
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
         code = error.exit_code
-    _leave(code)
+    leave(code)
 
 
-async def _serve(config: Config) -> int:
-    app = create_app(config)
+def _run(config: Config) -> int:
+    for port in (config.server.port, config.server.probe_port):
+        if port is not None:
+            _require_free(config.server.host, port)
+    work = partial(_work, config)
+    count = worker_count(config)
+    if count == 1:
+        return work(None)
+    return Supervisor(count, work, config.server.drain_seconds + _LEAVE_SECONDS).run()
+
+
+def _work(config: Config, seat: Seat | None) -> int:
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(config, seat))
+
+
+async def _serve(config: Config, seat: Seat | None) -> int:
+    app = create_app(config, seat)
     lifecycle: Lifecycle = app.state.lifecycle
     servers = [_server(app, config, config.server.port)]
     if config.server.probe_port is not None:
-        servers.append(_server(create_probes(config, lifecycle), config, config.server.probe_port))
+        servers.append(_server(create_probes(config, app.state.outlook), config, config.server.probe_port))
     signals = _Signals()
     serving = [asyncio.create_task(server.serve()) for server in servers]
     log.info("server.started", host=config.server.host, port=config.server.port, probe_port=config.server.probe_port)
@@ -83,16 +101,17 @@ class _Signals:
         self.first: asyncio.Future[None] = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._receive, number)
+        # A worker is born with them blocked, so that none is lost before somebody listens.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 
     def _receive(self, number: signal.Signals) -> None:
         log.info("signal.received", signal=number.name)
         if self.first.done():
-            _leave(128 + number)
+            leave(128 + number)
         self.first.set_result(None)
 
 
 def _server(app: Litestar, config: Config, port: int) -> Server:
-    _require_free(config.server.host, port)
     return Server(
         app,
         address=config.server.host,
@@ -119,16 +138,3 @@ def _require_free(host: str, port: int) -> None:
             raise ApplianceError(
                 f"cannot listen on {host} port {port}: {error.strerror}; choose another server.port"
             ) from error
-
-
-def _leave(code: int) -> NoReturn:
-    """
-    End the process and all its children now.
-
-    Not by returning: a thread that imports or waits for an engine cannot be cancelled, and would be waited for.
-    """
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -4,11 +4,9 @@ What runs first in every process vLLM starts: it logs like its parent, and never
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import os
-import signal
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -16,9 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from appliance import logs
-
-# linux/prctl.h
-_PR_SET_PDEATHSIG = 1
+from appliance.processes import die_with_parent
 
 
 def join() -> None:
@@ -37,13 +33,6 @@ def join() -> None:
     if not parent.is_alive():
         os._exit(1)
     logs.join()
-
-
-def die_with_parent() -> None:
-    """
-    Have the kernel end this process when the thread that made it ends.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ForkServer:

@@ -3,10 +3,10 @@ What the fork server imports before it forks; imported by name, for its time, an
 """
 
 from appliance import logs
-from appliance.vllm_engine import child
+from appliance.processes import die_with_parent
 
 # First: the imports take seconds in which the parent may die, and vLLM writes to the log.
-child.die_with_parent()
+die_with_parent()
 logs.join()
 
 from vllm.platforms import current_platform  # noqa: E402

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleSection, RemoteSection, config
 
 from appliance.contract import Call, Operation, Reply
 from appliance.errors import (
@@ -264,3 +264,50 @@ async def test_stopping_cancels_the_load() -> None:
     assert _double(lifecycle).was_cancelled
     assert _double(lifecycle).closed == 1
     assert lifecycle.entries[0].state is State.STOPPED
+
+
+async def test_a_model_whose_upstreams_are_away_waits_alive() -> None:
+    """
+    It is not failed and not ready; it is ready when they are back, and not when they leave again.
+    """
+    async with _begun(RemoteSection(name="away")) as lifecycle:
+        double, (entry,) = _double(lifecycle), lifecycle.entries
+        double.is_away = True
+        double.may_load.set()
+
+        await _until(lambda: entry.state is State.UNAVAILABLE)
+        assert (lifecycle.is_live, lifecycle.is_ready, lifecycle.has_started) == (True, False, True)
+        assert entry.reason == "nobody answers"
+        with pytest.raises(UnavailableError):
+            await lifecycle.answer("away", PLAIN)
+        double.is_away = False
+        await _until(lambda: lifecycle.is_ready)
+        double.is_away = True
+        await _until(lambda: not lifecycle.is_ready)
+        assert lifecycle.is_live
+
+
+async def test_a_model_that_is_away_can_be_drained() -> None:
+    """
+    Stopping does not wait for upstreams.
+    """
+    async with _begun(RemoteSection(name="away")) as lifecycle:
+        _double(lifecycle).is_away = True
+        _double(lifecycle).may_load.set()
+        await _until(lambda: lifecycle.entries[0].state is State.UNAVAILABLE)
+
+        await lifecycle.drain(1)
+
+        assert lifecycle.entries[0].state is State.DRAINING
+
+
+async def test_what_needs_no_engine_waits_for_none() -> None:
+    """
+    A proxy after a model that takes minutes to load is ready at once.
+    """
+    async with _begun(DoubleSection(name="slow"), RemoteSection(name="quick")) as lifecycle:
+        _double(lifecycle, 1).may_load.set()
+
+        await _until(lambda: lifecycle.entries[1].state is State.READY)
+
+        assert lifecycle.entries[0].state is State.LOADING

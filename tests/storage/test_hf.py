@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from appliance.storage.hf import HubPath, parse
 from storage.hub_double import Hub
 from structlog.testing import capture_logs
 
@@ -24,7 +25,6 @@ from appliance.errors import (
     StorageUnavailableError,
 )
 from appliance.storage import Cache, Report, materialize, verify
-from appliance.storage.hf import HubPath, parse
 from appliance.storage.section import StorageSection, StorageSettings
 
 WEIGHTS = bytes(range(256)) * 100

@@ -1,0 +1,53 @@
+"""
+One model of the config asking another, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from appliance.contract import Call, Operation, Reply
+from appliance.errors import EngineDeadError, UnavailableError
+from appliance.lifecycle import calls
+from appliance.lifecycle.entry import Entry
+from appliance.lifecycle.state import RULES, State
+
+
+class Peers:
+    """
+    The models of a lifecycle as one of them sees the others; their answers are counted like any client's.
+    """
+
+    def __init__(self, find: Callable[[str], Entry]) -> None:
+        self._find = find
+
+    def operations(self, name: str) -> frozenset[Operation]:
+        """
+        What the named model can be asked.
+        """
+        return self._find(name).model.operations
+
+    def check(self, name: str) -> None:
+        """
+        Return when the named model answers.
+
+        Raises:
+            EngineDeadError: it never will again.
+            UnavailableError: it does not answer now.
+        """
+        entry = self._find(name)
+        text = f"its target {name!r} is {entry.state}: {entry.reason}"
+        if entry.state in {State.FAILED, State.STOPPED}:
+            raise EngineDeadError(text)
+        if not RULES[entry.state].is_ready and entry.state is not State.DRAINING:
+            raise UnavailableError(text, retry_after=RULES[entry.state].retry_after)
+
+    async def answer(self, name: str, call: Call) -> Reply:
+        """
+        Have the named model answer, while the server drains too: the call this one is for came before that.
+
+        Raises:
+            CallError: it cannot do this, cannot do it now, or the call itself is at fault.
+            EngineDeadError: it died over it.
+        """
+        return await calls.answer(self._find(name), call, is_inner=True)

@@ -1,0 +1,31 @@
+"""
+The first answer of a model, which proves that it works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from appliance.contract import Call, Model
+from appliance.errors import CallError, LoadError
+
+# A first answer can include compilation; beyond this it will not come.
+_PROVE_SECONDS = 300.0
+
+
+async def prove(model: Model, proof: Call) -> None:
+    """
+    One real answer, from the first byte to the last.
+
+    Raises:
+        LoadError: it did not come, or is not an answer.
+    """
+    try:
+        reply = await asyncio.wait_for(model.answer(proof), _PROVE_SECONDS)
+    except TimeoutError as error:
+        raise LoadError(f"the first answer did not come within {_PROVE_SECONDS:.0f} seconds") from error
+    except CallError as error:
+        raise LoadError(f"the first answer was refused: {error}") from error
+    if not isinstance(reply.body, bytes) or not json.loads(reply.body):
+        raise LoadError("the first answer was empty")

@@ -1,0 +1,214 @@
+"""
+The proxy class: servers elsewhere answer, under one name and behind one readiness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from appliance.contract import PATHS, Call, Model, Operation, Peers, Reply
+from appliance.errors import CallError
+from appliance.models.section import ModelSection
+from appliance.section import Section
+from appliance.upstream import keeping, relay
+from appliance.upstream.affinity import head_of
+from appliance.upstream.balance import Balance
+from appliance.upstream.breaker import BreakerSection
+from appliance.upstream.budget import RetrySection
+from appliance.upstream.cache import Answers, AnswersSection, Kept
+from appliance.upstream.form import is_form
+from appliance.upstream.headers import downward, upward
+from appliance.upstream.health import HealthSection
+from appliance.upstream.member import MemberSection, Request
+from appliance.upstream.members import NotAnObjectError
+from appliance.upstream.naming import Named, renamed
+from appliance.upstream.pool import Pool
+from appliance.upstream.rewrite import RequestSection, Rewrite
+from appliance.upstream.section import HeaderName, HeaderValue
+
+
+class HeadersSection(Section):
+    """
+    Which headers travel beside those that always do: traces, `X-Request-Id`, and what says how to read a body.
+    """
+
+    forward: tuple[HeaderName, ...] = ()
+    """Headers of the client's that travel upstream, such as `Authorization`, which does not unless named here."""
+
+    set: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
+    """Headers of every request to every upstream; their values are never shown."""
+
+    drop: tuple[HeaderName, ...] = ()
+    """Headers that travel neither to the upstream nor back to the client."""
+
+
+class ProxySection(ModelSection):
+    """
+    A model that other servers compute: any operation of OpenAI's protocol that they have.
+    """
+
+    has_engine: ClassVar[bool] = False
+
+    class_: Annotated[Literal["proxy"], Field(alias="class")]
+    """The model class."""
+
+    upstreams: Annotated[tuple[MemberSection, ...], Field(min_length=1)]
+    """The servers that answer, one or more."""
+
+    balance: Balance = "least_inflight"
+    """
+    Who gets a request: the upstream with the fewest under way, each in turn, or the one that has seen the head of
+    the prompt before, so that its prefix cache hits.
+    """
+
+    request: RequestSection = RequestSection()
+    """What is changed in requests; unset is nothing but the model's name."""
+
+    headers: HeadersSection = HeadersSection()
+    """Which headers travel."""
+
+    retry: RetrySection = RetrySection()
+    """When a request is asked again."""
+
+    breaker: BreakerSection = BreakerSection()
+    """When an upstream is left alone."""
+
+    health: HealthSection = HealthSection()
+    """How upstreams are checked."""
+
+    cache: AnswersSection | None = None
+    """Whether answers are kept; unset keeps none, `{}` keeps them with the defaults."""
+
+    keep_alive_seconds: Annotated[float, Field(gt=0)] | None = 15
+    """Silence in a stream of events after which a comment keeps its connection open, in seconds; null sends none."""
+
+    def build(self, _peers: Peers) -> Model:
+        return ProxyModel(self)
+
+
+class ProxyModel:
+    """
+    Passes calls on, and answers back.
+    """
+
+    operations = frozenset(Operation)
+    proof = None
+
+    def __init__(self, section: ProxySection) -> None:
+        self._section = section
+        self._rewrite = Rewrite(section.request)
+        self._pool: Pool | None = None
+        self._answers: Answers | None = None
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:  # noqa: ARG002 - a proxy has none
+        section = self._section
+        if section.cache is not None:
+            self._answers = Answers(section.cache, section.name, asyncio.get_running_loop().time)
+        self._pool = Pool(
+            section.upstreams,
+            section.name,
+            balance=section.balance,
+            retry=section.retry,
+            breaker=section.breaker,
+            health=section.health,
+        )
+        await self._pool.open()
+
+    async def check(self) -> None:
+        self._running.require()
+
+    async def answer(self, call: Call) -> Reply:
+        request, body = self._request(call)
+        name = request.body.name or self._section.name
+        if self._answers is None or not keeping.may_keep(call, body):
+            return await self._pass(request, name)
+        kept, result, age = await self._answers.get(
+            keeping.key_of(call, request.headers, request.body.under("")),
+            partial(self._keep, request),
+            is_fresh="no-cache" in keeping.directives(call.headers),
+        )
+        headers = {**kept.headers, "x-cache": result}
+        if result == "hit":
+            headers = {"x-cache": result, "age": str(int(age))}
+        return Reply(_whole(kept, name), kept.status, kept.media_type, headers)
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}
+
+    def upstreams(self) -> Sequence[Mapping[str, Any]]:
+        """
+        How each upstream is; none before they are checked.
+        """
+        return [] if self._pool is None else self._pool.describe()
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+        if self._answers is not None:
+            self._answers.close()
+
+    @property
+    def _running(self) -> Pool:
+        if self._pool is None:
+            raise AssertionError("asked before it was loaded; this is a bug")
+        return self._pool
+
+    def _request(self, call: Call) -> tuple[Request, bytes]:
+        section, content_type = self._section, call.headers.get("content-type", "")
+        try:
+            body = call.body if is_form(content_type) else self._rewrite(call.operation, call.body)
+            named = Named(body, content_type)
+        except NotAnObjectError as error:
+            raise CallError(f"The body is not a request: {error}", code="invalid_json") from error
+        request = Request(
+            path=call.path or PATHS[call.operation][0],
+            query=call.query,
+            headers={
+                **upward(call.headers, forward=section.headers.forward, drop=section.headers.drop),
+                **{name.lower(): value.get_secret_value() for name, value in section.headers.set.items()},
+            },
+            body=named,
+            key=head_of(body) if section.balance == "prefix_affinity" else b"",
+            patience=section.keep_alive_seconds,
+        )
+        return request, body
+
+    async def _pass(self, request: Request, name: str) -> Reply:
+        exchange = await self._running.ask(request)
+        answer = exchange.answer
+        headers = downward(answer.headers, drop=self._section.headers.drop)
+        if answer.is_event_stream:
+            stream = relay.events(exchange, name, self._section.keep_alive_seconds)
+            return Reply(stream, answer.status, answer.media_type, headers)
+        if not answer.is_json and answer.status < 300:
+            return Reply(relay.raw(exchange), answer.status, answer.media_type, headers)
+        try:
+            body = await exchange.whole()
+        finally:
+            exchange.close()
+        kept = Kept(body, answer.status, answer.media_type)
+        return Reply(_whole(kept, name), answer.status, answer.media_type, headers)
+
+    async def _keep(self, request: Request) -> Kept:
+        exchange = await self._running.ask(request)
+        answer = exchange.answer
+        try:
+            body = await exchange.whole()
+        finally:
+            exchange.close()
+        headers = downward(answer.headers, drop=self._section.headers.drop)
+        may_be_kept = answer.status == 200 and "no-store" not in keeping.directives(answer.headers)
+        return Kept(body, answer.status, answer.media_type, headers, may_be_kept)
+
+
+def _whole(kept: Kept, name: str) -> bytes:
+    """
+    A whole answer under the client's name for the model; an error keeps its body.
+    """
+    return renamed(kept.body, name) if kept.status < 300 else kept.body

@@ -1,0 +1,61 @@
+"""
+What a process of ours does about its parent and its machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+
+# https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files and cgroup v1's two files for the same.
+_QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")
+_QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+
+
+def die_with_parent() -> None:
+    """
+    Have the kernel end this process when the thread that made it ends.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def leave(code: int) -> NoReturn:
+    """
+    End this process and all its children now.
+
+    Not by returning: a thread that imports or waits for an engine cannot be cancelled, and would be waited for.
+    """
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def usable_cores() -> int:
+    """
+    Cores this process may use: those it may run on, and no more than a container's limit, rounded up.
+    """
+    may_run_on = len(os.sched_getaffinity(0))
+    limit = _quota()
+    return may_run_on if limit is None else max(1, min(may_run_on, math.ceil(limit)))
+
+
+def _quota() -> float | None:
+    try:
+        words = _QUOTA_V2.read_text().split() if _QUOTA_V2.exists() else [file.read_text() for file in _QUOTA_V1]
+        quota, period = int(words[0]), int(words[1])
+    except (OSError, ValueError):
+        # No limit is the word "max", or no such file.
+        return None
+    return quota / period if quota > 0 else None

@@ -1,0 +1,94 @@
+"""
+Metrics of several processes as one scrape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client.core import Metric
+
+Labels = Mapping[str, str]
+
+# What only grows has a sum that means something; of anything else each process has a value of its own.
+_SUMMED = frozenset({"counter", "histogram", "summary"})
+
+# When a count began: a time, which is not summed either.
+_CREATED = "_created"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """
+    A metric as one process has it: its samples are name, labels and value.
+    """
+
+    name: str
+    documentation: str
+    type: str
+    samples: Sequence[tuple[str, Labels, float]]
+
+    @staticmethod
+    def of(metric: Metric) -> Family:
+        """
+        What prometheus_client collected.
+        """
+        samples = [(each.name, each.labels, float(each.value)) for each in metric.samples]
+        return Family(metric.name, metric.documentation, metric.type, samples)
+
+
+def counted(families: Iterable[Family]) -> list[Family]:
+    """
+    What remains of a process when it is gone: its counts, one family for each name.
+    """
+    sums: dict[str, _Sum] = {}
+    for family in families:
+        if family.type in _SUMMED:
+            sums.setdefault(family.name, _Sum(family)).add(family, {})
+    return [each.family() for each in sums.values()]
+
+
+def merged(processes: Mapping[int, tuple[Sequence[Family], Sequence[Family]]]) -> Iterator[Metric]:
+    """
+    One family for each name: counts of all processes and their pasts summed, the rest with its process's number.
+
+    `processes` has for each worker the families it has and those of its past.
+    """
+    sums: dict[str, _Sum] = {}
+    for number, (families, past) in processes.items():
+        for family in (*families, *past):
+            labels = {} if family.type in _SUMMED else {"worker": str(number)}
+            sums.setdefault(family.name, _Sum(family)).add(family, labels)
+    for each in sums.values():
+        yield each.metric()
+
+
+class _Sum:
+    """
+    A family under way.
+    """
+
+    def __init__(self, first: Family) -> None:
+        self._first = first
+        self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+
+    def add(self, family: Family, more: Labels) -> None:
+        for name, labels, value in family.samples:
+            key = name, (*labels.items(), *more.items())
+            if key not in self._values:
+                self._values[key] = value
+            elif name.endswith(_CREATED):
+                self._values[key] = min(self._values[key], value)
+            else:
+                self._values[key] += value
+
+    def family(self) -> Family:
+        samples = [(name, dict(labels), value) for (name, labels), value in self._values.items()]
+        return Family(self._first.name, self._first.documentation, self._first.type, samples)
+
+    def metric(self) -> Metric:
+        metric = Metric(self._first.name, self._first.documentation, self._first.type)
+        for (name, labels), value in self._values.items():
+            metric.add_sample(name, dict(labels), value)
+        return metric

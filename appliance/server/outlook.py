@@ -1,0 +1,204 @@
+"""
+What this process tells about the appliance: about itself where it is the only one, about all workers where it is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from prometheus_client.core import Metric
+
+from appliance.lifecycle import Lifecycle, Standing
+from appliance.protocols.metrics import of_process
+from appliance.server.families import Family, counted, merged
+from appliance.server.slots import Slots
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# How old what a worker hears of the others can be.
+_SAY_SECONDS = 1.0
+
+# A worker that has said nothing for so long does not answer calls either; for so long, it never will.
+_UNREADY_SECONDS = 5.0
+_DEAD_SECONDS = 30.0
+
+
+class Outlook(Protocol):
+    """
+    Where the appliance stands, and its metrics.
+    """
+
+    def standing(self) -> Standing:
+        """
+        What probes are told.
+        """
+
+    def metrics(self) -> Iterable[Metric]:
+        """
+        What a scrape gets.
+        """
+
+
+class Alone:
+    """
+    The outlook of the only process.
+    """
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    def standing(self) -> Standing:
+        return self._lifecycle.standing()
+
+    def metrics(self) -> Iterable[Metric]:
+        return of_process(self._lifecycle)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """
+    What a worker says about itself; `at` is on the clock that all processes of a machine share.
+    """
+
+    pid: int
+    at: float
+    standing: Standing
+    families: Sequence[Family]
+    past: Sequence[Family]
+    """What those counted that had the slot before it, and died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """
+    The place of one worker among all.
+    """
+
+    number: int
+    slots: Slots
+
+
+class Together:
+    """
+    The outlook of one worker among others: its own news, and what the others said last.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, seat: Seat) -> None:
+        self._lifecycle = lifecycle
+        self._seat = seat
+        before = read(seat.slots, seat.number)
+        self._past = past_of(before) if before else []
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """
+        Say where this worker stands, over and over.
+        """
+        self._task = asyncio.create_task(self._say_often())
+
+    async def stop(self) -> None:
+        """
+        Say it a last time.
+        """
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._say()
+
+    def standing(self) -> Standing:
+        """
+        Good is what is good in every worker; a model is shown where it stands worst.
+        """
+        own = self._seat.number
+        heard = [self._own() if number == own else each for number, each in enumerate(self._heard())]
+        now = time.monotonic()
+        seen = [snapshot for snapshot in heard if snapshot is not None]
+        return Standing(
+            is_live=all(each.standing.is_live and now - each.at < _DEAD_SECONDS for each in seen),
+            is_ready=all(_is_ready(each, now) for each in heard),
+            has_started=all(each is not None and each.standing.has_started for each in heard),
+            retry_after=max(each.standing.retry_after for each in seen),
+            models=[_together(models) for models in zip(*(each.standing.models for each in seen), strict=True)],
+            workers=[_shown(number, each, now) for number, each in enumerate(heard)],
+        )
+
+    def metrics(self) -> Iterator[Metric]:
+        """
+        Counts are summed over all workers, the dead ones too; anything else has the number of its worker.
+        """
+        # What is shown is said first: a count that was seen must not be lost with this process.
+        self._say()
+        heard = {number: each for number, each in enumerate(self._heard()) if each is not None}
+        return merged({number: (each.families, each.past) for number, each in heard.items()})
+
+    def _heard(self) -> Iterator[Snapshot | None]:
+        return (read(self._seat.slots, number) for number in range(self._seat.slots.count))
+
+    def _own(self) -> Snapshot:
+        families = [Family.of(metric) for metric in of_process(self._lifecycle)]
+        return Snapshot(os.getpid(), time.monotonic(), self._lifecycle.standing(), families, self._past)
+
+    def _say(self) -> None:
+        write(self._seat.slots, self._seat.number, self._own())
+
+    async def _say_often(self) -> None:
+        while True:
+            self._say()
+            await asyncio.sleep(_SAY_SECONDS)
+
+
+def read(slots: Slots, number: int) -> Snapshot | None:
+    """
+    What the worker of this number said last; None when it never did.
+    """
+    said = slots.read(number)
+    return None if said is None else msgspec.msgpack.decode(said, type=Snapshot)
+
+
+def write(slots: Slots, number: int, snapshot: Snapshot) -> None:
+    """
+    Put what a worker says in its slot.
+    """
+    slots.write(number, msgspec.msgpack.encode(snapshot))
+
+
+def bury(slots: Slots, number: int) -> None:
+    """
+    Have a slot say that its worker is dead, and keep what it counted.
+    """
+    last = read(slots, number)
+    if last is not None:
+        standing = replace(last.standing, is_ready=False)
+        write(slots, number, replace(last, standing=standing, families=[], past=past_of(last)))
+
+
+def past_of(snapshot: Snapshot) -> list[Family]:
+    """
+    All that was counted in a slot so far.
+    """
+    return counted([*snapshot.past, *snapshot.families])
+
+
+def _is_ready(snapshot: Snapshot | None, now: float) -> bool:
+    return snapshot is not None and snapshot.standing.is_ready and now - snapshot.at < _UNREADY_SECONDS
+
+
+def _together(models: Sequence[Any]) -> dict[str, Any]:  # Any: JSON values
+    worst = next((model for model in models if model["state"] != "ready"), models[0])
+    return {**worst, "running": sum(model["running"] for model in models)}
+
+
+def _shown(number: int, snapshot: Snapshot | None, now: float) -> dict[str, Any]:  # Any: JSON values
+    if snapshot is None:
+        return {"worker": number, "ready": False, "reason": "it is starting"}
+    silent = round(now - snapshot.at, 1)
+    reason = f"it has said nothing for {silent} seconds" if silent >= _UNREADY_SECONDS else "its models say why"
+    shown = {"worker": number, "pid": snapshot.pid, "ready": _is_ready(snapshot, now)}
+    return shown if shown["ready"] else {**shown, "reason": reason}

@@ -1,0 +1,162 @@
+"""
+Several worker processes on one port: started, watched, replaced when one dies, and drained together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import structlog
+
+from appliance.config import Config
+from appliance.errors import ApplianceError
+from appliance.processes import die_with_parent, leave, usable_cores
+from appliance.server.outlook import Seat, bury, read
+from appliance.server.slots import Slots
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_STOPS = frozenset({signal.SIGTERM, signal.SIGINT})
+
+# A worker that dies now and then is replaced; one that dies over and over is a fault nobody would see otherwise.
+_MOST_DEATHS = 5
+_DEATH_SECONDS = 60.0
+
+
+def worker_count(config: Config) -> int:
+    """
+    How many processes serve this config: `auto` is one where a model computes here, else one for each core.
+    """
+    if config.server.workers != "auto":
+        return config.server.workers
+    return 1 if any(section.has_engine for section in config.models) else usable_cores()
+
+
+class Supervisor:
+    """
+    The parent of the workers: it answers nobody, has one thread, and so can fork at any moment.
+
+    A worker that dies takes its own calls with it; those of the others go on, and another takes its place.
+    """
+
+    def __init__(self, count: int, work: Callable[[Seat], int], stop_seconds: float) -> None:
+        self._slots = Slots(count)
+        self._work = work
+        self._stop_seconds = stop_seconds
+        self._numbers: dict[int, int] = {}
+        self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
+        self._deadline: float | None = None
+        self._code = 0
+
+    def run(self) -> int:
+        """
+        Serve until a signal or until it makes no sense any more; the exit code.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPS, signal.SIGCHLD})
+        log.info("workers.started", workers=self._slots.count)
+        # What is here now is never touched again, so that its pages stay shared.
+        gc.collect()
+        gc.freeze()
+        for number in range(self._slots.count):
+            self._start(number)
+        while self._numbers:
+            self._wait()
+            for pid, code in _ended():
+                # As the first process of a container we also inherit strangers.
+                if pid in self._numbers:
+                    self._bury(pid, self._numbers.pop(pid), code)
+        return self._code
+
+    def _start(self, number: int) -> None:
+        # What is buffered would be written twice.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _become_worker(parent, self._work, Seat(number, self._slots))
+        self._numbers[pid] = number
+
+    def _wait(self) -> None:
+        """
+        Until a worker ended or a signal came, which is passed on; those that do not end in time are killed.
+        """
+        signals = {*_STOPS, signal.SIGCHLD}
+        if self._deadline is None:
+            number = signal.Signals(signal.sigwait(signals))
+        else:
+            received = signal.sigtimedwait(signals, max(0.0, self._deadline - time.monotonic()))
+            number = signal.Signals(received.si_signo if received else signal.SIGKILL)
+        if number is signal.SIGKILL:
+            self._send(number)
+            signal.sigwait({signal.SIGCHLD})
+        elif number in _STOPS:
+            log.info("signal.received", signal=number.name)
+            # The second one ends every worker at once.
+            self._code = 0 if self._deadline is None else 128 + number
+            self._stop()
+
+    def _stop(self) -> None:
+        self._deadline = self._deadline or time.monotonic() + self._stop_seconds
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: signal.Signals) -> None:
+        for pid in self._numbers:
+            os.kill(pid, number)
+
+    def _bury(self, pid: int, number: int, code: int) -> None:
+        if self._deadline is not None:
+            self._code = self._code or min(abs(code), 1)
+            return
+        last = read(self._slots, number)
+        had_served = last is not None and last.pid == pid
+        bury(self._slots, number)
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        log.error("worker.died", worker=number, pid=pid, reason=reason)
+        self._deaths.append(time.monotonic())
+        if had_served and not self._die_too_often():
+            self._start(number)
+            return
+        why = "it dies over and over" if had_served else "it could not start"
+        log.error("server.failed", reason=f"worker {number} ended with {reason}: {why}")
+        self._code = code if code > 0 else 1
+        self._stop()
+
+    def _die_too_often(self) -> bool:
+        return len(self._deaths) == _MOST_DEATHS and self._deaths[-1] - self._deaths[0] < _DEATH_SECONDS
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """
+    Each child that has ended, and its exit code, negative where a signal ended it.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended[0], os.waitstatus_to_exitcode(ended[1])
+
+
+def _become_worker(parent: int, work: Callable[[Seat], int], seat: Seat) -> NoReturn:
+    code = 1
+    try:
+        # Out of the terminal's process group: Ctrl-C goes to the parent alone, which passes it on once.
+        os.setpgid(0, 0)
+        die_with_parent()
+        # It may have died before the kernel knew whom to tell.
+        if os.getppid() == parent:
+            structlog.contextvars.bind_contextvars(worker=seat.number)
+            code = work(seat)
+    except ApplianceError as error:
+        log.error("server.failed", reason=str(error))
+        code = error.exit_code
+    except BaseException:
+        log.exception("worker.broke")
+    finally:
+        leave(code)

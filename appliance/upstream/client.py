@@ -1,0 +1,114 @@
+"""
+The connections to one upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from aiohttp import (
+    ClientConnectionError,
+    ClientConnectorError,
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    ConnectionTimeoutError,
+    DummyCookieJar,
+    ServerTimeoutError,
+    TCPConnector,
+)
+from yarl import URL
+
+from appliance.errors import GatewayError, GatewayTimeoutError
+from appliance.upstream.address import join
+from appliance.upstream.answer import Answer
+from appliance.upstream.section import UpstreamSection
+
+
+class Client:
+    """
+    Asks one upstream; connections are kept, and as many as there are requests.
+    """
+
+    def __init__(self, section: UpstreamSection) -> None:
+        self.section = section
+        self._session: ClientSession | None = None
+        self._own = {"user-agent": f"appliance/{version('appliance')}", "accept-encoding": "identity"}
+        key = section.api_key
+        self._authorization = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
+        self._set = {name.lower(): value.get_secret_value() for name, value in section.headers.items()}
+
+    async def send(self, path: str, body: bytes | None, headers: Mapping[str, str] = {}, *, query: str = "") -> Answer:
+        """
+        POST `body` to a route of OpenAI's protocol such as ``/v1/embeddings``; None makes it a GET.
+
+        `headers`, by lower-case name, have gone through `headers.upward`.
+
+        Raises:
+            GatewayError: there is no answer.
+            GatewayTimeoutError: there is none in time.
+        """
+        return await self.send_to(join(self.section.url, path, query), body, headers)
+
+    async def send_to(self, url: URL, body: bytes | None, headers: Mapping[str, str] = {}) -> Answer:
+        """
+        The same, for any URL of the upstream.
+
+        Raises:
+            GatewayError: there is no answer.
+            GatewayTimeoutError: there is none in time.
+        """
+        asked = asyncio.get_running_loop().time()
+        sent = {**self._own, **self._authorization, **headers, **self._set}
+        try:
+            async with asyncio.timeout(self._until_first_byte):
+                response = await self._request(url, body, sent)
+        except ConnectionTimeoutError as error:
+            raise GatewayError("The upstream cannot be reached in time.") from error
+        except (TimeoutError, ServerTimeoutError) as error:
+            raise GatewayTimeoutError("The upstream did not answer in time.") from error
+        except (ClientError, OSError) as error:
+            raise GatewayError(_reason(error)) from error
+        return Answer(response, self.section.timeouts, asked)
+
+    async def close(self) -> None:
+        """
+        Close every connection; safe to call twice.
+        """
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @property
+    def _until_first_byte(self) -> float:
+        timeouts = self.section.timeouts
+        return min(timeouts.first_byte_seconds, timeouts.total_seconds or timeouts.first_byte_seconds)
+
+    async def _request(self, url: URL, body: bytes | None, headers: Mapping[str, str]) -> ClientResponse:
+        if self._session is None:
+            self._session = self._open()
+        # Nowhere else than to the configured address: a redirect would take the key along.
+        return await self._session.request(
+            "GET" if body is None else "POST", url, data=body, headers=headers, allow_redirects=False
+        )
+
+    def _open(self) -> ClientSession:
+        return ClientSession(
+            # The number of connections is the number of requests; what limits those stands before us.
+            connector=TCPConnector(limit=0),
+            # One client's cookies are not another's.
+            cookie_jar=DummyCookieJar(),
+            # The other timeouts are ours: aiohttp's would count a slow client's time as the upstream's silence.
+            timeout=ClientTimeout(total=None, connect=self.section.timeouts.connect_seconds),
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ClientConnectorError):
+        return "The upstream cannot be reached."
+    if isinstance(error, ClientConnectionError | OSError):
+        return "The upstream closed the connection before it answered."
+    return "The upstream's answer is not HTTP."

@@ -1,0 +1,102 @@
+"""
+Asking an upstream on an interval whether it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Annotated
+
+import structlog
+from pydantic import Field
+
+from appliance.errors import GatewayError
+from appliance.section import Section
+from appliance.upstream.client import Client
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# A key may be good for inference and not for this; one who limits us is there.
+_ALSO_GOOD = frozenset({403, 429})
+
+
+class HealthSection(Section):
+    """
+    How upstreams are asked, on an interval and never per request, whether they are there.
+    """
+
+    path: Annotated[str, Field(pattern=r"^/[^\s?#]*$")] = "/v1/models"
+    """Path of a GET whose good answer means health, such as `/health`; it is joined to the upstream's `url`."""
+
+    interval_seconds: Annotated[float, Field(gt=0)] = 10
+    """Time between two checks of an upstream, in seconds."""
+
+    timeout_seconds: Annotated[float, Field(gt=0)] = 5
+    """How long one check may take, in seconds."""
+
+    failures: Annotated[int, Field(ge=1)] = 2
+    """Failed checks in a row after which an upstream that was healthy gets no more requests; one good one ends that."""
+
+
+class Health:
+    """
+    The health of one upstream: unknown is not healthy.
+    """
+
+    def __init__(self, section: HealthSection, client: Client, name: str) -> None:
+        self.is_healthy = False
+        self.reason = "not checked yet"
+        self._section = section
+        self._client = client
+        self._name = name
+        self._failures = 0
+
+    @property
+    def interval(self) -> float:
+        """
+        Seconds between two checks.
+        """
+        return self._section.interval_seconds
+
+    async def watch(self) -> None:
+        """
+        Check for ever; the first check was made by whoever starts this.
+        """
+        while True:
+            # Not in step with the other upstreams and the other workers.
+            await asyncio.sleep(self._section.interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
+            await self.check()
+
+    async def check(self) -> None:
+        """
+        Ask once, and know better.
+        """
+        fault = await self._fault()
+        self._failures = self._failures + 1 if fault else 0
+        before = self.is_healthy, self.reason
+        if fault is None:
+            self.is_healthy, self.reason = True, "it answers"
+        elif not self.is_healthy or self._failures >= self._section.failures:
+            self.is_healthy, self.reason = False, fault
+        if before != (self.is_healthy, self.reason):
+            log.info("upstream.checked", upstream=self._name, healthy=self.is_healthy, reason=self.reason)
+
+    async def _fault(self) -> str | None:
+        section = self._section
+        try:
+            async with asyncio.timeout(section.timeout_seconds):
+                answer = await self._client.send(section.path, None)
+                try:
+                    # To its end, so that the connection can be used again.
+                    await answer.read()
+                finally:
+                    answer.close()
+        except TimeoutError:
+            return f"GET {section.path} was not answered within {section.timeout_seconds:g} seconds"
+        except GatewayError as error:
+            return str(error)
+        if answer.status < 300 or answer.status in _ALSO_GOOD:
+            return None
+        remedy = "check api_key" if answer.status == 401 else "set health.path to one that is good when the upstream is"
+        return f"GET {section.path} answered {answer.status}; {remedy}"

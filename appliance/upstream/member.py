@@ -1,0 +1,243 @@
+"""
+One upstream among several, how it fares, and one request to it from the first moment to the last byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import structlog
+from pydantic import Field
+
+from appliance.errors import GatewayError, GatewayTimeoutError
+from appliance.upstream import metrics
+from appliance.upstream.answer import Answer
+from appliance.upstream.breaker import Breaker, BreakerSection, Circuit
+from appliance.upstream.client import Client
+from appliance.upstream.health import Health, HealthSection
+from appliance.upstream.naming import Named
+from appliance.upstream.section import UpstreamSection
+from appliance.upstream.tally import Tally
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class MemberSection(UpstreamSection):
+    """
+    One of the servers that answer for a proxy.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """What probes, logs and metrics call it; unset is its host and port."""
+
+    weight: Annotated[int, Field(ge=1, le=100)] = 1
+    """Its share of the requests, beside the weights of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    What is asked, whoever is asked; `key` is the head of the prompt.
+    """
+
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: Named
+    key: bytes
+    patience: float | None
+    """Seconds of silence after which a stream goes out to its client without its first byte; None waits for it."""
+
+
+class Member:
+    """
+    An upstream with its connections, its health and its breaker.
+    """
+
+    def __init__(
+        self, section: MemberSection, name: str, model: str, *, health: HealthSection, breaker: BreakerSection
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        self.name = name
+        self.weight = section.weight
+        self.inflight = 0
+        self.client = Client(section)
+        self.health = Health(health, self.client, name)
+        self.breaker = Breaker(breaker, clock)
+        self.tally = Tally(clock)
+        self._clock = clock
+        self._as = section.model or model
+        self._labels = (model, name)
+        self._first_byte = metrics.FIRST_BYTE.labels(*self._labels)
+        metrics.show(self._labels, self)
+
+    @property
+    def is_available(self) -> bool:
+        """
+        Whether it can be asked now.
+        """
+        return self.health.is_healthy and self.breaker.lets_through
+
+    @property
+    def is_healthy(self) -> bool:
+        """
+        Its last checks were good.
+        """
+        return self.health.is_healthy
+
+    @property
+    def wait(self) -> float:
+        """
+        Seconds after which that may be different.
+        """
+        return self.breaker.wait if self.health.is_healthy else self.health.interval
+
+    @property
+    def circuit(self) -> Circuit:
+        """
+        Where its breaker stands.
+        """
+        return self.breaker.circuit
+
+    def describe(self) -> Mapping[str, Any]:  # Any: JSON values
+        """
+        How it is, for probes.
+        """
+        return {
+            "name": self.name,
+            "available": self.is_available,
+            "reason": self.health.reason,
+            "circuit": self.circuit,
+            "running": self.inflight,
+        }
+
+    async def ask(self, request: Request) -> Exchange:
+        """
+        Send a request, and wait for the first byte of its answer.
+
+        Raises:
+            GatewayError: there is none.
+        """
+        self.inflight += 1
+        self.breaker.begin()
+        asked = self._clock()
+        answer: Answer | None = None
+        try:
+            answer = await self.client.send(
+                request.path, request.body.under(self._as), request.headers, query=request.query
+            )
+            first = await answer.more(request.patience if answer.is_event_stream else None)
+        except BaseException as error:
+            if answer is not None:
+                answer.close()
+            self.end(error)
+            raise
+        self._first_byte.observe(self._clock() - asked)
+        if answer.status >= 500:
+            self.fail()
+        else:
+            self.breaker.succeed()
+            self.tally.add(is_good=True)
+        return Exchange(self, answer, first)
+
+    def end(self, how: str | BaseException) -> None:
+        """
+        A request ended: with a class of status, with an error, or because its client left.
+        """
+        self.inflight -= 1
+        match how:
+            case str():
+                end = how
+            case GatewayTimeoutError():
+                end = "timeout"
+            case GatewayError():
+                end = "no_answer"
+            case _:
+                end = "left"
+                self.breaker.forget()
+        if isinstance(how, GatewayError):
+            self.fail()
+            log.warning("upstream.failed", upstream=self.name, end=end, reason=str(how), cause=_cause(how))
+        metrics.REQUESTS.labels(*self._labels, end).inc()
+
+    def fail(self) -> None:
+        """
+        Remember that it did not do what it was asked.
+        """
+        self.breaker.fail()
+        self.tally.add(is_good=False)
+
+    async def close(self) -> None:
+        """
+        Close every connection.
+        """
+        metrics.hide(self._labels)
+        await self.client.close()
+
+
+class Exchange:
+    """
+    An answer under way; whoever has it closes it.
+    """
+
+    def __init__(self, member: Member, answer: Answer, first: bytes | None) -> None:
+        self.answer = answer
+        self.first = first
+        self._member = member
+        self._end: str | BaseException | None = None
+        self._is_closed = False
+        self._note(first)
+
+    async def more(self, patience: float | None = None) -> bytes | None:
+        """
+        As `Answer.more`, and a failure is held against the upstream.
+
+        Raises:
+            GatewayError: the answer breaks off.
+        """
+        try:
+            chunk = await self.answer.more(patience)
+        except GatewayError as error:
+            self._end = error
+            raise
+        self._note(chunk)
+        return chunk
+
+    async def whole(self) -> bytes:
+        """
+        The rest of the body, the first bytes included.
+
+        Raises:
+            GatewayError: the answer breaks off.
+        """
+        chunks = [self.first or b""]
+        while self._end is None:
+            chunks.append(await self.more() or b"")
+        return b"".join(chunks)
+
+    def discard(self) -> None:
+        """
+        Let the connection go without reading the body, because the status says enough.
+        """
+        self._end = self._end or f"{self.answer.status // 100}xx"
+        self.close()
+
+    def close(self) -> None:
+        """
+        Let the connection go. Safe to call twice.
+        """
+        if not self._is_closed:
+            self._is_closed = True
+            self.answer.close()
+            self._member.end(self._end or GeneratorExit())
+
+    def _note(self, chunk: bytes | None) -> None:
+        if chunk == b"":
+            self._end = f"{self.answer.status // 100}xx"
+
+
+def _cause(error: BaseException) -> str:
+    return type(error.__cause__ or error).__name__

@@ -1,0 +1,112 @@
+"""
+The name of the model in requests and answers: the upstream's there, the client's here, and no other byte changed.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from appliance.upstream import form, members
+
+# Where answers say which model they are of: OpenAI's, events of its responses, events of Anthropic's messages.
+_PLACES = (("model",), ("response", "model"), ("message", "model"))
+
+_MENTION = b'"model"'
+
+
+class Named:
+    """
+    A request's body, ready to be sent under any name.
+    """
+
+    def __init__(self, body: bytes, content_type: str) -> None:
+        self._is_form = form.is_form(content_type)
+        span = form.span_of(body, content_type, "model") if self._is_form else members.span_of(body, "model")
+        if span is None and not self._is_form:
+            # Absent, null or there twice: the body gets a place for it first.
+            body = members.changed(body, {"model": _text_or_empty})
+            span = members.span_of(body, "model")
+        self._body = body
+        self._span = span
+
+    @property
+    def name(self) -> str | None:
+        """
+        The name the client sent, or None.
+        """
+        if self._span is None:
+            return None
+        value = self._body[self._span]
+        return value.decode(errors="replace") if self._is_form else msgspec.json.decode(value) or None
+
+    def under(self, name: str) -> bytes:
+        """
+        The body with this name in it; a form without one stays without.
+        """
+        if self._span is None:
+            return self._body
+        written = name.encode() if self._is_form else msgspec.json.encode(name)
+        return self._body[: self._span.start] + written + self._body[self._span.stop :]
+
+
+def renamed(body: bytes, name: str) -> bytes:
+    """
+    A JSON answer under another name; as it is where it has none.
+    """
+    span = _span(body)
+    return body if span is None else body[: span.start] + msgspec.json.encode(name) + body[span.stop :]
+
+
+class Events:
+    """
+    Server-sent events under another name, as they come: lines wait for their end, and for nothing else.
+
+    Source of the framing: https://html.spec.whatwg.org/multipage/server-sent-events.html.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = msgspec.json.encode(name)
+        self._rest = b""
+        # All chunks of an answer begin alike; what stands before and with the name is looked for as a whole,
+        # so that only the first one is parsed.
+        self._head, self._new_head = b"", b""
+        self.is_between = True
+        """No event has been begun that has not been ended."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """
+        The whole lines so far, renamed; an empty chunk is the end, and brings the rest.
+        """
+        text = self._rest + chunk
+        # A carriage return ends a line by itself, unless a line feed follows.
+        end = max(text.rfind(b"\n"), text.rfind(b"\r", 0, -1)) + 1 if chunk else len(text)
+        whole, self._rest = text[:end], text[end:]
+        if not whole:
+            return b""
+        made = b"".join([self._line(line) for line in whole.splitlines(keepends=True)])
+        self.is_between = made.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+        return made
+
+    def _line(self, line: bytes) -> bytes:
+        if self._head and line.startswith(self._head):
+            return self._new_head + line[len(self._head) :]
+        if _MENTION not in line or not line.startswith(b"data:"):
+            return line
+        span = _span(line[5:])
+        if span is None:
+            return line
+        self._head = line[: 5 + span.stop]
+        self._new_head = line[: 5 + span.start] + self._name
+        return self._new_head + line[len(self._head) :]
+
+
+def _text_or_empty(value: bytes | None) -> bytes:
+    return value if value is not None and value.startswith(b'"') else b'""'
+
+
+def _span(body: bytes) -> slice | None:
+    for place in _PLACES:
+        span = members.span_of(body, *place)
+        if span is not None:
+            return span if body[span].startswith(b'"') else None
+    return None

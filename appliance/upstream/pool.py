@@ -1,0 +1,166 @@
+"""
+Several upstreams as one: who is asked, who is asked next, and when there is nobody to ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+from appliance.errors import GatewayError, GatewayTimeoutError, UnavailableError
+from appliance.upstream import metrics
+from appliance.upstream.address import place
+from appliance.upstream.balance import Balance, balancer
+from appliance.upstream.breaker import BreakerSection, Circuit
+from appliance.upstream.budget import Budget, RetrySection
+from appliance.upstream.health import HealthSection
+from appliance.upstream.member import Exchange, Member, MemberSection, Request
+from appliance.upstream.tally import outlier
+
+# The same upstream would only say it again.
+_TOO_MANY = 429
+
+
+class Pool:
+    """
+    The upstreams of one model.
+    """
+
+    def __init__(
+        self,
+        sections: Sequence[MemberSection],
+        model: str,
+        *,
+        balance: Balance,
+        retry: RetrySection,
+        breaker: BreakerSection,
+        health: HealthSection,
+    ) -> None:
+        self.members = tuple(
+            Member(section, name, model, health=health, breaker=breaker)
+            for section, name in zip(sections, names(sections), strict=True)
+        )
+        self._balancer = balancer(balance, self.members)
+        self._retry = retry
+        self._margin = breaker.outlier_margin
+        self._budget = Budget(retry.budget_share)
+        self._retries = metrics.RETRIES.labels(model)
+        self._watches: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """
+        Check every upstream once, and from then on.
+        """
+        await asyncio.gather(*(member.health.check() for member in self.members))
+        self._watches = [asyncio.create_task(member.health.watch()) for member in self.members]
+
+    async def close(self) -> None:
+        """
+        End the checks and every connection; safe to call twice.
+        """
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        await asyncio.gather(*(member.close() for member in self.members))
+
+    def require(self) -> None:
+        """
+        Return when somebody can be asked.
+
+        Raises:
+            UnavailableError: nobody can.
+        """
+        if not any(member.is_available for member in self.members):
+            wait = min(member.wait for member in self.members)
+            raise UnavailableError(
+                f"none of the {len(self.members)} upstreams of this model can answer now",
+                retry_after=max(1, ceil(wait)),
+                code="no_upstream",
+            )
+
+    def describe(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
+        """
+        How each upstream is.
+        """
+        return [member.describe() for member in self.members]
+
+    async def ask(self, request: Request) -> Exchange:
+        """
+        The first answer that is no reason to try again, or the last one there was.
+
+        Raises:
+            UnavailableError: nobody can be asked.
+            GatewayError: there is no answer.
+        """
+        self._budget.pay_in()
+        tried: list[Member] = []
+        while True:
+            member = self._pick(request, tried)
+            tried.append(member)
+            try:
+                exchange = await member.ask(request)
+            except GatewayTimeoutError:
+                # Who has waited that long does not want to wait as long again.
+                self._review()
+                raise
+            except GatewayError:
+                self._review()
+                if not self._may_retry(tried):
+                    raise
+            else:
+                if exchange.answer.status not in self._retry.statuses:
+                    return exchange
+                self._review()
+                if not self._may_retry(tried, exchange.answer.status):
+                    return exchange
+                exchange.discard()
+            await asyncio.sleep(self._backoff(tried))
+
+    def _pick(self, request: Request, tried: Sequence[Member]) -> Member:
+        self.require()
+        available = [member for member in self.members if member.is_available]
+        untried = [member for member in available if member not in tried]
+        return self._balancer.pick(untried or available, request.key)
+
+    def _may_retry(self, tried: Sequence[Member], status: int | None = None) -> bool:
+        available = [member for member in self.members if member.is_available]
+        elsewhere = [member for member in available if member not in tried]
+        is_of_use = elsewhere if status == _TOO_MANY else available
+        if len(tried) > self._retry.attempts or not is_of_use or not self._budget.take():
+            return False
+        self._retries.inc()
+        return True
+
+    def _backoff(self, tried: Sequence[Member]) -> float:
+        if any(member.is_available and member not in tried for member in self.members):
+            return 0
+        return float(self._retry.backoff_seconds * 2 ** max(0, len(tried) - len(self.members)))
+
+    def _review(self) -> None:
+        """
+        Leave alone who fails much more often than the others, but never more than half of all.
+        """
+        closed = [member for member in self.members if member.circuit is Circuit.CLOSED]
+        if len(closed) - 1 < len(self.members) / 2:
+            return
+        worst = outlier([member.tally for member in closed], self._margin)
+        for member in closed:
+            if member.tally is worst:
+                member.breaker.open()
+                member.tally.clear()
+
+
+def names(sections: Sequence[MemberSection]) -> list[str]:
+    """
+    What each upstream is called, no two of them alike.
+    """
+    seen: Counter[str] = Counter()
+    made = []
+    for section in sections:
+        name = section.name or place(section.url)
+        seen[name] += 1
+        made.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return made

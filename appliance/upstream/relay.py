@@ -1,0 +1,62 @@
+"""
+An upstream's stream on its way to the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from appliance.errors import GatewayError
+from appliance.upstream.member import Exchange
+from appliance.upstream.naming import Events
+
+# A line that begins with a colon says nothing, and keeps those on the way from closing a silent connection.
+_COMMENT = b": keep-alive\n\n"
+
+
+async def events(exchange: Exchange, name: str, silence_seconds: float | None) -> AsyncGenerator[bytes]:
+    """
+    Server-sent events as they come, under the client's name for the model.
+
+    Between two events a comment goes out after each `silence_seconds` of silence; None sends none.
+
+    Raises:
+        GatewayError: the answer breaks off; what was begun is ended first, so that another event can follow.
+    """
+    renamed = Events(name)
+    chunk = exchange.first
+    try:
+        while chunk != b"":
+            made = _comment(renamed) if chunk is None else renamed.feed(chunk)
+            if made:
+                yield made
+            chunk = await exchange.more(silence_seconds)
+        if rest := renamed.feed(b""):
+            yield rest
+    except GatewayError:
+        # Half a line never went out, but whole ones of an event may have.
+        if not renamed.is_between:
+            yield b"\n"
+        raise
+    finally:
+        exchange.close()
+
+
+async def raw(exchange: Exchange) -> AsyncGenerator[bytes]:
+    """
+    Bytes as they come, such as speech.
+
+    Raises:
+        GatewayError: the answer breaks off, which the client sees as a connection that does.
+    """
+    chunk = exchange.first
+    try:
+        while chunk:
+            yield chunk
+            chunk = await exchange.more()
+    finally:
+        exchange.close()
+
+
+def _comment(renamed: Events) -> bytes:
+    return _COMMENT if renamed.is_between else b""

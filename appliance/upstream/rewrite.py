@@ -1,0 +1,117 @@
+"""
+What is changed in a request on its way: nothing, unless the section says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from pydantic import BeforeValidator, Field, JsonValue
+
+from appliance.contract import Operation
+from appliance.section import Section, without_free_keys
+from appliance.upstream import members
+from appliance.upstream.members import Change
+
+Fields = Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)]
+
+_SYSTEM_ROLES = frozenset({"system", "developer"})
+
+
+class RequestSection(Section):
+    """
+    What is changed in the JSON of every request; forms, and all that is not named here, pass as they came.
+    """
+
+    defaults: Fields = Field(default_factory=dict)
+    """Fields for requests that lack them, such as `temperature: 0.2`; mappings are filled up key by key."""
+
+    override: Fields = Field(default_factory=dict)
+    """Fields that have this value whatever the client says; mappings are laid over the client's key by key."""
+
+    drop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Fields of the client's that do not travel, such as `user`."""
+
+    system_prompt: Annotated[str, Field(min_length=1)] | None = None
+    """
+    Text that goes before the client's own system prompt in chat completions, responses and messages;
+    unset leaves it alone.
+    """
+
+
+class Rewrite:
+    """
+    A section's changes, made ready once for all requests.
+    """
+
+    def __init__(self, section: RequestSection) -> None:
+        self._steps: list[Mapping[str, Change]] = [
+            dict.fromkeys(section.drop, members.drop),
+            {name: members.add(value) for name, value in section.defaults.items()},
+            {name: members.lay(value) for name, value in section.override.items()},
+        ]
+        self._prompts = {} if section.system_prompt is None else _prompts(section.system_prompt)
+
+    def __call__(self, operation: Operation, body: bytes) -> bytes:
+        """
+        The body with the changes made; the same one where there are none to make.
+
+        Raises:
+            NotAnObjectError: the body is no JSON object.
+        """
+        for changes in (*self._steps, self._prompts.get(operation)):
+            if changes:
+                body = members.changed(body, changes)
+        return body
+
+
+def _prompts(text: str) -> Mapping[Operation, Mapping[str, Change]]:
+    """
+    Where each protocol keeps the system prompt; what counts tokens counts it too.
+    """
+    messages = {"messages": lambda old: _before_messages(text, old)}
+    system = {"system": lambda old: _before_text(text, old)}
+    return {
+        Operation.CHAT_COMPLETION: messages,
+        Operation.TOKENIZE: messages,
+        Operation.MESSAGE: system,
+        Operation.COUNT_TOKENS: system,
+        Operation.RESPONSE: {"instructions": lambda old: _before_text(text, old)},
+    }
+
+
+def _before_messages(text: str, old: bytes | None) -> bytes | None:
+    """
+    Into the first message where that is the client's system prompt, because many templates take only one.
+    """
+    if old is None or not old.startswith(b"["):
+        return old
+    messages = msgspec.json.decode(old, type=list[msgspec.Raw])
+    first = bytes(messages[0]) if messages else b""
+    if not _is_system(first):
+        message = msgspec.json.encode({"role": "system", "content": text})
+        return b"[" + message + (b", " if messages else b"") + old[1:]
+    start = old.index(first)
+    made = members.changed(first, {"content": lambda content: _before_text(text, content)})
+    return old[:start] + made + old[start + len(first) :]
+
+
+def _is_system(message: bytes) -> bool:
+    span = members.span_of(message, "role")
+    return span is not None and msgspec.json.decode(message[span]) in _SYSTEM_ROLES
+
+
+def _before_text(text: str, old: bytes | None) -> bytes:
+    """
+    Before a text, or as the first of several parts.
+    """
+    if old is None or old == b"null":
+        return msgspec.json.encode(text)
+    if old.startswith(b"["):
+        part = msgspec.json.encode({"type": "text", "text": text})
+        return b"[" + part + (b"" if old[1:].lstrip().startswith(b"]") else b", ") + old[1:]
+    if old.startswith(b'"'):
+        return msgspec.json.encode(text + "\n\n")[:-1] + old[1:]
+    return old

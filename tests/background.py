@@ -1,0 +1,80 @@
+"""
+An event loop in a thread of its own, for servers that a test talks to from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, Self, TypeVar
+
+Result = TypeVar("Result")
+
+_PATIENCE_SECONDS = 10.0
+
+
+class Background:
+    """
+    A server in a thread: a subclass says how it opens and closes.
+
+    ``with`` it, or `start` and `stop` it.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+
+    async def open(self) -> None:
+        """
+        Begin to listen.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """
+        Let go of everything that `open` and its clients began.
+        """
+        raise NotImplementedError
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """
+        The result of a coroutine in the loop of the thread.
+        """
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(_PATIENCE_SECONDS)
+
+    def start(self) -> Self:
+        """
+        Listen when this returns.
+        """
+        self._thread.start()
+        self.run(self.open())
+        return self
+
+    def stop(self) -> None:
+        """
+        Nothing is left of it when this returns.
+        """
+        self.run(self.close())
+        self.run(_settle())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(_PATIENCE_SECONDS)
+        self.loop.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+async def _settle() -> None:
+    """
+    Cancel what still runs, and let transports close.
+    """
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    await asyncio.sleep(0)
+    await asyncio.get_running_loop().shutdown_asyncgens()

@@ -1,0 +1,294 @@
+"""
+What a proxy adds: ours beside others, over an upstream that is never the bottleneck, on this machine in this run.
+
+``just bench proxy`` prints a table. The load generator is our own (`load.py`), the same for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+CONCURRENCIES = (1, 16, 128)
+STREAMS = 200
+
+# What each stream of the upstream has, and when: together they offer 20,000 events a second.
+EVENTS = 100
+TICK_SECONDS = 0.01
+
+CLIENT_MODEL = "bench"
+UPSTREAM_MODEL = "null-1"
+
+# The others, each in an environment of its own: what they want would not go together with what we want.
+LITELLM = "litellm[proxy]==1.106.2"
+ROUTER = "vllm-router==0.1.17"
+
+# How long a proxy may take to answer, and to answer all that memory is measured by.
+START_SECONDS = 120.0
+MEMORY_SECONDS = 240.0
+
+Measured = Mapping[str, float]
+Command = Callable[[int, int, Path], Sequence[str]]
+"""
+What starts a proxy, given its port, that of its upstream, and a folder.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """
+    One thing to measure; without a command it is the upstream itself.
+    """
+
+    name: str
+    command: Command | None
+    model: str = CLIENT_MODEL
+
+
+@dataclass(slots=True)
+class Result:
+    """
+    What one subject did: at each concurrency, with streams, and its resident bytes after so many requests.
+    """
+
+    name: str
+    start_seconds: float = 0.0
+    chats: dict[int, Measured] = field(default_factory=dict)
+    streams: Measured = field(default_factory=dict)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+
+def appliance(workers: str) -> Command:
+    """
+    This checkout's proxy.
+    """
+
+    def command(port: int, upstream: int, folder: Path) -> Sequence[str]:
+        file = folder / "proxy.yaml"
+        file.write_text(
+            f"models:\n- name: {CLIENT_MODEL}\n  class: proxy\n  upstreams:\n"
+            f"  - {{url: 'http://127.0.0.1:{upstream}/v1', model: {UPSTREAM_MODEL}}}\n"
+            f"server: {{host: 127.0.0.1, port: {port}, workers: {workers}}}\n"
+        )
+        return [sys.executable, "-m", "appliance", "serve", str(file)]
+
+    return command
+
+
+def litellm(port: int, upstream: int, folder: Path) -> Sequence[str]:
+    """
+    LiteLLM's proxy, with one worker.
+    """
+    file = folder / "litellm.yaml"
+    file.write_text(
+        f"model_list:\n- model_name: {CLIENT_MODEL}\n  litellm_params:\n    model: openai/{UPSTREAM_MODEL}\n"
+        f"    api_base: http://127.0.0.1:{upstream}/v1\n    api_key: none\n"
+        "general_settings: {dangerously_permit_weak_or_unset_master_key: true}\n"
+    )
+    words = ["--config", str(file), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    return [str(_environment(LITELLM) / "litellm"), *words, "--telemetry", "False"]
+
+
+def router(port: int, upstream: int, folder: Path) -> Sequence[str]:
+    """
+    vLLM's router, which is compiled, balances, and changes no name.
+    """
+    words = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(_free_port())]
+    return [
+        str(_environment(ROUTER) / "vllm-router"),
+        *words,
+        *("--worker-urls", f"http://127.0.0.1:{upstream}", "--policy", "round_robin"),
+    ]
+
+
+SUBJECTS = {
+    "direct": Subject("no proxy", None, UPSTREAM_MODEL),
+    "appliance": Subject("appliance", appliance("1")),
+    "workers": Subject("appliance, workers: auto", appliance("auto")),
+    "litellm": Subject("LiteLLM", litellm),
+    "router": Subject("vllm-router", router, UPSTREAM_MODEL),
+}
+
+
+def main() -> None:
+    """
+    Measure and print.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5, help="how long each load lasts")
+    parser.add_argument("--requests", type=int, default=100_000, help="requests after which memory is read again")
+    parser.add_argument("--only", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS), help="what to measure")
+    given = parser.parse_args()
+    results = []
+    with _null_upstream() as upstream:
+        for key in dict.fromkeys(["direct", *given.only]):
+            _say(f"measuring {SUBJECTS[key].name}")
+            try:
+                results.append(_measure(SUBJECTS[key], upstream, given.seconds, given.requests))
+            except (OSError, subprocess.SubprocessError) as error:
+                _say(f"  left out: {error}")
+    _print(results)
+
+
+def _measure(subject: Subject, upstream: int, seconds: float, requests: int) -> Result:
+    result = Result(subject.name)
+    with _started(subject, upstream, result) as (port, process):
+        to = ["--port", str(port), "--model", subject.model]
+        _load(*to, "--connections", "8", "--requests", "400")
+        for connections in CONCURRENCIES:
+            measured = _load(*to, "--connections", str(connections), "--seconds", str(seconds))
+            result.chats[connections] = measured
+            _say(f"  {connections} connections: p50 {measured['p50']:.2f} ms, {measured['rate']:.0f} requests a second")
+        result.streams = _load(*to, "--stream", "--connections", str(STREAMS), "--seconds", str(seconds))
+        _say(f"  {STREAMS} streams: {result.streams['event_rate']:.0f} events a second")
+        if process is not None:
+            for goal in (requests // 10, requests):
+                _memory(result, process, to, goal)
+    return result
+
+
+def _memory(result: Result, process: psutil.Process, to: Sequence[str], goal: int) -> None:
+    """
+    Resident bytes of all its processes after so many requests, or as many as there is time for.
+    """
+    done = result.sizes[-1][0] if result.sizes else 0
+    limits = ["--requests", str(goal - done), "--seconds", str(MEMORY_SECONDS)]
+    done += int(_load(*to, "--connections", "16", *limits)["requests"])
+    time.sleep(1)
+    family = [process, *process.children(recursive=True)]
+    result.sizes.append((done, sum(each.memory_info().rss for each in family)))
+    _say(f"  {result.sizes[-1][1] / 1e6:.0f} MB after {done} requests")
+
+
+def _load(*words: str) -> Measured:
+    done = subprocess.run([sys.executable, "-m", "tests.bench.load", *words], stdout=subprocess.PIPE, check=True)
+    measured: Measured = json.loads(done.stdout)
+    return measured
+
+
+@contextlib.contextmanager
+def _started(subject: Subject, upstream: int, result: Result) -> Iterator[tuple[int, psutil.Process | None]]:
+    if subject.command is None:
+        yield upstream, None
+        return
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as name:
+        log = Path(name) / "log"
+        command = subject.command(port, upstream, Path(name))
+        began = time.monotonic()
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        try:
+            _until_answering(port, subject.model, process, log)
+            result.start_seconds = time.monotonic() - began
+            yield port, psutil.Process(process.pid)
+        finally:
+            _end(process)
+
+
+def _until_answering(port: int, model: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    address = f"http://127.0.0.1:{port}/v1/chat/completions"
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=10):
+                return
+        time.sleep(0.1)
+    raise OSError(f"it never answered; the end of its log:\n{log.read_text(errors='replace')[-1500:]}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    process.kill()
+    process.wait()
+
+
+@contextlib.contextmanager
+def _null_upstream() -> Iterator[int]:
+    words = ["--model", UPSTREAM_MODEL, "--events", str(EVENTS), "--tick", str(TICK_SECONDS)]
+    command = [sys.executable, "-m", "tests.bench.null_upstream", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+def _environment(requirement: str) -> Path:
+    """
+    The commands of a virtual environment with one requirement in it, made once.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "appliance-bench"
+    folder = cache / requirement.replace("[", "-").replace("]", "")
+    if not (folder / "made").exists():
+        _say(f"  installing {requirement}")
+        uv = [sys.executable, "-m", "uv"]
+        subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
+        python = str(folder / "bin/python")
+        subprocess.run([*uv, "pip", "install", "--quiet", "--python", python, requirement], check=True)
+        (folder / "made").touch()
+    return folder / "bin"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _print(results: Sequence[Result]) -> None:
+    """
+    A row for each subject; added is what is over the same load without a proxy.
+    """
+    chats = [title for each in CONCURRENCIES for title in (f"+p50/p99 ms @{each}", f"req/s @{each}")]
+    head = ["", "start s", *chats, f"events/s @{STREAMS}", "MB after requests", "faults"]
+    rows = [head, *(_row(result, results[0]) for result in results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    _say("")
+    for row in rows:
+        _say("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+        if row is head:
+            _say("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    offered = STREAMS / TICK_SECONDS
+    _say(f"\n+ is over no proxy at the same load; streams are offered {offered:.0f} events/s; {os.cpu_count()} cores")
+
+
+def _row(result: Result, direct: Result) -> list[str]:
+    cells = [result.name, f"{result.start_seconds:.1f}" if result.start_seconds else ""]
+    for connections, measured in result.chats.items():
+        base: Measured = {} if result is direct else direct.chats[connections]
+        added = [measured[share] - base.get(share, 0) for share in ("p50", "p99")]
+        cells += [" / ".join(f"{each:.2f}" for each in added), f"{measured['rate']:.0f}"]
+    cells.append(f"{result.streams['event_rate']:.0f}")
+    cells.append(", ".join(f"{size / 1e6:.0f} @{count}" for count, size in result.sizes))
+    faults = sum(measured["faults"] for measured in (*result.chats.values(), result.streams))
+    return [*cells, f"{faults:.0f}"]
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""
+Who gets a request: by load, by turn, by prompt; weights are honoured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from appliance.upstream.affinity import head_of
+from appliance.upstream.balance import Balance, balancer
+
+
+@dataclass(slots=True)
+class Target:
+    """
+    What is chosen among.
+    """
+
+    name: str
+    weight: float = 1
+    inflight: int = 0
+
+
+def _three(*weights: float) -> list[Target]:
+    return [Target(name, weight) for name, weight in zip("abc", weights or (1, 1, 1), strict=True)]
+
+
+def _served(balance: Balance, targets: Sequence[Target], keys: Sequence[bytes]) -> Counter[str]:
+    chooser = balancer(balance, targets)
+    return Counter(chooser.pick(targets, key).name for key in keys)
+
+
+def test_round_robin_spreads_by_weight_and_evenly() -> None:
+    """
+    Heavier ones more often, and never all of their turns at once.
+    """
+    targets = _three(5, 1, 1)
+    chooser = balancer("round_robin", targets)
+
+    turns = "".join(chooser.pick(targets, b"").name for _ in range(14))
+
+    assert turns == "aabacaa" * 2
+
+
+def test_least_inflight_goes_to_the_idle_one() -> None:
+    """
+    For its weight: twice as heavy may have twice as much.
+    """
+    targets = _three(1, 1, 2)
+    targets[0].inflight, targets[1].inflight, targets[2].inflight = 2, 3, 4
+
+    assert balancer("least_inflight", targets).pick(targets, b"").name == "c"
+
+
+def test_least_inflight_takes_turns_among_equals() -> None:
+    """
+    The first in the list is not everybody's.
+    """
+    assert _served("least_inflight", _three(), [b""] * 9) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_the_same_prompt_goes_to_the_same_upstream() -> None:
+    """
+    Across balancers too: other workers and restarts agree.
+    """
+    targets = _three()
+
+    places = {balancer("prefix_affinity", targets).pick(targets, b"prompt").name for _ in range(5)}
+
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 1, 2)])
+def test_prompts_are_spread_by_weight(weights: tuple[float, ...]) -> None:
+    """
+    Within a fifth of the fair share.
+    """
+    keys = [str(number).encode() for number in range(4000)]
+
+    served = _served("prefix_affinity", _three(*weights), keys)
+
+    for name, weight in zip("abc", weights, strict=True):
+        assert served[name] == pytest.approx(4000 * weight / sum(weights), rel=0.2)
+
+
+def test_when_one_leaves_only_its_prompts_move() -> None:
+    """
+    And they come back to it.
+    """
+    targets = _three()
+    chooser = balancer("prefix_affinity", targets)
+    keys = [str(number).encode() for number in range(500)]
+    before = {key: chooser.pick(targets, key).name for key in keys}
+
+    without_c = {key: chooser.pick(targets[:2], key).name for key in keys}
+
+    assert all(without_c[key] == name for key, name in before.items() if name != "c")
+    assert {without_c[key] for key, name in before.items() if name == "c"} == {"a", "b"}
+
+
+def test_a_popular_prompt_does_not_drown_its_upstream() -> None:
+    """
+    Beyond a quarter over its fair share the next one on the ring takes over.
+    """
+    targets = _three()
+    chooser = balancer("prefix_affinity", targets)
+
+    for _ in range(90):
+        chooser.pick(targets, b"everybody's").inflight += 1
+
+    assert max(target.inflight for target in targets) <= 38
+    assert min(target.inflight for target in targets) > 0
+
+
+def test_what_has_no_prompt_goes_where_there_is_room() -> None:
+    """
+    A form does not always land on the same upstream.
+    """
+    assert _served("prefix_affinity", _three(), [b""] * 9) == {"a": 3, "b": 3, "c": 3}
+
+
+def _chat(*messages: tuple[str, str]) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": role, "content": text} for role, text in messages]}).encode()
+
+
+def test_turns_of_a_conversation_have_the_same_head() -> None:
+    """
+    And another conversation under the same system prompt has another one.
+    """
+    first = _chat(("system", "s"), ("user", "hi"))
+    second = _chat(("system", "s"), ("user", "hi"), ("assistant", "yes"), ("user", "more"))
+    other = _chat(("system", "s"), ("user", "hello"))
+
+    assert head_of(first) == head_of(second) != head_of(other)
+
+
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [
+        (b'{"prompt": "a"}', b'"a"'),
+        (b'{"prompt": ["a", "b"]}', b'"a""b"'),
+        (b'{"input": "i", "instructions": "s"}', b'"s""i"'),
+        (b'{"query": "q", "documents": ["d"]}', b'"q"'),
+        (b'{"messages": ["wrong"]}', b'"wrong"'),
+        (b'{"n": 1}', b""),
+        (b"--form", b""),
+        (b'{"messages": [{"role": 1}]}', b""),
+    ],
+)
+def test_the_head_is_found_wherever_a_protocol_keeps_it(body: bytes, head: bytes) -> None:
+    """
+    What is no prompt has none.
+    """
+    assert head_of(body) == head
+
+
+def test_a_long_prompt_has_a_short_head() -> None:
+    """
+    Prompts that begin alike for long enough go to the same upstream.
+    """
+    one, two = (json.dumps({"prompt": "p" * 10_000 + end}).encode() for end in "ab")
+
+    assert head_of(one) == head_of(two)

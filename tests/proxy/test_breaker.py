@@ -1,0 +1,157 @@
+"""
+What keeps a failing upstream from being asked, and retries from being the load that keeps it down.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.upstream.breaker import Breaker, BreakerSection, Circuit
+from appliance.upstream.budget import Budget
+from appliance.upstream.tally import Tally, outlier
+
+
+class Clock:
+    """
+    Time that passes when the test says so.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """
+        Seconds.
+        """
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """
+    A clock.
+    """
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> Breaker:
+    """
+    Opens for ten seconds after three failures in a row.
+    """
+    return Breaker(BreakerSection(failures=3, open_seconds=10), clock)
+
+
+def _fail(breaker: Breaker, times: int) -> None:
+    for _ in range(times):
+        breaker.begin()
+        breaker.fail()
+
+
+def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
+    """
+    A success in between begins the row anew.
+    """
+    _fail(breaker, 2)
+    breaker.succeed()
+    _fail(breaker, 2)
+    assert breaker.lets_through
+
+    _fail(breaker, 1)
+
+    assert (breaker.circuit, breaker.lets_through, breaker.wait) == (Circuit.OPEN, False, 10)
+
+
+def test_half_open_it_lets_one_through(breaker: Breaker, clock: Clock) -> None:
+    """
+    While that one is under way, nobody else.
+    """
+    _fail(breaker, 3)
+    clock.now += 10
+
+    assert (breaker.circuit, breaker.lets_through) == (Circuit.HALF_OPEN, True)
+    breaker.begin()
+    assert not breaker.lets_through
+
+
+def test_a_good_trial_closes_it(breaker: Breaker, clock: Clock) -> None:
+    """
+    As if nothing had been.
+    """
+    _fail(breaker, 3)
+    clock.now += 10
+    breaker.begin()
+
+    breaker.succeed()
+
+    assert (breaker.circuit, breaker.lets_through) == (Circuit.CLOSED, True)
+
+
+def test_a_bad_trial_opens_it_again(breaker: Breaker, clock: Clock) -> None:
+    """
+    For the whole time.
+    """
+    _fail(breaker, 3)
+    clock.now += 12
+    _fail(breaker, 1)
+
+    assert (breaker.circuit, breaker.wait) == (Circuit.OPEN, 10)
+
+
+def test_a_trial_whose_client_left_leaves_room_for_another(breaker: Breaker, clock: Clock) -> None:
+    """
+    Nothing was learned, so somebody else may try.
+    """
+    _fail(breaker, 3)
+    clock.now += 10
+    breaker.begin()
+
+    breaker.forget()
+
+    assert breaker.lets_through
+
+
+def test_retries_are_a_share_of_the_traffic() -> None:
+    """
+    A few at first, then one in five, and no more after any quiet time.
+    """
+    budget = Budget(0.2)
+    assert [budget.take() for _ in range(5)] == [True, True, True, False, False]
+
+    for _ in range(11):
+        budget.pay_in()
+    assert [budget.take() for _ in range(3)] == [True, True, False]
+    for _ in range(10_000):
+        budget.pay_in()
+    assert sum(budget.take() for _ in range(1000)) == 100
+
+
+def _tally(clock: Clock, good: int, bad: int) -> Tally:
+    tally = Tally(clock)
+    for number in range(good + bad):
+        tally.add(is_good=number < good)
+    return tally
+
+
+def test_the_one_that_fails_much_more_than_the_others_stands_out(clock: Clock) -> None:
+    """
+    Not when all fail alike, and not after a handful of requests.
+    """
+    bad, good, fine = _tally(clock, 10, 10), _tally(clock, 20, 0), _tally(clock, 19, 1)
+
+    assert outlier([good, bad, fine], 0.3) is bad
+    assert outlier([good, bad, fine], 0.6) is None
+    assert outlier([_tally(clock, 10, 10), _tally(clock, 10, 10)], 0.3) is None
+    assert outlier([_tally(clock, 0, 5), good], 0.3) is None
+    assert outlier([bad], 0.3) is None
+    assert outlier([], 0.3) is None
+
+
+def test_what_was_long_ago_counts_no_more(clock: Clock) -> None:
+    """
+    Counts fade within a minute or two.
+    """
+    bad, good = _tally(clock, 0, 40), _tally(clock, 40, 0)
+    clock.now += 90
+
+    assert outlier([bad, good], 0.3) is None

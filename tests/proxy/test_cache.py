@@ -1,0 +1,223 @@
+"""
+Kept answers: bounded, fresh enough, asked for once, and never kept against anybody's will.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.contract import Call, Operation
+from appliance.errors import GatewayError
+from appliance.upstream.cache import Answers, AnswersSection, Kept
+from appliance.upstream.keeping import key_of, may_keep
+
+
+class Asked:
+    """
+    Counts how often it is asked; answers when `may_answer` is set.
+    """
+
+    def __init__(self, body: bytes = b"x", *, may_be_kept: bool = True) -> None:
+        self.times = 0
+        self.left = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.fault: Exception | None = None
+        self._kept = Kept(body, 200, "application/json", {}, may_be_kept)
+
+    async def __call__(self) -> Kept:
+        """
+        The answer.
+        """
+        self.times += 1
+        try:
+            await self.may_answer.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        if self.fault:
+            raise self.fault
+        return self._kept
+
+
+class Clock:
+    """
+    Time that passes when the test says so.
+    """
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """
+        Seconds.
+        """
+        return self.now
+
+
+def _answers(clock: Clock, **bounds: int) -> Answers:
+    return Answers(AnswersSection(**bounds), "tested", clock)
+
+
+async def test_the_second_time_is_a_hit_until_it_is_old() -> None:
+    """
+    With its age; fresh ones can be asked for.
+    """
+    clock, asked = Clock(), Asked()
+    answers = _answers(clock, max_age_seconds=60)
+
+    first = await answers.get(b"k", asked)
+    clock.now = 59
+    second = await answers.get(b"k", asked)
+    fresh = await answers.get(b"k", asked, is_fresh=True)
+    clock.now = 120
+    old = await answers.get(b"k", asked)
+
+    assert [result for _, result, _ in (first, second, fresh, old)] == ["miss", "hit", "miss", "miss"]
+    assert (second[2], asked.times) == (59, 3)
+
+
+async def test_what_must_not_be_kept_is_not() -> None:
+    """
+    Errors, and what the upstream forbids.
+    """
+    asked = Asked(may_be_kept=False)
+    answers = _answers(Clock())
+
+    assert [(await answers.get(b"k", asked))[1] for _ in range(2)] == ["miss", "miss"]
+
+
+async def test_one_asks_and_all_who_wait_get_it() -> None:
+    """
+    However many come meanwhile.
+    """
+    asked, answers = Asked(), _answers(Clock())
+    asked.may_answer.clear()
+    waiting = [asyncio.create_task(answers.get(b"k", asked)) for _ in range(10)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asked.may_answer.set()
+
+    results = [result for _, result, _ in await asyncio.gather(*waiting)]
+
+    assert (asked.times, results.count("miss"), results.count("shared")) == (1, 1, 9)
+
+
+async def test_the_one_who_asked_may_leave() -> None:
+    """
+    The others still get the answer.
+    """
+    asked, answers = Asked(), _answers(Clock())
+    asked.may_answer.clear()
+    first, second = (asyncio.create_task(answers.get(b"k", asked)) for _ in range(2))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    await asyncio.sleep(0.01)
+    asked.may_answer.set()
+
+    assert (await second)[0].body == b"x"
+    assert (asked.times, asked.left) == (1, 0)
+
+
+async def test_when_all_have_left_nobody_is_asked_any_more() -> None:
+    """
+    The upstream's work is not done for nobody; who comes later asks anew.
+    """
+    asked, answers = Asked(), _answers(Clock())
+    asked.may_answer.clear()
+    waiting = [asyncio.create_task(answers.get(b"k", asked)) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert asked.left == 1
+
+    asked.may_answer.set()
+
+    assert (await answers.get(b"k", asked))[1] == "miss"
+
+
+async def test_a_failure_is_everybodys_and_not_kept() -> None:
+    """
+    All who waited hear it, who comes later does not.
+    """
+    asked, answers = Asked(), _answers(Clock())
+    asked.may_answer.clear()
+    asked.fault = GatewayError("broke")
+    waiting = [asyncio.create_task(answers.get(b"k", asked)) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    asked.may_answer.set()
+
+    faults = await asyncio.gather(*waiting, return_exceptions=True)
+    asked.fault = None
+
+    assert [str(fault) for fault in faults] == ["broke", "broke"]
+    assert (await answers.get(b"k", asked))[0].body == b"x"
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3000)), max_size=30))
+def test_memory_is_bounded(asks: list[tuple[int, int]]) -> None:
+    """
+    Whatever is asked, and however large the answers are.
+    """
+
+    async def run() -> None:
+        answers = _answers(Clock(), max_bytes=4000)
+        for key, size in asks:
+            await answers.get(b"%d" % key, Asked(b"x" * size), is_fresh=True)
+            assert answers.size <= 4000
+
+    asyncio.run(run())
+
+
+async def test_the_longest_unused_goes_first() -> None:
+    """
+    What is asked for stays.
+    """
+    answers = _answers(Clock(), max_bytes=3000)
+    for key in (b"a", b"b", b"a", b"c"):
+        await answers.get(key, Asked(b"x" * 800))
+
+    assert (await answers.get(b"a", Asked()))[1] == "hit"
+    assert (await answers.get(b"b", Asked()))[1] == "miss"
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "may"),
+    [
+        (Operation.EMBEDDING, b'{"input": "a"}', True),
+        (Operation.RERANK, b'{"query": "a"}', True),
+        (Operation.CHAT_COMPLETION, b'{"temperature": 0}', True),
+        (Operation.CHAT_COMPLETION, b'{"temperature": 0.0, "stream": false}', True),
+        (Operation.COMPLETION, b'{"seed": 0}', True),
+        (Operation.CHAT_COMPLETION, b'{"seed": 1, "stream": true}', False),
+        (Operation.CHAT_COMPLETION, b'{"temperature": 0.1}', False),
+        (Operation.CHAT_COMPLETION, b'{"temperature": null, "seed": null}', False),
+        (Operation.CHAT_COMPLETION, b'{"temperature": "0"}', False),
+        (Operation.RESPONSE, b'{"temperature": 0}', False),
+        (Operation.SPEECH, b'{"input": "a"}', False),
+    ],
+)
+def test_only_what_is_the_same_every_time_is_kept(operation: Operation, body: bytes, may: bool) -> None:
+    """
+    Functions of their input, and completions that say so.
+    """
+    assert may_keep(Call(operation, body), body) == may
+    assert not may_keep(Call(operation, body, {"cache-control": "max-age=0, No-Store"}), body)
+
+
+def test_questions_differ_by_what_the_upstream_sees() -> None:
+    """
+    Another key is another question; another trace is not.
+    """
+    call = Call(Operation.EMBEDDING, b"", path="/v1/embeddings")
+
+    same = key_of(call, {"traceparent": "1", "authorization": "a"}, b"body")
+
+    assert key_of(call, {"traceparent": "2", "x-request-id": "r", "authorization": "a"}, b"body") == same
+    assert key_of(call, {"authorization": "b"}, b"body") != same
+    assert key_of(call, {"authorization": "a"}, b"bodY") != same
+    assert key_of(Call(Operation.SCORE, b""), {"authorization": "a"}, b"body") != same

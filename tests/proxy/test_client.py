@@ -1,0 +1,210 @@
+"""
+The client of one upstream: addresses, headers, timeouts apart, and an end that the upstream notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+from served import free_port
+from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
+
+from appliance.errors import GatewayError, GatewayTimeoutError
+from appliance.upstream.address import join, place
+from appliance.upstream.client import Client
+from appliance.upstream.headers import downward, upward
+from appliance.upstream.section import TimeoutsSection, UpstreamSection
+
+BODY = b'{"input": "a"}'
+
+
+@pytest.fixture
+async def client(upstream: Upstream) -> AsyncGenerator[Client]:
+    """
+    A client with a key, and short patience.
+    """
+    timeouts = TimeoutsSection(connect_seconds=2, first_byte_seconds=0.5, idle_seconds=0.5)
+    client = Client(UpstreamSection(url=upstream.url, api_key="sk-secret", headers={"X-Team": "a"}, timeouts=timeouts))
+    yield client
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "url"),
+    [
+        ("http://llm:8000", "/v1/embeddings", "http://llm:8000/v1/embeddings"),
+        ("http://llm:8000/v1/", "/v1/embeddings", "http://llm:8000/v1/embeddings"),
+        ("http://llm:8000/v1", "/tokenize", "http://llm:8000/tokenize"),
+        ("http://llm:8000", "/v2/rerank", "http://llm:8000/v2/rerank"),
+        ("https://api.example/openai/v1", "/v1/responses", "https://api.example/openai/v1/responses"),
+        ("https://api.example/v1beta/openai/", "/v1/embeddings", "https://api.example/v1beta/openai/embeddings"),
+        ("https://api.example/v4?a=1", "/v1/embeddings", "https://api.example/v4/embeddings?a=1&b=%20"),
+    ],
+)
+def test_a_route_is_joined_to_a_base_with_or_without_version(base: str, path: str, url: str) -> None:
+    """
+    As people copy base URLs from manuals, and whatever is in them stays.
+    """
+    query = "b=%20" if "?" in base else ""
+
+    assert str(join(base, path, query)) == url
+
+
+def test_a_place_is_host_and_port_alone() -> None:
+    """
+    A path and a query can hold keys.
+    """
+    assert place("https://api.example/secret/v1?key=secret") == "api.example"
+    assert place("http://[::1]:81/v1") == "[::1]:81"
+
+
+async def test_the_key_and_the_headers_of_the_section_travel(client: Client, upstream: Upstream) -> None:
+    """
+    The upstream gets its own key, the configured headers and the body as it is.
+    """
+    answer = await client.send("/v1/embeddings", BODY, {"content-type": "application/json"})
+
+    assert (answer.status, (await answer.read())[:1]) == (200, b"{")
+    (asked,) = upstream.asked
+    assert (asked.path, asked.body) == ("/v1/embeddings", BODY)
+    assert asked.header("authorization") == "Bearer sk-secret"
+    assert asked.header("x-team") == "a"
+    assert "sk-secret" not in repr(client.section)
+
+
+def test_only_harmless_headers_of_the_client_travel() -> None:
+    """
+    Traces do; keys, cookies, what names the connection and what it nominates do not, even when asked for.
+    """
+    sent = {
+        "authorization": "Bearer theirs",
+        "cookie": "a=b",
+        "connection": "close, x-mine",
+        "x-mine": "1",
+        "host": "here",
+        "content-length": "3",
+        "te": "trailers",
+        "traceparent": "00-1-2-01",
+        "x-request-id": "r",
+        "x-tenant": "t",
+    }
+
+    assert upward(sent) == {"traceparent": "00-1-2-01", "x-request-id": "r"}
+    asked_for = upward(sent, forward=("X-Tenant", "Authorization", "te", "host", "x-mine"), drop=("TraceParent",))
+    assert asked_for == {"x-tenant": "t", "authorization": "Bearer theirs", "x-request-id": "r"}
+
+
+def test_an_answers_headers_come_back_without_the_connections() -> None:
+    """
+    Limits and waits do; cookies, framing and what the section drops do not; its request id has another name.
+    """
+    answered = {
+        "connection": "keep-alive, x-hop",
+        "x-hop": "1",
+        "transfer-encoding": "chunked",
+        "set-cookie": "a=b",
+        "content-encoding": "gzip",
+        "retry-after": "3",
+        "x-ratelimit-remaining": "9",
+        "x-request-id": "theirs",
+        "x-secret": "s",
+    }
+
+    assert downward(answered, drop=("X-Secret",)) == {
+        "retry-after": "3",
+        "x-ratelimit-remaining": "9",
+        "x-upstream-request-id": "theirs",
+    }
+
+
+async def test_nobody_there_is_an_error_of_the_gateway() -> None:
+    """
+    Without an address in it, which is not the client's business.
+    """
+    port = free_port()
+    client = Client(UpstreamSection(url=f"http://127.0.0.1:{port}"))
+
+    with pytest.raises(GatewayError, match="cannot be reached") as raised:
+        await client.send("/v1/embeddings", BODY)
+    assert (raised.value.status, str(port) in str(raised.value)) == (502, False)
+    await client.close()
+
+
+async def test_no_first_byte_in_time_is_a_timeout(client: Client, upstream: Upstream) -> None:
+    """
+    504, and the upstream sees that nobody waits any more.
+    """
+    upstream.on("/v1/embeddings", Answer(wait=FOR_EVER))
+
+    with pytest.raises(GatewayTimeoutError):
+        await client.send("/v1/embeddings", BODY)
+    await _until_left(upstream)
+
+
+async def test_silence_in_the_middle_is_a_timeout(client: Client, upstream: Upstream) -> None:
+    """
+    What came before is there; patience shorter than the timeout is no error.
+    """
+    upstream.on("/v1/embeddings", stream(b"data: 1\n\n", FOR_EVER))
+    answer = await client.send("/v1/embeddings", BODY)
+
+    assert await answer.more() == b"data: 1\n\n"
+    assert await answer.more(patience=0.1) is None
+    with pytest.raises(GatewayTimeoutError):
+        await answer.more()
+    answer.close()
+    await _until_left(upstream)
+
+
+async def test_the_time_a_reader_takes_is_not_the_upstreams(client: Client, upstream: Upstream) -> None:
+    """
+    Idle is measured while somebody waits.
+    """
+    upstream.on("/v1/embeddings", stream(b"data: 1\n\n", 0.8, b"data: 2\n\n"))
+    answer = await client.send("/v1/embeddings", BODY)
+    first = await answer.more()
+    await asyncio.sleep(0.6)
+
+    assert (first, await answer.more(), await answer.more()) == (b"data: 1\n\n", b"data: 2\n\n", b"")
+
+
+async def test_a_coding_nobody_asked_for_is_undone(client: Client, upstream: Upstream) -> None:
+    """
+    We ask for none, and read gzip all the same.
+    """
+    upstream.on("/v1/embeddings", zipped(Answer(body=b'{"a": 1}')))
+
+    answer = await client.send("/v1/embeddings", BODY)
+
+    assert await answer.read() == b'{"a": 1}'
+    assert upstream.asked[0].header("accept-encoding") == "identity"
+
+
+async def test_a_redirect_is_not_followed(client: Client, upstream: Upstream) -> None:
+    """
+    The key goes to no other address than the configured one.
+    """
+    upstream.on("/v1/embeddings", Answer(status=307, headers={"Location": "/v1/chat/completions"}))
+
+    answer = await client.send("/v1/embeddings", BODY)
+    await answer.read()
+
+    assert (answer.status, len(upstream.asked)) == (307, 1)
+
+
+async def test_a_connection_is_used_again(client: Client, upstream: Upstream) -> None:
+    """
+    Two requests, one connection.
+    """
+    for _ in range(2):
+        await (await client.send("/v1/embeddings", BODY)).read()
+
+    assert upstream.asked[0].peer == upstream.asked[1].peer
+
+
+async def _until_left(upstream: Upstream) -> None:
+    async with asyncio.timeout(5):
+        while not upstream.asked[-1].has_left:
+            await asyncio.sleep(0.02)
