@@ -64,12 +64,9 @@ class _Visit:
         listing = self._list()
         files = select(listing, self.storage)
         cache = Cache.at(self.settings.cache_dir)
-        if listing.is_file and is_archive(files[0].name):
-            rules = self.storage.model_dump_json(include={"include", "exclude", "allow_pickle"})
-            unpack = partial(self._unpack, listing, files[0])
-            return top(cache.resume(key(listing, files, rules), unpack, self.report))
-        path = cache.resume(key(listing, files), partial(self._transfer, listing, files), self.report)
-        return path / files[0].name if listing.is_file else path
+        is_packed = _is_packed(listing, files)
+        fill = partial(self._unpack, listing, files[0]) if is_packed else partial(self._transfer, listing, files)
+        return _begin(listing, files, cache.resume(key(listing, files, self.storage), fill, self.report))
 
     def _list(self) -> Listing:
         question = insist(self.store.list, redact(self.storage.uri), self.settings.transfer)
@@ -121,12 +118,37 @@ class _Visit:
         return {}
 
 
-def key(listing: Listing, files: Sequence[RemoteFile], rules: str = "") -> str:
+def find(listing: Listing, files: Sequence[RemoteFile], storage: StorageSection, cache: Cache) -> Path | None:
     """
-    What tells these files in this state, and what is made of them by which rules, from all others.
+    Where these files lie already, or None.
     """
-    state = [rules, *([file.name, file.size, file.version, sorted(file.digests.items())] for file in files)]
+    path = cache.find(key(listing, files, storage))
+    return _begin(listing, files, path) if path else None
+
+
+def key(listing: Listing, files: Sequence[RemoteFile], storage: StorageSection) -> str:
+    """
+    What tells these files in this state from all others; of an archive, what is taken out of it belongs to that.
+    """
+    rules = storage.model_dump_json(include={"include", "exclude", "allow_pickle"})
+    state = [
+        rules if _is_packed(listing, files) else "",
+        *([file.name, file.size, file.version, sorted(file.digests.items())] for file in files),
+    ]
     return f"{listing.place}#{hashlib.sha256(json.dumps(state).encode()).hexdigest()}"
+
+
+def _is_packed(listing: Listing, files: Sequence[RemoteFile]) -> bool:
+    return listing.is_file and is_archive(files[0].name)
+
+
+def _begin(listing: Listing, files: Sequence[RemoteFile], path: Path) -> Path:
+    """
+    What a model's path is in the directory of an artifact.
+    """
+    if _is_packed(listing, files):
+        return top(path)
+    return path / files[0].name if listing.is_file else path
 
 
 async def _close(store: Store) -> None:

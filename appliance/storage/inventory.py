@@ -28,7 +28,7 @@ _LEFTOVER = re.compile(r"\.incomplete-[0-9a-f]{8}$")
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """
-    One directory of a cache: `source` is its URI without secrets, or None for work that is not finished.
+    One directory of a cache: `source` is its URI without secrets, or None where nothing whole lies there.
 
     `used` is when it was last served or pulled, in seconds since 1970; files it shares count in full.
     """
@@ -45,6 +45,13 @@ class Artifact:
         Where it came from, for people.
         """
         return (self.source or "").partition("#")[0] or "unfinished"
+
+    @property
+    def is_finished(self) -> bool:
+        """
+        Whether it was whole once.
+        """
+        return self.path.parent.name != UNFINISHED and not _LEFTOVER.search(self.path.name)
 
     @property
     def age(self) -> float:

@@ -33,9 +33,9 @@ def materialize(storage: StorageSection, settings: StorageSettings, report: Repo
         StorageError: the bytes cannot be brought.
     """
     locked = lockfile.locked(storage, settings)
-    wanted = _as_locked(storage, locked)
-    if settings.offline and not _is_in_place(wanted):
-        path = brought_before(wanted, settings) or brought_before(storage, settings)
+    wanted = as_locked(storage, settings)
+    if settings.offline and not is_in_place(wanted):
+        path = brought(storage, settings)
         if path is None:
             raise ArtifactNotFoundError(
                 f"{redact(storage.uri)}: not in the cache {Cache.at(settings.cache_dir).root}, and storage.offline "
@@ -49,29 +49,34 @@ def materialize(storage: StorageSection, settings: StorageSettings, report: Repo
     return path
 
 
-def brought_before(storage: StorageSection, settings: StorageSettings) -> Path | None:
+def brought(storage: StorageSection, settings: StorageSettings) -> Path | None:
     """
-    What this storage led to the last time, if all of it is still in the cache.
+    What a storage led to the last time, in the state it is locked to if it is, and if all of it is still in the cache.
     """
     cache = Cache.at(settings.cache_dir)
-    noted = cache.noted(_question(storage))
-    path = cache.root / noted if noted else None
-    artifact, manifest = (path and artifact_of(path)) or (None, None)
-    if path is None or artifact is None or manifest is None or manifest.damage(artifact / FILES):
-        return None
-    return path if path.exists() else None
+    for each in (as_locked(storage, settings), storage):
+        noted = cache.noted(_question(each))
+        path = cache.root / noted if noted else None
+        artifact, manifest = (path and artifact_of(path)) or (None, None)
+        if path and path.exists() and artifact and manifest and not manifest.damage(artifact / FILES):
+            return path
+    return None
 
 
-def _as_locked(storage: StorageSection, locked: Locked | None) -> StorageSection:
+def as_locked(storage: StorageSection, settings: StorageSettings) -> StorageSection:
     """
-    The storage with the locked revision for one that can move.
+    The storage with the locked revision in place of one that can move.
     """
+    locked = lockfile.locked(storage, settings)
     if locked is None or locked.place is None or scheme_of(storage.uri) != "hf":
         return storage
     return storage.model_copy(update={"uri": locked.place})
 
 
-def _is_in_place(storage: StorageSection) -> bool:
+def is_in_place(storage: StorageSection) -> bool:
+    """
+    Whether the bytes are used where they lie, without the cache.
+    """
     return SCHEMES.get(scheme_of(storage.uri) or "file") in {local.find, volumes.find}
 
 
