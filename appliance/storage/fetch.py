@@ -15,11 +15,12 @@ from pathlib import Path
 
 import structlog
 
-from appliance.errors import StorageTimeoutError
+from appliance.errors import StorageTimeoutError, StorageUnavailableError
 from appliance.storage.archives import is_archive, top
 from appliance.storage.blobs import Blobs
 from appliance.storage.cache import Cache, Report
 from appliance.storage.faults import disk_faults
+from appliance.storage.past import brought
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.selection import select
 from appliance.storage.store import Listing, RemoteFile, Store
@@ -31,6 +32,9 @@ log = structlog.get_logger()
 
 # A connection that does not close must not keep what is done from being done.
 _CLOSE_SECONDS = 5.0
+
+# How often a silent store is asked again where there is something to serve without its answer.
+_FEWER_RETRIES = 2
 
 
 def fetch(store: Store, storage: StorageSection, settings: StorageSettings, report: Report) -> Path:
@@ -61,15 +65,27 @@ class _Visit:
     runner: asyncio.Runner
 
     def bring(self) -> Path:
-        listing = self._list()
-        files = select(listing, self.storage)
         cache = Cache.at(self.settings.cache_dir)
+        before = brought(self.storage, cache)
+        if before and self.store.is_fixed:
+            return before
+        try:
+            listing = self._list(_FEWER_RETRIES if before else None)
+        except (StorageUnavailableError, StorageTimeoutError) as error:
+            if before is None:
+                raise
+            log.warning("artifact.unconfirmed", uri=redact(self.storage.uri), path=str(before), reason=str(error))
+            return before
+        files = select(listing, self.storage)
         is_packed = _is_packed(listing, files)
         fill = partial(self._unpack, listing, files[0]) if is_packed else partial(self._transfer, listing, files)
         return _begin(listing, files, cache.resume(key(listing, files, self.storage), fill, self.report))
 
-    def _list(self) -> Listing:
-        question = insist(self.store.list, redact(self.storage.uri), self.settings.transfer)
+    def _list(self, retries: int | None) -> Listing:
+        limits = self.settings.transfer
+        if retries is not None:
+            limits = limits.model_copy(update={"retries": min(retries, limits.retries)})
+        question = insist(self.store.list, redact(self.storage.uri), limits)
         return self.runner.run(attended(question, partial(self.report, 0, None)))
 
     def _transfer(self, listing: Listing, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:

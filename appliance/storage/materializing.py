@@ -4,7 +4,6 @@ The one way from a storage section to local bytes: what is locked, pinned, and a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,10 @@ from pathlib import Path
 import structlog
 
 from appliance.errors import ArtifactChangedError, ArtifactNotFoundError
-from appliance.storage import local, lockfile, volumes
+from appliance.storage import local, lockfile, past, volumes
 from appliance.storage.cache import Cache, Report
 from appliance.storage.contents import contents
 from appliance.storage.lockfile import Locked
-from appliance.storage.manifest import FILES, artifact_of
 from appliance.storage.schemes import SCHEMES, way
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact, scheme_of
@@ -44,7 +42,7 @@ def materialize(storage: StorageSection, settings: StorageSettings, report: Repo
     else:
         path = way(wanted.uri)(wanted, settings, report)
         for each in {wanted, storage}:
-            _note(each, path, settings)
+            past.remember(each, path, Cache.at(settings.cache_dir))
     _require(path, storage, locked, partial(report, 0, None))
     return path
 
@@ -54,13 +52,7 @@ def brought(storage: StorageSection, settings: StorageSettings) -> Path | None:
     What a storage led to the last time, in the state it is locked to if it is, and if all of it is still in the cache.
     """
     cache = Cache.at(settings.cache_dir)
-    for each in (as_locked(storage, settings), storage):
-        noted = cache.noted(_question(each))
-        path = cache.root / noted if noted else None
-        artifact, manifest = (path and artifact_of(path)) or (None, None)
-        if path and path.exists() and artifact and manifest and not manifest.damage(artifact / FILES):
-            return path
-    return None
+    return past.brought(as_locked(storage, settings), cache) or past.brought(storage, cache)
 
 
 def as_locked(storage: StorageSection, settings: StorageSettings) -> StorageSection:
@@ -78,16 +70,6 @@ def is_in_place(storage: StorageSection) -> bool:
     Whether the bytes are used where they lie, without the cache.
     """
     return SCHEMES.get(scheme_of(storage.uri) or "file") in {local.find, volumes.find}
-
-
-def _note(storage: StorageSection, path: Path, settings: StorageSettings) -> None:
-    cache = Cache.at(settings.cache_dir)
-    if path.is_relative_to(cache.root):
-        cache.note(_question(storage), path.relative_to(cache.root).as_posix())
-
-
-def _question(storage: StorageSection) -> str:
-    return f"{redact(storage.uri)}#{json.dumps([storage.include, storage.exclude, storage.allow_pickle])}"
 
 
 def _require(path: Path, storage: StorageSection, locked: Locked | None, tick: Callable[[], None]) -> None:

@@ -53,6 +53,13 @@ class Store(Protocol):
     """
 
     @property
+    def is_fixed(self) -> bool:
+        """
+        The URI names a state that never changes, such as a commit: what it led to once needs no question any more.
+        """
+        ...
+
+    @property
     def credential(self) -> str:
         """
         Which credential is used and never its value, such as `AWS_ACCESS_KEY_ID from the environment`, `anonymous`.

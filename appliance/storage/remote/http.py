@@ -37,6 +37,8 @@ class HttpStore:
     One file on a web server, or a directory that lists its files itself.
     """
 
+    is_fixed = False
+
     def __init__(self, uri: str, settings: StorageSettings) -> None:
         self._url, login = web.without_user(_url(uri))
         self._uri = redact(str(self._url))

@@ -29,6 +29,8 @@ class S3Store:
     A prefix of a bucket, or one object.
     """
 
+    is_fixed = False
+
     def __init__(self, uri: str, settings: StorageSettings) -> None:
         if importlib.util.find_spec("aiobotocore") is None:
             raise MissingExtraError("aiobotocore", "s3", "Fetching s3://")
