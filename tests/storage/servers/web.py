@@ -16,7 +16,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from aiohttp import web
-
 from storage.servers.processes import free_ports, running
 
 _NGINX = """
