@@ -29,7 +29,7 @@ from appliance.storage.contents import Contents, contents
 from appliance.storage.explaining import Explanation
 from appliance.storage.explaining import explain as explain_one
 from appliance.storage.lockfile import Locked
-from appliance.storage.materializing import brought
+from appliance.storage.materializing import reread
 from appliance.storage.section import StorageSection, StorageSettings
 
 # Where there is no terminal for bars, a line now and then says that it goes on.
@@ -79,8 +79,8 @@ def lock(config: Config) -> None:
                 materialize(storage, settings, partial(report, part))
                 entries.append(Locked.of(storage, _reread(storage, settings, partial(report, part), deep=True)))
     lockfile.write(path, entries)
-    files = sum(len(entry.files) for entry in entries)
-    Console().print(f"{path}: {len(entries)} storages, {files} files", soft_wrap=True, highlight=False)
+    counts = f"{_some(len(entries), 'storage')}, {_some(sum(len(entry.files) for entry in entries), 'file')}"
+    Console().print(f"{path}: {counts}", soft_wrap=True, highlight=False)
 
 
 def explain(config: Config) -> None:
@@ -104,11 +104,10 @@ def _storages(section: ModelSection) -> Collection[tuple[str, StorageSection]]:
 
 def _reread(storage: StorageSection, settings: StorageSettings, report: CacheReport, *, deep: bool = False) -> Contents:
     """
-    Read every byte that a storage led to, and hold it to the lock; `deep` reads those outside the cache, too.
+    Have every byte of a storage read again, and hold it to the lock; `deep` reads those outside the cache, too.
     """
     locked = lockfile.locked(storage, settings)
-    path = brought(storage, settings) or materialize(storage, settings, report)
-    verify(path, partial(report, 0, None))
+    path = reread(storage, settings, report)
     found = contents(path, partial(report, 0, None), deep=deep or locked is not None)
     if locked:
         locked.require(found)
@@ -122,12 +121,16 @@ def _lines(explanation: Explanation) -> Iterator[tuple[str, str]]:
     if explanation.revision:
         yield "revision", explanation.revision
     if explanation.files is not None and explanation.size is not None:
-        yield "files", f"{explanation.files} with {decimal(explanation.size)}"
+        yield "files", f"{_some(explanation.files, 'file')} with {decimal(explanation.size)}"
     for reason in sorted(set(explanation.left_out.values())):
         names = [name for name, why in explanation.left_out.items() if why == reason]
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         yield "left out", f"{', '.join(names[:_MOST_NAMED])}{more}: {reason}"
     yield "here", str(explanation.path or "no")
+
+
+def _some(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 @contextmanager
@@ -145,7 +148,7 @@ def _bars(name: str) -> Iterator[Report]:
     )
     bars: dict[str, TaskID] = {}
     told = time.monotonic()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def report(part: str, done: int, total: int | None) -> None:
             nonlocal told

@@ -111,15 +111,8 @@ def remove(cache: Cache, artifact: Artifact) -> bool:
     Remove an artifact, unless a process holds it or works on it; says whether it is gone.
     """
     with ExitStack() as locked:
-        for name in _locks(artifact):
-            lock = FileLock(cache.root / ".locks" / f"{name}.lock")
-            try:
-                with disk_faults(cache.root):
-                    (cache.root / ".locks").mkdir(exist_ok=True)
-                    locked.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                return False
-        if is_held(artifact.path):
+        are_free = [_is_free(cache.root / ".locks" / f"{name}.lock", locked) for name in _locks(artifact)]
+        if not all(are_free) or is_held(artifact.path):
             return False
         # Renamed first: a half removed artifact must not bear the name of a whole one.
         gone = artifact.path
@@ -129,6 +122,19 @@ def remove(cache: Cache, artifact: Artifact) -> bool:
                 artifact.path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
         return not gone.exists()
+
+
+def _is_free(lock: Path, locked: ExitStack) -> bool:
+    """
+    Whether nobody else has a lock, which `locked` has then.
+    """
+    with disk_faults(lock):
+        lock.parent.mkdir(exist_ok=True)
+        try:
+            locked.enter_context(FileLock(lock).acquire(timeout=0))
+        except Timeout:
+            return False
+    return True
 
 
 def _directories(root: Path) -> Iterator[Path]:
