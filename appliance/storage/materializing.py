@@ -10,11 +10,13 @@ from pathlib import Path
 
 import structlog
 
-from appliance.errors import ArtifactChangedError, ArtifactNotFoundError
+from appliance.errors import ArtifactChangedError, ArtifactCorruptError, ArtifactNotFoundError
 from appliance.storage import local, lockfile, past, volumes
 from appliance.storage.cache import Cache, Report
 from appliance.storage.contents import contents
 from appliance.storage.lockfile import Locked
+from appliance.storage.making import distrust
+from appliance.storage.manifest import verify
 from appliance.storage.schemes import SCHEMES, way
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact, scheme_of
@@ -44,6 +46,25 @@ def materialize(storage: StorageSection, settings: StorageSettings, report: Repo
         for each in {wanted, storage}:
             past.remember(each, path, Cache.at(settings.cache_dir))
     _require(path, storage, locked, partial(report, 0, None))
+    return path
+
+
+def reread(storage: StorageSection, settings: StorageSettings, report: Report) -> Path:
+    """
+    What a storage leads to, after every byte in the cache was read again, and fetched anew where it was damaged.
+
+    Raises:
+        StorageError: the bytes cannot be brought, or do not stay as they are.
+    """
+    tick = partial(report, 0, None)
+    path = brought(storage, settings) or materialize(storage, settings, report)
+    try:
+        verify(path, tick)
+    except ArtifactCorruptError as error:
+        log.warning("artifact.distrusted", reason=str(error))
+        distrust(path)
+        path = materialize(storage, settings, report)
+        verify(path, tick)
     return path
 
 

@@ -14,9 +14,10 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.errors import AccessDeniedError, NoSpaceError
-from appliance.storage import Cache, Report
+from appliance.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
+from appliance.storage import Cache, Report, verify
 from appliance.storage.fetch import fetch
+from appliance.storage.making import distrust
 from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 from appliance.storage.store import RemoteFile
 
@@ -203,6 +204,21 @@ def test_of_a_damaged_artifact_only_the_damage_is_fetched(cache: Cache) -> None:
     assert events[0]["event"] == "artifact.damaged"
     assert events[0]["files"] == ["b.safetensors"]
     assert store.served < len(FILES["b.safetensors"]) + 200_000
+
+
+def test_a_flipped_bit_costs_one_range(cache: Cache) -> None:
+    """
+    What a reading of every byte finds is fetched again, and nothing else.
+    """
+    files = bring(StoreDouble(FILES), cache)
+    damage(files)
+    with pytest.raises(ArtifactCorruptError, match=r"a\.safetensors"):
+        verify(files)
+    distrust(files)
+    store = StoreDouble(FILES)
+
+    verify(bring(store, cache))
+    assert 0 < store.served < 200_000
 
 
 def test_a_file_that_others_share_is_replaced_and_not_written_to(cache: Cache, tmp_path: Path) -> None:
