@@ -23,6 +23,7 @@ from appliance.storage.faults import disk_faults
 from appliance.storage.past import brought
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.selection import select
+from appliance.storage.siblings import known_digests
 from appliance.storage.store import Listing, RemoteFile, Store
 from appliance.storage.transfer import Transfer, attended, insist
 from appliance.storage.unpacking import unpack
@@ -90,7 +91,7 @@ class _Visit:
 
     def _transfer(self, listing: Listing, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
         limits, begun = self.settings.transfer, time.monotonic()
-        shared = self._take(files, target)
+        shared = self._take(listing, files, target)
         size = sum(file.size for file in files if file.name in shared)
         rest = [file for file in files if file.name not in shared]
         transfer = Transfer(self.store, listing.place, rest, target, limits, others=shared)
@@ -116,12 +117,14 @@ class _Visit:
         )
         return {**digests, **shared}
 
-    def _take(self, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
+    def _take(self, listing: Listing, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
         """
         Put what another artifact has already into its place, and return the SHA-256 of each by its name.
         """
-        blobs, tick = Blobs.of(Cache.at(self.settings.cache_dir).root), partial(self.report, 0, None)
-        known = {file.name: file.digests["sha256"] for file in files if "sha256" in file.digests}
+        cache, tick = Cache.at(self.settings.cache_dir), partial(self.report, 0, None)
+        blobs = Blobs.of(cache.root)
+        listed = {file.name: file.digests["sha256"] for file in files if "sha256" in file.digests}
+        known = {**known_digests(cache, listing.place, files), **listed}
         sizes = {file.name: file.size for file in files}
         return {name: sha256 for name, sha256 in known.items() if blobs.take(sha256, sizes[name], target / name, tick)}
 

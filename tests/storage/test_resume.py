@@ -206,6 +206,20 @@ def test_of_a_damaged_artifact_only_the_damage_is_fetched(cache: Cache) -> None:
     assert store.served < len(FILES["b.safetensors"]) + 200_000
 
 
+def test_what_an_earlier_state_had_is_not_fetched_again(cache: Cache) -> None:
+    """
+    When one file of a place changes, the others come from the artifact of before, also where no store lists SHA-256.
+    """
+    old = bring(StoreDouble(FILES, lambda _: {}), cache)
+    now = FILES | {"b.safetensors": os.urandom(200_000)}
+    store = StoreDouble(now, lambda _: {})
+
+    new = bring(store, cache)
+    assert contents(new) == now
+    assert contents(old) == FILES
+    assert {name for name, _, _ in store.asked} == {"b.safetensors", "config.json"}
+
+
 def test_a_flipped_bit_costs_one_range(cache: Cache) -> None:
     """
     What a reading of every byte finds is fetched again, and nothing else.

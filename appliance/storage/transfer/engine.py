@@ -80,7 +80,7 @@ class Transfer:
         self._clear()
         claims = notes.claims()
         for part in parts:
-            await part.recover(claims.get(mark(part.file), ()))
+            await part.recover(claims.get(mark(part.file) or "", ()))
             self.done += sum(piece.span.end - piece.span.start for piece in part.pieces)
         notes.begin((part.file, piece) for part in parts for piece in part.pieces)
 
