@@ -73,7 +73,7 @@ class Transfer:
             parts = [Part(file, self._target / file.name, notes, pool) for file in self._files]
             await self._recover(parts, notes)
             check_room(self.total - self.done, self._target)
-            self._queue.extend((part, chunk) for part in parts for span in part.missing for chunk in self._chunks(span))
+            self._queue.extend((part, chunk) for part in parts for chunk in self._chunks(part, part.missing))
             return await self._fetch(parts)
 
     async def _recover(self, parts: Sequence[Part], notes: Journal) -> None:
@@ -122,9 +122,11 @@ class Transfer:
     async def _verified(self, part: Part) -> str:
         digests = await part.digest()
         if not digests.are_as_promised:
-            digests = await mend(self._reader, part, digests, self._chunks(part.span))
+            digests = await mend(self._reader, part, digests, self._chunks(part, (part.span,)))
         await part.settle()
         return digests.sha256
 
-    def _chunks(self, span: Span) -> Sequence[Span]:
-        return tuple(span.cut(self._sizes.chunk))
+    def _chunks(self, part: Part, spans: Sequence[Span]) -> Sequence[Span]:
+        if not part.file.is_divisible:
+            return spans
+        return tuple(chunk for span in spans for chunk in span.cut(self._sizes.chunk))
