@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.storage import fetch
 from appliance.storage.cache import Cache
 from appliance.storage.contents import contents
 from appliance.storage.materializing import as_locked, brought, is_in_place
@@ -19,6 +18,7 @@ from appliance.storage.selection import sort_out
 from appliance.storage.store import Listing, Store
 from appliance.storage.transfer import insist
 from appliance.storage.uri import redact
+from appliance.storage.wanted import Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ async def _ask(store: Store, storage: StorageSection, settings: StorageSettings)
             revision=listing.revision,
             files=len(selection.files),
             size=sum(file.size for file in selection.files),
-            path=fetch.find(listing, selection.files, storage, Cache.at(settings.cache_dir)),
+            path=Wanted(listing, selection.files, storage).find(Cache.at(settings.cache_dir)),
             left_out=selection.left_out,
         )
     finally:
