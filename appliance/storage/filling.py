@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from appliance.errors import StorageTimeoutError
+from appliance.errors import NoSpaceError, StorageTimeoutError
 from appliance.storage.blobs import Blobs
 from appliance.storage.cache import Cache, Report
 from appliance.storage.faults import disk_faults
@@ -99,3 +99,6 @@ class Filling:
                 f"{self._place}: not fetched within {self.limits.timeout_seconds:g} seconds; what came is kept: "
                 "start again to go on, or raise storage.transfer.timeout_seconds"
             ) from error
+        except NoSpaceError as error:
+            # The disk knows the directory and not the model.
+            raise NoSpaceError(f"{self._place}: {error}") from error

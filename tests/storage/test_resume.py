@@ -289,7 +289,10 @@ def test_a_disk_that_fills_meanwhile_is_said_and_nothing_is_lost(small_disk: Pat
         if done and not (small_disk / "more").exists():
             (small_disk / "more").write_bytes(bytes(4 << 20))
 
-    with pytest.raises(NoSpaceError, match=r"No space left on device; free some space, or point storage\.cache_dir"):
+    with pytest.raises(
+        NoSpaceError,
+        match=r"^double://model: /.*: No space left on device; free some space, or point storage\.cache_dir",
+    ):
         bring(StoreDouble(FILES, always=Fault("slow")), cache, take_the_rest)
     assert not [path for path in cache.root.iterdir() if not path.name.startswith(".")]
 

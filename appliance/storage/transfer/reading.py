@@ -51,7 +51,9 @@ class Reader:
                         patience.renew()
                         yield piece
                 if at < span.end:
-                    raise StorageUnavailableError(f"{self.what(file)}: the store ended its answer at byte {at:,}")
+                    raise StorageUnavailableError(
+                        f"{self.what(file)}: the store ended its answer at byte {at:,}; try again, or check proxies on the way"
+                    )
             except StorageUnavailableError as error:
                 await patience.pause(error)
 
