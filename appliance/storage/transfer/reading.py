@@ -52,7 +52,7 @@ class Reader:
                         yield piece
                 if at < span.end:
                     raise StorageUnavailableError(
-                        f"{self.what(file)}: the store ended its answer at byte {at:,}; try again, or check proxies on the way"
+                        f"{self.what(file)}: the answer ended at byte {at:,}; check proxies on the way"
                     )
             except StorageUnavailableError as error:
                 await patience.pause(error)
