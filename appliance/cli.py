@@ -1,5 +1,5 @@
 """
-The command line: serve, validate, pull, schema, smoke.
+The command line: serve, validate, pull, lock, cache, schema, smoke.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from appliance import logs
+from appliance.cache import cache
 from appliance.config import Loaded, load, schema_of
 from appliance.errors import ApplianceError, ConfigError, Problem
 from appliance.models import SECTIONS
@@ -27,6 +28,12 @@ _overrides = click.option(
     metavar="PATH=VALUE",
     help="Set one value over the file and the environment, such as server.port=9000 or "
     "models.NAME.engine.max_model_len=4096. May be given several times.",
+)
+_offline = click.option(
+    "--offline", is_flag=True, help="Use only what is in the cache, and make no connection to any store."
+)
+_frozen = click.option(
+    "--frozen", is_flag=True, help="Refuse bytes that appliance.lock, beside FILE, does not name as they are."
 )
 
 
@@ -60,15 +67,17 @@ def main() -> None:
 
 @main.command()
 @click.argument("file", type=_FILE)
+@_offline
+@_frozen
 @_overrides
-def serve(file: Path, overrides: Sequence[str]) -> NoReturn:
+def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> NoReturn:
     """
     Check FILE, bring its models to life, and answer calls until SIGTERM.
 
     The port answers at once; /readyz says when the models do. SIGTERM or Ctrl-C lets requests under way
-    finish, a second one ends at once.
+    finish, a second one ends at once. Bytes are held to appliance.lock beside FILE where there is one.
     """
-    loaded = load(file, overrides)
+    loaded = load(file, _all(overrides, offline, frozen))
     # The web framework is no business of the verbs that only read a file.
     from appliance.server import run
 
@@ -96,16 +105,41 @@ def validate(files: Sequence[Path], format_: str, overrides: Sequence[str]) -> N
 
 @main.command()
 @click.argument("file", type=_FILE)
+@click.option("--explain", is_flag=True, help="Fetch nothing; say from where, as whom, which files, and what is here.")
+@_offline
+@_frozen
 @_overrides
-def pull(file: Path, overrides: Sequence[str]) -> None:
+def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequence[str]) -> None:
     """
     Bring the bytes of FILE's models to this machine and stop, so that serving them later starts at once.
+
+    Every byte is read again at the end, and held to appliance.lock beside FILE where there is one.
     """
-    from appliance.pull import pull as pull_all
+    from appliance import pull as bringing
+
+    loaded = load(file, _all(overrides, offline, frozen))
+    _log_quietly(loaded)
+    (bringing.explain if explain else bringing.pull)(loaded.config)
+
+
+@main.command()
+@click.argument("file", type=_FILE)
+@_overrides
+def lock(file: Path, overrides: Sequence[str]) -> None:
+    """
+    Write appliance.lock beside FILE: every file of its models as it is now, with size and SHA-256.
+
+    The bytes are brought for it. Commit the lock: serve and pull then refuse any other bytes, and a branch of the
+    hub stays at the commit that is locked.
+    """
+    from appliance import pull as bringing
 
     loaded = load(file, overrides)
     _log_quietly(loaded)
-    pull_all(loaded.config)
+    bringing.lock(loaded.config)
+
+
+main.add_command(cache)
 
 
 @main.command()
@@ -135,6 +169,14 @@ def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> No
         click.echo(f"{file}")
         asyncio.run(smoke_one(file, loaded.config, overrides, timeout, lambda line: click.echo(f"  {line}")))
         click.echo("  every promise held" if loaded.config.expect else "  it was ready; expect: promises nothing")
+
+
+def _all(overrides: Sequence[str], offline: bool, frozen: bool) -> Sequence[str]:
+    """
+    The overrides, with those that have a flag of their own.
+    """
+    flags = {"storage.offline=true": offline, "storage.frozen=true": frozen}
+    return [*overrides, *(override for override, is_set in flags.items() if is_set)]
 
 
 def _problems(file: Path, overrides: Sequence[str]) -> Sequence[Problem]:

@@ -1,10 +1,16 @@
 """
-Materialize a config's models with progress bars, and nothing more.
+Bring a config's models with progress bars, and nothing more: pull them, lock them, or say what would be done.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,7 +23,19 @@ from rich.progress import (
 
 from appliance.config import Config
 from appliance.models.section import ModelSection, Report
-from appliance.storage import verify
+from appliance.storage import Report as CacheReport
+from appliance.storage import lockfile, materialize, verify
+from appliance.storage.contents import Contents, contents
+from appliance.storage.explaining import Explanation
+from appliance.storage.explaining import explain as explain_one
+from appliance.storage.lockfile import Locked
+from appliance.storage.materializing import reread
+from appliance.storage.section import StorageSection, StorageSettings
+
+# Where there is no terminal for bars, a line now and then says that it goes on.
+_TELL_SECONDS = 5.0
+
+_MOST_NAMED = 8
 
 
 def pull(config: Config) -> None:
@@ -27,9 +45,100 @@ def pull(config: Config) -> None:
     Serving looks at names and sizes alone, to start at once; here is the time for every byte.
 
     Raises:
-        StorageError: the bytes of a model cannot be brought, or are not as they were stored.
+        StorageError: the bytes of a model cannot be brought, or are not as they were stored, pinned or locked.
     """
     console = Console()
+    for section in config.models:
+        with _bars(section.name) as report:
+            artifacts = section.materialize(config.storage, report)
+            found = {part: _reread(each, config.storage, partial(report, part)) for part, each in _storages(section)}
+            # What was made of them, such as a conversion.
+            for part, path in artifacts.items():
+                verify(path, partial(report, part, 0, None))
+        for part, path in artifacts.items():
+            console.print(f"{section.name} {part}: {path}", soft_wrap=True, highlight=False)
+            if part in found and (digest := found[part].digest):
+                console.print(f"{section.name} {part} digest: sha256:{digest}", soft_wrap=True, highlight=False)
+
+
+def lock(config: Config) -> None:
+    """
+    Bring every model's bytes as they are now, and write what they are into the lock.
+
+    Raises:
+        StorageError: the bytes of a model cannot be brought, or the lock cannot be written.
+    """
+    path = config.storage.lock_file
+    if path is None:
+        raise AssertionError("a config that was loaded has a place for its lock; this is a bug")
+    settings = config.storage.model_copy(update={"lock_file": None, "frozen": False})
+    entries = []
+    for section in config.models:
+        with _bars(section.name) as report:
+            for part, storage in _storages(section):
+                materialize(storage, settings, partial(report, part))
+                entries.append(Locked.of(storage, _reread(storage, settings, partial(report, part), deep=True)))
+    lockfile.write(path, entries)
+    counts = f"{_some(len(entries), 'storage')}, {_some(sum(len(entry.files) for entry in entries), 'file')}"
+    Console().print(f"{path}: {counts}", soft_wrap=True, highlight=False)
+
+
+def explain(config: Config) -> None:
+    """
+    Say for every storage where its bytes would come from, as whom, and what is here already.
+
+    Raises:
+        StorageError: a store does not answer, or has nothing that may be loaded.
+    """
+    console = Console()
+    for section in config.models:
+        for part, storage in _storages(section):
+            console.print(f"{section.name} {part}", highlight=False)
+            for word, value in _lines(explain_one(storage, config.storage)):
+                console.print(f"  {word:<11}{value}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _storages(section: ModelSection) -> Collection[tuple[str, StorageSection]]:
+    return section.storages.items()
+
+
+def _reread(storage: StorageSection, settings: StorageSettings, report: CacheReport, *, deep: bool = False) -> Contents:
+    """
+    Have every byte of a storage read again, and hold it to the lock; `deep` reads those outside the cache, too.
+    """
+    locked = lockfile.locked(storage, settings)
+    path = reread(storage, settings, report)
+    found = contents(path, partial(report, 0, None), deep=deep or locked is not None)
+    if locked:
+        locked.require(found)
+    return found
+
+
+def _lines(explanation: Explanation) -> Iterator[tuple[str, str]]:
+    yield "uri", explanation.uri
+    yield "place", explanation.place
+    yield "credential", explanation.credential
+    if explanation.revision:
+        yield "revision", explanation.revision
+    if explanation.files is not None and explanation.size is not None:
+        yield "files", f"{_some(explanation.files, 'file')} with {decimal(explanation.size)}"
+    for reason in sorted(set(explanation.left_out.values())):
+        names = [name for name, why in explanation.left_out.items() if why == reason]
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        yield "left out", f"{', '.join(names[:_MOST_NAMED])}{more}: {reason}"
+    yield "here", str(explanation.path or "no")
+
+
+def _some(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+@contextmanager
+def _bars(name: str) -> Iterator[Report]:
+    """
+    Draws a bar for each part on a terminal, and elsewhere prints a line now and then, to standard error.
+    """
+    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -37,20 +146,21 @@ def pull(config: Config) -> None:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    for section in config.models:
-        with Progress(*columns, console=console, transient=True) as progress:
-            artifacts = section.materialize(config.storage, _reporter(section, progress))
-        for part, path in artifacts.items():
-            verify(path)
-            console.print(f"{section.name} {part}: {path}", soft_wrap=True, highlight=False)
-
-
-def _reporter(section: ModelSection, progress: Progress) -> Report:
     bars: dict[str, TaskID] = {}
+    told = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
 
-    def report(part: str, done: int, total: int | None) -> None:
-        if part not in bars:
-            bars[part] = progress.add_task(f"{section.name} {part}", total=total)
-        progress.update(bars[part], completed=done, total=total)
+        def report(part: str, done: int, total: int | None) -> None:
+            nonlocal told
+            if part not in bars:
+                bars[part] = progress.add_task(f"{name} {part}", total=total)
+            # Work without a number of its own, such as reading again, leaves the bar as it is.
+            if (done, total) != (0, None):
+                progress.update(bars[part], completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                speed = progress.tasks[bars[part]].speed or 0
+                of = f" of {decimal(total)}" if total else ""
+                console.print(f"{name} {part}: {decimal(done)}{of}, {decimal(round(speed))}/s", highlight=False)
 
-    return report
+        yield report

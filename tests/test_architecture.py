@@ -22,7 +22,7 @@ FLOORS = (
     {"upstream", "vllm_engine"},
     {"models"},
     {"config"},
-    {"lifecycle", "pull"},
+    {"cache", "lifecycle", "pull"},
     {"protocols"},
     {"server", "smoke"},
     {"cli"},

@@ -34,11 +34,11 @@ def test_help_names_every_verb_and_a_first_command() -> None:
     done = _run("--help")
 
     assert done.returncode == 0
-    assert all(verb in done.stdout for verb in ("serve", "validate", "pull", "schema", "smoke"))
+    assert all(verb in done.stdout for verb in ("serve", "validate", "pull", "lock", "cache", "schema", "smoke"))
     assert "appliance serve examples/chat.yaml" in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["serve", "validate", "pull", "schema", "smoke"])
+@pytest.mark.parametrize("verb", ["serve", "validate", "pull", "lock", "cache", "schema", "smoke"])
 def test_every_verb_explains_itself(verb: str) -> None:
     """
     Each verb has a help of its own.
@@ -103,7 +103,7 @@ def test_problems_are_printed_for_machines(tmp_path: Path) -> None:
     assert (good["valid"], good["problems"]) == (True, [])
 
 
-@pytest.mark.parametrize("verb", ["serve", "pull", "smoke"])
+@pytest.mark.parametrize("verb", ["serve", "pull", "lock", "smoke"])
 def test_every_verb_refuses_a_bad_file_alike(verb: str) -> None:
     """
     Exit code 2 with the problems on standard error, before anything is started.
@@ -153,14 +153,14 @@ def test_pull_says_where_the_bytes_lie(tmp_path: Path) -> None:
 
 def test_pull_of_nothing_says_what_is_missing(tmp_path: Path) -> None:
     """
-    Storage has an exit code of its own.
+    Each fault of storage has an exit code of its own.
     """
     file = tmp_path / "config.yaml"
     file.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {tmp_path}/absent}}}}]\n")
 
     done = _run("pull", str(file))
 
-    assert done.returncode == 3
+    assert done.returncode == 10
     assert "absent" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -4,10 +4,11 @@ The directory where fetched and converted models are kept, each made exactly onc
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -98,6 +99,13 @@ class Cache:
         """
         place = self.root / name_of(key)
         return place / FILES if is_whole(place) else None
+
+    def states(self, place: str) -> Iterator[Path]:
+        """
+        The artifacts whose keys may begin with `place` and a `#`.
+        """
+        readable = name_of(place).rpartition("-")[0]
+        return self.root.glob(f"{glob.escape(readable)}-*")
 
     def note(self, question: str, answer: str) -> None:
         """

@@ -144,6 +144,15 @@ class AzureCredentials(CredentialBlock):
     endpoint_url: Url | None = None
     """Address of the account's blobs where it is not Azure's own, such as `http://127.0.0.1:10000/devstoreaccount1`."""
 
+    @model_validator(mode="after")
+    def _is_known_by_its_client_id(self) -> Self:
+        # A principal needs it, an identity may have it, and alone it says nothing.
+        if self.client_secret and not self.client_id:
+            raise ValueError("gives client_secret without client_id; give both, or neither")
+        if self.client_id and not (self.client_secret or self.managed_identity):
+            raise ValueError("gives client_id alone; give client_secret and tenant_id too, or managed_identity: true")
+        return self
+
 
 class HubCredentials(CredentialBlock):
     """
@@ -170,6 +179,13 @@ class HttpCredentials(CredentialBlock):
 
     headers: Mapping[HeaderName, SecretStr]
     """Headers of each request to the host, such as `Authorization: Bearer ${env:TOKEN}`."""
+
+    @model_validator(mode="after")
+    def _is_one_line_each(self) -> Self:
+        for name, value in self.headers.items():
+            if not (value_of(value) or "").isprintable():
+                raise ValueError(f"the header {name} has a line break or control character in it; remove it")
+        return self
 
 
 class CredentialsSection(Section):

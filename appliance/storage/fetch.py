@@ -5,128 +5,72 @@ The walk of a remote URI: list, select, and, unless the cache has them, transfer
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from appliance.errors import StorageTimeoutError
-from appliance.storage.archives import is_archive, top
-from appliance.storage.blobs import Blobs
+from appliance.errors import StorageTimeoutError, StorageUnavailableError
 from appliance.storage.cache import Cache, Report
-from appliance.storage.faults import disk_faults
-from appliance.storage.section import StorageSection, StorageSettings
+from appliance.storage.filling import Filling
+from appliance.storage.past import brought
+from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 from appliance.storage.selection import select
-from appliance.storage.store import Listing, RemoteFile, Store
-from appliance.storage.transfer import Transfer, attended, insist
-from appliance.storage.unpacking import unpack
+from appliance.storage.store import Store
+from appliance.storage.transfer import attended, insist
 from appliance.storage.uri import redact
+from appliance.storage.wanted import Wanted
 
 log = structlog.get_logger()
 
 # A connection that does not close must not keep what is done from being done.
 _CLOSE_SECONDS = 5.0
 
+# How often a silent store is asked again where there is something to serve without its answer.
+_FEWER_RETRIES = 2
+
 
 def fetch(store: Store, storage: StorageSection, settings: StorageSettings, report: Report) -> Path:
     """
     The directory, or single file, with the selected files of a store, fetched once for each state of them.
 
+    A store that does not answer leaves what it gave the last time. All is done in one event loop of the calling
+    thread, which must not have one already.
+
     Raises:
         StorageError: they cannot be brought.
     """
+    cache, uri = Cache.at(settings.cache_dir), redact(storage.uri)
+    before = brought(storage, cache)
+    if before and store.is_fixed:
+        return before
+    with _in_loop(store) as runner:
+        try:
+            limits = _less_patient(settings.transfer) if before else settings.transfer
+            listing = runner.run(attended(insist(store.list, uri, limits), partial(report, 0, None)))
+        except (StorageUnavailableError, StorageTimeoutError) as error:
+            if before is None:
+                raise
+            log.warning("artifact.unconfirmed", uri=uri, path=str(before), reason=str(error))
+            return before
+        wanted = Wanted(listing, select(listing, storage), storage)
+        filling = Filling(wanted, store, cache, settings.transfer, report, runner)
+        return wanted.within(cache.resume(wanted.key, filling.fill, report))
+
+
+def _less_patient(limits: TransferSection) -> TransferSection:
+    return limits.model_copy(update={"retries": min(_FEWER_RETRIES, limits.retries)})
+
+
+@contextmanager
+def _in_loop(store: Store) -> Iterator[asyncio.Runner]:
     with asyncio.Runner() as runner:
         try:
-            visit = _Visit(store, storage, settings, report, runner)
-            return visit.bring()
+            yield runner
         finally:
             runner.run(_close(store))
-
-
-@dataclass(frozen=True, slots=True)
-class _Visit:
-    """
-    One use of a store, in one event loop of the calling thread.
-    """
-
-    store: Store
-    storage: StorageSection
-    settings: StorageSettings
-    report: Report
-    runner: asyncio.Runner
-
-    def bring(self) -> Path:
-        listing = self._list()
-        files = select(listing, self.storage)
-        cache = Cache.at(self.settings.cache_dir)
-        if listing.is_file and is_archive(files[0].name):
-            rules = self.storage.model_dump_json(include={"include", "exclude", "allow_pickle"})
-            unpack = partial(self._unpack, listing, files[0])
-            return top(cache.resume(key(listing, files, rules), unpack, self.report))
-        path = cache.resume(key(listing, files), partial(self._transfer, listing, files), self.report)
-        return path / files[0].name if listing.is_file else path
-
-    def _list(self) -> Listing:
-        question = insist(self.store.list, redact(self.storage.uri), self.settings.transfer)
-        return self.runner.run(attended(question, partial(self.report, 0, None)))
-
-    def _transfer(self, listing: Listing, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
-        limits, begun = self.settings.transfer, time.monotonic()
-        shared = self._take(files, target)
-        size = sum(file.size for file in files if file.name in shared)
-        rest = [file for file in files if file.name not in shared]
-        transfer = Transfer(self.store, listing.place, rest, target, limits, others=shared)
-
-        async def bounded() -> Mapping[str, str]:
-            try:
-                async with asyncio.timeout(limits.timeout_seconds):
-                    return await transfer.run()
-            except TimeoutError as error:
-                raise StorageTimeoutError(
-                    f"{listing.place}: not fetched within {limits.timeout_seconds:g} seconds; what came is kept: "
-                    "start again to go on, or raise storage.transfer.timeout_seconds"
-                ) from error
-
-        digests = self.runner.run(attended(bounded(), lambda: self.report(size + transfer.done, size + transfer.total)))
-        seconds = round(time.monotonic() - begun, 3)
-        log.info(
-            "artifact.fetched",
-            uri=listing.place,
-            bytes=size + transfer.total,
-            fetched=transfer.fetched,
-            seconds=seconds,
-        )
-        return {**digests, **shared}
-
-    def _take(self, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
-        """
-        Put what another artifact has already into its place, and return the SHA-256 of each by its name.
-        """
-        blobs, tick = Blobs.of(Cache.at(self.settings.cache_dir).root), partial(self.report, 0, None)
-        known = {file.name: file.digests["sha256"] for file in files if "sha256" in file.digests}
-        sizes = {file.name: file.size for file in files}
-        return {name: sha256 for name, sha256 in known.items() if blobs.take(sha256, sizes[name], target / name, tick)}
-
-    def _unpack(self, listing: Listing, file: RemoteFile, target: Path) -> Mapping[str, str]:
-        packed = target.with_name("packed")
-        with disk_faults(packed):
-            packed.mkdir(exist_ok=True)
-        self._transfer(listing, [file], packed)
-        unpack(packed / file.name, listing.place, target, self.storage, partial(self.report, file.size, file.size))
-        return {}
-
-
-def key(listing: Listing, files: Sequence[RemoteFile], rules: str = "") -> str:
-    """
-    What tells these files in this state, and what is made of them by which rules, from all others.
-    """
-    state = [rules, *([file.name, file.size, file.version, sorted(file.digests.items())] for file in files)]
-    return f"{listing.place}#{hashlib.sha256(json.dumps(state).encode()).hexdigest()}"
 
 
 async def _close(store: Store) -> None:

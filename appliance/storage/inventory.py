@@ -28,7 +28,7 @@ _LEFTOVER = re.compile(r"\.incomplete-[0-9a-f]{8}$")
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """
-    One directory of a cache: `source` is its URI without secrets, or None for work that is not finished.
+    One directory of a cache: `source` is its URI without secrets, or None where nothing whole lies there.
 
     `used` is when it was last served or pulled, in seconds since 1970; files it shares count in full.
     """
@@ -45,6 +45,13 @@ class Artifact:
         Where it came from, for people.
         """
         return (self.source or "").partition("#")[0] or "unfinished"
+
+    @property
+    def is_finished(self) -> bool:
+        """
+        Whether it was whole once.
+        """
+        return self.path.parent.name != UNFINISHED and not _LEFTOVER.search(self.path.name)
 
     @property
     def age(self) -> float:
@@ -104,15 +111,8 @@ def remove(cache: Cache, artifact: Artifact) -> bool:
     Remove an artifact, unless a process holds it or works on it; says whether it is gone.
     """
     with ExitStack() as locked:
-        for name in _locks(artifact):
-            lock = FileLock(cache.root / ".locks" / f"{name}.lock")
-            try:
-                with disk_faults(cache.root):
-                    (cache.root / ".locks").mkdir(exist_ok=True)
-                    locked.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                return False
-        if is_held(artifact.path):
+        are_free = [_is_free(cache.root / ".locks" / f"{name}.lock", locked) for name in _locks(artifact)]
+        if not all(are_free) or is_held(artifact.path):
             return False
         # Renamed first: a half removed artifact must not bear the name of a whole one.
         gone = artifact.path
@@ -122,6 +122,19 @@ def remove(cache: Cache, artifact: Artifact) -> bool:
                 artifact.path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
         return not gone.exists()
+
+
+def _is_free(lock: Path, locked: ExitStack) -> bool:
+    """
+    Whether nobody else has a lock, which `locked` has then.
+    """
+    with disk_faults(lock):
+        lock.parent.mkdir(exist_ok=True)
+        try:
+            locked.enter_context(FileLock(lock).acquire(timeout=0))
+        except Timeout:
+            return False
+    return True
 
 
 def _directories(root: Path) -> Iterator[Path]:

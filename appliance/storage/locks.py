@@ -5,8 +5,10 @@ One builder at a time, over threads and processes.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -22,6 +24,9 @@ log = structlog.get_logger()
 # How long a wait may go without asking whether it is still wanted.
 TICK_SECONDS = 0.5
 
+# How often who waits says for whom.
+_TELL_SECONDS = 30.0
+
 
 @contextmanager
 def exclusively(path: Path, tick: Callable[[], None]) -> Iterator[None]:
@@ -32,11 +37,12 @@ def exclusively(path: Path, tick: Callable[[], None]) -> Iterator[None]:
     """
     lock = FileLock(path)
     owner = path.with_suffix(".owner")
-    if not _acquire(lock, path):
-        log.info("artifact.awaited", artifact=path.stem, **_read(owner))
+    told = -math.inf
+    while not _acquire(lock, path):
+        if time.monotonic() - told > _TELL_SECONDS:
+            told = time.monotonic()
+            log.info("artifact.awaited", artifact=path.stem, **_read(owner))
         tick()
-        while not _acquire(lock, path):
-            tick()
     try:
         if dead := _read(owner):
             log.warning("artifact.taken_over", artifact=path.stem, **dead)

@@ -47,6 +47,15 @@ def is_whole(place: Path) -> bool:
     return contents is not None and not contents.damage(place / FILES)
 
 
+def distrust(path: Path) -> None:
+    """
+    Make the artifact that `path` lies in unfinished again: the next time, what is damaged of it is made anew.
+    """
+    if found := manifest.artifact_of(path):
+        with disk_faults(found[0]):
+            (found[0] / manifest.MARKER).unlink(missing_ok=True)
+
+
 def build(place: Path, source: str, make: Callable[[Path], None], report: Report) -> None:
     """
     Make an artifact from nothing; when that fails, nothing is left.

@@ -4,19 +4,19 @@ The one way from a storage section to local bytes: what is locked, pinned, and a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from appliance.errors import ArtifactChangedError, ArtifactNotFoundError
-from appliance.storage import local, lockfile, volumes
+from appliance.errors import ArtifactChangedError, ArtifactCorruptError, ArtifactNotFoundError
+from appliance.storage import local, lockfile, past, volumes
 from appliance.storage.cache import Cache, Report
 from appliance.storage.contents import contents
 from appliance.storage.lockfile import Locked
-from appliance.storage.manifest import FILES, artifact_of
+from appliance.storage.making import distrust
+from appliance.storage.manifest import verify
 from appliance.storage.schemes import SCHEMES, way
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact, scheme_of
@@ -33,9 +33,9 @@ def materialize(storage: StorageSection, settings: StorageSettings, report: Repo
         StorageError: the bytes cannot be brought.
     """
     locked = lockfile.locked(storage, settings)
-    wanted = _as_locked(storage, locked)
-    if settings.offline and not _is_in_place(wanted):
-        path = brought_before(wanted, settings) or brought_before(storage, settings)
+    wanted = as_locked(storage, settings)
+    if settings.offline and not is_in_place(wanted):
+        path = brought(storage, settings)
         if path is None:
             raise ArtifactNotFoundError(
                 f"{redact(storage.uri)}: not in the cache {Cache.at(settings.cache_dir).root}, and storage.offline "
@@ -44,45 +44,53 @@ def materialize(storage: StorageSection, settings: StorageSettings, report: Repo
     else:
         path = way(wanted.uri)(wanted, settings, report)
         for each in {wanted, storage}:
-            _note(each, path, settings)
+            past.remember(each, path, Cache.at(settings.cache_dir))
     _require(path, storage, locked, partial(report, 0, None))
     return path
 
 
-def brought_before(storage: StorageSection, settings: StorageSettings) -> Path | None:
+def reread(storage: StorageSection, settings: StorageSettings, report: Report) -> Path:
     """
-    What this storage led to the last time, if all of it is still in the cache.
+    What a storage leads to, after every byte in the cache was read again, and fetched anew where it was damaged.
+
+    Raises:
+        StorageError: the bytes cannot be brought, or do not stay as they are.
+    """
+    tick = partial(report, 0, None)
+    path = brought(storage, settings) or materialize(storage, settings, report)
+    try:
+        verify(path, tick)
+    except ArtifactCorruptError as error:
+        log.warning("artifact.distrusted", reason=str(error))
+        distrust(path)
+        path = materialize(storage, settings, report)
+        verify(path, tick)
+    return path
+
+
+def brought(storage: StorageSection, settings: StorageSettings) -> Path | None:
+    """
+    What a storage led to the last time, in the state it is locked to if it is, and if all of it is still in the cache.
     """
     cache = Cache.at(settings.cache_dir)
-    noted = cache.noted(_question(storage))
-    path = cache.root / noted if noted else None
-    artifact, manifest = (path and artifact_of(path)) or (None, None)
-    if path is None or artifact is None or manifest is None or manifest.damage(artifact / FILES):
-        return None
-    return path if path.exists() else None
+    return past.brought(as_locked(storage, settings), cache) or past.brought(storage, cache)
 
 
-def _as_locked(storage: StorageSection, locked: Locked | None) -> StorageSection:
+def as_locked(storage: StorageSection, settings: StorageSettings) -> StorageSection:
     """
-    The storage with the locked revision for one that can move.
+    The storage with the locked revision in place of one that can move.
     """
+    locked = lockfile.locked(storage, settings)
     if locked is None or locked.place is None or scheme_of(storage.uri) != "hf":
         return storage
     return storage.model_copy(update={"uri": locked.place})
 
 
-def _is_in_place(storage: StorageSection) -> bool:
+def is_in_place(storage: StorageSection) -> bool:
+    """
+    Whether the bytes are used where they lie, without the cache.
+    """
     return SCHEMES.get(scheme_of(storage.uri) or "file") in {local.find, volumes.find}
-
-
-def _note(storage: StorageSection, path: Path, settings: StorageSettings) -> None:
-    cache = Cache.at(settings.cache_dir)
-    if path.is_relative_to(cache.root):
-        cache.note(_question(storage), path.relative_to(cache.root).as_posix())
-
-
-def _question(storage: StorageSection) -> str:
-    return f"{redact(storage.uri)}#{json.dumps([storage.include, storage.exclude, storage.allow_pickle])}"
 
 
 def _require(path: Path, storage: StorageSection, locked: Locked | None, tick: Callable[[], None]) -> None:

@@ -22,6 +22,7 @@ class MemoryStore:
     One place of `PLACES`, or one file in it.
     """
 
+    is_fixed = False
     credential = "none"
 
     def __init__(self, uri: str, _settings: StorageSettings) -> None:

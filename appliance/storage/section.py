@@ -20,9 +20,13 @@ class StorageSection(Section):
 
     uri: Annotated[str, Field(min_length=1)]
     """
-    `hf://OWNER/NAME@REVISION/path`, `pypi://NAME==VERSION/path/in/wheel`, `file:///path` or a plain path.
+    `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`,
+    `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX`, `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX`,
+    `hf://OWNER/NAME@REVISION/path`, `https://HOST/FILE`, `https://HOST/DIRECTORY/` with a `SHA256SUMS` in it,
+    `pvc://NAME/path`, `pypi://NAME==VERSION/path/in/wheel`, `file:///path` or a plain path.
 
-    It leads to a directory, or to a single file; of `hf://`, revision and path may be left out.
+    It leads to a directory, to a single file, or to an archive that is unpacked; of `hf://`, revision and path may be
+    left out.
     """
 
     include: tuple[str, ...] = ()

@@ -20,12 +20,14 @@ class RemoteFile:
     thing; a store sends it back with each range, so that a file changed midway is an error.
     `digests` are in lower-case hex, by algorithm: `sha256`, `md5`, `crc32c` (eight digits) or `git-blob-sha1`; none
     that cannot be compared with the bytes of the whole file.
+    `is_divisible` is False where the store sends the file whole or not at all, so that parts of it cost all of it.
     """
 
     name: str
     size: int
     version: str | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    is_divisible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,13 @@ class Store(Protocol):
     `StorageUnavailableError` may pass and is tried again; every other `StorageError` is final, among them
     `ArtifactNotFoundError`, `AccessDeniedError`, `GatedError` and `ArtifactChangedError`.
     """
+
+    @property
+    def is_fixed(self) -> bool:
+        """
+        The URI names a state that never changes, such as a commit: what it led to once needs no question any more.
+        """
+        ...
 
     @property
     def credential(self) -> str:

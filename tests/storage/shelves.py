@@ -52,9 +52,8 @@ def of_s3(kind: str, server: s3.S3Server) -> Shelf:
     """
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
-        client = server.client()
         for name, data in files.items():
-            client.put_object(Bucket=s3.PRIVATE, Key=f"{root}/{name}", Body=data)
+            server.put(f"{root}/{name}", data, s3.PRIVATE)
 
     def locate(path: str, port: int) -> tuple[str, Mapping[str, object]]:
         key, secret = s3.READER

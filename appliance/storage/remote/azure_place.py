@@ -40,7 +40,10 @@ def is_azure(uri: str) -> bool:
     """
     Whether a web URL leads to Azure Blob Storage.
     """
-    return bool(_HOST.fullmatch(urlsplit(uri).hostname or ""))
+    try:
+        return bool(_HOST.fullmatch(urlsplit(uri).hostname or ""))
+    except ValueError:
+        return False
 
 
 def parse(uri: str) -> AzurePlace:

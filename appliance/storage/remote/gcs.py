@@ -33,6 +33,8 @@ class GcsStore:
     A prefix of a bucket, or one object.
     """
 
+    is_fixed = False
+
     def __init__(self, uri: str, settings: StorageSettings) -> None:
         self._place = parse(uri)
         self._uri = f"gs://{self._place.bucket}/{self._place.path}".rstrip("/")

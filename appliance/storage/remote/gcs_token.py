@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from appliance.errors import AccessDeniedError, MissingExtraError, StorageUnavailableError
@@ -16,8 +16,6 @@ from appliance.storage.remote import answers
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
-
-_Load = Callable[..., tuple["Credentials", str | None]]
 
 REMEDY = "set GOOGLE_APPLICATION_CREDENTIALS or storage.credentials.gcs to who may read it"
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
@@ -60,9 +58,11 @@ class GcsToken:
             self.credential = "anonymous"
             return None
         _require_google_auth()
+        from google.auth.exceptions import GoogleAuthError
+
         try:
             return self._load()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, GoogleAuthError) as error:
             raise AccessDeniedError(f"{self._what}: {answers.clean(str(error))}; {REMEDY}") from error
 
     def _load(self) -> Credentials | None:
@@ -97,16 +97,35 @@ def _find(block: GcsCredentials) -> tuple[str, Credentials]:
     """
     import google.auth
 
-    # google-auth says nothing about the types of these.
-    from_dict: _Load = google.auth.load_credentials_from_dict
-    from_file: _Load = google.auth.load_credentials_from_file
     if block.key:
-        return "key of storage.credentials.gcs", from_dict(json.loads(value_of(block.key) or ""), scopes=_SCOPES)[0]
+        return "key of storage.credentials.gcs", _read(value_of(block.key) or "")
     if block.key_file:
-        return "key_file of storage.credentials.gcs", from_file(str(block.key_file), scopes=_SCOPES)[0]
+        return "key_file of storage.credentials.gcs", _read(block.key_file.expanduser().read_text())
     found, _ = google.auth.default(scopes=_SCOPES)
     has_variable = "GOOGLE_APPLICATION_CREDENTIALS" in os.environ
     return "GOOGLE_APPLICATION_CREDENTIALS" if has_variable else "Google's default credentials", found
+
+
+def _read(text: str) -> Credentials:
+    """
+    The credentials in the text of a JSON file.
+
+    Only kinds that run no program, as some kinds do to get a token.
+    """
+    from google.auth import identity_pool
+    from google.oauth2 import credentials, service_account
+
+    # google-auth says nothing about the types of these.
+    kinds: Mapping[str, Callable[..., Credentials]] = {
+        "service_account": service_account.Credentials.from_service_account_info,
+        "external_account": identity_pool.Credentials.from_info,
+        "authorized_user": credentials.Credentials.from_authorized_user_info,
+    }
+    info = json.loads(text)
+    kind = str(info.get("type") if isinstance(info, dict) else None)
+    if kind not in kinds:
+        raise ValueError(f"is of type {kind!r}; known are {', '.join(kinds)}")
+    return kinds[kind](info, scopes=_SCOPES)
 
 
 def _require_google_auth() -> None:

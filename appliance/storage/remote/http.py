@@ -37,6 +37,8 @@ class HttpStore:
     One file on a web server, or a directory that lists its files itself.
     """
 
+    is_fixed = False
+
     def __init__(self, uri: str, settings: StorageSettings) -> None:
         self._url, login = web.without_user(_url(uri))
         self._uri = redact(str(self._url))
@@ -61,12 +63,14 @@ class HttpStore:
     async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
         what = self._what(file.name)
         url = self._below(file.name) if self._url.raw_path.endswith("/") else self._url
-        headers = self._access.headers({**_condition(file.version), **web.range_header(start, end)})
+        wanted = web.range_header(start, end) if file.is_divisible else web.range_header(0, file.size)
+        headers = self._access.headers({**_condition(file.version), **wanted})
         async with self._web.get(what, url, headers, self._access.access) as answer:
             if _version(answer) != file.version:
                 raise answers.changed(what)
-            async with aclosing(web.part(what, answer, file.size, start, end)) as blocks:
-                async for block in blocks:
+            first, last = (start, end) if file.is_divisible else (0, file.size)
+            async with aclosing(web.part(what, answer, file.size, first, last)) as blocks:
+                async for block in _cut(blocks, start - first, end - first):
                     yield block
 
     async def close(self) -> None:
@@ -116,7 +120,7 @@ class HttpStore:
             if size is None:
                 raise StorageError(f"{what}: the server does not say how large it is; have it send Content-Length")
             digests = {"sha256": sha256} if sha256 else _digests(answer.headers)
-            return RemoteFile(name, size, _version(answer), digests)
+            return RemoteFile(name, size, _version(answer), digests, is_divisible=answer.status != 200)
 
 
 def _url(uri: str) -> URL:
@@ -131,6 +135,19 @@ def _url(uri: str) -> URL:
     if not url.host:
         raise StorageError(f"{redact(uri)}: names no host; write https://HOST/FILE")
     return url
+
+
+async def _cut(blocks: AsyncIterator[bytes], start: int, end: int) -> AsyncIterator[bytes]:
+    """
+    The bytes from `start` up to `end` of a stream, and no reading beyond.
+    """
+    at = 0
+    async for block in blocks:
+        if part := block[max(0, start - at) : end - at]:
+            yield part
+        at += len(block)
+        if at >= end:
+            return
 
 
 def _size(answer: aiohttp.ClientResponse) -> int | None:

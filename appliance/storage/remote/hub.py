@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -32,6 +33,8 @@ from appliance.storage.store import Listing, RemoteFile
 # counts against the hub's limits.
 _LEAD_SECONDS = 240.0
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
 
 class HubStore:
     """
@@ -45,6 +48,10 @@ class HubStore:
         self._web = web.Web(settings.transfer)
         self._leads: dict[str, tuple[URL, float]] = {}
         self._is_file = False
+
+    @property
+    def is_fixed(self) -> bool:
+        return bool(_COMMIT.fullmatch(self._wanted.revision))
 
     @property
     def credential(self) -> str:

@@ -29,6 +29,8 @@ class S3Store:
     A prefix of a bucket, or one object.
     """
 
+    is_fixed = False
+
     def __init__(self, uri: str, settings: StorageSettings) -> None:
         if importlib.util.find_spec("aiobotocore") is None:
             raise MissingExtraError("aiobotocore", "s3", "Fetching s3://")
@@ -87,17 +89,19 @@ class S3Store:
     async def _below(self, client: Any) -> Sequence[RemoteFile]:  # Any: as above
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._place.bucket, Prefix=self._place.prefix)
         with self._faults(self._uri):
-            keys = [entry["Key"] async for page in pages for entry in page.get("Contents", ())]
-        named = [(key, name) for key in keys if (name := self._place.name(key))]
-        return await each(lambda pair: self._file(client, *pair), named)
+            found = [(entry["Key"], entry["Size"]) async for page in pages for entry in page.get("Contents", ())]
+        named = [(key, name, size) for key, size in found if (name := self._place.name(key))]
+        return await each(lambda row: self._file(client, *row), named)
 
     async def _alone(self, client: Any) -> RemoteFile:  # Any: as above
         return await self._file(client, self._place.path, self._place.last)
 
-    async def _file(self, client: Any, key: str, name: str) -> RemoteFile:  # Any: as above
+    async def _file(self, client: Any, key: str, name: str, listed: int | None = None) -> RemoteFile:  # Any: as above
         """
         Asked one by one, because a listing has no checksums, and does not say whether an ETag is an MD5.
         """
+        if listed == 0:
+            return RemoteFile(name, 0)
         with self._faults(f"{self._uri}: {name}"):
             head = await client.head_object(Bucket=self._place.bucket, Key=key, ChecksumMode="ENABLED")
         return RemoteFile(name, head["ContentLength"], head.get("ETag") or None, _digests(head))

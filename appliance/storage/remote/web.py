@@ -4,6 +4,7 @@ Ask HTTP servers for files and parts of files.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -152,8 +153,8 @@ def without_user(url: URL) -> tuple[URL, Mapping[str, str]]:
     """
     if url.user is None and url.password is None:
         return url, {}
-    login = aiohttp.BasicAuth(url.user or "", url.password or "", encoding="utf-8")
-    return url.with_user(None), {"Authorization": login.encode()}
+    login = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+    return url.with_user(None), {"Authorization": f"Basic {login}"}
 
 
 def only_for(home: URL, given: Mapping[str, str]) -> Headers:

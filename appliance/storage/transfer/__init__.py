@@ -5,6 +5,7 @@ How bytes get from a store to the disk: by parallel ranges, resumed, bounded in 
 from __future__ import annotations
 
 from appliance.storage.transfer.engine import Transfer
+from appliance.storage.transfer.journal import NAME, Journal, mark
 from appliance.storage.transfer.patience import attended, insist
 
-__all__ = ["Transfer", "attended", "insist"]
+__all__ = ["NAME", "Journal", "Transfer", "attended", "insist", "mark"]

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from pathlib import Path
 
-from appliance.errors import ArtifactCorruptError, StorageUnavailableError
 from appliance.storage.faults import check_room, disk_faults
 from appliance.storage.section import TransferSection
 from appliance.storage.store import RemoteFile, Store
@@ -19,8 +18,8 @@ from appliance.storage.transfer import journal
 from appliance.storage.transfer.journal import Journal, mark
 from appliance.storage.transfer.mending import mend
 from appliance.storage.transfer.part import Part
-from appliance.storage.transfer.patience import Patience, steadily
 from appliance.storage.transfer.ranges import Sizes, Span
+from appliance.storage.transfer.reading import Reader, size_of
 
 # Writing, checksums and digests release the interpreter, and are about as much work as receiving.
 _THREADS = 4
@@ -31,7 +30,7 @@ class Transfer:
     The fetch of some files of a store into the directory `target`, with a journal beside it.
 
     `parallel` ranges are fetched at once, and each holds one piece in memory: that is all there is, however large the
-    model. `done` and `total` are bytes, those of an earlier fetch included; `fetched` are the ones of this.
+    model. `done` and `total` are bytes, those of an earlier fetch included.
     `others` are names in `target` that are none of this fetch's business; everything else there is removed.
     """
 
@@ -46,17 +45,22 @@ class Transfer:
         others: Collection[str] = (),
     ) -> None:
         self.done = 0
-        self.fetched = 0
         self.total = sum(file.size for file in files)
-        self._store = store
-        self._place = place
+        self._sizes = Sizes.of(self.total, limits)
+        self._reader = Reader(store, place, limits, self._sizes.piece)
         self._others = others
         # The largest first: what is left at the end is small, and keeps all requests busy.
         self._files = sorted(files, key=lambda file: -file.size)
         self._target = target
         self._limits = limits
-        self._sizes = Sizes.of(self.total, limits)
         self._queue: deque[tuple[Part, Span]] = deque()
+
+    @property
+    def fetched(self) -> int:
+        """
+        Bytes that came from the store by now, those that came twice included.
+        """
+        return self._reader.fetched
 
     async def run(self) -> Mapping[str, str]:
         """
@@ -69,14 +73,14 @@ class Transfer:
             parts = [Part(file, self._target / file.name, notes, pool) for file in self._files]
             await self._recover(parts, notes)
             check_room(self.total - self.done, self._target)
-            self._queue.extend((part, chunk) for part in parts for span in part.missing for chunk in self._chunks(span))
+            self._queue.extend((part, chunk) for part in parts for chunk in self._chunks(part, part.missing))
             return await self._fetch(parts)
 
     async def _recover(self, parts: Sequence[Part], notes: Journal) -> None:
         self._clear()
         claims = notes.claims()
         for part in parts:
-            await part.recover(claims.get(mark(part.file), ()))
+            await part.recover(claims.get(mark(part.file) or "", ()))
             self.done += sum(piece.span.end - piece.span.start for piece in part.pieces)
         notes.begin((part.file, piece) for part in parts for piece in part.pieces)
 
@@ -108,62 +112,21 @@ class Transfer:
     async def _work(self) -> None:
         while self._queue:
             part, span = self._queue.popleft()
-            at = span.start
-            async for data in self._pieces(part.file, span):
-                await part.put(at, data)
-                at += len(data)
-                self.done += len(data)
-                self.fetched += len(data)
+            async with aclosing(self._reader.pieces(part.file, span)) as pieces:
+                at = span.start
+                async for piece in pieces:
+                    await part.put(at, piece)
+                    at += size_of(piece)
+                    self.done += size_of(piece)
 
     async def _verified(self, part: Part) -> str:
         digests = await part.digest()
         if not digests.are_as_promised:
-            digests = await mend(self._what(part.file), part, digests, self._chunks(part.span), self._pieces)
+            digests = await mend(self._reader, part, digests, self._chunks(part, (part.span,)))
         await part.settle()
         return digests.sha256
 
-    def _what(self, file: RemoteFile) -> str:
-        return f"{self._place}: {file.name}"
-
-    def _chunks(self, span: Span) -> Sequence[Span]:
-        return tuple(span.cut(self._sizes.chunk))
-
-    async def _pieces(self, file: RemoteFile, span: Span) -> AsyncGenerator[bytearray]:
-        """
-        All bytes of a span in pieces; a request that breaks is made again from its last byte on.
-        """
-        at, patience = span.start, Patience(self._limits)
-        while at < span.end:
-            try:
-                async with aclosing(self._gathered(file, Span(at, span.end))) as pieces:
-                    async for piece in pieces:
-                        at += len(piece)
-                        patience.renew()
-                        yield piece
-                if at < span.end:
-                    raise StorageUnavailableError(f"{self._what(file)}: the store ended its answer at byte {at:,}")
-            except StorageUnavailableError as error:
-                await patience.pause(error)
-
-    async def _gathered(self, file: RemoteFile, span: Span) -> AsyncGenerator[bytearray]:
-        held, left = bytearray(), span.end - span.start
-        try:
-            blocks = self._store.read(file, span.start, span.end)
-            async with aclosing(steadily(blocks, self._what(file), self._limits)) as answer:
-                async for block in answer:
-                    held += block
-                    left -= len(block)
-                    if left < 0:
-                        raise ArtifactCorruptError(
-                            f"{self._what(file)}: the store sent more bytes than it was asked for"
-                        )
-                    if len(held) >= self._sizes.piece:
-                        yield held
-                        held = bytearray()
-        except StorageUnavailableError:
-            # What came before the fault is as good as the rest.
-            if held:
-                yield held
-            raise
-        if held:
-            yield held
+    def _chunks(self, part: Part, spans: Sequence[Span]) -> Sequence[Span]:
+        if not part.file.is_divisible:
+            return spans
+        return tuple(chunk for span in spans for chunk in span.cut(self._sizes.chunk))

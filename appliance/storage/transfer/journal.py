@@ -43,11 +43,11 @@ class Journal:
         self._path = path
         self._out: BinaryIO | None = None
 
-    def claims(self) -> Mapping[str | None, list[Piece]]:
+    def claims(self) -> Mapping[str, list[Piece]]:
         """
         What is said to be there, by the `mark` of its file; a line that was not written to its end says nothing.
         """
-        claims: dict[str | None, list[Piece]] = defaultdict(list)
+        claims: dict[str, list[Piece]] = defaultdict(list)
         for line in self._lines():
             try:
                 mark, start, end, crc = json.loads(line)

@@ -78,14 +78,13 @@ class Part:
                     self._held[piece.span.start] = piece
         await self._do(self._prepare)
 
-    async def put(self, start: int, data: bytearray) -> None:
+    async def put(self, start: int, piece: list[bytes]) -> None:
         """
         Write a piece, and then say so.
         """
-        crc = await self._do(self._write, start, data)
-        piece = Piece(Span(start, start + len(data)), crc)
-        self._journal.note(self.file, piece)
-        self._held[start] = piece
+        written = await self._do(self._write, start, piece)
+        self._journal.note(self.file, written)
+        self._held[start] = written
         self._grew.set()
 
     async def digest(self) -> Digests:
@@ -111,10 +110,11 @@ class Part:
             await self._do(self._take_in, digests, span)
         return digests
 
-    async def differs(self, start: int, data: bytearray) -> bool:
+    async def differs(self, start: int, piece: list[bytes]) -> bool:
         """
         Whether other bytes than these lie there.
         """
+        data = b"".join(piece)
         return await self._do(self._read, Span(start, start + len(data))) != data
 
     async def settle(self) -> None:
@@ -173,10 +173,13 @@ class Part:
         with disk_faults(self.path), self.path.open("rb") as file:
             os.fsync(file)
 
-    def _write(self, start: int, data: bytearray) -> int:
-        view = memoryview(data)
+    def _write(self, start: int, piece: list[bytes]) -> Piece:
+        crc, end = 0, start
+        for block in piece:
+            crc, end = zlib.crc32(block, crc), end + len(block)
         with disk_faults(self.path), self.path.open("r+b", buffering=0) as file:
-            while view:
-                written = os.pwrite(file.fileno(), view, start)
-                view, start = view[written:], start + written
-        return zlib.crc32(data)
+            at = start + os.pwritev(file.fileno(), piece, start)
+            # A disk that is all but full takes the beginning, and says why not the rest when it is asked again.
+            while at < end:
+                at += os.pwrite(file.fileno(), b"".join(piece)[at - start :], at)
+        return Piece(Span(start, end), crc)

@@ -5,8 +5,9 @@ What every store promises, held against a real server of each kind.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import pytest
 from storage.shelves import Shelf
@@ -28,6 +29,7 @@ FILES = {
     "model-v2/other.txt": b"other",
     "model.txt": b"beside",
 }
+Fill = Callable[[Shelf], str]
 BELOW = {name.removeprefix("model/"): data for name, data in FILES.items() if name.startswith("model/")}
 
 
@@ -76,31 +78,47 @@ def named(listing: Listing, name: str) -> RemoteFile:
     return next(file for file in listing.files if file.name == name)
 
 
-async def test_all_below_a_directory_is_listed_and_nothing_beside_it(shelf: Shelf, root: str) -> None:
+@pytest.fixture(scope="module")
+def filled() -> Fill:
+    """
+    Fills a root of each shelf once with the files above, for tests that change nothing in it.
+    """
+    roots: dict[str, str] = {}
+
+    def fill(shelf: Shelf) -> str:
+        if shelf.kind not in roots:
+            roots[shelf.kind] = f"filled-{uuid4().hex[:12]}"
+            shelf.fill(roots[shelf.kind], FILES)
+        return roots[shelf.kind]
+
+    return fill
+
+
+async def test_all_below_a_directory_is_listed_and_nothing_beside_it(shelf: Shelf, filled: Fill) -> None:
     """
     By path segment: `model` brings neither `model-v2` nor `model.txt`; empty files and dotfiles are files.
     """
-    shelf.fill(root, FILES)
+    root = filled(shelf)
 
     listing = await listed(shelf.uri(f"{root}/model/"), shelf.settings())
     assert {file.name: file.size for file in listing.files} == {name: len(data) for name, data in BELOW.items()}
     assert not listing.is_file
 
 
-async def test_every_file_is_read_as_it_is(shelf: Shelf, root: str) -> None:
+async def test_every_file_is_read_as_it_is(shelf: Shelf, filled: Fill) -> None:
     """
     Whatever its name has in it.
     """
-    shelf.fill(root, FILES)
+    root = filled(shelf)
 
     assert await contents(shelf.uri(f"{root}/model/"), shelf.settings()) == BELOW
 
 
-async def test_a_single_file_is_listed_alone(shelf: Shelf, root: str) -> None:
+async def test_a_single_file_is_listed_alone(shelf: Shelf, filled: Fill) -> None:
     """
     Under its last segment, with a digest or a version that tells it from others.
     """
-    shelf.fill(root, FILES)
+    root = filled(shelf)
 
     listing = await listed(shelf.uri(f"{root}/model/model.safetensors"), shelf.settings())
     assert listing.is_file
@@ -108,43 +126,43 @@ async def test_a_single_file_is_listed_alone(shelf: Shelf, root: str) -> None:
     assert listing.files[0].version or listing.files[0].digests
 
 
-async def test_a_single_file_is_read(shelf: Shelf, root: str) -> None:
+async def test_a_single_file_is_read(shelf: Shelf, filled: Fill) -> None:
     """
     And so is one whose name has signs that mean something in a URL.
     """
-    shelf.fill(root, FILES)
+    root = filled(shelf)
 
     uri = shelf.uri(f"{root}/model/a name+with (signs) & 100%~é.txt")
     assert list((await contents(uri, shelf.settings())).values()) == ["ünïcode".encode()]
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 700_000), (1, 699_999), (699_999, 700_000), (65_536, 131_072)])
-async def test_a_range_is_exact(shelf: Shelf, root: str, start: int, end: int) -> None:
+async def test_a_range_is_exact(shelf: Shelf, filled: Fill, start: int, end: int) -> None:
     """
     From its first byte up to its last, at either end of the file and within.
     """
-    shelf.fill(root, FILES)
+    root = filled(shelf)
 
     async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
         file = named(await store.list(), "model.safetensors")
         assert await read(store, file, start, end) == LARGE[start:end]
 
 
-async def test_two_listings_of_the_same_are_equal(shelf: Shelf, root: str) -> None:
+async def test_two_listings_of_the_same_are_equal(shelf: Shelf, filled: Fill) -> None:
     """
     A state has one name, so that what is in the cache is found again.
     """
-    shelf.fill(root, FILES)
+    root = filled(shelf)
     uri = shelf.uri(f"{root}/model/")
 
     assert await listed(uri, shelf.settings()) == await listed(uri, shelf.settings())
 
 
-async def test_what_is_not_there_is_not_found(shelf: Shelf, root: str) -> None:
+async def test_what_is_not_there_is_not_found(shelf: Shelf, filled: Fill) -> None:
     """
     It may be a file, a directory, or all of the root.
     """
-    shelf.fill(root, FILES)
+    root = filled(shelf)
 
     for path in (f"{root}/nope/", f"{root}/mode", f"{root}-nope/model/"):
         with pytest.raises(ArtifactNotFoundError):
@@ -167,11 +185,11 @@ async def test_a_file_that_changes_midway_is_not_mixed(shelf: Shelf, root: str) 
             await read(store, file, 1000, 2000)
 
 
-async def test_a_file_that_goes_midway_is_told(shelf: Shelf, root: str) -> None:
+async def test_a_file_that_goes_midway_is_told(shelf: Shelf, filled: Fill) -> None:
     """
     A range of what is not there any more is no empty range.
     """
-    shelf.fill(root, FILES)
+    root = filled(shelf)
     async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
         listing = await store.list()
         file = RemoteFile("gone.safetensors", 100, listing.files[0].version)
@@ -180,19 +198,19 @@ async def test_a_file_that_goes_midway_is_told(shelf: Shelf, root: str) -> None:
             await read(store, file, 0, 100)
 
 
-async def test_a_store_out_of_reach_may_come_back(shelf: Shelf, root: str) -> None:
+async def test_a_store_out_of_reach_may_come_back(shelf: Shelf) -> None:
     """
-    A refused connection is worth another try, and the message has no port number of a fixture to hide behind.
+    A refused connection is worth another try.
     """
     with pytest.raises(StorageUnavailableError, match="try again"):
-        await listed(shelf.uri(f"{root}/model/", port=9), shelf.settings(port=9))
+        await listed(shelf.uri("root/model/", port=9), shelf.settings(port=9))
 
 
-async def test_reading_can_stop_early(shelf: Shelf, root: str) -> None:
+async def test_reading_can_stop_early(shelf: Shelf, filled: Fill) -> None:
     """
     Whoever stops in the middle of an answer can read again at once.
     """
-    shelf.fill(root, FILES)
+    root = filled(shelf)
 
     async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
         file = named(await store.list(), "model.safetensors")

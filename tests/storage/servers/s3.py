@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ _IDENTITIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class S3Server:
     """
     A store with a bucket that all may read, and one that a reader may.
@@ -52,6 +53,7 @@ class S3Server:
         """
         return f"http://127.0.0.1:{self.port}"
 
+    @cached_property
     def client(self) -> Any:  # Any: boto3 makes its clients at run time
         """
         A client that may do everything.
@@ -72,7 +74,7 @@ class S3Server:
         """
         Store an object.
         """
-        self.client().put_object(Bucket=bucket, Key=key, Body=data)
+        self.client.put_object(Bucket=bucket, Key=key, Body=data)
 
 
 @contextmanager
@@ -125,10 +127,10 @@ def _make_buckets(server: S3Server) -> None:
     while True:
         try:
             for bucket in (BUCKET, PRIVATE):
-                server.client().create_bucket(Bucket=bucket)
+                server.client.create_bucket(Bucket=bucket)
             # The first write needs a volume server, which comes a moment after the rest.
             server.put("ready", b"ready")
-            server.client().delete_object(Bucket=BUCKET, Key="ready")
+            server.client.delete_object(Bucket=BUCKET, Key="ready")
         except ClientError:
             if time.monotonic() > end:
                 raise

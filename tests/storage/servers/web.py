@@ -48,6 +48,8 @@ class WebServer:
     """Headers that a request needs, lest it be answered 401."""
     leads_to: str = ""
     """The address that every request is sent on to."""
+    is_dynamic: bool = False
+    """Whether answers say nothing about versions, as those of programs do not."""
     seen: list[dict[str, str]] = field(default_factory=list)
     """The headers of each request."""
 
@@ -85,6 +87,8 @@ class WebServer:
         if self.leads_to:
             raise web.HTTPTemporaryRedirect(self.leads_to + request.path_qs)
         path = self.root / request.path.lstrip("/")
+        if self.is_dynamic:
+            return web.Response(body=path.read_bytes())
         return web.FileResponse(path) if path.is_file() else web.Response(status=404)
 
 

@@ -1,0 +1,173 @@
+"""
+The verbs over the cache: list what it holds, verify it, prune it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+from rich.filesize import decimal
+
+from appliance.config import Config, load
+from appliance.errors import ArtifactCorruptError
+from appliance.storage import Cache, digest
+from appliance.storage.blobs import Blobs
+from appliance.storage.inventory import Wish, artifacts, damage, remove, unwanted
+from appliance.storage.materializing import brought
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+class Age(click.ParamType):  # type: ignore[type-arg] # click's stubs and click differ
+    """
+    A time such as 12h, 30d or 2w, in seconds.
+    """
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(value).lower())
+        if found is None:
+            self.fail(f"{value!r} is no time; write one such as 12h, 30d or 2w", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """
+    An amount such as 500M, 50GB or 1TiB, in bytes.
+    """
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", str(value).lower())
+        if found is None:
+            self.fail(f"{value!r} is no size; write one such as 500M, 50GB or 1TiB", param, ctx)
+        return int(float(found[1]) * _SIZES[found[2] or ""])
+
+
+@click.group()
+def cache() -> None:
+    """
+    List, verify and prune what was fetched.
+
+    Without --dir it is the cache of whoever types this: `appliance` under the user's cache home.
+    """
+
+
+_directory = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    envvar="APPLIANCE__STORAGE__CACHE_DIR",
+    show_envvar=True,
+    help="The cache, where storage.cache_dir is set.",
+)
+
+
+@cache.command("list")
+@_directory
+def list_(directory: Path | None) -> None:
+    """
+    Print each artifact with its size, files, time since its last use, and where it came from; last used first.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    root = Cache.at(directory)
+    found = artifacts(root)
+    table = Table("size", "files", "used", "from", "in", box=None, pad_edge=False, highlight=False)
+    for each in found:
+        table.add_row(decimal(each.size), str(each.files), f"{_ago(each.age)} ago", each.uri, each.path.name)
+    console = Console(width=None if Console().is_terminal else 240)
+    if found:
+        console.print(table)
+    console.print(f"{root.root}: {len(found)} artifacts, {decimal(_on_disk(root.root))} on the disk", highlight=False)
+
+
+@cache.command()
+@_directory
+@click.option("--remove", "is_removing", is_flag=True, help="Remove what is damaged, so that it is fetched again.")
+def verify(directory: Path | None, is_removing: bool) -> None:
+    """
+    Read every byte of every artifact, and name each file that is missing or not as it was stored.
+
+    Exit code 16 when there is one.
+    """
+    root, broken = Cache.at(directory), 0
+    for each in (each for each in artifacts(root) if each.is_finished):
+        names = damage(each)
+        click.echo(f"{each.path.name}: {'damaged: ' + ', '.join(names) if names else 'good'}")
+        broken += bool(names)
+        if names and is_removing and not remove(root, each):
+            click.echo(f"{each.path.name}: in use, and not removed", err=True)
+    if is_removing:
+        Blobs.of(root.root).drop_unused()
+    elif broken:
+        raise ArtifactCorruptError(f"{broken} damaged; remove them, to be fetched again, with --remove")
+
+
+@cache.command()
+@_directory
+@click.option("--older-than", "age", type=Age(), help="Remove what was not used for so long, such as 30d.")
+@click.option("--max-size", "size", type=Size(), help="Remove what was not used for longest, to leave at most 50GB.")
+@click.option(
+    "--keep",
+    "files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Never remove what this config names; without other limits, remove all the rest.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+def prune(directory: Path | None, age: float | None, size: int | None, files: Sequence[Path], dry_run: bool) -> None:
+    """
+    Remove artifacts that are not wanted any more.
+
+    Without options only what killed and failed fetches left. What a process serves or works on is never removed.
+    """
+    configs = [load(file).config for file in files]
+    root = Cache.at(directory or next((config.storage.cache_dir for config in configs), None))
+    is_rest = bool(files) and age is None and size is None
+    wish = Wish(0 if is_rest else age, size, frozenset(_named(root, configs)))
+    freed = 0
+    for each in unwanted(artifacts(root), wish):
+        is_gone = dry_run or remove(root, each)
+        freed += each.size if is_gone else 0
+        word = ("would be removed" if dry_run else "removed") if is_gone else "in use, and not removed"
+        click.echo(f"{each.path.name}: {decimal(each.size)}, used {_ago(each.age)} ago: {word}")
+    if not dry_run:
+        Blobs.of(root.root).drop_unused()
+    click.echo(f"{decimal(freed)} {'would be ' if dry_run else ''}removed")
+
+
+def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
+    """
+    The artifacts that configs lead to, and what was made of them.
+    """
+    for config in configs:
+        settings = config.storage.model_copy(update={"cache_dir": root.root, "frozen": False})
+        for storage in (each for section in config.models for each in section.storages.values()):
+            path = brought(storage, settings)
+            if path is None:
+                continue
+            yield root.root / path.relative_to(root.root).parts[0]
+            if known := digest(path) if path.is_file() else None:
+                yield from (each.path for each in artifacts(root) if each.source and known in each.source)
+
+
+def _on_disk(root: Path) -> int:
+    """
+    Bytes of all files, each counted once however many names it has.
+    """
+    facts = (path.lstat() for path in root.rglob("*") if path.is_file())
+    return sum({(each.st_dev, each.st_ino): each.st_size for each in facts}.values())
+
+
+def _ago(seconds: float) -> str:
+    unit = next((unit for unit in "wdhm" if seconds >= _UNITS[unit]), "s")
+    return f"{int(seconds / _UNITS[unit])}{unit}"

@@ -1,0 +1,145 @@
+"""
+Whoever brings a model here, ours among them: one for each run of this file, in a process of its own.
+
+Run as ``python contenders.py NAME PLACE``, where PLACE is JSON; prints JSON with seconds and the peak of its memory.
+It imports nothing of the project but in `ours`: some contenders live in an environment of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Place = dict[str, Any]  # Any: JSON values
+
+
+def ours(place: Place) -> Callable[[], object]:
+    """
+    This project, all of it: listing, ranges, digests, fsync, manifest.
+    """
+    from appliance.storage import materialize
+    from appliance.storage.schemes import SCHEMES, Remote
+    from appliance.storage.section import StorageSection, StorageSettings
+
+    scheme = SCHEMES[place["uri"].partition("://")[0]]
+    assert isinstance(scheme, Remote)
+    __import__(scheme.opener.partition(":")[0])
+    given = {"cache_dir": place["target"], "credentials": place["credentials"], "transfer": place.get("transfer", {})}
+    settings = StorageSettings.model_validate(given)
+    return lambda: materialize(StorageSection(uri=place["uri"]), settings, lambda *_: None)
+
+
+def s3fs(place: Place) -> Callable[[], object]:
+    """
+    fsspec's way to S3, as it is by default.
+    """
+    import s3fs
+
+    def work() -> None:
+        files = s3fs.S3FileSystem(
+            key=place["key"],
+            secret=place["secret"],
+            endpoint_url=place["endpoint"],
+            client_kwargs={"region_name": "us-east-1"},
+        )
+        files.get(place["path"], place["target"], recursive=True)
+
+    return work
+
+
+def boto3(place: Place) -> Callable[[], object]:
+    """
+    boto3's transfer manager, which is what `aws s3 cp --recursive` uses.
+    """
+    import boto3
+    from s3transfer.manager import TransferManager
+
+    bucket, _, prefix = place["path"].partition("/")
+
+    def work() -> None:
+        client = boto3.client(
+            "s3",
+            endpoint_url=place["endpoint"],
+            aws_access_key_id=place["key"],
+            aws_secret_access_key=place["secret"],
+            region_name="us-east-1",
+        )
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+        with TransferManager(client) as manager:
+            for key in [each["Key"] for page in pages for each in page["Contents"]]:
+                path = Path(place["target"]) / key.removeprefix(f"{prefix}/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                manager.download(bucket, key, str(path))
+
+    return work
+
+
+def gcsfs(place: Place) -> Callable[[], object]:
+    """
+    fsspec's way to Google Cloud Storage, as it is by default but for a question that emulators do not answer.
+    """
+    import gcsfs
+
+    def work() -> None:
+        files = gcsfs.GCSFileSystem(token="anon", project="test", endpoint_url=place["endpoint"])
+        files.get(place["path"], place["target"], recursive=True)
+
+    return work
+
+
+def fsspec_http(place: Place) -> Callable[[], object]:
+    """
+    fsspec's way to the web; it cannot list, so it is told the names.
+    """
+    import fsspec.implementations.http
+
+    def work() -> None:
+        files = fsspec.implementations.http.HTTPFileSystem()
+        targets = [Path(place["target"]) / name for name in place["names"]]
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        files.get([f"{place['uri']}{name}" for name in place["names"]], [str(target) for target in targets])
+
+    return work
+
+
+def huggingface_hub(place: Place) -> Callable[[], object]:
+    """
+    The hub's own library.
+    """
+    from huggingface_hub import snapshot_download
+
+    return lambda: snapshot_download(place["uri"].removeprefix("hf://"), local_dir=place["target"])
+
+
+def kserve(place: Place) -> Callable[[], object]:
+    """
+    KServe's storage initializer.
+    """
+    from kserve_storage import Storage
+
+    return lambda: Storage.download(place["uri"], place["target"])
+
+
+def _peak() -> int:
+    """
+    The most memory of this process, or of the largest child, in bytes.
+
+    Not `ru_maxrss` of the process itself: that begins with what the process was forked from.
+    """
+    status = Path("/proc/self/status").read_text()
+    own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
+
+
+if __name__ == "__main__":
+    place = json.loads(sys.argv[2])
+    work = globals()[sys.argv[1]](place)
+    begun = time.monotonic()
+    work()
+    print(json.dumps({"seconds": time.monotonic() - begun, "peak": _peak()}))

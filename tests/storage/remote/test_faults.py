@@ -1,0 +1,128 @@
+"""
+What bad networks do, over every kind of store, and the whole way from a URI to verified files.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from storage.servers.faultproxy import ALWAYS, Fault, FaultProxy
+from storage.shelves import Shelf
+
+from appliance.errors import StorageError, StorageTimeoutError, StorageUnavailableError
+from appliance.storage import materialize
+from appliance.storage.section import StorageSection
+
+FILES = {"model/config.json": b"{}", "model/model.safetensors": random.Random(1).randbytes(1_000_000)}
+SIZE = sum(map(len, FILES.values()))
+
+# Past any listing, and within the first range that comes over a connection: some stores close it after each.
+WITHIN = 40_000
+
+# No answer of any store is as short.
+AT_ONCE = 40
+
+# Three tries with pauses of less than a second between them, and time for a busy machine.
+SOON_SECONDS = 60
+
+
+def bring(shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, stall_seconds: float = 5) -> dict[str, bytes]:
+    """
+    Fetch the model through the proxy.
+    """
+    transfer = {"stall_seconds": stall_seconds, "retries": 2, "chunk_bytes": 64 * 1024, "parallel": 4}
+    settings = shelf.settings(proxy.port, cache_dir=tmp_path / "cache", transfer=transfer)
+    path = materialize(StorageSection(uri=shelf.uri(f"{root}/model/", proxy.port)), settings, lambda *_: None)
+    return {f"model/{file.name}": file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.fixture
+def filled(shelf: Shelf, root: str) -> str:
+    """
+    The root with the model.
+    """
+    shelf.fill(root, FILES)
+    return root
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("reset", after=WITHIN, times=1),
+        Fault("reset", after=WITHIN),
+        Fault("end", after=WITHIN, times=1),
+        Fault("stall", after=WITHIN, times=1),
+        Fault("flip", after=WITHIN, times=1),
+        Fault("refuse", times=1),
+        Fault("whole", times=1),
+    ],
+    ids=lambda fault: f"{fault.kind} {'always' if fault.times == ALWAYS else 'once'}",
+)
+def test_what_passes_is_survived(shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault) -> None:
+    """
+    A fault that lets some bytes through costs time, and at most a few bytes more; a wrong byte is found and mended.
+    """
+    if fault.kind == "whole" and shelf.kind == "s3":
+        pytest.skip("the signature covers the Range header")
+    proxy.set(fault)
+
+    assert bring(shelf, filled, proxy, tmp_path, stall_seconds=1.5) == FILES
+    assert proxy.hits >= 1
+    # The file once, and once more where a store sent all of it for a part.
+    assert proxy.sent < 2.2 * SIZE
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault("reset", after=AT_ONCE), StorageUnavailableError),
+        (Fault("end", after=AT_ONCE), StorageUnavailableError),
+        (Fault("stall", after=AT_ONCE), StorageTimeoutError),
+        (Fault("refuse"), StorageUnavailableError),
+        (Fault("whole"), StorageError),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Fault) else "",
+)
+def test_what_stays_ends_soon(
+    shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault, error: type[StorageError]
+) -> None:
+    """
+    Nobody waits for ever: the error says where it was, and nothing half done is taken for a model.
+    """
+    proxy.set(fault)
+    begun = time.monotonic()
+
+    with pytest.raises(error) as caught:
+        bring(shelf, filled, proxy, tmp_path, stall_seconds=0.5)
+    assert time.monotonic() - begun < SOON_SECONDS
+    assert filled in str(caught.value)
+    assert not list((tmp_path / "cache").glob("*/appliance-manifest.json"))
+
+
+def test_a_fetch_goes_on_where_it_was_broken_off(shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path) -> None:
+    """
+    What came before the store went away for good is not fetched again when it is back.
+    """
+    proxy.set(Fault("slow", bytes_per_second=400_000))
+
+    class StopError(Exception):
+        """
+        What ends the first fetch.
+        """
+
+    def stop(done: int, total: int | None) -> None:
+        if done >= SIZE // 3:
+            raise StopError
+
+    settings = shelf.settings(proxy.port, cache_dir=tmp_path / "cache")
+    storage = StorageSection(uri=shelf.uri(f"{filled}/model/", proxy.port))
+    with pytest.raises(StopError):
+        materialize(storage, settings, stop)
+    proxy.set(Fault())
+
+    path = materialize(storage, settings, lambda *_: None)
+    assert (path / "model.safetensors").read_bytes() == FILES["model/model.safetensors"]
+    assert proxy.sent < SIZE

@@ -1,0 +1,271 @@
+"""
+`s3://`: who we are to a store, and what its answers mean.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import md5, sha256
+
+import pytest
+from storage.remote.test_contract import listed, opened, read
+from storage.servers.s3 import ADMIN, BUCKET, PRIVATE, READER, S3Server
+
+from appliance.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
+from appliance.storage.remote.s3 import S3Store
+from appliance.storage.section import StorageSettings
+
+Environment = pytest.MonkeyPatch
+
+
+@pytest.fixture(scope="module")
+def store(seaweedfs: S3Server) -> S3Server:
+    """
+    A store with an object for all, and one for readers.
+    """
+    seaweedfs.put("open/x.txt", b"open")
+    seaweedfs.put("closed/x.txt", b"closed", PRIVATE)
+    return seaweedfs
+
+
+def settings(**block: object) -> StorageSettings:
+    """
+    Settings with one block of credentials.
+    """
+    transfer = {"stall_seconds": 5, "retries": 0}
+    return StorageSettings.model_validate({"transfer": transfer, "credentials": {"s3": [block] if block else []}})
+
+
+async def credential_and_names(uri: str, given: StorageSettings) -> tuple[str, list[str]]:
+    """
+    Which credential was used, and what it could see.
+    """
+    async with opened(uri, given) as store:
+        listing = await store.list()
+        return store.credential, [file.name for file in listing.files]
+
+
+async def test_the_keys_of_the_environment_are_used(store: S3Server, only_given_credentials: Environment) -> None:
+    """
+    As every AWS tool does, and at the endpoint that the environment names.
+    """
+    only_given_credentials.setenv("AWS_ENDPOINT_URL_S3", store.url)
+    only_given_credentials.setenv("AWS_ACCESS_KEY_ID", READER[0])
+    only_given_credentials.setenv("AWS_SECRET_ACCESS_KEY", READER[1])
+
+    assert await credential_and_names(f"s3://{PRIVATE}/closed", settings()) == ("AWS credentials (env)", ["x.txt"])
+
+
+async def test_a_profile_of_the_aws_files_is_used(
+    store: S3Server, only_given_credentials: Environment, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """
+    The one that the config names, in the file that the environment names.
+    """
+    file = tmp_path_factory.mktemp("aws") / "credentials"
+    file.write_text(f"[work]\naws_access_key_id = {READER[0]}\naws_secret_access_key = {READER[1]}\n")
+    only_given_credentials.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+
+    used, names = await credential_and_names(f"s3://{PRIVATE}/closed", settings(profile="work", endpoint_url=store.url))
+    assert (used, names) == ("AWS credentials (shared-credentials-file)", ["x.txt"])
+
+
+async def test_an_unknown_profile_is_told(store: S3Server) -> None:
+    """
+    It is the user's own setting that is wrong.
+    """
+    with pytest.raises(AccessDeniedError, match="nope"):
+        await listed(f"s3://{PRIVATE}/closed", settings(profile="nope", endpoint_url=store.url))
+
+
+async def test_kserves_variables_name_the_endpoint(store: S3Server, only_given_credentials: Environment) -> None:
+    """
+    A host without a scheme, and whether to use TLS.
+    """
+    only_given_credentials.setenv("S3_ENDPOINT", store.url.removeprefix("http://"))
+    only_given_credentials.setenv("S3_USE_HTTPS", "0")
+    only_given_credentials.setenv("awsAnonymousCredential", "True")
+
+    assert await credential_and_names(f"s3://{BUCKET}/open", settings()) == ("anonymous", ["x.txt"])
+
+
+async def test_awss_own_endpoint_goes_before_kserves(store: S3Server, only_given_credentials: Environment) -> None:
+    """
+    Who sets both means the standard one.
+    """
+    only_given_credentials.setenv("S3_ENDPOINT", "127.0.0.1:9")
+    only_given_credentials.setenv("AWS_ENDPOINT_URL", store.url)
+    only_given_credentials.setenv("awsAnonymousCredential", "1")
+
+    assert (await credential_and_names(f"s3://{BUCKET}/open", settings()))[1] == ["x.txt"]
+
+
+async def test_a_public_bucket_needs_no_credentials(store: S3Server) -> None:
+    """
+    Where none are set up, nothing is signed.
+    """
+    used, names = await credential_and_names(f"s3://{BUCKET}/open", settings(endpoint_url=store.url))
+    assert (used, names) == ("anonymous, as no AWS credentials are set up", ["x.txt"])
+
+
+async def test_the_block_of_a_bucket_goes_before_the_one_for_all(store: S3Server) -> None:
+    """
+    Whatever their order.
+    """
+    general = {"anonymous": True, "endpoint_url": store.url}
+    special = {
+        "bucket": PRIVATE,
+        "access_key_id": READER[0],
+        "secret_access_key": READER[1],
+        "endpoint_url": store.url,
+    }
+    both = StorageSettings.model_validate({"credentials": {"s3": [general, special]}})
+
+    assert await credential_and_names(f"s3://{BUCKET}/open", both) == ("anonymous", ["x.txt"])
+    used, names = await credential_and_names(f"s3://{PRIVATE}/closed", both)
+    assert (used, names) == ("access_key_id of storage.credentials.s3", ["x.txt"])
+
+
+@pytest.mark.parametrize(
+    ("block", "code"),
+    [
+        ({"anonymous": True}, "403"),
+        ({"access_key_id": "AKIAWRONG", "secret_access_key": "s3cret-value"}, "InvalidAccessKeyId"),
+        ({"access_key_id": READER[0], "secret_access_key": "s3cret-value"}, "SignatureDoesNotMatch"),
+    ],
+    ids=["anonymous", "wrong key", "wrong secret"],
+)
+async def test_who_may_not_read_is_told_what_to_set(store: S3Server, block: dict[str, object], code: str) -> None:
+    """
+    With the store's own code, and without the secret.
+    """
+    with pytest.raises(AccessDeniedError, match=f"{code}.*storage.credentials.s3") as caught:
+        await listed(f"s3://{PRIVATE}/closed", settings(endpoint_url=store.url, **block))
+    assert "s3cret-value" not in str(caught.value)
+
+
+async def test_an_absent_bucket_is_told_from_an_absent_prefix(store: S3Server) -> None:
+    """
+    The one is a name to correct, the other a path.
+    """
+    admin = {"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1], "endpoint_url": store.url}
+
+    with pytest.raises(ArtifactNotFoundError, match="no bucket 'nope-nope'"):
+        await listed("s3://nope-nope/x", settings(**admin))
+    with pytest.raises(ArtifactNotFoundError, match="nothing lies there"):
+        await listed(f"s3://{BUCKET}/nope", settings(**admin))
+
+
+async def test_markers_of_directories_are_no_files(store: S3Server) -> None:
+    """
+    Consoles make an empty object for a directory; it has no name below it.
+    """
+    store.put("marked/", b"")
+    store.put("marked/sub/", b"")
+    store.put("marked/x.txt", b"x")
+
+    used = settings(anonymous=True, endpoint_url=store.url)
+    assert (await credential_and_names(f"s3://{BUCKET}/marked/", used))[1] == ["x.txt"]
+
+
+async def test_an_object_in_one_part_has_its_md5(store: S3Server) -> None:
+    """
+    Its ETag.
+    """
+    listing = await listed(f"s3://{BUCKET}/open", settings(anonymous=True, endpoint_url=store.url))
+
+    assert listing.files[0].digests["md5"] == md5(b"open").hexdigest()
+
+
+async def test_an_object_in_several_parts_has_no_md5(moto: S3Server) -> None:
+    """
+    The digest of digests of parts says nothing about the whole.
+    """
+    upload = moto.client.create_multipart_upload(Bucket=BUCKET, Key="parts/x")
+    parts = []
+    for number, data in ((1, bytes(5 << 20)), (2, b"rest")):
+        answer = moto.client.upload_part(
+            Bucket=BUCKET, Key="parts/x", UploadId=upload["UploadId"], PartNumber=number, Body=data
+        )
+        parts.append({"ETag": answer["ETag"], "PartNumber": number})
+    moto.client.complete_multipart_upload(
+        Bucket=BUCKET, Key="parts/x", UploadId=upload["UploadId"], MultipartUpload={"Parts": parts}
+    )
+
+    key, secret = ADMIN
+    block = {"access_key_id": key, "secret_access_key": secret, "endpoint_url": moto.url}
+    (file,) = (await listed(f"s3://{BUCKET}/parts", settings(**block))).files
+    assert file.size == (5 << 20) + 4
+    assert "md5" not in file.digests
+
+
+async def test_a_checksum_that_the_store_keeps_is_taken(moto: S3Server) -> None:
+    """
+    A SHA-256 of the whole object, given when it was stored.
+    """
+    moto.client.put_object(Bucket=BUCKET, Key="sums/x", Body=b"data", ChecksumAlgorithm="SHA256")
+
+    block = {"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1], "endpoint_url": moto.url}
+    (file,) = (await listed(f"s3://{BUCKET}/sums", settings(**block))).files
+    assert file.digests["sha256"] == sha256(b"data").hexdigest()
+
+
+async def test_an_encrypted_object_has_no_md5(moto: S3Server) -> None:
+    """
+    With a key of one's own, an ETag only looks like one.
+    """
+    moto.client.put_object(Bucket=BUCKET, Key="sealed/x", Body=b"data", ServerSideEncryption="aws:kms")
+
+    block = {"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1], "endpoint_url": moto.url}
+    (file,) = (await listed(f"s3://{BUCKET}/sealed", settings(**block))).files
+    assert "md5" not in file.digests
+
+
+async def test_a_whole_bucket_is_listed(store: S3Server) -> None:
+    """
+    Without a prefix all of it, and without a `/` in front of any name.
+    """
+    _, names = await credential_and_names(f"s3://{BUCKET}", settings(anonymous=True, endpoint_url=store.url))
+    assert "open/x.txt" in names
+
+
+async def test_more_objects_than_a_page_has_are_listed(moto: S3Server) -> None:
+    """
+    All pages of a listing.
+    """
+    from moto.s3.models import s3_backends
+
+    # Past its HTTP interface, which takes seconds for as many.
+    for number in range(1010):
+        s3_backends["123456789012"]["aws"].put_object(BUCKET, f"many/{number}", b"")
+
+    block = {"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1], "endpoint_url": moto.url}
+    assert len((await listed(f"s3://{BUCKET}/many", settings(**block))).files) == 1010
+
+
+async def test_who_may_read_and_not_list_gets_one_object(store: S3Server) -> None:
+    """
+    A right to read an object is enough to name it.
+    """
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{PRIVATE}/*"}
+    store.client.put_bucket_policy(
+        Bucket=PRIVATE, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    )
+    given = settings(anonymous=True, endpoint_url=store.url)
+    try:
+        async with opened(f"s3://{PRIVATE}/closed/x.txt", given) as anonymous:
+            listing = await anonymous.list()
+            assert listing.is_file
+            assert await read(anonymous, listing.files[0], 0, 6) == b"closed"
+    finally:
+        store.client.delete_bucket_policy(Bucket=PRIVATE)
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://a/b", "s3://b\nucket/key", "s3://me:s3cret@bucket/key"])
+def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
+    """
+    And no secret in it is shown.
+    """
+    with pytest.raises(StorageError, match="names no bucket") as caught:
+        S3Store(uri, settings())
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,270 @@
+"""
+The lock: what it holds, what it refuses, and how it says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from storage.hub_double import Hub, Repository
+
+from appliance import pull as verbs
+from appliance.config import Config, load
+from appliance.errors import ArtifactChangedError, StorageError
+from appliance.storage import Cache, lockfile
+from appliance.storage.memory import PLACES
+
+FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100}
+
+
+@pytest.fixture
+def place() -> Iterator[dict[str, bytes]]:
+    """
+    The files of `memory://place`.
+    """
+    files = dict(FILES)
+    PLACES["place"] = files
+    yield files
+    del PLACES["place"]
+
+
+Read = Callable[..., Config]
+
+
+@pytest.fixture
+def read(tmp_path: Path, cache: Cache) -> Read:
+    """
+    Writes a config with one model, whose storage has these keys, and loads it.
+    """
+
+    def read(uri: str = "memory://place", name: str = "config.yaml", **storage: object) -> Config:
+        model = {"name": "a", "class": "generative", "storage": {"uri": uri, **storage}}
+        file = tmp_path / name
+        file.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(cache.root)}}))
+        return load(file).config
+
+    return read
+
+
+def _frozen(config: Config) -> Config:
+    return config.model_copy(update={"storage": config.storage.model_copy(update={"frozen": True})})
+
+
+def test_a_lock_names_every_file_with_size_and_digest(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
+    """
+    It is JSON that people can read, and names the URI as the config has it and the place it led to.
+    """
+    verbs.lock(read())
+
+    assert json.loads((tmp_path / "appliance.lock").read_text()) == {
+        "version": 1,
+        "storages": [
+            {
+                "uri": "memory://place",
+                "place": "memory://place",
+                "files": {
+                    name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                    for name, data in FILES.items()
+                },
+            }
+        ],
+    }
+
+
+def test_the_same_state_makes_the_same_bytes(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
+    """
+    Locking again changes nothing that a version control would show.
+    """
+    verbs.lock(read(exclude=["*.md"]))
+    first = (tmp_path / "appliance.lock").read_bytes()
+    verbs.lock(read(exclude=["*.md"]))
+
+    assert (tmp_path / "appliance.lock").read_bytes() == first
+    assert [path.name for path in tmp_path.iterdir() if "lock" in path.name] == ["appliance.lock"]
+
+
+def test_configs_of_one_directory_share_a_lock(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
+    """
+    Locking one leaves the entries of the other, and replaces its own.
+    """
+    verbs.lock(read())
+    verbs.lock(read("memory://place/config.json", "other.yaml"))
+    place["config.json"] = b"{ }"
+    verbs.lock(read("memory://place/config.json", "other.yaml"))
+
+    entries = json.loads((tmp_path / "appliance.lock").read_text())["storages"]
+    assert [(entry["uri"], entry["files"]["config.json"]["size"]) for entry in entries] == [
+        ("memory://place", 2),
+        ("memory://place/config.json", 3),
+    ]
+
+
+def test_a_lock_holds_no_secret(tmp_path: Path) -> None:
+    """
+    A lock is committed; a signed URL or a password in a URI is not.
+    """
+    from appliance.storage.contents import Contents, Held
+    from appliance.storage.section import StorageSection
+
+    storage = StorageSection(uri="https://me:s3cret@host/model.gguf?sig=s3cret")
+    found = Contents("https://host/model.gguf", {"model.gguf": Held(1, "0" * 64)}, is_file=True)
+    lockfile.write(tmp_path / "appliance.lock", [lockfile.Locked.of(storage, found)])
+
+    assert "s3cret" not in (tmp_path / "appliance.lock").read_text()
+    assert lockfile.read(tmp_path / "appliance.lock")
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
+    "other bytes": (
+        lambda files: files.update({"config.json": b"[]"}),
+        f"config.json has the SHA-256 {hashlib.sha256(b'[]').hexdigest()}, and {hashlib.sha256(b'{}').hexdigest()} is",
+    ),
+    "other size": (
+        lambda files: files.update({"config.json": b"{   }"}),
+        "config.json has 5 bytes, and 2 are locked",
+    ),
+    "one more": (lambda files: files.update({"new.json": b""}), "new.json is there, and is not locked"),
+    "one less": (lambda files: files.pop("config.json"), "config.json is locked, and is not there"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_drift_is_refused_with_file_and_difference(
+    read: Read, place: dict[str, bytes], change: str, is_frozen: bool
+) -> None:
+    """
+    Whatever changed in the store since, with `--frozen` and without.
+    """
+    verbs.lock(read())
+    apply, difference = CHANGES[change]
+    apply(place)
+    config = _frozen(read()) if is_frozen else read()
+
+    with pytest.raises(ArtifactChangedError) as caught:
+        verbs.pull(config)
+    assert difference in str(caught.value)
+    assert str(caught.value).startswith("memory://place: differs from appliance.lock: ")
+    assert "appliance lock FILE" in str(caught.value)
+
+
+def test_what_is_locked_is_pulled(read: Read, place: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Without drift a lock changes nothing.
+    """
+    verbs.lock(read())
+
+    verbs.pull(_frozen(read()))
+    assert "a model: /" in capsys.readouterr().out
+
+
+def test_frozen_refuses_what_is_not_locked(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
+    """
+    Without a lock, or with one that does not know the storage, nothing is brought.
+    """
+    with pytest.raises(StorageError, match=r"memory://place: .*appliance\.lock is not there.*appliance lock FILE"):
+        verbs.pull(_frozen(read()))
+    verbs.lock(read())
+    with pytest.raises(StorageError, match=r"memory://place: is not in .*appliance\.lock"):
+        verbs.pull(_frozen(read(include=["*.json"])))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"), [("{", "is no lock"), ("[]", "is no lock"), ('{"version": 9, "storages": []}', "of version 9")]
+)
+def test_a_broken_lock_is_not_passed_over(
+    read: Read, place: dict[str, bytes], tmp_path: Path, text: str, fault: str
+) -> None:
+    """
+    A lock that cannot be understood protects nobody, so it is an error.
+    """
+    (tmp_path / "appliance.lock").write_text(text)
+
+    with pytest.raises(StorageError, match=fault):
+        verbs.pull(read())
+
+
+def test_a_branch_stays_at_the_commit_that_is_locked(read: Read, hub: Hub, tmp_path: Path) -> None:
+    """
+    `hf://` without a revision means the locked commit, also when the branch has moved.
+    """
+    hub.repositories["org/model"] = model = Repository()
+    commit = model.commit({"config.json": b"old", "model.safetensors": b"old weights"})
+    verbs.lock(read("hf://org/model"))
+    model.commit({"config.json": b"new", "model.safetensors": b"new weights"})
+
+    (path,) = read("hf://org/model").models[0].materialize(read("hf://org/model").storage, lambda *_: None).values()
+    assert (path / "model.safetensors").read_bytes() == b"old weights"
+    assert commit in (tmp_path / "appliance.lock").read_text()
+
+
+def test_files_in_place_are_held_by_their_sizes_to_start_at_once(read: Read, tmp_path: Path) -> None:
+    """
+    A mounted volume may be larger than any start can read; `pull` reads it.
+    """
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    config = read(str(model))
+    verbs.lock(config)
+    (model / "model.safetensors").write_bytes(b"Weights")
+
+    config.models[0].materialize(config.storage, lambda *_: None)
+    with pytest.raises(ArtifactChangedError, match=r"model\.safetensors has the SHA-256"):
+        verbs.pull(config)
+    (model / "model.safetensors").write_bytes(b"weight")
+    with pytest.raises(ArtifactChangedError, match="has 6 bytes, and 7 are locked"):
+        config.models[0].materialize(config.storage, lambda *_: None)
+
+
+def test_the_digest_that_pull_prints_can_be_pinned(
+    read: Read, place: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    Of a directory and of one file, where it is the file's own SHA-256; other bytes are refused.
+    """
+    printed = []
+    for uri in ("memory://place", "memory://place/model.safetensors"):
+        verbs.pull(read(uri))
+        printed.append(capsys.readouterr().out.strip().rpartition("digest: ")[2])
+    for uri, digest in zip(("memory://place", "memory://place/model.safetensors"), printed, strict=True):
+        verbs.pull(read(uri, digest=digest))
+    place["model.safetensors"] = b"Weights" * 100
+
+    assert printed[1] == f"sha256:{hashlib.sha256(FILES['model.safetensors']).hexdigest()}"
+    for uri, digest in zip(("memory://place", "memory://place/model.safetensors"), printed, strict=True):
+        with pytest.raises(ArtifactChangedError, match=f"storage.digest is {digest}"):
+            verbs.pull(read(uri, digest=digest))
+
+
+def test_the_commands_lock_and_hold(tmp_path: Path) -> None:
+    """
+    `appliance lock`, then `pull --frozen`: 0, and 17 when a file has changed.
+    """
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    file = tmp_path / "config.yaml"
+    file.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {model}}}}}]\n")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "appliance", *words, str(file)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    unlocked = run("pull", "--frozen")
+    locked = run("lock")
+    good = run("pull", "--frozen")
+    (model / "model.safetensors").write_bytes(b"Weights")
+    changed = run("pull", "--frozen")
+
+    assert (unlocked.returncode, "appliance.lock is not there" in unlocked.stderr) == (3, True)
+    assert (locked.returncode, locked.stdout) == (0, f"{tmp_path}/appliance.lock: 1 storage, 1 file\n")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert (changed.returncode, "differs from appliance.lock" in changed.stderr) == (17, True)
+    assert "Traceback" not in changed.stderr

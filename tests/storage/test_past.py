@@ -1,0 +1,93 @@
+"""
+What was brought before, and a store that need not or cannot be asked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import pytest
+from storage.store_double import Fault, StoreDouble
+from structlog.testing import capture_logs
+
+from appliance.errors import AccessDeniedError, StorageUnavailableError
+from appliance.storage import Cache
+from appliance.storage.fetch import fetch
+from appliance.storage.past import remember
+from appliance.storage.section import StorageSection, StorageSettings, TransferSection
+
+STORAGE = StorageSection(uri="double://model")
+FILES = {"config.json": b"{}", "model.safetensors": b"w"}
+
+
+def bring(store: StoreDouble, cache: Cache, storage: StorageSection = STORAGE) -> Path:
+    """
+    Fetch what a store has, and remember it.
+    """
+    settings = StorageSettings(cache_dir=cache.root, transfer=TransferSection(stall_seconds=0.2, retries=0))
+    path = fetch(store, storage, settings, lambda *_: None)
+    remember(storage, path, cache)
+    return path
+
+
+def silent(files: dict[str, bytes] = FILES, kind: str = "reset") -> StoreDouble:
+    """
+    A store whose listing does not come.
+    """
+    return StoreDouble(files, listing_faults=deque([Fault(kind)]))  # type: ignore[arg-type] # a parameter
+
+
+@pytest.mark.parametrize("kind", ["reset", "stall"])
+def test_a_silent_store_leaves_what_was_fetched(cache: Cache, kind: str) -> None:
+    """
+    A server restarts with the model it had, and says in its log that nobody confirmed it.
+    """
+    first = bring(StoreDouble(FILES), cache)
+
+    with capture_logs() as events:
+        assert bring(silent(kind=kind), cache) == first
+    (event,) = events
+    assert (event["event"], event["path"]) == ("artifact.unconfirmed", str(first))
+
+
+def test_what_is_damaged_does_not_stand_in(cache: Cache) -> None:
+    """
+    What is no longer whole must be fetched again, and when that fails, so does the whole.
+    """
+    (bring(StoreDouble(FILES), cache) / "config.json").unlink()
+
+    with pytest.raises(StorageUnavailableError):
+        bring(silent(), cache)
+
+
+def test_what_was_fetched_by_other_rules_does_not_stand_in(cache: Cache) -> None:
+    """
+    Fewer files are another model.
+    """
+    bring(StoreDouble(FILES), cache)
+
+    with pytest.raises(StorageUnavailableError):
+        bring(silent(), cache, STORAGE.model_copy(update={"include": ("*.json",)}))
+
+
+def test_a_refusal_is_an_answer(cache: Cache) -> None:
+    """
+    Only silence is bridged: what became private is not served from the cache unasked.
+    """
+    bring(StoreDouble(FILES), cache)
+
+    with pytest.raises(AccessDeniedError):
+        bring(silent(kind="deny"), cache)
+
+
+def test_what_can_never_change_is_not_asked_for_again(cache: Cache) -> None:
+    """
+    A commit that is in the cache works without any store.
+    """
+    first = bring(StoreDouble(FILES, is_fixed=True), cache)
+
+    store = silent()
+    store.is_fixed = True
+    assert bring(store, cache) == first
+    assert store.listing_faults

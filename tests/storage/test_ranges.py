@@ -1,0 +1,62 @@
+"""
+The arithmetic of ranges.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.storage.section import TransferSection
+from appliance.storage.transfer.ranges import Sizes, Span, gaps
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("held", "missing"),
+    [
+        ([], [(0, 10)]),
+        ([(0, 10)], []),
+        ([(0, 3), (3, 5)], [(5, 10)]),
+        ([(2, 3), (8, 10)], [(0, 2), (3, 8)]),
+    ],
+)
+def test_gaps_are_what_is_not_held(held: list[tuple[int, int]], missing: list[tuple[int, int]]) -> None:
+    """
+    Before, between and behind the spans that are there.
+    """
+    assert list(gaps((Span(*span) for span in held), 10)) == [Span(*span) for span in missing]
+
+
+def test_an_empty_file_has_no_gap() -> None:
+    """
+    There is nothing to fetch of it.
+    """
+    assert list(gaps([], 0)) == []
+
+
+def test_a_span_is_cut_without_loss() -> None:
+    """
+    The parts follow one another, and only the last is smaller.
+    """
+    assert list(Span(5, 30).cut(10)) == [Span(5, 15), Span(15, 25), Span(25, 30)]
+
+
+@pytest.mark.parametrize("total", [20 * MIB, 100 * MIB, 10**9, 10**12])
+@pytest.mark.parametrize("parallel", [1, 8, 10])
+def test_a_kill_can_cost_no_more_than_a_25th(total: int, parallel: int) -> None:
+    """
+    All requests together ask for no more than that at any moment.
+    """
+    sizes = Sizes.of(total, TransferSection(parallel=parallel))
+
+    assert parallel * sizes.chunk <= total / 25
+    assert sizes.piece <= sizes.chunk
+
+
+def test_a_request_asks_for_no_more_than_the_config_says() -> None:
+    """
+    However large the model, and for no less than is worth a request, however small.
+    """
+    assert Sizes.of(10**12, TransferSection(chunk_bytes=MIB)).chunk == MIB
+    assert Sizes.of(1, TransferSection()).chunk == 64 * 1024
