@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from appliance.config import adapters
 from appliance.config.draft import Draft
 from appliance.config.named import model_entries
 from appliance.config.place import DataPath, Fault
@@ -97,6 +98,9 @@ RULES: tuple[Rule, ...] = (
     engines_have_one_process,
     engine_arguments_are_free,
     schemes_are_known,
+    adapters.targets_answer,
+    adapters.templates_render,
+    adapters.paths_compile,
 )
 """Every rule; each takes a draft that need not be right in any other way."""
 
@@ -113,6 +117,8 @@ def _name_paths(draft: Draft) -> Iterator[DataPath]:
 def _uri_paths(draft: Draft) -> Iterator[DataPath]:
     for path, model in model_entries(draft):
         yield (*path, "storage", "uri")
+        yield (*path, "protocol", "tokenizer", "uri")
+        yield (*path, "protocol", "chat", "tokenizer", "uri")
         yield from ((*path, "adapters", index, "storage", "uri") for index, _ in _items(model.get("adapters")))
 
 
