@@ -4,6 +4,7 @@ Rules about several keys at once, which a schema cannot say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,11 @@ from appliance.models import SECTIONS
 from appliance.nearest import did_you_mean, known_ones
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
+from appliance.upstream.headers import FRAMING, HOP_BY_HOP
+from appliance.upstream.section import HEADER_NAME
 from appliance.vllm_engine.section import OWNED
+
+_UNMOVED = "which belongs to one connection or its body; must be left out"
 
 Rule = Callable[[Draft], Iterator[Fault]]
 
@@ -92,12 +97,30 @@ def schemes_are_known(draft: Draft) -> Iterator[Fault]:
             yield draft.fault(path, f"is {draft.quote(path)}, of an unknown scheme; {hint}")
 
 
+def headers_may_travel(draft: Draft) -> Iterator[Fault]:
+    """
+    What belongs to one connection, or follows from the body, is not a header that upstreams can be sent.
+    """
+    for path in _header_paths(draft):
+        headers = draft.find(path)
+        for index, name in _items(headers):
+            if isinstance(name, str) and name.lower() in HOP_BY_HOP | FRAMING:
+                yield draft.fault((*path, index), f"is {draft.quote((*path, index))}, {_UNMOVED}")
+        for name in headers if isinstance(headers, dict) else ():
+            if re.fullmatch(HEADER_NAME, name) is None:
+                yield draft.key_fault((*path, name), "is no name of a header; must be letters, digits, - and _")
+            # Some servers are told apart by the name that is asked for.
+            if name.lower() in (HOP_BY_HOP | FRAMING) - {"host"}:
+                yield draft.key_fault((*path, name), f"is not set here, {_UNMOVED}")
+
+
 RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
     engines_have_one_process,
     engine_arguments_are_free,
     schemes_are_known,
+    headers_may_travel,
     adapters.targets_answer,
     adapters.templates_render,
     adapters.paths_compile,
@@ -120,6 +143,13 @@ def _uri_paths(draft: Draft) -> Iterator[DataPath]:
         yield (*path, "protocol", "tokenizer", "uri")
         yield (*path, "protocol", "chat", "tokenizer", "uri")
         yield from ((*path, "adapters", index, "storage", "uri") for index, _ in _items(model.get("adapters")))
+
+
+def _header_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, model in model_entries(draft):
+        yield from ((*path, "headers", key) for key in ("forward", "set"))
+        yield from ((*path, "upstreams", index, "headers") for index, _ in _items(model.get("upstreams")))
+        yield (*path, "target", "headers")
 
 
 def _items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet
