@@ -28,7 +28,7 @@ from appliance.upstream import form
 _PREFIXES = ("", "/openai")
 
 # Servers before us that buffer would turn a stream into one late answer.
-_UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class Envelope(msgspec.Struct):
