@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import cast
 
@@ -547,6 +547,27 @@ async def test_requests_are_counted_by_their_end(upstream: Upstream) -> None:
         await reply.body.aclose()
 
     assert [count(end) for end in ("2xx", "4xx", "left")] == [1, 1, 1]
+
+
+async def test_an_answer_that_is_cut_off_is_held_against_its_upstream(upstream: Upstream) -> None:
+    """
+    Whoever reads it sees it break, the count says how it ended, and the breaker counts it.
+    """
+
+    async def cut_off() -> AsyncGenerator[bytes]:
+        yield b"RIFF"
+        await asyncio.sleep(0.2)
+        raise ConnectionResetError
+
+    upstream.on("/v1/audio/speech", Answer(body=cut_off(), media_type="audio/wav"))
+    labels = {"model": "cut", "upstream": f"127.0.0.1:{upstream.port}", "end": "cut_off"}
+    async with proxied(upstream, name="cut", breaker={"failures": 1}) as model:
+        reply = await model.answer(Call(Operation.SPEECH, b"{}"))
+        with pytest.raises(GatewayError):
+            await read(reply)
+
+        assert model.upstreams()[0]["circuit"] == "open"
+    assert REGISTRY.get_sample_value("appliance_upstream_requests_total", labels) == 1
 
 
 async def test_a_proxy_that_ends_is_no_longer_in_the_metrics(upstream: Upstream) -> None:
