@@ -12,10 +12,10 @@ from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
-from proxy.proxied import CHAT, ask, chat, proxied, read
+from proxy.proxied import CHAT, ask, chat, proxied, read, section
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
 
-from appliance.contract import PATHS, Call, Operation
+from appliance.contract import PATHS, Call, Operation, Peers
 from appliance.errors import CallError, GatewayError, GatewayTimeoutError, UnavailableError
 from appliance.upstream.pool import names
 
@@ -312,6 +312,30 @@ async def test_health_is_checked_on_an_interval_and_not_per_request(upstream: Up
             await ask(model)
 
     assert [each.method for each in upstream.asked] == ["POST"] * 50
+
+
+async def test_checks_carry_what_requests_do(upstream: Upstream) -> None:
+    """
+    The key, and the headers of the upstream and of the whole section.
+    """
+    member = {"url": upstream.url, "api_key": "sk-ours", "headers": {"X-Org": "o"}}
+    health = {"interval_seconds": 0.05}
+    async with proxied(upstream, upstreams=[member], headers={"set": {"X-Mine": "yes"}}, health=health):
+        await _until(lambda: upstream.asked)
+
+    sent = [upstream.asked[0].header(name) for name in ("authorization", "x-org", "x-mine")]
+    assert sent == ["Bearer sk-ours", "o", "yes"]
+
+
+async def test_closing_twice_is_closing_once(upstream: Upstream) -> None:
+    """
+    And before loading, it is nothing.
+    """
+    async with proxied(upstream, cache={}) as model:
+        await model.close()
+    await section(upstream).build(cast("Peers", None)).close()
+
+    assert upstream.asked == []
 
 
 async def test_an_upstream_leaves_and_comes_back(upstreams: tuple[Upstream, ...]) -> None:

@@ -114,7 +114,7 @@ def test_every_odd_error_comes_through(client: httpx.Client, upstream: Upstream,
     response = client.post(CHAT, json={**BODY, "stream": is_stream})
 
     assert (response.status_code, response.content) == (ERRORS[odd].status, ERRORS[odd].body)
-    assert response.headers["content-type"].startswith(ERRORS[odd].media_type)
+    assert response.headers["content-type"] == ERRORS[odd].media_type
 
 
 def test_no_field_is_lost(client: httpx.Client, upstream: Upstream) -> None:
