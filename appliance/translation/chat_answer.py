@@ -37,11 +37,18 @@ def chat_completion(completion: Json, face: Face) -> Json:
     Raises:
         GatewayError: it is no completion.
     """
-    choices = completion.get("choices")
-    if not isinstance(choices, list) or not choices:
+    choices = _choices(completion)
+    if not choices:
         raise GatewayError("The target's answer is no completion: it has no choices")
     made = completion | {"id": _chat_id(completion.get("id")), "object": "chat.completion", "model": face.model}
     return made | {"choices": [_choice(choice, index, face) for index, choice in enumerate(choices)]}
+
+
+def _choices(answer: Json) -> list[Json]:
+    choices = answer.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise GatewayError("The target's answer is no completion: its choices are no list of mappings")
+    return choices
 
 
 def _choice(choice: Json, index: int, face: Face) -> Json:
@@ -101,10 +108,10 @@ class _Stream:
             head = {"id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk", "created": chunk.get("created")}
             self.frame = head | {"model": self.face.model}
         extras = {name: value for name, value in chunk.items() if name not in {*self.frame, "choices"}}
-        choices = chunk.get("choices")
+        choices = _choices(chunk)
         if not choices:
             self.usage.append(self.frame | {"choices": []} | extras)
-        for position, choice in enumerate(choices or ()):
+        for position, choice in enumerate(choices):
             yield from self._pieces(choice, choice.get("index", position), extras)
 
     def _pieces(self, choice: Json, index: int, extras: Json) -> Iterator[Json]:

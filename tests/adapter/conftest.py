@@ -9,10 +9,9 @@ from pathlib import Path
 
 import openai
 import pytest
+from adapter.services import install
 from served import Served, until
 from upstreams import Upstream
-
-from adapter.services import install
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def generate_stream(asked: Asked) -> Answer:
     """
     words = f"Echo: {asked.json()['inputs']}".split(" ")
     texts = [words[0], *(f" {word}" for word in words[1:])]
-    lines = [{"token": text, "done_reason": None} for text in texts]
+    lines: list[dict[str, Any]] = [{"token": text, "done_reason": None} for text in texts]
     lines.append({"token": None, "done_reason": "max_tokens", "counts": {"in": 2, "out": len(texts)}})
     body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     # Cut in the middle of lines and characters.

@@ -9,11 +9,11 @@ from typing import Any
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
-from served import Served
-from upstreams import Asked, Upstream, error, event, json_answer, stream
-
 from adapter.services import vector
+from oddities import STREAMS
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
+from served import Served, until
+from upstreams import Asked, Upstream, error, event, json_answer, stream
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Grüße, Дом, 你好"}]
 PROMPT = "<|im_start|>user\nGrüße, Дом, 你好<|im_end|>\n<|im_start|>assistant\n"
@@ -209,12 +209,12 @@ def test_an_error_in_the_middle_of_a_stream_reaches_the_client(client: openai.Op
     chunk = {"id": "c", "created": 1, "choices": [{"index": 0, "text": "Hel", "finish_reason": None}]}
     scripted.on("/v1/completions", stream(event(chunk), event({"error": {"message": "it broke", "code": 500}})))
 
-    said = []
-    with pytest.raises(openai.APIError, match="it broke"):
-        for each in client.chat.completions.create(model="chat", messages=HELLO, stream=True):
-            said.append(each.choices[0].delta.content)  # noqa: PERF401 - it ends by raising
+    chunks = iter(client.chat.completions.create(model="chat", messages=HELLO, stream=True))
+    said = [next(chunks).choices[0].delta.content for _ in range(2)]
 
     assert said == ["", "Hel"]
+    with pytest.raises(openai.APIError, match="it broke"):
+        next(chunks)
 
 
 def test_completions_of_the_same_target_go_through(client: openai.OpenAI, scripted: Upstream) -> None:
@@ -464,14 +464,32 @@ def test_a_client_that_leaves_ends_the_request(client: openai.OpenAI, scripted: 
 
     def endless(asked: Asked) -> Any:
         chunk = event({"id": "c", "created": 1, "choices": [{"index": 0, "text": "x ", "finish_reason": None}]})
-        return stream(*([chunk, 0.02] * 2000))
+        pieces: list[bytes | float] = [chunk, 0.02]
+        return stream(*(pieces * 2000))
 
     scripted.on("/v1/completions", endless)
     with client.chat.completions.create(model="chat", messages=HELLO, stream=True) as chunks:
         next(iter(chunks))
     asked = scripted.calls[0]
 
-    from served import until
-
     until(lambda: asked.has_left, 10)
     assert not asked.is_answered
+
+
+GOOD = {"comments", "names and ids", "no [DONE]", "no blank line at the end", "CRLF", "no space after the colon"}
+GOOD |= {"all in one chunk", "byte by byte", "gzip", "charset"}
+
+
+@pytest.mark.parametrize("oddity", STREAMS)
+def test_odd_streams_of_targets_are_read(client: openai.OpenAI, scripted: Upstream, oddity: str) -> None:
+    """
+    What the wild has instead of a stream by the book is one for the client; what is broken is an error.
+    """
+    scripted.on("/v1/completions", STREAMS[oddity])
+
+    if oddity in GOOD:
+        chunks = list(client.chat.completions.create(model="plain", messages=HELLO, stream=True))
+        assert _said(chunks) == "You said: Grüße, Дом, 你好"
+    else:
+        with pytest.raises(openai.APIError):
+            list(client.chat.completions.create(model="plain", messages=HELLO, stream=True))
