@@ -41,7 +41,7 @@ class HeadersSection(Section):
     forward: tuple[HeaderName, ...] = ()
     """Headers of the client's that travel upstream, such as `Authorization`, which does not unless named here."""
 
-    set: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
+    set: dict[str, HeaderValue] = Field(default_factory=dict)
     """Headers of every request to every upstream; their values are never shown."""
 
     drop: tuple[HeaderName, ...] = ()
@@ -110,8 +110,13 @@ class ProxyModel:
         section = self._section
         if section.cache is not None:
             self._answers = Answers(section.cache, section.name, asyncio.get_running_loop().time)
+        # Health checks carry what every request does.
+        members = [
+            member.model_copy(update={"headers": {**section.headers.set, **member.headers}})
+            for member in section.upstreams
+        ]
         self._pool = Pool(
-            section.upstreams,
+            members,
             section.name,
             balance=section.balance,
             retry=section.retry,
@@ -169,10 +174,7 @@ class ProxyModel:
         request = Request(
             path=call.path or PATHS[call.operation][0],
             query=call.query,
-            headers={
-                **upward(call.headers, forward=section.headers.forward, drop=section.headers.drop),
-                **{name.lower(): value.get_secret_value() for name, value in section.headers.set.items()},
-            },
+            headers=upward(call.headers, forward=section.headers.forward, drop=section.headers.drop),
             body=named,
             key=head_of(body) if section.balance == "prefix_affinity" else b"",
             patience=section.keep_alive_seconds,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from importlib.metadata import version
+from io import BytesIO
 
 from aiohttp import (
     ClientConnectionError,
@@ -27,6 +28,8 @@ from appliance.upstream.address import join
 from appliance.upstream.answer import Answer
 from appliance.upstream.section import UpstreamSection
 
+_LONG_BYTES = 256 * 1024
+
 
 class Client:
     """
@@ -37,8 +40,8 @@ class Client:
         self.section = section
         self._session: ClientSession | None = None
         self._own = {"user-agent": f"appliance/{version('appliance')}", "accept-encoding": "identity"}
-        key = section.api_key
-        self._authorization = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
+        key = section.api_key.get_secret_value() if section.api_key else ""
+        self._authorization = {"authorization": f"Bearer {key}"} if key else {}
         self._set = {name.lower(): value.get_secret_value() for name, value in section.headers.items()}
 
     async def send(self, path: str, body: bytes | None, headers: Mapping[str, str] = {}, *, query: str = "") -> Answer:
@@ -72,6 +75,9 @@ class Client:
             raise GatewayTimeoutError("The upstream did not answer in time.") from error
         except (ClientError, OSError) as error:
             raise GatewayError(_reason(error)) from error
+        if 300 <= response.status < 400:
+            response.close()
+            raise GatewayError("The upstream redirects, which is not followed; set its url to where that leads.")
         return Answer(response, self.section.timeouts, asked)
 
     async def close(self) -> None:
@@ -92,7 +98,7 @@ class Client:
             self._session = self._open()
         # Nowhere else than to the configured address: a redirect would take the key along.
         return await self._session.request(
-            "GET" if body is None else "POST", url, data=body, headers=headers, allow_redirects=False
+            "GET" if body is None else "POST", url, data=_data(body), headers=headers, allow_redirects=False
         )
 
     def _open(self) -> ClientSession:
@@ -104,6 +110,13 @@ class Client:
             # The other timeouts are ours: aiohttp's would count a slow client's time as the upstream's silence.
             timeout=ClientTimeout(total=None, connect=self.section.timeouts.connect_seconds),
         )
+
+
+def _data(body: bytes | None) -> bytes | BytesIO | None:
+    """
+    The body as aiohttp wants it: what is long piece by piece, so that others get their turn.
+    """
+    return BytesIO(body) if body is not None and len(body) > _LONG_BYTES else body
 
 
 def _reason(error: Exception) -> str:

@@ -143,7 +143,7 @@ class Member:
             self.tally.add(is_good=True)
         return Exchange(self, answer, first)
 
-    def end(self, how: str | BaseException) -> None:
+    def end(self, how: str | BaseException, *, has_begun: bool = False) -> None:
         """
         A request ended: with a class of status, with an error, or because its client left.
         """
@@ -154,7 +154,7 @@ class Member:
             case GatewayTimeoutError():
                 end = "timeout"
             case GatewayError():
-                end = "no_answer"
+                end = "cut_off" if has_begun else "no_answer"
             case _:
                 end = "left"
                 self.breaker.forget()
@@ -232,7 +232,7 @@ class Exchange:
         if not self._is_closed:
             self._is_closed = True
             self.answer.close()
-            self._member.end(self._end or GeneratorExit())
+            self._member.end(self._end or GeneratorExit(), has_begun=True)
 
     def _note(self, chunk: bytes | None) -> None:
         if chunk == b"":

@@ -110,6 +110,8 @@ def test_an_answers_headers_come_back_without_the_connections() -> None:
         "x-ratelimit-remaining": "9",
         "x-request-id": "theirs",
         "x-secret": "s",
+        "access-control-allow-origin": "*",
+        "location": "http://inside",
     }
 
     assert downward(answered, drop=("X-Secret",)) == {
@@ -184,14 +186,26 @@ async def test_a_coding_nobody_asked_for_is_undone(client: Client, upstream: Ups
 
 async def test_a_redirect_is_not_followed(client: Client, upstream: Upstream) -> None:
     """
-    The key goes to no other address than the configured one.
+    The key goes to no other address than the configured one; whoever configured it is told.
     """
     upstream.on("/v1/embeddings", Answer(status=307, headers={"Location": "/v1/chat/completions"}))
 
-    answer = await client.send("/v1/embeddings", BODY)
-    await answer.read()
+    with pytest.raises(GatewayError, match="set its url"):
+        await client.send("/v1/embeddings", BODY)
 
-    assert (answer.status, len(upstream.asked)) == (307, 1)
+    assert len(upstream.asked) == 1
+
+
+async def test_a_long_body_arrives_whole(client: Client, upstream: Upstream) -> None:
+    """
+    With its length, and in order.
+    """
+    body = bytes(range(256)) * 20_000
+
+    await (await client.send("/v1/audio/transcriptions", body)).read()
+
+    assert upstream.asked[0].body == body
+    assert upstream.asked[0].header("content-length") == str(len(body))
 
 
 async def test_a_connection_is_used_again(client: Client, upstream: Upstream) -> None:
