@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 from served import Served, until
 
 from appliance.config import load
-from appliance.storage import Cache
+from appliance.storage.section import StorageSettings
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files.
     """
     (section,) = load(chat_file).config.models
-    folder = section.materialize(Cache.at(None), lambda *_: None)["model"]
+    folder = section.materialize(StorageSettings(), lambda *_: None)["model"]
     file = tmp_path_factory.mktemp("own") / "config.yaml"
     file.write_text(
         f"models:\n"

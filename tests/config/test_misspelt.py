@@ -27,7 +27,7 @@ def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
         parts = [str(part) for part in path]
         is_free = any(part.startswith("x-") for part in parts)
         # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell.
-        is_json = "body" in parts[:-1] or "args" in parts[:-2]
+        is_json = bool({"body", "defaults", "override"} & {*parts[:-1]}) or "args" in parts[:-2]
         if not is_free and not is_json:
             yield dotted(path), parts[-1], place
 
