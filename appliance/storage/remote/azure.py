@@ -45,7 +45,7 @@ class AzureStore:
         try:
             self._azure = access_to(wanted, settings.credentials, os.environ)
         except ImportError as error:
-            raise MissingExtraError("azure-identity", "azure", "Fetching from Azure") from error
+            raise MissingExtraError(error.name or "azure-storage-blob", "azure", "Fetching from Azure") from error
         self._place = wanted.place
         self._uri = canonical(self._azure.account_url, wanted.place)
         self._settings = settings

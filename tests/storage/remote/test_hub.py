@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -425,15 +423,6 @@ def test_a_repository_that_would_write_elsewhere_is_refused(hub: Hub, cache: Cac
     with pytest.raises(ArtifactCorruptError, match="leads out of its place; the model is refused"):
         bring("hf://owner/model", cache)
     assert not [request for request in hub.requests if "resolve" in request]
-
-
-def test_importing_storage_imports_no_huggingface_hub() -> None:
-    """
-    What checks a config starts at once.
-    """
-    code = "import sys, appliance.storage; print('huggingface_hub' in sys.modules)"
-
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_a_token_is_for_the_hub_alone(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
