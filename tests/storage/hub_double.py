@@ -82,6 +82,10 @@ class Hub:
     """The address of that host."""
     signature: str = "1"
     """The only signature that the other host takes."""
+    tells_sizes: bool = True
+    """Whether the answer about a model has the sizes of its files; those of mirrors may not."""
+    page: int = 1000
+    """How many files a page of a tree has."""
     requests: list[str] = field(default_factory=list)
     """Method and path of each request."""
     seen_elsewhere: list[dict[str, str]] = field(default_factory=list)
@@ -139,11 +143,21 @@ class Hub:
             return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = repository.commits[commit]
         if kind == "model":
-            siblings = [_sibling(file, data) for file, data in files.items()]
+            siblings = [
+                _sibling(file, data) if self.tells_sizes else {"rfilename": file} for file, data in files.items()
+            ]
             return web.json_response({"id": name, "sha": commit, "siblings": siblings})
         if kind == "tree":
-            return web.json_response([_entry(file, data) for file, data in files.items()])
+            return self._tree(request, files)
         return await self._file(request, name, commit, path)
+
+    def _tree(self, request: web.Request, files: dict[str, bytes]) -> web.Response:
+        begin = int(request.query.get("cursor", 0))
+        end = begin + self.page
+        entries = [_entry(file, data) for file, data in files.items()]
+        further = f'<{self.url}{request.path}?recursive=true&cursor={end}>; rel="next"'
+        headers = {"Link": further} if end < len(entries) else None
+        return web.json_response(entries[begin:end], headers=headers)
 
     async def _file(self, request: web.Request, name: str, commit: str, path: str) -> web.StreamResponse:
         if self.file_status is not None:

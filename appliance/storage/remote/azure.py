@@ -143,14 +143,17 @@ async def _open(
     if azure.tokens:
         await stack.enter_async_context(azure.tokens)
     silence = settings.transfer.stall_seconds
-    client = ContainerClient(
-        azure.account_url,
-        container,
-        credential=azure.sas or azure.tokens,
-        retry_total=0,
-        connection_timeout=min(10.0, silence),
-        read_timeout=silence,
-    )
+    try:
+        client = ContainerClient(
+            azure.account_url,
+            container,
+            credential=azure.sas or azure.tokens,
+            retry_total=0,
+            connection_timeout=min(10.0, silence),
+            read_timeout=silence,
+        )
+    except ValueError as error:
+        raise StorageError(f"{azure.account_url}: {error}; correct the address of the account") from error
     return await stack.enter_async_context(client)
 
 

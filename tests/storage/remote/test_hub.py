@@ -492,3 +492,26 @@ def test_a_mirror_behind_a_password_is_let_in(hub: Hub, cache: Cache, monkeypatc
     monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("//", "//someone:s3cret@"))
 
     assert contents(bring("hf://owner/model", cache)) == BROUGHT
+
+
+def test_a_mirror_without_sizes_is_asked_for_its_tree(hub: Hub, cache: Cache) -> None:
+    """
+    Page by page; digests are in it as well.
+    """
+    hub.repository("owner/model").commit(FILES)
+    hub.tells_sizes = False
+    hub.page = 2
+
+    path = bring("hf://owner/model", cache)
+    assert contents(path) == BROUGHT
+    assert len([request for request in hub.requests if "/tree/" in request]) == 2
+
+
+def test_a_hub_that_is_no_address_is_told(cache: Cache, only_hub_settings: pytest.MonkeyPatch) -> None:
+    """
+    A host without a scheme, most often.
+    """
+    only_hub_settings.setenv("HF_ENDPOINT", "mirror.example.com")
+
+    with pytest.raises(StorageError, match=r"HF_ENDPOINT is 'mirror.example.com', .*write https://HOST"):
+        bring("hf://owner/model", cache)
