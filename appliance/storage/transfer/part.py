@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from appliance.storage.faults import disk_faults
 from appliance.storage.store import RemoteFile
+from appliance.storage.transfer import writeback
 from appliance.storage.transfer.crc import crc_of
 from appliance.storage.transfer.digests import Digests
 from appliance.storage.transfer.journal import Journal, Piece
@@ -171,10 +172,11 @@ class Part:
             os.fsync(file)
 
     def _write(self, start: int, piece: list[bytes]) -> Piece:
-        end = start + sum(map(len, piece))
+        span = Span(start, start + sum(map(len, piece)))
         with disk_faults(self.path), self.path.open("r+b", buffering=0) as file:
             at = start + os.pwritev(file.fileno(), piece, start)
             # A disk that is all but full takes the beginning, and says why not the rest when it is asked again.
-            while at < end:
+            while at < span.end:
                 at += os.pwrite(file.fileno(), b"".join(piece)[at - start :], at)
-        return Piece(Span(start, end), crc_of(piece))
+            writeback.begin(file.fileno(), span)
+        return Piece(span, crc_of(piece))
