@@ -279,3 +279,13 @@ async def test_a_server_that_leads_in_circles_is_told(server: WebServer) -> None
 
     with pytest.raises(StorageError, match="leads in circles"):
         await listed(f"{server.url}/model.gguf", settings())
+
+
+async def test_a_server_that_leads_off_the_web_is_not_followed(server: WebServer) -> None:
+    """
+    To a file of this machine, say.
+    """
+    server.leads_to = "file:///etc"
+
+    with pytest.raises(StorageError, match="no web address"):
+        await listed(f"{server.url}/model.gguf", settings())
