@@ -1,7 +1,8 @@
 """
 Whoever brings a model here, ours among them: one for each run of this file, in a process of its own.
 
-Run as ``python contenders.py NAME PLACE``, where PLACE is JSON; prints JSON with seconds and the peak of its memory.
+Run as ``python contenders.py NAME PLACE``, where PLACE is JSON; prints JSON with its seconds, those of processors, and
+the peak of its memory.
 It imports nothing of the project but in `ours`: some contenders live in an environment of their own.
 """
 
@@ -137,9 +138,18 @@ def _peak() -> int:
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
 
 
+def _processor() -> float:
+    """
+    Seconds that processors worked for this process and its children, also in the kernel.
+    """
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 if __name__ == "__main__":
     place = json.loads(sys.argv[2])
     work = globals()[sys.argv[1]](place)
-    begun = time.monotonic()
+    begun, before = time.monotonic(), _processor()
     work()
-    print(json.dumps({"seconds": time.monotonic() - begun, "peak": _peak()}))
+    seconds, processor = time.monotonic() - begun, _processor() - before
+    print(json.dumps({"seconds": seconds, "processor": processor, "peak": _peak()}))
