@@ -13,6 +13,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
+from storage.remote.conftest import WITHOUT_MOTO
 from storage.servers.faultproxy import Fault, FaultProxy
 from storage.shelves import Shelf
 
@@ -43,6 +44,7 @@ def processes() -> ForkServerContext:
     return context
 
 
+@pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
 def test_a_killed_fetch_goes_on(
     processes: ForkServerContext, shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
 def test_a_disk_that_fills_up_midway_is_told(shelf: Shelf, root: str, small_disk: Path) -> None:
     """
     With what to do; once there is room again, the fetch goes on.

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from storage.remote.conftest import KINDS
+from storage.remote.conftest import KINDS, WITHOUT_MOTO
 from storage.servers.faultproxy import ALWAYS, Fault, FaultProxy
 from storage.shelves import Shelf
 
@@ -20,8 +20,7 @@ from appliance.storage.section import StorageSection
 FILES = {"model/config.json": b"{}", "model/model.safetensors": random.Random(1).randbytes(1_000_000)}
 SIZE = sum(map(len, FILES.values()))
 
-# moto is slow, and SeaweedFS is as much S3; but its signatures cover the Range header, so that nobody can take it out.
-WITHOUT_MOTO = [kind for kind in KINDS if kind != "s3-moto"]
+# Signatures cover the Range header, so that nobody can take it out; moto does not look at them.
 UNSIGNED = [kind for kind in KINDS if kind != "s3"]
 
 # Past any listing, and within the first range that comes over a connection: some stores close it after each.
