@@ -39,7 +39,7 @@ def s3fs(place: Place) -> Callable[[], object]:
     """
     fsspec's way to S3, as it is by default.
     """
-    import s3fs
+    import s3fs  # type: ignore[import-untyped] # has no types, as the others here
 
     def work() -> None:
         files = s3fs.S3FileSystem(
@@ -57,8 +57,8 @@ def boto3(place: Place) -> Callable[[], object]:
     """
     boto3's transfer manager, which is what `aws s3 cp --recursive` uses.
     """
-    import boto3
-    from s3transfer.manager import TransferManager
+    import boto3  # type: ignore[import-untyped]
+    from s3transfer.manager import TransferManager  # type: ignore[import-untyped]
 
     bucket, _, prefix = place["path"].partition("/")
 
@@ -84,7 +84,7 @@ def gcsfs(place: Place) -> Callable[[], object]:
     """
     fsspec's way to Google Cloud Storage, as it is by default but for a question that emulators do not answer.
     """
-    import gcsfs
+    import gcsfs  # type: ignore[import-untyped]
 
     def work() -> None:
         files = gcsfs.GCSFileSystem(token="anon", project="test", endpoint_url=place["endpoint"])
@@ -122,7 +122,7 @@ def kserve(place: Place) -> Callable[[], object]:
     """
     KServe's storage initializer.
     """
-    from kserve_storage import Storage
+    from kserve_storage import Storage  # type: ignore[import-not-found] # installed elsewhere
 
     return lambda: Storage.download(place["uri"], place["target"])
 
