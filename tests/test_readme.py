@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from appliance.storage import SCHEMES
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -57,6 +59,16 @@ def test_its_verbs_are_all_the_verbs() -> None:
     offered = re.findall(r"^  ([a-z]+)  ", done.stdout.split("Commands:")[1], re.MULTILINE)
 
     assert set(re.findall(r"^\| `appliance ([a-z]+)", README, re.MULTILINE)) == set(offered)
+
+
+def test_its_schemes_are_all_the_schemes() -> None:
+    """
+    Whoever looks for a store in the table finds each one that is there; `s` stands for a scheme's encrypted twin.
+    """
+    named = set(re.findall(r"^\| .*", README.partition("## Storage")[2].partition("\n## ")[0], re.MULTILINE))
+    found = set(re.findall(r"`([a-z0-9]+)(?:\[s\])?://", "\n".join(named)))
+
+    assert found == set(SCHEMES) - {"abfss", "http", "memory"}
 
 
 def test_its_map_is_the_house() -> None:

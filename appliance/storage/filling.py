@@ -76,6 +76,8 @@ class Filling:
             uri=self._place,
             bytes=size + transfer.total,
             fetched=transfer.fetched,
+            files=len(files),
+            verified=transfer.verified + len(shared),
             seconds=round(time.monotonic() - begun, 3),
         )
         return {**digests, **shared}

@@ -34,7 +34,7 @@ UNFINISHED = ".unfinished"
 Directory of a cache with the artifacts that a killed or failed fetch left, to be continued.
 """
 
-# Whoever comes back after this long begins anew: most likely the model is not wanted any more.
+# What nobody came back for in this time is most likely not wanted any more.
 _KEPT_SECONDS = 7 * 24 * 3600
 
 
@@ -76,7 +76,7 @@ def resume(place: Path, work: Path, source: str, make: Callable[[Path], Mapping[
     """
     Make an artifact from what lies in `work` already; when that fails, it lies there still.
     """
-    _drop_stale(work.parent)
+    _drop_stale(work)
     if place.exists() and not work.exists():
         _warn(place)
         with disk_faults(work):
@@ -125,9 +125,12 @@ def _aside(place: Path) -> Path:
     return place.with_name(f"{place.name}.incomplete-{uuid4().hex[:8]}")
 
 
-def _drop_stale(unfinished: Path) -> None:
-    for work in unfinished.glob("*"):
+def _drop_stale(work: Path) -> None:
+    """
+    Remove unfinished work that nobody came back for, other than `work`, for which somebody does now.
+    """
+    for stale in work.parent.glob("*"):
         with suppress(OSError):
-            if time.time() - work.stat().st_mtime > _KEPT_SECONDS:
-                log.info("artifact.given_up", artifact=work.name)
-                shutil.rmtree(work, ignore_errors=True)
+            if stale != work and time.time() - stale.stat().st_mtime > _KEPT_SECONDS:
+                log.info("artifact.given_up", artifact=stale.name)
+                shutil.rmtree(stale, ignore_errors=True)

@@ -75,7 +75,8 @@ def seal(artifact: Path, source: str, known: Mapping[str, str], tick: Callable[[
     """
     Bring everything under `artifact` safely to the disk, and last the marker that says so.
 
-    `known` has the SHA-256 of files that need not be read for it. `tick` is called now and then, and may raise to stop.
+    `known` has the SHA-256 of files that were read and synced already. `tick` is called now and then, and may raise to
+    stop.
     """
     files = artifact / FILES
     manifest = Manifest(source, {name: _settle(files / name, files, known.get(name), tick) for name in _names(files)})
@@ -158,14 +159,18 @@ def _names(files: Path) -> list[str]:
 
 def _settle(path: Path, files: Path, known: str | None, tick: Callable[[], None]) -> Entry:
     """
-    Sync one file and take its digest.
+    Take the digest of one file and sync it, unless that was done.
     """
     sha256 = known or _sha256(path, tick)
     with disk_faults(path), path.open("rb") as file:
+        facts = os.fstat(file.fileno())
         # Writers such as safetensors make private files; the directory has the mode this user's umask asks for.
-        os.fchmod(file.fileno(), files.stat().st_mode & 0o666)
-        os.fsync(file)
-        return Entry(path.stat().st_size, sha256)
+        wanted = files.stat().st_mode & 0o666
+        if facts.st_mode & 0o777 != wanted:
+            os.fchmod(file.fileno(), wanted)
+        if known is None:
+            os.fsync(file)
+        return Entry(facts.st_size, sha256)
 
 
 def _sha256(path: Path, tick: Callable[[], None]) -> str:

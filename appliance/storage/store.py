@@ -18,7 +18,7 @@ class RemoteFile:
     `name` is its POSIX path relative to the place, as the store says it; whoever selects files checks it.
     `version` changes whenever the contents do (ETag, generation, commit), and is None where the store has no such
     thing; a store sends it back with each range, so that a file changed midway is an error.
-    `digests` are in lower-case hex, by algorithm: `sha256`, `md5`, `crc32c` (eight digits) or `git-blob-sha1`; none
+    `digests` are in lower-case hex, by algorithm: `sha256`, `md5`, `crc32c`, `crc32` or `git-blob-sha1`; none
     that cannot be compared with the bytes of the whole file.
     `is_divisible` is False where the store sends the file whole or not at all, so that parts of it cost all of it.
     """

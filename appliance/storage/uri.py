@@ -12,8 +12,9 @@ _SCHEME = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://|(file):/)", re.IGNORECASE
 
 # Passwords are often pasted unescaped, so `@`, `/`, `?` and `#` may be part of one: after a user name and a colon that
 # does not begin a port, everything up to the last `@` is taken for the password.
+# What Azure's drivers write before the `@` is no user and has no password: it is the container.
 _SECRETS = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
+    r"(?P<scheme>(?:abfss?|az)://[a-z0-9$-]+@(?=[A-Za-z0-9.-]+(?:[/?#\s]|$))|[A-Za-z][A-Za-z0-9+.-]*://)"
     r"(?:[^/?#\s@:]*:(?!\d+(?:[/?#\s]|$))\S*@|[^/?#\n]*@)?"
     r"(?P<place>[^\s?]*)"
     r"(?:\?[^\s#]*)?"

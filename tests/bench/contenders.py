@@ -1,7 +1,8 @@
 """
 Whoever brings a model here, ours among them: one for each run of this file, in a process of its own.
 
-Run as ``python contenders.py NAME PLACE``, where PLACE is JSON; prints JSON with seconds and the peak of its memory.
+Run as ``python contenders.py NAME PLACE``, where PLACE is JSON; prints JSON with its seconds, those of processors, and
+the peak of its memory.
 It imports nothing of the project but in `ours`: some contenders live in an environment of their own.
 """
 
@@ -38,7 +39,7 @@ def s3fs(place: Place) -> Callable[[], object]:
     """
     fsspec's way to S3, as it is by default.
     """
-    import s3fs
+    import s3fs  # type: ignore[import-untyped] # has no types, as the others here
 
     def work() -> None:
         files = s3fs.S3FileSystem(
@@ -56,8 +57,8 @@ def boto3(place: Place) -> Callable[[], object]:
     """
     boto3's transfer manager, which is what `aws s3 cp --recursive` uses.
     """
-    import boto3
-    from s3transfer.manager import TransferManager
+    import boto3  # type: ignore[import-untyped]
+    from s3transfer.manager import TransferManager  # type: ignore[import-untyped]
 
     bucket, _, prefix = place["path"].partition("/")
 
@@ -83,7 +84,7 @@ def gcsfs(place: Place) -> Callable[[], object]:
     """
     fsspec's way to Google Cloud Storage, as it is by default but for a question that emulators do not answer.
     """
-    import gcsfs
+    import gcsfs  # type: ignore[import-untyped]
 
     def work() -> None:
         files = gcsfs.GCSFileSystem(token="anon", project="test", endpoint_url=place["endpoint"])
@@ -121,7 +122,7 @@ def kserve(place: Place) -> Callable[[], object]:
     """
     KServe's storage initializer.
     """
-    from kserve_storage import Storage
+    from kserve_storage import Storage  # type: ignore[import-not-found] # installed elsewhere
 
     return lambda: Storage.download(place["uri"], place["target"])
 
@@ -137,9 +138,18 @@ def _peak() -> int:
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
 
 
+def _processor() -> float:
+    """
+    Seconds that processors worked for this process and its children, also in the kernel.
+    """
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 if __name__ == "__main__":
     place = json.loads(sys.argv[2])
     work = globals()[sys.argv[1]](place)
-    begun = time.monotonic()
+    begun, before = time.monotonic(), _processor()
     work()
-    print(json.dumps({"seconds": time.monotonic() - begun, "peak": _peak()}))
+    seconds, processor = time.monotonic() - begun, _processor() - before
+    print(json.dumps({"seconds": seconds, "processor": processor, "peak": _peak()}))

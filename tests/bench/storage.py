@@ -7,6 +7,7 @@ Run as ``just bench storage``; ``--size 200`` makes the model smaller, ``--only 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -15,7 +16,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
+    from storage.servers.s3 import S3Server
     from storage.shelves import Shelf
 
 _MB = 1_000_000
@@ -46,6 +49,7 @@ class Result:
 
     name: str
     seconds: float = 0
+    processor: float = 0
     peak: int = 0
     fault: str = ""
 
@@ -123,13 +127,24 @@ def _start(kind: str, root: Path, servers: ExitStack) -> Shelf:
     place = root / kind
     place.mkdir()
     if kind == "s3":
-        return shelves.of_s3(kind, servers.enter_context(s3.seaweedfs(place)))
+        server = servers.enter_context(s3.seaweedfs(place))
+        return replace(shelves.of_s3(kind, server), fill=partial(_upload, server))
     if kind == "gs":
         return shelves.of_gcs(servers.enter_context(gcs.fake_gcs_server(place)))
     if kind == "http":
         start = web.nginx if shutil.which("nginx") else web.own
         return shelves.of_web(kind, servers.enter_context(start(place)))
     return shelves.of_hub(servers.enter_context(hub_double.serving()))
+
+
+def _upload(server: S3Server, root: str, files: Mapping[str, bytes]) -> None:
+    """
+    Put files as everyone's tools do: large ones in parts, so that there is no MD5 of them.
+    """
+    from storage.servers import s3
+
+    for name, data in files.items():
+        server.client.upload_fileobj(io.BytesIO(data), s3.PRIVATE, f"{root}/{name}")
 
 
 def _compare_far(shelf: Shelf, files: Files, options: argparse.Namespace, kserve: Path | str) -> None:
@@ -149,7 +164,7 @@ def _compare(
     place = _place(shelf, port, files) | {"transfer": options.transfer}
     size = sum((files.root / name).stat().st_size for name in files)
     print(f"\n{shelf.kind}{where}: {len(files)} files, {size / _MB:.0f} MB, best of {options.rounds}")
-    print(f"{'':20}{'s':>8}{'MB/s':>8}{'peak MiB':>10}{'time':>8}{'memory':>8}   (of ours = 1)")
+    print(f"{'':20}{'s':>8}{'MB/s':>8}{'CPU s':>8}{'peak MiB':>10}{'time':>8}{'memory':>8}   (of ours = 1)")
     ours = None
     for name in ("ours", *PEERS[shelf.kind]):
         result = _best(name, place, size, options.rounds, kserve)
@@ -158,7 +173,8 @@ def _compare(
             continue
         ours = ours or result
         print(
-            f"{name:20}{result.seconds:8.2f}{size / _MB / result.seconds:8.0f}{result.peak / 2**20:10.0f}"
+            f"{name:20}{result.seconds:8.2f}{size / _MB / result.seconds:8.0f}"
+            f"{result.processor:8.2f}{result.peak / 2**20:10.0f}"
             f"{result.seconds / ours.seconds:8.2f}{result.peak / ours.peak:8.2f}",
             flush=True,
         )
@@ -190,7 +206,8 @@ def _best(name: str, place: Mapping[str, object], size: int, rounds: int, kserve
         if run.fault:
             return run
         runs.append(run)
-    return Result(name, min(run.seconds for run in runs), max(run.peak for run in runs))
+    fastest = min(runs, key=lambda run: run.seconds)
+    return replace(fastest, peak=max(run.peak for run in runs))
 
 
 def _run(python: str, name: str, place: Mapping[str, object], size: int) -> Result:
@@ -211,7 +228,7 @@ def _run(python: str, name: str, place: Mapping[str, object], size: int) -> Resu
         if found < size:
             return Result(name, fault=f"it brought {found:,} of {size:,} bytes")
         facts = json.loads(done.stdout.strip().splitlines()[-1])
-        return Result(name, facts["seconds"], facts["peak"])
+        return Result(name, facts["seconds"], facts["processor"], facts["peak"])
 
 
 def _environment(place: Mapping[str, object]) -> dict[str, str]:

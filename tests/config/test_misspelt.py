@@ -26,8 +26,8 @@ def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
     for path, place in draft.keys.items():
         parts = [str(part) for part in path]
         is_free = any(part.startswith("x-") for part in parts)
-        # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell.
-        is_json = bool({"body", "defaults", "override"} & {*parts[:-1]}) or "args" in parts[:-2]
+        # What stands inside JSON of the user's own, of vLLM's, or among headers, is not ours to spell.
+        is_json = bool({"body", "defaults", "headers", "override"} & {*parts[:-1]}) or "args" in parts[:-2]
         if not is_free and not is_json:
             yield dotted(path), parts[-1], place
 
@@ -67,7 +67,8 @@ def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(
     start = place.column - 1
     line = lines[place.line - 1]
     for kind, wrong in misspellings(key).items():
-        if wrong == key:
+        # A key that is a number has an error of its own.
+        if wrong == key or wrong.isdigit():
             continue
         lines[place.line - 1] = line[:start] + wrong + line[start + len(key) :]
 

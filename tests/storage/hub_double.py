@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -81,6 +82,10 @@ class Hub:
     """The address of that host."""
     signature: str = "1"
     """The only signature that the other host takes."""
+    tells_sizes: bool = True
+    """Whether the answer about a model has the sizes of its files; those of mirrors may not."""
+    page: int = 1000
+    """How many files a page of a tree has."""
     requests: list[str] = field(default_factory=list)
     """Method and path of each request."""
     seen_elsewhere: list[dict[str, str]] = field(default_factory=list)
@@ -138,11 +143,21 @@ class Hub:
             return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = repository.commits[commit]
         if kind == "model":
-            siblings = [_sibling(file, data) for file, data in files.items()]
+            siblings = [
+                _sibling(file, data) if self.tells_sizes else {"rfilename": file} for file, data in files.items()
+            ]
             return web.json_response({"id": name, "sha": commit, "siblings": siblings})
         if kind == "tree":
-            return web.json_response([_entry(file, data) for file, data in files.items()])
+            return self._tree(request, files)
         return await self._file(request, name, commit, path)
+
+    def _tree(self, request: web.Request, files: dict[str, bytes]) -> web.Response:
+        begin = int(request.query.get("cursor", 0))
+        end = begin + self.page
+        entries = [_entry(file, data) for file, data in files.items()]
+        further = f'<{self.url}{request.path}?recursive=true&cursor={end}>; rel="next"'
+        headers = {"Link": further} if end < len(entries) else None
+        return web.json_response(entries[begin:end], headers=headers)
 
     async def _file(self, request: web.Request, name: str, commit: str, path: str) -> web.StreamResponse:
         if self.file_status is not None:
@@ -161,7 +176,7 @@ class Hub:
         end = min(asked.stop or len(data), len(data))
         headers = {"X-Repo-Commit": commit, "ETag": f'"{entry["oid"]}"'}
         if "lfs" in entry:
-            headers |= {"X-Linked-ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
+            headers |= {"X-Linked-ETag": f'"{_sha256(data)}"', "X-Linked-Size": str(len(data))}
         if is_part := "Range" in request.headers:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
         response = web.StreamResponse(status=206 if is_part else 200, headers=headers)
@@ -190,18 +205,25 @@ def _refusal(status: int, code: str, message: str) -> web.Response:
     return web.Response(status=status, headers={"X-Error-Code": code, "X-Error-Message": message})
 
 
+@lru_cache
 def _entry(path: str, data: bytes) -> dict[str, object]:
     oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     entry: dict[str, object] = {"type": "file", "oid": oid, "size": len(data), "path": path}
     if PurePosixPath(path).suffix in LARGE:
-        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        entry["lfs"] = {"oid": _sha256(data), "size": len(data), "pointerSize": 134}
     return entry
 
 
 def _sibling(path: str, data: bytes) -> dict[str, object]:
     entry = _entry(path, data)
-    lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} if "lfs" in entry else None
+    lfs = {"sha256": _sha256(data), "size": len(data), "pointerSize": 134} if "lfs" in entry else None
     return {"rfilename": path, "size": len(data), "blobId": entry["oid"], "lfs": lfs}
+
+
+@lru_cache
+def _sha256(data: bytes) -> str:
+    # The same object is asked for with each range of a large file.
+    return hashlib.sha256(data).hexdigest()
 
 
 def _flipped(data: bytes) -> bytes:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 _BLOCK = 16 * 1024
 
@@ -90,8 +92,14 @@ def serving(files: Mapping[str, bytes | int]) -> Iterator[RangeServer]:
                 self.wfile.write(bytes(stop - begin) if isinstance(data, int) else data[begin:stop])
                 server.count(stop - begin)
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *arguments: Any) -> None:  # Any: socketserver's own
+            if not isinstance(sys.exception(), OSError):
+                super().handle_error(*arguments)
+
+    http = Server(("127.0.0.1", 0), Handler)
     server.port = http.server_port
     thread = threading.Thread(target=http.serve_forever, args=(0.05,))
     thread.start()

@@ -69,7 +69,7 @@ def test_a_model_of_a_hub_larger_than_the_disk_is_refused_beforehand(small_disk:
     with pytest.raises(StorageError, match=r"6,291,456 bytes to write.*free some space"):
         materialize(StorageSection(uri="hf://owner/model"), StorageSettings(cache_dir=small_disk), lambda *_: None)
     assert not [request for request in hub.requests if "resolve" in request]
-    assert left_behind(small_disk) == []
+    assert not [path for path in left_behind(small_disk) if path.is_file() and path.stat().st_size]
 
 
 def test_a_disk_that_fills_while_writing_is_translated(small_disk: Path) -> None:
@@ -130,9 +130,9 @@ except StorageError as error:
 """
 
 
-def test_what_a_disk_refuses_to_huggingface_hub_is_told(tmp_path: Path, hub: Hub) -> None:
+def test_what_a_disk_refuses_to_a_fetch_is_told(tmp_path: Path, hub: Hub) -> None:
     """
-    A fault of the disk comes out of the child as one, with its remedy.
+    A fault of the disk comes out of the transfer as one, with its remedy.
     """
     hub.repository("owner/model").commit({"model.safetensors": bytes(3 * MIB)})
 

@@ -20,11 +20,12 @@ from appliance.errors import (
     ArtifactCorruptError,
     ArtifactNotFoundError,
     StorageError,
+    StorageTimeoutError,
     StorageUnavailableError,
 )
 from appliance.storage import Cache, Report, materialize, verify
 from appliance.storage.pypi import WheelPath, parse
-from appliance.storage.section import StorageSection, StorageSettings
+from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 
 
 def quiet(done: int, total: int | None) -> None:
@@ -306,6 +307,28 @@ def test_silence_is_reported_too(index: Any, make_wheel: Callable[..., Path], ca
     assert left_behind(cache) == []
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("stall_seconds", "nothing came for 2 seconds; check"),
+        ("timeout_seconds", "not fetched within 2 seconds; raise"),
+    ],
+)
+def test_an_index_cannot_keep_us_waiting(
+    index: Any, make_wheel: Callable[..., Path], cache: Cache, limit: str, said: str
+) -> None:
+    """
+    Our limits hold for pip, too, which has others.
+    """
+    serve(index, make_wheel)
+    index.stalls = True
+    settings = StorageSettings(cache_dir=cache.root, transfer=TransferSection.model_validate({limit: 2}))
+
+    with pytest.raises(StorageTimeoutError, match=said):
+        materialize(StorageSection(uri="pypi://model==1/m"), settings, lambda *_: None)
+    assert left_behind(cache) == []
+
+
 def serve(index: Any, make_wheel: Callable[..., Path]) -> int:
     """
     Put a wheel of two megabytes behind the index; its size.
@@ -320,7 +343,7 @@ def test_a_fetch_leaves_setuptools_usable(model: Path, cache: Cache) -> None:
     """
     code = f"""
 from appliance.storage.pypi import fetch
-from appliance.storage.section import StorageSection, StorageSettings
+from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 fetch(StorageSection(uri="pypi://my-model==1.0/"), StorageSettings(cache_dir={str(cache.root)!r}), lambda *_: None)
 import setuptools, distutils.core
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -225,12 +226,13 @@ def promised(algorithm: str) -> Callable[[bytes], Mapping[str, str]]:
         "sha256": lambda data: hashlib.sha256(data).hexdigest(),
         "md5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
         "crc32c": lambda data: f"{google_crc32c.extend(0, data):08x}",
+        "crc32": lambda data: f"{zlib.crc32(data):08x}",
         "git-blob-sha1": lambda data: hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest(),
     }
     return lambda data: {algorithm: takes[algorithm](data)}
 
 
-@pytest.mark.parametrize("algorithm", ["sha256", "md5", "crc32c", "git-blob-sha1"])
+@pytest.mark.parametrize("algorithm", ["sha256", "md5", "crc32c", "crc32", "git-blob-sha1"])
 def test_a_flipped_byte_is_found_and_only_its_range_replaced(cache: Cache, algorithm: str) -> None:
     """
     Every digest that a store may have finds it; reading again stops at the range that was wrong.

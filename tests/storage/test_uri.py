@@ -24,6 +24,8 @@ from appliance.storage.uri import scheme_of
         ("https://host:8080/model@v1", "https://host:8080/model@v1"),
         ("hf://owner/model@v1", "hf://owner/model@v1"),
         ("pypi://name==1/a", "pypi://name==1/a"),
+        ("abfss://models@acct.dfs.core.windows.net/a?sig=x", "abfss://models@acct.dfs.core.windows.net/a"),
+        ("abfs://models@me:s3cret@acct.dfs.core.windows.net/a", "abfs://acct.dfs.core.windows.net/a"),
         ("models/what?.gguf", "models/what?.gguf"),
         ("get https://a:b@c/d?e=f: failed, as ftp://g:h@i did", "get https://c/d failed, as ftp://i did"),
     ],

@@ -17,6 +17,7 @@ from appliance.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from appliance.storage.section import TransferSection
 from appliance.storage.uri import redact
 
 _LONGEST = 300
@@ -37,6 +38,14 @@ class Access:
     remedy: str
 
 
+def patience(transfer: TransferSection) -> tuple[float, float]:
+    """
+    The seconds that a vendor's client may take to connect, and may be silent: the transfer, which knows what silence
+    means, loses its own patience sooner.
+    """
+    return min(10.0, transfer.stall_seconds), 2 * transfer.stall_seconds
+
+
 def refused(what: str, status: int, said: str, access: Access, *, retry_after: float | None = None) -> StorageError:
     """
     The error for an HTTP status that is no success; `said` is what the store says about it, or "".
@@ -45,7 +54,9 @@ def refused(what: str, status: int, said: str, access: Access, *, retry_after: f
     if status in (401, 403):
         return AccessDeniedError(f"{what}: {answer} to {access.credential}; {access.remedy}")
     if status in (404, 410):
-        return ArtifactNotFoundError(f"{what}: not there, {answer}; check the name and the path")
+        # Some stores say so to strangers, of what is there.
+        private = f"; if it is private, {access.remedy}" if access.credential.startswith("anonymous") else ""
+        return ArtifactNotFoundError(f"{what}: not there, {answer}; check the name and the path{private}")
     if status in (412, 416):
         return changed(what)
     if status in _PASSING or (status >= 500 and status not in _NEVER):

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, aclosing, contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import aiohttp
 from yarl import URL
 
 from appliance.errors import AccessDeniedError, MissingExtraError, StorageError
@@ -45,7 +46,7 @@ class AzureStore:
         try:
             self._azure = access_to(wanted, settings.credentials, os.environ)
         except ImportError as error:
-            raise MissingExtraError("azure-identity", "azure", "Fetching from Azure") from error
+            raise MissingExtraError(error.name or "azure-storage-blob", "azure", "Fetching from Azure") from error
         self._place = wanted.place
         self._uri = canonical(self._azure.account_url, wanted.place)
         self._settings = settings
@@ -73,8 +74,12 @@ class AzureStore:
         with self._faults(what):
             given |= await self._authorization()
         headers = web.only_for(url, given)
+
+        def refusal(answer: aiohttp.ClientResponse, _said: str) -> StorageError:
+            return self._refused(what, answer.status, answer.headers.get("x-ms-error-code", ""))
+
         async with (
-            self._web.get(what, url, headers, self._access) as answer,
+            self._web.get(what, url, headers, self._access, refusal) as answer,
             aclosing(web.part(what, answer, file.size, start, end)) as blocks,
         ):
             async for block in blocks:
@@ -110,6 +115,10 @@ class AzureStore:
             blob = await container.get_blob_client(self._place.path).get_blob_properties()
         return _file(self._uri, self._place.last, blob)
 
+    def _refused(self, what: str, status: int, code: str) -> StorageError:
+        # https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes: what is forbidden to strangers.
+        return answers.refused(what, 403 if code == "PublicAccessNotPermitted" else status, code, self._access)
+
     @contextmanager
     def _faults(self, what: str) -> Iterator[None]:
         """
@@ -128,7 +137,7 @@ class AzureStore:
             if not error.status_code:
                 raise answers.unanswered(what, error) from error
             code = str(getattr(error, "error_code", None) or "")
-            raise answers.refused(what, error.status_code, code, self._access) from error
+            raise self._refused(what, error.status_code, code) from error
         except AzureError as error:
             raise answers.unanswered(what, error.inner_exception or error) from error
 
@@ -142,15 +151,18 @@ async def _open(
         raise MissingExtraError("azure-storage-blob", "azure", "Fetching from Azure") from error
     if azure.tokens:
         await stack.enter_async_context(azure.tokens)
-    silence = settings.transfer.stall_seconds
-    client = ContainerClient(
-        azure.account_url,
-        container,
-        credential=azure.sas or azure.tokens,
-        retry_total=0,
-        connection_timeout=min(10.0, silence),
-        read_timeout=silence,
-    )
+    connect, silence = answers.patience(settings.transfer)
+    try:
+        client = ContainerClient(
+            azure.account_url,
+            container,
+            credential=azure.sas or azure.tokens,
+            retry_total=0,
+            connection_timeout=connect,
+            read_timeout=silence,
+        )
+    except ValueError as error:
+        raise StorageError(f"{azure.account_url}: {error}; correct the address of the account") from error
     return await stack.enter_async_context(client)
 
 

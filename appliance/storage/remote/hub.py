@@ -24,8 +24,9 @@ from appliance.errors import AccessDeniedError, ArtifactNotFoundError, GatedErro
 from appliance.nearest import did_you_mean, known_ones
 from appliance.storage.remote import answers, web
 from appliance.storage.remote.hub_access import access_to
+from appliance.storage.remote.hub_listing import absent, in_tree, siblings
 from appliance.storage.remote.hub_path import parse
-from appliance.storage.remote.listing import Place, only_known
+from appliance.storage.remote.listing import Place
 from appliance.storage.section import StorageSettings
 from appliance.storage.store import Listing, RemoteFile
 
@@ -62,7 +63,7 @@ class HubStore:
             raise StorageError(f"{self._uri}: TRANSFORMERS_OFFLINE is set, so nothing may be fetched; unset it")
         model = await self._model()
         self._wanted = replace(self._wanted, revision=model["sha"])
-        entries = {str(entry["rfilename"]): entry for entry in model.get("siblings", ())}
+        entries = siblings(model) or await self._tree()
         place = Place(self._wanted.name, self._wanted.path)
         self._is_file = self._wanted.path in entries
         if self._is_file:
@@ -72,8 +73,8 @@ class HubStore:
                 name.removeprefix(place.prefix): entries[name] for name in entries if name.startswith(place.prefix)
             }
         if not names:
-            raise ArtifactNotFoundError(f"{self._uri}: {_absent(self._wanted.path, entries)}")
-        files = tuple(self._file(name, entry) for name, entry in names.items())
+            raise ArtifactNotFoundError(f"{self._uri}: {absent(self._wanted.path, entries)}")
+        files = tuple(replace(file, name=name) for name, file in names.items())
         return Listing(str(self._wanted), files, is_file=self._is_file, revision=self._wanted.revision)
 
     async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
@@ -137,25 +138,34 @@ class HubStore:
         return f"the model has no revision {revision!r}; {hint}"
 
     async def _json(self, path: str) -> Any:  # Any: JSON
+        return (await self._page(self._at(path)))[0]
+
+    async def _tree(self) -> Mapping[str, RemoteFile]:
+        """
+        All files page by page, as mirrors list them whose answer about a model has no sizes.
+        """
+        path = f"api/models/{self._wanted.name}/tree/{self._wanted.revision}?recursive=true"
+        url: URL | None = self._at(path)
+        files: dict[str, RemoteFile] = {}
+        while url is not None:
+            entries, url = await self._page(url)
+            files |= in_tree(self._uri, entries)
+        return files
+
+    async def _page(self, url: URL) -> tuple[Any, URL | None]:  # Any: JSON
+        """
+        An answer, and where the rest of it is.
+        """
         headers = self._headers({"Accept-Encoding": "identity"})
-        async with self._web.get(self._uri, self._at(path), headers, self._hub.access, self._refusal) as answer:
+        async with self._web.get(self._uri, url, headers, self._hub.access, self._refusal) as answer:
             text = await answer.read()
+            further = answer.links.get("next")
         try:
-            return json.loads(text)
+            return json.loads(text), URL(str(further["url"])) if further else None
         except ValueError as error:
             raise StorageUnavailableError(
                 f"{self._uri}: no answer of a hub; try again, or check HF_ENDPOINT"
             ) from error
-
-    def _file(self, name: str, entry: Mapping[str, Any]) -> RemoteFile:  # Any: JSON
-        """
-        A file as the hub lists it: a large one with its SHA-256, any other with git's digest of its blob.
-        """
-        if not isinstance(entry.get("size"), int):
-            raise StorageError(f"{self._uri}: the hub does not say how large {name} is; use a mirror that does")
-        sha256 = (entry.get("lfs") or {}).get("sha256")
-        digests = only_known([("sha256", sha256), ("git-blob-sha1", None if sha256 else entry.get("blobId"))])
-        return RemoteFile(name, entry["size"], next(iter(digests.values()), None), digests)
 
     def _refusal(self, answer: aiohttp.ClientResponse, _said: str) -> StorageError | None:
         """
@@ -185,12 +195,3 @@ class _NoRevisionError(ArtifactNotFoundError):
     """
     The model is there, and this revision of it is not.
     """
-
-
-def _absent(path: str, names: Mapping[str, Any]) -> str:  # Any: JSON
-    if not names:
-        return "the model has no files; check the name and the revision"
-    parts = [name.split("/") for name in names]
-    paths = {"/".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)}
-    hint = did_you_mean(path, paths) or known_ones("files", sorted(names)[:5])
-    return f"has no {path!r}; {hint}"

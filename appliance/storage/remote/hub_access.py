@@ -10,9 +10,11 @@ from pathlib import Path
 
 from yarl import URL
 
+from appliance.errors import StorageError
 from appliance.storage.credentials import CredentialsSection, HubCredentials, block_for, value_of
 from appliance.storage.remote.answers import Access
 from appliance.storage.remote.web import without_user
+from appliance.storage.uri import redact
 
 _ENDPOINT = "https://huggingface.co"
 
@@ -42,6 +44,8 @@ def access_to(owner: str, section: CredentialsSection, environ: Mapping[str, str
     block = block_for(section.hf, "owner", owner) or HubCredentials()
     address = block.endpoint_url or environ.get("HF_ENDPOINT") or _ENDPOINT
     endpoint, login = without_user(URL(address.rstrip("/")))
+    if endpoint.scheme not in ("http", "https") or not endpoint.host:
+        raise StorageError(f"HF_ENDPOINT is {redact(address)!r}, which is no web address; write https://HOST")
     if token := value_of(block.token):
         return HubAccess(endpoint, "token of storage.credentials.hf", _bearer(token))
     credential, token = _token(environ)

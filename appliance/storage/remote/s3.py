@@ -127,6 +127,7 @@ def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for
         (
             ("sha256", hexadecimal(head.get("ChecksumSHA256"), 32)),
             ("crc32c", hexadecimal(head.get("ChecksumCRC32C"), 4)),
+            ("crc32", hexadecimal(head.get("ChecksumCRC32"), 4)),
             ("md5", md5_of_etag(head.get("ETag")) if is_plain else None),
         )
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.storage.credentials import S3Credentials, value_of
+from appliance.storage.remote import answers
 from appliance.storage.remote.answers import Access
 from appliance.storage.section import TransferSection
 
@@ -37,10 +38,10 @@ async def open_client(block: S3Credentials, transfer: TransferSection, stack: As
 
     session = AioSession(profile=block.profile)
     credential, keys = await _keys(session, block)
-    timeout = transfer.stall_seconds
+    connect, silence = answers.patience(transfer)
     config = AioConfig(
-        connect_timeout=min(10.0, timeout),
-        read_timeout=timeout,
+        connect_timeout=connect,
+        read_timeout=silence,
         max_pool_connections=max(64, transfer.parallel),
         # The transfer tries again, not each of its requests.
         retries={"total_max_attempts": 1},

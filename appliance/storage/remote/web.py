@@ -44,8 +44,8 @@ class Web:
     """
 
     def __init__(self, transfer: TransferSection) -> None:
-        silence = transfer.stall_seconds
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, silence), sock_read=silence)
+        connect, silence = answers.patience(transfer)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=silence)
         self._session: aiohttp.ClientSession | None = None
 
     @asynccontextmanager
@@ -87,9 +87,7 @@ class Web:
             response = await stack.enter_async_context(request)
             if response.status not in _REDIRECTS or "Location" not in response.headers:
                 return response
-            url = url.join(URL(response.headers["Location"], encoded=True))
-            if url.scheme not in ("http", "https") or not url.host:
-                raise StorageError(f"{what}: the server leads to something that is no web address; check the URI")
+            url = _target(what, url, response.headers["Location"])
             response.release()
         raise StorageError(f"{what}: the server leads in circles; check the URI")
 
@@ -106,6 +104,16 @@ class Web:
                 trust_env=True,
             )
         return self._session
+
+
+def _target(what: str, url: URL, location: str) -> URL:
+    try:
+        target = url.join(URL(location, encoded=location.isascii()))
+    except ValueError:
+        target = URL()
+    if target.scheme not in ("http", "https") or not target.host:
+        raise StorageError(f"{what}: the server leads to something that is no web address; check the URI")
+    return target
 
 
 async def part(what: str, response: aiohttp.ClientResponse, size: int, start: int, end: int) -> AsyncGenerator[bytes]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -90,6 +91,21 @@ class _Crc32c:
         return bytes(self._checksum.digest()).hex()  # type: ignore[no-untyped-call] # the package has no types
 
 
+class _Crc32:
+    """
+    CRC-32 in the manner of hashlib.
+    """
+
+    def __init__(self) -> None:
+        self._checksum = 0
+
+    def update(self, data: bytes, /) -> None:
+        self._checksum = zlib.crc32(data, self._checksum)
+
+    def hexdigest(self) -> str:
+        return f"{self._checksum:08x}"
+
+
 def _git_blob(size: int) -> Digest:
     # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects: a header, then the contents.
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
@@ -99,6 +115,7 @@ def _git_blob(size: int) -> Digest:
 _ALGORITHMS: Mapping[str, Callable[[int], Digest]] = {
     "sha256": lambda _: hashlib.sha256(),
     "crc32c": lambda _: _Crc32c(),
+    "crc32": lambda _: _Crc32(),
     "md5": lambda _: hashlib.md5(usedforsecurity=False),
     "git-blob-sha1": _git_blob,
 }

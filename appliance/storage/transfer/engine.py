@@ -30,7 +30,8 @@ class Transfer:
     The fetch of some files of a store into the directory `target`, with a journal beside it.
 
     `parallel` ranges are fetched at once, and each holds one piece in memory: that is all there is, however large the
-    model. `done` and `total` are bytes, those of an earlier fetch included.
+    model. `done` and `total` are bytes, those of an earlier fetch included; `verified` counts the files whose
+    store has a digest of them that is the same.
     `others` are names in `target` that are none of this fetch's business; everything else there is removed.
     """
 
@@ -45,6 +46,7 @@ class Transfer:
         others: Collection[str] = (),
     ) -> None:
         self.done = 0
+        self.verified = 0
         self.total = sum(file.size for file in files)
         self._sizes = Sizes.of(self.total, limits)
         self._reader = Reader(store, place, limits, self._sizes.piece)
@@ -123,6 +125,7 @@ class Transfer:
         digests = await part.digest()
         if not digests.are_as_promised:
             digests = await mend(self._reader, part, digests, self._chunks(part, (part.span,)))
+        self.verified += digests.algorithm is not None
         await part.settle()
         return digests.sha256
 

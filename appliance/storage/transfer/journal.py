@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from appliance.storage.faults import disk_faults
 from appliance.storage.store import RemoteFile
+from appliance.storage.transfer.crc import algorithm
 from appliance.storage.transfer.ranges import Span
 
 NAME = "appliance-journal.jsonl"
@@ -27,7 +28,7 @@ NAME = "appliance-journal.jsonl"
 @dataclass(frozen=True, slots=True)
 class Piece:
     """
-    A span of a file that was written, with the CRC-32 of its bytes.
+    A span of a file that was written, with the checksum of its bytes.
     """
 
     span: Span
@@ -95,11 +96,12 @@ def mark(file: RemoteFile) -> str | None:
     """
     What tells a file in this state from all others: bytes of another version must never be joined to it.
 
-    Where the store has neither versions nor digests nothing does, and its fetch cannot be continued.
+    It tells the checksum that is used, too. Where the store has neither versions nor digests nothing tells files apart,
+    and its fetch cannot be continued.
     """
     if not file.version and not file.digests:
         return None
-    identity = [file.name, file.size, file.version, sorted(file.digests.items())]
+    identity = [algorithm(), file.name, file.size, file.version, sorted(file.digests.items())]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
 

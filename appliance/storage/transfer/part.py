@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from itertools import islice
@@ -17,6 +16,8 @@ from uuid import uuid4
 
 from appliance.storage.faults import disk_faults
 from appliance.storage.store import RemoteFile
+from appliance.storage.transfer import writeback
+from appliance.storage.transfer.crc import crc_of
 from appliance.storage.transfer.digests import Digests
 from appliance.storage.transfer.journal import Journal, Piece
 from appliance.storage.transfer.ranges import Span, gaps
@@ -157,10 +158,7 @@ class Part:
         return [piece for piece in claims if piece.span.end <= self.file.size and self._is_true(piece)]
 
     def _is_true(self, piece: Piece) -> bool:
-        crc = 0
-        for span in piece.span.cut(_BLOCK):
-            crc = zlib.crc32(self._read(span), crc)
-        return crc == piece.crc
+        return crc_of(self._read(span) for span in piece.span.cut(_BLOCK)) == piece.crc
 
     def _read(self, span: Span) -> bytes:
         with disk_faults(self.path), self.path.open("rb", buffering=0) as file:
@@ -174,12 +172,11 @@ class Part:
             os.fsync(file)
 
     def _write(self, start: int, piece: list[bytes]) -> Piece:
-        crc, end = 0, start
-        for block in piece:
-            crc, end = zlib.crc32(block, crc), end + len(block)
+        span = Span(start, start + sum(map(len, piece)))
         with disk_faults(self.path), self.path.open("r+b", buffering=0) as file:
             at = start + os.pwritev(file.fileno(), piece, start)
             # A disk that is all but full takes the beginning, and says why not the rest when it is asked again.
-            while at < end:
+            while at < span.end:
                 at += os.pwrite(file.fileno(), b"".join(piece)[at - start :], at)
-        return Piece(Span(start, end), crc)
+            writeback.begin(file.fileno(), span)
+        return Piece(span, crc_of(piece))

@@ -156,6 +156,12 @@ def main(directory: Path) -> None:
         "s3": ("s3://models/model", {"s3": [{"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1]}]}),
         "gs": ("gs://models/model", {}),
         "wrong name": ("https://wrong.name.test/model.gguf", {}),
+        "s3 wrong name": ("s3://models/model", {"s3": [{"endpoint_url": "https://wrong.name.test"}]}),
+        "gs wrong name": ("gs://models/model", {"gcs": [{"endpoint_url": "https://wrong.name.test"}]}),
+        "azure wrong name": (
+            "az://models/model",
+            {"azure": [{"account": azure.ACCOUNT, "endpoint_url": "https://wrong.name.test"}]},
+        ),
     }
     with ExitStack() as stack:
         for context in (azurite(directory), moto(directory), fake_gcs(directory), identity()):

@@ -21,6 +21,9 @@ _FOREIGN = ("AWS_", "S3_", "GOOGLE_", "STORAGE_EMULATOR", "AZURE_", "AZ_", "HF_"
 
 KINDS = ("s3", "s3-moto", "gs", "az", "http", "http-nginx", "hf")
 
+# For long tests: moto is slow, and SeaweedFS is as much S3.
+WITHOUT_MOTO = tuple(kind for kind in KINDS if kind != "s3-moto")
+
 
 @pytest.fixture(autouse=True)
 def only_given_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:

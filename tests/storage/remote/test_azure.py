@@ -212,7 +212,7 @@ async def test_who_may_not_read_is_told_what_to_set(server: AzureServer, block: 
     """
     given = settings(account=ACCOUNT, endpoint_url=server.url, **block)
 
-    with pytest.raises((AccessDeniedError, ArtifactNotFoundError)) as caught:
+    with pytest.raises((AccessDeniedError, ArtifactNotFoundError), match="set AZURE_STORAGE_ACCESS_KEY") as caught:
         await listed(f"az://{PRIVATE}/closed", given)
     assert "c2VjcmV0LXZhbHVl" not in str(caught.value)
 

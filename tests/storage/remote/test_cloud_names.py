@@ -118,11 +118,12 @@ def test_a_stranger_is_refused_by_azure(found: Mapping[str, Mapping[str, object]
     assert str(found["azure nobody"]["error"]).startswith(("AccessDeniedError", "ArtifactNotFoundError"))
 
 
-def test_a_certificate_for_other_names_is_refused(found: Mapping[str, Mapping[str, object]]) -> None:
+@pytest.mark.parametrize("case", ["wrong name", "s3 wrong name", "gs wrong name", "azure wrong name"])
+def test_a_certificate_for_other_names_is_refused(found: Mapping[str, Mapping[str, object]], case: str) -> None:
     """
     For good, and with the variable that names the authorities of a company's own network.
     """
-    error = str(found["wrong name"]["error"])
+    error = str(found[case]["error"])
 
     assert error.startswith("StorageError")
     assert "certificate verify failed" in error

@@ -136,8 +136,7 @@ async def test_a_single_file_is_read(shelf: Shelf, filled: Fill) -> None:
     assert list((await contents(uri, shelf.settings())).values()) == ["ünïcode".encode()]
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 700_000), (1, 699_999), (699_999, 700_000), (65_536, 131_072)])
-async def test_a_range_is_exact(shelf: Shelf, filled: Fill, start: int, end: int) -> None:
+async def test_a_range_is_exact(shelf: Shelf, filled: Fill) -> None:
     """
     From its first byte up to its last, at either end of the file and within.
     """
@@ -145,7 +144,8 @@ async def test_a_range_is_exact(shelf: Shelf, filled: Fill, start: int, end: int
 
     async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
         file = named(await store.list(), "model.safetensors")
-        assert await read(store, file, start, end) == LARGE[start:end]
+        for start, end in ((0, 1), (0, 700_000), (1, 699_999), (699_999, 700_000), (65_536, 131_072)):
+            assert await read(store, file, start, end) == LARGE[start:end]
 
 
 async def test_two_listings_of_the_same_are_equal(shelf: Shelf, filled: Fill) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from storage.remote.test_contract import contents, listed, opened, read
 from storage.servers import web
+from storage.servers.s3 import PRIVATE, S3Server
 from storage.servers.web import WebServer
 
 from appliance.errors import AccessDeniedError, ArtifactCorruptError, ArtifactNotFoundError, StorageError
@@ -137,6 +138,17 @@ async def test_a_signed_query_goes_along_and_is_not_shown(server: WebServer) -> 
     with pytest.raises(ArtifactNotFoundError) as caught:
         await listed(f"{server.url}/nope?sig=s3cret%2Fx", settings())
     assert "s3cret" not in str(caught.value)
+
+
+async def test_a_presigned_url_of_an_object_store_is_a_file(seaweedfs: S3Server) -> None:
+    """
+    Its signature is for GET alone, and for this very URL.
+    """
+    seaweedfs.put("signed/a name+é.bin", b"signed", PRIVATE)
+    target = {"Bucket": PRIVATE, "Key": "signed/a name+é.bin"}
+    url = seaweedfs.client.generate_presigned_url("get_object", Params=target)
+
+    assert await contents(url, settings()) == {"a name+é.bin": b"signed"}
 
 
 async def test_a_directory_without_a_listing_says_how_to_make_one(server: WebServer) -> None:
@@ -266,4 +278,14 @@ async def test_a_server_that_leads_in_circles_is_told(server: WebServer) -> None
     server.leads_to = server.url
 
     with pytest.raises(StorageError, match="leads in circles"):
+        await listed(f"{server.url}/model.gguf", settings())
+
+
+async def test_a_server_that_leads_off_the_web_is_not_followed(server: WebServer) -> None:
+    """
+    To a file of this machine, say.
+    """
+    server.leads_to = "file:///etc"
+
+    with pytest.raises(StorageError, match="no web address"):
         await listed(f"{server.url}/model.gguf", settings())

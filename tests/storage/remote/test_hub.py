@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -427,15 +425,6 @@ def test_a_repository_that_would_write_elsewhere_is_refused(hub: Hub, cache: Cac
     assert not [request for request in hub.requests if "resolve" in request]
 
 
-def test_importing_storage_imports_no_huggingface_hub() -> None:
-    """
-    What checks a config starts at once.
-    """
-    code = "import sys, appliance.storage; print('huggingface_hub' in sys.modules)"
-
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
-
-
 def test_a_token_is_for_the_hub_alone(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Where the hub leads to another host for the bytes, the token does not go along.
@@ -503,3 +492,26 @@ def test_a_mirror_behind_a_password_is_let_in(hub: Hub, cache: Cache, monkeypatc
     monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("//", "//someone:s3cret@"))
 
     assert contents(bring("hf://owner/model", cache)) == BROUGHT
+
+
+def test_a_mirror_without_sizes_is_asked_for_its_tree(hub: Hub, cache: Cache) -> None:
+    """
+    Page by page; digests are in it as well.
+    """
+    hub.repository("owner/model").commit(FILES)
+    hub.tells_sizes = False
+    hub.page = 2
+
+    path = bring("hf://owner/model", cache)
+    assert contents(path) == BROUGHT
+    assert len([request for request in hub.requests if "/tree/" in request]) == 2
+
+
+def test_a_hub_that_is_no_address_is_told(cache: Cache, only_hub_settings: pytest.MonkeyPatch) -> None:
+    """
+    A host without a scheme, most often.
+    """
+    only_hub_settings.setenv("HF_ENDPOINT", "mirror.example.com")
+
+    with pytest.raises(StorageError, match=r"HF_ENDPOINT is 'mirror.example.com', .*write https://HOST"):
+        bring("hf://owner/model", cache)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from hashlib import md5, sha256
+from hashlib import md5
 
 import pytest
 from storage.remote.test_contract import listed, opened, read
@@ -199,15 +199,22 @@ async def test_an_object_in_several_parts_has_no_md5(moto: S3Server) -> None:
     assert "md5" not in file.digests
 
 
-async def test_a_checksum_that_the_store_keeps_is_taken(moto: S3Server) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "name", "digest"),
+    [
+        ("SHA256", "sha256", "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"),
+        ("CRC32", "crc32", "cbf43926"),
+    ],
+)
+async def test_a_checksum_that_the_store_keeps_is_taken(moto: S3Server, algorithm: str, name: str, digest: str) -> None:
     """
-    A SHA-256 of the whole object, given when it was stored.
+    One of the whole object, given when it was stored.
     """
-    moto.client.put_object(Bucket=BUCKET, Key="sums/x", Body=b"data", ChecksumAlgorithm="SHA256")
+    moto.client.put_object(Bucket=BUCKET, Key=f"sums-{name}/x", Body=b"123456789", ChecksumAlgorithm=algorithm)
 
     block = {"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1], "endpoint_url": moto.url}
-    (file,) = (await listed(f"s3://{BUCKET}/sums", settings(**block))).files
-    assert file.digests["sha256"] == sha256(b"data").hexdigest()
+    (file,) = (await listed(f"s3://{BUCKET}/sums-{name}", settings(**block))).files
+    assert file.digests[name] == digest
 
 
 async def test_an_encrypted_object_has_no_md5(moto: S3Server) -> None:

@@ -1,0 +1,111 @@
+"""
+A fetch that ends before its time, from every kind of store: by a kill, and by a full disk.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+from storage.remote.conftest import WITHOUT_MOTO
+from storage.servers.faultproxy import Fault, FaultProxy
+from storage.shelves import Shelf
+
+from appliance.errors import NoSpaceError
+from appliance.storage import materialize
+from appliance.storage.section import StorageSection, StorageSettings
+
+FILES = {"model/config.json": b"{}", "model/model.safetensors": random.Random(2).randbytes(10_000_000)}
+SIZE = sum(map(len, FILES.values()))
+MIB = 1 << 20
+
+
+def fetch(uri: str, settings: Mapping[str, object]) -> None:
+    """
+    What the process does that is killed.
+    """
+    materialize(StorageSection(uri=uri), StorageSettings.model_validate(settings), lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """
+    Processes that begin with everything imported.
+    """
+    context = multiprocessing.get_context("forkserver")
+    stores = [f"appliance.storage.remote.{name}" for name in ("s3", "gcs", "azure", "http", "hub")]
+    context.set_forkserver_preload([__name__, "aiobotocore.session", "azure.storage.blob.aio", *stores])
+    return context
+
+
+@pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
+def test_a_killed_fetch_goes_on(
+    processes: ForkServerContext, shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """
+    Killed at a random byte, it is finished by the next one, and all that was sent is at most 1.05 times the model.
+    """
+    shelf.fill(root, FILES)
+    proxy.set(Fault("slow", bytes_per_second=8 * MIB))
+    uri, credentials = shelf.locate(f"{root}/model/", proxy.port)
+    settings = {"cache_dir": str(tmp_path / "cache"), "credentials": credentials, "transfer": {"parallel": 4}}
+
+    first = processes.Process(target=fetch, args=(uri, settings))
+    first.start()
+    offset = random.randrange(SIZE // 10, SIZE * 9 // 10)
+    while proxy.sent < offset and first.is_alive():
+        time.sleep(0.002)
+    first.kill()
+    first.join()
+    assert first.exitcode == -9
+    second = processes.Process(target=fetch, args=(uri, settings))
+    second.start()
+    second.join()
+
+    assert second.exitcode == 0
+    assert proxy.sent < 1.05 * SIZE
+    (artifact,) = (path for path in (tmp_path / "cache").iterdir() if not path.name.startswith("."))
+    assert {f"model/{path.name}": path.read_bytes() for path in (artifact / "files").iterdir()} == FILES
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """
+    A disk with room for the model and little more.
+    """
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=12M", "tmpfs", str(disk)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
+def test_a_disk_that_fills_up_midway_is_told(shelf: Shelf, root: str, small_disk: Path) -> None:
+    """
+    With what to do; once there is room again, the fetch goes on.
+    """
+    shelf.fill(root, FILES)
+    settings = shelf.settings(cache_dir=small_disk / "cache")
+    storage = StorageSection(uri=shelf.uri(f"{root}/model/"))
+    other = small_disk / "other"
+
+    def fill_up(done: int, total: int | None) -> None:
+        if total and not other.exists():
+            other.write_bytes(bytes(6 * MIB))
+
+    with pytest.raises(NoSpaceError, match="free some space"):
+        materialize(storage, settings, fill_up)
+    other.unlink()
+
+    path = materialize(storage, settings, lambda *_: None)
+    assert (path / "model.safetensors").read_bytes() == FILES["model/model.safetensors"]

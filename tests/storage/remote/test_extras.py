@@ -1,0 +1,49 @@
+"""
+Clients of stores are installed by those who use them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from storage.remote.test_contract import listed
+from storage.servers.azure import KEY
+
+from appliance.errors import MissingExtraError
+from appliance.storage.section import StorageSettings
+
+CLIENTS = ("aiobotocore", "botocore", "google.auth", "azure", "huggingface_hub", "aiohttp", "s3fs", "gcsfs", "adlfs")
+
+
+@pytest.mark.parametrize(
+    ("uri", "credentials", "module", "extra"),
+    [
+        ("s3://bucket/x", {}, "aiobotocore", "s3"),
+        ("gs://bucket/x", {"gcs": [{"key": "{}"}]}, "google.auth", "gcs"),
+        ("az://models/x", {"azure": [{"account": "acct", "account_key": KEY}]}, "azure.storage.blob", "azure"),
+        ("az://models/x", {"azure": [{"account": "acct", "anonymous": True}]}, "azure.storage.blob.aio", "azure"),
+        ("az://models/x", {"azure": [{"account": "acct", "managed_identity": True}]}, "azure.identity.aio", "azure"),
+    ],
+)
+async def test_a_missing_client_names_its_extra(
+    monkeypatch: pytest.MonkeyPatch, uri: str, credentials: dict[str, object], module: str, extra: str
+) -> None:
+    """
+    With the command that installs it.
+    """
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(MissingExtraError, match=rf"pip install 'appliance\[{extra}\]'"):
+        await listed(uri, StorageSettings.model_validate({"credentials": credentials}))
+
+
+def test_importing_storage_imports_no_client() -> None:
+    """
+    What checks a config starts at once.
+    """
+    code = f"import sys, appliance.config; print([name for name in {CLIENTS!r} if name in sys.modules])"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
