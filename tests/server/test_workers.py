@@ -170,13 +170,13 @@ def test_no_worker_outlives_a_killed_parent(start: Callable[..., Served]) -> Non
 
 
 def test_a_config_that_cannot_start_ends_with_its_reason(
-    start: Callable[..., Served], serve: Callable[..., Served]
+    start: Callable[..., Served], serve: Callable[..., Served], tmp_path: Path
 ) -> None:
     """
     A taken port is told once, before there are workers.
     """
     first = start()
-    second = serve(f"server.port={first.port}", "server.workers=2", file=Path(first.process.args[4]))  # type: ignore[index]
+    second = serve(f"server.port={first.port}", file=tmp_path / "proxy.yaml")
 
     assert second.process.wait(20) == 1
     assert f"port {first.port}" in second.tail()
