@@ -168,6 +168,13 @@ class Upstream(Background):
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
+    def origin(self) -> str:
+        """
+        The same without a path.
+        """
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def calls(self) -> list[Asked]:
         """
         What was asked, without health checks and listings.

@@ -9,10 +9,10 @@ from typing import Any
 
 import openai
 import pytest
-from adapter.services import vector
 from oddities import STREAMS
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
 from served import Served, until
+from services import vector
 from upstreams import Asked, Upstream, error, event, json_answer, stream
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Grüße, Дом, 你好"}]
