@@ -40,7 +40,7 @@ class OverCompletions:
             GatewayError: the target does not answer, or not with a completion.
         """
         completion = self._chat.completion(body)
-        request = {"max_tokens": None} | self._section.defaults | completion
+        request = {"max_tokens": None} | self._target.of_prompts | self._section.defaults | completion
         if request["max_tokens"] is None:
             request["max_tokens"] = await self._room(completion["prompt"], headers)
         face = Face(self._name, self._chat.role, body.get("top_logprobs") or 0)

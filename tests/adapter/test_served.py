@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from oddities import STREAMS
+from oddities import ERRORS, STREAMS
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
 from served import Served, until
 from services import vector
@@ -200,6 +200,23 @@ def test_a_refusal_of_the_target_keeps_its_status_and_words(client: openai.OpenA
         with pytest.raises(openai.UnprocessableEntityError, match="too long by far") as caught:
             client.chat.completions.create(model="chat", messages=HELLO, stream=streamed)
         assert (caught.value.param, caught.value.code) == ("prompt", "too_long")
+
+
+@pytest.mark.parametrize("oddity", ERRORS)
+def test_an_odd_error_of_a_target_is_one_in_openais_shape(adapters: Served, scripted: Upstream, oddity: str) -> None:
+    """
+    The status stays; whatever the body was, there is a message, and a code only if it is a word.
+    """
+    answer = ERRORS[oddity]
+    scripted.on("/v1/completions", answer)
+
+    status, said = adapters.post("/v1/chat/completions", {"model": "chat", "messages": HELLO})
+
+    assert status == answer.status
+    assert set(said["error"]) == {"message", "type", "param", "code"}
+    assert said["error"]["message"]
+    assert "<html>" not in said["error"]["message"]
+    assert said["error"]["code"] is None or not said["error"]["code"].isdecimal()
 
 
 def test_an_error_in_the_middle_of_a_stream_reaches_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
