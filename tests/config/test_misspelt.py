@@ -17,6 +17,8 @@ from appliance.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 FILES = [Path(__file__).with_name("rich.yaml"), *sorted((ROOT / "examples").glob("*.yaml"))]
 
+OPEN = frozenset({"body", "defaults", "override", "set"})
+
 
 def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
     """
@@ -26,8 +28,9 @@ def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
     for path, place in draft.keys.items():
         parts = [str(part) for part in path]
         is_free = any(part.startswith("x-") for part in parts)
-        # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell.
-        is_json = "body" in parts[:-1] or "args" in parts[:-2]
+        # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell, nor are names of headers.
+        is_json = not OPEN.isdisjoint(parts[:-1]) or "args" in parts[:-2]
+        is_json |= parts[-2:-1] == ["headers"] and "upstreams" in parts
         if not is_free and not is_json:
             yield dotted(path), parts[-1], place
 
