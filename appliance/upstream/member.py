@@ -139,8 +139,7 @@ class Member:
         if answer.status >= 500:
             self.fail()
         else:
-            self.breaker.succeed()
-            self.tally.add(is_good=True)
+            self._succeed()
         return Exchange(self, answer, first)
 
     def end(self, how: str | BaseException, *, has_begun: bool = False) -> None:
@@ -167,8 +166,25 @@ class Member:
         """
         Remember that it did not do what it was asked.
         """
+        was = self.circuit
         self.breaker.fail()
         self.tally.add(is_good=False)
+        if self.circuit is Circuit.OPEN and was is not Circuit.OPEN:
+            log.warning("upstream.left_alone", upstream=self.name, why="failures in a row", seconds=self.breaker.wait)
+
+    def eject(self) -> None:
+        """
+        Leave it alone because it fails much more often than the others.
+        """
+        self.breaker.open()
+        self.tally.clear()
+        log.warning("upstream.left_alone", upstream=self.name, why="an outlier", seconds=self.breaker.wait)
+
+    def _succeed(self) -> None:
+        if self.circuit is not Circuit.CLOSED:
+            log.info("upstream.came_back", upstream=self.name)
+        self.breaker.succeed()
+        self.tally.add(is_good=True)
 
     async def close(self) -> None:
         """

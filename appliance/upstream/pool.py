@@ -146,8 +146,7 @@ class Pool:
         worst = outlier([member.tally for member in closed], self._margin)
         for member in closed:
             if member.tally is worst:
-                member.breaker.open()
-                member.tally.clear()
+                member.eject()
 
 
 def names(sections: Sequence[MemberSection]) -> list[str]:
