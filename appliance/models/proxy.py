@@ -22,10 +22,11 @@ from appliance.upstream.balance import Balance
 from appliance.upstream.breaker import BreakerSection
 from appliance.upstream.budget import RetrySection
 from appliance.upstream.cache import Answers, AnswersSection, Kept
+from appliance.upstream.exchange import Request
 from appliance.upstream.form import is_form
 from appliance.upstream.headers import downward, upward
 from appliance.upstream.health import HealthSection
-from appliance.upstream.member import MemberSection, Request
+from appliance.upstream.member import MemberSection
 from appliance.upstream.members import NotAnObjectError
 from appliance.upstream.naming import Named, renamed
 from appliance.upstream.pool import Pool
