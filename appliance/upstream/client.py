@@ -41,7 +41,7 @@ class Client:
         """
         POST `body` to a route of OpenAI's protocol such as ``/v1/embeddings``; None makes it a GET.
 
-        `headers`, by lower-case name, have gone through `headers.upward`.
+        `headers`, by lower-case name, have gone through `headers.upward`; a body is JSON unless they say otherwise.
 
         Raises:
             GatewayError: there is no answer.
@@ -58,7 +58,8 @@ class Client:
             GatewayTimeoutError: there is none in time.
         """
         asked = asyncio.get_running_loop().time()
-        sent = {**self._own, **self._authorization, **headers, **self._set}
+        kind = {} if body is None else {"content-type": "application/json"}
+        sent = {**self._own, **kind, **self._authorization, **headers, **self._set}
         try:
             async with asyncio.timeout(self._until_first_byte):
                 response = await self._request(url, body, sent)

@@ -27,7 +27,10 @@ class HealthSection(Section):
     """
 
     path: Annotated[str, Field(pattern=r"^/[^\s?#]*$")] = "/v1/models"
-    """Path of a GET whose good answer means health, such as `/health`; it is joined to the upstream's `url`."""
+    """
+    Path of a GET whose good answer means health, joined to the upstream's `url`: `/health` for vLLM, `/readyz` for
+    an appliance.
+    """
 
     interval_seconds: Annotated[float, Field(gt=0)] = 10
     """Time between two checks of an upstream, in seconds."""

@@ -208,6 +208,18 @@ async def test_a_long_body_arrives_whole(client: Client, upstream: Upstream) -> 
     assert upstream.asked[0].header("content-length") == str(len(body))
 
 
+async def test_a_body_is_json_unless_said_otherwise(client: Client, upstream: Upstream) -> None:
+    """
+    Calls that come from within have no headers.
+    """
+    for headers in ({}, {"content-type": "multipart/form-data; boundary=b"}):
+        await (await client.send("/v1/embeddings", BODY, headers)).read()
+    await (await client.send("/v1/models", None)).read()
+
+    kinds = [each.header("content-type") for each in upstream.asked]
+    assert kinds == ["application/json", "multipart/form-data; boundary=b", None]
+
+
 async def test_a_connection_is_used_again(client: Client, upstream: Upstream) -> None:
     """
     Two requests, one connection.
