@@ -121,7 +121,8 @@ def test_sigterm_drains_every_worker(start: Callable[..., Served], upstream: Ups
     Streams of all workers end whole, new calls are refused, nothing is left, the exit code is 0.
     """
     server = start()
-    upstream.on(CHAT, stream(event("1"), *[0.1, event("2")] * 20, event("[DONE]")))
+    slowly: list[bytes | float] = [0.1, event("2")]
+    upstream.on(CHAT, stream(event("1"), *slowly * 20, event("[DONE]")))
     workers = _workers(server)
     streams = [open_stream(server.port, CHAT, {**BODY, "stream": True}) for _ in range(8)]
     received = [connection.recv(1024) for connection in streams]
