@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from doubles import config
+from prometheus_client import REGISTRY, Gauge
 
 from appliance.lifecycle import Lifecycle, Standing
 from appliance.server.outlook import Seat, Snapshot, Together, bury, read, write
@@ -110,3 +111,19 @@ def test_a_dead_worker_is_not_ready(together: Together, slots: Slots) -> None:
     assert last is not None
     assert last.standing.models[0]["state"] == "pending"
     assert together.standing().is_ready is False
+
+
+def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: Together, slots: Slots) -> None:
+    """
+    A million series are a fault of somebody's; not being ready is not one.
+    """
+    series = Gauge("flood", "Too much.", ["text"])
+    try:
+        series.labels("x" * (9 << 20)).set(1)
+
+        assert together.standing().is_ready
+        last = read(slots, 0)
+        assert last is not None
+        assert list(last.families) == []
+    finally:
+        REGISTRY.unregister(series)
