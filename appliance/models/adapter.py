@@ -91,7 +91,7 @@ class AdapterModel:
         templated = self._section.protocol.templated
         template = None if templated is None else chat_template(templated, artifacts.get(_TOKENIZER))
         chat = (
-            None if template is None or templated is None else Chat(template, templated.response_role, templated.stop)
+            None if template is None or templated is None else Chat(template, templated.stop)
         )
         self._faces = self._made(chat)
         self._readiness.begin()

@@ -12,7 +12,8 @@ from typing import Protocol
 from appliance.errors import CallError
 from appliance.translation.answers import Usage, embeddings, rerank
 from appliance.translation.chat import Chat
-from appliance.translation.chat_answer import Face, chat_chunks, chat_completion
+from appliance.translation.chat_answer import Face, chat_completion
+from appliance.translation.chat_stream import chat_chunks
 from appliance.translation.messages import Json
 from appliance.translation.parallel import gathered
 from appliance.translation.requests import EmbeddingRequest, RerankRequest, TextRequest
@@ -66,7 +67,7 @@ class Chatting:
             GatewayError: the target does not answer.
         """
         made = await Writing(self.writer, self._request(body), headers, self.name).answer()
-        face = Face(self.name, self.section.response_role)
+        face = Face.of(body, self.name, self.section)
         return chat_completion(made, face) if isinstance(made, dict) else chat_chunks(made, face)
 
     def _request(self, body: Json) -> TextRequest:

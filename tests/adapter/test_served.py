@@ -162,6 +162,47 @@ def test_tools_go_through_the_template(client: openai.OpenAI, scripted: Upstream
     assert not {"tools", "tool_choice"} & (with_tools.keys() | without.keys())
 
 
+CALLING = 'Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+
+
+def test_a_tool_call_in_the_text_is_one_for_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
+    """
+    Whole, with its reason, and for a client that offers no tools the text as it is.
+    """
+    scripted.on("/v1/completions", json_answer({"id": "c", "created": 1, "choices": [{"index": 0, "text": CALLING}]}))
+
+    called = client.chat.completions.create(model="chat", messages=HELLO, tools=[TOOL]).choices[0]
+    plain = client.chat.completions.create(model="chat", messages=HELLO).choices[0]
+
+    assert called.finish_reason == "tool_calls"
+    assert called.message.content == "Let me look."
+    assert called.message.tool_calls is not None
+    (call,) = called.message.tool_calls
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Zürich"})
+    assert (plain.finish_reason, plain.message.content) == ("stop", CALLING)
+
+
+def test_a_tool_call_in_a_stream_is_one_for_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
+    """
+    Its marks are in no delta, however they were cut.
+    """
+    pieces = [CALLING[start : start + 5] for start in range(0, len(CALLING), 5)]
+    chunks: list[bytes | float] = [
+        event({"id": "c", "created": 1, "choices": [{"index": 0, "text": piece, "finish_reason": None}]})
+        for piece in pieces
+    ]
+    end = event({"id": "c", "created": 1, "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
+    scripted.on("/v1/completions", stream(*chunks, end, event("[DONE]")))
+
+    made = list(client.chat.completions.create(model="chat", messages=HELLO, tools=[TOOL], stream=True))
+    calls = [call for chunk in made for call in chunk.choices[0].delta.tool_calls or ()]
+
+    assert _said(made) == "Let me look.\n"
+    assert [(call.index, call.function and call.function.name) for call in calls] == [(0, "weather")]
+    assert made[-1].choices[0].finish_reason == "tool_calls"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
