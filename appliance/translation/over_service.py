@@ -5,7 +5,7 @@ OpenAI's operations over a service that has none of its protocol: text, vectors 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Protocol
 
@@ -117,8 +117,7 @@ class Embedding:
             GatewayError: the target does not answer.
         """
         request = EmbeddingRequest.of(body)
-        size = self.max_batch or len(request.texts)
-        batches = [request.texts[start : start + size] for start in range(0, len(request.texts), size)]
+        batches = _batches(request.texts, self.max_batch)
         parts = await gathered([partial(self.embedder.embed, request, batch, headers) for batch in batches])
         vectors = [vector for part, _ in parts for vector in part]
         return embeddings(vectors, request, self.name, reduce(Usage.__add__, (usage for _, usage in parts)))
@@ -127,11 +126,12 @@ class Embedding:
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """
-    Documents in order.
+    Documents in order, at most `max_batch` of them in one request to the target.
     """
 
     name: str
     ranker: Ranker
+    max_batch: int | None = None
 
     async def answer(self, body: Json, headers: Headers) -> Json:
         """
@@ -142,5 +142,12 @@ class Ranking:
             GatewayError: the target does not answer.
         """
         request = RerankRequest.of(body)
-        scores, usage = await self.ranker.score(request, headers)
-        return rerank(scores, request, self.name, usage)
+        batches = [replace(request, documents=batch) for batch in _batches(request.documents, self.max_batch)]
+        parts = await gathered([partial(self.ranker.score, batch, headers) for batch in batches])
+        scores = [score for part, _ in parts for score in part]
+        return rerank(scores, request, self.name, reduce(Usage.__add__, (usage for _, usage in parts)))
+
+
+def _batches(texts: Sequence[str], size: int | None) -> list[Sequence[str]]:
+    size = size or len(texts)
+    return [texts[start : start + size] for start in range(0, len(texts), size)]

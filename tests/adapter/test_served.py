@@ -396,7 +396,7 @@ def test_a_service_embeds(client: openai.OpenAI, scripted: Upstream, model: str,
     assert [each.index for each in done.data] == [0, 1, 2, 3, 4]
     if form == "float":
         assert [each.embedding for each in done.data] == [vector(text) for text in texts]
-    assert len(scripted.calls) == (4 if model == "service" else 2)
+    assert len(scripted.calls) == {"service": 4, "tensors": 3, "vectors": 2}[model]
     assert done.usage.prompt_tokens == (15 if model == "service" else 0)
 
 
@@ -423,6 +423,30 @@ def test_a_service_ranks(adapters: Served, scripted: Upstream, model: str) -> No
         {"index": 1, "relevance_score": 0.3, "document": {"text": "ccc"}},
         {"index": 2, "relevance_score": 0.2, "document": {"text": "bb"}},
     ]
+
+
+def test_documents_are_ranked_in_batches(adapters: Served, scripted: Upstream) -> None:
+    """
+    As many requests as the batches are, and one order over all of them.
+    """
+    documents = ["x" * length for length in (1, 5, 2, 9, 3, 7)]
+
+    _, said = adapters.post("/v1/rerank", {"model": "tensors", "query": "q", "documents": documents})
+
+    assert [len(asked.json()["inputs"][0]["data"]) for asked in scripted.calls] == [4, 2]
+    assert [each["index"] for each in said["results"]] == [3, 5, 1, 4, 2, 0]
+
+
+def test_a_key_that_the_target_repeats_is_not_told(adapters: Served, scripted: Upstream) -> None:
+    """
+    Neither to the client nor to anybody else.
+    """
+    scripted.on("/v1/completions", error(401, "Incorrect API key provided: secret-key."))
+
+    status, said = adapters.post("/v1/chat/completions", {"model": "chat", "messages": HELLO})
+
+    assert status == 401
+    assert said["error"]["message"] == "Incorrect API key provided: ***."
 
 
 def test_tensors_are_as_the_protocol_has_them(client: openai.OpenAI, adapters: Served, scripted: Upstream) -> None:
