@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from services import install
 from upstreams import Upstream
 
 
@@ -19,8 +20,9 @@ def main(command: Sequence[str]) -> int:
     """
     The exit code of the command.
     """
-    with Upstream() as one, Upstream() as two:
-        urls = {"UPSTREAM_URL": one.url, "UPSTREAM_URL_2": two.url}
+    with Upstream() as one, Upstream() as two, Upstream() as service:
+        install(service)
+        urls = {"UPSTREAM_URL": one.url, "UPSTREAM_URL_2": two.url, "SERVICE_URL": service.origin}
         return subprocess.run(command, check=False, env={**os.environ, **urls}).returncode
 
 

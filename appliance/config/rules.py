@@ -17,6 +17,7 @@ from appliance.models import SECTIONS
 from appliance.nearest import did_you_mean, known_ones
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
+from appliance.upstream.address import is_possible
 from appliance.upstream.headers import FRAMING, HOP_BY_HOP
 from appliance.upstream.section import HEADER_NAME
 from appliance.vllm_engine.section import OWNED
@@ -24,6 +25,8 @@ from appliance.vllm_engine.section import OWNED
 # Shares such as 0.7, 0.2 and 0.1 are no exact sum.
 _ROUNDING = 1e-9
 _UNMOVED = "which belongs to one connection or its body; must be left out"
+
+_ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
 
 Rule = Callable[[Draft], Iterator[Fault]]
 
@@ -145,6 +148,16 @@ def headers_may_travel(draft: Draft) -> Iterator[Fault]:
                 yield draft.key_fault((*path, name), f"is not set here, {_UNMOVED}")
 
 
+def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
+    """
+    Upstreams have a host, and a port that there can be.
+    """
+    for section in _upstream_paths(draft):
+        url = draft.find((*section, "url"))
+        if isinstance(url, str) and not is_possible(url):
+            yield draft.fault((*section, "url"), f"is {draft.quote((*section, 'url'))}; {_ADDRESS}")
+
+
 RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
@@ -154,6 +167,7 @@ RULES: tuple[Rule, ...] = (
     memory_fractions_fit,
     encoder_keys_fit_the_task,
     headers_may_travel,
+    addresses_are_possible,
     adapters.targets_answer,
     adapters.templates_render,
     adapters.paths_compile,
@@ -179,10 +193,15 @@ def _uri_paths(draft: Draft) -> Iterator[DataPath]:
 
 
 def _header_paths(draft: Draft) -> Iterator[DataPath]:
-    for path, model in model_entries(draft):
+    for path, _ in model_entries(draft):
         yield from ((*path, "headers", key) for key in ("forward", "set"))
-        yield from ((*path, "upstreams", index, "headers") for index, _ in _items(model.get("upstreams")))
-        yield (*path, "target", "headers")
+    yield from ((*path, "headers") for path in _upstream_paths(draft))
+
+
+def _upstream_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, model in model_entries(draft):
+        yield from ((*path, "upstreams", index) for index, _ in _items(model.get("upstreams")))
+        yield (*path, "target")
 
 
 def _items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet

@@ -67,7 +67,7 @@ def _response(request: AnyRequest, reply: Reply) -> Response[Any]:
 
 
 def _call(operation: Operation, request: AnyRequest, body: bytes) -> Call:
-    path = request.scope["path"].removeprefix("/openai")
+    path = request.scope["path"].removeprefix("/openai").rstrip("/")
     return Call(operation, body, dict(request.headers), path, request.scope["query_string"].decode("latin-1"))
 
 

@@ -24,6 +24,18 @@ _OPERATIONS: Mapping[str, Operation] = {
 }
 
 
+class ToolCallsSection(Section):
+    """
+    How a model writes a call of a tool: JSON with `name` and `arguments` or `parameters`, or a list of such.
+    """
+
+    begin: Text = "<tool_call>"
+    """What stands before the JSON."""
+
+    end: Text | None = "</tool_call>"
+    """What stands after it; null is the end of the answer."""
+
+
 class ChatSection(Section):
     """
     How a conversation becomes the text of one prompt.
@@ -43,6 +55,9 @@ class ChatSection(Section):
 
     stop: tuple[Text, ...] = ()
     """Texts that end an answer, besides those the client names, such as `<|im_end|>`."""
+
+    tool_calls: ToolCallsSection | None = None
+    """How the model writes tool calls, `{}` for `<tool_call>` marks; unset leaves them in the text."""
 
 
 class RequiredChatSection(ChatSection):

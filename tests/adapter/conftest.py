@@ -9,8 +9,8 @@ from pathlib import Path
 
 import openai
 import pytest
-from adapter.services import install
 from served import Served, until
+from services import install
 from upstreams import Upstream
 
 
@@ -28,7 +28,7 @@ def adapters(_scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> I
     """
     log = tmp_path_factory.mktemp("adapters") / "server.log"
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("UPSTREAM", f"http://127.0.0.1:{_scripted.port}")
+        environment.setenv("UPSTREAM", _scripted.origin)
         served = Served(Path(__file__).with_name("adapters.yaml"), log)
     try:
         until(lambda: served.get("/readyz")[0] == 200, 60, served.tail)

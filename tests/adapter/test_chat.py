@@ -11,7 +11,8 @@ import pytest
 
 from appliance.errors import CallError, GatewayError
 from appliance.translation.chat import Chat
-from appliance.translation.chat_answer import Face, chat_chunks, chat_completion
+from appliance.translation.chat_answer import Face, chat_completion
+from appliance.translation.chat_stream import chat_chunks
 from appliance.translation.logprobs import chat_logprobs
 from appliance.translation.messages import for_template
 from appliance.translation.stops import Stops, cut
@@ -24,7 +25,7 @@ HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 def _chat(source: str = "{{ messages[-1].content }}", *stop: str) -> Chat:
-    return Chat(ChatTemplate(source), "assistant", stop)
+    return Chat(ChatTemplate(source), stop)
 
 
 async def _stream(*chunks: Json) -> AsyncGenerator[Json]:

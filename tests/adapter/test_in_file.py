@@ -193,6 +193,16 @@ async def test_the_target_is_asked_by_its_own_name_with_all_its_room() -> None:
         assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 7, "add_special_tokens": False}]
 
 
+async def test_completions_go_to_the_target_as_they_are() -> None:
+    """
+    Nothing is decided for the client there: neither a limit nor the special tokens.
+    """
+    async with _ready() as (lifecycle, target):
+        await lifecycle.answer("chat", Call(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
+
+        assert target.asked == [{"model": "base", "prompt": "Hi", "mine": None}]
+
+
 async def test_adapters_stack() -> None:
     """
     An adapter's target may be an adapter, and an alias.

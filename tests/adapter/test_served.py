@@ -9,10 +9,10 @@ from typing import Any
 
 import openai
 import pytest
-from adapter.services import vector
-from oddities import STREAMS
+from oddities import ERRORS, STREAMS
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
 from served import Served, until
+from services import vector
 from upstreams import Asked, Upstream, error, event, json_answer, stream
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Grüße, Дом, 你好"}]
@@ -162,6 +162,47 @@ def test_tools_go_through_the_template(client: openai.OpenAI, scripted: Upstream
     assert not {"tools", "tool_choice"} & (with_tools.keys() | without.keys())
 
 
+CALLING = 'Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+
+
+def test_a_tool_call_in_the_text_is_one_for_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
+    """
+    Whole, with its reason, and for a client that offers no tools the text as it is.
+    """
+    scripted.on("/v1/completions", json_answer({"id": "c", "created": 1, "choices": [{"index": 0, "text": CALLING}]}))
+
+    called = client.chat.completions.create(model="chat", messages=HELLO, tools=[TOOL]).choices[0]
+    plain = client.chat.completions.create(model="chat", messages=HELLO).choices[0]
+
+    assert called.finish_reason == "tool_calls"
+    assert called.message.content == "Let me look."
+    assert called.message.tool_calls is not None
+    (call,) = called.message.tool_calls
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Zürich"})
+    assert (plain.finish_reason, plain.message.content) == ("stop", CALLING)
+
+
+def test_a_tool_call_in_a_stream_is_one_for_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
+    """
+    Its marks are in no delta, however they were cut.
+    """
+    pieces = [CALLING[start : start + 5] for start in range(0, len(CALLING), 5)]
+    chunks: list[bytes | float] = [
+        event({"id": "c", "created": 1, "choices": [{"index": 0, "text": piece, "finish_reason": None}]})
+        for piece in pieces
+    ]
+    end = event({"id": "c", "created": 1, "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
+    scripted.on("/v1/completions", stream(*chunks, end, event("[DONE]")))
+
+    made = list(client.chat.completions.create(model="chat", messages=HELLO, tools=[TOOL], stream=True))
+    calls = [call for chunk in made for call in chunk.choices[0].delta.tool_calls or ()]
+
+    assert _said(made) == "Let me look.\n"
+    assert [(call.index, call.function and call.function.name) for call in calls] == [(0, "weather")]
+    assert made[-1].choices[0].finish_reason == "tool_calls"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -200,6 +241,23 @@ def test_a_refusal_of_the_target_keeps_its_status_and_words(client: openai.OpenA
         with pytest.raises(openai.UnprocessableEntityError, match="too long by far") as caught:
             client.chat.completions.create(model="chat", messages=HELLO, stream=streamed)
         assert (caught.value.param, caught.value.code) == ("prompt", "too_long")
+
+
+@pytest.mark.parametrize("oddity", ERRORS)
+def test_an_odd_error_of_a_target_is_one_in_openais_shape(adapters: Served, scripted: Upstream, oddity: str) -> None:
+    """
+    The status stays; whatever the body was, there is a message, and a code only if it is a word.
+    """
+    answer = ERRORS[oddity]
+    scripted.on("/v1/completions", answer)
+
+    status, said = adapters.post("/v1/chat/completions", {"model": "chat", "messages": HELLO})
+
+    assert status == answer.status
+    assert set(said["error"]) == {"message", "type", "param", "code"}
+    assert said["error"]["message"]
+    assert "<html>" not in said["error"]["message"]
+    assert said["error"]["code"] is None or not said["error"]["code"].isdecimal()
 
 
 def test_an_error_in_the_middle_of_a_stream_reaches_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
@@ -338,7 +396,7 @@ def test_a_service_embeds(client: openai.OpenAI, scripted: Upstream, model: str,
     assert [each.index for each in done.data] == [0, 1, 2, 3, 4]
     if form == "float":
         assert [each.embedding for each in done.data] == [vector(text) for text in texts]
-    assert len(scripted.calls) == (4 if model == "service" else 2)
+    assert len(scripted.calls) == {"service": 4, "tensors": 3, "vectors": 2}[model]
     assert done.usage.prompt_tokens == (15 if model == "service" else 0)
 
 
@@ -365,6 +423,30 @@ def test_a_service_ranks(adapters: Served, scripted: Upstream, model: str) -> No
         {"index": 1, "relevance_score": 0.3, "document": {"text": "ccc"}},
         {"index": 2, "relevance_score": 0.2, "document": {"text": "bb"}},
     ]
+
+
+def test_documents_are_ranked_in_batches(adapters: Served, scripted: Upstream) -> None:
+    """
+    As many requests as the batches are, and one order over all of them.
+    """
+    documents = ["x" * length for length in (1, 5, 2, 9, 3, 7)]
+
+    _, said = adapters.post("/v1/rerank", {"model": "tensors", "query": "q", "documents": documents})
+
+    assert [len(asked.json()["inputs"][0]["data"]) for asked in scripted.calls] == [4, 2]
+    assert [each["index"] for each in said["results"]] == [3, 5, 1, 4, 2, 0]
+
+
+def test_a_key_that_the_target_repeats_is_not_told(adapters: Served, scripted: Upstream) -> None:
+    """
+    Neither to the client nor to anybody else.
+    """
+    scripted.on("/v1/completions", error(401, "Incorrect API key provided: secret-key."))
+
+    status, said = adapters.post("/v1/chat/completions", {"model": "chat", "messages": HELLO})
+
+    assert status == 401
+    assert said["error"]["message"] == "Incorrect API key provided: ***."
 
 
 def test_tensors_are_as_the_protocol_has_them(client: openai.OpenAI, adapters: Served, scripted: Upstream) -> None:

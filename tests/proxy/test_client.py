@@ -5,7 +5,9 @@ The client of one upstream: addresses, headers, timeouts apart, and an end that 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 
 import pytest
 from served import free_port
@@ -160,6 +162,42 @@ async def test_silence_in_the_middle_is_a_timeout(client: Client, upstream: Upst
     await _until_left(upstream)
 
 
+async def test_the_whole_has_a_time_of_its_own(upstream: Upstream) -> None:
+    """
+    An upstream that never stops is stopped, though it is never silent for long.
+    """
+    drip: list[bytes | float] = [b"data: 1\n\n", 0.1]
+    upstream.on("/v1/embeddings", stream(*drip * 1000))
+    client = Client(UpstreamSection(url=upstream.url, timeouts=TimeoutsSection(idle_seconds=5, total_seconds=0.7)))
+    answer = await client.send("/v1/embeddings", BODY)
+
+    with pytest.raises(GatewayTimeoutError):
+        await answer.read()
+    await _until_left(upstream)
+    await client.close()
+
+
+async def test_a_connection_that_does_not_come_about_is_given_up() -> None:
+    """
+    Long before an answer would be, and as what it is: nobody there.
+    """
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            # The queue is full with these, and the next one is not heard.
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        url = "http://{}:{}".format(*server.getsockname())
+        client = Client(UpstreamSection(url=url, timeouts=TimeoutsSection(connect_seconds=0.3)))
+
+        with pytest.raises(GatewayError, match="cannot be reached in time") as raised:
+            await client.send("/v1/embeddings", BODY)
+        await client.close()
+
+    assert raised.value.status == 502
+
+
 async def test_the_time_a_reader_takes_is_not_the_upstreams(client: Client, upstream: Upstream) -> None:
     """
     Idle is measured while somebody waits.
@@ -206,6 +244,18 @@ async def test_a_long_body_arrives_whole(client: Client, upstream: Upstream) -> 
 
     assert upstream.asked[0].body == body
     assert upstream.asked[0].header("content-length") == str(len(body))
+
+
+async def test_a_body_is_json_unless_said_otherwise(client: Client, upstream: Upstream) -> None:
+    """
+    Calls that come from within have no headers.
+    """
+    for headers in ({}, {"content-type": "multipart/form-data; boundary=b"}):
+        await (await client.send("/v1/embeddings", BODY, headers)).read()
+    await (await client.send("/v1/models", None)).read()
+
+    kinds = [each.header("content-type") for each in upstream.asked]
+    assert kinds == ["application/json", "multipart/form-data; boundary=b", None]
 
 
 async def test_a_connection_is_used_again(client: Client, upstream: Upstream) -> None:

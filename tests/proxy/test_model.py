@@ -314,6 +314,21 @@ async def test_health_is_checked_on_an_interval_and_not_per_request(upstream: Up
     assert [each.method for each in upstream.asked] == ["POST"] * 50
 
 
+async def test_an_upstream_that_has_nothing_to_ask_is_trusted(upstream: Upstream) -> None:
+    """
+    Without a path nobody asks, and the breaker alone says when to leave it.
+    """
+    upstream.on(CHAT_PATH, error(500))
+    async with proxied(upstream, health={"path": None, "interval_seconds": 0.02}, breaker={"failures": 1}) as model:
+        await model.check()
+        await asyncio.sleep(0.1)
+        assert upstream.asked == []
+        await ask(model)
+
+        with pytest.raises(UnavailableError):
+            await model.check()
+
+
 async def test_checks_carry_what_requests_do(upstream: Upstream) -> None:
     """
     The key, and the headers of the upstream and of the whole section.
