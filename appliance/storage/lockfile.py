@@ -91,13 +91,25 @@ def locked(storage: StorageSection, settings: StorageSettings) -> Locked | None:
         StorageError: the lock is no lock, or the settings ask for one and there is none for this storage.
     """
     entries = read(settings.lock_file) if settings.lock_file else None
-    found = (entries or {}).get((redact(storage.uri), storage.include, storage.exclude))
+    found = (entries or {}).get(_key(storage))
     if settings.frozen and found is None:
         fault = f"{settings.lock_file or NAME} is not there" if entries is None else f"is not in {settings.lock_file}"
         raise StorageError(
             f"{redact(storage.uri)}: {fault}, and storage.frozen asks for it; write it with: appliance lock FILE"
         )
     return found
+
+
+def foresee(storage: StorageSection, settings: StorageSettings, listed: Contents) -> None:
+    """
+    Return when files as a store lists them can be those that are locked: nothing is fetched only to be refused.
+
+    Raises:
+        ArtifactChangedError: they cannot.
+    """
+    entries = read(settings.lock_file) if settings.lock_file else None
+    if found := (entries or {}).get(_key(storage)):
+        found.require(listed)
 
 
 def read(path: Path) -> dict[tuple[str, tuple[str, ...], tuple[str, ...]], Locked] | None:
@@ -140,6 +152,10 @@ def write(path: Path, entries: Iterable[Locked]) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _key(storage: StorageSection) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    return (redact(storage.uri), storage.include, storage.exclude)
 
 
 def _render(entry: Locked) -> dict[str, object]:

@@ -154,6 +154,19 @@ def test_drift_is_refused_with_file_and_difference(
     assert "appliance lock FILE" in str(caught.value)
 
 
+def test_drift_is_refused_before_anything_is_fetched(read: Read, place: dict[str, bytes], cache: Cache) -> None:
+    """
+    Where the listing shows it already, nobody waits for bytes that are refused.
+    """
+    verbs.lock(read())
+    place["model.safetensors"] = b"other weights"
+    before = sorted(cache.root.rglob("*"))
+
+    with pytest.raises(ArtifactChangedError, match=r"model\.safetensors has 13 bytes"):
+        verbs.pull(read())
+    assert sorted(cache.root.rglob("*")) == before
+
+
 def test_what_is_locked_is_pulled(read: Read, place: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
     """
     Without drift a lock changes nothing.
