@@ -87,8 +87,8 @@ class HubStore:
                         yield block
                 return
             except (AccessDeniedError, ArtifactNotFoundError):
-                # Before the first byte: it is not valid any more.
-                del self._leads[file.name]
+                # Before the first byte: it is not valid any more, as other requests may have found out already.
+                self._leads.pop(file.name, None)
         async with aclosing(self._part(what, self._resolve(file), file, start, end)) as blocks:
             async for block in blocks:
                 yield block
