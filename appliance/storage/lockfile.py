@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ NAME = "appliance.lock"
 
 _VERSION = 1
 _MOST_NAMED = 5
+
+# A commit of the hub, as it stands in a canonical URI; told for people, who find it nowhere else.
+_COMMIT = re.compile(r"[@:]([0-9a-f]{40})(?=/|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,9 @@ def _render(entry: Locked) -> dict[str, object]:
     """
     The entry as JSON, without what is empty.
     """
-    return {name: value for name, value in asdict(entry).items() if value}
+    revision = _COMMIT.search(entry.place or "")
+    facts = {"uri": entry.uri, "place": entry.place, "revision": revision and revision[1]}
+    return {name: value for name, value in {**facts, **asdict(entry)}.items() if value}
 
 
 def _parse(data: Mapping[str, Any]) -> Locked:  # Any: JSON values
