@@ -15,6 +15,7 @@ import structlog
 from appliance.errors import StorageTimeoutError, StorageUnavailableError
 from appliance.storage.cache import Cache, Report
 from appliance.storage.filling import Filling
+from appliance.storage.lockfile import foresee
 from appliance.storage.past import brought
 from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 from appliance.storage.selection import select
@@ -56,6 +57,8 @@ def fetch(store: Store, storage: StorageSection, settings: StorageSettings, repo
             log.warning("artifact.unconfirmed", uri=uri, path=str(before), reason=str(error))
             return before
         wanted = Wanted(listing, select(listing, storage), storage)
+        if wanted.archive is None:
+            foresee(storage, settings, wanted.listed)
         filling = Filling(wanted, store, cache, settings.transfer, report, runner)
         return wanted.within(cache.resume(wanted.key, filling.fill, report))
 

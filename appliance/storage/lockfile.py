@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ NAME = "appliance.lock"
 
 _VERSION = 1
 _MOST_NAMED = 5
+
+# A commit of the hub, as it stands in a canonical URI; told for people, who find it nowhere else.
+_COMMIT = re.compile(r"[@:]([0-9a-f]{40})(?=/|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,25 @@ def locked(storage: StorageSection, settings: StorageSettings) -> Locked | None:
         StorageError: the lock is no lock, or the settings ask for one and there is none for this storage.
     """
     entries = read(settings.lock_file) if settings.lock_file else None
-    found = (entries or {}).get((redact(storage.uri), storage.include, storage.exclude))
+    found = (entries or {}).get(_key(storage))
     if settings.frozen and found is None:
         fault = f"{settings.lock_file or NAME} is not there" if entries is None else f"is not in {settings.lock_file}"
         raise StorageError(
             f"{redact(storage.uri)}: {fault}, and storage.frozen asks for it; write it with: appliance lock FILE"
         )
     return found
+
+
+def foresee(storage: StorageSection, settings: StorageSettings, listed: Contents) -> None:
+    """
+    Return when files as a store lists them can be those that are locked: nothing is fetched only to be refused.
+
+    Raises:
+        ArtifactChangedError: they cannot.
+    """
+    entries = read(settings.lock_file) if settings.lock_file else None
+    if found := (entries or {}).get(_key(storage)):
+        found.require(listed)
 
 
 def read(path: Path) -> dict[tuple[str, tuple[str, ...], tuple[str, ...]], Locked] | None:
@@ -142,11 +158,17 @@ def write(path: Path, entries: Iterable[Locked]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def _key(storage: StorageSection) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    return (redact(storage.uri), storage.include, storage.exclude)
+
+
 def _render(entry: Locked) -> dict[str, object]:
     """
     The entry as JSON, without what is empty.
     """
-    return {name: value for name, value in asdict(entry).items() if value}
+    revision = _COMMIT.search(entry.place or "")
+    facts = {"uri": entry.uri, "place": entry.place, "revision": revision and revision[1]}
+    return {name: value for name, value in {**facts, **asdict(entry)}.items() if value}
 
 
 def _parse(data: Mapping[str, Any]) -> Locked:  # Any: JSON values

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from appliance.storage.archives import is_archive, top
 from appliance.storage.cache import Cache
+from appliance.storage.contents import Contents, Held
 from appliance.storage.section import StorageSection
 from appliance.storage.store import Listing, RemoteFile
 
@@ -41,6 +42,14 @@ class Wanted:
         rules = self.storage.model_dump_json(include={"include", "exclude", "allow_pickle"}) if self.archive else ""
         state = ([file.name, file.size, file.version, sorted(file.digests.items())] for file in self.files)
         return f"{self.listing.place}#{hashlib.sha256(json.dumps([rules, *state]).encode()).hexdigest()}"
+
+    @property
+    def listed(self) -> Contents:
+        """
+        The files as the store describes them.
+        """
+        held = {file.name: Held(file.size, file.digests.get("sha256")) for file in self.files}
+        return Contents(self.listing.place, held, self.listing.is_file)
 
     def within(self, files: Path) -> Path:
         """

@@ -41,7 +41,7 @@ class Shelf:
         """
         Settings that reach the store, with little patience.
         """
-        transfer = {"stall_seconds": 5, "retries": 3, "chunk_bytes": 64 * 1024, "parallel": 4}
+        transfer = {"stall_seconds": 30, "retries": 3, "chunk_bytes": 64 * 1024, "parallel": 4}
         credentials = self.locate("root", port or self.port)[1]
         return StorageSettings.model_validate({"transfer": transfer, "credentials": credentials, **more})
 

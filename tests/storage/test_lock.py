@@ -154,6 +154,19 @@ def test_drift_is_refused_with_file_and_difference(
     assert "appliance lock FILE" in str(caught.value)
 
 
+def test_drift_is_refused_before_anything_is_fetched(read: Read, place: dict[str, bytes], cache: Cache) -> None:
+    """
+    Where the listing shows it already, nobody waits for bytes that are refused.
+    """
+    verbs.lock(read())
+    place["model.safetensors"] = b"other weights"
+    before = sorted(cache.root.rglob("*"))
+
+    with pytest.raises(ArtifactChangedError, match=r"model\.safetensors has 13 bytes"):
+        verbs.pull(read())
+    assert sorted(cache.root.rglob("*")) == before
+
+
 def test_what_is_locked_is_pulled(read: Read, place: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
     """
     Without drift a lock changes nothing.
@@ -201,7 +214,7 @@ def test_a_branch_stays_at_the_commit_that_is_locked(read: Read, hub: Hub, tmp_p
 
     (path,) = read("hf://org/model").models[0].materialize(read("hf://org/model").storage, lambda *_: None).values()
     assert (path / "model.safetensors").read_bytes() == b"old weights"
-    assert commit in (tmp_path / "appliance.lock").read_text()
+    assert json.loads((tmp_path / "appliance.lock").read_text())["storages"][0]["revision"] == commit
 
 
 def test_files_in_place_are_held_by_their_sizes_to_start_at_once(read: Read, tmp_path: Path) -> None:

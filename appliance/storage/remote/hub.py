@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -34,8 +33,6 @@ from appliance.storage.store import Listing, RemoteFile
 # counts against the hub's limits.
 _LEAD_SECONDS = 240.0
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
 
 class HubStore:
     """
@@ -52,7 +49,7 @@ class HubStore:
 
     @property
     def is_fixed(self) -> bool:
-        return bool(_COMMIT.fullmatch(self._wanted.revision))
+        return self._wanted.is_commit
 
     @property
     def credential(self) -> str:
@@ -87,8 +84,8 @@ class HubStore:
                         yield block
                 return
             except (AccessDeniedError, ArtifactNotFoundError):
-                # Before the first byte: it is not valid any more.
-                del self._leads[file.name]
+                # Before the first byte: it is not valid any more, as other requests may have found out already.
+                self._leads.pop(file.name, None)
         async with aclosing(self._part(what, self._resolve(file), file, start, end)) as blocks:
             async for block in blocks:
                 yield block

@@ -33,7 +33,7 @@ AT_ONCE = 40
 SOON_SECONDS = 60
 
 
-def bring(shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, stall_seconds: float = 5) -> dict[str, bytes]:
+def bring(shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, stall_seconds: float = 30) -> dict[str, bytes]:
     """
     Fetch the model through the proxy.
     """
@@ -71,7 +71,9 @@ def test_what_passes_is_survived(shelf: Shelf, filled: str, proxy: FaultProxy, t
     """
     proxy.set(fault)
 
-    assert bring(shelf, filled, proxy, tmp_path, stall_seconds=1.5) == FILES
+    # As long as a busy machine needs to answer at all.
+    stall_seconds = 2 if fault.kind == "stall" else 30
+    assert bring(shelf, filled, proxy, tmp_path, stall_seconds) == FILES
     assert proxy.hits >= 1
     assert proxy.sent < 1.5 * SIZE
 
@@ -97,7 +99,7 @@ def test_what_stays_ends_soon(
     begun = time.monotonic()
 
     with pytest.raises(error) as caught:
-        bring(shelf, filled, proxy, tmp_path, stall_seconds=0.5)
+        bring(shelf, filled, proxy, tmp_path, stall_seconds=0.5 if fault.kind == "stall" else 30)
     assert time.monotonic() - begun < SOON_SECONDS
     assert filled in str(caught.value)
     assert not list((tmp_path / "cache").glob("*/appliance-manifest.json"))

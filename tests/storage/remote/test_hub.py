@@ -37,7 +37,7 @@ def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
     """
     Materialize a URI.
     """
-    transfer = {"retries": 1, "stall_seconds": 5}
+    transfer = {"retries": 1, "stall_seconds": 30}
     settings = StorageSettings.model_validate({"cache_dir": cache.root, "transfer": transfer})
     return materialize(StorageSection(uri=uri), settings, report)
 

@@ -32,7 +32,7 @@ def settings(**block: object) -> StorageSettings:
     """
     Settings with one block of credentials.
     """
-    transfer = {"stall_seconds": 5, "retries": 0}
+    transfer = {"stall_seconds": 30, "retries": 0}
     return StorageSettings.model_validate({"transfer": transfer, "credentials": {"s3": [block] if block else []}})
 
 

@@ -4,14 +4,18 @@ Servers that are programs of their own.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from appliance.storage import tether
 
 START_SECONDS = 60
 
@@ -33,13 +37,14 @@ def running(
     command: Sequence[str | Path], ready: str, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[None]:
     """
-    Run a server until the end of the block; it begins when the URL `ready` gives any answer.
+    Run a server, an absolute path and its arguments, until the end of the block; that begins when the URL `ready` gives
+    any answer.
 
-    It ends by SIGKILL: some take most of a minute to end by any other signal.
+    It ends by SIGKILL: some take most of a minute to end by any other signal; and it does not outlive a killed run.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(word) for word in command],
+            [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *(str(word) for word in command)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
