@@ -87,7 +87,10 @@ class CompletionsSection(RequiredChatSection):
     """
 
     defaults: dict[str, JsonValue] = Field(default_factory=dict)
-    """Fields of every request to the target that the client does not set, such as `add_special_tokens: false`."""
+    """
+    Fields of every request to the target that the client does not set, such as `add_special_tokens: false`; null takes
+    out one that is sent otherwise, as that one is to a model of this file.
+    """
 
     @property
     def templated(self) -> ChatSection | None:
