@@ -97,7 +97,7 @@ def _wrong_chat(draft: Draft, where: DataPath) -> Iterator[Fault]:
         yield draft.fault(where, f"is {draft.quote(where)}, a file that cannot be read: {reason}; must be a template")
     except TemplateFaultError as error:
         if file is None:
-            yield Fault(where, f"is no Jinja template: {error}", inside(draft, where, error.line))
+            yield _no_template(draft, where, error)
         else:
             yield draft.fault(where, f"is {draft.quote(where)}, and line {error.line} of it no Jinja: {error}")
 
@@ -109,7 +109,7 @@ def _wrong_request(draft: Draft, where: DataPath, operation: Operation) -> Itera
     try:
         template = JsonTemplate(source)
     except TemplateFaultError as error:
-        yield Fault(where, f"is no Jinja template: {error}", inside(draft, where, error.line))
+        yield _no_template(draft, where, error)
         return
     try:
         template.render(smallest(operation))
@@ -119,7 +119,9 @@ def _wrong_request(draft: Draft, where: DataPath, operation: Operation) -> Itera
         # What it refuses by itself is its own business.
         if isinstance(error.__cause__, UndefinedError):
             remedy = "must have a default for what requests may leave out, such as {{ top_p | default(1) }}"
-            yield draft.fault(where, f"fails for the smallest request: {error.__cause__.message}; {remedy}")
+            yield draft.fault(
+                where, f"fails for the smallest request{_told(draft, where, error.__cause__.message)}; {remedy}"
+            )
 
 
 def _wrong_path(draft: Draft, where: DataPath, source: str) -> Iterator[Fault]:
@@ -128,7 +130,20 @@ def _wrong_path(draft: Draft, where: DataPath, source: str) -> Iterator[Fault]:
     except PathFaultError as error:
         above = source[: error.offset]
         line, offset = above.count("\n") + 1, len(above) - above.rfind("\n") - 1
-        yield Fault(where, f"is no JMESPath: {error}", inside(draft, where, line, offset))
+        yield Fault(where, f"is no JMESPath{_told(draft, where, error)}", inside(draft, where, line, offset))
+
+
+def _no_template(draft: Draft, where: DataPath, error: TemplateFaultError) -> Fault:
+    # Where the text came from elsewhere, the line is all that can be told.
+    line = f" in line {error.line}" if draft.secrets(where) else ""
+    return Fault(where, f"is no Jinja template{line}{_told(draft, where, error)}", inside(draft, where, error.line))
+
+
+def _told(draft: Draft, where: DataPath, error: object) -> str:
+    """
+    What an error says, unless it may quote a secret.
+    """
+    return "" if draft.secrets(where) else f": {error}"
 
 
 def _adapters(draft: Draft) -> Iterator[tuple[DataPath, Model]]:
