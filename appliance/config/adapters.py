@@ -19,15 +19,10 @@ from appliance.errors import CallError
 from appliance.nearest import did_you_mean, known_ones
 from appliance.translation.http import smallest
 from appliance.translation.paths import JmesPath, PathFaultError
+from appliance.translation.section import OPERATIONS
 from appliance.translation.templates import ChatTemplate, JsonTemplate, TemplateFaultError
 from appliance.translation.tokenizer import is_inline
 
-_OPERATIONS: Mapping[str, Operation] = {
-    "chat": Operation.CHAT_COMPLETION,
-    "completions": Operation.COMPLETION,
-    "embeddings": Operation.EMBEDDING,
-    "rerank": Operation.RERANK,
-}
 _PATHS = (("response",), ("stream",), ("finish_reason",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"))
 
 Model = dict[str, Any]  # Any: what a file holds before it is checked
@@ -68,7 +63,7 @@ def templates_render(draft: Draft) -> Iterator[Fault]:
         protocol = _mapping(model, "protocol")
         for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
             yield from _wrong_chat(draft, (*path, *keys))
-        for key, operation in _OPERATIONS.items() if protocol.get("kind") == "http" else ():
+        for key, operation in OPERATIONS.items() if protocol.get("kind") == "http" else ():
             yield from _wrong_request(draft, (*path, "protocol", key, "request"), operation)
 
 
@@ -77,7 +72,7 @@ def paths_compile(draft: Draft) -> Iterator[Fault]:
     What is a JMESPath is one.
     """
     for path, model in _adapters(draft):
-        for key in _OPERATIONS if _mapping(model, "protocol").get("kind") == "http" else ():
+        for key in OPERATIONS if _mapping(model, "protocol").get("kind") == "http" else ():
             for keys in _PATHS:
                 where = (*path, "protocol", key, *keys)
                 source = draft.find(where)
