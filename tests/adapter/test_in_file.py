@@ -70,7 +70,7 @@ def _adapter(name: str = "chat", target: str = "base", **fields: Any) -> Adapter
     return AdapterSection.model_validate({"name": name, "class": "adapter", "target": target, "protocol": protocol})
 
 
-async def _until(is_so: Callable[[], bool], seconds: float = 5) -> None:
+async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not is_so():
             await asyncio.sleep(0.01)

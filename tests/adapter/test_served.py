@@ -556,7 +556,7 @@ def test_a_client_that_leaves_ends_the_request(client: openai.OpenAI, scripted: 
         next(iter(chunks))
     asked = scripted.calls[0]
 
-    until(lambda: asked.has_left, 10)
+    until(lambda: asked.has_left, 30)
     assert not asked.is_answered
 
 
