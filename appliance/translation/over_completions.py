@@ -41,8 +41,9 @@ class OverCompletions:
             GatewayError: the target does not answer, or not with a completion.
         """
         completion = self._chat.completion(body)
-        request = {"max_tokens": None} | self._target.of_prompts | self._section.defaults | completion
-        if request["max_tokens"] is None:
+        merged = {**self._target.of_prompts, **self._section.defaults, **completion}
+        request = {name: value for name, value in merged.items() if value is not None}
+        if "max_tokens" not in request:
             request["max_tokens"] = await self._room(completion["prompt"], headers)
         face = Face.of(body, self._name, self._section)
         answer = await self._asked(request, headers)

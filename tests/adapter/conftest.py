@@ -31,7 +31,7 @@ def adapters(_scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> I
         environment.setenv("UPSTREAM", _scripted.origin)
         served = Served(Path(__file__).with_name("adapters.yaml"), log)
     try:
-        until(lambda: served.get("/readyz")[0] == 200, 60, served.tail)
+        until(lambda: served.get("/readyz")[0] == 200, 120, served.tail)
         yield served
     finally:
         code = served.end()
@@ -52,5 +52,5 @@ def client(adapters: Served) -> Iterator[openai.OpenAI]:
     """
     OpenAI's own client.
     """
-    with openai.OpenAI(base_url=f"{adapters.url}/v1", api_key="none", max_retries=0, timeout=30) as client:
+    with openai.OpenAI(base_url=f"{adapters.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client

@@ -173,6 +173,19 @@ def test_a_whole_answer_keeps_what_it_does_not_know() -> None:
     }
 
 
+def test_every_choice_of_a_whole_answer_is_told() -> None:
+    """
+    Each with its own index, text, end and logprobs.
+    """
+    logprobs = {"tokens": ["b"], "token_logprobs": [-1.0], "top_logprobs": None}
+    made = chat_completion(_chunk(_text("a", "length"), _text("b", "stop", index=1) | {"logprobs": logprobs}), FACE)
+
+    assert [
+        (each["index"], each["message"]["content"], each["finish_reason"], bool(each["logprobs"]))
+        for each in made["choices"]
+    ] == [(0, "a", "length", False), (1, "b", "stop", True)]
+
+
 def test_an_answer_without_choices_is_none() -> None:
     """
     It is the target's fault, and said to be.

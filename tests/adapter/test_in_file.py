@@ -65,12 +65,12 @@ class CompleterSection(DoubleSection):
         return Completer()
 
 
-def _adapter(name: str = "chat", target: str = "base") -> AdapterSection:
-    protocol = {"kind": "completions", "chat_template": "{{ messages[0].content }}"}
+def _adapter(name: str = "chat", target: str = "base", **fields: Any) -> AdapterSection:
+    protocol = {"kind": "completions", "chat_template": "{{ messages[0].content }}", **fields}
     return AdapterSection.model_validate({"name": name, "class": "adapter", "target": target, "protocol": protocol})
 
 
-async def _until(is_so: Callable[[], bool], seconds: float = 5) -> None:
+async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not is_so():
             await asyncio.sleep(0.01)
@@ -191,6 +191,47 @@ async def test_the_target_is_asked_by_its_own_name_with_all_its_room() -> None:
 
         assert json.loads(cast("bytes", reply.body))["choices"][0]["message"]["content"] == "Hello"
         assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 7, "add_special_tokens": False}]
+
+
+class Stranger(Completer):
+    """
+    Behind a proxy: it seems to have every operation, and refuses the one it lacks.
+    """
+
+    async def answer(self, call: Call) -> Reply:
+        """
+        No counts, and whole answers as streams of bytes.
+        """
+        if call.operation is Operation.TOKENIZE:
+            raise CallError("no such route", status=404)
+        reply = await super().answer(call)
+        return reply if call == self.proof else Reply(_bytes(cast("bytes", reply.body)))
+
+
+async def _bytes(body: bytes) -> AsyncGenerator[bytes]:
+    yield body[:5]
+    yield body[5:]
+
+
+class StrangerSection(DoubleSection):
+    """
+    Declares it.
+    """
+
+    def build(self, peers: Peers) -> Model:
+        return Stranger()
+
+
+async def test_a_stranger_behind_a_proxy_is_asked_what_it_knows() -> None:
+    """
+    Where nobody counts, the usual limit holds, and what it would refuse is taken out by the config.
+    """
+    adapter = _adapter(defaults={"add_special_tokens": None})
+    async with _ready(adapter, StrangerSection(name="base")) as (lifecycle, target):
+        reply = await lifecycle.answer("chat", CHAT)
+
+        assert json.loads(cast("bytes", reply.body))["choices"][0]["message"]["content"] == "Hello"
+        assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 1024}]
 
 
 async def test_completions_go_to_the_target_as_they_are() -> None:

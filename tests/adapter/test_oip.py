@@ -106,6 +106,8 @@ async def test_predictions_are_read_as_they_come(
     upstream.on(V1, json_answer(answer))
 
     assert await _infer(wire, "v1", ["one", "two"], name) == rows
+    # Servers that match paths as they are written know no escaped colon.
+    assert [asked.raw_path for asked in upstream.asked] == [V1]
 
 
 @pytest.mark.parametrize(

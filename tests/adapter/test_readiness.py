@@ -33,7 +33,7 @@ async def _begun(url: str) -> AsyncGenerator[Lifecycle]:
         await lifecycle.stop()
 
 
-async def _until(is_so: Callable[[], bool], seconds: float = 10) -> None:
+async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not is_so():
             await asyncio.sleep(0.01)

@@ -317,10 +317,12 @@ def test_a_request_template_makes_the_request(client: openai.OpenAI, scripted: U
     The client's fields fill it, defaults stand in for those it leaves out, and headers of the config go along.
     """
     client.chat.completions.create(model="service", messages=HELLO, temperature=0.75)
+    client.chat.completions.create(model="service", messages=HELLO, temperature=None)
     client.completions.create(model="service", prompt='a "quoted" \\ line\n', max_tokens=4)
-    chat, completion = scripted.calls
+    chat, default, completion = scripted.calls
 
     assert chat.json() == {"inputs": PROMPT, "parameters": {"temperature": 0.75}}
+    assert default.json() == {"inputs": PROMPT, "parameters": {"temperature": 1}}
     assert completion.json() == {"inputs": 'a "quoted" \\ line\n', "most": 4}
     assert chat.header("x-team") == "search"
     assert chat.header("authorization") is None
@@ -554,7 +556,7 @@ def test_a_client_that_leaves_ends_the_request(client: openai.OpenAI, scripted: 
         next(iter(chunks))
     asked = scripted.calls[0]
 
-    until(lambda: asked.has_left, 10)
+    until(lambda: asked.has_left, 30)
     assert not asked.is_answered
 
 

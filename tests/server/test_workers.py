@@ -34,7 +34,7 @@ def start(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> C
     file = tmp_path / "proxy.yaml"
     models = f"models: [{{name: one, class: proxy, upstreams: [{{url: {upstream.url}}}]}}]"
     file.write_text(f"{models}\nserver: {{workers: 2}}\n")
-    return lambda *overrides: serve(*overrides, file=file).until_ready(30)
+    return lambda *overrides: serve(*overrides, file=file).until_ready(60)
 
 
 def _calls(server: Served) -> float:

@@ -23,7 +23,7 @@ WEATHER = {
 TALK: dict[str, Any] = {
     "messages": [{"role": "user", "content": "What is the capital of France? Antworte kurz, mit 🙂."}],
     "temperature": 0,
-    "max_tokens": 12,
+    "max_tokens": 6,
 }
 
 # What is another one at each request.
@@ -56,9 +56,9 @@ def _ask(served: Served, path: str, body: object) -> tuple[int, str, str]:
     [
         ("/v1/chat/completions", TALK | {"logprobs": True, "top_logprobs": 1}),
         ("/v1/chat/completions", TALK | {"stream": True, "stream_options": {"include_usage": True}}),
-        ("/v1/chat/completions", TALK | {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 40}),
-        ("/v1/completions", {"prompt": "Paris is", "temperature": 0, "max_tokens": 5, "n": 2, "stop_token_ids": [0]}),
-        ("/v1/responses", {"input": "Paris is", "temperature": 0, "max_output_tokens": 5}),
+        ("/v1/chat/completions", TALK | {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 12}),
+        ("/v1/completions", {"prompt": "Paris is", "temperature": 0, "max_tokens": 3, "n": 2, "stop_token_ids": [0]}),
+        ("/v1/responses", {"input": "Paris is", "temperature": 0, "max_output_tokens": 3}),
         ("/tokenize", {"prompt": "Grüße"}),
         ("/v1/chat/completions", {"messages": "wrong"}),
         ("/v1/chat/completions", TALK | {"max_tokens": 100_000}),
