@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from served import environment
 
 from appliance.storage import SCHEMES
 
@@ -26,7 +27,7 @@ def test_its_yaml_is_good_and_is_the_example(tmp_path: Path) -> None:
     """
     What a reader copies validates, and is what `just serve examples/chat.yaml` serves.
     """
-    (text,) = _blocks("yaml")
+    text, *_ = _blocks("yaml")
     file = tmp_path / "config.yaml"
     file.write_text(text)
 
@@ -35,6 +36,26 @@ def test_its_yaml_is_good_and_is_the_example(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout
     assert YAML(typ="safe").load(text)["models"] == example["models"]
+
+
+def test_its_parts_of_a_file_are_good(tmp_path: Path) -> None:
+    """
+    What it shows of a file validates beside the models of the whole one, once the variables in it are set.
+    """
+    whole, *parts = _blocks("yaml")
+    variables = {name: "x" for part in parts for name in re.findall(r"\$\{env:(\w+)\}", part)}
+    file = tmp_path / "config.yaml"
+    file.write_text("\n".join([whole, *parts]))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "validate", str(file)],
+        env=environment(**variables),
+        capture_output=True,
+        check=False,
+    )
+
+    assert parts
+    assert done.returncode == 0, done.stdout
 
 
 def test_its_commands_exist() -> None:
