@@ -18,7 +18,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 
 FLOORS = (
     {"errors", "logs", "nearest", "processes", "section"},
-    {"contract", "layout", "storage"},
+    {"contract", "layout", "storage", "tensors"},
     {"upstream", "vllm_engine"},
     {"models"},
     {"config"},
