@@ -1,10 +1,13 @@
 """
-Every error in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``.
+Every error in the shape of the protocol it is an answer in.
+
+OpenAI's is ``{"error": {"message", "type", "param", "code"}}``, the Open Inference Protocol's ``{"error": "text"}``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import traceback
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -18,6 +21,9 @@ from appliance.errors import ApplianceError, CallError, UnavailableError
 from appliance.protocols.clients import AnyRequest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# Where the Open Inference Protocol is spoken; reranking has a second version in Cohere's protocol too.
+_INFERENCE = re.compile(r"/v2(?!/rerank$)(/.*)?|/v1/models/.+:(predict|explain)")
 
 # https://platform.openai.com/docs/guides/error-codes; other client errors are invalid_request_error.
 _TYPES: Mapping[int, str] = {
@@ -66,6 +72,8 @@ def _worded(request: AnyRequest, error: Exception) -> tuple[int, str]:
 
 
 def _body(request: AnyRequest, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
+    if _INFERENCE.fullmatch(request.scope["path"]):
+        return {"error": message}
     word = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     call = error if isinstance(error, CallError) else None
     body: dict[str, Any] = {

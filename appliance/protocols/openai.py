@@ -85,7 +85,8 @@ def _named(body: bytes) -> str | None:
         raise CallError(f"The body is not a request: {error}", param=param) from error
     except RecursionError as error:
         raise CallError("The body is nested too deeply.", code="invalid_json") from error
-    except msgspec.DecodeError as error:
+    except ValueError as error:
+        # A text that is no UTF-8 has an error of its own.
         raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
@@ -93,7 +94,8 @@ def _listing(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> dict[str, Any]:  # Any: JSON values
         cards = [_card(entry, name) for entry in lifecycle.entries for name in entry.section.names]
-        return {"object": "list", "data": cards}
+        # The names alone are the Open Inference Protocol's: one answer for the clients of both.
+        return {"object": "list", "data": cards, "models": [card["id"] for card in cards]}
 
     @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
     async def show_model(name: FromPath[str]) -> dict[str, Any]:  # Any: JSON values

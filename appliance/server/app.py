@@ -12,7 +12,7 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance.config import Config
 from appliance.lifecycle import Lifecycle
-from appliance.protocols import errors, health, metrics, openai
+from appliance.protocols import errors, health, metrics, oip, openai
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 
@@ -26,7 +26,8 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     """
     lifecycle = Lifecycle(config)
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
-    handlers = [*openai.routes(lifecycle), *_probes(outlook)]
+    tensors = oip.routes(lifecycle, outlook.standing, config.server.max_body_bytes)
+    handlers = [*openai.routes(lifecycle), *tensors, *_probes(outlook)]
     app = _app(config, [*handlers, _index(handlers)])
     app.state.lifecycle, app.state.outlook = lifecycle, outlook
     app.on_startup.append(lifecycle.begin)
