@@ -30,6 +30,24 @@ class ByClass:
         return core_schema.tagged_union_schema(choices, discriminator="class")
 
 
+Label = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+
+
+class MetadataSection(Section):
+    """
+    What the service is called where KServe's gateway leads to it.
+
+    Its URLs are answered here as well: `/NAMESPACE/NAME/v1/...` and `/publishers/NAMESPACE/models/MODEL/v1/...`, and so
+    are the names `publishers/NAMESPACE/models/MODEL`, in `model` and in the header `X-Gateway-Model-Name`.
+    """
+
+    name: Label
+    """Name of the service: the name of its LLMInferenceService in Kubernetes; small letters, digits and `-`."""
+
+    namespace: Label = "default"
+    """Namespace it is in; small letters, digits and `-`."""
+
+
 class ServerSection(Section):
     """
     Where the appliance listens, and how it lets go.
@@ -98,6 +116,9 @@ class Config(Section):
 
     models: Annotated[tuple[Annotated[ModelSection, ByClass], ...], Field(min_length=1)]
     """The models to serve, one or more."""
+
+    metadata: MetadataSection | None = None
+    """What the service is called behind KServe's gateway; unset is that there is none."""
 
     server: ServerSection = ServerSection()
     """Where the appliance listens."""
