@@ -79,6 +79,8 @@ class Speaker(Double):
         self.calls.append(call)
         if self.answer_fault:
             raise self.answer_fault
+        if b"wait" in call.body:
+            await self.may_finish.wait()
         if call.operation is Operation.INFERENCE:
             return _twice(call)
         body = json.loads(call.body)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parent.parent / "appliance"
-FILES = sorted(HOUSE.rglob("*.py"))
+# What is generated is nobody's to write well.
+FILES = sorted(file for file in HOUSE.rglob("*.py") if "_pb2" not in file.name)
 
 FLOORS = (
     {"errors", "logs", "nearest", "processes", "section"},

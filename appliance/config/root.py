@@ -41,8 +41,11 @@ class MetadataSection(Section):
     are the names `publishers/NAMESPACE/models/MODEL`, in `model` and in the header `X-Gateway-Model-Name`.
     """
 
-    name: Label
-    """Name of the service: the name of its LLMInferenceService in Kubernetes; small letters, digits and `-`."""
+    name: Label | None = None
+    """
+    Name of the service: the name of its LLMInferenceService in Kubernetes; small letters, digits and `-`. Unset is that
+    there is no gateway.
+    """
 
     namespace: Label = "default"
     """Namespace it is in; small letters, digits and `-`."""
@@ -65,6 +68,9 @@ class ServerSection(Section):
     unset is none.
     """
 
+    grpc_port: Port | None = None
+    """Port of the Open Inference Protocol over gRPC, with its health service and reflection; unset is none."""
+
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = 1
     """
     Processes that answer on the port together; more than one needs models without an engine, such as proxies.
@@ -73,7 +79,7 @@ class ServerSection(Section):
     """
 
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
-    """Largest request body; a larger one is 413."""
+    """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
 
     drain_seconds: Annotated[float, Field(ge=0)] = 30
     """How long requests under way may take to finish after SIGTERM."""
@@ -117,8 +123,8 @@ class Config(Section):
     models: Annotated[tuple[Annotated[ModelSection, ByClass], ...], Field(min_length=1)]
     """The models to serve, one or more."""
 
-    metadata: MetadataSection | None = None
-    """What the service is called behind KServe's gateway; unset is that there is none."""
+    metadata: MetadataSection = MetadataSection()
+    """What the service is called behind KServe's gateway."""
 
     server: ServerSection = ServerSection()
     """Where the appliance listens."""

@@ -38,7 +38,7 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     """
     The response for any exception; one that nobody foresaw is logged and says nothing about itself.
     """
-    status, message = _worded(request, error)
+    status, message = _as_response(request, error)
     body = _body(request, status, message, error)
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
 
@@ -52,23 +52,27 @@ async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGener
             async for event in events:
                 yield event
         except Exception as error:
-            body = _body(request, *_worded(request, error), error)
+            body = _body(request, *_as_response(request, error), error)
             name = f"event: {body['type']}\n" if "type" in body else ""
             yield f"{name}data: {json.dumps(body)}\n\n".encode()
 
 
-def _worded(request: AnyRequest, error: Exception) -> tuple[int, str]:
+def worded(place: str, error: Exception) -> tuple[int, str]:
     """
-    Status and message.
+    Status and message of an error in answering `place`, whatever protocol it is of.
     """
     if isinstance(error, ApplianceError):
         return error.status, str(error)
-    if isinstance(error, HTTPException):
-        return error.status_code, _reworded(request, error)
     # Neither the text of the exception nor its locals: both can hold what the client said.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    log.error("request.broke", path=request.url.path, error=type(error).__name__, frames=frames)
+    log.error("request.broke", path=place, error=type(error).__name__, frames=frames)
     return 500, "The server failed on this request; its log says why, under the request id."
+
+
+def _as_response(request: AnyRequest, error: Exception) -> tuple[int, str]:
+    if isinstance(error, HTTPException):
+        return error.status_code, _reworded(request, error)
+    return worded(request.url.path, error)
 
 
 def _body(request: AnyRequest, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values

@@ -32,7 +32,7 @@ class Published:
         """
         The application as the config publishes it, which may be nowhere else.
         """
-        if config.metadata is None:
+        if config.metadata.name is None:
             return app
         names = [name for section in config.models for name in section.names]
         return cls(app, config.metadata.namespace, config.metadata.name, names)
