@@ -139,6 +139,24 @@ async def test_a_configuration_is_there_for_those_who_read_it(client: InferenceC
     assert body["output"] == [{"name": "embedding", "data_type": "TYPE_FP32", "dims": [-1, 3]}]
 
 
+async def test_the_repository_lists_every_model_with_its_state(fresh: InferenceClient) -> None:
+    """
+    In its own words, with the reason where a model does not answer; or those that do, alone.
+    """
+    fresh.model("mood").is_away = True
+    await fresh.until(lambda: not fresh.lifecycle.is_ready)
+
+    listed = {each["name"]: each for each in (await fresh.post("/v2/repository/index")).json()}
+    ready = (await fresh.post("/v2/repository/index", json={"ready": True})).json()
+    wrong = await fresh.post("/v2/repository/index", json={"ready": 3})
+
+    assert (listed["writer"]["state"], listed["writer"]["reason"]) == ("READY", "")
+    assert listed["mood"]["state"] == "UNAVAILABLE"
+    assert "nobody answers" in listed["mood"]["reason"]
+    assert {each["name"] for each in ready} == listed.keys() - {"mood"}
+    assert (wrong.status_code, [*wrong.json()]) == (400, ["error"])
+
+
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_bodies_may_be_compressed(client: InferenceClient, coding: str, pack: Any) -> None:
     """
