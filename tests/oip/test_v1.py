@@ -96,6 +96,14 @@ async def test_a_wrong_body_is_told_what_is_wrong(client: InferenceClient, body:
     assert says in answer.json()["error"]
 
 
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"instances": 3}'])
+async def test_a_model_with_predictions_of_its_own_gets_no_wrong_body(client: InferenceClient, body: bytes) -> None:
+    """
+    What every model would have to refuse, none gets to see.
+    """
+    assert (await client.post("/v1/models/echo:predict", content=body)).status_code == 400
+
+
 async def test_one_object_tells_both_clients_of_a_model(client: InferenceClient) -> None:
     """
     OpenAI's members, and `name` and `ready`; a listing has the names beside the objects.

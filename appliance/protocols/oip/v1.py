@@ -66,11 +66,11 @@ async def _answer(
     lifecycle: Lifecycle, name: str, operation: Operation, body: bytes, headers: Mapping[str, str]
 ) -> bytes:
     operations = lifecycle.find(name).model.operations
+    request = decoded(body, _Request)
     if operation in operations:
         return await whole(await lifecycle.answer(name, Call(operation, body, inner_headers(headers))))
     if operation is Operation.EXPLANATION:
         raise UnsupportedOperationError(f"The model {name!r} has no explanations; ask it with :predict")
-    request = decoded(body, _Request)
     fields = fields_of(request.parameters or {})
     questions = _questions(request)
     meaning = choose(operations, {key: Column((), ()) for key in questions[0]}, ())
