@@ -89,7 +89,6 @@ _NEGATIVE = "a dimension is unsigned in the protocol's text; -1 stands in metada
 _EXTENSION = "Triton's extension, which clients ask for and it does not have"
 
 DIFFERENT: Mapping[tuple[str, str], str] = {
-    ("kserve", "texts"): "its own tensors of texts cannot be put into JSON",
     ("kserve", "half floats as numbers"): "a number is a number; nothing in the protocol's text forbids it",
     ("kserve", "unknown output"): _OUTPUT,
     ("kserve", "too few values"): _ARGUMENT,

@@ -32,9 +32,7 @@ class Echo(Model):
         outputs = []
         for tensor in payload.inputs:
             array = tensor.as_numpy()
-            made = (
-                np.array([_upper(each) for each in array.ravel()], dtype=object) if array.dtype == object else array * 2
-            )
+            made = _upper(array) if array.dtype == object else array * 2
             output = InferOutput("out", list(array.shape), tensor.datatype)
             output.set_data_from_numpy(made, binary_data=False)
             outputs.append(output)
