@@ -71,6 +71,12 @@ class ServerSection(Section):
     grpc_port: Port | None = None
     """Port of the Open Inference Protocol over gRPC, with its health service and reflection; unset is none."""
 
+    admin: bool = False
+    """
+    Whether whoever reaches the server may load and unload its models, through the model repository of the Open
+    Inference Protocol; it needs `workers: 1`. Unset is nobody.
+    """
+
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = 1
     """
     Processes that answer on the port together; more than one needs models without an engine, such as proxies.

@@ -72,6 +72,16 @@ def engines_have_one_process(draft: Draft) -> Iterator[Fault]:
             return
 
 
+def an_operator_has_one_process(draft: Draft) -> Iterator[Fault]:
+    """
+    What an operator loads and unloads is one process's: of several workers, the others would go on as they are.
+    """
+    path = ("server", "admin")
+    workers = draft.find(("server", "workers"))
+    if draft.find(path) is True and workers not in (None, 1):
+        yield draft.fault(path, "is true, and server.workers is not 1; must be false where there are several workers")
+
+
 def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
     """
     What the config says in a place of its own is not said again among vLLM's arguments.
@@ -131,6 +141,7 @@ RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
     engines_have_one_process,
+    an_operator_has_one_process,
     engine_arguments_are_free,
     schemes_are_known,
     memory_fractions_fit,

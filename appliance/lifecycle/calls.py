@@ -4,8 +4,9 @@ One call under way: counted from its first moment to its last byte, whoever ends
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -33,6 +34,16 @@ async def answer(entry: Entry, call: Call, *, is_inner: bool = False) -> Reply:
         await work.aclose()
         return reply
     return replace(reply, body=cast("AsyncGenerator[bytes]", work))
+
+
+async def quiet(entries: Sequence[Entry], seconds: float) -> None:
+    """
+    Wait up to `seconds` until no call is under way.
+    """
+    deadline = time.monotonic() + seconds
+    # Polled: the count has many writers' ends and one reader, seldom in a process's life.
+    while any(entry.running for entry in entries) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
 
 
 def _require(entry: Entry, call: Call, is_inner: bool) -> None:

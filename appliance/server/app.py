@@ -28,7 +28,7 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     """
     lifecycle = Lifecycle(config)
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
-    tensors = oip.routes(lifecycle, outlook.standing, config.server.max_body_bytes)
+    tensors = oip.routes(lifecycle, outlook.standing, config.server)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [*openai.routes(lifecycle, gateway), *tensors, *_probes(outlook)]
     app = _app(config, [*handlers, _index(handlers)])

@@ -157,6 +157,39 @@ async def test_the_repository_lists_every_model_with_its_state(fresh: InferenceC
     assert (wrong.status_code, [*wrong.json()]) == (400, ["error"])
 
 
+async def test_an_operator_unloads_and_loads_where_the_config_allows_it() -> None:
+    """
+    The index says where each model stands; what cannot be done is told with its own status.
+    """
+    async with InferenceClient(speakers("writer", "mood", server=ServerSection(admin=True))) as client:
+        await client.until_ready()
+
+        unloaded = await client.post("/v2/repository/models/mood/unload", json={})
+        asked = await client.ask("mood", ASK)
+        again = await client.post("/v2/repository/models/mood/unload")
+        listed = {each["name"]: each["state"] for each in (await client.post("/v2/repository/index")).json()}
+        loaded = await client.post("/v2/repository/models/mood/load")
+        unknown = await client.post("/v2/repository/models/nobody/load")
+
+        assert (unloaded.json(), loaded.json()) == ({"name": "mood", "unload": True}, {"name": "mood", "load": True})
+        assert (asked[0], again.status_code, unknown.status_code) == (503, 409, 404)
+        assert listed == {"writer": "READY", "mood": "UNAVAILABLE"}
+        assert (await client.ask("mood", ASK))[0] == 200
+        await client.lifecycle.stop()
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+async def test_nobody_is_an_operator_unless_the_config_says_so(client: InferenceClient, verb: str) -> None:
+    """
+    403, which names the setting.
+    """
+    answer = await client.post(f"/v2/repository/models/writer/{verb}", json={})
+
+    assert answer.status_code == 403
+    assert "server.admin" in answer.json()["error"]
+    assert client.lifecycle.is_ready
+
+
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_bodies_may_be_compressed(client: InferenceClient, coding: str, pack: Any) -> None:
     """

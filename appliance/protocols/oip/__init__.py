@@ -8,13 +8,18 @@ from collections.abc import Callable
 
 from litestar.handlers import BaseRouteHandler
 
+from appliance.config.root import ServerSection
 from appliance.lifecycle import Lifecycle, Standing
 from appliance.protocols.oip import repository, v1, v2
 
 
-def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], most_bytes: int) -> list[BaseRouteHandler]:
+def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], server: ServerSection) -> list[BaseRouteHandler]:
     """
-    The routes of both versions; `most_bytes` is the size a body may have once it is decompressed.
+    The routes of both versions, and of the repository.
     """
-    rest = [*v2.routes(lifecycle, standing, most_bytes), *repository.routes(lifecycle)]
-    return [*v1.routes(lifecycle, most_bytes), *rest]
+    most_bytes = server.max_body_bytes
+    return [
+        *v1.routes(lifecycle, most_bytes),
+        *v2.routes(lifecycle, standing, most_bytes),
+        *repository.routes(lifecycle, server),
+    ]
