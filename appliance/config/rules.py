@@ -49,15 +49,19 @@ def names_are_unique(draft: Draft) -> Iterator[Fault]:
 
 def listeners_are_apart(draft: Draft) -> Iterator[Fault]:
     """
-    The listener of probes has a port of its own.
+    Each listener has a port of its own.
     """
     server = draft.find(("server",))
     if not isinstance(server, dict):
         return
-    probe_port = server.get("probe_port")
-    if probe_port is not None and probe_port == server.get("port", ServerSection().port):
-        path = ("server", "probe_port")
-        yield draft.fault(path, f"is {draft.quote(path)}, as server.port is; must be another port")
+    ports = {"port": ServerSection().port} | server
+    seen: dict[int, str] = {}
+    for name in ("port", "probe_port", "grpc_port"):
+        path, port = ("server", name), ports.get(name)
+        if isinstance(port, int) and port in seen:
+            yield draft.fault(path, f"is {draft.quote(path)}, as {seen[port]} is; must be another port")
+        elif isinstance(port, int):
+            seen[port] = f"server.{name}"
 
 
 def engines_have_one_process(draft: Draft) -> Iterator[Fault]:
@@ -74,6 +78,16 @@ def engines_have_one_process(draft: Draft) -> Iterator[Fault]:
             name = f"models[{place[-1]}], of class {model['class']}, has an engine"
             yield draft.fault(path, f"is {draft.quote(path)}, and {name}; must be 1 or auto")
             return
+
+
+def an_operator_has_one_process(draft: Draft) -> Iterator[Fault]:
+    """
+    What an operator loads and unloads is one process's: of several workers, the others would go on as they are.
+    """
+    path = ("server", "admin")
+    workers = draft.find(("server", "workers"))
+    if draft.find(path) is True and workers not in (None, 1):
+        yield draft.fault(path, "is true, and server.workers is not 1; must be false where there are several workers")
 
 
 def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
@@ -162,6 +176,7 @@ RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
     engines_have_one_process,
+    an_operator_has_one_process,
     engine_arguments_are_free,
     schemes_are_known,
     memory_fractions_fit,

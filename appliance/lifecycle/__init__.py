@@ -5,8 +5,11 @@ Where each model stands in its life, and the one writer of that: materialize, lo
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
+from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -20,14 +23,13 @@ from appliance.errors import (
     UnknownModelError,
 )
 from appliance.lifecycle import calls
+from appliance.lifecycle.bringing import bring, reporter
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.peers import Peers
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.proof import prove
 from appliance.lifecycle.standing import Standing
 from appliance.lifecycle.state import RULES, State
-from appliance.models.section import Report
-from appliance.storage.holding import hold
 
 __all__ = ["RULES", "Entry", "Lifecycle", "Progress", "Standing", "State"]
 
@@ -36,15 +38,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 # Well inside the two seconds in which a dead engine must show.
 _CHECK_SECONDS = 0.5
 
-# Often enough to see that a long fetch goes on, seldom enough to read the rest.
-_TELL_SECONDS = 5.0
-
-
-class _StoppedError(Exception):
-    """
-    Ends the thread that materializes: nobody waits for it any more.
-    """
-
 
 class Lifecycle:
     """
@@ -52,11 +45,12 @@ class Lifecycle:
     """
 
     def __init__(self, config: Config) -> None:
-        peers = Peers(self.find)
-        self.entries: tuple[Entry, ...] = tuple(Entry(section, section.build(peers)) for section in config.models)
+        self._peers = Peers(self.find)
+        self.entries: tuple[Entry, ...] = tuple(Entry(each, each.build(self._peers)) for each in config.models)
         self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
         self._storage = config.storage
         self._tasks: list[asyncio.Task[None]] = []
+        self._turn = asyncio.Lock()
         self._is_stopping = False
 
     @property
@@ -69,9 +63,10 @@ class Lifecycle:
     @property
     def is_ready(self) -> bool:
         """
-        Every model of the config answers; there is always at least one.
+        Every model of the config answers, but for those that an operator unloaded; there is at least one.
         """
-        return all(RULES[entry.state].is_ready for entry in self.entries)
+        wanted = [entry for entry in self.entries if entry.state is not State.UNLOADED]
+        return bool(wanted) and all(RULES[entry.state].is_ready for entry in wanted)
 
     @property
     def has_started(self) -> bool:
@@ -98,7 +93,7 @@ class Lifecycle:
         """
         Start the load and the watch as tasks; returns at once.
         """
-        self._tasks = [asyncio.create_task(self._load_all()), asyncio.create_task(self._watch())]
+        self._tasks = [asyncio.create_task(work) for work in (*map(self._load, self.entries), self._watch())]
 
     def find(self, name: str | None) -> Entry:
         """
@@ -139,10 +134,53 @@ class Lifecycle:
         for entry in self.entries:
             if State.DRAINING in RULES[entry.state].leaves_to:
                 self._move(entry, State.DRAINING, "the server is stopping")
-        deadline = time.monotonic() + seconds
-        # Polled: the count has many writers' ends and one reader, once in a process's life.
-        while any(entry.running for entry in self.entries) and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        await calls.quiet(self.entries, seconds)
+
+    async def load(self, name: str) -> None:
+        """
+        Load a model that was unloaded; returns once it is ready, at once where it is already.
+
+        Raises:
+            CallError: unknown model, or one that is neither.
+            UnavailableError: it did not become ready.
+        """
+        entry = self.find(name)
+        if RULES[entry.state].is_ready:
+            return
+        entry.require("loaded", State.UNLOADED)
+        self._move(entry, State.PENDING, "an operator wants it back")
+        await self._own(self._load(entry))
+        if not RULES[entry.state].is_ready:
+            raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}")
+
+    async def unload(self, name: str, seconds: float) -> None:
+        """
+        Let a model go until it is loaded again, once its calls under way are done or `seconds` are over.
+
+        Raises:
+            CallError: unknown model, or one that is not there to be unloaded.
+        """
+        entry = self.find(name)
+        entry.require("unloaded", State.READY, State.UNAVAILABLE)
+        self._move(entry, State.DRAINING, "an operator unloads it")
+        await self._own(self._unload(entry, seconds))
+
+    async def _unload(self, entry: Entry, seconds: float) -> None:
+        await calls.quiet([entry], seconds)
+        # It may have died meanwhile.
+        if entry.state is State.DRAINING:
+            self._move(entry, State.UNLOADED, "an operator unloaded it")
+            async with self._turn:
+                await entry.model.close()
+            entry.release(entry.section.build(self._peers))
+
+    async def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        """
+        Work that goes on when nobody waits for it any more, and ends with the server.
+        """
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        await asyncio.shield(task)
 
     async def stop(self) -> None:
         """
@@ -165,19 +203,12 @@ class Lifecycle:
         entry.state, entry.since, entry.reason = state, datetime.now(UTC), reason
         entry.has_started |= state in {State.READY, State.UNAVAILABLE}
 
-    async def _load_all(self) -> None:
-        others = [self._load(entry) for entry in self.entries if not entry.section.has_engine]
-        await asyncio.gather(self._load_engines(), *others)
-
-    async def _load_engines(self) -> None:
-        # One after the other: an engine measures the memory that the ones before it left.
-        for entry in self.entries:
-            if entry.section.has_engine:
-                await self._load(entry)
-
     async def _load(self, entry: Entry) -> None:
+        # One engine after the other: each measures the memory that the ones before it left.
+        turn = self._turn if entry.section.has_engine else contextlib.nullcontext()
         try:
-            await self._bring(entry)
+            async with turn:
+                await self._bring(entry)
         except ApplianceError as error:
             await self._fail(entry, str(error))
         except Exception as error:
@@ -185,13 +216,13 @@ class Lifecycle:
             await self._fail(entry, f"unexpected {type(error).__name__}: {error}")
 
     async def _bring(self, entry: Entry) -> None:
-        artifacts = {}
+        artifacts: Mapping[str, Path] = {}
         if entry.section.storages:
             self._move(entry, State.FETCHING, "its bytes are being brought")
-            materialize = entry.section.materialize
-            artifacts = dict(await asyncio.to_thread(materialize, self._storage, self._reporter(entry)))
-            # For as long as it is served, nobody prunes it.
-            entry.holds = list(filter(None, map(hold, artifacts.values())))
+            entry.progress = Progress()
+            report = reporter(entry.section.name, entry.progress, lambda: self._is_stopping)
+            brought = await asyncio.to_thread(bring, entry.section, self._storage, report)
+            artifacts, entry.digests, entry.holds = brought.artifacts, brought.digests, brought.holds
         self._move(entry, State.LOADING, "the engine is starting" if entry.section.has_engine else "it is starting")
         await entry.model.load(artifacts)
         self._move(entry, State.PROVING, "the first answer is being made")
@@ -200,21 +231,6 @@ class Lifecycle:
         else:
             await prove(entry.model, entry.model.proof)
             self._move(entry, State.READY, "it answered")
-
-    def _reporter(self, entry: Entry) -> Report:
-        told = time.monotonic()
-        progress = entry.progress = Progress()
-
-        def report(part: str, fetched: int, total: int | None) -> None:
-            if self._is_stopping:
-                raise _StoppedError
-            nonlocal told
-            progress.hear(part, fetched, total)
-            if time.monotonic() - told > _TELL_SECONDS:
-                told = time.monotonic()
-                log.info("artifact.fetching", model=entry.section.name, **progress.describe())
-
-        return report
 
     async def _watch(self) -> None:
         while True:

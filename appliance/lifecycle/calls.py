@@ -4,7 +4,9 @@ One call under way: counted from its first moment to its last byte, whoever ends
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -34,6 +36,16 @@ async def answer(entry: Entry, call: Call, *, is_inner: bool = False) -> Reply:
     return replace(reply, body=cast("AsyncGenerator[bytes]", work))
 
 
+async def quiet(entries: Sequence[Entry], seconds: float) -> None:
+    """
+    Wait up to `seconds` until no call is under way.
+    """
+    deadline = time.monotonic() + seconds
+    # Polled: the count has many writers' ends and one reader, seldom in a process's life.
+    while any(entry.running for entry in entries) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+
+
 def _require(entry: Entry, call: Call, is_inner: bool) -> None:
     name, rule = entry.section.name, RULES[entry.state]
     if call.operation not in entry.model.operations:
@@ -54,10 +66,12 @@ async def _work(entry: Entry, call: Call) -> AsyncGenerator[Reply | bytes]:
     A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
     """
     entry.running += 1
+    began, is_good = time.monotonic_ns(), False
     stream: AsyncGenerator[bytes] | None = None
     try:
         reply = await entry.model.answer(call)
         if isinstance(reply.body, bytes):
+            is_good = reply.status < 400
             yield reply
             return
         stream = reply.body
@@ -66,7 +80,9 @@ async def _work(entry: Entry, call: Call) -> AsyncGenerator[Reply | bytes]:
         yield first
         async for chunk in stream:
             yield chunk
+        is_good = reply.status < 400
     finally:
         entry.running -= 1
+        entry.tally.count(began, is_good=is_good)
         if stream is not None:
             await stream.aclose()

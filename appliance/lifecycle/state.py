@@ -21,6 +21,7 @@ class State(StrEnum):
     READY = "ready"
     UNAVAILABLE = "unavailable"
     DRAINING = "draining"
+    UNLOADED = "unloaded"
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -49,7 +50,9 @@ RULES: Mapping[State, Rule] = {
     State.READY: _rule(True, True, State.UNAVAILABLE, State.DRAINING, State.FAILED, retry_after=1),
     # Live: what is missing is elsewhere, and a restart would not bring it back.
     State.UNAVAILABLE: _rule(True, False, State.READY, State.DRAINING, State.FAILED, retry_after=5),
-    State.DRAINING: _rule(True, False, State.STOPPED, State.FAILED, retry_after=1),
+    State.DRAINING: _rule(True, False, State.UNLOADED, State.STOPPED, State.FAILED, retry_after=1),
+    # Live, and nobody's readiness: an operator wants it so.
+    State.UNLOADED: _rule(True, False, State.PENDING, State.STOPPED, retry_after=30),
     State.FAILED: _rule(False, False, retry_after=30),
     State.STOPPED: _rule(False, False, retry_after=30),
 }

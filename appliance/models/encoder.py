@@ -133,5 +133,7 @@ class EncoderModel(LocalModel):
         if self._choice is None:
             return super().describe()
         facts = {"task": self._choice.task, "task_source": self._choice.source, **super().describe()}
+        if self._choice.task in {Task.CLASSIFY, Task.TOKEN_CLASSIFY}:
+            return {**facts, "labels": self.running.labels}
         size = self._section.dimensions or self.running.embedding_size if self._choice.task is Task.EMBED else None
         return facts if size is None else {**facts, "dimensions": size}

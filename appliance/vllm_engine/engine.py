@@ -24,6 +24,7 @@ from appliance.vllm_engine.answers import Answer, generation
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import as_load_error, launch, prepare
 from appliance.vllm_engine.pooling import pooling
+from appliance.vllm_engine.pooling.classification import labels_of
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -123,6 +124,13 @@ class Engine:
         Numbers in an embedding that nobody asked to be shorter; None before the engine has started.
         """
         return self._llm.model_config.embedding_size if self._llm else None
+
+    @property
+    def labels(self) -> list[str]:
+        """
+        The names of the classes, in the order of their probabilities; empty before the engine has started.
+        """
+        return labels_of(self._llm.model_config.hf_config.id2label) if self._llm else []
 
     async def close(self) -> None:
         """

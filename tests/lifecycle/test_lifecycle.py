@@ -311,3 +311,91 @@ async def test_what_needs_no_engine_waits_for_none() -> None:
         await _until(lambda: lifecycle.entries[1].state is State.READY)
 
         assert lifecycle.entries[0].state is State.LOADING
+
+
+async def test_a_model_is_let_go_once_its_calls_are_done_and_comes_back() -> None:
+    """
+    Unloaded it is live, refuses calls, holds up nobody's readiness, and is another model once it is loaded again.
+    """
+    async with _ready(DoubleSection(name="one"), DoubleSection(name="two")) as lifecycle:
+        first = _double(lifecycle)
+        stream = await lifecycle.answer("one", STREAM)
+        leaving = asyncio.create_task(lifecycle.unload("one", 5))
+        await _until(lambda: lifecycle.entries[0].state is State.DRAINING)
+        with pytest.raises(UnavailableError):
+            await lifecycle.answer("one", PLAIN)
+        was_closed = first.closed
+        first.may_finish.set()
+        assert not isinstance(stream.body, bytes)
+        chunks = [chunk async for chunk in stream.body]
+        await leaving
+
+        assert (was_closed, first.closed, chunks[-1]) == (0, 1, b"data: [DONE]\n\n")
+        assert (lifecycle.entries[0].state, lifecycle.is_ready, lifecycle.is_live) == (State.UNLOADED, True, True)
+        with pytest.raises(UnavailableError):
+            await lifecycle.answer("one", PLAIN)
+
+        _double(lifecycle).may_load.set()
+        await lifecycle.load("one")
+
+        assert _double(lifecycle) is not first
+        assert (await lifecycle.answer("one", PLAIN)).body == PLAIN.body
+
+
+async def test_a_server_whose_models_are_all_unloaded_is_not_ready() -> None:
+    """
+    Nobody would answer.
+    """
+    async with _ready(DoubleSection(name="one")) as lifecycle:
+        await lifecycle.unload("one", 0)
+
+        assert not lifecycle.is_ready
+        assert lifecycle.is_live
+
+
+async def test_a_model_that_cannot_be_loaded_again_says_why() -> None:
+    """
+    It has failed, as it would have at the start.
+    """
+    async with _ready(DoubleSection(name="one")) as lifecycle:
+        await lifecycle.unload("one", 0)
+        _double(lifecycle).load_fault = LoadError("no memory")
+        _double(lifecycle).may_load.set()
+
+        with pytest.raises(UnavailableError, match="no memory"):
+            await lifecycle.load("one")
+        assert lifecycle.entries[0].state is State.FAILED
+
+
+async def test_what_is_not_there_is_neither_loaded_nor_unloaded() -> None:
+    """
+    A model that loads already is a conflict; one that is ready needs no loading.
+    """
+    async with _begun(DoubleSection(name="one")) as lifecycle:
+        for work in (lifecycle.load("one"), lifecycle.unload("one", 0)):
+            with pytest.raises(CallError) as raised:
+                await work
+            assert raised.value.status == 409
+        _double(lifecycle).may_load.set()
+        await _until(lambda: lifecycle.is_ready)
+
+        await lifecycle.load("one")
+
+        assert _double(lifecycle).closed == 0
+
+
+async def test_an_unload_goes_on_when_nobody_waits_for_it() -> None:
+    """
+    A client that leaves does not keep a model between two states.
+    """
+    async with _ready(DoubleSection(name="one")) as lifecycle:
+        call = asyncio.create_task(lifecycle.answer("one", Call(Operation.COMPLETION, b"wait")))
+        await _until(lambda: lifecycle.entries[0].running == 1)
+        leaving = asyncio.create_task(lifecycle.unload("one", 5))
+        await _until(lambda: lifecycle.entries[0].state is State.DRAINING)
+
+        leaving.cancel()
+        _double(lifecycle).may_finish.set()
+        await call
+
+        await _until(lambda: lifecycle.entries[0].state is State.UNLOADED)

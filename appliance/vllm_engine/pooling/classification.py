@@ -86,7 +86,7 @@ class ClassificationEndpoint:
         self._model = model
         self._name = name
         self._task = task
-        self._labels = _labels(model.hf_config.id2label)
+        self._labels = labels_of(model.hf_config.id2label)
         self._request = TypeAdapter(ClassificationCompletionRequest)
 
     async def __call__(self, call: Call) -> Reply:
@@ -129,7 +129,7 @@ class ClassificationEndpoint:
         ]
 
 
-def _labels(names: Mapping[int, str]) -> list[str]:
+def labels_of(names: Mapping[int, str]) -> list[str]:
     """
     The labels in the order of the model's outputs; those that share a name are told apart by their number.
     """

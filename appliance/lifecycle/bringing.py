@@ -1,0 +1,77 @@
+"""
+Bytes on their way to a model: told of as they come, and held once they are here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from appliance.lifecycle.progress import Progress
+from appliance.models.section import ModelSection, Report
+from appliance.storage.holding import hold
+from appliance.storage.manifest import artifact_of
+from appliance.storage.section import StorageSettings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# Often enough to see that a long fetch goes on, seldom enough to read the rest.
+_TELL_SECONDS = 5.0
+
+
+class _StoppedError(Exception):
+    """
+    Ends the thread that materializes: nobody waits for it any more.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """
+    What a section's storages became; `digests` has those that came from a store.
+
+    As long as `holds` are open, nobody prunes the bytes.
+    """
+
+    artifacts: Mapping[str, Path]
+    digests: Mapping[str, str]
+    holds: Sequence[IO[bytes]]
+
+
+def bring(section: ModelSection, settings: StorageSettings, report: Report) -> Brought:
+    """
+    Materialize all storages of a section; blocks.
+
+    Raises:
+        StorageError: the bytes cannot be brought.
+    """
+    artifacts = section.materialize(settings, report)
+    found = {part: artifact_of(path) for part, path in artifacts.items()}
+    return Brought(
+        artifacts=artifacts,
+        digests={part: each[1].digest for part, each in found.items() if each is not None},
+        holds=list(filter(None, map(hold, artifacts.values()))),
+    )
+
+
+def reporter(name: str, progress: Progress, has_stopped: Callable[[], bool]) -> Report:
+    """
+    Notes the progress of the named model, tells of it now and then, and stops it once nobody waits for it.
+    """
+    told = time.monotonic()
+
+    def report(part: str, fetched: int, total: int | None) -> None:
+        if has_stopped():
+            raise _StoppedError
+        nonlocal told
+        progress.hear(part, fetched, total)
+        if time.monotonic() - told > _TELL_SECONDS:
+            told = time.monotonic()
+            log.info("artifact.fetching", model=name, **progress.describe())
+
+    return report

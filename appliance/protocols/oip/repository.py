@@ -1,0 +1,55 @@
+"""
+The models of the config as a repository.
+
+Source: https://github.com/triton-inference-server/server, protocol/extension_model_repository.md
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import post
+from litestar.exceptions import NotFoundException
+from litestar.handlers import BaseRouteHandler
+from litestar.params import FromPath
+
+from appliance.config.root import ServerSection
+from appliance.errors import CallError
+from appliance.lifecycle import Lifecycle
+from appliance.protocols.clients import AnyRequest, whole_body
+from appliance.protocols.oip import metadata
+from appliance.tensors.wire import decoded
+
+
+class _Asked(msgspec.Struct):
+    ready: bool = False
+
+
+def routes(lifecycle: Lifecycle, server: ServerSection) -> list[BaseRouteHandler]:
+    """
+    The listing of models with their states, and the loading and unloading of them where `server.admin` allows it.
+    """
+
+    @post("/v2/repository/index", name="v2-index", status_code=200)
+    async def index(request: AnyRequest) -> list[dict[str, Any]]:  # Any: JSON values
+        body = await whole_body(request)
+        asked = decoded(body, _Asked) if body else _Asked()
+        return metadata.listed(lifecycle, only_ready=asked.ready)
+
+    @post("/v2/repository/models/{rest:path}", name="v2-repository", status_code=200)
+    async def change(request: AnyRequest, rest: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
+        name, _, verb = rest.removeprefix("/").rpartition("/")
+        if verb not in {"load", "unload"} or not name:
+            raise NotFoundException
+        # What is in it says how models are to be loaded, and that the config says.
+        await whole_body(request)
+        if not server.admin:
+            raise CallError(f"Nobody may {verb} models here; server.admin: true in the config allows it", status=403)
+        if verb == "load":
+            await lifecycle.load(name)
+        else:
+            await lifecycle.unload(name, server.drain_seconds)
+        return {"name": name, verb: True}
+
+    return [index, change]
