@@ -29,8 +29,8 @@ class Fault:
     """
     What happens to connections.
 
-    - ``refuse``: nobody listens
-    - ``hang_up``: each connection is reset as soon as it is accepted
+    - ``refuse``: nobody listens, and the connections there are are reset
+    - ``hang_up``: each connection is reset as soon as it is accepted, and so are those there are
     - ``reset``, ``fin``, ``stall``, ``corrupt``: after `after` bytes to the client, counted for each connection since
       the fault was set, it is reset, ends early, carries nothing more, or has one byte flipped
     - ``slow``: `rate` bytes a second to the client
@@ -96,9 +96,11 @@ class FaultProxy(Background):
 
     async def _set(self, fault: Fault | None) -> None:
         self._fault, self._left = fault, fault.times if fault else 0
-        for connection in self._connections:
+        for connection in list(self._connections):
             connection.passed = 0
-        if fault is not None and fault.kind == "refuse":
+            if self._is("refuse", "hang_up"):
+                connection.reset()
+        if self._is("refuse"):
             await self._refuse()
         elif self._server is None:
             await self.open()
@@ -128,7 +130,7 @@ class FaultProxy(Background):
     async def _carry(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         answers, requests = await asyncio.open_connection("127.0.0.1", self._target_port)
         connection.writers.append(requests)
-        upward = asyncio.create_task(_pump(reader, requests))
+        upward = asyncio.create_task(_pump(reader, requests, connection.left))
         try:
             while piece := await answers.read(_PIECE):
                 if not await self._pass(connection, piece):
@@ -163,7 +165,7 @@ class FaultProxy(Background):
         if room:
             await connection.send(piece[:room])
         if kind == "stall":
-            await asyncio.Event().wait()
+            await connection.left.wait()
         if kind == "reset":
             await asyncio.sleep(_READ_SECONDS)
             connection.reset()
@@ -191,6 +193,7 @@ class _Connection:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
         self.writers = [client]
+        self.left = asyncio.Event()
         self.passed = 0
 
     async def send(self, piece: bytes) -> None:
@@ -209,12 +212,13 @@ class _Connection:
             writer.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event) -> None:
     with contextlib.suppress(OSError):
         while piece := await reader.read(_PIECE):
             writer.write(piece)
             await writer.drain()
     # A client that left, by whatever way, is one that says nothing more.
+    left.set()
     with contextlib.suppress(OSError, RuntimeError):
         writer.write_eof()
 

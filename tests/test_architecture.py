@@ -20,6 +20,7 @@ FLOORS = (
     {"errors", "logs", "nearest", "processes", "section"},
     {"contract", "layout", "storage"},
     {"upstream", "vllm_engine"},
+    {"translation"},
     {"models"},
     {"config"},
     {"lifecycle", "pull"},

@@ -128,7 +128,7 @@ def _phrase(schema: Schema) -> str:
     # Empty is right as well where null is a type, but nobody means to write it.
     names = [_WORDS[name] for name in types_of(schema) if name in _WORDS]
     names += [_phrase(other) for keyword in ("anyOf", "oneOf") for other in schema.get(keyword, ())]
-    return " or ".join(dict.fromkeys(names))
+    return " or ".join(dict.fromkeys(filter(None, names)))
 
 
 def _one_of(choices: Iterable[Any]) -> str:  # Any: JSON

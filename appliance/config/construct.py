@@ -24,13 +24,12 @@ def construct(draft: Draft) -> tuple[Config | None, list[Fault]]:
         return Config.model_validate(draft.data), []
     except ValidationError as error:
         details = error.errors(include_url=False)
-        return None, [_fault(draft, dict(detail)) for detail in details]
+        # What is missing the schema has told already, or has told as a misspelt key.
+        return None, [_fault(draft, dict(detail)) for detail in details if detail["type"] != "missing"]
 
 
 def _fault(draft: Draft, detail: dict[str, Any]) -> Fault:  # Any: pydantic's own
     path = _path(draft, detail["loc"])
-    if detail["type"] == "missing":
-        return Fault((*path, detail["loc"][-1]), "is missing; must be given", draft.place(path))
     if detail["type"] == "extra_forbidden":
         return draft.key_fault(path, "unknown key; must be left out")
     if detail["type"] in _OURS:

@@ -51,9 +51,15 @@ class _Generator(GenerateJsonSchema):
         """
         inner = self.generate_inner(schema["schema"])
         if not isinstance(inner.get("type"), str):
-            return super().nullable_schema(schema)
+            return self._typed_choices(super().nullable_schema(schema))
         made = inner | {"type": [inner["type"], "null"]}
         return made | {"enum": [*inner["enum"], None]} if "enum" in inner else made
+
+    def union_schema(self, schema: core_schema.UnionSchema) -> JsonSchemaValue:
+        """
+        Choices that each say their type.
+        """
+        return self._typed_choices(super().union_schema(schema))
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """
@@ -77,7 +83,7 @@ class _Generator(GenerateJsonSchema):
         return {
             "type": "object",
             "required": [tag],
-            "properties": {tag: {"description": "The model class.", "enum": list(choices)}},
+            "properties": {tag: {"description": meant[0]["properties"][tag]["description"], "enum": list(choices)}},
             "allOf": [{"if": tagged[name], "then": choice} for name, choice in choices.items()],
             "if": {"not": {"anyOf": list(tagged.values())}},
             "then": {
@@ -87,6 +93,15 @@ class _Generator(GenerateJsonSchema):
                 "patternProperties": _FREE_KEYS,
             },
         }
+
+    def _typed_choices(self, schema: JsonSchemaValue) -> JsonSchemaValue:
+        """
+        A choice that is a section says that it is a mapping: by its type the one that is meant is found.
+        """
+        for choice in schema.get("anyOf", ()):
+            if "$ref" in choice:
+                choice["type"] = self.resolve_ref_schema(choice).get("type", "object")
+        return schema
 
     def _described(self, schema: JsonSchemaValue) -> JsonSchemaValue:
         described = schema if "description" in schema else self.resolve_ref_schema(schema)

@@ -4,9 +4,11 @@ Rules about several keys at once, which a schema cannot say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from appliance.config import adapters
 from appliance.config.draft import Draft
 from appliance.config.named import model_entries
 from appliance.config.place import DataPath, Fault
@@ -15,10 +17,13 @@ from appliance.models import SECTIONS
 from appliance.nearest import did_you_mean, known_ones
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
+from appliance.upstream.headers import FRAMING, HOP_BY_HOP
+from appliance.upstream.section import HEADER_NAME
 from appliance.vllm_engine.section import OWNED
 
 # Shares such as 0.7, 0.2 and 0.1 are no exact sum.
 _ROUNDING = 1e-9
+_UNMOVED = "which belongs to one connection or its body; must be left out"
 
 Rule = Callable[[Draft], Iterator[Fault]]
 
@@ -123,6 +128,23 @@ def encoder_keys_fit_the_task(draft: Draft) -> Iterator[Fault]:
                 yield draft.key_fault((*path, key), f"shapes embeddings, and the task is {task}; must be left out")
 
 
+def headers_may_travel(draft: Draft) -> Iterator[Fault]:
+    """
+    What belongs to one connection, or follows from the body, is not a header that upstreams can be sent.
+    """
+    for path in _header_paths(draft):
+        headers = draft.find(path)
+        for index, name in _items(headers):
+            if isinstance(name, str) and name.lower() in HOP_BY_HOP | FRAMING:
+                yield draft.fault((*path, index), f"is {draft.quote((*path, index))}, {_UNMOVED}")
+        for name in headers if isinstance(headers, dict) else ():
+            if re.fullmatch(HEADER_NAME, name) is None:
+                yield draft.key_fault((*path, name), "is no name of a header; must be letters, digits, - and _")
+            # Some servers are told apart by the name that is asked for.
+            if name.lower() in (HOP_BY_HOP | FRAMING) - {"host"}:
+                yield draft.key_fault((*path, name), f"is not set here, {_UNMOVED}")
+
+
 RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
@@ -131,6 +153,10 @@ RULES: tuple[Rule, ...] = (
     schemes_are_known,
     memory_fractions_fit,
     encoder_keys_fit_the_task,
+    headers_may_travel,
+    adapters.targets_answer,
+    adapters.templates_render,
+    adapters.paths_compile,
 )
 """Every rule; each takes a draft that need not be right in any other way."""
 
@@ -147,7 +173,16 @@ def _name_paths(draft: Draft) -> Iterator[DataPath]:
 def _uri_paths(draft: Draft) -> Iterator[DataPath]:
     for path, model in model_entries(draft):
         yield (*path, "storage", "uri")
+        yield (*path, "protocol", "tokenizer", "uri")
+        yield (*path, "protocol", "chat", "tokenizer", "uri")
         yield from ((*path, "adapters", index, "storage", "uri") for index, _ in _items(model.get("adapters")))
+
+
+def _header_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, model in model_entries(draft):
+        yield from ((*path, "headers", key) for key in ("forward", "set"))
+        yield from ((*path, "upstreams", index, "headers") for index, _ in _items(model.get("upstreams")))
+        yield (*path, "target", "headers")
 
 
 def _items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet

@@ -41,7 +41,7 @@ class HeadersSection(Section):
     forward: tuple[HeaderName, ...] = ()
     """Headers of the client's that travel upstream, such as `Authorization`, which does not unless named here."""
 
-    set: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
+    set: dict[str, HeaderValue] = Field(default_factory=dict)
     """Headers of every request to every upstream; their values are never shown."""
 
     drop: tuple[HeaderName, ...] = ()

@@ -15,19 +15,24 @@ import msgspec
 import structlog
 from prometheus_client.core import Metric
 
-from appliance.lifecycle import Lifecycle, Standing
+from appliance.lifecycle import Lifecycle, Standing, State
 from appliance.protocols.metrics import of_process
 from appliance.server.families import Family, counted, merged
 from appliance.server.slots import Slots
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# How old what a worker hears of the others can be.
+# How old what a worker hears of the others can be, before they are ready and then.
+_SAY_SOON_SECONDS = 0.1
 _SAY_SECONDS = 1.0
 
 # A worker that has said nothing for so long does not answer calls either; for so long, it never will.
 _UNREADY_SECONDS = 5.0
 _DEAD_SECONDS = 30.0
+
+
+# How a model stands in a worker that is not there yet.
+_STARTING = {"state": State.PENDING.value, "reason": "a worker is starting"}
 
 
 class Outlook(Protocol):
@@ -116,16 +121,20 @@ class Together:
         """
         Good is what is good in every worker; a model is shown where it stands worst.
         """
-        own = self._seat.number
-        heard = [self._own() if number == own else each for number, each in enumerate(self._heard())]
+        # What is shown is said first: the others then see no less.
+        self._say()
+        heard = list(self._heard())
         now = time.monotonic()
         seen = [snapshot for snapshot in heard if snapshot is not None]
+        models = [_together(models) for models in zip(*(each.standing.models for each in seen), strict=True)]
+        if len(seen) < len(heard):
+            models = [{**model, **_STARTING} for model in models]
         return Standing(
             is_live=all(each.standing.is_live and now - each.at < _DEAD_SECONDS for each in seen),
             is_ready=all(_is_ready(each, now) for each in heard),
             has_started=all(each is not None and each.standing.has_started for each in heard),
             retry_after=max(each.standing.retry_after for each in seen),
-            models=[_together(models) for models in zip(*(each.standing.models for each in seen), strict=True)],
+            models=models,
             workers=[_shown(number, each, now) for number, each in enumerate(heard)],
         )
 
@@ -133,7 +142,7 @@ class Together:
         """
         Counts are summed over all workers, the dead ones too; anything else has the number of its worker.
         """
-        # What is shown is said first: a count that was seen must not be lost with this process.
+        # A count that was seen must not be lost with this process either.
         self._say()
         heard = {number: each for number, each in enumerate(self._heard()) if each is not None}
         return merged({number: (each.families, each.past) for number, each in heard.items()})
@@ -151,7 +160,7 @@ class Together:
     async def _say_often(self) -> None:
         while True:
             self._say()
-            await asyncio.sleep(_SAY_SECONDS)
+            await asyncio.sleep(_SAY_SECONDS if self._lifecycle.is_ready else _SAY_SOON_SECONDS)
 
 
 def read(slots: Slots, number: int) -> Snapshot | None:
@@ -175,7 +184,8 @@ def bury(slots: Slots, number: int) -> None:
     """
     last = read(slots, number)
     if last is not None:
-        standing = replace(last.standing, is_ready=False)
+        models = [{**model, **_STARTING, "running": 0} for model in last.standing.models]
+        standing = replace(last.standing, is_ready=False, models=models)
         write(slots, number, replace(last, standing=standing, families=[], past=past_of(last)))
 
 

@@ -37,8 +37,8 @@ class Client:
         self.section = section
         self._session: ClientSession | None = None
         self._own = {"user-agent": f"appliance/{version('appliance')}", "accept-encoding": "identity"}
-        key = section.api_key
-        self._authorization = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
+        key = section.api_key.get_secret_value() if section.api_key else ""
+        self._authorization = {"authorization": f"Bearer {key}"} if key else {}
         self._set = {name.lower(): value.get_secret_value() for name, value in section.headers.items()}
 
     async def send(self, path: str, body: bytes | None, headers: Mapping[str, str] = {}, *, query: str = "") -> Answer:

@@ -102,19 +102,16 @@ class Pool:
             tried.append(member)
             try:
                 exchange = await member.ask(request)
-            except GatewayTimeoutError:
-                # Who has waited that long does not want to wait as long again.
+            except GatewayError as error:
                 self._review()
-                raise
-            except GatewayError:
-                self._review()
-                if not self._may_retry(tried):
+                # Who has waited until a timeout does not want to wait as long again.
+                if isinstance(error, GatewayTimeoutError) or not self._may_retry(tried):
                     raise
             else:
-                if exchange.answer.status not in self._retry.statuses:
-                    return exchange
-                self._review()
-                if not self._may_retry(tried, exchange.answer.status):
+                status = exchange.answer.status
+                if status >= 500:
+                    self._review()
+                if status not in self._retry.statuses or not self._may_retry(tried, status):
                     return exchange
                 exchange.discard()
             await asyncio.sleep(self._backoff(tried))

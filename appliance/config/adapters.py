@@ -1,0 +1,179 @@
+"""
+Rules of adapters: targets that exist and can do what is asked, templates and paths that are some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import UndefinedError
+
+from appliance.config.draft import Draft
+from appliance.config.inside import inside
+from appliance.config.named import model_entries
+from appliance.config.place import DataPath, Fault
+from appliance.contract import Operation
+from appliance.errors import CallError
+from appliance.nearest import did_you_mean, known_ones
+from appliance.translation.http import smallest
+from appliance.translation.paths import JmesPath, PathFaultError
+from appliance.translation.templates import ChatTemplate, JsonTemplate, TemplateFaultError
+from appliance.translation.tokenizer import is_inline
+
+_OPERATIONS: Mapping[str, Operation] = {
+    "chat": Operation.CHAT_COMPLETION,
+    "completions": Operation.COMPLETION,
+    "embeddings": Operation.EMBEDDING,
+    "rerank": Operation.RERANK,
+}
+_PATHS = (("response",), ("stream",), ("finish_reason",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"))
+
+Model = dict[str, Any]  # Any: what a file holds before it is checked
+
+
+def targets_answer(draft: Draft) -> Iterator[Fault]:
+    """
+    A target that is a name is that of another model, of one that completes, and no circle leads back.
+    """
+    models = _by_name(draft)
+    for path, model in _adapters(draft):
+        target, where = model.get("target"), (*path, "target")
+        if not isinstance(target, str):
+            continue
+        kind = _mapping(model, "protocol").get("kind")
+        if kind in ("oip", "http"):
+            message = f"is {draft.quote(where)}, and models of this file speak OpenAI's protocol; "
+            yield draft.fault(where, f"{message}must be a mapping with the url of what speaks {kind}")
+        elif target not in models:
+            hint = "" if draft.secrets(where) else did_you_mean(target, models)
+            yield draft.fault(
+                where, f"is {draft.quote(where)}, the name of no model here; {hint or known_ones('models', models)}"
+            )
+        elif models[target] is model:
+            yield draft.fault(where, f"is {draft.quote(where)}, this model itself; must be another one")
+        elif circle := _circle(model, models):
+            yield draft.fault(where, f"goes in a circle, {' -> '.join(circle)}; must lead to a model that computes")
+        elif not _completes(models[target]):
+            what = f"{draft.quote(where)} of class {models[target].get('class')}, which does not complete prompts"
+            yield draft.fault(where, f"is {what}; must be one that does")
+
+
+def templates_render(draft: Draft) -> Iterator[Fault]:
+    """
+    What is a Jinja template is one, and that of a request gives JSON for the smallest request there is.
+    """
+    for path, model in _adapters(draft):
+        protocol = _mapping(model, "protocol")
+        for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
+            yield from _wrong_chat(draft, (*path, *keys))
+        for key, operation in _OPERATIONS.items() if protocol.get("kind") == "http" else ():
+            yield from _wrong_request(draft, (*path, "protocol", key, "request"), operation)
+
+
+def paths_compile(draft: Draft) -> Iterator[Fault]:
+    """
+    What is a JMESPath is one.
+    """
+    for path, model in _adapters(draft):
+        for key in _OPERATIONS if _mapping(model, "protocol").get("kind") == "http" else ():
+            for keys in _PATHS:
+                where = (*path, "protocol", key, *keys)
+                source = draft.find(where)
+                if isinstance(source, str):
+                    yield from _wrong_path(draft, where, source)
+
+
+def _wrong_chat(draft: Draft, where: DataPath) -> Iterator[Fault]:
+    source = draft.find(where)
+    if not isinstance(source, str):
+        return
+    file = None if is_inline(source) else Path(source).expanduser()
+    try:
+        ChatTemplate(source if file is None else file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "is not UTF-8 text"
+        yield draft.fault(where, f"is {draft.quote(where)}, a file that cannot be read: {reason}; must be a template")
+    except TemplateFaultError as error:
+        if file is None:
+            yield Fault(where, f"is no Jinja template: {error}", inside(draft, where, error.line))
+        else:
+            yield draft.fault(where, f"is {draft.quote(where)}, and line {error.line} of it no Jinja: {error}")
+
+
+def _wrong_request(draft: Draft, where: DataPath, operation: Operation) -> Iterator[Fault]:
+    source = draft.find(where)
+    if not isinstance(source, str):
+        return
+    try:
+        template = JsonTemplate(source)
+    except TemplateFaultError as error:
+        yield Fault(where, f"is no Jinja template: {error}", inside(draft, where, error.line))
+        return
+    try:
+        template.render(smallest(operation))
+    except TemplateFaultError as error:
+        yield draft.fault(where, f"{error}; must give some for the smallest request, so put values through | tojson")
+    except CallError as error:
+        # What it refuses by itself is its own business.
+        if isinstance(error.__cause__, UndefinedError):
+            remedy = "must have a default for what requests may leave out, such as {{ top_p | default(1) }}"
+            yield draft.fault(where, f"fails for the smallest request: {error.__cause__.message}; {remedy}")
+
+
+def _wrong_path(draft: Draft, where: DataPath, source: str) -> Iterator[Fault]:
+    try:
+        JmesPath(source)
+    except PathFaultError as error:
+        above = source[: error.offset]
+        line, offset = above.count("\n") + 1, len(above) - above.rfind("\n") - 1
+        yield Fault(where, f"is no JMESPath: {error}", inside(draft, where, line, offset))
+
+
+def _adapters(draft: Draft) -> Iterator[tuple[DataPath, Model]]:
+    for path, model in model_entries(draft):
+        if model.get("class") == "adapter":
+            yield path, model
+
+
+def _by_name(draft: Draft) -> dict[str, Model]:
+    """
+    Every model by each of its names, those of LoRA adapters among them.
+    """
+    made: dict[str, Model] = {}
+    for _, model in model_entries(draft):
+        loras = [each.get("name") for each in _list(model.get("adapters")) if isinstance(each, dict)]
+        for name in (model.get("name"), *_list(model.get("aliases")), *loras):
+            if isinstance(name, str):
+                made.setdefault(name, model)
+    return made
+
+
+def _circle(model: Model, models: Mapping[str, Model]) -> list[str]:
+    """
+    The names on the way from a model back to itself; none where the way ends, or goes round elsewhere.
+    """
+    way, at = [str(model.get("name"))], model
+    while isinstance(target := at.get("target"), str) and target in models and len(way) <= len(models):
+        at = models[target]
+        way.append(str(at.get("name")))
+        if at is model:
+            return way
+    return []
+
+
+def _completes(model: Model) -> bool:
+    protocol = _mapping(model, "protocol")
+    if model.get("class") == "adapter":
+        return protocol.get("kind") == "completions" or "completions" in protocol
+    return model.get("class") != "encoder"
+
+
+def _mapping(model: Model, key: str) -> Model:
+    value = model.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:  # Any: what a file holds before it is checked
+    return value if isinstance(value, list) else []

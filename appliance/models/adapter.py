@@ -1,0 +1,169 @@
+"""
+The adapter class: an OpenAI face on a model that lacks one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import msgspec
+from pydantic import Field
+
+from appliance.contract import Call, Model, Operation, Peers, Reply
+from appliance.errors import CallError, LoadError
+from appliance.models.section import ModelSection, Name
+from appliance.storage.section import StorageSection
+from appliance.translation.chat import Chat
+from appliance.translation.faces import Faces, over_completions, over_http, over_oip
+from appliance.translation.http_section import HttpSection
+from appliance.translation.messages import Json
+from appliance.translation.oip_section import OipSection
+from appliance.translation.readiness import Readiness
+from appliance.translation.section import CompletionsSection
+from appliance.translation.target import Peer, Remote
+from appliance.translation.tokenizer import chat_template
+from appliance.translation.wire import Wire
+from appliance.upstream.address import place
+from appliance.upstream.client import Client
+from appliance.upstream.section import UpstreamSection
+
+Part = TypeVar("Part")
+
+_TOKENIZER = "tokenizer"
+
+# The smallest request of each operation, the one that shows most first.
+_PROOFS: Mapping[Operation, Json] = {
+    Operation.CHAT_COMPLETION: {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0},
+    Operation.COMPLETION: {"prompt": "Hello", "max_tokens": 1, "temperature": 0},
+    Operation.EMBEDDING: {"input": "Hello"},
+    Operation.RERANK: {"query": "Hello", "documents": ["Hello"]},
+}
+
+
+class AdapterSection(ModelSection):
+    """
+    An OpenAI face on a model that lacks one.
+    """
+
+    has_engine: ClassVar[bool] = False
+
+    class_: Annotated[Literal["adapter"], Field(alias="class")]
+    """The model class."""
+
+    target: Name | UpstreamSection
+    """What is asked: the name of another model of this file, or where a server elsewhere is."""
+
+    protocol: Annotated[CompletionsSection | OipSection | HttpSection, Field(discriminator="kind")]
+    """What the target speaks."""
+
+    @property
+    def storages(self) -> Mapping[str, StorageSection]:
+        templated = self.protocol.templated
+        tokenizer = None if templated is None else templated.tokenizer
+        return {} if tokenizer is None else {_TOKENIZER: tokenizer}
+
+    def build(self, peers: Peers) -> Model:
+        return AdapterModel(self, peers)
+
+
+class AdapterModel:
+    """
+    Translates what is asked for its target, and the target's answers back.
+    """
+
+    proof = None
+
+    def __init__(self, section: AdapterSection, peers: Peers) -> None:
+        self.operations = section.protocol.operations
+        self._section = section
+        self._peers = peers
+        self._wire = None if isinstance(section.target, str) else Wire(Client(section.target))
+        self._faces: Faces = {}
+        self._readiness = Readiness(self._prove, self._look, lambda: self._wire.silences if self._wire else 0)
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:
+        target = self._section.target
+        if isinstance(target, str) and Operation.COMPLETION not in self._peers.operations(target):
+            raise LoadError(f"its target {target!r} does not complete prompts; name one that does")
+        templated = self._section.protocol.templated
+        template = None if templated is None else chat_template(templated, artifacts.get(_TOKENIZER))
+        chat = (
+            None if template is None or templated is None else Chat(template, templated.response_role, templated.stop)
+        )
+        self._faces = self._made(chat)
+        self._readiness.begin()
+
+    async def check(self) -> None:
+        self._readiness.check()
+
+    async def answer(self, call: Call) -> Reply:
+        said = await self._faces[call.operation](_decoded(call.body), call.headers)
+        if isinstance(said, dict):
+            return Reply(msgspec.json.encode(said))
+        return Reply(_events(said), media_type="text/event-stream")
+
+    def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
+        """
+        How the target is, for probes.
+        """
+        target = self._section.target
+        return [{"name": target if isinstance(target, str) else place(target.url)}]
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}
+
+    async def close(self) -> None:
+        await self._readiness.close()
+        if self._wire is not None:
+            await self._wire.close()
+
+    def _made(self, chat: Chat | None) -> Faces:
+        name, target, protocol = self._section.name, self._section.target, self._section.protocol
+        model = name if isinstance(target, str) else target.model or name
+        if isinstance(protocol, CompletionsSection):
+            asked = Remote(self._wire, model) if self._wire else Peer(str(target), self._peers)
+            return over_completions(name, protocol, asked, _given(chat))
+        wire = _given(self._wire)
+        if isinstance(protocol, OipSection):
+            return over_oip(name, protocol, wire, model, chat)
+        return over_http(name, protocol, wire, model, chat)
+
+    async def _prove(self) -> None:
+        operation = next(each for each in _PROOFS if each in self.operations)
+        await self._faces[operation](dict(_PROOFS[operation]), {})
+
+    def _look(self) -> None:
+        if isinstance(self._section.target, str):
+            self._peers.check(self._section.target)
+
+
+def _given(part: Part | None) -> Part:
+    """
+    What the config's rules say is there.
+    """
+    if part is None:
+        raise AssertionError("the config was not checked; this is a bug")
+    return part
+
+
+def _decoded(body: bytes) -> Json:
+    try:
+        said = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(said, dict):
+        raise CallError("The body is not a request: it must be a mapping")
+    return said
+
+
+async def _events(chunks: AsyncGenerator[Json]) -> AsyncGenerator[bytes]:
+    """
+    Server-sent events as OpenAI has them.
+    """
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+    yield b"data: [DONE]\n\n"

@@ -1,0 +1,3 @@
+"""
+OpenAI's requests and answers from and to what other models speak: templates, paths, tensors, chunks.
+"""

@@ -1,0 +1,72 @@
+"""
+What answers each operation of an adapter, by the kind of its protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+from appliance.contract import Operation
+from appliance.translation.chat import Chat
+from appliance.translation.http import HttpEmbedder, HttpRanker, HttpWriter
+from appliance.translation.http_section import HttpSection
+from appliance.translation.messages import Json
+from appliance.translation.oip import OipClient, OipEmbedder, OipRanker, OipWriter
+from appliance.translation.oip_section import OipSection
+from appliance.translation.over_completions import OverCompletions
+from appliance.translation.over_service import Chatting, Completing, Embedding, Ranking
+from appliance.translation.section import CompletionsSection
+from appliance.translation.target import Target
+from appliance.translation.wire import Headers, Wire
+
+Face = Callable[[Json, Headers], Awaitable[Json | AsyncGenerator[Json]]]
+"""
+Answers the body of a request, with the client's headers.
+"""
+
+Faces = Mapping[Operation, Face]
+
+
+def over_completions(name: str, section: CompletionsSection, target: Target, chat: Chat) -> Faces:
+    """
+    The operations of a target that completes.
+    """
+    over = OverCompletions(name, section, target, chat)
+    return {Operation.CHAT_COMPLETION: over.chat, Operation.COMPLETION: over.complete}
+
+
+def over_oip(name: str, section: OipSection, wire: Wire, model: str, chat: Chat | None) -> Faces:
+    """
+    The operations of a target that speaks the Open Inference Protocol; `model` is its name there.
+    """
+    client = OipClient(section, wire, model)
+    made: dict[Operation, Face] = {}
+    if section.chat is not None:
+        writer = OipWriter(section.chat, client)
+        made[Operation.CHAT_COMPLETION] = Chatting(name, writer, section.chat, chat).answer
+    if section.completions is not None:
+        made[Operation.COMPLETION] = Completing(name, OipWriter(section.completions, client)).answer
+    if section.embeddings is not None:
+        embedder = OipEmbedder(section.embeddings, client)
+        made[Operation.EMBEDDING] = Embedding(name, embedder, section.max_batch).answer
+    if section.rerank is not None:
+        made[Operation.RERANK] = Ranking(name, OipRanker(section.rerank, client)).answer
+    return made
+
+
+def over_http(name: str, section: HttpSection, wire: Wire, model: str, chat: Chat | None) -> Faces:
+    """
+    The operations of a service with JSON of its own; `model` is its name there.
+    """
+    made: dict[Operation, Face] = {}
+    if section.chat is not None:
+        writer = HttpWriter(section.chat, wire, model)
+        made[Operation.CHAT_COMPLETION] = Chatting(name, writer, section.chat, chat).answer
+    if section.completions is not None:
+        made[Operation.COMPLETION] = Completing(name, HttpWriter(section.completions, wire, model)).answer
+    if section.embeddings is not None:
+        embedder = HttpEmbedder(section.embeddings, wire, model)
+        made[Operation.EMBEDDING] = Embedding(name, embedder, section.max_batch).answer
+    if section.rerank is not None:
+        made[Operation.RERANK] = Ranking(name, HttpRanker(section.rerank, wire, model)).answer
+    return made

@@ -1,0 +1,205 @@
+"""
+Services with JSON of their own: a Jinja template makes the request, JMESPaths read the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from appliance.contract import Operation
+from appliance.errors import CallError, GatewayError
+from appliance.translation.answers import Text, Usage
+from appliance.translation.http_section import (
+    HttpEmbeddingsSection,
+    HttpExchangeSection,
+    HttpRerankSection,
+    HttpTextSection,
+    UsageSection,
+)
+from appliance.translation.messages import Json
+from appliance.translation.paths import JmesPath
+from appliance.translation.requests import EmbeddingRequest, RerankRequest
+from appliance.translation.templates import JsonTemplate, TemplateFaultError
+from appliance.translation.wire import Headers, Wire
+
+# Words of services for an answer that was cut: TGI's, Ollama's, Anthropic's, Gemini's.
+_CUT = ("length", "max")
+
+
+def text_variables(body: Json, prompt: str, model: str) -> Json:
+    """
+    What the template of a request for text can use.
+    """
+    made: Json = {"stop": [], "tools": None} | body | {"request": body, "prompt": prompt, "model": model}
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    return made | {"stream": bool(body.get("stream"))} | ({} if limit is None else {"max_tokens": limit})
+
+
+def embedding_variables(body: Json, texts: Sequence[str], model: str) -> Json:
+    """
+    What the template of a request for embeddings can use.
+    """
+    return body | {"request": body, "texts": list(texts), "model": model}
+
+
+def rerank_variables(request: RerankRequest, model: str) -> Json:
+    """
+    What the template of a request for a ranking can use.
+    """
+    known = {"query": request.query, "documents": list(request.documents), "model": model}
+    return request.body | {"request": request.body} | known
+
+
+def smallest(operation: Operation) -> Json:
+    """
+    The variables of the smallest request there is for an operation; a template must cope with it.
+    """
+    match operation:
+        case Operation.EMBEDDING:
+            return embedding_variables({"input": "Hello"}, ["Hello"], "model")
+        case Operation.RERANK:
+            return rerank_variables(RerankRequest.of({"query": "Hello", "documents": ["Hello"]}), "model")
+        case Operation.CHAT_COMPLETION:
+            return text_variables({"messages": [{"role": "user", "content": "Hello"}]}, "Hello", "model")
+        case _:
+            return text_variables({"prompt": "Hello"}, "Hello", "model")
+
+
+class _Exchange:
+    """
+    One kind of request to a service.
+    """
+
+    def __init__(self, section: HttpExchangeSection, wire: Wire) -> None:
+        self._template = JsonTemplate(section.request)
+        self._usage = _Tokens(section.usage)
+        self._wire = wire
+        self._url = wire.under(section.path)
+
+    async def _asked(self, variables: Json, headers: Headers) -> Any:  # Any: JSON values
+        return await self._wire.post(self._url, self._rendered(variables), headers)
+
+    def _rendered(self, variables: Json) -> bytes:
+        try:
+            return self._template.render(variables)
+        except TemplateFaultError as error:
+            raise CallError(f"The request template of this model {error}") from error
+
+
+class HttpWriter(_Exchange):
+    """
+    A service that writes text.
+    """
+
+    def __init__(self, section: HttpTextSection, wire: Wire, model: str) -> None:
+        super().__init__(section, wire)
+        self._model = model
+        self._response = JmesPath(section.response)
+        self._reason = None if section.finish_reason is None else JmesPath(section.finish_reason)
+        self._piece = None if section.stream is None else JmesPath(section.stream)
+        self._stream_url = self._url if section.stream_path is None else wire.under(section.stream_path)
+        self._knows_tools = bool({"tools", "request"} & self._template.variables)
+
+    async def write(self, body: Json, prompt: str, headers: Headers) -> Text:
+        self._require_tools(body)
+        variables = text_variables(body, prompt, self._model) | {"stream": False}
+        answer = await self._asked(variables, headers)
+        return Text(self._response.text(answer), self._reason_in(answer) or "stop", self._usage.of(answer))
+
+    async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[Text]:
+        if self._piece is None:
+            yield await self.write(body, prompt, headers)
+            return
+        self._require_tools(body)
+        sent = self._rendered(text_variables(body, prompt, self._model))
+        last = Usage()
+        async with aclosing(await self._wire.lines(self._stream_url, sent, headers)) as events:
+            async for event in events:
+                # The counts are of all so far, where a service tells them more than once.
+                last = self._usage.of(event) if self._usage.of(event).is_told else last
+                # The first and the last event often have no text.
+                text = "" if self._piece.find(event) is None else self._piece.text(event)
+                yield Text(text, self._reason_in(event))
+        yield Text("", None, last)
+
+    def _reason_in(self, answer: Any) -> str | None:  # Any: JSON values
+        """
+        Why it ended in OpenAI's words; None where it goes on.
+        """
+        found = None if self._reason is None else self._reason.find(answer)
+        if not isinstance(found, str) or not found:
+            return None
+        return "length" if any(word in found.lower() for word in _CUT) else "stop"
+
+    def _require_tools(self, body: Json) -> None:
+        if body.get("tools") and body.get("tool_choice") != "none" and not self._knows_tools:
+            raise CallError(
+                "The request template of this model has no place for tools; leave tools out, or send tool_choice: none",
+                param="tools",
+                code="unsupported_parameter",
+            )
+
+
+class HttpEmbedder(_Exchange):
+    """
+    A service that makes vectors.
+    """
+
+    def __init__(self, section: HttpEmbeddingsSection, wire: Wire, model: str) -> None:
+        super().__init__(section, wire)
+        self._model = model
+        self._response = JmesPath(section.response)
+
+    async def embed(
+        self, request: EmbeddingRequest, texts: Sequence[str], headers: Headers
+    ) -> tuple[list[list[float]], Usage]:
+        """
+        A vector for each of the texts.
+
+        Raises:
+            CallError: the target refuses.
+            GatewayError: it does not answer, or not with vectors.
+        """
+        answer = await self._asked(embedding_variables(request.body, texts, self._model), headers)
+        vectors = self._response.vectors(answer)
+        if len(vectors) != len(texts):
+            raise GatewayError(f"The target gave {len(vectors)} vectors for {len(texts)} texts")
+        return vectors, self._usage.of(answer)
+
+
+class HttpRanker(_Exchange):
+    """
+    A service that scores documents.
+    """
+
+    def __init__(self, section: HttpRerankSection, wire: Wire, model: str) -> None:
+        super().__init__(section, wire)
+        self._model = model
+        self._response = JmesPath(section.response)
+
+    async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], Usage]:
+        """
+        A score for each of the documents.
+
+        Raises:
+            CallError: the target refuses.
+            GatewayError: it does not answer, or not with scores.
+        """
+        answer = await self._asked(rerank_variables(request, self._model), headers)
+        return self._response.scores(answer), self._usage.of(answer)
+
+
+class _Tokens:
+    """
+    Where a service tells its tokens.
+    """
+
+    def __init__(self, section: UsageSection) -> None:
+        self._prompt = None if section.prompt_tokens is None else JmesPath(section.prompt_tokens)
+        self._answer = None if section.completion_tokens is None else JmesPath(section.completion_tokens)
+
+    def of(self, answer: Any) -> Usage:  # Any: JSON values
+        prompt, written = (0 if path is None else path.count(answer) for path in (self._prompt, self._answer))
+        return Usage(prompt, written)

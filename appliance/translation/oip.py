@@ -1,0 +1,246 @@
+"""
+The Open Inference Protocol as a client speaks it: tensors of text in, tensors of text or numbers out.
+
+Source: v2 is https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md,
+v1 is https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from math import prod
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from yarl import URL
+
+from appliance.errors import GatewayError
+from appliance.translation.answers import Text, Usage
+from appliance.translation.messages import Json
+from appliance.translation.oip_section import OipEmbeddingsSection, OipRerankSection, OipSection, OipTextSection
+from appliance.translation.requests import EmbeddingRequest, RerankRequest
+from appliance.translation.wire import Headers, Wire
+
+# What OpenAI's clients send about sampling, as far as a parameter of the protocol can hold it: no lists, no mappings.
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
+)
+
+Columns = Mapping[str, Sequence[str]]
+"""
+Texts of equal number by the names of their tensors; with v1, a column alone under "" is not named at all.
+"""
+
+
+class OipClient:
+    """
+    One model behind the protocol; `model` is the name it has there.
+    """
+
+    def __init__(self, section: OipSection, wire: Wire, model: str) -> None:
+        self._section = section
+        self._wire = wire
+        name = quote(model, safe="")
+        self._url: URL = _beside(wire, f"/v1/models/{name}:predict" if self._is_v1 else f"/v2/models/{name}/infer")
+
+    @property
+    def _is_v1(self) -> bool:
+        return self._section.version == "v1"
+
+    def name(self, declared: str | None, usual: str) -> str:
+        """
+        The name of a tensor; "" is none.
+        """
+        return declared or ("" if self._is_v1 else usual)
+
+    async def infer(self, columns: Columns, output: str | None, parameters: Json, headers: Headers) -> list[Any]:
+        """
+        One item of the output for each row of the inputs: a text, a number or a vector.
+
+        Raises:
+            CallError: the target refuses.
+            GatewayError: it does not answer, or not with that.
+        """
+        size = len(next(iter(columns.values())))
+        body = _instances(columns, parameters) if self._is_v1 else self._tensors(columns, output, parameters)
+        answer = await self._wire.post(self._url, msgspec.json.encode(body), headers)
+        items = _predictions(answer, output) if self._is_v1 else _rows(_tensor(answer, output))
+        if len(items) != size:
+            raise GatewayError(f"The target gave {len(items)} items for {size} texts")
+        return items
+
+    def _tensors(self, columns: Columns, output: str | None, parameters: Json) -> Json:
+        rest = [1] * (self._section.text_rank - 1)
+        inputs = [
+            {"name": name, "shape": [len(texts), *rest], "datatype": "BYTES", "data": list(texts)}
+            for name, texts in columns.items()
+        ]
+        made: Json = {"inputs": inputs} | ({"parameters": parameters} if parameters else {})
+        return made if output is None else made | {"outputs": [{"name": output}]}
+
+
+def _beside(wire: Wire, path: str) -> URL:
+    """
+    The protocol's path at the target, whose URL may end in the version already.
+    """
+    url = wire.under("")
+    parts = url.raw_path.rstrip("/").split("/")
+    if parts[-1] in ("v1", "v2"):
+        parts.pop()
+    return url.with_path("/".join(parts) + path, encoded=True, keep_query=True)
+
+
+def _instances(columns: Columns, parameters: Json) -> Json:
+    """
+    A row of the inputs each: a mapping by name.
+    """
+    named = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = list(columns[""]) if "" in columns else named
+    return {"instances": rows} | ({"parameters": parameters} if parameters else {})
+
+
+def _predictions(answer: Any, output: str | None) -> list[Any]:  # Any: JSON values
+    predictions = answer.get("predictions") if isinstance(answer, dict) else None
+    if not isinstance(predictions, list):
+        raise GatewayError("The target's answer has no predictions")
+    return [_named(each, output) if isinstance(each, dict) else each for each in predictions]
+
+
+def _named(prediction: Json, output: str | None) -> Any:  # Any: JSON values
+    if output is None and len(prediction) == 1:
+        return next(iter(prediction.values()))
+    if output not in prediction:
+        raise GatewayError(f"The target's predictions have {', '.join(prediction)}, and no {output or 'only one'}")
+    return prediction[output]
+
+
+def _tensor(answer: Any, output: str | None) -> Json:  # Any: JSON values
+    outputs = answer.get("outputs") if isinstance(answer, dict) else None
+    if not isinstance(outputs, list) or not all(isinstance(each, dict) for each in outputs):
+        raise GatewayError("The target's answer has no outputs")
+    found = [each for each in outputs if output in (None, each.get("name"))]
+    if len(found) != 1:
+        names = ", ".join(str(each.get("name")) for each in outputs)
+        raise GatewayError(f"The target's outputs are {names or 'none'}, and not {output or 'one alone'}")
+    only: Json = found[0]
+    return only
+
+
+def _rows(tensor: Json) -> list[Any]:  # Any: JSON values
+    """
+    The items along the first dimension; data may be nested, or in one row-major list.
+    """
+    flat, shape = _flat(tensor.get("data")), tensor.get("shape")
+    is_shape = isinstance(shape, list) and bool(shape) and all(type(size) is int and size >= 0 for size in shape)
+    if not isinstance(shape, list) or not is_shape or prod(shape) != len(flat):
+        raise GatewayError(f"The target's output {tensor.get('name')} has the shape {shape} for {len(flat)} values")
+    width = prod(shape[1:])
+    if width == 1:
+        return flat
+    return [flat[start : start + width] for start in range(0, len(flat), width)] if width else []
+
+
+def _flat(data: Any) -> list[Any]:  # Any: JSON values
+    if not isinstance(data, list):
+        raise GatewayError("The target's output has no data")
+    return [leaf for item in data for leaf in (_flat(item) if isinstance(item, list) else [item])]
+
+
+class OipWriter:
+    """
+    A model that writes text.
+    """
+
+    def __init__(self, section: OipTextSection, client: OipClient) -> None:
+        self._section = section
+        self._client = client
+
+    async def write(self, body: Json, prompt: str, headers: Headers) -> Text:
+        section = self._section
+        parameters = dict(section.parameters) | {name: body[name] for name in _SAMPLING if _is_scalar(body.get(name))}
+        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        if _is_scalar(limit):
+            parameters["max_tokens"] = limit
+        input_, output = (
+            self._client.name(section.input, "text_input"),
+            self._client.name(section.output, "text_output"),
+        )
+        (text,) = await self._client.infer({input_: [prompt]}, output or None, parameters, headers)
+        if not isinstance(text, str):
+            raise GatewayError("The target's output is no text")
+        return Text(text, "stop")
+
+    async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[Text]:
+        """
+        One piece: the protocol has no streams.
+        """
+        yield await self.write(body, prompt, headers)
+
+
+def _is_scalar(value: Any) -> bool:  # Any: JSON values
+    return isinstance(value, bool | int | float | str)
+
+
+class OipEmbedder:
+    """
+    A model that makes vectors.
+    """
+
+    def __init__(self, section: OipEmbeddingsSection, client: OipClient) -> None:
+        self._section = section
+        self._client = client
+
+    async def embed(
+        self, _request: EmbeddingRequest, texts: Sequence[str], headers: Headers
+    ) -> tuple[list[list[float]], Usage]:
+        """
+        A vector for each of the texts.
+
+        Raises:
+            CallError: the target refuses.
+            GatewayError: it does not answer, or not with vectors.
+        """
+        input_ = self._client.name(self._section.input, "text_input")
+        rows = await self._client.infer({input_: texts}, self._section.output, {}, headers)
+        # A vector of one number comes as that number.
+        vectors = [row if isinstance(row, list) else [row] for row in rows]
+        return [[_number(each) for each in vector] for vector in vectors], Usage()
+
+
+class OipRanker:
+    """
+    A model that scores pairs.
+    """
+
+    def __init__(self, section: OipRerankSection, client: OipClient) -> None:
+        self._section = section
+        self._client = client
+
+    async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], Usage]:
+        """
+        A score for each of the documents.
+
+        Raises:
+            CallError: the target refuses.
+            GatewayError: it does not answer, or not with scores.
+        """
+        section = self._section
+        columns = {section.query: [request.query] * len(request.documents), section.document: request.documents}
+        rows = await self._client.infer(columns, section.output, {}, headers)
+        return [_number(row[0] if isinstance(row, list) and len(row) == 1 else row) for row in rows], Usage()
+
+
+def _number(value: Any) -> float:  # Any: JSON values
+    if type(value) not in (int, float):
+        raise GatewayError("The target's output has something else than numbers")
+    return float(value)

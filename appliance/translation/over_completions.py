@@ -1,0 +1,88 @@
+"""
+Chat over a target that completes prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from appliance.contract import Operation
+from appliance.errors import GatewayError
+from appliance.translation.chat import Chat
+from appliance.translation.chat_answer import Face, chat_chunks, chat_completion
+from appliance.translation.messages import Json
+from appliance.translation.section import CompletionsSection
+from appliance.translation.target import Target
+from appliance.translation.wire import Headers
+
+# OpenAI's completions end after 16 tokens when nobody says otherwise, which no conversation expects.
+_DEFAULT_MAX_TOKENS = 1024
+
+
+class OverCompletions:
+    """
+    What is asked under `name`, asked of the target as completions.
+    """
+
+    def __init__(self, name: str, section: CompletionsSection, target: Target, chat: Chat) -> None:
+        self._name = name
+        self._section = section
+        self._target = target
+        self._chat = chat
+
+    async def chat(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
+        """
+        The chat completion, or its chunks.
+
+        Raises:
+            CallError: the request is wrong, or refused.
+            GatewayError: the target does not answer, or not with a completion.
+        """
+        completion = self._chat.completion(body)
+        request = {"max_tokens": None} | self._section.defaults | completion
+        if request["max_tokens"] is None:
+            request["max_tokens"] = await self._room(completion["prompt"], headers)
+        face = Face(self._name, self._chat.role, body.get("top_logprobs") or 0)
+        answer = await self._asked(request, headers)
+        return chat_completion(answer, face) if isinstance(answer, dict) else chat_chunks(answer, face)
+
+    async def complete(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
+        """
+        The completion as the target makes it, or its chunks.
+
+        Raises:
+            CallError: the request is refused.
+            GatewayError: the target does not answer.
+        """
+        answer = await self._asked({**self._section.defaults, **body}, headers)
+        return answer | {"model": self._name} if isinstance(answer, dict) else _named(answer, self._name)
+
+    async def _asked(self, request: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
+        answer = await self._target.ask(Operation.COMPLETION, request, headers)
+        if request.get("stream"):
+            return _pieces(answer) if isinstance(answer, dict) else answer
+        if not isinstance(answer, dict):
+            await answer.aclose()
+            raise GatewayError("The target streams what it was not asked to stream")
+        return answer
+
+    async def _room(self, prompt: str, headers: Headers) -> int:
+        if self._section.max_tokens is not None:
+            return self._section.max_tokens
+        return await self._target.room(prompt, headers) or _DEFAULT_MAX_TOKENS
+
+
+async def _pieces(completion: Json) -> AsyncGenerator[Json]:
+    """
+    The chunks of a target that does not stream: one with everything.
+    """
+    yield {name: value for name, value in completion.items() if name != "usage"}
+    if completion.get("usage"):
+        yield {**completion, "choices": []}
+
+
+async def _named(chunks: AsyncGenerator[Json], name: str) -> AsyncGenerator[Json]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield chunk | {"model": name}

@@ -1,0 +1,145 @@
+"""
+OpenAI's operations over a service that has none of its protocol: text, vectors and scores become its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Protocol
+
+from appliance.errors import CallError
+from appliance.translation.answers import Usage, embeddings, rerank
+from appliance.translation.chat import Chat
+from appliance.translation.chat_answer import Face, chat_chunks, chat_completion
+from appliance.translation.messages import Json
+from appliance.translation.parallel import gathered
+from appliance.translation.requests import EmbeddingRequest, RerankRequest, TextRequest
+from appliance.translation.section import ChatSection
+from appliance.translation.wire import Headers
+from appliance.translation.writing import Writer, Writing
+
+Vectors = tuple[list[list[float]], Usage]
+Scores = tuple[list[float], Usage]
+
+
+class Embedder(Protocol):
+    """
+    A target that makes vectors.
+    """
+
+    async def embed(self, request: EmbeddingRequest, texts: Sequence[str], headers: Headers) -> Vectors:
+        """
+        A vector for each of the texts, which are all or some of the request's.
+        """
+
+
+class Ranker(Protocol):
+    """
+    A target that scores documents.
+    """
+
+    async def score(self, request: RerankRequest, headers: Headers) -> Scores:
+        """
+        A score for each document of the request.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Chatting:
+    """
+    Chat over a writer: `chat` is None where its request takes the messages as they are.
+    """
+
+    name: str
+    writer: Writer
+    section: ChatSection
+    chat: Chat | None
+
+    async def answer(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
+        """
+        The chat completion, or its chunks.
+
+        Raises:
+            CallError: the request is wrong, or refused.
+            GatewayError: the target does not answer.
+        """
+        made = await Writing(self.writer, self._request(body), headers, self.name).answer()
+        face = Face(self.name, self.section.response_role)
+        return chat_completion(made, face) if isinstance(made, dict) else chat_chunks(made, face)
+
+    def _request(self, body: Json) -> TextRequest:
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise CallError("messages is missing; it must be a list of one message or more", param="messages")
+        made = body if self.chat is None else body | self.chat.completion(body)
+        return TextRequest.with_prompts(made, [made.get("prompt") or ""], self.section.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Completing:
+    """
+    Completions over a writer.
+    """
+
+    name: str
+    writer: Writer
+
+    async def answer(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
+        """
+        The completion, or its chunks.
+
+        Raises:
+            CallError: the request is wrong, or refused.
+            GatewayError: the target does not answer.
+        """
+        return await Writing(self.writer, TextRequest.of(body), headers, self.name).answer()
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """
+    Embeddings, at most `max_batch` texts in one request to the target.
+    """
+
+    name: str
+    embedder: Embedder
+    max_batch: int | None
+
+    async def answer(self, body: Json, headers: Headers) -> Json:
+        """
+        The embeddings.
+
+        Raises:
+            CallError: the request is wrong, or refused.
+            GatewayError: the target does not answer.
+        """
+        request = EmbeddingRequest.of(body)
+        size = self.max_batch or len(request.texts)
+        batches = [request.texts[start : start + size] for start in range(0, len(request.texts), size)]
+        parts = await gathered([partial(self.embedder.embed, request, batch, headers) for batch in batches])
+        vectors = [vector for part, _ in parts for vector in part]
+        return embeddings(vectors, request, self.name, reduce(Usage.__add__, (usage for _, usage in parts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """
+    Documents in order.
+    """
+
+    name: str
+    ranker: Ranker
+
+    async def answer(self, body: Json, headers: Headers) -> Json:
+        """
+        The ranking.
+
+        Raises:
+            CallError: the request is wrong, or refused.
+            GatewayError: the target does not answer.
+        """
+        request = RerankRequest.of(body)
+        scores, usage = await self.ranker.score(request, headers)
+        return rerank(scores, request, self.name, usage)

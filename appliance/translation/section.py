@@ -1,0 +1,116 @@
+"""
+What the kinds of protocol share, and the section of the kind `completions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from appliance.contract import Operation
+from appliance.section import Section
+from appliance.storage.section import StorageSection
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+
+_OPERATIONS: Mapping[str, Operation] = {
+    "chat": Operation.CHAT_COMPLETION,
+    "completions": Operation.COMPLETION,
+    "embeddings": Operation.EMBEDDING,
+    "rerank": Operation.RERANK,
+}
+
+
+class ChatSection(Section):
+    """
+    How a conversation becomes the text of one prompt.
+    """
+
+    chat_template: Text | None = None
+    """Jinja template for chat, inline or the path of a file; unset is the tokenizer's."""
+
+    tokenizer: StorageSection | None = None
+    """
+    Where the tokenizer's chat template and special tokens come from: a directory with `tokenizer_config.json`, or that
+    file, such as `hf://OWNER/NAME/tokenizer_config.json`; of a whole repository the weights are fetched too.
+    """
+
+    response_role: Text = "assistant"
+    """The role that answers have."""
+
+    stop: tuple[Text, ...] = ()
+    """Texts that end an answer, besides those the client names, such as `<|im_end|>`."""
+
+
+class RequiredChatSection(ChatSection):
+    """
+    The same where a conversation must become a prompt.
+    """
+
+    @model_validator(mode="after")
+    def _has_template(self) -> Self:
+        if self.chat_template is None and self.tokenizer is None:
+            raise ValueError("has no chat template; must have chat_template, or a tokenizer that has one")
+        return self
+
+
+class CompletionsSection(RequiredChatSection):
+    """
+    The target completes prompts, as OpenAI's `/v1/completions`, and does not chat.
+    """
+
+    kind: Literal["completions"]
+    """What the target speaks."""
+
+    max_tokens: Count | None = None
+    """
+    Most tokens of an answer when the client names no limit; unset is all that the context has room for where the target
+    is a model of this file that can count, and 1024 elsewhere.
+    """
+
+    defaults: dict[str, JsonValue] = Field(default_factory=dict)
+    """Fields of every request to the target that the client does not set, such as `add_special_tokens: false`."""
+
+    @property
+    def templated(self) -> ChatSection | None:
+        """
+        The part that has a chat template.
+        """
+        return self
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """
+        What the adapter can be asked.
+        """
+        return frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
+
+
+class OfferingSection(Section):
+    """
+    A kind of protocol that offers each operation there is a key for.
+    """
+
+    @model_validator(mode="after")
+    def _offers_something(self) -> Self:
+        if not self.operations:
+            raise ValueError(f"offers nothing; must have one or more of {', '.join(_OPERATIONS)}")
+        return self
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """
+        What the adapter can be asked.
+        """
+        return frozenset(each for key, each in _OPERATIONS.items() if getattr(self, key) is not None)
+
+    @property
+    def templated(self) -> ChatSection | None:
+        """
+        The part that may have a chat template.
+        """
+        chat: ChatSection | None = getattr(self, "chat", None)
+        return chat

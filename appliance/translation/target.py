@@ -1,0 +1,90 @@
+"""
+What an adapter of completions asks: a model of the same file, or a server elsewhere with OpenAI's protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import msgspec
+
+from appliance.contract import PATHS, Call, Operation, Peers
+from appliance.errors import GatewayError
+from appliance.translation.messages import Json
+from appliance.translation.wire import Headers, Wire, decoded, events, object_of
+
+
+class Target(Protocol):
+    """
+    Answers OpenAI's requests in JSON.
+    """
+
+    async def ask(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
+        """
+        The answer, or its chunks where the body asks for a stream and the target has one.
+
+        Raises:
+            CallError: the target refuses.
+            GatewayError: it does not answer.
+        """
+
+    async def room(self, prompt: str, headers: Headers) -> int | None:
+        """
+        Tokens the context has left after the prompt; None where nobody can tell.
+        """
+
+
+class Peer:
+    """
+    A model of the same file.
+    """
+
+    def __init__(self, name: str, peers: Peers) -> None:
+        self._name = name
+        self._peers = peers
+
+    async def ask(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
+        # It speaks vLLM's dialect, and the template has put special tokens where they belong.
+        made = {"add_special_tokens": False} | body | {"model": self._name}
+        reply = await self._peers.answer(self._name, Call(operation, msgspec.json.encode(made), headers))
+        if isinstance(reply.body, bytes):
+            return object_of(decoded(reply.status, reply.body))
+        return _objects(events(reply.body, is_sse=True))
+
+    async def room(self, prompt: str, headers: Headers) -> int | None:
+        if Operation.TOKENIZE not in self._peers.operations(self._name):
+            return None
+        counted = await self.ask(Operation.TOKENIZE, {"prompt": prompt}, headers)
+        if not isinstance(counted, dict):
+            raise GatewayError("The target streams the count of a prompt's tokens")
+        longest, count = counted.get("max_model_len"), counted.get("count")
+        return max(1, longest - count) if isinstance(longest, int) and isinstance(count, int) else None
+
+
+class Remote:
+    """
+    A server elsewhere; `name` is what it knows the model by.
+    """
+
+    def __init__(self, wire: Wire, name: str) -> None:
+        self._wire = wire
+        self._name = name
+
+    async def ask(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
+        sent = msgspec.json.encode(body | {"model": self._name})
+        url = self._wire.route(PATHS[operation][0])
+        if not body.get("stream"):
+            return object_of(await self._wire.post(url, sent, headers))
+        said = await self._wire.stream(url, sent, headers)
+        return _objects(said) if isinstance(said, AsyncGenerator) else object_of(said)
+
+    async def room(self, _prompt: str, _headers: Headers) -> int | None:
+        return None
+
+
+async def _objects(said: AsyncGenerator[Any]) -> AsyncGenerator[Json]:  # Any: JSON values
+    async with aclosing(said):
+        async for event in said:
+            yield object_of(event)

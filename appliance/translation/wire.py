@@ -1,0 +1,170 @@
+"""
+JSON over HTTP: what goes to a target, and what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from yarl import URL
+
+from appliance.errors import GatewayError
+from appliance.translation.events import json_events
+from appliance.translation.faults import of_error, refusal
+from appliance.translation.messages import Json
+from appliance.upstream.address import join
+from appliance.upstream.answer import Answer
+from appliance.upstream.client import Client
+from appliance.upstream.headers import upward
+
+Headers = Mapping[str, str]
+
+
+class Wire:
+    """
+    A server elsewhere that takes JSON and gives it.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.silences = 0
+        """Requests in a row that got no answer at all."""
+
+    def route(self, path: str) -> URL:
+        """
+        The URL of a route of OpenAI's protocol.
+        """
+        return join(self._client.section.url, path)
+
+    def under(self, path: str) -> URL:
+        """
+        The URL with a path after it, as it stands; the URL's query comes first.
+        """
+        url, rest = URL(self._client.section.url, encoded=True), URL(path, encoded=True)
+        if not path:
+            return url
+        query = "&".join(part for part in (url.raw_query_string, rest.raw_query_string) if part)
+        whole = f"{url.origin()}{url.raw_path.rstrip('/')}{rest.raw_path}"
+        return URL(f"{whole}?{query}" if query else whole, encoded=True)
+
+    async def post(self, url: URL, body: bytes, headers: Headers) -> Any:  # Any: JSON values
+        """
+        The JSON it answers.
+
+        Raises:
+            CallError: it refuses.
+            GatewayError: it does not answer, or not with JSON.
+        """
+        answer = await self._send(url, body, headers)
+        return decoded(answer.status, await _read(answer))
+
+    async def stream(self, url: URL, body: bytes, headers: Headers) -> Any | AsyncGenerator[Any]:  # Any: JSON values
+        """
+        The JSON of each server-sent event, or that of the whole answer where it has no events.
+
+        Raises:
+            CallError: it refuses.
+            GatewayError: it does not answer, or not with JSON.
+        """
+        answer = await self._send(url, body, headers)
+        if answer.is_event_stream and answer.status < 400:
+            return events(answer.chunks(), is_sse=True)
+        return decoded(answer.status, await _read(answer))
+
+    async def lines(self, url: URL, body: bytes, headers: Headers) -> AsyncGenerator[Any]:  # Any: JSON values
+        """
+        The JSON of each server-sent event, or of each line: services name those in many ways, or not at all.
+
+        Raises:
+            CallError: it refuses.
+            GatewayError: it does not answer, or not with JSON.
+        """
+        answer = await self._send(url, body, headers)
+        if answer.status >= 300:
+            decoded(answer.status, await _read(answer))
+        return events(answer.chunks(), is_sse=answer.is_event_stream)
+
+    async def close(self) -> None:
+        """
+        Let go of connections; safe to call twice.
+        """
+        await self._client.close()
+
+    async def _send(self, url: URL, body: bytes, headers: Headers) -> Answer:
+        sent = upward(headers) | {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+        try:
+            answer = await self._client.send_to(url, body, sent)
+        except GatewayError:
+            self.silences += 1
+            raise
+        self.silences = 0
+        return answer
+
+
+async def _read(answer: Answer) -> bytes:
+    try:
+        return await answer.read()
+    finally:
+        answer.close()
+
+
+def decoded(status: int, body: bytes) -> Any:  # Any: JSON values
+    """
+    The JSON of a whole answer.
+
+    Raises:
+        CallError: it says that it refuses.
+        GatewayError: it is no JSON.
+    """
+    if status >= 400:
+        raise refusal(status, body)
+    if status >= 300:
+        raise GatewayError(f"The target answered {status}, which leads elsewhere; nobody follows it there")
+    try:
+        said = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise GatewayError(f"The target's answer is no JSON: {error}") from error
+    _require_good(said)
+    return said
+
+
+async def events(stream: AsyncGenerator[bytes], *, is_sse: bool) -> AsyncGenerator[Any]:  # Any: JSON values
+    """
+    The JSON of each event or line.
+
+    Raises:
+        CallError: one of them says that something went wrong.
+        GatewayError: one is no JSON.
+    """
+    async with aclosing(json_events(stream, is_sse=is_sse)) as said:
+        async for event in said:
+            _require_good(event)
+            yield event
+
+
+def _require_good(said: Any) -> None:  # Any: JSON values
+    """
+    Refuse what calls itself an error, be its status 200.
+    """
+    if isinstance(said, dict) and said.get("error"):
+        raise of_error(said, _status_of(said["error"]))
+
+
+def _status_of(error: Any) -> int:  # Any: JSON values
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code <= 599 else 502
+
+
+def object_of(said: Any) -> Json:  # Any: JSON values
+    """
+    The same, where it must be an object.
+
+    Raises:
+        GatewayError: it is something else.
+    """
+    if not isinstance(said, dict):
+        raise GatewayError("The target's answer is no JSON object")
+    return said

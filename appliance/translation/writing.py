@@ -1,0 +1,116 @@
+"""
+Completions out of targets that only write text: prompts and choices side by side, stop texts, chunks.
+
+Source: https://platform.openai.com/docs/api-reference/completions/object
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Protocol
+
+from appliance.errors import CallError
+from appliance.translation.answers import Text, Usage, completion_choice, head
+from appliance.translation.messages import Json
+from appliance.translation.parallel import gathered, merged
+from appliance.translation.requests import TextRequest
+from appliance.translation.stops import Stops, cut
+from appliance.translation.wire import Headers
+
+_UNTOLD = ("logprobs", "top_logprobs", "prompt_logprobs", "echo", "suffix")
+
+
+class Writer(Protocol):
+    """
+    A target that writes text.
+    """
+
+    async def write(self, body: Json, prompt: str, headers: Headers) -> Text:
+        """
+        All of the text.
+
+        Raises:
+            CallError: the target refuses.
+            GatewayError: it does not answer.
+        """
+
+    def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[Text]:
+        """
+        The text in pieces.
+
+        Raises:
+            CallError: the target refuses.
+            GatewayError: it does not answer.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """
+    One request for text, as a completion under the name of `model`.
+    """
+
+    writer: Writer
+    request: TextRequest
+    headers: Headers
+    model: str
+
+    async def answer(self) -> Json | AsyncGenerator[Json]:
+        """
+        The completion, or its chunks.
+
+        Raises:
+            CallError: the request wants what text alone cannot give, or the target refuses.
+            GatewayError: the target does not answer.
+        """
+        for field in _UNTOLD:
+            # 0 of `logprobs` is one for each token.
+            if self.request.body.get(field) not in (None, "") and self.request.body[field] is not False:
+                raise CallError(f"{field} is not supported by this model", param=field, code="unsupported_parameter")
+        return self._chunks() if self.request.is_streamed else await self._whole()
+
+    async def _whole(self) -> Json:
+        request = self.request
+        write = self.writer.write
+        texts = await gathered([partial(write, request.body, each, self.headers) for each in self._prompts()])
+        choices = [_choice(index, text, request.stop) for index, text in enumerate(texts)]
+        usage = reduce(Usage.__add__, (text.usage for text in texts))
+        made = head("text_completion", "cmpl", self.model) | {"choices": choices}
+        return made | {"usage": usage.describe() if usage.is_told else None}
+
+    async def _chunks(self) -> AsyncGenerator[Json]:
+        frame = head("text_completion", "cmpl", self.model) | ({"usage": None} if self.request.wants_usage else {})
+        streams = [self._pieces(prompt) for prompt in self._prompts()]
+        usage = Usage()
+        async with aclosing(merged(streams)) as pieces:
+            async for index, piece in pieces:
+                usage += piece.usage
+                yield frame | {"choices": [completion_choice(index, piece.text, piece.reason)]}
+        if self.request.wants_usage:
+            yield frame | {"choices": [], "usage": usage.describe()}
+
+    async def _pieces(self, prompt: str) -> AsyncGenerator[Text]:
+        """
+        The pieces of one choice up to a stop text; the last one alone has a reason.
+        """
+        stops, reason, usage = Stops(self.request.stop), "stop", Usage()
+        async with aclosing(self.writer.stream(self.request.body, prompt, self.headers)) as pieces:
+            async for piece in pieces:
+                usage, reason = usage + piece.usage, piece.reason or reason
+                if text := stops.take(piece.text):
+                    yield Text(text)
+                if stops.has_met:
+                    reason = "stop"
+                    break
+        yield Text(stops.rest(), reason, usage)
+
+    def _prompts(self) -> list[str]:
+        return [prompt for prompt in self.request.prompts for _ in range(self.request.n)]
+
+
+def _choice(index: int, text: Text, stop: Sequence[str]) -> Json:
+    kept = cut(text.text, stop)
+    return completion_choice(index, kept, "stop" if kept != text.text else text.reason or "stop")

@@ -1,0 +1,141 @@
+"""
+Clients that people have, through the proxy to a scripted upstream: whole answers, streams, tools, vectors, errors.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cohere
+import pytest
+from served import Served, environment
+from upstreams import Upstream
+
+CLIENTS = Path(__file__).parents[1] / "clients"
+OPENAI_2 = "openai==2.54.0"
+
+# What each of them must get: the upstream says back the last text, and calls the first tool it is offered.
+EXPECTED = {
+    "whole": "You said: grüß dich 🌍",
+    "streamed": "You said: grüß dich 🌍",
+    "usage": 8,
+    "tool": ["get_weather", {"city": "Paris"}],
+    "streamed_tool": ["get_weather", {"city": "Paris"}],
+    "embeddings": [[3, 0.5, -0.25, 31], [5, 0.5, -0.25, 51]],
+    "error": [404, "model_not_found"],
+    "models": ["ours"],
+}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """
+    One for all clients.
+    """
+    with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def proxy(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """
+    A proxy that has another name for the model than its upstream.
+    """
+    folder = tmp_path_factory.mktemp("clients")
+    file = folder / "proxy.yaml"
+    theirs = f"{{url: '{upstream.url}', model: theirs, api_key: sk-up}}"
+    file.write_text(f"models: [{{name: ours, class: proxy, upstreams: [{theirs}]}}]\n")
+    served = Served(file, folder / "log").until_ready()
+    yield served
+    assert served.end() == 0, served.tail()
+
+
+def _run(command: Sequence[str | Path], proxy: Served, **options: Any) -> dict[str, Any]:
+    done = subprocess.run(
+        [*command, f"{proxy.url}/v1", "ours"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=environment(LITELLM_LOCAL_MODEL_COST_MAP="True"),
+        **options,
+    )
+    assert done.returncode == 0, done.stderr
+    got: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return got
+
+
+@pytest.mark.parametrize("client", ["openai_client.py", "litellm_client.py"])
+def test_a_client_of_this_environment_is_served(client: str, proxy: Served) -> None:
+    """
+    OpenAI's client of today, and LiteLLM.
+    """
+    assert _run([sys.executable, CLIENTS / client], proxy) == EXPECTED
+
+
+@pytest.fixture(scope="module")
+def openai_2() -> Sequence[str]:
+    """
+    Python with OpenAI's client of the last major version, which cannot be installed beside the one of today.
+    """
+    command = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--with", OPENAI_2, "python"]
+    made = subprocess.run([*command, "-c", "import openai"], capture_output=True, text=True, check=False, timeout=240)
+    if made.returncode != 0:
+        pytest.skip(f"{OPENAI_2} cannot be installed: {made.stderr.strip()[-200:]}")
+    return command
+
+
+def test_the_last_major_version_of_openai_is_served(openai_2: Sequence[str], proxy: Served) -> None:
+    """
+    Many have not moved on yet.
+    """
+    assert _run([*openai_2, CLIENTS / "openai_client.py"], proxy) == EXPECTED
+
+
+@pytest.fixture(scope="module")
+def node(request: pytest.FixtureRequest) -> Path:
+    """
+    The folder of the clients for Node, with what they need.
+    """
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("Node is not installed")
+    assert request.config.cache is not None
+    folder = request.config.cache.mkdir("node-clients")
+    for file in (CLIENTS / "node").iterdir():
+        shutil.copy(file, folder)
+    if not (folder / "node_modules/.package-lock.json").exists():
+        install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+        made = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
+        if made.returncode != 0:
+            pytest.skip(f"the clients for Node cannot be installed: {made.stderr.strip()[-200:]}")
+    return folder
+
+
+@pytest.mark.parametrize("client", ["openai.mjs", "ai-sdk.mjs"])
+def test_a_client_for_node_is_served(client: str, node: Path, proxy: Served) -> None:
+    """
+    OpenAI's client for Node, and Vercel's AI SDK.
+    """
+    assert _run(["node", client], proxy, cwd=node) == EXPECTED
+
+
+def test_coheres_client_reranks(proxy: Served, upstream: Upstream) -> None:
+    """
+    Cohere's own client and its path, with the name the upstream knows.
+    """
+    upstream.reset()
+    with cohere.ClientV2(api_key="sk-client", base_url=proxy.url) as client:
+        answer = client.rerank(
+            model="ours", query="capital of France", documents=["Berlin", "Paris is the capital of France"], top_n=1
+        )
+    (asked,) = upstream.calls
+
+    assert [(each.index, each.relevance_score) for each in answer.results] == [(1, 1.0)]
+    assert (asked.path, asked.json()["model"]) == ("/v2/rerank", "theirs")
+    assert asked.header("authorization") == "Bearer sk-up"

@@ -1,0 +1,282 @@
+"""
+A proxy as people run it: over HTTP, with everything that other proxies were seen to break.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from oddities import ERRORS, STREAMS
+from openai import OpenAI
+from served import Served, free_port, until
+from upstreams import Answer, Asked, Upstream, sse
+
+KEY = "sk-never-to-be-seen"
+CHAT = "/v1/chat/completions"
+BODY = {"model": "alias", "messages": [{"role": "user", "content": "Grüße aus 東京 🙂"}]}
+
+CONFIG = """
+models:
+- name: ours
+  class: proxy
+  aliases: [alias]
+  upstreams: [{{url: {url}, model: theirs, api_key: "${{file:key}}"}}]
+  health: {{interval_seconds: 3600}}
+  breaker: {{failures: 1000000}}
+  retry: {{attempts: 0}}
+- name: kept
+  class: proxy
+  upstreams: [{{url: {url}}}]
+  cache: {{}}
+"""
+
+
+@pytest.fixture(scope="module")
+def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """
+    One proxy for the whole file.
+    """
+    folder: Path = tmp_path_factory.mktemp("proxy")
+    file = folder / "proxy.yaml"
+    file.write_text(CONFIG.format(url=_upstreams[0].url))
+    (folder / "key").write_text(f"{KEY}\n")
+    served = Served(file, folder / "log", "logging.level=debug").until_ready(30)
+    yield served
+    assert served.end() == 0, served.tail()
+
+
+@pytest.fixture
+def client(proxy: Served, upstream: Upstream) -> Iterator[httpx.Client]:
+    """
+    Talks to the proxy; nothing was asked of the upstream yet.
+    """
+    assert upstream.asked == []
+    with httpx.Client(base_url=proxy.url, timeout=20) as client:
+        yield client
+
+
+@pytest.mark.parametrize("odd", STREAMS)
+def test_every_odd_stream_comes_through(client: httpx.Client, upstream: Upstream, odd: str) -> None:
+    """
+    Comments, names of events, no [DONE], CRLF, bytes one by one: as it came, under the client's name.
+    """
+    upstream.on(CHAT, STREAMS[odd])
+
+    with client.stream("POST", CHAT, json={**BODY, "stream": True}) as response:
+        got = b"".join(response.iter_raw())
+
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert got == _sent(STREAMS[odd](upstream.calls[0])).replace(b'"theirs"', b'"alias"')
+    assert got.count(b'"alias"') >= 1
+
+
+def _sent(answer: Answer) -> bytes:
+    assert isinstance(answer.body, tuple | list)
+    whole = b"".join(piece for piece in answer.body if isinstance(piece, bytes))
+    return gzip.decompress(whole) if answer.headers else whole
+
+
+def test_a_stream_is_what_openais_client_reads(proxy: Served, upstream: Upstream) -> None:
+    """
+    Chunk by chunk, the end and the usage too.
+    """
+    openai = OpenAI(base_url=f"{proxy.url}/v1", api_key="theirs", max_retries=0)
+    with openai:
+        chunks = list(
+            openai.chat.completions.create(
+                model="ours",
+                messages=[{"role": "user", "content": "one two"}],
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+
+    texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(texts) == "You said: one two"
+    assert {chunk.model for chunk in chunks} == {"ours"}
+    assert chunks[-1].usage is not None
+    assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("odd", ERRORS)
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_every_odd_error_comes_through(client: httpx.Client, upstream: Upstream, odd: str, is_stream: bool) -> None:
+    """
+    With its status and every byte of its body, whatever its code is; none becomes a 502 of ours.
+    """
+    upstream.on(CHAT, ERRORS[odd])
+
+    response = client.post(CHAT, json={**BODY, "stream": is_stream})
+
+    assert (response.status_code, response.content) == (ERRORS[odd].status, ERRORS[odd].body)
+    assert response.headers["content-type"].startswith(ERRORS[odd].media_type)
+
+
+def test_no_field_is_lost(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    Nulls, extras and numbers, there and back.
+    """
+    sent = b'{"model": "ours", "messages": [], "tools": null, "extra_body": {"a": [1.0, null]}, "n": 1e0}'
+    answer = b'{"model": "theirs", "choices": [], "service_tier": null, "prompt_logprobs": null, "kv": {"x": 1.50}}'
+    upstream.on(CHAT, Answer(body=answer))
+
+    response = client.post(CHAT, content=sent)
+
+    assert upstream.calls[0].body == sent.replace(b"ours", b"theirs")
+    assert response.content == answer.replace(b"theirs", b"ours")
+
+
+def test_the_whole_surface_is_there(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    Embeddings and rerank too, under both prefixes, and what the upstream lacks says the upstream.
+    """
+    body = {"model": "ours", "input": ["a"], "query": "q", "documents": ["d"]}
+
+    for path in ("/v1/embeddings", "/openai/v1/embeddings", "/v1/rerank", "/v2/rerank", "/openai/rerank"):
+        assert client.post(path, json=body).status_code == 200
+    missing = client.post("/v1/moderations", json=body)
+
+    assert [call.path for call in upstream.calls][-4:] == ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/moderations"]
+    assert (missing.status_code, missing.json()["error"]["message"]) == (404, "no route /v1/moderations")
+
+
+def test_files_go_up_and_speech_comes_down(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    Forms with the name in them changed, and nothing else.
+    """
+    sound = bytes(range(256)) * 400
+
+    heard = client.post("/v1/audio/transcriptions", data={"model": "alias"}, files={"file": ("a.wav", sound)})
+    spoken = client.post("/v1/audio/speech", json={"model": "ours", "input": "hi"})
+
+    assert heard.status_code == 200
+    assert sound in upstream.calls[0].body
+    assert b"\r\n\r\ntheirs\r\n" in upstream.calls[0].body
+    assert (spoken.content, spoken.headers["content-type"]) == (b"RIFF\x00\xff\xfe", "audio/wav")
+
+
+def test_one_request_has_one_id_and_one_trace(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    The upstream's log can be held against ours.
+    """
+    upstream.on(CHAT, Answer(body=b"{}", headers={"X-Request-Id": "theirs"}))
+
+    response = client.post(CHAT, json=BODY, headers={"traceparent": "00-1-2-01", "x-request-id": "mine"})
+
+    asked = upstream.calls[0]
+    assert (asked.header("x-request-id"), asked.header("traceparent")) == ("mine", "00-1-2-01")
+    assert response.headers.get_list("x-request-id") == ["mine"]
+    assert response.headers["x-upstream-request-id"] == "theirs"
+
+
+def test_the_key_is_used_and_never_shown(client: httpx.Client, proxy: Served, upstream: Upstream) -> None:
+    """
+    Neither the client's goes up, nor ours comes down: not in errors, listings, probes, metrics or the log.
+    """
+    client.post(CHAT, json=BODY, headers={"Authorization": "Bearer sk-of-a-client"})
+    shown = [client.get(path).text for path in ("/readyz", "/metrics", "/v1/models", "/")]
+    lines = [dict(line) for line in (call.headers for call in upstream.calls)]
+
+    assert lines[0]["authorization"] == f"Bearer {KEY}"
+    assert "sk-of-a-client" not in json.dumps(lines)
+    assert not [text for text in (*shown, proxy.log.read_text()) if KEY in text or "sk-of-a-client" in text]
+
+
+def test_a_kept_answer_says_so(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    In its header and in the metrics, and `no-store` is heard.
+    """
+    body = {"model": "kept", "input": "once"}
+
+    first, second = (client.post("/v1/embeddings", json=body) for _ in range(2))
+    third = client.post("/v1/embeddings", json=body, headers={"Cache-Control": "no-store"})
+
+    assert [each.headers.get("x-cache") for each in (first, second, third)] == ["miss", "hit", None]
+    assert first.content == second.content
+    assert len(upstream.calls) == 2
+    assert 'appliance_cache_requests_total{model="kept",result="hit"} 1.0' in client.get("/metrics").text
+
+
+def test_metrics_and_probes_know_the_upstreams(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    By host and port.
+    """
+    client.post(CHAT, json=BODY)
+    place = f"127.0.0.1:{upstream.port}"
+
+    (shown, _) = client.get("/readyz").json()["models"]
+    text = client.get("/metrics").text
+
+    assert shown["upstreams"] == [
+        {"name": place, "available": True, "reason": "it answers", "circuit": "closed", "running": 0}
+    ]
+    assert f'appliance_upstream_healthy{{model="ours",upstream="{place}"}} 1.0' in text
+    assert f'appliance_upstream_requests_total{{end="2xx",model="ours",upstream="{place}"}}' in text
+
+
+def test_neither_torch_nor_vllm_is_loaded(proxy: Served) -> None:
+    """
+    Not one of their libraries is in the process.
+    """
+    maps = Path(f"/proc/{proxy.process.pid}/maps").read_text()
+
+    assert "/aiohttp/" in maps
+    assert "torch" not in maps
+
+
+def test_many_streams_run_side_by_side(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    Each gets its own.
+    """
+    upstream.on(CHAT, lambda asked: Answer(body=_slowly(asked), media_type="text/event-stream"))
+    openers = [client.stream("POST", CHAT, json={**BODY, "user": str(number), "stream": True}) for number in range(20)]
+    streams = [opener.__enter__() for opener in openers]
+
+    texts = [stream.read().decode() for stream in streams]
+    for opener in openers:
+        opener.__exit__(None, None, None)
+
+    assert [f'"user": "{number}"' in text for number, text in enumerate(texts)] == [True] * 20
+
+
+def _slowly(asked: Asked) -> list[bytes | float]:
+    user = asked.json()["user"]
+    return [b'data: {"model": "theirs", "user": "%s"}\n\n' % user.encode(), 0.2, *sse(asked)]
+
+
+def test_a_proxy_lives_without_its_upstreams(tmp_path: Path) -> None:
+    """
+    Started before them it waits: live, not ready, and says whom it waits for; they come, it is ready; they go, it is
+    not, and is still live.
+    """
+    port = free_port()
+    file = tmp_path / "proxy.yaml"
+    file.write_text(
+        f"models:\n- name: ours\n  class: proxy\n  upstreams: [{{url: 'http://127.0.0.1:{port}'}}]\n"
+        "  health: {interval_seconds: 0.1, failures: 1}\n"
+    )
+    served = Served(file, tmp_path / "log")
+    try:
+        until(lambda: served.state() == "unavailable", 30, served.tail)
+        status, body = served.get("/readyz")
+        refused, error = served.post(CHAT, {"model": "ours"})
+        assert (served.get("/livez")[0], status, served.get("/startupz")[0]) == (200, 503, 200)
+        assert body["models"][0]["upstreams"][0]["reason"] == "The upstream cannot be reached."
+        assert (refused, error["error"]["code"]) == (503, "model_not_ready")
+
+        upstream = Upstream()
+        upstream.port = port
+        with upstream:
+            until(lambda: served.get("/readyz")[0] == 200, 30, served.tail)
+            assert served.post(CHAT, {**BODY, "model": "ours"})[0] == 200
+        until(lambda: served.get("/readyz")[0] == 503, 30, served.tail)
+        assert served.get("/livez")[0] == 200
+    finally:
+        code = served.end()
+
+    assert code == 0

@@ -1,0 +1,213 @@
+"""
+Several workers on one port: they count together, die alone, and leave together.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import pytest
+from doubles import DoubleSection, config
+from prometheus_client.parser import text_string_to_metric_families
+from served import Served, free_port, is_gone, open_stream, until
+from upstreams import Upstream, event, stream
+
+from appliance.config.root import ServerSection
+from appliance.processes import usable_cores
+from appliance.server.supervisor import worker_count
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+def start(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> Callable[..., Served]:
+    """
+    Starts a proxy with two workers.
+    """
+    file = tmp_path / "proxy.yaml"
+    models = f"models: [{{name: one, class: proxy, upstreams: [{{url: {upstream.url}}}]}}]"
+    file.write_text(f"{models}\nserver: {{workers: 2}}\n")
+    return lambda *overrides: serve(*overrides, file=file).until_ready(30)
+
+
+def _calls(server: Served) -> float:
+    """
+    How often the upstream was asked, as a scrape says.
+    """
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
+        families = text_string_to_metric_families(response.read().decode())
+    samples = (sample for family in families for sample in family.samples)
+    return sum(sample.value for sample in samples if sample.name == "appliance_upstream_requests_total")
+
+
+def _ask(server: Served, times: int) -> None:
+    for _ in range(times):
+        # Each on a connection of its own, so that each may meet another worker.
+        assert server.post(CHAT, BODY)[0] == 200
+
+
+def _workers(server: Served) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children()
+
+
+def _is_replaced(server: Served, dead: int, alive: int) -> bool:
+    """
+    There are two workers again and all is ready, or there is no more replacing.
+    """
+    status, body = server.get("/readyz")
+    pids = {worker.get("pid") for worker in body["workers"]} if body else set()
+    return server.process.poll() is not None or (status == 200 and dead not in pids and alive in pids)
+
+
+def test_any_worker_answers_for_all(start: Callable[..., Served]) -> None:
+    """
+    Probes show each worker, and whoever is scraped has the sum of all.
+    """
+    server = start()
+    _ask(server, 40)
+    until(lambda: all(_calls(server) == 40 for _ in range(5)), 10)
+    status, body = server.get("/readyz")
+    served_by = [event["worker"] for event in server.events() if event["event"] == "request.ended"]
+
+    assert status == 200
+    assert {worker["pid"] for worker in body["workers"]} == {worker.pid for worker in _workers(server)}
+    assert [worker["ready"] for worker in body["workers"]] == [True, True]
+    assert set(served_by) == {0, 1}
+    assert len(served_by) == 40
+    assert server.end() == 0
+
+
+def test_a_killed_worker_is_replaced_and_its_counts_stay(start: Callable[..., Served]) -> None:
+    """
+    The stream of the other worker goes on, readiness comes back, and no count goes down.
+    """
+    server = start()
+    _ask(server, 20)
+    until(lambda: _calls(server) == 20, 10)
+    first, second = _workers(server)
+    first.kill()
+    until(lambda: _is_replaced(server, first.pid, second.pid), 10)
+    _ask(server, 20)
+
+    until(lambda: all(_calls(server) == 40 for _ in range(5)), 10)
+    assert server.end() == 0
+    (death,) = [event for event in server.events() if event["event"] == "worker.died"]
+    assert (death["pid"], death["reason"]) == (first.pid, "signal 9")
+
+
+def test_workers_that_die_over_and_over_end_all(start: Callable[..., Served]) -> None:
+    """
+    The platform must see it: exit code 1, and the log says why.
+    """
+    server = start()
+    for _ in range(5):
+        victim, other = _workers(server)
+        victim.kill()
+        until(lambda pid=victim.pid, other=other.pid: _is_replaced(server, pid, other), 20)  # type: ignore[misc]
+
+    assert server.process.wait(10) == 1
+    assert "it dies over and over" in server.tail()
+
+
+def test_sigterm_drains_every_worker(start: Callable[..., Served], upstream: Upstream) -> None:
+    """
+    Streams of all workers end whole, new calls are refused, nothing is left, the exit code is 0.
+    """
+    server = start()
+    upstream.on(CHAT, stream(event("1"), *[0.1, event("2")] * 20, event("[DONE]")))
+    workers = _workers(server)
+    streams = [open_stream(server.port, CHAT, {**BODY, "stream": True}) for _ in range(8)]
+    received = [connection.recv(1024) for connection in streams]
+    server.process.send_signal(signal.SIGTERM)
+    until(lambda: all(server.get("/readyz")[0] != 200 for _ in range(5)), 2)
+    for index, connection in enumerate(streams):
+        with connection:
+            while piece := connection.recv(65536):
+                received[index] += piece
+
+    assert all(b"[DONE]" in each for each in received)
+    assert server.process.wait(15) == 0
+    until(lambda: all(is_gone(worker) for worker in workers), 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_second_signal_ends_all_at_once(
+    start: Callable[..., Served], upstream: Upstream, number: signal.Signals
+) -> None:
+    """
+    Whoever is in a hurry asks twice.
+    """
+    server = start("server.drain_seconds=600")
+    upstream.on(CHAT, stream(event("1"), 600.0))
+    workers = _workers(server)
+    with open_stream(server.port, CHAT, {**BODY, "stream": True}) as connection:
+        connection.recv(1024)
+        server.process.send_signal(number)
+        until(lambda: server.get("/readyz")[0] != 200, 2)
+        server.process.send_signal(number)
+
+        assert server.process.wait(5) == 128 + number
+    until(lambda: all(is_gone(worker) for worker in workers), 2)
+
+
+def test_no_worker_outlives_a_killed_parent(start: Callable[..., Served]) -> None:
+    """
+    `kill -9` of the parent frees the port.
+    """
+    server = start()
+    workers = _workers(server)
+    server.process.kill()
+
+    until(lambda: all(is_gone(worker) for worker in workers), 3)
+    assert len(workers) == 2
+
+
+def test_a_config_that_cannot_start_ends_with_its_reason(
+    start: Callable[..., Served], serve: Callable[..., Served]
+) -> None:
+    """
+    A taken port is told once, before there are workers.
+    """
+    first = start()
+    second = serve(f"server.port={first.port}", "server.workers=2", file=Path(first.process.args[4]))  # type: ignore[index]
+
+    assert second.process.wait(20) == 1
+    assert f"port {first.port}" in second.tail()
+    assert "worker.died" not in second.tail()
+
+
+class _Light(DoubleSection):
+    has_engine: ClassVar[bool] = False
+
+
+def test_auto_is_a_worker_for_each_core_where_nothing_computes() -> None:
+    """
+    An engine wants one process; what only forwards takes what there is.
+    """
+    auto = ServerSection(workers="auto")
+
+    assert worker_count(config(_Light(name="one"), server=auto)) == usable_cores()
+    assert worker_count(config(_Light(name="one"), DoubleSection(name="two"), server=auto)) == 1
+    assert worker_count(config(_Light(name="one"), server=ServerSection(workers=3))) == 3
+    assert worker_count(config(_Light(name="one"))) == 1
+
+
+def test_a_probe_port_answers_for_all_too(start: Callable[..., Served]) -> None:
+    """
+    Its listener is shared as the other one is.
+    """
+    port = free_port()
+    server = start(f"server.probe_port={port}")
+    status, body = server.get("/readyz", port=port)
+
+    assert status == 200
+    assert len(body["workers"]) == 2
+    assert json.dumps(body["models"])
+    assert server.end() == 0
