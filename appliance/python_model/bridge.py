@@ -1,0 +1,140 @@
+"""
+A model written in Python as a model of the contract: requests decoded once, answers encoded, faults translated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from appliance.contract import Call, Dependent, Model, Operation, Reply
+from appliance.errors import LoadError, UnavailableError, UnsupportedOperationError
+from appliance.python_model.calling import called
+from appliance.python_model.encoding import ModelFaultError
+from appliance.python_model.openai_model import METHODS, RawRequest
+from appliance.python_model.pulse import Pulse
+from appliance.python_model.replies import reply
+from appliance.python_model.requests import request_of
+from appliance.python_model.served import ServedModel, overridden
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# The smallest request of each operation.
+_PROOFS: Mapping[Operation, Mapping[str, Any]] = {  # Any: JSON values
+    Operation.CHAT_COMPLETION: {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0},
+    Operation.COMPLETION: {"prompt": "Hello", "max_tokens": 1, "temperature": 0},
+    Operation.EMBEDDING: {"input": "Hello"},
+    Operation.RERANK: {"query": "Hello", "documents": ["Hello"]},
+}
+
+
+class Bridge:
+    """
+    Has a model written in Python answer calls.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        named = {operation: overridden(model, name) for operation, name in METHODS.items()}
+        self._methods = {operation: method for operation, method in named.items() if method is not None}
+        self._backing = model.backing
+        self._pulse = Pulse(overridden(model, "healthy"))
+        self._is_open = False
+        self.operations = frozenset(self._methods) | (self._backing.operations if self._backing else frozenset())
+
+    @property
+    def proof(self) -> Call | None:
+        asked = self._model.proof
+        operations = [each for each in _PROOFS if each in self._methods]
+        if asked is None or not operations:
+            return self._backing.proof if self._backing and asked is not None else None
+        # A prompt belongs to a completion, messages to a chat.
+        fits = [each for each in operations if asked.keys() & set(_PROOFS[each]) - {"max_tokens", "temperature"}]
+        operation = (fits or operations)[0]
+        return Call(operation, msgspec.json.encode({"model": self._model.name, **_PROOFS[operation], **asked}))
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:
+        model = self._model
+        self._is_open = True
+        if self._backing is not None:
+            await self._backing.load(artifacts)
+        if "model" in artifacts:
+            model.model_dir = artifacts["model"]
+        if not model.ready and await called(model.load) is False:
+            raise LoadError(f"{type(model).__name__}.load() returned False; its own log may say why")
+        model.ready = True
+        await self._pulse.begin()
+
+    async def check(self) -> None:
+        if self._backing is not None:
+            await self._backing.check()
+        if not self._model.ready:
+            raise UnavailableError("its attribute `ready` is False")
+        self._pulse.check()
+
+    async def answer(self, call: Call) -> Reply:
+        method = self._methods.get(call.operation)
+        if method is None:
+            return await self._behind.answer(call)
+        request = request_of(call)
+        headers = CIMultiDictProxy(CIMultiDict(call.headers))
+        raw_request = RawRequest(headers, call.path, call.query)
+        try:
+            returned = await called(method, request, raw_request, {"headers": dict(call.headers)})
+            return await reply(returned, request, call.operation, self._model.name)
+        except NotImplementedError as error:
+            raise UnsupportedOperationError(
+                f"The model {self._model.name!r} does not support {call.operation}", code="unsupported_operation"
+            ) from error
+        except ModelFaultError as error:
+            log.error("answer.malformed", model=self._model.name, operation=call.operation, reason=str(error))
+            raise
+
+    def describe(self) -> Mapping[str, Any]:
+        return self._backing.describe() if self._backing else {}
+
+    async def close(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        await self._pulse.close()
+        stop = overridden(self._model, "stop")
+        if stop is not None:
+            await called(stop)
+        if self._backing is not None:
+            await self._backing.close()
+
+    @property
+    def _behind(self) -> Model:
+        if self._backing is None:
+            raise AssertionError("asked what it does not offer; this is a bug")
+        return self._backing
+
+
+class DependentBridge(Bridge):
+    """
+    The same for a model behind which servers elsewhere answer.
+    """
+
+    def __init__(self, model: ServedModel, backing: Dependent) -> None:
+        super().__init__(model)
+        self._dependent = backing
+
+    def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
+        """
+        How each of them is, for probes.
+        """
+        return self._dependent.upstreams()
+
+
+def bridged(model: ServedModel) -> Model:
+    """
+    The model as one of the contract.
+    """
+    backing = model.backing
+    return DependentBridge(model, backing) if isinstance(backing, Dependent) else Bridge(model)
