@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -97,8 +98,8 @@ def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(load)
         async def load_async(self: ServedModel, *args: Any, **keywords: Any) -> Any:
-            self.ready = False
-            done = await load(self, *args, **keywords)
+            with _unready_if_broken(self):
+                done = await load(self, *args, **keywords)
             self.ready = done is not False
             return done
 
@@ -106,12 +107,24 @@ def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(load)
     def load_plain(self: ServedModel, *args: Any, **keywords: Any) -> Any:
-        self.ready = False
-        done = load(self, *args, **keywords)
+        with _unready_if_broken(self):
+            done = load(self, *args, **keywords)
         self.ready = done is not False
         return done
 
     return load_plain
+
+
+@contextmanager
+def _unready_if_broken(model: ServedModel) -> Iterator[None]:
+    """
+    The load of a parent class may have said that it is done.
+    """
+    try:
+        yield
+    except BaseException:
+        model.ready = False
+        raise
 
 
 def overridden(model: ServedModel, name: str) -> Callable[..., Any] | None:
