@@ -25,6 +25,9 @@ from appliance.vllm_engine.section import OWNED
 _ROUNDING = 1e-9
 _UNMOVED = "which belongs to one connection or its body; must be left out"
 
+# The keys of a model that a class of the user's computes.
+_OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine"})
+
 Rule = Callable[[Draft], Iterator[Fault]]
 
 
@@ -79,7 +82,7 @@ def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
     """
     for path, model in model_entries(draft):
         engine = model.get("engine")
-        args = engine.get("args") if isinstance(engine, dict) else None
+        args = engine.get("args") if isinstance(engine, dict) and "python" not in engine else None
         for name in args if isinstance(args, dict) else ():
             if name in OWNED:
                 yield draft.key_fault((*path, "engine", "args", name), f"is not set here; {OWNED[name]}")
@@ -145,6 +148,19 @@ def headers_may_travel(draft: Draft) -> Iterator[Fault]:
                 yield draft.key_fault((*path, name), f"is not set here, {_UNMOVED}")
 
 
+def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
+    """
+    What shapes vLLM is not said of a model that a class of the user's computes.
+    """
+    for path, model in model_entries(draft):
+        engine, section = model.get("engine"), SECTIONS.get(str(model.get("class")))
+        if not isinstance(engine, dict) or "python" not in engine or section is None:
+            continue
+        known = {field.alias or name for name, field in section.model_fields.items()}
+        for key in known & model.keys() - _OF_PYTHON:
+            yield draft.key_fault((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
+
+
 RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
@@ -153,6 +169,7 @@ RULES: tuple[Rule, ...] = (
     schemes_are_known,
     memory_fractions_fit,
     encoder_keys_fit_the_task,
+    python_models_have_their_own_keys,
     headers_may_travel,
     adapters.targets_answer,
     adapters.templates_render,
