@@ -8,7 +8,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import structlog
 from pydantic import ConfigDict, SkipValidation, ValidationError
@@ -19,14 +19,14 @@ from appliance.config.root import LoggingSection, ServerSection
 from appliance.contract import Model, Peers
 from appliance.errors import ApplianceError, ConfigError, Problem
 from appliance.models.section import ModelSection
+from appliance.openai.keywords import checked
 from appliance.python_model.bridge import bridged
 from appliance.python_model.served import ServedModel
-from appliance.section import Section
 from appliance.server import serve
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-Part = TypeVar("Part", bound=Section)
+_SOURCE = "ModelServer"
 
 
 class GivenSection(ModelSection):
@@ -65,8 +65,8 @@ class ModelServer:
         Raises:
             ConfigError: one of them is wrong.
         """
-        self._server = _section(ServerSection, {"port": http_port, **server}, "server")
-        self._logging = _section(LoggingSection, dict(logging or {}), "logging")
+        self._server = checked(ServerSection, {"port": http_port, **server}, _SOURCE, "server")
+        self._logging = checked(LoggingSection, dict(logging or {}), _SOURCE, "logging")
         self._grpc_port = grpc_port
 
     def start(self, models: Sequence[ServedModel]) -> None:
@@ -132,22 +132,8 @@ def _ill_named(model: ServedModel, where: str) -> Iterable[Problem]:
         yield _problem(f"{where}.name", f"is {model.name!r}; {error.errors()[0]['msg']}")
 
 
-def _section(section: type[Part], given: Mapping[str, Any], name: str) -> Part:
-    try:
-        return section.model_validate(given)
-    except ValidationError as error:
-        raise ConfigError([_fault(name, section, dict(each)) for each in error.errors()]) from None
-
-
-def _fault(name: str, section: type[Section], detail: Mapping[str, Any]) -> Problem:
-    path = ".".join([name, *map(str, detail["loc"])])
-    if detail["type"] == "extra_forbidden":
-        return _problem(path, f"unknown key; known keys: {', '.join(section.model_fields)}")
-    return _problem(path, f"is {detail['input']!r}; {detail['msg']}")
-
-
 def _problem(path: str, message: str) -> Problem:
-    return Problem("ModelServer", None, None, path, message)
+    return Problem(_SOURCE, None, None, path, message)
 
 
 def _require_main_thread() -> None:

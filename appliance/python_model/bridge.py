@@ -13,11 +13,11 @@ import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from appliance.contract import Call, Dependent, Model, Operation, Reply
-from appliance.errors import LoadError, UnavailableError, UnsupportedOperationError
+from appliance.errors import UnsupportedOperationError
 from appliance.python_model.calling import called
 from appliance.python_model.encoding import ModelFaultError
+from appliance.python_model.life import Life
 from appliance.python_model.openai_model import METHODS, RawRequest
-from appliance.python_model.pulse import Pulse
 from appliance.python_model.replies import reply
 from appliance.python_model.requests import request_of
 from appliance.python_model.served import ServedModel, overridden
@@ -43,8 +43,7 @@ class Bridge:
         named = {operation: overridden(model, name) for operation, name in METHODS.items()}
         self._methods = {operation: method for operation, method in named.items() if method is not None}
         self._backing = model.backing
-        self._pulse = Pulse(overridden(model, "healthy"))
-        self._is_open = False
+        self._life = Life.of(model)
         self.operations = frozenset(self._methods) | (self._backing.operations if self._backing else frozenset())
 
     @property
@@ -59,23 +58,10 @@ class Bridge:
         return Call(operation, msgspec.json.encode({"model": self._model.name, **_PROOFS[operation], **asked}))
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        model = self._model
-        self._is_open = True
-        if self._backing is not None:
-            await self._backing.load(artifacts)
-        if "model" in artifacts:
-            model.model_dir = artifacts["model"]
-        if not model.ready and await called(model.load) is False:
-            raise LoadError(f"{type(model).__name__}.load() returned False; its own log may say why")
-        model.ready = True
-        await self._pulse.begin()
+        await self._life.begin(self, artifacts)
 
     async def check(self) -> None:
-        if self._backing is not None:
-            await self._backing.check()
-        if not self._model.ready:
-            raise UnavailableError("its attribute `ready` is False")
-        self._pulse.check()
+        await self._life.check()
 
     async def answer(self, call: Call) -> Reply:
         method = self._methods.get(call.operation)
@@ -99,15 +85,7 @@ class Bridge:
         return self._backing.describe() if self._backing else {}
 
     async def close(self) -> None:
-        if not self._is_open:
-            return
-        self._is_open = False
-        await self._pulse.close()
-        stop = overridden(self._model, "stop")
-        if stop is not None:
-            await called(stop)
-        if self._backing is not None:
-            await self._backing.close()
+        await self._life.end(self)
 
     @property
     def _behind(self) -> Model:
