@@ -68,6 +68,11 @@ schemas: setup
     {{ python }} -m appliance.vllm_engine.schema
     {{ python }} -m appliance.config.schema
 
+# Generate the messages of the gRPC protocol from its .proto.
+protos: setup
+    {{ python }} -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
+        appliance/protocols/oip_grpc/inference.proto
+
 # Pin the requirements anew, without any address in them.
 lock: setup
     #!/usr/bin/env bash

@@ -35,6 +35,9 @@ class Operation(StrEnum):
     IMAGE = "image"
     IMAGE_EDIT = "image_edit"
     IMAGE_VARIATION = "image_variation"
+    INFERENCE = "inference"
+    PREDICTION = "prediction"
+    EXPLANATION = "explanation"
 
 
 PATHS: Mapping[Operation, tuple[str, ...]] = {
@@ -59,7 +62,9 @@ PATHS: Mapping[Operation, tuple[str, ...]] = {
     Operation.IMAGE_VARIATION: ("/v1/images/variations",),
 }
 """
-Where clients ask for each operation, the usual place first; so it is with us, and with every upstream.
+Where clients of OpenAI's protocol ask for each operation, the usual place first; so it is with us, and with every
+upstream. The last three operations have none: they are a model's own, in the Open Inference Protocol. An inference
+is tensors (`appliance.tensors.wire`), a prediction and an explanation are the JSON objects of its first version.
 """
 
 

@@ -10,10 +10,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
-import structlog
 from pydantic import ConfigDict, SkipValidation, ValidationError
 
-from appliance import logs
 from appliance.config import Config
 from appliance.config.root import LoggingSection, ServerSection
 from appliance.contract import Model, Peers
@@ -23,8 +21,6 @@ from appliance.openai.keywords import checked
 from appliance.python_model.bridge import bridged
 from appliance.python_model.served import ServedModel
 from appliance.server import serve
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _SOURCE = "ModelServer"
 
@@ -51,23 +47,20 @@ class ModelServer:
     def __init__(
         self,
         http_port: int = 8080,
-        grpc_port: int | None = 8081,
+        grpc_port: int | None = None,
         *,
         logging: Mapping[str, Any] | None = None,  # Any: checked like the file's
         **server: Any,
     ) -> None:
         """
-        `logging` and the other keywords are keys of the config's sections `logging` and `server`, such as
-        ``host="127.0.0.1"`` and ``drain_seconds=5``; see `appliance schema`.
-
-        `grpc_port` is for the Open Inference Protocol over gRPC, which is not served yet: nothing listens there.
+        `grpc_port` is for the Open Inference Protocol over gRPC; None is no gRPC. `logging` and the other keywords are
+        keys of the config's sections `logging` and `server`, such as ``host="127.0.0.1"``; see `appliance schema`.
 
         Raises:
             ConfigError: one of them is wrong.
         """
-        self._server = checked(ServerSection, {"port": http_port, **server}, _SOURCE, "server")
+        self._server = checked(ServerSection, {"port": http_port, "grpc_port": grpc_port, **server}, _SOURCE, "server")
         self._logging = checked(LoggingSection, dict(logging or {}), _SOURCE, "logging")
-        self._grpc_port = grpc_port
 
     def start(self, models: Sequence[ServedModel]) -> None:
         """
@@ -81,9 +74,6 @@ class ModelServer:
         """
         config = self.config(models)
         _require_main_thread()
-        logs.configure(self._logging.format, self._logging.level)
-        if self._grpc_port is not None:
-            log.info("grpc.not_served", port=self._grpc_port, reason="this version serves HTTP alone")
         code = serve(config)
         if code:
             sys.exit(code)

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parent.parent / "appliance"
-FILES = sorted(HOUSE.rglob("*.py"))
+# What is generated is nobody's to write well.
+FILES = sorted(file for file in HOUSE.rglob("*.py") if "_pb2" not in file.name)
 
 FLOORS = (
     {"errors", "logs", "nearest", "processes", "section"},
-    {"contract", "layout", "storage"},
+    {"contract", "layout", "storage", "tensors"},
     {"python_model", "upstream", "vllm_engine"},
     {"translation"},
     {"models"},

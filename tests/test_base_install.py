@@ -70,3 +70,20 @@ def test_serving_without_the_engine_names_the_extra(python: Path, tmp_path: Path
 
     assert done.returncode == 1
     assert "pip install 'appliance[cpu]'" in done.stderr or "pip install 'appliance[gpu]'" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_port_for_grpc_without_grpc_names_the_extra(python: Path, tmp_path: Path) -> None:
+    """
+    Before anything starts; and without one, nothing misses it.
+    """
+    file = tmp_path / "config.yaml"
+    file.write_text("models: [{name: a, class: proxy, upstreams: [{url: 'http://127.0.0.1:9'}]}]\n")
+    port, grpc_port = free_port(), free_port()
+    sets = [f"server.port={port}", f"server.grpc_port={grpc_port}"]
+    words = [word for change in sets for word in ("--set", change)]
+
+    done = subprocess.run([python, "-m", "appliance", "serve", file, *words], capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "pip install 'appliance[grpc]'" in done.stdout + done.stderr

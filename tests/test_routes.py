@@ -124,6 +124,14 @@ async def test_a_model_must_be_named_where_there_are_two(client: Client) -> None
     assert "one, org/uno, two" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("body", [b"{", b'{"model": 3}', b'{"model": "\xff"}', b"[" * 100_000])
+async def test_a_body_that_is_none_is_refused(client: Client, body: bytes) -> None:
+    """
+    400, whatever is wrong with it.
+    """
+    assert (await client.post("/v1/completions", content=body)).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("fault", "status"), [(RuntimeError("secret detail"), 500), (EngineDeadError("the engine died"), 503)]
 )

@@ -30,6 +30,27 @@ class ByClass:
         return core_schema.tagged_union_schema(choices, discriminator="class")
 
 
+Label = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+
+
+class MetadataSection(Section):
+    """
+    What the service is called where KServe's gateway leads to it.
+
+    Its URLs are answered here as well: `/NAMESPACE/NAME/v1/...` and `/publishers/NAMESPACE/models/MODEL/v1/...`, and so
+    are the names `publishers/NAMESPACE/models/MODEL`, in `model` and in the header `X-Gateway-Model-Name`.
+    """
+
+    name: Label | None = None
+    """
+    Name of the service: the name of its LLMInferenceService in Kubernetes; small letters, digits and `-`. Unset is that
+    there is no gateway.
+    """
+
+    namespace: Label = "default"
+    """Namespace it is in; small letters, digits and `-`."""
+
+
 class ServerSection(Section):
     """
     Where the appliance listens, and how it lets go.
@@ -47,6 +68,9 @@ class ServerSection(Section):
     unset is none.
     """
 
+    grpc_port: Port | None = None
+    """Port of the Open Inference Protocol over gRPC, with its health service and reflection; unset is none."""
+
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = 1
     """
     Processes that answer on the port together; more than one needs models without an engine, such as proxies.
@@ -55,7 +79,7 @@ class ServerSection(Section):
     """
 
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
-    """Largest request body; a larger one is 413."""
+    """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
 
     drain_seconds: Annotated[float, Field(ge=0)] = 30
     """How long requests under way may take to finish after SIGTERM."""
@@ -98,6 +122,9 @@ class Config(Section):
 
     models: Annotated[tuple[Annotated[ModelSection, ByClass], ...], Field(min_length=1)]
     """The models to serve, one or more."""
+
+    metadata: MetadataSection = MetadataSection()
+    """What the service is called behind KServe's gateway."""
 
     server: ServerSection = ServerSection()
     """Where the appliance listens."""

@@ -49,15 +49,19 @@ def names_are_unique(draft: Draft) -> Iterator[Fault]:
 
 def listeners_are_apart(draft: Draft) -> Iterator[Fault]:
     """
-    The listener of probes has a port of its own.
+    Each listener has a port of its own.
     """
     server = draft.find(("server",))
     if not isinstance(server, dict):
         return
-    probe_port = server.get("probe_port")
-    if probe_port is not None and probe_port == server.get("port", ServerSection().port):
-        path = ("server", "probe_port")
-        yield draft.fault(path, f"is {draft.quote(path)}, as server.port is; must be another port")
+    ports = {"port": ServerSection().port} | server
+    seen: dict[int, str] = {}
+    for name in ("port", "probe_port", "grpc_port"):
+        path, port = ("server", name), ports.get(name)
+        if isinstance(port, int) and port in seen:
+            yield draft.fault(path, f"is {draft.quote(path)}, as {seen[port]} is; must be another port")
+        elif isinstance(port, int):
+            seen[port] = f"server.{name}"
 
 
 def engines_have_one_process(draft: Draft) -> Iterator[Fault]:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 
@@ -28,6 +30,7 @@ from appliance.lifecycle.standing import Standing
 from appliance.lifecycle.state import RULES, State
 from appliance.models.section import Report
 from appliance.storage.holding import hold
+from appliance.storage.manifest import artifact_of
 
 __all__ = ["RULES", "Entry", "Lifecycle", "Progress", "Standing", "State"]
 
@@ -192,6 +195,7 @@ class Lifecycle:
             artifacts = dict(await asyncio.to_thread(materialize, self._storage, self._reporter(entry)))
             # For as long as it is served, nobody prunes it.
             entry.holds = list(filter(None, map(hold, artifacts.values())))
+            entry.digests = await asyncio.to_thread(_digests, artifacts)
         self._move(entry, State.LOADING, "the engine is starting" if entry.section.has_engine else "it is starting")
         await entry.model.load(artifacts)
         self._move(entry, State.PROVING, "the first answer is being made")
@@ -241,3 +245,11 @@ class Lifecycle:
     async def _fail(self, entry: Entry, reason: str) -> None:
         self._move(entry, State.FAILED, reason)
         await entry.model.close()
+
+
+def _digests(artifacts: Mapping[str, Path]) -> Mapping[str, str]:
+    """
+    Of each part that lies in the cache, one digest over all of its files.
+    """
+    found = {part: artifact_of(path) for part, path in artifacts.items()}
+    return {part: each[1].digest for part, each in found.items() if each is not None}

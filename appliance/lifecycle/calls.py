@@ -4,6 +4,7 @@ One call under way: counted from its first moment to its last byte, whoever ends
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import cast
@@ -54,10 +55,12 @@ async def _work(entry: Entry, call: Call) -> AsyncGenerator[Reply | bytes]:
     A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
     """
     entry.running += 1
+    began, is_good = time.monotonic_ns(), False
     stream: AsyncGenerator[bytes] | None = None
     try:
         reply = await entry.model.answer(call)
         if isinstance(reply.body, bytes):
+            is_good = reply.status < 400
             yield reply
             return
         stream = reply.body
@@ -66,7 +69,9 @@ async def _work(entry: Entry, call: Call) -> AsyncGenerator[Reply | bytes]:
         yield first
         async for chunk in stream:
             yield chunk
+        is_good = reply.status < 400
     finally:
         entry.running -= 1
+        entry.tally.count(began, is_good=is_good)
         if stream is not None:
             await stream.aclose()

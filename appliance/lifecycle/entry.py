@@ -4,6 +4,7 @@ One model of the config and where it stands.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -11,6 +12,7 @@ from typing import IO, Any
 from appliance.contract import Dependent, Model
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import State
+from appliance.lifecycle.tally import Tally
 from appliance.models.section import ModelSection
 
 
@@ -27,8 +29,11 @@ class Entry:
     reason: str = "waiting for its turn"
     has_started: bool = False
     running: int = 0
+    tally: Tally = field(default_factory=Tally)
     progress: Progress | None = None
     holds: list[IO[bytes]] = field(default_factory=list)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the bytes behind each of the section's storages, where they came from a store."""
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
         """

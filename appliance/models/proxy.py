@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from appliance.contract import PATHS, Call, Model, Operation, Peers, Reply
+from appliance.contract import PATHS, Call, Model, Peers, Reply
 from appliance.errors import CallError
 from appliance.models.section import ModelSection
 from appliance.section import Section
@@ -97,7 +97,7 @@ class ProxyModel:
     Passes calls on, and answers back.
     """
 
-    operations = frozenset(Operation)
+    operations = frozenset(PATHS)
     proof = None
 
     def __init__(self, section: ProxySection) -> None:

@@ -1,10 +1,13 @@
 """
-Every error in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``.
+Every error in the shape of the protocol it is an answer in.
+
+OpenAI's is ``{"error": {"message", "type", "param", "code"}}``, the Open Inference Protocol's ``{"error": "text"}``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import traceback
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -19,6 +22,9 @@ from appliance.protocols.clients import AnyRequest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+# Where the Open Inference Protocol is spoken; reranking has a second version in Cohere's protocol too.
+_INFERENCE = re.compile(r"/v2(?!/rerank$)(/.*)?|/v1/models/.+:(predict|explain)")
+
 # https://platform.openai.com/docs/guides/error-codes; other client errors are invalid_request_error.
 _TYPES: Mapping[int, str] = {
     401: "authentication_error",
@@ -32,7 +38,7 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     """
     The response for any exception; one that nobody foresaw is logged and says nothing about itself.
     """
-    status, message = _worded(request, error)
+    status, message = _as_response(request, error)
     body = _body(request, status, message, error)
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
 
@@ -46,26 +52,32 @@ async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGener
             async for event in events:
                 yield event
         except Exception as error:
-            body = _body(request, *_worded(request, error), error)
+            body = _body(request, *_as_response(request, error), error)
             name = f"event: {body['type']}\n" if "type" in body else ""
             yield f"{name}data: {json.dumps(body)}\n\n".encode()
 
 
-def _worded(request: AnyRequest, error: Exception) -> tuple[int, str]:
+def worded(place: str, error: Exception) -> tuple[int, str]:
     """
-    Status and message.
+    Status and message of an error in answering `place`, whatever protocol it is of.
     """
     if isinstance(error, ApplianceError):
         return error.status, str(error)
-    if isinstance(error, HTTPException):
-        return error.status_code, _reworded(request, error)
     # Neither the text of the exception nor its locals: both can hold what the client said.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    log.error("request.broke", path=request.url.path, error=type(error).__name__, frames=frames)
+    log.error("request.broke", path=place, error=type(error).__name__, frames=frames)
     return 500, "The server failed on this request; its log says why, under the request id."
 
 
+def _as_response(request: AnyRequest, error: Exception) -> tuple[int, str]:
+    if isinstance(error, HTTPException):
+        return error.status_code, _reworded(request, error)
+    return worded(request.url.path, error)
+
+
 def _body(request: AnyRequest, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
+    if _INFERENCE.fullmatch(request.scope["path"]):
+        return {"error": message}
     word = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     call = error if isinstance(error, CallError) else None
     body: dict[str, Any] = {

@@ -22,6 +22,7 @@ from appliance.errors import CallError
 from appliance.lifecycle import RULES, Entry, Lifecycle
 from appliance.protocols import errors
 from appliance.protocols.clients import AnyRequest, unless_gone, whole_body
+from appliance.protocols.gateway import Gateway
 from appliance.upstream import form
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
@@ -39,19 +40,22 @@ class Envelope(msgspec.Struct):
     model: str | None = None
 
 
-def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
+def routes(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
     """
     One route for each operation, and the listing of models.
     """
-    operations = [_operation(operation, paths, lifecycle) for operation, paths in PATHS.items()]
-    return [*operations, *_listing(lifecycle)]
+    operations = [_operation(operation, paths, lifecycle, gateway) for operation, paths in PATHS.items()]
+    return [*operations, *_listing(lifecycle, gateway)]
 
 
-def _operation(operation: Operation, paths: tuple[str, ...], lifecycle: Lifecycle) -> BaseRouteHandler:
+def _operation(
+    operation: Operation, paths: tuple[str, ...], lifecycle: Lifecycle, gateway: Gateway
+) -> BaseRouteHandler:
     @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
     async def answer(request: AnyRequest) -> Response[Any]:
         call = _call(operation, request, await whole_body(request))
-        reply = await unless_gone(request, lifecycle.answer(_model_of(call), call))
+        name, call = gateway.named(call, _model_of(call))
+        reply = await unless_gone(request, lifecycle.answer(name, call))
         if isinstance(reply.body, bytes):
             return Response(
                 reply.body, status_code=reply.status, media_type=reply.media_type, headers=dict(reply.headers)
@@ -85,19 +89,21 @@ def _named(body: bytes) -> str | None:
         raise CallError(f"The body is not a request: {error}", param=param) from error
     except RecursionError as error:
         raise CallError("The body is nested too deeply.", code="invalid_json") from error
-    except msgspec.DecodeError as error:
+    except ValueError as error:
+        # A text that is no UTF-8 has an error of its own.
         raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
-def _listing(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
+def _listing(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> dict[str, Any]:  # Any: JSON values
         cards = [_card(entry, name) for entry in lifecycle.entries for name in entry.section.names]
-        return {"object": "list", "data": cards}
+        # The names alone are the Open Inference Protocol's: one answer for the clients of both.
+        return {"object": "list", "data": cards, "models": [card["id"] for card in cards]}
 
     @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
     async def show_model(name: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
-        name = name.removeprefix("/")
+        name = gateway.plain(name.removeprefix("/")) or ""
         return _card(lifecycle.find(name), name)
 
     return [list_models, show_model]

@@ -12,9 +12,11 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance.config import Config
 from appliance.lifecycle import Lifecycle
-from appliance.protocols import errors, health, metrics, openai
+from appliance.protocols import errors, health, metrics, oip, openai
+from appliance.protocols.gateway import Gateway
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
+from appliance.server.published import Published
 
 
 def create_app(config: Config, seat: Seat | None = None) -> Litestar:
@@ -26,7 +28,9 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     """
     lifecycle = Lifecycle(config)
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
-    handlers = [*openai.routes(lifecycle), *_probes(outlook)]
+    tensors = oip.routes(lifecycle, outlook.standing, config.server.max_body_bytes)
+    gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
+    handlers = [*openai.routes(lifecycle, gateway), *tensors, *_probes(outlook)]
     app = _app(config, [*handlers, _index(handlers)])
     app.state.lifecycle, app.state.outlook = lifecycle, outlook
     app.on_startup.append(lifecycle.begin)
@@ -58,7 +62,7 @@ def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    app.asgi_handler = Observed(app.asgi_handler)
+    app.asgi_handler = Observed(Published.of(config, app.asgi_handler))
     return app
 
 

@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Collection
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 import uvloop
@@ -22,9 +22,13 @@ from appliance.config import Config
 from appliance.errors import ApplianceError
 from appliance.lifecycle import Lifecycle
 from appliance.processes import leave
+from appliance.protocols import oip_grpc
 from appliance.server.app import create_app, create_probes
 from appliance.server.outlook import Seat
 from appliance.server.supervisor import Supervisor, worker_count
+
+if TYPE_CHECKING:
+    import grpc
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -61,9 +65,11 @@ def serve(config: Config, secrets: Collection[str] = ()) -> int:
 
 
 def _run(config: Config) -> int:
-    for port in (config.server.port, config.server.probe_port):
+    for port in (config.server.port, config.server.probe_port, config.server.grpc_port):
         if port is not None:
             _require_free(config.server.host, port)
+    if config.server.grpc_port is not None:
+        oip_grpc.require()
     work = partial(_work, config)
     count = worker_count(config)
     if count == 1:
@@ -81,9 +87,16 @@ async def _serve(config: Config, seat: Seat | None) -> int:
     servers = [_server(app, config, config.server.port)]
     if config.server.probe_port is not None:
         servers.append(_server(create_probes(config, app.state.outlook), config, config.server.probe_port))
+    grpc_server = await _grpc_server(app, config, seat)
     signals = _Signals()
     serving = [asyncio.create_task(server.serve()) for server in servers]
-    log.info("server.started", host=config.server.host, port=config.server.port, probe_port=config.server.probe_port)
+    log.info(
+        "server.started",
+        host=config.server.host,
+        port=config.server.port,
+        probe_port=config.server.probe_port,
+        grpc_port=config.server.grpc_port,
+    )
     await asyncio.wait((*serving, signals.first), return_when=asyncio.FIRST_COMPLETED)
     ended = [task for task in serving if task.done()]
     for task in ended:
@@ -95,9 +108,23 @@ async def _serve(config: Config, seat: Seat | None) -> int:
         server.stop()  # type: ignore[no-untyped-call]  # Granian leaves it without annotations
     # Bounded: Granian waits for every connection, and a client may never read what it asked for.
     await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
+    if grpc_server is not None:
+        await grpc_server.stop(_CLOSE_SECONDS)
     signals.close()
     log.info("server.stopped")
     return 1 if ended else 0
+
+
+async def _grpc_server(app: Litestar, config: Config, seat: Seat | None) -> grpc.aio.Server | None:
+    if config.server.grpc_port is None:
+        return None
+    # Not before a worker is a process of its own: gRPC's threads do not outlive a fork.
+    from appliance.protocols.oip_grpc.server import create_server
+
+    standing = app.state.outlook.standing
+    server, _ = create_server(config, app.state.lifecycle, standing, has_company=seat is not None)
+    await server.start()
+    return server
 
 
 class _Signals:
@@ -152,5 +179,5 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ApplianceError(
-                f"cannot listen on {host} port {port}: {error.strerror}; choose another server.port"
+                f"cannot listen on {host} port {port}: {error.strerror}; choose another port"
             ) from error

@@ -154,7 +154,10 @@ REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
     "nothing after the prefix": (
         {"APPLIANCE__": "1"},
         (),
-        "environment APPLIANCE__: unknown setting ; the settings here are EXPECT, LOGGING, MODELS, SERVER, STORAGE",
+        (
+            "environment APPLIANCE__: unknown setting ; the settings here are "
+            "EXPECT, LOGGING, METADATA, MODELS, SERVER, STORAGE"
+        ),
     ),
     "an entry of a list": (
         {"APPLIANCE__EXPECT__0__STATUS": "1"},

@@ -16,7 +16,7 @@ from python_api.asking import CHAT, events, whole
 from python_api.program import Program
 from upstreams import Upstream, error, json_answer
 
-from appliance.contract import Call, Dependent, Model, Operation
+from appliance.contract import PATHS, Call, Dependent, Model, Operation
 from appliance.errors import ApplianceError, CallError, ConfigError, GatewayError
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel, OpenAIProxyModel
 from appliance.openai.types import ChatCompletion, ChatCompletionRequest
@@ -153,7 +153,7 @@ async def test_a_proxy_is_one_of_the_contract_with_upstreams(upstream: Upstream)
     await model.close()
 
     assert upstream.calls[0].json()["model"] == "theirs"
-    assert model.operations == frozenset(Operation)
+    assert model.operations == frozenset(PATHS)
     assert model.proof is None
     assert isinstance(model, Dependent)
     assert whole(reply)["choices"][0]["message"]["content"] == "You said: Hello"

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
 
+import grpc
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from python_api.program import PROGRAMS, Program
 from served import until
+
+from appliance.protocols.oip_grpc import inference_pb2, inference_pb2_grpc
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 
@@ -116,15 +119,15 @@ def test_a_python_model_has_probes_metrics_and_a_card(chat: Program) -> None:
     assert b'appliance_model_state{model="parrot",state="ready"} 1.0' in metrics
 
 
-def test_nothing_listens_for_grpc_and_the_log_says_so(chat: Program) -> None:
+def test_a_python_model_answers_over_grpc_too(chat: Program) -> None:
     """
-    The port is taken from the program and told to be of no use yet.
+    Where the program names a port for it, in the Open Inference Protocol.
     """
-    told = [event for event in chat.events() if event["event"] == "grpc.not_served"]
+    with grpc.insecure_channel(f"127.0.0.1:{chat.grpc_port}") as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        ready = stub.ModelReady(inference_pb2.ModelReadyRequest(name="parrot"), timeout=10)
 
-    assert [event["port"] for event in told] == [chat.grpc_port]
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", chat.grpc_port))
+    assert ready.ready
 
 
 def test_a_program_sees_its_model_through(start: Callable[..., Program], tmp_path: Path) -> None:

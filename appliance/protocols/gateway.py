@@ -1,0 +1,51 @@
+"""
+Models under the names that KServe's gateway has for them: ``publishers/NAMESPACE/models/MODEL``.
+
+Source: https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), spec.model.name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from appliance.contract import Call
+from appliance.upstream.naming import Named
+
+HEADER = "x-gateway-model-name"
+"""
+The header in which a gateway says which model it was asked for.
+"""
+
+
+class Gateway:
+    """
+    What the names in requests mean behind a gateway; `namespace` is None where there is none.
+    """
+
+    def __init__(self, namespace: str | None) -> None:
+        self._prefix = None if namespace is None else prefix_of(namespace)
+
+    def plain(self, name: str | None) -> str | None:
+        """
+        A name as the config has it.
+        """
+        return name.removeprefix(self._prefix) if name and self._prefix else name
+
+    def named(self, call: Call, name: str | None) -> tuple[str | None, Call]:
+        """
+        The model a call is for, which has this name in its body or none, and the call with the config's name in it.
+        """
+        if self._prefix is None:
+            return name, call
+        plain = self.plain(name or call.headers.get(HEADER))
+        if plain is None or plain == name:
+            return name, call
+        body = Named(call.body, call.headers.get("content-type", "")).under(plain)
+        return plain, replace(call, body=body)
+
+
+def prefix_of(namespace: str) -> str:
+    """
+    What comes before the name of each model in this namespace.
+    """
+    return f"publishers/{namespace}/models/"

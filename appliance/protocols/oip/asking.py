@@ -1,0 +1,163 @@
+"""
+Tensors to a model and back: what REST and gRPC share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from appliance.contract import Call, Operation, Reply
+from appliance.errors import CallError, GatewayError, UnknownModelError
+from appliance.lifecycle import Entry, Lifecycle
+from appliance.protocols.oip.columns import Columns, columns_of
+from appliance.protocols.oip.meaning import Meaning, choose
+from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
+from appliance.tensors.wire import LENGTH_HEADER, read_response, write_request
+
+VERSION = "1"
+"""
+The version of every model: a config names one.
+"""
+
+# Of the request that was translated, not of the one it became.
+_ITS_OWN = frozenset({"accept", "accept-encoding", "content-encoding", "content-length", "content-type", LENGTH_HEADER})
+
+Answer = TypeVar("Answer")
+
+
+def entry_of(lifecycle: Lifecycle, name: str, version: str | None = None) -> Entry:
+    """
+    The model of this name and version.
+
+    Raises:
+        UnknownModelError: there is none.
+    """
+    entry = lifecycle.find(name)
+    if version not in {None, "", VERSION}:
+        raise UnknownModelError(f"The model {name!r} has version {VERSION} and no other; there is no {version[:40]!r}")
+    return entry
+
+
+async def infer(
+    lifecycle: Lifecycle, name: str, request: InferenceRequest, headers: Mapping[str, str]
+) -> InferenceResponse:
+    """
+    Have the named model answer in tensors.
+
+    Raises:
+        CallError: unknown model, not ready, or the request is at fault.
+        EngineDeadError: the model died over it.
+    """
+    operations = lifecycle.find(name).model.operations
+    if Operation.INFERENCE in operations:
+        return await _pass(lifecycle, name, request, headers)
+    columns = columns_of(request)
+    meaning = choose(operations, columns.texts, [output.name for output in request.outputs])
+    outputs = await ask(lifecycle, name, meaning, columns, headers)
+    return InferenceResponse(name, VERSION, outputs, request.id)
+
+
+async def ask(
+    lifecycle: Lifecycle, name: str, meaning: Meaning, columns: Columns, headers: Mapping[str, str]
+) -> Sequence[Tensor]:
+    """
+    The tensors that the named model gives for these columns.
+
+    Raises:
+        CallError: not ready, or the request is at fault.
+        EngineDeadError: the model died over it.
+    """
+    if not all(column.texts for column in columns.texts.values()):
+        raise CallError(f"There is nothing to do: {', '.join(meaning.inputs)} must have an element or more")
+    calls = [call_of(name, meaning.operation, body, headers) for body in meaning.ask(columns)]
+    replies = await _all_of(lifecycle, name, calls)
+    return meaning.read(columns, [_decoded(reply, meaning.reply) for reply in replies])
+
+
+def call_of(
+    name: str,
+    operation: Operation,
+    body: Mapping[str, Any],  # Any: JSON values
+    headers: Mapping[str, str],
+) -> Call:
+    """
+    A call of OpenAI's protocol in the name of a client that speaks another.
+    """
+    return Call(operation, msgspec.json.encode({"model": name, **body}), inner_headers(headers))
+
+
+def inner_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """
+    What of a request's headers is still so once its body is translated to JSON.
+    """
+    kept = {name: value for name, value in headers.items() if name not in _ITS_OWN}
+    return {**kept, "content-type": "application/json"}
+
+
+def refusal(reply: Reply) -> CallError:
+    """
+    A model's own refusal, which is in OpenAI's shape, as an error.
+    """
+    try:
+        error = msgspec.json.decode(reply.body if isinstance(reply.body, bytes) else b"")["error"]
+        text = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        text = f"The model answered with status {reply.status}"
+    return CallError(text, status=reply.status)
+
+
+async def whole(reply: Reply) -> bytes:
+    """
+    The body of a good answer.
+
+    Raises:
+        CallError: it is a refusal.
+        GatewayError: it is a stream, which nobody asked for.
+    """
+    if not isinstance(reply.body, bytes):
+        await reply.body.aclose()
+        raise GatewayError("The model answered with a stream that nobody asked for")
+    if reply.status >= 300:
+        raise refusal(reply)
+    return reply.body
+
+
+async def _pass(
+    lifecycle: Lifecycle, name: str, request: InferenceRequest, headers: Mapping[str, str]
+) -> InferenceResponse:
+    body, says = write_request(request)
+    reply = await lifecycle.answer(name, Call(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
+    body = await whole(reply)
+    try:
+        response = read_response(body, reply.headers.get(LENGTH_HEADER))
+    except CallError as error:
+        raise GatewayError(f"The model's answer is not what the operation gives: {error}") from error
+    return InferenceResponse(name, VERSION, response.outputs, request.id, response.parameters)
+
+
+async def _all_of(lifecycle: Lifecycle, name: str, calls: Sequence[Call]) -> Sequence[bytes]:
+    """
+    Every answer, the calls at once; the first failure ends the others.
+    """
+
+    async def one(call: Call) -> bytes:
+        return await whole(await lifecycle.answer(name, call))
+
+    tasks = [asyncio.ensure_future(one(call)) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _decoded(body: bytes, type_: type[Answer]) -> Answer:
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except (ValueError, RecursionError) as error:
+        raise GatewayError(f"The model's answer is not what the operation gives: {error}") from error

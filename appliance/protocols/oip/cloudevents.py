@@ -1,0 +1,89 @@
+"""
+Requests and answers in CloudEvents, in the mode they came in.
+
+Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md; the type and the
+source of answers are KServe's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import uuid4
+
+import msgspec
+
+from appliance.errors import CallError
+from appliance.tensors.wire import decoded
+
+_STRUCTURED = "application/cloudevents+json"
+_NEEDED = ("id", "source", "type")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """
+    What was in a request, and how its answer is to be wrapped.
+    """
+
+    data: bytes
+    mode: Literal["plain", "binary", "structured"] = "plain"
+
+
+def opened(body: bytes, headers: Mapping[str, str]) -> Envelope:
+    """
+    A request taken out of its event, if it is in one.
+
+    Raises:
+        CallError: it is in an event that is none.
+    """
+    kind = headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/cloudevents-batch+json":
+        raise CallError("A batch of events is not taken; send each by itself", status=415)
+    if kind == _STRUCTURED:
+        return Envelope(_structured(decoded(body, dict[str, Any])), "structured")
+    if "ce-specversion" in headers:
+        _require({name: headers.get(f"ce-{name}") for name in ("specversion", *_NEEDED)})
+        return Envelope(body, "binary")
+    return Envelope(body)
+
+
+def sealed(answer: bytes, mode: str, model: str) -> tuple[bytes, str, dict[str, str]]:
+    """
+    An answer wrapped as its request was: body, media type and headers.
+    """
+    if mode == "plain":
+        return answer, "application/json", {}
+    attributes = {
+        "specversion": "1.0",
+        "id": str(uuid4()),
+        "source": f"io.kserve.inference.{model}",
+        "type": "io.kserve.inference.response",
+        "time": datetime.now(UTC).isoformat(),
+    }
+    if mode == "binary":
+        return answer, "application/json", {f"ce-{name}": value for name, value in attributes.items()}
+    event = {**attributes, "datacontenttype": "application/json", "data": msgspec.Raw(answer)}
+    return msgspec.json.encode(event), _STRUCTURED, {}
+
+
+def _structured(event: Mapping[str, Any]) -> bytes:  # Any: JSON values
+    _require(event)
+    if "data_base64" not in event:
+        return msgspec.json.encode(event.get("data"))
+    try:
+        return base64.b64decode(event["data_base64"], validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise CallError("data_base64 of the event is not base64", param="data_base64") from error
+
+
+def _require(attributes: Mapping[str, Any]) -> None:  # Any: JSON values
+    for name in _NEEDED:
+        if not isinstance(attributes.get(name), str) or not attributes[name]:
+            raise CallError(f"The event has no {name}; CloudEvents need one", param=name)
+    if str(attributes.get("specversion")) not in {"1.0", "0.3"}:
+        raise CallError("The event's specversion must be 1.0", param="specversion")

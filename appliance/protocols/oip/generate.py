@@ -1,0 +1,141 @@
+"""
+One text to one text, whole or as it comes.
+
+Source: https://github.com/kserve/open-inference-protocol, specification/protocol/generate_rest.yaml, and Triton's
+generate extension (https://github.com/triton-inference-server/server, protocol/extension_generate.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar import Response
+from litestar.response import Stream
+
+from appliance.contract import Operation, Reply
+from appliance.errors import CallError, GatewayError, UnsupportedOperationError
+from appliance.lifecycle import Lifecycle
+from appliance.protocols import errors
+from appliance.protocols.clients import AnyRequest, unless_gone, whole_body
+from appliance.protocols.oip.asking import VERSION, ask, call_of, refusal
+from appliance.protocols.oip.columns import Column, Columns, fields_of
+from appliance.protocols.oip.meaning import Meaning, usual
+from appliance.tensors.wire import decoded
+
+_UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+_NOT_FIELDS = frozenset({"text_input", "parameters", "id"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    columns: Columns
+    says: Mapping[str, Any]
+    """What every answer to it begins with."""
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    delta: _Delta | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    error: Any = None  # Any: as the model's server has it
+
+
+async def whole_text(lifecycle: Lifecycle, request: AnyRequest, name: str) -> Response[Any]:
+    """
+    ``{"text_input", "parameters"}`` to ``{"model_name", "model_version", "text_output"}``.
+    """
+    meaning = _meaning(lifecycle, name)
+    question = _question(await whole_body(request), name)
+    (tensor,) = await unless_gone(request, ask(lifecycle, name, meaning, question.columns, dict(request.headers)))
+    texts = tensor.texts()
+    return Response({**question.says, "text_output": texts[0] if len(texts) == 1 else texts})
+
+
+async def streamed_text(lifecycle: Lifecycle, request: AnyRequest, name: str) -> Response[Any]:
+    """
+    The same as server-sent events, each with what is new.
+    """
+    meaning = _meaning(lifecycle, name)
+    question = _question(await whole_body(request), name)
+    (body,) = meaning.ask(question.columns)
+    call = call_of(name, meaning.operation, {**body, "stream": True}, dict(request.headers))
+    reply = await unless_gone(request, lifecycle.answer(name, call))
+    if reply.status >= 300:
+        raise refusal(reply)
+    events = errors.told(request, _events(reply, question.says))
+    return Stream(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
+
+
+def _meaning(lifecycle: Lifecycle, name: str) -> Meaning:
+    meaning = usual(lifecycle.find(name).model.operations)
+    if meaning.operation not in {Operation.COMPLETION, Operation.CHAT_COMPLETION}:
+        raise UnsupportedOperationError(f"The model {name!r} generates no text; ask it with infer")
+    return meaning
+
+
+def _question(body: bytes, name: str) -> _Question:
+    asked = decoded(body, dict[str, Any])
+    text, parameters = asked.get("text_input"), asked.get("parameters", {})
+    if not isinstance(text, str):
+        raise CallError("text_input is missing, or is no text; it is what the model goes on from", param="text_input")
+    if not isinstance(parameters, dict):
+        raise CallError('parameters must be an object, such as {"max_tokens": 20}', param="parameters")
+    says: dict[str, Any] = {"model_name": name, "model_version": VERSION}
+    if asked.get("id") is not None:
+        says["id"] = asked["id"]
+    # Clients of Triton have the parameters beside the text.
+    beside = {key: value for key, value in asked.items() if key not in _NOT_FIELDS}
+    fields = {key: value for key, value in {**beside, **parameters}.items() if key != "stream"}
+    return _Question(Columns({"text_input": Column([text], (1,))}, fields_of(fields)), says)
+
+
+async def _events(reply: Reply, says: Mapping[str, Any]) -> AsyncGenerator[bytes]:  # Any: JSON values
+    """
+    A stream of OpenAI's as one of the Open Inference Protocol's.
+
+    Raises:
+        GatewayError: it holds an error, or nothing that can be read.
+    """
+    if isinstance(reply.body, bytes):
+        raise GatewayError("The model answered at once where a stream was asked for")
+    async with aclosing(_chunks(reply.body)) as chunks:
+        async for chunk in chunks:
+            for choice in chunk.choices:
+                text = (choice.delta.content if choice.delta else choice.text) or ""
+                yield b"data: " + json.dumps({**says, "text_output": text}).encode() + b"\n\n"
+
+
+async def _chunks(stream: AsyncGenerator[bytes]) -> AsyncGenerator[_Chunk]:
+    async with aclosing(stream):
+        rest = b""
+        async for piece in stream:
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if (chunk := _chunk(line)) is not None:
+                    yield chunk
+
+
+def _chunk(line: bytes) -> _Chunk | None:
+    data = line.removeprefix(b"data:").strip()
+    if not line.startswith(b"data:") or data == b"[DONE]":
+        return None
+    try:
+        chunk = msgspec.json.decode(data, type=_Chunk)
+    except (ValueError, RecursionError) as error:
+        raise GatewayError(f"The model's stream is not what the operation gives: {error}") from error
+    if chunk.error is not None:
+        raise refusal(Reply(data, status=502))
+    return chunk

@@ -1,0 +1,137 @@
+"""
+What tensors mean to each operation: which texts it takes, which tensors it gives.
+
+The models speak OpenAI's protocol inside; each meaning translates one of its operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.contract import Operation
+from appliance.errors import CallError, UnsupportedOperationError
+from appliance.protocols.oip import generation, pooling
+from appliance.protocols.oip.columns import Column, Columns, Spec, texts
+from appliance.tensors import Tensor
+
+Facts = Mapping[str, Any]  # Any: JSON values
+"""
+What a model says of itself.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """
+    One operation in tensors.
+
+    `ask` makes the bodies of the calls out of the columns, `reply` is the type of their answers, and `read` makes the
+    outputs of both. `outputs` names them, and their shapes as far as the model's facts say.
+    """
+
+    operation: Operation
+    inputs: tuple[str, ...]
+    outputs: Callable[[Facts], Sequence[Spec]]
+    ask: Callable[[Columns], Sequence[Mapping[str, Any]]]  # Any: JSON values
+    reply: type
+    read: Callable[[Columns, Sequence[Any]], Sequence[Tensor]]  # Any: of the type `reply`
+
+    def specs(self) -> Sequence[Spec]:
+        """
+        The inputs it needs.
+        """
+        return [Spec(name, "BYTES", (1,) if name == "query" else (-1,)) for name in self.inputs]
+
+    def takes(self, names: Collection[str], wanted: Collection[str]) -> bool:
+        """
+        Whether these inputs are all it needs, and it has these outputs.
+        """
+        return set(self.inputs) <= set(names) and set(wanted) <= {spec.name for spec in self.outputs({})}
+
+
+MEANINGS: Sequence[Meaning] = (
+    Meaning(
+        Operation.COMPLETION,
+        ("text_input",),
+        texts("text_output"),
+        generation.ask_completion,
+        generation.Completion,
+        generation.read_completion,
+    ),
+    Meaning(
+        Operation.CHAT_COMPLETION,
+        ("text_input",),
+        texts("text_output"),
+        generation.ask_chats,
+        generation.ChatCompletion,
+        generation.read_chats,
+    ),
+    Meaning(
+        Operation.EMBEDDING,
+        ("text_input",),
+        pooling.embedding_specs,
+        pooling.ask_embeddings,
+        pooling.Embeddings,
+        pooling.read_embeddings,
+    ),
+    Meaning(
+        Operation.RERANK,
+        ("query", "documents"),
+        pooling.ranking_specs,
+        pooling.ask_ranking,
+        pooling.Ranking,
+        pooling.read_ranking,
+    ),
+    Meaning(
+        Operation.CLASSIFICATION,
+        ("text_input",),
+        pooling.class_specs,
+        pooling.ask_classes,
+        pooling.Classes,
+        pooling.read_classes,
+    ),
+)
+"""
+In the order in which a model that has several of them is taken to be meant.
+"""
+
+
+def usual(operations: Collection[Operation]) -> Meaning:
+    """
+    What tensors mean to a model with these operations, where they do not say it themselves.
+
+    Raises:
+        UnsupportedOperationError: none of its operations has a meaning in tensors.
+    """
+    return _offered(operations)[0]
+
+
+def choose(operations: Collection[Operation], columns: Mapping[str, Column], wanted: Collection[str]) -> Meaning:
+    """
+    What these inputs, and the outputs that are wanted, mean to a model with these operations.
+
+    Raises:
+        CallError: nothing.
+        UnsupportedOperationError: none of its operations has a meaning in tensors.
+    """
+    offered = _offered(operations)
+    for meaning in offered:
+        if meaning.takes(columns, wanted):
+            return meaning
+    choices = "; or ".join(
+        f"{', '.join(meaning.inputs)} for {', '.join(spec.name for spec in meaning.outputs({}))}" for meaning in offered
+    )
+    asked = f", and its outputs {', '.join(wanted)}" if wanted else ""
+    raise CallError(
+        f"The request's inputs are {', '.join(columns) or 'none'}{asked}; the model takes {choices}", param="inputs"
+    )
+
+
+def _offered(operations: Collection[Operation]) -> Sequence[Meaning]:
+    offered = [meaning for meaning in MEANINGS if meaning.operation in operations]
+    if not offered:
+        can = ", ".join(sorted(operations))
+        raise UnsupportedOperationError(f"The model has nothing to do with tensors; it supports: {can}")
+    return offered

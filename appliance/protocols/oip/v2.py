@@ -1,0 +1,156 @@
+"""
+The routes of the Open Inference Protocol's second version, over REST.
+
+Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; the binary tensor
+data, statistics and model repository are extensions of Triton's
+(https://github.com/triton-inference-server/server, docs/protocol).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from litestar import Response, get, post
+from litestar.enums import HttpMethod, MediaType
+from litestar.exceptions import MethodNotAllowedException, NotFoundException
+from litestar.handlers import BaseRouteHandler, route
+from litestar.params import FromPath
+
+from appliance.lifecycle import RULES, Entry, Lifecycle, Standing
+from appliance.protocols.clients import AnyRequest, unless_gone
+from appliance.protocols.oip import generate, metadata
+from appliance.protocols.oip.asking import entry_of, infer
+from appliance.protocols.oip.compression import compressed, plain_body
+from appliance.protocols.oip.statistics import statistics
+from appliance.tensors.wire import LENGTH_HEADER, read_request, write_response
+
+_PLACE = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")
+
+_GETS: Mapping[str, Callable[[Entry, str], Any]] = {  # Any: JSON values
+    "": metadata.describe,
+    "config": metadata.configuration,
+    "stats": lambda entry, name: {"model_stats": [statistics(entry, name)]},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    What a path below ``/v2/models`` leads to: a model, and what is asked of it.
+    """
+
+    name: str
+    version: str | None
+    verb: str
+
+
+def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], most_bytes: int) -> list[BaseRouteHandler]:
+    """
+    Health, metadata, inference and generation; `most_bytes` is the size a body may have once it is decompressed.
+    """
+    return [*_server(lifecycle, standing), *_models(lifecycle, most_bytes)]
+
+
+def _server(lifecycle: Lifecycle, standing: Callable[[], Standing]) -> list[BaseRouteHandler]:
+    @get("/v2", name="v2")
+    async def server() -> dict[str, Any]:  # Any: JSON values
+        return {
+            "name": metadata.SERVER,
+            "version": metadata.server_version(),
+            "extensions": list(metadata.EXTENSIONS),
+        }
+
+    @get("/v2/models", name="v2-models")
+    async def models() -> dict[str, list[str]]:
+        return {"models": [name for entry in lifecycle.entries for name in entry.section.names]}
+
+    return [
+        server,
+        models,
+        _probe("live", lambda now: now.is_live, standing),
+        _probe("ready", lambda now: now.is_ready, standing),
+    ]
+
+
+def _probe(word: str, is_good: Callable[[Standing], bool], standing: Callable[[], Standing]) -> BaseRouteHandler:
+    @route(
+        f"/v2/health/{word}",
+        http_method=[HttpMethod.GET, HttpMethod.HEAD],
+        name=f"v2-{word}",
+        media_type=MediaType.JSON,
+    )
+    async def probe() -> Response[dict[str, bool]]:
+        now = standing()
+        good = is_good(now)
+        headers = {} if good else {"Retry-After": str(now.retry_after)}
+        return Response({word: good}, status_code=200 if good else 503, headers=headers)
+
+    return probe
+
+
+def _models(lifecycle: Lifecycle, most_bytes: int) -> list[BaseRouteHandler]:
+    answers: Mapping[str, Callable[[AnyRequest, Place], Awaitable[Response[Any]]]] = {
+        "infer": lambda request, place: _infer(lifecycle, request, place, most_bytes),
+        "generate": lambda request, place: generate.whole_text(lifecycle, request, place.name),
+        "generate_stream": lambda request, place: generate.streamed_text(lifecycle, request, place.name),
+    }
+
+    @get("/v2/models/{rest:path}", name="v2-model")
+    async def show(rest: FromPath[str]) -> Response[Any]:
+        if rest == "/stats":
+            shown = [statistics(entry, entry.section.name) for entry in lifecycle.entries]
+            return Response({"model_stats": shown})
+        place = _place(rest)
+        if place.verb in answers:
+            raise MethodNotAllowedException(headers={"Allow": "POST"})
+        entry = entry_of(lifecycle, place.name, place.version)
+        return _ready(entry, place.name) if place.verb == "ready" else Response(_GETS[place.verb](entry, place.name))
+
+    @post("/v2/models/{rest:path}", name="v2-inference", status_code=200)
+    async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
+        place = _place(rest)
+        if place.verb not in answers:
+            raise MethodNotAllowedException(headers={"Allow": "GET"})
+        entry_of(lifecycle, place.name, place.version)
+        return await answers[place.verb](request, place)
+
+    return [show, answer]
+
+
+_VERBS = frozenset({"ready", "infer", "generate", "generate_stream", *_GETS})
+
+
+def _place(rest: str) -> Place:
+    """
+    A model's name may have slashes, so what follows it is told from its end.
+    """
+    found = _PLACE.fullmatch(rest)
+    if found is None:
+        raise NotFoundException
+    if (found["verb"] or "") in _VERBS:
+        return Place(found["name"], found["version"], found["verb"] or "")
+    if found["version"] is not None:
+        raise NotFoundException
+    return Place(rest.removeprefix("/"), None, "")
+
+
+def _ready(entry: Entry, name: str) -> Response[Any]:
+    rule = RULES[entry.state]
+    if rule.is_ready:
+        return Response({"name": name, "ready": True})
+    says = {"name": name, "ready": False, "error": f"The model {name!r} is {entry.state}: {entry.reason}"}
+    return Response(says, status_code=503, headers={"Retry-After": str(rule.retry_after)})
+
+
+async def _infer(lifecycle: Lifecycle, request: AnyRequest, place: Place, most_bytes: int) -> Response[Any]:
+    body = await plain_body(request, most_bytes)
+    asked = read_request(body, request.headers.get(LENGTH_HEADER))
+    response = await unless_gone(request, infer(lifecycle, place.name, asked, dict(request.headers)))
+    prefers_binary = asked.parameters.get("binary_data_output") is True
+    written, says = write_response(response, asked.outputs, prefers_binary=prefers_binary)
+    made, coding = await compressed(written, request.headers.get("accept-encoding", ""))
+    kind = "application/octet-stream" if says else "application/json"
+    return Response(made, media_type=kind, headers={**says, **coding})

@@ -1,0 +1,75 @@
+"""
+gRPC's own health service, for probes.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md; Kubernetes probes may name a service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthServicer
+
+from appliance.errors import ApplianceError, UnknownModelError
+from appliance.lifecycle import RULES, Lifecycle, Standing
+
+SERVICE = "inference.GRPCInferenceService"
+
+# How late a watcher may hear of a change.
+_LOOK_SECONDS = 0.5
+
+Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
+
+
+class Health(HealthServicer):
+    """
+    "" and the service are whether every model answers, as are "readiness"; "liveness" is whether none is beyond help.
+
+    Any other name is a model's.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, standing: Callable[[], Standing]) -> None:
+        self._lifecycle = lifecycle
+        self._standing = standing
+
+    async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
+        """
+        Where a service stands now; raises `UnknownModelError` for one that nobody has.
+        """
+        return _answer(self._is_good(request.service))
+
+    async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
+        """
+        Where a service stands, now and whenever that changes; one that nobody has is unknown.
+        """
+        last: HealthCheckResponse | None = None
+        while True:
+            try:
+                now = _answer(self._is_good(request.service))
+            except ApplianceError:
+                now = HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+            if now != last:
+                yield now
+            last = now
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _is_good(self, service: str) -> bool:
+        if service in {"", SERVICE, "readiness"}:
+            return self._standing().is_ready
+        if service == "liveness":
+            return self._standing().is_live
+        try:
+            return RULES[self._lifecycle.find(service).state].is_ready
+        except UnknownModelError as error:
+            raise UnknownModelError(
+                f"There is no service {service[:80]!r}; it may be empty, {SERVICE}, liveness, readiness, or a model's "
+                "name"
+            ) from error
+
+
+def _answer(is_good: bool) -> HealthCheckResponse:
+    return HealthCheckResponse(status=HealthCheckResponse.SERVING if is_good else HealthCheckResponse.NOT_SERVING)

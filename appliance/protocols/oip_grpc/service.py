@@ -1,0 +1,111 @@
+"""
+What each method of the service answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import ParseDict
+
+from appliance.lifecycle import RULES, Lifecycle, Standing
+from appliance.protocols.oip import metadata
+from appliance.protocols.oip.asking import VERSION, entry_of, infer
+from appliance.protocols.oip.columns import Spec
+from appliance.protocols.oip.statistics import statistics
+from appliance.protocols.oip_grpc import inference_pb2 as pb
+from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
+from appliance.protocols.oip_grpc.translate import message_of, request_of
+
+Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
+
+
+class InferenceService(GRPCInferenceServiceServicer):
+    """
+    The protocol's methods over one lifecycle; they raise what REST's do.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, standing: Callable[[], Standing]) -> None:
+        self._lifecycle = lifecycle
+        self._standing = standing
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
+        """
+        Whether no model is beyond help.
+        """
+        return pb.ServerLiveResponse(live=self._standing().is_live)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
+        """
+        Whether every model answers.
+        """
+        return pb.ServerReadyResponse(ready=self._standing().is_ready)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
+        """
+        Whether one model answers.
+        """
+        entry = entry_of(self._lifecycle, request.name, request.version)
+        return pb.ModelReadyResponse(ready=RULES[entry.state].is_ready)
+
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
+        """
+        What the server is.
+        """
+        return pb.ServerMetadataResponse(
+            name=metadata.SERVER, version=metadata.server_version(), extensions=metadata.EXTENSIONS
+        )
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
+        """
+        What a model takes and gives.
+        """
+        entry = entry_of(self._lifecycle, request.name, request.version)
+        inputs, outputs = metadata.tensors(entry)
+        return pb.ModelMetadataResponse(
+            name=request.name,
+            versions=[VERSION],
+            platform=metadata.platform(entry),
+            inputs=[_tensor(spec) for spec in inputs],
+            outputs=[_tensor(spec) for spec in outputs],
+        )
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        """
+        Tensors to tensors.
+        """
+        entry_of(self._lifecycle, request.model_name, request.model_version)
+        asked = request_of(request)
+        headers = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        response = await infer(self._lifecycle, request.model_name, asked, headers)
+        return message_of(response, asked.outputs, is_raw=bool(request.raw_input_contents))
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
+        """
+        What a model takes and gives, in Triton's words.
+        """
+        entry = entry_of(self._lifecycle, request.name, request.version)
+        config = ParseDict(metadata.configuration(entry, request.name), pb.ModelConfig())
+        return pb.ModelConfigResponse(config=config)
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
+        """
+        How often models answered, and for how long.
+        """
+        named = [(entry_of(self._lifecycle, request.name, request.version), request.name)] if request.name else None
+        entries = named or [(entry, entry.section.name) for entry in self._lifecycle.entries]
+        told = {"model_stats": [statistics(entry, name) for entry, name in entries]}
+        return ParseDict(told, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
+
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
+        """
+        Every model with its state.
+        """
+        models = metadata.listed(self._lifecycle, only_ready=request.ready)
+        return ParseDict({"models": models}, pb.RepositoryIndexResponse())
+
+
+def _tensor(spec: Spec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)

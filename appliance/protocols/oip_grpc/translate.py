@@ -1,0 +1,112 @@
+"""
+Messages of gRPC to tensors and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+from appliance.errors import CallError
+from appliance.protocols.oip_grpc import inference_pb2 as pb
+from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
+from appliance.tensors.datatype import datatype
+
+# The field for the elements of each datatype; floats of 16 bits have none.
+_FIELDS: Mapping[str, str] = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+
+def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
+    """
+    The request in a message.
+
+    Raises:
+        CallError: its tensors are none.
+    """
+    read = _raw(message) if message.raw_input_contents else [_typed(each) for each in message.inputs]
+    return InferenceRequest(
+        inputs=read,
+        id=message.id or None,
+        outputs=tuple(RequestedOutput(each.name, _values(each.parameters)) for each in message.outputs),
+        parameters=_values(message.parameters),
+    )
+
+
+def message_of(
+    response: InferenceResponse, wanted: Sequence[RequestedOutput], *, is_raw: bool
+) -> pb.ModelInferResponse:
+    """
+    An answer as a message, with the outputs that are wanted; raw as the request was, or where it must be.
+
+    Raises:
+        CallError: there is no such output.
+    """
+    outputs = response.chosen(wanted)
+    message = pb.ModelInferResponse(
+        model_name=response.model_name, model_version=response.model_version or "", id=response.id or ""
+    )
+    _write(message.parameters, response.parameters)
+    is_raw = is_raw or any(tensor.datatype not in _FIELDS for tensor in outputs)
+    for tensor in outputs:
+        told = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        _write(told.parameters, tensor.parameters)
+        if is_raw:
+            message.raw_output_contents.append(tensor.raw)
+        else:
+            getattr(told.contents, _FIELDS[tensor.datatype]).extend(tensor.values())
+    return message
+
+
+def _raw(message: pb.ModelInferRequest) -> list[Tensor]:
+    if any(each.HasField("contents") for each in message.inputs):
+        raise CallError("The request has both contents and raw_input_contents; it must have one of them")
+    if len(message.raw_input_contents) != len(message.inputs):
+        count = len(message.raw_input_contents)
+        raise CallError(f"The request has {len(message.inputs)} inputs, and {count} raw_input_contents")
+    return [
+        Tensor.of_raw(each.name, each.datatype, each.shape, raw)
+        for each, raw in zip(message.inputs, message.raw_input_contents, strict=True)
+    ]
+
+
+def _typed(message: pb.ModelInferRequest.InferInputTensor) -> Tensor:
+    kind = datatype(message.datatype).name
+    if kind not in _FIELDS:
+        raise CallError(f"The tensor {message.name!r} is {kind}, for which there is raw_input_contents alone")
+    others = {field.name for field, _ in message.contents.ListFields()} - {_FIELDS[kind]}
+    if others:
+        raise CallError(f"The tensor {message.name!r} is {kind}, and has {min(others)}; it must have {_FIELDS[kind]}")
+    values = list(getattr(message.contents, _FIELDS[kind]))
+    return Tensor.of_values(message.name, kind, message.shape, values)
+
+
+def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:  # Any: JSON values
+    said = {name: parameter.WhichOneof("parameter_choice") for name, parameter in parameters.items()}
+    return {name: getattr(parameters[name], choice) for name, choice in said.items() if choice}
+
+
+def _write(message: MutableMapping[str, pb.InferParameter], parameters: Mapping[str, Any]) -> None:  # Any: JSON values
+    for name, value in parameters.items():
+        parameter = message[name]
+        match value:
+            case bool():
+                parameter.bool_param = value
+            case int() if -(1 << 63) <= value < 1 << 63:
+                parameter.int64_param = value
+            case int() | float():
+                parameter.double_param = value
+            case _:
+                parameter.string_param = str(value)

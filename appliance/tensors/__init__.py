@@ -1,0 +1,19 @@
+"""
+Tensors as the Open Inference Protocol has them: datatypes, shapes, bytes, and requests and answers made of them.
+"""
+
+from __future__ import annotations
+
+from appliance.tensors.datatype import DATATYPES, Datatype, datatype
+from appliance.tensors.message import InferenceRequest, InferenceResponse, RequestedOutput
+from appliance.tensors.tensor import Tensor
+
+__all__ = [
+    "DATATYPES",
+    "Datatype",
+    "InferenceRequest",
+    "InferenceResponse",
+    "RequestedOutput",
+    "Tensor",
+    "datatype",
+]

@@ -1,0 +1,30 @@
+"""
+An application with a model of each kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+from inference_doubles import InferenceClient, speakers
+
+
+@pytest.fixture(scope="package")
+async def client() -> AsyncGenerator[InferenceClient]:
+    """
+    A client of it, once every model is ready.
+    """
+    async with InferenceClient(speakers()) as client:
+        yield await client.until_ready()
+        await client.lifecycle.stop()
+
+
+@pytest.fixture
+async def fresh() -> AsyncGenerator[InferenceClient]:
+    """
+    One of its own, whose models a test may break.
+    """
+    async with InferenceClient(speakers()) as client:
+        yield await client.until_ready()
+        await client.lifecycle.stop()

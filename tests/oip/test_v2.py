@@ -1,0 +1,256 @@
+"""
+The second version's REST routes: health, metadata, versions, compression, errors.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from inference_doubles import InferenceClient, speakers
+
+from appliance.config.root import ServerSection
+from appliance.errors import CallError, EngineDeadError
+from appliance.tensors import DATATYPES
+
+ASK = {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["a" * 2000]}]}
+
+
+async def test_the_server_says_what_it_is(client: InferenceClient) -> None:
+    """
+    Name, version and extensions.
+    """
+    body = (await client.get("/v2")).json()
+
+    assert body["name"] == "appliance"
+    assert body["version"]
+    assert {"binary_tensor_data", "statistics", "generate"} <= set(body["extensions"])
+
+
+async def test_ready_means_that_all_models_are(fresh: InferenceClient) -> None:
+    """
+    One model that is not makes the server not ready, and stays alive alone.
+    """
+    before = [await fresh.get(f"/v2/health/{word}") for word in ("live", "ready")]
+    fresh.model("mood").is_away = True
+    await fresh.until(lambda: not fresh.lifecycle.is_ready)
+
+    live, ready = [await fresh.get(f"/v2/health/{word}") for word in ("live", "ready")]
+    mood, writer = [await fresh.get(f"/v2/models/{name}/ready") for name in ("mood", "writer")]
+
+    assert [(each.status_code, each.json()) for each in before] == [(200, {"live": True}), (200, {"ready": True})]
+    assert (live.status_code, live.json()) == (200, {"live": True})
+    assert (ready.status_code, ready.json()) == (503, {"ready": False})
+    assert (mood.status_code, mood.json()["ready"], writer.json()["ready"]) == (503, False, True)
+    assert int(ready.headers["retry-after"]) > 0
+    assert int(mood.headers["retry-after"]) > 0
+
+
+async def test_a_model_says_which_tensors_it_takes_and_gives(client: InferenceClient) -> None:
+    """
+    Names, datatypes and shapes, as far as they are known; and facts beside them.
+    """
+    shown = {name: (await client.get(f"/v2/models/{name}")).json() for name in ("writer", "embedder", "ranker", "mood")}
+    text = {"name": "text_input", "datatype": "BYTES", "shape": [-1]}
+
+    assert shown["writer"]["versions"] == ["1"]
+    assert shown["writer"]["inputs"] == [text]
+    assert shown["writer"]["outputs"] == [{"name": "text_output", "datatype": "BYTES", "shape": [-1]}]
+    assert shown["embedder"]["outputs"] == [{"name": "embedding", "datatype": "FP32", "shape": [-1, 3]}]
+    assert [each["name"] for each in shown["ranker"]["inputs"]] == ["query", "documents"]
+    assert shown["mood"]["outputs"][1] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]}
+    assert shown["mood"]["parameters"]["labels"] == ["calm", "loud"]
+
+
+async def test_a_model_of_tensors_declares_its_own(client: InferenceClient) -> None:
+    """
+    What it describes is its metadata; a model without any meaning in tensors has none.
+    """
+    echo = (await client.get("/v2/models/echo")).json()
+    plain = (await client.get("/v2/models/plain")).json()
+
+    assert echo["inputs"] == [{"name": "in", "datatype": "FP32", "shape": [-1, -1]}]
+    assert (plain["inputs"], plain["outputs"]) == ([], [])
+
+
+async def test_the_answer_has_what_its_metadata_says(client: InferenceClient) -> None:
+    """
+    Every model's outputs have the names, the datatypes and the sizes that were announced.
+    """
+    for name in ("writer", "talker", "embedder", "ranker", "mood", "tagger", "everything"):
+        told = (await client.get(f"/v2/models/{name}")).json()
+        inputs = [{**each, "shape": [1], "data": ["a"]} for each in told["inputs"]]
+
+        _, body = await client.ask(name, {"inputs": inputs})
+
+        assert [(each["name"], each["datatype"]) for each in body["outputs"]] == [
+            (each["name"], each["datatype"]) for each in told["outputs"]
+        ]
+        for made, announced in zip(body["outputs"], told["outputs"], strict=True):
+            assert all(says in {-1, size} for size, says in zip(made["shape"], announced["shape"], strict=True))
+
+
+async def test_every_model_has_version_1_and_no_other(client: InferenceClient) -> None:
+    """
+    Paths with the version work as those without; another one does not exist.
+    """
+    for verb in ("", "/ready", "/stats", "/config"):
+        assert (await client.get(f"/v2/models/writer/versions/1{verb}")).status_code == 200
+        assert (await client.get(f"/v2/models/writer/versions/2{verb}")).status_code == 404
+    answer = await client.post("/v2/models/writer/versions/1/infer", json=ASK)
+    other = await client.post("/v2/models/writer/versions/2/infer", json=ASK)
+
+    assert answer.json()["model_version"] == "1"
+    assert other.status_code == 404
+    assert "version 1 and no other" in other.json()["error"]
+
+
+async def test_statistics_count_what_was_asked(fresh: InferenceClient) -> None:
+    """
+    Good and bad calls, whatever protocol they came by, with the time they took.
+    """
+    await fresh.ask("writer", ASK)
+    await fresh.post("/v1/completions", json={"model": "writer", "prompt": "a"})
+    fresh.model("writer").answer_fault = CallError("no")
+    await fresh.ask("writer", ASK)
+
+    one = (await fresh.get("/v2/models/writer/stats")).json()["model_stats"]
+    all_ = (await fresh.get("/v2/models/stats")).json()["model_stats"]
+    statistics = one[0]["inference_stats"]
+
+    assert [statistics[word]["count"] for word in ("success", "fail")] == [2, 1]
+    assert statistics["success"]["ns"] > 0
+    assert one[0]["last_inference"] > 1_600_000_000_000
+    assert {each["name"]: each["inference_count"] for each in all_}["mood"] == 0
+
+
+async def test_a_configuration_is_there_for_those_who_read_it(client: InferenceClient) -> None:
+    """
+    Tensors in Triton's words.
+    """
+    body = (await client.get("/v2/models/embedder/config")).json()
+
+    assert body["input"] == [{"name": "text_input", "data_type": "TYPE_STRING", "dims": [-1]}]
+    assert body["output"] == [{"name": "embedding", "data_type": "TYPE_FP32", "dims": [-1, 3]}]
+
+
+@pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+async def test_bodies_may_be_compressed(client: InferenceClient, coding: str, pack: Any) -> None:
+    """
+    Both ways, as clients of Triton do.
+    """
+    headers = {"Content-Encoding": coding, "Accept-Encoding": coding}
+
+    answer = await client.post("/v2/models/writer/infer", content=pack(json.dumps(ASK).encode()), headers=headers)
+    short = await client.get("/v2/models/writer", headers=headers)
+
+    assert answer.headers["content-encoding"] == coding
+    assert answer.json()["outputs"][0]["data"] == ["A" * 2000]
+    assert "content-encoding" not in short.headers
+
+
+async def test_a_compressed_body_is_not_larger_than_it_may_be() -> None:
+    """
+    A small body that would fill the memory is 413, and one that is not what it says 400 or 415.
+    """
+    async with InferenceClient(speakers("writer", server=ServerSection(max_body_bytes=4096))) as client:
+        await client.until_ready()
+        cases = {
+            ("gzip", gzip.compress(b" " * 50_000_000)): 413,
+            ("gzip", b"no gzip"): 400,
+            ("gzip", gzip.compress(b"{}")[:-4]): 400,
+            ("gzip", gzip.compress(b"{}") + b"more"): 400,
+            ("br", b"{}"): 415,
+        }
+        for (coding, body), status in cases.items():
+            headers = {"Content-Encoding": coding}
+            answer = await client.post("/v2/models/writer/infer", content=body, headers=headers)
+            assert (answer.status_code, [*answer.json()]) == (status, ["error"])
+        await client.lifecycle.stop()
+
+
+FAULTS = [
+    ("GET", "/v2/models/nobody", 404),
+    ("GET", "/v2/models/nobody/ready", 404),
+    ("POST", "/v2/models/nobody/infer", 404),
+    ("GET", "/v2/models/writer/versions/1/nothing", 404),
+    ("GET", "/v2/nothing", 404),
+    ("GET", "/v2/models/writer/infer", 405),
+    ("POST", "/v2/models/writer/ready", 405),
+    ("POST", "/v2/models/writer", 405),
+    ("DELETE", "/v2/models/writer", 405),
+    ("POST", "/v2/models/plain/infer", 400),
+    ("POST", "/v2/models/embedder/generate", 400),
+    ("POST", "/v1/models/nobody:predict", 404),
+    ("POST", "/v1/models/plain:predict", 400),
+    ("POST", "/v1/models/writer:explain", 400),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), FAULTS)
+async def test_every_error_is_one_text(client: InferenceClient, method: str, path: str, status: int) -> None:
+    """
+    ``{"error": "text"}``, with exactly ``application/json``: clients of KServe read no other.
+    """
+    answer = await client.request(method, path, json=ASK)
+
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert [*answer.json()] == ["error"]
+    assert isinstance(answer.json()["error"], str)
+
+
+async def test_errors_elsewhere_keep_openais_shape(client: InferenceClient) -> None:
+    """
+    Reranking has a second version in Cohere's protocol, and is none of this protocol's.
+    """
+    for path in ("/v2/rerank", "/v1/completions"):
+        answer = await client.post(path, json={"model": "nobody"})
+        assert answer.json()["error"]["code"] == "model_not_found"
+
+
+async def test_a_dead_model_is_503_and_an_unforeseen_fault_500_without_its_text(fresh: InferenceClient) -> None:
+    """
+    Neither says anything of the inside.
+    """
+    statuses = []
+    for fault in (EngineDeadError("the engine died"), RuntimeError("secret detail")):
+        fresh.model("writer").answer_fault = fault
+        status, body = await fresh.ask("writer", ASK)
+        statuses.append(status)
+        assert "secret" not in body["error"]
+
+    assert statuses == [503, 500]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(
+    body=st.fixed_dictionaries(
+        {
+            "inputs": st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "name": st.sampled_from(["text_input", "query", "documents", "max_tokens", "in"]),
+                        "datatype": st.sampled_from(sorted(DATATYPES)),
+                        "shape": st.lists(st.integers(0, 2), max_size=2),
+                        "data": st.lists(st.text(max_size=2) | st.integers(-1, 3) | st.booleans(), max_size=2),
+                    }
+                ),
+                max_size=3,
+            )
+        },
+        optional={"parameters": st.dictionaries(st.sampled_from(["echo", "prompt", "stream"]), st.booleans())},
+    )
+)
+async def test_whatever_tensors_come_are_answered_or_refused(client: InferenceClient, body: Any) -> None:
+    """
+    200 or 400 from every model, never 500.
+    """
+    for name in ("writer", "embedder", "ranker", "mood", "everything"):
+        status, answer = await client.ask(name, body)
+        assert status in {200, 400}, (name, body, answer)
