@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from appliance.model_server import ModelServer
+    from appliance.python_model.tensor_model import Model
+    from appliance.python_model.tensors import InferInput, InferOutput, InferRequest, InferResponse
 
-__all__ = ["ModelServer"]
+__all__ = ["InferInput", "InferOutput", "InferRequest", "InferResponse", "Model", "ModelServer"]
 
-_PLACES = {"ModelServer": "appliance.model_server"}
+_PLACES = {
+    "ModelServer": "appliance.model_server",
+    "Model": "appliance.python_model.tensor_model",
+    **dict.fromkeys(("InferInput", "InferOutput", "InferRequest", "InferResponse"), "appliance.python_model.tensors"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,10 @@ class GivenSection(ModelSection):
     given: Annotated[ServedModel, SkipValidation]
     """The model."""
 
+    @property
+    def computer(self) -> str:
+        return "python"
+
     def build(self, _peers: Peers) -> Model:
         return bridged(self.given)
 

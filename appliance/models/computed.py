@@ -70,6 +70,10 @@ class ComputedSection(ModelSection):
         return self
 
     @property
+    def computer(self) -> str:
+        return _PYTHON if isinstance(self.engine, PythonSection) else super().computer
+
+    @property
     def storages(self) -> Mapping[str, StorageSection]:
         return {} if self.storage is None else {"model": self.storage}
 

@@ -21,6 +21,8 @@ from appliance.python_model.openai_model import METHODS, RawRequest
 from appliance.python_model.replies import reply
 from appliance.python_model.requests import request_of
 from appliance.python_model.served import ServedModel, overridden
+from appliance.python_model.tensor_model import Model as TensorModel
+from appliance.python_model.tensor_model import Steps
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -44,7 +46,11 @@ class Bridge:
         self._methods = {operation: method for operation, method in named.items() if method is not None}
         self._backing = model.backing
         self._life = Life.of(model)
-        self.operations = frozenset(self._methods) | (self._backing.operations if self._backing else frozenset())
+        self._steps = Steps(model) if isinstance(model, TensorModel) else None
+        of_steps = self._steps.operations if self._steps else frozenset()
+        self.operations = (
+            of_steps | frozenset(self._methods) | (self._backing.operations if self._backing else frozenset())
+        )
 
     @property
     def proof(self) -> Call | None:
@@ -64,15 +70,8 @@ class Bridge:
         await self._life.check()
 
     async def answer(self, call: Call) -> Reply:
-        method = self._methods.get(call.operation)
-        if method is None:
-            return await self._behind.answer(call)
-        request = request_of(call)
-        headers = CIMultiDictProxy(CIMultiDict(call.headers))
-        raw_request = RawRequest(headers, call.path, call.query)
         try:
-            returned = await called(method, request, raw_request, {"headers": dict(call.headers)})
-            return await reply(returned, request, call.operation, self._model.name)
+            return await self._answer(call)
         except NotImplementedError as error:
             raise UnsupportedOperationError(
                 f"The model {self._model.name!r} does not support {call.operation}", code="unsupported_operation"
@@ -81,8 +80,21 @@ class Bridge:
             log.error("answer.malformed", model=self._model.name, operation=call.operation, reason=str(error))
             raise
 
+    async def _answer(self, call: Call) -> Reply:
+        if self._steps is not None and call.operation in self._steps.operations:
+            return await self._steps.answer(call)
+        method = self._methods.get(call.operation)
+        if method is None:
+            return await self._behind.answer(call)
+        request = request_of(call)
+        headers = CIMultiDictProxy(CIMultiDict(call.headers))
+        raw_request = RawRequest(headers, call.path, call.query)
+        returned = await called(method, request, raw_request, {"headers": dict(call.headers)})
+        return await reply(returned, request, call.operation, self._model.name)
+
     def describe(self) -> Mapping[str, Any]:
-        return self._backing.describe() if self._backing else {}
+        facts = self._backing.describe() if self._backing else {}
+        return {**facts, **self._steps.describe()} if self._steps else facts
 
     async def close(self) -> None:
         await self._life.end(self)

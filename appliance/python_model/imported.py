@@ -22,6 +22,7 @@ from appliance.python_model.calling import in_thread
 from appliance.python_model.openai_model import METHODS
 from appliance.python_model.section import PythonSection
 from appliance.python_model.served import ServedModel
+from appliance.python_model.tensor_model import OF_TENSORS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -57,11 +58,11 @@ class Imported:
         # In a thread: modules such as torch take seconds to import.
         model = await in_thread(partial(made, self._name, self._section, artifacts.get("model")))
         bridge = bridged(model)
-        if not bridge.operations & self._offered:
+        if not bridge.operations & (self._offered | OF_TENSORS):
             wanted = ", ".join(METHODS[operation] for operation in sorted(self._offered))
             raise LoadError(
-                f"engine.python: {self._section.python} has none of the methods {wanted}, which this class of models "
-                "answers with; override one, or declare the model with another class"
+                f"engine.python: {self._section.python} has none of the methods {wanted} or predict, which this class "
+                "of models answers with; override one, or declare the model with another class"
             )
         self._bridge = bridge
         await bridge.load(artifacts)

@@ -24,6 +24,7 @@ NOBODY = Peers(lambda name: pytest.fail(name))
 
 MODELS = """
 from pathlib import Path
+from appliance import Model
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 
 class Reader(OpenAIGenerativeModel):
@@ -51,6 +52,10 @@ class Broken(OpenAIGenerativeModel):
 class Ranker(OpenAIEncoderModel):
     async def create_rerank(self, request, raw_request=None, context=None):
         return {"results": []}
+
+class Tensors(Model):
+    def predict(self, payload, headers=None):
+        return {"predictions": [str(self.model_dir)]}
 
 class Stranger:
     pass
@@ -147,6 +152,16 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
     await model.close()
 
 
+async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
+    """
+    What it is asked says what it is.
+    """
+    model = await loaded(section(module, {"python": "user_models:Tensors"}), model=module)
+    reply = await model.answer(Call(Operation.PREDICTION, b"{}"))
+
+    assert reply.body == json.dumps({"predictions": [str(module)]}, separators=(",", ":")).encode()
+
+
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
@@ -155,7 +170,10 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
         ({"python": "user_raising:Model"}, r"importing 'user_raising' failed: RuntimeError: at import; the log says"),
         ({"python": "user_models:Readr"}, r'has no such class; did you mean "Reader"\?'),
         ({"python": "user_models:Stranger"}, r"is no subclass of a model of appliance\.openai"),
-        ({"python": "user_models:Silent"}, r"has none of the methods create_chat_completion, create_completion"),
+        (
+            {"python": "user_models:Silent"},
+            r"has none of the methods create_chat_completion, create_completion or predict",
+        ),
         ({"python": "user_models:Ranker"}, r"declare the model with another class"),
         ({"python": "user_models:Nameless"}, r"has no name; have its __init__ call super\(\)"),
         ({"python": "user_models:Broken"}, r"cannot be made: ValueError: no such thing"),
