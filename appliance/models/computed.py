@@ -15,7 +15,6 @@ from pydantic.json_schema import SkipJsonSchema
 from appliance.contract import Model, Operation, Peers
 from appliance.layout import LayoutSection
 from appliance.models.section import ModelSection
-from appliance.python_model.imported import Imported
 from appliance.python_model.section import PythonSection
 from appliance.storage.section import StorageSection
 from appliance.vllm_engine.section import EngineSection
@@ -86,6 +85,9 @@ class ComputedSection(ModelSection):
 
     def build(self, _peers: Peers) -> Model:
         if isinstance(self.engine, PythonSection):
+            # The classes of requests and answers are no business of a program that only checks a file.
+            from appliance.python_model.imported import Imported
+
             return Imported(self.name, self.engine, self.offered)
         return self.in_vllm(self.engine)
 

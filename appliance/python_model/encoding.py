@@ -11,15 +11,9 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
-from appliance.errors import ApplianceError
+from appliance.errors import ModelFaultError
 
 Json = dict[str, Any]  # Any: JSON values
-
-
-class ModelFaultError(ApplianceError):
-    """
-    A model written in Python returned what is no answer.
-    """
 
 
 def plain(returned: Any) -> Json:  # Any: whatever a user returned

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from appliance.contract import Call, Operation, Reply
-from appliance.errors import CallError
+from appliance.errors import CallError, ModelFaultError
 from appliance.python_model.calling import called
-from appliance.python_model.encoding import Json, ModelFaultError, plain
+from appliance.python_model.encoding import Json, plain
 from appliance.python_model.served import ServedModel, offered, overridden
 from appliance.python_model.tensors import InferRequest, InferResponse
 from appliance.tensors import InferenceResponse
@@ -44,6 +44,7 @@ class Model(ServedModel):
     and `postprocess`, each plain, in a thread, or asynchronous.
     """
 
+    @offered
     def preprocess(self, payload: Payload, headers: Headers | None = None) -> Any:  # noqa: ARG002 - to be overridden
         """
         What `predict` gets.
@@ -57,6 +58,7 @@ class Model(ServedModel):
         """
         raise NotImplementedError
 
+    @offered
     def postprocess(self, result: Any, headers: Headers | None = None) -> Any:  # noqa: ARG002 - to be overridden
         """
         What the client gets.
@@ -116,9 +118,12 @@ class Steps:
         return {"inputs": list(self._model.get_input_types()), "outputs": list(self._model.get_output_types())}
 
     async def _walk(self, payload: Payload, method: Callable[..., Any], headers: Headers) -> Any:
-        payload = await called(self._model.preprocess, payload, headers)
-        said = await called(method, payload, headers)
-        return await called(self._model.postprocess, said, headers)
+        before, after = overridden(self._model, "preprocess"), overridden(self._model, "postprocess")
+        given: Any = payload
+        for step in (before, method, after):
+            if step is not None:
+                given = await called(step, given, headers)
+        return given
 
 
 def _message(said: Any) -> InferenceResponse:
