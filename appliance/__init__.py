@@ -1,3 +1,32 @@
 """
-Serve models from one YAML file.
+Serve models from one YAML file, or from a few lines of Python.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from appliance.model_server import ModelServer
+    from appliance.python_model.tensor_model import Model
+    from appliance.python_model.tensors import InferInput, InferOutput, InferRequest, InferResponse
+
+__all__ = ["InferInput", "InferOutput", "InferRequest", "InferResponse", "Model", "ModelServer"]
+
+_PLACES = {
+    "ModelServer": "appliance.model_server",
+    "Model": "appliance.python_model.tensor_model",
+    **dict.fromkeys(("InferInput", "InferOutput", "InferRequest", "InferResponse"), "appliance.python_model.tensors"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Nothing is imported before it is used: a config is checked by programs that serve nothing.
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -76,7 +76,7 @@ class Served:
         _, body = self.get("/readyz")
         return body["models"][0]["state"] if body else None
 
-    def until_ready(self, seconds: float = 240) -> Served:
+    def until_ready(self, seconds: float = 240) -> Self:
         """
         Wait until it is ready, and fail with its log when it never is.
         """

@@ -20,14 +20,14 @@ FILES = sorted(file for file in HOUSE.rglob("*.py") if "_pb2" not in file.name)
 FLOORS = (
     {"errors", "logs", "nearest", "processes", "section"},
     {"contract", "layout", "storage", "tensors"},
-    {"upstream", "vllm_engine"},
+    {"python_model", "upstream", "vllm_engine"},
     {"translation"},
     {"models"},
-    {"config"},
+    {"config", "openai"},
     {"cache", "lifecycle", "pull"},
     {"protocols"},
     {"server", "smoke"},
-    {"cli"},
+    {"cli", "model_server"},
     {"__main__"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

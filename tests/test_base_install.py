@@ -110,3 +110,30 @@ def test_a_port_for_grpc_without_grpc_names_the_extra(python: Path, tmp_path: Pa
 
     assert done.returncode == 2
     assert "pip install 'appliance[grpc]'" in done.stdout + done.stderr
+
+
+_MODEL = """
+from appliance.openai import OpenAIGenerativeModel
+
+class Parrot(OpenAIGenerativeModel):
+    async def create_chat_completion(self, request, raw_request=None, context=None):
+        return {"choices": [{"message": {"role": "assistant", "content": request.messages[-1]["content"]}}]}
+"""
+
+
+@pytest.mark.slow
+def test_a_model_in_python_needs_no_engine(python: Path, tmp_path: Path) -> None:
+    """
+    It is served from a file with nothing but the base install, and keeps its promise.
+    """
+    (tmp_path / "parrots.py").write_text(_MODEL)
+    body = {"messages": [{"role": "user", "content": "polly"}]}
+    promise = {"path": "/v1/chat/completions", "body": body, "contains": '"content":"polly"'}
+    model = {"name": "a", "class": "generative", "engine": {"python": "parrots:Parrot"}}
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({"models": [model], "expect": [promise]}))
+
+    done = subprocess.run([python, "-m", "appliance", "smoke", file], capture_output=True, text=True, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "every promise held" in done.stdout

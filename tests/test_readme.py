@@ -8,10 +8,11 @@ import json
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from served import environment
+from served import environment, free_port, until
 
 from appliance.storage import SCHEMES
 
@@ -56,6 +57,35 @@ def test_its_parts_of_a_file_are_good(tmp_path: Path) -> None:
 
     assert parts
     assert done.returncode == 0, done.stdout
+
+
+def test_its_program_serves(tmp_path: Path) -> None:
+    """
+    What a reader copies answers; on a free port here.
+    """
+    (text,) = _blocks("python")
+    port = free_port()
+    file = tmp_path / "program.py"
+    file.write_text(text.replace("8080", str(port)))
+
+    with subprocess.Popen([sys.executable, str(file)], stderr=subprocess.DEVNULL) as program:
+        try:
+            until(lambda: _chat(port) == "Hello", 60)
+        finally:
+            program.terminate()
+
+    assert program.returncode == 0
+
+
+def _chat(port: int) -> str | None:
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello"}]}).encode()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/chat/completions", body, timeout=10) as response:
+            answer = json.loads(response.read())
+    except OSError:
+        return None
+    content: str = answer["choices"][0]["message"]["content"]
+    return content
 
 
 def test_its_commands_exist() -> None:

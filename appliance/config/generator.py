@@ -76,6 +76,8 @@ class _Generator(GenerateJsonSchema):
 
         Where it is not, any key of any choice is one that may have been meant.
         """
+        if callable(schema["discriminator"]):
+            return self._by_key(schema)
         tag = str(schema["discriminator"])
         choices = {str(name): self.generate_inner(choice) for name, choice in schema["choices"].items()}
         tagged = {name: {"properties": {tag: {"const": name}}, "required": [tag]} for name in choices}
@@ -93,6 +95,16 @@ class _Generator(GenerateJsonSchema):
                 "patternProperties": _FREE_KEYS,
             },
         }
+
+    def _by_key(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
+        """
+        Two choices, of which the one that requires a key is meant where that key is there.
+        """
+        one, other = (self.generate_inner(choice) for choice in schema["choices"].values())
+        if "required" not in self.resolve_ref_schema(one):
+            one, other = other, one
+        required = self.resolve_ref_schema(one)["required"]
+        return {"type": "object", "if": {"type": "object", "required": required}, "then": one, "else": other}
 
     def _typed_choices(self, schema: JsonSchemaValue) -> JsonSchemaValue:
         """

@@ -28,6 +28,9 @@ _UNMOVED = "which belongs to one connection or its body; must be left out"
 
 _ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
 
+# The keys of a model that a class of the user's computes.
+_OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine"})
+
 Rule = Callable[[Draft], Iterator[Fault]]
 
 
@@ -96,7 +99,7 @@ def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
     """
     for path, model in model_entries(draft):
         engine = model.get("engine")
-        args = engine.get("args") if isinstance(engine, dict) else None
+        args = engine.get("args") if isinstance(engine, dict) and "python" not in engine else None
         for name in args if isinstance(args, dict) else ():
             if name in OWNED:
                 yield draft.key_fault((*path, "engine", "args", name), f"is not set here; {OWNED[name]}")
@@ -172,6 +175,19 @@ def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
             yield draft.fault((*section, "url"), f"is {draft.quote((*section, 'url'))}; {_ADDRESS}")
 
 
+def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
+    """
+    What shapes vLLM is not said of a model that a class of the user's computes.
+    """
+    for path, model in model_entries(draft):
+        engine, section = model.get("engine"), SECTIONS.get(str(model.get("class")))
+        if not isinstance(engine, dict) or "python" not in engine or section is None:
+            continue
+        known = {field.alias or name for name, field in section.model_fields.items()}
+        for key in known & model.keys() - _OF_PYTHON:
+            yield draft.key_fault((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
+
+
 RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
@@ -181,6 +197,7 @@ RULES: tuple[Rule, ...] = (
     schemes_are_known,
     memory_fractions_fit,
     encoder_keys_fit_the_task,
+    python_models_have_their_own_keys,
     headers_may_travel,
     addresses_are_possible,
     adapters.targets_answer,

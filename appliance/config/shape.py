@@ -130,6 +130,8 @@ def _alternatives(schema: Schema, resolver: Any, data: Any) -> Iterator[tuple[An
         yield resolved.contents, resolved.resolver
     if "if" in schema and Draft202012Validator(schema["if"]).is_valid(data):
         yield schema.get("then"), resolver
+    elif "if" in schema:
+        yield schema.get("else"), resolver
     for keyword in ("allOf", "anyOf", "oneOf"):
         for other in schema.get(keyword, ()):
             yield other, resolver

@@ -27,5 +27,7 @@ async def prove(model: Model, proof: Call) -> None:
         raise LoadError(f"the first answer did not come within {_PROVE_SECONDS:.0f} seconds") from error
     except CallError as error:
         raise LoadError(f"the first answer was refused: {error}") from error
+    if isinstance(reply.body, bytes) and reply.status >= 400:
+        raise LoadError(f"the first answer was refused: {reply.body.decode(errors='replace')}")
     if not isinstance(reply.body, bytes) or not json.loads(reply.body):
         raise LoadError("the first answer was empty")

@@ -12,34 +12,28 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import Field
 
-from appliance.contract import Call, Model, Operation, Peers
-from appliance.layout import LayoutSection
+from appliance.contract import Call, Model, Operation
+from appliance.models.computed import AnyEngine, ComputedSection
 from appliance.models.local import LocalModel
-from appliance.models.section import ModelSection
 from appliance.models.tasks import Choice, Task, choose
-from appliance.storage.section import StorageSection
 from appliance.vllm_engine.arguments import Pooler, Setup
 from appliance.vllm_engine.section import EngineSection
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class EncoderSection(ModelSection):
+class EncoderSection(ComputedSection):
     """
     An encoder: embeddings, reranking and scores, classification.
     """
 
+    offered = frozenset({Operation.EMBEDDING, Operation.RERANK})
+
     class_: Annotated[Literal["encoder"], Field(alias="class")]
     """The model class."""
 
-    storage: StorageSection
-    """Where the model's bytes come from."""
-
-    layout: LayoutSection = LayoutSection()
-    """How the model sits on GPUs; unset is one device."""
-
-    engine: EngineSection = EngineSection()
-    """How vLLM computes; on a CPU, `dtype: auto` is float32."""
+    engine: AnyEngine = EngineSection()
+    """What computes: vLLM, whose `dtype: auto` is float32 on a CPU, or with the key `python` a class of yours."""
 
     task: Literal["embed", "rerank", "classify", "token_classify"] | None = None
     """
@@ -59,12 +53,8 @@ class EncoderSection(ModelSection):
     declares the model to be one. Unset is all of them.
     """
 
-    @property
-    def storages(self) -> Mapping[str, StorageSection]:
-        return {"model": self.storage}
-
-    def build(self, _peers: Peers) -> Model:
-        return EncoderModel(self)
+    def in_vllm(self, engine: EngineSection) -> Model:
+        return EncoderModel(self, engine)
 
 
 _PROOFS: Mapping[Task, tuple[Operation, Mapping[str, Any]]] = {  # Any: JSON values
@@ -89,9 +79,10 @@ class EncoderModel(LocalModel):
     An encoder in a vLLM engine; what it can be asked depends on its task, which may only show when the bytes are here.
     """
 
-    def __init__(self, section: EncoderSection) -> None:
+    def __init__(self, section: EncoderSection, engine: EngineSection) -> None:
         super().__init__()
         self._section = section
+        self._settings = engine
         self._choice: Choice | None = None
 
     @property
@@ -119,8 +110,8 @@ class EncoderModel(LocalModel):
             names=(section.name, *section.aliases),
             artifact=artifacts["model"],
             layout=section.layout,
-            engine=section.engine,
-            allow_pickle=section.storage.allow_pickle,
+            engine=self._settings,
+            allow_pickle=section.allow_pickle,
             pooler=Pooler(
                 task="classify" if choice.task is Task.RERANK else choice.task.value,
                 pooling=section.pooling,

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.contract import Call, Model, Operation, Peers
-from appliance.layout import LayoutSection
+from appliance.contract import Call, Model, Operation
+from appliance.models.computed import ComputedSection
 from appliance.models.local import LocalModel
-from appliance.models.section import ModelSection, Name, Report
+from appliance.models.section import Name, Report
 from appliance.section import Section
 from appliance.storage import Cache
 from appliance.storage.section import StorageSection, StorageSettings
@@ -38,22 +38,15 @@ class LoraSection(Section):
     """Where the adapter's bytes come from."""
 
 
-class GenerativeSection(ModelSection):
+class GenerativeSection(ComputedSection):
     """
     A language model: chat, completions, responses, messages.
     """
 
+    offered = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
+
     class_: Annotated[Literal["generative"], Field(alias="class")]
     """The model class."""
-
-    storage: StorageSection
-    """Where the model's bytes come from."""
-
-    layout: LayoutSection = LayoutSection()
-    """How the model sits on GPUs; unset is one device."""
-
-    engine: EngineSection = EngineSection()
-    """How vLLM computes."""
 
     chat_template: str | None = None
     """Jinja template for chat, inline or the path of a file; unset is the model's own."""
@@ -73,17 +66,17 @@ class GenerativeSection(ModelSection):
 
     @property
     def storages(self) -> Mapping[str, StorageSection]:
-        return {"model": self.storage} | {_ADAPTER + adapter.name: adapter.storage for adapter in self.adapters}
+        return {**super().storages} | {_ADAPTER + adapter.name: adapter.storage for adapter in self.adapters}
 
     def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
         artifacts = dict(super().materialize(settings, report))
-        if artifacts["model"].suffix == ".gguf":
+        if isinstance(self.engine, EngineSection) and artifacts["model"].suffix == ".gguf":
             cache = Cache.at(settings.cache_dir)
             artifacts["model"] = gguf.convert(artifacts["model"], cache, partial(report, "conversion"))
         return artifacts
 
-    def build(self, _peers: Peers) -> Model:
-        return GenerativeModel(self)
+    def in_vllm(self, engine: EngineSection) -> Model:
+        return GenerativeModel(self, engine)
 
 
 class GenerativeModel(LocalModel):
@@ -103,9 +96,10 @@ class GenerativeModel(LocalModel):
         }
     )
 
-    def __init__(self, section: GenerativeSection) -> None:
+    def __init__(self, section: GenerativeSection, engine: EngineSection) -> None:
         super().__init__()
         self._section = section
+        self._settings = engine
         prompt = {"model": section.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         self.proof = Call(Operation.COMPLETION, json.dumps(prompt).encode())
 
@@ -115,9 +109,9 @@ class GenerativeModel(LocalModel):
             names=(section.name, *section.aliases),
             artifact=artifacts["model"],
             layout=section.layout,
-            engine=section.engine,
+            engine=self._settings,
             chat_template=section.chat_template,
-            allow_pickle=section.storage.allow_pickle,
+            allow_pickle=section.allow_pickle,
             tool_call_parser=section.tool_call_parser,
             reasoning_parser=section.reasoning_parser,
             adapters={adapter.name: artifacts[_ADAPTER + adapter.name] for adapter in section.adapters},

@@ -47,6 +47,13 @@ class ModelSection(Section):
         return (self.name, *self.aliases)
 
     @property
+    def computer(self) -> str:
+        """
+        What computes: vLLM, a class of the user's, or servers elsewhere, which the appliance asks.
+        """
+        return "vllm" if self.has_engine else "appliance"
+
+    @property
     def storages(self) -> Mapping[str, StorageSection]:
         """
         What must be materialized before the model loads; empty for a class without storage.

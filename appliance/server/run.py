@@ -36,6 +36,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _BACKLOG = 4096
 _MOST_CONNECTIONS = 65536
 
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
 # How long connections may take to close after the drain.
 _CLOSE_SECONDS = 5.0
 
@@ -47,13 +49,19 @@ def run(config: Config, secrets: Collection[str] = ()) -> NoReturn:
     """
     Serve until a signal, then leave the process: 0 after a drain, 1 when it could not serve.
     """
+    leave(serve(config, secrets))
+
+
+def serve(config: Config, secrets: Collection[str] = ()) -> int:
+    """
+    Serve until a signal: 0 after a drain, else the exit code that says why not.
+    """
     logs.configure(config.logging.format, config.logging.level, secrets)
     try:
-        code = _run(config)
+        return _run(config)
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
-        code = error.exit_code
-    leave(code)
+        return error.exit_code
 
 
 def _run(config: Config) -> int:
@@ -102,6 +110,7 @@ async def _serve(config: Config, seat: Seat | None) -> int:
     await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
     if grpc_server is not None:
         await grpc_server.stop(_CLOSE_SECONDS)
+    signals.close()
     log.info("server.stopped")
     return 1 if ended else 0
 
@@ -126,10 +135,17 @@ class _Signals:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.first: asyncio.Future[None] = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOPS:
             loop.add_signal_handler(number, self._receive, number)
         # A worker is born with them blocked, so that none is lost before somebody listens.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+
+    def close(self) -> None:
+        """
+        Leave signals to what comes after.
+        """
+        for number in _STOPS:
+            asyncio.get_running_loop().remove_signal_handler(number)
 
     def _receive(self, number: signal.Signals) -> None:
         log.info("signal.received", signal=number.name)

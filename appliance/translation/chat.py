@@ -60,22 +60,16 @@ class Chat:
         Raises:
             CallError: the request is wrong, or wants what this model cannot do.
         """
-        for field, why in _REFUSED.items():
-            if request.get(field) is not None:
-                raise CallError(f"{field} {why}", param=field, code="unsupported_parameter")
-        made = {name: value for name, value in request.items() if name not in _OF_CHAT and value is not None}
-        made["prompt"] = self._prompt(request)
-        # The newer name wins, as it does for OpenAI.
-        limit = request.get("max_completion_tokens") or request.get("max_tokens")
-        if limit is not None:
-            made["max_tokens"] = limit
-        if made.get("response_format") == {"type": "text"}:
-            del made["response_format"]
-        if (stop := self._stop(request.get("stop"))) is not None:
-            made["stop"] = stop
-        return made | _logprobs(request)
+        return _completion(request, self.prompt(request), self.stop)
 
-    def _prompt(self, request: Json) -> str:
+    def prompt(self, request: Json) -> str:
+        """
+        The conversation as the text to continue.
+
+        Raises:
+            CallError: the request is wrong, or wants what this model cannot do.
+        """
+        _refuse(request)
         messages = for_template(request.get("messages"), knows_developer=self.template.knows_developer)
         is_continued = bool(request.get("continue_final_message"))
         opens = request.get("add_generation_prompt")
@@ -117,11 +111,53 @@ class Chat:
             )
         return tools
 
-    def _stop(self, asked: Any) -> Any:  # Any: JSON values
-        if not self.stop or not isinstance(asked, str | list | None):
-            return asked
-        wanted = [asked] if isinstance(asked, str) else asked or []
-        return list(dict.fromkeys([*wanted, *self.stop]))
+
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """
+    The same where somebody else has made the prompt.
+    """
+
+    text: str
+    role: str
+    stop: Sequence[str] = ()
+
+    def completion(self, request: Json) -> Json:
+        """
+        The completion request whose answer continues the prompt.
+
+        Raises:
+            CallError: the request wants what this model cannot do.
+        """
+        _refuse(request)
+        return _completion(request, self.text, self.stop)
+
+
+def _refuse(request: Json) -> None:
+    for field, why in _REFUSED.items():
+        if request.get(field) is not None:
+            raise CallError(f"{field} {why}", param=field, code="unsupported_parameter")
+
+
+def _completion(request: Json, prompt: str, always: Sequence[str]) -> Json:
+    made = {name: value for name, value in request.items() if name not in _OF_CHAT and value is not None}
+    made["prompt"] = prompt
+    # The newer name wins, as it does for OpenAI.
+    limit = request.get("max_completion_tokens") or request.get("max_tokens")
+    if limit is not None:
+        made["max_tokens"] = limit
+    if made.get("response_format") == {"type": "text"}:
+        del made["response_format"]
+    if (stop := _stops(request.get("stop"), always)) is not None:
+        made["stop"] = stop
+    return made | _logprobs(request)
+
+
+def _stops(asked: Any, always: Sequence[str]) -> Any:  # Any: JSON values
+    if not always or not isinstance(asked, str | list | None):
+        return asked
+    wanted = [asked] if isinstance(asked, str) else asked or []
+    return list(dict.fromkeys([*wanted, *always]))
 
 
 def _logprobs(request: Json) -> Json:

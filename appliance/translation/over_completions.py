@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from appliance.contract import Operation
 from appliance.errors import GatewayError
-from appliance.translation.chat import Chat
+from appliance.translation.chat import Chat, Prompted
 from appliance.translation.chat_answer import Face, chat_completion
 from appliance.translation.chat_stream import chat_chunks
 from appliance.translation.messages import Json
@@ -26,7 +26,7 @@ class OverCompletions:
     What is asked under `name`, asked of the target as completions.
     """
 
-    def __init__(self, name: str, section: CompletionsSection, target: Target, chat: Chat) -> None:
+    def __init__(self, name: str, section: CompletionsSection, target: Target, chat: Chat | Prompted) -> None:
         self._name = name
         self._section = section
         self._target = target

@@ -40,10 +40,9 @@ def server_version() -> str:
 
 def platform(entry: Entry) -> str:
     """
-    What computes the model: vLLM, or servers elsewhere.
+    What computes the model, and its class.
     """
-    kind = getattr(entry.section, "class_", "model")
-    return f"vllm_{kind}" if entry.section.has_engine else f"appliance_{kind}"
+    return f"{entry.section.computer}_{getattr(entry.section, 'class_', 'model')}"
 
 
 def tensors(entry: Entry) -> tuple[Sequence[Spec], Sequence[Spec]]:

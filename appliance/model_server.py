@@ -1,0 +1,143 @@
+"""
+Serving models from a Python program: the same server that `appliance serve` runs, without a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, SkipValidation, ValidationError
+
+from appliance.config import Config
+from appliance.config.root import LoggingSection, ServerSection
+from appliance.contract import Model, Peers
+from appliance.errors import ApplianceError, ConfigError, Problem
+from appliance.models.section import ModelSection
+from appliance.openai.keywords import checked
+from appliance.python_model.bridge import bridged
+from appliance.python_model.served import ServedModel
+from appliance.server import serve
+
+_SOURCE = "ModelServer"
+
+
+class GivenSection(ModelSection):
+    """
+    A model that the program brings along, which no file could declare.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    given: Annotated[ServedModel, SkipValidation]
+    """The model."""
+
+    @property
+    def computer(self) -> str:
+        return "python"
+
+    def build(self, _peers: Peers) -> Model:
+        return bridged(self.given)
+
+
+class ModelServer:
+    """
+    Answers the clients of models written in Python, with probes, metrics, a log and a drain like any appliance.
+    """
+
+    def __init__(
+        self,
+        http_port: int = 8080,
+        grpc_port: int | None = None,
+        *,
+        logging: Mapping[str, Any] | None = None,  # Any: checked like the file's
+        **server: Any,
+    ) -> None:
+        """
+        `grpc_port` is for the Open Inference Protocol over gRPC; None is no gRPC. `logging` and the other keywords are
+        keys of the config's sections `logging` and `server`, such as ``host="127.0.0.1"``; see `appliance schema`.
+
+        Raises:
+            ConfigError: one of them is wrong.
+        """
+        self._server = checked(ServerSection, {"port": http_port, "grpc_port": grpc_port, **server}, _SOURCE, "server")
+        self._logging = checked(LoggingSection, dict(logging or {}), _SOURCE, "logging")
+
+    def start(self, models: Sequence[ServedModel]) -> None:
+        """
+        Serve the models until SIGTERM or Ctrl-C, and return when the requests under way are answered.
+
+        A model that is not loaded yet is loaded first, one after the other, while the probes answer already.
+
+        Raises:
+            ConfigError: the models cannot be served together.
+            SystemExit: the server could not serve; the log says why.
+        """
+        config = self.config(models)
+        _require_main_thread()
+        code = serve(config)
+        if code:
+            sys.exit(code)
+
+    def config(self, models: Sequence[ServedModel]) -> Config:
+        """
+        What `start` serves, as the config that a file would become.
+
+        Raises:
+            ConfigError: the models cannot be served together.
+        """
+        problems = [*_wrong(models), *self._too_many_workers()]
+        if problems:
+            raise ConfigError(problems)
+        sections = tuple(GivenSection(name=model.name, given=model) for model in models)
+        return Config.model_construct(models=sections, server=self._server, logging=self._logging)
+
+    def _too_many_workers(self) -> Iterable[Problem]:
+        if self._server.workers not in (1, "auto"):
+            yield _problem(
+                "server.workers", f"is {self._server.workers}, and loaded models belong to one process; must be 1"
+            )
+
+
+def _wrong(models: Sequence[object]) -> Iterable[Problem]:
+    if not models:
+        yield _problem("models", "is empty; must have one model or more")
+    seen: set[str] = set()
+    for index, model in enumerate(models):
+        where = f"models[{index}]"
+        if not isinstance(model, ServedModel):
+            hint = ", not the class itself" if isinstance(model, type) else ""
+            kind = f"is {model!r}" if isinstance(model, type) else f"is a {type(model).__name__}"
+            yield _problem(where, f"{kind}; must be an object of a subclass of appliance.openai's or Model{hint}")
+        elif model.name in seen:
+            yield _problem(f"{where}.name", f"is {model.name!r}, which is taken; must be unlike all other names")
+        else:
+            seen.add(model.name)
+            yield from _ill_named(model, where)
+
+
+def _ill_named(model: ServedModel, where: str) -> Iterable[Problem]:
+    try:
+        GivenSection(name=model.name, given=model)
+    except ValidationError as error:
+        yield _problem(f"{where}.name", f"is {model.name!r}; {error.errors()[0]['msg']}")
+
+
+def _problem(path: str, message: str) -> Problem:
+    return Problem(_SOURCE, None, None, path, message)
+
+
+def _require_main_thread() -> None:
+    """
+    Signals go to the main thread alone, and a loop that runs already cannot run another.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ApplianceError("ModelServer.start() runs in the main thread alone; call it there")
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ApplianceError("ModelServer.start() has an event loop of its own; call it outside of yours")

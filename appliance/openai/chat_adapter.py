@@ -1,0 +1,125 @@
+"""
+Chat over a model that completes prompts, from Python: what the class `adapter` of a file does over completions.
+"""
+
+# ruff: noqa: ARG002 - a method takes what the ones that override it are given
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from appliance.contract import Call, Model, Operation, Reply
+from appliance.errors import ApplianceError, CallError
+from appliance.openai.asking import body_of, chunks, made
+from appliance.openai.keywords import checked
+from appliance.python_model.answers import ChatCompletion, ChatCompletionChunk
+from appliance.python_model.bridge import Bridge, bridged
+from appliance.python_model.calling import called
+from appliance.python_model.openai_model import Context, OpenAIGenerativeModel, OpenAIModel, RawRequest
+from appliance.python_model.requests import ChatCompletionRequest
+from appliance.translation.chat import Chat, Prompted
+from appliance.translation.over_completions import OverCompletions
+from appliance.translation.section import CompletionsSection
+from appliance.translation.target import Peer
+from appliance.translation.tokenizer import chat_template as template_of
+
+# Stands where a program has no template, and is never rendered.
+_NO_TEMPLATE = "{# none #}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """
+    A conversation as the text to continue, and the role of whoever continues it.
+    """
+
+    prompt: str
+    response_role: str = "assistant"
+
+
+class OpenAIChatAdapterModel(OpenAIGenerativeModel):
+    """
+    Chats by way of completions: those of an underlying model, or of its own class's `create_completion`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        underlying_model: OpenAIModel | None = None,
+        *,
+        chat_template: str | None = None,
+        response_role: str = "assistant",
+        stop: Sequence[str] = (),
+        max_tokens: int | None = None,
+    ) -> None:
+        """
+        The keywords are the keys of an adapter's `protocol`; see `appliance schema adapter`. Without a `chat_template`
+        override `apply_chat_template`.
+
+        Raises:
+            ApplianceError: one of them is wrong, or nothing completes.
+        """
+        super().__init__(name)
+        keys = {"response_role": response_role, "stop": tuple(stop), "max_tokens": max_tokens}
+        template = _NO_TEMPLATE if chat_template is None else chat_template
+        keys |= {"kind": "completions", "chat_template": template}
+        self._section = checked(CompletionsSection, keys, type(self).__name__)
+        compiled = template_of(self._section, None)
+        self._chat = None if chat_template is None or compiled is None else Chat(compiled, response_role, tuple(stop))
+        self.backing = None if underlying_model is None else bridged(underlying_model)
+        if Operation.COMPLETION not in bridged(self).operations:
+            raise ApplianceError(f"{type(self).__name__}: nothing completes; give an underlying_model that does")
+        if self._chat is None and type(self).apply_chat_template is OpenAIChatAdapterModel.apply_chat_template:
+            raise ApplianceError(
+                f"{type(self).__name__}: has no chat template; give chat_template, or override apply_chat_template"
+            )
+
+    def apply_chat_template(self, request: ChatCompletionRequest) -> ChatPrompt:
+        """
+        The prompt of a conversation; it may be overridden, asynchronously too.
+
+        Raises:
+            CallError: the template refuses the request.
+        """
+        if self._chat is None:
+            raise CallError("This model has no chat template")
+        return ChatPrompt(self._chat.prompt(body_of(request, self.name)), self._chat.role)
+
+    async def create_chat_completion(
+        self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
+    ) -> ChatCompletion | AsyncGenerator[ChatCompletionChunk]:
+        """
+        The conversation continued; every field of the request goes along.
+        """
+        prompt = await called(self.apply_chat_template, request)
+        asked = Peer(self.name, _Completing(self))
+        over = OverCompletions(
+            request.model or self.name,
+            self._section,
+            asked,
+            Prompted(prompt.prompt, prompt.response_role, self._section.stop),
+        )
+        headers = {} if raw_request is None else dict(raw_request.headers)
+        said = await over.chat(body_of(request, self.name), headers)
+        return made(ChatCompletion, said) if isinstance(said, dict) else chunks(said, ChatCompletionChunk)
+
+
+class _Completing:
+    """
+    Has an adapter's completions answered, by whatever name.
+    """
+
+    def __init__(self, adapter: OpenAIChatAdapterModel) -> None:
+        self._model: Model = Bridge(adapter)
+
+    def operations(self, _name: str) -> frozenset[Operation]:
+        return self._model.operations
+
+    def check(self, _name: str) -> None:
+        """
+        The adapter's own health says it.
+        """
+
+    async def answer(self, _name: str, call: Call) -> Reply:
+        return await self._model.answer(call)

@@ -1,0 +1,39 @@
+"""
+Keywords of a Python program, checked like the keys of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from appliance.errors import ConfigError, Problem
+from appliance.nearest import did_you_mean, known_ones
+from appliance.section import Section
+
+Part = TypeVar("Part", bound=Section)
+
+
+def checked(section: type[Part], given: Mapping[str, Any], source: str, path: str = "") -> Part:
+    """
+    The section that the keywords make; `source` and `path` say in an error where they stand.
+
+    Raises:
+        ConfigError: some of them are wrong; it names them all, and no value that may be a secret.
+    """
+    try:
+        return section.model_validate(given)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        raise ConfigError([_fault(section, dict(detail), source, path) for detail in details]) from None
+
+
+def _fault(section: type[Section], detail: Mapping[str, Any], source: str, path: str) -> Problem:
+    words = [str(part) for part in (path, *detail["loc"]) if part != ""]
+    message = str(detail["msg"])
+    if detail["type"] == "extra_forbidden":
+        known = list(section.model_fields)
+        message = f"unknown key; {did_you_mean(words[-1], known) or known_ones('keys', known)}"
+    return Problem(source, None, None, ".".join(words), message)

@@ -1,0 +1,3 @@
+"""
+Models that users write in Python: what they subclass, and how one becomes a model of the contract.
+"""

@@ -1,0 +1,129 @@
+"""
+A model written in Python as a model of the contract: requests decoded once, answers encoded, faults translated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from appliance.contract import Call, Dependent, Model, Operation, Reply
+from appliance.errors import ModelFaultError, UnsupportedOperationError
+from appliance.python_model.calling import called
+from appliance.python_model.life import Life
+from appliance.python_model.openai_model import METHODS, RawRequest
+from appliance.python_model.replies import reply
+from appliance.python_model.requests import request_of
+from appliance.python_model.served import ServedModel, overridden
+from appliance.python_model.tensor_model import Model as TensorModel
+from appliance.python_model.tensor_model import Steps
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# The smallest request of each operation.
+_PROOFS: Mapping[Operation, Mapping[str, Any]] = {  # Any: JSON values
+    Operation.CHAT_COMPLETION: {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0},
+    Operation.COMPLETION: {"prompt": "Hello", "max_tokens": 1, "temperature": 0},
+    Operation.EMBEDDING: {"input": "Hello"},
+    Operation.RERANK: {"query": "Hello", "documents": ["Hello"]},
+}
+
+
+class Bridge:
+    """
+    Has a model written in Python answer calls.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        named = {operation: overridden(model, name) for operation, name in METHODS.items()}
+        self._methods = {operation: method for operation, method in named.items() if method is not None}
+        self._backing = model.backing
+        self._life = Life.of(model)
+        self._steps = Steps(model) if isinstance(model, TensorModel) else None
+        of_steps = self._steps.operations if self._steps else frozenset()
+        self.operations = (
+            of_steps | frozenset(self._methods) | (self._backing.operations if self._backing else frozenset())
+        )
+
+    @property
+    def proof(self) -> Call | None:
+        asked = self._model.proof
+        operations = [each for each in _PROOFS if each in self._methods]
+        if asked is None or not operations:
+            return self._backing.proof if self._backing and asked is not None else None
+        # A prompt belongs to a completion, messages to a chat.
+        fits = [each for each in operations if asked.keys() & set(_PROOFS[each]) - {"max_tokens", "temperature"}]
+        operation = (fits or operations)[0]
+        return Call(operation, msgspec.json.encode({"model": self._model.name, **_PROOFS[operation], **asked}))
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:
+        await self._life.begin(self, artifacts)
+
+    async def check(self) -> None:
+        await self._life.check()
+
+    async def answer(self, call: Call) -> Reply:
+        try:
+            return await self._answer(call)
+        except NotImplementedError as error:
+            raise UnsupportedOperationError(
+                f"The model {self._model.name!r} does not support {call.operation}", code="unsupported_operation"
+            ) from error
+        except ModelFaultError as error:
+            log.error("answer.malformed", model=self._model.name, operation=call.operation, reason=str(error))
+            raise
+
+    async def _answer(self, call: Call) -> Reply:
+        if self._steps is not None and call.operation in self._steps.operations:
+            return await self._steps.answer(call)
+        method = self._methods.get(call.operation)
+        if method is None:
+            return await self._behind.answer(call)
+        request = request_of(call)
+        headers = CIMultiDictProxy(CIMultiDict(call.headers))
+        raw_request = RawRequest(headers, call.path, call.query)
+        returned = await called(method, request, raw_request, {"headers": dict(call.headers)})
+        return await reply(returned, request, call.operation, self._model.name)
+
+    def describe(self) -> Mapping[str, Any]:
+        facts = self._backing.describe() if self._backing else {}
+        return {**facts, **self._steps.describe()} if self._steps else facts
+
+    async def close(self) -> None:
+        await self._life.end(self)
+
+    @property
+    def _behind(self) -> Model:
+        if self._backing is None:
+            raise AssertionError("asked what it does not offer; this is a bug")
+        return self._backing
+
+
+class DependentBridge(Bridge):
+    """
+    The same for a model behind which servers elsewhere answer.
+    """
+
+    def __init__(self, model: ServedModel, backing: Dependent) -> None:
+        super().__init__(model)
+        self._dependent = backing
+
+    def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
+        """
+        How each of them is, for probes.
+        """
+        return self._dependent.upstreams()
+
+
+def bridged(model: ServedModel) -> Model:
+    """
+    The model as one of the contract.
+    """
+    backing = model.backing
+    return DependentBridge(model, backing) if isinstance(backing, Dependent) else Bridge(model)

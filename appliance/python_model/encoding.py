@@ -1,0 +1,60 @@
+"""
+Whatever a user returned, as plain JSON values.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from appliance.errors import ModelFaultError
+
+Json = dict[str, Any]  # Any: JSON values
+
+
+def plain(returned: Any) -> Json:  # Any: whatever a user returned
+    """
+    The fields of an object: a mapping, a dataclass, or a model of pydantic's or msgspec's; arrays become lists.
+
+    Raises:
+        ModelFaultError: it has none.
+    """
+    try:
+        fields = returned.model_dump() if isinstance(returned, BaseModel) else returned
+        made = msgspec.to_builtins(fields, enc_hook=_hook, str_keys=True)
+    except (TypeError, ValueError) as error:
+        raise ModelFaultError(f"the model returned {_kind(returned)}, which is not JSON: {error}") from error
+    if not isinstance(made, dict):
+        raise ModelFaultError(f"the model returned {_kind(returned)}; must be an object with the fields of an answer")
+    return made
+
+
+def with_base64(embedding: Json) -> Json:
+    """
+    The answer to an embedding request with its vectors as base64 of little-endian float32.
+    """
+    data = [{**each, "embedding": _base64(each.get("embedding"))} for each in embedding.get("data", ())]
+    return {**embedding, "data": data}
+
+
+def _base64(vector: Any) -> Any:  # Any: numbers, or already base64
+    if not isinstance(vector, list):
+        return vector
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _hook(value: Any) -> Any:  # Any: what msgspec does not know
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    # Arrays and numbers of numpy's and torch's.
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"it holds {_kind(value)}")
+
+
+def _kind(value: Any) -> str:  # Any: anything
+    return f"a {type(value).__name__}" if value is not None else "nothing"

@@ -1,0 +1,150 @@
+"""
+A model whose class a config names: imported and made when it is loaded, and no sooner.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from appliance.contract import Call, Model, Operation, Reply
+from appliance.errors import LoadError
+from appliance.nearest import did_you_mean, known_ones
+from appliance.python_model.bridge import bridged
+from appliance.python_model.calling import in_thread
+from appliance.python_model.openai_model import METHODS
+from appliance.python_model.section import PythonSection
+from appliance.python_model.served import ServedModel
+from appliance.python_model.tensor_model import OF_TENSORS
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+Result = TypeVar("Result")
+
+
+class Imported:
+    """
+    A model of the contract out of a class that is not imported yet.
+    """
+
+    def __init__(self, name: str, section: PythonSection, offered: frozenset[Operation]) -> None:
+        """
+        `offered` is what a model of this kind can be asked, of which the class must do something.
+        """
+        self._name = name
+        self._section = section
+        self._offered = offered
+        self._bridge: Model | None = None
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """
+        What the class can be asked; while it is not imported, what any of its kind can.
+        """
+        return self._offered if self._bridge is None else self._bridge.operations
+
+    @property
+    def proof(self) -> Call | None:
+        return self._made.proof
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:
+        # In a thread: modules such as torch take seconds to import.
+        model = await in_thread(partial(made, self._name, self._section, artifacts.get("model")))
+        bridge = bridged(model)
+        if not bridge.operations & (self._offered | OF_TENSORS):
+            wanted = ", ".join(METHODS[operation] for operation in sorted(self._offered))
+            raise LoadError(
+                f"engine.python: {self._section.python} has none of the methods {wanted} or predict, which this class "
+                "of models answers with; override one, or declare the model with another class"
+            )
+        self._bridge = bridge
+        await bridge.load(artifacts)
+
+    async def check(self) -> None:
+        await self._made.check()
+
+    async def answer(self, call: Call) -> Reply:
+        return await self._made.answer(call)
+
+    def describe(self) -> Mapping[str, Any]:
+        return {} if self._bridge is None else self._bridge.describe()
+
+    async def close(self) -> None:
+        if self._bridge is not None:
+            await self._bridge.close()
+
+    @property
+    def _made(self) -> Model:
+        if self._bridge is None:
+            raise AssertionError("asked before it was loaded; this is a bug")
+        return self._bridge
+
+
+def made(name: str, section: PythonSection, model_dir: Path | None) -> ServedModel:
+    """
+    An object of the class that a section names; `model_dir` is passed to a constructor that takes it.
+
+    Raises:
+        LoadError: the class cannot be imported, is no model, or does not take the arguments.
+    """
+    kind = _imported(section.python)
+    takes = inspect.signature(kind).parameters
+    keywords: dict[str, Any] = dict(section.args)
+    if model_dir is not None and "model_dir" in takes:
+        keywords.setdefault("model_dir", model_dir)
+    for word in keywords:
+        if word not in takes and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+            hint = did_you_mean(word, takes) or known_ones("arguments", [each for each in takes if each != "name"])
+            raise LoadError(f"engine.args: {section.python} takes no {word!r}; {hint}")
+    try:
+        inspect.signature(kind).bind(name, **keywords)
+    except TypeError as error:
+        raise LoadError(f"engine.args: {section.python} cannot be made: {error}; correct engine.args") from error
+    model = _run(f"{section.python} cannot be made", partial(kind, name, **keywords))
+    if getattr(model, "name", None) is None:
+        raise LoadError(f"engine.python: {section.python} has no name; have its __init__ call super().__init__(name)")
+    return model
+
+
+def _imported(place: str) -> type[ServedModel]:
+    module_name, _, class_name = place.partition(":")
+    # As with `python -m`, but last: what lies there takes nobody's place.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        module = _run(f"importing {module_name!r} failed", partial(importlib.import_module, module_name))
+    except ModuleNotFoundError as error:
+        missing = f"its module {module_name!r}" if module_name.startswith(error.name or "") else f"{error.name!r}"
+        raise LoadError(
+            f"engine.python: {place}: there is no module {error.name!r}; install {missing}, put it on PYTHONPATH, "
+            f"or start the appliance in its directory, which is {Path.cwd()} now"
+        ) from error
+    found = getattr(module, class_name, None)
+    if isinstance(found, type) and issubclass(found, ServedModel):
+        return found
+    models = [name for name, each in vars(module).items() if isinstance(each, type) and issubclass(each, ServedModel)]
+    hint = did_you_mean(class_name, models) or known_ones("models there", models) if models else "it has no models"
+    what = "has no such class" if found is None else "is no subclass of a model of appliance.openai"
+    raise LoadError(f"engine.python: {place} {what}; {hint}")
+
+
+def _run(what: str, work: Callable[[], Result]) -> Result:
+    """
+    Code of the user's, whose own fault is told with where it lies.
+    """
+    try:
+        return work()
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        log.exception("model.code_failed", what=what)
+        raise LoadError(
+            f"engine.python: {what}: {type(error).__name__}: {error}; the log says where in your code"
+        ) from error

@@ -1,0 +1,56 @@
+"""
+Whatever a user's method returned, as the reply the client wants: whole, or a stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from appliance.contract import Operation, Reply
+from appliance.python_model.calling import is_stream
+from appliance.python_model.encoding import Json, with_base64
+from appliance.python_model.error_response import ErrorResponse
+from appliance.python_model.frame import Frame
+from appliance.python_model.requests import EmbeddingRequest, GenerationRequest, Request
+from appliance.python_model.streams import events, gathered, parted
+
+_EVENTS = "text/event-stream"
+
+
+async def reply(returned: Any, request: Request, operation: Operation, name: str) -> Reply:  # Any: a user's own
+    """
+    The reply of the model `name` to a request.
+
+    Raises:
+        ModelFaultError: what was returned is no answer.
+    """
+    if isinstance(returned, ErrorResponse):
+        return _refused(returned)
+    frame = Frame.of(operation, request.model or name)
+    wants_stream = isinstance(request, GenerationRequest) and bool(request.stream)
+    if is_stream(returned) and wants_stream:
+        return Reply(events(returned, frame), media_type=_EVENTS)
+    if is_stream(returned):
+        answer = await gathered(returned, frame, is_chat=operation is Operation.CHAT_COMPLETION)
+    else:
+        answer = frame.around_whole(returned)
+    if "error" in answer:
+        return _refused(ErrorResponse(**answer))
+    if isinstance(request, GenerationRequest) and wants_stream:
+        return _streamed(answer, frame, request, is_chat=operation is Operation.CHAT_COMPLETION)
+    if isinstance(request, EmbeddingRequest) and request.encoding_format == "base64":
+        answer = with_base64(answer)
+    return Reply(msgspec.json.encode(answer))
+
+
+def _streamed(answer: Json, frame: Frame, request: GenerationRequest, *, is_chat: bool) -> Reply:
+    wants_usage = bool((request.stream_options or {}).get("include_usage"))
+    return Reply(parted(answer, frame, is_chat=is_chat, wants_usage=wants_usage), media_type=_EVENTS)
+
+
+def _refused(response: ErrorResponse) -> Reply:
+    # The four fields alone: whatever else an exception brought along is nobody's business.
+    body = {"error": response.error.model_dump(include={"message", "type", "param", "code"})}
+    return Reply(msgspec.json.encode(body), response.status)

@@ -1,0 +1,51 @@
+"""
+Models written in Python behind their bridge, asked at the contract.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, cast
+
+from appliance.contract import Call, Model, Operation, Reply
+from appliance.python_model.bridge import bridged
+from appliance.python_model.served import ServedModel
+
+CHAT: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+async def loaded(model: ServedModel) -> Model:
+    """
+    The model behind its bridge, ready.
+    """
+    bridge = bridged(model)
+    await bridge.load({})
+    return bridge
+
+
+async def ask(model: ServedModel, operation: Operation = Operation.CHAT_COMPLETION, /, **body: Any) -> Reply:
+    """
+    The reply to a body; a chat says hello.
+    """
+    said = {**(CHAT if operation is Operation.CHAT_COMPLETION else {}), **body}
+    return await (await loaded(model)).answer(Call(operation, json.dumps(said).encode()))
+
+
+def whole(reply: Reply) -> Any:
+    """
+    The JSON of a whole answer.
+    """
+    assert isinstance(reply.body, bytes)
+    return json.loads(reply.body)
+
+
+async def events(reply: Reply) -> list[Any]:
+    """
+    The JSON of each event of a stream, which must end as OpenAI's do.
+    """
+    assert reply.media_type == "text/event-stream"
+    pieces = [piece async for piece in cast("AsyncGenerator[bytes]", reply.body)]
+    texts = b"".join(pieces).decode().split("\n\n")
+    assert texts[-2:] == ["data: [DONE]", ""]
+    return [json.loads(text.removeprefix("data: ")) for text in texts[:-2]]

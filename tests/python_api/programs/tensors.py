@@ -1,0 +1,26 @@
+"""
+A model of tensors in Python, as a user of KServe would write it.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from appliance import InferOutput, InferRequest, InferResponse, Model, ModelServer
+
+
+class Doubling(Model):
+    """
+    Doubles numbers.
+    """
+
+    def predict(self, payload: Any, headers: Any = None) -> Any:
+        if isinstance(payload, InferRequest):
+            outputs = [InferOutput.from_numpy("doubled", each.as_numpy() * 2) for each in payload.inputs]
+            return InferResponse(payload.id, self.name, outputs)
+        return {"predictions": np.array(payload["instances"]) * 2}
+
+
+if __name__ == "__main__":
+    ModelServer(http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2])).start([Doubling("doubling")])

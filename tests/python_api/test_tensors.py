@@ -1,0 +1,290 @@
+"""
+Models of tensors in Python, for clients of the Open Inference Protocol.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from python_api.asking import loaded
+from python_api.program import Program
+
+from appliance import InferInput, InferOutput, InferRequest, InferResponse, Model
+from appliance.contract import Call, Operation, Reply
+from appliance.errors import CallError, ModelFaultError, UnsupportedOperationError
+from appliance.protocols.oip_grpc import inference_pb2, inference_pb2_grpc
+from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
+from appliance.tensors.wire import LENGTH_HEADER, read_response, write_request
+
+
+@pytest.fixture(scope="session")
+def doubling(start: Callable[..., Program]) -> Program:
+    """
+    The program that doubles.
+    """
+    return start("tensors.py").until_ready(60)
+
+
+def test_a_model_of_tensors_answers_every_version_of_the_protocol(doubling: Program) -> None:
+    """
+    JSON in both versions over REST, and gRPC.
+    """
+    tensor = {"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1, 2.5]}
+    _, first = doubling.post("/v1/models/doubling:predict", {"instances": [[1], [2]]})
+    status, second = doubling.post("/v2/models/doubling/infer", {"id": "7", "inputs": [tensor]})
+    with grpc.insecure_channel(f"127.0.0.1:{doubling.grpc_port}") as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        asked = inference_pb2.ModelInferRequest(model_name="doubling")
+        asked.inputs.add(name="x", datatype="INT64", shape=[2]).contents.int64_contents.extend([3, 4])
+        third = stub.ModelInfer(asked, timeout=10)
+
+    assert first == {"predictions": [[2], [4]]}
+    assert (status, second["id"], second["model_name"]) == (200, "7", "doubling")
+    assert second["outputs"] == [{"name": "doubled", "datatype": "FP32", "shape": [2, 1], "data": [2.0, 5.0]}]
+    assert [each.name for each in third.outputs] == ["doubled"]
+
+
+def test_metadata_says_that_python_computes(doubling: Program) -> None:
+    """
+    As its platform.
+    """
+    _, told = doubling.get("/v2/models/doubling")
+
+    assert told["platform"] == "python_model"
+
+
+def test_what_a_model_of_tensors_cannot_do_is_said(doubling: Program) -> None:
+    """
+    It has no explanations, and no chat.
+    """
+    explained, _ = doubling.post("/v1/models/doubling:explain", {"instances": []})
+    chatted, said = doubling.post("/v1/chat/completions", {"messages": []})
+
+    assert (explained, chatted) == (400, 400)
+    assert said["error"]["code"] == "unsupported_operation"
+
+
+class Steps(Model):
+    """
+    Each step leaves its mark; `predict` returns what the test gives it.
+    """
+
+    def __init__(self, made: Any = None) -> None:
+        super().__init__("steps")
+        self.made = made
+        self.seen: list[Any] = []
+
+    async def preprocess(self, payload: Any, headers: Any = None) -> Any:
+        self.seen.append(headers.get("x-tenant"))
+        return payload
+
+    def predict(self, payload: Any, headers: Any = None) -> Any:
+        self.seen.append(payload)
+        return payload | {"predicted": True} if self.made is None else self.made
+
+    async def postprocess(self, result: Any, headers: Any = None) -> Any:
+        return result if self.made is not None else result | {"post": True}
+
+    async def explain(self, payload: Any, headers: Any = None) -> Any:
+        return payload | {"explained": True}
+
+    def get_input_types(self) -> Any:
+        return [{"name": "x", "datatype": "FP32", "shape": [-1]}]
+
+
+async def ask(model: Model, operation: Operation, body: object = None) -> Reply:
+    """
+    The reply to JSON, or to one tensor.
+    """
+    bridge = await loaded(model)
+    if operation is not Operation.INFERENCE:
+        return await bridge.answer(Call(operation, json.dumps(body).encode(), {"x-tenant": "blue"}))
+    raw, says = write_request(InferenceRequest([Tensor.of_values("x", "FP32", [2], [1.0, 2.0])], id="7"))
+    return await bridge.answer(Call(operation, raw, says))
+
+
+def inferred(reply: Reply) -> InferenceResponse:
+    """
+    The tensors of a reply.
+    """
+    assert isinstance(reply.body, bytes)
+    return read_response(reply.body, reply.headers.get(LENGTH_HEADER))
+
+
+async def test_each_step_may_be_plain_or_asynchronous() -> None:
+    """
+    They follow each other, and hear the headers.
+    """
+    model = Steps()
+    predicted = await ask(model, Operation.PREDICTION, {"instances": [1]})
+    explained = await ask(model, Operation.EXPLANATION, {"instances": [1]})
+    bridge = await loaded(model)
+
+    assert isinstance(predicted.body, bytes)
+    assert isinstance(explained.body, bytes)
+    assert json.loads(predicted.body) == {"instances": [1], "predicted": True, "post": True}
+    assert json.loads(explained.body) == {"instances": [1], "explained": True, "post": True}
+    assert model.seen[0] == "blue"
+    assert bridge.operations == {Operation.INFERENCE, Operation.PREDICTION, Operation.EXPLANATION}
+    assert bridge.describe()["inputs"][0]["name"] == "x"
+    assert bridge.proof is None
+
+
+async def test_a_request_in_tensors_arrives_as_kserves() -> None:
+    """
+    With its id, its inputs by name, and their elements in numpy.
+    """
+    model = Steps(InferResponse("7", "steps", []))
+    await ask(model, Operation.INFERENCE)
+    request = model.seen[-1]
+
+    assert isinstance(request, InferRequest)
+    assert (request.id, request.model_name) == ("7", "steps")
+    tensor = request.get_input_by_name("x")
+    assert tensor is not None
+    assert (tensor.shape, tensor.datatype, tensor.data) == ([2], "FP32", [1.0, 2.0])
+    assert tensor.as_numpy().tolist() == [1.0, 2.0]
+    assert request.get_input_by_name("y") is None
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        InferResponse(None, "steps", [InferOutput("y", [2], "INT64", [1, 2])]),
+        {"outputs": [{"name": "y", "shape": [2], "datatype": "INT64", "data": np.array([1, 2])}]},
+    ],
+)
+async def test_an_answer_in_tensors_is_an_object_or_the_protocols_mapping(made: Any) -> None:
+    """
+    Both come out as tensors.
+    """
+    (output,) = inferred(await ask(Steps(made), Operation.INFERENCE)).outputs
+
+    assert (output.name, output.datatype, output.values()) == ("y", "INT64", [1, 2])
+
+
+@pytest.mark.parametrize("made", [7, "text", {"predictions": [1]}, {"outputs": [{"name": "y"}]}])
+async def test_an_answer_that_is_no_tensors_is_the_models_fault(made: Any) -> None:
+    """
+    The client's request was good.
+    """
+    with pytest.raises(ModelFaultError):
+        await ask(Steps(made), Operation.INFERENCE)
+
+
+async def test_a_bare_list_is_the_predictions() -> None:
+    """
+    An array too.
+    """
+    replies = [await ask(Steps(made), Operation.PREDICTION, {}) for made in ([1, 2], np.array([1, 2]))]
+
+    assert [reply.body for reply in replies] == [b'{"predictions":[1,2]}'] * 2
+
+
+async def test_a_method_that_is_not_there_is_not_offered() -> None:
+    """
+    The operations are the methods of the class here too.
+    """
+
+    class Explaining(Model):
+        def explain(self, payload: Any, headers: Any = None) -> Any:
+            raise NotImplementedError
+
+    bridge = await loaded(Explaining("explaining"))
+
+    assert bridge.operations == {Operation.EXPLANATION}
+    with pytest.raises(UnsupportedOperationError):
+        await bridge.answer(Call(Operation.EXPLANATION, b"{}"))
+    with pytest.raises(CallError, match="not valid JSON"):
+        await bridge.answer(Call(Operation.EXPLANATION, b"{"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "datatype"),
+    [
+        (np.bool_, "BOOL"),
+        (np.uint8, "UINT8"),
+        (np.int16, "INT16"),
+        (np.dtype(">i4"), "INT32"),
+        (np.int64, "INT64"),
+        (np.float16, "FP16"),
+        (np.float32, "FP32"),
+        (np.float64, "FP64"),
+    ],
+)
+def test_arrays_become_tensors_and_come_back(dtype: Any, datatype: str) -> None:
+    """
+    Whatever their datatype, their order of bytes and their layout in memory.
+    """
+    array = np.array([[0, 1, 1], [1, 0, 1]], dtype).T
+    made = InferOutput.from_numpy("x", array)
+
+    assert (made.datatype, made.shape) == (datatype, [3, 2])
+    assert np.array_equal(made.as_numpy(), array)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([["é", "b"]]), np.array([["é", "b"]], object), np.array([[b"\xc3\xa9", b"b"]])]
+)
+def test_arrays_of_texts_are_bytes(array: Any) -> None:
+    """
+    In UTF-8, whatever numpy calls them.
+    """
+    made = InferOutput.from_numpy("x", array)
+
+    assert (made.datatype, made.shape, made.as_string()) == ("BYTES", [1, 2], ["é", "b"])
+    assert made.as_numpy().tolist() == [["é".encode(), b"b"]]
+
+
+def test_bf16_is_float32_in_numpy() -> None:
+    """
+    Which has no such type.
+    """
+    made = InferInput("x", [2], "BF16", [1.5, -2.0])
+    copy = InferInput("y", [0], "BF16")
+    copy.set_data_from_numpy(made.as_numpy())
+
+    assert made.as_numpy().dtype == np.float32
+    assert (copy.shape, copy.datatype, copy.data) == ([2], "BF16", [1.5, -2.0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: InferOutput("x", [3], "FP32", [1.0]),
+        lambda: InferOutput("x", [1], "FP99", [1.0]),
+        lambda: InferOutput("x", [1], "INT8", [1000]),
+        lambda: InferOutput("x", [1], "FP32", b"123"),
+        lambda: InferOutput("x", [1], "FP32").tensor,
+    ],
+)
+def test_a_wrong_tensor_is_the_programs_fault(make: Callable[[], object]) -> None:
+    """
+    A client that asked rightly is not told that it did not.
+    """
+    with pytest.raises(ValueError, match=r"x|FP99"):
+        make()
+
+
+def test_an_array_without_a_datatype_is_told() -> None:
+    """
+    With what to do about it.
+    """
+    with pytest.raises(TypeError, match="x: there is no datatype for an array of complex128; give it another"):
+        InferOutput.from_numpy("x", np.array([1j]))
+
+
+def test_outputs_are_found_by_name() -> None:
+    """
+    As inputs are.
+    """
+    output = InferOutput("y", [1], "FP32", [1.0])
+    response = InferResponse("7", "steps", [output])
+
+    assert response.get_output_by_name("y") is output
+    assert response.get_output_by_name("z") is None
