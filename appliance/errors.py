@@ -204,13 +204,14 @@ class CallError(ApplianceError):
     """
 
     status = 400
+    code: str | None = None
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, status: int | None = None
     ) -> None:
         super().__init__(message)
         self.param = param
-        self.code = code
+        self.code = code or self.code
         if status is not None:
             self.status = status
 
@@ -235,8 +236,9 @@ class UnavailableError(CallError):
     """
 
     status = 503
+    code = "model_not_ready"
 
-    def __init__(self, message: str, *, retry_after: int | None = None, code: str = "model_not_ready") -> None:
+    def __init__(self, message: str, *, retry_after: int | None = None, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
 
@@ -247,9 +249,7 @@ class GatewayError(CallError):
     """
 
     status = 502
-
-    def __init__(self, message: str, *, code: str = "upstream_failed") -> None:
-        super().__init__(message, code=code)
+    code = "upstream_failed"
 
 
 class GatewayTimeoutError(GatewayError):
@@ -258,6 +258,4 @@ class GatewayTimeoutError(GatewayError):
     """
 
     status = 504
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="upstream_timeout")
+    code = "upstream_timeout"
