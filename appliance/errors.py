@@ -212,8 +212,7 @@ class CallError(ApplianceError):
         super().__init__(message)
         self.param = param
         self.code = code or self.code
-        if status is not None:
-            self.status = status
+        self.status = status or self.status
 
 
 class UnsupportedOperationError(CallError):
