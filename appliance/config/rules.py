@@ -19,7 +19,7 @@ from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
 from appliance.upstream.headers import FRAMING, HOP_BY_HOP
 from appliance.upstream.section import HEADER_NAME
-from appliance.vllm_engine.section import OWNED
+from appliance.vllm_engine.section import OWNED, EngineSection
 
 # Shares such as 0.7, 0.2 and 0.1 are no exact sum.
 _ROUNDING = 1e-9
@@ -152,6 +152,18 @@ def headers_may_travel(draft: Draft) -> Iterator[Fault]:
                 yield draft.key_fault((*path, name), f"is not set here, {_UNMOVED}")
 
 
+def engines_name_their_class(draft: Draft) -> Iterator[Fault]:
+    """
+    A key that is nearly `python` is not one of vLLM's, for which the schema takes it.
+    """
+    for path, model in model_entries(draft):
+        engine = model.get("engine")
+        for key in engine if isinstance(engine, dict) and "python" not in engine else ():
+            hint = did_you_mean(str(key), ("python", *EngineSection.model_fields))
+            if '"python"' in hint:
+                yield draft.key_fault((*path, "engine", key), f"unknown key; {hint}")
+
+
 def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
     """
     What shapes vLLM is not said of a model that a class of the user's computes.
@@ -173,6 +185,7 @@ RULES: tuple[Rule, ...] = (
     schemes_are_known,
     memory_fractions_fit,
     encoder_keys_fit_the_task,
+    engines_name_their_class,
     python_models_have_their_own_keys,
     headers_may_travel,
     adapters.targets_answer,

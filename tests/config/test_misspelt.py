@@ -28,6 +28,8 @@ def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
         is_free = any(part.startswith("x-") for part in parts)
         # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell.
         is_json = "body" in parts[:-1] or "args" in parts[:-2]
+        # The keywords of a class of the user's are known to the class alone.
+        is_json |= draft.find((*path[:-2], "python")) is not None and parts[-2] == "args"
         if not is_free and not is_json:
             yield dotted(path), parts[-1], place
 
