@@ -41,7 +41,7 @@ test-gpu: setup
 
 # Start examples for real and hold them to what they promise.
 smoke *files: setup
-    .venv/bin/appliance smoke {{ if files == "" { "examples/chat.yaml" } else { files } }}
+    {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "examples/chat.yaml examples/proxy.yaml" } else { files } }}
 
 # Measure one thing beside its peers in the same run: embeddings, proxy, storage.
 bench what *args: setup

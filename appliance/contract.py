@@ -88,6 +88,8 @@ class Call:
 class Reply:
     """
     The answer to a call: a body, or a stream of bytes that is closed when nobody reads it any more.
+
+    `headers`, by lower-case name, go to the client beside those of its protocol.
     """
 
     body: bytes | AsyncGenerator[bytes]

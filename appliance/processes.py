@@ -17,9 +17,7 @@ import psutil
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 
-# https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files and cgroup v1's two files for the same.
-_QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")
-_QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def die_with_parent() -> None:
@@ -42,20 +40,27 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def usable_cores() -> int:
+def usable_cores(cgroup: Path = _CGROUP) -> int:
     """
     Cores this process may use: those it may run on, and no more than a container's limit, rounded up.
     """
     may_run_on = len(os.sched_getaffinity(0))
-    limit = _quota()
+    limit = _limit(cgroup)
     return may_run_on if limit is None else max(1, min(may_run_on, math.ceil(limit)))
 
 
-def _quota() -> float | None:
+def _limit(cgroup: Path) -> float | None:
+    """
+    A container's limit in cores, None where there is none.
+
+    Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and for version 1
+    https://docs.kernel.org/scheduler/sched-bwc.html.
+    """
+    both, *apart = (cgroup / name for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
     try:
-        words = _QUOTA_V2.read_text().split() if _QUOTA_V2.exists() else [file.read_text() for file in _QUOTA_V1]
+        words = both.read_text().split() if both.exists() else [file.read_text() for file in apart]
         quota, period = int(words[0]), int(words[1])
     except (OSError, ValueError):
-        # No limit is the word "max", or no such file.
+        # No such files, or the word "max".
         return None
     return quota / period if quota > 0 else None

@@ -137,7 +137,7 @@ class RemoteSection(DoubleSection):
         return Double(proof=None)
 
 
-def config(*sections: DoubleSection, **others: Any) -> Config:
+def config(*sections: ModelSection, **others: Any) -> Config:
     """
     A config of doubles, which no file could declare.
     """

@@ -114,6 +114,16 @@ def test_importing_needs_no_engine(module: str) -> None:
     assert done.stdout.split() == []
 
 
+def test_reading_a_config_opens_no_connection() -> None:
+    """
+    What speaks HTTP takes longer to import than a file takes to check.
+    """
+    code = "import sys, appliance.config; print(*sorted({'aiohttp', 'litestar', 'granian'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOUSE)))
 def test_files_and_functions_fit(file: Path) -> None:
     """

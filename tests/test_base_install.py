@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from served import environment, free_port
+from upstreams import Upstream
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,6 +71,28 @@ def test_serving_without_the_engine_names_the_extra(python: Path, tmp_path: Path
 
     assert done.returncode == 1
     assert "pip install 'appliance[cpu]'" in done.stderr or "pip install 'appliance[gpu]'" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_proxy_needs_nothing_else(python: Path, tmp_path: Path) -> None:
+    """
+    It starts, answers, streams and stops with no engine to import.
+    """
+    file = tmp_path / "proxy.yaml"
+    with Upstream() as upstream:
+        file.write_text(
+            f"models: [{{name: ours, class: proxy, upstreams: [{{url: {upstream.url}}}]}}]\n"
+            "expect:\n"
+            "- {path: /v1/embeddings, body: {model: ours, input: a}, contains: embedding}\n"
+            "- {path: /v1/chat/completions, body: {model: ours, messages: [], stream: true}, contains: '[DONE]'}\n"
+        )
+        done = subprocess.run(
+            [python, "-m", "appliance", "smoke", file], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+    engines = subprocess.run([python, "-c", "import vllm"], capture_output=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert engines.returncode != 0
 
 
 @pytest.mark.slow

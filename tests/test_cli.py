@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from served import environment
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("chat*.yaml"))
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 BROKEN = Path(__file__).parent / "broken"
 
 

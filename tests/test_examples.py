@@ -44,6 +44,19 @@ def test_an_example_keeps_its_promises(name: str) -> None:
     assert "every promise held" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["adapter-http.yaml", *sorted(path.name for path in EXAMPLES.glob("proxy*.yaml"))])
+def test_an_example_that_forwards_keeps_its_promises(name: str) -> None:
+    """
+    Beside an upstream it does what it says, and needs no engine for it.
+    """
+    smoke = [sys.executable, "-m", "appliance", "smoke", str(EXAMPLES / name), "--timeout", "60"]
+    beside = [sys.executable, str(Path(__file__).parent / "with_upstreams.py")]
+    done = subprocess.run([*beside, *smoke], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every promise held" in done.stdout
+
+
 def test_the_kubernetes_example_holds_a_good_config(tmp_path: Path) -> None:
     """
     What its ConfigMap mounts is valid, and it is given longer to stop than it drains.

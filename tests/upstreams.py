@@ -42,6 +42,8 @@ class Asked:
     """The whole answer was sent."""
     has_left: bool = False
     """The client left before that."""
+    raw_path: str = ""
+    """The path as it was written, escapes and all."""
 
     def header(self, name: str) -> str | None:
         """
@@ -168,6 +170,13 @@ class Upstream(Background):
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
+    def origin(self) -> str:
+        """
+        The same without a path.
+        """
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def calls(self) -> list[Asked]:
         """
         What was asked, without health checks and listings.
@@ -232,7 +241,9 @@ async def _remember(request: web.Request) -> Asked:
     headers = [(name.decode().lower(), value.decode()) for name, value in request.raw_headers]
     assert request.transport is not None
     peer = request.transport.get_extra_info("peername")
-    return Asked(request.method, request.path, request.query_string, headers, await request.read(), peer)
+    asked = Asked(request.method, request.path, request.query_string, headers, await request.read(), peer)
+    asked.raw_path = request.rel_url.raw_path
+    return asked
 
 
 async def _say(request: web.Request, asked: Asked, answer: Answer) -> web.StreamResponse:

@@ -19,15 +19,10 @@ from appliance.errors import CallError
 from appliance.nearest import did_you_mean, known_ones
 from appliance.translation.http import smallest
 from appliance.translation.paths import JmesPath, PathFaultError
+from appliance.translation.section import OPERATIONS
 from appliance.translation.templates import ChatTemplate, JsonTemplate, TemplateFaultError
 from appliance.translation.tokenizer import is_inline
 
-_OPERATIONS: Mapping[str, Operation] = {
-    "chat": Operation.CHAT_COMPLETION,
-    "completions": Operation.COMPLETION,
-    "embeddings": Operation.EMBEDDING,
-    "rerank": Operation.RERANK,
-}
 _PATHS = (("response",), ("stream",), ("finish_reason",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"))
 
 Model = dict[str, Any]  # Any: what a file holds before it is checked
@@ -68,7 +63,7 @@ def templates_render(draft: Draft) -> Iterator[Fault]:
         protocol = _mapping(model, "protocol")
         for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
             yield from _wrong_chat(draft, (*path, *keys))
-        for key, operation in _OPERATIONS.items() if protocol.get("kind") == "http" else ():
+        for key, operation in OPERATIONS.items() if protocol.get("kind") == "http" else ():
             yield from _wrong_request(draft, (*path, "protocol", key, "request"), operation)
 
 
@@ -77,7 +72,7 @@ def paths_compile(draft: Draft) -> Iterator[Fault]:
     What is a JMESPath is one.
     """
     for path, model in _adapters(draft):
-        for key in _OPERATIONS if _mapping(model, "protocol").get("kind") == "http" else ():
+        for key in OPERATIONS if _mapping(model, "protocol").get("kind") == "http" else ():
             for keys in _PATHS:
                 where = (*path, "protocol", key, *keys)
                 source = draft.find(where)
@@ -97,7 +92,7 @@ def _wrong_chat(draft: Draft, where: DataPath) -> Iterator[Fault]:
         yield draft.fault(where, f"is {draft.quote(where)}, a file that cannot be read: {reason}; must be a template")
     except TemplateFaultError as error:
         if file is None:
-            yield Fault(where, f"is no Jinja template: {error}", inside(draft, where, error.line))
+            yield _no_template(draft, where, error)
         else:
             yield draft.fault(where, f"is {draft.quote(where)}, and line {error.line} of it no Jinja: {error}")
 
@@ -109,7 +104,7 @@ def _wrong_request(draft: Draft, where: DataPath, operation: Operation) -> Itera
     try:
         template = JsonTemplate(source)
     except TemplateFaultError as error:
-        yield Fault(where, f"is no Jinja template: {error}", inside(draft, where, error.line))
+        yield _no_template(draft, where, error)
         return
     try:
         template.render(smallest(operation))
@@ -119,7 +114,9 @@ def _wrong_request(draft: Draft, where: DataPath, operation: Operation) -> Itera
         # What it refuses by itself is its own business.
         if isinstance(error.__cause__, UndefinedError):
             remedy = "must have a default for what requests may leave out, such as {{ top_p | default(1) }}"
-            yield draft.fault(where, f"fails for the smallest request: {error.__cause__.message}; {remedy}")
+            yield draft.fault(
+                where, f"fails for the smallest request{_told(draft, where, error.__cause__.message)}; {remedy}"
+            )
 
 
 def _wrong_path(draft: Draft, where: DataPath, source: str) -> Iterator[Fault]:
@@ -128,7 +125,20 @@ def _wrong_path(draft: Draft, where: DataPath, source: str) -> Iterator[Fault]:
     except PathFaultError as error:
         above = source[: error.offset]
         line, offset = above.count("\n") + 1, len(above) - above.rfind("\n") - 1
-        yield Fault(where, f"is no JMESPath: {error}", inside(draft, where, line, offset))
+        yield Fault(where, f"is no JMESPath{_told(draft, where, error)}", inside(draft, where, line, offset))
+
+
+def _no_template(draft: Draft, where: DataPath, error: TemplateFaultError) -> Fault:
+    # Where the text came from elsewhere, the line is all that can be told.
+    line = f" in line {error.line}" if draft.secrets(where) else ""
+    return Fault(where, f"is no Jinja template{line}{_told(draft, where, error)}", inside(draft, where, error.line))
+
+
+def _told(draft: Draft, where: DataPath, error: object) -> str:
+    """
+    What an error says, unless it may quote a secret.
+    """
+    return "" if draft.secrets(where) else f": {error}"
 
 
 def _adapters(draft: Draft) -> Iterator[tuple[DataPath, Model]]:

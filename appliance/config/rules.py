@@ -17,6 +17,7 @@ from appliance.models import SECTIONS
 from appliance.nearest import did_you_mean, known_ones
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
+from appliance.upstream.address import is_possible
 from appliance.upstream.headers import FRAMING, HOP_BY_HOP
 from appliance.upstream.section import HEADER_NAME
 from appliance.vllm_engine.section import OWNED, EngineSection
@@ -27,6 +28,7 @@ _UNMOVED = "which belongs to one connection or its body; must be left out"
 
 # The keys of a model that a class of the user's computes.
 _OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine"})
+_ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
 
 Rule = Callable[[Draft], Iterator[Fault]]
 
@@ -177,6 +179,16 @@ def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
             yield draft.key_fault((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
 
 
+def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
+    """
+    Upstreams have a host, and a port that there can be.
+    """
+    for section in _upstream_paths(draft):
+        url = draft.find((*section, "url"))
+        if isinstance(url, str) and not is_possible(url):
+            yield draft.fault((*section, "url"), f"is {draft.quote((*section, 'url'))}; {_ADDRESS}")
+
+
 RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
@@ -188,6 +200,7 @@ RULES: tuple[Rule, ...] = (
     engines_name_their_class,
     python_models_have_their_own_keys,
     headers_may_travel,
+    addresses_are_possible,
     adapters.targets_answer,
     adapters.templates_render,
     adapters.paths_compile,
@@ -213,10 +226,15 @@ def _uri_paths(draft: Draft) -> Iterator[DataPath]:
 
 
 def _header_paths(draft: Draft) -> Iterator[DataPath]:
-    for path, model in model_entries(draft):
+    for path, _ in model_entries(draft):
         yield from ((*path, "headers", key) for key in ("forward", "set"))
-        yield from ((*path, "upstreams", index, "headers") for index, _ in _items(model.get("upstreams")))
-        yield (*path, "target", "headers")
+    yield from ((*path, "headers") for path in _upstream_paths(draft))
+
+
+def _upstream_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, model in model_entries(draft):
+        yield from ((*path, "upstreams", index) for index, _ in _items(model.get("upstreams")))
+        yield (*path, "target")
 
 
 def _items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet

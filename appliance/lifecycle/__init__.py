@@ -238,6 +238,9 @@ class Lifecycle:
         except UnavailableError as error:
             if State.UNAVAILABLE in RULES[entry.state].leaves_to:
                 self._move(entry, State.UNAVAILABLE, str(error))
+            elif entry.state is State.UNAVAILABLE:
+                # It waits for something else by now.
+                entry.reason = str(error)
         else:
             if entry.state in {State.PROVING, State.UNAVAILABLE}:
                 self._move(entry, State.READY, "it answers")

@@ -90,9 +90,7 @@ class AdapterModel:
             raise LoadError(f"its target {target!r} does not complete prompts; name one that does")
         templated = self._section.protocol.templated
         template = None if templated is None else chat_template(templated, artifacts.get(_TOKENIZER))
-        chat = (
-            None if template is None or templated is None else Chat(template, templated.response_role, templated.stop)
-        )
+        chat = None if template is None or templated is None else Chat(template, templated.stop)
         self._faces = self._made(chat)
         self._readiness.begin()
 

@@ -18,14 +18,16 @@ from appliance.models.section import ModelSection
 from appliance.section import Section
 from appliance.upstream import keeping, relay
 from appliance.upstream.affinity import head_of
+from appliance.upstream.answer import Answer
 from appliance.upstream.balance import Balance
 from appliance.upstream.breaker import BreakerSection
 from appliance.upstream.budget import RetrySection
 from appliance.upstream.cache import Answers, AnswersSection, Kept
+from appliance.upstream.exchange import Exchange, Request
 from appliance.upstream.form import is_form
 from appliance.upstream.headers import downward, upward
 from appliance.upstream.health import HealthSection
-from appliance.upstream.member import MemberSection, Request
+from appliance.upstream.member import MemberSection
 from appliance.upstream.members import NotAnObjectError
 from appliance.upstream.naming import Named, renamed
 from appliance.upstream.pool import Pool
@@ -110,8 +112,13 @@ class ProxyModel:
         section = self._section
         if section.cache is not None:
             self._answers = Answers(section.cache, section.name, asyncio.get_running_loop().time)
+        # Health checks carry what every request does.
+        members = [
+            member.model_copy(update={"headers": {**section.headers.set, **member.headers}})
+            for member in section.upstreams
+        ]
         self._pool = Pool(
-            section.upstreams,
+            members,
             section.name,
             balance=section.balance,
             retry=section.retry,
@@ -133,10 +140,10 @@ class ProxyModel:
             partial(self._keep, request),
             is_fresh="no-cache" in keeping.directives(call.headers),
         )
-        headers = {**kept.headers, "x-cache": result}
-        if result == "hit":
-            headers = {"x-cache": result, "age": str(int(age))}
-        return Reply(_whole(kept, name), kept.status, kept.media_type, headers)
+        said = {"x-cache": result}
+        # What an upstream said beside its answer was about that one request.
+        headers = {**said, "age": str(int(age))} if result == "hit" else {**kept.headers, **said}
+        return _reply(kept, name, headers)
 
     def describe(self) -> Mapping[str, Any]:
         return {}
@@ -169,10 +176,7 @@ class ProxyModel:
         request = Request(
             path=call.path or PATHS[call.operation][0],
             query=call.query,
-            headers={
-                **upward(call.headers, forward=section.headers.forward, drop=section.headers.drop),
-                **{name.lower(): value.get_secret_value() for name, value in section.headers.set.items()},
-            },
+            headers=upward(call.headers, forward=section.headers.forward, drop=section.headers.drop),
             body=named,
             key=head_of(body) if section.balance == "prefix_affinity" else b"",
             patience=section.keep_alive_seconds,
@@ -181,34 +185,35 @@ class ProxyModel:
 
     async def _pass(self, request: Request, name: str) -> Reply:
         exchange = await self._running.ask(request)
-        answer = exchange.answer
-        headers = downward(answer.headers, drop=self._section.headers.drop)
+        answer, silence = exchange.answer, self._section.keep_alive_seconds
         if answer.is_event_stream:
-            stream = relay.events(exchange, name, self._section.keep_alive_seconds)
-            return Reply(stream, answer.status, answer.media_type, headers)
-        if not answer.is_json and answer.status < 300:
-            return Reply(relay.raw(exchange), answer.status, answer.media_type, headers)
-        try:
-            body = await exchange.whole()
-        finally:
-            exchange.close()
-        kept = Kept(body, answer.status, answer.media_type)
-        return Reply(_whole(kept, name), answer.status, answer.media_type, headers)
+            stream = relay.events(exchange, name, silence)
+        elif answer.is_json or answer.status >= 300:
+            kept = await self._read(exchange)
+            return _reply(kept, name, kept.headers)
+        else:
+            stream = relay.raw(exchange)
+        return Reply(stream, answer.status, answer.media_type, self._downward(answer))
 
     async def _keep(self, request: Request) -> Kept:
-        exchange = await self._running.ask(request)
+        return await self._read(await self._running.ask(request))
+
+    async def _read(self, exchange: Exchange) -> Kept:
         answer = exchange.answer
         try:
             body = await exchange.whole()
         finally:
             exchange.close()
-        headers = downward(answer.headers, drop=self._section.headers.drop)
         may_be_kept = answer.status == 200 and "no-store" not in keeping.directives(answer.headers)
-        return Kept(body, answer.status, answer.media_type, headers, may_be_kept)
+        return Kept(body, answer.status, answer.media_type, self._downward(answer), may_be_kept)
+
+    def _downward(self, answer: Answer) -> Mapping[str, str]:
+        return downward(answer.headers, drop=self._section.headers.drop)
 
 
-def _whole(kept: Kept, name: str) -> bytes:
+def _reply(kept: Kept, name: str, headers: Mapping[str, str]) -> Reply:
     """
     A whole answer under the client's name for the model; an error keeps its body.
     """
-    return renamed(kept.body, name) if kept.status < 300 else kept.body
+    body = renamed(kept.body, name) if kept.status < 300 else kept.body
+    return Reply(body, kept.status, kept.media_type, headers)

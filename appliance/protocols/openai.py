@@ -17,7 +17,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 from litestar.response import Stream
 
-from appliance.contract import PATHS, Call, Operation
+from appliance.contract import PATHS, Call, Operation, Reply
 from appliance.errors import CallError
 from appliance.lifecycle import RULES, Entry, Lifecycle
 from appliance.protocols import errors
@@ -29,7 +29,7 @@ from appliance.upstream import form
 _PREFIXES = ("", "/openai")
 
 # Servers before us that buffer would turn a stream into one late answer.
-_UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class Envelope(msgspec.Struct):
@@ -55,21 +55,23 @@ def _operation(
     async def answer(request: AnyRequest) -> Response[Any]:
         call = _call(operation, request, await whole_body(request))
         name, call = gateway.named(call, _model_of(call))
-        reply = await unless_gone(request, lifecycle.answer(name, call))
-        if isinstance(reply.body, bytes):
-            return Response(
-                reply.body, status_code=reply.status, media_type=reply.media_type, headers=dict(reply.headers)
-            )
-        headers = {**_UNBUFFERED, **reply.headers}
-        is_told = reply.media_type.startswith("text/event-stream")
-        stream = errors.told(request, reply.body) if is_told else reply.body
-        return Stream(stream, status_code=reply.status, media_type=reply.media_type, headers=headers)
+        return _response(request, await unless_gone(request, lifecycle.answer(name, call)))
 
     return answer
 
 
+def _response(request: AnyRequest, reply: Reply) -> Response[Any]:
+    # Said as a header: as a media type it would get a charset, and a second one where it has one.
+    headers = {"content-type": reply.media_type, **reply.headers}
+    if isinstance(reply.body, bytes):
+        return Response(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
+    is_told = reply.media_type.startswith("text/event-stream")
+    stream = errors.told(request, reply.body) if is_told else reply.body
+    return Stream(stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers})
+
+
 def _call(operation: Operation, request: AnyRequest, body: bytes) -> Call:
-    path = request.scope["path"].removeprefix("/openai")
+    path = request.scope["path"].removeprefix("/openai").rstrip("/")
     return Call(operation, body, dict(request.headers), path, request.scope["query_string"].decode("latin-1"))
 
 

@@ -155,7 +155,13 @@ class Together:
         return Snapshot(os.getpid(), time.monotonic(), self._lifecycle.standing(), families, self._past)
 
     def _say(self) -> None:
-        write(self._seat.slots, self._seat.number, self._own())
+        own = self._own()
+        try:
+            write(self._seat.slots, self._seat.number, own)
+        except ValueError as error:
+            # Too many series for a slot: probes matter more.
+            log.error("metrics.dropped", reason=str(error))
+            write(self._seat.slots, self._seat.number, replace(own, families=[], past=[]))
 
     async def _say_often(self) -> None:
         while True:

@@ -51,7 +51,6 @@ class Chat:
     """
 
     template: ChatTemplate
-    role: str
     stop: Sequence[str] = ()
 
     def completion(self, request: Json) -> Json:
@@ -120,7 +119,6 @@ class Prompted:
     """
 
     text: str
-    role: str
     stop: Sequence[str] = ()
 
     def completion(self, request: Json) -> Json:

@@ -50,7 +50,7 @@ def over_oip(name: str, section: OipSection, wire: Wire, model: str, chat: Chat 
         embedder = OipEmbedder(section.embeddings, client)
         made[Operation.EMBEDDING] = Embedding(name, embedder, section.max_batch).answer
     if section.rerank is not None:
-        made[Operation.RERANK] = Ranking(name, OipRanker(section.rerank, client)).answer
+        made[Operation.RERANK] = Ranking(name, OipRanker(section.rerank, client), section.max_batch).answer
     return made
 
 

@@ -32,7 +32,7 @@ def text_variables(body: Json, prompt: str, model: str) -> Json:
     """
     What the template of a request for text can use.
     """
-    made: Json = {"stop": [], "tools": None} | body | {"request": body, "prompt": prompt, "model": model}
+    made: Json = {"stop": [], "tools": None} | _given(body) | {"request": body, "prompt": prompt, "model": model}
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     return made | {"stream": bool(body.get("stream"))} | ({} if limit is None else {"max_tokens": limit})
 
@@ -41,7 +41,7 @@ def embedding_variables(body: Json, texts: Sequence[str], model: str) -> Json:
     """
     What the template of a request for embeddings can use.
     """
-    return body | {"request": body, "texts": list(texts), "model": model}
+    return _given(body) | {"request": body, "texts": list(texts), "model": model}
 
 
 def rerank_variables(request: RerankRequest, model: str) -> Json:
@@ -49,7 +49,14 @@ def rerank_variables(request: RerankRequest, model: str) -> Json:
     What the template of a request for a ranking can use.
     """
     known = {"query": request.query, "documents": list(request.documents), "model": model}
-    return request.body | {"request": request.body} | known
+    return _given(request.body) | {"request": request.body} | known
+
+
+def _given(body: Json) -> Json:
+    """
+    What the client says; null is what it leaves out, so that the template's defaults stand in for it.
+    """
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def smallest(operation: Operation) -> Json:

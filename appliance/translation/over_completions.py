@@ -10,7 +10,8 @@ from contextlib import aclosing
 from appliance.contract import Operation
 from appliance.errors import GatewayError
 from appliance.translation.chat import Chat, Prompted
-from appliance.translation.chat_answer import Face, chat_chunks, chat_completion
+from appliance.translation.chat_answer import Face, chat_completion
+from appliance.translation.chat_stream import chat_chunks
 from appliance.translation.messages import Json
 from appliance.translation.section import CompletionsSection
 from appliance.translation.target import Target
@@ -40,10 +41,11 @@ class OverCompletions:
             GatewayError: the target does not answer, or not with a completion.
         """
         completion = self._chat.completion(body)
-        request = {"max_tokens": None} | self._section.defaults | completion
-        if request["max_tokens"] is None:
+        merged = {**self._target.of_prompts, **self._section.defaults, **completion}
+        request = {name: value for name, value in merged.items() if value is not None}
+        if "max_tokens" not in request:
             request["max_tokens"] = await self._room(completion["prompt"], headers)
-        face = Face(self._name, self._chat.role, body.get("top_logprobs") or 0)
+        face = Face.of(body, self._name, self._section)
         answer = await self._asked(request, headers)
         return chat_completion(answer, face) if isinstance(answer, dict) else chat_chunks(answer, face)
 

@@ -5,14 +5,15 @@ OpenAI's operations over a service that has none of its protocol: text, vectors 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Protocol
 
 from appliance.errors import CallError
 from appliance.translation.answers import Usage, embeddings, rerank
 from appliance.translation.chat import Chat
-from appliance.translation.chat_answer import Face, chat_chunks, chat_completion
+from appliance.translation.chat_answer import Face, chat_completion
+from appliance.translation.chat_stream import chat_chunks
 from appliance.translation.messages import Json
 from appliance.translation.parallel import gathered
 from appliance.translation.requests import EmbeddingRequest, RerankRequest, TextRequest
@@ -66,7 +67,7 @@ class Chatting:
             GatewayError: the target does not answer.
         """
         made = await Writing(self.writer, self._request(body), headers, self.name).answer()
-        face = Face(self.name, self.section.response_role)
+        face = Face.of(body, self.name, self.section)
         return chat_completion(made, face) if isinstance(made, dict) else chat_chunks(made, face)
 
     def _request(self, body: Json) -> TextRequest:
@@ -116,8 +117,7 @@ class Embedding:
             GatewayError: the target does not answer.
         """
         request = EmbeddingRequest.of(body)
-        size = self.max_batch or len(request.texts)
-        batches = [request.texts[start : start + size] for start in range(0, len(request.texts), size)]
+        batches = _batches(request.texts, self.max_batch)
         parts = await gathered([partial(self.embedder.embed, request, batch, headers) for batch in batches])
         vectors = [vector for part, _ in parts for vector in part]
         return embeddings(vectors, request, self.name, reduce(Usage.__add__, (usage for _, usage in parts)))
@@ -126,11 +126,12 @@ class Embedding:
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """
-    Documents in order.
+    Documents in order, at most `max_batch` of them in one request to the target.
     """
 
     name: str
     ranker: Ranker
+    max_batch: int | None = None
 
     async def answer(self, body: Json, headers: Headers) -> Json:
         """
@@ -141,5 +142,12 @@ class Ranking:
             GatewayError: the target does not answer.
         """
         request = RerankRequest.of(body)
-        scores, usage = await self.ranker.score(request, headers)
-        return rerank(scores, request, self.name, usage)
+        batches = [replace(request, documents=batch) for batch in _batches(request.documents, self.max_batch)]
+        parts = await gathered([partial(self.ranker.score, batch, headers) for batch in batches])
+        scores = [score for part, _ in parts for score in part]
+        return rerank(scores, request, self.name, reduce(Usage.__add__, (usage for _, usage in parts)))
+
+
+def _batches(texts: Sequence[str], size: int | None) -> list[Sequence[str]]:
+    size = size or len(texts)
+    return [texts[start : start + size] for start in range(0, len(texts), size)]

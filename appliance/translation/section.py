@@ -16,12 +16,27 @@ from appliance.storage.section import StorageSection
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 
-_OPERATIONS: Mapping[str, Operation] = {
+OPERATIONS: Mapping[str, Operation] = {
     "chat": Operation.CHAT_COMPLETION,
     "completions": Operation.COMPLETION,
     "embeddings": Operation.EMBEDDING,
     "rerank": Operation.RERANK,
 }
+"""
+The operations that can be adapted, by the keys that offer them.
+"""
+
+
+class ToolCallsSection(Section):
+    """
+    How a model writes a call of a tool: JSON with `name` and `arguments` or `parameters`, or a list of such.
+    """
+
+    begin: Text = "<tool_call>"
+    """What stands before the JSON."""
+
+    end: Text | None = "</tool_call>"
+    """What stands after it; null is the end of the answer."""
 
 
 class ChatSection(Section):
@@ -43,6 +58,9 @@ class ChatSection(Section):
 
     stop: tuple[Text, ...] = ()
     """Texts that end an answer, besides those the client names, such as `<|im_end|>`."""
+
+    tool_calls: ToolCallsSection | None = None
+    """How the model writes tool calls, `{}` for `<tool_call>` marks; unset leaves them in the text."""
 
 
 class RequiredChatSection(ChatSection):
@@ -72,7 +90,10 @@ class CompletionsSection(RequiredChatSection):
     """
 
     defaults: dict[str, JsonValue] = Field(default_factory=dict)
-    """Fields of every request to the target that the client does not set, such as `add_special_tokens: false`."""
+    """
+    Fields of every request to the target that the client does not set, such as `add_special_tokens: false`; null takes
+    out one that is sent otherwise, as that one is to a model of this file.
+    """
 
     @property
     def templated(self) -> ChatSection | None:
@@ -97,7 +118,7 @@ class OfferingSection(Section):
     @model_validator(mode="after")
     def _offers_something(self) -> Self:
         if not self.operations:
-            raise ValueError(f"offers nothing; must have one or more of {', '.join(_OPERATIONS)}")
+            raise ValueError(f"offers nothing; must have one or more of {', '.join(OPERATIONS)}")
         return self
 
     @property
@@ -105,7 +126,7 @@ class OfferingSection(Section):
         """
         What the adapter can be asked.
         """
-        return frozenset(each for key, each in _OPERATIONS.items() if getattr(self, key) is not None)
+        return frozenset(each for key, each in OPERATIONS.items() if getattr(self, key) is not None)
 
     @property
     def templated(self) -> ChatSection | None:

@@ -24,6 +24,8 @@ class Stops:
         self._held = ""
         self.has_met = False
         """A stop text has come; nothing after it counts."""
+        self.after = ""
+        """What stood after it so far."""
 
     def take(self, piece: str) -> str:
         """
@@ -32,6 +34,9 @@ class Stops:
         text = self._held + piece
         kept = cut(text, self._stop)
         self.has_met = kept != text
+        if self.has_met:
+            met = next(each for each in self._stop if text.startswith(each, len(kept)))
+            self.after = text[len(kept) + len(met) :]
         held = 0 if self.has_met else max((_overlap(text, each) for each in self._stop), default=0)
         self._held = text[len(text) - held :]
         return kept[: len(kept) - held]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from appliance.contract import PATHS, Call, Operation, Peers
-from appliance.errors import GatewayError
+from appliance.errors import CallError
 from appliance.translation.messages import Json
 from appliance.translation.wire import Headers, Wire, decoded, events, object_of
 
@@ -20,6 +20,9 @@ class Target(Protocol):
     """
     Answers OpenAI's requests in JSON.
     """
+
+    of_prompts: Json
+    """Fields of a request whose prompt a template made, unless somebody sets them."""
 
     async def ask(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
         """
@@ -41,24 +44,33 @@ class Peer:
     A model of the same file.
     """
 
+    # It speaks vLLM's dialect, and the template has put special tokens where they belong.
+    of_prompts: Json = {"add_special_tokens": False}  # noqa: RUF012 - nobody writes to it
+
     def __init__(self, name: str, peers: Peers) -> None:
         self._name = name
         self._peers = peers
 
     async def ask(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        # It speaks vLLM's dialect, and the template has put special tokens where they belong.
-        made = {"add_special_tokens": False} | body | {"model": self._name}
-        reply = await self._peers.answer(self._name, Call(operation, msgspec.json.encode(made), headers))
+        sent = msgspec.json.encode(body | {"model": self._name})
+        reply = await self._peers.answer(self._name, Call(operation, sent, headers))
         if isinstance(reply.body, bytes):
             return object_of(decoded(reply.status, reply.body))
-        return _objects(events(reply.body, is_sse=True))
+        if reply.status < 300 and reply.media_type.startswith("text/event-stream"):
+            return _objects(events(reply.body, is_sse=True))
+        # A proxy passes on as a stream what it does not know.
+        return object_of(decoded(reply.status, b"".join([chunk async for chunk in reply.body])))
 
     async def room(self, prompt: str, headers: Headers) -> int | None:
         if Operation.TOKENIZE not in self._peers.operations(self._name):
             return None
-        counted = await self.ask(Operation.TOKENIZE, {"prompt": prompt}, headers)
+        try:
+            counted = await self.ask(Operation.TOKENIZE, self.of_prompts | {"prompt": prompt}, headers)
+        except CallError:
+            # Behind a proxy there may be nobody who counts.
+            return None
         if not isinstance(counted, dict):
-            raise GatewayError("The target streams the count of a prompt's tokens")
+            return None
         longest, count = counted.get("max_model_len"), counted.get("count")
         return max(1, longest - count) if isinstance(longest, int) and isinstance(count, int) else None
 
@@ -67,6 +79,9 @@ class Remote:
     """
     A server elsewhere; `name` is what it knows the model by.
     """
+
+    # A stranger may refuse what it does not know.
+    of_prompts: Json = {}  # noqa: RUF012 - nobody writes to it
 
     def __init__(self, wire: Wire, name: str) -> None:
         self._wire = wire

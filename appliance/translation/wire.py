@@ -4,7 +4,7 @@ JSON over HTTP: what goes to a target, and what it says.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -19,8 +19,12 @@ from appliance.upstream.address import join
 from appliance.upstream.answer import Answer
 from appliance.upstream.client import Client
 from appliance.upstream.headers import upward
+from appliance.upstream.section import UpstreamSection
 
 Headers = Mapping[str, str]
+
+# A shorter one is a word, which would blot out answers.
+_SHORTEST_SECRET = 8
 
 
 class Wire:
@@ -30,6 +34,7 @@ class Wire:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._secrets = tuple(_secrets(client.section))
         self.silences = 0
         """Requests in a row that got no answer at all."""
 
@@ -58,8 +63,7 @@ class Wire:
             CallError: it refuses.
             GatewayError: it does not answer, or not with JSON.
         """
-        answer = await self._send(url, body, headers)
-        return decoded(answer.status, await _read(answer))
+        return await self._whole(await self._send(url, body, headers))
 
     async def stream(self, url: URL, body: bytes, headers: Headers) -> Any | AsyncGenerator[Any]:  # Any: JSON values
         """
@@ -72,7 +76,7 @@ class Wire:
         answer = await self._send(url, body, headers)
         if answer.is_event_stream and answer.status < 400:
             return events(answer.chunks(), is_sse=True)
-        return decoded(answer.status, await _read(answer))
+        return await self._whole(answer)
 
     async def lines(self, url: URL, body: bytes, headers: Headers) -> AsyncGenerator[Any]:  # Any: JSON values
         """
@@ -84,7 +88,7 @@ class Wire:
         """
         answer = await self._send(url, body, headers)
         if answer.status >= 300:
-            decoded(answer.status, await _read(answer))
+            await self._whole(answer)
         return events(answer.chunks(), is_sse=answer.is_event_stream)
 
     async def close(self) -> None:
@@ -92,6 +96,16 @@ class Wire:
         Let go of connections; safe to call twice.
         """
         await self._client.close()
+
+    async def _whole(self, answer: Answer) -> Any:  # Any: JSON values
+        try:
+            said = await answer.read()
+        finally:
+            answer.close()
+        # Some say which key it was that they do not know, and what they say goes to clients and into probes.
+        for secret in self._secrets:
+            said = said.replace(secret, b"***")
+        return decoded(answer.status, said)
 
     async def _send(self, url: URL, body: bytes, headers: Headers) -> Answer:
         sent = upward(headers) | {"content-type": "application/json", "accept": "application/json, text/event-stream"}
@@ -104,11 +118,11 @@ class Wire:
         return answer
 
 
-async def _read(answer: Answer) -> bytes:
-    try:
-        return await answer.read()
-    finally:
-        answer.close()
+def _secrets(section: UpstreamSection) -> Iterator[bytes]:
+    hidden = [*section.headers.values(), *([section.api_key] if section.api_key else [])]
+    for each in hidden:
+        if len(each.get_secret_value()) >= _SHORTEST_SECRET:
+            yield each.get_secret_value().encode()
 
 
 def decoded(status: int, body: bytes) -> Any:  # Any: JSON values

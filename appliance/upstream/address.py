@@ -32,6 +32,16 @@ def join(base: str, path: str, query: str = "") -> URL:
     return URL(f"{whole}?{queries}" if queries else whole, encoded=True)
 
 
+def is_possible(base: str) -> bool:
+    """
+    Whether a URL has a host, and a port that there can be, which a pattern cannot say.
+    """
+    try:
+        return bool(URL(base).host)
+    except ValueError:
+        return False
+
+
 def place(base: str) -> str:
     """
     Host, and port where it is not the usual one, for probes, logs and metrics.

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-
-from aiohttp import ClientError, ClientResponse
+from typing import TYPE_CHECKING
 
 from appliance.errors import GatewayError, GatewayTimeoutError
+from appliance.upstream.faults import broken
 from appliance.upstream.section import TimeoutsSection
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
 
 
 class Answer:
@@ -74,7 +77,7 @@ class Answer:
             if asyncio.get_running_loop().time() < self._deadline:
                 return None
             raise GatewayTimeoutError("The upstream was silent for too long.") from error
-        except (ClientError, OSError) as error:
+        except broken() as error:
             raise GatewayError("The upstream broke off in the middle of its answer.") from error
         self._has_begun, self._silent_since = True, None
         return chunk

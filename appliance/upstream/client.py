@@ -7,25 +7,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from importlib.metadata import version
+from io import BytesIO
+from typing import TYPE_CHECKING
 
-from aiohttp import (
-    ClientConnectionError,
-    ClientConnectorError,
-    ClientError,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    ConnectionTimeoutError,
-    DummyCookieJar,
-    ServerTimeoutError,
-    TCPConnector,
-)
 from yarl import URL
 
-from appliance.errors import GatewayError, GatewayTimeoutError
+from appliance.errors import GatewayError
 from appliance.upstream.address import join
 from appliance.upstream.answer import Answer
+from appliance.upstream.faults import broken, unanswered
 from appliance.upstream.section import UpstreamSection
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientSession
+
+_LONG_BYTES = 256 * 1024
 
 
 class Client:
@@ -45,7 +41,7 @@ class Client:
         """
         POST `body` to a route of OpenAI's protocol such as ``/v1/embeddings``; None makes it a GET.
 
-        `headers`, by lower-case name, have gone through `headers.upward`.
+        `headers`, by lower-case name, have gone through `headers.upward`; a body is JSON unless they say otherwise.
 
         Raises:
             GatewayError: there is no answer.
@@ -62,16 +58,16 @@ class Client:
             GatewayTimeoutError: there is none in time.
         """
         asked = asyncio.get_running_loop().time()
-        sent = {**self._own, **self._authorization, **headers, **self._set}
+        kind = {} if body is None else {"content-type": "application/json"}
+        sent = {**self._own, **kind, **self._authorization, **headers, **self._set}
         try:
             async with asyncio.timeout(self._until_first_byte):
                 response = await self._request(url, body, sent)
-        except ConnectionTimeoutError as error:
-            raise GatewayError("The upstream cannot be reached in time.") from error
-        except (TimeoutError, ServerTimeoutError) as error:
-            raise GatewayTimeoutError("The upstream did not answer in time.") from error
-        except (ClientError, OSError) as error:
-            raise GatewayError(_reason(error)) from error
+        except broken() as error:
+            raise unanswered(error) from error
+        if 300 <= response.status < 400:
+            response.close()
+            raise GatewayError("The upstream redirects, which is not followed; set its url to where that leads.")
         return Answer(response, self.section.timeouts, asked)
 
     async def close(self) -> None:
@@ -92,10 +88,12 @@ class Client:
             self._session = self._open()
         # Nowhere else than to the configured address: a redirect would take the key along.
         return await self._session.request(
-            "GET" if body is None else "POST", url, data=body, headers=headers, allow_redirects=False
+            "GET" if body is None else "POST", url, data=_data(body), headers=headers, allow_redirects=False
         )
 
     def _open(self) -> ClientSession:
+        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+
         return ClientSession(
             # The number of connections is the number of requests; what limits those stands before us.
             connector=TCPConnector(limit=0),
@@ -106,9 +104,8 @@ class Client:
         )
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, ClientConnectorError):
-        return "The upstream cannot be reached."
-    if isinstance(error, ClientConnectionError | OSError):
-        return "The upstream closed the connection before it answered."
-    return "The upstream's answer is not HTTP."
+def _data(body: bytes | None) -> bytes | BytesIO | None:
+    """
+    The body as aiohttp wants it: what is long piece by piece, so that others get their turn.
+    """
+    return BytesIO(body) if body is not None and len(body) > _LONG_BYTES else body

@@ -45,6 +45,7 @@ _NOT_RETURNED = HOP_BY_HOP | {
     "content-length",
     "content-type",
     "date",
+    "location",
     "server",
     "set-cookie",
     "strict-transport-security",
@@ -69,7 +70,12 @@ def downward(upstream: Mapping[str, str], *, drop: Collection[str] = ()) -> dict
     Those of an answer's headers, by lower-case name, that the client gets.
     """
     unwanted = _NOT_RETURNED | _nominated(upstream) | {name.lower() for name in drop}
-    kept = {name: value for name, value in upstream.items() if name not in unwanted}
+    # Which pages may read an answer is for whoever faces them to say.
+    kept = {
+        name: value
+        for name, value in upstream.items()
+        if name not in unwanted and not name.startswith("access-control-")
+    }
     if "x-request-id" in upstream:
         # The response has an id of ours; the other one is what the upstream's support asks for.
         kept["x-upstream-request-id"] = upstream["x-request-id"]

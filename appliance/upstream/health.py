@@ -26,8 +26,11 @@ class HealthSection(Section):
     How upstreams are asked, on an interval and never per request, whether they are there.
     """
 
-    path: Annotated[str, Field(pattern=r"^/[^\s?#]*$")] = "/v1/models"
-    """Path of a GET whose good answer means health, such as `/health`; it is joined to the upstream's `url`."""
+    path: Annotated[str, Field(pattern=r"^/[^\s?#]*$")] | None = "/v1/models"
+    """
+    Path of a GET whose good answer means health, joined to the upstream's `url`: `/health` for vLLM, `/readyz` for
+    an appliance; null never asks, and then only the breaker speaks.
+    """
 
     interval_seconds: Annotated[float, Field(gt=0)] = 10
     """Time between two checks of an upstream, in seconds."""
@@ -72,31 +75,32 @@ class Health:
         """
         Ask once, and know better.
         """
-        fault = await self._fault()
+        path = self._section.path
+        fault = None if path is None else await self._fault(path)
         self._failures = self._failures + 1 if fault else 0
         before = self.is_healthy, self.reason
         if fault is None:
-            self.is_healthy, self.reason = True, "it answers"
+            self.is_healthy, self.reason = True, "never asked" if path is None else "it answers"
         elif not self.is_healthy or self._failures >= self._section.failures:
             self.is_healthy, self.reason = False, fault
         if before != (self.is_healthy, self.reason):
             log.info("upstream.checked", upstream=self._name, healthy=self.is_healthy, reason=self.reason)
 
-    async def _fault(self) -> str | None:
+    async def _fault(self, path: str) -> str | None:
         section = self._section
         try:
             async with asyncio.timeout(section.timeout_seconds):
-                answer = await self._client.send(section.path, None)
+                answer = await self._client.send(path, None)
                 try:
                     # To its end, so that the connection can be used again.
                     await answer.read()
                 finally:
                     answer.close()
         except TimeoutError:
-            return f"GET {section.path} was not answered within {section.timeout_seconds:g} seconds"
+            return f"GET {path} was not answered within {section.timeout_seconds:g} seconds"
         except GatewayError as error:
             return str(error)
         if answer.status < 300 or answer.status in _ALSO_GOOD:
             return None
         remedy = "check api_key" if answer.status == 401 else "set health.path to one that is good when the upstream is"
-        return f"GET {section.path} answered {answer.status}; {remedy}"
+        return f"GET {path} answered {answer.status}; {remedy}"

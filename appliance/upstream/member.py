@@ -1,12 +1,12 @@
 """
-One upstream among several, how it fares, and one request to it from the first moment to the last byte.
+One upstream among several, and how it fares.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import structlog
@@ -17,8 +17,8 @@ from appliance.upstream import metrics
 from appliance.upstream.answer import Answer
 from appliance.upstream.breaker import Breaker, BreakerSection, Circuit
 from appliance.upstream.client import Client
+from appliance.upstream.exchange import End, Exchange, Request
 from appliance.upstream.health import Health, HealthSection
-from appliance.upstream.naming import Named
 from appliance.upstream.section import UpstreamSection
 from appliance.upstream.tally import Tally
 
@@ -35,21 +35,6 @@ class MemberSection(UpstreamSection):
 
     weight: Annotated[int, Field(ge=1, le=100)] = 1
     """Its share of the requests, beside the weights of the others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """
-    What is asked, whoever is asked; `key` is the head of the prompt.
-    """
-
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    body: Named
-    key: bytes
-    patience: float | None
-    """Seconds of silence after which a stream goes out to its client without its first byte; None waits for it."""
 
 
 class Member:
@@ -135,15 +120,15 @@ class Member:
                 answer.close()
             self.end(error)
             raise
-        self._first_byte.observe(self._clock() - asked)
+        if first is not None:
+            self._first_byte.observe(self._clock() - asked)
         if answer.status >= 500:
             self.fail()
         else:
-            self.breaker.succeed()
-            self.tally.add(is_good=True)
-        return Exchange(self, answer, first)
+            self._succeed()
+        return Exchange(answer, first, partial(self.end, has_begun=True))
 
-    def end(self, how: str | BaseException) -> None:
+    def end(self, how: End, *, has_begun: bool = False) -> None:
         """
         A request ended: with a class of status, with an error, or because its client left.
         """
@@ -154,7 +139,7 @@ class Member:
             case GatewayTimeoutError():
                 end = "timeout"
             case GatewayError():
-                end = "no_answer"
+                end = "cut_off" if has_begun else "no_answer"
             case _:
                 end = "left"
                 self.breaker.forget()
@@ -167,8 +152,25 @@ class Member:
         """
         Remember that it did not do what it was asked.
         """
+        was = self.circuit
         self.breaker.fail()
         self.tally.add(is_good=False)
+        if self.circuit is Circuit.OPEN and was is not Circuit.OPEN:
+            log.warning("upstream.left_alone", upstream=self.name, why="failures in a row", seconds=self.breaker.wait)
+
+    def eject(self) -> None:
+        """
+        Leave it alone because it fails much more often than the others.
+        """
+        self.breaker.open()
+        self.tally.clear()
+        log.warning("upstream.left_alone", upstream=self.name, why="an outlier", seconds=self.breaker.wait)
+
+    def _succeed(self) -> None:
+        if self.circuit is not Circuit.CLOSED:
+            log.info("upstream.came_back", upstream=self.name)
+        self.breaker.succeed()
+        self.tally.add(is_good=True)
 
     async def close(self) -> None:
         """
@@ -176,67 +178,6 @@ class Member:
         """
         metrics.hide(self._labels)
         await self.client.close()
-
-
-class Exchange:
-    """
-    An answer under way; whoever has it closes it.
-    """
-
-    def __init__(self, member: Member, answer: Answer, first: bytes | None) -> None:
-        self.answer = answer
-        self.first = first
-        self._member = member
-        self._end: str | BaseException | None = None
-        self._is_closed = False
-        self._note(first)
-
-    async def more(self, patience: float | None = None) -> bytes | None:
-        """
-        As `Answer.more`, and a failure is held against the upstream.
-
-        Raises:
-            GatewayError: the answer breaks off.
-        """
-        try:
-            chunk = await self.answer.more(patience)
-        except GatewayError as error:
-            self._end = error
-            raise
-        self._note(chunk)
-        return chunk
-
-    async def whole(self) -> bytes:
-        """
-        The rest of the body, the first bytes included.
-
-        Raises:
-            GatewayError: the answer breaks off.
-        """
-        chunks = [self.first or b""]
-        while self._end is None:
-            chunks.append(await self.more() or b"")
-        return b"".join(chunks)
-
-    def discard(self) -> None:
-        """
-        Let the connection go without reading the body, because the status says enough.
-        """
-        self._end = self._end or f"{self.answer.status // 100}xx"
-        self.close()
-
-    def close(self) -> None:
-        """
-        Let the connection go. Safe to call twice.
-        """
-        if not self._is_closed:
-            self._is_closed = True
-            self.answer.close()
-            self._member.end(self._end or GeneratorExit())
-
-    def _note(self, chunk: bytes | None) -> None:
-        if chunk == b"":
-            self._end = f"{self.answer.status // 100}xx"
 
 
 def _cause(error: BaseException) -> str:

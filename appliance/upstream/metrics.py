@@ -17,7 +17,7 @@ _UPSTREAM = ("model", "upstream")
 
 REQUESTS = Counter(
     "appliance_upstream_requests",
-    "Requests to an upstream by their end: 2xx to 5xx, no_answer, timeout, broken off, or the client left.",
+    "Requests to an upstream by their end: 2xx to 5xx, no_answer, timeout, cut_off, or left by the client.",
     (*_UPSTREAM, "end"),
 )
 FIRST_BYTE = Histogram(

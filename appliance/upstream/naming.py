@@ -66,7 +66,8 @@ class Events:
 
     def __init__(self, name: str) -> None:
         self._name = msgspec.json.encode(name)
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._may_end = False
         # All chunks of an answer begin alike; what stands before and with the name is looked for as a whole,
         # so that only the first one is parsed.
         self._head, self._new_head = b"", b""
@@ -77,10 +78,15 @@ class Events:
         """
         The whole lines so far, renamed; an empty chunk is the end, and brings the rest.
         """
-        text = self._rest + chunk
+        if chunk and b"\n" not in chunk and b"\r" not in chunk and not self._may_end:
+            # A long line, such as an image: it is put together once, at its end.
+            self._rest.append(chunk)
+            return b""
+        text = b"".join((*self._rest, chunk))
         # A carriage return ends a line by itself, unless a line feed follows.
         end = max(text.rfind(b"\n"), text.rfind(b"\r", 0, -1)) + 1 if chunk else len(text)
-        whole, self._rest = text[:end], text[end:]
+        whole, rest = text[:end], text[end:]
+        self._rest, self._may_end = [rest], rest.endswith(b"\r")
         if not whole:
             return b""
         made = b"".join([self._line(line) for line in whole.splitlines(keepends=True)])

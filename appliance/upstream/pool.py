@@ -16,8 +16,9 @@ from appliance.upstream.address import place
 from appliance.upstream.balance import Balance, balancer
 from appliance.upstream.breaker import BreakerSection, Circuit
 from appliance.upstream.budget import Budget, RetrySection
+from appliance.upstream.exchange import Exchange, Request
 from appliance.upstream.health import HealthSection
-from appliance.upstream.member import Exchange, Member, MemberSection, Request
+from appliance.upstream.member import Member, MemberSection
 from appliance.upstream.tally import outlier
 
 # The same upstream would only say it again.
@@ -146,8 +147,7 @@ class Pool:
         worst = outlier([member.tally for member in closed], self._margin)
         for member in closed:
             if member.tally is worst:
-                member.breaker.open()
-                member.tally.clear()
+                member.eject()
 
 
 def names(sections: Sequence[MemberSection]) -> list[str]:

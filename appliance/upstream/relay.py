@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from appliance.errors import GatewayError
-from appliance.upstream.member import Exchange
+from appliance.upstream.exchange import Exchange
 from appliance.upstream.naming import Events
 
 # A line that begins with a colon says nothing, and keeps those on the way from closing a silent connection.

@@ -39,7 +39,7 @@ ROUTER = "vllm-router==0.1.17"
 
 # How long a proxy may take to answer, and to answer all that memory is measured by.
 START_SECONDS = 120.0
-MEMORY_SECONDS = 240.0
+MEMORY_SECONDS = 120.0
 
 Measured = Mapping[str, float]
 Command = Callable[[int, int, Path], Sequence[str]]
@@ -191,7 +191,14 @@ def _started(subject: Subject, upstream: int, result: Result) -> Iterator[tuple[
         command = subject.command(port, upstream, Path(name))
         began = time.monotonic()
         with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                # Or LiteLLM waits at its start for a list of prices from the network.
+                env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            )
         try:
             _until_answering(port, subject.model, process, log)
             result.start_seconds = time.monotonic() - began

@@ -13,9 +13,13 @@ from appliance.config import Loaded
 from appliance.config.document import read
 from appliance.config.place import Place, dotted
 from appliance.errors import ConfigError
+from appliance.models import SECTIONS
 
 ROOT = Path(__file__).parents[2]
-FILES = [Path(__file__).with_name("rich.yaml"), *sorted((ROOT / "examples").glob("*.yaml"))]
+RICH = [Path(__file__).with_name(name) for name in ("rich.yaml", "rich-adapter.yaml")]
+FILES = [*RICH, *sorted((ROOT / "examples").glob("*.yaml"))]
+
+OPEN = frozenset({"body", "defaults", "override", "parameters", "set"})
 
 
 def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
@@ -26,8 +30,9 @@ def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
     for path, place in draft.keys.items():
         parts = [str(part) for part in path]
         is_free = any(part.startswith("x-") for part in parts)
-        # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell.
-        is_json = "body" in parts[:-1] or "args" in parts[:-2]
+        # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell, nor are names of headers.
+        is_json = not OPEN.isdisjoint(parts[:-1]) or "args" in parts[:-2]
+        is_json |= parts[-2:-1] == ["headers"] and "upstreams" in parts
         # The keywords of a class of the user's are known to the class alone.
         is_json |= draft.find((*path[:-2], "python")) is not None and parts[-2] == "args"
         if not is_free and not is_json:
@@ -80,12 +85,11 @@ def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(
         assert [each for each in at_key if f'did you mean "{key}"?' in each.message], (kind, wrong, caught.value)
 
 
-def test_every_section_is_in_the_rich_config(load_text: Callable[..., Loaded]) -> None:
+def test_every_section_is_in_the_rich_configs(load_text: Callable[..., Loaded]) -> None:
     """
-    The config with everything in it is right, so that each misspelling is its only fault.
+    The configs with everything in them are right, so that each misspelling is its only fault.
     """
-    text = FILES[0].read_text(encoding="utf-8")
-
-    config = load_text(text).config
+    config, adapters = (load_text(file.read_text(encoding="utf-8")).config for file in RICH)
 
     assert config.model_fields_set == set(type(config).model_fields)
+    assert {type(model) for model in (*config.models, *adapters.models)} == set(SECTIONS.values())

@@ -5,7 +5,9 @@ The client of one upstream: addresses, headers, timeouts apart, and an end that 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 
 import pytest
 from served import free_port
@@ -110,6 +112,8 @@ def test_an_answers_headers_come_back_without_the_connections() -> None:
         "x-ratelimit-remaining": "9",
         "x-request-id": "theirs",
         "x-secret": "s",
+        "access-control-allow-origin": "*",
+        "location": "http://inside",
     }
 
     assert downward(answered, drop=("X-Secret",)) == {
@@ -158,6 +162,42 @@ async def test_silence_in_the_middle_is_a_timeout(client: Client, upstream: Upst
     await _until_left(upstream)
 
 
+async def test_the_whole_has_a_time_of_its_own(upstream: Upstream) -> None:
+    """
+    An upstream that never stops is stopped, though it is never silent for long.
+    """
+    drip: list[bytes | float] = [b"data: 1\n\n", 0.1]
+    upstream.on("/v1/embeddings", stream(*drip * 1000))
+    client = Client(UpstreamSection(url=upstream.url, timeouts=TimeoutsSection(idle_seconds=5, total_seconds=0.7)))
+    answer = await client.send("/v1/embeddings", BODY)
+
+    with pytest.raises(GatewayTimeoutError):
+        await answer.read()
+    await _until_left(upstream)
+    await client.close()
+
+
+async def test_a_connection_that_does_not_come_about_is_given_up() -> None:
+    """
+    Long before an answer would be, and as what it is: nobody there.
+    """
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            # The queue is full with these, and the next one is not heard.
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        url = "http://{}:{}".format(*server.getsockname())
+        client = Client(UpstreamSection(url=url, timeouts=TimeoutsSection(connect_seconds=0.3)))
+
+        with pytest.raises(GatewayError, match="cannot be reached in time") as raised:
+            await client.send("/v1/embeddings", BODY)
+        await client.close()
+
+    assert raised.value.status == 502
+
+
 async def test_the_time_a_reader_takes_is_not_the_upstreams(client: Client, upstream: Upstream) -> None:
     """
     Idle is measured while somebody waits.
@@ -184,14 +224,38 @@ async def test_a_coding_nobody_asked_for_is_undone(client: Client, upstream: Ups
 
 async def test_a_redirect_is_not_followed(client: Client, upstream: Upstream) -> None:
     """
-    The key goes to no other address than the configured one.
+    The key goes to no other address than the configured one; whoever configured it is told.
     """
     upstream.on("/v1/embeddings", Answer(status=307, headers={"Location": "/v1/chat/completions"}))
 
-    answer = await client.send("/v1/embeddings", BODY)
-    await answer.read()
+    with pytest.raises(GatewayError, match="set its url"):
+        await client.send("/v1/embeddings", BODY)
 
-    assert (answer.status, len(upstream.asked)) == (307, 1)
+    assert len(upstream.asked) == 1
+
+
+async def test_a_long_body_arrives_whole(client: Client, upstream: Upstream) -> None:
+    """
+    With its length, and in order.
+    """
+    body = bytes(range(256)) * 20_000
+
+    await (await client.send("/v1/audio/transcriptions", body)).read()
+
+    assert upstream.asked[0].body == body
+    assert upstream.asked[0].header("content-length") == str(len(body))
+
+
+async def test_a_body_is_json_unless_said_otherwise(client: Client, upstream: Upstream) -> None:
+    """
+    Calls that come from within have no headers.
+    """
+    for headers in ({}, {"content-type": "multipart/form-data; boundary=b"}):
+        await (await client.send("/v1/embeddings", BODY, headers)).read()
+    await (await client.send("/v1/models", None)).read()
+
+    kinds = [each.header("content-type") for each in upstream.asked]
+    assert kinds == ["application/json", "multipart/form-data; boundary=b", None]
 
 
 async def test_a_connection_is_used_again(client: Client, upstream: Upstream) -> None:

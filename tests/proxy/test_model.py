@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
-from proxy.proxied import CHAT, ask, chat, proxied, read
+from proxy.proxied import CHAT, ask, chat, proxied, read, section
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
 
-from appliance.contract import PATHS, Call, Operation
+from appliance.contract import PATHS, Call, Operation, Peers
 from appliance.errors import CallError, GatewayError, GatewayTimeoutError, UnavailableError
 from appliance.upstream.pool import names
 
@@ -314,6 +314,45 @@ async def test_health_is_checked_on_an_interval_and_not_per_request(upstream: Up
     assert [each.method for each in upstream.asked] == ["POST"] * 50
 
 
+async def test_an_upstream_that_has_nothing_to_ask_is_trusted(upstream: Upstream) -> None:
+    """
+    Without a path nobody asks, and the breaker alone says when to leave it.
+    """
+    upstream.on(CHAT_PATH, error(500))
+    async with proxied(upstream, health={"path": None, "interval_seconds": 0.02}, breaker={"failures": 1}) as model:
+        await model.check()
+        await asyncio.sleep(0.1)
+        assert upstream.asked == []
+        await ask(model)
+
+        with pytest.raises(UnavailableError):
+            await model.check()
+
+
+async def test_checks_carry_what_requests_do(upstream: Upstream) -> None:
+    """
+    The key, and the headers of the upstream and of the whole section.
+    """
+    member = {"url": upstream.url, "api_key": "sk-ours", "headers": {"X-Org": "o"}}
+    health = {"interval_seconds": 0.05}
+    async with proxied(upstream, upstreams=[member], headers={"set": {"X-Mine": "yes"}}, health=health):
+        await _until(lambda: upstream.asked)
+
+    sent = [upstream.asked[0].header(name) for name in ("authorization", "x-org", "x-mine")]
+    assert sent == ["Bearer sk-ours", "o", "yes"]
+
+
+async def test_closing_twice_is_closing_once(upstream: Upstream) -> None:
+    """
+    And before loading, it is nothing.
+    """
+    async with proxied(upstream, cache={}) as model:
+        await model.close()
+    await section(upstream).build(cast("Peers", None)).close()
+
+    assert upstream.asked == []
+
+
 async def test_an_upstream_leaves_and_comes_back(upstreams: tuple[Upstream, ...]) -> None:
     """
     Checks notice both; requests go where there is health, and a single bad check is nothing yet.
@@ -547,6 +586,27 @@ async def test_requests_are_counted_by_their_end(upstream: Upstream) -> None:
         await reply.body.aclose()
 
     assert [count(end) for end in ("2xx", "4xx", "left")] == [1, 1, 1]
+
+
+async def test_an_answer_that_is_cut_off_is_held_against_its_upstream(upstream: Upstream) -> None:
+    """
+    Whoever reads it sees it break, the count says how it ended, and the breaker counts it.
+    """
+
+    async def cut_off() -> AsyncGenerator[bytes]:
+        yield b"RIFF"
+        await asyncio.sleep(0.2)
+        raise ConnectionResetError
+
+    upstream.on("/v1/audio/speech", Answer(body=cut_off(), media_type="audio/wav"))
+    labels = {"model": "cut", "upstream": f"127.0.0.1:{upstream.port}", "end": "cut_off"}
+    async with proxied(upstream, name="cut", breaker={"failures": 1}) as model:
+        reply = await model.answer(Call(Operation.SPEECH, b"{}"))
+        with pytest.raises(GatewayError):
+            await read(reply)
+
+        assert model.upstreams()[0]["circuit"] == "open"
+    assert REGISTRY.get_sample_value("appliance_upstream_requests_total", labels) == 1
 
 
 async def test_a_proxy_that_ends_is_no_longer_in_the_metrics(upstream: Upstream) -> None:

@@ -76,6 +76,16 @@ def test_whole_lines_do_not_wait(end: bytes) -> None:
     assert not events.is_between
 
 
+def test_a_long_line_comes_whole_at_its_end() -> None:
+    """
+    However many chunks it takes, and with the name at its end.
+    """
+    line = b'data: {"image": "' + b"A" * 1_000_000 + b'", "model": "upstream-v2"}\n\n'
+    chunks = [line[start : start + 1000] for start in range(0, len(line), 1000)]
+
+    assert _all(chunks) == line.replace(b"upstream-v2", b"mine")
+
+
 def test_a_last_line_without_its_end_is_not_lost() -> None:
     """
     Some upstreams end so.

@@ -114,7 +114,7 @@ def test_every_odd_error_comes_through(client: httpx.Client, upstream: Upstream,
     response = client.post(CHAT, json={**BODY, "stream": is_stream})
 
     assert (response.status_code, response.content) == (ERRORS[odd].status, ERRORS[odd].body)
-    assert response.headers["content-type"].startswith(ERRORS[odd].media_type)
+    assert response.headers["content-type"] == ERRORS[odd].media_type
 
 
 def test_no_field_is_lost(client: httpx.Client, upstream: Upstream) -> None:
@@ -137,11 +137,12 @@ def test_the_whole_surface_is_there(client: httpx.Client, upstream: Upstream) ->
     """
     body = {"model": "ours", "input": ["a"], "query": "q", "documents": ["d"]}
 
-    for path in ("/v1/embeddings", "/openai/v1/embeddings", "/v1/rerank", "/v2/rerank", "/openai/rerank"):
+    for path in ("/v1/embeddings/", "/openai/v1/embeddings", "/v1/rerank", "/v2/rerank", "/openai/rerank"):
         assert client.post(path, json=body).status_code == 200
     missing = client.post("/v1/moderations", json=body)
 
-    assert [call.path for call in upstream.calls][-4:] == ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/moderations"]
+    asked = ["/v1/embeddings", "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/moderations"]
+    assert [call.path for call in upstream.calls] == asked
     assert (missing.status_code, missing.json()["error"]["message"]) == (404, "no route /v1/moderations")
 
 

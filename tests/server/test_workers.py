@@ -34,7 +34,7 @@ def start(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> C
     file = tmp_path / "proxy.yaml"
     models = f"models: [{{name: one, class: proxy, upstreams: [{{url: {upstream.url}}}]}}]"
     file.write_text(f"{models}\nserver: {{workers: 2}}\n")
-    return lambda *overrides: serve(*overrides, file=file).until_ready(30)
+    return lambda *overrides: serve(*overrides, file=file).until_ready(60)
 
 
 def _calls(server: Served) -> float:
@@ -121,7 +121,8 @@ def test_sigterm_drains_every_worker(start: Callable[..., Served], upstream: Ups
     Streams of all workers end whole, new calls are refused, nothing is left, the exit code is 0.
     """
     server = start()
-    upstream.on(CHAT, stream(event("1"), *[0.1, event("2")] * 20, event("[DONE]")))
+    slowly: list[bytes | float] = [0.1, event("2")]
+    upstream.on(CHAT, stream(event("1"), *slowly * 20, event("[DONE]")))
     workers = _workers(server)
     streams = [open_stream(server.port, CHAT, {**BODY, "stream": True}) for _ in range(8)]
     received = [connection.recv(1024) for connection in streams]
@@ -170,13 +171,13 @@ def test_no_worker_outlives_a_killed_parent(start: Callable[..., Served]) -> Non
 
 
 def test_a_config_that_cannot_start_ends_with_its_reason(
-    start: Callable[..., Served], serve: Callable[..., Served]
+    start: Callable[..., Served], serve: Callable[..., Served], tmp_path: Path
 ) -> None:
     """
     A taken port is told once, before there are workers.
     """
     first = start()
-    second = serve(f"server.port={first.port}", "server.workers=2", file=Path(first.process.args[4]))  # type: ignore[index]
+    second = serve(f"server.port={first.port}", file=tmp_path / "proxy.yaml")
 
     assert second.process.wait(20) == 1
     assert f"port {first.port}" in second.tail()

@@ -1,0 +1,124 @@
+"""
+Whatever a client sends, an adapter answers it or refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from appliance.contract import Operation
+from appliance.errors import CallError
+from appliance.translation.answers import Text, Usage
+from appliance.translation.chat import Chat
+from appliance.translation.over_completions import OverCompletions
+from appliance.translation.over_service import Chatting, Completing, Embedding, Ranking
+from appliance.translation.requests import EmbeddingRequest, RerankRequest
+from appliance.translation.section import ChatSection, CompletionsSection
+from appliance.translation.templates import ChatTemplate
+
+TEMPLATE = "{{ tools }}{{ documents }}{% for m in messages %}{{ m.role + m.content }}{{ m.tool_calls }}{% endfor %}"
+CHAT = Chat(ChatTemplate(TEMPLATE), ["END"])
+SECTION = CompletionsSection.model_validate({"kind": "completions", "chat_template": TEMPLATE, "tool_calls": {}})
+
+scalars = st.none() | st.booleans() | st.integers(-3, 200) | st.floats(allow_nan=False) | st.text(max_size=5)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+)
+parts = st.fixed_dictionaries({}, optional={"type": st.sampled_from(["text", "image_url"]), "text": anything})
+calls = st.fixed_dictionaries({}, optional={"function": anything, "id": anything})
+messages = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool"]) | anything},
+    optional={"content": st.text() | anything | st.lists(parts), "tool_calls": st.none() | anything | st.lists(calls)},
+)
+FIELDS = (
+    *("n", "stop", "stream", "stream_options", "logprobs", "top_logprobs", "tools", "tool_choice", "max_tokens"),
+    *("max_completion_tokens", "chat_template_kwargs", "response_format", "add_generation_prompt", "echo"),
+    *("continue_final_message", "query", "top_n", "encoding_format", "dimensions", "prompt", "suffix"),
+)
+bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(FIELDS, anything),
+        "messages": st.lists(messages, min_size=1, max_size=3) | anything,
+        "query": st.text(max_size=3) | anything,
+        "prompt": st.text(max_size=3) | st.lists(st.text(max_size=3)) | anything,
+        "tools": st.lists(st.dictionaries(st.text(max_size=3), anything, max_size=2), max_size=2) | anything,
+        "documents": anything | st.lists(st.text(max_size=3) | st.fixed_dictionaries({"text": anything}), max_size=3),
+        "input": anything | st.lists(st.text(max_size=3), max_size=3),
+    },
+)
+
+
+class Service:
+    """
+    Answers everything well.
+    """
+
+    of_prompts: dict[str, Any] = {}  # noqa: RUF012 - nobody writes to it
+
+    async def write(self, body: Any, prompt: str, headers: Any) -> Text:
+        """
+        A word.
+        """
+        return Text("word", "stop", Usage(1, 1))
+
+    async def stream(self, body: Any, prompt: str, headers: Any) -> AsyncGenerator[Text]:
+        """
+        The same.
+        """
+        yield Text("word", "stop")
+
+    async def embed(self, request: EmbeddingRequest, texts: Sequence[str], headers: Any) -> Any:
+        """
+        A vector each.
+        """
+        return [[1.0, 2.0] for _ in texts], Usage()
+
+    async def score(self, request: RerankRequest, headers: Any) -> Any:
+        """
+        A score each.
+        """
+        return [1.0 for _ in request.documents], Usage()
+
+    async def ask(self, operation: Operation, body: Any, headers: Any) -> Any:
+        """
+        A completion.
+        """
+        return {"id": "1", "choices": [{"text": "word", "finish_reason": "stop"}]}
+
+    async def room(self, prompt: str, headers: Any) -> int | None:
+        """
+        None.
+        """
+        return None
+
+
+SERVICE = Service()
+FACES = (
+    OverCompletions("m", SECTION, SERVICE, CHAT).chat,
+    OverCompletions("m", SECTION, SERVICE, CHAT).complete,
+    Chatting("m", SERVICE, ChatSection(), CHAT).answer,
+    Chatting("m", SERVICE, ChatSection(), None).answer,
+    Completing("m", SERVICE).answer,
+    Embedding("m", SERVICE, 1).answer,
+    Ranking("m", SERVICE, 2).answer,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(body=bodies)
+async def test_any_request_is_answered_or_refused(body: dict[str, Any]) -> None:
+    """
+    A `CallError` is the only fault a client can cause.
+    """
+    for face in FACES:
+        try:
+            said = await face(dict(body), {})
+            if not isinstance(said, dict):
+                assert [chunk async for chunk in said]
+        except CallError as refused:
+            assert refused.status == 400  # noqa: PT017 - either is right

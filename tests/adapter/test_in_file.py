@@ -1,0 +1,291 @@
+"""
+An adapter and its target in one file: who waits for whom, from the first answer to the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from doubles import Double, DoubleSection, config
+
+from appliance.contract import Call, Model, Operation, Peers, Reply
+from appliance.errors import CallError, LoadError, UnavailableError
+from appliance.lifecycle import Lifecycle, State
+from appliance.models.adapter import AdapterSection
+
+CHAT = Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
+STREAM = Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}], "stream": true}')
+
+
+class Completer(Double):
+    """
+    Completes with what it was asked, and counts tokens.
+    """
+
+    operations = frozenset({Operation.COMPLETION, Operation.TOKENIZE})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[dict[str, Any]] = []
+        self.refusal: CallError | None = None
+        """What it says to all but its own proof."""
+
+    async def answer(self, call: Call) -> Reply:
+        """
+        As a double does, in the shape of a completion.
+        """
+        if self.refusal and call != self.proof:
+            raise self.refusal
+        reply = await super().answer(call)
+        if call.operation is Operation.TOKENIZE:
+            return Reply(b'{"count": 3, "max_model_len": 10}')
+        if not isinstance(reply.body, bytes):
+            return Reply(self._completion(reply.body), media_type="text/event-stream")
+        self.asked.append(json.loads(call.body))
+        choice = {"index": 0, "text": "Hello", "finish_reason": "stop"}
+        return Reply(json.dumps({"id": "cmpl-1", "created": 1, "choices": [choice]}).encode())
+
+    async def _completion(self, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async for _ in stream:
+            choice = {"index": 0, "text": "x", "finish_reason": "stop"}
+            yield f"data: {json.dumps({'id': 'c', 'created': 1, 'choices': [choice]})}\n\n".encode()
+
+
+class CompleterSection(DoubleSection):
+    """
+    Declares it.
+    """
+
+    def build(self, peers: Peers) -> Model:
+        return Completer()
+
+
+def _adapter(name: str = "chat", target: str = "base", **fields: Any) -> AdapterSection:
+    protocol = {"kind": "completions", "chat_template": "{{ messages[0].content }}", **fields}
+    return AdapterSection.model_validate({"name": name, "class": "adapter", "target": target, "protocol": protocol})
+
+
+async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _begun(*sections: Any) -> AsyncGenerator[tuple[Lifecycle, Completer]]:
+    lifecycle = Lifecycle(config(*(sections or (_adapter(), CompleterSection(name="base")))))
+    lifecycle.begin()
+    try:
+        yield lifecycle, cast("Completer", lifecycle.find("base").model)
+    finally:
+        await lifecycle.stop()
+
+
+@asynccontextmanager
+async def _ready(*sections: Any) -> AsyncGenerator[tuple[Lifecycle, Completer]]:
+    async with _begun(*sections) as (lifecycle, target):
+        target.may_load.set()
+        await _until(lambda: lifecycle.is_ready)
+        target.asked.clear()
+        yield lifecycle, target
+
+
+async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
+    """
+    Whatever the order in the file: until then the probe says what it waits for, and calls are told to come back.
+    """
+    async with _begun() as (lifecycle, target):
+        chat = lifecycle.find("chat")
+        await _until(lambda: chat.state is State.UNAVAILABLE)
+        with pytest.raises(UnavailableError, match="its target 'base' is loading"):
+            await lifecycle.answer("chat", CHAT)
+        assert lifecycle.is_live
+
+        target.may_load.set()
+        await _until(lambda: chat.state is State.READY)
+
+        assert lifecycle.find("base").state is State.READY
+
+
+async def test_an_adapter_is_ready_only_after_a_real_answer() -> None:
+    """
+    A target that answers nonsense is told with its reason, and asked again.
+    """
+    async with _begun() as (lifecycle, target):
+        chat, target.refusal = lifecycle.find("chat"), CallError("no chat today")
+        target.may_load.set()
+        await _until(lambda: "no chat today" in chat.reason)
+
+        assert chat.state is State.UNAVAILABLE
+
+        target.refusal = None
+        await _until(lambda: chat.state is State.READY)
+
+
+async def test_a_target_that_dies_takes_its_adapter_along() -> None:
+    """
+    The reason names the target.
+    """
+    async with _ready() as (lifecycle, target):
+        target.is_dead = True
+        await _until(lambda: lifecycle.find("chat").state is State.FAILED)
+
+        assert "its target 'base' is failed" in lifecycle.find("chat").reason
+
+
+async def test_a_target_that_cannot_load_is_the_adapters_reason() -> None:
+    """
+    Both are failed, each with its reason.
+    """
+    async with _begun() as (lifecycle, target):
+        target.load_fault = LoadError("too big")
+        target.may_load.set()
+        await _until(lambda: lifecycle.find("chat").state is State.FAILED)
+
+        assert lifecycle.find("chat").reason == "its target 'base' is failed: too big"
+
+
+async def test_a_target_that_is_away_makes_its_adapter_wait() -> None:
+    """
+    Not failed: it comes back when the target does.
+    """
+    async with _ready() as (lifecycle, target):
+        target.is_away = True
+        await _until(lambda: lifecycle.find("chat").state is State.UNAVAILABLE)
+        target.is_away = False
+        await _until(lambda: lifecycle.is_ready)
+
+        assert lifecycle.is_live
+
+
+async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:
+    """
+    The class could not tell; the model can.
+    """
+
+    class Silent(DoubleSection):
+        def build(self, peers: Peers) -> Model:
+            made = Double()
+            made.operations = frozenset({Operation.EMBEDDING})
+            return made
+
+    lifecycle = Lifecycle(config(_adapter(), Silent(name="base")))
+    lifecycle.begin()
+    await _until(lambda: lifecycle.find("chat").state is State.FAILED)
+    await lifecycle.stop()
+
+    assert lifecycle.find("chat").reason == "its target 'base' does not complete prompts; name one that does"
+
+
+async def test_the_target_is_asked_by_its_own_name_with_all_its_room() -> None:
+    """
+    What the prompt leaves of the context is the limit where nobody names one; no second beginning is put before it.
+    """
+    async with _ready() as (lifecycle, target):
+        reply = await lifecycle.answer("chat", CHAT)
+
+        assert json.loads(cast("bytes", reply.body))["choices"][0]["message"]["content"] == "Hello"
+        assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 7, "add_special_tokens": False}]
+
+
+class Stranger(Completer):
+    """
+    Behind a proxy: it seems to have every operation, and refuses the one it lacks.
+    """
+
+    async def answer(self, call: Call) -> Reply:
+        """
+        No counts, and whole answers as streams of bytes.
+        """
+        if call.operation is Operation.TOKENIZE:
+            raise CallError("no such route", status=404)
+        reply = await super().answer(call)
+        return reply if call == self.proof else Reply(_bytes(cast("bytes", reply.body)))
+
+
+async def _bytes(body: bytes) -> AsyncGenerator[bytes]:
+    yield body[:5]
+    yield body[5:]
+
+
+class StrangerSection(DoubleSection):
+    """
+    Declares it.
+    """
+
+    def build(self, peers: Peers) -> Model:
+        return Stranger()
+
+
+async def test_a_stranger_behind_a_proxy_is_asked_what_it_knows() -> None:
+    """
+    Where nobody counts, the usual limit holds, and what it would refuse is taken out by the config.
+    """
+    adapter = _adapter(defaults={"add_special_tokens": None})
+    async with _ready(adapter, StrangerSection(name="base")) as (lifecycle, target):
+        reply = await lifecycle.answer("chat", CHAT)
+
+        assert json.loads(cast("bytes", reply.body))["choices"][0]["message"]["content"] == "Hello"
+        assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 1024}]
+
+
+async def test_completions_go_to_the_target_as_they_are() -> None:
+    """
+    Nothing is decided for the client there: neither a limit nor the special tokens.
+    """
+    async with _ready() as (lifecycle, target):
+        await lifecycle.answer("chat", Call(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
+
+        assert target.asked == [{"model": "base", "prompt": "Hi", "mine": None}]
+
+
+async def test_adapters_stack() -> None:
+    """
+    An adapter's target may be an adapter, and an alias.
+    """
+    base = CompleterSection(name="base", aliases=("ground",))
+    async with _ready(_adapter("top", "middle"), _adapter("middle", "ground"), base) as (lifecycle, _):
+        reply = await lifecycle.answer("top", CHAT)
+
+        assert json.loads(cast("bytes", reply.body))["model"] == "top"
+
+
+async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
+    """
+    A stream under way counts at the adapter and at its target, and what it still asks is answered.
+    """
+    async with _ready() as (lifecycle, target):
+        reply = await lifecycle.answer("chat", STREAM)
+        running = [entry.running for entry in lifecycle.entries]
+        drain = asyncio.create_task(lifecycle.drain(5))
+        await _until(lambda: lifecycle.find("base").state is State.DRAINING)
+        inner = await lifecycle.find("chat").model.answer(CHAT)
+        is_waiting = not drain.done()
+        target.may_finish.set()
+        rest = [chunk async for chunk in cast("AsyncGenerator[bytes]", reply.body)]
+        await drain
+
+        assert running == [1, 1]
+        assert is_waiting
+        assert json.loads(cast("bytes", inner.body))["choices"]
+        assert rest[-1] == b"data: [DONE]\n\n"
+        assert [entry.running for entry in lifecycle.entries] == [0, 0]
+
+
+async def test_a_stream_that_nobody_reads_ends_at_the_target() -> None:
+    """
+    Closing the adapter's stream closes the target's.
+    """
+    async with _ready() as (lifecycle, target):
+        reply = await lifecycle.answer("chat", STREAM)
+        stream = cast("AsyncGenerator[bytes]", reply.body)
+        await anext(stream)
+        await stream.aclose()
+
+        await _until(lambda: target.streams_closed == 1)
+        assert [entry.running for entry in lifecycle.entries] == [0, 0]

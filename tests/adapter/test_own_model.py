@@ -1,0 +1,169 @@
+"""
+Chat through an adapter over our own model, held against that model's own chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from served import Served, until
+
+from appliance.config import load
+from appliance.storage.section import StorageSettings
+
+pytestmark = pytest.mark.slow
+
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+TALK: list[ChatCompletionMessageParam] = [
+    {"role": "system", "content": "You are terse."},
+    {"role": "user", "content": [{"type": "text", "text": "Name a colour."}]},
+    {"role": "assistant", "content": "Grün, 绿."},
+    {"role": "user", "content": "Another one, with an emoji 🙂."},
+]
+
+
+@pytest.fixture(scope="module")
+def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """
+    SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files.
+    """
+    (section,) = load(chat_file).config.models
+    folder = section.materialize(StorageSettings(), lambda *_: None)["model"]
+    file = tmp_path_factory.mktemp("own") / "config.yaml"
+    file.write_text(
+        f"models:\n"
+        f"  - {{name: adapted, class: adapter, target: smollm2,\n"
+        f"     protocol: {{kind: completions, tokenizer: {{uri: {folder}}}}}}}\n"
+        f"  - {{name: smollm2, class: generative, storage: {{uri: {folder}}}, engine: {{max_model_len: 1024}}}}\n"
+    )
+    served = Served(file, file.with_name("server.log"))
+    try:
+        until(lambda: served.get("/readyz")[0] == 200 or served.process.poll() is not None, 240, served.tail)
+        yield served
+    finally:
+        code = served.end()
+    assert code == 0, served.tail()
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    """
+    OpenAI's own client.
+    """
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client
+
+
+def _both(client: openai.OpenAI, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    own, adapted = (
+        client.chat.completions.create(model=model, **({"temperature": 0} | fields)) for model in ("smollm2", "adapted")
+    )
+    return _comparable(own, near=pytest.approx), _comparable(adapted, near=lambda logprob, **_: logprob)
+
+
+def _comparable(done: ChatCompletion, near: Callable[..., Any]) -> dict[str, Any]:
+    """
+    All that must be the same: not the id, the time, the name, and what vLLM says about completions alone.
+    """
+    made = done.model_dump(include={"choices", "usage"})
+    for choice in made["choices"]:
+        choice["message"] = {key: choice["message"][key] for key in ("role", "content")}
+        for token in (choice["logprobs"] or {}).get("content") or ():
+            # Two runs on the CPU agree to a few digits; which of two like ones comes first is not among them.
+            token["logprob"] = near(token["logprob"], abs=0.05)
+            token["top_logprobs"] = len(token["top_logprobs"])
+    keys = ("index", "message", "logprobs", "finish_reason", "stop_reason")
+    return {"usage": made["usage"], "choices": [{key: choice[key] for key in keys} for choice in made["choices"]]}
+
+
+@pytest.mark.parametrize("messages", [QUESTION, TALK], ids=["question", "talk"])
+def test_a_chat_is_the_models_own(client: openai.OpenAI, messages: Any) -> None:
+    """
+    Role, text, end and counts are the same, with no limit said: the context's room is the limit of both.
+    """
+    own, adapted = _both(client, messages=messages, max_completion_tokens=40)
+
+    assert adapted == own
+
+
+def test_without_a_limit_the_model_ends_by_itself(client: openai.OpenAI) -> None:
+    """
+    The answer is longer than the 16 tokens at which a completion ends.
+    """
+    own, adapted = _both(client, messages=[{"role": "user", "content": "Count from one to twenty in words."}])
+
+    assert adapted == own
+    assert adapted["usage"]["completion_tokens"] > 16
+
+
+def test_logprobs_are_the_models_own(client: openai.OpenAI) -> None:
+    """
+    Tokens, bytes, and as many alternatives as were asked for.
+    """
+    own, adapted = _both(client, messages=QUESTION, max_tokens=8, logprobs=True, top_logprobs=2)
+
+    assert adapted == own
+    assert {token["top_logprobs"] for token in adapted["choices"][0]["logprobs"]["content"]} == {2}
+
+
+def test_choices_stops_and_seeds_are_the_models_own(client: openai.OpenAI) -> None:
+    """
+    Fields of sampling reach the engine.
+    """
+    fields = {"temperature": 1, "n": 2, "stop": ["Paris"], "seed": 3, "extra_body": {"top_k": 1}}
+
+    own, adapted = _both(client, messages=QUESTION, **fields)
+
+    assert adapted == own
+    assert [choice["index"] for choice in adapted["choices"]] == [0, 1]
+
+
+def test_a_stream_is_the_models_own(client: openai.OpenAI) -> None:
+    """
+    The same pieces with the same usage at the end, the role in the first and the reason in the last.
+    """
+    streams = {}
+    for model in ("smollm2", "adapted"):
+        chunks = list(
+            client.chat.completions.create(
+                model=model,
+                messages=TALK,
+                temperature=0,
+                max_tokens=30,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        roles = [chunk.choices[0].delta.role for chunk in chunks if chunk.choices]
+        reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+        assert roles == ["assistant", *[None] * (len(roles) - 1)]
+        assert reasons[:-1] == [None] * (len(reasons) - 1)
+        streams[model] = (text, reasons[-1], chunks[-1].usage)
+
+    assert streams["adapted"] == streams["smollm2"]
+
+
+def test_a_prompt_that_is_too_long_is_refused_alike(client: openai.OpenAI) -> None:
+    """
+    400 with the engine's words, through the adapter as without it.
+    """
+    long: list[ChatCompletionMessageParam] = [{"role": "user", "content": "word " * 3000}]
+
+    for model in ("smollm2", "adapted"):
+        with pytest.raises(openai.BadRequestError, match=r"maximum context length|longer than"):
+            client.chat.completions.create(model=model, messages=long, max_tokens=5)
+
+
+def test_the_probe_waits_for_the_target(served: Served) -> None:
+    """
+    The adapter was ready only after its target was, though it stands first in the file.
+    """
+    events = [each for each in served.events() if each["event"] == "model.moved" and each["state"] == "ready"]
+
+    assert [each["model"] for each in events] == ["smollm2", "adapted"]

@@ -1,0 +1,82 @@
+"""
+Templates, paths and targets of adapters that come from elsewhere than the file itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.config import Loaded
+from appliance.errors import ConfigError
+
+HEAD = "models:\n- name: a\n  class: adapter\n  target: {url: http://x}\n  protocol:\n"
+CHAT = f"{HEAD}    kind: completions\n    chat_template: "
+HTTP = f"{HEAD}    kind: http\n    embeddings: "
+
+
+def _problem(load_text: Callable[..., Loaded], text: str, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_text(text, environ=environ)
+    (problem,) = caught.value.problems
+    return f"{problem.line}:{problem.column}: {problem.message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{CHAT}${{env:SECRET}}", "7:20: is no Jinja template in line 2"),
+        (f"{HTTP}{{request: '{{}}', response: '${{env:SECRET}}'}}", "7:43: is no JMESPath"),
+        (f"{HTTP}{{request: '${{env:SECRET}}', response: a}}", "7:27: is no Jinja template in line 2"),
+    ],
+)
+def test_a_fault_in_what_came_from_outside_is_told_without_it(
+    load_text: Callable[..., Loaded], text: str, said: str
+) -> None:
+    """
+    The place of the reference, and the line of what it brought; nothing of the text itself.
+    """
+    assert _problem(load_text, text, SECRET="x\n{% hunter2 %}\n") == said
+
+
+def test_a_target_from_outside_is_not_told(load_text: Callable[..., Loaded]) -> None:
+    """
+    Neither the name itself nor one that is like it.
+    """
+    text = CHAT.replace("{url: http://x}", "${env:SECRET}") + "x{{ 1 }}"
+
+    assert _problem(load_text, text, SECRET="aa") == "4:11: is ***, the name of no model here; the models here are a"
+
+
+def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., Loaded], tmp_path: Path) -> None:
+    """
+    The file's own line is told, and a good one is good.
+    """
+    file = tmp_path / "chat.jinja"
+    file.write_text("fine\n{% for %}\n")
+    said = _problem(load_text, f"{CHAT}{file}")
+    file.write_text("{{ messages }}")
+
+    assert said.startswith("7:20: is ")
+    assert "and line 2 of it no Jinja" in said
+    assert load_text(f"{CHAT}{file}").config.models
+
+
+@pytest.mark.parametrize(
+    ("written", "place"),
+    [
+        ("|\n      one\n        {% two %}\n", "9:9"),
+        ("&anchor |-\n      one\n\n      {% two %}\n", "10:7"),
+        (">\n      {% two %}\n", "7:20"),
+        ("'{% two %}'", "7:21"),
+        ('"{% two %}"', "7:21"),
+        ('"one\\n{% two %}"', "7:20"),
+    ],
+)
+def test_a_fault_is_told_at_its_line_of_the_file(load_text: Callable[..., Loaded], written: str, place: str) -> None:
+    """
+    However the text is written; where its lines are not the file's, at its beginning.
+    """
+    assert _problem(load_text, f"{CHAT}{written}").startswith(f"{place}: is no Jinja template: Encountered unknown tag")

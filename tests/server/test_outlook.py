@@ -1,0 +1,129 @@
+"""
+What a worker tells about all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from doubles import config
+from prometheus_client import REGISTRY, Gauge
+
+from appliance.lifecycle import Lifecycle, Standing
+from appliance.server.outlook import Seat, Snapshot, Together, bury, read, write
+from appliance.server.slots import Slots
+
+GOOD = Standing(True, True, True, 1, [{"name": "one", "state": "ready", "reason": "it answered", "running": 2}])
+
+
+def _said(standing: Standing = GOOD, *, seconds_ago: float = 0) -> Snapshot:
+    return Snapshot(pid=7, at=time.monotonic() - seconds_ago, standing=standing, families=[], past=[])
+
+
+@pytest.fixture
+def slots() -> Slots:
+    """
+    Three slots, whose second and third workers are well.
+    """
+    slots = Slots(3)
+    for number in (1, 2):
+        write(slots, number, _said())
+    return slots
+
+
+class _Ready(Lifecycle):
+    """
+    A lifecycle whose model is ready, though nobody loaded it.
+    """
+
+    @property
+    def is_ready(self) -> bool:
+        return True
+
+    def standing(self) -> Standing:
+        return GOOD
+
+
+@pytest.fixture
+def together(slots: Slots) -> Together:
+    """
+    The outlook of the first worker, which is well too.
+    """
+    return Together(_Ready(config()), Seat(0, slots))
+
+
+def test_all_is_well_where_each_is(together: Together) -> None:
+    """
+    And what runs is the sum.
+    """
+    standing = together.standing()
+
+    assert (standing.is_live, standing.is_ready, standing.has_started) == (True, True, True)
+    assert standing.models[0]["running"] == 6
+    assert [worker["ready"] for worker in standing.workers] == [True] * 3
+
+
+def test_a_model_is_shown_where_it_stands_worst(together: Together, slots: Slots) -> None:
+    """
+    One worker that is not ready is enough.
+    """
+    bad = {**GOOD.models[0], "state": "failed", "reason": "it broke", "running": 0}
+    write(slots, 2, _said(replace(GOOD, is_live=False, is_ready=False, retry_after=30, models=[bad])))
+    standing = together.standing()
+
+    assert (standing.is_live, standing.is_ready, standing.retry_after) == (False, False, 30)
+    assert (standing.models[0]["state"], standing.models[0]["reason"]) == ("failed", "it broke")
+    assert [worker["ready"] for worker in standing.workers] == [True, True, False]
+
+
+def test_nobody_is_ready_before_each_was_heard() -> None:
+    """
+    A worker that never said anything is starting.
+    """
+    standing = Together(_Ready(config()), Seat(0, Slots(2))).standing()
+
+    assert (standing.is_live, standing.is_ready, standing.has_started) == (True, False, False)
+    assert standing.models[0]["state"] == "pending"
+    assert standing.workers[1]["reason"] == "it is starting"
+
+
+@pytest.mark.parametrize(("seconds", "is_live"), [(7, True), (40, False)])
+def test_a_worker_that_hangs_is_noticed(together: Together, slots: Slots, seconds: float, is_live: bool) -> None:
+    """
+    Silent for a while it is not ready; silent for long it will not come back, and the platform must know.
+    """
+    write(slots, 1, _said(seconds_ago=seconds))
+    standing = together.standing()
+
+    assert (standing.is_ready, standing.is_live) == (False, is_live)
+    assert f"has said nothing for {seconds}" in standing.workers[1]["reason"]
+
+
+def test_a_dead_worker_is_not_ready(together: Together, slots: Slots) -> None:
+    """
+    Until the one that takes its place says otherwise.
+    """
+    bury(slots, 1)
+    last = read(slots, 1)
+
+    assert last is not None
+    assert last.standing.models[0]["state"] == "pending"
+    assert together.standing().is_ready is False
+
+
+def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: Together, slots: Slots) -> None:
+    """
+    A million series are a fault of somebody's; not being ready is not one.
+    """
+    series = Gauge("flood", "Too much.", ["text"])
+    try:
+        series.labels("x" * (9 << 20)).set(1)
+
+        assert together.standing().is_ready
+        last = read(slots, 0)
+        assert last is not None
+        assert list(last.families) == []
+    finally:
+        REGISTRY.unregister(series)

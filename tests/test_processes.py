@@ -1,0 +1,37 @@
+"""
+What a process knows of its machine.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from appliance.processes import usable_cores
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, CORES),
+        ({"cpu.max": "max 100000\n"}, CORES),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "100000000 100000\n"}, CORES),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, CORES),
+        ({"cpu/cpu.cfs_quota_us": "20000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu.max": "nonsense"}, CORES),
+    ],
+)
+def test_cores_are_those_a_container_may_use(tmp_path: Path, files: dict[str, str], cores: int) -> None:
+    """
+    A container on a large machine with a small limit has few; no limit is all there are.
+    """
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    assert usable_cores(tmp_path) == cores
