@@ -17,7 +17,6 @@ Everything that can go wrong, as one tree.
     │       └── ArtifactChangedError        exit 17  the store's bytes are others than they were
     ├── LoadError                      503  exit 4   the engine cannot serve this model
     ├── EngineDeadError                503  exit 4   the engine ended while it served
-    ├── ModelFaultError                500           a model written in Python gave what is no answer
     └── CallError                      400           one call is refused; the caller is at fault
         ├── UnsupportedOperationError  400           the model cannot do this
         ├── UnknownModelError          404           no model has this name
@@ -187,12 +186,6 @@ class EngineDeadError(ApplianceError):
 
     status = 503
     exit_code = 4
-
-
-class ModelFaultError(ApplianceError):
-    """
-    A model written in Python gave what is no answer.
-    """
 
 
 class CallError(ApplianceError):

@@ -20,16 +20,15 @@ from appliance.storage.uri import scheme_of
 from appliance.upstream.address import is_possible
 from appliance.upstream.headers import FRAMING, HOP_BY_HOP
 from appliance.upstream.section import HEADER_NAME
-from appliance.vllm_engine.section import OWNED
+from appliance.vllm_engine.section import OWNED, EngineSection
 
 # Shares such as 0.7, 0.2 and 0.1 are no exact sum.
 _ROUNDING = 1e-9
 _UNMOVED = "which belongs to one connection or its body; must be left out"
 
-_ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
-
 # The keys of a model that a class of the user's computes.
 _OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine"})
+_ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
 
 Rule = Callable[[Draft], Iterator[Fault]]
 
@@ -81,16 +80,6 @@ def engines_have_one_process(draft: Draft) -> Iterator[Fault]:
             name = f"models[{place[-1]}], of class {model['class']}, has an engine"
             yield draft.fault(path, f"is {draft.quote(path)}, and {name}; must be 1 or auto")
             return
-
-
-def an_operator_has_one_process(draft: Draft) -> Iterator[Fault]:
-    """
-    What an operator loads and unloads is one process's: of several workers, the others would go on as they are.
-    """
-    path = ("server", "admin")
-    workers = draft.find(("server", "workers"))
-    if draft.find(path) is True and workers not in (None, 1):
-        yield draft.fault(path, "is true, and server.workers is not 1; must be false where there are several workers")
 
 
 def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
@@ -165,14 +154,16 @@ def headers_may_travel(draft: Draft) -> Iterator[Fault]:
                 yield draft.key_fault((*path, name), f"is not set here, {_UNMOVED}")
 
 
-def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
+def engines_name_their_class(draft: Draft) -> Iterator[Fault]:
     """
-    Upstreams have a host, and a port that there can be.
+    A key that is nearly `python` is not one of vLLM's, for which the schema takes it.
     """
-    for section in _upstream_paths(draft):
-        url = draft.find((*section, "url"))
-        if isinstance(url, str) and not is_possible(url):
-            yield draft.fault((*section, "url"), f"is {draft.quote((*section, 'url'))}; {_ADDRESS}")
+    for path, model in model_entries(draft):
+        engine = model.get("engine")
+        for key in engine if isinstance(engine, dict) and "python" not in engine else ():
+            hint = did_you_mean(str(key), ("python", *EngineSection.model_fields))
+            if '"python"' in hint:
+                yield draft.key_fault((*path, "engine", key), f"unknown key; {hint}")
 
 
 def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
@@ -188,15 +179,25 @@ def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
             yield draft.key_fault((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
 
 
+def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
+    """
+    Upstreams have a host, and a port that there can be.
+    """
+    for section in _upstream_paths(draft):
+        url = draft.find((*section, "url"))
+        if isinstance(url, str) and not is_possible(url):
+            yield draft.fault((*section, "url"), f"is {draft.quote((*section, 'url'))}; {_ADDRESS}")
+
+
 RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
     engines_have_one_process,
-    an_operator_has_one_process,
     engine_arguments_are_free,
     schemes_are_known,
     memory_fractions_fit,
     encoder_keys_fit_the_task,
+    engines_name_their_class,
     python_models_have_their_own_keys,
     headers_may_travel,
     addresses_are_possible,

@@ -6,8 +6,9 @@ Chat over a model that completes prompts, from Python: what the class `adapter` 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from appliance.contract import Call, Model, Operation, Reply
 from appliance.errors import ApplianceError, CallError
@@ -52,6 +53,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         response_role: str = "assistant",
         stop: Sequence[str] = (),
         max_tokens: int | None = None,
+        tool_calls: Mapping[str, Any] | None = None,  # Any: checked like the file's
     ) -> None:
         """
         The keywords are the keys of an adapter's `protocol`; see `appliance schema adapter`. Without a `chat_template`
@@ -61,12 +63,17 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
             ApplianceError: one of them is wrong, or nothing completes.
         """
         super().__init__(name)
-        keys = {"response_role": response_role, "stop": tuple(stop), "max_tokens": max_tokens}
-        template = _NO_TEMPLATE if chat_template is None else chat_template
-        keys |= {"kind": "completions", "chat_template": template}
+        keys = {
+            "kind": "completions",
+            "chat_template": _NO_TEMPLATE if chat_template is None else chat_template,
+            "response_role": response_role,
+            "stop": tuple(stop),
+            "max_tokens": max_tokens,
+            "tool_calls": tool_calls,
+        }
         self._section = checked(CompletionsSection, keys, type(self).__name__)
         compiled = template_of(self._section, None)
-        self._chat = None if chat_template is None or compiled is None else Chat(compiled, response_role, tuple(stop))
+        self._chat = None if chat_template is None or compiled is None else Chat(compiled, tuple(stop))
         self.backing = None if underlying_model is None else bridged(underlying_model)
         if Operation.COMPLETION not in bridged(self).operations:
             raise ApplianceError(f"{type(self).__name__}: nothing completes; give an underlying_model that does")
@@ -84,7 +91,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         """
         if self._chat is None:
             raise CallError("This model has no chat template")
-        return ChatPrompt(self._chat.prompt(body_of(request, self.name)), self._chat.role)
+        return ChatPrompt(self._chat.prompt(body_of(request, self.name)), self._section.response_role)
 
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
@@ -93,13 +100,9 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         The conversation continued; every field of the request goes along.
         """
         prompt = await called(self.apply_chat_template, request)
-        asked = Peer(self.name, _Completing(self))
-        over = OverCompletions(
-            request.model or self.name,
-            self._section,
-            asked,
-            Prompted(prompt.prompt, prompt.response_role, self._section.stop),
-        )
+        section = self._section.model_copy(update={"response_role": prompt.response_role})
+        chat = Prompted(prompt.prompt, section.stop)
+        over = OverCompletions(request.model or self.name, section, Peer(self.name, _Completing(self)), chat)
         headers = {} if raw_request is None else dict(raw_request.headers)
         said = await over.chat(body_of(request, self.name), headers)
         return made(ChatCompletion, said) if isinstance(said, dict) else chunks(said, ChatCompletionChunk)

@@ -13,8 +13,9 @@ import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from appliance.contract import Call, Dependent, Model, Operation, Reply
-from appliance.errors import ModelFaultError, UnsupportedOperationError
+from appliance.errors import UnsupportedOperationError
 from appliance.python_model.calling import called
+from appliance.python_model.encoding import ModelFaultError
 from appliance.python_model.life import Life
 from appliance.python_model.openai_model import METHODS, RawRequest
 from appliance.python_model.replies import reply

@@ -11,9 +11,15 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
-from appliance.errors import ModelFaultError
+from appliance.errors import ApplianceError
 
 Json = dict[str, Any]  # Any: JSON values
+
+
+class ModelFaultError(ApplianceError):
+    """
+    A model written in Python gave what is no answer.
+    """
 
 
 def plain(returned: Any) -> Json:  # Any: whatever a user returned

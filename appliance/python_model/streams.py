@@ -10,9 +10,8 @@ from typing import Any
 
 import msgspec
 
-from appliance.errors import ModelFaultError
 from appliance.python_model.calling import items
-from appliance.python_model.encoding import Json
+from appliance.python_model.encoding import Json, ModelFaultError
 from appliance.python_model.frame import Frame
 from appliance.python_model.gathering import Gathered
 

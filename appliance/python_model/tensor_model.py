@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from appliance.contract import Call, Operation, Reply
-from appliance.errors import CallError, ModelFaultError
+from appliance.errors import CallError
 from appliance.python_model.calling import called
-from appliance.python_model.encoding import Json, plain
+from appliance.python_model.encoding import Json, ModelFaultError, plain
 from appliance.python_model.served import ServedModel, offered, overridden
 from appliance.python_model.tensors import InferRequest, InferResponse
 from appliance.tensors import InferenceResponse

@@ -119,7 +119,6 @@ class Prompted:
     """
 
     text: str
-    role: str
     stop: Sequence[str] = ()
 
     def completion(self, request: Json) -> Json:

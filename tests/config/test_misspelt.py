@@ -33,6 +33,8 @@ def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
         # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell, nor are names of headers.
         is_json = not OPEN.isdisjoint(parts[:-1]) or "args" in parts[:-2]
         is_json |= parts[-2:-1] == ["headers"] and not {"upstreams", "credentials"}.isdisjoint(parts)
+        # The keywords of a class of the user's are known to the class alone.
+        is_json |= draft.find((*path[:-2], "python")) is not None and parts[-2] == "args"
         if not is_free and not is_json:
             yield dotted(path), parts[-1], place
 

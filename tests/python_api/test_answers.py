@@ -16,7 +16,6 @@ from pydantic import BaseModel
 from python_api.asking import ask, events, whole
 
 from appliance.contract import Operation
-from appliance.errors import ModelFaultError
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.openai.types import (
     ChatCompletion,
@@ -27,6 +26,7 @@ from appliance.openai.types import (
     Rerank,
     RerankRequest,
 )
+from appliance.python_model.encoding import ModelFaultError
 
 SAID = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
 

@@ -238,6 +238,19 @@ async def test_an_adapter_wraps_a_model_in_python() -> None:
     assert underlying.life == ["load", "stop"]
 
 
+async def test_an_adapter_in_python_finds_tool_calls() -> None:
+    """
+    Where it is told how the model writes them.
+    """
+    template = '{{ tools | length }}<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+    model = await served(OpenAIChatAdapterModel("adapter", Completing(), chat_template=template, tool_calls={}))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    choice = whole(await _chat(model, tools=[tool]))["choices"][0]
+
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
+
+
 async def test_an_adapter_may_complete_by_itself() -> None:
     """
     As KServe's is made: a subclass with both methods, the template asynchronous here.
