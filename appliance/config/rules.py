@@ -179,6 +179,16 @@ def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
             yield draft.key_fault((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
 
 
+def an_operator_has_one_process(draft: Draft) -> Iterator[Fault]:
+    """
+    What an operator loads and unloads is one process's: of several workers, the others would go on as they are.
+    """
+    path = ("server", "admin")
+    workers = draft.find(("server", "workers"))
+    if draft.find(path) is True and workers not in (None, 1):
+        yield draft.fault(path, "is true, and server.workers is not 1; must be false where there are several workers")
+
+
 def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
     """
     Upstreams have a host, and a port that there can be.
@@ -193,6 +203,7 @@ RULES: tuple[Rule, ...] = (
     names_are_unique,
     listeners_are_apart,
     engines_have_one_process,
+    an_operator_has_one_process,
     engine_arguments_are_free,
     schemes_are_known,
     memory_fractions_fit,
