@@ -15,13 +15,7 @@ import structlog
 
 from appliance.config import Config
 from appliance.contract import Call, Reply
-from appliance.errors import (
-    ApplianceError,
-    CallError,
-    EngineDeadError,
-    UnavailableError,
-    UnknownModelError,
-)
+from appliance.errors import ApplianceError, CallError, EngineDeadError, UnavailableError, UnknownModelError
 from appliance.lifecycle import calls
 from appliance.lifecycle.bringing import bring, reporter
 from appliance.lifecycle.entry import Entry
