@@ -77,5 +77,6 @@ def test_schemathesis_finds_no_fault(pytestconfig: pytest.Config, tmp_path: Path
         done = subprocess.run([*program, *options], capture_output=True, text=True, timeout=250, cwd=tmp_path)
 
     assert done.returncode == 0, done.stdout[-6000:]
-    count = sum(len(methods) for methods in paths.values())
+    # The document's own place is the one it is not asked about.
+    count = sum(len(methods) for path, methods in paths.items() if path != "/schema/openapi.json")
     assert f"Tested: {count}" in done.stdout
