@@ -20,10 +20,11 @@ from httpx import ASGITransport, AsyncClient
 from appliance.config import Config
 from appliance.config.root import ServerSection
 from appliance.contract import Call, Model, Operation, Peers, Reply
+from appliance.errors import CallError
 from appliance.lifecycle import Lifecycle
 from appliance.server import create_app
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
-from appliance.tensors.wire import LENGTH_HEADER, read_request, read_response, write_request
+from appliance.tensors.wire import LENGTH_HEADER, read_request, read_response, write_request, write_response
 
 Kind = Literal["writer", "talker", "embedder", "ranker", "mood", "tagger", "echo", "plain", "everything"]
 
@@ -83,7 +84,12 @@ class Speaker(Double):
             await self.may_finish.wait()
         if call.operation is Operation.INFERENCE:
             return _twice(call)
-        body = json.loads(call.body)
+        try:
+            return self._answer(call, json.loads(call.body))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CallError("this is none of its requests") from error
+
+    def _answer(self, call: Call, body: Any) -> Reply:
         if call.operation in {Operation.PREDICTION, Operation.EXPLANATION}:
             return Reply(json.dumps({f"{call.operation}s": [sum(row) for row in body["instances"]]}).encode())
         if body.get("stream"):
@@ -142,10 +148,8 @@ def _twice(call: Call) -> Reply:
             values = tensor.values()
         name = "out" if tensor.name in {"in", "input0", "input-0"} else f"{tensor.name}-out"
         outputs.append(Tensor.of_values(name, tensor.datatype, tensor.shape, values))
-    body, headers = write_request(InferenceRequest(outputs))
-    written = json.dumps({"outputs": json.loads(body[: int(headers[LENGTH_HEADER])])["inputs"]}).encode()
-    tail = body[int(headers[LENGTH_HEADER]) :]
-    return Reply(written + tail, headers={LENGTH_HEADER: str(len(written))})
+    body, headers = write_response(InferenceResponse("echo", None, outputs), prefers_binary=True)
+    return Reply(body, headers=headers)
 
 
 class SpeakerSection(DoubleSection):

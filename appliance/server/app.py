@@ -12,7 +12,7 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance.config import Config
 from appliance.lifecycle import Lifecycle
-from appliance.protocols import errors, health, metrics, oip, openai
+from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
@@ -30,7 +30,7 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
     tensors = oip.routes(lifecycle, outlook.standing, config.server)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
-    handlers = [*openai.routes(lifecycle, gateway), *tensors, *_probes(outlook)]
+    handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
     app = _app(config, [*handlers, _index(handlers)])
     app.state.lifecycle, app.state.outlook = lifecycle, outlook
     app.on_startup.append(lifecycle.begin)
@@ -57,6 +57,7 @@ def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
         handlers,
         exception_handlers={Exception: errors.render},
         request_max_body_size=config.server.max_body_bytes,
+        # Ours tells of the paths below models, which Litestar knows as one.
         openapi_config=None,
         # Litestar's own would take over the root logger.
         logging_config=None,

@@ -44,8 +44,8 @@ class Remote:
 
 
 @asynccontextmanager
-async def _remote() -> AsyncGenerator[Remote]:
-    config = speakers(server=SERVER)
+async def _remote(server_section: ServerSection = SERVER) -> AsyncGenerator[Remote]:
+    config = speakers(server=server_section)
     async with InferenceClient(config) as inner:
         await inner.until_ready()
         server, port = create_server(config, inner.lifecycle, inner.lifecycle.standing)
@@ -314,11 +314,16 @@ async def test_a_client_that_cancels_ends_the_work(fragile: Remote) -> None:
 
 async def test_the_request_id_is_echoed(remote: Remote) -> None:
     """
-    As over REST.
+    As over REST; one that would fill the log is not.
     """
-    call = remote.call.ServerLive(pb.ServerLiveRequest(), metadata=(("x-request-id", "abc"),))
+    calls = [
+        remote.call.ServerLive(pb.ServerLiveRequest(), metadata=(("x-request-id", sent),))
+        for sent in ("abc", "a" * 200)
+    ]
+    ids = [dict(await call.initial_metadata())["x-request-id"] for call in calls]
 
-    assert ("x-request-id", "abc") in [*await call.initial_metadata()]
+    assert ids[0] == "abc"
+    assert len(ids[1]) == 32
 
 
 async def test_statistics_count_calls_of_either_protocol(fragile: Remote) -> None:
@@ -333,6 +338,23 @@ async def test_statistics_count_calls_of_either_protocol(fragile: Remote) -> Non
 
     assert told.model_stats[0].inference_stats.success.count == 2
     assert len(all_.model_stats) == len(fragile.inner.lifecycle.entries)
+
+
+async def test_an_operator_unloads_and_loads_where_the_config_allows_it(remote: Remote) -> None:
+    """
+    With the codes of what is forbidden, and of what cannot be done now.
+    """
+    load, unload = pb.RepositoryModelLoadRequest(model_name="mood"), pb.RepositoryModelUnloadRequest(model_name="mood")
+    async with _remote(SERVER.model_copy(update={"admin": True})) as allowed:
+        await allowed.call.RepositoryModelUnload(unload)
+        asked = await _code(allowed.call.ModelInfer(_request("mood", _text("a"))))
+        again = await _code(allowed.call.RepositoryModelUnload(unload))
+        await allowed.call.RepositoryModelLoad(load)
+        ready = await allowed.call.ModelReady(pb.ModelReadyRequest(name="mood"))
+
+    assert (asked, again) == (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION)
+    assert ready.ready
+    assert await _code(remote.call.RepositoryModelUnload(unload)) is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_health_follows_readiness(fragile: Remote) -> None:

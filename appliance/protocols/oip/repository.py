@@ -44,12 +44,34 @@ def routes(lifecycle: Lifecycle, server: ServerSection) -> list[BaseRouteHandler
             raise NotFoundException
         # What is in it says how models are to be loaded, and that the config says.
         await whole_body(request)
-        if not server.admin:
-            raise CallError(f"Nobody may {verb} models here; server.admin: true in the config allows it", status=403)
-        if verb == "load":
-            await lifecycle.load(name)
-        else:
-            await lifecycle.unload(name, server.drain_seconds)
+        await (load(lifecycle, server, name) if verb == "load" else unload(lifecycle, server, name))
         return {"name": name, verb: True}
 
     return [index, change]
+
+
+async def load(lifecycle: Lifecycle, server: ServerSection, name: str) -> None:
+    """
+    Load a model that was unloaded; see `Lifecycle.load`.
+
+    Raises:
+        CallError: the config does not allow it, or it cannot be done.
+    """
+    _allow(server, "load")
+    await lifecycle.load(name)
+
+
+async def unload(lifecycle: Lifecycle, server: ServerSection, name: str) -> None:
+    """
+    Unload a model; see `Lifecycle.unload`.
+
+    Raises:
+        CallError: the config does not allow it, or it cannot be done.
+    """
+    _allow(server, "unload")
+    await lifecycle.unload(name, server.drain_seconds)
+
+
+def _allow(server: ServerSection, verb: str) -> None:
+    if not server.admin:
+        raise CallError(f"Nobody may {verb} models here; server.admin: true in the config allows it", status=403)

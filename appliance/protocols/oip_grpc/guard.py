@@ -24,6 +24,7 @@ _CODES: Mapping[int, StatusCode] = {
     401: StatusCode.UNAUTHENTICATED,
     403: StatusCode.PERMISSION_DENIED,
     404: StatusCode.NOT_FOUND,
+    409: StatusCode.FAILED_PRECONDITION,
     413: StatusCode.RESOURCE_EXHAUSTED,
     429: StatusCode.RESOURCE_EXHAUSTED,
     502: StatusCode.UNAVAILABLE,
@@ -33,6 +34,8 @@ _CODES: Mapping[int, StatusCode] = {
 
 # Asked every few seconds by machines; an event each would drown the rest.
 _QUIET = ("/grpc.health.v1.", "/inference.GRPCInferenceService/Server")
+
+_LONGEST_ID = 128
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # Any: each method has its own messages
 
@@ -64,7 +67,9 @@ class Guard(grpc.aio.ServerInterceptor):
 
 async def _guarded(answer: Any, method: str, request: Any, context: Any) -> Any:  # Any: of each method
     sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-    request_id = sent.get("x-request-id") or uuid4().hex
+    asked = sent.get("x-request-id", "")
+    # A client's id goes into the log as it is.
+    request_id = asked if 0 < len(asked) <= _LONGEST_ID and asked.isprintable() else uuid4().hex
     started, code = time.monotonic(), StatusCode.OK
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         try:

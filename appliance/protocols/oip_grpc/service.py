@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import ParseDict
 
+from appliance.config.root import ServerSection
 from appliance.lifecycle import RULES, Lifecycle, Standing
-from appliance.protocols.oip import metadata
+from appliance.protocols.oip import metadata, repository
 from appliance.protocols.oip.asking import VERSION, entry_of, infer
 from appliance.protocols.oip.columns import Spec
 from appliance.protocols.oip.statistics import statistics
@@ -27,9 +28,10 @@ class InferenceService(GRPCInferenceServiceServicer):
     The protocol's methods over one lifecycle; they raise what REST's do.
     """
 
-    def __init__(self, lifecycle: Lifecycle, standing: Callable[[], Standing]) -> None:
+    def __init__(self, lifecycle: Lifecycle, standing: Callable[[], Standing], server: ServerSection) -> None:
         self._lifecycle = lifecycle
         self._standing = standing
+        self._server = server
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """
@@ -105,6 +107,24 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         models = metadata.listed(self._lifecycle, only_ready=request.ready)
         return ParseDict({"models": models}, pb.RepositoryIndexResponse())
+
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        """
+        Load a model that was unloaded, where the config allows it.
+        """
+        await repository.load(self._lifecycle, self._server, request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        """
+        Unload a model, where the config allows it.
+        """
+        await repository.unload(self._lifecycle, self._server, request.model_name)
+        return pb.RepositoryModelUnloadResponse()
 
 
 def _tensor(spec: Spec) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -1,0 +1,80 @@
+"""
+The document that describes every route, and a page to read it; both are here, and need nothing from elsewhere.
+
+Source: https://spec.openapis.org/oas/v3.1.0
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from litestar import MediaType, Response, get
+from litestar.handlers import BaseRouteHandler
+
+from appliance.lifecycle import Lifecycle
+from appliance.protocols.oip.asking import VERSION
+from appliance.protocols.oip.metadata import server_version
+from appliance.protocols.openapi.operations import Told, operations
+from appliance.protocols.openapi.page import PAGE
+from appliance.protocols.openapi.schemas import SCHEMAS, ref
+
+
+def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
+    """
+    `/schema/openapi.json` and `/schema`.
+    """
+    names = [name for entry in lifecycle.entries for name in entry.section.names]
+
+    @get("/schema/openapi.json", name="openapi", sync_to_thread=False)
+    def show_document() -> dict[str, Any]:  # Any: JSON values
+        return document(names)
+
+    @get("/schema", name="openapi-page", sync_to_thread=False)
+    def show_page() -> Response[str]:
+        return Response(PAGE, media_type=MediaType.HTML)
+
+    return [show_document, show_page]
+
+
+def document(names: Sequence[str]) -> dict[str, Any]:  # Any: JSON values
+    """
+    Every operation, by path and method, for models of these names.
+    """
+    values = {"name": list(names), "version": [VERSION]}
+    paths: dict[str, Any] = {}
+    for told in operations():
+        paths.setdefault(told.path, {})[told.method] = _operation(told, values)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Appliance", "version": server_version()},
+        "paths": paths,
+        "components": {"schemas": SCHEMAS},
+    }
+
+
+def _operation(told: Told, values: Mapping[str, Sequence[str]]) -> dict[str, Any]:  # Any: JSON values
+    made: dict[str, Any] = {
+        "summary": told.summary,
+        "operationId": f"{told.method}{re.sub(r'[^A-Za-z0-9]+', '_', told.path)}",
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"enum": values[name]}}
+            for name in re.findall(r"{(\w+)}", told.path)
+        ],
+        "responses": {
+            "200": {"description": "It is answered."},
+            "default": {"description": "It is refused.", "content": _json(told.error)},
+        },
+    }
+    if told.answer is not None:
+        made["responses"]["200"]["content"] = _json(told.answer)
+    if told.answer in {"Probe", "Live", "Ready", "ModelReady"}:
+        made["responses"]["503"] = {"description": "It is not so.", "content": _json(told.answer)}
+    if told.request is not None:
+        made["requestBody"] = {"required": not told.takes_nothing, "content": _json(told.request)}
+    return made
+
+
+def _json(name: str) -> dict[str, Any]:  # Any: JSON values
+    return {"application/json": {"schema": ref(name)}}
