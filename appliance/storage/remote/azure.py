@@ -1,7 +1,9 @@
 """
 `az://`, `abfs://`, `abfss://` and `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX`: Azure Blob Storage.
 
-Its own library lists and knows all credentials; the bytes come as any web server's.
+Azure's own library lists and knows all credentials; the bytes come as any web server's. Not through adlfs, which
+prefers AZURE_STORAGE_CONNECTION_STRING to the account and credential it is given, sends tokens over https only, tries
+to list for minutes, and leaves a traceback at exit for each of its instances.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """
 `gs://BUCKET/PREFIX`: Google Cloud Storage, through its JSON API.
+
+Not through gcsfs, whose import unpickles `~/.gcs_tokens` and so runs whatever is in there, and whose requests wait for
+new tokens in the event loop and are tried again for half a minute.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """
 `s3://BUCKET/PREFIX`: Amazon S3, and every store that speaks like it.
+
+s3fs opens the client, and we ask it: s3fs itself lists without checksums, puts an errno in the place of the store's
+code, tries again on its own, and reads a part only as a whole.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ class S3Store:
     is_fixed = False
 
     def __init__(self, uri: str, settings: StorageSettings) -> None:
-        if importlib.util.find_spec("aiobotocore") is None:
-            raise MissingExtraError("aiobotocore", "s3", "Fetching s3://")
+        if importlib.util.find_spec("s3fs") is None:
+            raise MissingExtraError("s3fs", "s3", "Fetching s3://")
         self._place = parse(uri)
         self._uri = f"s3://{self._place.bucket}/{self._place.path}".rstrip("/")
         self._settings = settings

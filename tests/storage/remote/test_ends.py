@@ -40,7 +40,7 @@ def processes() -> ForkServerContext:
     """
     context = multiprocessing.get_context("forkserver")
     stores = [f"appliance.storage.remote.{name}" for name in ("s3", "gcs", "azure", "http", "hub")]
-    context.set_forkserver_preload([__name__, "aiobotocore.session", "azure.storage.blob.aio", *stores])
+    context.set_forkserver_preload([__name__, "s3fs", "azure.storage.blob.aio", *stores])
     return context
 
 
