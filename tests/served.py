@@ -78,10 +78,15 @@ class Served:
 
     def until_ready(self, seconds: float = 240) -> Self:
         """
-        Wait until it is ready, and fail with its log when it never is.
+        Wait until it is ready; when it never is, fail with its log and leave nothing running.
         """
-        until(self._is_settled, seconds, self.tail)
-        assert self.get("/readyz")[0] == 200, self.tail()
+        try:
+            until(self._is_settled, seconds, self.tail)
+            assert self.get("/readyz")[0] == 200, self.tail()
+        except BaseException:
+            self.process.kill()
+            self.process.wait(30)
+            raise
         return self
 
     def _is_settled(self) -> bool:
