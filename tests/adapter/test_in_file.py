@@ -101,7 +101,7 @@ async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
     """
     async with _begun() as (lifecycle, target):
         chat = lifecycle.find("chat")
-        await _until(lambda: chat.state is State.UNAVAILABLE)
+        await _until(lambda: chat.state is State.UNAVAILABLE and "its target 'base' is loading" in chat.reason)
         with pytest.raises(UnavailableError, match="its target 'base' is loading"):
             await lifecycle.answer("chat", CHAT)
         assert lifecycle.is_live

@@ -67,7 +67,7 @@ async def test_an_upstream_without_a_name_of_its_own_gets_the_proxys(upstream: U
     assert [each.json()["model"] for each in upstream.calls] == ["mine", "mine"]
 
 
-@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize("operation", PATHS)
 async def test_every_operation_goes_to_its_path(upstream: Upstream, operation: Operation) -> None:
     """
     Whatever the upstream makes of it.
