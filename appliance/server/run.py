@@ -65,9 +65,10 @@ def serve(config: Config, secrets: Collection[str] = ()) -> int:
 
 
 def _run(config: Config) -> int:
-    for port in (config.server.port, config.server.probe_port, config.server.grpc_port):
+    server = config.server
+    for key, port in (("port", server.port), ("probe_port", server.probe_port), ("grpc_port", server.grpc_port)):
         if port is not None:
-            _require_free(config.server.host, port)
+            _require_free(server.host, port, f"server.{key}")
     if config.server.grpc_port is not None:
         oip_grpc.require()
     work = partial(_work, config)
@@ -168,7 +169,7 @@ def _server(app: Litestar, config: Config, port: int) -> Server:
     )
 
 
-def _require_free(host: str, port: int) -> None:
+def _require_free(host: str, port: int, key: str) -> None:
     """
     Granian shares a port with whoever holds it already, and both would get half of the requests.
     """
@@ -179,5 +180,5 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ApplianceError(
-                f"cannot listen on {host} port {port}: {error.strerror}; choose another port"
+                f"cannot listen on {host} port {port}: {error.strerror}; choose another {key}"
             ) from error
