@@ -8,7 +8,7 @@ import asyncio
 import json
 
 from appliance.contract import Call, Model
-from appliance.errors import CallError, LoadError
+from appliance.errors import CallError, EngineDeadError, LoadError
 
 # A first answer can include compilation; beyond this it will not come.
 _PROVE_SECONDS = 300.0
@@ -27,6 +27,11 @@ async def prove(model: Model, proof: Call) -> None:
         raise LoadError(f"the first answer did not come within {_PROVE_SECONDS:.0f} seconds") from error
     except CallError as error:
         raise LoadError(f"the first answer was refused: {error}") from error
+    except EngineDeadError as error:
+        # To try again, as callers of a model that served are told, would only kill it again.
+        raise LoadError(
+            "the engine died over its first answer, so it cannot compute this model; see the log"
+        ) from error
     if isinstance(reply.body, bytes) and reply.status >= 400:
         raise LoadError(f"the first answer was refused: {reply.body.decode(errors='replace')}")
     if not isinstance(reply.body, bytes) or not json.loads(reply.body):

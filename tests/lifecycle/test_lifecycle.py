@@ -17,6 +17,7 @@ from appliance.contract import Call, Operation, Reply
 from appliance.errors import (
     ArtifactNotFoundError,
     CallError,
+    EngineDeadError,
     LoadError,
     UnavailableError,
     UnknownModelError,
@@ -68,6 +69,19 @@ async def test_a_model_is_ready_only_after_a_real_answer() -> None:
         await _until(lambda: lifecycle.entries[0].state is State.FAILED)
 
         assert "the first answer was refused: no" in lifecycle.entries[0].reason
+
+
+async def test_an_engine_that_dies_over_its_first_answer_is_not_asked_again() -> None:
+    """
+    The reason is of a model that cannot be computed, not what callers of one that served are told.
+    """
+    async with _begun() as lifecycle:
+        _double(lifecycle).answer_fault = EngineDeadError("try again in a moment")
+        _double(lifecycle).may_load.set()
+        await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+
+        assert "died over its first answer" in lifecycle.entries[0].reason
+        assert "try again" not in lifecycle.entries[0].reason
         assert not lifecycle.has_started
 
 
