@@ -13,7 +13,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, SkipValidation, ValidationError
 
 from appliance.config import Config
-from appliance.config.root import LoggingSection, ServerSection
+from appliance.config.root import LoggingSection
+from appliance.config.server import ServerSection
 from appliance.contract import Model, Peers
 from appliance.errors import ApplianceError, ConfigError, Problem
 from appliance.models.section import ModelSection

@@ -18,7 +18,7 @@ from doubles import Double, DoubleSection, config
 from httpx import ASGITransport, AsyncClient
 
 from appliance.config import Config
-from appliance.config.root import ServerSection
+from appliance.config.server import ServerSection
 from appliance.contract import Call, Model, Operation, Peers, Reply
 from appliance.errors import CallError
 from appliance.lifecycle import Lifecycle

@@ -10,11 +10,10 @@ from pydantic import Field, GetCoreSchemaHandler, JsonValue
 from pydantic_core import CoreSchema, core_schema
 
 from appliance import models
+from appliance.config.server import ServerSection
 from appliance.models.section import ModelSection
 from appliance.section import Section
 from appliance.storage.section import StorageSettings
-
-Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class ByClass:
@@ -49,46 +48,6 @@ class MetadataSection(Section):
 
     namespace: Label = "default"
     """Namespace it is in; small letters, digits and `-`."""
-
-
-class ServerSection(Section):
-    """
-    Where the appliance listens, and how it lets go.
-    """
-
-    host: Annotated[str, Field(min_length=1)] = "0.0.0.0"  # noqa: S104 - a server in a container
-    """Address to listen on."""
-
-    port: Port = 8080
-    """Port of all routes."""
-
-    probe_port: Port | None = None
-    """
-    Port of a second listener with probes and metrics only, so that a full connection table never fails a probe;
-    unset is none.
-    """
-
-    grpc_port: Port | None = None
-    """Port of the Open Inference Protocol over gRPC, with its health service and reflection; unset is none."""
-
-    admin: bool = False
-    """
-    Whether whoever reaches the server may load and unload its models, through the model repository of the Open
-    Inference Protocol; it needs `workers: 1`. Unset is nobody.
-    """
-
-    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = 1
-    """
-    Processes that answer on the port together; more than one needs models without an engine, such as proxies.
-    `auto` is one for each core this process may use, and one where a model has an engine. Each has its own
-    connections and health checks.
-    """
-
-    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
-    """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
-
-    drain_seconds: Annotated[float, Field(ge=0)] = 30
-    """How long requests under way may take to finish after SIGTERM."""
 
 
 class LoggingSection(Section):

@@ -12,7 +12,7 @@ from appliance.config import adapters
 from appliance.config.draft import Draft
 from appliance.config.named import model_entries
 from appliance.config.place import DataPath, Fault
-from appliance.config.root import ServerSection
+from appliance.config.server import ServerSection
 from appliance.models import SECTIONS
 from appliance.nearest import did_you_mean, known_ones
 from appliance.storage import SCHEMES

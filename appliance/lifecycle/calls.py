@@ -14,6 +14,7 @@ from appliance.contract import Call, Reply
 from appliance.errors import UnavailableError, UnsupportedOperationError
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.state import RULES, State
+from appliance.record import Record, current
 
 
 async def answer(entry: Entry, call: Call, *, is_inner: bool = False) -> Reply:
@@ -27,8 +28,12 @@ async def answer(entry: Entry, call: Call, *, is_inner: bool = False) -> Reply:
         CallError: the model cannot do this, cannot do it now, or the call itself is at fault.
         EngineDeadError: the model died over it.
     """
+    # An inner call belongs to a request that has its own entry in it.
+    record = None if is_inner else current()
+    if record is not None:
+        record.model, record.operation = entry.section.name, call.operation
     _require(entry, call, is_inner)
-    work = _work(entry, call)
+    work = _work(entry, call, record)
     reply = cast("Reply", await anext(work))
     if isinstance(reply.body, bytes):
         await work.aclose()
@@ -59,13 +64,15 @@ def _require(entry: Entry, call: Call, is_inner: bool) -> None:
         raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}", retry_after=rule.retry_after)
 
 
-async def _work(entry: Entry, call: Call) -> AsyncGenerator[Reply | bytes]:
+async def _work(entry: Entry, call: Call, record: Record | None) -> AsyncGenerator[Reply | bytes]:
     """
     Yields the reply, then the bytes of its stream if it is one.
 
     A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
     """
     entry.running += 1
+    if record is not None:
+        record.admitted = time.monotonic()
     began, is_good = time.monotonic_ns(), False
     stream: AsyncGenerator[bytes] | None = None
     try:
@@ -76,6 +83,8 @@ async def _work(entry: Entry, call: Call) -> AsyncGenerator[Reply | bytes]:
             return
         stream = reply.body
         first = await anext(stream, b"")
+        if record is not None:
+            record.first = time.monotonic()
         yield reply
         yield first
         async for chunk in stream:

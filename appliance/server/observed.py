@@ -13,6 +13,8 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from appliance.record import Record, recorded
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # A client's id goes into logs and headers as it is, so it must be harmless there.
@@ -37,25 +39,30 @@ class Observed:
         request_id = _request_id(scope["headers"])
         # vLLM reads the id from the headers, so the one we gave must be there too.
         scope["headers"] = [*_without_id(scope["headers"]), (b"x-request-id", request_id)]
-        status = 0
-
-        async def echo(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
-            await send(message)
-
-        started = time.monotonic()
-        with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id.decode()),
+            recorded(request_id.decode()) as record,
+        ):
             try:
-                await self._app(scope, receive, echo)
+                await self._app(scope, receive, _noting(send, record, request_id))
             finally:
                 if scope["path"] not in _QUIET:
-                    seconds = round(time.monotonic() - started, 4)
-                    log.info(
-                        "request.ended", method=scope["method"], path=scope["path"], status=status, seconds=seconds
-                    )
+                    _tell(scope["method"], scope["path"], record)
+
+
+def _noting(send: Send, record: Record, request_id: bytes) -> Send:
+    async def note(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            record.status = message["status"]
+            message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+        await send(message)
+
+    return note
+
+
+def _tell(method: str, path: str, record: Record) -> None:
+    seconds = round(time.monotonic() - record.began, 4)
+    log.info("request.ended", method=method, path=path, status=record.status or 0, seconds=seconds)
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

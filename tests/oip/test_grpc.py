@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from inference_doubles import InferenceClient, speakers
 
-from appliance.config.root import ServerSection
+from appliance.config.server import ServerSection
 from appliance.errors import CallError, EngineDeadError, UnavailableError
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inference_doubles import InferenceClient, speakers
 
-from appliance.config.root import ServerSection
+from appliance.config.server import ServerSection
 from appliance.errors import CallError, EngineDeadError
 from appliance.tensors import DATATYPES
 

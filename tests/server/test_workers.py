@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from served import Served, free_port, is_gone, open_stream, until
 from upstreams import Upstream, event, stream
 
-from appliance.config.root import ServerSection
+from appliance.config.server import ServerSection
 from appliance.processes import usable_cores
 from appliance.server.supervisor import worker_count
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from litestar.handlers import BaseRouteHandler
 
-from appliance.config.root import ServerSection
+from appliance.config.server import ServerSection
 from appliance.lifecycle import Lifecycle, Standing
 from appliance.protocols.oip import repository, v1, v2
 

@@ -14,7 +14,7 @@ from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.config.root import ServerSection
+from appliance.config.server import ServerSection
 from appliance.errors import CallError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest, whole_body

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from appliance.config.root import ServerSection
+from appliance.config.server import ServerSection
 from appliance.lifecycle import RULES, Lifecycle, Standing
 from appliance.protocols.oip import metadata, repository
 from appliance.protocols.oip.asking import VERSION, entry_of, infer

@@ -1,0 +1,42 @@
+"""
+The record of a request: begun, found by whoever works for it, ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from appliance.record import Record, current, recorded
+
+
+def test_there_is_no_record_outside_of_a_request() -> None:
+    """
+    Whoever works for no request finds none, before one and after it.
+    """
+    with recorded("a") as record:
+        assert current() is record
+
+    assert current() is None
+    assert record.ended is not None
+    assert record.ended >= record.began
+
+
+async def test_a_task_begun_for_a_request_writes_into_its_record() -> None:
+    """
+    Two requests at once do not mix, and what a task of theirs learns is seen by the one who began it.
+    """
+
+    async def work(name: str) -> Record:
+        with recorded(name) as record:
+            await asyncio.create_task(learn(name))
+            return record
+
+    async def learn(name: str) -> None:
+        await asyncio.sleep(0)
+        record = current()
+        assert record is not None
+        record.model = name
+
+    one, two = await asyncio.gather(work("one"), work("two"))
+
+    assert (one.model, two.model) == ("one", "two")
