@@ -35,6 +35,9 @@ class Record:
     refused: str | None = None
     """Why it was not let in, in one word; None where it was."""
     prompt_tokens: int | None = None
+    """Of all that was computed for it; None where nobody can tell."""
+    cached_tokens: int | None = None
+    """Those of the prompt that the engine knew already."""
     output_tokens: int | None = None
 
 

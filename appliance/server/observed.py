@@ -61,8 +61,18 @@ def _noting(send: Send, record: Record, request_id: bytes) -> Send:
 
 
 def _tell(method: str, path: str, record: Record) -> None:
-    seconds = round(time.monotonic() - record.began, 4)
-    log.info("request.ended", method=method, path=path, status=record.status or 0, seconds=seconds)
+    log.info(
+        "request.ended",
+        method=method,
+        path=path,
+        status=record.status or 0,
+        seconds=round(time.monotonic() - record.began, 4),
+        model=record.model,
+        operation=record.operation,
+        prompt_tokens=record.prompt_tokens,
+        cached_tokens=record.cached_tokens,
+        output_tokens=record.output_tokens,
+    )
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
