@@ -14,6 +14,7 @@ from appliance.config.server import ServerSection
 from appliance.models.section import ModelSection
 from appliance.section import Section
 from appliance.storage.section import StorageSettings
+from appliance.telemetry.access import AccessSection
 
 
 class ByClass:
@@ -60,6 +61,9 @@ class LoggingSection(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe event that is written."""
+
+    access: AccessSection = AccessSection()
+    """Which requests have an event of their own."""
 
 
 class Expectation(Section):

@@ -17,6 +17,7 @@ from appliance.protocols.gateway import Gateway
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
+from appliance.telemetry.telemetry import Telemetry
 
 
 def create_app(config: Config, seat: Seat | None = None) -> Litestar:
@@ -31,8 +32,9 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     tensors = oip.routes(lifecycle, outlook.standing, config.server)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
-    app = _app(config, [*handlers, _index(handlers)])
-    app.state.lifecycle, app.state.outlook = lifecycle, outlook
+    telemetry = Telemetry(config.logging.access)
+    app = _app(config, telemetry, [*handlers, _index(handlers)])
+    app.state.lifecycle, app.state.outlook, app.state.telemetry = lifecycle, outlook, telemetry
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.append(lifecycle.stop)
     if isinstance(outlook, Together):
@@ -41,18 +43,18 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     return app
 
 
-def create_probes(config: Config, outlook: Outlook) -> Litestar:
+def create_probes(config: Config, outlook: Outlook, telemetry: Telemetry) -> Litestar:
     """
     Probes and metrics alone, for a listener that a flood of requests cannot fill.
     """
-    return _app(config, _probes(outlook))
+    return _app(config, telemetry, _probes(outlook))
 
 
 def _probes(outlook: Outlook) -> Sequence[BaseRouteHandler]:
     return [*health.routes(outlook.standing), *metrics.routes(outlook.metrics)]
 
 
-def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
+def _app(config: Config, telemetry: Telemetry, handlers: Sequence[BaseRouteHandler]) -> Litestar:
     app = Litestar(
         handlers,
         exception_handlers={Exception: errors.render},
@@ -63,7 +65,7 @@ def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    app.asgi_handler = Observed(Published.of(config, app.asgi_handler))
+    app.asgi_handler = Observed(Published.of(config, app.asgi_handler), telemetry)
     return app
 
 

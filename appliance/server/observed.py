@@ -1,5 +1,5 @@
 """
-Every request gets an id, and one event in the log.
+Every request gets an id and a record, and is told of when it ends.
 """
 
 from __future__ import annotations
@@ -8,20 +8,21 @@ import re
 import time
 import uuid
 from collections.abc import Iterable
+from typing import Any
 
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from appliance.protocols.spoken import PROBE, PROTOCOL
 from appliance.record import Record, recorded
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+from appliance.telemetry.telemetry import Telemetry
 
 # A client's id goes into logs and headers as it is, so it must be harmless there.
 _HARMLESS = re.compile(rb"[\x21-\x7e]{1,128}")
 
-# Asked every few seconds by machines; an event each would drown the rest.
-_QUIET = frozenset({"/livez", "/readyz", "/startupz", "/health", "/ping", "/metrics"})
+# nginx's number for a client that closed the connection before the end of its answer; HTTP has none.
+_LEFT = 499
 
 
 class Observed:
@@ -29,8 +30,9 @@ class Observed:
     An ASGI application that takes or gives `X-Request-Id`, echoes it, and binds it to all events.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -43,36 +45,69 @@ class Observed:
             structlog.contextvars.bound_contextvars(request_id=request_id.decode()),
             recorded(request_id.decode()) as record,
         ):
+            record.method, record.path = scope["method"], scope["path"]
+            wire = _Wire(record, request_id, receive, send)
             try:
-                await self._app(scope, receive, _noting(send, record, request_id))
+                await self._app(scope, wire.receive, wire.send)
+            except Exception as error:
+                record.error, record.late_status = type(error).__name__, 500
+                raise
             finally:
-                if scope["path"] not in _QUIET:
-                    _tell(scope["method"], scope["path"], record)
+                record.ended = time.monotonic()
+                wire.close()
+                _learn(record, scope)
+                self._telemetry.tell(record)
 
 
-def _noting(send: Send, record: Record, request_id: bytes) -> Send:
-    async def note(message: Message) -> None:
+class _Wire:
+    """
+    What passes between the server and the application, and what the record learns from it.
+    """
+
+    __slots__ = ("_id", "_is_whole", "_receive", "_record", "_send")
+
+    def __init__(self, record: Record, request_id: bytes, receive: Receive, send: Send) -> None:
+        self._record, self._id, self._receive, self._send = record, request_id, receive, send
+        self._is_whole = False
+
+    async def receive(self) -> Any:  # Any: a message of ASGI
+        """
+        Hears of a client that leaves before its answer is whole.
+        """
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._is_whole:
+            self._record.status = _LEFT
+        return message
+
+    async def send(self, message: Message) -> None:
+        """
+        Adds the id, and hears of the status and the end.
+        """
         if message["type"] == "http.response.start":
-            record.status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
-        await send(message)
+            self._record.status = self._record.status or message["status"]
+            message["headers"] = [*message["headers"], (b"x-request-id", self._id)]
+        elif message["type"] == "http.response.body" and not message.get("more_body"):
+            self._is_whole = True
+        await self._send(message)
 
-    return note
+    def close(self) -> None:
+        """
+        The application is done; an answer that was begun and that neither ended nor failed was given up.
+        """
+        record = self._record
+        if record.status is not None and not self._is_whole and record.late_status is None:
+            record.status = _LEFT
 
 
-def _tell(method: str, path: str, record: Record) -> None:
-    log.info(
-        "request.ended",
-        method=method,
-        path=path,
-        status=record.status or 0,
-        seconds=round(time.monotonic() - record.began, 4),
-        model=record.model,
-        operation=record.operation,
-        prompt_tokens=record.prompt_tokens,
-        cached_tokens=record.cached_tokens,
-        output_tokens=record.output_tokens,
-    )
+def _learn(record: Record, scope: Scope) -> None:
+    """
+    What its route says of a request; one that has none was never routed.
+    """
+    handler = scope.get("route_handler")
+    if handler is not None:
+        record.route = scope["path_template"]
+        record.protocol = handler.opt.get(PROTOCOL)
+        record.is_probe = record.is_probe or PROBE in handler.opt
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -87,7 +87,9 @@ async def _serve(config: Config, seat: Seat | None) -> int:
     lifecycle: Lifecycle = app.state.lifecycle
     servers = [_server(app, config, config.server.port)]
     if config.server.probe_port is not None:
-        servers.append(_server(create_probes(config, app.state.outlook), config, config.server.probe_port))
+        servers.append(
+            _server(create_probes(config, app.state.outlook, app.state.telemetry), config, config.server.probe_port)
+        )
     grpc_server = await _grpc_server(app, config, seat)
     signals = _Signals()
     serving = [asyncio.create_task(server.serve()) for server in servers]

@@ -25,7 +25,7 @@ def _metrics(server: Served) -> dict[str, float]:
 
 def _is_idle(server: Served) -> bool:
     metrics = _metrics(server)
-    return metrics["vllm:num_requests_running"] == 0 and metrics["appliance_calls_running"] == 0
+    return metrics["vllm:num_requests_running"] == 0 and metrics["appliance_requests_running"] == 0
 
 
 def test_the_model_may_be_left_out_when_there_is_one(server: Served) -> None:
@@ -147,7 +147,7 @@ def test_a_client_that_leaves_ends_its_generation(server: Served, how: str, stre
     """
     until(lambda: _is_idle(server), 10)
     connection = open_stream(server.port, "/v1/chat/completions", STORY | {"stream": streams})
-    until(lambda: _metrics(server)["appliance_calls_running"] == 1, 10)
+    until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)
     if streams:
         assert b"200 OK" in connection.recv(1024)
     if how == "half-closes":
@@ -169,7 +169,7 @@ def test_a_reader_that_dawdles_does_not_lose_its_stream(server: Served) -> None:
     body = {"prompt": "Count:", "max_tokens": 64, "ignore_eos": True, "temperature": 0}
     _, whole = server.post("/v1/completions", body)
     connection = open_stream(server.port, "/v1/completions", body | {"stream": True})
-    until(lambda: _metrics(server)["appliance_calls_running"] == 1, 10)
+    until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)
     until(lambda: _is_idle(server), 60)
     received = b""
     with connection:

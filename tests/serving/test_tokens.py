@@ -59,5 +59,4 @@ def test_what_makes_no_tokens_has_none(server: Served) -> None:
 
     event = server.ended("tokens-none")
     assert event["operation"] == "tokenize"
-    assert event["prompt_tokens"] is None
-    assert event["output_tokens"] is None
+    assert not {"prompt_tokens", "output_tokens"} & event.keys()
