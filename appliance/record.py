@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+LEFT = 499
+"""
+The status of a request whose client left before the end of its answer: nginx's number, for HTTP has none.
+"""
+
 
 @dataclass(slots=True)
 class Record:
@@ -52,6 +57,8 @@ class Record:
     is_streamed: bool = False
     status: int | None = None
     """What was sent, in HTTP's numbers; 499 where the client left before the end."""
+    grpc_status: str | None = None
+    """The same in gRPC's words, where it was sent in them."""
     late_status: int | None = None
     """What it would have been, where an error ended a stream whose status had been sent."""
     error: str | None = None

@@ -33,6 +33,8 @@ class Entry:
     reason: str = "waiting for its turn"
     has_started: bool = False
     running: int = 0
+    queued: int = 0
+    """Requests that wait for their turn."""
     tally: Tally = field(default_factory=Tally)
     progress: Progress | None = None
     phases: dict[State, float] = field(default_factory=dict)

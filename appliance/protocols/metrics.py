@@ -46,6 +46,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     yield from REGISTRY.collect()
     state = GaugeMetricFamily("appliance_model_state", "1 for the state a model is in.", labels=["model", "state"])
     running = GaugeMetricFamily("appliance_requests_running", "Requests under way.", labels=["model"])
+    queued = GaugeMetricFamily("appliance_requests_queued", "Requests that wait for their turn.", labels=["model"])
     phases = GaugeMetricFamily(
         "appliance_load_phase_seconds",
         "How long each phase of the last load took, or takes.",
@@ -54,6 +55,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
     for entry in lifecycle.entries:
         running.add_metric([entry.section.name], entry.running)
+        queued.add_metric([entry.section.name], entry.queued)
         for phase, seconds in entry.loading_seconds().items():
             phases.add_metric([entry.section.name, phase], seconds)
         for each in State:
@@ -64,6 +66,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
                     family.add_metric([entry.section.name], value)
     yield state
     yield running
+    yield queued
     yield phases
     yield from amounts
 

@@ -11,12 +11,14 @@ from litestar import Litestar, get
 from litestar.handlers import BaseRouteHandler
 
 from appliance.config import Config
+from appliance.config.digest import digest
 from appliance.lifecycle import Lifecycle
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
+from appliance.telemetry import build
 from appliance.telemetry.telemetry import Telemetry
 
 
@@ -33,6 +35,7 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
     telemetry = Telemetry(config.logging.access)
+    build.show(digest(config))
     app = _app(config, telemetry, [*handlers, _index(handlers)])
     app.state.lifecycle, app.state.outlook, app.state.telemetry = lifecycle, outlook, telemetry
     app.on_startup.append(lifecycle.begin)

@@ -15,14 +15,11 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.protocols.spoken import PROBE, PROTOCOL
-from appliance.record import Record, recorded
+from appliance.record import LEFT, Record, recorded
 from appliance.telemetry.telemetry import Telemetry
 
 # A client's id goes into logs and headers as it is, so it must be harmless there.
 _HARMLESS = re.compile(rb"[\x21-\x7e]{1,128}")
-
-# nginx's number for a client that closed the connection before the end of its answer; HTTP has none.
-_LEFT = 499
 
 
 class Observed:
@@ -76,7 +73,7 @@ class _Wire:
         """
         message = await self._receive()
         if message["type"] == "http.disconnect" and not self._is_whole:
-            self._record.status = _LEFT
+            self._record.status = LEFT
         return message
 
     async def send(self, message: Message) -> None:
@@ -96,7 +93,7 @@ class _Wire:
         """
         record = self._record
         if record.status is not None and not self._is_whole and record.late_status is None:
-            record.status = _LEFT
+            record.status = LEFT
 
 
 def _learn(record: Record, scope: Scope) -> None:

@@ -125,7 +125,8 @@ async def _grpc_server(app: Litestar, config: Config, seat: Seat | None) -> grpc
     from appliance.protocols.oip_grpc.server import create_server
 
     standing = app.state.outlook.standing
-    server, _ = create_server(config, app.state.lifecycle, standing, has_company=seat is not None)
+    state, has_company = app.state, seat is not None
+    server, _ = create_server(config, state.lifecycle, standing, state.telemetry, has_company=has_company)
     await server.start()
     return server
 

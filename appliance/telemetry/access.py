@@ -57,9 +57,10 @@ def _facts(record: Record) -> dict[str, object]:
     What is known of it; what is unknown, or not so, is left out.
     """
     facts: dict[str, object] = {
-        "method": record.method,
+        "method": record.method or None,
         "path": record.path,
         "status": record.status or 0,
+        "grpc_status": record.grpc_status,
         "late_status": record.late_status,
         "error": record.error,
         "refused": record.refused,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Histogram
 
 from appliance.contract import Operation
-from appliance.record import Record
+from appliance.record import LEFT, Record
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 327.68)
 _FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
@@ -49,8 +49,6 @@ REFUSED = Counter("appliance_requests_refused", "Requests that were not let in."
 # What a label says where there is nothing to say; nothing at all would be a series without the label.
 _NONE = "none"
 
-_LEFT = 499
-
 # What is answered with tokens, one after the other.
 _WRITING = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE})
 
@@ -59,7 +57,7 @@ def code(record: Record) -> str:
     """
     The class of how it ended.
     """
-    return str(_LEFT) if record.status == _LEFT else f"{record.outcome // 100}xx"
+    return str(LEFT) if record.status == LEFT else f"{record.outcome // 100}xx"
 
 
 def time_to_first_token(record: Record) -> float | None:
