@@ -71,10 +71,11 @@ class Served:
 
     def stream(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> bytes:
         """
-        The whole of an answer, as its bytes.
+        The whole of an answer, as its bytes; None makes it a GET.
         """
         sent = {"Content-Type": "application/json", **(headers or {})}
-        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), sent)
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, sent)
         with urllib.request.urlopen(request, timeout=120) as response:
             whole: bytes = response.read()
             return whole

@@ -90,6 +90,8 @@ async def _work(entry: Entry, call: Call, record: Record | None) -> AsyncGenerat
             record.first, record.is_streamed = time.monotonic(), True
         usage = _usage(record, reply)
         yield reply
+        if usage is not None:
+            usage.feed(first)
         yield first
         async for chunk in stream:
             if usage is not None:
