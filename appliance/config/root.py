@@ -15,6 +15,7 @@ from appliance.models.section import ModelSection
 from appliance.section import Section
 from appliance.storage.section import StorageSettings
 from appliance.telemetry.access import AccessSection
+from appliance.telemetry.payloads import PayloadsSection
 
 
 class ByClass:
@@ -64,6 +65,9 @@ class LoggingSection(Section):
 
     access: AccessSection = AccessSection()
     """Which requests have an event of their own."""
+
+    payloads: PayloadsSection | None = None
+    """Where the bodies of requests and answers go; unset is nowhere."""
 
 
 class Expectation(Section):

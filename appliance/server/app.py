@@ -19,7 +19,7 @@ from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
 from appliance.telemetry import build
-from appliance.telemetry.telemetry import Telemetry
+from appliance.telemetry.telemetry import Settings, Telemetry
 
 
 def create_app(config: Config, seat: Seat | None = None) -> Litestar:
@@ -34,12 +34,12 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     tensors = oip.routes(lifecycle, outlook.standing, config.server)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
-    telemetry = Telemetry(config.logging.access)
+    telemetry = _telemetry(config)
     build.show(digest(config))
     app = _app(config, telemetry, [*handlers, _index(handlers)])
     app.state.lifecycle, app.state.outlook, app.state.telemetry = lifecycle, outlook, telemetry
     app.on_startup.append(lifecycle.begin)
-    app.on_shutdown.append(lifecycle.stop)
+    app.on_shutdown.extend([lifecycle.stop, telemetry.stop])
     if isinstance(outlook, Together):
         app.on_startup.append(outlook.begin)
         app.on_shutdown.append(outlook.stop)
@@ -51,6 +51,15 @@ def create_probes(config: Config, outlook: Outlook, telemetry: Telemetry) -> Lit
     Probes and metrics alone, for a listener that a flood of requests cannot fill.
     """
     return _app(config, telemetry, _probes(outlook))
+
+
+def _telemetry(config: Config) -> Telemetry:
+    # As KServe's logger says whose payloads they are.
+    metadata, settings = config.metadata, Settings(config.logging.access, config.logging.payloads)
+    if metadata.name is None:
+        return Telemetry(settings)
+    facts = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
+    return Telemetry(settings, f"/{metadata.namespace}/{metadata.name}", facts)
 
 
 def _probes(outlook: Outlook) -> Sequence[BaseRouteHandler]:

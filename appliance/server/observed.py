@@ -8,14 +8,14 @@ import re
 import time
 import uuid
 from collections.abc import Iterable
-from typing import Any
 
 import structlog
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.protocols.spoken import PROBE, PROTOCOL
-from appliance.record import LEFT, Record, recorded
+from appliance.record import Record, recorded
+from appliance.server.wire import Wire, tapped
 from appliance.telemetry.telemetry import Telemetry
 
 # A client's id goes into logs and headers as it is, so it must be harmless there.
@@ -43,7 +43,10 @@ class Observed:
             recorded(request_id.decode()) as record,
         ):
             record.method, record.path = scope["method"], scope["path"]
-            wire = _Wire(record, request_id, receive, send)
+            copy = self._telemetry.copy()
+            if copy is not None:
+                receive, send = tapped(copy, scope["headers"], receive, send)
+            wire = Wire(record, request_id, receive, send)
             try:
                 await self._app(scope, wire.receive, wire.send)
             except Exception as error:
@@ -53,47 +56,7 @@ class Observed:
                 record.ended = time.monotonic()
                 wire.close()
                 _learn(record, scope)
-                self._telemetry.tell(record)
-
-
-class _Wire:
-    """
-    What passes between the server and the application, and what the record learns from it.
-    """
-
-    __slots__ = ("_id", "_is_whole", "_receive", "_record", "_send")
-
-    def __init__(self, record: Record, request_id: bytes, receive: Receive, send: Send) -> None:
-        self._record, self._id, self._receive, self._send = record, request_id, receive, send
-        self._is_whole = False
-
-    async def receive(self) -> Any:  # Any: a message of ASGI
-        """
-        Hears of a client that leaves before its answer is whole.
-        """
-        message = await self._receive()
-        if message["type"] == "http.disconnect" and not self._is_whole:
-            self._record.status = LEFT
-        return message
-
-    async def send(self, message: Message) -> None:
-        """
-        Adds the id, and hears of the status and the end.
-        """
-        if message["type"] == "http.response.start":
-            self._record.status = self._record.status or message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", self._id)]
-        elif message["type"] == "http.response.body" and not message.get("more_body"):
-            self._is_whole = True
-        await self._send(message)
-
-    def close(self) -> None:
-        """
-        The application is done; an answer that was begun and that neither ended nor failed was given up.
-        """
-        record = self._record
-        if record.status is not None and not self._is_whole and record.late_status is None:
-            record.status = LEFT
+                self._telemetry.tell(record, copy)
 
 
 def _learn(record: Record, scope: Scope) -> None:

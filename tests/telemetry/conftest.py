@@ -38,5 +38,5 @@ def watched(behind: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("watched")
     file = write(folder, behind, {})
     server = Watched(file, folder / "server.log").until_ready(60)
-    yield server  # type: ignore[misc]  # until_ready gives what it is called on
+    yield server
     assert server.end() == 0, server.tail()
