@@ -5,7 +5,7 @@ What becomes known of one request between its first byte and its last.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -35,6 +35,8 @@ class Record:
     """`openai`, `oip_v1`, `oip_v2` or `oip_grpc`."""
     trace: str | None = None
     """The trace it belongs to, as 32 hexadecimal digits; None where nobody traces."""
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
+    """What tells whoever works for it of the trace; empty where nobody traces."""
     is_probe: bool = False
     """Whether a machine asks it every few seconds."""
     began: float = field(default_factory=time.monotonic)

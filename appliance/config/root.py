@@ -16,6 +16,7 @@ from appliance.section import Section
 from appliance.storage.section import StorageSettings
 from appliance.telemetry.access import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
+from appliance.telemetry.tracing import TracingSection
 
 
 class ByClass:
@@ -104,6 +105,9 @@ class Config(Section):
 
     logging: LoggingSection = LoggingSection()
     """What the log looks like."""
+
+    tracing: TracingSection | None = None
+    """Where spans of requests go; unset is nowhere."""
 
     storage: StorageSettings = StorageSettings()
     """Where the bytes of all models are kept, and how they are fetched."""

@@ -55,7 +55,7 @@ def create_probes(config: Config, outlook: Outlook, telemetry: Telemetry) -> Lit
 
 def _telemetry(config: Config) -> Telemetry:
     # As KServe's logger says whose payloads they are.
-    metadata, settings = config.metadata, Settings(config.logging.access, config.logging.payloads)
+    metadata, settings = config.metadata, Settings(config.logging.access, config.logging.payloads, config.tracing)
     if metadata.name is None:
         return Telemetry(settings)
     facts = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}

@@ -7,7 +7,8 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import structlog
 from litestar.enums import ScopeType
@@ -36,13 +37,16 @@ class Observed:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope["headers"])
-        # vLLM reads the id from the headers, so the one we gave must be there too.
-        scope["headers"] = [*_without_id(scope["headers"]), (b"x-request-id", request_id)]
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id.decode()),
             recorded(request_id.decode()) as record,
         ):
             record.method, record.path = scope["method"], scope["path"]
+            traced = self._telemetry.trace(record, partial(_trace_of, scope["headers"]))
+            if traced is not None:
+                structlog.contextvars.bind_contextvars(trace_id=record.trace)
+            # vLLM reads the id and the trace from the headers, so what we gave must be there too.
+            _set(scope, {"x-request-id": request_id.decode(), **record.trace_headers})
             copy = self._telemetry.copy()
             if copy is not None:
                 receive, send = tapped(copy, scope["headers"], receive, send)
@@ -56,7 +60,8 @@ class Observed:
                 record.ended = time.monotonic()
                 wire.close()
                 _learn(record, scope)
-                self._telemetry.tell(record, copy)
+                self._telemetry.tell(record, copy, traced)
+                structlog.contextvars.unbind_contextvars("trace_id")
 
 
 def _learn(record: Record, scope: Scope) -> None:
@@ -77,5 +82,15 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return uuid.uuid4().hex.encode()
 
 
-def _without_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [header for header in headers if header[0].lower() != b"x-request-id"]
+def _trace_of(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    names = (b"traceparent", b"tracestate")
+    return {name.decode(): value.decode("latin-1") for name, value in headers if name.lower() in names}
+
+
+def _set(scope: Scope, headers: Mapping[str, str]) -> None:
+    """
+    The request as if it had come with these headers, and no others of their names.
+    """
+    ours = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    names = {name for name, _ in ours}
+    scope["headers"] = [*(header for header in scope["headers"] if header[0].lower() not in names), *ours]

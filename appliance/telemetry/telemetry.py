@@ -4,6 +4,7 @@ All that is told of a request, in one place for every listener.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,16 +12,18 @@ from appliance.record import Record
 from appliance.telemetry import requests
 from appliance.telemetry.access import AccessLog, AccessSection
 from appliance.telemetry.payloads import Copy, Payloads, PayloadsSection
+from appliance.telemetry.tracing import Headers, Traced, Traces, TracingSection
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
-    What is to be told; `payloads` is None where nobody wants them.
+    What is to be told; `payloads` and `tracing` are None where nobody wants them.
     """
 
     access: AccessSection = field(default_factory=AccessSection)
     payloads: PayloadsSection | None = None
+    tracing: TracingSection | None = None
 
 
 class Telemetry:
@@ -33,6 +36,7 @@ class Telemetry:
     def __init__(self, settings: Settings, source: str = "appliance", facts: Mapping[str, str] = {}) -> None:
         self._access = AccessLog(settings.access)
         self._payloads = Payloads(settings.payloads, source, facts)
+        self._traces = Traces(settings.tracing)
 
     def apply(self, settings: Settings) -> None:
         """
@@ -40,6 +44,7 @@ class Telemetry:
         """
         self._access.apply(settings.access)
         self._payloads.apply(settings.payloads)
+        self._traces.apply(settings.tracing)
 
     def copy(self) -> Copy | None:
         """
@@ -47,12 +52,20 @@ class Telemetry:
         """
         return self._payloads.copy()
 
-    def tell(self, record: Record, copy: Copy | None = None) -> None:
+    def trace(self, record: Record, headers: Headers) -> Traced | None:
+        """
+        Trace a request that begins now; None where nobody traces.
+        """
+        return self._traces.begin(record, headers)
+
+    def tell(self, record: Record, copy: Copy | None = None, traced: Traced | None = None) -> None:
         """
         Take in a request that has ended.
         """
         requests.count(record)
         self._access.tell(record)
+        if traced is not None:
+            self._traces.end(record, traced)
         if copy is not None:
             self._payloads.take(record, copy)
 
@@ -60,4 +73,4 @@ class Telemetry:
         """
         Let go of what is still to be told, within seconds.
         """
-        await self._payloads.stop()
+        await asyncio.gather(self._payloads.stop(), self._traces.stop())

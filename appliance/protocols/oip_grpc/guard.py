@@ -85,6 +85,7 @@ async def _guarded(
         record.path = record.route = method
         record.protocol, record.is_probe = PROTOCOL, method.startswith(_QUIET)
         record.grpc_status, record.status = StatusCode.OK.name, 200
+        traced = None if telemetry is None else telemetry.trace(record, lambda: sent)
         try:
             await context.send_initial_metadata((("x-request-id", request_id),))
             return await answer(request, context)
@@ -99,7 +100,7 @@ async def _guarded(
         finally:
             record.ended = time.monotonic()
             if telemetry is not None:
-                telemetry.tell(record)
+                telemetry.tell(record, traced=traced)
 
 
 def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:
