@@ -23,6 +23,7 @@ from appliance.errors import EngineDeadError, LoadError
 from appliance.vllm_engine.answers import Answer, generation
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import as_load_error, launch, prepare
+from appliance.vllm_engine.metrics import ENGINES
 from appliance.vllm_engine.pooling import pooling
 from appliance.vllm_engine.pooling.classification import labels_of
 
@@ -70,6 +71,7 @@ class Engine:
             self._answers = await _answers(llm, arguments)
             self._processes = self._new_processes()
             self._llm = llm
+            ENGINES.adopt(self)
         except Exception as error:
             self._kill()
             log.debug("engine.failed_to_start", model=self._setup.names[0], exc_info=True)
@@ -137,6 +139,7 @@ class Engine:
         End the answers under way with what they have, then the engine core; safe to call twice.
         """
         llm, self._llm = self._llm, None
+        ENGINES.drop(self)
         if llm is not None:
             await llm.abort(list(llm.output_processor.request_states), internal=True)
             # The streams get a turn to write their last chunk before the task that feeds them goes.
