@@ -5,10 +5,15 @@ What becomes known of one request between its first byte and its last.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+
+LEFT = 499
+"""
+The status of a request whose client left before the end of its answer: nginx's number, for HTTP has none.
+"""
 
 
 @dataclass(slots=True)
@@ -20,6 +25,20 @@ class Record:
     """
 
     id: str
+    method: str = ""
+    """The one of HTTP; gRPC has none."""
+    path: str = ""
+    """What was asked for, without its query, which may hold secrets."""
+    route: str | None = None
+    """The path as its route has it, with names in braces; one of a few."""
+    protocol: str | None = None
+    """`openai`, `oip_v1`, `oip_v2` or `oip_grpc`."""
+    trace: str | None = None
+    """The trace it belongs to, as 32 hexadecimal digits; None where nobody traces."""
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
+    """What tells whoever works for it of the trace; empty where nobody traces."""
+    is_probe: bool = False
+    """Whether a machine asks it every few seconds."""
     began: float = field(default_factory=time.monotonic)
     key: str | None = None
     """Name of the API key it came with, never the key."""
@@ -28,14 +47,40 @@ class Record:
     operation: str | None = None
     admitted: float | None = None
     """When its model began on it."""
+    queued: float | None = None
+    """When it began to wait, for a slot here or in the engine; None where it did not, or nobody can tell."""
+    scheduled: float | None = None
+    """When the engine began to compute."""
     first: float | None = None
-    """When the first bytes of its answer were there: of a stream those of the first token."""
+    """When the first token of its answer was there: the first bytes of a stream, or when the engine says it was."""
+    last: float | None = None
+    """When the engine had made the last token."""
     ended: float | None = None
+    is_streamed: bool = False
     status: int | None = None
+    """What was sent, in HTTP's numbers; 499 where the client left before the end."""
+    grpc_status: str | None = None
+    """The same in gRPC's words, where it was sent in them."""
+    late_status: int | None = None
+    """What it would have been, where an error ended a stream whose status had been sent."""
+    error: str | None = None
+    """The class of the error that ended it."""
     refused: str | None = None
     """Why it was not let in, in one word; None where it was."""
+    is_metered: bool = False
+    """Whether an engine of ours counts its tokens, so that what the answer says of them is known already."""
     prompt_tokens: int | None = None
+    """Of all that was computed for it; None where nobody can tell."""
+    cached_tokens: int | None = None
+    """Those of the prompt that the engine knew already."""
     output_tokens: int | None = None
+
+    @property
+    def outcome(self) -> int:
+        """
+        How it ended, whatever was sent before; 0 is that nothing was.
+        """
+        return self.late_status or self.status or 0
 
 
 _current: ContextVar[Record | None] = ContextVar("record", default=None)

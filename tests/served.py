@@ -69,6 +69,17 @@ class Served:
         except OSError:
             return 0, None
 
+    def stream(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> bytes:
+        """
+        The whole of an answer, as its bytes; None makes it a GET.
+        """
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, sent)
+        with urllib.request.urlopen(request, timeout=120) as response:
+            whole: bytes = response.read()
+            return whole
+
     def state(self) -> str | None:
         """
         The first model's state, or None while nobody listens.
@@ -111,6 +122,19 @@ class Served:
         The log, one object a line.
         """
         return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def ended(self, request_id: str) -> dict[str, Any]:
+        """
+        The one event that tells of the end of a request, once it is there.
+        """
+
+        def found() -> list[dict[str, Any]]:
+            ends = (event for event in self.events() if event["event"] == "request.ended")
+            return [event for event in ends if event.get("request_id") == request_id]
+
+        until(lambda: bool(found()), 10, self.tail)
+        (event,) = found()
+        return event
 
     def tail(self) -> str:
         """

@@ -24,7 +24,9 @@ NEEDS = {
 }
 
 NAMES = frozenset(path.name for path in EXAMPLES.glob("*.yaml"))
-FORWARDING = frozenset(name for name in NAMES if name.startswith("proxy") or name == "adapter-http.yaml")
+FORWARDING = frozenset(
+    name for name in NAMES if name.startswith("proxy") or name in {"adapter-http.yaml", "observability.yaml"}
+)
 
 
 @pytest.mark.slow

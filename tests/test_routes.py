@@ -175,7 +175,7 @@ async def test_metrics_say_where_each_model_stands(client: Client) -> None:
     text = (await client.get("/metrics")).text
 
     assert 'appliance_model_state{model="one",state="ready"} 0.0' in text
-    assert 'appliance_calls_running{model="two"} 0.0' in text
+    assert 'appliance_requests_running{model="two"} 0.0' in text
 
 
 async def test_a_fault_in_the_middle_of_a_stream_is_its_last_event(client: Client) -> None:

@@ -98,6 +98,7 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
         ("vllm.renderers.TokenizeParams.apply_pre_tokenization", ["tokenizer", "prompt"]),
         ("vllm.renderers.TokenizeParams.apply_post_tokenization", ["tokenizer", "prompt"]),
         ("vllm.v1.engine.async_llm.AsyncLLM.encode", ["prompt", "pooling_params", "request_id"]),
+        ("vllm.v1.engine.async_llm.AsyncLLM.generate", ["prompt", "sampling_params", "request_id"]),
         ("vllm.v1.engine.async_llm.AsyncLLM.shutdown", ["timeout"]),
         ("vllm.v1.engine.async_llm.AsyncLLM.abort", ["request_id", "internal"]),
     ],

@@ -14,6 +14,9 @@ from appliance.config.server import ServerSection
 from appliance.models.section import ModelSection
 from appliance.section import Section
 from appliance.storage.section import StorageSettings
+from appliance.telemetry.access import AccessSection
+from appliance.telemetry.payloads import PayloadsSection
+from appliance.telemetry.tracing import TracingSection
 
 
 class ByClass:
@@ -61,6 +64,12 @@ class LoggingSection(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe event that is written."""
 
+    access: AccessSection = AccessSection()
+    """Which requests have an event of their own."""
+
+    payloads: PayloadsSection | None = None
+    """Where the bodies of requests and answers go; unset is nowhere."""
+
 
 class Expectation(Section):
     """
@@ -96,6 +105,9 @@ class Config(Section):
 
     logging: LoggingSection = LoggingSection()
     """What the log looks like."""
+
+    tracing: TracingSection | None = None
+    """Where spans of requests go; unset is nowhere."""
 
     storage: StorageSettings = StorageSettings()
     """Where the bytes of all models are kept, and how they are fetched."""

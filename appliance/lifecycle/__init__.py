@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +193,7 @@ class Lifecycle:
             raise AssertionError(f"{entry.section.name}: {entry.state} does not leave to {state}; this is a bug")
         write = log.error if state is State.FAILED else log.info
         write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
-        entry.state, entry.since, entry.reason = state, datetime.now(UTC), reason
-        entry.has_started |= state in {State.READY, State.UNAVAILABLE}
+        entry.enter(state, reason)
 
     async def _load(self, entry: Entry) -> None:
         # One engine after the other: each measures the memory that the ones before it left.

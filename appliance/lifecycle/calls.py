@@ -15,6 +15,7 @@ from appliance.errors import UnavailableError, UnsupportedOperationError
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.state import RULES, State
 from appliance.record import Record, current
+from appliance.usage import Usage
 
 
 async def answer(entry: Entry, call: Call, *, is_inner: bool = False) -> Reply:
@@ -78,16 +79,23 @@ async def _work(entry: Entry, call: Call, record: Record | None) -> AsyncGenerat
     try:
         reply = await entry.model.answer(call)
         if isinstance(reply.body, bytes):
+            if usage := _usage(record, reply):
+                usage.read(reply.body)
             is_good = reply.status < 400
             yield reply
             return
         stream = reply.body
         first = await anext(stream, b"")
         if record is not None:
-            record.first = time.monotonic()
+            record.first, record.is_streamed = time.monotonic(), True
+        usage = _usage(record, reply)
         yield reply
+        if usage is not None:
+            usage.feed(first)
         yield first
         async for chunk in stream:
+            if usage is not None:
+                usage.feed(chunk)
             yield chunk
         is_good = reply.status < 400
     finally:
@@ -95,3 +103,11 @@ async def _work(entry: Entry, call: Call, record: Record | None) -> AsyncGenerat
         entry.tally.count(began, is_good=is_good)
         if stream is not None:
             await stream.aclose()
+
+
+def _usage(record: Record | None, reply: Reply) -> Usage | None:
+    """
+    Who reads the tokens of this answer in it; None where they are known, or an answer was only kept.
+    """
+    is_told = reply.media_type.startswith(("application/json", "text/event-stream"))
+    return Usage.unless_known(record) if is_told and reply.headers.get("x-cache") != "hit" else None

@@ -16,6 +16,9 @@ from appliance.lifecycle.state import State
 from appliance.lifecycle.tally import Tally
 from appliance.models.section import ModelSection
 
+# The phases of a load, whose ends are what everybody waits for.
+_LOADING = frozenset({State.PENDING, State.FETCHING, State.LOADING, State.PROVING})
+
 
 @dataclass(slots=True)
 class Entry:
@@ -30,11 +33,31 @@ class Entry:
     reason: str = "waiting for its turn"
     has_started: bool = False
     running: int = 0
+    queued: int = 0
+    """Requests that wait for their turn."""
     tally: Tally = field(default_factory=Tally)
     progress: Progress | None = None
+    phases: dict[State, float] = field(default_factory=dict)
+    """How long it was in each state, the last time it was, in seconds."""
     holds: Sequence[IO[bytes]] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of the bytes behind each of the section's storages, where they came from a store."""
+
+    def enter(self, state: State, reason: str) -> None:
+        """
+        Be in a state from now on.
+        """
+        now = datetime.now(UTC)
+        self.phases[self.state] = (now - self.since).total_seconds()
+        self.state, self.since, self.reason = state, now, reason
+        self.has_started |= state in {State.READY, State.UNAVAILABLE}
+
+    def loading_seconds(self) -> Mapping[State, float]:
+        """
+        How long each phase of its last load took, or has taken so far.
+        """
+        now = {self.state: (datetime.now(UTC) - self.since).total_seconds()}
+        return {state: seconds for state, seconds in {**self.phases, **now}.items() if state in _LOADING}
 
     def require(self, done: str, *states: State) -> None:
         """

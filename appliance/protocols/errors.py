@@ -19,6 +19,7 @@ from litestar.exceptions import HTTPException
 
 from appliance.errors import ApplianceError, CallError, UnavailableError
 from appliance.protocols.clients import AnyRequest
+from appliance.record import current
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -39,6 +40,8 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     The response for any exception; one that nobody foresaw is logged and says nothing about itself.
     """
     status, message = _as_response(request, error)
+    if record := current():
+        record.error = type(error).__name__
     body = _body(request, status, message, error)
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
 
@@ -52,7 +55,10 @@ async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGener
             async for event in events:
                 yield event
         except Exception as error:
-            body = _body(request, *_as_response(request, error), error)
+            status, message = _as_response(request, error)
+            if record := current():
+                record.error, record.late_status = type(error).__name__, status
+            body = _body(request, status, message, error)
             name = f"event: {body['type']}\n" if "type" in body else ""
             yield f"{name}data: {json.dumps(body)}\n\n".encode()
 

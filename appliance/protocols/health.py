@@ -11,17 +11,19 @@ from litestar.enums import HttpMethod, MediaType
 from litestar.handlers import BaseRouteHandler, route
 
 from appliance.lifecycle import Standing
+from appliance.protocols.spoken import probing
 
 
 def routes(standing: Callable[[], Standing]) -> Sequence[BaseRouteHandler]:
     """
     `/livez`, `/readyz` and `/startupz`; `/health` and `/ping` mean readiness, as they do for vLLM and SageMaker.
     """
-    return [
+    probes = [
         _probe(["/livez"], "live", lambda now: now.is_live, standing),
         _probe(["/readyz", "/health", "/ping"], "ready", lambda now: now.is_ready, standing),
         _probe(["/startupz"], "started", lambda now: now.has_started, standing),
     ]
+    return probing(probes)
 
 
 def _probe(

@@ -1,5 +1,5 @@
 """
-Metrics for Prometheus: vLLM's under their own names, and where each model stands.
+Metrics for Prometheus: vLLM's under their own names, what is counted of requests, and where each model stands.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from appliance.lifecycle import Lifecycle, Progress, State
+from appliance.protocols.spoken import probing
 
 _AMOUNTS: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (
     ("appliance_fetched_bytes", "Bytes of the model that are here.", lambda progress: progress.fetched),
@@ -35,7 +36,7 @@ def routes(gather: Gather) -> list[BaseRouteHandler]:
     async def metrics() -> Response[bytes]:
         return Response(generate_latest(_Gathered(gather)), media_type=CONTENT_TYPE_LATEST)
 
-    return [metrics]
+    return probing([metrics])
 
 
 def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
@@ -44,10 +45,19 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     """
     yield from REGISTRY.collect()
     state = GaugeMetricFamily("appliance_model_state", "1 for the state a model is in.", labels=["model", "state"])
-    running = GaugeMetricFamily("appliance_calls_running", "Calls under way.", labels=["model"])
+    running = GaugeMetricFamily("appliance_requests_running", "Requests under way.", labels=["model"])
+    queued = GaugeMetricFamily("appliance_requests_queued", "Requests that wait for their turn.", labels=["model"])
+    phases = GaugeMetricFamily(
+        "appliance_load_phase_seconds",
+        "How long each phase of the last load took, or takes.",
+        labels=["model", "phase"],
+    )
     amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
     for entry in lifecycle.entries:
         running.add_metric([entry.section.name], entry.running)
+        queued.add_metric([entry.section.name], entry.queued)
+        for phase, seconds in entry.loading_seconds().items():
+            phases.add_metric([entry.section.name, phase], seconds)
         for each in State:
             state.add_metric([entry.section.name, each], float(entry.state is each))
         if entry.progress is not None:
@@ -56,6 +66,8 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
                     family.add_metric([entry.section.name], value)
     yield state
     yield running
+    yield queued
+    yield phases
     yield from amounts
 
 

@@ -23,6 +23,7 @@ from appliance.lifecycle import RULES, Entry, Lifecycle
 from appliance.protocols import errors
 from appliance.protocols.clients import AnyRequest, unless_gone, whole_body
 from appliance.protocols.gateway import Gateway
+from appliance.protocols.spoken import speaking
 from appliance.upstream import form
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
@@ -45,7 +46,7 @@ def routes(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
     One route for each operation, and the listing of models.
     """
     operations = [_operation(operation, paths, lifecycle, gateway) for operation, paths in PATHS.items()]
-    return [*operations, *_listing(lifecycle, gateway)]
+    return speaking("openai", [*operations, *_listing(lifecycle, gateway)])
 
 
 def _operation(

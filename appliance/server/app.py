@@ -11,12 +11,15 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance import page
 from appliance.config import Config
+from appliance.config.digest import digest
 from appliance.lifecycle import Lifecycle
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
+from appliance.telemetry import build
+from appliance.telemetry.telemetry import Settings, Telemetry
 
 
 def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str] = ()) -> Litestar:
@@ -32,28 +35,39 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
     paths = [path for handler in handlers for path in handler.paths]
-    app = _app(config, [*handlers, *page.routes(config, paths, secrets)])
-    app.state.lifecycle, app.state.outlook = lifecycle, outlook
+    telemetry = _telemetry(config)
+    build.show(digest(config))
+    app = _app(config, telemetry, [*handlers, *page.routes(config, paths, secrets)])
+    app.state.lifecycle, app.state.outlook, app.state.telemetry = lifecycle, outlook, telemetry
     app.on_startup.append(lifecycle.begin)
-    app.on_shutdown.append(lifecycle.stop)
+    app.on_shutdown.extend([lifecycle.stop, telemetry.stop])
     if isinstance(outlook, Together):
         app.on_startup.append(outlook.begin)
         app.on_shutdown.append(outlook.stop)
     return app
 
 
-def create_probes(config: Config, outlook: Outlook) -> Litestar:
+def create_probes(config: Config, outlook: Outlook, telemetry: Telemetry) -> Litestar:
     """
     Probes and metrics alone, for a listener that a flood of requests cannot fill.
     """
-    return _app(config, _probes(outlook))
+    return _app(config, telemetry, _probes(outlook))
+
+
+def _telemetry(config: Config) -> Telemetry:
+    # As KServe's logger says whose payloads they are.
+    metadata, settings = config.metadata, Settings(config.logging.access, config.logging.payloads, config.tracing)
+    if metadata.name is None:
+        return Telemetry(settings)
+    facts = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
+    return Telemetry(settings, f"/{metadata.namespace}/{metadata.name}", facts)
 
 
 def _probes(outlook: Outlook) -> Sequence[BaseRouteHandler]:
     return [*health.routes(outlook.standing), *metrics.routes(outlook.metrics)]
 
 
-def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
+def _app(config: Config, telemetry: Telemetry, handlers: Sequence[BaseRouteHandler]) -> Litestar:
     app = Litestar(
         handlers,
         exception_handlers={Exception: errors.render},
@@ -64,5 +78,5 @@ def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    app.asgi_handler = Observed(Published.of(config, app.asgi_handler))
+    app.asgi_handler = Observed(Published.of(config, app.asgi_handler), telemetry)
     return app

@@ -87,7 +87,9 @@ async def _serve(config: Config, secrets: Collection[str], seat: Seat | None) ->
     lifecycle: Lifecycle = app.state.lifecycle
     servers = [_server(app, config, config.server.port)]
     if config.server.probe_port is not None:
-        servers.append(_server(create_probes(config, app.state.outlook), config, config.server.probe_port))
+        servers.append(
+            _server(create_probes(config, app.state.outlook, app.state.telemetry), config, config.server.probe_port)
+        )
     grpc_server = await _grpc_server(app, config, seat)
     signals = _Signals()
     serving = [asyncio.create_task(server.serve()) for server in servers]
@@ -123,7 +125,8 @@ async def _grpc_server(app: Litestar, config: Config, seat: Seat | None) -> grpc
     from appliance.protocols.oip_grpc.server import create_server
 
     standing = app.state.outlook.standing
-    server, _ = create_server(config, app.state.lifecycle, standing, has_company=seat is not None)
+    state, has_company = app.state, seat is not None
+    server, _ = create_server(config, state.lifecycle, standing, state.telemetry, has_company=has_company)
     await server.start()
     return server
 

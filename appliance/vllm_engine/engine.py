@@ -24,6 +24,7 @@ from appliance.errors import EngineDeadError, LoadError
 from appliance.vllm_engine.answers import Answer, generation
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import as_load_error, launch, prepare
+from appliance.vllm_engine.metrics import ENGINES
 from appliance.vllm_engine.pooling import pooling
 from appliance.vllm_engine.pooling.classification import labels_of
 
@@ -71,6 +72,7 @@ class Engine:
             self._answers = await _answers(llm, arguments)
             self._processes = self._new_processes()
             self._llm = llm
+            ENGINES.adopt(self)
             _settle()
         except Exception as error:
             self._kill()
@@ -139,6 +141,7 @@ class Engine:
         End the answers under way with what they have, then the engine core; safe to call twice.
         """
         llm, self._llm = self._llm, None
+        ENGINES.drop(self)
         if llm is not None:
             # What it leaves behind is garbage like any other.
             gc.unfreeze()

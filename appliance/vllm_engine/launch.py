@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from appliance.errors import ApplianceError, LoadError, MissingExtraError
 from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
 from appliance.vllm_engine.child import ForkServer
+from appliance.vllm_engine.metering import metered
 from appliance.vllm_engine.weights import require_weights
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None])
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.async_llm import AsyncLLM
 
     # An engine before this one has had its settings remembered.
     envs.disable_envs_cache()
@@ -73,7 +73,7 @@ def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None])
     arguments.structured_outputs_config = config.structured_outputs_config
     proceed()
     with _forking_from(server) if server else contextlib.nullcontext():
-        return AsyncLLM.from_vllm_config(config), arguments
+        return metered().from_vllm_config(config), arguments
 
 
 def _set_environment(devices: int) -> None:

@@ -40,6 +40,19 @@ def test_numbers_and_base64_are_the_same_vector(server: Served, client: openai.O
     assert np.linalg.norm(numbers) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_log_has_the_tokens_of_all_texts(server: Served) -> None:
+    """
+    What was encoded for one request adds up to its usage.
+    """
+    body = {"model": "minilm", "input": [TEXT, "Two words."]}
+
+    _, answer = server.ask("/v1/embeddings", body, {"X-Request-Id": "tokens-embedding"})
+
+    event = server.ended("tokens-embedding")
+    assert event["prompt_tokens"] == answer["usage"]["prompt_tokens"]
+    assert "output_tokens" not in event
+
+
 def test_each_form_of_input_gives_the_same_vector(server: Served) -> None:
     """
     A text, a list of texts, token ids, a list of lists of token ids.

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from appliance.lifecycle import Lifecycle, Progress
 from appliance.server.app import create_probes
 from appliance.server.outlook import Alone
+from appliance.telemetry.telemetry import Settings, Telemetry
 
 
 class Clock:
@@ -87,7 +88,7 @@ def test_metrics_have_bytes_and_rate_of_each_model() -> None:
     lifecycle.entries[0].progress = Progress(Clock())
     lifecycle.entries[0].progress.hear("model", 50, 200)
 
-    with TestClient(create_probes(made, Alone(lifecycle))) as client:
+    with TestClient(create_probes(made, Alone(lifecycle), Telemetry(Settings()))) as client:
         text = client.get("/metrics").text
     samples = {
         sample.name: (sample.labels, sample.value)

@@ -5,9 +5,11 @@ What every request meets, whatever it asks: names, ids, refusals, logs, metrics,
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,6 +17,34 @@ from served import Served, open_stream, until
 from test_readme import answer, question
 
 STORY = {"messages": [{"role": "user", "content": "Write a very long story."}], "max_tokens": 1900, "ignore_eos": True}
+
+ROOT = Path(__file__).parent.parent.parent
+
+# Every series that vLLM's public dashboard shows: examples/observability/prometheus_grafana/grafana.json of its
+# repository.
+VLLM_DASHBOARD = {
+    "vllm:e2e_request_latency_seconds_bucket",
+    "vllm:e2e_request_latency_seconds_count",
+    "vllm:e2e_request_latency_seconds_sum",
+    "vllm:generation_tokens_total",
+    "vllm:inter_token_latency_seconds_bucket",
+    "vllm:inter_token_latency_seconds_count",
+    "vllm:inter_token_latency_seconds_sum",
+    "vllm:kv_cache_usage_perc",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:prompt_tokens_total",
+    "vllm:request_decode_time_seconds_sum",
+    "vllm:request_generation_tokens_bucket",
+    "vllm:request_max_num_generation_tokens_sum",
+    "vllm:request_prefill_time_seconds_sum",
+    "vllm:request_prompt_tokens_bucket",
+    "vllm:request_queue_time_seconds_sum",
+    "vllm:request_success_total",
+    "vllm:time_to_first_token_seconds_bucket",
+    "vllm:time_to_first_token_seconds_count",
+    "vllm:time_to_first_token_seconds_sum",
+}
 
 
 def _metrics(server: Served) -> dict[str, float]:
@@ -25,7 +55,7 @@ def _metrics(server: Served) -> dict[str, float]:
 
 def _is_idle(server: Served) -> bool:
     metrics = _metrics(server)
-    return metrics["vllm:num_requests_running"] == 0 and metrics["appliance_calls_running"] == 0
+    return metrics["vllm:num_requests_running"] == 0 and metrics["appliance_requests_running"] == 0
 
 
 def test_the_model_may_be_left_out_when_there_is_one(server: Served) -> None:
@@ -129,14 +159,16 @@ def test_the_log_is_json_and_holds_no_prompt(server: Served) -> None:
 
 def test_metrics_keep_vllms_names(server: Served) -> None:
     """
-    Dashboards made for vLLM find their series, and ours say where each model stands.
+    Dashboards made for vLLM find their series, by the name of the model.
     """
     server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 2})
 
-    metrics = _metrics(server)
-    assert metrics["vllm:generation_tokens_total"] > 0
-    assert "vllm:time_to_first_token_seconds_count" in metrics
-    assert "vllm:kv_cache_usage_perc" in metrics
+    with urllib.request.urlopen(f"{server.url}/metrics") as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    names = {sample.name for sample in samples if sample.labels.get("model_name") == "smollm2"}
+    assert names >= VLLM_DASHBOARD | set(re.findall(r"vllm:\w+", (ROOT / "dashboards" / "grafana.json").read_text()))
+    assert _metrics(server)["vllm:generation_tokens_total"] > 0
 
 
 @pytest.mark.parametrize("streams", [True, False])
@@ -147,7 +179,7 @@ def test_a_client_that_leaves_ends_its_generation(server: Served, how: str, stre
     """
     until(lambda: _is_idle(server), 10)
     connection = open_stream(server.port, "/v1/chat/completions", STORY | {"stream": streams})
-    until(lambda: _metrics(server)["appliance_calls_running"] == 1, 10)
+    until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)
     if streams:
         assert b"200 OK" in connection.recv(1024)
     if how == "half-closes":
@@ -169,7 +201,7 @@ def test_a_reader_that_dawdles_does_not_lose_its_stream(server: Served) -> None:
     body = {"prompt": "Count:", "max_tokens": 64, "ignore_eos": True, "temperature": 0}
     _, whole = server.post("/v1/completions", body)
     connection = open_stream(server.port, "/v1/completions", body | {"stream": True})
-    until(lambda: _metrics(server)["appliance_calls_running"] == 1, 10)
+    until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)
     until(lambda: _is_idle(server), 60)
     received = b""
     with connection:

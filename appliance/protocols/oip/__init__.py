@@ -11,6 +11,7 @@ from litestar.handlers import BaseRouteHandler
 from appliance.config.server import ServerSection
 from appliance.lifecycle import Lifecycle, Standing
 from appliance.protocols.oip import repository, v1, v2
+from appliance.protocols.spoken import speaking
 
 
 def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], server: ServerSection) -> list[BaseRouteHandler]:
@@ -19,7 +20,7 @@ def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], server: Serve
     """
     most_bytes = server.max_body_bytes
     return [
-        *v1.routes(lifecycle, most_bytes),
-        *v2.routes(lifecycle, standing, most_bytes),
-        *repository.routes(lifecycle, server),
+        *speaking("oip_v1", v1.routes(lifecycle, most_bytes)),
+        *speaking("oip_v2", v2.routes(lifecycle, standing, most_bytes)),
+        *speaking("oip_v2", repository.routes(lifecycle, server)),
     ]

@@ -25,6 +25,8 @@ from appliance.protocols.oip import generate, metadata
 from appliance.protocols.oip.asking import entry_of, infer
 from appliance.protocols.oip.compression import compressed, plain_body
 from appliance.protocols.oip.statistics import statistics
+from appliance.protocols.spoken import probing
+from appliance.record import current
 from appliance.tensors.wire import LENGTH_HEADER, read_request, write_response
 
 _PLACE = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")
@@ -67,12 +69,9 @@ def _server(lifecycle: Lifecycle, standing: Callable[[], Standing]) -> list[Base
     async def models() -> dict[str, list[str]]:
         return {"models": [name for entry in lifecycle.entries for name in entry.section.names]}
 
-    return [
-        server,
-        models,
-        _probe("live", lambda now: now.is_live, standing),
-        _probe("ready", lambda now: now.is_ready, standing),
-    ]
+    live = _probe("live", lambda now: now.is_live, standing)
+    ready = _probe("ready", lambda now: now.is_ready, standing)
+    return [server, models, *probing([live, ready])]
 
 
 def _probe(word: str, is_good: Callable[[Standing], bool], standing: Callable[[], Standing]) -> BaseRouteHandler:
@@ -138,7 +137,9 @@ def _place(rest: str) -> Place:
 
 
 def _ready(entry: Entry, name: str) -> Response[Any]:
-    rule = RULES[entry.state]
+    rule, record = RULES[entry.state], current()
+    if record is not None:
+        record.is_probe = True
     if rule.is_ready:
         return Response({"name": name, "ready": True})
     says = {"name": name, "ready": False, "error": f"The model {name!r} is {entry.state}: {entry.reason}"}

@@ -1,9 +1,10 @@
 """
-Around every method: a request id, one event in the log, and errors as status codes.
+Around every method: a request id and a record, and errors as status codes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
@@ -15,8 +16,13 @@ from grpc import StatusCode
 
 from appliance.errors import UnavailableError
 from appliance.protocols.errors import worded
+from appliance.record import LEFT, recorded
+from appliance.telemetry.telemetry import Telemetry
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+PROTOCOL = "oip_grpc"
+"""
+What metrics and the log call it.
+"""
 
 # https://grpc.io/docs/guides/status-codes, for the HTTP statuses that errors here have.
 _CODES: Mapping[int, StatusCode] = {
@@ -45,6 +51,9 @@ class Guard(grpc.aio.ServerInterceptor):
     Wraps the methods that answer once; streams of health answer for themselves.
     """
 
+    def __init__(self, telemetry: Telemetry | None = None) -> None:
+        self._telemetry = telemetry
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
@@ -60,29 +69,38 @@ class Guard(grpc.aio.ServerInterceptor):
         answer, method = handler.unary_unary, handler_call_details.method
 
         async def guarded(request: Any, context: Any) -> Any:  # Any: each method has its own messages
-            return await _guarded(answer, method, request, context)
+            return await _guarded(answer, method, request, context, self._telemetry)
 
         return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
 
 
-async def _guarded(answer: Any, method: str, request: Any, context: Any) -> Any:  # Any: of each method
+async def _guarded(
+    answer: Any, method: str, request: Any, context: Any, telemetry: Telemetry | None
+) -> Any:  # Any: of each method
     sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
     asked = sent.get("x-request-id", "")
     # A client's id goes into the log as it is.
     request_id = asked if 0 < len(asked) <= _LONGEST_ID and asked.isprintable() else uuid4().hex
-    started, code = time.monotonic(), StatusCode.OK
-    with structlog.contextvars.bound_contextvars(request_id=request_id):
+    with structlog.contextvars.bound_contextvars(request_id=request_id), recorded(request_id) as record:
+        record.path = record.route = method
+        record.protocol, record.is_probe = PROTOCOL, method.startswith(_QUIET)
+        record.grpc_status, record.status = StatusCode.OK.name, 200
+        traced = None if telemetry is None else telemetry.trace(record, lambda: sent)
         try:
             await context.send_initial_metadata((("x-request-id", request_id),))
             return await answer(request, context)
+        except asyncio.CancelledError:
+            record.grpc_status, record.status = StatusCode.CANCELLED.name, LEFT
+            raise
         except Exception as error:
             status, text = worded(method, error)
             code = _CODES.get(status, StatusCode.INTERNAL if status >= 500 else StatusCode.INVALID_ARGUMENT)
+            record.grpc_status, record.status, record.error = code.name, status, type(error).__name__
             await context.abort(code, text, trailing_metadata=_trailing(error))
         finally:
-            if not method.startswith(_QUIET):
-                seconds = round(time.monotonic() - started, 4)
-                log.info("request.ended", method="gRPC", path=method, status=code.name, seconds=seconds)
+            record.ended = time.monotonic()
+            if telemetry is not None:
+                telemetry.tell(record, traced=traced)
 
 
 def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:

@@ -17,10 +17,16 @@ from appliance.protocols.oip_grpc import inference_pb2_grpc
 from appliance.protocols.oip_grpc.guard import Guard
 from appliance.protocols.oip_grpc.health import SERVICE, Health
 from appliance.protocols.oip_grpc.service import InferenceService
+from appliance.telemetry.telemetry import Telemetry
 
 
 def create_server(
-    config: Config, lifecycle: Lifecycle, standing: Callable[[], Standing], *, has_company: bool = False
+    config: Config,
+    lifecycle: Lifecycle,
+    standing: Callable[[], Standing],
+    telemetry: Telemetry | None = None,
+    *,
+    has_company: bool = False,
 ) -> tuple[grpc.aio.Server, int]:
     """
     A server on `server.grpc_port` that has not started, and its port; `has_company` where other workers listen there.
@@ -29,7 +35,7 @@ def create_server(
         ApplianceError: somebody else has the port.
     """
     server = grpc.aio.server(
-        interceptors=[Guard()],
+        interceptors=[Guard(telemetry)],
         options=[
             ("grpc.max_receive_message_length", config.server.max_body_bytes),
             ("grpc.max_send_message_length", -1),

@@ -19,6 +19,7 @@ from appliance.protocols.oip.statistics import statistics
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
 from appliance.protocols.oip_grpc.translate import message_of, request_of
+from appliance.record import current
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
 
@@ -81,6 +82,8 @@ class InferenceService(GRPCInferenceServiceServicer):
         entry_of(self._lifecycle, request.model_name, request.model_version)
         asked = request_of(request)
         headers = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        if record := current():
+            headers |= record.trace_headers
         response = await infer(self._lifecycle, request.model_name, asked, headers)
         return message_of(response, asked.outputs, is_raw=bool(request.raw_input_contents))
 

@@ -1,0 +1,3 @@
+"""
+What is told of requests to those who run the appliance: counts, the access log, traces, payloads.
+"""

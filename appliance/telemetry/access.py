@@ -1,0 +1,83 @@
+"""
+One event in the log for each request that ended.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated
+
+import structlog
+from pydantic import Field
+
+from appliance.record import Record
+from appliance.section import Section
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# A tenth of a millisecond: finer than any wait that matters, and short in the line.
+_DIGITS = 4
+
+
+class AccessSection(Section):
+    """
+    Which requests have an event `request.ended` in the log; those of probes have none.
+    """
+
+    sample: Annotated[float, Field(ge=0, le=1)] = 1
+    """Share of the requests that have one, from 0 to 1; those that ended in an error always have it."""
+
+
+class AccessLog:
+    """
+    Writes it.
+    """
+
+    def __init__(self, section: AccessSection) -> None:
+        self._section = section
+
+    def apply(self, section: AccessSection) -> None:
+        """
+        Go by this section from now on.
+        """
+        self._section = section
+
+    def tell(self, record: Record) -> None:
+        """
+        Log a request that has ended, if it is one of those to log.
+        """
+        has_failed = record.outcome >= 400 or record.outcome == 0
+        if record.is_probe or not (has_failed or random.random() < self._section.sample):  # noqa: S311 - not a secret
+            return
+        log.info("request.ended", **_facts(record))
+
+
+def _facts(record: Record) -> dict[str, object]:
+    """
+    What is known of it; what is unknown, or not so, is left out.
+    """
+    facts: dict[str, object] = {
+        "method": record.method or None,
+        "path": record.path,
+        "status": record.status or 0,
+        "grpc_status": record.grpc_status,
+        "late_status": record.late_status,
+        "error": record.error,
+        "refused": record.refused,
+        "protocol": record.protocol,
+        "model": record.model,
+        "operation": record.operation,
+        "key": record.key,
+        "streamed": record.is_streamed or None,
+        "seconds": _since(record, record.ended),
+        "admitted_seconds": _since(record, record.admitted),
+        "first_seconds": _since(record, record.first),
+        "prompt_tokens": record.prompt_tokens,
+        "cached_tokens": record.cached_tokens,
+        "output_tokens": record.output_tokens,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _since(record: Record, moment: float | None) -> float | None:
+    return None if moment is None else round(moment - record.began, _DIGITS)

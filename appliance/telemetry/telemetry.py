@@ -1,0 +1,76 @@
+"""
+All that is told of a request, in one place for every listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from appliance.record import Record
+from appliance.telemetry import requests
+from appliance.telemetry.access import AccessLog, AccessSection
+from appliance.telemetry.payloads import Copy, Payloads, PayloadsSection
+from appliance.telemetry.tracing import Headers, Traced, Traces, TracingSection
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    What is to be told; `payloads` and `tracing` are None where nobody wants them.
+    """
+
+    access: AccessSection = field(default_factory=AccessSection)
+    payloads: PayloadsSection | None = None
+    tracing: TracingSection | None = None
+
+
+class Telemetry:
+    """
+    Counts, logs and traces the requests of this process.
+
+    `source` and `facts` say in the payload log whose they are.
+    """
+
+    def __init__(self, settings: Settings, source: str = "appliance", facts: Mapping[str, str] = {}) -> None:
+        self._access = AccessLog(settings.access)
+        self._payloads = Payloads(settings.payloads, source, facts)
+        self._traces = Traces(settings.tracing)
+
+    def apply(self, settings: Settings) -> None:
+        """
+        Go by these settings from now on.
+        """
+        self._access.apply(settings.access)
+        self._payloads.apply(settings.payloads)
+        self._traces.apply(settings.tracing)
+
+    def copy(self) -> Copy | None:
+        """
+        Where to copy the bodies of a request that begins now; None where nobody wants them.
+        """
+        return self._payloads.copy()
+
+    def trace(self, record: Record, headers: Headers) -> Traced | None:
+        """
+        Trace a request that begins now; None where nobody traces.
+        """
+        return self._traces.begin(record, headers)
+
+    def tell(self, record: Record, copy: Copy | None = None, traced: Traced | None = None) -> None:
+        """
+        Take in a request that has ended.
+        """
+        requests.count(record)
+        self._access.tell(record)
+        if traced is not None:
+            self._traces.end(record, traced)
+        if copy is not None:
+            self._payloads.take(record, copy)
+
+    async def stop(self) -> None:
+        """
+        Let go of what is still to be told, within seconds.
+        """
+        await asyncio.gather(self._payloads.stop(), self._traces.stop())

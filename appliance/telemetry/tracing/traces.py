@@ -1,0 +1,84 @@
+"""
+The way of a request's trace: taken in with its headers, passed on with them, told at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.record import Record
+from appliance.telemetry.tracing.section import TracingSection
+
+if TYPE_CHECKING:
+    from appliance.telemetry.tracing.exporting import Exporting, Open
+
+# How long what waits may take to leave once the server stops.
+_FLUSH_SECONDS = 3.0
+
+Headers = Callable[[], Mapping[str, str]]
+"""
+A request's headers by lower-case name, read only where somebody traces.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """
+    A request that is traced, and by whom.
+    """
+
+    exporting: Exporting
+    open: Open
+
+
+class Traces:
+    """
+    Traces requests as a section says; None traces none, and costs nothing.
+    """
+
+    def __init__(self, section: TracingSection | None) -> None:
+        self._section: TracingSection | None = None
+        self._exporting: Exporting | None = None
+        self._past: list[Exporting] = []
+        self.apply(section)
+
+    def apply(self, section: TracingSection | None) -> None:
+        """
+        Go by this section from now on; requests under way are told where they began.
+
+        Raises:
+            MissingExtraError: OpenTelemetry is not installed.
+        """
+        if section == self._section:
+            return
+        if self._exporting is not None:
+            self._past.append(self._exporting)
+        self._section, self._exporting = section, None
+        if section is not None:
+            from appliance.telemetry.tracing.exporting import Exporting
+
+            self._exporting = Exporting(section)
+
+    def begin(self, record: Record, headers: Headers) -> Traced | None:
+        """
+        Trace a request that begins now; None where nobody traces.
+        """
+        exporting = self._exporting
+        return None if exporting is None else Traced(exporting, exporting.begin(record, headers()))
+
+    def end(self, record: Record, traced: Traced) -> None:
+        """
+        Tell of a request that has ended, unless it is a probe.
+        """
+        if not record.is_probe:
+            traced.exporting.end(record, traced.open)
+
+    async def stop(self) -> None:
+        """
+        Send what waits, as far as there is time.
+        """
+        every = [*self._past, *([self._exporting] if self._exporting else [])]
+        await asyncio.gather(*(asyncio.to_thread(each.close, _FLUSH_SECONDS) for each in every))

@@ -1,0 +1,117 @@
+"""
+The tokens of an answer as the answer says them, for models that compute elsewhere.
+
+Source: https://platform.openai.com/docs/api-reference, the object `usage` of chat completions, completions, embeddings
+and responses; https://docs.anthropic.com/en/api/messages-streaming for where events have it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from appliance.record import Record
+
+_MENTION = b'"usage"'
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: _Count | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: _Count | None = None
+    input_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: _Count | None = None
+    cache_creation_input_tokens: _Count | None = None
+
+    @property
+    def prompt(self) -> int | None:
+        """
+        Tokens of the prompt; Anthropic leaves those of its cache out of its count.
+        """
+        if self.input_tokens is None:
+            return self.prompt_tokens
+        return self.input_tokens + (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
+
+    @property
+    def output(self) -> int | None:
+        """
+        Tokens of the answer.
+        """
+        return self.completion_tokens if self.output_tokens is None else self.output_tokens
+
+    @property
+    def cached(self) -> int | None:
+        """
+        Those of the prompt that were known already.
+        """
+        details = self.prompt_tokens_details or self.input_tokens_details
+        return details.cached_tokens if details else self.cache_read_input_tokens
+
+
+class _Inner(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+    response: _Inner | None = None
+    message: _Inner | None = None
+
+
+class Usage:
+    """
+    What one answer says of its tokens, added to the record: a request may need several answers.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._prompt = self._cached = self._output = 0
+
+    @classmethod
+    def unless_known(cls, record: Record | None) -> Usage | None:
+        """
+        None where nobody asks, or an engine of ours has counted.
+        """
+        return None if record is None or record.is_metered else cls(record)
+
+    def feed(self, chunk: bytes) -> None:
+        """
+        Take in some whole server-sent events; those that mention no usage cost one search.
+        """
+        if _MENTION in chunk:
+            for line in chunk.splitlines():
+                if line.startswith(b"data:") and _MENTION in line:
+                    self.read(line[5:])
+
+    def read(self, body: bytes) -> None:
+        """
+        Take in a JSON object; what has no usage that can be read says nothing.
+        """
+        try:
+            answer = msgspec.json.decode(body, type=_Answer)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return
+        for each in (answer, answer.response, answer.message):
+            if each is not None and each.usage is not None:
+                self._take(each.usage)
+
+    def _take(self, usage: _Usage) -> None:
+        """
+        The last word counts: an answer says its tokens so far.
+        """
+        record = self._record
+        if (prompt := usage.prompt) is not None:
+            record.prompt_tokens, self._prompt = (record.prompt_tokens or 0) + prompt - self._prompt, prompt
+        if (output := usage.output) is not None:
+            record.output_tokens, self._output = (record.output_tokens or 0) + output - self._output, output
+        if (cached := usage.cached) is not None:
+            record.cached_tokens, self._cached = (record.cached_tokens or 0) + cached - self._cached, cached

@@ -1,0 +1,109 @@
+"""
+vLLM's engine as it is, with the tokens of each request written down on their way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from appliance.record import Record, current
+
+if TYPE_CHECKING:
+    from vllm.outputs import PoolingRequestOutput, RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.metrics.stats import RequestStateStats
+
+
+def metered() -> type[AsyncLLM]:
+    """
+    A class of engines that count the tokens of a request into its record; what belongs to no request, nobody counts.
+    """
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    class MeteredLLM(AsyncLLM):  # type: ignore[misc]  # vLLM has no types for us
+        async def generate(
+            self,
+            prompt: Any,  # Any: whatever vLLM takes
+            sampling_params: Any,
+            request_id: str,
+            **others: Any,
+        ) -> AsyncGenerator[RequestOutput]:
+            record, has_deltas = current(), sampling_params.output_kind is RequestOutputKind.DELTA
+            meter = Meter(record, has_deltas=has_deltas) if record is not None else None
+            async with aclosing(super().generate(prompt, sampling_params, request_id, **others)) as outputs:
+                try:
+                    async for output in outputs:
+                        if meter is not None:
+                            meter.count(output)
+                        yield output
+                finally:
+                    if meter is not None:
+                        meter.end()
+
+        async def encode(
+            self,
+            prompt: Any,  # Any: whatever vLLM takes
+            pooling_params: Any,
+            request_id: str,
+            *args: Any,
+            **others: Any,
+        ) -> AsyncGenerator[PoolingRequestOutput]:
+            record = current()
+            async with aclosing(super().encode(prompt, pooling_params, request_id, *args, **others)) as outputs:
+                async for output in outputs:
+                    if record is not None:
+                        record.is_metered = True
+                        record.prompt_tokens = (record.prompt_tokens or 0) + len(output.prompt_token_ids)
+                    yield output
+
+    return MeteredLLM
+
+
+class Meter:
+    """
+    The tokens of one request of the engine, added to those of the record: a call may need several of them.
+    """
+
+    def __init__(self, record: Record, *, has_deltas: bool) -> None:
+        self._record = record
+        self._has_deltas = has_deltas
+        self._stats: RequestStateStats | None = None
+        self._has_begun = False
+        # By the index of the answer, where each output repeats the ones before it.
+        self._seen: dict[int, int] = {}
+
+    def count(self, output: RequestOutput) -> None:
+        """
+        Take in what the engine gave next.
+        """
+        if not self._has_begun:
+            self._begin(output)
+        record = self._record
+        for each in output.outputs:
+            tokens = len(each.token_ids)
+            if not self._has_deltas:
+                tokens, self._seen[each.index] = tokens - self._seen.get(each.index, 0), tokens
+            record.output_tokens = (record.output_tokens or 0) + tokens
+
+    def end(self) -> None:
+        """
+        Take over what the engine knows of its moments: it reads the clock that all processes of a machine share.
+        """
+        record, stats = self._record, self._stats
+        # What was never reached is 0; the clock of another machine is of no use.
+        if stats is None or stats.queued_ts < record.began:
+            return
+        if stats.scheduled_ts and record.scheduled is None:
+            record.queued, record.scheduled = record.queued or stats.queued_ts, stats.scheduled_ts
+        if stats.first_token_ts:
+            record.first = record.first or stats.first_token_ts
+            record.last = max(record.last or 0, stats.last_token_ts)
+
+    def _begin(self, output: RequestOutput) -> None:
+        self._has_begun, self._stats, record = True, output.metrics, self._record
+        record.is_metered = True
+        record.prompt_tokens = (record.prompt_tokens or 0) + len(output.prompt_token_ids or ())
+        record.cached_tokens = (record.cached_tokens or 0) + (output.num_cached_tokens or 0)
