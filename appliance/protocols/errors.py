@@ -17,7 +17,7 @@ import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException
 
-from appliance.errors import ApplianceError, CallError, UnavailableError
+from appliance.errors import ApplianceError, CallError, UnauthenticatedError, UnavailableError
 from appliance.protocols.clients import AnyRequest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -39,8 +39,16 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     The response for any exception; one that nobody foresaw is logged and says nothing about itself.
     """
     status, message = _as_response(request, error)
-    body = _body(request, status, message, error)
+    body = _body(request.scope["path"], status, message, error)
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
+
+
+def refused(path: str, error: CallError) -> tuple[bytes, Mapping[str, str]]:
+    """
+    Body and headers of a refusal before any route is looked for.
+    """
+    body = json.dumps(_body(path, error.status, str(error), error)).encode()
+    return body, {"Content-Type": "application/json", "Content-Length": str(len(body)), **_headers(error)}
 
 
 async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
@@ -52,7 +60,7 @@ async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGener
             async for event in events:
                 yield event
         except Exception as error:
-            body = _body(request, *_as_response(request, error), error)
+            body = _body(request.scope["path"], *_as_response(request, error), error)
             name = f"event: {body['type']}\n" if "type" in body else ""
             yield f"{name}data: {json.dumps(body)}\n\n".encode()
 
@@ -75,8 +83,8 @@ def _as_response(request: AnyRequest, error: Exception) -> tuple[int, str]:
     return worded(request.url.path, error)
 
 
-def _body(request: AnyRequest, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
-    if _INFERENCE.fullmatch(request.scope["path"]):
+def _body(path: str, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
+    if _INFERENCE.fullmatch(path):
         return {"error": message}
     word = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     call = error if isinstance(error, CallError) else None
@@ -88,7 +96,7 @@ def _body(request: AnyRequest, status: int, message: str, error: Exception) -> d
             "code": call.code if call else None,
         }
     }
-    if "/v1/messages" in request.url.path:
+    if "/v1/messages" in path:
         # Anthropic's clients look for this word beside the error.
         body["type"] = "error"
     return body
@@ -97,6 +105,9 @@ def _body(request: AnyRequest, status: int, message: str, error: Exception) -> d
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, UnavailableError) and error.retry_after is not None:
         return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, UnauthenticatedError):
+        # RFC 9110, section 11.6.1.
+        return {"WWW-Authenticate": 'Bearer realm="appliance"'}
     if isinstance(error, HTTPException) and error.headers:
         return {name: value for name, value in error.headers.items() if name.lower() == "allow"}
     return {}

@@ -5,15 +5,19 @@ The web application: every protocol's routes over one lifecycle.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from litestar import Litestar, get
 from litestar.handlers import BaseRouteHandler
 
+from appliance.access import Access, AccessSettings
 from appliance.config import Config
-from appliance.lifecycle import Lifecycle
+from appliance.lifecycle import Lifecycle, Standing
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
+from appliance.server.browsers import Browsers
+from appliance.server.gate import Gate
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
@@ -30,8 +34,13 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
     tensors = oip.routes(lifecycle, outlook.standing, config.server)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
-    handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
-    app = _app(config, [*handlers, _index(handlers)])
+    handlers = [
+        *openai.routes(lifecycle, gateway),
+        *tensors,
+        *openapi.routes(lifecycle),
+        *_probes(outlook, lifecycle.access),
+    ]
+    app = _app(config, [*handlers, _index(handlers)], lifecycle.access)
     app.state.lifecycle, app.state.outlook = lifecycle, outlook
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.append(lifecycle.stop)
@@ -43,16 +52,22 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
 
 def create_probes(config: Config, outlook: Outlook) -> Litestar:
     """
-    Probes and metrics alone, for a listener that a flood of requests cannot fill.
+    Probes and metrics alone, open to whoever reaches them, for a listener that a flood of requests cannot fill.
     """
-    return _app(config, _probes(outlook))
+    everybody = Access(AccessSettings())
+    return _app(config, _probes(outlook, everybody), everybody)
 
 
-def _probes(outlook: Outlook) -> Sequence[BaseRouteHandler]:
-    return [*health.routes(outlook.standing), *metrics.routes(outlook.metrics)]
+def _probes(outlook: Outlook, access: Access) -> Sequence[BaseRouteHandler]:
+    def standing() -> Standing:
+        now = outlook.standing()
+        # Whether all is well is for everyone; what the models are called, and what ails them, is not.
+        return replace(now, models=[model for model in now.models if access.sees(model["name"])])
+
+    return [*health.routes(standing), *metrics.routes(outlook.metrics, access.require_metrics)]
 
 
-def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
+def _app(config: Config, handlers: Sequence[BaseRouteHandler], access: Access) -> Litestar:
     app = Litestar(
         handlers,
         exception_handlers={Exception: errors.render},
@@ -63,7 +78,8 @@ def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    app.asgi_handler = Observed(Published.of(config, app.asgi_handler))
+    published = Published.of(config, Gate(app.asgi_handler, access, handlers))
+    app.asgi_handler = Observed(Browsers(published, config.server.cors))
     return app
 
 

@@ -29,7 +29,7 @@ def create_server(
         ApplianceError: somebody else has the port.
     """
     server = grpc.aio.server(
-        interceptors=[Guard()],
+        interceptors=[Guard(lifecycle.access)],
         options=[
             ("grpc.max_receive_message_length", config.server.max_body_bytes),
             ("grpc.max_send_message_length", -1),
