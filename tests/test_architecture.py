@@ -20,7 +20,7 @@ FILES = sorted(file for file in HOUSE.rglob("*.py") if "_pb2" not in file.name)
 FLOORS = (
     {"errors", "logs", "nearest", "processes", "record", "section"},
     {"contract", "layout", "storage", "tensors", "usage"},
-    {"python_model", "telemetry", "upstream", "vllm_engine"},
+    {"access", "python_model", "telemetry", "upstream", "vllm_engine"},
     {"translation"},
     {"models"},
     {"config", "openai"},

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.config.check import check
@@ -15,13 +15,14 @@ from appliance.config.document import read
 from appliance.config.draft import Draft
 from appliance.config.environment import lay as lay_environment
 from appliance.config.generator import engine_schema, schema_of
+from appliance.config.keys import API_KEYS, concealed
 from appliance.config.overrides import lay as lay_overrides
 from appliance.config.place import Fault
 from appliance.config.references import resolve
 from appliance.config.root import Config
 from appliance.config.rules import RULES
 from appliance.config.shape import Shape, typed
-from appliance.errors import ConfigError
+from appliance.errors import ConfigError, Problem
 from appliance.storage import lockfile
 
 
@@ -51,13 +52,14 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
     draft, unresolved = resolve(draft, environ, path.parent)
     draft, unknown = lay_environment(typed(draft, shape), environ, shape)
     draft, malformed = lay_overrides(draft, overrides)
+    draft = concealed(draft)
     against_rules = [fault for rule in RULES for fault in rule(draft)]
     config, wrong = construct(draft)
     faults = _distinct([*unread, *unresolved, *unknown, *malformed, *against_rules, *check(draft, shape)])
     faults += _new(wrong, faults)
     if faults or config is None:
         # From None, because pydantic's own error quotes its input, secrets and all.
-        raise ConfigError([fault.problem for fault in sorted(faults, key=_order)]) from None
+        raise ConfigError([_problem(fault, draft) for fault in sorted(faults, key=_order)]) from None
     return Loaded(_with_lock(config, path), frozenset(_secrets(draft, shape)))
 
 
@@ -94,6 +96,16 @@ def _new(faults: Iterable[Fault], known: Iterable[Fault]) -> Iterator[Fault]:
         is_below = any(fault.path[:depth] in paths for depth in range(1, len(fault.path) + 1))
         if not is_below and fault.path not in parents and fault.place not in places:
             yield fault
+
+
+def _problem(fault: Fault, draft: Draft) -> Problem:
+    """
+    The fault as it is reported, without the line of the file where that spells out a key.
+    """
+    problem = fault.problem
+    if any(secret in problem.snippet for secret in draft.secrets(API_KEYS)):
+        return replace(problem, snippet="")
+    return problem
 
 
 def _order(fault: Fault) -> tuple[bool, int, int]:

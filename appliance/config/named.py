@@ -29,3 +29,16 @@ def named_models(draft: Draft) -> Iterator[tuple[DataPath, str, str]]:
         name, class_name = model.get("name"), model.get("class")
         if isinstance(name, str) and isinstance(class_name, str):
             yield path, name, class_name
+
+
+def name_paths(draft: Draft) -> Iterator[DataPath]:
+    """
+    Where names stand that clients may send: a model's own, its aliases, its adapters'.
+    """
+    for path, model in model_entries(draft):
+        yield from [(*path, "name")] if "name" in model else []
+        aliases, adapters = model.get("aliases"), model.get("adapters")
+        yield from ((*path, "aliases", index) for index in range(len(aliases) if isinstance(aliases, list) else 0))
+        for index, adapter in enumerate(adapters if isinstance(adapters, list) else ()):
+            if isinstance(adapter, dict) and "name" in adapter:
+                yield (*path, "adapters", index, "name")

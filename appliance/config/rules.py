@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from appliance.config import adapters
+from appliance.config import adapters, keys
 from appliance.config.draft import Draft
-from appliance.config.named import model_entries
+from appliance.config.named import model_entries, name_paths
 from appliance.config.place import DataPath, Fault
 from appliance.config.server import ServerSection
 from appliance.models import SECTIONS
@@ -38,7 +38,7 @@ def names_are_unique(draft: Draft) -> Iterator[Fault]:
     A name leads to one model, be it a model's own, an alias or an adapter's.
     """
     seen: dict[str, DataPath] = {}
-    for path in _name_paths(draft):
+    for path in name_paths(draft):
         name = draft.get(path)
         if not isinstance(name, str):
             continue
@@ -204,6 +204,9 @@ RULES: tuple[Rule, ...] = (
     listeners_are_apart,
     engines_have_one_process,
     an_operator_has_one_process,
+    keys.keys_are_apart,
+    keys.keys_lead_to_models,
+    keys.an_operator_has_a_key,
     engine_arguments_are_free,
     schemes_are_known,
     memory_fractions_fit,
@@ -217,15 +220,6 @@ RULES: tuple[Rule, ...] = (
     adapters.paths_compile,
 )
 """Every rule; each takes a draft that need not be right in any other way."""
-
-
-def _name_paths(draft: Draft) -> Iterator[DataPath]:
-    for path, model in model_entries(draft):
-        yield from [(*path, "name")] if "name" in model else []
-        yield from ((*path, "aliases", index) for index, _ in _items(model.get("aliases")))
-        for index, adapter in _items(model.get("adapters")):
-            if isinstance(adapter, dict) and "name" in adapter:
-                yield (*path, "adapters", index, "name")
 
 
 def _uri_paths(draft: Draft) -> Iterator[DataPath]:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from appliance.access import AccessSettings
+from appliance.access.section import CorsSection, KeySection, TlsSection
 from appliance.section import Section
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -36,10 +38,28 @@ class ServerSection(Section):
     page: bool = True
     """Whether browsers get a page at `/`, with the models, a playground and the config, secrets left out."""
 
+    api_keys: Annotated[tuple[KeySection, ...], Field(min_length=1)] | None = None
+    """
+    Keys of those who may ask; everything but the probes then needs one, as `Authorization: Bearer KEY`, `x-api-key` or
+    `api-key`. Unset asks nobody for a key.
+    """
+
+    metrics: Literal["open", "closed"] = "closed"
+    """
+    Whether `/metrics` answers without a key, where there are keys; `closed` needs one without `models`. The metrics of
+    `probe_port` are open.
+    """
+
+    tls: TlsSection | None = None
+    """The certificate of `port` and `grpc_port`, and whose clients may connect; unset has no TLS."""
+
+    cors: CorsSection | None = None
+    """Which other origins' pages may ask from a browser; unset is none."""
+
     admin: bool = False
     """
-    Whether whoever reaches the server may load and unload its models, through the model repository of the Open
-    Inference Protocol; it needs `workers: 1`. Unset is nobody.
+    Whether models may be loaded and unloaded through the model repository of the Open Inference Protocol, with a key
+    that has `admin: true`; it needs `workers: 1`, and a key unless nobody else can connect. Unset is nobody.
     """
 
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = 1
@@ -54,3 +74,10 @@ class ServerSection(Section):
 
     drain_seconds: Annotated[float, Field(ge=0)] = 30
     """How long requests under way may take to finish after SIGTERM."""
+
+    @property
+    def access(self) -> AccessSettings:
+        """
+        Who may ask, and for what.
+        """
+        return AccessSettings(self.api_keys or (), self.metrics == "open")

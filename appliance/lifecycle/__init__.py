@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from appliance.access import Access
 from appliance.config import Config
 from appliance.contract import Call, Reply
-from appliance.errors import ApplianceError, CallError, EngineDeadError, UnavailableError, UnknownModelError
+from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.lifecycle import calls
 from appliance.lifecycle.bringing import bring, reporter
+from appliance.lifecycle.directory import Directory
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.peers import Peers
 from appliance.lifecycle.progress import Progress
@@ -38,9 +40,10 @@ class Lifecycle:
     """
 
     def __init__(self, config: Config) -> None:
-        self._peers = Peers(self.find)
+        self.access = Access(config.server.access)
+        self._peers = Peers(lambda name: self.directory.named(name))
         self.entries: tuple[Entry, ...] = tuple(Entry(each, each.build(self._peers)) for each in config.models)
-        self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
+        self.directory = Directory(self.entries, self.access)
         self._storage = config.storage
         self._tasks: list[asyncio.Task[None]] = []
         self._turn = asyncio.Lock()
@@ -90,34 +93,31 @@ class Lifecycle:
 
     def find(self, name: str | None) -> Entry:
         """
-        The entry that answers to `name`; None means the only one there is.
+        The entry that answers to `name`, for a caller that may use it; see `Directory.find`.
 
         Raises:
-            UnknownModelError: nobody answers to it.
-            CallError: None, and there are several.
+            CallError: there is none for this caller.
         """
-        if name is None and len(self.entries) == 1:
-            return self.entries[0]
-        names = ", ".join(self._by_name)
-        if name is None:
-            raise CallError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
-        if name not in self._by_name:
-            raise UnknownModelError(
-                f"The model {name!r} does not exist; the models here are: {names}",
-                param="model",
-                code="model_not_found",
-            )
-        return self._by_name[name]
+        return self.directory.find(name)
+
+    def visible(self) -> Sequence[tuple[Entry, str]]:
+        """
+        Every entry under each name that the current caller may use it by.
+        """
+        return self.directory.visible()
 
     async def answer(self, name: str | None, call: Call) -> Reply:
         """
         Have the named model answer; None means the only one there is.
 
         Raises:
+            ForbiddenError: the caller's key is not for this.
             CallError: unknown model, unsupported operation, not ready, or the call itself is at fault.
             EngineDeadError: the model died over it.
         """
-        return await calls.answer(self.find(name), call)
+        entry = self.find(name)
+        self.access.require_operation(call.operation)
+        return await calls.answer(entry, call)
 
     async def drain(self, seconds: float) -> None:
         """
@@ -137,7 +137,7 @@ class Lifecycle:
             CallError: unknown model, or one that is neither.
             UnavailableError: it did not become ready.
         """
-        entry = self.find(name)
+        entry = self.directory.named(name)
         if RULES[entry.state].is_ready:
             return
         entry.require("loaded", State.UNLOADED)
@@ -153,7 +153,7 @@ class Lifecycle:
         Raises:
             CallError: unknown model, or one that is not there to be unloaded.
         """
-        entry = self.find(name)
+        entry = self.directory.named(name)
         entry.require("unloaded", State.READY, State.UNAVAILABLE)
         self._move(entry, State.DRAINING, "an operator unloads it")
         await self._own(self._unload(entry, seconds))

@@ -17,6 +17,7 @@ from typing import Any
 from litestar import MediaType, Request, Response, get
 from litestar.handlers import BaseRouteHandler
 
+from appliance.access import OPEN, Access
 from appliance.config import Config
 from appliance.page.told import as_yaml
 
@@ -26,25 +27,28 @@ _HERE = Path(__file__).parent
 _SCRIPTS = ("server.js", "models.js", "playground.js", "page.js")
 
 
-def routes(config: Config, paths: Sequence[str], secrets: Collection[str]) -> list[BaseRouteHandler]:
+def routes(config: Config, paths: Sequence[str], secrets: Collection[str], access: Access) -> list[BaseRouteHandler]:
     """
     `GET /`, for people the page and for programs a list of `paths`; and `GET /config`.
 
-    `server.page: false` leaves the list alone. `secrets` are texts that the config must not show.
+    `server.page: false` leaves the list alone. `secrets` are texts that the config must not show. The page is open, and
+    asks its reader for the key that all else wants.
     """
     index = {"name": "appliance", "routes": sorted(paths)}
 
-    @get("/", name="index", sync_to_thread=False)
+    @get("/", name="index", sync_to_thread=False, opt={OPEN: True})
     def show(
         request: Request[Any, Any, Any],
     ) -> Response[Any]:  # Any: Litestar's user, auth and state, which we have not
         if config.server.page and "text/html" in request.headers.get("accept", ""):
             text, policy = page()
             return Response(text, media_type=MediaType.HTML, headers={"content-security-policy": policy})
+        access.require_key()
         return Response(index)
 
     @get("/config", name="config", sync_to_thread=False)
     def show_config() -> Response[str]:
+        access.require_every_model("read the config")
         return Response(as_yaml(config, secrets), media_type=MediaType.TEXT)
 
     return [show, show_config] if config.server.page else [show]

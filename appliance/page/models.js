@@ -1,6 +1,6 @@
 // The cards: where each model stands, and how busy it is.
 
-import { ask, measured } from "./server.js"
+import { ask, isLocked, measured } from "./server.js"
 
 const GOOD = new Set(["ready"])
 const BAD = new Set(["failed", "stopped"])
@@ -8,6 +8,9 @@ const SIGNS = { good: "●", busy: "◌", bad: "✕" }
 const grid = document.querySelector("#cards")
 const states = new Map()
 let before = { at: 0, tokens: {} }
+let isMeasured = true
+
+document.addEventListener("key", () => (isMeasured = true))
 
 export const made = (tag, properties = {}, ...inner) => {
   const element = Object.assign(document.createElement(tag), properties)
@@ -80,19 +83,32 @@ function paces(values) {
   return found
 }
 
+async function listed() {
+  const answer = await ask("v1/models")
+  return answer.ok ? (await answer.json()).data : []
+}
+
+async function scraped() {
+  const answer = await ask("metrics")
+  // Not for every key: to ask again would only fill the console.
+  isMeasured = answer.ok
+  return answer.ok ? measured(await answer.text()) : {}
+}
+
 export async function look() {
   // Not readiness: its 503 would fill the console of whoever watches a model load.
   const probe = await (await ask("livez")).json()
-  const [listed, scraped] = await Promise.all([ask("v1/models"), ask("metrics")])
-  const known = Object.fromEntries((listed.ok ? (await listed.json()).data : []).map(card => [card.id, card]))
-  const values = scraped.ok ? measured(await scraped.text()) : {}
+  const cards = isLocked() ? [] : await listed()
+  const values = isLocked() || !isMeasured ? {} : await scraped()
   const pace = paces(values)
   const shown = name => (Number.isFinite(pace[name]) && pace[name] >= 0 ? pace[name] : null)
+  const known = Object.fromEntries(cards.map(card => [card.id, card]))
   grid.replaceChildren(...probe.models.map(each => drawn(each, known[each.name], values[each.name], shown(each.name))))
   tell(probe.models)
   const wanted = probe.models.filter(each => each.state !== "unloaded")
   const missing = wanted.filter(each => each.state !== "ready").length
   document.querySelector("#verdict").textContent =
-    missing || !wanted.length ? `Not ready: ${missing} of ${wanted.length} models` : "Ready"
-  return Object.values(known)
+    !probe.models.length ? "Which models there are is for those with a key."
+    : missing || !wanted.length ? `Not ready: ${missing} of ${wanted.length} models` : "Ready"
+  return cards
 }

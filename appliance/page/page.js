@@ -1,6 +1,6 @@
 // The page looks at the server again and again, while somebody looks at the page.
 
-import { ask } from "./server.js"
+import { ask, fault } from "./server.js"
 import { look } from "./models.js"
 import { offer } from "./playground.js"
 
@@ -19,7 +19,7 @@ async function again() {
 
 async function config() {
   const answer = await ask("config")
-  if (answer.ok) document.querySelector("#yaml").textContent = await answer.text()
+  document.querySelector("#yaml").textContent = answer.ok ? await answer.text() : await fault(answer)
 }
 
 document.addEventListener("key", config)

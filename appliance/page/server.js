@@ -11,6 +11,8 @@ keyed.addEventListener("submit", event => {
   document.dispatchEvent(new Event("key"))
 })
 
+export const isLocked = () => !keyed.hidden
+
 export async function ask(path, body, signal) {
   const headers = key ? { authorization: `Bearer ${key}` } : {}
   if (body) headers["content-type"] = "application/json"

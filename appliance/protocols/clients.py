@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from litestar import Request
 from litestar.exceptions import ClientException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.types import Receive
 
 Result = TypeVar("Result")
 
@@ -74,13 +75,16 @@ async def whole_body(request: AnyRequest) -> bytes:
     try:
         return await request.body()
     except RequestEntityTooLarge:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                await _discard(request)
+        await discard(request.receive)
         raise
 
 
-async def _discard(request: AnyRequest) -> None:
-    message = await request.receive()
-    while message["type"] == "http.request" and message["more_body"]:
-        message = await request.receive()
+async def discard(receive: Receive) -> None:
+    """
+    Read the rest of a body that is refused, as long as that takes no time to speak of.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            message = await receive()
+            while message["type"] == "http.request" and message["more_body"]:
+                message = await receive()

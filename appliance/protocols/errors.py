@@ -17,7 +17,7 @@ import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException
 
-from appliance.errors import ApplianceError, CallError, UnavailableError
+from appliance.errors import ApplianceError, CallError, UnauthenticatedError, UnavailableError
 from appliance.protocols.clients import AnyRequest
 from appliance.record import current
 
@@ -42,8 +42,16 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     status, message = _as_response(request, error)
     if record := current():
         record.error = type(error).__name__
-    body = _body(request, status, message, error)
+    body = _body(request.scope["path"], status, message, error)
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
+
+
+def refused(path: str, error: CallError) -> tuple[bytes, Mapping[str, str]]:
+    """
+    Body and headers of a refusal before any route is looked for.
+    """
+    body = json.dumps(_body(path, error.status, str(error), error)).encode()
+    return body, {"Content-Type": "application/json", "Content-Length": str(len(body)), **_headers(error)}
 
 
 async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
@@ -58,7 +66,7 @@ async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGener
             status, message = _as_response(request, error)
             if record := current():
                 record.error, record.late_status = type(error).__name__, status
-            body = _body(request, status, message, error)
+            body = _body(request.scope["path"], status, message, error)
             name = f"event: {body['type']}\n" if "type" in body else ""
             yield f"{name}data: {json.dumps(body)}\n\n".encode()
 
@@ -81,8 +89,8 @@ def _as_response(request: AnyRequest, error: Exception) -> tuple[int, str]:
     return worded(request.url.path, error)
 
 
-def _body(request: AnyRequest, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
-    if _INFERENCE.fullmatch(request.scope["path"]):
+def _body(path: str, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
+    if _INFERENCE.fullmatch(path):
         return {"error": message}
     word = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     call = error if isinstance(error, CallError) else None
@@ -94,7 +102,7 @@ def _body(request: AnyRequest, status: int, message: str, error: Exception) -> d
             "code": call.code if call else None,
         }
     }
-    if "/v1/messages" in request.url.path:
+    if "/v1/messages" in path:
         # Anthropic's clients look for this word beside the error.
         body["type"] = "error"
     return body
@@ -103,6 +111,9 @@ def _body(request: AnyRequest, status: int, message: str, error: Exception) -> d
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, UnavailableError) and error.retry_after is not None:
         return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, UnauthenticatedError):
+        # RFC 9110, section 11.6.1.
+        return {"WWW-Authenticate": 'Bearer realm="appliance"'}
     if isinstance(error, HTTPException) and error.headers:
         return {name: value for name, value in error.headers.items() if name.lower() == "allow"}
     return {}

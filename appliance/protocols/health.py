@@ -10,6 +10,7 @@ from litestar import Response
 from litestar.enums import HttpMethod, MediaType
 from litestar.handlers import BaseRouteHandler, route
 
+from appliance.access import OPEN
 from appliance.lifecycle import Standing
 from appliance.protocols.spoken import probing
 
@@ -30,7 +31,7 @@ def _probe(
     paths: list[str], word: str, is_good: Callable[[Standing], bool], standing: Callable[[], Standing]
 ) -> BaseRouteHandler:
     # HEAD as well: load balancers probe with it.
-    @route(paths, http_method=[HttpMethod.GET, HttpMethod.HEAD], name=word, media_type=MediaType.JSON)
+    @route(paths, http_method=[HttpMethod.GET, HttpMethod.HEAD], name=word, media_type=MediaType.JSON, opt={OPEN: True})
     async def probe() -> Response[dict[str, object]]:
         now = standing()
         good = is_good(now)

@@ -27,13 +27,14 @@ Reads every metric there is.
 """
 
 
-def routes(gather: Gather) -> list[BaseRouteHandler]:
+def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[BaseRouteHandler]:
     """
-    `GET /metrics`.
+    `GET /metrics`; `require` raises for a caller that may not read them.
     """
 
     @get("/metrics", name="metrics")
     async def metrics() -> Response[bytes]:
+        require()
         return Response(generate_latest(_Gathered(gather)), media_type=CONTENT_TYPE_LATEST)
 
     return probing([metrics])

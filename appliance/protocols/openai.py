@@ -100,7 +100,7 @@ def _named(body: bytes) -> str | None:
 def _listing(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> dict[str, Any]:  # Any: JSON values
-        cards = [_card(entry, name) for entry in lifecycle.entries for name in entry.section.names]
+        cards = [_card(entry, name) for entry, name in lifecycle.visible()]
         # The names alone are the Open Inference Protocol's: one answer for the clients of both.
         return {"object": "list", "data": cards, "models": [card["id"] for card in cards]}
 

@@ -5,16 +5,20 @@ The web application: every protocol's routes over one lifecycle.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 
 from appliance import page
+from appliance.access import Access, AccessSettings
 from appliance.config import Config
 from appliance.config.digest import digest
-from appliance.lifecycle import Lifecycle
+from appliance.lifecycle import Lifecycle, Standing
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
+from appliance.server.browsers import Browsers
+from appliance.server.gate import Gate
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
@@ -33,11 +37,16 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
     tensors = oip.routes(lifecycle, outlook.standing, config.server)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
-    handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
+    handlers = [
+        *openai.routes(lifecycle, gateway),
+        *tensors,
+        *openapi.routes(lifecycle),
+        *_probes(outlook, lifecycle.access),
+    ]
     paths = [path for handler in handlers for path in handler.paths]
     telemetry = _telemetry(config)
     build.show(digest(config))
-    app = _app(config, telemetry, [*handlers, *page.routes(config, paths, secrets)])
+    app = _app(config, [*handlers, *page.routes(config, paths, secrets, lifecycle.access)], lifecycle.access, telemetry)
     app.state.lifecycle, app.state.outlook, app.state.telemetry = lifecycle, outlook, telemetry
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.extend([lifecycle.stop, telemetry.stop])
@@ -49,9 +58,10 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
 
 def create_probes(config: Config, outlook: Outlook, telemetry: Telemetry) -> Litestar:
     """
-    Probes and metrics alone, for a listener that a flood of requests cannot fill.
+    Probes and metrics alone, open to whoever reaches them, for a listener that a flood of requests cannot fill.
     """
-    return _app(config, telemetry, _probes(outlook))
+    everybody = Access(AccessSettings())
+    return _app(config, _probes(outlook, everybody), everybody, telemetry)
 
 
 def _telemetry(config: Config) -> Telemetry:
@@ -63,11 +73,16 @@ def _telemetry(config: Config) -> Telemetry:
     return Telemetry(settings, f"/{metadata.namespace}/{metadata.name}", facts)
 
 
-def _probes(outlook: Outlook) -> Sequence[BaseRouteHandler]:
-    return [*health.routes(outlook.standing), *metrics.routes(outlook.metrics)]
+def _probes(outlook: Outlook, access: Access) -> Sequence[BaseRouteHandler]:
+    def standing() -> Standing:
+        now = outlook.standing()
+        # Whether all is well is for everyone; what the models are called, and what ails them, is not.
+        return replace(now, models=[model for model in now.models if access.sees(model["name"])])
+
+    return [*health.routes(standing), *metrics.routes(outlook.metrics, access.require_metrics)]
 
 
-def _app(config: Config, telemetry: Telemetry, handlers: Sequence[BaseRouteHandler]) -> Litestar:
+def _app(config: Config, handlers: Sequence[BaseRouteHandler], access: Access, telemetry: Telemetry) -> Litestar:
     app = Litestar(
         handlers,
         exception_handlers={Exception: errors.render},
@@ -78,5 +93,6 @@ def _app(config: Config, telemetry: Telemetry, handlers: Sequence[BaseRouteHandl
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    app.asgi_handler = Observed(Published.of(config, app.asgi_handler), telemetry)
+    published = Published.of(config, Gate(app.asgi_handler, access, handlers))
+    app.asgi_handler = Observed(Browsers(published, config.server.cors), telemetry)
     return app

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 import uvloop
-from granian.constants import Interfaces
-from granian.server.embed import Server
 from litestar import Litestar
 
 from appliance import logs
+from appliance.access.certificates import Certificates
+from appliance.access.certificates import read as read_certificate
 from appliance.config import Config
 from appliance.errors import ApplianceError
 from appliance.lifecycle import Lifecycle
 from appliance.processes import leave
 from appliance.protocols import oip_grpc
 from appliance.server.app import create_app, create_probes
+from appliance.server.listener import Listener
 from appliance.server.outlook import Seat
 from appliance.server.supervisor import Supervisor, worker_count
 
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     import grpc
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-# Granian caps connections, idle ones included, and lets the next one hang; calls are limited elsewhere.
-_BACKLOG = 4096
-_MOST_CONNECTIONS = 65536
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -71,6 +68,9 @@ def _run(config: Config, secrets: Collection[str]) -> int:
             _require_free(server.host, port, f"server.{key}")
     if config.server.grpc_port is not None:
         oip_grpc.require()
+    if server.tls is not None:
+        # Before anybody can connect; each process reads them for itself.
+        read_certificate(server.tls)
     work = partial(_work, config, secrets)
     count = worker_count(config)
     if count == 1:
@@ -85,12 +85,13 @@ def _work(config: Config, secrets: Collection[str], seat: Seat | None) -> int:
 async def _serve(config: Config, secrets: Collection[str], seat: Seat | None) -> int:
     app = create_app(config, seat, secrets)
     lifecycle: Lifecycle = app.state.lifecycle
-    servers = [_server(app, config, config.server.port)]
+    certificates = None if config.server.tls is None else Certificates(config.server.tls)
+    servers = [Listener(app, config.server.host, config.server.port, certificates)]
     if config.server.probe_port is not None:
-        servers.append(
-            _server(create_probes(config, app.state.outlook, app.state.telemetry), config, config.server.probe_port)
-        )
-    grpc_server = await _grpc_server(app, config, seat)
+        # Without TLS: a platform's probes have no certificate to show.
+        probes = create_probes(config, app.state.outlook, app.state.telemetry)
+        servers.append(Listener(probes, config.server.host, config.server.probe_port))
+    grpc_server = await _grpc_server(app, config, seat, certificates)
     signals = _Signals()
     serving = [asyncio.create_task(server.serve()) for server in servers]
     log.info(
@@ -108,7 +109,7 @@ async def _serve(config: Config, secrets: Collection[str], seat: Seat | None) ->
     await lifecycle.drain(config.server.drain_seconds)
     await lifecycle.stop()
     for server in servers:
-        server.stop()  # type: ignore[no-untyped-call]  # Granian leaves it without annotations
+        server.stop()
     # Bounded: Granian waits for every connection, and a client may never read what it asked for.
     await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
     if grpc_server is not None:
@@ -118,15 +119,23 @@ async def _serve(config: Config, secrets: Collection[str], seat: Seat | None) ->
     return 1 if ended else 0
 
 
-async def _grpc_server(app: Litestar, config: Config, seat: Seat | None) -> grpc.aio.Server | None:
+async def _grpc_server(
+    app: Litestar, config: Config, seat: Seat | None, certificates: Certificates | None
+) -> grpc.aio.Server | None:
     if config.server.grpc_port is None:
         return None
     # Not before a worker is a process of its own: gRPC's threads do not outlive a fork.
     from appliance.protocols.oip_grpc.server import create_server
 
     standing = app.state.outlook.standing
-    state, has_company = app.state, seat is not None
-    server, _ = create_server(config, state.lifecycle, standing, state.telemetry, has_company=has_company)
+    server, _ = create_server(
+        config,
+        app.state.lifecycle,
+        standing,
+        app.state.telemetry,
+        has_company=seat is not None,
+        certificates=certificates,
+    )
     await server.start()
     return server
 
@@ -156,20 +165,6 @@ class _Signals:
         if self.first.done():
             leave(128 + number)
         self.first.set_result(None)
-
-
-def _server(app: Litestar, config: Config, port: int) -> Server:
-    return Server(
-        app,
-        address=config.server.host,
-        port=port,
-        interface=Interfaces.ASGI,
-        backlog=_BACKLOG,
-        backpressure=_MOST_CONNECTIONS,
-        websockets=False,
-        # Its records go where ours go.
-        log_dictconfig={"version": 1, "disable_existing_loggers": False, "loggers": {}},
-    )
 
 
 def _require_free(host: str, port: int, key: str) -> None:

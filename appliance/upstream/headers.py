@@ -43,6 +43,7 @@ _NOT_RETURNED = HOP_BY_HOP | {
     "alt-svc",
     "content-encoding",
     "content-length",
+    "content-security-policy",
     "content-type",
     "date",
     "location",

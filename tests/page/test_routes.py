@@ -94,3 +94,24 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
     assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", text)
     assert not re.search(r"^(?:import|export) ", text, re.MULTILINE)
     assert "/* page." not in text
+
+
+async def test_only_the_page_itself_is_open() -> None:
+    """
+    Where there are keys, a browser gets the page to type one into; the config is for keys without limits.
+    """
+    keys = [{"name": "all", "value": "k" * 32}, {"name": "one", "value": "o" * 32, "models": ["away"]}]
+
+    async with _client(_config(api_keys=keys)) as client:
+        statuses = [
+            (await client.get(path, headers={**headers, **key})).status_code
+            for path, headers, key in (
+                ("/", BROWSER, {}),
+                ("/", {}, {}),
+                ("/config", {}, {}),
+                ("/config", {}, {"authorization": f"Bearer {'o' * 32}"}),
+                ("/config", {}, {"authorization": f"Bearer {'k' * 32}"}),
+            )
+        ]
+
+    assert statuses == [200, 401, 401, 403, 200]

@@ -87,7 +87,7 @@ def call_of(
     """
     A call of OpenAI's protocol in the name of a client that speaks another.
     """
-    return Call(operation, msgspec.json.encode({"model": name, **body}), inner_headers(headers))
+    return Call(operation, msgspec.json.encode({**body, "model": name}), inner_headers(headers))
 
 
 def inner_headers(headers: Mapping[str, str]) -> dict[str, str]:

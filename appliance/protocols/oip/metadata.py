@@ -104,8 +104,7 @@ def listed(lifecycle: Lifecycle, *, only_ready: bool = False) -> list[dict[str, 
             "state": _STATES.get(entry.state, "UNAVAILABLE"),
             "reason": "" if RULES[entry.state].is_ready else f"{entry.state}: {entry.reason}",
         }
-        for entry in lifecycle.entries
-        for name in entry.section.names
+        for entry, name in lifecycle.visible()
         if RULES[entry.state].is_ready or not only_ready
     ]
 

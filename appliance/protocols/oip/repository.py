@@ -15,7 +15,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from appliance.config.server import ServerSection
-from appliance.errors import CallError
+from appliance.errors import ForbiddenError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest, whole_body
 from appliance.protocols.oip import metadata
@@ -57,7 +57,7 @@ async def load(lifecycle: Lifecycle, server: ServerSection, name: str) -> None:
     Raises:
         CallError: the config does not allow it, or it cannot be done.
     """
-    _allow(server, "load")
+    _allow(lifecycle, server, "load", name)
     await lifecycle.load(name)
 
 
@@ -68,10 +68,12 @@ async def unload(lifecycle: Lifecycle, server: ServerSection, name: str) -> None
     Raises:
         CallError: the config does not allow it, or it cannot be done.
     """
-    _allow(server, "unload")
+    _allow(lifecycle, server, "unload", name)
     await lifecycle.unload(name, server.drain_seconds)
 
 
-def _allow(server: ServerSection, verb: str) -> None:
+def _allow(lifecycle: Lifecycle, server: ServerSection, verb: str, name: str) -> None:
+    lifecycle.access.require_admin()
     if not server.admin:
-        raise CallError(f"Nobody may {verb} models here; server.admin: true in the config allows it", status=403)
+        raise ForbiddenError(f"Nobody may {verb} models here; server.admin: true in the config allows it")
+    lifecycle.find(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.lifecycle import Entry
+from appliance.lifecycle import Entry, Lifecycle
 from appliance.protocols.oip.asking import VERSION
 
 
@@ -29,3 +29,13 @@ def statistics(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
         },
         "batch_stats": [],
     }
+
+
+def every_model(lifecycle: Lifecycle) -> list[dict[str, Any]]:  # Any: JSON values
+    """
+    Those of each model that the caller may use, under the first of its names that is for the caller.
+    """
+    first: dict[str, tuple[Entry, str]] = {}
+    for entry, name in lifecycle.visible():
+        first.setdefault(entry.section.name, (entry, name))
+    return [statistics(entry, name) for entry, name in first.values()]

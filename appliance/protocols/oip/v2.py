@@ -19,12 +19,13 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
+from appliance.access import OPEN
 from appliance.lifecycle import RULES, Entry, Lifecycle, Standing
 from appliance.protocols.clients import AnyRequest, unless_gone
 from appliance.protocols.oip import generate, metadata
 from appliance.protocols.oip.asking import entry_of, infer
 from appliance.protocols.oip.compression import compressed, plain_body
-from appliance.protocols.oip.statistics import statistics
+from appliance.protocols.oip.statistics import every_model, statistics
 from appliance.protocols.spoken import probing
 from appliance.record import current
 from appliance.tensors.wire import LENGTH_HEADER, read_request, write_response
@@ -67,7 +68,7 @@ def _server(lifecycle: Lifecycle, standing: Callable[[], Standing]) -> list[Base
 
     @get("/v2/models", name="v2-models")
     async def models() -> dict[str, list[str]]:
-        return {"models": [name for entry in lifecycle.entries for name in entry.section.names]}
+        return {"models": [name for _, name in lifecycle.visible()]}
 
     live = _probe("live", lambda now: now.is_live, standing)
     ready = _probe("ready", lambda now: now.is_ready, standing)
@@ -80,6 +81,7 @@ def _probe(word: str, is_good: Callable[[Standing], bool], standing: Callable[[]
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
         name=f"v2-{word}",
         media_type=MediaType.JSON,
+        opt={OPEN: True},
     )
     async def probe() -> Response[dict[str, bool]]:
         now = standing()
@@ -100,8 +102,7 @@ def _models(lifecycle: Lifecycle, most_bytes: int) -> list[BaseRouteHandler]:
     @get("/v2/models/{rest:path}", name="v2-model")
     async def show(rest: FromPath[str]) -> Response[Any]:
         if rest == "/stats":
-            shown = [statistics(entry, entry.section.name) for entry in lifecycle.entries]
-            return Response({"model_stats": shown})
+            return Response({"model_stats": every_model(lifecycle)})
         place = _place(rest)
         if place.verb in answers:
             raise MethodNotAllowedException(headers={"Allow": "POST"})

@@ -1,12 +1,12 @@
 """
-Around every method: a request id and a record, and errors as status codes.
+Around every method: a key where there are keys, a request id and a record, and errors as status codes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -14,7 +14,8 @@ import grpc
 import structlog
 from grpc import StatusCode
 
-from appliance.errors import UnavailableError
+from appliance.access import Access, Caller, calling
+from appliance.errors import UnauthenticatedError, UnavailableError
 from appliance.protocols.errors import worded
 from appliance.record import LEFT, recorded
 from appliance.telemetry.telemetry import Telemetry
@@ -41,6 +42,13 @@ _CODES: Mapping[int, StatusCode] = {
 # Asked every few seconds by machines; an event each would drown the rest.
 _QUIET = ("/grpc.health.v1.", "/inference.GRPCInferenceService/Server")
 
+# What probes ask needs no key.
+_OPEN = (
+    "/grpc.health.v1.",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+)
+
 _LONGEST_ID = 128
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # Any: each method has its own messages
@@ -48,10 +56,11 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # Any: each metho
 
 class Guard(grpc.aio.ServerInterceptor):
     """
-    Wraps the methods that answer once; streams of health answer for themselves.
+    Wraps the methods that answer once; the streams, of health and reflection, answer for themselves.
     """
 
-    def __init__(self, telemetry: Telemetry | None = None) -> None:
+    def __init__(self, access: Access, telemetry: Telemetry | None = None) -> None:
+        self._access = access
         self._telemetry = telemetry
 
     async def intercept_service(
@@ -64,14 +73,39 @@ class Guard(grpc.aio.ServerInterceptor):
         """
         handler = await continuation(handler_call_details)
         # None is a method that nobody has; gRPC answers it.
-        if handler is None or handler.unary_unary is None:
+        if handler is None:
             return handler
-        answer, method = handler.unary_unary, handler_call_details.method
+        method = handler_call_details.method
+        caller, _ = recognised(self._access, handler_call_details.invocation_metadata)
+        is_refused = caller is None and self._access.is_closed and not method.startswith(_OPEN)
+        if handler.unary_unary is None:
+            return grpc.stream_stream_rpc_method_handler(_refuse_stream) if is_refused else handler
+        answer = _refuse if is_refused else handler.unary_unary
 
         async def guarded(request: Any, context: Any) -> Any:  # Any: each method has its own messages
-            return await _guarded(answer, method, request, context, self._telemetry)
+            with calling(caller):
+                return await _guarded(answer, method, request, context, self._telemetry)
 
         return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+
+
+def recognised(
+    access: Access, metadata: Iterable[tuple[str, str | bytes]] | None
+) -> tuple[Caller | None, dict[str, str]]:
+    """
+    Who sent this metadata, and what of it is text, without keys, by lower-case name.
+    """
+    pairs = [(name.encode(), value.encode()) for name, value in metadata or () if isinstance(value, str)]
+    caller, kept = access.recognise(pairs)
+    return caller, {name.decode(): value.decode() for name, value in kept}
+
+
+async def _refuse(_request: Any, _context: Any) -> Any:  # Any: each method has its own messages
+    raise UnauthenticatedError
+
+
+async def _refuse_stream(_requests: Any, context: Any) -> None:  # Any: each method has its own messages
+    await context.abort(StatusCode.UNAUTHENTICATED, str(UnauthenticatedError()))
 
 
 async def _guarded(

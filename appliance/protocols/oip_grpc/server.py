@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from appliance.access.certificates import Certificate, Certificates
 from appliance.config import Config
 from appliance.errors import ApplianceError
 from appliance.lifecycle import Lifecycle, Standing
@@ -27,15 +28,18 @@ def create_server(
     telemetry: Telemetry | None = None,
     *,
     has_company: bool = False,
+    certificates: Certificates | None = None,
 ) -> tuple[grpc.aio.Server, int]:
     """
     A server on `server.grpc_port` that has not started, and its port; `has_company` where other workers listen there.
+
+    Its connections are TLS where there are `certificates`.
 
     Raises:
         ApplianceError: somebody else has the port.
     """
     server = grpc.aio.server(
-        interceptors=[Guard(telemetry)],
+        interceptors=[Guard(lifecycle.access, telemetry)],
         options=[
             ("grpc.max_receive_message_length", config.server.max_body_bytes),
             ("grpc.max_send_message_length", -1),
@@ -47,11 +51,39 @@ def create_server(
     health_pb2_grpc.add_HealthServicer_to_server(Health(lifecycle, standing), server)
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), server)
-    return server, _listen(server, config.server.host, config.server.grpc_port or 0)
+    return server, _listen(server, config.server.host, config.server.grpc_port or 0, certificates)
 
 
-def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
+def _listen(server: grpc.aio.Server, host: str, port: int, certificates: Certificates | None) -> int:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        return server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, _credentials(certificates))
     except RuntimeError as error:
         raise ApplianceError(f"cannot listen on {host} port {port}; choose another server.grpc_port") from error
+
+
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """
+    gRPC asks for the certificate with each connection.
+    """
+    shown = certificates.current
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        if certificates.current is shown:
+            return None
+        shown = certificates.current
+        return _configuration(shown)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown),
+        fetch,  # type: ignore[arg-type]  # None is that nothing changed
+        require_client_authentication=shown.client_ca is not None,
+    )
+
+
+def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:
+    pairs = [(certificate.key, certificate.chain)]
+    return grpc.ssl_server_certificate_configuration(pairs, root_certificates=certificate.client_ca)

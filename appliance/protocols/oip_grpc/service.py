@@ -15,8 +15,9 @@ from appliance.lifecycle import RULES, Lifecycle, Standing
 from appliance.protocols.oip import metadata, repository
 from appliance.protocols.oip.asking import VERSION, entry_of, infer
 from appliance.protocols.oip.columns import Spec
-from appliance.protocols.oip.statistics import statistics
+from appliance.protocols.oip.statistics import every_model, statistics
 from appliance.protocols.oip_grpc import inference_pb2 as pb
+from appliance.protocols.oip_grpc.guard import recognised
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
 from appliance.protocols.oip_grpc.translate import message_of, request_of
 from appliance.record import current
@@ -81,7 +82,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         entry_of(self._lifecycle, request.model_name, request.model_version)
         asked = request_of(request)
-        headers = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        _, headers = recognised(self._lifecycle.access, context.invocation_metadata())
         if record := current():
             headers |= record.trace_headers
         response = await infer(self._lifecycle, request.model_name, asked, headers)
@@ -99,9 +100,12 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         How often models answered, and for how long.
         """
-        named = [(entry_of(self._lifecycle, request.name, request.version), request.name)] if request.name else None
-        entries = named or [(entry, entry.section.name) for entry in self._lifecycle.entries]
-        told = {"model_stats": [statistics(entry, name) for entry, name in entries]}
+        lifecycle = self._lifecycle
+        if request.name:
+            shown = [statistics(entry_of(lifecycle, request.name, request.version), request.name)]
+        else:
+            shown = every_model(lifecycle)
+        told = {"model_stats": shown}
         return ParseDict(told, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:

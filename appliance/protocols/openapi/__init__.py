@@ -17,7 +17,7 @@ from appliance.lifecycle import Lifecycle
 from appliance.protocols.oip.asking import VERSION
 from appliance.protocols.oip.metadata import server_version
 from appliance.protocols.openapi.operations import Told, operations
-from appliance.protocols.openapi.page import PAGE
+from appliance.protocols.openapi.page import PAGE, policy_of
 from appliance.protocols.openapi.schemas import SCHEMAS, ref
 
 
@@ -25,15 +25,14 @@ def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
     """
     `/schema/openapi.json` and `/schema`.
     """
-    names = [name for entry in lifecycle.entries for name in entry.section.names]
 
     @get("/schema/openapi.json", name="openapi", sync_to_thread=False)
     def show_document() -> dict[str, Any]:  # Any: JSON values
-        return document(names)
+        return document([name for _, name in lifecycle.visible()])
 
     @get("/schema", name="openapi-page", sync_to_thread=False)
     def show_page() -> Response[str]:
-        return Response(PAGE, media_type=MediaType.HTML)
+        return Response(PAGE, media_type=MediaType.HTML, headers={"Content-Security-Policy": policy_of(PAGE)})
 
     return [show_document, show_page]
 

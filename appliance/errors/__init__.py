@@ -18,6 +18,8 @@ Everything that can go wrong, as one tree.
     ├── LoadError                      503  exit 4   the engine cannot serve this model
     ├── EngineDeadError                503  exit 4   the engine ended while it served
     └── CallError                      400           one call is refused; the caller is at fault
+        ├── UnauthenticatedError       401           no key, or one that nobody has
+        ├── ForbiddenError             403           the key is good, and not for this
         ├── UnsupportedOperationError  400           the model cannot do this
         ├── UnknownModelError          404           no model has this name
         ├── UnavailableError           503           not now: loading, draining, failed, or no upstream left
@@ -31,7 +33,8 @@ Only protocols and the command line render an error; everyone else raises.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from appliance.errors.problem import Problem as Problem
 
 
 class ApplianceError(Exception):
@@ -41,29 +44,6 @@ class ApplianceError(Exception):
 
     status: int = 500
     exit_code: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """
-    One fault of a config.
-
-    `line` and `column` count from 1 and are None where the value does not come from the file;
-    `source` is then the place it does come from, e.g. ``environment APPLIANCE__SERVER__PORT``.
-    `snippet` is the line of the file with a caret under the fault, or "".
-    """
-
-    source: str
-    line: int | None
-    column: int | None
-    path: str
-    message: str
-    snippet: str = ""
-
-    def __str__(self) -> str:
-        place = self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
-        head = ": ".join(part for part in (place, self.path, self.message) if part)
-        return f"{head}\n{self.snippet}" if self.snippet else head
 
 
 class ConfigError(ApplianceError):
@@ -206,6 +186,27 @@ class CallError(ApplianceError):
         self.param = param
         self.code = code or self.code
         self.status = status or self.status
+
+
+class UnauthenticatedError(CallError):
+    """
+    The server has keys, and the caller came with none of them.
+    """
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("This server needs an API key; send it as: Authorization: Bearer KEY, or as x-api-key")
+
+
+class ForbiddenError(CallError):
+    """
+    The caller's key is good, and may not do this.
+    """
+
+    status = 403
+    code = "not_allowed"
 
 
 class UnsupportedOperationError(CallError):

@@ -1,0 +1,13 @@
+"""
+Who may ask, for what, and over which connections: keys, callers, certificates.
+"""
+
+from appliance.access.caller import Caller, calling, current_caller
+from appliance.access.keys import Access, AccessSettings
+
+__all__ = ["OPEN", "Access", "AccessSettings", "Caller", "calling", "current_caller"]
+
+OPEN = "is_open"
+"""
+A route whose handler has this option set answers without a key; its path must have no parameters.
+"""

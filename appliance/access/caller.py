@@ -1,0 +1,58 @@
+"""
+Who asks: the key that a request came with, and what it may do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from appliance.contract import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """
+    A key by its name, never by its value; None is no limit.
+    """
+
+    name: str
+    models: frozenset[str] | None = None
+    operations: frozenset[Operation] | None = None
+    is_admin: bool = False
+
+    def may_use(self, *names: str) -> bool:
+        """
+        Whether it may use a model under one of these names.
+        """
+        return self.models is None or not self.models.isdisjoint(names)
+
+    def may_ask(self, operation: Operation) -> bool:
+        """
+        Whether it may ask models for this.
+        """
+        return self.operations is None or operation in self.operations
+
+
+_current: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+def current_caller() -> Caller | None:
+    """
+    Who this task works for; None where no keys are configured, or nobody was recognised.
+    """
+    return _current.get()
+
+
+@contextmanager
+def calling(caller: Caller | None) -> Iterator[None]:
+    """
+    Make it the current caller until the end of the block, in tasks begun meanwhile as well.
+    """
+    token = _current.set(caller)
+    try:
+        yield
+    finally:
+        _current.reset(token)

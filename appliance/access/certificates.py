@@ -1,0 +1,185 @@
+"""
+Certificates: read as a whole, held to what can be served, and read anew when their files change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from appliance.access.section import TlsSection
+from appliance.errors import ApplianceError, MissingExtraError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# What ring takes; Granian ends the process over anything else.
+_RSA_BITS = (2048, 4096)
+_CURVES = ("secp256r1", "secp384r1")
+
+
+class CertificateError(ApplianceError):
+    """
+    The files of `server.tls` cannot be served.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """
+    One certificate with its key, in PEM; the key is not encrypted here, and stays in memory.
+    """
+
+    chain: bytes
+    key: bytes
+    client_ca: bytes | None
+    expires: datetime
+
+
+class Certificates:
+    """
+    The certificate that new connections see.
+    """
+
+    def __init__(self, section: TlsSection) -> None:
+        """
+        Raises:
+            CertificateError: the files are not there, or do not fit.
+        """
+        self._section = section
+        self._stamps = self._look()
+        self.current = read(section)
+        log.info("certificate.loaded", expires=self.current.expires.isoformat())
+
+    def refresh(self) -> bool:
+        """
+        Read the files where they changed; whether there is another certificate now.
+
+        One that cannot be served is left alone until its files change again: they may be half written.
+        """
+        stamps = self._look()
+        if stamps == self._stamps:
+            return False
+        self._stamps = stamps
+        try:
+            new = read(self._section)
+        except CertificateError as error:
+            log.error("certificate.refused", reason=str(error))
+            return False
+        if new == self.current:
+            return False
+        self.current = new
+        log.info("certificate.loaded", expires=new.expires.isoformat())
+        return True
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """
+        What tells that a file was changed or a link to it led elsewhere.
+        """
+        section = self._section
+        return tuple(_stamp(path) for path in (section.certificate, section.key, section.client_ca) if path is not None)
+
+
+def read(section: TlsSection) -> Certificate:
+    """
+    The certificate that the section names.
+
+    Raises:
+        CertificateError: its files are not there, or do not fit together.
+        MissingExtraError: what reads certificates is not installed.
+    """
+    if find_spec("cryptography") is None:
+        raise MissingExtraError("cryptography", "tls", "server.tls")
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    chain = _chain("server.tls.certificate", section.certificate)
+    key = _key(section)
+    leaf = chain[0]
+    if leaf.public_key() != key.public_key():
+        raise CertificateError(
+            f"server.tls.key: {section.key} is not the key of the certificate in {section.certificate}; "
+            "both must come from one request"
+        )
+    if leaf.not_valid_after_utc < datetime.now(UTC):
+        raise CertificateError(
+            f"server.tls.certificate: {section.certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it"
+        )
+    authorities = None if section.client_ca is None else _chain("server.tls.client_ca", section.client_ca)
+    return Certificate(
+        chain=b"".join(each.public_bytes(Encoding.PEM) for each in chain),
+        key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        client_ca=None if authorities is None else b"".join(each.public_bytes(Encoding.PEM) for each in authorities),
+        expires=min(each.not_valid_after_utc for each in chain),
+    )
+
+
+def _chain(key: str, path: Path) -> list[x509.Certificate]:
+    from cryptography import x509
+
+    try:
+        chain = x509.load_pem_x509_certificates(_bytes(key, path))
+        broken = [each for each in chain if each.version is not x509.Version.v3]
+    except (ValueError, x509.InvalidVersion) as error:
+        raise CertificateError(
+            f"{key}: {path} holds no certificate in PEM; must begin with BEGIN CERTIFICATE"
+        ) from error
+    if broken:
+        raise CertificateError(f"{key}: {path} holds a certificate of version 1; must be of version 3")
+    return chain
+
+
+def _key(section: TlsSection) -> PrivateKeyTypes:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    path, password = section.key, section.key_password
+    pem = _bytes("server.tls.key", path)
+    try:
+        key = load_pem_private_key(pem, None if password is None else password.encode())
+    except TypeError as error:
+        must = "is encrypted; give server.tls.key_password" if password is None else "is not encrypted; leave out"
+        raise CertificateError(f"server.tls.key: {path} {must}{'' if password is None else ' key_password'}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        hint = "" if password is None else ", or key_password is wrong"
+        raise CertificateError(f"server.tls.key: {path} holds no private key in PEM{hint}") from error
+    if not any(_kinds(key)):
+        raise CertificateError(
+            f"server.tls.key: {path} is of a kind that cannot be served; must be RSA of 2048 to 4096 bits, ECDSA on "
+            "P-256 or P-384, or Ed25519"
+        )
+    return key
+
+
+def _kinds(key: PrivateKeyTypes) -> Iterator[bool]:
+    """
+    Whether it is a key of each of the kinds that can be served.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    yield isinstance(key, rsa.RSAPrivateKey) and _RSA_BITS[0] <= key.key_size <= _RSA_BITS[1]
+    yield isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES
+    yield isinstance(key, ed25519.Ed25519PrivateKey)
+
+
+def _bytes(key: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CertificateError(f"{key}: {path} cannot be read: {error.strerror}") from error
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,166 @@
+"""
+The keys of the config: recognised in requests, asked before anything is done, and exchanged while the server runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from appliance.access.caller import Caller, current_caller
+from appliance.access.section import KeySection
+from appliance.contract import Operation
+from appliance.errors import ForbiddenError, UnauthenticatedError
+
+Header = tuple[bytes, bytes]
+
+# Anthropic's clients and Azure's have a header of their own for the key alone.
+_BARE = frozenset({b"x-api-key", b"api-key"})
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """
+    What the config says of access.
+    """
+
+    keys: Sequence[KeySection] = ()
+    are_metrics_open: bool = False
+
+
+class Access:
+    """
+    Who may do what; without keys everybody may do everything.
+
+    Each refusal is an `UnauthenticatedError` where nobody was recognised, and else a `ForbiddenError`.
+    """
+
+    def __init__(self, settings: AccessSettings) -> None:
+        self.apply(settings)
+
+    def apply(self, settings: AccessSettings) -> None:
+        """
+        Go by these settings from now on; requests that were let in go on.
+        """
+        keys = tuple((key.digest, _caller(key)) for key in settings.keys)
+        self._settings, self._keys = settings, keys
+
+    @property
+    def is_closed(self) -> bool:
+        """
+        There are keys, and so nobody may do anything without one.
+        """
+        return bool(self._keys)
+
+    @property
+    def are_metrics_open(self) -> bool:
+        """
+        Everybody may read metrics, whoever they are.
+        """
+        return self._settings.are_metrics_open
+
+    def recognise(self, headers: Iterable[Header]) -> tuple[Caller | None, list[Header]]:
+        """
+        Who sent these headers, and the headers without our keys: no model and no upstream gets to see one.
+        """
+        caller, kept = None, []
+        for header in headers:
+            found = self._caller_of(header) if self._keys else None
+            caller = caller or found
+            if found is None:
+                kept.append(header)
+        return caller, kept
+
+    def sees(self, *names: str) -> bool:
+        """
+        Whether a model that has these names is there for the current caller.
+        """
+        caller = current_caller()
+        return caller.may_use(*names) if caller is not None else not self.is_closed
+
+    def require_key(self) -> None:
+        """
+        Return for whoever was recognised, and for everybody where there are no keys.
+        """
+        if self.is_closed and current_caller() is None:
+            raise UnauthenticatedError
+
+    def require_model(self, asked: str, name: str) -> None:
+        """
+        Return where the current caller may use the model `name` under the name it `asked` for.
+        """
+        if not self.sees(asked, name):
+            self._refuse(f"use the model {asked!r}", "server.api_keys[].models")
+
+    def require_operation(self, operation: Operation) -> None:
+        """
+        Return where the current caller may ask for this operation.
+        """
+        self.require_key()
+        caller = current_caller()
+        if caller is not None and not caller.may_ask(operation):
+            self._refuse(f"ask for {operation}", "server.api_keys[].operations")
+
+    def require_admin(self) -> None:
+        """
+        Return where the current caller may load and unload models.
+        """
+        self.require_key()
+        caller = current_caller()
+        if caller is not None and not caller.is_admin:
+            self._refuse("load and unload models", "server.api_keys[].admin")
+
+    def require_metrics(self) -> None:
+        """
+        Return where the current caller may read what is measured of all models.
+        """
+        if not self.are_metrics_open:
+            self.require_every_model("read the metrics of all models")
+
+    def require_every_model(self, what: str) -> None:
+        """
+        Return where the current caller may use every model, without which it may not do `what`.
+        """
+        self.require_key()
+        caller = current_caller()
+        if caller is not None and caller.models is not None:
+            self._refuse(what, "server.api_keys[].models")
+
+    def _caller_of(self, header: Header) -> Caller | None:
+        value = _key_in(header)
+        if value is None:
+            return None
+        digest = hashlib.sha256(value).digest()
+        found = None
+        # All of them, each in constant time: how long it takes says nothing of any key.
+        for known, caller in self._keys:
+            if hmac.compare_digest(known, digest):
+                found = caller
+        return found
+
+    def _refuse(self, what: str, where: str) -> NoReturn:
+        self.require_key()
+        caller = current_caller()
+        raise ForbiddenError(
+            f"The key {caller.name if caller else ''!r} may not {what}; {where} in the config allows it"
+        )
+
+
+def _caller(key: KeySection) -> Caller:
+    models = None if key.models is None else frozenset(key.models)
+    operations = None if key.operations is None else frozenset(key.operations)
+    return Caller(key.name, models, operations, key.admin)
+
+
+def _key_in(header: Header) -> bytes | None:
+    """
+    What may be a key: all of a header that is for keys, or what follows ``Bearer`` (RFC 6750, section 2.1).
+    """
+    name, value = header[0].lower(), header[1].strip()
+    if name in _BARE:
+        return value
+    scheme, _, token = value.partition(b" ")
+    return token.strip() if name == b"authorization" and scheme.lower() == b"bearer" else None

@@ -1,0 +1,108 @@
+"""
+Rules about who may ask: keys are apart, lead somewhere, and stand before what is dangerous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+from appliance.access.section import digest_of
+from appliance.config.draft import Draft
+from appliance.config.named import name_paths
+from appliance.config.place import DataPath, Fault
+from appliance.config.server import ServerSection
+from appliance.nearest import did_you_mean, known_ones
+
+API_KEYS: DataPath = ("server", "api_keys")
+"""
+Where keys stand.
+"""
+
+
+def concealed(draft: Draft) -> Draft:
+    """
+    The draft with keys marked as secrets, those that the file spells out too.
+    """
+    paths = {(*path, "value"): key["value"] for path, key in _entries(draft) if "value" in key}
+    texts = {path: frozenset({str(value)} - {""}) for path, value in paths.items() if not draft.secrets(path)}
+    return replace(draft, texts={**draft.texts, **texts})
+
+
+def keys_are_apart(draft: Draft) -> Iterator[Fault]:
+    """
+    A key is one caller's, and a name says which.
+    """
+    names: dict[str, int] = {}
+    digests: dict[str, int] = {}
+    for path, key in _entries(draft):
+        name, digest, index = key.get("name"), _digest(key), int(path[-1])
+        if isinstance(name, str) and names.setdefault(name, index) != index:
+            first = names[name]
+            yield draft.fault((*path, "name"), f"is that of server.api_keys[{first}]; must be unlike all other names")
+        if digest is not None and digests.setdefault(digest, index) != index:
+            first = digests[digest]
+            place = (*path, "value" if "value" in key else "sha256")
+            yield draft.fault(place, f"is the key of server.api_keys[{first}]; each must be another")
+
+
+def keys_lead_to_models(draft: Draft) -> Iterator[Fault]:
+    """
+    What a key may use is there.
+    """
+    known = [name for path in name_paths(draft) if isinstance(name := draft.get(path), str)]
+    for path, key in _entries(draft):
+        models = key.get("models")
+        for index, name in enumerate(models if isinstance(models, list) else ()):
+            place = (*path, "models", index)
+            if isinstance(name, str) and name not in known:
+                # A hint at what is near would tell what a secret is.
+                hint = "" if draft.secrets(place) else did_you_mean(name, known)
+                yield draft.fault(place, f"is {draft.quote(place)}, which no model has; {_known(hint, known)}")
+
+
+def an_operator_has_a_key(draft: Draft) -> Iterator[Fault]:
+    """
+    What stops a model for everyone is not open to everyone, unless nobody else can connect.
+    """
+    path = ("server", "admin")
+    if draft.find(path) is not True:
+        return
+    keys = [key for _, key in _entries(draft)]
+    host = draft.find(("server", "host"))
+    is_among_us = _is_loopback(host if host is not None else ServerSection().host)
+    if keys and not any(key.get("admin") is True for key in keys):
+        yield draft.fault(path, "is true, and no key has admin: true; must be false, or one of server.api_keys have it")
+    elif not keys and not is_among_us and draft.find(("server", "tls", "client_ca")) is None:
+        yield draft.fault(
+            path,
+            "is true, and whoever reaches the port could unload models; must have a key with admin: true among "
+            "server.api_keys, or server.host: 127.0.0.1, or server.tls.client_ca",
+        )
+
+
+def _entries(draft: Draft) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
+    keys = draft.find(API_KEYS)
+    for index, key in enumerate(keys if isinstance(keys, list) else ()):
+        if isinstance(key, dict):
+            yield (*API_KEYS, index), key
+
+
+def _digest(key: dict[str, Any]) -> str | None:  # Any: not checked yet
+    if isinstance(value := key.get("value"), str):
+        return digest_of(value.encode(errors="replace"))
+    digest = key.get("sha256")
+    return digest.lower() if isinstance(digest, str) else None
+
+
+def _known(hint: str, known: Sequence[str]) -> str:
+    return hint or known_ones("models", known)
+
+
+def _is_loopback(host: object) -> bool:
+    try:
+        return ip_address(str(host)).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,54 @@
+"""
+Nobody gets past it without a key, where there are keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from litestar.enums import ScopeType
+from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from appliance.access import OPEN, Access, calling
+from appliance.errors import UnauthenticatedError
+from appliance.protocols.clients import discard
+from appliance.protocols.errors import refused
+from appliance.record import current
+
+
+class Gate:
+    """
+    An ASGI application whose every path wants a key, those that nobody has too, but for the ones marked as open.
+
+    Inside it the caller is the current one, and no header has a key any more.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, handlers: Iterable[BaseRouteHandler]) -> None:
+        self._app = app
+        self._access = access
+        self._open = frozenset(path for handler in handlers if handler.opt.get(OPEN) for path in handler.paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller, scope["headers"] = self._access.recognise(scope["headers"])
+        record = current()
+        if record is not None and caller is not None:
+            record.key = caller.name
+        with calling(caller):
+            if caller is not None or not self._access.is_closed or self._is_open(scope["path"]):
+                await self._app(scope, receive, send)
+            else:
+                await _refuse(scope, receive, send)
+
+    def _is_open(self, path: str) -> bool:
+        return path in self._open or (path == "/metrics" and self._access.are_metrics_open)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    await discard(receive)
+    error = UnauthenticatedError()
+    body, headers = refused(scope["path"], error)
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    is_head = scope["type"] == ScopeType.HTTP and scope["method"] == "HEAD"
+    await send({"type": "http.response.body", "body": b"" if is_head else body, "more_body": False})

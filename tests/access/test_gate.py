@@ -1,0 +1,264 @@
+"""
+Nobody gets past the gate without a key, and with one as far as the key goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+from access_doubles import ALL, BOSS, EYES, ONE, Closed, Keeper, bearing, closed_config
+from doubles import DoubleSection, config
+from structlog.testing import capture_logs
+
+from appliance.access import AccessSettings
+from appliance.config.server import ServerSection
+from appliance.server import create_app
+
+PROBES = {"/livez", "/readyz", "/startupz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"}
+
+
+def _places() -> Iterator[tuple[str, str]]:
+    """
+    Method and path of every route there is, and of some there are not.
+    """
+    app = create_app(closed_config())
+    for route in app.routes:
+        path = route.path.replace("{name:path}", "one").replace("{rest:path}", "one/infer")
+        methods = {"OPTIONS", *(getattr(route, "methods", None) or ())}
+        # The page is for everyone, and says nothing; to a program its path lists the routes.
+        methods -= {"OPTIONS"} if path == "/" else set()
+        yield from ((method, path) for method in sorted(methods) if path not in PROBES)
+    yield from (("GET", path) for path in ("/nowhere", "/livez/", "//livez", "/shop/talk", "/shop/talk/v1/models"))
+    yield ("POST", "/publishers/shop/models/one/v1/completions")
+    yield ("POST", "/v1/models/one:predict")
+
+
+@pytest.mark.parametrize(("method", "path"), list(_places()))
+async def test_every_place_but_the_probes_wants_a_key(closed: Closed, method: str, path: str) -> None:
+    """
+    401 with a challenge and an id, for every route, every method and every path that nobody has.
+    """
+    bare = await closed.request(method, path)
+    wrong = await closed.request(method, path, headers=bearing(f"{ALL}x"))
+
+    for answer in (bare, wrong):
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", sorted(PROBES))
+async def test_probes_answer_everybody_and_tell_nobody_who_is_there(closed: Closed, path: str) -> None:
+    """
+    Their status is for every platform; names, states and reasons are for those with a key.
+    """
+    bare = await closed.get(path)
+    known = await closed.get(path, headers=bearing(ALL))
+
+    assert (bare.status_code, known.status_code) == (200, 200)
+    assert (await closed.head(path)).status_code == 200
+    assert "one" not in bare.text
+    assert path.startswith("/v2") or [model["name"] for model in known.json()["models"]] == ["one", "two"]
+    assert (await closed.get(f"/shop/talk{path}")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/chat/completions", {"error": {"type": "authentication_error", "code": "invalid_api_key"}}),
+        ("/v1/messages", {"type": "error", "error": {"type": "authentication_error"}}),
+        ("/v2/models/one/infer", {"error": "This server needs an API key"}),
+        ("/v1/models/one:predict", {"error": "This server needs an API key"}),
+        ("/shop/talk/v2/models/one/infer", {"error": "This server needs an API key"}),
+    ],
+)
+async def test_a_refusal_has_the_shape_of_its_protocol(closed: Closed, path: str, shape: dict[str, object]) -> None:
+    """
+    OpenAI's clients, Anthropic's and those of the Open Inference Protocol each find what they look for.
+    """
+    body = (await closed.post(path, json={})).json()
+
+    def holds(said: object, wanted: object) -> bool:
+        if isinstance(wanted, dict):
+            return isinstance(said, dict) and all(holds(said[key], value) for key, value in wanted.items())
+        return str(said).startswith(str(wanted))
+
+    assert holds(body, shape)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {ALL}"},
+        {"authorization": f"bearer  {ALL} "},
+        {"x-api-key": ALL},
+        {"api-key": ALL},
+        {"Authorization": "Bearer something-of-a-gateway", "x-api-key": ALL},
+    ],
+)
+async def test_a_key_is_taken_from_every_header_that_clients_send(closed: Closed, headers: dict[str, str]) -> None:
+    """
+    OpenAI's, Anthropic's and Azure's clients each have one.
+    """
+    answer = await closed.post("/v1/completions", json={"model": "one"}, headers=headers)
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("header", ["Basic YTpi", "Bearer", "Bearer ", ALL, f"Token {ALL}", f"Bearer {ALL[:-1]}"])
+async def test_what_is_no_key_opens_nothing(closed: Closed, header: str) -> None:
+    """
+    Other schemes, nothing, and nearly a key are refused alike.
+    """
+    answer = await closed.get("/v1/models", headers={"Authorization": header})
+
+    assert answer.status_code == 401
+
+
+async def test_a_key_sees_only_its_models(closed: Closed) -> None:
+    """
+    A key that is for an alias is shown that name alone, in every listing, error and metadata.
+    """
+    headers = bearing(ONE)
+    openai = (await closed.get("/v1/models", headers=headers)).json()
+    names = (await closed.get("/v2/models", headers=headers)).json()
+    index = (await closed.post("/v2/repository/index", headers=headers)).json()
+    stats = (await closed.get("/v2/models/stats", headers=headers)).json()
+    schema = (await closed.get("/schema/openapi.json", headers=headers)).text
+    missing = await closed.post("/v1/completions", json={"model": "three"}, headers=headers)
+
+    assert [card["id"] for card in openai["data"]] == openai["models"] == ["uno"]
+    assert names == {"models": ["uno"]}
+    assert [row["name"] for row in index] == ["uno"]
+    assert [row["name"] for row in stats["model_stats"]] == ["uno"]
+    assert '"two"' not in schema
+    assert missing.status_code == 404
+    assert "two" not in missing.text
+
+
+@pytest.mark.parametrize("path", ["/v1/models/two", "/v2/models/two", "/v2/models/two/ready", "/v2/models/two/config"])
+async def test_facts_of_another_model_are_refused(closed: Closed, path: str) -> None:
+    """
+    403, in any protocol.
+    """
+    assert (await closed.get(path, headers=bearing(ONE))).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "status"),
+    [
+        (ALL, "two", 200),
+        (ONE, "uno", 200),
+        (ONE, "one", 403),
+        (ONE, "two", 403),
+        (EYES, "one", 403),
+        (BOSS, "one", 200),
+    ],
+)
+async def test_a_key_asks_what_it_may_of_its_models(closed: Closed, key: str, model: str, status: int) -> None:
+    """
+    Another model, another name of it and another operation are 403, whatever protocol asks.
+    """
+    openai = await closed.post("/v1/completions", json={"model": model}, headers=bearing(key))
+    tensors = await closed.post(f"/v2/models/{model}/generate", json={"text_input": "a"}, headers=bearing(key))
+
+    assert openai.status_code == status
+    # The double answers with its question, which is no text: what matters is that it was asked.
+    assert tensors.status_code == (403 if status == 403 else 502)
+
+
+async def test_a_refused_operation_says_who_may_not_do_what(closed: Closed) -> None:
+    """
+    The name of the key, what it may not do, and where the config would allow it; never the key.
+    """
+    answer = await closed.post("/v1/chat/completions", json={"model": "one"}, headers=bearing(BOSS))
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["code"]) == (403, "permission_error", "not_allowed")
+    assert "'boss'" in error["message"]
+    assert "chat_completion" in error["message"]
+    assert BOSS not in answer.text
+
+
+async def test_metrics_are_for_keys_that_see_every_model(closed: Closed) -> None:
+    """
+    A scraper's key may ask nothing of models; a key for some of them would read of the others.
+    """
+    statuses = [(await closed.get("/metrics", headers=bearing(key))).status_code for key in (EYES, ALL, ONE)]
+
+    assert statuses == [200, 200, 403]
+
+
+async def test_metrics_are_open_where_the_config_says_so() -> None:
+    """
+    Nothing else is open with them.
+    """
+    async with Closed(closed_config(metrics="open")) as client:
+        metrics, models = await client.get("/metrics"), await client.get("/v1/models")
+
+    assert (metrics.status_code, models.status_code) == (200, 401)
+
+
+async def test_models_are_unloaded_by_operators_alone(fresh: Closed) -> None:
+    """
+    `server.admin` opens the routes, and a key with `admin` uses them.
+    """
+    path = "/v2/repository/models/two/unload"
+    refused = await fresh.post(path, headers=bearing(ALL))
+    done = await fresh.post(path, headers=bearing(BOSS))
+
+    assert (refused.status_code, done.status_code) == (403, 200)
+
+
+async def test_no_keys_ask_for_nothing() -> None:
+    """
+    A config without keys answers everybody, and takes no notice of the keys that clients send anyway.
+    """
+    async with Closed(config(DoubleSection(name="one"), server=ServerSection())) as client:
+        statuses = [
+            (await client.get(path, headers=headers)).status_code
+            for path in ("/", "/metrics", "/v1/models", "/schema")
+            for headers in ({}, bearing("nothing"))
+        ]
+
+    assert set(statuses) == {200}
+
+
+async def test_keys_are_exchanged_while_it_serves(fresh: Closed) -> None:
+    """
+    The next request goes by the new ones.
+    """
+    new = ServerSection.model_validate({"api_keys": [{"name": "new", "value": "new-new-new-new-new-new"}]})
+
+    fresh.lifecycle.access.apply(new.access)
+
+    assert (await fresh.get("/v1/models", headers=bearing(ALL))).status_code == 401
+    assert (await fresh.get("/v1/models", headers=bearing("new-new-new-new-new-new"))).status_code == 200
+    fresh.lifecycle.access.apply(AccessSettings())
+    assert (await fresh.get("/v1/models")).status_code == 200
+
+
+async def test_models_never_get_to_see_a_key(closed: Closed) -> None:
+    """
+    What a client sends for somebody else stays; our key is gone, from whatever header had it.
+    """
+    headers = {"Authorization": "Bearer for-the-upstream", "x-api-key": ALL, "api-key": ALL}
+    await closed.post("/v1/completions", json={"model": "one"}, headers=headers)
+
+    seen = cast("Keeper", closed.lifecycle.entries[0].model).calls[-1].headers
+    assert seen["authorization"] == "Bearer for-the-upstream"
+    assert ALL not in json.dumps(dict(seen))
+
+
+async def test_a_refusal_is_in_the_log_without_the_key(closed: Closed) -> None:
+    """
+    One event as for any request, with its status.
+    """
+    with capture_logs() as events:
+        await closed.get("/v1/models", headers=bearing("wrong-wrong-wrong-wrong"))
+
+    assert [event["status"] for event in events if event["event"] == "request.ended"] == [401]
+    assert "wrong-wrong" not in json.dumps(events, default=str)

@@ -1,0 +1,133 @@
+"""
+The gate of the gRPC listener: the same keys, the same limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from access_doubles import ALL, BOSS, ONE, Closed, closed_config
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
+from appliance.protocols.oip_grpc import inference_pb2 as pb
+from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from appliance.protocols.oip_grpc.server import create_server
+
+_PROBES = {"ServerLive", "ServerReady"}
+_METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods)
+
+
+@asynccontextmanager
+async def _channel() -> AsyncGenerator[grpc.aio.Channel]:
+    of = closed_config(host="127.0.0.1", admin=True)
+    async with Closed(of) as client:
+        await client.until_ready()
+        server, port = create_server(of, client.lifecycle, client.lifecycle.standing)
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+        await server.stop(None)
+        await client.lifecycle.stop()
+
+
+@pytest.fixture(scope="module")
+async def channel() -> AsyncGenerator[grpc.aio.Channel]:
+    """
+    To a server whose models are ready.
+    """
+    async with _channel() as channel:
+        yield channel
+
+
+async def _code(channel: grpc.aio.Channel, method: str, *metadata: tuple[str, str], **fields: Any) -> grpc.StatusCode:
+    stub: Any = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+    request = getattr(pb, f"{method}Request")(**fields)
+    try:
+        await getattr(stub, method)(request, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("method", [method for method in _METHODS if method not in _PROBES])
+async def test_every_method_but_the_probes_wants_a_key(channel: grpc.aio.Channel, method: str) -> None:
+    """
+    UNAUTHENTICATED without one, and with a wrong one.
+    """
+    bare = await _code(channel, method)
+    wrong = await _code(channel, method, ("authorization", f"Bearer {ALL}x"))
+
+    assert {bare, wrong} == {grpc.StatusCode.UNAUTHENTICATED}
+
+
+@pytest.mark.parametrize("method", sorted(_PROBES))
+async def test_probes_answer_everybody(channel: grpc.aio.Channel, method: str) -> None:
+    """
+    So do gRPC's own health checks.
+    """
+    health: Any = HealthStub(channel)
+
+    assert await _code(channel, method) is grpc.StatusCode.OK
+    assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize(
+    ("metadata", "name", "code"),
+    [
+        (("authorization", f"Bearer {ALL}"), "two", grpc.StatusCode.OK),
+        (("x-api-key", ALL), "two", grpc.StatusCode.OK),
+        (("authorization", f"Bearer {ONE}"), "uno", grpc.StatusCode.OK),
+        (("authorization", f"Bearer {ONE}"), "two", grpc.StatusCode.PERMISSION_DENIED),
+    ],
+)
+async def test_a_key_sees_its_models(
+    channel: grpc.aio.Channel, metadata: tuple[str, str], name: str, code: grpc.StatusCode
+) -> None:
+    """
+    As over HTTP.
+    """
+    assert await _code(channel, "ModelMetadata", metadata, name=name) is code
+
+
+async def test_the_index_shows_a_key_its_models(channel: grpc.aio.Channel) -> None:
+    """
+    And no other.
+    """
+    stub: Any = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+
+    index = await stub.RepositoryIndex(pb.RepositoryIndexRequest(), metadata=(("authorization", f"Bearer {ONE}"),))
+
+    assert [model.name for model in index.models] == ["uno"]
+
+
+async def test_operators_alone_unload(channel: grpc.aio.Channel) -> None:
+    """
+    A key without `admin` is denied.
+    """
+    refused = await _code(channel, "RepositoryModelUnload", ("authorization", f"Bearer {ALL}"), model_name="one")
+    known = await _code(channel, "RepositoryModelLoad", ("authorization", f"Bearer {BOSS}"), model_name="one")
+
+    assert (refused, known) == (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.OK)
+
+
+async def test_reflection_wants_a_key(channel: grpc.aio.Channel) -> None:
+    """
+    What can be asked is told to those who may ask.
+    """
+    stub: Any = ServerReflectionStub(channel)  # type: ignore[arg-type]  # typed for the other kind of channel
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        [answer async for answer in stub.ServerReflectionInfo(iter([request]))]
+    metadata = (("authorization", f"Bearer {ONE}"),)
+    answers = [answer async for answer in stub.ServerReflectionInfo(iter([request]), metadata=metadata)]
+
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "inference.GRPCInferenceService" in str(answers)

@@ -1,0 +1,100 @@
+"""
+Applications that ask for keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any, cast
+
+from doubles import Double, DoubleSection, config
+from httpx import ASGITransport, AsyncClient
+
+from appliance.access.section import KeySection
+from appliance.config import Config
+from appliance.config.root import MetadataSection
+from appliance.config.server import ServerSection
+from appliance.contract import Call, Model, Operation, Peers, Reply
+from appliance.lifecycle import Lifecycle
+from appliance.server import create_app
+
+ALL = "all-all-all-all-all-all"
+ONE = "one-one-one-one-one-one"
+EYES = "eyes-eyes-eyes-eyes-eyes"
+BOSS = "boss-boss-boss-boss-boss"
+
+
+class Keeper(Double):
+    """
+    Keeps what it was asked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.may_load.set()
+
+    async def answer(self, call: Call) -> Reply:
+        """
+        As any double.
+        """
+        self.calls.append(call)
+        return await super().answer(call)
+
+
+class KeeperSection(DoubleSection):
+    """
+    Declares one.
+    """
+
+    def build(self, peers: Peers) -> Model:
+        return Keeper()
+
+
+def keys() -> tuple[KeySection, ...]:
+    """
+    One for everything, one for a model, one that may only look, and one for operators.
+    """
+    return (
+        KeySection(name="all", value=ALL),
+        KeySection(name="one", sha256=hashlib.sha256(ONE.encode()).hexdigest(), models=("uno",)),
+        KeySection(name="eyes", value=EYES, operations=()),
+        KeySection(name="boss", value=BOSS, operations=(Operation.COMPLETION,), admin=True),
+    )
+
+
+def closed_config(**server: Any) -> Config:  # Any: keys of the section
+    """
+    Two doubles behind those keys, published by KServe's gateway too.
+    """
+    sections = KeeperSection(name="one", aliases=("uno",)), KeeperSection(name="two")
+    metadata = MetadataSection(name="talk", namespace="shop")
+    return config(*sections, server=ServerSection(api_keys=keys(), **server), metadata=metadata)
+
+
+class Closed(AsyncClient):
+    """
+    A client without a key of an application in this event loop.
+    """
+
+    def __init__(self, of: Config) -> None:
+        self.app = create_app(of)
+        self.lifecycle: Lifecycle = self.app.state.lifecycle
+        super().__init__(transport=ASGITransport(cast("Any", self.app)), base_url="http://appliance")
+
+    async def until_ready(self) -> None:
+        """
+        Load everything.
+        """
+        self.lifecycle.begin()
+        async with asyncio.timeout(30):
+            while not self.lifecycle.is_ready:
+                await asyncio.sleep(0.01)
+
+
+def bearing(key: str) -> dict[str, str]:
+    """
+    The header that OpenAI's clients send.
+    """
+    return {"Authorization": f"Bearer {key}"}
