@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from appliance.admission.listening import ServerLimitsSection, ServerTimeoutsSection
 from appliance.section import Section
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -48,6 +49,12 @@ class ServerSection(Section):
 
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
+
+    limits: ServerLimitsSection = ServerLimitsSection()
+    """What a request may look like."""
+
+    timeouts: ServerTimeoutsSection = ServerTimeoutsSection()
+    """How long clients may take."""
 
     drain_seconds: Annotated[float, Field(ge=0)] = 30
     """How long requests under way may take to finish after SIGTERM."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from appliance.admission import Keys
 from appliance.config import Config
 from appliance.contract import Call, Reply
 from appliance.errors import ApplianceError, CallError, EngineDeadError, UnavailableError, UnknownModelError
@@ -35,12 +36,13 @@ _CHECK_SECONDS = 0.5
 
 class Lifecycle:
     """
-    Brings every model of the config to life, watches them, and lets them go.
+    Brings every model of the config to life, watches them, and lets them go; `workers` processes share its limits.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, workers: int = 1) -> None:
+        self.keys = Keys({})
         self._peers = Peers(self.find)
-        self.entries: tuple[Entry, ...] = tuple(Entry(each, each.build(self._peers)) for each in config.models)
+        self.entries: tuple[Entry, ...] = tuple(Entry.of(each, self._peers, workers) for each in config.models)
         self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
         self._storage = config.storage
         self._tasks: list[asyncio.Task[None]] = []
@@ -115,10 +117,10 @@ class Lifecycle:
         Have the named model answer; None means the only one there is.
 
         Raises:
-            CallError: unknown model, unsupported operation, not ready, or the call itself is at fault.
+            CallError: unknown model, unsupported operation, not ready, too much or too slow, or the call is at fault.
             EngineDeadError: the model died over it.
         """
-        return await calls.answer(self.find(name), call)
+        return await calls.answer(self.find(name), call, self.keys)
 
     async def drain(self, seconds: float) -> None:
         """
@@ -219,6 +221,7 @@ class Lifecycle:
             artifacts, entry.digests, entry.holds = brought.artifacts, brought.digests, brought.holds
         self._move(entry, State.LOADING, "the engine is starting" if entry.section.has_engine else "it is starting")
         await entry.model.load(artifacts)
+        entry.bound()
         self._move(entry, State.PROVING, "the first answer is being made")
         if entry.model.proof is None:
             await self._check(entry)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from appliance.contract import Dependent, Model
+from appliance.admission import Gate, Settings
+from appliance.contract import Bounded, Dependent, Model, Peers
 from appliance.errors import CallError
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import State
@@ -25,6 +26,7 @@ class Entry:
 
     section: ModelSection
     model: Model
+    gate: Gate
     state: State = State.PENDING
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     reason: str = "waiting for its turn"
@@ -35,6 +37,20 @@ class Entry:
     holds: Sequence[IO[bytes]] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of the bytes behind each of the section's storages, where they came from a store."""
+
+    @classmethod
+    def of(cls, section: ModelSection, peers: Peers, workers: int) -> Entry:
+        """
+        The entry of a section, in one of so many workers.
+        """
+        settings = Settings(section.limits, section.slo).share(workers)
+        return cls(section, section.build(peers), Gate(section.name, settings))
+
+    def bound(self) -> None:
+        """
+        Let in no more at once than the engine computes, now that it is there to say.
+        """
+        self.gate.engine_concurrent = self.model.concurrent if isinstance(self.model, Bounded) else None
 
     def require(self, done: str, *states: State) -> None:
         """
@@ -67,6 +83,7 @@ class Entry:
             "since": self.since.isoformat(timespec="milliseconds"),
             "reason": self.reason,
             "running": self.running,
+            "queued": self.gate.queued,
         }
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()

@@ -1,17 +1,15 @@
 """
-Clients that leave early, and clients that send too much.
+Clients that leave early.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request
 from litestar.exceptions import ClientException
-from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 Result = TypeVar("Result")
 
@@ -19,10 +17,6 @@ AnyRequest = Request[Any, Any, Any]
 """
 A request without a user, credentials or a state, which is what Litestar's type wants to be told.
 """
-
-
-# How long a client may go on sending a body that is refused already.
-_LINGER_SECONDS = 2.0
 
 
 class ClientGoneError(ClientException):
@@ -59,28 +53,3 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) ->
 async def _left(request: AnyRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def whole_body(request: AnyRequest) -> bytes:
-    """
-    The body of the request.
-
-    A client that is still sending does not hear a refusal: its connection breaks first.
-    So what is too large is read to its end, and thrown away, before it is refused.
-
-    Raises:
-        RequestEntityTooLarge: it is larger than the application allows.
-    """
-    try:
-        return await request.body()
-    except RequestEntityTooLarge:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                await _discard(request)
-        raise
-
-
-async def _discard(request: AnyRequest) -> None:
-    message = await request.receive()
-    while message["type"] == "http.request" and message["more_body"]:
-        message = await request.receive()

@@ -17,7 +17,7 @@ import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException
 
-from appliance.errors import ApplianceError, CallError, UnavailableError
+from appliance.errors import ApplianceError, CallError
 from appliance.protocols.clients import AnyRequest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -95,8 +95,9 @@ def _body(request: AnyRequest, status: int, message: str, error: Exception) -> d
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    if isinstance(error, UnavailableError) and error.retry_after is not None:
-        return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, CallError):
+        wait = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        return {**error.headers, **wait}
     if isinstance(error, HTTPException) and error.headers:
         return {name: value for name, value in error.headers.items() if name.lower() == "allow"}
     return {}

@@ -14,6 +14,7 @@ from appliance.config import Config
 from appliance.lifecycle import Lifecycle
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
+from appliance.protocols.intake import Intake
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
@@ -23,16 +24,17 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     """
     All routes; the load begins with the application's start-up and does not hold it up.
 
-    `app.state` has the `lifecycle` behind it and the `outlook` of its probes; `seat` is this process's place among
-    several workers.
+    `app.state` has the `lifecycle` behind it, the `intake` of its bodies and the `outlook` of its probes; `seat` is
+    this process's place among several workers.
     """
-    lifecycle = Lifecycle(config)
+    lifecycle = Lifecycle(config, 1 if seat is None else seat.slots.count)
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
-    tensors = oip.routes(lifecycle, outlook.standing, config.server)
+    intake = Intake(config.server)
+    tensors = oip.routes(lifecycle, outlook.standing, config.server, intake)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
-    handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
+    handlers = [*openai.routes(lifecycle, gateway, intake), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
     app = _app(config, [*handlers, _index(handlers)])
-    app.state.lifecycle, app.state.outlook = lifecycle, outlook
+    app.state.lifecycle, app.state.intake, app.state.outlook = lifecycle, intake, outlook
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.append(lifecycle.stop)
     if isinstance(outlook, Together):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 import uvloop
 from granian.constants import Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar import Litestar
 
@@ -163,6 +164,8 @@ def _server(app: Litestar, config: Config, port: int) -> Server:
         interface=Interfaces.ASGI,
         backlog=_BACKLOG,
         backpressure=_MOST_CONNECTIONS,
+        # Between two requests of a connection it bounds the silence.
+        http1_settings=HTTP1Settings(header_read_timeout=round(config.server.timeouts.header_seconds * 1000)),
         websockets=False,
         # Its records go where ours go.
         log_dictconfig={"version": 1, "disable_existing_loggers": False, "loggers": {}},

@@ -10,16 +10,18 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance.config.server import ServerSection
 from appliance.lifecycle import Lifecycle, Standing
+from appliance.protocols.intake import Intake
 from appliance.protocols.oip import repository, v1, v2
 
 
-def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], server: ServerSection) -> list[BaseRouteHandler]:
+def routes(
+    lifecycle: Lifecycle, standing: Callable[[], Standing], server: ServerSection, intake: Intake
+) -> list[BaseRouteHandler]:
     """
     The routes of both versions, and of the repository.
     """
-    most_bytes = server.max_body_bytes
     return [
-        *v1.routes(lifecycle, most_bytes),
-        *v2.routes(lifecycle, standing, most_bytes),
-        *repository.routes(lifecycle, server),
+        *v1.routes(lifecycle, intake),
+        *v2.routes(lifecycle, standing, intake),
+        *repository.routes(lifecycle, server, intake),
     ]

@@ -13,7 +13,7 @@ import grpc
 import structlog
 from grpc import StatusCode
 
-from appliance.errors import UnavailableError
+from appliance.errors import CallError
 from appliance.protocols.errors import worded
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -24,6 +24,7 @@ _CODES: Mapping[int, StatusCode] = {
     401: StatusCode.UNAUTHENTICATED,
     403: StatusCode.PERMISSION_DENIED,
     404: StatusCode.NOT_FOUND,
+    408: StatusCode.DEADLINE_EXCEEDED,
     409: StatusCode.FAILED_PRECONDITION,
     413: StatusCode.RESOURCE_EXHAUSTED,
     429: StatusCode.RESOURCE_EXHAUSTED,
@@ -86,6 +87,6 @@ async def _guarded(answer: Any, method: str, request: Any, context: Any) -> Any:
 
 
 def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:
-    if isinstance(error, UnavailableError) and error.retry_after is not None:
+    if isinstance(error, CallError) and error.retry_after is not None:
         return (("retry-after", str(error.retry_after)),)
     return ()
