@@ -29,8 +29,14 @@ class ServerTimeoutsSection(Section):
     header_seconds: Seconds = 30
     """
     Until a client has sent the head of a request, in seconds; then its connection is closed, as is one that has been
-    idle for so long.
+    idle for so long. A connection on which nothing was ever sent is left open.
     """
 
     body_seconds: Seconds = 120
     """Until a client has sent the whole body of a request, in seconds; then it is 408."""
+
+    send_seconds: Seconds = 60
+    """
+    Longest time for which a client may take nothing of an answer that is there for it, in seconds; then its request is
+    ended, so that it does not hold a place in a model.
+    """

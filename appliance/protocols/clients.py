@@ -5,11 +5,12 @@ Clients that leave early.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request
 from litestar.exceptions import ClientException
+from litestar.types import Scope
 
 Result = TypeVar("Result")
 
@@ -17,6 +18,10 @@ AnyRequest = Request[Any, Any, Any]
 """
 A request without a user, credentials or a state, which is what Litestar's type wants to be told.
 """
+
+
+# Where a request's scope has its stream.
+_STREAM = "appliance_stream"
 
 
 class ClientGoneError(ClientException):
@@ -53,3 +58,22 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) ->
 async def _left(request: AnyRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def streaming(request: AnyRequest, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """
+    A stream that answers the request, to be closed with it: see `close_stream`.
+    """
+    request.scope["state"][_STREAM] = stream
+    return stream
+
+
+async def close_stream(scope: Scope) -> None:
+    """
+    Close the stream that answered a request which is over.
+
+    Whoever is cancelled while it sends leaves its stream where it is, and with it the work behind it.
+    """
+    stream: AsyncGenerator[bytes] | None = scope.get("state", {}).get(_STREAM)
+    if stream is not None:
+        await stream.aclose()

@@ -21,7 +21,7 @@ from appliance.contract import PATHS, Call, Operation, Reply
 from appliance.errors import CallError
 from appliance.lifecycle import RULES, Entry, Lifecycle
 from appliance.protocols import errors
-from appliance.protocols.clients import AnyRequest, unless_gone
+from appliance.protocols.clients import AnyRequest, streaming, unless_gone
 from appliance.protocols.gateway import Gateway
 from appliance.protocols.intake import Intake
 from appliance.upstream import form
@@ -69,6 +69,7 @@ def _response(request: AnyRequest, reply: Reply) -> Response[Any]:
         return Response(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
     is_told = reply.media_type.startswith("text/event-stream")
     stream = errors.told(request, reply.body) if is_told else reply.body
+    stream = streaming(request, stream)
     return Stream(stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers})
 
 

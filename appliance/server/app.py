@@ -18,6 +18,7 @@ from appliance.protocols.intake import Intake
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
+from appliance.server.sending import Sending
 
 
 def create_app(config: Config, seat: Seat | None = None) -> Litestar:
@@ -65,7 +66,7 @@ def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    app.asgi_handler = Observed(Published.of(config, app.asgi_handler))
+    app.asgi_handler = Observed(Sending(Published.of(config, app.asgi_handler), config.server.timeouts.send_seconds))
     return app
 
 

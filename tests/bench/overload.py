@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from served import Served
 
@@ -122,15 +123,20 @@ def _phase(port: int, factor: float, capacity: float, given: argparse.Namespace)
     return Phase(factor, _answers(load), _answers(probes))
 
 
-def _start(what: str, port: int, words: Sequence[str], nice: int = _NICE) -> subprocess.Popen[bytes]:
+def _start(what: str, port: int, words: Sequence[str], nice: int = _NICE) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     command = ["nice", "-n", str(nice), sys.executable, "-m", "bench.arrivals", what]
     command += ["--port", str(port), "--model", "smollm2", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE)
+    # A file: a pipe that nobody reads yet would hold it up.
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - whoever reads it closes it
+    return subprocess.Popen(command, stdout=output), output
 
 
-def _answers(process: subprocess.Popen[bytes]) -> list[Answer]:
-    output, _ = process.communicate()
-    return [Answer(**answer) for answer in json.loads(output)]
+def _answers(started: tuple[subprocess.Popen[bytes], IO[bytes]]) -> list[Answer]:
+    process, output = started
+    process.wait()
+    with output:
+        output.seek(0)
+        return [Answer(**answer) for answer in json.load(output)]
 
 
 def _share(values: Sequence[float], percent: int) -> float:
