@@ -150,8 +150,8 @@ async def _place(
     finally:
         entry.running -= 1
         entry.tally.count(began, is_good=place.is_good)
-        prompt, output = (None, None) if record is None else (record.prompt_tokens, record.output_tokens)
+        prompt, output = (None, 0) if record is None else record.settle()
         if slot is not None:
             slot.leave(prompt, is_answered=place.is_good or place.has_first)
         if charge is not None:
-            charge.settle(None if prompt is None else prompt + (output or 0))
+            charge.settle(None if prompt is None else prompt + output)
