@@ -43,7 +43,7 @@ test-gpu: setup
 smoke *files: setup
     {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "examples/chat.yaml examples/proxy.yaml" } else { files } }}
 
-# Measure one thing beside its peers in the same run: embeddings, proxy, storage.
+# Measure one thing beside its peers in the same run: embeddings, overload, proxy, storage.
 bench what *args: setup
     PYTHONPATH=tests {{ python }} -m bench.{{ what }} {{ args }}
 

@@ -75,6 +75,7 @@ class Call:
 
     It is JSON, or a form where `headers`, which have lower-case names, say so.
     `path` is the one of `PATHS` that the client took, and "" for the usual one; `query` is what came after it.
+    `is_streamed` is whether the client wants its answer as it comes.
     """
 
     operation: Operation
@@ -82,6 +83,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     path: str = ""
     query: str = ""
+    is_streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,19 @@ class Peers(Protocol):
         Raises:
             CallError: it cannot do this, cannot do it now, or the call itself is at fault.
             EngineDeadError: it died over it.
+        """
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """
+    A model whose engine computes only so many calls at once, and lets the others wait.
+    """
+
+    @property
+    def concurrent(self) -> int | None:
+        """
+        How many that is; None before it is loaded, and where nobody knows.
         """
 
 

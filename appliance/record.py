@@ -74,6 +74,22 @@ class Record:
     cached_tokens: int | None = None
     """Those of the prompt that the engine knew already."""
     output_tokens: int | None = None
+    settled_prompt_tokens: int = 0
+    """Of its prompt tokens, those of its calls that are over: one request may need several calls."""
+    settled_output_tokens: int = 0
+
+    def settle(self) -> tuple[int | None, int]:
+        """
+        Prompt and output tokens of a call that is over, those of the request that no other call has settled; None
+        where nobody counted.
+        """
+        if self.prompt_tokens is None:
+            return None, 0
+        prompt = self.prompt_tokens - self.settled_prompt_tokens
+        output = (self.output_tokens or 0) - self.settled_output_tokens
+        self.settled_prompt_tokens += prompt
+        self.settled_output_tokens += output
+        return prompt, output
 
     @property
     def outcome(self) -> int:

@@ -19,6 +19,7 @@ FILES = sorted(file for file in HOUSE.rglob("*.py") if "_pb2" not in file.name)
 
 FLOORS = (
     {"errors", "logs", "nearest", "processes", "record", "section"},
+    {"admission"},
     {"contract", "layout", "storage", "tensors", "usage"},
     {"access", "python_model", "telemetry", "upstream", "vllm_engine"},
     {"translation"},

@@ -28,7 +28,7 @@ def below(error: type[ApplianceError]) -> Iterator[type[ApplianceError]]:
     """
     yield error
     for each in error.__subclasses__():
-        if each.__module__ == errors.__name__:
+        if each.__module__.startswith(errors.__name__):
             yield from below(each)
 
 

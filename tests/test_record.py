@@ -21,6 +21,19 @@ def test_there_is_no_record_outside_of_a_request() -> None:
     assert record.ended >= record.began
 
 
+def test_tokens_of_a_request_are_settled_once() -> None:
+    """
+    Each of its calls settles what was counted since the one before; nothing where nobody counts.
+    """
+    record = Record("a")
+    nobody = record.settle()
+    record.prompt_tokens = 10
+    first = record.settle()
+    record.prompt_tokens, record.output_tokens = 15, 7
+
+    assert (nobody, first, record.settle(), record.settle()) == ((None, 0), (10, 0), (5, 7), (0, 0))
+
+
 async def test_a_task_begun_for_a_request_writes_into_its_record() -> None:
     """
     Two requests at once do not mix, and what a task of theirs learns is seen by the one who began it.

@@ -10,6 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
+from appliance.admission import KeyLimits
 from appliance.contract import Operation
 from appliance.section import Section
 
@@ -66,6 +67,9 @@ class KeySection(Section):
 
     operations: tuple[Operation, ...] | None = None
     """What it may ask of them; an empty list may only look, as one for Prometheus does. Unset is every operation."""
+
+    limits: KeyLimits = KeyLimits()
+    """How much may be asked with it in a minute; unset is no limit."""
 
     admin: bool = False
     """Whether it may load and unload models, where `server.admin` lets anybody."""

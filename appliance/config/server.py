@@ -4,12 +4,15 @@ Where the appliance listens, who may ask, and how it lets go.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from appliance.access import AccessSettings
 from appliance.access.section import CorsSection, KeySection, TlsSection
+from appliance.admission import KeyLimits
+from appliance.admission.listening import ServerLimitsSection, ServerTimeoutsSection
 from appliance.section import Section
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -72,6 +75,12 @@ class ServerSection(Section):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
 
+    limits: ServerLimitsSection = ServerLimitsSection()
+    """What a request may look like."""
+
+    timeouts: ServerTimeoutsSection = ServerTimeoutsSection()
+    """How long clients may take."""
+
     drain_seconds: Annotated[float, Field(ge=0)] = 30
     """How long requests under way may take to finish after SIGTERM."""
 
@@ -81,3 +90,10 @@ class ServerSection(Section):
         Who may ask, and for what.
         """
         return AccessSettings(self.api_keys or (), self.metrics == "open")
+
+    @property
+    def key_limits(self) -> Mapping[str, KeyLimits]:
+        """
+        What each key may ask in a minute, by its name.
+        """
+        return {key.name: key.limits for key in self.api_keys or ()}

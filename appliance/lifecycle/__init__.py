@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from appliance.access import Access
+from appliance.admission import Keys
 from appliance.config import Config
 from appliance.contract import Call, Reply
 from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
@@ -36,13 +37,14 @@ _CHECK_SECONDS = 0.5
 
 class Lifecycle:
     """
-    Brings every model of the config to life, watches them, and lets them go.
+    Brings every model of the config to life, watches them, and lets them go; `workers` processes share its limits.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, workers: int = 1) -> None:
         self.access = Access(config.server.access)
+        self.keys = Keys({name: limits.share(workers) for name, limits in config.server.key_limits.items()})
         self._peers = Peers(lambda name: self.directory.named(name))
-        self.entries: tuple[Entry, ...] = tuple(Entry(each, each.build(self._peers)) for each in config.models)
+        self.entries: tuple[Entry, ...] = tuple(Entry.of(each, self._peers, workers) for each in config.models)
         self.directory = Directory(self.entries, self.access)
         self._storage = config.storage
         self._tasks: list[asyncio.Task[None]] = []
@@ -112,12 +114,12 @@ class Lifecycle:
 
         Raises:
             ForbiddenError: the caller's key is not for this.
-            CallError: unknown model, unsupported operation, not ready, or the call itself is at fault.
+            CallError: unknown model, unsupported operation, not ready, too much or too slow, or the call is at fault.
             EngineDeadError: the model died over it.
         """
         entry = self.find(name)
         self.access.require_operation(call.operation)
-        return await calls.answer(entry, call)
+        return await calls.answer(entry, call, self.keys)
 
     async def drain(self, seconds: float) -> None:
         """
@@ -217,6 +219,7 @@ class Lifecycle:
             artifacts, entry.digests, entry.holds = brought.artifacts, brought.digests, brought.holds
         self._move(entry, State.LOADING, "the engine is starting" if entry.section.has_engine else "it is starting")
         await entry.model.load(artifacts)
+        entry.bound()
         self._move(entry, State.PROVING, "the first answer is being made")
         if entry.model.proof is None:
             await self._check(entry)

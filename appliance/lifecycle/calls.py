@@ -7,39 +7,59 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import cast
 
-from appliance.contract import Call, Reply
+from appliance.admission import Charge, Deadlines, Keys, Slot
+from appliance.contract import Call, Operation, Reply
 from appliance.errors import UnavailableError, UnsupportedOperationError
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.state import RULES, State
 from appliance.record import Record, current
 from appliance.usage import Usage
 
+# Of these nobody sees the first token but in a stream; of any other, the whole answer is one.
+_GENERATIONS = frozenset(
+    {Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE, Operation.SPEECH}
+)
 
-async def answer(entry: Entry, call: Call, *, is_inner: bool = False) -> Reply:
+# A turn that comes at once is no queue.
+_NO_WAIT_SECONDS = 0.001
+
+# The tokenizer answers these, beside the engine and at once.
+_FREE = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE, Operation.COUNT_TOKENS})
+
+
+async def answer(entry: Entry, call: Call, keys: Keys | None = None) -> Reply:
     """
     Have the entry's model answer; a stream is returned once its first bytes are there,
     so that a failure before them still has a status of its own.
 
-    An inner call is one that a call under way needs: it is answered until the drain is over.
+    Without `keys` it is an inner call, one that a call under way needs: it is answered until the drain is over.
 
     Raises:
         CallError: the model cannot do this, cannot do it now, or the call itself is at fault.
+        LimitedError: the model or the client's key has enough to do.
+        DeadlineError: it takes too long.
         EngineDeadError: the model died over it.
     """
     # An inner call belongs to a request that has its own entry in it.
-    record = None if is_inner else current()
+    record = None if keys is None else current()
     if record is not None:
         record.model, record.operation = entry.section.name, call.operation
-    _require(entry, call, is_inner)
-    work = _work(entry, call, record)
+    _require(entry, call, is_inner=keys is None)
+    charge = None
+    if keys is not None and record is not None:
+        charge = keys.charge(record.key, entry.gate.tokens(len(call.body)))
+    work = _work(entry, call, record, charge)
     reply = cast("Reply", await anext(work))
-    if isinstance(reply.body, bytes):
+    is_whole = isinstance(reply.body, bytes)
+    if is_whole:
         await work.aclose()
-        return reply
-    return replace(reply, body=cast("AsyncGenerator[bytes]", work))
+    if charge is not None:
+        reply = replace(reply, headers={**reply.headers, **charge.headers()})
+    return reply if is_whole else replace(reply, body=cast("AsyncGenerator[bytes]", work))
 
 
 async def quiet(entries: Sequence[Entry], seconds: float) -> None:
@@ -48,11 +68,11 @@ async def quiet(entries: Sequence[Entry], seconds: float) -> None:
     """
     deadline = time.monotonic() + seconds
     # Polled: the count has many writers' ends and one reader, seldom in a process's life.
-    while any(entry.running for entry in entries) and time.monotonic() < deadline:  # noqa: ASYNC110
+    while any(entry.running or entry.gate.queued for entry in entries) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
-def _require(entry: Entry, call: Call, is_inner: bool) -> None:
+def _require(entry: Entry, call: Call, *, is_inner: bool) -> None:
     name, rule = entry.section.name, RULES[entry.state]
     if call.operation not in entry.model.operations:
         can = ", ".join(sorted(entry.model.operations))
@@ -65,44 +85,90 @@ def _require(entry: Entry, call: Call, is_inner: bool) -> None:
         raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}", retry_after=rule.retry_after)
 
 
-async def _work(entry: Entry, call: Call, record: Record | None) -> AsyncGenerator[Reply | bytes]:
+async def _work(
+    entry: Entry, call: Call, record: Record | None, charge: Charge | None
+) -> AsyncGenerator[Reply | bytes]:
     """
     Yields the reply, then the bytes of its stream if it is one.
 
     A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
     """
-    entry.running += 1
-    if record is not None:
-        record.admitted = time.monotonic()
-    began, is_good = time.monotonic_ns(), False
-    stream: AsyncGenerator[bytes] | None = None
-    try:
-        reply = await entry.model.answer(call)
+    deadlines = Deadlines.of(entry.section.name, entry.gate.settings.limits)
+    async with _place(entry, call, record, charge, deadlines) as place:
+        answer = entry.model.answer(call)
+        reply = await (deadlines.before_first(answer) if call.is_streamed else deadlines.before_end(answer))
         if isinstance(reply.body, bytes):
             if usage := _usage(record, reply):
                 usage.read(reply.body)
-            is_good = reply.status < 400
+            place.is_good = reply.status < 400
+            if place.is_good and call.operation not in _GENERATIONS:
+                place.first()
             yield reply
             return
-        stream = reply.body
-        first = await anext(stream, b"")
-        if record is not None:
-            record.first, record.is_streamed = time.monotonic(), True
-        usage = _usage(record, reply)
-        yield reply
-        if usage is not None:
-            usage.feed(first)
-        yield first
-        async for chunk in stream:
-            if usage is not None:
-                usage.feed(chunk)
-            yield chunk
-        is_good = reply.status < 400
+        async with aclosing(reply.body) as stream:
+            first = await deadlines.before_first(anext(stream, b""))
+            place.first()
+            if record is not None:
+                record.is_streamed = True
+            usage = _usage(record, reply)
+            yield reply
+            chunk: bytes | None = first
+            while chunk is not None:
+                if usage is not None:
+                    usage.feed(chunk)
+                yield chunk
+                chunk = await deadlines.before_end(anext(stream, None))
+        place.is_good = reply.status < 400
+
+
+@dataclass(slots=True)
+class _Place:
+    """
+    What a call under way says of itself while it is.
+    """
+
+    slot: Slot | None
+    record: Record | None
+    is_good: bool = False
+    has_first: bool = False
+
+    def first(self) -> None:
+        self.has_first = True
+        if self.record is not None and self.record.first is None:
+            self.record.first = time.monotonic()
+        if self.slot is not None:
+            self.slot.first()
+
+
+@asynccontextmanager
+async def _place(
+    entry: Entry, call: Call, record: Record | None, charge: Charge | None, deadlines: Deadlines
+) -> AsyncGenerator[_Place]:
+    """
+    A place in the model once it is the call's turn, until it is over; its counts, and what its key pays.
+    """
+    came = time.monotonic()
+    try:
+        slot = None if call.operation in _FREE else await entry.gate.enter(len(call.body), deadlines)
+    except BaseException:
+        if charge is not None:
+            charge.refund()
+        raise
+    entry.running += 1
+    if record is not None:
+        record.admitted = time.monotonic()
+        record.queued = came if record.admitted - came > _NO_WAIT_SECONDS else None
+    began, place = time.monotonic_ns(), _Place(slot, record)
+    try:
+        yield place
     finally:
         entry.running -= 1
-        entry.tally.count(began, is_good=is_good)
-        if stream is not None:
-            await stream.aclose()
+        entry.tally.count(began, is_good=place.is_good)
+        prompt, output = (None, 0) if record is None else record.settle()
+        if slot is not None:
+            slot.leave(prompt, is_answered=place.is_good or place.has_first)
+        if charge is not None:
+            charge.settle(None if prompt is None else prompt + output)
 
 
 def _usage(record: Record | None, reply: Reply) -> Usage | None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from appliance.contract import Dependent, Model
+from appliance.admission import Gate, Settings
+from appliance.contract import Bounded, Dependent, Model, Peers
 from appliance.errors import CallError
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import State
@@ -28,13 +29,12 @@ class Entry:
 
     section: ModelSection
     model: Model
+    gate: Gate
     state: State = State.PENDING
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     reason: str = "waiting for its turn"
     has_started: bool = False
     running: int = 0
-    queued: int = 0
-    """Requests that wait for their turn."""
     tally: Tally = field(default_factory=Tally)
     progress: Progress | None = None
     phases: dict[State, float] = field(default_factory=dict)
@@ -58,6 +58,20 @@ class Entry:
         """
         now = {self.state: (datetime.now(UTC) - self.since).total_seconds()}
         return {state: seconds for state, seconds in {**self.phases, **now}.items() if state in _LOADING}
+
+    @classmethod
+    def of(cls, section: ModelSection, peers: Peers, workers: int) -> Entry:
+        """
+        The entry of a section, in one of so many workers.
+        """
+        settings = Settings(section.limits, section.slo).share(workers)
+        return cls(section, section.build(peers), Gate(section.name, settings))
+
+    def bound(self) -> None:
+        """
+        Let in no more at once than the engine computes, now that it is there to say.
+        """
+        self.gate.engine_concurrent = self.model.concurrent if isinstance(self.model, Bounded) else None
 
     def require(self, done: str, *states: State) -> None:
         """
@@ -90,6 +104,7 @@ class Entry:
             "since": self.since.isoformat(timespec="milliseconds"),
             "reason": self.reason,
             "running": self.running,
+            "queued": self.gate.queued,
             **self.section.facts,
         }
         if self.state is State.FETCHING and self.progress is not None:

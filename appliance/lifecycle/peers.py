@@ -50,4 +50,4 @@ class Peers:
             CallError: it cannot do this, cannot do it now, or the call itself is at fault.
             EngineDeadError: it died over it.
         """
-        return await calls.answer(self._find(name), call, is_inner=True)
+        return await calls.answer(self._find(name), call)

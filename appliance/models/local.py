@@ -50,6 +50,13 @@ class LocalModel(ABC):
         """
         return await self.running.answer(call)
 
+    @property
+    def concurrent(self) -> int | None:
+        """
+        How many calls the engine computes at once; see `Bounded.concurrent`.
+        """
+        return self._engine.max_num_seqs if self._engine else None
+
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """
         Facts for listings; see `Model.describe`.

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, JsonValue
 
+from appliance.admission import LimitsSection, SloSection
 from appliance.contract import Model, Peers
 from appliance.section import Section
 from appliance.storage import materialize
@@ -38,6 +39,12 @@ class ModelSection(Section):
 
     aliases: tuple[Name, ...] = ()
     """Other names clients may send for the same model."""
+
+    limits: LimitsSection = LimitsSection()
+    """How much the model takes on at once, and how long a request may take."""
+
+    slo: SloSection = SloSection()
+    """What the model promises to the requests it lets in."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,18 +1,17 @@
 """
-Clients that leave early, and clients that send too much.
+Clients that leave early.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request
 from litestar.exceptions import ClientException
-from litestar.exceptions.http_exceptions import RequestEntityTooLarge
-from litestar.types import Receive
+from litestar.types import Receive, Scope
 
 Result = TypeVar("Result")
 
@@ -24,6 +23,9 @@ A request without a user, credentials or a state, which is what Litestar's type 
 
 # How long a client may go on sending a body that is refused already.
 _LINGER_SECONDS = 2.0
+
+# Where a request's scope has its stream.
+_STREAM = "appliance_stream"
 
 
 class ClientGoneError(ClientException):
@@ -62,21 +64,23 @@ async def _left(request: AnyRequest) -> None:
         pass
 
 
-async def whole_body(request: AnyRequest) -> bytes:
+def streaming(request: AnyRequest, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """
-    The body of the request.
-
-    A client that is still sending does not hear a refusal: its connection breaks first.
-    So what is too large is read to its end, and thrown away, before it is refused.
-
-    Raises:
-        RequestEntityTooLarge: it is larger than the application allows.
+    A stream that answers the request, to be closed with it: see `close_stream`.
     """
-    try:
-        return await request.body()
-    except RequestEntityTooLarge:
-        await discard(request.receive)
-        raise
+    request.scope["state"][_STREAM] = stream
+    return stream
+
+
+async def close_stream(scope: Scope) -> None:
+    """
+    Close the stream that answered a request which is over.
+
+    Whoever is cancelled while it sends leaves its stream where it is, and with it the work behind it.
+    """
+    stream: AsyncGenerator[bytes] | None = scope.get("state", {}).get(_STREAM)
+    if stream is not None:
+        await stream.aclose()
 
 
 async def discard(receive: Receive) -> None:

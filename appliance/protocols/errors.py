@@ -17,7 +17,7 @@ import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException
 
-from appliance.errors import ApplianceError, CallError, UnauthenticatedError, UnavailableError
+from appliance.errors import ApplianceError, CallError, UnauthenticatedError
 from appliance.protocols.clients import AnyRequest
 from appliance.record import current
 
@@ -109,11 +109,12 @@ def _body(path: str, status: int, message: str, error: Exception) -> dict[str, A
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    if isinstance(error, UnavailableError) and error.retry_after is not None:
-        return {"Retry-After": str(error.retry_after)}
     if isinstance(error, UnauthenticatedError):
         # RFC 9110, section 11.6.1.
         return {"WWW-Authenticate": 'Bearer realm="appliance"'}
+    if isinstance(error, CallError):
+        wait = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        return {**error.headers, **wait}
     if isinstance(error, HTTPException) and error.headers:
         return {name: value for name, value in error.headers.items() if name.lower() == "allow"}
     return {}

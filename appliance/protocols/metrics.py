@@ -56,7 +56,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
     for entry in lifecycle.entries:
         running.add_metric([entry.section.name], entry.running)
-        queued.add_metric([entry.section.name], entry.queued)
+        queued.add_metric([entry.section.name], entry.gate.queued)
         for phase, seconds in entry.loading_seconds().items():
             phases.add_metric([entry.section.name, phase], seconds)
         for each in State:

@@ -21,8 +21,9 @@ from appliance.contract import PATHS, Call, Operation, Reply
 from appliance.errors import CallError
 from appliance.lifecycle import RULES, Entry, Lifecycle
 from appliance.protocols import errors
-from appliance.protocols.clients import AnyRequest, unless_gone, whole_body
+from appliance.protocols.clients import AnyRequest, streaming, unless_gone
 from appliance.protocols.gateway import Gateway
+from appliance.protocols.intake import Intake
 from appliance.protocols.spoken import speaking
 from appliance.upstream import form
 
@@ -39,23 +40,24 @@ class Envelope(msgspec.Struct):
     """
 
     model: str | None = None
+    stream: Any = None  # Any: only whether it is true; the rest is for whoever answers
 
 
-def routes(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
+def routes(lifecycle: Lifecycle, gateway: Gateway, intake: Intake) -> list[BaseRouteHandler]:
     """
     One route for each operation, and the listing of models.
     """
-    operations = [_operation(operation, paths, lifecycle, gateway) for operation, paths in PATHS.items()]
+    operations = [_operation(operation, paths, lifecycle, gateway, intake) for operation, paths in PATHS.items()]
     return speaking("openai", [*operations, *_listing(lifecycle, gateway)])
 
 
 def _operation(
-    operation: Operation, paths: tuple[str, ...], lifecycle: Lifecycle, gateway: Gateway
+    operation: Operation, paths: tuple[str, ...], lifecycle: Lifecycle, gateway: Gateway, intake: Intake
 ) -> BaseRouteHandler:
     @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
     async def answer(request: AnyRequest) -> Response[Any]:
-        call = _call(operation, request, await whole_body(request))
-        name, call = gateway.named(call, _model_of(call))
+        call, name = _call(operation, request, await intake.body(request))
+        name, call = gateway.named(call, name)
         return _response(request, await unless_gone(request, lifecycle.answer(name, call)))
 
     return answer
@@ -68,25 +70,27 @@ def _response(request: AnyRequest, reply: Reply) -> Response[Any]:
         return Response(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
     is_told = reply.media_type.startswith("text/event-stream")
     stream = errors.told(request, reply.body) if is_told else reply.body
+    stream = streaming(request, stream)
     return Stream(stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers})
 
 
-def _call(operation: Operation, request: AnyRequest, body: bytes) -> Call:
+def _call(operation: Operation, request: AnyRequest, body: bytes) -> tuple[Call, str | None]:
+    """
+    The call, and the name of the model it is for.
+    """
     path = request.scope["path"].removeprefix("/openai").rstrip("/")
-    return Call(operation, body, dict(request.headers), path, request.scope["query_string"].decode("latin-1"))
+    query = request.scope["query_string"].decode("latin-1")
+    envelope = _envelope(body, request.headers.get("content-type", ""))
+    call = Call(operation, body, dict(request.headers), path, query, is_streamed=envelope.stream is True)
+    return call, envelope.model
 
 
-def _model_of(call: Call) -> str | None:
-    content_type = call.headers.get("content-type", "")
+def _envelope(body: bytes, content_type: str) -> Envelope:
     if form.is_form(content_type):
-        span = form.span_of(call.body, content_type, "model")
-        return None if span is None else call.body[span].decode(errors="replace")
-    return _named(call.body)
-
-
-def _named(body: bytes) -> str | None:
+        span = form.span_of(body, content_type, "model")
+        return Envelope(None if span is None else body[span].decode(errors="replace"))
     try:
-        return msgspec.json.decode(body, type=Envelope).model
+        return msgspec.json.decode(body, type=Envelope)
     except msgspec.ValidationError as error:
         param = "model" if "$.model" in str(error) else None
         raise CallError(f"The body is not a request: {error}", param=param) from error

@@ -17,11 +17,13 @@ from appliance.config.digest import digest
 from appliance.lifecycle import Lifecycle, Standing
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
+from appliance.protocols.intake import Intake
 from appliance.server.browsers import Browsers
 from appliance.server.gate import Gate
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
+from appliance.server.sending import Sending
 from appliance.telemetry import build
 from appliance.telemetry.telemetry import Settings, Telemetry
 
@@ -30,15 +32,16 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     """
     All routes; the load begins with the application's start-up and does not hold it up.
 
-    `app.state` has the `lifecycle` behind it and the `outlook` of its probes; `seat` is this process's place among
-    several workers. `secrets` are texts that nobody may be shown.
+    `app.state` has the `lifecycle` behind it, the `intake` of its bodies and the `outlook` of its probes; `seat` is
+    this process's place among several workers. `secrets` are texts that nobody may be shown.
     """
-    lifecycle = Lifecycle(config)
+    lifecycle = Lifecycle(config, 1 if seat is None else seat.slots.count)
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
-    tensors = oip.routes(lifecycle, outlook.standing, config.server)
+    intake = Intake(config.server)
+    tensors = oip.routes(lifecycle, outlook.standing, config.server, intake)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [
-        *openai.routes(lifecycle, gateway),
+        *openai.routes(lifecycle, gateway, intake),
         *tensors,
         *openapi.routes(lifecycle),
         *_probes(outlook, lifecycle.access),
@@ -47,7 +50,8 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     telemetry = _telemetry(config)
     build.show(digest(config))
     app = _app(config, [*handlers, *page.routes(config, paths, secrets, lifecycle.access)], lifecycle.access, telemetry)
-    app.state.lifecycle, app.state.outlook, app.state.telemetry = lifecycle, outlook, telemetry
+    app.state.lifecycle, app.state.intake = lifecycle, intake
+    app.state.outlook, app.state.telemetry = outlook, telemetry
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.extend([lifecycle.stop, telemetry.stop])
     if isinstance(outlook, Together):
@@ -94,5 +98,6 @@ def _app(config: Config, handlers: Sequence[BaseRouteHandler], access: Access, t
     )
     # Around everything: Litestar's middleware sees no request that has no route.
     published = Published.of(config, Gate(app.asgi_handler, access, handlers))
-    app.asgi_handler = Observed(Browsers(published, config.server.cors), telemetry)
+    sending = Sending(Browsers(published, config.server.cors), config.server.timeouts.send_seconds)
+    app.asgi_handler = Observed(sending, telemetry)
     return app

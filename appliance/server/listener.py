@@ -13,6 +13,7 @@ from typing import Any
 
 from granian._granian import SocketHolder
 from granian.constants import Interfaces, SSLProtocols
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar import Litestar
 
@@ -27,6 +28,9 @@ _LOOK_SECONDS = 2.0
 
 # How long two generations accept side by side: Granian does not say when the new one has begun.
 _OVERLAP_SECONDS = 0.5
+
+# Granian's own default.
+_HEADER_SECONDS = 30.0
 
 # How long connections may take to ask for something: Granian, when it stops, closes those that have not.
 _SETTLE_SECONDS = 10.0
@@ -46,9 +50,15 @@ class Listener:
         host: str,
         port: int,
         certificates: Certificates | None = None,
+        *,
+        header_seconds: float = _HEADER_SECONDS,
         settle_seconds: float = _SETTLE_SECONDS,
     ) -> None:
+        """
+        `header_seconds` bounds the head of a request, and the silence between two of one connection.
+        """
         self._app = app
+        self._header_seconds = header_seconds
         self._settle_seconds = settle_seconds
         self._address = host, port
         self._certificates = certificates
@@ -109,7 +119,7 @@ class Listener:
 
     def _generation(self, listening: socket.socket) -> _Generation:
         certificate = None if self._certificates is None else self._certificates.current
-        return _Generation(self._app, listening, certificate)
+        return _Generation(self._app, listening, certificate, self._header_seconds)
 
 
 class _Generation:
@@ -117,10 +127,12 @@ class _Generation:
     One Granian, with the certificate it began with.
     """
 
-    def __init__(self, app: Litestar, listening: socket.socket, certificate: Certificate | None) -> None:
+    def __init__(
+        self, app: Litestar, listening: socket.socket, certificate: Certificate | None, header_seconds: float
+    ) -> None:
         self._files = _files(certificate)
         self._listening = listening
-        self._server = _Granian(app, listening, self._files if certificate else ())
+        self._server = _Granian(app, listening, self._files if certificate else (), header_seconds)
         self.task = asyncio.create_task(self._serve())
 
     def turn_away(self) -> None:
@@ -158,7 +170,7 @@ class _Granian(Server):
     Granian on a socket that is there already, with certificates that lie in no file.
     """
 
-    def __init__(self, app: Litestar, listening: socket.socket, files: Sequence[int]) -> None:
+    def __init__(self, app: Litestar, listening: socket.socket, files: Sequence[int], header_seconds: float) -> None:
         super().__init__(
             app,
             # The lifespan is the listener's: it does not end with a certificate.
@@ -167,6 +179,7 @@ class _Granian(Server):
             port=listening.getsockname()[1],
             backlog=_BACKLOG,
             backpressure=_MOST_CONNECTIONS,
+            http1_settings=HTTP1Settings(header_read_timeout=round(header_seconds * 1000)),
             websockets=False,
             # Its records go where ours go.
             log_dictconfig={"version": 1, "disable_existing_loggers": False, "loggers": {}},

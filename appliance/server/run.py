@@ -86,11 +86,12 @@ async def _serve(config: Config, secrets: Collection[str], seat: Seat | None) ->
     app = create_app(config, seat, secrets)
     lifecycle: Lifecycle = app.state.lifecycle
     certificates = None if config.server.tls is None else Certificates(config.server.tls)
-    servers = [Listener(app, config.server.host, config.server.port, certificates)]
+    host, header_seconds = config.server.host, config.server.timeouts.header_seconds
+    servers = [Listener(app, host, config.server.port, certificates, header_seconds=header_seconds)]
     if config.server.probe_port is not None:
         # Without TLS: a platform's probes have no certificate to show.
         probes = create_probes(config, app.state.outlook, app.state.telemetry)
-        servers.append(Listener(probes, config.server.host, config.server.probe_port))
+        servers.append(Listener(probes, host, config.server.probe_port, header_seconds=header_seconds))
     grpc_server = await _grpc_server(app, config, seat, certificates)
     signals = _Signals()
     serving = [asyncio.create_task(server.serve()) for server in servers]

@@ -123,6 +123,13 @@ class Engine:
         return self._llm.model_config.max_model_len if self._llm else None
 
     @property
+    def max_num_seqs(self) -> int | None:
+        """
+        Most requests computed at once; None before the engine has started.
+        """
+        return self._llm.vllm_config.scheduler_config.max_num_seqs if self._llm else None
+
+    @property
     def embedding_size(self) -> int | None:
         """
         Numbers in an embedding that nobody asked to be shorter; None before the engine has started.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -21,7 +21,8 @@ from appliance.contract import Operation, Reply
 from appliance.errors import CallError, GatewayError, UnsupportedOperationError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols import errors
-from appliance.protocols.clients import AnyRequest, unless_gone, whole_body
+from appliance.protocols.clients import AnyRequest, streaming, unless_gone
+from appliance.protocols.intake import Intake
 from appliance.protocols.oip.asking import VERSION, ask, call_of, refusal
 from appliance.protocols.oip.columns import Column, Columns, fields_of
 from appliance.protocols.oip.meaning import Meaning, usual
@@ -53,29 +54,29 @@ class _Chunk(msgspec.Struct):
     error: Any = None  # Any: as the model's server has it
 
 
-async def whole_text(lifecycle: Lifecycle, request: AnyRequest, name: str) -> Response[Any]:
+async def whole_text(lifecycle: Lifecycle, request: AnyRequest, name: str, intake: Intake) -> Response[Any]:
     """
     ``{"text_input", "parameters"}`` to ``{"model_name", "model_version", "text_output"}``.
     """
     meaning = _meaning(lifecycle, name)
-    question = _question(await whole_body(request), name)
+    question = _question(await intake.body(request), name)
     (tensor,) = await unless_gone(request, ask(lifecycle, name, meaning, question.columns, dict(request.headers)))
     texts = tensor.texts()
     return Response({**question.says, "text_output": texts[0] if len(texts) == 1 else texts})
 
 
-async def streamed_text(lifecycle: Lifecycle, request: AnyRequest, name: str) -> Response[Any]:
+async def streamed_text(lifecycle: Lifecycle, request: AnyRequest, name: str, intake: Intake) -> Response[Any]:
     """
     The same as server-sent events, each with what is new.
     """
     meaning = _meaning(lifecycle, name)
-    question = _question(await whole_body(request), name)
+    question = _question(await intake.body(request), name)
     (body,) = meaning.ask(question.columns)
     call = call_of(name, meaning.operation, {**body, "stream": True}, dict(request.headers))
-    reply = await unless_gone(request, lifecycle.answer(name, call))
+    reply = await unless_gone(request, lifecycle.answer(name, replace(call, is_streamed=True)))
     if reply.status >= 300:
         raise refusal(reply)
-    events = errors.told(request, _events(reply, question.says))
+    events = streaming(request, errors.told(request, _events(reply, question.says)))
     return Stream(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
 
 

@@ -17,7 +17,8 @@ from litestar.params import FromPath
 from appliance.config.server import ServerSection
 from appliance.errors import ForbiddenError
 from appliance.lifecycle import Lifecycle
-from appliance.protocols.clients import AnyRequest, whole_body
+from appliance.protocols.clients import AnyRequest
+from appliance.protocols.intake import Intake
 from appliance.protocols.oip import metadata
 from appliance.tensors.wire import decoded
 
@@ -26,14 +27,14 @@ class _Asked(msgspec.Struct):
     ready: bool = False
 
 
-def routes(lifecycle: Lifecycle, server: ServerSection) -> list[BaseRouteHandler]:
+def routes(lifecycle: Lifecycle, server: ServerSection, intake: Intake) -> list[BaseRouteHandler]:
     """
     The listing of models with their states, and the loading and unloading of them where `server.admin` allows it.
     """
 
     @post("/v2/repository/index", name="v2-index", status_code=200)
     async def index(request: AnyRequest) -> list[dict[str, Any]]:  # Any: JSON values
-        body = await whole_body(request)
+        body = await intake.body(request)
         asked = decoded(body, _Asked) if body else _Asked()
         return metadata.listed(lifecycle, only_ready=asked.ready)
 
@@ -43,7 +44,7 @@ def routes(lifecycle: Lifecycle, server: ServerSection) -> list[BaseRouteHandler
         if verb not in {"load", "unload"} or not name:
             raise NotFoundException
         # What is in it says how models are to be loaded, and that the config says.
-        await whole_body(request)
+        await intake.body(request)
         await (load(lifecycle, server, name) if verb == "load" else unload(lifecycle, server, name))
         return {"name": name, verb: True}
 

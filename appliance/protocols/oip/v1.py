@@ -20,10 +20,11 @@ from appliance.contract import Call, Operation
 from appliance.errors import CallError, UnsupportedOperationError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest, unless_gone
+from appliance.protocols.compression import compressed
+from appliance.protocols.intake import Intake
 from appliance.protocols.oip.asking import ask, inner_headers, whole
 from appliance.protocols.oip.cloudevents import opened, sealed
 from appliance.protocols.oip.columns import Column, Columns, fields_of
-from appliance.protocols.oip.compression import compressed, plain_body
 from appliance.protocols.oip.meaning import Meaning, choose
 from appliance.tensors import Tensor
 from appliance.tensors.wire import decoded
@@ -42,9 +43,9 @@ class _Request(msgspec.Struct):
     parameters: dict[str, Any] | None = None  # Any: JSON values
 
 
-def routes(lifecycle: Lifecycle, most_bytes: int) -> list[BaseRouteHandler]:
+def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
     """
-    ``POST /v1/models/NAME:predict`` and ``:explain``; `most_bytes` is the size a body may have once it is decompressed.
+    ``POST /v1/models/NAME:predict`` and ``:explain``.
     """
 
     @post("/v1/models/{rest:path}", name="v1-prediction", status_code=200)
@@ -53,7 +54,9 @@ def routes(lifecycle: Lifecycle, most_bytes: int) -> list[BaseRouteHandler]:
         if verb not in _VERBS or not name:
             raise MethodNotAllowedException(headers={"Allow": "GET"})
         headers = dict(request.headers)
-        event = opened(await plain_body(request, most_bytes), headers)
+        event = opened(await intake.plain_body(request), headers)
+        # What an event holds in base64 was not seen yet.
+        intake.require_flat(event.data)
         made = await unless_gone(request, _answer(lifecycle, name, _VERBS[verb], event.data, headers))
         body, kind, says = sealed(made, event.mode, name)
         body, coding = await compressed(body, headers.get("accept-encoding", ""))

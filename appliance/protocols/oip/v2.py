@@ -22,9 +22,10 @@ from litestar.params import FromPath
 from appliance.access import OPEN
 from appliance.lifecycle import RULES, Entry, Lifecycle, Standing
 from appliance.protocols.clients import AnyRequest, unless_gone
+from appliance.protocols.compression import compressed
+from appliance.protocols.intake import Intake
 from appliance.protocols.oip import generate, metadata
 from appliance.protocols.oip.asking import entry_of, infer
-from appliance.protocols.oip.compression import compressed, plain_body
 from appliance.protocols.oip.statistics import every_model, statistics
 from appliance.protocols.spoken import probing
 from appliance.record import current
@@ -50,11 +51,11 @@ class Place:
     verb: str
 
 
-def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], most_bytes: int) -> list[BaseRouteHandler]:
+def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], intake: Intake) -> list[BaseRouteHandler]:
     """
-    Health, metadata, inference and generation; `most_bytes` is the size a body may have once it is decompressed.
+    Health, metadata, inference and generation.
     """
-    return [*_server(lifecycle, standing), *_models(lifecycle, most_bytes)]
+    return [*_server(lifecycle, standing), *_models(lifecycle, intake)]
 
 
 def _server(lifecycle: Lifecycle, standing: Callable[[], Standing]) -> list[BaseRouteHandler]:
@@ -92,11 +93,11 @@ def _probe(word: str, is_good: Callable[[Standing], bool], standing: Callable[[]
     return probe
 
 
-def _models(lifecycle: Lifecycle, most_bytes: int) -> list[BaseRouteHandler]:
+def _models(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
     answers: Mapping[str, Callable[[AnyRequest, Place], Awaitable[Response[Any]]]] = {
-        "infer": lambda request, place: _infer(lifecycle, request, place, most_bytes),
-        "generate": lambda request, place: generate.whole_text(lifecycle, request, place.name),
-        "generate_stream": lambda request, place: generate.streamed_text(lifecycle, request, place.name),
+        "infer": lambda request, place: _infer(lifecycle, request, place, intake),
+        "generate": lambda request, place: generate.whole_text(lifecycle, request, place.name, intake),
+        "generate_stream": lambda request, place: generate.streamed_text(lifecycle, request, place.name, intake),
     }
 
     @get("/v2/models/{rest:path}", name="v2-model")
@@ -147,8 +148,8 @@ def _ready(entry: Entry, name: str) -> Response[Any]:
     return Response(says, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
-async def _infer(lifecycle: Lifecycle, request: AnyRequest, place: Place, most_bytes: int) -> Response[Any]:
-    body = await plain_body(request, most_bytes)
+async def _infer(lifecycle: Lifecycle, request: AnyRequest, place: Place, intake: Intake) -> Response[Any]:
+    body = await intake.plain_body(request)
     asked = read_request(body, request.headers.get(LENGTH_HEADER))
     response = await unless_gone(request, infer(lifecycle, place.name, asked, dict(request.headers)))
     prefers_binary = asked.parameters.get("binary_data_output") is True

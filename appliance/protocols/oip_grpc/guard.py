@@ -15,7 +15,7 @@ import structlog
 from grpc import StatusCode
 
 from appliance.access import Access, Caller, calling
-from appliance.errors import UnauthenticatedError, UnavailableError
+from appliance.errors import CallError, UnauthenticatedError
 from appliance.protocols.errors import worded
 from appliance.record import LEFT, recorded
 from appliance.telemetry.telemetry import Telemetry
@@ -31,6 +31,7 @@ _CODES: Mapping[int, StatusCode] = {
     401: StatusCode.UNAUTHENTICATED,
     403: StatusCode.PERMISSION_DENIED,
     404: StatusCode.NOT_FOUND,
+    408: StatusCode.DEADLINE_EXCEEDED,
     409: StatusCode.FAILED_PRECONDITION,
     413: StatusCode.RESOURCE_EXHAUSTED,
     429: StatusCode.RESOURCE_EXHAUSTED,
@@ -138,6 +139,6 @@ async def _guarded(
 
 
 def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:
-    if isinstance(error, UnavailableError) and error.retry_after is not None:
+    if isinstance(error, CallError) and error.retry_after is not None:
         return (("retry-after", str(error.retry_after)),)
     return ()

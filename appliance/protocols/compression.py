@@ -12,7 +12,6 @@ import zlib
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.errors import CallError
-from appliance.protocols.clients import AnyRequest, whole_body
 
 # zlib's own word for the format: gzip, zlib, and either of them.
 _GZIP, _ZLIB, _EITHER = 31, 15, 47
@@ -23,16 +22,14 @@ _FORMATS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 _LEAST_BYTES = 1024
 
 
-async def plain_body(request: AnyRequest, most: int) -> bytes:
+async def decompressed(body: bytes, coding: str, most: int) -> bytes:
     """
-    The body of a request, decompressed; `most` is the size in bytes it may have then.
+    A body that has this `Content-Encoding`, in small letters; `most` is the size in bytes it may have then.
 
     Raises:
         CallError: it is not compressed as it says, or in a way nobody here knows.
         RequestEntityTooLarge: it is larger.
     """
-    body = await whole_body(request)
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding in {"identity", ""}:
         return body
     if coding not in _FORMATS:

@@ -1,0 +1,10 @@
+"""
+Who is let in, and when: limits of each model and of each key, a queue before the engine, a forecast of the wait.
+"""
+
+from appliance.admission.deadlines import Deadlines
+from appliance.admission.gate import Gate, Settings, Slot
+from appliance.admission.keys import Charge, Keys
+from appliance.admission.section import KeyLimits, LimitsSection, SloSection
+
+__all__ = ["Charge", "Deadlines", "Gate", "KeyLimits", "Keys", "LimitsSection", "Settings", "SloSection", "Slot"]

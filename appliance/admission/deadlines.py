@@ -1,0 +1,73 @@
+"""
+How long a request may take, whatever it waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from appliance.admission.section import LimitsSection
+from appliance.errors import DeadlineError
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """
+    The moments, in seconds of the monotonic clock, by which a request must have its first token and its last.
+
+    None is no such moment.
+    """
+
+    model: str
+    limits: LimitsSection
+    first: float | None
+    total: float | None
+
+    @classmethod
+    def of(cls, model: str, limits: LimitsSection) -> Deadlines:
+        """
+        Those of a request that arrives now.
+        """
+        now = time.monotonic()
+        first, total = limits.first_token_seconds, limits.total_seconds
+        return cls(model, limits, None if first is None else now + first, None if total is None else now + total)
+
+    async def before_first(self, work: Awaitable[Result]) -> Result:
+        """
+        The result of what must be done before the first token.
+
+        Raises:
+            DeadlineError: it is not done by then.
+        """
+        if self.first is None or (self.total is not None and self.total < self.first):
+            return await self.before_end(work)
+        return await self._within(self.first, work, "first_token_seconds", self.limits.first_token_seconds)
+
+    async def before_end(self, work: Awaitable[Result]) -> Result:
+        """
+        The result of what must be done before the last token.
+
+        Raises:
+            DeadlineError: it is not done by then.
+        """
+        if self.total is None:
+            return await work
+        return await self._within(self.total, work, "total_seconds", self.limits.total_seconds)
+
+    async def _within(self, moment: float, work: Awaitable[Result], key: str, seconds: float | None) -> Result:
+        try:
+            async with asyncio.timeout(max(0.0, moment - time.monotonic())) as bound:
+                return await work
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            raise DeadlineError(
+                f"The model {self.model!r} took longer than its limits.{key} of {seconds:g} seconds; "
+                "ask for less, or later"
+            ) from error

@@ -1,0 +1,42 @@
+"""
+How a client may say what it wants: how deep, and how slowly.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from appliance.admission.section import Seconds
+from appliance.section import Section
+
+
+class ServerLimitsSection(Section):
+    """
+    What a request may look like, whatever model it is for.
+    """
+
+    json_depth: Annotated[int, Field(ge=8, le=500)] = 100
+    """Most objects and lists within each other in a body; a deeper one is 400, before anything decodes it."""
+
+
+class ServerTimeoutsSection(Section):
+    """
+    How long clients may take.
+    """
+
+    header_seconds: Seconds = 30
+    """
+    Until a client has sent the head of a request, in seconds; then its connection is closed, as is one that has been
+    idle for so long. A connection on which nothing was ever sent is left open.
+    """
+
+    body_seconds: Seconds = 120
+    """Until a client has sent the whole body of a request, in seconds; then it is 408."""
+
+    send_seconds: Seconds = 60
+    """
+    Longest time for which a client may take nothing of an answer that is there for it, in seconds; then its request is
+    ended, so that it does not hold a place in a model.
+    """

@@ -1,0 +1,107 @@
+"""
+What a model takes on, what it promises, and what a key may ask.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from appliance.section import Section
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class LimitsSection(Section):
+    """
+    How much a model takes on; a request beyond it is refused with 429 and `Retry-After`, before its prompt is read.
+
+    Of several workers each has an equal share.
+    """
+
+    concurrent: Count | None = None
+    """
+    Most requests under way at once; the next ones wait for their turn, first come first served. Unset is as many as
+    vLLM computes at once (`engine.max_num_seqs`), and no limit where something else computes.
+    """
+
+    queued: Annotated[int, Field(ge=0)] = 1000
+    """Most requests that wait for their turn; 0 lets none wait."""
+
+    queued_tokens: Count | None = None
+    """
+    Most prompt tokens of all requests that wait, estimated from the size of their bodies by what the tokens of
+    earlier ones were; unset is no limit. Leave it unset where bodies hold images or audio.
+    """
+
+    first_token_seconds: Seconds | None = None
+    """
+    Longest time from a request's arrival to the first token of its stream, in seconds, the wait for its turn
+    included; then it is 504. Of an answer that is not streamed only the wait counts. Unset is no limit.
+    """
+
+    total_seconds: Seconds | None = None
+    """
+    Longest time from a request's arrival to the end of its answer, in seconds; then it is 504, or an error at the end
+    of the stream, and the work is ended. It covers every try of a proxy together, where `timeouts` are of each one.
+    Unset is no limit.
+    """
+
+    def share(self, workers: int) -> Self:
+        """
+        What one of so many workers takes on.
+        """
+        counts = {
+            "concurrent": _part(self.concurrent, workers),
+            "queued": -(-self.queued // workers),
+            "queued_tokens": _part(self.queued_tokens, workers),
+        }
+        return self.model_copy(update=counts)
+
+
+class SloSection(Section):
+    """
+    What a model promises to the requests it lets in.
+    """
+
+    ttft_seconds: Seconds | None = None
+    """
+    Time to first token, in seconds: a request that would wait longer, going by how long requests take now, is refused
+    at once with 429 and `Retry-After`. An embedding or a score is all first token. Unset promises nothing.
+    """
+
+
+class KeyLimits(Section):
+    """
+    How much may be asked with one key; beyond it is 429 with `Retry-After`, and `x-ratelimit-*` headers tell what is
+    left.
+
+    Unused minutes do not add up: a key that rested may spend one minute's worth at once. Of several workers each has
+    an equal share.
+    """
+
+    requests_per_minute: Count | None = None
+    """Most requests in a minute; unset is no limit."""
+
+    tokens_per_minute: Count | None = None
+    """
+    Most tokens in a minute, of prompts and answers. A prompt is estimated from its size when it comes, and the real
+    numbers replace the estimate when it is answered. Unset is no limit.
+    """
+
+    def share(self, workers: int) -> Self:
+        """
+        What one of so many workers allows.
+        """
+        counts = {
+            "requests_per_minute": _part(self.requests_per_minute, workers),
+            "tokens_per_minute": _part(self.tokens_per_minute, workers),
+        }
+        return self.model_copy(update=counts)
+
+
+def _part(count: int | None, workers: int) -> int | None:
+    # Rounded up: a share of nothing would refuse all.
+    return None if count is None else -(-count // workers)

@@ -1,0 +1,318 @@
+"""
+The way into one model, with a clock that the test moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot
+from appliance.errors import DeadlineError, LimitedError
+from appliance.record import recorded
+
+
+class Clock:
+    """
+    Seconds that pass when the test says so.
+    """
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Way:
+    """
+    A gate, and requests that come to it.
+    """
+
+    def __init__(self, ttft_seconds: float | None = None, **limits: Any) -> None:
+        self.clock = Clock()
+        self.settings = Settings(LimitsSection(**limits), SloSection(ttft_seconds=ttft_seconds))
+        self.gate = Gate("m", self.settings, self.clock)
+        self.order: list[str] = []
+
+    def come(self, name: str = "", size: int = 400) -> asyncio.Task[Slot]:
+        """
+        A request with a body of so many bytes.
+        """
+        deadlines = Deadlines.of("m", self.gate.settings.limits)
+
+        async def enter() -> Slot:
+            slot = await self.gate.enter(size, deadlines)
+            self.order.append(name)
+            return slot
+
+        return asyncio.create_task(enter())
+
+    def answer(self, task: asyncio.Task[Slot], seconds: float = 0.0) -> None:
+        """
+        A request that came is answered, and leaves.
+        """
+        self.clock.now += seconds
+        task.result().leave(None, is_answered=True)
+
+    async def full(self, count: int) -> list[asyncio.Task[Slot]]:
+        """
+        So many requests, all of them under way.
+        """
+        tasks = [self.come() for _ in range(count)]
+        await settle()
+        assert self.gate.running == count
+        return tasks
+
+
+async def settle() -> None:
+    """
+    Let every task go on until it waits for something.
+    """
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def refused(way: Way, size: int = 400) -> LimitedError:
+    """
+    The error of a request that is not let in.
+    """
+    task = way.come(size=size)
+    await settle()
+    error = task.exception()
+    assert isinstance(error, LimitedError)
+    return error
+
+
+async def test_who_comes_first_is_first_served() -> None:
+    """
+    The queue has an order, and a place that gets free goes to its head.
+    """
+    way = Way(concurrent=1)
+    (first,) = await way.full(1)
+    waiting = [way.come(name) for name in "abc"]
+    await settle()
+    assert (way.gate.running, way.gate.queued) == (1, 3)
+
+    for task in (first, *waiting):
+        way.answer(task)
+        await settle()
+
+    assert way.order == ["", "a", "b", "c"]
+    assert (way.gate.running, way.gate.queued) == (0, 0)
+
+
+async def test_who_comes_late_does_not_overtake() -> None:
+    """
+    A place that is free for a moment belongs to whoever waits for it.
+    """
+    way = Way(concurrent=1)
+    (first,) = await way.full(1)
+    waiting = way.come("waits")
+    await settle()
+    way.answer(first)
+    late = way.come("late")
+    await settle()
+
+    assert waiting.done()
+    assert not late.done()
+    late.cancel()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"concurrent": 1, "queued": 0}, "concurrent"),
+        ({"concurrent": 1, "queued": 2}, "queue"),
+        ({"concurrent": 1, "queued_tokens": 250}, "tokens"),
+    ],
+)
+async def test_one_too_many_is_refused_at_once(limits: dict[str, int], reason: str) -> None:
+    """
+    Each limit has a word, which is counted and noted in the record of the request.
+    """
+    way = Way(**limits)
+    await way.full(1)
+    waiting = [way.come() for _ in range(limits.get("queued", 2))]
+    await settle()
+    with recorded("a") as record:
+        error = await refused(way)
+
+    assert (error.status, error.code, record.refused) == (429, "overloaded", reason)
+    assert way.gate.refused == {reason: 1}
+    for task in waiting:
+        task.cancel()
+
+
+async def test_retry_after_is_how_long_the_queue_takes_to_drain() -> None:
+    """
+    In whole seconds, by the rate that was measured; one where nothing was.
+    """
+    way = Way(concurrent=2, queued=3)
+    cold = await way.full(2)
+    queue = [way.come() for _ in range(3)]
+    await settle()
+    before = await refused(way)
+    way.answer(cold[0], 8)
+    await settle()
+    queue.append(way.come())
+    await settle()
+    after = await refused(way)
+
+    assert before.retry_after == 1
+    # Two places that are held for eight seconds each: a place in four, and the queue of three and this one in sixteen.
+    assert after.retry_after == 16
+    for task in queue[1:]:
+        task.cancel()
+
+
+async def test_who_leaves_the_queue_leaves_no_trace() -> None:
+    """
+    A client that goes away while it waits gives up its turn, even in the moment that it comes.
+    """
+    way = Way(concurrent=1)
+    (first,) = await way.full(1)
+    gone, next_ = way.come("gone"), way.come("next")
+    await settle()
+    # Its turn comes, and it is told to end before it hears of it.
+    way.answer(first)
+    gone.cancel()
+    await settle()
+
+    assert gone.cancelled()
+    assert way.order == ["", "next"]
+    assert (way.gate.running, way.gate.queued) == (1, 0)
+    assert next_.done()
+
+
+async def test_the_engine_bounds_what_the_config_does_not() -> None:
+    """
+    Unset is what the engine says, which is known once it is there.
+    """
+    way = Way()
+    await way.full(5)
+    way.gate.engine_concurrent = 6
+    tasks = [way.come(), way.come()]
+    await settle()
+
+    assert [task.done() for task in tasks] == [True, False]
+    tasks[1].cancel()
+
+
+async def test_new_settings_hold_from_now_on() -> None:
+    """
+    Who waits is let in by a limit that was raised.
+    """
+    way = Way(concurrent=1, queued=2)
+    await way.full(1)
+    waiting = [way.come(), way.come()]
+    await settle()
+    way.gate.apply(Settings(LimitsSection(concurrent=2, queued=0), SloSection()))
+    await settle()
+
+    assert [task.done() for task in waiting] == [True, False]
+    assert (await refused(way)).code == "overloaded"
+    waiting[1].cancel()
+
+
+async def test_a_wait_that_would_break_the_promise_is_refused_at_once() -> None:
+    """
+    The forecast decides: one place, held for a second each time, and two seconds are promised.
+    """
+    way = Way(ttft_seconds=2, concurrent=1)
+    (task,) = await way.full(1)
+    way.answer(task, 1)
+    await way.full(1)
+    soon = way.come()
+    await settle()
+    error = await refused(way)
+
+    assert not soon.done()
+    assert error.retry_after == 2
+    assert way.gate.refused == {"slo": 1}
+    soon.cancel()
+
+
+async def test_nobody_is_promised_what_is_not_known() -> None:
+    """
+    A cold model computes what it has places for, and lets nobody wait until one of them has ended.
+    """
+    way = Way(ttft_seconds=2, concurrent=2)
+    tasks = await way.full(2)
+    cold = await refused(way)
+    way.answer(tasks[0], 0.5)
+    third = way.come()
+    warm = way.come()
+    await settle()
+
+    assert cold.retry_after == 1
+    assert third.done()
+    assert not warm.done()
+    warm.cancel()
+
+
+async def test_a_slow_first_token_holds_back_the_next_request() -> None:
+    """
+    Among two under way it took all that is promised, so a third is refused; an idle model refuses nobody.
+    """
+    way = Way(ttft_seconds=2)
+    tasks = await way.full(2)
+    way.clock.now += 2
+    tasks[0].result().first()
+    error = await refused(way)
+    for task in tasks:
+        way.answer(task)
+
+    assert error.code == "overloaded"
+    assert (await way.full(1))[0].done()
+
+
+async def test_a_forecast_that_was_wrong_does_not_break_the_promise() -> None:
+    """
+    Whose turn has not come in time is refused then: it would take the turn of one whose promise can be kept.
+    """
+    way = Way(ttft_seconds=0.2, concurrent=1)
+    (task,) = await way.full(1)
+    way.answer(task, 0.1)
+    await way.full(1)
+    late = way.come()
+
+    with pytest.raises(LimitedError, match="did not get to it in time"):
+        await asyncio.wait_for(late, 60)
+    assert way.gate.refused == {"late": 1}
+    assert way.gate.queued == 0
+
+
+async def test_a_deadline_ends_the_wait() -> None:
+    """
+    The first token cannot come in time where the turn does not.
+    """
+    way = Way(concurrent=1, first_token_seconds=0.05)
+    await way.full(1)
+    with recorded("a") as record:
+        waiting = way.come()
+        with pytest.raises(DeadlineError, match=r"limits\.first_token_seconds of 0\.05") as caught:
+            await asyncio.wait_for(waiting, 60)
+
+    assert caught.value.status == 504
+    assert (record.refused, way.gate.queued) == ("deadline", 0)
+
+
+async def test_tokens_of_the_queue_are_estimated_as_requests_had_them() -> None:
+    """
+    What was counted in earlier prompts decides how many bytes may wait.
+    """
+    way = Way(concurrent=1, queued_tokens=100)
+    before = way.gate.tokens(800)
+    for _ in range(50):
+        (task,) = await way.full(1)
+        task.result().leave(40, is_answered=True)
+    await way.full(1)
+    waiting = way.come(size=800)
+    await settle()
+
+    assert before == 200
+    assert 80 <= way.gate.queued_tokens <= 100
+    assert not waiting.done()
+    waiting.cancel()
