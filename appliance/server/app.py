@@ -18,7 +18,6 @@ from appliance.protocols.gateway import Gateway
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
-from appliance.telemetry import build
 from appliance.telemetry.telemetry import Settings, Telemetry
 
 
@@ -35,7 +34,6 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
     telemetry = _telemetry(config)
-    build.show(digest(config))
     app = _app(config, telemetry, [*handlers, _index(handlers)])
     app.state.lifecycle, app.state.outlook, app.state.telemetry = lifecycle, outlook, telemetry
     app.on_startup.append(lifecycle.begin)
@@ -55,11 +53,18 @@ def create_probes(config: Config, outlook: Outlook, telemetry: Telemetry) -> Lit
 
 def _telemetry(config: Config) -> Telemetry:
     # As KServe's logger says whose payloads they are.
-    metadata, settings = config.metadata, Settings(config.logging.access, config.logging.payloads, config.tracing)
+    metadata, settings = config.metadata, telemetry_settings(config)
     if metadata.name is None:
         return Telemetry(settings)
     facts = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
     return Telemetry(settings, f"/{metadata.namespace}/{metadata.name}", facts)
+
+
+def telemetry_settings(config: Config) -> Settings:
+    """
+    What the config says is to be told of requests; `Telemetry.apply` takes them while it serves.
+    """
+    return Settings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
 
 
 def _probes(outlook: Outlook) -> Sequence[BaseRouteHandler]:
