@@ -48,11 +48,10 @@ class Wire:
 
     def close(self) -> None:
         """
-        The application is done; an answer that was begun and that neither ended nor failed was given up.
+        The application is done; an answer that neither ended nor failed was given up.
         """
-        record = self._record
-        if record.status is not None and not self._is_whole and record.late_status is None:
-            record.status = LEFT
+        if not self._is_whole and self._record.late_status is None:
+            self._record.status = LEFT
 
 
 def tapped(copy: Copy, headers: Headers, receive: Receive, send: Send) -> tuple[Receive, Send]:
