@@ -63,14 +63,14 @@ def tapped(copy: Copy, headers: Headers, receive: Receive, send: Send) -> tuple[
     async def hear() -> Any:  # Any: a message of ASGI
         message = await receive()
         if message["type"] == "http.request":
-            copy.request.add(message["body"])
+            copy.request.add(message.get("body", b""))
         return message
 
     async def say(message: Message) -> None:
         if message["type"] == "http.response.start":
             copy.response.media_type = _media_type(message["headers"])
         elif message["type"] == "http.response.body":
-            copy.response.add(message["body"])
+            copy.response.add(message.get("body", b""))
         await send(message)
 
     return hear, say
