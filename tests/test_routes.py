@@ -176,6 +176,20 @@ async def test_metrics_say_where_each_model_stands(client: Client) -> None:
 
     assert 'appliance_model_state{model="one",state="ready"} 0.0' in text
     assert 'appliance_requests_running{model="two"} 0.0' in text
+    assert 'appliance_requests_queued{model="two"} 0.0' in text
+
+
+async def test_metrics_say_how_long_each_phase_of_a_load_took(client: Client) -> None:
+    """
+    The phase under way too, so that one that hangs shows; a model that is ready has no further phase.
+    """
+    loading = (await client.get("/metrics")).text
+    await _make_ready(client)
+    ready = (await client.get("/metrics")).text
+
+    assert 'appliance_load_phase_seconds{model="one",phase="loading"}' in loading
+    assert 'appliance_load_phase_seconds{model="one",phase="proving"}' in ready
+    assert 'phase="ready"' not in ready
 
 
 async def test_a_fault_in_the_middle_of_a_stream_is_its_last_event(client: Client) -> None:

@@ -140,6 +140,28 @@ def test_the_engine_has_the_parts_we_hold() -> None:
     )
 
 
+def test_an_output_has_what_we_count() -> None:
+    """
+    Tokens, those that were cached, the moments of the engine, and whether outputs repeat what came before.
+    """
+    output = inspect.signature(_get("vllm.outputs.RequestOutput").__init__).parameters
+    stats = {each.name for each in dataclasses.fields(_get("vllm.v1.metrics.stats.RequestStateStats"))}
+
+    assert {"prompt_token_ids", "outputs", "metrics", "num_cached_tokens"} <= set(output)
+    assert {"queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts"} <= stats
+    assert {"index", "token_ids"} <= {each.name for each in dataclasses.fields(_get("vllm.outputs.CompletionOutput"))}
+    assert _get("vllm.sampling_params.RequestOutputKind").DELTA
+
+
+def test_its_metrics_are_told_by_their_names() -> None:
+    """
+    What an engine registers is known by a prefix, and is taken out again when another one starts.
+    """
+    source = inspect.getsource(_get("vllm.v1.metrics.prometheus.unregister_vllm_metrics"))
+
+    assert '_name.startswith("vllm:")' in source
+
+
 def test_pooling_has_the_parts_we_hold() -> None:
     """
     The serving classes of pooling models are attributes of the state, made with what our own answers are made of.

@@ -24,7 +24,6 @@ from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
 from appliance.server.sending import Sending
-from appliance.telemetry import build
 from appliance.telemetry.telemetry import Settings, Telemetry
 
 
@@ -48,10 +47,10 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     ]
     paths = [path for handler in handlers for path in handler.paths]
     telemetry = _telemetry(config)
-    build.show(digest(config))
     app = _app(config, [*handlers, *page.routes(config, paths, secrets, lifecycle.access)], lifecycle.access, telemetry)
     app.state.lifecycle, app.state.intake = lifecycle, intake
     app.state.outlook, app.state.telemetry = outlook, telemetry
+
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.extend([lifecycle.stop, telemetry.stop])
     if isinstance(outlook, Together):
@@ -70,7 +69,7 @@ def create_probes(config: Config, outlook: Outlook, telemetry: Telemetry) -> Lit
 
 def _telemetry(config: Config) -> Telemetry:
     # As KServe's logger says whose payloads they are.
-    metadata, settings = config.metadata, Settings(config.logging.access, config.logging.payloads, config.tracing)
+    metadata, settings = config.metadata, telemetry_settings(config)
     if metadata.name is None:
         return Telemetry(settings)
     facts = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
@@ -84,6 +83,13 @@ def _probes(outlook: Outlook, access: Access) -> Sequence[BaseRouteHandler]:
         return replace(now, models=[model for model in now.models if access.sees(model["name"])])
 
     return [*health.routes(standing), *metrics.routes(outlook.metrics, access.require_metrics)]
+
+
+def telemetry_settings(config: Config) -> Settings:
+    """
+    What the config says is to be told of requests; `Telemetry.apply` takes them while it serves.
+    """
+    return Settings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
 
 
 def _app(config: Config, handlers: Sequence[BaseRouteHandler], access: Access, telemetry: Telemetry) -> Litestar:

@@ -48,11 +48,10 @@ class Wire:
 
     def close(self) -> None:
         """
-        The application is done; an answer that was begun and that neither ended nor failed was given up.
+        The application is done; an answer that neither ended nor failed was given up.
         """
-        record = self._record
-        if record.status is not None and not self._is_whole and record.late_status is None:
-            record.status = LEFT
+        if not self._is_whole and self._record.late_status is None:
+            self._record.status = LEFT
 
 
 def tapped(copy: Copy, headers: Headers, receive: Receive, send: Send) -> tuple[Receive, Send]:
@@ -64,14 +63,14 @@ def tapped(copy: Copy, headers: Headers, receive: Receive, send: Send) -> tuple[
     async def hear() -> Any:  # Any: a message of ASGI
         message = await receive()
         if message["type"] == "http.request":
-            copy.request.add(message["body"])
+            copy.request.add(message.get("body", b""))
         return message
 
     async def say(message: Message) -> None:
         if message["type"] == "http.response.start":
             copy.response.media_type = _media_type(message["headers"])
         elif message["type"] == "http.response.body":
-            copy.response.add(message["body"])
+            copy.response.add(message.get("body", b""))
         await send(message)
 
     return hear, say

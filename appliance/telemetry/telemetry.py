@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from appliance.record import Record
-from appliance.telemetry import requests
+from appliance.telemetry import build, requests
 from appliance.telemetry.access import AccessLog, AccessSection
 from appliance.telemetry.payloads import Copy, Payloads, PayloadsSection
 from appliance.telemetry.tracing import Headers, Traced, Traces, TracingSection
@@ -18,12 +18,13 @@ from appliance.telemetry.tracing import Headers, Traced, Traces, TracingSection
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
-    What is to be told; `payloads` and `tracing` are None where nobody wants them.
+    What is to be told; `payloads` and `tracing` are None where nobody wants them, `digest` is the config's.
     """
 
     access: AccessSection = field(default_factory=AccessSection)
     payloads: PayloadsSection | None = None
     tracing: TracingSection | None = None
+    digest: str = "none"
 
 
 class Telemetry:
@@ -37,14 +38,19 @@ class Telemetry:
         self._access = AccessLog(settings.access)
         self._payloads = Payloads(settings.payloads, source, facts)
         self._traces = Traces(settings.tracing)
+        build.show(settings.digest)
 
     def apply(self, settings: Settings) -> None:
         """
         Go by these settings from now on.
+
+        Raises:
+            MissingExtraError: traces are wanted, and OpenTelemetry is not installed.
         """
         self._access.apply(settings.access)
         self._payloads.apply(settings.payloads)
         self._traces.apply(settings.tracing)
+        build.show(settings.digest)
 
     def copy(self) -> Copy | None:
         """

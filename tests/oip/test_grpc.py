@@ -19,12 +19,15 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from inference_doubles import InferenceClient, speakers
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from appliance.config.server import ServerSection
 from appliance.errors import CallError, EngineDeadError, UnavailableError
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.protocols.oip_grpc.server import create_server
+from appliance.telemetry.telemetry import Settings, Telemetry
 from appliance.tensors import Tensor
 
 ROOT = Path(__file__).parent.parent.parent
@@ -48,7 +51,7 @@ async def _remote(server_section: ServerSection = SERVER) -> AsyncGenerator[Remo
     config = speakers(server=server_section)
     async with InferenceClient(config) as inner:
         await inner.until_ready()
-        server, port = create_server(config, inner.lifecycle, inner.lifecycle.standing)
+        server, port = create_server(config, inner.lifecycle, inner.lifecycle.standing, Telemetry(Settings()))
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Remote(inner, channel)
@@ -120,6 +123,24 @@ async def test_the_server_and_its_models_say_what_they_are(remote: Remote) -> No
     assert config.input[0].data_type == pb.TYPE_STRING
     assert [*config.output[0].dims] == [-1, 3]
     assert {each.state for each in index.models} == {"READY"}
+
+
+async def test_a_request_is_told_of_like_any_other(remote: Remote) -> None:
+    """
+    Counted by its protocol, and logged with gRPC's word for how it ended beside HTTP's number; a probe is not told of.
+    """
+    labels = {"protocol": "oip_grpc", "operation": "classification", "model": "mood", "code": "2xx"}
+    before = REGISTRY.get_sample_value("appliance_requests_total", labels) or 0
+
+    with capture_logs() as logged:
+        await remote.call.ModelInfer(_request("mood", _text("HEY")), metadata=[("x-request-id", "mine")])
+        await remote.call.ServerReady(pb.ServerReadyRequest())
+        await _code(remote.call.ModelInfer(_request("nobody", _text("HEY"))))
+
+    good, bad = [each for each in logged if each["event"] == "request.ended"]
+    assert (good["status"], good["grpc_status"], good["model"]) == (200, "OK", "mood")
+    assert (bad["status"], bad["grpc_status"], bad["error"]) == (404, "NOT_FOUND", "UnknownModelError")
+    assert REGISTRY.get_sample_value("appliance_requests_total", labels) == before + 1
 
 
 async def test_raw_tensors_are_answered_raw(remote: Remote) -> None:

@@ -66,7 +66,7 @@ def test_both_bodies_are_posted_as_cloud_events(start: Start, plain: Upstream) -
     assert first.header("content-type") == "application/cloudevents+json"
     assert first.header("authorization") == "Bearer of-the-sink"
     assert "geheim" not in json.dumps(_posted(plain)) + server.log.read_text()
-    assert server.metric("appliance_payloads_total", {"result": "sent"}) == 2
+    until(lambda: server.metric("appliance_payloads_total", {"result": "sent"}) == 2, 10, server.tail)
 
 
 def test_a_file_gets_a_line_for_each_and_long_ones_are_cut(start: Start, plain: Upstream, tmp_path: Path) -> None:
@@ -130,7 +130,8 @@ def test_a_stream_is_not_held_up_to_be_logged(start: Start, plain: Upstream, tmp
         while b"choices" not in received:
             received += connection.recv(4096)
 
-    until(lambda: (tmp_path / "payloads.jsonl").exists(), 10, server.tail)
-    logged = json.loads((tmp_path / "payloads.jsonl").read_text())
+    file = tmp_path / "payloads.jsonl"
+    until(lambda: file.exists() and file.read_text().endswith("\n"), 10, server.tail)
+    logged = json.loads(file.read_text())
     assert logged["status"] == 499
     assert "choices" in logged["data"]

@@ -17,6 +17,7 @@ class TracingSection(Section):
     (`traceparent`, W3C Trace Context), and goes along to upstreams and to the engine.
 
     vLLM has spans of its own: set `otlp_traces_endpoint` in a model's `engine.args`, and they join the trace.
+    Its protocol and name are those of OpenTelemetry's own variables, such as `OTEL_SERVICE_NAME`.
     """
 
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]

@@ -1,0 +1,110 @@
+"""
+What is told of requests while the settings change, over a telemetry of the test's own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import collector
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+from upstreams import Upstream
+
+from appliance.record import Record
+from appliance.telemetry.access import AccessSection
+from appliance.telemetry.payloads import PayloadsSection
+from appliance.telemetry.telemetry import Settings, Telemetry
+from appliance.telemetry.tracing import TracingSection
+
+QUIET = AccessSection(sample=0)
+
+
+def _record(request_id: str = "a", status: int = 200) -> Record:
+    record = Record(request_id, method="POST", path="/v1/completions", protocol="openai", model="one", status=status)
+    record.operation, record.route, record.ended = "completion", "/v1/completions", time.monotonic()
+    return record
+
+
+@pytest.mark.parametrize(("status", "lines"), [(200, 0), (400, 1), (499, 1), (503, 1)])
+def test_an_error_is_logged_whatever_the_sample(status: int, lines: int) -> None:
+    """
+    A thinner log loses only what went well.
+    """
+    telemetry = Telemetry(Settings(access=QUIET))
+
+    with capture_logs() as logged:
+        telemetry.tell(_record(status=status))
+
+    assert len(logged) == lines
+
+
+def test_a_stream_that_broke_is_an_error() -> None:
+    """
+    Though its status was good.
+    """
+    record = _record()
+    record.late_status = 502
+
+    with capture_logs() as logged:
+        Telemetry(Settings(access=QUIET)).tell(record)
+
+    assert [(each["status"], each["late_status"]) for each in logged] == [(200, 502)]
+
+
+def test_new_settings_hold_for_the_next_request() -> None:
+    """
+    The digest of the config is that of the new one, and of it alone.
+    """
+    telemetry = Telemetry(Settings(access=QUIET, digest="old"))
+    telemetry.apply(Settings(digest="new"))
+
+    with capture_logs() as logged:
+        telemetry.tell(_record())
+
+    (build,) = [
+        each for family in REGISTRY.collect() if family.name == "appliance_build_info" for each in family.samples
+    ]
+    assert len(logged) == 1
+    assert build.labels["config"] == "new"
+
+
+async def test_payloads_go_where_the_newest_settings_say(tmp_path: Path) -> None:
+    """
+    On, elsewhere, and off again.
+    """
+    telemetry = Telemetry(Settings())
+    assert telemetry.copy() is None
+
+    for name in ("one", "two"):
+        telemetry.apply(Settings(payloads=PayloadsSection(sink=str(tmp_path / name), mode="request")))
+        copy = telemetry.copy()
+        assert copy is not None
+        copy.request.add(name.encode())
+        telemetry.tell(_record(name), copy)
+        await telemetry.stop()
+    telemetry.apply(Settings())
+
+    assert telemetry.copy() is None
+    for name in ("one", "two"):
+        assert json.loads((tmp_path / name).read_text())["id"] == name
+
+
+async def test_a_request_is_told_to_the_collector_it_began_with(plain: Upstream) -> None:
+    """
+    Traces may be switched off while requests are under way.
+    """
+    collector.listen(plain)
+    telemetry, record = Telemetry(Settings(tracing=TracingSection(endpoint=plain.origin))), _record("under-way")
+    traced = telemetry.trace(record, dict)
+    telemetry.apply(Settings())
+
+    telemetry.tell(record, traced=traced)
+    await telemetry.stop()
+
+    assert traced is not None
+    assert telemetry.trace(_record(), dict) is None
+    assert "under-way" in {each.attributes.get("appliance.request_id") for each in collector.spans(plain)}
