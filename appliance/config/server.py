@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.section import Section
+from appliance.section import Change, Section
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -33,7 +33,7 @@ class ServerSection(Section):
     grpc_port: Port | None = None
     """Port of the Open Inference Protocol over gRPC, with its health service and reflection; unset is none."""
 
-    admin: bool = False
+    admin: Annotated[bool, Change.HOT] = False
     """
     Whether whoever reaches the server may load and unload its models, through the model repository of the Open
     Inference Protocol; it needs `workers: 1`. Unset is nobody.
@@ -49,5 +49,11 @@ class ServerSection(Section):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
 
-    drain_seconds: Annotated[float, Field(ge=0)] = 30
+    drain_seconds: Annotated[float, Field(ge=0), Change.HOT] = 30
     """How long requests under way may take to finish after SIGTERM."""
+
+    watch: Annotated[bool, Change.HOT] = False
+    """
+    Whether a change of this file, or of one that `${file:}` names, is applied without being asked; unset waits for
+    SIGHUP. `appliance diff` says what a change would do.
+    """
