@@ -5,32 +5,23 @@ Where each model stands in its life, and the one writer of that: materialize, lo
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Coroutine
 from typing import Any
-
-import structlog
 
 from appliance.config import Config
 from appliance.contract import Call, Reply
-from appliance.errors import ApplianceError, CallError, EngineDeadError, UnavailableError, UnknownModelError
+from appliance.errors import UnavailableError
 from appliance.lifecycle import calls
-from appliance.lifecycle.bringing import bring, reporter
 from appliance.lifecycle.entry import Entry
+from appliance.lifecycle.life import Life
 from appliance.lifecycle.peers import Peers
 from appliance.lifecycle.progress import Progress
-from appliance.lifecycle.proof import prove
+from appliance.lifecycle.roster import Roster
 from appliance.lifecycle.standing import Standing
 from appliance.lifecycle.state import RULES, State
+from appliance.models.section import ModelSection
 
 __all__ = ["RULES", "Entry", "Lifecycle", "Progress", "Standing", "State"]
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-# Well inside the two seconds in which a dead engine must show.
-_CHECK_SECONDS = 0.5
 
 
 class Lifecycle:
@@ -39,13 +30,25 @@ class Lifecycle:
     """
 
     def __init__(self, config: Config) -> None:
+        self.config = config
+        """What is served now; what can change while we serve is read here each time it is wanted."""
         self._peers = Peers(self.find)
-        self.entries: tuple[Entry, ...] = tuple(Entry(each, each.build(self._peers)) for each in config.models)
-        self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
-        self._storage = config.storage
-        self._tasks: list[asyncio.Task[None]] = []
         self._turn = asyncio.Lock()
-        self._is_stopping = False
+        self.roster = Roster(self.life(section) for section in config.models)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def life(self, section: ModelSection) -> Life:
+        """
+        The life of a model, not begun yet.
+        """
+        return Life(section, self._peers, lambda: self.config.storage, self._turn)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """
+        The models that serve, or are to.
+        """
+        return self.roster.entries
 
     @property
     def is_live(self) -> bool:
@@ -87,7 +90,8 @@ class Lifecycle:
         """
         Start the load and the watch as tasks; returns at once.
         """
-        self._tasks = [asyncio.create_task(work) for work in (*map(self._load, self.entries), self._watch())]
+        for life in self.roster.lives:
+            life.begin()
 
     def find(self, name: str | None) -> Entry:
         """
@@ -97,18 +101,7 @@ class Lifecycle:
             UnknownModelError: nobody answers to it.
             CallError: None, and there are several.
         """
-        if name is None and len(self.entries) == 1:
-            return self.entries[0]
-        names = ", ".join(self._by_name)
-        if name is None:
-            raise CallError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
-        if name not in self._by_name:
-            raise UnknownModelError(
-                f"The model {name!r} does not exist; the models here are: {names}",
-                param="model",
-                code="model_not_found",
-            )
-        return self._by_name[name]
+        return self.roster.find(name).entry
 
     async def answer(self, name: str | None, call: Call) -> Reply:
         """
@@ -124,11 +117,10 @@ class Lifecycle:
         """
         Refuse new calls, and wait up to `seconds` for the ones under way.
         """
-        self._is_stopping = True
-        for entry in self.entries:
-            if State.DRAINING in RULES[entry.state].leaves_to:
-                self._move(entry, State.DRAINING, "the server is stopping")
-        await calls.quiet(self.entries, seconds)
+        for life in self.roster.lives:
+            if State.DRAINING in RULES[life.entry.state].leaves_to:
+                life.move(State.DRAINING, "the server is stopping")
+        await calls.quiet([life.entry for life in self.roster.everyone], seconds)
 
     async def load(self, name: str) -> None:
         """
@@ -138,119 +130,61 @@ class Lifecycle:
             CallError: unknown model, or one that is neither.
             UnavailableError: it did not become ready.
         """
-        entry = self.find(name)
+        life = self.roster.find(name)
+        entry = life.entry
         if RULES[entry.state].is_ready:
             return
         entry.require("loaded", State.UNLOADED)
-        self._move(entry, State.PENDING, "an operator wants it back")
-        await self._own(self._load(entry))
+        life.move(State.PENDING, "an operator wants it back")
+        await asyncio.shield(self._own(life.load()))
         if not RULES[entry.state].is_ready:
             raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}")
 
-    async def unload(self, name: str, seconds: float) -> None:
+    async def unload(self, name: str) -> None:
         """
-        Let a model go until it is loaded again, once its calls under way are done or `seconds` are over.
+        Let a model go until it is loaded again, once its calls under way are done or the time for that is over.
 
         Raises:
             CallError: unknown model, or one that is not there to be unloaded.
         """
-        entry = self.find(name)
-        entry.require("unloaded", State.READY, State.UNAVAILABLE)
-        self._move(entry, State.DRAINING, "an operator unloads it")
-        await self._own(self._unload(entry, seconds))
+        life = self.roster.find(name)
+        life.entry.require("unloaded", State.READY, State.UNAVAILABLE)
+        await asyncio.shield(self._own(self.empty(life, "an operator unloaded it")))
 
-    async def _unload(self, entry: Entry, seconds: float) -> None:
-        await calls.quiet([entry], seconds)
-        # It may have died meanwhile.
-        if entry.state is State.DRAINING:
-            self._move(entry, State.UNLOADED, "an operator unloaded it")
-            async with self._turn:
-                await entry.model.close()
-            entry.release(entry.section.build(self._peers))
+    async def empty(self, life: Life, reason: str) -> None:
+        """
+        Unload a model that serves; who calls it is told the reason.
+        """
+        life.move(State.DRAINING, reason)
+        await life.unload(self.config.server.drain_seconds, reason)
 
-    async def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    async def leave(self, life: Life, reason: str) -> None:
+        """
+        Wait until a model that no call finds any more has done its last, and is gone.
+        """
+        await life.leave(self.config.server.drain_seconds, reason)
+        self.roster.forget(life)
+
+    def let_go(self, life: Life, reason: str) -> None:
+        """
+        The same, without waiting.
+        """
+        self._own(self.leave(life, reason))
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """
         Work that goes on when nobody waits for it any more, and ends with the server.
         """
         task = asyncio.create_task(work)
-        self._tasks.append(task)
-        await asyncio.shield(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def stop(self) -> None:
         """
         End the load, what still runs, and every engine.
         """
-        self._is_stopping = True
-        for task in self._tasks:
+        for task in (tasks := list(self._tasks)):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(entry.model.close() for entry in self.entries))
-        for entry in self.entries:
-            if State.STOPPED in RULES[entry.state].leaves_to:
-                self._move(entry, State.STOPPED, "the server stopped")
-
-    def _move(self, entry: Entry, state: State, reason: str) -> None:
-        if state not in RULES[entry.state].leaves_to:
-            raise AssertionError(f"{entry.section.name}: {entry.state} does not leave to {state}; this is a bug")
-        write = log.error if state is State.FAILED else log.info
-        write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
-        entry.state, entry.since, entry.reason = state, datetime.now(UTC), reason
-        entry.has_started |= state in {State.READY, State.UNAVAILABLE}
-
-    async def _load(self, entry: Entry) -> None:
-        # One engine after the other: each measures the memory that the ones before it left.
-        turn = self._turn if entry.section.has_engine else contextlib.nullcontext()
-        try:
-            async with turn:
-                await self._bring(entry)
-        except ApplianceError as error:
-            await self._fail(entry, str(error))
-        except Exception as error:
-            log.exception("model.broke", model=entry.section.name)
-            await self._fail(entry, f"unexpected {type(error).__name__}: {error}")
-
-    async def _bring(self, entry: Entry) -> None:
-        artifacts: Mapping[str, Path] = {}
-        if entry.section.storages:
-            self._move(entry, State.FETCHING, "its bytes are being brought")
-            entry.progress = Progress()
-            report = reporter(entry.section.name, entry.progress, lambda: self._is_stopping)
-            brought = await asyncio.to_thread(bring, entry.section, self._storage, report)
-            artifacts, entry.digests, entry.holds = brought.artifacts, brought.digests, brought.holds
-        self._move(entry, State.LOADING, "the engine is starting" if entry.section.has_engine else "it is starting")
-        await entry.model.load(artifacts)
-        self._move(entry, State.PROVING, "the first answer is being made")
-        if entry.model.proof is None:
-            await self._check(entry)
-        else:
-            await prove(entry.model, entry.model.proof)
-            self._move(entry, State.READY, "it answered")
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
-            for entry in self.entries:
-                if entry.state in {State.READY, State.UNAVAILABLE, State.DRAINING}:
-                    await self._check(entry)
-
-    async def _check(self, entry: Entry) -> None:
-        """
-        Move the entry to where its model's health says it is, if that is elsewhere.
-        """
-        try:
-            await entry.model.check()
-        except EngineDeadError as error:
-            await self._fail(entry, str(error))
-        except UnavailableError as error:
-            if State.UNAVAILABLE in RULES[entry.state].leaves_to:
-                self._move(entry, State.UNAVAILABLE, str(error))
-            elif entry.state is State.UNAVAILABLE:
-                # It waits for something else by now.
-                entry.reason = str(error)
-        else:
-            if entry.state in {State.PROVING, State.UNAVAILABLE}:
-                self._move(entry, State.READY, "it answers")
-
-    async def _fail(self, entry: Entry, reason: str) -> None:
-        self._move(entry, State.FAILED, reason)
-        await entry.model.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(life.stop("the server stopped") for life in self.roster.everyone))

@@ -5,7 +5,7 @@ What the sections of all model classes share.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -52,6 +52,13 @@ class ModelSection(Section):
         What computes: vLLM, a class of the user's, or servers elsewhere, which the appliance asks.
         """
         return "vllm" if self.has_engine else "appliance"
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """
+        The names of the other models that it asks.
+        """
+        return ()
 
     @property
     def storages(self) -> Mapping[str, StorageSection]:

@@ -21,5 +21,5 @@ def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], server: Serve
     return [
         *v1.routes(lifecycle, most_bytes),
         *v2.routes(lifecycle, standing, most_bytes),
-        *repository.routes(lifecycle, server),
+        *repository.routes(lifecycle),
     ]

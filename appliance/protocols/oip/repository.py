@@ -14,7 +14,6 @@ from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.config.server import ServerSection
 from appliance.errors import CallError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest, whole_body
@@ -26,7 +25,7 @@ class _Asked(msgspec.Struct):
     ready: bool = False
 
 
-def routes(lifecycle: Lifecycle, server: ServerSection) -> list[BaseRouteHandler]:
+def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
     """
     The listing of models with their states, and the loading and unloading of them where `server.admin` allows it.
     """
@@ -44,34 +43,34 @@ def routes(lifecycle: Lifecycle, server: ServerSection) -> list[BaseRouteHandler
             raise NotFoundException
         # What is in it says how models are to be loaded, and that the config says.
         await whole_body(request)
-        await (load(lifecycle, server, name) if verb == "load" else unload(lifecycle, server, name))
+        await (load(lifecycle, name) if verb == "load" else unload(lifecycle, name))
         return {"name": name, verb: True}
 
     return [index, change]
 
 
-async def load(lifecycle: Lifecycle, server: ServerSection, name: str) -> None:
+async def load(lifecycle: Lifecycle, name: str) -> None:
     """
     Load a model that was unloaded; see `Lifecycle.load`.
 
     Raises:
         CallError: the config does not allow it, or it cannot be done.
     """
-    _allow(server, "load")
+    _allow(lifecycle, "load")
     await lifecycle.load(name)
 
 
-async def unload(lifecycle: Lifecycle, server: ServerSection, name: str) -> None:
+async def unload(lifecycle: Lifecycle, name: str) -> None:
     """
     Unload a model; see `Lifecycle.unload`.
 
     Raises:
         CallError: the config does not allow it, or it cannot be done.
     """
-    _allow(server, "unload")
-    await lifecycle.unload(name, server.drain_seconds)
+    _allow(lifecycle, "unload")
+    await lifecycle.unload(name)
 
 
-def _allow(server: ServerSection, verb: str) -> None:
-    if not server.admin:
+def _allow(lifecycle: Lifecycle, verb: str) -> None:
+    if not lifecycle.config.server.admin:
         raise CallError(f"Nobody may {verb} models here; server.admin: true in the config allows it", status=403)
