@@ -83,7 +83,7 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
     # The web framework is no business of the verbs that only read a file.
     from appliance.server import run
 
-    run(loaded.config, loaded.secrets)
+    run(loaded)
 
 
 @main.command()

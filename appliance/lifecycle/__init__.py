@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import asdict
 from typing import Any
 
 from appliance.config import Config
@@ -17,7 +18,7 @@ from appliance.lifecycle.life import Life
 from appliance.lifecycle.peers import Peers
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.roster import Roster
-from appliance.lifecycle.standing import Standing
+from appliance.lifecycle.standing import FileStanding, Standing
 from appliance.lifecycle.state import RULES, State
 from appliance.models.section import ModelSection
 
@@ -32,6 +33,8 @@ class Lifecycle:
     def __init__(self, config: Config) -> None:
         self.config = config
         """What is served now; what can change while we serve is read here each time it is wanted."""
+        self.file: FileStanding | None = None
+        """How the file of the config stands; None where a program made the config."""
         self._peers = Peers(self.find)
         self._turn = asyncio.Lock()
         self.roster = Roster(self.life(section) for section in config.models)
@@ -83,8 +86,19 @@ class Lifecycle:
         """
         All of that at this moment.
         """
-        models = [entry.describe() for entry in self.entries]
-        return Standing(self.is_live, self.is_ready, self.has_started, self.retry_after, models)
+        return Standing(
+            self.is_live,
+            self.is_ready,
+            self.has_started,
+            self.retry_after,
+            models=[entry.describe() for entry in self.entries],
+            config=self._shown_file(),
+        )
+
+    def _shown_file(self) -> dict[str, Any] | None:  # Any: JSON values
+        if self.file is None:
+            return None
+        return {**asdict(self.file), "coming": [life.entry.describe() for life in self.roster.coming]}
 
     def begin(self) -> None:
         """

@@ -31,7 +31,7 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     tensors = oip.routes(lifecycle, outlook.standing, config.server)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
-    app = _app(config, [*handlers, _index(handlers)])
+    app = _app(lifecycle, [*handlers, _index(handlers)])
     app.state.lifecycle, app.state.outlook = lifecycle, outlook
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.append(lifecycle.stop)
@@ -41,18 +41,19 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     return app
 
 
-def create_probes(config: Config, outlook: Outlook) -> Litestar:
+def create_probes(lifecycle: Lifecycle, outlook: Outlook) -> Litestar:
     """
     Probes and metrics alone, for a listener that a flood of requests cannot fill.
     """
-    return _app(config, _probes(outlook))
+    return _app(lifecycle, _probes(outlook))
 
 
 def _probes(outlook: Outlook) -> Sequence[BaseRouteHandler]:
     return [*health.routes(outlook.standing), *metrics.routes(outlook.metrics)]
 
 
-def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
+def _app(lifecycle: Lifecycle, handlers: Sequence[BaseRouteHandler]) -> Litestar:
+    config = lifecycle.config
     app = Litestar(
         handlers,
         exception_handlers={Exception: errors.render},
@@ -63,7 +64,7 @@ def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    app.asgi_handler = Observed(Published.of(config, app.asgi_handler))
+    app.asgi_handler = Observed(Published.of(config, lambda: lifecycle.roster.names, app.asgi_handler))
     return app
 
 
