@@ -30,6 +30,7 @@ def _length(server: Served) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_engine_is_replaced_and_the_other_model_loses_nothing(
     serve: Callable[..., Served], smollm2: Path, upstream: Upstream, tmp_path: Path
 ) -> None:

@@ -25,11 +25,10 @@ def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
     """
     `/schema/openapi.json` and `/schema`.
     """
-    names = [name for entry in lifecycle.entries for name in entry.section.names]
 
     @get("/schema/openapi.json", name="openapi", sync_to_thread=False)
     def show_document() -> dict[str, Any]:  # Any: JSON values
-        return document(names)
+        return document([name for entry in lifecycle.entries for name in entry.section.names])
 
     @get("/schema", name="openapi-page", sync_to_thread=False)
     def show_page() -> Response[str]:
