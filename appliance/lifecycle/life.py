@@ -134,6 +134,12 @@ class Life:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def apply(self, section: ModelSection) -> None:
+        """
+        Go on by a section that differs in hot keys alone.
+        """
+        self.entry.section = section
+
     def move(self, state: State, reason: str) -> None:
         """
         Put the entry where it now stands.

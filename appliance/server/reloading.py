@@ -5,7 +5,7 @@ The file read again while we serve: what differs is applied, or it is said why n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -49,6 +49,8 @@ class Reloading:
     def __init__(self, loaded: Loaded, lifecycle: Lifecycle, holders: Sequence[Holder]) -> None:
         self._served = loaded
         self._wanted = loaded
+        self._latest: Loaded | None = loaded
+        """What was read last; None where that is not served."""
         self._lifecycle = lifecycle
         self._holders = (Holder("logging", self._configure_log), *holders)
         self._is_asked = asyncio.Event()
@@ -88,7 +90,7 @@ class Reloading:
             await self._is_asked.wait()
             self._is_asked.clear()
             try:
-                self._watch.begin()
+                await asyncio.to_thread(self._watch.begin)
                 new = await asyncio.to_thread(self._served.again)
             except ConfigError as error:
                 self._refuse(error)
@@ -100,9 +102,10 @@ class Reloading:
                 self._take(new)
 
     def _refuse(self, error: ConfigError) -> None:
+        self._latest = None
         # Without the lines of the file: who may ask for probes need not be who may read it.
         reason = "\n".join(str(replace(problem, snippet="")) for problem in error.problems)
-        if self._said(error=reason):
+        if self._say(error=reason):
             log.error("config.refused", reason=reason)
 
     def _take(self, new: Loaded) -> None:
@@ -114,8 +117,9 @@ class Reloading:
         found = differences(self._now_served(), new)
         waiting = [each.path for each in found if each.change is Change.RESTART]
         _tell(found)
+        self._latest = None if waiting else new
         if waiting:
-            if self._said(waiting=waiting):
+            if self._say(waiting=waiting):
                 log.warning("config.waits", reason="these keys need a restart; nothing is applied", keys=waiting)
             return
         self._apply(new, found)
@@ -133,19 +137,24 @@ class Reloading:
             read = attrgetter(holder.path)
             if read(old) != read(new.config):
                 holder.apply(read(new.config))
+        self._apply_to_models(new, found)
+
+    def _apply_to_models(self, new: Loaded, found: Sequence[Difference]) -> None:
         swapped = _models(found)
         for section in new.config.models:
             life = self._lifecycle.roster.get(section.name)
             if life is not None and section.name not in swapped:
-                life.entry.section = section
+                life.apply(section)
 
     async def _change(self) -> None:
         while True:
             await self._is_wanted.wait()
             self._is_wanted.clear()
             wanted = self._wanted
-            names = _models(differences(self._now_served(), wanted))
-            succession = Succession(self._lifecycle, wanted.config.models, names)
+            found = differences(self._now_served(), wanted)
+            # Once more: a model may have come meanwhile.
+            self._apply_to_models(wanted, found)
+            succession = Succession(self._lifecycle, wanted.config.models, _models(found))
             try:
                 await succession.carry_out(lambda wanted=wanted: wanted is not self._wanted)  # type: ignore[misc]
             except Exception as error:
@@ -153,14 +162,20 @@ class Reloading:
                 succession.failed["?"] = f"unexpected {type(error).__name__}: {error}"
             self._settle(wanted, succession.failed)
 
-    def _settle(self, wanted: Loaded, failed: dict[str, str]) -> None:
+    def _settle(self, wanted: Loaded, failed: Mapping[str, str]) -> None:
         if failed:
             reason = "; ".join(f"models.{name}: {why}" for name, why in failed.items())
             log.error("config.not_applied", reason=reason)
-            self._said(error=f"{wanted.path}: not applied: {reason}")
+            if wanted is self._latest:
+                self._say(error=f"{wanted.path}: not applied: {reason}")
             return
-        self._lifecycle.file = FileStanding(wanted.digest or "", _now())
         log.info("config.applied", digest=wanted.digest)
+        now = FileStanding(wanted.digest or "", _now())
+        before = self._lifecycle.file
+        # What was said of a still newer file holds.
+        if before is not None and wanted is not self._latest:
+            now = replace(now, error=before.error, waiting=before.waiting)
+        self._lifecycle.file = now
 
     def _now_served(self) -> Loaded:
         """
@@ -169,9 +184,9 @@ class Reloading:
         sections = tuple(life.entry.section for life in self._lifecycle.roster.lives)
         return replace(self._served, config=self._lifecycle.config.model_copy(update={"models": sections}))
 
-    def _said(self, error: str | None = None, waiting: Sequence[str] = ()) -> bool:
+    def _say(self, error: str | None = None, waiting: Sequence[str] = ()) -> bool:
         """
-        Show it in the probes; whether it is news.
+        Show in the probes why the latest file is not served; whether it is news.
         """
         before = self._lifecycle.file
         if before is None or (before.error, list(before.waiting)) == (error, list(waiting)):
