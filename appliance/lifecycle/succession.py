@@ -48,12 +48,11 @@ class Succession:
 
     async def carry_out(self, is_outdated: Callable[[], bool]) -> None:
         """
-        Change the models; `is_outdated` says that a still newer config makes it vain to wait for servers elsewhere.
+        Change the models; `is_outdated` says that a still newer config makes it vain to wait for bytes, or for servers
+        elsewhere.
         """
         self._roster.coming = tuple(self._coming.values())
-        await asyncio.gather(*(life.fetch() for life in self._coming.values()))
-        for life in self._coming.values():
-            self._note(life)
+        await self._fetch(is_outdated)
         if self.failed:
             await asyncio.gather(*map(self._drop, self._roster.coming))
             return
@@ -69,6 +68,18 @@ class Succession:
             self._lifecycle.let_go(life, _REMOVED)
         await self._bring_back()
         self._roster.arrange(self._order)
+
+    async def _fetch(self, is_outdated: Callable[[], bool]) -> None:
+        work = asyncio.gather(*(life.fetch() for life in self._coming.values()))
+        try:
+            while not work.done() and not is_outdated():
+                await asyncio.wait([work], timeout=_POLL_SECONDS)
+        finally:
+            if not work.done():
+                work.cancel()
+                self.failed = dict.fromkeys(self._coming, "a newer config came before its bytes")
+        for life in self._coming.values():
+            self._note(life)
 
     async def _bring(self, life: Life, is_outdated: Callable[[], bool]) -> None:
         old = self._roster.get(life.entry.section.name)

@@ -5,8 +5,10 @@ How the models of a new config take the places of the old ones', with doubles in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -18,7 +20,8 @@ from appliance.errors import ArtifactNotFoundError, EngineDeadError, LoadError, 
 from appliance.lifecycle import Lifecycle, State
 from appliance.lifecycle.life import Life
 from appliance.lifecycle.succession import Succession
-from appliance.models.section import ModelSection
+from appliance.models.section import ModelSection, Report
+from appliance.storage.section import StorageSettings
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 STREAM = Call(Operation.COMPLETION, b'{"stream": true}')
@@ -186,6 +189,32 @@ async def test_bytes_are_here_before_an_engine_goes() -> None:
         assert lifecycle.roster.everyone == olds
         assert [life.entry.state for life in olds] == [State.READY] * 2
         assert [_double(life).closed for life in olds] == [0, 0]
+
+
+class _Endless(RemoteSection):
+    """
+    Declares a double whose bytes never come.
+    """
+
+    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
+        while True:
+            report("model", 1, 2)
+            time.sleep(0.01)
+
+
+async def test_a_newer_config_ends_a_fetch() -> None:
+    """
+    Whoever corrects a storage need not wait for the wrong one.
+    """
+    async with _serving(RemoteSection(name="one")) as lifecycle:
+        olds = lifecycle.roster.everyone
+        begun = _Begun(lifecycle, [_Endless(name="one", has_storage=True)], "one")
+        await _until(lambda: any(life.entry.progress for life in lifecycle.roster.coming))
+        begun.is_outdated = True
+
+        assert await begun.end() == {"one": "a newer config came before its bytes"}
+        assert lifecycle.roster.everyone == olds
+        assert lifecycle.is_ready
 
 
 async def test_an_engine_that_refuses_brings_the_old_one_back() -> None:
