@@ -1,5 +1,5 @@
 """
-The command line: serve, validate, pull, lock, cache, schema, smoke.
+The command line: serve, validate, diff, pull, lock, cache, schema, smoke.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import click
 
 from appliance import logs
 from appliance.cache import cache
-from appliance.config import Loaded, load, schema_of
+from appliance.config import Loaded, differences, load, schema_of
+from appliance.diff import as_json, as_text, diff_help
 from appliance.errors import ApplianceError, ConfigError, Problem
 from appliance.models import SECTIONS
 
@@ -75,13 +76,14 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
     Check FILE, bring its models to life, and answer calls until SIGTERM.
 
     The port answers at once; /readyz says when the models do. SIGTERM or Ctrl-C lets requests under way
-    finish, a second one ends at once. Bytes are held to appliance.lock beside FILE where there is one.
+    finish, a second one ends at once. SIGHUP reads FILE again and applies what differs. Bytes are held to
+    appliance.lock beside FILE where there is one.
     """
     loaded = load(file, _all(overrides, offline, frozen))
     # The web framework is no business of the verbs that only read a file.
     from appliance.server import run
 
-    run(loaded.config, loaded.secrets)
+    run(loaded)
 
 
 @main.command()
@@ -101,6 +103,20 @@ def validate(files: Sequence[Path], format_: str, overrides: Sequence[str]) -> N
         for file, problems in found.items():
             click.echo("\n".join(str(problem) for problem in problems) if problems else f"{file}: good")
     sys.exit(ConfigError.exit_code if any(found.values()) else 0)
+
+
+@main.command(help=diff_help())
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@_overrides
+def diff(old: Path, new: Path, format_: str, overrides: Sequence[str]) -> None:
+    """
+    Compare two files; the help is made from what the keys say of themselves.
+    """
+    found = differences(load(old, overrides), load(new, overrides))
+    click.echo(json.dumps(as_json(found), indent=2) if format_ == "json" else as_text(found))
+    sys.exit(1 if found else 0)
 
 
 @main.command()

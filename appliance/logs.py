@@ -24,6 +24,14 @@ _SHORTEST_REDACTED = 6
 # On a terminal people look for what we say: of these only errors. All of it is there with level debug, and as JSON.
 _BACKGROUND = frozenset({"vllm", "_granian", "py", "filelock"})
 
+_BEFORE: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.stdlib.ExtraAdder(),
+]
+
 
 def configure(
     format: Literal["auto", "json", "console"],  # noqa: A002 - the word of the config
@@ -34,29 +42,23 @@ def configure(
     Send every event of this process to standard error in one format.
 
     `secrets` are texts that come out as ``***`` wherever they stand.
-    Child processes that call `join` write the same way.
+    Child processes that call `join` from now on write the same way. May be called again, for another config.
     """
     console = format == "console" or (format == "auto" and sys.stderr.isatty())
     os.environ[_CHILD] = json.dumps({"format": "console" if console else "json", "level": level})
     renderer = _console() if console else _json()
-    before: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
-        structlog.stdlib.ExtraAdder(),
-    ]
+    stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console)
+    # Nothing here may depend on the config: a logger keeps what it was first used with.
     structlog.configure(
-        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        processors=[structlog.stdlib.filter_by_level, *_BEFORE, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     if console and level != "debug":
         handler.addFilter(_is_foreground)
-    handler.setFormatter(_Redacted(secrets, before, renderer))
+    handler.setFormatter(_Redacted(secrets, [stamper, *renderer]))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
 
@@ -96,9 +98,9 @@ class _Redacted(structlog.stdlib.ProcessorFormatter):
     Replaces secrets in the finished line, wherever in it they stand.
     """
 
-    def __init__(self, secrets: Collection[str], before: list[Processor], renderer: list[Processor]) -> None:
+    def __init__(self, secrets: Collection[str], renderer: list[Processor]) -> None:
         without_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-        super().__init__(foreign_pre_chain=before, processors=[without_meta, *renderer])
+        super().__init__(foreign_pre_chain=_BEFORE, processors=[without_meta, *renderer])
         long = {secret for secret in secrets if len(secret) >= _SHORTEST_REDACTED}
         written = long | {json.dumps(secret)[1:-1] for secret in long}
         # The longest first: one secret may be a part of another.

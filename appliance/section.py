@@ -4,12 +4,31 @@ Base of every section of the config: frozen, closed, and described by its own do
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 # Keys that begin so are the user's own, at any depth: a place for YAML anchors.
 FREE_PREFIX = "x-"
+
+
+class Change(StrEnum):
+    """
+    What a new value of a key asks of a server that runs; said once, among the metadata of the key's field.
+
+    It holds for all keys below, down to one that says otherwise. Where none does it is a restart, so that a new key is
+    safe until somebody makes it more.
+    """
+
+    HOT = "hot"
+    """It is applied while we serve."""
+
+    SWAP = "swap"
+    """The model is brought anew, and the others go on."""
+
+    RESTART = "restart"
+    """It waits for the next start."""
 
 
 def without_free_keys(data: Any) -> Any:  # Any: what a file holds before it is checked

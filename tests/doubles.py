@@ -5,7 +5,7 @@ A model that is no model: the one double, standing at the contract.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -132,6 +132,13 @@ class RemoteSection(DoubleSection):
     """
 
     has_engine: ClassVar[bool] = False
+
+    asks: tuple[str, ...] = ()
+    """Names of other models it asks."""
+
+    @property
+    def targets(self) -> Sequence[str]:
+        return self.asks
 
     def build(self, peers: Peers) -> Model:
         return Double(proof=None)

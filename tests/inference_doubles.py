@@ -17,7 +17,7 @@ from typing import Any, Literal
 from doubles import Double, DoubleSection, config
 from httpx import ASGITransport, AsyncClient
 
-from appliance.config import Config
+from appliance.config import Config, Loaded
 from appliance.config.server import ServerSection
 from appliance.contract import Call, Model, Operation, Peers, Reply
 from appliance.errors import CallError
@@ -228,7 +228,7 @@ def main() -> None:
     from appliance.server import run
 
     server = ServerSection.model_validate(dict(word.split("=", 1) for word in sys.argv[1:]))
-    run(speakers(server=server))
+    run(Loaded(speakers(server=server)))
 
 
 if __name__ == "__main__":

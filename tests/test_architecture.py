@@ -25,7 +25,7 @@ FLOORS = (
     {"translation"},
     {"models"},
     {"config", "openai"},
-    {"cache", "lifecycle", "pull"},
+    {"cache", "diff", "lifecycle", "pull"},
     {"page", "protocols"},
     {"server", "smoke"},
     {"cli", "model_server"},

@@ -71,3 +71,27 @@ def test_a_terminal_shows_ours_and_errors_of_others() -> None:
     assert "from vLLM" not in calm
     assert "vLLM failed" in calm
     assert "from vLLM" in everything
+
+
+def test_another_config_holds_for_loggers_that_are_in_use() -> None:
+    """
+    Level, format and secrets are those of the last call, for every logger.
+    """
+    code = """
+import structlog
+from appliance import logs
+log = structlog.get_logger("appliance.x")
+logs.configure("json", "info", ["first-secret"])
+log.debug("unheard"); log.info("heard", text="first-secret second-secret")
+logs.configure("console", "debug", ["first-secret", "second-secret"])
+log.debug("heard.too", text="first-secret second-secret")
+logs.configure("json", "error")
+log.info("unheard"); log.error("last")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second, third = done.stderr.splitlines()
+
+    assert json.loads(first) | {"event": "heard", "text": "*** second-secret"} == json.loads(first)
+    assert "heard.too" in second
+    assert "text='*** ***'" in second
+    assert json.loads(third)["event"] == "last"

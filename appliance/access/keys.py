@@ -81,11 +81,18 @@ class Access:
         caller = current_caller()
         return caller.may_use(*names) if caller is not None else not self.is_closed
 
+    @property
+    def knows_caller(self) -> bool:
+        """
+        The current caller came with a key, or there are none.
+        """
+        return not self.is_closed or current_caller() is not None
+
     def require_key(self) -> None:
         """
         Return for whoever was recognised, and for everybody where there are no keys.
         """
-        if self.is_closed and current_caller() is None:
+        if not self.knows_caller:
             raise UnauthenticatedError
 
     def require_model(self, asked: str, name: str) -> None:

@@ -4,6 +4,8 @@ YAML text as a draft: plain data of YAML 1.2 with the position of every key and 
 
 from __future__ import annotations
 
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -50,7 +52,7 @@ def read(path: Path) -> tuple[Draft, list[Fault]]:
     text = _decoded(name, raw)
     draft, faults = parse(text, Source.of_file(name, text))
     if isinstance(draft.data, dict):
-        return draft, faults
+        return replace(draft, files={path: sha256(raw).hexdigest()}), faults
     wrong = "is empty" if draft.data is None else "is not a mapping"
     raise _refusal(draft.place(()), f"{wrong}; must be a mapping that begins with the key models")
 

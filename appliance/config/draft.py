@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
@@ -33,6 +34,9 @@ class Draft:
 
     texts: Mapping[DataPath, frozenset[str]] = field(default_factory=dict)
     """The values that were text outside the file, each with what of it is secret."""
+
+    files: Mapping[Path, str] = field(default_factory=dict)
+    """Every file that was read, with the SHA-256 of what it held."""
 
     def place(self, path: DataPath) -> Place:
         """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from appliance.config.check import check
@@ -17,7 +17,7 @@ from appliance.config.environment import lay as lay_environment
 from appliance.config.generator import engine_schema, schema_of
 from appliance.config.keys import API_KEYS, concealed
 from appliance.config.overrides import lay as lay_overrides
-from appliance.config.place import Fault
+from appliance.config.place import DataPath, Fault
 from appliance.config.references import resolve
 from appliance.config.root import Config
 from appliance.config.rules import RULES
@@ -33,8 +33,38 @@ class Loaded:
     """
 
     config: Config
-    secrets: frozenset[str]
+    secrets: frozenset[str] = frozenset()
     """Texts that came out of references and the environment; logs and listings show ``***`` instead."""
+
+    hidden: frozenset[DataPath] = frozenset()
+    """The paths of values with such a text in them, models by their names."""
+
+    files: Mapping[Path, str] = field(default_factory=dict)
+    """Every file that was read, with the SHA-256 of what it held."""
+
+    path: Path | None = None
+    """The config's own file; None where a program made the config."""
+
+    overrides: tuple[str, ...] = ()
+    """What was laid over it."""
+
+    @property
+    def digest(self) -> str | None:
+        """
+        The SHA-256 of the config's own file, as `sha256sum` prints it.
+        """
+        return None if self.path is None else self.files.get(self.path)
+
+    def again(self) -> Loaded:
+        """
+        What the same walk makes of the file as it is now.
+
+        Raises:
+            ConfigError: something is wrong.
+        """
+        if self.path is None:
+            raise AssertionError("this config is of no file; this is a bug")
+        return load(self.path, self.overrides)
 
 
 def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> Loaded:
@@ -60,7 +90,15 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
     if faults or config is None:
         # From None, because pydantic's own error quotes its input, secrets and all.
         raise ConfigError([_problem(fault, draft) for fault in sorted(faults, key=_order)]) from None
-    return Loaded(_with_lock(config, path), frozenset(_secrets(draft, shape)))
+    secret = dict(_secrets(draft, shape))
+    return Loaded(
+        _with_lock(config, path),
+        frozenset[str]().union(*secret.values()),
+        frozenset(_by_name(draft, place) for place in secret),
+        draft.files,
+        path,
+        tuple(overrides),
+    )
 
 
 def _with_lock(config: Config, path: Path) -> Config:
@@ -112,10 +150,21 @@ def _order(fault: Fault) -> tuple[bool, int, int]:
     return fault.place.line is None, fault.place.line or 0, fault.place.column or 0
 
 
-def _secrets(draft: Draft, shape: Shape) -> Iterator[str]:
+def _secrets(draft: Draft, shape: Shape) -> Iterator[tuple[DataPath, frozenset[str]]]:
     """
     The texts from outside that are still text; a choice such as a log level is no secret, and would blot out logs.
     """
     for path, texts in draft.texts.items():
-        if isinstance(draft.get(path), str) and not any("enum" in schema for schema in shape.at(draft.data, path)):
-            yield from texts
+        is_choice = any("enum" in schema for schema in shape.at(draft.data, path))
+        if texts and isinstance(draft.get(path), str) and not is_choice:
+            yield path, texts
+
+
+def _by_name(draft: Draft, path: DataPath) -> DataPath:
+    """
+    The path with the model's name in the place of its number, which says less and may change.
+    """
+    match path:
+        case ("models", int(index), *rest):
+            return ("models", str(draft.get(("models", index, "name"))), *rest)
+    return path

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class _Text:
     environ: Mapping[str, str]
     directory: Path
     secrets: set[str] = field(default_factory=set)
+    files: dict[Path, str] = field(default_factory=dict)
 
     def resolve(self, match: re.Match[str]) -> str:
         if match["inside"] is None:
@@ -44,7 +46,10 @@ class _Text:
         if not match["end"]:
             raise _UnresolvedError(f"has a reference without its end; {_KINDS}")
         if match["inside"].startswith("file:"):
-            return self._secret(_file_value(self.directory / match["inside"].removeprefix("file:")))
+            path = self.directory / match["inside"].removeprefix("file:")
+            raw = _file_bytes(path)
+            self.files[path] = sha256(raw).hexdigest()
+            return self._secret(_checked(raw, f"the file {path}").rstrip("\r\n"))
         env = _ENV.fullmatch(match["inside"])
         if env is None:
             raise _UnresolvedError(f"has an unknown reference {match[0]}; {_KINDS}")
@@ -65,6 +70,7 @@ def resolve(draft: Draft, environ: Mapping[str, str], directory: Path) -> tuple[
     Relative paths of files start at `directory`. What stands under a free key is left alone.
     """
     texts: dict[DataPath, frozenset[str]] = {}
+    files = dict(draft.files)
     faults: list[Fault] = []
 
     def walk(value: Any, path: DataPath) -> Any:  # Any: what a file holds before it is checked
@@ -81,9 +87,10 @@ def resolve(draft: Draft, environ: Mapping[str, str], directory: Path) -> tuple[
             faults.append(draft.fault(path, str(unresolved)))
             return value
         texts[path] = frozenset(text.secrets)
+        files.update(text.files)
         return replaced
 
-    return replace(draft, data=walk(draft.data, ()), texts=texts), faults
+    return replace(draft, data=walk(draft.data, ()), texts=texts, files=files), faults
 
 
 def _is_free(key: str) -> bool:
@@ -96,7 +103,7 @@ def _env_value(environ: Mapping[str, str], name: str) -> str:
     return _checked(environ[name].encode("utf-8", "surrogateescape"), f"the environment variable {name}")
 
 
-def _file_value(path: Path) -> str:
+def _file_bytes(path: Path) -> bytes:
     name = f"the file {path}"
     try:
         # A pipe or a device could keep us waiting for ever.
@@ -109,7 +116,7 @@ def _file_value(path: Path) -> str:
         raise _UnresolvedError(f"{name} cannot be read: {reason}; must be a readable file") from None
     if len(raw) > _MAX_BYTES:
         raise _UnresolvedError(f"{name} is larger than {_MAX_BYTES} bytes; must be a short text")
-    return _checked(raw, name).rstrip("\r\n")
+    return raw
 
 
 def _checked(raw: bytes, name: str) -> str:

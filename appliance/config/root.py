@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 from appliance import models
 from appliance.config.server import ServerSection
 from appliance.models.section import ModelSection
-from appliance.section import Section
+from appliance.section import Change, Section
 from appliance.storage.section import StorageSettings
 from appliance.telemetry.access import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
@@ -94,7 +94,7 @@ class Config(Section):
     Which models to serve, where their bytes lie, and how they sit on the GPUs.
     """
 
-    models: Annotated[tuple[Annotated[ModelSection, ByClass], ...], Field(min_length=1)]
+    models: Annotated[tuple[Annotated[ModelSection, ByClass], ...], Field(min_length=1), Change.SWAP]
     """The models to serve, one or more."""
 
     metadata: MetadataSection = MetadataSection()
@@ -103,7 +103,7 @@ class Config(Section):
     server: ServerSection = ServerSection()
     """Where the appliance listens."""
 
-    logging: LoggingSection = LoggingSection()
+    logging: Annotated[LoggingSection, Change.HOT] = LoggingSection()
     """What the log looks like."""
 
     tracing: TracingSection | None = None
@@ -112,5 +112,5 @@ class Config(Section):
     storage: StorageSettings = StorageSettings()
     """Where the bytes of all models are kept, and how they are fetched."""
 
-    expect: tuple[Expectation, ...] = ()
+    expect: Annotated[tuple[Expectation, ...], Change.HOT] = ()
     """What `appliance smoke` asks once the models are ready."""

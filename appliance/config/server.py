@@ -13,7 +13,7 @@ from appliance.access import AccessSettings
 from appliance.access.section import CorsSection, KeySection, TlsSection
 from appliance.admission import KeyLimits
 from appliance.admission.listening import ServerLimitsSection, ServerTimeoutsSection
-from appliance.section import Section
+from appliance.section import Change, Section
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -41,13 +41,13 @@ class ServerSection(Section):
     page: bool = True
     """Whether browsers get a page at `/`, with the models, a playground and the config, secrets left out."""
 
-    api_keys: Annotated[tuple[KeySection, ...], Field(min_length=1)] | None = None
+    api_keys: Annotated[tuple[KeySection, ...], Field(min_length=1), Change.HOT] | None = None
     """
     Keys of those who may ask; everything but the probes then needs one, as `Authorization: Bearer KEY`, `x-api-key` or
     `api-key`. Unset asks nobody for a key.
     """
 
-    metrics: Literal["open", "closed"] = "closed"
+    metrics: Annotated[Literal["open", "closed"], Change.HOT] = "closed"
     """
     Whether `/metrics` answers without a key, where there are keys; `closed` needs one without `models`. The metrics of
     `probe_port` are open.
@@ -59,7 +59,7 @@ class ServerSection(Section):
     cors: CorsSection | None = None
     """Which other origins' pages may ask from a browser; unset is none."""
 
-    admin: bool = False
+    admin: Annotated[bool, Change.HOT] = False
     """
     Whether models may be loaded and unloaded through the model repository of the Open Inference Protocol, with a key
     that has `admin: true`; it needs `workers: 1`, and a key unless nobody else can connect. Unset is nobody.
@@ -75,14 +75,20 @@ class ServerSection(Section):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
 
-    limits: ServerLimitsSection = ServerLimitsSection()
+    limits: Annotated[ServerLimitsSection, Change.HOT] = ServerLimitsSection()
     """What a request may look like."""
 
     timeouts: ServerTimeoutsSection = ServerTimeoutsSection()
     """How long clients may take."""
 
-    drain_seconds: Annotated[float, Field(ge=0)] = 30
+    drain_seconds: Annotated[float, Field(ge=0), Change.HOT] = 30
     """How long requests under way may take to finish after SIGTERM."""
+
+    watch: Annotated[bool, Change.HOT] = False
+    """
+    Whether a change of this file, or of one that `${file:}` names, is applied without being asked; unset waits for
+    SIGHUP. `appliance diff` says what a change would do.
+    """
 
     @property
     def access(self) -> AccessSettings:
@@ -91,9 +97,8 @@ class ServerSection(Section):
         """
         return AccessSettings(self.api_keys or (), self.metrics == "open")
 
-    @property
-    def key_limits(self) -> Mapping[str, KeyLimits]:
+    def key_limits(self, workers: int) -> Mapping[str, KeyLimits]:
         """
-        What each key may ask in a minute, by its name.
+        What each key may ask in a minute of one of so many workers, by its name.
         """
-        return {key.name: key.limits for key in self.api_keys or ()}
+        return {key.name: key.limits.share(workers) for key in self.api_keys or ()}

@@ -5,34 +5,27 @@ Where each model stands in its life, and the one writer of that: materialize, lo
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Coroutine, Sequence
+from dataclasses import asdict
 from typing import Any
-
-import structlog
 
 from appliance.access import Access
 from appliance.admission import Keys
 from appliance.config import Config
 from appliance.contract import Call, Reply
-from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
+from appliance.errors import UnavailableError
 from appliance.lifecycle import calls
-from appliance.lifecycle.bringing import bring, reporter
 from appliance.lifecycle.directory import Directory
 from appliance.lifecycle.entry import Entry
+from appliance.lifecycle.life import Life
 from appliance.lifecycle.peers import Peers
 from appliance.lifecycle.progress import Progress
-from appliance.lifecycle.proof import prove
-from appliance.lifecycle.standing import Standing
+from appliance.lifecycle.roster import Roster
+from appliance.lifecycle.standing import FileStanding, Standing
 from appliance.lifecycle.state import RULES, State
+from appliance.models.section import ModelSection
 
 __all__ = ["RULES", "Entry", "Lifecycle", "Progress", "Standing", "State"]
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-# Well inside the two seconds in which a dead engine must show.
-_CHECK_SECONDS = 0.5
 
 
 class Lifecycle:
@@ -41,15 +34,39 @@ class Lifecycle:
     """
 
     def __init__(self, config: Config, workers: int = 1) -> None:
+        self.config = config
+        """What is served now; what can change while we serve is read here each time it is wanted."""
+        self.file: FileStanding | None = None
+        """How the file of the config stands; None where a program made the config."""
         self.access = Access(config.server.access)
-        self.keys = Keys({name: limits.share(workers) for name, limits in config.server.key_limits.items()})
-        self._peers = Peers(lambda name: self.directory.named(name))
-        self.entries: tuple[Entry, ...] = tuple(Entry.of(each, self._peers, workers) for each in config.models)
-        self.directory = Directory(self.entries, self.access)
-        self._storage = config.storage
-        self._tasks: list[asyncio.Task[None]] = []
+        self.keys = Keys(config.server.key_limits(workers))
+        self._workers = workers
+        self._peers = Peers(lambda name: self.directory.named(name).entry)
         self._turn = asyncio.Lock()
-        self._is_stopping = False
+        self.roster = Roster(self.life(section) for section in config.models)
+        self.directory = Directory(self.roster, self.access)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def life(self, section: ModelSection) -> Life:
+        """
+        The life of a model, not begun yet.
+        """
+        return Life(section, self._peers, self._workers, lambda: self.config.storage, self._turn)
+
+    def apply(self, config: Config) -> None:
+        """
+        Serve by a config that differs in hot keys alone.
+        """
+        self.config = config
+        self.access.apply(config.server.access)
+        self.keys.apply(config.server.key_limits(self._workers))
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """
+        The models that serve, or are to.
+        """
+        return self.roster.entries
 
     @property
     def is_live(self) -> bool:
@@ -84,14 +101,26 @@ class Lifecycle:
         """
         All of that at this moment.
         """
-        models = [entry.describe() for entry in self.entries]
-        return Standing(self.is_live, self.is_ready, self.has_started, self.retry_after, models)
+        return Standing(
+            self.is_live,
+            self.is_ready,
+            self.has_started,
+            self.retry_after,
+            models=[entry.describe() for entry in self.entries],
+            config=self._shown_file(),
+        )
+
+    def _shown_file(self) -> dict[str, Any] | None:  # Any: JSON values
+        if self.file is None:
+            return None
+        return {**asdict(self.file), "coming": [life.entry.describe() for life in self.roster.coming]}
 
     def begin(self) -> None:
         """
         Start the load and the watch as tasks; returns at once.
         """
-        self._tasks = [asyncio.create_task(work) for work in (*map(self._load, self.entries), self._watch())]
+        for life in self.roster.lives:
+            life.begin()
 
     def find(self, name: str | None) -> Entry:
         """
@@ -100,7 +129,7 @@ class Lifecycle:
         Raises:
             CallError: there is none for this caller.
         """
-        return self.directory.find(name)
+        return self.directory.find(name).entry
 
     def visible(self) -> Sequence[tuple[Entry, str]]:
         """
@@ -125,11 +154,10 @@ class Lifecycle:
         """
         Refuse new calls, and wait up to `seconds` for the ones under way.
         """
-        self._is_stopping = True
-        for entry in self.entries:
-            if State.DRAINING in RULES[entry.state].leaves_to:
-                self._move(entry, State.DRAINING, "the server is stopping")
-        await calls.quiet(self.entries, seconds)
+        for life in self.roster.lives:
+            if State.DRAINING in RULES[life.entry.state].leaves_to:
+                life.move(State.DRAINING, "the server is stopping")
+        await calls.quiet([life.entry for life in self.roster.everyone], seconds)
 
     async def load(self, name: str) -> None:
         """
@@ -139,119 +167,61 @@ class Lifecycle:
             CallError: unknown model, or one that is neither.
             UnavailableError: it did not become ready.
         """
-        entry = self.directory.named(name)
+        life = self.directory.named(name)
+        entry = life.entry
         if RULES[entry.state].is_ready:
             return
         entry.require("loaded", State.UNLOADED)
-        self._move(entry, State.PENDING, "an operator wants it back")
-        await self._own(self._load(entry))
+        life.move(State.PENDING, "an operator wants it back")
+        await asyncio.shield(self._own(life.load()))
         if not RULES[entry.state].is_ready:
             raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}")
 
-    async def unload(self, name: str, seconds: float) -> None:
+    async def unload(self, name: str) -> None:
         """
-        Let a model go until it is loaded again, once its calls under way are done or `seconds` are over.
+        Let a model go until it is loaded again, once its calls under way are done or the time for that is over.
 
         Raises:
             CallError: unknown model, or one that is not there to be unloaded.
         """
-        entry = self.directory.named(name)
-        entry.require("unloaded", State.READY, State.UNAVAILABLE)
-        self._move(entry, State.DRAINING, "an operator unloads it")
-        await self._own(self._unload(entry, seconds))
+        life = self.directory.named(name)
+        life.entry.require("unloaded", State.READY, State.UNAVAILABLE)
+        await asyncio.shield(self._own(self.empty(life, "an operator unloaded it")))
 
-    async def _unload(self, entry: Entry, seconds: float) -> None:
-        await calls.quiet([entry], seconds)
-        # It may have died meanwhile.
-        if entry.state is State.DRAINING:
-            self._move(entry, State.UNLOADED, "an operator unloaded it")
-            async with self._turn:
-                await entry.model.close()
-            entry.release(entry.section.build(self._peers))
+    async def empty(self, life: Life, reason: str) -> None:
+        """
+        Unload a model that serves; who calls it is told the reason.
+        """
+        life.move(State.DRAINING, reason)
+        await life.unload(self.config.server.drain_seconds, reason)
 
-    async def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    async def leave(self, life: Life, reason: str) -> None:
+        """
+        Wait until a model that no call finds any more has done its last, and is gone.
+        """
+        await life.leave(self.config.server.drain_seconds, reason)
+        self.roster.forget(life)
+
+    def let_go(self, life: Life, reason: str) -> None:
+        """
+        The same, without waiting.
+        """
+        self._own(self.leave(life, reason))
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """
         Work that goes on when nobody waits for it any more, and ends with the server.
         """
         task = asyncio.create_task(work)
-        self._tasks.append(task)
-        await asyncio.shield(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def stop(self) -> None:
         """
         End the load, what still runs, and every engine.
         """
-        self._is_stopping = True
-        for task in self._tasks:
+        for task in (tasks := list(self._tasks)):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(entry.model.close() for entry in self.entries))
-        for entry in self.entries:
-            if State.STOPPED in RULES[entry.state].leaves_to:
-                self._move(entry, State.STOPPED, "the server stopped")
-
-    def _move(self, entry: Entry, state: State, reason: str) -> None:
-        if state not in RULES[entry.state].leaves_to:
-            raise AssertionError(f"{entry.section.name}: {entry.state} does not leave to {state}; this is a bug")
-        write = log.error if state is State.FAILED else log.info
-        write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
-        entry.enter(state, reason)
-
-    async def _load(self, entry: Entry) -> None:
-        # One engine after the other: each measures the memory that the ones before it left.
-        turn = self._turn if entry.section.has_engine else contextlib.nullcontext()
-        try:
-            async with turn:
-                await self._bring(entry)
-        except ApplianceError as error:
-            await self._fail(entry, str(error))
-        except Exception as error:
-            log.exception("model.broke", model=entry.section.name)
-            await self._fail(entry, f"unexpected {type(error).__name__}: {error}")
-
-    async def _bring(self, entry: Entry) -> None:
-        artifacts: Mapping[str, Path] = {}
-        if entry.section.storages:
-            self._move(entry, State.FETCHING, "its bytes are being brought")
-            entry.progress = Progress()
-            report = reporter(entry.section.name, entry.progress, lambda: self._is_stopping)
-            brought = await asyncio.to_thread(bring, entry.section, self._storage, report)
-            artifacts, entry.digests, entry.holds = brought.artifacts, brought.digests, brought.holds
-        self._move(entry, State.LOADING, "the engine is starting" if entry.section.has_engine else "it is starting")
-        await entry.model.load(artifacts)
-        entry.bound()
-        self._move(entry, State.PROVING, "the first answer is being made")
-        if entry.model.proof is None:
-            await self._check(entry)
-        else:
-            await prove(entry.model, entry.model.proof)
-            self._move(entry, State.READY, "it answered")
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
-            for entry in self.entries:
-                if entry.state in {State.READY, State.UNAVAILABLE, State.DRAINING}:
-                    await self._check(entry)
-
-    async def _check(self, entry: Entry) -> None:
-        """
-        Move the entry to where its model's health says it is, if that is elsewhere.
-        """
-        try:
-            await entry.model.check()
-        except EngineDeadError as error:
-            await self._fail(entry, str(error))
-        except UnavailableError as error:
-            if State.UNAVAILABLE in RULES[entry.state].leaves_to:
-                self._move(entry, State.UNAVAILABLE, str(error))
-            elif entry.state is State.UNAVAILABLE:
-                # It waits for something else by now.
-                entry.reason = str(error)
-        else:
-            if entry.state in {State.PROVING, State.UNAVAILABLE}:
-                self._move(entry, State.READY, "it answers")
-
-    async def _fail(self, entry: Entry, reason: str) -> None:
-        self._move(entry, State.FAILED, reason)
-        await entry.model.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(life.stop("the server stopped") for life in self.roster.everyone))

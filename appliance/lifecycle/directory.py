@@ -9,21 +9,22 @@ from collections.abc import Sequence
 from appliance.access import Access
 from appliance.errors import CallError, UnknownModelError
 from appliance.lifecycle.entry import Entry
+from appliance.lifecycle.life import Life
+from appliance.lifecycle.roster import Roster
 
 
 class Directory:
     """
-    Finds entries by any of their names.
+    Finds models by any of their names.
     """
 
-    def __init__(self, entries: Sequence[Entry], access: Access) -> None:
-        self._entries = entries
+    def __init__(self, roster: Roster, access: Access) -> None:
+        self._roster = roster
         self._access = access
-        self._by_name = {name: entry for entry in entries for name in entry.section.names}
 
-    def find(self, name: str | None) -> Entry:
+    def find(self, name: str | None) -> Life:
         """
-        The entry that answers to `name`, for a caller that may use it; None means the only one there is.
+        The model that answers to `name`, for a caller that may use it; None means the only one there is.
 
         Raises:
             UnauthenticatedError: there are keys, and this task works for nobody who came with one.
@@ -31,22 +32,21 @@ class Directory:
             CallError: as for `named`.
         """
         self._access.require_key()
-        entry = self.named(name)
-        self._access.require_model(name or entry.section.name, entry.section.name)
-        return entry
+        life = self.named(name)
+        own = life.entry.section.name
+        self._access.require_model(name or own, own)
+        return life
 
-    def named(self, name: str | None) -> Entry:
+    def named(self, name: str | None) -> Life:
         """
-        The entry that answers to `name`, whoever asks; None means the only one there is.
+        The model that answers to `name`, whoever asks; None means the only one there is.
 
         Raises:
             UnknownModelError: nobody answers to it.
             CallError: None, and there are several.
         """
-        if name is None and len(self._entries) == 1:
-            return self._entries[0]
-        if name is not None and name in self._by_name:
-            return self._by_name[name]
+        if (life := self._roster.named(name)) is not None:
+            return life
         names = ", ".join(shown for _, shown in self.visible())
         if name is None:
             raise CallError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
@@ -60,7 +60,7 @@ class Directory:
         """
         return [
             (entry, name)
-            for entry in self._entries
+            for entry in self._roster.entries
             for name in entry.section.names
             if self._access.sees(name, entry.section.name)
         ]

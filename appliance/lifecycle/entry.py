@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 
 from appliance.admission import Gate, Settings
@@ -24,7 +25,7 @@ _LOADING = frozenset({State.PENDING, State.FETCHING, State.LOADING, State.PROVIN
 @dataclass(slots=True)
 class Entry:
     """
-    One model of the config and where it stands; written by `Lifecycle` alone.
+    One model of the config and where it stands; written by its `Life` alone.
     """
 
     section: ModelSection
@@ -39,6 +40,8 @@ class Entry:
     progress: Progress | None = None
     phases: dict[State, float] = field(default_factory=dict)
     """How long it was in each state, the last time it was, in seconds."""
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+    """What the section's storages became; empty until they are here."""
     holds: Sequence[IO[bytes]] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of the bytes behind each of the section's storages, where they came from a store."""
@@ -64,8 +67,14 @@ class Entry:
         """
         The entry of a section, in one of so many workers.
         """
-        settings = Settings(section.limits, section.slo).share(workers)
-        return cls(section, section.build(peers), Gate(section.name, settings))
+        return cls(section, section.build(peers), Gate(section.name, _settings(section, workers)))
+
+    def apply(self, section: ModelSection, workers: int) -> None:
+        """
+        Go on by a section that differs in hot keys alone.
+        """
+        self.section = section
+        self.gate.apply(_settings(section, workers))
 
     def bound(self) -> None:
         """
@@ -92,7 +101,7 @@ class Entry:
         """
         for each in self.holds:
             each.close()
-        self.model, self.holds, self.progress = model, (), None
+        self.model, self.artifacts, self.holds, self.progress = model, {}, (), None
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
         """
@@ -112,3 +121,7 @@ class Entry:
         if isinstance(self.model, Dependent):
             shown["upstreams"] = self.model.upstreams()
         return shown
+
+
+def _settings(section: ModelSection, workers: int) -> Settings:
+    return Settings(section.limits, section.slo).share(workers)

@@ -60,6 +60,10 @@ class AdapterSection(ModelSection):
     """What the target speaks."""
 
     @property
+    def targets(self) -> Sequence[str]:
+        return (self.target,) if isinstance(self.target, str) else ()
+
+    @property
     def storages(self) -> Mapping[str, StorageSection]:
         templated = self.protocol.templated
         tokenizer = None if templated is None else templated.tokenizer

@@ -5,7 +5,7 @@ What the sections of all model classes share.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 
 from appliance.admission import LimitsSection, SloSection
 from appliance.contract import Model, Peers
-from appliance.section import Section
+from appliance.section import Change, Section
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
 
@@ -40,10 +40,10 @@ class ModelSection(Section):
     aliases: tuple[Name, ...] = ()
     """Other names clients may send for the same model."""
 
-    limits: LimitsSection = LimitsSection()
+    limits: Annotated[LimitsSection, Change.HOT] = LimitsSection()
     """How much the model takes on at once, and how long a request may take."""
 
-    slo: SloSection = SloSection()
+    slo: Annotated[SloSection, Change.HOT] = SloSection()
     """What the model promises to the requests it lets in."""
 
     @property
@@ -66,6 +66,13 @@ class ModelSection(Section):
         What probes and listings tell of it besides its name.
         """
         return {}
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """
+        The names of the other models that it asks.
+        """
+        return ()
 
     @property
     def storages(self) -> Mapping[str, StorageSection]:

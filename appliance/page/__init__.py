@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,8 +18,7 @@ from litestar import MediaType, Request, Response, get
 from litestar.handlers import BaseRouteHandler
 
 from appliance.access import OPEN, Access
-from appliance.config import Config
-from appliance.page.told import as_yaml
+from appliance.page.told import Told
 
 _HERE = Path(__file__).parent
 
@@ -27,12 +26,11 @@ _HERE = Path(__file__).parent
 _SCRIPTS = ("server.js", "models.js", "playground.js", "page.js")
 
 
-def routes(config: Config, paths: Sequence[str], secrets: Collection[str], access: Access) -> list[BaseRouteHandler]:
+def routes(has_page: bool, paths: Sequence[str], told: Told, access: Access) -> list[BaseRouteHandler]:
     """
     `GET /`, for people the page and for programs a list of `paths`; and `GET /config`.
 
-    `server.page: false` leaves the list alone. `secrets` are texts that the config must not show. The page is open, and
-    asks its reader for the key that all else wants.
+    Without the page the list alone. The page is open, and asks its reader for the key that all else wants.
     """
     index = {"name": "appliance", "routes": sorted(paths)}
 
@@ -40,7 +38,7 @@ def routes(config: Config, paths: Sequence[str], secrets: Collection[str], acces
     def show(
         request: Request[Any, Any, Any],
     ) -> Response[Any]:  # Any: Litestar's user, auth and state, which we have not
-        if config.server.page and "text/html" in request.headers.get("accept", ""):
+        if has_page and "text/html" in request.headers.get("accept", ""):
             text, policy = page()
             return Response(text, media_type=MediaType.HTML, headers={"content-security-policy": policy})
         access.require_key()
@@ -49,9 +47,9 @@ def routes(config: Config, paths: Sequence[str], secrets: Collection[str], acces
     @get("/config", name="config", sync_to_thread=False)
     def show_config() -> Response[str]:
         access.require_every_model("read the config")
-        return Response(as_yaml(config, secrets), media_type=MediaType.TEXT)
+        return Response(told.as_yaml(), media_type=MediaType.TEXT)
 
-    return [show, show_config] if config.server.page else [show]
+    return [show, show_config] if has_page else [show]
 
 
 @cache

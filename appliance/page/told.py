@@ -15,20 +15,33 @@ from appliance.section import Section
 from appliance.storage.uri import redact
 
 
-def as_yaml(config: Config, secrets: Iterable[str]) -> str:
+class Told:
     """
-    What was set, as YAML; `***` stands for secrets, and URIs go without passwords and query strings.
+    The config that is served, told with `***` for secrets, and URIs without passwords and query strings.
     """
-    longest_first = sorted(filter(None, secrets), key=len, reverse=True)
-    # As people write them: what a model is called and what it is comes first.
-    models = [{"name": each.name, "class": None, **_set(each)} for each in config.models]
-    data = {"models": models, **_set(config, "models")}
-    written = StringIO()
-    yaml = YAML()
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.dump(_shown(data, longest_first), written)
-    return written.getvalue()
+
+    def __init__(self, config: Config, secrets: Iterable[str]) -> None:
+        self.apply(config, secrets)
+
+    def apply(self, config: Config, secrets: Iterable[str]) -> None:
+        """
+        Tell of another one from now on; `secrets` are texts that it must not show.
+        """
+        longest_first = sorted(filter(None, secrets), key=len, reverse=True)
+        # As people write them: what a model is called and what it is comes first.
+        models = [{"name": each.name, "class": None, **_set(each)} for each in config.models]
+        self._data = _shown({"models": models, **_set(config, "models")}, longest_first)
+
+    def as_yaml(self) -> str:
+        """
+        What was set, as YAML; everything else has its default.
+        """
+        written = StringIO()
+        yaml = YAML()
+        yaml.width = 4096
+        yaml.indent(mapping=2, sequence=4, offset=2)
+        yaml.dump(self._data, written)
+        return written.getvalue()
 
 
 def _set(section: Section, *besides: str) -> dict[str, Any]:  # Any: JSON values

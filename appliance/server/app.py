@@ -12,9 +12,10 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance import page
 from appliance.access import Access, AccessSettings
-from appliance.config import Config
+from appliance.config import Config, Loaded
 from appliance.config.digest import digest
 from appliance.lifecycle import Lifecycle, Standing
+from appliance.page.told import Told
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
 from appliance.protocols.intake import Intake
@@ -31,26 +32,33 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     """
     All routes; the load begins with the application's start-up and does not hold it up.
 
-    `app.state` has the `lifecycle` behind it, the `intake` of its bodies and the `outlook` of its probes; `seat` is
-    this process's place among several workers. `secrets` are texts that nobody may be shown.
+    `app.state` has the `lifecycle` behind it, the `outlook` of its probes, its `telemetry`, and `apply`, which has all
+    of it go by a config that differs in hot keys; `seat` is this process's place among several workers. `secrets` are
+    texts that nobody may be shown.
     """
     lifecycle = Lifecycle(config, 1 if seat is None else seat.slots.count)
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
-    intake = Intake(config.server)
-    tensors = oip.routes(lifecycle, outlook.standing, config.server, intake)
+    telemetry, intake, told = _telemetry(config), Intake(config.server), Told(config, secrets)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [
         *openai.routes(lifecycle, gateway, intake),
-        *tensors,
+        *oip.routes(lifecycle, outlook.standing, intake),
         *openapi.routes(lifecycle),
         *_probes(outlook, lifecycle.access),
     ]
     paths = [path for handler in handlers for path in handler.paths]
-    telemetry = _telemetry(config)
-    app = _app(config, [*handlers, *page.routes(config, paths, secrets, lifecycle.access)], lifecycle.access, telemetry)
+    handlers += page.routes(config.server.page, paths, told, lifecycle.access)
+    app = _app(lifecycle, handlers, lifecycle.access, telemetry)
     app.state.lifecycle, app.state.intake = lifecycle, intake
     app.state.outlook, app.state.telemetry = outlook, telemetry
 
+    def apply(loaded: Loaded) -> None:
+        lifecycle.apply(loaded.config)
+        intake.apply(loaded.config.server)
+        telemetry.apply(_settings(loaded.config))
+        told.apply(loaded.config, loaded.secrets)
+
+    app.state.apply = apply
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.extend([lifecycle.stop, telemetry.stop])
     if isinstance(outlook, Together):
@@ -59,51 +67,51 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     return app
 
 
-def create_probes(config: Config, outlook: Outlook, telemetry: Telemetry) -> Litestar:
+def create_probes(lifecycle: Lifecycle, outlook: Outlook, telemetry: Telemetry) -> Litestar:
     """
     Probes and metrics alone, open to whoever reaches them, for a listener that a flood of requests cannot fill.
     """
     everybody = Access(AccessSettings())
-    return _app(config, _probes(outlook, everybody), everybody, telemetry)
+    return _app(lifecycle, _probes(outlook, everybody), everybody, telemetry)
 
 
 def _telemetry(config: Config) -> Telemetry:
     # As KServe's logger says whose payloads they are.
-    metadata, settings = config.metadata, telemetry_settings(config)
+    metadata, settings = config.metadata, _settings(config)
     if metadata.name is None:
         return Telemetry(settings)
     facts = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
     return Telemetry(settings, f"/{metadata.namespace}/{metadata.name}", facts)
 
 
+def _settings(config: Config) -> Settings:
+    return Settings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
+
+
 def _probes(outlook: Outlook, access: Access) -> Sequence[BaseRouteHandler]:
     def standing() -> Standing:
         now = outlook.standing()
         # Whether all is well is for everyone; what the models are called, and what ails them, is not.
-        return replace(now, models=[model for model in now.models if access.sees(model["name"])])
+        models = [model for model in now.models if access.sees(model["name"])]
+        return replace(now, models=models, config=now.config if access.knows_caller else None)
 
     return [*health.routes(standing), *metrics.routes(outlook.metrics, access.require_metrics)]
 
 
-def telemetry_settings(config: Config) -> Settings:
-    """
-    What the config says is to be told of requests; `Telemetry.apply` takes them while it serves.
-    """
-    return Settings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
-
-
-def _app(config: Config, handlers: Sequence[BaseRouteHandler], access: Access, telemetry: Telemetry) -> Litestar:
+def _app(lifecycle: Lifecycle, handlers: Sequence[BaseRouteHandler], access: Access, telemetry: Telemetry) -> Litestar:
+    server = lifecycle.config.server
     app = Litestar(
         handlers,
         exception_handlers={Exception: errors.render},
-        request_max_body_size=config.server.max_body_bytes,
+        request_max_body_size=server.max_body_bytes,
         # Ours tells of the paths below models, which Litestar knows as one.
         openapi_config=None,
         # Litestar's own would take over the root logger.
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    published = Published.of(config, Gate(app.asgi_handler, access, handlers))
-    sending = Sending(Browsers(published, config.server.cors), config.server.timeouts.send_seconds)
+    inner = Gate(app.asgi_handler, access, handlers)
+    published = Published.of(lifecycle.config, lambda: lifecycle.roster.names, inner)
+    sending = Sending(Browsers(published, server.cors), server.timeouts.send_seconds)
     app.asgi_handler = Observed(sending, telemetry)
     return app

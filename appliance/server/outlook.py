@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -126,7 +126,7 @@ class Together:
         heard = list(self._heard())
         now = time.monotonic()
         seen = [snapshot for snapshot in heard if snapshot is not None]
-        models = [_together(models) for models in zip(*(each.standing.models for each in seen), strict=True)]
+        models = [_together(models) for models in _by_name(seen)]
         if len(seen) < len(heard):
             models = [{**model, **_STARTING} for model in models]
         return Standing(
@@ -135,6 +135,7 @@ class Together:
             has_started=all(each is not None and each.standing.has_started for each in heard),
             retry_after=max(each.standing.retry_after for each in seen),
             models=models,
+            config=max((each.standing.config for each in seen), key=_trouble),
             workers=[_shown(number, each, now) for number, each in enumerate(heard)],
         )
 
@@ -204,6 +205,20 @@ def past_of(snapshot: Snapshot) -> list[Family]:
 
 def _is_ready(snapshot: Snapshot | None, now: float) -> bool:
     return snapshot is not None and snapshot.standing.is_ready and now - snapshot.at < _UNREADY_SECONDS
+
+
+def _by_name(seen: Sequence[Snapshot]) -> Iterable[Sequence[Any]]:  # Any: JSON values
+    """
+    Each model as all workers show it; while the config changes, some may not have it.
+    """
+    models: dict[str, list[Any]] = {}
+    for model in (model for each in seen for model in each.standing.models):
+        models.setdefault(model["name"], []).append(model)
+    return models.values()
+
+
+def _trouble(config: Mapping[str, Any] | None) -> list[bool]:  # Any: JSON values
+    return [bool((config or {}).get(key)) for key in ("error", "waiting", "coming")]
 
 
 def _together(models: Sequence[Any]) -> dict[str, Any]:  # Any: JSON values

@@ -6,7 +6,7 @@ Source: https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), its HT
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -20,22 +20,20 @@ class Published:
     An ASGI application that is also below ``/NAMESPACE/NAME`` and ``/publishers/NAMESPACE/models/MODEL``.
     """
 
-    def __init__(self, app: ASGIApp, namespace: str, name: str, models: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, namespace: str, name: str, models: Callable[[], Iterable[str]]) -> None:
         self._app = app
         self._service = f"/{namespace}/{name}"
         self._publisher = prefix_of(namespace)
-        # A name may go on where another ends: org/model and org.
-        self._models = sorted(models, key=len, reverse=True)
+        self._models = models
 
     @classmethod
-    def of(cls, config: Config, app: ASGIApp) -> ASGIApp:
+    def of(cls, config: Config, models: Callable[[], Iterable[str]], app: ASGIApp) -> ASGIApp:
         """
-        The application as the config publishes it, which may be nowhere else.
+        The application as the config publishes it, which may be nowhere else; `models` are all names at this moment.
         """
         if config.metadata.name is None:
             return app
-        names = [name for section in config.models for name in section.names]
-        return cls(app, config.metadata.namespace, config.metadata.name, names)
+        return cls(app, config.metadata.namespace, config.metadata.name, models)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP:
@@ -46,7 +44,9 @@ class Published:
         path = scope["path"]
         if path == self._service or path.startswith(f"{self._service}/"):
             _move(scope, path.removeprefix(self._service))
-        for model in self._models if path.startswith(f"/{self._publisher}") else ():
+        models = self._models() if path.startswith(f"/{self._publisher}") else ()
+        # The longest first: a name may go on where another ends, org/model and org.
+        for model in sorted(models, key=len, reverse=True):
             place = f"/{self._publisher}{model}"
             if path == place or path.startswith(f"{place}/"):
                 others = [header for header in scope["headers"] if header[0].lower() != HEADER.encode()]

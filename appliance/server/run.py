@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,14 +18,15 @@ from litestar import Litestar
 from appliance import logs
 from appliance.access.certificates import Certificates
 from appliance.access.certificates import read as read_certificate
-from appliance.config import Config
+from appliance.config import Config, Loaded
 from appliance.errors import ApplianceError
 from appliance.lifecycle import Lifecycle
 from appliance.processes import leave
 from appliance.protocols import oip_grpc
 from appliance.server.app import create_app, create_probes
 from appliance.server.listener import Listener
-from appliance.server.outlook import Seat
+from appliance.server.outlook import Seat, read
+from appliance.server.reloading import Reloading, newest
 from appliance.server.supervisor import Supervisor, worker_count
 
 if TYPE_CHECKING:
@@ -42,58 +43,66 @@ _CLOSE_SECONDS = 5.0
 _LEAVE_SECONDS = 15.0
 
 
-def run(config: Config, secrets: Collection[str] = ()) -> NoReturn:
+def run(loaded: Loaded) -> NoReturn:
     """
     Serve until a signal, then leave the process: 0 after a drain, 1 when it could not serve.
     """
-    leave(serve(config, secrets))
+    leave(serve(loaded))
 
 
-def serve(config: Config, secrets: Collection[str] = ()) -> int:
+def serve(loaded: Loaded) -> int:
     """
     Serve until a signal: 0 after a drain, else the exit code that says why not.
     """
-    logs.configure(config.logging.format, config.logging.level, secrets)
+    if loaded.path is not None:
+        # None is lost, and none ends us, before somebody listens.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    _configure_log(loaded)
     try:
-        return _run(config, secrets)
+        return _run(loaded)
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
         return error.exit_code
 
 
-def _run(config: Config, secrets: Collection[str]) -> int:
-    server = config.server
+def _configure_log(loaded: Loaded) -> None:
+    logs.configure(loaded.config.logging.format, loaded.config.logging.level, loaded.secrets)
+
+
+def _run(loaded: Loaded) -> int:
+    server = loaded.config.server
     for key, port in (("port", server.port), ("probe_port", server.probe_port), ("grpc_port", server.grpc_port)):
         if port is not None:
             _require_free(server.host, port, f"server.{key}")
-    if config.server.grpc_port is not None:
+    if server.grpc_port is not None:
         oip_grpc.require()
     if server.tls is not None:
         # Before anybody can connect; each process reads them for itself.
         read_certificate(server.tls)
-    work = partial(_work, config, secrets)
-    count = worker_count(config)
+    work = partial(_work, loaded)
+    count = worker_count(loaded.config)
     if count == 1:
         return work(None)
-    return Supervisor(count, work, config.server.drain_seconds + _LEAVE_SECONDS).run()
+    return Supervisor(count, work, lambda: newest(loaded).config.server.drain_seconds + _LEAVE_SECONDS).run()
 
 
-def _work(config: Config, secrets: Collection[str], seat: Seat | None) -> int:
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(config, secrets, seat))
+def _work(loaded: Loaded, seat: Seat | None) -> int:
+    if seat is not None and read(seat.slots, seat.number) is not None:
+        # In the place of one that died, and of a parent that began with the file of then.
+        loaded = newest(loaded)
+        _configure_log(loaded)
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(loaded, seat))
 
 
-async def _serve(config: Config, secrets: Collection[str], seat: Seat | None) -> int:
-    app = create_app(config, seat, secrets)
+async def _serve(loaded: Loaded, seat: Seat | None) -> int:
+    config = loaded.config
+    app = create_app(config, seat, loaded.secrets)
     lifecycle: Lifecycle = app.state.lifecycle
+    reloading = None if loaded.path is None else Reloading(loaded, lifecycle, [app.state.apply])
     certificates = None if config.server.tls is None else Certificates(config.server.tls)
-    host, header_seconds = config.server.host, config.server.timeouts.header_seconds
-    servers = [Listener(app, host, config.server.port, certificates, header_seconds=header_seconds)]
-    if config.server.probe_port is not None:
-        # Without TLS: a platform's probes have no certificate to show.
-        probes = create_probes(config, app.state.outlook, app.state.telemetry)
-        servers.append(Listener(probes, host, config.server.probe_port, header_seconds=header_seconds))
+    servers = _listeners(app, config, certificates)
     grpc_server = await _grpc_server(app, config, seat, certificates)
-    signals = _Signals()
+    signals = _Signals(None if reloading is None else reloading.ask)
     serving = [asyncio.create_task(server.serve()) for server in servers]
     log.info(
         "server.started",
@@ -102,12 +111,16 @@ async def _serve(config: Config, secrets: Collection[str], seat: Seat | None) ->
         probe_port=config.server.probe_port,
         grpc_port=config.server.grpc_port,
     )
+    if reloading is not None:
+        reloading.begin()
     await asyncio.wait((*serving, signals.first), return_when=asyncio.FIRST_COMPLETED)
     ended = [task for task in serving if task.done()]
     for task in ended:
         log.error("server.failed", reason=str(task.exception() or "Granian ended by itself"))
-    log.info("server.draining", seconds=config.server.drain_seconds)
-    await lifecycle.drain(config.server.drain_seconds)
+    if reloading is not None:
+        await reloading.close()
+    log.info("server.draining", seconds=lifecycle.config.server.drain_seconds)
+    await lifecycle.drain(lifecycle.config.server.drain_seconds)
     await lifecycle.stop()
     for server in servers:
         server.stop()
@@ -118,6 +131,16 @@ async def _serve(config: Config, secrets: Collection[str], seat: Seat | None) ->
     signals.close()
     log.info("server.stopped")
     return 1 if ended else 0
+
+
+def _listeners(app: Litestar, config: Config, certificates: Certificates | None) -> list[Listener]:
+    host, header_seconds = config.server.host, config.server.timeouts.header_seconds
+    listeners = [Listener(app, host, config.server.port, certificates, header_seconds=header_seconds)]
+    if config.server.probe_port is not None:
+        # Without TLS: a platform's probes have no certificate to show.
+        probes = create_probes(app.state.lifecycle, app.state.outlook, app.state.telemetry)
+        listeners.append(Listener(probes, host, config.server.probe_port, header_seconds=header_seconds))
+    return listeners
 
 
 async def _grpc_server(
@@ -146,13 +169,18 @@ class _Signals:
     `first` is done with the first SIGTERM or SIGINT; the second one ends the process at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reload: Callable[[], None] | None) -> None:
+        """
+        `reload` is called with each SIGHUP; None leaves that to end the process.
+        """
         loop = asyncio.get_running_loop()
+        if reload is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload)
         self.first: asyncio.Future[None] = loop.create_future()
         for number in _STOPS:
             loop.add_signal_handler(number, self._receive, number)
         # A worker is born with them blocked, so that none is lost before somebody listens.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOPS, signal.SIGHUP, signal.SIGCHLD})
 
     def close(self) -> None:
         """
@@ -160,6 +188,10 @@ class _Signals:
         """
         for number in _STOPS:
             asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _hang_up(self, reload: Callable[[], None]) -> None:
+        log.info("signal.received", signal=signal.SIGHUP.name)
+        reload()
 
     def _receive(self, number: signal.Signals) -> None:
         log.info("signal.received", signal=number.name)

@@ -25,6 +25,7 @@ from appliance.server.slots import Slots
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS = _STOPS | {signal.SIGHUP, signal.SIGCHLD}
 
 # A worker that dies now and then is replaced; one that dies over and over is a fault nobody would see otherwise.
 _MOST_DEATHS = 5
@@ -47,7 +48,7 @@ class Supervisor:
     A worker that dies takes its own calls with it; those of the others go on, and another takes its place.
     """
 
-    def __init__(self, count: int, work: Callable[[Seat], int], stop_seconds: float) -> None:
+    def __init__(self, count: int, work: Callable[[Seat], int], stop_seconds: Callable[[], float]) -> None:
         self._slots = Slots(count)
         self._work = work
         self._stop_seconds = stop_seconds
@@ -60,7 +61,7 @@ class Supervisor:
         """
         Serve until a signal or until it makes no sense any more; the exit code.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPS, signal.SIGCHLD})
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         log.info("workers.started", workers=self._slots.count)
         # What is here now is never touched again, so that its pages stay shared.
         gc.collect()
@@ -89,15 +90,17 @@ class Supervisor:
         """
         Until a worker ended or a signal came, which is passed on; those that do not end in time are killed.
         """
-        signals = {*_STOPS, signal.SIGCHLD}
         if self._deadline is None:
-            number = signal.Signals(signal.sigwait(signals))
+            number = signal.Signals(signal.sigwait(_SIGNALS))
         else:
-            received = signal.sigtimedwait(signals, max(0.0, self._deadline - time.monotonic()))
+            received = signal.sigtimedwait(_SIGNALS, max(0.0, self._deadline - time.monotonic()))
             number = signal.Signals(received.si_signo if received else signal.SIGKILL)
         if number is signal.SIGKILL:
             self._send(number)
             signal.sigwait({signal.SIGCHLD})
+        elif number is signal.SIGHUP:
+            log.info("signal.received", signal=number.name)
+            self._send(number)
         elif number in _STOPS:
             log.info("signal.received", signal=number.name)
             # The second one ends every worker at once.
@@ -105,7 +108,7 @@ class Supervisor:
             self._stop()
 
     def _stop(self) -> None:
-        self._deadline = self._deadline or time.monotonic() + self._stop_seconds
+        self._deadline = self._deadline or time.monotonic() + self._stop_seconds()
         self._send(signal.SIGTERM)
 
     def _send(self, number: signal.Signals) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from appliance.section import Section
+from appliance.section import Change, Section
 from appliance.storage.credentials import CredentialsSection
 
 
@@ -81,10 +81,10 @@ class StorageSettings(Section):
     pvc_root: Path = Path("/mnt/pvc")
     """Directory with the mounted volumes that `pvc://NAME/path` names."""
 
-    credentials: CredentialsSection = CredentialsSection()
+    credentials: Annotated[CredentialsSection, Change.HOT] = CredentialsSection()
     """Who we are to each store; unset takes what the stores' own tools would take."""
 
-    transfer: TransferSection = TransferSection()
+    transfer: Annotated[TransferSection, Change.HOT] = TransferSection()
     """How bytes are fetched."""
 
     lock_file: Path | None = None

@@ -73,9 +73,9 @@ class Answers:
         self._kept: OrderedDict[bytes, tuple[float, Kept]] = OrderedDict()
         self._bytes = 0
         self._flights: dict[bytes, _Flight] = {}
-        self._labels = (model,)
+        self._model = model
         self._counts = {result: metrics.CACHE.labels(model, result) for result in ("hit", "miss", "shared")}
-        metrics.CACHE_BYTES.labels(model).set_function(lambda: self._bytes)
+        metrics.show_kept(model, self)
 
     async def get(
         self, key: bytes, ask: Callable[[], Awaitable[Kept]], *, is_fresh: bool = False
@@ -106,7 +106,7 @@ class Answers:
         """
         self._kept.clear()
         self._bytes = 0
-        metrics.CACHE_BYTES.remove(*self._labels)
+        metrics.hide_kept(self._model, self)
 
     def _look(self, key: bytes) -> tuple[float, Kept] | None:
         found = self._kept.get(key)

@@ -176,7 +176,7 @@ class Member:
         """
         Close every connection.
         """
-        metrics.hide(self._labels)
+        metrics.hide(self._labels, self)
         await self.client.close()
 
 

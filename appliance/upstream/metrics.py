@@ -6,6 +6,7 @@ Kept in its registry of the whole process, as its clients do, where `/metrics` a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -36,6 +37,18 @@ CACHE = Counter(
 CACHE_BYTES = Gauge("appliance_cache_bytes", "Memory that kept answers take.", ("model",))
 
 
+class Sized(Protocol):
+    """
+    What takes memory.
+    """
+
+    @property
+    def size(self) -> int:
+        """
+        Bytes of it.
+        """
+
+
 class Shown(Protocol):
     """
     What is read off an upstream whenever metrics are.
@@ -56,25 +69,58 @@ class Shown(Protocol):
         """
 
 
+# Who has the labels, the longest first: where a newer config brings a model beside the old one, both do for a while.
+_SHOWN: dict[tuple[str, str], list[Shown]] = {}
+_KEEPING: dict[str, list[Sized]] = {}
+
+
 def show(labels: tuple[str, str], shown: Shown) -> None:
     """
     Have an upstream in the metrics, from now on.
     """
-    RUNNING.labels(*labels).set_function(lambda: shown.inflight)
-    HEALTHY.labels(*labels).set_function(lambda: shown.is_healthy)
+    alike = _SHOWN.setdefault(labels, [])
+    alike.append(shown)
+    RUNNING.labels(*labels).set_function(lambda: sum(each.inflight for each in alike))
+    HEALTHY.labels(*labels).set_function(lambda: alike[0].is_healthy)
     for circuit in Circuit:
-        CIRCUIT.labels(*labels, circuit).set_function(partial(_is_at, shown, circuit))
+        CIRCUIT.labels(*labels, circuit).set_function(partial(_is_at, alike, circuit))
 
 
-def _is_at(shown: Shown, circuit: Circuit) -> float:
-    return float(shown.circuit is circuit)
+def _is_at(alike: Sequence[Shown], circuit: Circuit) -> float:
+    return float(alike[0].circuit is circuit)
 
 
-def hide(labels: tuple[str, str]) -> None:
+def hide(labels: tuple[str, str], shown: Shown) -> None:
     """
-    Take it out.
+    Take it out; safe to call twice.
     """
-    RUNNING.remove(*labels)
-    HEALTHY.remove(*labels)
-    for circuit in Circuit:
-        CIRCUIT.remove(*labels, circuit)
+    alike = _SHOWN.get(labels, [])
+    if alike == [shown]:
+        del _SHOWN[labels]
+        RUNNING.remove(*labels)
+        HEALTHY.remove(*labels)
+        for circuit in Circuit:
+            CIRCUIT.remove(*labels, circuit)
+    elif shown in alike:
+        alike.remove(shown)
+
+
+def show_kept(model: str, kept: Sized) -> None:
+    """
+    Have the memory of kept answers in the metrics, from now on.
+    """
+    alike = _KEEPING.setdefault(model, [])
+    alike.append(kept)
+    CACHE_BYTES.labels(model).set_function(lambda: sum(each.size for each in alike))
+
+
+def hide_kept(model: str, kept: Sized) -> None:
+    """
+    Take it out; safe to call twice.
+    """
+    alike = _KEEPING.get(model, [])
+    if alike == [kept]:
+        del _KEEPING[model]
+        CACHE_BYTES.remove(model)
+    elif kept in alike:
+        alike.remove(kept)

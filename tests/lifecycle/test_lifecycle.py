@@ -334,7 +334,7 @@ async def test_a_model_is_let_go_once_its_calls_are_done_and_comes_back() -> Non
     async with _ready(DoubleSection(name="one"), DoubleSection(name="two")) as lifecycle:
         first = _double(lifecycle)
         stream = await lifecycle.answer("one", STREAM)
-        leaving = asyncio.create_task(lifecycle.unload("one", 5))
+        leaving = asyncio.create_task(lifecycle.unload("one"))
         await _until(lambda: lifecycle.entries[0].state is State.DRAINING)
         with pytest.raises(UnavailableError):
             await lifecycle.answer("one", PLAIN)
@@ -361,7 +361,7 @@ async def test_a_server_whose_models_are_all_unloaded_is_not_ready() -> None:
     Nobody would answer.
     """
     async with _ready(DoubleSection(name="one")) as lifecycle:
-        await lifecycle.unload("one", 0)
+        await lifecycle.unload("one")
 
         assert not lifecycle.is_ready
         assert lifecycle.is_live
@@ -372,7 +372,7 @@ async def test_a_model_that_cannot_be_loaded_again_says_why() -> None:
     It has failed, as it would have at the start.
     """
     async with _ready(DoubleSection(name="one")) as lifecycle:
-        await lifecycle.unload("one", 0)
+        await lifecycle.unload("one")
         _double(lifecycle).load_fault = LoadError("no memory")
         _double(lifecycle).may_load.set()
 
@@ -386,7 +386,7 @@ async def test_what_is_not_there_is_neither_loaded_nor_unloaded() -> None:
     A model that loads already is a conflict; one that is ready needs no loading.
     """
     async with _begun(DoubleSection(name="one")) as lifecycle:
-        for work in (lifecycle.load("one"), lifecycle.unload("one", 0)):
+        for work in (lifecycle.load("one"), lifecycle.unload("one")):
             with pytest.raises(CallError) as raised:
                 await work
             assert raised.value.status == 409
@@ -405,7 +405,7 @@ async def test_an_unload_goes_on_when_nobody_waits_for_it() -> None:
     async with _ready(DoubleSection(name="one")) as lifecycle:
         call = asyncio.create_task(lifecycle.answer("one", Call(Operation.COMPLETION, b"wait")))
         await _until(lambda: lifecycle.entries[0].running == 1)
-        leaving = asyncio.create_task(lifecycle.unload("one", 5))
+        leaving = asyncio.create_task(lifecycle.unload("one"))
         await _until(lambda: lifecycle.entries[0].state is State.DRAINING)
 
         leaving.cancel()

@@ -84,11 +84,11 @@ def test_metrics_have_bytes_and_rate_of_each_model() -> None:
     """
     The same numbers that readiness shows, by model; none for a model that has nothing to fetch.
     """
-    lifecycle = Lifecycle(made := config(DoubleSection(name="one"), DoubleSection(name="two")))
+    lifecycle = Lifecycle(config(DoubleSection(name="one"), DoubleSection(name="two")))
     lifecycle.entries[0].progress = Progress(Clock())
     lifecycle.entries[0].progress.hear("model", 50, 200)
 
-    with TestClient(create_probes(made, Alone(lifecycle), Telemetry(Settings()))) as client:
+    with TestClient(create_probes(lifecycle, Alone(lifecycle), Telemetry(Settings()))) as client:
         text = client.get("/metrics").text
     samples = {
         sample.name: (sample.labels, sample.value)

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from appliance import page
 from appliance.config import Config
-from appliance.page.told import as_yaml
+from appliance.page.told import Told
 from appliance.server import create_app
 
 SECTION = {
@@ -76,7 +76,7 @@ async def test_the_config_is_shown_as_it_was_set_without_its_secrets() -> None:
         }
     )
 
-    text = as_yaml(config, {"referenced"})
+    text = Told(config, {"referenced"}).as_yaml()
     shown = YAML(typ="safe").load(text)
 
     assert not re.search(r"inline|pw|signed|referenced", text)

@@ -620,6 +620,22 @@ async def test_a_proxy_that_ends_is_no_longer_in_the_metrics(upstream: Upstream)
     assert REGISTRY.get_sample_value("appliance_upstream_healthy", labels) is None
 
 
+async def test_two_that_share_an_upstream_for_a_while_are_one_in_the_metrics(upstream: Upstream) -> None:
+    """
+    Where a newer config brings a proxy beside the old one, the end of one of them leaves the other's gauges.
+    """
+    labels = {"model": "twice", "upstream": f"127.0.0.1:{upstream.port}"}
+    async with proxied(upstream, name="twice", cache={}):
+        async with proxied(upstream, name="twice", cache={}):
+            pass
+
+        assert REGISTRY.get_sample_value("appliance_upstream_healthy", labels) == 1
+        assert REGISTRY.get_sample_value("appliance_cache_bytes", {"model": "twice"}) == 0
+
+    assert REGISTRY.get_sample_value("appliance_upstream_healthy", labels) is None
+    assert REGISTRY.get_sample_value("appliance_cache_bytes", {"model": "twice"}) is None
+
+
 async def test_upstreams_are_told_apart_by_name(upstreams: tuple[Upstream, ...]) -> None:
     """
     Their own, or their place; the same place twice has a number.

@@ -8,21 +8,18 @@ from collections.abc import Callable
 
 from litestar.handlers import BaseRouteHandler
 
-from appliance.config.server import ServerSection
 from appliance.lifecycle import Lifecycle, Standing
 from appliance.protocols.intake import Intake
 from appliance.protocols.oip import repository, v1, v2
 from appliance.protocols.spoken import speaking
 
 
-def routes(
-    lifecycle: Lifecycle, standing: Callable[[], Standing], server: ServerSection, intake: Intake
-) -> list[BaseRouteHandler]:
+def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], intake: Intake) -> list[BaseRouteHandler]:
     """
     The routes of both versions, and of the repository.
     """
     return [
         *speaking("oip_v1", v1.routes(lifecycle, intake)),
         *speaking("oip_v2", v2.routes(lifecycle, standing, intake)),
-        *speaking("oip_v2", repository.routes(lifecycle, server, intake)),
+        *speaking("oip_v2", repository.routes(lifecycle, intake)),
     ]

@@ -14,7 +14,6 @@ from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.config.server import ServerSection
 from appliance.errors import ForbiddenError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest
@@ -27,7 +26,7 @@ class _Asked(msgspec.Struct):
     ready: bool = False
 
 
-def routes(lifecycle: Lifecycle, server: ServerSection, intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
     """
     The listing of models with their states, and the loading and unloading of them where `server.admin` allows it.
     """
@@ -45,36 +44,36 @@ def routes(lifecycle: Lifecycle, server: ServerSection, intake: Intake) -> list[
             raise NotFoundException
         # What is in it says how models are to be loaded, and that the config says.
         await intake.body(request)
-        await (load(lifecycle, server, name) if verb == "load" else unload(lifecycle, server, name))
+        await (load(lifecycle, name) if verb == "load" else unload(lifecycle, name))
         return {"name": name, verb: True}
 
     return [index, change]
 
 
-async def load(lifecycle: Lifecycle, server: ServerSection, name: str) -> None:
+async def load(lifecycle: Lifecycle, name: str) -> None:
     """
     Load a model that was unloaded; see `Lifecycle.load`.
 
     Raises:
         CallError: the config does not allow it, or it cannot be done.
     """
-    _allow(lifecycle, server, "load", name)
+    _allow(lifecycle, "load", name)
     await lifecycle.load(name)
 
 
-async def unload(lifecycle: Lifecycle, server: ServerSection, name: str) -> None:
+async def unload(lifecycle: Lifecycle, name: str) -> None:
     """
     Unload a model; see `Lifecycle.unload`.
 
     Raises:
         CallError: the config does not allow it, or it cannot be done.
     """
-    _allow(lifecycle, server, "unload", name)
-    await lifecycle.unload(name, server.drain_seconds)
+    _allow(lifecycle, "unload", name)
+    await lifecycle.unload(name)
 
 
-def _allow(lifecycle: Lifecycle, server: ServerSection, verb: str, name: str) -> None:
+def _allow(lifecycle: Lifecycle, verb: str, name: str) -> None:
     lifecycle.access.require_admin()
-    if not server.admin:
+    if not lifecycle.config.server.admin:
         raise ForbiddenError(f"Nobody may {verb} models here; server.admin: true in the config allows it")
     lifecycle.find(name)

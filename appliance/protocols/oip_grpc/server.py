@@ -47,7 +47,7 @@ def create_server(
         ],
     )
     add = inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-    add(InferenceService(lifecycle, standing, config.server), server)  # type: ignore[no-untyped-call]  # generated
+    add(InferenceService(lifecycle, standing), server)  # type: ignore[no-untyped-call]  # generated
     health_pb2_grpc.add_HealthServicer_to_server(Health(lifecycle, standing), server)
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), server)

@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from appliance.config.server import ServerSection
 from appliance.lifecycle import RULES, Lifecycle, Standing
 from appliance.protocols.oip import metadata, repository
 from appliance.protocols.oip.asking import VERSION, entry_of, infer
@@ -30,10 +29,9 @@ class InferenceService(GRPCInferenceServiceServicer):
     The protocol's methods over one lifecycle; they raise what REST's do.
     """
 
-    def __init__(self, lifecycle: Lifecycle, standing: Callable[[], Standing], server: ServerSection) -> None:
+    def __init__(self, lifecycle: Lifecycle, standing: Callable[[], Standing]) -> None:
         self._lifecycle = lifecycle
         self._standing = standing
-        self._server = server
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """
@@ -121,7 +119,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         Load a model that was unloaded, where the config allows it.
         """
-        await repository.load(self._lifecycle, self._server, request.model_name)
+        await repository.load(self._lifecycle, request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
@@ -130,7 +128,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         Unload a model, where the config allows it.
         """
-        await repository.unload(self._lifecycle, self._server, request.model_name)
+        await repository.unload(self._lifecycle, request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
 

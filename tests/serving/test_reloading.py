@@ -1,0 +1,72 @@
+"""
+A real engine that is replaced while another model answers.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asking import Asking, chats
+from served import Served, until
+from upstreams import Upstream
+
+CHAT = "/v1/chat/completions"
+CAPITAL = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+
+
+def _config(server: Served) -> dict[str, Any]:
+    config: dict[str, Any] = server.get("/readyz")[1]["config"]
+    return config
+
+
+def _length(server: Served) -> int:
+    length: int = server.get("/v1/models/a")[1]["max_model_len"]
+    return length
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_engine_is_replaced_and_the_other_model_loses_nothing(
+    serve: Callable[..., Served], smollm2: Path, upstream: Upstream, tmp_path: Path
+) -> None:
+    """
+    A storage that fails leaves the engine alone, an engine that refuses brings it back, and a good one takes its place.
+    """
+    engine = {"max_model_len": 512, "kv_cache_memory_bytes": 100_000_000}
+    generative = {"name": "a", "class": "generative", "storage": {"uri": str(smollm2)}, "engine": engine}
+    proxy = {"name": "b", "class": "proxy", "upstreams": [{"url": upstream.url}]}
+    file = tmp_path / "two.yaml"
+
+    def change(**keys: object) -> None:
+        file.write_text(json.dumps({"models": [generative | keys, proxy]}))
+        server.process.send_signal(signal.SIGHUP)
+
+    file.write_text(json.dumps({"models": [generative, proxy]}))
+    server = serve(file=file).until_ready()
+    first = _config(server)["digest"]
+    with Asking(server, CHAT, *chats("b")) as asking:
+        change(storage={"uri": str(tmp_path / "nowhere")})
+        until(lambda: _config(server)["error"] is not None, 60, server.tail)
+        assert "models.a: " in _config(server)["error"]
+        assert server.post(CHAT, CAPITAL | {"model": "a"})[0] == 200
+
+        change(engine=engine | {"max_model_len": 1_000_000})
+        until(lambda: "1000000" in (_config(server)["error"] or ""), 240, server.tail)
+        until(lambda: server.state() == "ready", 240, server.tail)
+        assert (_length(server), _config(server)["digest"]) == (512, first)
+
+        change(engine=engine | {"max_model_len": 256})
+        until(lambda: _config(server)["digest"] != first, 240, server.tail)
+        asking.more()
+
+    assert asking.failures == []
+    assert _length(server) == 256
+    _, answer = server.post(CHAT, CAPITAL | {"model": "a"})
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    assert all(each["state"] != "failed" for each in server.get("/livez")[1]["models"])
+    assert server.end() == 0
