@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from appliance.config.load import Loaded
 from appliance.config.place import DataPath, dotted
 from appliance.config.root import Config
+from appliance.models import SECTIONS
 from appliance.models.section import ModelSection
 from appliance.section import Change, Section
 from appliance.storage import lockfile
@@ -74,6 +75,9 @@ def keys_of(change: Change, section: type[Section] = Config, path: str = "") -> 
             yield key
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from keys_of(change, field.annotation, f"{key}.")
+        elif section is Config and name == "models":
+            found = (each for model in SECTIONS.values() for each in keys_of(change, model, "models.NAME."))
+            yield from dict.fromkeys(found)
 
 
 def _as_written(loaded: Loaded) -> Section:
