@@ -41,7 +41,7 @@ class ServerSection(Section):
     page: bool = True
     """Whether browsers get a page at `/`, with the models, a playground and the config, secrets left out."""
 
-    api_keys: Annotated[tuple[KeySection, ...], Field(min_length=1), Change.HOT] | None = None
+    api_keys: Annotated[Annotated[tuple[KeySection, ...], Field(min_length=1)] | None, Change.HOT] = None
     """
     Keys of those who may ask; everything but the probes then needs one, as `Authorization: Bearer KEY`, `x-api-key` or
     `api-key`. Unset asks nobody for a key.
