@@ -64,7 +64,8 @@ class Deadlines:
         try:
             async with asyncio.timeout(max(0.0, moment - time.monotonic())) as bound:
                 return await work
-        except TimeoutError as error:
+        except Exception as error:
+            # vLLM answers being cancelled with an error of its own.
             if not bound.expired():
                 raise
             raise DeadlineError(

@@ -191,7 +191,7 @@ def bury(slots: Slots, number: int) -> None:
     """
     last = read(slots, number)
     if last is not None:
-        models = [{**model, **_STARTING, "running": 0} for model in last.standing.models]
+        models = [{**model, **_STARTING, "running": 0, "queued": 0} for model in last.standing.models]
         standing = replace(last.standing, is_ready=False, models=models)
         write(slots, number, replace(last, standing=standing, families=[], past=past_of(last)))
 
@@ -223,7 +223,7 @@ def _trouble(config: Mapping[str, Any] | None) -> list[bool]:  # Any: JSON value
 
 def _together(models: Sequence[Any]) -> dict[str, Any]:  # Any: JSON values
     worst = next((model for model in models if model["state"] != "ready"), models[0])
-    return {**worst, "running": sum(model["running"] for model in models)}
+    return {**worst, **{count: sum(model[count] for model in models) for count in ("running", "queued")}}
 
 
 def _shown(number: int, snapshot: Snapshot | None, now: float) -> dict[str, Any]:  # Any: JSON values

@@ -18,7 +18,7 @@ from httpx import ASGITransport, AsyncClient, Response
 from appliance.admission import KeyLimits, LimitsSection, SloSection
 from appliance.config.server import ServerSection
 from appliance.contract import Call, Model, Operation, Peers, Reply
-from appliance.errors import LimitedError
+from appliance.errors import CallError, LimitedError
 from appliance.lifecycle import Entry, Lifecycle
 from appliance.record import Record, current, recorded
 from appliance.server import create_app
@@ -37,6 +37,7 @@ class Engine(Double):
         super().__init__()
         self.read: list[bytes] = []
         self.aborted = 0
+        self.answers_when_cancelled = False
         self.records: list[Record | None] = []
         self._places: list[asyncio.Future[None]] = []
 
@@ -72,8 +73,10 @@ class Engine(Double):
         self._places.append(place)
         try:
             await place
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             self.aborted += 1
+            if self.answers_when_cancelled:
+                raise CallError("Client disconnected") from error
             raise
 
 
@@ -226,11 +229,13 @@ async def test_the_tokenizer_needs_no_turn() -> None:
         await running
 
 
-async def test_an_answer_that_takes_too_long_is_504_and_its_work_is_ended() -> None:
+@pytest.mark.parametrize("answers", [False, True])
+async def test_an_answer_that_takes_too_long_is_504_and_its_work_is_ended(answers: bool) -> None:
     """
-    Nothing was sent yet, so there is a status to say it with.
+    Nothing was sent yet, so there is a status to say it with, whatever the engine makes of being told to stop.
     """
     async with serving(limits=LimitsSection(total_seconds=0.05)) as client:
+        client.engine.answers_when_cancelled = answers
         late = await client.ask("first")
 
         assert late.status_code == 504

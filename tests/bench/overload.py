@@ -90,7 +90,7 @@ def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         words = [f"models.smollm2.limits.concurrent={given.concurrent}", f"models.smollm2.slo.ttft_seconds={given.slo}"]
-        served = Served(_CHAT, Path(folder) / "server.log", *words, *given.set).until_ready()
+        served = Served(given.file, Path(folder) / "server.log", *words, *given.set).until_ready()
         try:
             capacity = _capacity(served.port, given)
             say(
@@ -149,6 +149,7 @@ def main() -> None:
     Measure, and print a table.
     """
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--file", type=Path, default=_CHAT, help="a config whose model is called smollm2")
     parser.add_argument("--concurrent", type=int, default=8)
     parser.add_argument("--slo", type=float, default=2.0)
     parser.add_argument("--tokens", type=int, default=32)

@@ -15,7 +15,9 @@ from appliance.lifecycle import Lifecycle, Standing
 from appliance.server.outlook import Seat, Snapshot, Together, bury, read, write
 from appliance.server.slots import Slots
 
-GOOD = Standing(True, True, True, 1, [{"name": "one", "state": "ready", "reason": "it answered", "running": 2}])
+GOOD = Standing(
+    True, True, True, 1, [{"name": "one", "state": "ready", "reason": "it answered", "running": 2, "queued": 1}]
+)
 
 
 def _said(standing: Standing = GOOD, *, seconds_ago: float = 0) -> Snapshot:
@@ -61,7 +63,7 @@ def test_all_is_well_where_each_is(together: Together) -> None:
     standing = together.standing()
 
     assert (standing.is_live, standing.is_ready, standing.has_started) == (True, True, True)
-    assert standing.models[0]["running"] == 6
+    assert (standing.models[0]["running"], standing.models[0]["queued"]) == (6, 3)
     assert [worker["ready"] for worker in standing.workers] == [True] * 3
 
 
@@ -69,7 +71,7 @@ def test_a_model_is_shown_where_it_stands_worst(together: Together, slots: Slots
     """
     One worker that is not ready is enough.
     """
-    bad = {**GOOD.models[0], "state": "failed", "reason": "it broke", "running": 0}
+    bad = {**GOOD.models[0], "state": "failed", "reason": "it broke", "running": 0, "queued": 0}
     write(slots, 2, _said(replace(GOOD, is_live=False, is_ready=False, retry_after=30, models=[bad])))
     standing = together.standing()
 
