@@ -24,7 +24,7 @@ FLOORS = (
     {"translation"},
     {"models"},
     {"config", "openai"},
-    {"cache", "lifecycle", "pull"},
+    {"cache", "key", "lifecycle", "pull"},
     {"protocols"},
     {"server", "smoke"},
     {"cli", "model_server"},

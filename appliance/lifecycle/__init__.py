@@ -145,7 +145,7 @@ class Lifecycle:
         self._move(entry, State.PENDING, "an operator wants it back")
         await self._own(self._load(entry))
         if not RULES[entry.state].is_ready:
-            raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}")
+            raise UnavailableError(entry.outside)
 
     async def unload(self, name: str, seconds: float) -> None:
         """

@@ -36,6 +36,14 @@ class Entry:
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of the bytes behind each of the section's storages, where they came from a store."""
 
+    @property
+    def outside(self) -> str:
+        """
+        Where it stands in words for callers; why it failed speaks of paths and classes, and is for the probes.
+        """
+        why = "the probes say why" if self.state is State.FAILED else self.reason
+        return f"The model {self.section.name!r} is {self.state}: {why}"
+
     def require(self, done: str, *states: State) -> None:
         """
         Return when it is in one of the states, in which alone this can be done to it.
