@@ -25,7 +25,9 @@ NEEDS = {
 }
 
 NAMES = frozenset(path.name for path in EXAMPLES.glob("*.yaml"))
-FORWARDING = frozenset(name for name in NAMES if name.startswith("proxy") or name in {"adapter-http.yaml", "secure.yaml"})
+FORWARDING = frozenset(
+    name for name in NAMES if name.startswith("proxy") or name in {"adapter-http.yaml", "secure.yaml"}
+)
 
 
 @pytest.mark.slow
