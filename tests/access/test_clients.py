@@ -13,7 +13,6 @@ from typing import Any
 
 import anthropic
 import grpc
-import httpx
 import httpx2
 import openai
 import pytest
@@ -47,11 +46,11 @@ class Secured:
         """
         return f"https://localhost:{self.served.port}"
 
-    def http(self) -> httpx.Client:
+    def http(self) -> httpx2.Client:
         """
         A client that trusts its certificate.
         """
-        return httpx.Client(verify=_trusting(), timeout=60)
+        return httpx2.Client(verify=_trusting(), timeout=60)
 
 
 def _trusting() -> ssl.SSLContext:
@@ -116,7 +115,7 @@ def test_anthropics_client_comes_with_its_key(secured: Secured) -> None:
     """
     Its header is `x-api-key`, and its error has a shape of its own.
     """
-    with httpx2.Client(verify=_trusting(), timeout=60) as http:
+    with secured.http() as http:
         good = anthropic.Anthropic(base_url=secured.url, api_key=KEY, http_client=http)
         bad = anthropic.Anthropic(base_url=secured.url, api_key="sk-wrong-wrong-wrong", http_client=http)
         messages: Any = [{"role": "user", "content": "hello"}]
