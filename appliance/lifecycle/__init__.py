@@ -145,7 +145,8 @@ class Lifecycle:
         self._move(entry, State.PENDING, "an operator wants it back")
         await self._own(self._load(entry))
         if not RULES[entry.state].is_ready:
-            raise UnavailableError(entry.outside)
+            # An operator asked, who is told why.
+            raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}")
 
     async def unload(self, name: str, seconds: float) -> None:
         """
