@@ -1,5 +1,5 @@
 """
-The command line: serve, validate, diff, pull, lock, cache, schema, smoke.
+The command line: serve, validate, diff, pull, lock, cache, key, schema, smoke.
 """
 
 from __future__ import annotations
@@ -156,6 +156,20 @@ def lock(file: Path, overrides: Sequence[str]) -> None:
 
 
 main.add_command(cache)
+
+
+@main.command()
+def key() -> None:
+    """
+    Make a random API key, and print it with its SHA-256.
+
+    The key goes to whoever may ask, and sha256 into the file, under server.api_keys: nobody can get the one from the
+    other.
+    """
+    from appliance.key import new
+
+    made, digest = new()
+    click.echo(f"key:    {made}\nsha256: {digest}")
 
 
 @main.command()

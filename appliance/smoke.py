@@ -5,6 +5,7 @@ The smoke test: start a config for real, ask what its `expect:` promises, stop i
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ import aiohttp
 from appliance.config import Config
 from appliance.config.root import Expectation
 from appliance.errors import ApplianceError
+from appliance.key import new
 
 _POLL_SECONDS = 0.25
 _ANSWER_SECONDS = 300.0
@@ -43,13 +45,18 @@ async def smoke(
         SmokeError: it did not get ready, an answer was not as promised, or it did not stop cleanly.
     """
     port = _free_port()
-    changes = [*overrides, f"server.port={port}", "server.host=127.0.0.1", "logging.format=json"]
+    key, digest = new()
+    changes = [*overrides, f"server.port={port}", "server.host=127.0.0.1", "logging.format=json", "server.tls=null"]
+    if config.server.api_keys:
+        # Ours in the place of all: those of the config may be known by their digests alone.
+        changes.append(f"server.api_keys={json.dumps([{'name': 'smoke', 'sha256': digest, 'admin': True}])}")
     command = [sys.executable, "-m", "appliance", "serve", str(file)]
     command += [word for change in changes for word in ("--set", change)]
     with tempfile.TemporaryFile() as output:
         server = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
         try:
-            async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            headers = {"Authorization": f"Bearer {key}"}
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as session:
                 await _until_ready(session, server, seconds, say)
                 for expectation in config.expect:
                     await _hold(session, expectation, say)

@@ -25,7 +25,7 @@ FLOORS = (
     {"translation"},
     {"models"},
     {"config", "openai"},
-    {"cache", "diff", "lifecycle", "pull"},
+    {"cache", "diff", "key", "lifecycle", "pull"},
     {"page", "protocols"},
     {"server", "smoke"},
     {"cli", "model_server"},

@@ -4,6 +4,7 @@ The examples, started for real where this machine can run them.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ NEEDS = {
 
 NAMES = frozenset(path.name for path in EXAMPLES.glob("*.yaml"))
 FORWARDING = frozenset(
-    name for name in NAMES if name.startswith("proxy") or name in {"adapter-http.yaml", "observability.yaml"}
+    name
+    for name in NAMES
+    if name.startswith("proxy") or name in {"adapter-http.yaml", "observability.yaml", "secure.yaml"}
 )
 
 
@@ -55,7 +58,8 @@ def test_an_example_that_forwards_keeps_its_promises(name: str) -> None:
     """
     smoke = [sys.executable, "-m", "appliance", "smoke", str(EXAMPLES / name), "--timeout", "60"]
     beside = [sys.executable, str(Path(__file__).parent / "with_upstreams.py")]
-    done = subprocess.run([*beside, *smoke], capture_output=True, text=True, check=False)
+    variables = {**os.environ, "ASSISTANT_KEY": "sk-of-the-example-alone"}
+    done = subprocess.run([*beside, *smoke], capture_output=True, text=True, check=False, env=variables)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every promise held" in done.stdout

@@ -175,6 +175,7 @@ class Lifecycle:
         life.move(State.PENDING, "an operator wants it back")
         await asyncio.shield(self._own(life.load()))
         if not RULES[entry.state].is_ready:
+            # An operator asked, who is told why.
             raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}")
 
     async def unload(self, name: str) -> None:

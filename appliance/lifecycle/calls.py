@@ -82,7 +82,7 @@ def _require(entry: Entry, call: Call, *, is_inner: bool) -> None:
             code="unsupported_operation",
         )
     if not rule.is_ready and not (is_inner and entry.state is State.DRAINING):
-        raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}", retry_after=rule.retry_after)
+        raise UnavailableError(entry.outside, retry_after=rule.retry_after)
 
 
 async def _work(

@@ -82,6 +82,14 @@ class Entry:
         """
         self.gate.engine_concurrent = self.model.concurrent if isinstance(self.model, Bounded) else None
 
+    @property
+    def outside(self) -> str:
+        """
+        Where it stands in words for callers; why it failed speaks of paths and classes, and is for the probes.
+        """
+        why = "the probes say why" if self.state is State.FAILED else self.reason
+        return f"The model {self.section.name!r} is {self.state}: {why}"
+
     def require(self, done: str, *states: State) -> None:
         """
         Return when it is in one of the states, in which alone this can be done to it.

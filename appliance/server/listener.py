@@ -84,19 +84,22 @@ class Listener:
     async def _serve(self, listening: socket.socket) -> None:
         generation = self._generation(listening)
         stopped = asyncio.create_task(self._stopped.wait())
-        retiring: set[asyncio.Task[None]] = set()
+        retiring: dict[asyncio.Task[None], _Generation] = {}
         try:
             while not stopped.done() and not generation.task.done():
                 await asyncio.wait(
                     (stopped, generation.task), timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                retiring = {task for task in retiring if not task.done()}
+                retiring = {task: old for task, old in retiring.items() if not task.done()}
                 if not stopped.done() and await self._has_changed():
                     old, generation = generation, await self._succeed(generation, listening)
                     if generation is not old:
-                        retiring.add(asyncio.create_task(self._retire(old)))
-            generation.stop()
-            # Those before it may still have streams under way.
+                        retiring[asyncio.create_task(self._retire(old))] = old
+            for each in (generation, *retiring.values()):
+                each.stop()
+            # Whoever comes now is told at once that nobody listens.
+            listening.close()
+            # Those before the last one may still have streams under way.
             await asyncio.gather(generation.task, *retiring)
         finally:
             for task in (stopped, generation.task, *retiring):
@@ -132,6 +135,7 @@ class _Generation:
     ) -> None:
         self._files = _files(certificate)
         self._listening = listening
+        self._has_stopped = False
         self._server = _Granian(app, listening, self._files if certificate else (), header_seconds)
         self.task = asyncio.create_task(self._serve())
 
@@ -150,9 +154,10 @@ class _Generation:
         """
         Accept nothing any more, and finish what is asked for.
         """
-        if self.task.done():
+        if self._has_stopped or self.task.done():
             # The number of its socket may be another file's by now.
             return
+        self._has_stopped = True
         # What it waits for must be what it began to wait for, when it ceases to.
         os.dup2(self._listening.fileno(), self._server.listening_fd, inheritable=False)
         self._server.let_go()

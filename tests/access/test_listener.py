@@ -240,6 +240,34 @@ async def test_nothing_is_left_open(volume: Volume) -> None:
     assert not _open_certificates()
 
 
+async def test_nobody_waits_for_one_that_stops(volume: Volume) -> None:
+    """
+    While an answer is still under way new connections are refused, and that answer is finished.
+    """
+    volume.put(AUTHORITY.issue_cert("localhost"))
+    port = free_port()
+    listener = Listener(
+        Litestar([_quick, _slow], openapi_config=None), "127.0.0.1", port, Certificates(volume.section())
+    )
+    serving = asyncio.create_task(listener.serve())
+    async with asyncio.timeout(30):
+        while not await _listens(port):
+            await asyncio.sleep(0.05)
+        _held.set()
+        slow = asyncio.create_task(_get(port, "/slow"))
+        await asyncio.sleep(1)
+        listener.stop()
+        while await _listens(port):
+            await asyncio.sleep(0.05)
+        is_under_way = not slow.done()
+        _held.clear()
+        _, answer = await slow
+        await serving
+
+    assert is_under_way
+    assert b"ended" in answer
+
+
 def _open_certificates() -> list[str]:
     links = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
     return [str(fd) for fd in links if "memfd:certificate" in str(fd.readlink())]

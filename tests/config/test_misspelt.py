@@ -80,7 +80,7 @@ def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(
         lines[place.line - 1] = line[:start] + wrong + line[start + len(key) :]
 
         with pytest.raises(ConfigError) as caught:
-            load_text("".join(lines))
+            load_text("".join(lines), environ={"ASSISTANT_KEY": "x" * 32})
 
         at_key = [each for each in caught.value.problems if (each.line, each.column) == (place.line, place.column)]
         assert [each for each in at_key if f'did you mean "{key}"?' in each.message], (kind, wrong, caught.value)

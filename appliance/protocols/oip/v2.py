@@ -144,7 +144,7 @@ def _ready(entry: Entry, name: str) -> Response[Any]:
         record.is_probe = True
     if rule.is_ready:
         return Response({"name": name, "ready": True})
-    says = {"name": name, "ready": False, "error": f"The model {name!r} is {entry.state}: {entry.reason}"}
+    says = {"name": name, "ready": False, "error": entry.outside}
     return Response(says, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
