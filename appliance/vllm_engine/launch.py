@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from appliance.errors import ApplianceError, LoadError, MissingExtraError
 from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
 from appliance.vllm_engine.child import ForkServer
+from appliance.vllm_engine.stall import step_logger
 from appliance.vllm_engine.weights import require_weights
 
 if TYPE_CHECKING:
@@ -49,11 +50,14 @@ def prepare(setup: Setup) -> ForkServer | None:
     return ForkServer() if setup.layout.devices == 1 else None
 
 
-def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None]) -> tuple[AsyncLLM, Namespace]:
+def launch(
+    setup: Setup, server: ForkServer | None, proceed: Callable[[], None], step: Callable[[], None]
+) -> tuple[AsyncLLM, Namespace]:
     """
     Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
 
-    `proceed` is asked right before the engine core starts, and raises when nobody wants it any more.
+    `proceed` is asked right before the engine core starts, and raises when nobody wants it any more; `step` is told of
+    each step of the engine.
     What vLLM refuses, it refuses with exceptions of many kinds; `as_load_error` makes them one.
     """
     _import()
@@ -70,7 +74,7 @@ def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None])
     arguments.structured_outputs_config = config.structured_outputs_config
     proceed()
     with _forking_from(server) if server else contextlib.nullcontext():
-        return AsyncLLM.from_vllm_config(config), arguments
+        return AsyncLLM.from_vllm_config(config, stat_loggers=[step_logger(step)]), arguments
 
 
 def _set_environment(devices: int) -> None:
