@@ -5,32 +5,22 @@ Where each model stands in its life, and the one writer of that: materialize, lo
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Coroutine
 from typing import Any
-
-import structlog
 
 from appliance.config import Config
 from appliance.contract import Call, Reply
-from appliance.errors import ApplianceError, CallError, EngineDeadError, UnavailableError, UnknownModelError
+from appliance.errors import CallError, UnavailableError, UnknownModelError
 from appliance.lifecycle import calls
-from appliance.lifecycle.bringing import bring, reporter
+from appliance.lifecycle.deaths import Patience
 from appliance.lifecycle.entry import Entry
+from appliance.lifecycle.life import Life
 from appliance.lifecycle.peers import Peers
 from appliance.lifecycle.progress import Progress
-from appliance.lifecycle.proof import prove
 from appliance.lifecycle.standing import Standing
 from appliance.lifecycle.state import RULES, State
 
-__all__ = ["RULES", "Entry", "Lifecycle", "Progress", "Standing", "State"]
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-# Well inside the two seconds in which a dead engine must show.
-_CHECK_SECONDS = 0.5
+__all__ = ["RULES", "Entry", "Lifecycle", "Patience", "Progress", "Standing", "State"]
 
 
 class Lifecycle:
@@ -38,14 +28,19 @@ class Lifecycle:
     Brings every model of the config to life, watches them, and lets them go.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._peers = Peers(self.find)
-        self.entries: tuple[Entry, ...] = tuple(Entry(each, each.build(self._peers)) for each in config.models)
-        self._by_name = {name: entry for entry in self.entries for name in entry.section.names}
-        self._storage = config.storage
+    def __init__(self, config: Config, patience: Patience = Patience()) -> None:  # noqa: B008 - frozen
+        turn, peers = asyncio.Lock(), Peers(self.find)
+        self._lives = tuple(
+            Life(section, peers, config.storage, turn, patience, self._end) for section in config.models
+        )
+        self.entries: tuple[Entry, ...] = tuple(life.entry for life in self._lives)
+        self._by_name = {name: life for life in self._lives for name in life.entry.section.names}
         self._tasks: list[asyncio.Task[None]] = []
-        self._turn = asyncio.Lock()
-        self._is_stopping = False
+        self._closing = asyncio.Lock()
+        self._has_ended = asyncio.Event()
+        self._exit_code = 0
+        self.is_stopping = False
+        """Readiness is off, and what comes is asked to go elsewhere."""
 
     @property
     def is_live(self) -> bool:
@@ -60,7 +55,7 @@ class Lifecycle:
         Every model of the config answers, but for those that an operator unloaded; there is at least one.
         """
         wanted = [entry for entry in self.entries if entry.state is not State.UNLOADED]
-        return bool(wanted) and all(RULES[entry.state].is_ready for entry in wanted)
+        return not self.is_stopping and bool(wanted) and all(RULES[entry.state].is_ready for entry in wanted)
 
     @property
     def has_started(self) -> bool:
@@ -87,7 +82,14 @@ class Lifecycle:
         """
         Start the load and the watch as tasks; returns at once.
         """
-        self._tasks = [asyncio.create_task(work) for work in (*map(self._load, self.entries), self._watch())]
+        self._tasks = [asyncio.create_task(life.run()) for life in self._lives]
+
+    async def ended(self) -> int:
+        """
+        Wait until a model fails whose config wants the process to end then; the exit code to end with.
+        """
+        await self._has_ended.wait()
+        return self._exit_code
 
     def find(self, name: str | None) -> Entry:
         """
@@ -97,8 +99,11 @@ class Lifecycle:
             UnknownModelError: nobody answers to it.
             CallError: None, and there are several.
         """
-        if name is None and len(self.entries) == 1:
-            return self.entries[0]
+        return self._find(name).entry
+
+    def _find(self, name: str | None) -> Life:
+        if name is None and len(self._lives) == 1:
+            return self._lives[0]
         names = ", ".join(self._by_name)
         if name is None:
             raise CallError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
@@ -120,15 +125,23 @@ class Lifecycle:
         """
         return await calls.answer(self.find(name), call)
 
-    async def drain(self, seconds: float) -> None:
+    async def drain(self, seconds: float, delay: float = 0) -> None:
         """
-        Refuse new calls, and wait up to `seconds` for the ones under way.
+        Turn readiness off, and wait up to `seconds` for the calls under way.
+
+        New ones are refused at once; with a `delay`, in seconds, they are answered for that long, and as long as others
+        are under way.
         """
-        self._is_stopping = True
-        for entry in self.entries:
-            if State.DRAINING in RULES[entry.state].leaves_to:
-                self._move(entry, State.DRAINING, "the server is stopping")
+        self.is_stopping = True
+        if delay:
+            self._retire(f"the server stops in {delay:g} seconds; calls are still answered", answers=True)
+            await asyncio.sleep(delay)
+        self._retire("the server is stopping", answers=delay > 0)
         await calls.quiet(self.entries, seconds)
+
+    def _retire(self, reason: str, *, answers: bool) -> None:
+        for life in self._lives:
+            life.retire(reason, answers=answers)
 
     async def load(self, name: str) -> None:
         """
@@ -138,12 +151,13 @@ class Lifecycle:
             CallError: unknown model, or one that is neither.
             UnavailableError: it did not become ready.
         """
-        entry = self.find(name)
+        life = self._find(name)
+        entry = life.entry
         if RULES[entry.state].is_ready:
             return
         entry.require("loaded", State.UNLOADED)
-        self._move(entry, State.PENDING, "an operator wants it back")
-        await self._own(self._load(entry))
+        life.move(State.PENDING, "an operator wants it back")
+        await self._own(life.load())
         if not RULES[entry.state].is_ready:
             raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}")
 
@@ -154,19 +168,10 @@ class Lifecycle:
         Raises:
             CallError: unknown model, or one that is not there to be unloaded.
         """
-        entry = self.find(name)
-        entry.require("unloaded", State.READY, State.UNAVAILABLE)
-        self._move(entry, State.DRAINING, "an operator unloads it")
-        await self._own(self._unload(entry, seconds))
-
-    async def _unload(self, entry: Entry, seconds: float) -> None:
-        await calls.quiet([entry], seconds)
-        # It may have died meanwhile.
-        if entry.state is State.DRAINING:
-            self._move(entry, State.UNLOADED, "an operator unloaded it")
-            async with self._turn:
-                await entry.model.close()
-            entry.release(entry.section.build(self._peers))
+        life = self._find(name)
+        life.entry.require("unloaded", State.READY, State.UNAVAILABLE)
+        life.move(State.DRAINING, "an operator unloads it")
+        await self._own(life.unload(seconds))
 
     async def _own(self, work: Coroutine[Any, Any, None]) -> None:
         """
@@ -180,77 +185,21 @@ class Lifecycle:
         """
         End the load, what still runs, and every engine.
         """
-        self._is_stopping = True
+        self.is_stopping = True
+        for life in self._lives:
+            life.abandon()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(entry.model.close() for entry in self.entries))
-        for entry in self.entries:
-            if State.STOPPED in RULES[entry.state].leaves_to:
-                self._move(entry, State.STOPPED, "the server stopped")
+        # The web server's end and the process's both ask for it, and may do so at once.
+        async with self._closing:
+            await asyncio.gather(*(entry.model.close() for entry in self.entries))
+        for life in self._lives:
+            if State.STOPPED in RULES[life.entry.state].leaves_to:
+                life.move(State.STOPPED, "the server stopped")
 
-    def _move(self, entry: Entry, state: State, reason: str) -> None:
-        if state not in RULES[entry.state].leaves_to:
-            raise AssertionError(f"{entry.section.name}: {entry.state} does not leave to {state}; this is a bug")
-        write = log.error if state is State.FAILED else log.info
-        write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
-        entry.state, entry.since, entry.reason = state, datetime.now(UTC), reason
-        entry.has_started |= state in {State.READY, State.UNAVAILABLE}
-
-    async def _load(self, entry: Entry) -> None:
-        # One engine after the other: each measures the memory that the ones before it left.
-        turn = self._turn if entry.section.has_engine else contextlib.nullcontext()
-        try:
-            async with turn:
-                await self._bring(entry)
-        except ApplianceError as error:
-            await self._fail(entry, str(error))
-        except Exception as error:
-            log.exception("model.broke", model=entry.section.name)
-            await self._fail(entry, f"unexpected {type(error).__name__}: {error}")
-
-    async def _bring(self, entry: Entry) -> None:
-        artifacts: Mapping[str, Path] = {}
-        if entry.section.storages:
-            self._move(entry, State.FETCHING, "its bytes are being brought")
-            entry.progress = Progress()
-            report = reporter(entry.section.name, entry.progress, lambda: self._is_stopping)
-            brought = await asyncio.to_thread(bring, entry.section, self._storage, report)
-            artifacts, entry.digests, entry.holds = brought.artifacts, brought.digests, brought.holds
-        self._move(entry, State.LOADING, "the engine is starting" if entry.section.has_engine else "it is starting")
-        await entry.model.load(artifacts)
-        self._move(entry, State.PROVING, "the first answer is being made")
-        if entry.model.proof is None:
-            await self._check(entry)
-        else:
-            await prove(entry.model, entry.model.proof)
-            self._move(entry, State.READY, "it answered")
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
-            for entry in self.entries:
-                if entry.state in {State.READY, State.UNAVAILABLE, State.DRAINING}:
-                    await self._check(entry)
-
-    async def _check(self, entry: Entry) -> None:
-        """
-        Move the entry to where its model's health says it is, if that is elsewhere.
-        """
-        try:
-            await entry.model.check()
-        except EngineDeadError as error:
-            await self._fail(entry, str(error))
-        except UnavailableError as error:
-            if State.UNAVAILABLE in RULES[entry.state].leaves_to:
-                self._move(entry, State.UNAVAILABLE, str(error))
-            elif entry.state is State.UNAVAILABLE:
-                # It waits for something else by now.
-                entry.reason = str(error)
-        else:
-            if entry.state in {State.PROVING, State.UNAVAILABLE}:
-                self._move(entry, State.READY, "it answers")
-
-    async def _fail(self, entry: Entry, reason: str) -> None:
-        self._move(entry, State.FAILED, reason)
-        await entry.model.close()
+    def _end(self, code: int) -> None:
+        # The first fault is the one to tell; what follows may follow from it.
+        if not self._has_ended.is_set():
+            self._exit_code = code
+            self._has_ended.set()

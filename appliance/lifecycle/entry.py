@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 
 from appliance.contract import Dependent, Model
@@ -20,7 +21,7 @@ from appliance.models.section import ModelSection
 @dataclass(slots=True)
 class Entry:
     """
-    One model of the config and where it stands; written by `Lifecycle` alone.
+    One model of the config and where it stands; written by its `Life` alone.
     """
 
     section: ModelSection
@@ -30,8 +31,14 @@ class Entry:
     reason: str = "waiting for its turn"
     has_started: bool = False
     running: int = 0
+    restarts: int = 0
+    """How often it was started anew because it died."""
+    answers_late: bool = False
+    """While it drains, new calls are answered all the same."""
     tally: Tally = field(default_factory=Tally)
     progress: Progress | None = None
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+    """What the section's storages became; empty until they are here."""
     holds: Sequence[IO[bytes]] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of the bytes behind each of the section's storages, where they came from a store."""
@@ -55,7 +62,7 @@ class Entry:
         """
         for each in self.holds:
             each.close()
-        self.model, self.holds, self.progress = model, (), None
+        self.model, self.artifacts, self.holds, self.progress = model, {}, (), None
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
         """
@@ -67,6 +74,7 @@ class Entry:
             "since": self.since.isoformat(timespec="milliseconds"),
             "reason": self.reason,
             "running": self.running,
+            "restarts": self.restarts,
         }
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,11 @@ from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
+
+Recovery = Literal["stay", "exit", "restart"]
+"""
+What is done when a model fails: stay up and say so, end the process, or start its engine anew.
+"""
 
 Report = Callable[[str, int, int | None], None]
 """
@@ -52,6 +57,13 @@ class ModelSection(Section):
         What computes: vLLM, a class of the user's, or servers elsewhere, which the appliance asks.
         """
         return "vllm" if self.has_engine else "appliance"
+
+    @property
+    def recovery(self) -> Recovery:
+        """
+        What is done when it fails; a model that servers elsewhere compute has nothing to start anew.
+        """
+        return "stay"
 
     @property
     def storages(self) -> Mapping[str, StorageSection]:

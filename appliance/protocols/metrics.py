@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from litestar import Response, get
 from litestar.handlers import BaseRouteHandler
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from appliance.lifecycle import Lifecycle, Progress, State
@@ -45,9 +45,13 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     yield from REGISTRY.collect()
     state = GaugeMetricFamily("appliance_model_state", "1 for the state a model is in.", labels=["model", "state"])
     running = GaugeMetricFamily("appliance_calls_running", "Calls under way.", labels=["model"])
+    restarts = CounterMetricFamily(
+        "appliance_model_restarts", "How often a model was started anew because it died.", labels=["model"]
+    )
     amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
     for entry in lifecycle.entries:
         running.add_metric([entry.section.name], entry.running)
+        restarts.add_metric([entry.section.name], entry.restarts)
         for each in State:
             state.add_metric([entry.section.name, each], float(entry.state is each))
         if entry.progress is not None:
@@ -56,6 +60,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
                     family.add_metric([entry.section.name], value)
     yield state
     yield running
+    yield restarts
     yield from amounts
 
 

@@ -47,14 +47,14 @@ _LEAVE_SECONDS = 15.0
 
 def run(config: Config, secrets: Collection[str] = ()) -> NoReturn:
     """
-    Serve until a signal, then leave the process: 0 after a drain, 1 when it could not serve.
+    Serve until a signal, then leave the process: 0 after a drain, else the exit code that says why not.
     """
     leave(serve(config, secrets))
 
 
 def serve(config: Config, secrets: Collection[str] = ()) -> int:
     """
-    Serve until a signal: 0 after a drain, else the exit code that says why not.
+    Serve until a signal, or until a model fails that is to end it: 0 after a drain, else the code that says why not.
     """
     logs.configure(config.logging.format, config.logging.level, secrets)
     try:
@@ -98,7 +98,8 @@ async def _serve(config: Config, seat: Seat | None) -> int:
         probe_port=config.server.probe_port,
         grpc_port=config.server.grpc_port,
     )
-    await asyncio.wait((*serving, signals.first), return_when=asyncio.FIRST_COMPLETED)
+    failing = asyncio.create_task(lifecycle.ended())
+    await asyncio.wait((*serving, signals.first, failing), return_when=asyncio.FIRST_COMPLETED)
     ended = [task for task in serving if task.done()]
     for task in ended:
         log.error("server.failed", reason=str(task.exception() or "Granian ended by itself"))
@@ -112,8 +113,10 @@ async def _serve(config: Config, seat: Seat | None) -> int:
     if grpc_server is not None:
         await grpc_server.stop(_CLOSE_SECONDS)
     signals.close()
-    log.info("server.stopped")
-    return 1 if ended else 0
+    code = 1 if ended else failing.result() if failing.done() else 0
+    failing.cancel()
+    log.info("server.stopped", exit_code=code)
+    return code
 
 
 async def _grpc_server(app: Litestar, config: Config, seat: Seat | None) -> grpc.aio.Server | None:
