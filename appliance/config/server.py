@@ -49,5 +49,12 @@ class ServerSection(Section):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
 
+    drain_delay_seconds: Annotated[float, Field(ge=0)] = 5
+    """
+    How long calls are still answered after SIGTERM, while readiness is 503 already: for as long as it takes until
+    nobody is sent here any more, in seconds. Connections are closed with their next answer meanwhile. 0 refuses new
+    calls at once, where a `preStop` hook waits; Ctrl-C does so anyway.
+    """
+
     drain_seconds: Annotated[float, Field(ge=0)] = 30
-    """How long requests under way may take to finish after SIGTERM."""
+    """How long requests under way may take to finish after that."""

@@ -16,6 +16,7 @@ from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
+from appliance.server.parting import Parting
 from appliance.server.published import Published
 
 
@@ -32,6 +33,7 @@ def create_app(config: Config, seat: Seat | None = None) -> Litestar:
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
     app = _app(config, [*handlers, _index(handlers)])
+    app.asgi_handler = Parting(app.asgi_handler, lambda: lifecycle.is_stopping)
     app.state.lifecycle, app.state.outlook = lifecycle, outlook
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.append(lifecycle.stop)

@@ -24,6 +24,7 @@ from appliance.lifecycle import Lifecycle
 from appliance.processes import leave
 from appliance.protocols import oip_grpc
 from appliance.server.app import create_app, create_probes
+from appliance.server.departure import depart
 from appliance.server.outlook import Seat
 from appliance.server.supervisor import Supervisor, worker_count
 
@@ -37,9 +38,6 @@ _BACKLOG = 4096
 _MOST_CONNECTIONS = 65536
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-
-# How long connections may take to close after the drain.
-_CLOSE_SECONDS = 5.0
 
 # How long a worker may take to end after its drain; models close in it, and connections.
 _LEAVE_SECONDS = 15.0
@@ -75,7 +73,8 @@ def _run(config: Config) -> int:
     count = worker_count(config)
     if count == 1:
         return work(None)
-    return Supervisor(count, work, config.server.drain_seconds + _LEAVE_SECONDS).run()
+    stop_seconds = config.server.drain_delay_seconds + config.server.drain_seconds + _LEAVE_SECONDS
+    return Supervisor(count, work, stop_seconds).run()
 
 
 def _work(config: Config, seat: Seat | None) -> int:
@@ -103,15 +102,8 @@ async def _serve(config: Config, seat: Seat | None) -> int:
     ended = [task for task in serving if task.done()]
     for task in ended:
         log.error("server.failed", reason=str(task.exception() or "Granian ended by itself"))
-    log.info("server.draining", seconds=config.server.drain_seconds)
-    await lifecycle.drain(config.server.drain_seconds)
-    await lifecycle.stop()
-    for server in servers:
-        server.stop()  # type: ignore[no-untyped-call]  # Granian leaves it without annotations
-    # Bounded: Granian waits for every connection, and a client may never read what it asked for.
-    await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
-    if grpc_server is not None:
-        await grpc_server.stop(_CLOSE_SECONDS)
+    is_expected = signals.is_termination
+    await depart(lifecycle, config.server, servers, serving, grpc_server, is_expected=is_expected)
     signals.close()
     code = 1 if ended else failing.result() if failing.done() else 0
     failing.cancel()
@@ -138,11 +130,18 @@ class _Signals:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.first: asyncio.Future[None] = loop.create_future()
+        self.first: asyncio.Future[signal.Signals] = loop.create_future()
         for number in _STOPS:
             loop.add_signal_handler(number, self._receive, number)
         # A worker is born with them blocked, so that none is lost before somebody listens.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+
+    @property
+    def is_termination(self) -> bool:
+        """
+        A platform ends us, which has told others so, and not somebody at a terminal.
+        """
+        return self.first.done() and self.first.result() is signal.SIGTERM
 
     def close(self) -> None:
         """
@@ -155,7 +154,7 @@ class _Signals:
         log.info("signal.received", signal=number.name)
         if self.first.done():
             leave(128 + number)
-        self.first.set_result(None)
+        self.first.set_result(number)
 
 
 def _server(app: Litestar, config: Config, port: int) -> Server:
