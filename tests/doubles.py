@@ -14,7 +14,7 @@ from pydantic import Field
 from appliance.config import Config
 from appliance.contract import Call, Model, Operation, Peers, Reply
 from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
-from appliance.models.section import ModelSection, Report
+from appliance.models.section import ModelSection, Recovery, Report
 from appliance.storage.section import StorageSection, StorageSettings
 
 PROOF = Call(Operation.COMPLETION, b'{"prompt": "proof"}')
@@ -111,6 +111,13 @@ class DoubleSection(ModelSection):
 
     fetch_fault: Any = None
     """What materializing raises."""
+
+    on_failure: Recovery = "stay"
+    """What is done when it fails."""
+
+    @property
+    def recovery(self) -> Recovery:
+        return self.on_failure
 
     @property
     def storages(self) -> Mapping[str, StorageSection]:

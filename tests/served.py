@@ -29,7 +29,9 @@ class Served:
         self.port = free_port()
         self.log = log
         self.url = f"http://127.0.0.1:{self.port}"
-        changes = [f"server.port={self.port}", "server.host=127.0.0.1", "logging.format=json", *overrides]
+        own = [f"server.port={self.port}", "server.host=127.0.0.1", "logging.format=json"]
+        # Nobody is sent to it but by the test, which knows when it goes.
+        changes = [*own, "server.drain_delay_seconds=0", *overrides]
         words = [word for change in changes for word in ("--set", change)]
         self.started = time.monotonic()
         with log.open("wb") as output:

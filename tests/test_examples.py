@@ -77,4 +77,5 @@ def test_the_kubernetes_example_holds_a_good_config(tmp_path: Path) -> None:
     config = load(file, environ={}).config
 
     pod = deployment["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] > config.server.drain_seconds
+    server = config.server
+    assert pod["terminationGracePeriodSeconds"] > server.drain_delay_seconds + server.drain_seconds

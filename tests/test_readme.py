@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -72,7 +73,7 @@ def test_its_program_serves(tmp_path: Path) -> None:
         try:
             until(lambda: _chat(port) == "Hello", 60)
         finally:
-            program.terminate()
+            program.send_signal(signal.SIGINT)
 
     assert program.returncode == 0
 

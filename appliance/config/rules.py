@@ -27,7 +27,7 @@ _ROUNDING = 1e-9
 _UNMOVED = "which belongs to one connection or its body; must be left out"
 
 # The keys of a model that a class of the user's computes.
-_OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo"})
+_OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo", "on_failure"})
 _ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
 
 Rule = Callable[[Draft], Iterator[Fault]]

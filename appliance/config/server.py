@@ -81,8 +81,15 @@ class ServerSection(Section):
     timeouts: ServerTimeoutsSection = ServerTimeoutsSection()
     """How long clients may take."""
 
+    drain_delay_seconds: Annotated[float, Field(ge=0), Change.HOT] = 5
+    """
+    How long calls are still answered after SIGTERM, while readiness is 503 already: for as long as it takes until
+    nobody is sent here any more, in seconds. Connections are closed with their next answer meanwhile. 0 refuses new
+    calls at once, where a `preStop` hook waits; Ctrl-C does so anyway.
+    """
+
     drain_seconds: Annotated[float, Field(ge=0), Change.HOT] = 30
-    """How long requests under way may take to finish after SIGTERM."""
+    """How long requests under way may take to finish after that."""
 
     watch: Annotated[bool, Change.HOT] = False
     """

@@ -15,7 +15,9 @@ from appliance.config import Config
 from appliance.contract import Call, Reply
 from appliance.errors import UnavailableError
 from appliance.lifecycle import calls
+from appliance.lifecycle.deaths import Patience
 from appliance.lifecycle.directory import Directory
+from appliance.lifecycle.ending import Ending
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.life import Life
 from appliance.lifecycle.peers import Peers
@@ -23,9 +25,10 @@ from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.roster import Roster
 from appliance.lifecycle.standing import FileStanding, Standing
 from appliance.lifecycle.state import RULES, State
+from appliance.lifecycle.surroundings import Surroundings
 from appliance.models.section import ModelSection
 
-__all__ = ["RULES", "Entry", "Lifecycle", "Progress", "Standing", "State"]
+__all__ = ["RULES", "Entry", "Lifecycle", "Patience", "Progress", "Standing", "State"]
 
 
 class Lifecycle:
@@ -33,25 +36,35 @@ class Lifecycle:
     Brings every model of the config to life, watches them, and lets them go; `workers` processes share its limits.
     """
 
-    def __init__(self, config: Config, workers: int = 1) -> None:
+    def __init__(self, config: Config, workers: int = 1, patience: Patience = Patience()) -> None:  # noqa: B008 - frozen
         self.config = config
         """What is served now; what can change while we serve is read here each time it is wanted."""
         self.file: FileStanding | None = None
         """How the file of the config stands; None where a program made the config."""
         self.access = Access(config.server.access)
         self.keys = Keys(config.server.key_limits(workers))
-        self._workers = workers
-        self._peers = Peers(lambda name: self.directory.named(name).entry)
-        self._turn = asyncio.Lock()
+        self.ending = Ending()
+        """Of the process, where a model's failure asks for it."""
+        self._around = Surroundings(
+            peers=Peers(lambda name: self.directory.named(name).entry),
+            workers=workers,
+            storage=lambda: self.config.storage,
+            turn=asyncio.Lock(),
+            patience=patience,
+            end=self.ending.begin,
+        )
         self.roster = Roster(self.life(section) for section in config.models)
         self.directory = Directory(self.roster, self.access)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Lock()
+        self.is_stopping = False
+        """Readiness is off, and what comes is asked to go elsewhere."""
 
     def life(self, section: ModelSection) -> Life:
         """
         The life of a model, not begun yet.
         """
-        return Life(section, self._peers, self._workers, lambda: self.config.storage, self._turn)
+        return Life(section, self._around)
 
     def apply(self, config: Config) -> None:
         """
@@ -59,7 +72,7 @@ class Lifecycle:
         """
         self.config = config
         self.access.apply(config.server.access)
-        self.keys.apply(config.server.key_limits(self._workers))
+        self.keys.apply(config.server.key_limits(self._around.workers))
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -81,7 +94,7 @@ class Lifecycle:
         Every model of the config answers, but for those that an operator unloaded; there is at least one.
         """
         wanted = [entry for entry in self.entries if entry.state is not State.UNLOADED]
-        return bool(wanted) and all(RULES[entry.state].is_ready for entry in wanted)
+        return not self.is_stopping and bool(wanted) and all(RULES[entry.state].is_ready for entry in wanted)
 
     @property
     def has_started(self) -> bool:
@@ -150,14 +163,23 @@ class Lifecycle:
         self.access.require_operation(call.operation)
         return await calls.answer(entry, call, self.keys)
 
-    async def drain(self, seconds: float) -> None:
+    async def drain(self, seconds: float, delay: float = 0) -> None:
         """
-        Refuse new calls, and wait up to `seconds` for the ones under way.
+        Turn readiness off, and wait up to `seconds` for the calls under way.
+
+        New ones are refused at once; with a `delay`, in seconds, they are answered for that long, and as long as others
+        are under way.
         """
-        for life in self.roster.lives:
-            if State.DRAINING in RULES[life.entry.state].leaves_to:
-                life.move(State.DRAINING, "the server is stopping")
+        self.is_stopping = True
+        if delay:
+            self._retire(f"the server stops in {delay:g} seconds; calls are still answered", answers=True)
+            await asyncio.sleep(delay)
+        self._retire("the server is stopping", answers=delay > 0)
         await calls.quiet([life.entry for life in self.roster.everyone], seconds)
+
+    def _retire(self, reason: str, *, answers: bool) -> None:
+        for life in self.roster.lives:
+            life.retire(reason, answers=answers)
 
     async def load(self, name: str) -> None:
         """
@@ -222,7 +244,10 @@ class Lifecycle:
         """
         End the load, what still runs, and every engine.
         """
+        self.is_stopping = True
         for task in (tasks := list(self._tasks)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(life.stop("the server stopped") for life in self.roster.everyone))
+        # The web server's end and the process's both ask for it, and may do so at once.
+        async with self._closing:
+            await asyncio.gather(*(life.stop("the server stopped") for life in self.roster.everyone))

@@ -81,7 +81,7 @@ def _require(entry: Entry, call: Call, *, is_inner: bool) -> None:
             param="model",
             code="unsupported_operation",
         )
-    if not rule.is_ready and not (is_inner and entry.state is State.DRAINING):
+    if not rule.is_ready and not (entry.state is State.DRAINING and (is_inner or entry.answers_late)):
         raise UnavailableError(entry.outside, retry_after=rule.retry_after)
 
 

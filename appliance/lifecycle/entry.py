@@ -36,6 +36,10 @@ class Entry:
     reason: str = "waiting for its turn"
     has_started: bool = False
     running: int = 0
+    restarts: int = 0
+    """How often it was started anew because it died."""
+    answers_late: bool = False
+    """While it drains, new calls are answered all the same."""
     tally: Tally = field(default_factory=Tally)
     progress: Progress | None = None
     phases: dict[State, float] = field(default_factory=dict)
@@ -122,6 +126,7 @@ class Entry:
             "reason": self.reason,
             "running": self.running,
             "queued": self.gate.queued,
+            "restarts": self.restarts,
             **self.section.facts,
         }
         if self.state is State.FETCHING and self.progress is not None:

@@ -1,26 +1,25 @@
 """
-The life of one model: materialize, load, prove, ready, and gone.
+The life of one model: materialize, load, prove, ready, what follows when it dies, and gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 
 import structlog
 
-from appliance.contract import Peers
 from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.lifecycle import calls
 from appliance.lifecycle.bringing import bring, reporter
+from appliance.lifecycle.deaths import Deaths
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.proof import prove
 from appliance.lifecycle.state import RULES, State
+from appliance.lifecycle.surroundings import Surroundings
 from appliance.models.section import ModelSection
-from appliance.storage.section import StorageSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -35,23 +34,10 @@ class Life:
     One model from its turn to load until nobody wants it; the one writer of its entry's state.
     """
 
-    def __init__(
-        self,
-        section: ModelSection,
-        peers: Peers,
-        workers: int,
-        storage: Callable[[], StorageSettings],
-        turn: asyncio.Lock,
-    ) -> None:
-        """
-        `workers` processes share its limits; `storage` says what holds for a fetch that begins now; `turn` is held
-        while an engine starts.
-        """
-        self.entry = Entry.of(section, peers, workers)
-        self._peers = peers
-        self._workers = workers
-        self._storage = storage
-        self._turn = turn
+    def __init__(self, section: ModelSection, around: Surroundings) -> None:
+        self.entry = Entry.of(section, around.peers, around.workers)
+        self._around = around
+        self._deaths = Deaths(around.patience)
         self._task: asyncio.Task[None] | None = None
         self._has_loaded = asyncio.Event()
         self._is_abandoned = False
@@ -77,27 +63,28 @@ class Life:
                 try:
                     await self._look()
                 except EngineDeadError as error:
-                    await self._fail(str(error))
+                    await self._die(error)
 
     async def fetch(self) -> None:
         """
         Bring the bytes before it is the model's turn to load; one without storage has none.
         """
-        async with self._failing():
+        try:
             await self._bring()
+        except Exception as error:
+            await self._fail(error, self._reason(error))
 
     async def load(self) -> None:
         """
-        Bring the bytes, unless they are here already, and start the model.
+        Bring the bytes, unless they are here, and start the model; what keeps it from starting would do so again.
         """
-        # One engine after the other: each measures the memory that the ones before it left.
-        turn: AbstractAsyncContextManager[object] = (
-            self._turn if self.entry.section.has_engine else contextlib.nullcontext()
-        )
-        async with self._failing(), turn:
-            if self.entry.state is State.PENDING:
-                await self._bring()
-            await self._start()
+        try:
+            async with self._taking_turns():
+                if self.entry.state is State.PENDING:
+                    await self._bring()
+                await self._start("the engine is starting" if self.entry.section.has_engine else "it is starting")
+        except Exception as error:
+            await self._fail(error, self._reason(error))
 
     async def unload(self, seconds: float, reason: str) -> None:
         """
@@ -107,9 +94,19 @@ class Life:
         # It may have died meanwhile.
         if self.entry.state is State.DRAINING:
             self.move(State.UNLOADED, reason)
-            async with self._turn:
+            async with self._around.turn:
                 await self.entry.model.close()
-            self.entry.release(self.entry.section.build(self._peers))
+            self.entry.release(self.entry.section.build(self._around.peers))
+
+    def retire(self, reason: str, *, answers: bool) -> None:
+        """
+        The server stops: have the model drain, and say whether new calls are still answered.
+        """
+        self.entry.answers_late = answers
+        if State.DRAINING in RULES[self.entry.state].leaves_to:
+            self.move(State.DRAINING, reason)
+        elif self.entry.state is State.DRAINING:
+            self.entry.reason = reason
 
     async def leave(self, seconds: float, reason: str) -> None:
         """
@@ -122,29 +119,23 @@ class Life:
 
     async def stop(self, reason: str) -> None:
         """
-        End at once.
+        End at once; the thread that brings its bytes ends by itself.
         """
-        await self.halt()
+        self._is_abandoned = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         await self.entry.model.close()
         for hold in self.entry.holds:
             hold.close()
         if State.STOPPED in RULES[self.entry.state].leaves_to:
             self.move(State.STOPPED, reason)
 
-    async def halt(self) -> None:
-        """
-        Load and watch no more; the thread that brings its bytes ends by itself.
-        """
-        self._is_abandoned = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
     def apply(self, section: ModelSection) -> None:
         """
         Go on by a section that differs in hot keys alone.
         """
-        self.entry.apply(section, self._workers)
+        self.entry.apply(section, self._around.workers)
 
     def move(self, state: State, reason: str) -> None:
         """
@@ -153,19 +144,13 @@ class Life:
         entry = self.entry
         if state not in RULES[entry.state].leaves_to:
             raise AssertionError(f"{entry.section.name}: {entry.state} does not leave to {state}; this is a bug")
-        write = log.error if state is State.FAILED else log.info
+        write = log.error if state in {State.FAILED, State.RESTARTING} else log.info
         write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
         entry.enter(state, reason)
 
-    @contextlib.asynccontextmanager
-    async def _failing(self) -> AsyncGenerator[None]:
-        try:
-            yield
-        except ApplianceError as error:
-            await self._fail(str(error))
-        except Exception as error:
-            log.exception("model.broke", model=self.entry.section.name)
-            await self._fail(f"unexpected {type(error).__name__}: {error}")
+    def _taking_turns(self) -> AbstractAsyncContextManager[object]:
+        # One engine after the other: each measures the memory that the ones before it left.
+        return self._around.turn if self.entry.section.has_engine else contextlib.nullcontext()
 
     async def _bring(self) -> None:
         entry = self.entry
@@ -174,27 +159,28 @@ class Life:
         self.move(State.FETCHING, "its bytes are being brought")
         entry.progress = Progress()
         report = reporter(entry.section.name, entry.progress, lambda: self._is_abandoned)
-        brought = await asyncio.to_thread(bring, entry.section, self._storage(), report)
+        brought = await asyncio.to_thread(bring, entry.section, self._around.storage(), report)
         entry.artifacts, entry.digests, entry.holds = brought.artifacts, brought.digests, brought.holds
 
-    async def _start(self) -> None:
-        entry = self.entry
-        self.move(State.LOADING, "the engine is starting" if entry.section.has_engine else "it is starting")
-        await entry.model.load(entry.artifacts)
-        entry.bound()
+    async def _start(self, reason: str) -> None:
+        model = self.entry.model
+        self.move(State.LOADING, reason)
+        await model.load(self.entry.artifacts)
+        self.entry.bound()
         self.move(State.PROVING, "the first answer is being made")
-        if entry.model.proof is None:
+        if model.proof is None:
             await self._look()
         else:
-            await prove(entry.model, entry.model.proof)
+            await prove(model, model.proof)
             self.move(State.READY, "it answered")
+        self._deaths.come_alive()
 
     async def _look(self) -> None:
         """
         Move the entry to where its model's health says it is, if that is elsewhere.
 
         Raises:
-            EngineDeadError: it cannot answer any more.
+            EngineDeadError: it will not answer again.
         """
         entry = self.entry
         try:
@@ -209,6 +195,44 @@ class Life:
             if entry.state in {State.PROVING, State.UNAVAILABLE}:
                 self.move(State.READY, "it answers")
 
-    async def _fail(self, reason: str) -> None:
+    async def _die(self, error: Exception) -> None:
+        """
+        It served, and never will again: start it anew where the config asks for it, until it answers or is given up.
+        """
+        wants_restart = self.entry.section.recovery == "restart"
+        while wants_restart and State.RESTARTING in RULES[self.entry.state].leaves_to:
+            self._deaths.count()
+            reason = self._reason(error)
+            if self._deaths.is_loop:
+                row = f"{self._deaths.in_a_row} deaths within {self._deaths.lasted_seconds:.0f} seconds"
+                await self._fail(error, f"{reason}; given up after {row}")
+                return
+            try:
+                await self._restart(reason)
+            except Exception as next_error:
+                error = next_error
+            else:
+                return
+        await self._fail(error, self._reason(error))
+
+    async def _restart(self, reason: str) -> None:
+        entry, pause = self.entry, self._deaths.pause_seconds
+        entry.restarts += 1
+        self.move(State.RESTARTING, f"{reason}; restart {entry.restarts} begins in {pause:.1f} seconds")
+        await entry.model.close()
+        entry.model = entry.section.build(self._around.peers)
+        await asyncio.sleep(pause)
+        async with self._taking_turns():
+            await self._start(f"restart {entry.restarts}, because {reason}")
+
+    async def _fail(self, error: Exception, reason: str) -> None:
         self.move(State.FAILED, reason)
         await self.entry.model.close()
+        if self.entry.section.recovery == "exit":
+            self._around.end(error.exit_code if isinstance(error, ApplianceError) else 1)
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, ApplianceError):
+            return str(error)
+        log.error("model.broke", model=self.entry.section.name, exc_info=error)
+        return f"unexpected {type(error).__name__}: {error}"

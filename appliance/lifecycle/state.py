@@ -20,6 +20,7 @@ class State(StrEnum):
     PROVING = "proving"
     READY = "ready"
     UNAVAILABLE = "unavailable"
+    RESTARTING = "restarting"
     DRAINING = "draining"
     UNLOADED = "unloaded"
     FAILED = "failed"
@@ -45,11 +46,15 @@ def _rule(live: bool, ready: bool, *leaves_to: State, retry_after: int) -> Rule:
 RULES: Mapping[State, Rule] = {
     State.PENDING: _rule(True, False, State.FETCHING, State.LOADING, State.FAILED, State.STOPPED, retry_after=5),
     State.FETCHING: _rule(True, False, State.LOADING, State.FAILED, State.STOPPED, retry_after=10),
-    State.LOADING: _rule(True, False, State.PROVING, State.FAILED, State.STOPPED, retry_after=5),
-    State.PROVING: _rule(True, False, State.READY, State.UNAVAILABLE, State.FAILED, State.STOPPED, retry_after=1),
-    State.READY: _rule(True, True, State.UNAVAILABLE, State.DRAINING, State.FAILED, retry_after=1),
+    State.LOADING: _rule(True, False, State.PROVING, State.RESTARTING, State.FAILED, State.STOPPED, retry_after=5),
+    State.PROVING: _rule(
+        True, False, State.READY, State.UNAVAILABLE, State.RESTARTING, State.FAILED, State.STOPPED, retry_after=1
+    ),
+    State.READY: _rule(True, True, State.UNAVAILABLE, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=1),
     # Live: what is missing is elsewhere, and a restart would not bring it back.
-    State.UNAVAILABLE: _rule(True, False, State.READY, State.DRAINING, State.FAILED, retry_after=5),
+    State.UNAVAILABLE: _rule(True, False, State.READY, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=5),
+    # Live: the restart is ours.
+    State.RESTARTING: _rule(True, False, State.LOADING, State.FAILED, State.STOPPED, retry_after=5),
     State.DRAINING: _rule(True, False, State.UNLOADED, State.STOPPED, State.FAILED, retry_after=1),
     # Live, and nobody's readiness: an operator wants it so.
     State.UNLOADED: _rule(True, False, State.PENDING, State.STOPPED, retry_after=30),

@@ -14,7 +14,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from appliance.contract import Model, Operation, Peers
 from appliance.layout import LayoutSection
-from appliance.models.section import ModelSection
+from appliance.models.section import ModelSection, Recovery
 from appliance.python_model.section import PythonSection
 from appliance.storage.section import StorageSection
 from appliance.vllm_engine.section import EngineSection
@@ -62,6 +62,14 @@ class ComputedSection(ModelSection):
     engine: AnyEngine = EngineSection()
     """What computes: vLLM, or with the key `python` a class of yours."""
 
+    on_failure: Recovery = "stay"
+    """
+    What is done when the model fails. `stay` keeps the process up, with liveness 503 and the reason, for a platform
+    that restarts what is not live. `exit` ends the process once its calls are over, with the exit code of the fault, 4
+    where the engine died. `restart` starts an engine that died or stalled anew in place, after pauses that grow, and
+    stays failed after the fifth death in a row; what keeps it from starting the first time is not retried.
+    """
+
     @model_validator(mode="after")
     def _has_storage(self) -> Self:
         if self.storage is None and not isinstance(self.engine, PythonSection):
@@ -75,6 +83,10 @@ class ComputedSection(ModelSection):
     @property
     def facts(self) -> Mapping[str, JsonValue]:
         return {"layout": self.layout.model_dump(mode="json", exclude_none=True)}
+
+    @property
+    def recovery(self) -> Recovery:
+        return self.on_failure
 
     @property
     def storages(self) -> Mapping[str, StorageSection]:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
@@ -19,6 +19,11 @@ from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
+
+Recovery = Literal["stay", "exit", "restart"]
+"""
+What is done when a model fails: stay up and say so, end the process, or start its engine anew.
+"""
 
 Report = Callable[[str, int, int | None], None]
 """
@@ -73,6 +78,13 @@ class ModelSection(Section):
         The names of the other models that it asks.
         """
         return ()
+
+    @property
+    def recovery(self) -> Recovery:
+        """
+        What is done when it fails; a model that servers elsewhere compute has nothing to start anew.
+        """
+        return "stay"
 
     @property
     def storages(self) -> Mapping[str, StorageSection]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from litestar import Response, get
 from litestar.handlers import BaseRouteHandler
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from appliance.lifecycle import Lifecycle, Progress, State
@@ -48,6 +48,9 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     state = GaugeMetricFamily("appliance_model_state", "1 for the state a model is in.", labels=["model", "state"])
     running = GaugeMetricFamily("appliance_requests_running", "Requests under way.", labels=["model"])
     queued = GaugeMetricFamily("appliance_requests_queued", "Requests that wait for their turn.", labels=["model"])
+    restarts = CounterMetricFamily(
+        "appliance_model_restarts", "How often a model was started anew because it died.", labels=["model"]
+    )
     phases = GaugeMetricFamily(
         "appliance_load_phase_seconds",
         "How long each phase of the last load took, or takes.",
@@ -57,6 +60,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     for entry in lifecycle.entries:
         running.add_metric([entry.section.name], entry.running)
         queued.add_metric([entry.section.name], entry.gate.queued)
+        restarts.add_metric([entry.section.name], entry.restarts)
         for phase, seconds in entry.loading_seconds().items():
             phases.add_metric([entry.section.name, phase], seconds)
         for each in State:
@@ -68,6 +72,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     yield state
     yield running
     yield queued
+    yield restarts
     yield phases
     yield from amounts
 

@@ -23,6 +23,7 @@ from appliance.server.browsers import Browsers
 from appliance.server.gate import Gate
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
+from appliance.server.parting import Parting
 from appliance.server.published import Published
 from appliance.server.sending import Sending
 from appliance.telemetry.telemetry import Settings, Telemetry
@@ -113,5 +114,5 @@ def _app(lifecycle: Lifecycle, handlers: Sequence[BaseRouteHandler], access: Acc
     inner = Gate(app.asgi_handler, access, handlers)
     published = Published.of(lifecycle.config, lambda: lifecycle.roster.names, inner)
     sending = Sending(Browsers(published, server.cors), server.timeouts.send_seconds)
-    app.asgi_handler = Observed(sending, telemetry)
+    app.asgi_handler = Observed(Parting(sending, lambda: lifecycle.is_stopping), telemetry)
     return app

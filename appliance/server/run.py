@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 import uvloop
@@ -24,6 +24,7 @@ from appliance.lifecycle import Lifecycle
 from appliance.processes import leave
 from appliance.protocols import oip_grpc
 from appliance.server.app import create_app, create_probes
+from appliance.server.departure import depart
 from appliance.server.listener import Listener
 from appliance.server.outlook import Seat, read
 from appliance.server.reloading import Reloading, newest
@@ -36,23 +37,20 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
-# How long connections may take to close after the drain.
-_CLOSE_SECONDS = 5.0
-
 # How long a worker may take to end after its drain; models close in it, and connections.
 _LEAVE_SECONDS = 15.0
 
 
 def run(loaded: Loaded) -> NoReturn:
     """
-    Serve until a signal, then leave the process: 0 after a drain, 1 when it could not serve.
+    Serve until a signal, then leave the process: 0 after a drain, else the exit code that says why not.
     """
     leave(serve(loaded))
 
 
 def serve(loaded: Loaded) -> int:
     """
-    Serve until a signal: 0 after a drain, else the exit code that says why not.
+    Serve until a signal, or until a model fails that is to end it: 0 after a drain, else the code that says why not.
     """
     if loaded.path is not None:
         # None is lost, and none ends us, before somebody listens.
@@ -83,7 +81,11 @@ def _run(loaded: Loaded) -> int:
     count = worker_count(loaded.config)
     if count == 1:
         return work(None)
-    return Supervisor(count, work, lambda: newest(loaded).config.server.drain_seconds + _LEAVE_SECONDS).run()
+    return Supervisor(count, work, lambda: _stop_seconds(newest(loaded).config)).run()
+
+
+def _stop_seconds(config: Config) -> float:
+    return config.server.drain_delay_seconds + config.server.drain_seconds + _LEAVE_SECONDS
 
 
 def _work(loaded: Loaded, seat: Seat | None) -> int:
@@ -113,24 +115,20 @@ async def _serve(loaded: Loaded, seat: Seat | None) -> int:
     )
     if reloading is not None:
         reloading.begin()
-    await asyncio.wait((*serving, signals.first), return_when=asyncio.FIRST_COMPLETED)
+    failing = asyncio.create_task(lifecycle.ending.wait())
+    ends: list[asyncio.Future[Any]] = [*serving, signals.first, failing]  # Any: each has a result of its own
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     ended = [task for task in serving if task.done()]
     for task in ended:
         log.error("server.failed", reason=str(task.exception() or "Granian ended by itself"))
     if reloading is not None:
         await reloading.close()
-    log.info("server.draining", seconds=lifecycle.config.server.drain_seconds)
-    await lifecycle.drain(lifecycle.config.server.drain_seconds)
-    await lifecycle.stop()
-    for server in servers:
-        server.stop()
-    # Bounded: Granian waits for every connection, and a client may never read what it asked for.
-    await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
-    if grpc_server is not None:
-        await grpc_server.stop(_CLOSE_SECONDS)
+    await depart(lifecycle, servers, serving, grpc_server, is_expected=signals.is_termination)
     signals.close()
-    log.info("server.stopped")
-    return 1 if ended else 0
+    code = 1 if ended else failing.result() if failing.done() else 0
+    failing.cancel()
+    log.info("server.stopped", exit_code=code)
+    return code
 
 
 def _listeners(app: Litestar, config: Config, certificates: Certificates | None) -> list[Listener]:
@@ -176,11 +174,18 @@ class _Signals:
         loop = asyncio.get_running_loop()
         if reload is not None:
             loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload)
-        self.first: asyncio.Future[None] = loop.create_future()
+        self.first: asyncio.Future[signal.Signals] = loop.create_future()
         for number in _STOPS:
             loop.add_signal_handler(number, self._receive, number)
         # A worker is born with them blocked, so that none is lost before somebody listens.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOPS, signal.SIGHUP, signal.SIGCHLD})
+
+    @property
+    def is_termination(self) -> bool:
+        """
+        A platform ends us, which has told others so, and not somebody at a terminal.
+        """
+        return self.first.done() and self.first.result() is signal.SIGTERM
 
     def close(self) -> None:
         """
@@ -197,7 +202,7 @@ class _Signals:
         log.info("signal.received", signal=number.name)
         if self.first.done():
             leave(128 + number)
-        self.first.set_result(None)
+        self.first.set_result(number)
 
 
 def _require_free(host: str, port: int, key: str) -> None:

@@ -105,11 +105,11 @@ class Supervisor:
             log.info("signal.received", signal=number.name)
             # The second one ends every worker at once.
             self._code = 0 if self._deadline is None else 128 + number
-            self._stop()
+            self._stop(number)
 
-    def _stop(self) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         self._deadline = self._deadline or time.monotonic() + self._stop_seconds()
-        self._send(signal.SIGTERM)
+        self._send(number)
 
     def _send(self, number: signal.Signals) -> None:
         for pid in self._numbers:
@@ -131,7 +131,7 @@ class Supervisor:
         why = "it dies over and over" if had_served else "it could not start"
         log.error("server.failed", reason=f"worker {number} ended with {reason}: {why}")
         self._code = code if code > 0 else 1
-        self._stop()
+        self._stop(signal.SIGTERM)
 
     def _die_too_often(self) -> bool:
         return len(self._deaths) == _MOST_DEATHS and self._deaths[-1] - self._deaths[0] < _DEATH_SECONDS

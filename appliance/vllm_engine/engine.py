@@ -27,6 +27,7 @@ from appliance.vllm_engine.launch import as_load_error, launch, prepare
 from appliance.vllm_engine.metrics import ENGINES
 from appliance.vllm_engine.pooling import pooling
 from appliance.vllm_engine.pooling.classification import labels_of
+from appliance.vllm_engine.stall import Stall
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -53,6 +54,7 @@ class Engine:
         self._processes: list[BaseProcess] = []
         self._llm: AsyncLLM | None = None
         self._answers: Mapping[Operation, Answer] = {}
+        self._stall = Stall(setup.engine.stall_seconds)
         self._is_closed = False
 
     async def start(self) -> None:
@@ -65,7 +67,7 @@ class Engine:
         started = time.monotonic()
         server = prepare(self._setup)
         try:
-            work = partial(launch, self._setup, server, self._proceed)
+            work = partial(launch, self._setup, server, self._proceed, self._stall.step)
             llm, arguments = await asyncio.get_running_loop().run_in_executor(self._thread, work)
             # The first word with the engine core starts the task that hears of its death.
             await llm.reset_mm_cache()
@@ -96,7 +98,7 @@ class Engine:
 
     def check(self) -> None:
         """
-        Return at once when the engine core lives.
+        Return at once when the engine core lives and gets on with its work.
 
         Raises:
             EngineDeadError: it does not, or was never started.
@@ -107,6 +109,7 @@ class Engine:
         if dead or self._llm.errored:
             ends = ", ".join(f"process {process.pid} ended with exit code {process.exitcode}" for process in dead)
             raise EngineDeadError(f"the engine died: {ends or 'its process does not answer'}")
+        self._stall.look(self._llm.output_processor.get_num_unfinished_requests())
 
     @property
     def operations(self) -> frozenset[Operation]:
@@ -145,14 +148,19 @@ class Engine:
 
     async def close(self) -> None:
         """
-        End the answers under way with what they have, then the engine core; safe to call twice.
+        End the answers under way with what they have, or with an error where the engine is dead, then the engine core;
+        safe to call twice.
         """
+        is_well = self._is_well()
         llm, self._llm = self._llm, None
         ENGINES.drop(self)
         if llm is not None:
             # What it leaves behind is garbage like any other.
             gc.unfreeze()
-            await llm.abort(list(llm.output_processor.request_states), internal=True)
+            if is_well:
+                await llm.abort(list(llm.output_processor.request_states), internal=True)
+            else:
+                self._break_off(llm)
             # The streams get a turn to write their last chunk before the task that feeds them goes.
             await asyncio.sleep(0.1)
             if llm.output_handler is not None:
@@ -160,6 +168,22 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.to_thread(llm.shutdown, _STOP_SECONDS), _STOP_SECONDS + 1)
         self._kill()
+
+    def _is_well(self) -> bool:
+        try:
+            self.check()
+        except EngineDeadError:
+            return False
+        return True
+
+    def _break_off(self, llm: AsyncLLM) -> None:
+        """
+        Kill what may only be stopped, and tell the answers under way, which vLLM does where it sees the death itself.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        self._kill()
+        llm.output_processor.propagate_error(VllmEngineDeadError())
 
     def _proceed(self) -> None:
         if self._is_closed:

@@ -19,6 +19,7 @@ from appliance.errors import ApplianceError, LoadError, MissingExtraError
 from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
 from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.metering import metered
+from appliance.vllm_engine.stall import step_logger
 from appliance.vllm_engine.weights import require_weights
 
 if TYPE_CHECKING:
@@ -50,11 +51,14 @@ def prepare(setup: Setup) -> ForkServer | None:
     return ForkServer() if setup.layout.devices == 1 else None
 
 
-def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None]) -> tuple[AsyncLLM, Namespace]:
+def launch(
+    setup: Setup, server: ForkServer | None, proceed: Callable[[], None], step: Callable[[], None]
+) -> tuple[AsyncLLM, Namespace]:
     """
     Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
 
-    `proceed` is asked right before the engine core starts, and raises when nobody wants it any more.
+    `proceed` is asked right before the engine core starts, and raises when nobody wants it any more; `step` is told of
+    each step of the engine.
     What vLLM refuses, it refuses with exceptions of many kinds; `as_load_error` makes them one.
     """
     _import()
@@ -73,7 +77,7 @@ def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None])
     arguments.structured_outputs_config = config.structured_outputs_config
     proceed()
     with _forking_from(server) if server else contextlib.nullcontext():
-        return metered().from_vllm_config(config), arguments
+        return metered().from_vllm_config(config, stat_loggers=[step_logger(step)]), arguments
 
 
 def _set_environment(devices: int) -> None:

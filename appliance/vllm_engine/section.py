@@ -43,6 +43,12 @@ class EngineSection(Section):
     vLLM does not know, and off unless you trust whoever made the model.
     """
 
+    stall_seconds: Annotated[float, Field(gt=0)] = 300
+    """
+    How long the engine may have requests and get nowhere before it counts as dead, in seconds. Any step of it is
+    progress, whosever request it is for, a part of a long prompt too; the default is what vLLM itself gives a step.
+    """
+
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
     """Any other engine argument of vLLM, by its Python name, checked against `vllm-engine.schema.json`."""
 

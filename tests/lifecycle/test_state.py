@@ -9,16 +9,18 @@ import pytest
 from appliance.lifecycle import RULES, State
 
 S = State
-LOADS = {S.FAILED, S.STOPPED}
+ENDS = {S.FAILED, S.STOPPED}
+DIES = {S.FAILED, S.RESTARTING}
 
 # state, liveness status, readiness status, what it leaves to: the design's table, written a second time on purpose.
 TABLE = [
-    (S.PENDING, 200, 503, {S.FETCHING, S.LOADING, *LOADS}),
-    (S.FETCHING, 200, 503, {S.LOADING, *LOADS}),
-    (S.LOADING, 200, 503, {S.PROVING, *LOADS}),
-    (S.PROVING, 200, 503, {S.READY, S.UNAVAILABLE, *LOADS}),
-    (S.READY, 200, 200, {S.UNAVAILABLE, S.DRAINING, S.FAILED}),
-    (S.UNAVAILABLE, 200, 503, {S.READY, S.DRAINING, S.FAILED}),
+    (S.PENDING, 200, 503, {S.FETCHING, S.LOADING, *ENDS}),
+    (S.FETCHING, 200, 503, {S.LOADING, *ENDS}),
+    (S.LOADING, 200, 503, {S.PROVING, S.RESTARTING, *ENDS}),
+    (S.PROVING, 200, 503, {S.READY, S.UNAVAILABLE, S.RESTARTING, *ENDS}),
+    (S.READY, 200, 200, {S.UNAVAILABLE, S.DRAINING, *DIES}),
+    (S.UNAVAILABLE, 200, 503, {S.READY, S.DRAINING, *DIES}),
+    (S.RESTARTING, 200, 503, {S.LOADING, *ENDS}),
     (S.DRAINING, 200, 503, {S.UNLOADED, S.STOPPED, S.FAILED}),
     (S.UNLOADED, 200, 503, {S.PENDING, S.STOPPED}),
     (S.FAILED, 503, 503, set()),

@@ -31,7 +31,8 @@ class Program:
 
     def __init__(self, log: Path, workers: int) -> None:
         self.port, self.grpc_port = free_port(), free_port()
-        words = [f"port={self.port}", f"grpc_port={self.grpc_port}", f"workers={workers}", "host=127.0.0.1"]
+        ports = [f"port={self.port}", f"grpc_port={self.grpc_port}"]
+        words = [*ports, f"workers={workers}", "host=127.0.0.1", "drain_delay_seconds=0"]
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen([sys.executable, PROGRAM, *words], stdout=output, stderr=output)

@@ -27,6 +27,7 @@ _STATES: Mapping[State, str] = {
     State.FETCHING: "LOADING",
     State.LOADING: "LOADING",
     State.PROVING: "LOADING",
+    State.RESTARTING: "LOADING",
     State.DRAINING: "UNLOADING",
 }
 

@@ -40,4 +40,4 @@ class Adapted(OpenAIChatAdapterModel):
 if __name__ == "__main__":
     shouting = Shouting("shouting", os.environ["UPSTREAM"], api_key="secret", health={"interval_seconds": 0.2})
     adapted = Adapted("adapted", shouting)
-    ModelServer(int(sys.argv[1]), None, host="127.0.0.1").start([shouting, adapted])
+    ModelServer(int(sys.argv[1]), None, host="127.0.0.1", drain_delay_seconds=0).start([shouting, adapted])

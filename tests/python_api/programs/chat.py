@@ -25,4 +25,4 @@ class Parrot(OpenAIGenerativeModel):
 if __name__ == "__main__":
     parrot = Parrot("parrot")
     parrot.load()
-    ModelServer(http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2])).start([parrot])
+    ModelServer(http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), drain_delay_seconds=0).start([parrot])

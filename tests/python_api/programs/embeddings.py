@@ -30,4 +30,4 @@ class Letters(OpenAIEncoderModel):
 if __name__ == "__main__":
     letters = Letters("letters")
     letters.load()
-    ModelServer(http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2])).start([letters])
+    ModelServer(http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), drain_delay_seconds=0).start([letters])

@@ -52,7 +52,8 @@ class Counter(OpenAIGenerativeModel):
 if __name__ == "__main__":
     counter = Counter("counter", Path(sys.argv[3]))
     try:
-        ModelServer(http_port=int(sys.argv[1]), grpc_port=None, host="127.0.0.1", drain_seconds=0.5).start([counter])
+        server = ModelServer(int(sys.argv[1]), host="127.0.0.1", drain_delay_seconds=0, drain_seconds=0.5)
+        server.start([counter])
         counter.note("returned")
     finally:
         counter.note("left")

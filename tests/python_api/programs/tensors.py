@@ -23,4 +23,6 @@ class Doubling(Model):
 
 
 if __name__ == "__main__":
-    ModelServer(http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2])).start([Doubling("doubling")])
+    ModelServer(http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), drain_delay_seconds=0).start(
+        [Doubling("doubling")]
+    )

@@ -1,0 +1,81 @@
+"""
+How often a model may die, and how long it waits before each new start.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """
+    When a model that dies over and over is given up.
+    """
+
+    most_deaths: int = 5
+    """The death in a row that is the last."""
+
+    well_seconds: float = 600.0
+    """A life of this length ends a row: what killed it then is something else."""
+
+    first_seconds: float = 1.0
+    """Pause before the first new start; each further one is twice as long."""
+
+    most_seconds: float = 60.0
+    """The longest pause."""
+
+
+class Deaths:
+    """
+    The deaths of one model in a row.
+    """
+
+    def __init__(self, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
+        self._patience = patience
+        self._clock = clock
+        self._came_alive: float | None = None
+        self._first = 0.0
+        self.in_a_row = 0
+
+    def come_alive(self) -> None:
+        """
+        The model answers from now on.
+        """
+        self._came_alive = self._clock()
+
+    def count(self) -> None:
+        """
+        It died now, alive or on its way there.
+        """
+        now = self._clock()
+        was_well = self._came_alive is not None and now - self._came_alive >= self._patience.well_seconds
+        if was_well or self.in_a_row == 0:
+            self.in_a_row, self._first = 0, now
+        self._came_alive = None
+        self.in_a_row += 1
+
+    @property
+    def is_loop(self) -> bool:
+        """
+        To start it anew would be in vain.
+        """
+        return self.in_a_row >= self._patience.most_deaths
+
+    @property
+    def lasted_seconds(self) -> float:
+        """
+        From the first death of the row until now.
+        """
+        return self._clock() - self._first
+
+    @property
+    def pause_seconds(self) -> float:
+        """
+        The wait before the next start; up to a half less or more by chance, because neighbours often die together.
+        """
+        pause: float = self._patience.first_seconds * 2 ** (self.in_a_row - 1)
+        return min(pause, self._patience.most_seconds) * random.uniform(0.5, 1.5)  # noqa: S311 - nobody guards a pause

@@ -1,0 +1,34 @@
+"""
+What the models of one server share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from appliance.contract import Peers
+from appliance.lifecycle.deaths import Patience
+from appliance.storage.section import StorageSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """
+    What each of them lives with.
+    """
+
+    peers: Peers
+    workers: int
+    """How many processes share the limits."""
+
+    storage: Callable[[], StorageSettings]
+    """What holds for a fetch that begins now."""
+
+    turn: asyncio.Lock
+    """Held while an engine starts."""
+
+    patience: Patience
+    end: Callable[[int], None]
+    """Told the exit code when the process is to end with a model."""

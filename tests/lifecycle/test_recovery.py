@@ -1,0 +1,276 @@
+"""
+What becomes of a model that dies, with doubles in the place of engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import ClassVar, cast
+
+import pytest
+from doubles import Double, DoubleSection, config
+
+from appliance.contract import Call, Model, Operation, Peers
+from appliance.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
+from appliance.lifecycle import Entry, Lifecycle, Patience, State
+from appliance.lifecycle.deaths import Deaths
+
+PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
+
+QUICK = Patience(most_deaths=3, first_seconds=0.01)
+
+
+class Willing(DoubleSection):
+    """
+    Its doubles load without being told to, and each is remembered.
+    """
+
+    built: ClassVar[list[Double]] = []
+
+    def build(self, peers: Peers) -> Model:
+        double = Double()
+        double.may_load.set()
+        self.built.append(double)
+        return double
+
+
+class Doomed(Willing):
+    """
+    Its first double is well; those after it do not load.
+    """
+
+    def build(self, peers: Peers) -> Model:
+        double = cast("Double", super().build(peers))
+        double.load_fault = LoadError("no memory") if len(self.built) > 1 else None
+        return double
+
+
+@pytest.fixture(autouse=True)
+def _nobody_built() -> None:
+    Willing.built.clear()
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def _ready(*sections: DoubleSection, patience: Patience = QUICK) -> AsyncGenerator[Lifecycle]:
+    lifecycle = Lifecycle(config(*sections), patience=patience)
+    lifecycle.begin()
+    try:
+        await _until(lambda: lifecycle.is_ready)
+        yield lifecycle
+    finally:
+        await lifecycle.stop()
+
+
+def _is_again_ready(entry: Entry, restarts: int) -> Callable[[], bool]:
+    return lambda: entry.restarts == restarts and entry.state is State.READY
+
+
+async def test_a_model_that_dies_is_started_anew_in_place() -> None:
+    """
+    The old one is closed, another takes its place with the same bytes, and it is ready after an answer.
+    """
+    async with _ready(Willing(name="one", has_storage=True, on_failure="restart")) as lifecycle:
+        (entry,), first = lifecycle.entries, Willing.built[0]
+        first.is_dead = True
+        await _until(_is_again_ready(entry, 1))
+        reply = await lifecycle.answer("one", PLAIN)
+
+        assert reply.body == PLAIN.body
+        assert first.closed == 1
+        assert Willing.built[1].artifacts == first.artifacts != {}
+        assert entry.describe()["restarts"] == 1
+
+
+async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> None:
+    """
+    No platform needs to help; calls get a wait and the reason; the other model answers.
+    """
+    sections = Willing(name="one", on_failure="restart"), Willing(name="two", on_failure="restart")
+    async with _ready(*sections, patience=Patience(first_seconds=60)) as lifecycle:
+        entry = lifecycle.entries[0]
+        Willing.built[0].is_dead = True
+        await _until(lambda: entry.state is State.RESTARTING)
+        with pytest.raises(
+            UnavailableError, match=r"'one' is restarting: the engine died: it was told to; restart 1"
+        ) as refused:
+            await lifecycle.answer("one", PLAIN)
+
+        assert refused.value.retry_after == 5
+        assert (lifecycle.is_live, lifecycle.is_ready, lifecycle.has_started) == (True, False, True)
+        assert (await lifecycle.answer("two", PLAIN)).body == PLAIN.body
+
+
+async def test_a_model_that_does_not_load_again_is_given_up() -> None:
+    """
+    Each vain start counts as a death; the last one's reason and their number are told, and liveness is gone.
+    """
+    async with _ready(Doomed(name="one", on_failure="restart")) as lifecycle:
+        (entry,) = lifecycle.entries
+        Willing.built[0].is_dead = True
+        await _until(lambda: entry.state is State.FAILED)
+
+        assert "no memory; given up after 3 deaths within" in entry.reason
+        assert not lifecycle.is_live
+        assert entry.restarts == 2
+        assert [double.closed for double in Willing.built] == [1, 1, 1]
+
+
+async def test_a_model_that_dies_soon_after_each_start_is_given_up() -> None:
+    """
+    An answer alone does not end the row of its deaths.
+    """
+    async with _ready(Willing(name="one", on_failure="restart")) as lifecycle:
+        (entry,) = lifecycle.entries
+        for restarts in (1, 2):
+            Willing.built[-1].is_dead = True
+            await _until(_is_again_ready(entry, restarts))
+        Willing.built[-1].is_dead = True
+        await _until(lambda: entry.state is State.FAILED)
+
+        assert "told to; given up after 3 deaths" in entry.reason
+
+
+async def test_a_model_that_was_well_for_long_begins_a_new_row() -> None:
+    """
+    Deaths that have nothing to do with each other are no crash loop.
+    """
+    async with _ready(Willing(name="one", on_failure="restart"), patience=Patience(2, 0, 0.01)) as lifecycle:
+        (entry,) = lifecycle.entries
+        for restarts in (1, 2, 3):
+            Willing.built[-1].is_dead = True
+            await _until(_is_again_ready(entry, restarts))
+
+        assert lifecycle.is_live
+
+
+async def test_what_fails_the_first_time_is_not_tried_again() -> None:
+    """
+    A missing artifact stays missing.
+    """
+    section = Willing(name="one", has_storage=True, on_failure="restart", fetch_fault=ArtifactNotFoundError("nothing"))
+    lifecycle = Lifecycle(config(section), patience=QUICK)
+    lifecycle.begin()
+    await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+    await lifecycle.stop()
+
+    assert (lifecycle.entries[0].reason, lifecycle.entries[0].restarts) == ("nothing", 0)
+
+
+async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
+    """
+    An engine's death has a code of its own, and a fault of storage has its own.
+    """
+    async with _ready(Willing(name="one", on_failure="exit"), Willing(name="two")) as lifecycle:
+        Willing.built[0].is_dead = True
+
+        assert await asyncio.wait_for(lifecycle.ending.wait(), 5) == EngineDeadError.exit_code
+        assert lifecycle.entries[0].state is State.FAILED
+
+    section = Willing(name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing"))
+    lifecycle = Lifecycle(config(section))
+    lifecycle.begin()
+    code = await asyncio.wait_for(lifecycle.ending.wait(), 5)
+    await lifecycle.stop()
+
+    assert code == ArtifactNotFoundError.exit_code
+
+
+async def test_a_model_that_stays_ends_nothing() -> None:
+    """
+    Its failure is for probes to tell.
+    """
+    async with _ready(Willing(name="one")) as lifecycle:
+        Willing.built[0].is_dead = True
+        await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(lifecycle.ending.wait(), 0.05)
+
+
+async def test_a_stop_ends_a_restart() -> None:
+    """
+    In the pause before it, or in the middle of its load: nothing is left running.
+    """
+    async with _ready(Willing(name="one", on_failure="restart"), patience=Patience(first_seconds=60)) as lifecycle:
+        Willing.built[0].is_dead = True
+        await _until(lambda: lifecycle.entries[0].state is State.RESTARTING)
+
+    assert lifecycle.entries[0].state is State.STOPPED
+    assert [double.closed for double in Willing.built] == [1, 1]
+
+
+async def test_calls_are_answered_for_a_while_after_readiness_has_gone() -> None:
+    """
+    Whoever was not told yet gets an answer; the drain ends with the last call, and refuses none meanwhile.
+    """
+    async with _ready(Willing(name="one")) as lifecycle:
+        (entry,) = lifecycle.entries
+        stream = await lifecycle.answer("one", Call(Operation.COMPLETION, b'{"stream": true}'))
+        draining = asyncio.create_task(lifecycle.drain(5, delay=0.2))
+        await _until(lambda: entry.state is State.DRAINING)
+        in_delay = await lifecycle.answer("one", PLAIN)
+        was_ready = lifecycle.is_ready
+        await asyncio.sleep(0.3)
+        beside_the_stream = await lifecycle.answer("one", PLAIN)
+        was_done = draining.done()
+        Willing.built[0].may_finish.set()
+        assert not isinstance(stream.body, bytes)
+        chunks = [chunk async for chunk in stream.body]
+        await asyncio.wait_for(draining, 2)
+
+        assert in_delay.body == beside_the_stream.body == PLAIN.body
+        assert (was_ready, was_done) == (False, False)
+        assert chunks[-1] == b"data: [DONE]\n\n"
+
+
+class _Clock:
+    """
+    Time that goes when it is told to.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_pauses_grow_up_to_a_bound() -> None:
+    """
+    1, 2, 4, ... seconds, by chance a half less or more, and never more than a minute and a half.
+    """
+    deaths, pauses = Deaths(Patience(most_deaths=20)), []
+    for _ in range(9):
+        deaths.count()
+        pauses.append(deaths.pause_seconds)
+
+    bounds = [min(2.0**number, 60) for number in range(9)]
+    assert all(bound / 2 <= pause <= bound * 1.5 for pause, bound in zip(pauses, bounds, strict=True))
+
+
+def test_only_time_spent_well_ends_a_row() -> None:
+    """
+    A load that took long is no time spent well.
+    """
+    clock = _Clock()
+    deaths = Deaths(Patience(most_deaths=2, well_seconds=100), clock)
+    deaths.come_alive()
+    clock.now += 10
+    deaths.count()
+    clock.now += 1000
+    deaths.count()
+    was_loop, lasted = deaths.is_loop, deaths.lasted_seconds
+    deaths.come_alive()
+    clock.now += 100
+    deaths.count()
+
+    assert (was_loop, lasted) == (True, 1000)
+    assert deaths.in_a_row == 1

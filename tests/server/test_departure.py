@@ -1,0 +1,120 @@
+"""
+How a process leaves, when it is told to and when its model has failed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from served import Served, open_stream, until
+
+MODEL = """
+import asyncio
+from pathlib import Path
+from appliance.errors import EngineDeadError
+from appliance.openai import OpenAIGenerativeModel
+
+
+class Mortal(OpenAIGenerativeModel):
+    def __init__(self, name, grave):
+        super().__init__(name)
+        self.grave = Path(grave)
+
+    async def healthy(self):
+        if self.grave.exists():
+            raise EngineDeadError("the engine died: it was told to")
+        return True
+
+    async def create_chat_completion(self, request, raw_request=None, context=None):
+        yield {"choices": [{"delta": {"role": "assistant", "content": "one"}}]}
+        await asyncio.sleep(request.max_tokens or 0)
+        yield {"choices": [{"delta": {"content": " end"}, "finish_reason": "stop"}]}
+"""
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+def start(serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
+    """
+    Starts a model that dies once the file `grave` is there.
+    """
+    (tmp_path / "mortal.py").write_text(MODEL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    file = tmp_path / "mortal.yaml"
+    engine = f"{{python: 'mortal:Mortal', args: {{grave: {tmp_path / 'grave'}}}}}"
+    file.write_text(f"models: [{{name: one, class: generative, engine: {engine}}}]\n")
+    return lambda *overrides: serve(*overrides, file=file)
+
+
+def test_in_the_delay_readiness_is_off_and_calls_are_answered_a_last_time(start: Callable[..., Served]) -> None:
+    """
+    Liveness stays, the probe says why, and each answer closes the connection it came on.
+    """
+    server = start("server.drain_delay_seconds=3").until_ready(60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    closes = []
+    for is_leaving in (False, True):
+        if is_leaving:
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: server.get("/readyz")[0] == 503, 2)
+        connection.request("POST", CHAT, json.dumps(BODY), {"Content-Type": "application/json"})
+        with connection.getresponse() as response:
+            closes.append((response.status, response.headers["Connection"], b"one end" in response.read()))
+    live, body = server.get("/livez")
+
+    assert closes == [(200, None, True), (200, "close", True)]
+    assert live == 200
+    assert body["models"][0]["state"] == "draining"
+    assert "calls are still answered" in body["models"][0]["reason"]
+    assert server.process.wait(30) == 0
+
+
+def test_somebody_at_a_terminal_does_not_wait(start: Callable[..., Served]) -> None:
+    """
+    Ctrl-C drains at once: nobody else was told to send calls here.
+    """
+    server = start("server.drain_delay_seconds=600").until_ready(60)
+    server.process.send_signal(signal.SIGINT)
+
+    assert server.process.wait(30) == 0
+
+
+@pytest.mark.parametrize(("on_failure", "ends"), [("exit", True), ("stay", False)])
+def test_a_model_that_dies_ends_the_process_where_it_should(
+    start: Callable[..., Served], tmp_path: Path, on_failure: str, ends: bool
+) -> None:
+    """
+    With the exit code of an engine's fault, after the calls under way; else the process stays and says so.
+    """
+    server = start(f"models.one.on_failure={on_failure}").until_ready(60)
+    with open_stream(server.port, CHAT, {**BODY, "stream": True, "max_tokens": 2}) as stream:
+        received = stream.recv(4096)
+        (tmp_path / "grave").touch()
+        while piece := stream.recv(65536):
+            received += piece
+    until(lambda: server.get("/livez")[0] != 200, 10)
+    time.sleep(1)
+
+    assert b"[DONE]" in received
+    if ends:
+        assert server.process.wait(30) == 4
+    else:
+        assert server.get("/livez")[0] == 503
+        assert server.end() == 0
+
+
+def test_a_model_that_never_loads_ends_the_process_with_the_code_of_its_fault(start: Callable[..., Served]) -> None:
+    """
+    Also where others would be restarted: what is wrong stays wrong.
+    """
+    server = start("models.one.on_failure=exit", "models.one.engine.python=nowhere:Model")
+
+    assert server.process.wait(60) == 4

@@ -1,0 +1,48 @@
+"""
+A program: a lifecycle whose engine is killed over and over, and what the process has after each new start, as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+from pathlib import Path
+
+import psutil
+
+from appliance.config import load
+from appliance.contract import Call, Operation
+from appliance.lifecycle import Lifecycle, Patience, State
+
+CALL = Call(Operation.COMPLETION, b'{"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}')
+
+
+def _counts(process: psutil.Process) -> dict[str, int]:
+    gc.collect()
+    return {
+        "processes": len(process.children(recursive=True)),
+        "threads": process.num_threads(),
+        "files": process.num_fds(),
+        "MiB": process.memory_info().rss >> 20,
+    }
+
+
+async def _die(file: Path, times: int) -> None:
+    config = load(file, overrides=["models.smollm2.on_failure=restart"]).config
+    lifecycle = Lifecycle(config, patience=Patience(most_deaths=times + 1, first_seconds=0.1, most_seconds=0.1))
+    lifecycle.begin()
+    (entry,), process = lifecycle.entries, psutil.Process()
+    for restarts in range(times + 1):
+        while entry.state is not State.READY or entry.restarts < restarts:
+            assert entry.state is not State.FAILED, entry.reason
+            await asyncio.sleep(0.1)
+        await lifecycle.answer("smollm2", CALL)
+        print(json.dumps(_counts(process)), flush=True)
+        max(process.children(recursive=True), key=lambda each: each.memory_info().rss).kill()
+    await lifecycle.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(_die(Path(sys.argv[1]), int(sys.argv[2])))
