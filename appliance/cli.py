@@ -1,5 +1,5 @@
 """
-The command line: serve, validate, pull, lock, cache, schema, smoke.
+The command line: serve, validate, plan, pull, lock, cache, schema, smoke.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from appliance.cache import cache
 from appliance.config import Loaded, load, schema_of
 from appliance.errors import ApplianceError, ConfigError, Problem
 from appliance.models import SECTIONS
+from appliance.plan import Hardware
 
 _FILE = click.Path(path_type=Path)
 
@@ -32,6 +33,7 @@ _overrides = click.option(
 _offline = click.option(
     "--offline", is_flag=True, help="Use only what is in the cache, and make no connection to any store."
 )
+_GBIT = "Speed of the network in Gbit/s, for the time it takes to bring the bytes."
 _frozen = click.option(
     "--frozen", is_flag=True, help="Refuse bytes that appliance.lock, beside FILE, does not name as they are."
 )
@@ -105,6 +107,41 @@ def validate(files: Sequence[Path], format_: str, overrides: Sequence[str]) -> N
 
 @main.command()
 @click.argument("file", type=_FILE)
+@click.option("--gpu", metavar="NAME-GB:COUNT", help="Plan for hardware that is not here, such as h100-80gb:8.")
+@click.option("--gbit", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help=_GBIT)
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print plans.")
+@click.option("--probes", is_flag=True, help="Print the probes of a Kubernetes container instead, as YAML.")
+@click.option("--force", is_flag=True, help="Take no estimate of memory for a refusal.")
+@_offline
+@_overrides
+def plan(
+    file: Path,
+    gpu: str | None,
+    gbit: float,
+    format_: str,
+    probes: bool,
+    force: bool,
+    offline: bool,
+    overrides: Sequence[str],
+) -> None:
+    """
+    Say what FILE's models come to, before anything is fetched: memory of each rank, tokens, times.
+
+    Only configs and headers are read. Exit code 2 when a layout cannot work, with its line and the nearest layouts
+    that do.
+    """
+    from appliance import planned
+
+    loaded = load(file, _all(overrides, offline, frozen=False))
+    _log_quietly(loaded)
+    made = list(planned.plans(loaded.config, _hardware(gpu), gbit))
+    plans = [each for _, each in made]
+    click.echo(planned.show_probes(loaded.config, plans) if probes else planned.show(plans, format_))
+    planned.judge(loaded, made, force=force)
+
+
+@main.command()
+@click.argument("file", type=_FILE)
 @click.option("--explain", is_flag=True, help="Fetch nothing; say from where, as whom, which files, and what is here.")
 @_offline
 @_frozen
@@ -169,6 +206,18 @@ def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> No
         click.echo(f"{file}")
         asyncio.run(smoke_one(file, loaded.config, overrides, timeout, lambda line: click.echo(f"  {line}")))
         click.echo("  every promise held" if loaded.config.expect else "  it was ready; expect: promises nothing")
+
+
+def _hardware(gpu: str | None) -> Hardware:
+    """
+    The hardware that is named, else this machine's.
+    """
+    from appliance.plan import named, seen
+
+    try:
+        return seen() if gpu is None else named(gpu)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--gpu") from error
 
 
 def _all(overrides: Sequence[str], offline: bool, frozen: bool) -> Sequence[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config.check import check
@@ -16,12 +16,12 @@ from appliance.config.draft import Draft
 from appliance.config.environment import lay as lay_environment
 from appliance.config.generator import engine_schema, schema_of
 from appliance.config.overrides import lay as lay_overrides
-from appliance.config.place import Fault
+from appliance.config.place import DataPath, Fault
 from appliance.config.references import resolve
 from appliance.config.root import Config
 from appliance.config.rules import RULES
 from appliance.config.shape import Shape, typed
-from appliance.errors import ConfigError
+from appliance.errors import ConfigError, Problem
 from appliance.storage import lockfile
 
 
@@ -34,6 +34,15 @@ class Loaded:
     config: Config
     secrets: frozenset[str]
     """Texts that came out of references and the environment; logs and listings show ``***`` instead."""
+
+    draft: Draft = field(repr=False)
+    """The file as it was read, for faults that only show later."""
+
+    def problem(self, path: DataPath, message: str) -> Problem:
+        """
+        A fault of the value at `path`, with its place in the file.
+        """
+        return self.draft.fault(path, message).problem
 
 
 def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> Loaded:
@@ -58,7 +67,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
     if faults or config is None:
         # From None, because pydantic's own error quotes its input, secrets and all.
         raise ConfigError([fault.problem for fault in sorted(faults, key=_order)]) from None
-    return Loaded(_with_lock(config, path), frozenset(_secrets(draft, shape)))
+    return Loaded(_with_lock(config, path), frozenset(_secrets(draft, shape)), draft)
 
 
 def _with_lock(config: Config, path: Path) -> Config:

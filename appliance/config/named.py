@@ -29,3 +29,10 @@ def named_models(draft: Draft) -> Iterator[tuple[DataPath, str, str]]:
         name, class_name = model.get("name"), model.get("class")
         if isinstance(name, str) and isinstance(class_name, str):
             yield path, name, class_name
+
+
+def items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet
+    """
+    The entries of a list with their indices; none of anything else.
+    """
+    yield from enumerate(value if isinstance(value, list) else ())

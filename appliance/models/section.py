@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from appliance.contract import Model, Peers
+from appliance.plan import Demand
 from appliance.section import Section
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
@@ -59,6 +60,13 @@ class ModelSection(Section):
         What must be materialized before the model loads; empty for a class without storage.
         """
         return {}
+
+    @property
+    def demand(self) -> Demand | None:
+        """
+        What a plan must know of it beside its storage and layout; None for a class that vLLM does not compute.
+        """
+        return None
 
     def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
         """

@@ -1,0 +1,36 @@
+"""
+Rules about the names of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from appliance.config.draft import Draft
+from appliance.config.named import items, model_entries
+from appliance.config.place import DataPath, Fault
+
+
+def names_are_unique(draft: Draft) -> Iterator[Fault]:
+    """
+    A name leads to one model, be it a model's own, an alias or an adapter's.
+    """
+    seen: dict[str, DataPath] = {}
+    for path in _name_paths(draft):
+        name = draft.get(path)
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            line = draft.place(seen[name]).line
+            where = "" if line is None else f" on line {line}"
+            yield draft.fault(path, f"{draft.quote(path)} is taken{where}; must be unlike all other names and aliases")
+        seen.setdefault(name, path)
+
+
+def _name_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, model in model_entries(draft):
+        yield from [(*path, "name")] if "name" in model else []
+        yield from ((*path, "aliases", index) for index, _ in items(model.get("aliases")))
+        for index, adapter in items(model.get("adapters")):
+            if isinstance(adapter, dict) and "name" in adapter:
+                yield (*path, "adapters", index, "name")
