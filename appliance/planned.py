@@ -4,19 +4,62 @@ Plan every model of a config, print the plans, and refuse what cannot work with 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import click
 from ruamel.yaml import YAML
 
-from appliance.config import Config, Loaded
-from appliance.errors import ConfigError, Problem
+from appliance import logs
+from appliance.config import Config, Loaded, load
+from appliance.errors import ApplianceError, ConfigError, Problem
 from appliance.models.computed import ComputedSection
-from appliance.plan import Hardware, Plan, Refusal, look, probes
+from appliance.options import FILE, offline, overrides, said
+from appliance.plan import Hardware, Plan, Refusal, look, named, probes, seen
 from appliance.plan import plan as plan_one
 from appliance.plan.table import table
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--gpu", metavar="NAME-GB:COUNT", help="Plan for hardware that is not here, such as h100-80gb:8.")
+@click.option(
+    "--gbit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Speed of the network in Gbit/s, for the time it takes to bring the bytes.",
+)
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print plans.")
+@click.option("--probes", is_flag=True, help="Print the probes of a Kubernetes container instead, as YAML.")
+@click.option("--force", is_flag=True, help="Take no estimate of memory for a refusal.")
+@offline
+@overrides
+def plan(
+    file: Path,
+    gpu: str | None,
+    gbit: float,
+    format_: str,
+    probes: bool,
+    force: bool,
+    offline: bool,
+    overrides: Sequence[str],
+) -> None:
+    """
+    Say what FILE's models come to, before anything is fetched: memory of each rank, tokens, times.
+
+    Only configs and headers are read. Exit code 2 when a layout cannot work, with its line and the nearest layouts
+    that do.
+    """
+    loaded = load(file, said(overrides, offline))
+    logs.configure("auto", "warning", loaded.secrets)
+    made = list(plans(loaded.config, _hardware(gpu), gbit))
+    shown = [each for _, each in made]
+    click.echo(_show_probes(loaded.config, shown) if probes else _show(shown, format_))
+    _judge(loaded, made, force=force)
 
 
 def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int, Plan]]:
@@ -32,7 +75,7 @@ def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int
             yield index, plan_one(section.name, subject, section.layout, section.demand, hardware, gbit)
 
 
-def show(made: Sequence[Plan], form: str) -> str:
+def _show(made: Sequence[Plan], form: str) -> str:
     """
     The plans as `text` or as `json`.
     """
@@ -41,7 +84,7 @@ def show(made: Sequence[Plan], form: str) -> str:
     return "\n\n".join(map(table, made)) or "no model here is computed by vLLM: there is nothing to plan"
 
 
-def show_probes(config: Config, made: Sequence[Plan]) -> str:
+def _show_probes(config: Config, made: Sequence[Plan]) -> str:
     """
     The probes of a container that serves the config, as YAML.
     """
@@ -51,7 +94,7 @@ def show_probes(config: Config, made: Sequence[Plan]) -> str:
     return text.getvalue().rstrip()
 
 
-def judge(loaded: Loaded, made: Sequence[tuple[int, Plan]], *, force: bool) -> None:
+def _judge(loaded: Loaded, made: Sequence[tuple[int, Plan]], *, force: bool) -> None:
     """
     Return when all plans can work; with `force`, memory is no reason that one cannot, and is told of.
 
@@ -64,6 +107,23 @@ def judge(loaded: Loaded, made: Sequence[tuple[int, Plan]], *, force: bool) -> N
         if force and each.is_memory:
             click.echo(f"{_problem(loaded, index, each)}\nforced: it may fail once it loads", err=True)
     if faults := [_problem(loaded, index, each) for index, each in found if not (force and each.is_memory)]:
+        raise ConfigError(faults)
+
+
+def require_possible(loaded: Loaded) -> None:
+    """
+    Return when nothing that lies on this machine speaks against a layout; no store is asked.
+
+    Raises:
+        ConfigError: one cannot work.
+    """
+    here = loaded.config.storage.model_copy(update={"offline": True})
+    faults: list[Problem] = []
+    for index, section in enumerate(loaded.config.models):
+        # What is not here is looked at before it is fetched, while the port answers.
+        with contextlib.suppress(ApplianceError):
+            faults += [_problem(loaded, index, each) for each in section.foresee(here)]
+    if faults:
         raise ConfigError(faults)
 
 
@@ -88,3 +148,13 @@ def _share_devices(plan: Plan, others: Sequence[int | str] | None) -> bool:
 
 def _problem(loaded: Loaded, index: int, refusal: Refusal) -> Problem:
     return loaded.problem(("models", index, *refusal.path), refusal.message)
+
+
+def _hardware(gpu: str | None) -> Hardware:
+    """
+    The hardware that is named, else this machine's.
+    """
+    try:
+        return seen() if gpu is None else named(gpu)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--gpu") from error

@@ -18,7 +18,7 @@ HOUSE = Path(__file__).parent.parent / "appliance"
 FILES = sorted(file for file in HOUSE.rglob("*.py") if "_pb2" not in file.name)
 
 FLOORS = (
-    {"errors", "logs", "nearest", "processes", "record", "section"},
+    {"errors", "logs", "nearest", "options", "processes", "record", "section"},
     {"contract", "layout", "storage", "tensors"},
     {"python_model", "upstream", "vllm_engine"},
     {"plan", "translation"},

@@ -18,7 +18,7 @@ from appliance import plan
 from appliance.contract import Model, Operation, Peers
 from appliance.layout import AnyLayout, LayoutSection
 from appliance.models.section import ModelSection
-from appliance.plan import Demand
+from appliance.plan import Demand, Refusal
 from appliance.python_model.section import PythonSection
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine.section import EngineSection
@@ -91,6 +91,11 @@ class ComputedSection(ModelSection):
     @property
     def demand(self) -> Demand | None:
         return Demand(self.engine, is_pooling=self.pools) if isinstance(self.engine, EngineSection) else None
+
+    def foresee(self, settings: StorageSettings) -> list[Refusal]:
+        if self.storage is None or not isinstance(self.engine, EngineSection):
+            return []
+        return plan.foresee(self.storage, self.layout, self.engine, settings)
 
     def settled(self, artifact: Path) -> LayoutSection:
         """

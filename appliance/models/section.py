@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from appliance.contract import Model, Peers
-from appliance.plan import Demand
+from appliance.plan import Demand, Refusal
 from appliance.section import Section
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
@@ -67,6 +67,15 @@ class ModelSection(Section):
         What a plan must know of it beside its storage and layout; None for a class that vLLM does not compute.
         """
         return None
+
+    def foresee(self, settings: StorageSettings) -> list[Refusal]:  # noqa: ARG002 - for those that have a layout
+        """
+        What cannot work, known before anything is fetched; blocks.
+
+        Raises:
+            StorageError: it cannot be known now.
+        """
+        return []
 
     def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
         """

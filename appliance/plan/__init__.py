@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from appliance.plan.choosing import choose
 from appliance.plan.estimate import Demand
+from appliance.plan.foreseeing import foresee
 from appliance.plan.hardware import Hardware, named, seen
 from appliance.plan.outcome import Plan, RankPlan
 from appliance.plan.planning import plan
@@ -22,6 +23,7 @@ __all__ = [
     "Refusal",
     "Subject",
     "choose",
+    "foresee",
     "look",
     "look_at_config",
     "named",

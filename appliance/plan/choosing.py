@@ -5,11 +5,14 @@ The layouts that work: the nearest to one that does not, and the smallest where 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 
 from appliance.layout import LayoutSection
+from appliance.plan.architecture import Architecture
 from appliance.plan.estimate import Demand, estimate
 from appliance.plan.hardware import Hardware
-from appliance.plan.refusals import refusals
+from appliance.plan.refusals import Refusal, refusals
 from appliance.plan.subject import Subject
 
 _MOST_NAMED = 3
@@ -22,13 +25,26 @@ def nearest(subject: Subject, wanted: LayoutSection, demand: Demand, hardware: H
     """
     Up to three layouts that work and are most like the wanted one.
     """
-    fitting = (each for each in candidates(wanted, hardware) if works(subject, each, demand, hardware))
-    found = []
-    for layout in fitting:
-        found.append(layout)
-        if len(found) == _MOST_NAMED:
-            break
-    return found
+    most = _most(wanted, hardware)
+    fitting = (each for each in candidates(wanted, most) if works(subject, each, demand, hardware))
+    return list(islice(fitting, _MOST_NAMED))
+
+
+def dividing(model: Architecture, wanted: LayoutSection, most: int = _MOST_RANKS) -> Iterator[LayoutSection]:
+    """
+    Layouts that vLLM would take, whether they fit or not, those most like the wanted one first.
+    """
+    return (each for each in candidates(wanted, max(most, wanted.ranks)) if not refusals(model, each))
+
+
+def with_dividing(fault: Refusal, model: Architecture, wanted: LayoutSection) -> Refusal:
+    """
+    A fault of a layout with up to three that divide as its remedy.
+    """
+    if fault.path[0] != "layout":
+        return fault
+    others = ", ".join(map(named, islice(dividing(model, wanted), _MOST_NAMED)))
+    return replace(fault, remedy=f"those that divide: {others}") if others else fault
 
 
 def choose(subject: Subject, demand: Demand, hardware: Hardware) -> tuple[LayoutSection, str]:
@@ -72,11 +88,17 @@ def named(layout: LayoutSection) -> str:
     return " x ".join(said) + (" with expert_parallel" if layout.expert_parallel else "")
 
 
-def candidates(wanted: LayoutSection, hardware: Hardware) -> Iterator[LayoutSection]:
+def _most(wanted: LayoutSection, hardware: Hardware) -> int:
     """
-    Other ways to lay it out, those most like the wanted one first.
+    How many ranks there can be.
     """
-    most = max(wanted.ranks, _MOST_RANKS) if hardware.is_cpu else hardware.count * wanted.nodes.count
+    return max(wanted.ranks, _MOST_RANKS) if hardware.is_cpu else hardware.count * wanted.nodes.count
+
+
+def candidates(wanted: LayoutSection, most: int) -> Iterator[LayoutSection]:
+    """
+    Ways to lay it out over up to so many ranks, those most like the wanted one first.
+    """
     shapes = [
         (tensor, pipeline)
         for pipeline in {1, 2, wanted.pipeline_parallel}

@@ -34,7 +34,7 @@ def plan(
     found = refusals(subject.architecture, layout, demand.engine.max_model_len)
     shown = layout
     if any(each.path[0] == "layout" for each in found):
-        shown = _dividing(subject, layout, hardware)
+        shown = next(choosing.dividing(subject.architecture, layout, hardware.count), LayoutSection())
         reason = f"in place of {choosing.named(layout)}, which cannot work"
     counted = estimate(subject, shown, demand, hardware)
     # One fault of a key is enough: its remedy mends the others.
@@ -80,16 +80,6 @@ def _made(
         disk_bytes=fetched,
         timing=timing_of(fetched, here, gbit, on_cpu=hardware.is_cpu),
         refusals=faults,
-    )
-
-
-def _dividing(subject: Subject, layout: LayoutSection, hardware: Hardware) -> LayoutSection:
-    """
-    The nearest layout that vLLM would take, whether it fits or not; one rank where there is none.
-    """
-    return next(
-        (each for each in choosing.candidates(layout, hardware) if not refusals(subject.architecture, each)),
-        LayoutSection(),
     )
 
 
