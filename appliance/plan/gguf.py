@@ -73,13 +73,13 @@ def read_gguf(peek: Peek, name: str) -> tuple[Mapping[str, Any], list[Tensor], i
     cursor = _Cursor(peek, name)
     try:
         if cursor.take(4) != _MAGIC:
-            raise ArtifactCorruptError(f"{name} is not a GGUF file, whatever its name says")
+            raise ArtifactCorruptError(f"{peek.place}: {name} is not a GGUF file, whatever its name says")
         cursor.take(4)
         tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
         said = {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(value_count)}
         tensors = [_tensor(cursor) for _ in range(tensor_count)]
     except (struct.error, UnicodeDecodeError, KeyError) as error:
-        raise ArtifactCorruptError(f"{name} is not a whole GGUF file ({error})") from error
+        raise ArtifactCorruptError(f"{peek.place}: {name} is not a whole GGUF file ({error})") from error
     is_tied = not any(each.name == "lm_head.weight" for each in tensors)
     return _config(said, is_tied), tensors, cursor.read_bytes
 

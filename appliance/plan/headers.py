@@ -43,9 +43,11 @@ def config_of(peek: Peek) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
         ArtifactCorruptError: there is none, or it is not JSON.
     """
     if "config.json" not in peek.files:
-        raise ArtifactCorruptError("there is no config.json beside the weights; a model's directory has one")
+        raise ArtifactCorruptError(
+            f"{peek.place}: has no config.json; a model's directory has one, which says what it is"
+        )
     raw = peek.read([Range("config.json", 0, peek.files["config.json"])])[0]
-    return _mapping(raw, "config.json"), len(raw)
+    return _mapping(peek, raw, "config.json"), len(raw)
 
 
 def tensors_of(peek: Peek) -> Read:
@@ -61,11 +63,11 @@ def tensors_of(peek: Peek) -> Read:
     for name, raw in zip(names, lengths, strict=True):
         length = int.from_bytes(raw, "little")
         if len(raw) < _LENGTH_BYTES or length > min(_LARGEST_HEADER, peek.files[name]):
-            raise ArtifactCorruptError(f"{name} is not a safetensors file; bring the model again")
+            raise ArtifactCorruptError(f"{peek.place}: {name} is not a safetensors file; bring the model again")
         ranges.append(Range(name, _LENGTH_BYTES, _LENGTH_BYTES + length))
     tensors: dict[str, Tensor] = {}
     for name, raw in zip(names, peek.read(ranges), strict=True):
-        tensors |= {each.name: each for each in _tensors(_mapping(raw, name), name)}
+        tensors |= {each.name: each for each in _tensors(_mapping(peek, raw, name), peek, name)}
     read = index_bytes + sum(each.size for each in ranges) + _LENGTH_BYTES * len(names)
     return Read(list(tensors.values()), read)
 
@@ -78,26 +80,31 @@ def _files(peek: Peek) -> tuple[list[str], int]:
     size = peek.files.get(_INDEX, 0)
     if not size or size > _LARGEST_INDEX or len(names) < 2:
         return names, 0
-    indexed: Collection[str] = set(_mapping(peek.read([Range(_INDEX, 0, size)])[0], _INDEX)["weight_map"].values())
+    indexed: Collection[str] = set(
+        _mapping(peek, peek.read([Range(_INDEX, 0, size)])[0], _INDEX)["weight_map"].values()
+    )
     return [name for name in names if name in indexed] or names, size
 
 
-def _tensors(header: Mapping[str, Any], name: str) -> list[Tensor]:  # Any: JSON values
-    found = [
-        Tensor(tensor, entry["dtype"], tuple(entry["shape"]))
-        for tensor, entry in header.items()
-        if tensor != "__metadata__"
-    ]
+def _tensors(header: Mapping[str, Any], peek: Peek, name: str) -> list[Tensor]:  # Any: JSON values
+    try:
+        found = [
+            Tensor(tensor, str(entry["dtype"]), tuple(map(int, entry["shape"])))
+            for tensor, entry in header.items()
+            if tensor != "__metadata__"
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactCorruptError(f"{peek.place}: {name} is not a safetensors file; bring the model again") from error
     if unknown := {each.dtype for each in found} - BITS.keys():
-        raise ArtifactCorruptError(f"{name} has tensors of an unknown type, {', '.join(sorted(unknown))}")
+        raise ArtifactCorruptError(f"{peek.place}: {name} has tensors of an unknown type, {', '.join(sorted(unknown))}")
     return found
 
 
-def _mapping(raw: bytes, name: str) -> Mapping[str, Any]:  # Any: JSON values
+def _mapping(peek: Peek, raw: bytes, name: str) -> Mapping[str, Any]:  # Any: JSON values
     try:
         found = json.loads(raw)
     except ValueError as error:
-        raise ArtifactCorruptError(f"{name} is not JSON ({error}); bring the model again") from error
+        raise ArtifactCorruptError(f"{peek.place}: {name} is not JSON ({error}); bring the model again") from error
     if not isinstance(found, dict):
-        raise ArtifactCorruptError(f"{name} is not a JSON object; bring the model again")
+        raise ArtifactCorruptError(f"{peek.place}: {name} is not a JSON object; bring the model again")
     return found

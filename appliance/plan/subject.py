@@ -80,19 +80,19 @@ def look_at_config(storage: StorageSection, settings: StorageSettings) -> Archit
     with peek(storage, settings) as files:
         ggufs = [name for name in files.files if name.endswith(".gguf")]
         config = read_gguf(files, ggufs[0])[0] if ggufs else config_of(files)[0]
-    return _architecture(config)
+        return _architecture(config, files.place)
 
 
 def _subject(files: Peek, config: Config, tensors: Sequence[Tensor], source: str, read: int) -> Subject:
-    model = _architecture(config)
+    model = _architecture(config, files.place)
     size = sum(files.files.values())
     return Subject(model, tensors or expected(model), source, len(files.files), size, read, files.is_here)
 
 
-def _architecture(config: Config) -> Architecture:
+def _architecture(config: Config, place: str) -> Architecture:
     try:
         return architecture_of(config)
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise ArtifactCorruptError(
-            f"config.json does not say what the model is ({error}); no plan can be made"
+            f"{place}: config.json does not say what the model is ({error}); no plan can be made"
         ) from error

@@ -49,6 +49,13 @@ class Peek(Protocol):
     """
 
     @property
+    def place(self) -> str:
+        """
+        Where they lie, fit for messages.
+        """
+        ...
+
+    @property
     def files(self) -> Mapping[str, int]:
         """
         Bytes of each file, by its name relative to the storage.
@@ -104,6 +111,7 @@ class _Local:
     is_here = True
 
     def __init__(self, path: Path) -> None:
+        self.place = str(path)
         self._root = path.parent if path.is_file() else path
         self.files = {name: held.size for name, held in contents(path, deep=False).files.items()}
 
@@ -128,11 +136,11 @@ class _Distant:
         self, store: Store, runner: asyncio.Runner, storage: StorageSection, settings: StorageSettings
     ) -> None:
         self._store, self._runner, self._limits = store, runner, settings.transfer
-        self._uri = redact(storage.uri)
-        listing = runner.run(insist(store.list, self._uri, self._limits))
+        self.place = redact(storage.uri)
+        listing = runner.run(insist(store.list, self.place, self._limits))
         self._files: Mapping[str, RemoteFile] = {file.name: file for file in sort_out(listing, storage).files}
         if archives := [name for name in self._files if listing.is_file and is_archive(name)]:
-            raise StorageError(f"{self._uri}: {archives[0]} cannot be read in part; run first: appliance pull")
+            raise StorageError(f"{self.place}: {archives[0]} cannot be read in part; run first: appliance pull")
         self.files = {name: file.size for name, file in self._files.items()}
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
@@ -143,7 +151,7 @@ class _Distant:
 
         async def one(wanted: Range) -> bytes:
             async with turns:
-                return await insist(lambda: self._read(wanted), f"{self._uri}: {wanted.name}", self._limits)
+                return await insist(lambda: self._read(wanted), f"{self.place}: {wanted.name}", self._limits)
 
         return await asyncio.gather(*map(one, ranges))
 
