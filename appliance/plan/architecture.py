@@ -92,7 +92,7 @@ def architecture_of(config: Config) -> Architecture:
     layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     heads = _number(text, "num_attention_heads", "n_head", "n_heads")
     hidden = _number(text, "hidden_size", "n_embd", "d_model", "dim")
-    kv_heads = _first(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num") or heads
+    kv_heads = _kv_heads(text) or heads
     head_dim = _first(text, "head_dim") or hidden // heads
     is_encoder = kind in _ENCODERS or text.get("is_causal") is False
     expert_intermediate = _first(text, "moe_intermediate_size", "expert_ffn_hidden_size")
@@ -119,6 +119,15 @@ def architecture_of(config: Config) -> Architecture:
         quantization=quantization_of(config, text),
         attention=() if is_encoder else attention_of(kind, text, layers, kv_heads, head_dim),
     )
+
+
+def _kv_heads(text: Config) -> int:
+    """
+    Heads of keys; 0 where it has as many as of queries (``get_total_num_kv_heads``, and its override for Falcon).
+    """
+    if text.get("multi_query") and not text.get("new_decoder_architecture") and "multi_query_group_num" not in text:
+        return 1
+    return _first(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 
 
 def _is_tied(kind: str, text: Config, config: Config) -> bool:

@@ -17,6 +17,11 @@ from appliance.plan.subject import Subject
 
 _MOST_NAMED = 3
 
+SPLITS = frozenset(("layout", key) for key in ("tensor_parallel", "pipeline_parallel", "memory_fraction"))
+"""
+The keys for which other sizes are a remedy.
+"""
+
 # More ranks than any machine has; where there is no device to count.
 _MOST_RANKS = 16
 
@@ -41,7 +46,7 @@ def with_dividing(fault: Refusal, model: Architecture, wanted: LayoutSection) ->
     """
     A fault of a layout with up to three that divide as its remedy.
     """
-    if fault.path[0] != "layout":
+    if fault.path not in SPLITS:
         return fault
     others = ", ".join(map(named, islice(dividing(model, wanted), _MOST_NAMED)))
     return replace(fault, remedy=f"those that divide: {others}") if others else fault

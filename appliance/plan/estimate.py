@@ -5,7 +5,7 @@ One model in one layout on some hardware: bytes of each rank, tokens of its cach
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from appliance.layout import LayoutSection
 from appliance.plan import memory
@@ -48,7 +48,7 @@ class Estimate:
     blocks: int
     max_model_len: int
     limit: int
-    faults: tuple[Refusal, ...] = field(default=())
+    faults: tuple[Refusal, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -90,10 +90,11 @@ def estimate(subject: Subject, layout: LayoutSection, demand: Demand, hardware: 
     cache = cache_of(model, layout, memory.terms_of(model, engine, layout, hardware, dtype))
     reserve = memory.reserve_bytes(model, engine, layout, hardware, dtype)
     ranks = tuple(_rank(rank, size, reserve, layout, demand, hardware, cache) for rank, size in held.items())
-    limit = engine.max_model_len or model.max_length or _USUAL_LENGTH
+    wanted = engine.max_model_len or model.max_length or _USUAL_LENGTH
     blocks = cache.blocks_in(_smallest(ranks, layout.pipeline_parallel)) if cache.groups else 0
-    found = Estimate(dtype, ranks, cache, blocks, limit, model.max_length or limit)
-    return Estimate(dtype, ranks, cache, blocks, limit, found.limit, tuple(_faults(found, layout, hardware)))
+    # A model whose positions are stretched takes longer texts than it was made for.
+    found = Estimate(dtype, ranks, cache, blocks, wanted, max(wanted, model.max_length or 0))
+    return replace(found, faults=tuple(_faults(found, layout, hardware)))
 
 
 def _rank(

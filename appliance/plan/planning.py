@@ -39,7 +39,7 @@ def plan(
     counted = estimate(subject, shown, demand, hardware)
     # One fault of a key is enough: its remedy mends the others.
     faults = list({each.path: each for each in reversed(found or counted.faults)}.values())[::-1]
-    if any(each.path[0] == "layout" for each in faults) or any(each.is_memory for each in faults):
+    if any(each.path in choosing.SPLITS for each in faults):
         others = choosing.nearest(subject, layout, demand, hardware)
         faults = [_with_nearest(each, others, hardware) for each in faults]
     return _made(name, subject, shown, reason, counted, hardware, gbit, tuple(faults))
@@ -84,7 +84,7 @@ def _made(
 
 
 def _with_nearest(fault: Refusal, others: list[LayoutSection], hardware: Hardware) -> Refusal:
-    if fault.path[0] != "layout":
+    if fault.path not in choosing.SPLITS:
         return fault
     said = ", ".join(map(choosing.named, others))
     return replace(

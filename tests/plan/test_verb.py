@@ -93,6 +93,16 @@ def test_what_only_does_not_fit_can_be_forced(write: Write, file: File, publishe
     assert "forced: it may fail once it loads" in forced.stderr
 
 
+def test_experts_that_are_not_there_are_left_out(write: Write, file: File, published: Published) -> None:
+    """
+    No other size is a remedy for a dense model with expert parallelism.
+    """
+    done = _plan(file(write(published["Llama-3.1-8B"]), "{expert_parallel: true}"), "--gpu", "h100-80gb:8")
+
+    assert done.returncode == 2
+    assert "expert_parallel: is true, and the model has no experts; must be left out" in done.stderr
+
+
 def test_a_shape_that_cannot_be_is_not_forced(write: Write, file: File, published: Published) -> None:
     """
     No estimate is at fault where heads do not divide.
