@@ -83,7 +83,7 @@ _NAMES: tuple[tuple[Cut, re.Pattern[str]], ...] = (
 
 # What a checkpoint may hold and no rank loads: buffers of older versions, heads for training.
 _UNUSED = re.compile(
-    r"(rotary_emb\.inv_freq|position_ids|masked_bias|attn\.bias|num_batches_tracked)$|^(cls\.|mtp\.|model\.mtp\.)"
+    r"(rotary_emb\.inv_freq|position_ids|masked_bias|\.attn\.bias|num_batches_tracked)$|^(cls\.|mtp\.|model\.mtp\.)"
 )
 
 # A bias on all experts, and what follows a layer's name.

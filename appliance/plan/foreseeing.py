@@ -27,6 +27,9 @@ def foresee(
     # Sizes that are chosen later divide, and those that are changed later are not known.
     if layout == "auto" or "hf_overrides" in engine.args:
         return []
+    # One rank cuts nothing: there is nothing to look for, and a start is not held up.
+    if layout.ranks == 1 and not layout.expert_parallel and engine.max_model_len is None:
+        return []
     limits = settings.transfer.model_copy(
         update={"retries": 0, "stall_seconds": min(_STALL_SECONDS, settings.transfer.stall_seconds)}
     )

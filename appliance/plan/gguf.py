@@ -145,7 +145,12 @@ class _Cursor:
         if kind != _ARRAY:
             return self.number(_SCALARS[kind])
         inner, count = self.number("<I"), self.number("<Q")
-        if inner in (_STRING, _ARRAY):
+        if inner == _STRING:
+            # A vocabulary has hundreds of thousands: only their number is wanted.
+            for _ in range(count):
+                self.take(int.from_bytes(self.take(8), "little"))
+            return count
+        if inner == _ARRAY:
             for _ in range(count):
                 self.value(inner)
             return count

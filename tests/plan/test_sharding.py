@@ -149,6 +149,7 @@ def test_what_no_rank_loads_is_not_counted() -> None:
     """
     unused = [
         Tensor("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", (32,)),
+        Tensor("h.0.attn.bias", "F32", (1, 1, 64, 64)),
         Tensor("model.layers.3.mlp.up_proj.weight", "BF16", (128, 64)),
         Tensor("lm_head.weight", "BF16", (100, 64)),
     ]
@@ -156,6 +157,18 @@ def test_what_no_rank_loads_is_not_counted() -> None:
     held = _weights({**DENSE, "tie_word_embeddings": True}, unused)
 
     assert set(held.values()) == {0}
+
+
+def test_queries_keys_and_values_in_one_are_cut_by_heads() -> None:
+    """
+    GPT-2's bias of 8 heads each, and Phi's 8 heads of queries with 2 of keys, copied where there are four ranks.
+    """
+    bias = Tensor("h.0.attn.c_attn.bias", "BF16", (3 * 64,))
+    fused = Tensor("model.layers.0.self_attn.qkv_proj.weight", "BF16", (64 + 2 * 16, 64))
+    alike = {**DENSE, "num_key_value_heads": 8}
+
+    assert set(_weights(alike, [bias], tensor_parallel=2).values()) == {3 * 32 * 2}
+    assert set(_weights(DENSE, [fused], tensor_parallel=4).values()) == {(2 + 2) * 8 * 64 * 2}
 
 
 def test_plain_weights_take_the_type_the_model_computes_in() -> None:
