@@ -64,6 +64,8 @@ class Architecture:
     max_length: int | None
     quantization: Quantization | None
     attention: tuple[Attention, ...]
+    sparse: tuple[bool, ...]
+    """Whether each layer is a mixture of experts."""
 
     @property
     def is_latent(self) -> bool:
@@ -99,6 +101,7 @@ def architecture_of(config: Config) -> Architecture:
     intermediate = _first(text, "intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "ffn_hidden_size")
     if kind == "llama4_text":
         expert_intermediate, intermediate = intermediate, _first(text, "intermediate_size_mlp") or intermediate
+    experts = _first(text, *_EXPERTS)
     return Architecture(
         name=next(iter(config.get("architectures") or ()), kind),
         kind=kind,
@@ -110,7 +113,7 @@ def architecture_of(config: Config) -> Architecture:
         head_dim=head_dim,
         vocabulary=_first(text, "vocab_size"),
         intermediate=intermediate or 4 * hidden,
-        experts=_first(text, *_EXPERTS),
+        experts=experts,
         expert_intermediate=expert_intermediate or intermediate,
         is_tied=_is_tied(kind, text, config),
         is_encoder=is_encoder,
@@ -118,6 +121,7 @@ def architecture_of(config: Config) -> Architecture:
         max_length=min((text[key] for key in _LENGTHS if isinstance(text.get(key), int)), default=None),
         quantization=quantization_of(config, text),
         attention=() if is_encoder else attention_of(kind, text, layers, kv_heads, head_dim),
+        sparse=tuple(bool(experts) and _is_sparse(kind, text, layer) for layer in range(layers)),
     )
 
 
@@ -128,6 +132,18 @@ def _kv_heads(text: Config) -> int:
     if text.get("multi_query") and not text.get("new_decoder_architecture") and "multi_query_group_num" not in text:
         return 1
     return _first(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+
+
+def _is_sparse(kind: str, text: Config, layer: int) -> bool:
+    """
+    Whether a layer of a model with experts is a mixture of them.
+    """
+    if layer < (text.get("first_k_dense_replace") or 0) or layer in (text.get("mlp_only_layers") or ()):
+        return False
+    step = text.get("decoder_sparse_step") or text.get("interleave_moe_layer_step") or text.get("moe_layer_freq") or 1
+    if isinstance(step, list):
+        return bool(step[layer])
+    return (layer + (kind != "deepseek_v3")) % int(step) == 0
 
 
 def _is_tied(kind: str, text: Config, config: Config) -> bool:

@@ -37,7 +37,7 @@ def _decoder(model: Architecture) -> Shapes:
         norms = 4 if model.kind.startswith(_FOUR_NORMS) else 2
         yield from ((f"{prefix}norm{number}.weight", (model.hidden,)) for number in range(norms))
         yield from ((f"{prefix}self_attn.{name}", shape) for name, shape in attention)
-        feed = _experts(model) if is_sparse(model, layer) else _gated(model, "mlp.", model.intermediate)
+        feed = _experts(model) if model.sparse[layer] else _gated(model, "mlp.", model.intermediate)
         yield from ((prefix + name, shape) for name, shape in feed)
     yield "model.norm.weight", (model.hidden,)
     if not model.is_tied:
@@ -76,21 +76,6 @@ def _latent(model: Architecture) -> Shapes:
     yield "kv_a_layernorm.weight", (rank,)
     yield "kv_b_proj.weight", (model.heads * (plain + values), rank)
     yield "o_proj.weight", (model.hidden, model.heads * values)
-
-
-def is_sparse(model: Architecture, layer: int) -> bool:
-    """
-    Whether a layer is a mixture of experts.
-    """
-    said = model.text
-    if not model.experts or layer < (said.get("first_k_dense_replace") or 0):
-        return False
-    if layer in (said.get("mlp_only_layers") or ()):
-        return False
-    step = said.get("decoder_sparse_step") or said.get("interleave_moe_layer_step") or said.get("moe_layer_freq") or 1
-    if isinstance(step, list):
-        return bool(step[layer])
-    return (layer + 1) % int(step) == 0 if model.kind != "deepseek_v3" else layer % int(step) == 0
 
 
 def _experts(model: Architecture) -> Shapes:

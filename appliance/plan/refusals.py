@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from appliance.layout import LayoutSection
 from appliance.plan.architecture import Architecture
-from appliance.plan.checkpoint import is_sparse
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def _feed_forward(model: Architecture, layout: LayoutSection) -> Found:
     ``ColumnParallelLinear`` and ``FusedMoE``.
     """
     ranks = layout.tensor_parallel
-    sparse = [is_sparse(model, layer) for layer in range(model.layers)]
+    sparse = model.sparse
     if not all(sparse) and model.intermediate % ranks:
         yield _split(ranks, f"feed-forward layers of width {model.intermediate}")
     over = ranks * layout.data_parallel
@@ -127,7 +126,7 @@ def _blocks(model: Architecture, layout: LayoutSection) -> Found:
     said, ranks = model.quantization, layout.tensor_parallel
     if said is None or ranks == 1:
         return
-    inner = [model.intermediate] if not all(is_sparse(model, layer) for layer in range(model.layers)) else []
+    inner = [model.intermediate] if not all(model.sparse) else []
     if model.experts and not layout.expert_parallel:
         inner.append(model.expert_intermediate)
     for block in sorted({said.group, said.outputs} - {0, 1}):

@@ -92,7 +92,7 @@ def _subject(files: Peek, config: Config, tensors: Sequence[Tensor], source: str
 def _architecture(config: Config, place: str) -> Architecture:
     try:
         return architecture_of(config)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
         raise ArtifactCorruptError(
             f"{place}: config.json does not say what the model is ({error}); no plan can be made"
         ) from error
