@@ -1,5 +1,5 @@
 """
-The command line: serve, validate, diff, pull, lock, cache, key, schema, smoke.
+The command line: serve, validate, plan, diff, pull, lock, cache, key, schema, smoke.
 """
 
 from __future__ import annotations
@@ -19,23 +19,8 @@ from appliance.config import Loaded, differences, load, schema_of
 from appliance.diff import as_json, as_text, diff_help
 from appliance.errors import ApplianceError, ConfigError, Problem
 from appliance.models import SECTIONS
-
-_FILE = click.Path(path_type=Path)
-
-_overrides = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="PATH=VALUE",
-    help="Set one value over the file and the environment, such as server.port=9000 or "
-    "models.NAME.engine.max_model_len=4096. May be given several times.",
-)
-_offline = click.option(
-    "--offline", is_flag=True, help="Use only what is in the cache, and make no connection to any store."
-)
-_frozen = click.option(
-    "--frozen", is_flag=True, help="Refuse bytes that appliance.lock, beside FILE, does not name as they are."
-)
+from appliance.options import FILE, frozen, offline, overrides, said
+from appliance.planned import plan, require_possible
 
 
 class _Verbs(click.Group):
@@ -67,10 +52,10 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("file", type=_FILE)
-@_offline
-@_frozen
-@_overrides
+@click.argument("file", type=FILE)
+@offline
+@frozen
+@overrides
 def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> NoReturn:
     """
     Check FILE, bring its models to life, and answer calls until SIGTERM.
@@ -79,17 +64,18 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
     finish, a second one ends at once. SIGHUP reads FILE again and applies what differs. Bytes are held to
     appliance.lock beside FILE where there is one.
     """
-    loaded = load(file, _all(overrides, offline, frozen))
+    loaded = load(file, said(overrides, offline, frozen))
     # The web framework is no business of the verbs that only read a file.
     from appliance.server import run
 
+    require_possible(loaded)
     run(loaded)
 
 
 @main.command()
-@click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print problems.")
-@_overrides
+@overrides
 def validate(files: Sequence[Path], format_: str, overrides: Sequence[str]) -> None:
     """
     Check each FILE, offline and within a second, and print every problem with its line and column.
@@ -106,10 +92,10 @@ def validate(files: Sequence[Path], format_: str, overrides: Sequence[str]) -> N
 
 
 @main.command(help=diff_help())
-@click.argument("old", type=_FILE)
-@click.argument("new", type=_FILE)
+@click.argument("old", type=FILE)
+@click.argument("new", type=FILE)
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
-@_overrides
+@overrides
 def diff(old: Path, new: Path, format_: str, overrides: Sequence[str]) -> None:
     """
     Compare two files; the help is made from what the keys say of themselves.
@@ -120,11 +106,11 @@ def diff(old: Path, new: Path, format_: str, overrides: Sequence[str]) -> None:
 
 
 @main.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 @click.option("--explain", is_flag=True, help="Fetch nothing; say from where, as whom, which files, and what is here.")
-@_offline
-@_frozen
-@_overrides
+@offline
+@frozen
+@overrides
 def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequence[str]) -> None:
     """
     Bring the bytes of FILE's models to this machine and stop, so that serving them later starts at once.
@@ -133,14 +119,14 @@ def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequ
     """
     from appliance import pull as bringing
 
-    loaded = load(file, _all(overrides, offline, frozen))
+    loaded = load(file, said(overrides, offline, frozen))
     _log_quietly(loaded)
     (bringing.explain if explain else bringing.pull)(loaded.config)
 
 
 @main.command()
-@click.argument("file", type=_FILE)
-@_overrides
+@click.argument("file", type=FILE)
+@overrides
 def lock(file: Path, overrides: Sequence[str]) -> None:
     """
     Write appliance.lock beside FILE: every file of its models as it is now, with size and SHA-256.
@@ -155,6 +141,7 @@ def lock(file: Path, overrides: Sequence[str]) -> None:
     bringing.lock(loaded.config)
 
 
+main.add_command(plan)
 main.add_command(cache)
 
 
@@ -182,9 +169,9 @@ def schema(class_: str | None) -> None:
 
 
 @main.command()
-@click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
 @click.option("--timeout", type=float, default=1800, show_default=True, help="Seconds each FILE may take to be ready.")
-@_overrides
+@overrides
 def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> None:
     """
     Serve each FILE for real, ask what its `expect:` promises, and stop it.
@@ -199,14 +186,6 @@ def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> No
         click.echo(f"{file}")
         asyncio.run(smoke_one(file, loaded.config, overrides, timeout, lambda line: click.echo(f"  {line}")))
         click.echo("  every promise held" if loaded.config.expect else "  it was ready; expect: promises nothing")
-
-
-def _all(overrides: Sequence[str], offline: bool, frozen: bool) -> Sequence[str]:
-    """
-    The overrides, with those that have a flag of their own.
-    """
-    flags = {"storage.offline=true": offline, "storage.frozen=true": frozen}
-    return [*overrides, *(override for override, is_set in flags.items() if is_set)]
 
 
 def _problems(file: Path, overrides: Sequence[str]) -> Sequence[Problem]:

@@ -18,14 +18,14 @@ HOUSE = Path(__file__).parent.parent / "appliance"
 FILES = sorted(file for file in HOUSE.rglob("*.py") if "_pb2" not in file.name)
 
 FLOORS = (
-    {"errors", "logs", "nearest", "processes", "record", "section"},
+    {"errors", "logs", "nearest", "options", "processes", "record", "section"},
     {"admission"},
     {"contract", "layout", "storage", "tensors", "usage"},
     {"access", "python_model", "telemetry", "upstream", "vllm_engine"},
-    {"translation"},
+    {"plan", "translation"},
     {"models"},
     {"config", "openai"},
-    {"cache", "diff", "key", "lifecycle", "pull"},
+    {"cache", "diff", "key", "lifecycle", "planned", "pull"},
     {"page", "protocols"},
     {"server", "smoke"},
     {"cli", "model_server"},

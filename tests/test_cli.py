@@ -34,11 +34,13 @@ def test_help_names_every_verb_and_a_first_command() -> None:
     done = _run("--help")
 
     assert done.returncode == 0
-    assert all(verb in done.stdout for verb in ("serve", "validate", "pull", "lock", "cache", "schema", "smoke"))
+    assert all(
+        verb in done.stdout for verb in ("serve", "validate", "plan", "pull", "lock", "cache", "schema", "smoke")
+    )
     assert "appliance serve examples/chat.yaml" in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["serve", "validate", "pull", "lock", "cache", "schema", "smoke"])
+@pytest.mark.parametrize("verb", ["serve", "validate", "plan", "pull", "lock", "cache", "schema", "smoke"])
 def test_every_verb_explains_itself(verb: str) -> None:
     """
     Each verb has a help of its own.

@@ -13,10 +13,11 @@ from typing import Any, get_args
 
 import pytest
 
-from appliance.layout import LayoutSection
+from appliance.layout import LayoutSection, NodesSection
 from appliance.vllm_engine import arguments
 from appliance.vllm_engine.arguments import Pooler, Setup, engine_arguments
-from appliance.vllm_engine.section import EngineSection
+from appliance.vllm_engine.placing import of_layout
+from appliance.vllm_engine.section import OWNED, EngineSection
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -52,6 +53,36 @@ def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
 
     assert set(made) <= fields
     assert made["max_lora_rank"] == 16
+
+
+def test_every_key_of_a_layout_is_an_argument_it_takes() -> None:
+    """
+    A layout that says all it can leads to fields of `AsyncEngineArgs` alone, and each of them is refused under `args`.
+    """
+    layout = LayoutSection(
+        devices=(0, 1, 2, 3),
+        tensor_parallel=4,
+        pipeline_parallel=2,
+        data_parallel=4,
+        data_parallel_local=2,
+        data_parallel_address="a",
+        expert_parallel=True,
+        decode_context_parallel=2,
+        memory_fraction=0.5,
+        cpu_offload_gib=1,
+        nodes=NodesSection(count=2, rank=1, address="a"),
+        executor="multiprocess",
+    )
+    fields = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
+
+    made = of_layout(layout)
+
+    assert made.keys() <= fields & OWNED.keys()
+    assert made["device_ids"] == [0, 1, 2, 3]
+    assert (made["nnodes"], made["node_rank"], made["master_addr"]) == (2, 1, "a")
+    assert (made["data_parallel_size"], made["data_parallel_size_local"]) == (4, 2)
+    assert (made["distributed_executor_backend"], made["enable_expert_parallel"]) == ("mp", True)
+    assert of_layout(LayoutSection()) == {"tensor_parallel_size": 1, "pipeline_parallel_size": 1}
 
 
 def test_the_ranks_of_adapters_are_its_ranks() -> None:

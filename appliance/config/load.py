@@ -15,12 +15,12 @@ from appliance.config.document import read
 from appliance.config.draft import Draft
 from appliance.config.environment import lay as lay_environment
 from appliance.config.generator import engine_schema, schema_of
-from appliance.config.keys import API_KEYS, concealed
 from appliance.config.overrides import lay as lay_overrides
 from appliance.config.place import DataPath, Fault
 from appliance.config.references import resolve
 from appliance.config.root import Config
 from appliance.config.rules import RULES
+from appliance.config.rules.keys import API_KEYS, concealed
 from appliance.config.shape import Shape, typed
 from appliance.errors import ConfigError, Problem
 from appliance.storage import lockfile
@@ -48,6 +48,9 @@ class Loaded:
     overrides: tuple[str, ...] = ()
     """What was laid over it."""
 
+    draft: Draft | None = field(default=None, repr=False, compare=False)
+    """The file as it was read, for faults that only show later."""
+
     @property
     def digest(self) -> str | None:
         """
@@ -65,6 +68,14 @@ class Loaded:
         if self.path is None:
             raise AssertionError("this config is of no file; this is a bug")
         return load(self.path, self.overrides)
+
+    def problem(self, path: DataPath, message: str) -> Problem:
+        """
+        A fault of the value at `path`, with its place in the file.
+        """
+        if self.draft is None:
+            raise AssertionError("this config is of no file; this is a bug")
+        return self.draft.fault(path, message).problem
 
 
 def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> Loaded:
@@ -98,6 +109,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
         draft.files,
         path,
         tuple(overrides),
+        draft,
     )
 
 

@@ -37,8 +37,14 @@ def name_paths(draft: Draft) -> Iterator[DataPath]:
     """
     for path, model in model_entries(draft):
         yield from [(*path, "name")] if "name" in model else []
-        aliases, adapters = model.get("aliases"), model.get("adapters")
-        yield from ((*path, "aliases", index) for index in range(len(aliases) if isinstance(aliases, list) else 0))
-        for index, adapter in enumerate(adapters if isinstance(adapters, list) else ()):
+        yield from ((*path, "aliases", index) for index, _ in items(model.get("aliases")))
+        for index, adapter in items(model.get("adapters")):
             if isinstance(adapter, dict) and "name" in adapter:
                 yield (*path, "adapters", index, "name")
+
+
+def items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet
+    """
+    The entries of a list with their indices; none of anything else.
+    """
+    yield from enumerate(value if isinstance(value, list) else ())

@@ -12,6 +12,7 @@ from typing import IO
 
 import structlog
 
+from appliance.errors import ApplianceError, LoadError
 from appliance.lifecycle.progress import Progress
 from appliance.models.section import ModelSection, Report
 from appliance.storage.holding import hold
@@ -48,8 +49,10 @@ def bring(section: ModelSection, settings: StorageSettings, report: Report) -> B
     Materialize all storages of a section; blocks.
 
     Raises:
+        LoadError: the model cannot be laid out as the config asks; nothing is fetched then.
         StorageError: the bytes cannot be brought.
     """
+    _require_possible(section, settings)
     artifacts = section.materialize(settings, report)
     found = {part: artifact_of(path) for part, path in artifacts.items()}
     return Brought(
@@ -57,6 +60,19 @@ def bring(section: ModelSection, settings: StorageSettings, report: Report) -> B
         digests={part: each[1].digest for part, each in found.items() if each is not None},
         holds=list(filter(None, map(hold, artifacts.values()))),
     )
+
+
+def _require_possible(section: ModelSection, settings: StorageSettings) -> None:
+    """
+    Return when nothing is known that speaks against the layout; a store that cannot say now is no reason to stop.
+    """
+    try:
+        refusals = section.foresee(settings)
+    except ApplianceError as error:
+        log.info("layout.unforeseen", model=section.name, reason=str(error))
+        return
+    if refusals:
+        raise LoadError("; ".join(f"{'.'.join(each.path)} {each.message}" for each in refusals))
 
 
 def reporter(name: str, progress: Progress, has_stopped: Callable[[], bool]) -> Report:

@@ -6,18 +6,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
+import structlog
 from pydantic import ConfigDict, Discriminator, JsonValue, Tag, model_validator
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
+from appliance import plan
 from appliance.contract import Model, Operation, Peers
-from appliance.layout import LayoutSection
+from appliance.layout import AnyLayout, LayoutSection
 from appliance.models.section import ModelSection, Recovery
+from appliance.plan import Demand, Refusal
 from appliance.python_model.section import PythonSection
-from appliance.storage.section import StorageSection
+from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine.section import EngineSection
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _PYTHON = "python"
 
@@ -53,11 +59,17 @@ class ComputedSection(ModelSection):
     offered: ClassVar[frozenset[Operation]]
     """What a class of the user's can be asked."""
 
+    pools: ClassVar[bool] = False
+    """It makes vectors or classes of a text, and writes none."""
+
     storage: StorageSection | SkipJsonSchema[None] = None
     """Where the model's bytes come from; it may be left out with `engine.python`, which finds them as `model_dir`."""
 
-    layout: LayoutSection = LayoutSection()
-    """How the model sits on GPUs; unset is one device."""
+    layout: AnyLayout = LayoutSection()
+    """
+    How the model sits on devices and machines; unset is one device. `auto` takes the fewest devices of this machine
+    that hold the model, and the log says why.
+    """
 
     engine: AnyEngine = EngineSection()
     """What computes: vLLM, or with the key `python` a class of yours."""
@@ -82,7 +94,9 @@ class ComputedSection(ModelSection):
 
     @property
     def facts(self) -> Mapping[str, JsonValue]:
-        return {"layout": self.layout.model_dump(mode="json", exclude_none=True)}
+        if isinstance(self.layout, str):
+            return {"layout": self.layout}
+        return {"layout": self.layout.model_dump(mode="json", exclude_defaults=True)}
 
     @property
     def recovery(self) -> Recovery:
@@ -91,6 +105,29 @@ class ComputedSection(ModelSection):
     @property
     def storages(self) -> Mapping[str, StorageSection]:
         return {} if self.storage is None else {"model": self.storage}
+
+    @property
+    def demand(self) -> Demand | None:
+        return Demand(self.engine, is_pooling=self.pools) if isinstance(self.engine, EngineSection) else None
+
+    def foresee(self, settings: StorageSettings) -> list[Refusal]:
+        if self.storage is None or not isinstance(self.engine, EngineSection):
+            return []
+        return plan.foresee(self.storage, self.layout, self.engine, settings)
+
+    def settled(self, artifact: Path) -> LayoutSection:
+        """
+        The layout, chosen now where that was left to us; `artifact` is the model's directory.
+
+        Raises:
+            StorageError: the directory is no model's.
+        """
+        if self.layout != "auto" or self.demand is None:
+            return LayoutSection() if self.layout == "auto" else self.layout
+        subject = plan.look(StorageSection(uri=str(artifact)), StorageSettings())
+        layout, reason = plan.choose(subject, self.demand, plan.seen())
+        log.info("layout.chosen", model=self.name, reason=reason, **layout.model_dump(exclude_defaults=True))
+        return layout
 
     @property
     def allow_pickle(self) -> bool:

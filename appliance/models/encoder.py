@@ -28,6 +28,7 @@ class EncoderSection(ComputedSection):
     """
 
     offered = frozenset({Operation.EMBEDDING, Operation.RERANK})
+    pools = True
 
     class_: Annotated[Literal["encoder"], Field(alias="class")]
     """The model class."""
@@ -109,7 +110,7 @@ class EncoderModel(LocalModel):
         return Setup(
             names=(section.name, *section.aliases),
             artifact=artifacts["model"],
-            layout=section.layout,
+            layout=section.settled(artifacts["model"]),
             engine=self._settings,
             allow_pickle=section.allow_pickle,
             pooler=Pooler(

@@ -108,7 +108,7 @@ class GenerativeModel(LocalModel):
         return Setup(
             names=(section.name, *section.aliases),
             artifact=artifacts["model"],
-            layout=section.layout,
+            layout=section.settled(artifacts["model"]),
             engine=self._settings,
             chat_template=section.chat_template,
             allow_pickle=section.allow_pickle,

@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue
 
 from appliance.admission import LimitsSection, SloSection
 from appliance.contract import Model, Peers
+from appliance.plan import Demand, Refusal
 from appliance.section import Change, Section
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
@@ -92,6 +93,22 @@ class ModelSection(Section):
         What must be materialized before the model loads; empty for a class without storage.
         """
         return {}
+
+    @property
+    def demand(self) -> Demand | None:
+        """
+        What a plan must know of it beside its storage and layout; None for a class that vLLM does not compute.
+        """
+        return None
+
+    def foresee(self, settings: StorageSettings) -> list[Refusal]:  # noqa: ARG002 - for those that have a layout
+        """
+        What cannot work, known before anything is fetched; blocks.
+
+        Raises:
+            StorageError: it cannot be known now.
+        """
+        return []
 
     def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
         """

@@ -40,10 +40,17 @@ function progress(told) {
   return made("div", {}, bar, made("div", {}, words.join(", ")))
 }
 
+// What was said of it; one device, where nothing was.
+function told(layout) {
+  if (!layout || typeof layout === "string") return layout
+  const flat = ([word, value]) => `${word.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`
+  return Object.entries(layout).map(flat).join(", ")
+}
+
 function facts(model, card, now, pace) {
   const rows = [["Answers", (card?.operations ?? []).join(", ").replaceAll("_", " ")]]
   rows.push(["Longest context", card?.max_model_len && `${card.max_model_len.toLocaleString("en")} tokens`])
-  rows.push(["Layout", model.layout && Object.entries(model.layout).map(([word, n]) => `${word.replaceAll("_", " ")} ${n}`).join(", ")])
+  rows.push(["Layout", told(model.layout)])
   const full = now?.["vllm:kv_cache_usage_perc"]
   rows.push(["KV cache", full != null && `${(full * 100).toFixed(1)} % used`])
   rows.push(["Under way", model.state === "ready" && String(model.running)])

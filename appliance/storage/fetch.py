@@ -47,7 +47,7 @@ def fetch(store: Store, storage: StorageSection, settings: StorageSettings, repo
     before = brought(storage, cache)
     if before and store.is_fixed:
         return before
-    with _in_loop(store) as runner:
+    with in_loop(store) as runner:
         try:
             limits = _less_patient(settings.transfer) if before else settings.transfer
             listing = runner.run(attended(insist(store.list, uri, limits), partial(report, 0, None)))
@@ -68,7 +68,10 @@ def _less_patient(limits: TransferSection) -> TransferSection:
 
 
 @contextmanager
-def _in_loop(store: Store) -> Iterator[asyncio.Runner]:
+def in_loop(store: Store) -> Iterator[asyncio.Runner]:
+    """
+    An event loop for the store, which is closed with it.
+    """
     with asyncio.Runner() as runner:
         try:
             yield runner

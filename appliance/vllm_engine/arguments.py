@@ -15,6 +15,8 @@ import psutil
 
 from appliance.errors import LoadError
 from appliance.layout import LayoutSection
+from appliance.vllm_engine.cpu_memory import cpu_kv_bytes
+from appliance.vllm_engine.placing import of_layout
 from appliance.vllm_engine.section import EngineSection
 from appliance.vllm_engine.weights import has_only_pickles
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 # Puts the model into the engine core process. By its path, because the short name "uni" is
 # overruled on the CPU, where the default executor spins a whole core waiting for its worker.
 _UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-
-_MOST_CPU_KV_BYTES = 2 * 1024**3
 
 # The ranks vLLM compiles its LoRA kernels for (vllm.config.lora.MaxLoRARanks).
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -75,23 +75,21 @@ def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: v
     arguments: dict[str, Any] = {
         "model": str(setup.artifact),
         "served_model_name": list(setup.names),
-        "tensor_parallel_size": setup.layout.tensor_parallel,
-        "pipeline_parallel_size": setup.layout.pipeline_parallel,
         "load_format": _load_format(setup),
         "trust_remote_code": engine.trust_remote_code,
         "dtype": engine.dtype,
         "reasoning_parser": setup.reasoning_parser or "",
         "use_tqdm_on_load": False,  # a progress bar is no line of a log
     }
+    arguments |= of_layout(setup.layout)
     arguments |= _of_cpu(setup) if on_cpu else {}
     arguments |= _of_adapters(setup.adapters) if setup.adapters else {}
     arguments |= _of_pooler(setup.pooler) if setup.pooler else {}
     chosen = {
-        "gpu_memory_utilization": setup.layout.memory_fraction,
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "quantization": engine.quantization,
-        "kv_cache_memory_bytes": engine.kv_cache_memory_bytes,
+        "kv_cache_memory_bytes": engine.kv_cache_memory_bytes or _said_kv_bytes(setup.layout, on_cpu=on_cpu),
         "enforce_eager": engine.enforce_eager,
     }
     arguments |= {name: value for name, value in chosen.items() if value is not None}
@@ -153,7 +151,7 @@ def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values
         # Without it vLLM takes most of the machine's memory for the KV cache.
         "kv_cache_memory_bytes": _cpu_kv_bytes(setup),
     }
-    if setup.layout.devices == 1:
+    if setup.layout.ranks == 1 and setup.layout.executor == "auto":
         arguments["distributed_executor_backend"] = _UNIPROC
     if setup.pooler and setup.engine.dtype == "auto":
         # vLLM would take float16, which costs precision and gains nothing here.
@@ -162,22 +160,31 @@ def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values
 
 
 def _cpu_kv_bytes(setup: Setup) -> int:
-    """
-    Memory of the KV cache on a CPU: what is usual, or what the model's share of the machine leaves beside its weights.
-    """
-    memory = psutil.virtual_memory()
-    usual = min(_MOST_CPU_KV_BYTES, int(memory.available) // 4)
-    if setup.layout.memory_fraction is None:
-        return usual
-    share = int(memory.total * setup.layout.memory_fraction)
     weights = sum(file.stat().st_size for file in setup.artifact.glob("*.safetensors"))
-    if weights >= share:
+    left = cpu_kv_bytes(setup.layout, weights)
+    if left < 1 and setup.layout.memory_fraction is not None:
+        total = psutil.virtual_memory().total
         raise LoadError(
-            f"layout.memory_fraction is {setup.layout.memory_fraction}: {share / 1024**3:.1f} GiB of this machine's "
-            f"{memory.total / 1024**3:.1f}, and the weights of {setup.names[0]!r} alone take "
-            f"{weights / 1024**3:.1f} GiB; raise the fraction"
+            f"layout.memory_fraction is {setup.layout.memory_fraction}: "
+            f"{total * setup.layout.memory_fraction / 1024**3:.1f} GiB of this machine's {total / 1024**3:.1f}, and "
+            f"the weights of {setup.names[0]!r} alone take {weights / 1024**3:.1f} GiB; raise the fraction"
         )
-    return min(usual, share - weights)
+    return left
+
+
+def _said_kv_bytes(layout: LayoutSection, *, on_cpu: bool) -> int | None:
+    """
+    Memory of the KV cache where the layout says it outright.
+    """
+    if layout.kv_cache is None:
+        return None
+    if layout.kv_cache.fraction is None:
+        return layout.kv_cache.bytes
+    if on_cpu:
+        return int(psutil.virtual_memory().total * layout.kv_cache.fraction)
+    from vllm.platforms import current_platform
+
+    return int(current_platform.get_device_total_memory() * layout.kv_cache.fraction)
 
 
 def _of_pooler(pooler: Pooler) -> dict[str, Any]:  # Any: vLLM's argument values

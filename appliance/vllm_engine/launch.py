@@ -16,9 +16,11 @@ import structlog
 from pydantic import ValidationError
 
 from appliance.errors import ApplianceError, LoadError, MissingExtraError
+from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
 from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.metering import metered
+from appliance.vllm_engine.placing import environment_of
 from appliance.vllm_engine.stall import step_logger
 from appliance.vllm_engine.weights import require_weights
 
@@ -47,8 +49,8 @@ def prepare(setup: Setup) -> ForkServer | None:
         require_weights(setup.artifact, allow_pickle=setup.allow_pickle)
     if setup.engine.trust_remote_code:
         log.warning("model.runs_its_own_code", model=setup.names[0], artifact=str(setup.artifact))
-    _set_environment(setup.layout.devices)
-    return ForkServer() if setup.layout.devices == 1 else None
+    _set_environment(setup.layout)
+    return ForkServer() if setup.layout.ranks == 1 and setup.layout.executor == "auto" else None
 
 
 def launch(
@@ -80,7 +82,7 @@ def launch(
         return metered().from_vllm_config(config, stat_loggers=[step_logger(step)]), arguments
 
 
-def _set_environment(devices: int) -> None:
+def _set_environment(layout: LayoutSection) -> None:
     """
     Say what vLLM hears only through the environment; what the user has set stays.
     """
@@ -94,10 +96,7 @@ def _set_environment(devices: int) -> None:
         "TORCH_LOGS": "-all",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
-    if devices > 1:
-        # On a CPU each rank would want a NUMA node of its own.
-        settings["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    for name, value in settings.items():
+    for name, value in (settings | environment_of(layout)).items():
         os.environ.setdefault(name, value)
 
 

@@ -1,0 +1,39 @@
+"""
+Rules about several keys at once, which a schema cannot say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from appliance.config.draft import Draft
+from appliance.config.place import Fault
+from appliance.config.rules import adapters, engines, keys, layouts, names, processes, storages, upstreams
+
+Rule = Callable[[Draft], Iterator[Fault]]
+
+RULES: tuple[Rule, ...] = (
+    names.names_are_unique,
+    processes.listeners_are_apart,
+    processes.engines_have_one_process,
+    processes.an_operator_has_one_process,
+    keys.keys_are_apart,
+    keys.keys_lead_to_models,
+    keys.an_operator_has_a_key,
+    engines.engine_arguments_are_free,
+    storages.schemes_are_known,
+    layouts.sizes_fit,
+    layouts.devices_fit,
+    layouts.nodes_fit,
+    layouts.the_cache_is_sized_once,
+    layouts.memory_fractions_fit,
+    engines.encoder_keys_fit_the_task,
+    engines.engines_name_their_class,
+    engines.python_models_have_their_own_keys,
+    upstreams.headers_may_travel,
+    upstreams.addresses_are_possible,
+    adapters.targets_answer,
+    adapters.templates_render,
+    adapters.paths_compile,
+)
+"""Every rule; each takes a draft that need not be right in any other way."""

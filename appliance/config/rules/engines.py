@@ -1,0 +1,67 @@
+"""
+Rules about engines, and about the keys that only some of them take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from appliance.config.draft import Draft
+from appliance.config.named import model_entries
+from appliance.config.place import Fault
+from appliance.models import SECTIONS
+from appliance.nearest import did_you_mean
+from appliance.vllm_engine.section import OWNED, EngineSection
+
+# The keys of a model that a class of the user's computes.
+_OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo", "on_failure"})
+
+
+def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
+    """
+    What the config says in a place of its own is not said again among vLLM's arguments.
+    """
+    for path, model in model_entries(draft):
+        engine = model.get("engine")
+        args = engine.get("args") if isinstance(engine, dict) and "python" not in engine else None
+        for name in args if isinstance(args, dict) else ():
+            if name in OWNED:
+                yield draft.key_fault((*path, "engine", "args", name), f"is not set here; {OWNED[name]}")
+
+
+def engines_name_their_class(draft: Draft) -> Iterator[Fault]:
+    """
+    A key that is nearly `python` is not one of vLLM's, for which the schema takes it.
+    """
+    for path, model in model_entries(draft):
+        engine = model.get("engine")
+        for key in engine if isinstance(engine, dict) and "python" not in engine else ():
+            hint = did_you_mean(str(key), ("python", *EngineSection.model_fields))
+            if '"python"' in hint:
+                yield draft.key_fault((*path, "engine", key), f"unknown key; {hint}")
+
+
+def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
+    """
+    What shapes vLLM is not said of a model that a class of the user's computes.
+    """
+    for path, model in model_entries(draft):
+        engine, section = model.get("engine"), SECTIONS.get(str(model.get("class")))
+        if not isinstance(engine, dict) or "python" not in engine or section is None:
+            continue
+        known = {field.alias or name for name, field in section.model_fields.items()}
+        for key in known & model.keys() - _OF_PYTHON:
+            yield draft.key_fault((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
+
+
+def encoder_keys_fit_the_task(draft: Draft) -> Iterator[Fault]:
+    """
+    What shapes embeddings is only said of a model that embeds.
+    """
+    for path, model in model_entries(draft):
+        task = model.get("task")
+        if model.get("class") != "encoder" or task not in ("rerank", "classify", "token_classify"):
+            continue
+        for key in ("normalize", "dimensions"):
+            if key in model:
+                yield draft.key_fault((*path, key), f"shapes embeddings, and the task is {task}; must be left out")

@@ -1,0 +1,146 @@
+"""
+Rules about layouts: sizes against devices and machines, and models against each other's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any
+
+from appliance.config.draft import Draft
+from appliance.config.named import model_entries
+from appliance.config.place import DataPath, Fault
+
+# Shares such as 0.7, 0.2 and 0.1 are no exact sum.
+_ROUNDING = 1e-9
+
+# Stands for all devices, where a model does not say which it takes.
+_ANY = "any"
+
+
+def sizes_fit(draft: Draft) -> Iterator[Fault]:
+    """
+    Sizes that split one another divide (``ParallelConfig`` of vLLM).
+    """
+    for path, layout in _layouts(draft):
+        tensor, context = _size(layout, "tensor_parallel"), _size(layout, "decode_context_parallel")
+        if tensor % context:
+            at = (*path, "decode_context_parallel")
+            yield draft.fault(at, f"is {context}, and tensor_parallel is {tensor}; must divide it")
+        copies, local = _size(layout, "data_parallel"), _size(layout, "data_parallel_local")
+        if local > copies:
+            at = (*path, "data_parallel_local")
+            yield draft.fault(at, f"is {local}, and data_parallel is {copies}; must be at most that")
+
+
+def devices_fit(draft: Draft) -> Iterator[Fault]:
+    """
+    There is one device for each rank of this machine, named once, and all in one way.
+    """
+    for path, layout in _layouts(draft):
+        devices, at = layout.get("devices"), (*path, "devices")
+        if not isinstance(devices, list) or not devices:
+            continue
+        if len(set(map(type, devices))) > 1:
+            yield draft.fault(at, "mixes numbers and UUIDs; must be all of one kind")
+        elif repeated := next((each for index, each in enumerate(devices) if each in devices[:index]), None):
+            yield draft.fault(at, f"names {repeated} twice; must name each device once")
+        ranks = _ranks_here(layout)
+        if ranks != len(devices):
+            shape = " x ".join(f"{name} {_size(layout, name)}" for name in _SPLITS if name in layout) or "one rank"
+            yield draft.fault(at, f"has {len(devices)}, and the layout ({shape}) takes {ranks} here; must have {ranks}")
+
+
+def nodes_fit(draft: Draft) -> Iterator[Fault]:
+    """
+    The ranks are spread evenly over the machines, and each of them knows which it is and where the first one is.
+    """
+    for path, layout in _layouts(draft):
+        nodes, at = layout.get("nodes"), (*path, "nodes")
+        if not isinstance(nodes, dict):
+            continue
+        count, rank = _size(nodes, "count"), nodes.get("rank")
+        if isinstance(rank, int) and rank >= count:
+            yield draft.fault((*at, "rank"), f"is {rank}, and there are {count} nodes; must be less than that")
+        if count == 1:
+            continue
+        if layout.get("executor") == "ray":
+            yield draft.fault(at, "is set, and the executor is ray, which finds its own; must be left out")
+        if "address" not in nodes:
+            yield draft.fault(at, "has no address; must have it: where the node of rank 0 is")
+        ranks = prod(_size(layout, name) for name in _SPLITS)
+        if ranks % count:
+            yield draft.fault((*at, "count"), f"is {count}, and the layout has {ranks} ranks; must divide them")
+
+
+def the_cache_is_sized_once(draft: Draft) -> Iterator[Fault]:
+    """
+    The size of the KV cache is said in one place.
+    """
+    for path, layout in _layouts(draft):
+        cache, at = layout.get("kv_cache"), (*path, "kv_cache")
+        if not isinstance(cache, dict):
+            continue
+        if not cache or {"bytes", "fraction"} <= cache.keys():
+            yield draft.fault(at, f"has {'both bytes and fraction' if cache else 'neither'}; must have one of the two")
+        if "memory_fraction" in layout:
+            yield draft.key_fault(at, "is set beside memory_fraction, which it goes over; must be one of the two")
+        if draft.find((*path[:-1], "engine", "kv_cache_memory_bytes")) is not None:
+            yield draft.key_fault(at, "is set beside engine.kv_cache_memory_bytes; must be one of the two")
+
+
+def memory_fractions_fit(draft: Draft) -> Iterator[Fault]:
+    """
+    Models that share devices do not take more than there is; one that names no devices shares them with all.
+    """
+    taken: dict[object, float] = {}
+    for path, layout in _layouts(draft):
+        place = (*path, "memory_fraction")
+        fraction = layout.get("memory_fraction")
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+            continue
+        devices = _devices(layout)
+        before = _taken(taken, devices)
+        if before + fraction > 1 + _ROUNDING:
+            left = f"the models before it leave {max(0.0, 1 - before):.2g}"
+            yield draft.fault(place, f"is {draft.quote(place)}, and {left}; the shares together must be 1 or less")
+        for device in devices:
+            taken[device] = taken.get(device, 0.0) + fraction
+
+
+_SPLITS = ("tensor_parallel", "pipeline_parallel", "data_parallel")
+
+
+def _taken(taken: Mapping[object, float], devices: list[object]) -> float:
+    """
+    The largest share that is gone of any of the devices.
+    """
+    shared = taken.get(_ANY, 0.0)
+    others = [each for each in taken if each != _ANY] if _ANY in devices else devices
+    return shared + max((taken.get(each, 0.0) for each in others), default=0.0)
+
+
+def _devices(layout: Mapping[str, Any]) -> list[object]:  # Any: not checked yet
+    devices = layout.get("devices")
+    return [each for each in devices if isinstance(each, int | str)] if isinstance(devices, list) else [_ANY]
+
+
+def _ranks_here(layout: Mapping[str, Any]) -> int:  # Any: not checked yet
+    nodes = layout.get("nodes")
+    count = _size(nodes, "count") if isinstance(nodes, dict) else 1
+    if count == 1 and "data_parallel_local" in layout:
+        return prod(_size(layout, name) for name in (*_SPLITS[:2], "data_parallel_local"))
+    return max(1, prod(_size(layout, name) for name in _SPLITS) // count)
+
+
+def _size(section: Mapping[str, Any], key: str) -> int:  # Any: not checked yet
+    value = section.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
+
+
+def _layouts(draft: Draft) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
+    for path, model in model_entries(draft):
+        layout = model.get("layout")
+        if isinstance(layout, dict):
+            yield (*path, "layout"), layout

@@ -1,0 +1,36 @@
+"""
+Rules about where bytes come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from appliance.config.draft import Draft
+from appliance.config.named import items, model_entries
+from appliance.config.place import DataPath, Fault
+from appliance.nearest import did_you_mean, known_ones
+from appliance.storage import SCHEMES
+from appliance.storage.uri import scheme_of
+
+
+def schemes_are_known(draft: Draft) -> Iterator[Fault]:
+    """
+    Whatever is to be brought has a scheme that can be brought, or is a plain path.
+    """
+    for path in _uri_paths(draft):
+        uri = draft.find(path)
+        scheme = scheme_of(uri) if isinstance(uri, str) else None
+        if scheme is not None and scheme not in SCHEMES:
+            # A hint at what is near would tell what a secret is.
+            near = "" if draft.secrets(path) else did_you_mean(scheme, SCHEMES)
+            hint = near or f"{known_ones('schemes', SCHEMES)}, and plain paths need none"
+            yield draft.fault(path, f"is {draft.quote(path)}, of an unknown scheme; {hint}")
+
+
+def _uri_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, model in model_entries(draft):
+        yield (*path, "storage", "uri")
+        yield (*path, "protocol", "tokenizer", "uri")
+        yield (*path, "protocol", "chat", "tokenizer", "uri")
+        yield from ((*path, "adapters", index, "storage", "uri") for index, _ in items(model.get("adapters")))

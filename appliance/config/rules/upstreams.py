@@ -1,0 +1,57 @@
+"""
+Rules about what is sent to upstreams, and where they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from appliance.config.draft import Draft
+from appliance.config.named import items, model_entries
+from appliance.config.place import DataPath, Fault
+from appliance.upstream.address import is_possible
+from appliance.upstream.headers import FRAMING, HOP_BY_HOP
+from appliance.upstream.section import HEADER_NAME
+
+_UNMOVED = "which belongs to one connection or its body; must be left out"
+_ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
+
+
+def headers_may_travel(draft: Draft) -> Iterator[Fault]:
+    """
+    What belongs to one connection, or follows from the body, is not a header that upstreams can be sent.
+    """
+    for path in _header_paths(draft):
+        headers = draft.find(path)
+        for index, name in items(headers):
+            if isinstance(name, str) and name.lower() in HOP_BY_HOP | FRAMING:
+                yield draft.fault((*path, index), f"is {draft.quote((*path, index))}, {_UNMOVED}")
+        for name in headers if isinstance(headers, dict) else ():
+            if re.fullmatch(HEADER_NAME, name) is None:
+                yield draft.key_fault((*path, name), "is no name of a header; must be letters, digits, - and _")
+            # Some servers are told apart by the name that is asked for.
+            if name.lower() in (HOP_BY_HOP | FRAMING) - {"host"}:
+                yield draft.key_fault((*path, name), f"is not set here, {_UNMOVED}")
+
+
+def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
+    """
+    Upstreams have a host, and a port that there can be.
+    """
+    for section in _upstream_paths(draft):
+        url = draft.find((*section, "url"))
+        if isinstance(url, str) and not is_possible(url):
+            yield draft.fault((*section, "url"), f"is {draft.quote((*section, 'url'))}; {_ADDRESS}")
+
+
+def _header_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, _ in model_entries(draft):
+        yield from ((*path, "headers", key) for key in ("forward", "set"))
+    yield from ((*path, "headers") for path in _upstream_paths(draft))
+
+
+def _upstream_paths(draft: Draft) -> Iterator[DataPath]:
+    for path, model in model_entries(draft):
+        yield from ((*path, "upstreams", index) for index, _ in items(model.get("upstreams")))
+        yield (*path, "target")

@@ -1,0 +1,136 @@
+"""
+How vLLM cuts one tensor over the ranks of a tensor-parallel group, by the tensor's name.
+
+The rules are those of vLLM 0.32: ``model_executor/layers/linear.py`` (column and row parallel, queries with keys and
+values), ``vocab_parallel_embedding.py``, and ``fused_moe``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from appliance.plan.architecture import Architecture
+from appliance.plan.tensor import Tensor
+
+
+class Cut(StrEnum):
+    """
+    What of a tensor a rank holds.
+    """
+
+    COLUMN = "column"
+    """A share of the outputs."""
+
+    KEYS = "keys"
+    """A share of the heads of keys or values, and a copy where there are fewer heads than ranks."""
+
+    FUSED = "fused"
+    """Queries, keys and values in one: a share of the queries, and of the keys and values as above."""
+
+    ROW = "row"
+    """A share of the inputs."""
+
+    VOCABULARY = "vocabulary"
+    """A share of the rows, after they were padded to a multiple of 64."""
+
+    WHOLE = "whole"
+    """All of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    One tensor, and how it is cut; `expert` is the number of the one it belongs to, or None.
+
+    A tensor that holds all experts of a layer has them in its first dimension, and `holds_experts`.
+    """
+
+    tensor: Tensor
+    cut: Cut
+    layer: int | None
+    expert: int | None = None
+    holds_experts: bool = False
+
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks?|layer)\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_ALL_EXPERTS = re.compile(r"\.experts\.[^.\d]")
+_SEEING = re.compile(r"(?:^|\.)(?:visual|vision_tower|vision_model|audio_tower|multi_modal_projector)\.")
+
+# The layer's own name, before `weight`, `bias`, `scales` and the like.
+_NAMES: tuple[tuple[Cut, re.Pattern[str]], ...] = (
+    (Cut.VOCABULARY, re.compile(r"(embed_tokens|wte|tok_embeddings|word_embeddings|lm_head|embed_out|embed_in)$")),
+    (Cut.VOCABULARY, re.compile(r"embeddings\.(position|token_type)_embeddings$")),
+    (Cut.FUSED, re.compile(r"(qkv_proj|query_key_value|c_attn|Wqkv)$")),
+    (Cut.KEYS, re.compile(r"(k_proj|v_proj|key|value|k_lin|v_lin)$")),
+    (
+        Cut.COLUMN,
+        re.compile(
+            r"(q_proj|query|q_lin|q_b_proj|kv_b_proj|gate_proj|up_proj|gate_up_proj|fc1|c_fc|w1|w3|wi|Wi|lin1|fc11|fc12"
+            r"|dense_h_to_4h|intermediate\.dense)$"
+        ),
+    ),
+    (
+        Cut.ROW,
+        re.compile(
+            r"(o_proj|out_proj|out_lin|down_proj|fc2|c_proj|w2|wo|Wo|lin2|dense_4h_to_h|self_attention\.dense"
+            r"|attention\.dense|output\.dense)$"
+        ),
+    ),
+)
+
+# What a checkpoint may hold and no rank loads: buffers of older versions, heads for training.
+_UNUSED = re.compile(
+    r"(rotary_emb\.inv_freq|position_ids|masked_bias|\.attn\.bias|num_batches_tracked)$|^(cls\.|mtp\.|model\.mtp\.)"
+)
+
+# A bias on all experts, and what follows a layer's name.
+_ENDING = re.compile(
+    r"(?:\.(?:weight|bias)(?:_\w+)?|\.(?:q?scales?|qweight|qzeros|g_idx|\w*scale\w*)|_bias|_blocks|_scales)$"
+)
+
+
+def parts(tensors: list[Tensor], model: Architecture) -> list[Part]:
+    """
+    The tensors that are loaded, each with its cut.
+    """
+    return [_part(tensor) for tensor in tensors if _is_loaded(tensor.name, model)]
+
+
+def _is_loaded(name: str, model: Architecture) -> bool:
+    if _UNUSED.search(name) or (model.is_tied and re.search(r"(^|\.)lm_head\.weight$", name)):
+        return False
+    layer = _LAYER.search(name)
+    # Layers past the last predict several tokens at once, and are another model's (DeepSeek-V3's report, section 2.2).
+    is_past = layer is not None and int(layer[1]) >= model.layers and not _SEEING.search(name)
+    # vLLM's encoders pool by themselves; what is written after the pooler is none of theirs.
+    return not is_past and not (model.is_encoder and re.search(r"(^|\.)pooler\.", name) and _is_embedder(model))
+
+
+def _is_embedder(model: Architecture) -> bool:
+    return not model.name.endswith("Classification")
+
+
+def _part(tensor: Tensor) -> Part:
+    name = tensor.name
+    layer = None if _SEEING.search(name) else _LAYER.search(name)
+    expert = _EXPERT.search(name)
+    return Part(
+        tensor,
+        _cut(name),
+        int(layer[1]) if layer else None,
+        int(expert[1]) if expert else None,
+        holds_experts=bool(_ALL_EXPERTS.search(name)) and len(tensor.shape) > 1,
+    )
+
+
+def _cut(name: str) -> Cut:
+    bare = _ENDING.sub("", name)
+    if name.endswith((".sinks", ".attention_sink_bias")):
+        return Cut.COLUMN
+    found = next((cut for cut, pattern in _NAMES if pattern.search(bare)), Cut.WHOLE)
+    is_row_bias = found is Cut.ROW and name.endswith(("bias", "bias_ih"))
+    # The indexer of sparse attention is on every rank (``Indexer`` of vLLM's deepseek_v2).
+    return Cut.WHOLE if is_row_bias or ".indexer." in name else found

@@ -1,0 +1,117 @@
+"""
+The devices that a plan is for: those of this machine, or some that are named.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from appliance.nearest import did_you_mean, known_ones
+
+_MIB = 2**20
+_ASK_SECONDS = 10
+
+MEMORY_MIB: Mapping[str, int] = {
+    "a10-24gb": 23028,
+    "a10g-24gb": 23028,
+    "a100-40gb": 40960,
+    "a100-80gb": 81920,
+    "a30-24gb": 24576,
+    "a6000-48gb": 49140,
+    "b200-180gb": 183359,
+    "gh200-96gb": 97871,
+    "h100-80gb": 81559,
+    "h100-94gb": 95830,
+    "h200-141gb": 143771,
+    "h20-96gb": 97871,
+    "l4-24gb": 23034,
+    "l40s-48gb": 46068,
+    "mi250-64gb": 65520,
+    "mi300x-192gb": 196592,
+    "mi325x-256gb": 262128,
+    "rtx3090-24gb": 24576,
+    "rtx4090-24gb": 24564,
+    "rtx5090-32gb": 32607,
+    "rtx6000ada-48gb": 49140,
+    "rtxpro6000-96gb": 97887,
+    "t4-16gb": 15360,
+    "v100-16gb": 16384,
+    "v100-32gb": 32768,
+}
+"""
+Memory of well-known accelerators in MiB, as their drivers' own tools show it (``nvidia-smi``, ``rocm-smi``).
+"""
+
+_WANTED = re.compile(r"(?P<name>[A-Za-z0-9]+-(?P<gb>\d+)gb)(?::(?P<count>[1-9]\d{0,3}))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """
+    Devices of one machine, all alike; on a CPU, the machine is the one device, which all ranks share.
+    """
+
+    name: str
+    count: int
+    memory_bytes: int
+    is_cpu: bool = False
+    is_here: bool = True
+
+    def __str__(self) -> str:
+        memory = f"{self.memory_bytes / 2**30:.1f} GiB"
+        return f"CPU with {memory}" if self.is_cpu else f"{self.count} x {self.name} with {memory} each"
+
+
+def named(text: str) -> Hardware:
+    """
+    Hardware by its name, such as `h100-80gb:8`; any name with its gigabytes will do after `any-`.
+
+    Raises:
+        ValueError: it is none that is known.
+    """
+    found = _WANTED.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"is {text!r}; must be NAME-GBgb:COUNT, such as h100-80gb:8")
+    name, count = found["name"].lower(), int(found["count"] or 1)
+    if name.startswith("any-"):
+        return Hardware(name, count, int(found["gb"]) * 10**9, is_here=False)
+    if name not in MEMORY_MIB:
+        hint = did_you_mean(name, MEMORY_MIB) or known_ones("ones", MEMORY_MIB)
+        raise ValueError(f"is of an unknown kind, {name!r}; {hint}; any-{found['gb']}gb is any other")
+    return Hardware(name, count, MEMORY_MIB[name] * _MIB, is_here=False)
+
+
+def seen() -> Hardware:
+    """
+    The GPUs of this machine, else its CPU with the memory this process may have.
+    """
+    return _gpus() or Hardware("cpu", 1, _memory(), is_cpu=True)
+
+
+def _gpus() -> Hardware | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    ask = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        # Seconds where the driver is cold; for ever where a GPU has fallen off its bus.
+        said = subprocess.run(ask, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout  # noqa: S603 - ours
+        rows = [line.rpartition(",") for line in said.splitlines() if line.strip()]
+        devices = [(name.strip(), int(memory)) for name, _, memory in rows]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    if not devices:
+        return None
+    # Of unlike ones, the smallest decides: the ranks share their work evenly.
+    name, memory = min(devices, key=lambda device: device[1])
+    return Hardware(name, len(devices), memory * _MIB)
+
+
+def _memory() -> int:
+    return int(psutil.virtual_memory().total)

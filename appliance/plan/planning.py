@@ -1,0 +1,92 @@
+"""
+The walk from a model of the file to its plan; no weights are fetched, and nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from appliance.layout import AnyLayout, LayoutSection
+from appliance.plan import choosing
+from appliance.plan.estimate import Demand, Estimate, estimate
+from appliance.plan.hardware import Hardware
+from appliance.plan.memory import budget_bytes
+from appliance.plan.outcome import Plan
+from appliance.plan.refusals import Refusal, refusals
+from appliance.plan.subject import Subject
+from appliance.plan.timing import USUAL_GBIT, timing_of
+
+
+def plan(
+    name: str,
+    subject: Subject,
+    wanted: AnyLayout,
+    demand: Demand,
+    hardware: Hardware,
+    gbit: float = USUAL_GBIT,
+) -> Plan:
+    """
+    What a model comes to; what cannot work is in `refusals`, with the nearest layouts that do.
+
+    A layout whose sizes do not divide is planned as the nearest one that does, so that there is something to see.
+    """
+    layout, reason = choosing.choose(subject, demand, hardware) if wanted == "auto" else (wanted, "")
+    found = refusals(subject.architecture, layout, demand.engine.max_model_len)
+    shown = layout
+    if any(each.path[0] == "layout" for each in found):
+        shown = next(choosing.dividing(subject.architecture, layout, hardware.count), LayoutSection())
+        reason = f"in place of {choosing.named(layout)}, which cannot work"
+    counted = estimate(subject, shown, demand, hardware)
+    # One fault of a key is enough: its remedy mends the others.
+    faults = list({each.path: each for each in reversed(found or counted.faults)}.values())[::-1]
+    if any(each.path in choosing.SPLITS for each in faults):
+        others = choosing.nearest(subject, layout, demand, hardware)
+        faults = [_with_nearest(each, others, hardware) for each in faults]
+    return _made(name, subject, shown, reason, counted, hardware, gbit, tuple(faults))
+
+
+def _made(
+    name: str,
+    subject: Subject,
+    layout: LayoutSection,
+    reason: str,
+    counted: Estimate,
+    hardware: Hardware,
+    gbit: float,
+    faults: tuple[Refusal, ...],
+) -> Plan:
+    here = sum(rank.weight_bytes for rank in counted.ranks) // layout.nodes.count
+    fetched = 0 if subject.is_here else subject.size_bytes
+    return Plan(
+        model=name,
+        architecture=subject.architecture.name,
+        parameters=subject.parameters,
+        dtype=counted.dtype,
+        source=subject.source,
+        files=subject.files,
+        size_bytes=subject.size_bytes,
+        read_bytes=subject.read_bytes,
+        layout=layout,
+        reason=reason,
+        hardware=hardware,
+        budget_bytes=budget_bytes(layout, hardware),
+        ranks=counted.ranks,
+        kv_token_bytes=counted.cache.token_bytes,
+        kv_blocks=counted.blocks,
+        kv_tokens=counted.tokens,
+        max_model_len=counted.max_model_len,
+        longest=counted.longest,
+        concurrency=counted.contexts,
+        disk_bytes=fetched,
+        timing=timing_of(fetched, here, gbit, on_cpu=hardware.is_cpu),
+        refusals=faults,
+    )
+
+
+def _with_nearest(fault: Refusal, others: list[LayoutSection], hardware: Hardware) -> Refusal:
+    if fault.path not in choosing.SPLITS:
+        return fault
+    said = ", ".join(map(choosing.named, others))
+    return replace(
+        fault, remedy=f"nearest that work: {said}" if said else f"nothing works on {hardware}: {fault.remedy}"
+    )

@@ -1,0 +1,153 @@
+"""
+What cannot work, known from a model's sizes alone: the checks that vLLM 0.32 makes when it builds the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from appliance.layout import LayoutSection
+from appliance.plan.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """
+    One thing that cannot work; `path` is the key at fault, below the model's entry.
+
+    `is_memory` says that it hangs on an estimate of memory, and may be overridden.
+    """
+
+    path: tuple[str, ...]
+    fault: str
+    remedy: str
+    is_memory: bool = False
+
+    @property
+    def message(self) -> str:
+        """
+        The fault and the remedy, as a problem of the file says them.
+        """
+        return f"{self.fault}; {self.remedy}"
+
+
+def refusals(model: Architecture, layout: LayoutSection, max_model_len: int | None = None) -> list[Refusal]:
+    """
+    Everything about a layout that vLLM would refuse; `max_model_len` is the wanted one, None the model's own.
+    """
+    checks = (_heads, _feed_forward, _vocabulary, _experts, _layers, _context, _blocks)
+    found = [Refusal(("layout", key), fault, remedy) for check in checks for key, fault, remedy in check(model, layout)]
+    return [*found, *_length(model, max_model_len)]
+
+
+Found = Iterator[tuple[str, str, str]]
+
+
+def _heads(model: Architecture, layout: LayoutSection) -> Found:
+    """
+    ``ModelConfig.verify_with_parallel_config``, and ``QKVParallelLinear``.
+    """
+    ranks = layout.tensor_parallel
+    if model.heads % ranks:
+        yield _split(ranks, f"{model.heads} attention heads")
+    elif not model.is_latent and max(model.kv_heads, ranks) % min(model.kv_heads, ranks):
+        fault = f"is {ranks}, and the model has {model.kv_heads} heads of keys and values"
+        yield "tensor_parallel", fault, "one of the two must divide the other"
+
+
+def _feed_forward(model: Architecture, layout: LayoutSection) -> Found:
+    """
+    ``ColumnParallelLinear`` and ``FusedMoE``.
+    """
+    ranks = layout.tensor_parallel
+    sparse = model.sparse
+    if not all(sparse) and model.intermediate % ranks:
+        yield _split(ranks, f"feed-forward layers of width {model.intermediate}")
+    over = ranks * layout.data_parallel
+    if any(sparse) and not layout.expert_parallel and model.expert_intermediate % over:
+        yield _split(over, f"experts of width {model.expert_intermediate}", layout.data_parallel)
+
+
+def _vocabulary(model: Architecture, layout: LayoutSection) -> Found:
+    """
+    ``VocabParallelEmbedding``: padded to a multiple of 64, the rows must divide.
+    """
+    if model.padded_vocabulary % layout.tensor_parallel:
+        yield _split(layout.tensor_parallel, f"a vocabulary of {model.padded_vocabulary}, padded")
+
+
+def _experts(model: Architecture, layout: LayoutSection) -> Found:
+    """
+    ``ModelConfig._verify_with_expert_parallelism``, and ``determine_expert_map``.
+    """
+    if not layout.expert_parallel:
+        return
+    ranks = layout.tensor_parallel * layout.data_parallel
+    if not model.experts:
+        yield "expert_parallel", "is true, and the model has no experts", "must be left out"
+    elif model.experts < ranks:
+        fault = f"is true over {ranks} ranks, and the model has {model.experts} experts"
+        yield "expert_parallel", fault, "each rank must have one"
+
+
+def _layers(model: Architecture, layout: LayoutSection) -> Found:
+    """
+    ``get_pp_indices``, and the interface ``SupportsPP``, which encoders lack.
+    """
+    stages = layout.pipeline_parallel
+    if stages > model.layers:
+        yield "pipeline_parallel", f"is {stages}, and the model has {model.layers} layers", "must be at most that"
+    elif stages > 1 and model.is_encoder:
+        yield "pipeline_parallel", f"is {stages}, and vLLM runs encoders in one stage", "must be 1"
+
+
+def _context(model: Architecture, layout: LayoutSection) -> Found:
+    """
+    ``ModelConfig.verify_with_parallel_config``: the ranks that share tokens are those that would hold copies of heads.
+    """
+    ranks, key = layout.decode_context_parallel, "decode_context_parallel"
+    if ranks == 1 or model.is_latent:
+        return
+    copies = layout.tensor_parallel // model.kv_heads
+    if layout.tensor_parallel <= model.kv_heads or ranks > copies:
+        fault = f"is {ranks}, and tensor_parallel {layout.tensor_parallel} copies the {model.kv_heads} heads of keys"
+        yield key, f"{fault} {max(copies, 1)} times", f"must be at most {max(copies, 1)}"
+    elif (model.heads // model.kv_heads) % ranks:
+        each = model.heads // model.kv_heads
+        yield key, f"is {ranks}, and each head of keys has {each} of queries, which do not divide by it", "must divide"
+
+
+def _blocks(model: Architecture, layout: LayoutSection) -> Found:
+    """
+    Quantized layers are cut between their blocks: those of FP8 both ways (``validate_fp8_block_shape``), the groups of
+    GPTQ and AWQ by their inputs.
+    """
+    said, ranks = model.quantization, layout.tensor_parallel
+    if said is None or ranks == 1:
+        return
+    inner = [model.intermediate] if not all(model.sparse) else []
+    if model.experts and not layout.expert_parallel:
+        inner.append(model.expert_intermediate)
+    for block in sorted({said.group, said.outputs} - {0, 1}):
+        if wrong := next((width for width in inner if width % ranks == 0 and (width // ranks) % block), None):
+            fault = f"is {ranks}, which cuts layers of width {wrong} within the blocks of {block} they are quantized in"
+            yield "tensor_parallel", fault, "a share must be a multiple of that"
+            return
+
+
+def _length(model: Architecture, wanted: int | None) -> Sequence[Refusal]:
+    """
+    ``_get_and_verify_max_len``; what stretches positions is left to vLLM.
+    """
+    is_stretched = model.text.get("rope_scaling") or model.text.get("rope_parameters")
+    if wanted is None or model.max_length is None or is_stretched or wanted <= model.max_length:
+        return ()
+    fault = f"is {wanted}, and the model was made for {model.max_length} tokens"
+    return (Refusal(("engine", "max_model_len"), fault, "must be at most that"),)
+
+
+def _split(ranks: int, what: str, copies: int = 1) -> tuple[str, str, str]:
+    over = f" with data_parallel {copies}" if copies > 1 else ""
+    fault = f"is {ranks // copies}{over}, and the model has {what}, which do not divide by {ranks}"
+    return "tensor_parallel", fault, "must be one of its divisors"

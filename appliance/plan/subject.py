@@ -1,0 +1,98 @@
+"""
+A model as far as a plan needs to know it, read from the beginnings of its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from appliance.errors import ArtifactCorruptError
+from appliance.plan.architecture import Architecture, Config, architecture_of
+from appliance.plan.checkpoint import expected
+from appliance.plan.cutting import Part, parts
+from appliance.plan.gguf import read_gguf
+from appliance.plan.headers import config_of, tensors_of
+from appliance.plan.tensor import Tensor
+from appliance.storage.peeking import Peek, peek
+from appliance.storage.section import StorageSection, StorageSettings
+
+
+@dataclass(frozen=True)
+class Subject:
+    """
+    What a model is, which tensors it has, and what was read to know it.
+
+    `source` says where the tensors are from: headers, a GGUF file, or the config alone.
+    """
+
+    architecture: Architecture
+    tensors: Sequence[Tensor]
+    source: str
+    files: int
+    size_bytes: int
+    read_bytes: int
+    is_here: bool
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """
+        The tensors that are loaded, and how they are cut.
+        """
+        return parts(list(self.tensors), self.architecture)
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """
+        How many parameters it has; None where they are packed.
+        """
+        if self.architecture.quantization is not None:
+            return None
+        return sum(part.tensor.elements for part in self.parts)
+
+
+def look(storage: StorageSection, settings: StorageSettings) -> Subject:
+    """
+    Read what a plan needs of a model, and no weights.
+
+    Raises:
+        StorageError: the files cannot be read, or are no model.
+    """
+    with peek(storage, settings) as files:
+        ggufs = [name for name in files.files if name.endswith(".gguf")]
+        if ggufs:
+            config, tensors, read = read_gguf(files, ggufs[0])
+            return _subject(files, config, tensors, "the GGUF file, as it is converted", read)
+        config, config_bytes = config_of(files)
+        found = tensors_of(files)
+        source = "the headers of its safetensors" if found.tensors else "config.json alone"
+        return _subject(files, config, found.tensors, source, config_bytes + found.read_bytes)
+
+
+def look_at_config(storage: StorageSection, settings: StorageSettings) -> Architecture:
+    """
+    Read only what a model says it is.
+
+    Raises:
+        StorageError: it cannot be read, or says nothing.
+    """
+    with peek(storage, settings) as files:
+        ggufs = [name for name in files.files if name.endswith(".gguf")]
+        config = read_gguf(files, ggufs[0])[0] if ggufs else config_of(files)[0]
+        return _architecture(config, files.place)
+
+
+def _subject(files: Peek, config: Config, tensors: Sequence[Tensor], source: str, read: int) -> Subject:
+    model = _architecture(config, files.place)
+    size = sum(files.files.values())
+    return Subject(model, tensors or expected(model), source, len(files.files), size, read, files.is_here)
+
+
+def _architecture(config: Config, place: str) -> Architecture:
+    try:
+        return architecture_of(config)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise ArtifactCorruptError(
+            f"{place}: config.json does not say what the model is ({error}); no plan can be made"
+        ) from error

@@ -1,0 +1,160 @@
+"""
+Plan every model of a config, print the plans, and refuse what cannot work with its line in the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+from ruamel.yaml import YAML
+
+from appliance import logs
+from appliance.config import Config, Loaded, load
+from appliance.errors import ApplianceError, ConfigError, Problem
+from appliance.models.computed import ComputedSection
+from appliance.options import FILE, offline, overrides, said
+from appliance.plan import Hardware, Plan, Refusal, look, named, probes, seen
+from appliance.plan import plan as plan_one
+from appliance.plan.table import table
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--gpu", metavar="NAME-GB:COUNT", help="Plan for hardware that is not here, such as h100-80gb:8.")
+@click.option(
+    "--gbit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Speed of the network in Gbit/s, for the time it takes to bring the bytes.",
+)
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print plans.")
+@click.option("--probes", is_flag=True, help="Print the probes of a Kubernetes container instead, as YAML.")
+@click.option("--force", is_flag=True, help="Take no estimate of memory for a refusal.")
+@offline
+@overrides
+def plan(
+    file: Path,
+    gpu: str | None,
+    gbit: float,
+    format_: str,
+    probes: bool,
+    force: bool,
+    offline: bool,
+    overrides: Sequence[str],
+) -> None:
+    """
+    Say what FILE's models come to, before anything is fetched: memory of each rank, tokens, times.
+
+    Only configs and headers are read. Exit code 2 when a layout cannot work, with its line and the nearest layouts
+    that do.
+    """
+    loaded = load(file, said(overrides, offline))
+    logs.configure("auto", "warning", loaded.secrets)
+    made = list(plans(loaded.config, _hardware(gpu), gbit))
+    shown = [each for _, each in made]
+    click.echo(_show_probes(loaded.config, shown) if probes else _show(shown, format_))
+    _judge(loaded, made, force=force)
+
+
+def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int, Plan]]:
+    """
+    The plan of each model that vLLM computes, with its place among the models.
+
+    Raises:
+        StorageError: the files of a model cannot be read.
+    """
+    for index, section in enumerate(config.models):
+        if isinstance(section, ComputedSection) and section.demand is not None and section.storage is not None:
+            subject = look(section.storage, config.storage)
+            yield index, plan_one(section.name, subject, section.layout, section.demand, hardware, gbit)
+
+
+def _show(made: Sequence[Plan], form: str) -> str:
+    """
+    The plans as `text` or as `json`.
+    """
+    if form == "json":
+        return json.dumps([each.describe() for each in made], indent=2)
+    return "\n\n".join(map(table, made)) or "no model here is computed by vLLM: there is nothing to plan"
+
+
+def _show_probes(config: Config, made: Sequence[Plan]) -> str:
+    """
+    The probes of a container that serves the config, as YAML.
+    """
+    text = io.StringIO()
+    port = config.server.probe_port or config.server.port
+    YAML().dump(probes([each.timing for each in made], port), text)
+    return text.getvalue().rstrip()
+
+
+def _judge(loaded: Loaded, made: Sequence[tuple[int, Plan]], *, force: bool) -> None:
+    """
+    Return when all plans can work; with `force`, memory is no reason that one cannot, and is told of.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    found = [(index, each) for index, plan in made for each in plan.refusals]
+    found += [(index, each) for index, each in _crowded(made)]
+    for index, each in found:
+        if force and each.is_memory:
+            click.echo(f"{_problem(loaded, index, each)}\nforced: it may fail once it loads", err=True)
+    if faults := [_problem(loaded, index, each) for index, each in found if not (force and each.is_memory)]:
+        raise ConfigError(faults)
+
+
+def require_possible(loaded: Loaded) -> None:
+    """
+    Return when nothing that lies on this machine speaks against a layout; no store is asked.
+
+    Raises:
+        ConfigError: one cannot work.
+    """
+    here = loaded.config.storage.model_copy(update={"offline": True})
+    faults: list[Problem] = []
+    for index, section in enumerate(loaded.config.models):
+        # What is not here is looked at before it is fetched, while the port answers.
+        with contextlib.suppress(ApplianceError):
+            faults += [_problem(loaded, index, each) for each in section.foresee(here)]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _crowded(made: Sequence[tuple[int, Plan]]) -> Iterator[tuple[int, Refusal]]:
+    """
+    Models that share GPUs and do not say how: each would take what vLLM takes when it is alone.
+    """
+    if len(made) < 2:
+        return
+    for index, plan in made:
+        said = plan.layout.memory_fraction or plan.layout.kv_cache
+        others = [each.layout for number, each in made if number != index]
+        if not plan.hardware.is_cpu and not said and any(_share_devices(plan, other.devices) for other in others):
+            fault = "is not set, and other models take memory of the same devices"
+            yield index, Refusal(("layout", "memory_fraction"), fault, "must be set for each of them", is_memory=True)
+
+
+def _share_devices(plan: Plan, others: Sequence[int | str] | None) -> bool:
+    mine = plan.layout.devices
+    return mine is None or others is None or bool(set(mine) & set(others))
+
+
+def _problem(loaded: Loaded, index: int, refusal: Refusal) -> Problem:
+    return loaded.problem(("models", index, *refusal.path), refusal.message)
+
+
+def _hardware(gpu: str | None) -> Hardware:
+    """
+    The hardware that is named, else this machine's.
+    """
+    try:
+        return seen() if gpu is None else named(gpu)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--gpu") from error

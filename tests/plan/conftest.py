@@ -1,0 +1,58 @@
+"""
+Models as their files begin: configs, and headers of weights that are holes in a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from appliance.plan.architecture import architecture_of
+from appliance.plan.checkpoint import expected
+from appliance.plan.tensor import Tensor
+
+Write = Callable[..., Path]
+
+_PUBLISHED: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).with_name("published.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def published() -> Mapping[str, Mapping[str, Any]]:
+    """
+    The configs of well-known models, by name.
+    """
+    common = {"torch_dtype": "bfloat16", "max_position_embeddings": 131072}
+    return {model["name"]: {**common, **model["config"]} for model in _PUBLISHED}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """
+    Writes a model of a config as a directory: the headers are whole, and the weights take no room on the disk.
+    """
+
+    def written(config: Mapping[str, Any], name: str = "model", tensors: Iterable[Tensor] | None = None) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        _write_header(folder / "model.safetensors", tensors or expected(architecture_of(config)))
+        return folder
+
+    return written
+
+
+def _write_header(file: Path, tensors: Iterable[Tensor]) -> None:
+    header, end = {}, 0
+    for each in tensors:
+        offsets = [end, end + each.size_bytes]
+        header[each.name] = {"dtype": each.dtype, "shape": list(each.shape), "data_offsets": offsets}
+        end += each.size_bytes
+    raw = json.dumps(header).encode()
+    with file.open("wb") as stream:
+        stream.write(len(raw).to_bytes(8, "little") + raw)
+        stream.truncate(8 + len(raw) + end)

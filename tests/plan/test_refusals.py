@@ -1,0 +1,113 @@
+"""
+Layouts that cannot work are known from a model's sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from appliance.layout import LayoutSection
+from appliance.plan.architecture import architecture_of
+from appliance.plan.refusals import refusals
+
+Published = Mapping[str, Mapping[str, Any]]
+
+IMPOSSIBLE = [
+    ("Llama-3.1-70B", {"tensor_parallel": 6}, "layout.tensor_parallel", "64 attention heads"),
+    ("Llama-3.1-70B", {"tensor_parallel": 128}, "layout.tensor_parallel", "64 attention heads"),
+    ("SmolLM2-135M", {"tensor_parallel": 2}, "layout.tensor_parallel", "9 attention heads"),
+    ("SmolLM2-135M", {"tensor_parallel": 9}, "layout.tensor_parallel", "feed-forward"),
+    ("Qwen2.5-0.5B", {"tensor_parallel": 4}, "layout.tensor_parallel", "14 attention heads"),
+    ("Qwen2.5-0.5B", {"tensor_parallel": 7}, "layout.tensor_parallel", "2 heads of keys"),
+    ("Qwen2.5-0.5B", {"tensor_parallel": 14}, "layout.tensor_parallel", "feed-forward layers of width 4864"),
+    ("Qwen2.5-7B", {"tensor_parallel": 8}, "layout.tensor_parallel", "28 attention heads"),
+    ("Phi-4", {"tensor_parallel": 8}, "layout.tensor_parallel", "10 heads of keys"),
+    ("Phi-4", {"tensor_parallel": 4}, "layout.tensor_parallel", "10 heads of keys"),
+    ("Mixtral-8x7B", {"data_parallel": 5}, "layout.tensor_parallel", "experts of width 14336"),
+    ("Mixtral-8x7B", {"data_parallel": 16, "expert_parallel": True}, "layout.expert_parallel", "8 experts"),
+    ("Llama-3.1-8B", {"expert_parallel": True}, "layout.expert_parallel", "no experts"),
+    ("Llama-3.1-8B", {"pipeline_parallel": 33}, "layout.pipeline_parallel", "32 layers"),
+    ("BERT-base", {"pipeline_parallel": 2}, "layout.pipeline_parallel", "encoders"),
+    ("BERT-base", {"tensor_parallel": 8}, "layout.tensor_parallel", "12 attention heads"),
+    (
+        "Llama-3.1-8B",
+        {"tensor_parallel": 8, "decode_context_parallel": 2},
+        "layout.decode_context_parallel",
+        "8 heads of keys 1 times",
+    ),
+    (
+        "Qwen2.5-0.5B",
+        {"tensor_parallel": 14, "decode_context_parallel": 2},
+        "layout.decode_context_parallel",
+        "each head of keys has 7",
+    ),
+    ("DeepSeek-V3", {"tensor_parallel": 256}, "layout.tensor_parallel", "128 attention heads"),
+    ("Gemma-3-1B", {"tensor_parallel": 3}, "layout.tensor_parallel", "4 attention heads"),
+]
+
+
+@pytest.mark.parametrize(("name", "layout", "key", "word"), IMPOSSIBLE)
+def test_what_cannot_work_is_named_with_its_key(
+    published: Published, name: str, layout: dict[str, Any], key: str, word: str
+) -> None:
+    """
+    The refusal names the key at fault, its value, and the size it does not go with.
+    """
+    found = refusals(architecture_of(published[name]), LayoutSection(**layout))
+
+    assert any(".".join(each.path) == key and word in each.fault for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("Llama-3.1-70B", {"tensor_parallel": 8}),
+        ("Llama-3.1-70B", {"tensor_parallel": 64}),
+        ("SmolLM2-135M", {"tensor_parallel": 3}),
+        ("Qwen2.5-7B", {"tensor_parallel": 4, "pipeline_parallel": 3}),
+        ("DeepSeek-V3", {"tensor_parallel": 16}),
+        ("DeepSeek-V3", {"tensor_parallel": 8, "decode_context_parallel": 8}),
+        ("DeepSeek-V3", {"data_parallel": 16, "expert_parallel": True}),
+        ("Qwen3-30B-A3B", {"tensor_parallel": 8}),
+        ("Llama-3.1-8B", {"tensor_parallel": 16, "decode_context_parallel": 2}),
+        ("gpt-oss-120b", {"tensor_parallel": 8}),
+        ("BERT-base", {"tensor_parallel": 4}),
+    ],
+)
+def test_what_works_is_left_alone(published: Published, name: str, layout: dict[str, Any]) -> None:
+    """
+    Layouts that people use are not refused.
+    """
+    assert refusals(architecture_of(published[name]), LayoutSection(**layout)) == []
+
+
+def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
+    """
+    Experts of width 1536 in FP8 blocks of 128: eight ranks would cut the blocks, four do not, nor do whole experts.
+    """
+    said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    model = architecture_of({**published["Qwen3-235B-A22B"], **said})
+
+    found = refusals(model, LayoutSection(tensor_parallel=8))
+
+    assert [each.path for each in found] == [("layout", "tensor_parallel")]
+    assert "within the blocks of 128" in found[0].message
+    assert refusals(model, LayoutSection(tensor_parallel=4)) == []
+    assert refusals(model, LayoutSection(tensor_parallel=8, expert_parallel=True)) == []
+
+
+def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published) -> None:
+    """
+    A longer one is refused, unless the model's positions can be stretched.
+    """
+    config = {**published["Llama-2-7B"], "max_position_embeddings": 4096}
+    stretched = {**config, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+
+    found = refusals(architecture_of(config), LayoutSection(), 8192)
+
+    assert [each.path for each in found] == [("engine", "max_model_len")]
+    assert "made for 4096 tokens" in found[0].message
+    assert refusals(architecture_of(stretched), LayoutSection(), 8192) == []

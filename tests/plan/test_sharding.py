@@ -1,0 +1,206 @@
+"""
+What each rank holds of the weights, by hand-counted sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.layout import LayoutSection
+from appliance.plan import look
+from appliance.plan.architecture import architecture_of
+from appliance.plan.checkpoint import expected
+from appliance.plan.cutting import Cut, parts
+from appliance.plan.sharding import Rank, stage_ends, weights
+from appliance.plan.tensor import Tensor
+from appliance.storage.section import StorageSection, StorageSettings
+
+DENSE = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+    "tie_word_embeddings": False,
+}
+SPARSE = {**DENSE, "model_type": "mixtral", "num_local_experts": 6}
+
+
+def _weights(config: Mapping[str, Any], tensors: list[Tensor] | None = None, **layout: int) -> Mapping[Rank, int]:
+    model = architecture_of(config)
+    loaded = parts(tensors or expected(model), model)
+    return weights(loaded, model, LayoutSection(**layout), "BF16")
+
+
+def test_one_rank_holds_all_with_its_vocabulary_padded() -> None:
+    """
+    Both embeddings grow to 128 rows, the next multiple of 64; nothing else grows.
+    """
+    padding = 2 * (128 - 100) * 64 * 2
+    whole = sum(tensor.size_bytes for tensor in expected(architecture_of(DENSE)))
+
+    held = _weights(DENSE)
+
+    assert held == {Rank(0, 0, 0): whole + padding}
+
+
+def test_ranks_share_matrices_and_copy_norms_and_scarce_heads() -> None:
+    """
+    Four ranks have a quarter of each matrix, all norms, and one head of keys each where there are two in all.
+    """
+    attention = 64 * 64 * 2 // 4 + 2 * 8 * 64
+    layer = attention + 3 * 64 * 128 // 4 + 2 * 64
+    by_hand = 2 * (2 * 128 * 64 // 4 + 3 * layer + 64)
+
+    held = _weights(DENSE, tensor_parallel=4)
+
+    assert set(held.values()) == {by_hand}
+    assert len(held) == 4
+
+
+def test_tied_embeddings_are_held_once_and_by_both_ends_of_a_pipeline() -> None:
+    """
+    One stage has them once; of two, the first and the last have them.
+    """
+    tied = {**DENSE, "tie_word_embeddings": True}
+    embeddings = 128 * 64 * 2
+
+    one, two = _weights(tied), _weights(tied, pipeline_parallel=2)
+
+    assert sum(two.values()) == sum(one.values()) + embeddings
+    assert sum(_weights(DENSE).values()) == sum(one.values()) + embeddings
+
+
+def test_layers_left_over_go_before_the_last_stage() -> None:
+    """
+    Of 7 layers in 3 stages, the middle one has three.
+    """
+    assert stage_ends(7, 3) == [2, 5, 7]
+    assert stage_ends(8, 3) == [3, 6, 8]
+    assert stage_ends(8, 2) == [4, 8]
+
+
+def test_experts_are_sliced_or_dealt_out() -> None:
+    """
+    Sliced, all ranks hold the same; dealt out, the first ranks have the experts that are left over.
+    """
+    expert = 3 * 3 * 64 * 128 * 2
+
+    sliced = list(_weights(SPARSE, tensor_parallel=4).values())
+    dealt = list(_weights(SPARSE, tensor_parallel=4, expert_parallel=True).values())
+
+    assert len(set(sliced)) == 1
+    assert [size - dealt[3] for size in dealt] == [expert, expert, 0, 0]
+    assert sum(dealt) == sum(sliced)
+
+
+def test_copies_share_the_experts() -> None:
+    """
+    Data parallel ranks hold all of the rest, and a slice of each expert only.
+    """
+    one, two = _weights(SPARSE), _weights(SPARSE, data_parallel=2)
+    experts = 6 * 3 * 3 * 64 * 128 * 2
+
+    assert list(two.values()) == [sum(one.values()) - experts // 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "shape", "local"),
+    [
+        ("model.layers.0.mlp.up_proj.qweight", "I32", (8, 128), 8 * 64),
+        ("model.layers.0.mlp.down_proj.qweight", "I32", (16, 64), 8 * 64),
+        ("model.layers.0.mlp.up_proj.scales", "F16", (2, 128), 2 * 64),
+        ("model.layers.0.mlp.down_proj.qzeros", "I32", (4, 8), 2 * 8),
+    ],
+)
+def test_packed_weights_are_cut_the_other_way(name: str, dtype: str, shape: tuple[int, int], local: int) -> None:
+    """
+    GPTQ and AWQ lie input first: outputs are their columns, inputs their rows.
+    """
+    config = {**DENSE, "quantization_config": {"quant_method": "gptq", "group_size": 32}}
+    tensor = Tensor(name, dtype, shape)
+
+    held = _weights(config, [tensor], tensor_parallel=2)
+
+    assert held[Rank(0, 0, 0)] == local * (4 if dtype == "I32" else 2)
+
+
+def test_scales_of_blocks_are_cut_with_them_and_keep_their_type() -> None:
+    """
+    FP8 in blocks: the scales of 2 x 3 blocks are one row of blocks for each of two ranks, in float32.
+    """
+    config = {**DENSE, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    scale = Tensor("model.layers.0.mlp.up_proj.weight_scale_inv", "F32", (2, 3))
+
+    held = _weights(config, [scale], tensor_parallel=2)
+
+    assert held[Rank(0, 0, 0)] == 1 * 3 * 4
+
+
+def test_what_no_rank_loads_is_not_counted() -> None:
+    """
+    Buffers of older versions, layers past the last, and an output that is tied take no memory.
+    """
+    unused = [
+        Tensor("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", (32,)),
+        Tensor("h.0.attn.bias", "F32", (1, 1, 64, 64)),
+        Tensor("model.layers.3.mlp.up_proj.weight", "BF16", (128, 64)),
+        Tensor("lm_head.weight", "BF16", (100, 64)),
+    ]
+
+    held = _weights({**DENSE, "tie_word_embeddings": True}, unused)
+
+    assert set(held.values()) == {0}
+
+
+def test_queries_keys_and_values_in_one_are_cut_by_heads() -> None:
+    """
+    GPT-2's bias of 8 heads each, and Phi's 8 heads of queries with 2 of keys, copied where there are four ranks.
+    """
+    bias = Tensor("h.0.attn.c_attn.bias", "BF16", (3 * 64,))
+    fused = Tensor("model.layers.0.self_attn.qkv_proj.weight", "BF16", (64 + 2 * 16, 64))
+    alike = {**DENSE, "num_key_value_heads": 8}
+
+    assert set(_weights(alike, [bias], tensor_parallel=2).values()) == {3 * 32 * 2}
+    assert set(_weights(DENSE, [fused], tensor_parallel=4).values()) == {(2 + 2) * 8 * 64 * 2}
+
+
+def test_plain_weights_take_the_type_the_model_computes_in() -> None:
+    """
+    A checkpoint in float32 is half as large once it is loaded in bfloat16.
+    """
+    tensor = Tensor("model.layers.0.mlp.up_proj.weight", "F32", (128, 64))
+
+    assert set(_weights(DENSE, [tensor]).values()) == {128 * 64 * 2}
+
+
+def test_every_tensor_of_well_known_models_has_a_cut(published: Mapping[str, Mapping[str, Any]]) -> None:
+    """
+    What is whole on every rank is norms, gates, sinks' like and low ranks: under a hundredth, but of latent attention.
+    """
+    for name, config in published.items():
+        model = architecture_of(config)
+        loaded = parts(expected(model), model)
+        whole = sum(part.tensor.elements for part in loaded if part.cut is Cut.WHOLE)
+
+        assert whole < sum(part.tensor.elements for part in loaded) * (0.03 if model.is_latent else 0.01), name
+
+
+def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
+    """
+    A model whose headers are read has the tensors that its config lets expect.
+    """
+    config = published["Qwen2.5-0.5B"]
+    folder = write(config)
+
+    subject = look(StorageSection(uri=str(folder)), StorageSettings())
+
+    assert subject.source == "the headers of its safetensors"
+    assert list(subject.tensors) == expected(architecture_of(config))
+    assert subject.read_bytes < subject.size_bytes / 1000
