@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request
-from litestar.exceptions import ClientException
+from litestar.exceptions import ClientException, InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 Result = TypeVar("Result")
@@ -70,9 +70,13 @@ async def whole_body(request: AnyRequest) -> bytes:
 
     Raises:
         RequestEntityTooLarge: it is larger than the application allows.
+        ClientGoneError: the client left in the middle of it.
     """
     try:
         return await request.body()
+    except InternalServerException as error:
+        # What Litestar has for a client that leaves, and for nothing else that can happen here.
+        raise ClientGoneError from error
     except RequestEntityTooLarge:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_SECONDS):
