@@ -39,6 +39,10 @@ test *args: setup
 test-gpu: setup
     {{ python }} -m pytest -m gpu
 
+# Build the container image and run it for real, alone and from the manifests; arguments go to the builder.
+test-image *args: setup (image args)
+    IMAGE=localhost/appliance:{{ variant }} {{ python }} -m pytest -m image tests/cluster
+
 # Start examples for real and hold them to what they promise.
 smoke *files: setup
     {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "examples/chat.yaml examples/proxy.yaml" } else { files } }}
