@@ -39,6 +39,10 @@ test *args: setup
 test-gpu: setup
     {{ python }} -m pytest -m gpu
 
+# Run a server through every fault in full size; a table at the end says what happened.
+faults *args: setup
+    {{ python }} -m pytest -m faults tests/faults {{ args }}
+
 # Build the container image and run it for real, alone and from the manifests; arguments go to the builder.
 test-image *args: setup (image args)
     IMAGE=localhost/appliance:{{ variant }} {{ python }} -m pytest -m image tests/cluster
