@@ -130,7 +130,8 @@ def test_the_manifests_run(podman: Podman, volume: Path, tmp_path: Path) -> None
 
     assert "failed" not in states
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
-    assert facts["HostConfig"]["Memory"] == 4 << 30
+    # As its limits say.
+    assert facts["HostConfig"]["Memory"] == 6 << 30
 
 
 def _file(path: Path, documents: list[manifests.Manifest]) -> str:
