@@ -55,7 +55,6 @@ class Row:
     """From the end of the fault to a right answer, or to what stands for it."""
     before: Vitals | None = None
     after: Vitals | None = None
-    peak_bytes: int = 0
 
     def cells(self) -> tuple[str, ...]:
         """

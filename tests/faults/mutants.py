@@ -57,7 +57,7 @@ A good request for each route that takes a body.
 MODELS = ("talker", "counter", "doubling", "elsewhere", "prompted", "adapted", "tensors", "nobody", "../x", "")
 
 # JSON that means trouble: numbers at edges, texts no codec likes, and containers where none is expected.
-_EDGES = st.sampled_from(
+_EDGES: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 2**200, 1e308, -0.0, 0.1, "", " ", "\x00", "\ud800", "é" * 99,
      "true", "-1", [], [[]], {}, {"": {}}, [None], [[[[]]]], {"type": "x"}, "{{ 7 * 7 }}", "%s%n", "A" * 5000]
 )  # fmt: skip

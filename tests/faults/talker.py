@@ -33,7 +33,7 @@ class Talker(OpenAIGenerativeModel):
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> AsyncGenerator[ChatCompletionChunk]:
-        text = str(request.messages[-1]["content"]) if request.messages else ""
+        text = str(request.messages[-1].get("content", "")) if request.messages else ""
         yield _chunk(text)
         while text == "flood":
             yield _chunk(FLOOD)
