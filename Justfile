@@ -43,9 +43,10 @@ test-gpu: setup
 faults *args: setup
     {{ python }} -m pytest -m faults tests/faults {{ args }}
 
-# Build the container image and run it for real, alone and from the manifests; arguments go to the builder.
-test-image *args: setup (image args)
-    IMAGE=localhost/appliance:{{ variant }} {{ python }} -m pytest -m image tests/cluster
+# Build the CPU image and run it for real, alone and from the manifests; arguments go to the builder.
+test-image *args: setup
+    VARIANT=cpu {{ just_executable() }} image {{ args }}
+    {{ python }} -m pytest -m image tests/cluster
 
 # Start examples for real and hold them to what they promise.
 smoke *files: setup

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-# Tagged by `just image`.
-IMAGE = os.environ.get("IMAGE", "localhost/appliance:cpu")
+IMAGE = "localhost/appliance:cpu"
+"""
+As `VARIANT=cpu just image` tags it; the manifests name it too.
+"""
 
 # Runs in the container: the image has no curl.
 _ASK = """
@@ -77,7 +79,7 @@ def require() -> None:
     if shutil.which("podman") is None:
         pytest.skip("needs podman")
     if subprocess.run(["podman", "image", "exists", IMAGE], timeout=60).returncode:
-        pytest.skip(f"needs the image {IMAGE}: just image")
+        pytest.skip(f"needs the image {IMAGE}: just test-image")
 
 
 @contextlib.contextmanager
