@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from appliance.errors import LoadError
 from appliance.layout import LayoutSection
+from appliance.processes import usable_memory
 from appliance.vllm_engine.section import EngineSection
 from appliance.vllm_engine.weights import has_only_pickles
 
@@ -165,16 +164,16 @@ def _cpu_kv_bytes(setup: Setup) -> int:
     """
     Memory of the KV cache on a CPU: what is usual, or what the model's share of the machine leaves beside its weights.
     """
-    memory = psutil.virtual_memory()
-    usual = min(_MOST_CPU_KV_BYTES, int(memory.available) // 4)
+    total, available = usable_memory()
+    usual = min(_MOST_CPU_KV_BYTES, available // 4)
     if setup.layout.memory_fraction is None:
         return usual
-    share = int(memory.total * setup.layout.memory_fraction)
+    share = int(total * setup.layout.memory_fraction)
     weights = sum(file.stat().st_size for file in setup.artifact.glob("*.safetensors"))
     if weights >= share:
         raise LoadError(
             f"layout.memory_fraction is {setup.layout.memory_fraction}: {share / 1024**3:.1f} GiB of this machine's "
-            f"{memory.total / 1024**3:.1f}, and the weights of {setup.names[0]!r} alone take "
+            f"{total / 1024**3:.1f}, and the weights of {setup.names[0]!r} alone take "
             f"{weights / 1024**3:.1f} GiB; raise the fraction"
         )
     return min(usual, share - weights)
