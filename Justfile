@@ -39,6 +39,15 @@ test *args: setup
 test-gpu: setup
     {{ python }} -m pytest -m gpu
 
+# Run a server through every fault in full size; a table at the end says what happened.
+faults *args: setup
+    {{ python }} -m pytest -m faults tests/faults {{ args }}
+
+# Build the CPU image and run it for real, alone and from the manifests; arguments go to the builder.
+test-image *args: setup
+    VARIANT=cpu {{ just_executable() }} image {{ args }}
+    {{ python }} -m pytest -m image tests/cluster
+
 # Start examples for real and hold them to what they promise.
 smoke *files: setup
     {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "examples/chat.yaml examples/proxy.yaml" } else { files } }}

@@ -4,6 +4,7 @@ What a process of ours does about its parent and its machine.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -47,6 +48,22 @@ def usable_cores(cgroup: Path = _CGROUP) -> int:
     may_run_on = len(os.sched_getaffinity(0))
     limit = _limit(cgroup)
     return may_run_on if limit is None else max(1, min(may_run_on, math.ceil(limit)))
+
+
+def usable_memory(cgroup: Path = _CGROUP) -> tuple[int, int]:
+    """
+    Bytes that this process may have in all, and those of them that are free: no more than a container's limit.
+
+    Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files, and for version 1
+    https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
+    """
+    memory = psutil.virtual_memory()
+    total = memory.total
+    for file in (cgroup / "memory.max", cgroup / "memory/memory.limit_in_bytes"):
+        # No such file, or the word "max".
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(file.read_text()))
+    return total, min(total, memory.available)
 
 
 def _limit(cgroup: Path) -> float | None:

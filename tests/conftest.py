@@ -4,7 +4,7 @@ One real engine for the whole run; tests that end a server start their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,8 +32,9 @@ def serve(tmp_path: Path, chat_file: Path) -> Iterator[Callable[..., Served]]:
     """
     servers: list[Served] = []
 
-    def start(*overrides: str, file: Path = chat_file) -> Served:
-        servers.append(Served(file, tmp_path / f"server-{len(servers)}.log", *overrides))
+    def start(*overrides: str, file: Path = chat_file, prefix: Sequence[str] = (), host: str = "127.0.0.1") -> Served:
+        log = tmp_path / f"server-{len(servers)}.log"
+        servers.append(Served(file, log, *overrides, prefix=prefix, host=host))
         return servers[-1]
 
     yield start

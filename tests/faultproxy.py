@@ -48,18 +48,19 @@ class Fault:
 
 class FaultProxy(Background):
     """
-    Stands on a port of the loopback, before another port of it.
+    Stands on a port of the loopback, or of another address of this machine, before a port of the loopback.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, host: str = "127.0.0.1") -> None:
         super().__init__()
+        self._host = host
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._fault: Fault | None = None
         self._left = 0
         # Holds the port while nobody listens on it: a connection is then refused, and nobody else gets the port.
-        self._holder = _socket(0)
+        self._holder = _socket(host, 0)
         self.port: int = self._holder.getsockname()[1]
         self.accepted = 0
         """Connections so far."""
@@ -71,7 +72,7 @@ class FaultProxy(Background):
         """
         The address of an HTTP server behind it.
         """
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     def set(self, fault: Fault | None) -> None:
         """
@@ -83,7 +84,7 @@ class FaultProxy(Background):
         """
         Listen.
         """
-        self._server = await asyncio.start_server(self._accept, sock=_socket(self.port))
+        self._server = await asyncio.start_server(self._accept, sock=_socket(self._host, self.port))
 
     async def close(self) -> None:
         """
@@ -231,12 +232,12 @@ async def _slowly(connection: _Connection, piece: bytes, rate: int) -> None:
         await asyncio.sleep(len(part) / rate)
 
 
-def _socket(port: int) -> socket.socket:
+def _socket(host: str, port: int) -> socket.socket:
     """
     Bound, and not listening.
     """
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    bound.bind(("127.0.0.1", port))
+    bound.bind((host, port))
     return bound

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,20 +23,25 @@ import psutil
 class Served:
     """
     ``appliance serve FILE`` on a free port of the loopback, its log in a file.
+
+    `prefix` is what to put before the command; it ends in becoming it. `host` is where it listens then.
     """
 
-    def __init__(self, file: Path, log: Path, *overrides: str) -> None:
+    def __init__(
+        self, file: Path, log: Path, *overrides: str, prefix: Sequence[str] = (), host: str = "127.0.0.1"
+    ) -> None:
         self.port = free_port()
         self.log = log
-        self.url = f"http://127.0.0.1:{self.port}"
-        own = [f"server.port={self.port}", "server.host=127.0.0.1", "logging.format=json"]
+        self.host = host
+        self.url = f"http://{host}:{self.port}"
+        own = [f"server.port={self.port}", f"server.host={host}", "logging.format=json"]
         # Nobody is sent to it but by the test, which knows when it goes.
         changes = [*own, "server.drain_delay_seconds=0", *overrides]
         words = [word for change in changes for word in ("--set", change)]
         self.started = time.monotonic()
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "appliance", "serve", str(file), *words],
+                [*prefix, sys.executable, "-m", "appliance", "serve", str(file), *words],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -61,7 +66,7 @@ class Served:
         Status and JSON body; bytes are sent as they are, None makes it a GET.
         """
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        url = f"http://127.0.0.1:{port or self.port}{path}"
+        url = f"http://{self.host}:{port or self.port}{path}"
         request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
         try:
             with urllib.request.urlopen(request, timeout=120) as response:

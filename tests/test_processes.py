@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
-from appliance.processes import usable_cores
+from appliance.processes import usable_cores, usable_memory
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -35,3 +36,27 @@ def test_cores_are_those_a_container_may_use(tmp_path: Path, files: dict[str, st
         (tmp_path / name).write_text(text)
 
     assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"memory.max": "max\n"}, None),
+        ({"memory.max": "1048576\n"}, 1 << 20),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ({"memory/memory.limit_in_bytes": "1048576\n"}, 1 << 20),
+    ],
+)
+def test_the_usable_memory_is_no_more_than_the_limit(tmp_path: Path, files: dict[str, str], limit: int | None) -> None:
+    """
+    A container's share of a large machine; no limit is all there is.
+    """
+    (tmp_path / "memory").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    total, available = usable_memory(tmp_path)
+
+    assert total == (limit or psutil.virtual_memory().total)
+    assert 0 < available <= total

@@ -154,7 +154,7 @@ def _given(part: Part | None) -> Part:
 def _decoded(body: bytes) -> Json:
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(said, dict):
         raise CallError("The body is not a request: it must be a mapping")

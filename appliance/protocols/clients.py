@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request
 from litestar.exceptions import ClientException
-from litestar.types import Receive, Scope
+from litestar.types import Receive
 
 Result = TypeVar("Result")
 
@@ -23,9 +23,6 @@ A request without a user, credentials or a state, which is what Litestar's type 
 
 # How long a client may go on sending a body that is refused already.
 _LINGER_SECONDS = 2.0
-
-# Where a request's scope has its stream.
-_STREAM = "appliance_stream"
 
 
 class ClientGoneError(ClientException):
@@ -62,25 +59,6 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) ->
 async def _left(request: AnyRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def streaming(request: AnyRequest, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """
-    A stream that answers the request, to be closed with it: see `close_stream`.
-    """
-    request.scope["state"][_STREAM] = stream
-    return stream
-
-
-async def close_stream(scope: Scope) -> None:
-    """
-    Close the stream that answered a request which is over.
-
-    Whoever is cancelled while it sends leaves its stream where it is, and with it the work behind it.
-    """
-    stream: AsyncGenerator[bytes] | None = scope.get("state", {}).get(_STREAM)
-    if stream is not None:
-        await stream.aclose()
 
 
 async def discard(receive: Receive) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.config.server import ServerSection
 from appliance.errors import CallError, SlowBodyError
-from appliance.protocols.clients import AnyRequest, discard
+from appliance.protocols.clients import AnyRequest, ClientGoneError, discard
 from appliance.protocols.compression import decompressed
 from appliance.protocols.depth import is_deeper
 from appliance.tensors.wire import LENGTH_HEADER
@@ -75,6 +76,9 @@ class Intake:
         try:
             async with asyncio.timeout(seconds) as bound:
                 return await request.body()
+        except InternalServerException as error:
+            # What Litestar has for a client that leaves, and for nothing else that can happen here.
+            raise ClientGoneError from error
         except RequestEntityTooLarge:
             await discard(request.receive)
             raise

@@ -15,16 +15,16 @@ import msgspec
 from litestar import Response, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
-from litestar.response import Stream
 
 from appliance.contract import PATHS, Call, Operation, Reply
 from appliance.errors import CallError
 from appliance.lifecycle import RULES, Entry, Lifecycle
 from appliance.protocols import errors
-from appliance.protocols.clients import AnyRequest, streaming, unless_gone
+from appliance.protocols.clients import AnyRequest, unless_gone
 from appliance.protocols.gateway import Gateway
 from appliance.protocols.intake import Intake
 from appliance.protocols.spoken import speaking
+from appliance.protocols.streamed import Streamed
 from appliance.upstream import form
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
@@ -70,8 +70,7 @@ def _response(request: AnyRequest, reply: Reply) -> Response[Any]:
         return Response(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
     is_told = reply.media_type.startswith("text/event-stream")
     stream = errors.told(request, reply.body) if is_told else reply.body
-    stream = streaming(request, stream)
-    return Stream(stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers})
+    return Streamed(stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers})
 
 
 def _call(operation: Operation, request: AnyRequest, body: bytes) -> tuple[Call, str | None]:

@@ -10,8 +10,6 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from appliance.protocols.clients import close_stream
-
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
@@ -37,7 +35,6 @@ class Sending:
             log.warning("client.stalled", seconds=self._seconds)
         finally:
             watch.close()
-            await close_stream(scope)
 
 
 class _Watch:

@@ -139,7 +139,7 @@ def decoded(status: int, body: bytes) -> Any:  # Any: JSON values
         raise GatewayError(f"The target answered {status}, which leads elsewhere; nobody follows it there")
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise GatewayError(f"The target's answer is no JSON: {error}") from error
     _require_good(said)
     return said

@@ -36,7 +36,7 @@ def head_of(body: bytes) -> bytes:
     try:
         prompt = msgspec.json.decode(body, type=_Prompt)
         parts = [_until_user(bytes(getattr(prompt, name))) for name in _Prompt.__struct_fields__]
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return b""
     return b"".join(parts)[:_MOST_BYTES]
 

@@ -64,6 +64,6 @@ def key_of(call: Call, headers: Mapping[str, str], body: bytes) -> bytes:
 def _is_deterministic(body: bytes) -> bool:
     try:
         asked = msgspec.json.decode(body, type=_Sampling)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return False
     return not asked.stream and (asked.temperature == 0 or asked.seed is not None)

@@ -152,7 +152,7 @@ def _members(body: bytes) -> list[_Member]:
 def _values(body: bytes) -> dict[str, msgspec.Raw]:
     try:
         return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise NotAnObjectError(str(error)) from error
 
 

@@ -100,7 +100,12 @@ def _before_messages(text: str, old: bytes | None) -> bytes | None:
 
 def _is_system(message: bytes) -> bool:
     span = members.span_of(message, "role")
-    return span is not None and msgspec.json.decode(message[span]) in _SYSTEM_ROLES
+    try:
+        role = None if span is None else msgspec.json.decode(message[span])
+    except ValueError:
+        # No UTF-8; the upstream is asked, and says so.
+        return False
+    return isinstance(role, str) and role in _SYSTEM_ROLES
 
 
 def _before_text(text: str, old: bytes | None) -> bytes:

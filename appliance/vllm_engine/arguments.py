@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from appliance.errors import LoadError
 from appliance.layout import LayoutSection
+from appliance.processes import usable_memory
 from appliance.vllm_engine.cpu_memory import cpu_kv_bytes
 from appliance.vllm_engine.placing import of_layout
 from appliance.vllm_engine.section import EngineSection
@@ -163,7 +162,7 @@ def _cpu_kv_bytes(setup: Setup) -> int:
     weights = sum(file.stat().st_size for file in setup.artifact.glob("*.safetensors"))
     left = cpu_kv_bytes(setup.layout, weights)
     if left < 1 and setup.layout.memory_fraction is not None:
-        total = psutil.virtual_memory().total
+        total, _ = usable_memory()
         raise LoadError(
             f"layout.memory_fraction is {setup.layout.memory_fraction}: "
             f"{total * setup.layout.memory_fraction / 1024**3:.1f} GiB of this machine's {total / 1024**3:.1f}, and "
@@ -181,7 +180,7 @@ def _said_kv_bytes(layout: LayoutSection, *, on_cpu: bool) -> int | None:
     if layout.kv_cache.fraction is None:
         return layout.kv_cache.bytes
     if on_cpu:
-        return int(psutil.virtual_memory().total * layout.kv_cache.fraction)
+        return int(usable_memory()[0] * layout.kv_cache.fraction)
     from vllm.platforms import current_platform
 
     return int(current_platform.get_device_total_memory() * layout.kv_cache.fraction)

@@ -15,17 +15,17 @@ from typing import Any
 
 import msgspec
 from litestar import Response
-from litestar.response import Stream
 
 from appliance.contract import Operation, Reply
 from appliance.errors import CallError, GatewayError, UnsupportedOperationError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols import errors
-from appliance.protocols.clients import AnyRequest, streaming, unless_gone
+from appliance.protocols.clients import AnyRequest, unless_gone
 from appliance.protocols.intake import Intake
 from appliance.protocols.oip.asking import VERSION, ask, call_of, refusal
 from appliance.protocols.oip.columns import Column, Columns, fields_of
 from appliance.protocols.oip.meaning import Meaning, usual
+from appliance.protocols.streamed import Streamed
 from appliance.tensors.wire import decoded
 
 _UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -76,8 +76,8 @@ async def streamed_text(lifecycle: Lifecycle, request: AnyRequest, name: str, in
     reply = await unless_gone(request, lifecycle.answer(name, replace(call, is_streamed=True)))
     if reply.status >= 300:
         raise refusal(reply)
-    events = streaming(request, errors.told(request, _events(reply, question.says)))
-    return Stream(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
+    events = errors.told(request, _events(reply, question.says))
+    return Streamed(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
 
 
 def _meaning(lifecycle: Lifecycle, name: str) -> Meaning:

@@ -107,7 +107,7 @@ def _is_chat(body: bytes) -> bool:
     """
     try:
         shape = msgspec.json.decode(body, type=_Shape)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return False
     first = shape.input[0] if isinstance(shape.input, list) and shape.input else None
     if isinstance(first, list) and first:

@@ -42,6 +42,6 @@ class InJson:
         """
         try:
             require_json(msgspec.json.decode(call.body, type=_Format).encoding_format)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise CallError(f"The body is not a request: {error}") from error
         return await self.answer(call)

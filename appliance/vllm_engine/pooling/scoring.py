@@ -84,7 +84,7 @@ class ScoreEndpoint:
 def _members(body: bytes) -> dict[str, Any]:  # Any: JSON values
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CallError(f"The body is not a request: {error}") from error
 
 

@@ -1,0 +1,186 @@
+"""
+The manifests of examples/kubernetes: what Kubernetes and KServe know, and what fits the appliance they run.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from cluster import manifests
+from cluster.manifests import FILES, FOLDER, Manifest
+from doubles import config as doubles
+from reference_servers import environment
+
+from appliance.config import Config, load
+from appliance.lifecycle import Lifecycle
+from appliance.server.app import create_probes
+from appliance.server.outlook import Alone
+from appliance.telemetry.telemetry import Settings, Telemetry
+
+KUBERNETES = "1.37"
+PROGRAM = Path(__file__).parent / "kserve_models.py"
+
+# What the server may take to end after its drain: its engine first, then its connections.
+END_SECONDS = 15
+
+ALL = manifests.read()
+PODS = [pytest.param(pod, settings, id=name) for name, pod, settings in manifests.pods(ALL)]
+
+
+def _config(settings: Manifest, pod: Manifest, folder: Path) -> Config:
+    """
+    The config that a pod serves, with what its arguments put over it.
+    """
+    file = folder / "config.yaml"
+    file.write_text(settings["data"]["config.yaml"])
+    words = manifests.container(pod).get("args", [])
+    changes = [words[place + 1].replace("{{.Name}}", "name") for place, word in enumerate(words) if word == "--set"]
+    return load(file, changes, environ={}).config
+
+
+@pytest.mark.parametrize("manifest", [each for each in ALL if "kserve" not in each["apiVersion"]], ids=manifests.name)
+def test_kubernetes_knows_every_key(manifest: Manifest) -> None:
+    """
+    Each of Kubernetes' own manifests fits its schema, and has no key beside it.
+    """
+    assert kubernetes_validate.validate(dict(manifest), KUBERNETES, strict=True) == KUBERNETES
+
+
+def test_a_misspelt_key_of_a_manifest_is_found() -> None:
+    """
+    The check refuses what Kubernetes would drop in silence.
+    """
+    deployment = copy.deepcopy(dict(manifests.of_kind("Deployment", ALL)))
+    deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 1
+
+    with pytest.raises(kubernetes_validate.ValidationError, match="terminationGracePeriod"):
+        kubernetes_validate.validate(deployment, KUBERNETES, strict=True)
+
+
+@pytest.mark.slow
+def test_kserve_knows_every_key(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    """
+    KServe's own classes give each of its manifests back as it was, and not a misspelt one.
+    """
+    python = environment(pytestconfig, "kserve-models", "kserve==0.21.0", "kubernetes<36")
+    good = FOLDER / "kserve.yaml"
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(good.read_text().replace("minReplicas", "minReplicass").replace("multiModel", "multimodel"))
+
+    shown = [
+        json.loads(subprocess.run([python, PROGRAM, file], capture_output=True, text=True, check=True).stdout)
+        for file in (good, bad)
+    ]
+
+    assert shown[0] == {"ServingRuntime/appliance": [], "InferenceService/smollm2": []}
+    assert shown[1] == {
+        "ServingRuntime/appliance": [".spec.multimodel: unknown"],
+        "InferenceService/smollm2": [".spec.predictor.minReplicass: unknown"],
+    }
+
+
+@pytest.mark.parametrize(("pod", "settings"), PODS)
+def test_probes_and_ports_are_those_of_the_server(pod: Manifest, settings: Manifest, tmp_path: Path) -> None:
+    """
+    Probes ask the listener of probes for routes it has, and every port of the container is one that we listen on.
+    """
+    server = _config(settings, pod, tmp_path).server
+    lifecycle = Lifecycle(doubles())
+    app = create_probes(lifecycle, Alone(lifecycle), Telemetry(Settings()))
+    container = manifests.container(pod)
+    numbers = {each["name"]: each["containerPort"] for each in container["ports"]}
+    probes = [container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")]
+
+    assert [probe["path"] for probe in probes] == ["/livez", "/readyz"]
+    assert {probe["path"] for probe in probes} < {route.path for route in app.routes}
+    assert {numbers.get(probe["port"], probe["port"]) for probe in probes} == {server.probe_port}
+    assert set(numbers.values()) == {server.port, server.probe_port}
+
+
+@pytest.mark.parametrize(("pod", "settings"), PODS)
+def test_a_pod_is_given_longer_to_stop_than_it_takes(pod: Manifest, settings: Manifest, tmp_path: Path) -> None:
+    """
+    Its grace is more than the delay before the drain, the drain and the engine's end together.
+    """
+    server = _config(settings, pod, tmp_path).server
+
+    assert server.drain_delay_seconds > 0
+    assert _grace(pod) >= server.drain_delay_seconds + server.drain_seconds + END_SECONDS
+
+
+def _grace(pod: Manifest) -> float:
+    """
+    Of a runtime's pod the InferenceService says it.
+    """
+    pods = (pod, manifests.of_kind("InferenceService", ALL)["spec"]["predictor"])
+    return next(
+        float(each["terminationGracePeriodSeconds"]) for each in pods if "terminationGracePeriodSeconds" in each
+    )
+
+
+@pytest.mark.parametrize(("pod", "settings"), PODS)
+def test_a_pod_is_restricted(pod: Manifest, settings: Manifest) -> None:
+    """
+    It passes Pod Security's strictest profile, and its root is read-only beside that.
+
+    Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+    """
+    security: Mapping[str, Any] = {**pod.get("securityContext", {}), **manifests.container(pod)["securityContext"]}
+
+    assert security["runAsNonRoot"] is True
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert {kind for volume in pod["volumes"] for kind in volume} <= {
+        "name",
+        "configMap",
+        "persistentVolumeClaim",
+        "emptyDir",
+    }
+
+
+@pytest.mark.parametrize(("pod", "settings"), PODS)
+def test_every_volume_is_mounted_and_there(pod: Manifest, settings: Manifest) -> None:
+    """
+    No mount without a volume, no volume without a mount, no claim that nobody makes.
+    """
+    mounted = {mount["name"] for mount in manifests.container(pod)["volumeMounts"]}
+    claims = {each["persistentVolumeClaim"]["claimName"] for each in pod["volumes"] if "persistentVolumeClaim" in each}
+
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    assert claims <= {each["metadata"]["name"] for each in ALL if each["kind"] == "PersistentVolumeClaim"}
+
+
+def test_everything_selects_the_pods_of_the_deployment() -> None:
+    """
+    Service, budget, policy and spread mean the pods that the Deployment makes, and the autoscaler the Deployment.
+    """
+    deployment = manifests.of_kind("Deployment", ALL)
+    template = deployment["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    (spread,) = template["spec"]["topologySpreadConstraints"]
+    target = manifests.of_kind("HorizontalPodAutoscaler", ALL)["spec"]["scaleTargetRef"]
+
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    assert spread["labelSelector"]["matchLabels"] == labels
+    assert manifests.of_kind("Service", ALL)["spec"]["selector"] == labels
+    assert manifests.of_kind("PodDisruptionBudget", ALL)["spec"]["selector"]["matchLabels"] == labels
+    assert manifests.of_kind("NetworkPolicy", ALL)["spec"]["podSelector"]["matchLabels"] == labels
+    assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
+    # The autoscaler's number would be overwritten each time the file is applied.
+    assert "replicas" not in deployment["spec"]
+
+
+def test_every_file_is_known() -> None:
+    """
+    A file that is added is read by the tests above.
+    """
+    assert [file.name for file in FILES] == ["appliance.yaml", "autoscaling.yaml", "kserve.yaml"]
