@@ -25,7 +25,7 @@ FLOORS = (
     {"models"},
     {"config", "openai"},
     {"cache", "lifecycle", "pull"},
-    {"protocols"},
+    {"page", "protocols"},
     {"server", "smoke"},
     {"cli", "model_server"},
     {"__main__"},

@@ -77,6 +77,14 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
             ["request", "raw_request"],
         ),
         (
+            "vllm.entrypoints.openai.chat_completion.serving.OpenAIServingChat.chat_completion_stream_generator",
+            ["request", "result_generator", "request_id", "model_name"],
+        ),
+        (
+            "vllm.entrypoints.openai.completion.serving.OpenAIServingCompletion.completion_stream_generator",
+            ["request", "engine_inputs", "result_generator", "request_id", "created_time", "model_name", "num_prompts"],
+        ),
+        (
             "vllm.entrypoints.openai.responses.serving.OpenAIServingResponses.create_responses",
             ["request", "raw_request"],
         ),

@@ -33,6 +33,9 @@ class ServerSection(Section):
     grpc_port: Port | None = None
     """Port of the Open Inference Protocol over gRPC, with its health service and reflection; unset is none."""
 
+    page: bool = True
+    """Whether browsers get a page at `/`, with the models, a playground and the config, secrets left out."""
+
     admin: bool = False
     """
     Whether whoever reaches the server may load and unload its models, through the model repository of the Open

@@ -67,6 +67,7 @@ class Entry:
             "since": self.since.isoformat(timespec="milliseconds"),
             "reason": self.reason,
             "running": self.running,
+            **self.section.facts,
         }
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Discriminator, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, JsonValue, Tag, model_validator
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
@@ -71,6 +71,10 @@ class ComputedSection(ModelSection):
     @property
     def computer(self) -> str:
         return _PYTHON if isinstance(self.engine, PythonSection) else super().computer
+
+    @property
+    def facts(self) -> Mapping[str, JsonValue]:
+        return {"layout": self.layout.model_dump(mode="json", exclude_none=True)}
 
     @property
     def storages(self) -> Mapping[str, StorageSection]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from appliance.contract import Model, Peers
 from appliance.section import Section
@@ -52,6 +52,13 @@ class ModelSection(Section):
         What computes: vLLM, a class of the user's, or servers elsewhere, which the appliance asks.
         """
         return "vllm" if self.has_engine else "appliance"
+
+    @property
+    def facts(self) -> Mapping[str, JsonValue]:
+        """
+        What probes and listings tell of it besides its name.
+        """
+        return {}
 
     @property
     def storages(self) -> Mapping[str, StorageSection]:

@@ -113,7 +113,8 @@ def _listing(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
 
 def _card(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
     """
-    OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, and KServe's `name` and `ready`.
+    OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
+    what it can be asked.
     """
     section = entry.section
     return {
@@ -126,5 +127,6 @@ def _card(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
         "aliases": list(section.aliases) if name == section.name else [],
         "name": name,
         "ready": RULES[entry.state].is_ready,
+        "operations": sorted(entry.model.operations),
         **entry.model.describe(),
     }

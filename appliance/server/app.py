@@ -4,12 +4,12 @@ The web application: every protocol's routes over one lifecycle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
-from litestar import Litestar, get
+from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 
+from appliance import page
 from appliance.config import Config
 from appliance.lifecycle import Lifecycle
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
@@ -19,19 +19,20 @@ from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.published import Published
 
 
-def create_app(config: Config, seat: Seat | None = None) -> Litestar:
+def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str] = ()) -> Litestar:
     """
     All routes; the load begins with the application's start-up and does not hold it up.
 
     `app.state` has the `lifecycle` behind it and the `outlook` of its probes; `seat` is this process's place among
-    several workers.
+    several workers. `secrets` are texts that nobody may be shown.
     """
     lifecycle = Lifecycle(config)
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
     tensors = oip.routes(lifecycle, outlook.standing, config.server)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [*openai.routes(lifecycle, gateway), *tensors, *openapi.routes(lifecycle), *_probes(outlook)]
-    app = _app(config, [*handlers, _index(handlers)])
+    paths = [path for handler in handlers for path in handler.paths]
+    app = _app(config, [*handlers, *page.routes(config, paths, secrets)])
     app.state.lifecycle, app.state.outlook = lifecycle, outlook
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.append(lifecycle.stop)
@@ -65,13 +66,3 @@ def _app(config: Config, handlers: Sequence[BaseRouteHandler]) -> Litestar:
     # Around everything: Litestar's middleware sees no request that has no route.
     app.asgi_handler = Observed(Published.of(config, app.asgi_handler))
     return app
-
-
-def _index(handlers: Sequence[BaseRouteHandler]) -> BaseRouteHandler:
-    paths = sorted(path for handler in handlers for path in handler.paths)
-
-    @get("/", name="index")
-    async def index() -> dict[str, Any]:  # Any: JSON values
-        return {"name": "appliance", "routes": paths}
-
-    return index

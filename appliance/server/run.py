@@ -58,32 +58,32 @@ def serve(config: Config, secrets: Collection[str] = ()) -> int:
     """
     logs.configure(config.logging.format, config.logging.level, secrets)
     try:
-        return _run(config)
+        return _run(config, secrets)
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
         return error.exit_code
 
 
-def _run(config: Config) -> int:
+def _run(config: Config, secrets: Collection[str]) -> int:
     server = config.server
     for key, port in (("port", server.port), ("probe_port", server.probe_port), ("grpc_port", server.grpc_port)):
         if port is not None:
             _require_free(server.host, port, f"server.{key}")
     if config.server.grpc_port is not None:
         oip_grpc.require()
-    work = partial(_work, config)
+    work = partial(_work, config, secrets)
     count = worker_count(config)
     if count == 1:
         return work(None)
     return Supervisor(count, work, config.server.drain_seconds + _LEAVE_SECONDS).run()
 
 
-def _work(config: Config, seat: Seat | None) -> int:
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(config, seat))
+def _work(config: Config, secrets: Collection[str], seat: Seat | None) -> int:
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(config, secrets, seat))
 
 
-async def _serve(config: Config, seat: Seat | None) -> int:
-    app = create_app(config, seat)
+async def _serve(config: Config, secrets: Collection[str], seat: Seat | None) -> int:
+    app = create_app(config, seat, secrets)
     lifecycle: Lifecycle = app.state.lifecycle
     servers = [_server(app, config, config.server.port)]
     if config.server.probe_port is not None:

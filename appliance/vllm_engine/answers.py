@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from appliance.contract import Call, Operation, Reply
 from appliance.errors import CallError, EngineDeadError
+from appliance.vllm_engine.streams import quicken
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
@@ -88,6 +89,7 @@ def generation(state: State) -> Mapping[Operation, Answer]:
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
+    quicken(state.openai_serving_chat, state.openai_serving_completion)
     chat = state.openai_serving_chat.create_chat_completion
     completion = state.openai_serving_completion.create_completion
     messages = state.anthropic_serving_messages
@@ -178,11 +180,14 @@ async def _events(stream: AsyncGenerator[Any], dump: Mapping[str, bool]) -> Asyn
     """
     vLLM's stream as bytes; closing it aborts the request in the engine.
 
-    Most serving classes write their own server-sent events, the one for responses gives objects.
+    Most serving classes write their own server-sent events, as text or, where we write them, as bytes; the one for
+    responses gives objects.
     """
     try:
         async for event in stream:
-            if isinstance(event, str):
+            if isinstance(event, bytes):
+                yield event
+            elif isinstance(event, str):
                 yield event.encode()
             else:
                 yield f"event: {event.type}\ndata: {event.model_dump_json(**dump)}\n\n".encode()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import time
 from argparse import Namespace
@@ -70,6 +71,7 @@ class Engine:
             self._answers = await _answers(llm, arguments)
             self._processes = self._new_processes()
             self._llm = llm
+            _settle()
         except Exception as error:
             self._kill()
             log.debug("engine.failed_to_start", model=self._setup.names[0], exc_info=True)
@@ -138,6 +140,8 @@ class Engine:
         """
         llm, self._llm = self._llm, None
         if llm is not None:
+            # What it leaves behind is garbage like any other.
+            gc.unfreeze()
             await llm.abort(list(llm.output_processor.request_states), internal=True)
             # The streams get a turn to write their last chunk before the task that feeds them goes.
             await asyncio.sleep(0.1)
@@ -170,6 +174,19 @@ class Engine:
                 core = psutil.Process(process.pid)
                 for each in (*core.children(recursive=True), core):
                     each.kill()
+
+
+def _settle() -> None:
+    """
+    Leave out of every later collection what the start brought: nearly all of it stays, and looking at it takes long.
+
+    vLLM's settings are fixed by now, too, and it reads some of them from the environment for each token.
+    """
+    from vllm import envs
+
+    gc.collect()
+    gc.freeze()
+    envs.enable_envs_cache()
 
 
 async def _answers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Operation, Answer]:

@@ -57,11 +57,14 @@ def launch(setup: Setup, server: ForkServer | None, proceed: Callable[[], None])
     What vLLM refuses, it refuses with exceptions of many kinds; `as_load_error` makes them one.
     """
     _import()
+    from vllm import envs
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    # An engine before this one has had its settings remembered.
+    envs.disable_envs_cache()
     engine_args = AsyncEngineArgs(**engine_arguments(setup, on_cpu=current_platform.is_cpu()))
     config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     if setup.chat_template is None and setup.pooler is None:

@@ -41,6 +41,7 @@ _MODEL: Sequence[tuple[str, str, str, str | None, str | None]] = (
 
 _REST: Sequence[Told] = (
     Told("get", "/", "Where to go", None, "Routes", "OpenAIError"),
+    Told("get", "/config", "The config, secrets left out", None, None, "OpenAIError"),
     Told("get", "/v1/models", "Every model", None, "Models", "OpenAIError"),
     Told("get", "/openai/v1/models", "Every model", None, "Models", "OpenAIError"),
     Told("get", "/v1/models/{name}", "One model", None, "Model", "OpenAIError"),

@@ -1,0 +1,96 @@
+"""
+What the root answers, to people and to programs, and what it shows of the config.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+import httpx
+from httpx import ASGITransport
+from ruamel.yaml import YAML
+
+from appliance import page
+from appliance.config import Config
+from appliance.page.told import as_yaml
+from appliance.server import create_app
+
+SECTION = {
+    "name": "away",
+    "class": "proxy",
+    "upstreams": [{"url": "https://models.example.com/v1", "api_key": "sk-inline"}],
+    "x-note": "ours",
+}
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def _config(**server: object) -> Config:
+    return Config.model_validate({"models": [SECTION], "server": server})
+
+
+def _client(config: Config) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=ASGITransport(cast("Any", create_app(config))), base_url="http://test")
+
+
+async def test_a_browser_gets_the_page_and_a_program_the_routes() -> None:
+    """
+    The root answers each in its own language.
+    """
+    async with _client(_config()) as client:
+        for_people = await client.get("/", headers=BROWSER)
+        for_programs = await client.get("/")
+
+    assert for_people.text.startswith("<!doctype html>")
+    assert "script-src 'sha256-" in for_people.headers["content-security-policy"]
+    assert "/v1/models" in for_programs.json()["routes"]
+
+
+async def test_the_page_can_be_turned_off() -> None:
+    """
+    With `server.page: false` the root lists the routes to everyone, and the config is not shown.
+    """
+    async with _client(_config(page=False)) as client:
+        root = await client.get("/", headers=BROWSER)
+        config = await client.get("/config")
+
+    assert root.json()["name"] == "appliance"
+    assert config.status_code == 404
+
+
+async def test_the_config_is_shown_as_it_was_set_without_its_secrets() -> None:
+    """
+    Secrets of the file, of references and in URIs are gone; what nobody set is left out.
+    """
+    config = Config.model_validate(
+        {
+            "models": [
+                SECTION,
+                {
+                    "name": "here",
+                    "class": "encoder",
+                    "storage": {"uri": "https://u:pw@files.example.com/m.zip?sig=signed"},
+                },
+                {"name": "there", "class": "proxy", "upstreams": [{"url": "http://tenant-referenced.example.com"}]},
+            ]
+        }
+    )
+
+    text = as_yaml(config, {"referenced"})
+    shown = YAML(typ="safe").load(text)
+
+    assert not re.search(r"inline|pw|signed|referenced", text)
+    assert list(shown["models"][0]) == ["name", "class", "upstreams"]
+    assert shown["models"][1]["storage"] == {"uri": "https://files.example.com/m.zip"}
+    assert "server" not in shown
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    """
+    No address, no import that was not resolved, no placeholder is left in it.
+    """
+    text, _ = page.page()
+
+    assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", text)
+    assert not re.search(r"^(?:import|export) ", text, re.MULTILINE)
+    assert "/* page." not in text

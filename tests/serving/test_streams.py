@@ -1,0 +1,232 @@
+"""
+Our writers of streams beside vLLM's own, fed with the same outputs of an engine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from appliance.vllm_engine.streams import is_plain, quicken
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+PROMPT = [1, 2, 3, 4, 5]
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    What the engine gives at once: a text, how many tokens it has, and why it is the last.
+    """
+
+    text: str
+    tokens: int = 1
+    finish: str | None = None
+    stop: int | str | None = None
+
+
+class BrokenError(Exception):
+    """
+    The engine breaks in the middle.
+    """
+
+
+async def _outputs(steps: Sequence[Step | Exception]) -> AsyncGenerator[Any]:
+    from vllm.outputs import CompletionOutput, RequestOutput
+
+    for number, step in enumerate(steps):
+        if isinstance(step, Exception):
+            raise step
+        output = CompletionOutput(0, step.text, [7] * step.tokens, None, None, None, step.finish, step.stop)
+        prompt = PROMPT if number == 0 else None
+        yield RequestOutput("id", "x", prompt, None, [output], step.finish is not None, num_cached_tokens=0)
+
+
+def _serving(kind: str, fingerprint: str | None) -> Any:
+    """
+    vLLM's serving class without an engine: all that its writers ask of it.
+    """
+    if kind == "chat":
+        from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat as Serving
+    else:
+        from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion as Serving
+    serving = Serving.__new__(Serving)
+    serving.parser_cls = None
+    serving.response_role = "assistant"
+    serving.system_fingerprint = fingerprint
+    serving.request_logger = None
+    serving.log_error_stack = False
+    for option in ("force_include_usage", "prompt_tokens_details", "per_request_metrics", "log_outputs", "log_deltas"):
+        setattr(serving, f"enable_{option}", False)
+    serving._include_reasoning_tokens_details = False
+    return serving
+
+
+def _request(kind: str, **options: Any) -> Any:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    if kind == "chat":
+        return ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "x"}], stream=True, **options)
+    return CompletionRequest(model="m", prompt="x", stream=True, **options)
+
+
+def _stream(serving: Any, kind: str, request: Any, steps: Sequence[Step | Exception]) -> AsyncGenerator[str | bytes]:
+    outputs, metadata = _outputs(steps), SimpleNamespace()
+    told: tuple[Any, ...]
+    if kind == "chat":
+        told = (request, outputs, "chatcmpl-1", "org/m", [], object(), metadata)
+        return cast("AsyncGenerator[str | bytes]", serving.chat_completion_stream_generator(*told))
+    numbered = ((0, output) async for output in outputs)
+    told = (request, [{"prompt": "x"}], numbered, "cmpl-1", 5, "org/m", 1, None, metadata)
+    return cast("AsyncGenerator[str | bytes]", serving.completion_stream_generator(*told))
+
+
+async def _objects(stream: AsyncGenerator[str | bytes]) -> list[Any]:
+    """
+    The events as objects, without the time that they were made at.
+    """
+    texts = [event if isinstance(event, str) else event.decode() async for event in stream]
+    assert all(text.startswith("data: ") and text.endswith("\n\n") for text in texts)
+    found = [json.loads(text[6:]) if "[DONE]" not in text[:12] else "[DONE]" for text in texts]
+    return [each if isinstance(each, str) else {**each, "created": 0} for each in found]
+
+
+async def _both(kind: str, steps: Sequence[Step | Exception], fingerprint: str | None, **options: Any) -> Any:
+    ours, theirs = _serving(kind, fingerprint), _serving(kind, fingerprint)
+    quicken(*((ours, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), ours)))
+    request = _request(kind, **options)
+    return (
+        await _objects(_stream(ours, kind, request, steps)),
+        await _objects(_stream(theirs, kind, request, steps)),
+    )
+
+
+ENDS: dict[str, Sequence[Step | Exception]] = {
+    "stop": [Step("The"), Step(" end"), Step("", 1, "stop")],
+    "length": [Step("a"), Step("b", 1, "length")],
+    "stop string": [Step("a", 2), Step("", 1), Step("b", 1, "stop", "###")],
+    "stop token": [Step("a"), Step("", 1, "stop", 128009)],
+    "split character": [Step("", 1), Step("", 1), Step("é"), Step("", 1), Step("🎈", 1), Step("", 1, "stop")],
+    "prompt in steps": [Step("", 0), Step("", 0), Step("a"), Step("b", 1, "stop")],
+    "quotes and lines": [Step('"'), Step("\\n\n\r\t\x00\x7f\u2028</script>"), Step('{"a": 1}', 1, "stop")],
+    "its own placeholder": [Step("the text goes here"), Step('"the text goes here"', 1, "stop")],
+    "several tokens at once": [Step("several tokens", 4), Step(" more", 3, "length")],
+    "one output": [Step("all", 3, "stop")],
+    "nothing at all": [],
+    "aborted before the first token": [Step("", 0, "abort")],
+    "aborted": [Step("a"), Step("", 0, "abort")],
+    "error": [Step("a"), Step("", 0, "error")],
+    "broken": [Step("a"), BrokenError("inside")],
+    "broken at once": [BrokenError("inside")],
+    "refused": [ValueError("the prompt is too long")],
+}
+
+
+@pytest.mark.parametrize("fingerprint", [None, "fp"])
+@pytest.mark.parametrize("has_usage", [False, True])
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_plain_stream_is_vllms_object_by_object(
+    kind: str, end: str, has_usage: bool, fingerprint: str | None
+) -> None:
+    """
+    However a stream goes and ends, a client reads the same objects in the same order.
+    """
+    ours, theirs = await _both(kind, ENDS[end], fingerprint, stream_options={"include_usage": has_usage})
+
+    assert ours == theirs
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=8), st.integers(0, 4)), max_size=12),
+    st.sampled_from(["stop", "length"]),
+    st.one_of(st.none(), st.integers(0, 9), st.text(max_size=3)),
+    st.sampled_from(["chat", "completion"]),
+    st.booleans(),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+async def test_any_plain_stream_is_vllms(
+    pieces: list[tuple[str, int]], finish: str, stop: int | str | None, kind: str, has_usage: bool
+) -> None:
+    """
+    The same holds for texts and token counts that nobody thought of.
+    """
+    steps = [*(Step(text, tokens) for text, tokens in pieces), Step("", 1, finish, stop)]
+    ours, theirs = await _both(kind, steps, None, stream_options={"include_usage": has_usage})
+
+    assert ours == theirs
+
+
+NOT_PLAIN: dict[str, Iterable[tuple[str, dict[str, Any]]]] = {
+    "chat": [
+        ("n", {"n": 2}),
+        ("logprobs", {"logprobs": True, "top_logprobs": 1}),
+        ("echo", {"echo": True, "add_generation_prompt": False}),
+        ("token ids", {"return_token_ids": True}),
+        ("running usage", {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+    ],
+    "completion": [
+        ("n", {"n": 2}),
+        ("logprobs", {"logprobs": 0}),
+        ("echo", {"echo": True}),
+        ("token ids", {"return_token_ids": True}),
+        ("running usage", {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [pytest.param(kind, options, id=f"{kind}-{name}") for kind, rows in NOT_PLAIN.items() for name, options in rows],
+)
+def test_anything_more_is_left_to_vllm(kind: str, options: dict[str, Any]) -> None:
+    """
+    A request whose chunks differ in more than their text is none of ours.
+    """
+    assert is_plain(_serving(kind, None), _request(kind))
+    assert not is_plain(_serving(kind, None), _request(kind, **options))
+
+
+async def test_what_is_not_plain_is_written_by_vllm() -> None:
+    """
+    Running usage, which each chunk has anew, is there.
+    """
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    ours, theirs = await _both("chat", ENDS["stop"], None, stream_options=options)
+
+    assert ours == theirs
+    assert [each["usage"]["completion_tokens"] for each in ours[:-1]] == [0, 1, 2, 3, 3]
+
+
+async def test_closing_a_stream_closes_the_engines() -> None:
+    """
+    When the client is gone, the request ends in the engine at once, not when somebody collects garbage.
+    """
+    closed = []
+
+    async def endless() -> AsyncGenerator[Any]:
+        try:
+            while True:
+                async for output in _outputs([Step("a")]):
+                    yield output
+        finally:
+            closed.append(True)
+
+    serving = _serving("chat", None)
+    quicken(serving, _serving("completion", None))
+    stream = serving.chat_completion_stream_generator(_request("chat"), endless(), "id", "m", [], object(), None)
+    await anext(stream)
+    await anext(stream)
+
+    await stream.aclose()
+
+    assert closed == [True]
