@@ -1,11 +1,12 @@
 """
-A TCP proxy that breaks connections on demand; it knows nothing of what it carries.
+A TCP proxy that breaks connections on demand; of what it carries it knows one header of HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 from dataclasses import dataclass
@@ -13,12 +14,17 @@ from typing import Literal
 
 from background import Background
 
-Kind = Literal["refuse", "hang_up", "reset", "fin", "stall", "corrupt", "slow", "latency"]
+Kind = Literal["refuse", "hang_up", "reset", "fin", "stall", "corrupt", "whole", "slow", "latency"]
+
+ALWAYS = 1_000_000
 
 _PIECE = 65536
 
 # A reset throws away what its receiver has not read yet; the bytes before it are meant to arrive.
 _READ_SECONDS = 0.05
+
+# What asks for a part of a file, and not for the one byte that tells its size.
+_RANGE = re.compile(rb"(\r\n)Range:(?! bytes=0-0\r)", re.IGNORECASE)
 
 # The end of a connection that lingers for no time is a reset.
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -33,15 +39,16 @@ class Fault:
     - ``hang_up``: each connection is reset as soon as it is accepted, and so are those there are
     - ``reset``, ``fin``, ``stall``, ``corrupt``: after `after` bytes to the client, counted for each connection since
       the fault was set, it is reset, ends early, carries nothing more, or has one byte flipped
+    - ``whole``: the Range header is taken out of a request, so that the server sends all of a file
     - ``slow``: `rate` bytes a second to the client
-    - ``latency``: each piece to the client waits `seconds`
+    - ``latency``: each request waits `seconds`
 
     `times` is how often it happens; afterwards all is well. It does not bound ``refuse``, ``slow`` and ``latency``.
     """
 
     kind: Kind
     after: int = 0
-    times: int = 1_000_000
+    times: int = ALWAYS
     rate: int = 1024
     seconds: float = 0.0
 
@@ -65,7 +72,8 @@ class FaultProxy(Background):
         self.accepted = 0
         """Connections so far."""
         self.hits = 0
-        """Faults so far, as far as they are counted."""
+        """Faults since one was set, as far as they are counted."""
+        self._sent = 0
 
     @property
     def url(self) -> str:
@@ -73,6 +81,13 @@ class FaultProxy(Background):
         The address of an HTTP server behind it.
         """
         return f"http://{self._host}:{self.port}"
+
+    @property
+    def sent(self) -> int:
+        """
+        Bytes that went to clients since a fault was set.
+        """
+        return self._sent + sum(connection.passed for connection in list(self._connections))
 
     def set(self, fault: Fault | None) -> None:
         """
@@ -97,6 +112,7 @@ class FaultProxy(Background):
 
     async def _set(self, fault: Fault | None) -> None:
         self._fault, self._left = fault, fault.times if fault else 0
+        self.hits = self._sent = 0
         for connection in list(self._connections):
             connection.passed = 0
             if self._is("refuse", "hang_up"):
@@ -126,12 +142,13 @@ class FaultProxy(Background):
             connection.reset()
         finally:
             self._connections.discard(connection)
+            self._sent += connection.passed
             connection.close()
 
     async def _carry(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         answers, requests = await asyncio.open_connection("127.0.0.1", self._target_port)
         connection.writers.append(requests)
-        upward = asyncio.create_task(_pump(reader, requests, connection.left))
+        upward = asyncio.create_task(self._upward(reader, requests, connection.left))
         try:
             while piece := await answers.read(_PIECE):
                 if not await self._pass(connection, piece):
@@ -139,6 +156,20 @@ class FaultProxy(Background):
         finally:
             upward.cancel()
             await asyncio.gather(upward, return_exceptions=True)
+
+    async def _upward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event) -> None:
+        with contextlib.suppress(OSError):
+            while piece := await reader.read(_PIECE):
+                if self._fault and self._fault.kind == "latency":
+                    await asyncio.sleep(self._fault.seconds)
+                if _RANGE.search(piece) and self._take("whole"):
+                    piece = _RANGE.sub(rb"\1X-Omitted:", piece)
+                writer.write(piece)
+                await writer.drain()
+        # A client that left, by whatever way, is one that says nothing more.
+        left.set()
+        with contextlib.suppress(OSError, RuntimeError):
+            writer.write_eof()
 
     async def _pass(self, connection: _Connection, piece: bytes) -> bool:
         """
@@ -151,8 +182,6 @@ class FaultProxy(Background):
         room = fault.after - connection.passed
         if len(piece) > room and self._take("reset", "fin", "stall", "corrupt"):
             return await self._break(connection, piece, max(room, 0), fault.kind)
-        if fault.kind == "latency":
-            await asyncio.sleep(fault.seconds)
         if fault.kind == "slow":
             await _slowly(connection, piece, fault.rate)
         else:
@@ -211,17 +240,6 @@ class _Connection:
     def close(self) -> None:
         for writer in self.writers:
             writer.close()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event) -> None:
-    with contextlib.suppress(OSError):
-        while piece := await reader.read(_PIECE):
-            writer.write(piece)
-            await writer.drain()
-    # A client that left, by whatever way, is one that says nothing more.
-    left.set()
-    with contextlib.suppress(OSError, RuntimeError):
-        writer.write_eof()
 
 
 async def _slowly(connection: _Connection, piece: bytes, rate: int) -> None:

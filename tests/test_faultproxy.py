@@ -109,7 +109,7 @@ def test_one_byte_is_flipped(proxy: FaultProxy) -> None:
 
 def test_slow_and_late_take_their_time(proxy: FaultProxy) -> None:
     """
-    A rate bounds the speed, a latency puts off each piece; all arrives.
+    A rate bounds the speed, a latency puts off each request; all arrives.
     """
     for fault in (Fault("slow", rate=len(BODY) * 5), Fault("latency", seconds=0.15)):
         proxy.set(fault)
@@ -117,3 +117,13 @@ def test_slow_and_late_take_their_time(proxy: FaultProxy) -> None:
 
         assert _ask(proxy).endswith(BODY)
         assert time.monotonic() - began >= 0.14
+
+
+def test_what_went_to_clients_is_counted(proxy: FaultProxy) -> None:
+    """
+    Since a fault was set, over all connections, also those that are closed.
+    """
+    proxy.set(None)
+    received = [len(_ask(proxy)) for _ in range(2)]
+
+    assert proxy.sent == sum(received)

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager
+from io import SEEK_END, BytesIO
 
 from appliance.errors import ArtifactChangedError, ArtifactNotFoundError
 from appliance.storage.section import StorageSettings
-from appliance.storage.store import Listing, RemoteFile
+from appliance.storage.store import Body, Listing, RemoteFile
 
 PLACES: MutableMapping[str, MutableMapping[str, bytes]] = {}
 """Files by name, by the name of their place."""
-
-_BLOCK = 1 << 16
 
 
 class MemoryStore:
@@ -42,15 +42,24 @@ class MemoryStore:
             raise ArtifactNotFoundError(f"{uri}: nothing lies there; known places are {', '.join(PLACES) or 'none'}")
         return Listing(uri, tuple(_describe(name, data) for name, data in self._listed.items()), is_file=is_file)
 
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+    @asynccontextmanager
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
         data = self._listed[file.name]
         if not any(data is held for held in PLACES[self._place].values()):
             raise ArtifactChangedError(f"memory://{self._place}: {file.name}: changed while it was fetched; try again")
-        for begin in range(start, end, _BLOCK):
-            yield data[begin : min(begin + _BLOCK, end)]
+        yield _Bytes(data[start:end])
 
     async def close(self) -> None:
         pass
+
+
+class _Bytes(BytesIO):
+    """
+    Bytes that are all there.
+    """
+
+    def abort(self) -> None:
+        self.seek(0, SEEK_END)
 
 
 def _describe(name: str, data: bytes) -> RemoteFile:

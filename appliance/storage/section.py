@@ -57,7 +57,7 @@ class TransferSection(Section):
     parallel: Annotated[int, Field(ge=1, le=256)] = 8
     """Requests at once, over all files of a model."""
 
-    chunk_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * 1024 * 1024
+    chunk_bytes: Annotated[int, Field(ge=64 * 1024)] = 16 * 1024 * 1024
     """Most bytes that one request asks for; small models are fetched in smaller pieces."""
 
     stall_seconds: Annotated[float, Field(gt=0)] = 30

@@ -5,7 +5,8 @@ and the transfer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,6 +46,27 @@ class Listing:
     revision: str | None = None
 
 
+class Body(Protocol):
+    """
+    Bytes on their way, read by one thread: a loop would have only one processor for all of them.
+    """
+
+    def read(self, size: int, /) -> bytes:
+        """
+        The next bytes, at most `size`, as soon as there are any; none at the end. It blocks.
+
+        Raises:
+            StorageError: they do not come, or are not the ones that were asked for.
+        """
+        ...
+
+    def abort(self) -> None:
+        """
+        Have the `read` of another thread end soon, and bring nothing any more.
+        """
+        ...
+
+
 class Store(Protocol):
     """
     One place, opened for one URI; used and closed in one event loop.
@@ -74,11 +96,11 @@ class Store(Protocol):
         """
         ...
 
-    def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+    def read(self, file: RemoteFile, start: int, end: int) -> AbstractAsyncContextManager[Body]:
         """
-        Exactly the bytes from `start` up to `end` in blocks; a short answer, or one of other bytes, raises.
+        Exactly the bytes from `start` up to `end`, asked for on entering; a short answer, or other bytes, raise.
 
-        It is an async generator: closing it early gives its connection back or closes it.
+        Leaving it early closes the connection; no thread may read by then.
         """
         ...
 

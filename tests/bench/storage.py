@@ -162,9 +162,9 @@ def _compare_far(shelf: Shelf, files: Files, options: argparse.Namespace, kserve
     """
     The same from a server that is 20 ms away.
     """
-    from storage.servers.faultproxy import Fault, proxying
+    from faultproxy import Fault, FaultProxy
 
-    with proxying(shelf.port) as proxy:
+    with FaultProxy(shelf.port) as proxy:
         proxy.set(Fault("latency", seconds=_LATENCY_SECONDS))
         _compare(shelf, proxy.port, files, options, kserve, f", {_LATENCY_SECONDS * 1000:.0f} ms away")
 

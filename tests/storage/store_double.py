@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 from appliance.errors import AccessDeniedError, ArtifactChangedError, StorageUnavailableError
-from appliance.storage.store import Listing, RemoteFile
+from appliance.storage.store import Body, Listing, RemoteFile
 
 BLOCK = 16 * 1024
 
@@ -58,18 +61,22 @@ class StoreDouble:
 
     async def list(self) -> Listing:
         fault = self.listing_faults.popleft() if self.listing_faults else Fault()
-        await self._fail(fault)
+        if fault.kind == "stall":
+            await asyncio.sleep(3600)
+        fail(fault)
         return Listing("double://model", tuple(self._describe(name, data) for name, data in self.files.items()))
 
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+    def read(self, file: RemoteFile, start: int, end: int) -> AbstractAsyncContextManager[Body]:
+        return self._read(file, start, end)
+
+    @asynccontextmanager
+    async def _read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
         self.asked.append((file.name, start, end))
         fault = self.faults.popleft() if self.faults else self.always
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:
-            async for block in self._blocks(self.files[file.name], start, end, fault):
-                self.served += len(block)
-                yield block
+            yield _Blocks(self, self.files[file.name], start, end, fault)
         finally:
             self.running -= 1
 
@@ -80,32 +87,60 @@ class StoreDouble:
         version = hashlib.sha1(data, usedforsecurity=False).hexdigest() if self.has_versions else None
         return RemoteFile(name, len(data), version, self.digests(data))
 
-    async def _blocks(self, data: bytes, start: int, end: int, fault: Fault) -> AsyncIterator[bytes]:
-        breaks = start + fault.after
+
+class _Blocks:
+    """
+    The bytes of one read, with what befalls them.
+    """
+
+    def __init__(self, store: StoreDouble, data: bytes, start: int, end: int, fault: Fault) -> None:
+        self._store = store
+        self._fault = fault
+        self._blocks = self._all(data, start, end)
+        self._aborted = threading.Event()
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        block = self._rest or next(self._blocks, b"")
+        block, self._rest = block[:size], block[size:]
+        self._store.served += len(block)
+        return block
+
+    def abort(self) -> None:
+        self._aborted.set()
+
+    def _all(self, data: bytes, start: int, end: int) -> Iterator[bytes]:
+        kind, breaks = self._fault.kind, start + self._fault.after
         for begin in range(start, end, BLOCK):
             stop = min(begin + BLOCK, end)
-            await asyncio.sleep(0.02 if fault.kind == "slow" else 0)
-            if fault.kind not in ("none", "slow") and begin <= breaks < stop:
-                yield data[begin:breaks]
-                await self._fail(fault)
-                if fault.kind == "end":
+            if kind == "slow":
+                time.sleep(0.02)
+            if kind not in ("none", "slow") and begin <= breaks < stop:
+                if begin < breaks:
+                    yield data[begin:breaks]
+                if kind == "end":
                     return
-                flipped = data[breaks] ^ (0xFF if fault.kind == "flip" else 0)
+                if kind == "stall":
+                    self._aborted.wait()
+                fail(self._fault)
+                flipped = data[breaks] ^ (0xFF if kind == "flip" else 0)
                 yield bytes([flipped]) + data[breaks + 1 : stop]
             else:
                 yield data[begin:stop]
-        if fault.kind == "more":
+        if kind == "more":
             yield b"more"
 
-    async def _fail(self, fault: Fault) -> None:
-        match fault.kind:
-            case "reset":
-                raise StorageUnavailableError("double: the connection was reset")
-            case "busy":
-                raise StorageUnavailableError("double: busy", retry_after=0.5)
-            case "deny":
-                raise AccessDeniedError("double: not for you")
-            case "changed":
-                raise ArtifactChangedError("double: changed")
-            case "stall":
-                await asyncio.sleep(3600)
+
+def fail(fault: Fault) -> None:
+    """
+    Raise what a fault raises.
+    """
+    match fault.kind:
+        case "reset" | "stall":
+            raise StorageUnavailableError("double: the connection was reset")
+        case "busy":
+            raise StorageUnavailableError("double: busy", retry_after=0.5)
+        case "deny":
+            raise AccessDeniedError("double: not for you")
+        case "changed":
+            raise ArtifactChangedError("double: changed")

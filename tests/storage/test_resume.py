@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from appliance.storage import Cache, Report, verify
 from appliance.storage.fetch import fetch
 from appliance.storage.making import distrust
 from appliance.storage.section import StorageSection, StorageSettings, TransferSection
-from appliance.storage.store import RemoteFile
+from appliance.storage.store import Body, RemoteFile
 
 WEIGHTS = os.urandom(4_000_000)
 FILES = {"a.safetensors": WEIGHTS, "b.safetensors": os.urandom(1_000_000), "config.json": b"{}"}
@@ -57,7 +58,7 @@ class BreakOff(StoreDouble):
 
     limit = 3_000_000
 
-    def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+    def read(self, file: RemoteFile, start: int, end: int) -> AbstractAsyncContextManager[Body]:
         self.always = Fault("deny" if self.served > self.limit else "none")
         return super().read(file, start, end)
 

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import aiohttp
+import urllib3
+from urllib3.exceptions import NewConnectionError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from appliance.errors import (
     AccessDeniedError,
@@ -22,6 +25,9 @@ from appliance.storage.uri import redact
 
 _LONGEST = 300
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+_CERTIFICATES = (ssl.SSLCertVerificationError, CertificateError)
+_UNVERIFIED = "certificate verify failed"
 
 # What passes: too slow, too early, too many; and everything that is the store's own fault but what it never learns.
 _PASSING = frozenset({408, 425, 429})
@@ -111,15 +117,51 @@ def unanswered(what: str, error: BaseException) -> StorageError:
     """
     The error for a connection that did not come about, or broke.
     """
-    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)) and _is_about_certificates(error):
+    causes = tuple(_causes(error))
+    if found := next((cause for cause in causes if isinstance(cause, _CERTIFICATES)), None):
+        said = clean(str(found))
         return StorageError(
-            f"{what}: {clean(str(error))}; set SSL_CERT_FILE (AWS_CA_BUNDLE for s3://, REQUESTS_CA_BUNDLE for Azure) "
-            "to a file with the certificates of this network"
+            f"{what}: {said if _UNVERIFIED in said else f'{_UNVERIFIED}: {said}'}; set SSL_CERT_FILE (AWS_CA_BUNDLE "
+            "for s3://, REQUESTS_CA_BUNDLE for Azure) to a file with the certificates of this network"
         )
-    if isinstance(error, aiohttp.InvalidURL):
-        return StorageError(f"{what}: not an address that can be reached; correct it")
-    words = "no answer in time" if isinstance(error, TimeoutError) else clean(str(error)) or type(error).__name__
+    if isinstance(error, ValueError):
+        # Nor is it shown: it may be a header with a secret in it.
+        return StorageError(f"{what}: not an address, or not a header, that can be sent; correct it")
+    words = "no answer in time" if any(map(_is_late, causes)) else clean(str(error)) or type(error).__name__
     return StorageUnavailableError(f"{what}: {words}; try again, or check the network, its proxy and the address")
+
+
+def is_framed(status: int, headers: Mapping[str, str]) -> bool:
+    """
+    Whether an answer says where it ends; one that does not may have been cut within its headers, which Python's parser
+    takes for all of them.
+    """
+    if status in (204, 304) or "Content-Length" in headers or "Transfer-Encoding" in headers:
+        return True
+    return headers.get("Connection", "").lower() == "close"
+
+
+def _is_late(error: BaseException) -> bool:
+    # A connection that is refused counts as one that was not made in time, to urllib3.
+    return isinstance(error, (TimeoutError, urllib3.exceptions.TimeoutError)) and not isinstance(
+        error, NewConnectionError
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """
+    An error and what led to it: urllib3 names it, aiohttp wraps it, and others raise from it.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        if (cause := waiting.pop()) is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        named = [getattr(cause, name, None) for name in ("reason", "original_error", "certificate_error")]
+        inner = [each for each in (*named, *cause.args) if isinstance(each, BaseException)]
+        waiting += [cause.__context__, cause.__cause__, *inner]
 
 
 def clean(text: str) -> str:
@@ -134,7 +176,3 @@ def retry_after(value: str | None) -> float | None:
     The seconds of a Retry-After header; a date is not waited for.
     """
     return float(value) if value and value.isascii() and value.isdigit() else None
-
-
-def _is_about_certificates(error: BaseException) -> bool:
-    return isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError))

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import aiohttp
 from yarl import URL
 
 from appliance.errors import AccessDeniedError, MissingExtraError, StorageError
@@ -22,9 +21,10 @@ from appliance.storage.remote import answers, web
 from appliance.storage.remote.answers import Access
 from appliance.storage.remote.azure_access import REMEDY, AzureAccess, access_to
 from appliance.storage.remote.azure_place import canonical, parse
+from appliance.storage.remote.bodies import Answer, part
 from appliance.storage.remote.listing import find, only_known
 from appliance.storage.section import StorageSettings
-from appliance.storage.store import Listing, RemoteFile
+from appliance.storage.store import Body, Listing, RemoteFile
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobProperties
@@ -66,7 +66,8 @@ class AzureStore:
         self._is_file = listing.is_file
         return listing
 
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+    @asynccontextmanager
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
         what = f"{self._uri}: {file.name}"
         key = quote(self._place.key(file.name, is_file=self._is_file))
         url = URL(f"{self._azure.account_url}/{self._place.bucket}/{key}?{self._azure.sas}", encoded=True)
@@ -77,15 +78,11 @@ class AzureStore:
             given |= await self._authorization()
         headers = web.only_for(url, given)
 
-        def refusal(answer: aiohttp.ClientResponse, _said: str) -> StorageError:
+        def refusal(answer: Answer, _said: str) -> StorageError:
             return self._refused(what, answer.status, answer.headers.get("x-ms-error-code", ""))
 
-        async with (
-            self._web.get(what, url, headers, self._access, refusal) as answer,
-            aclosing(web.part(what, answer, file.size, start, end)) as blocks,
-        ):
-            async for block in blocks:
-                yield block
+        async with self._web.get(what, url, headers, self._access, refusal) as answer:
+            yield part(answer, file.size, start, end)
 
     async def close(self) -> None:
         await self._stack.aclose()

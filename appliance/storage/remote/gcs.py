@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -21,13 +21,15 @@ from appliance.errors import StorageError, StorageUnavailableError
 from appliance.storage.credentials import GcsCredentials, block_for
 from appliance.storage.remote import answers, web
 from appliance.storage.remote.answers import Access
+from appliance.storage.remote.bodies import part
 from appliance.storage.remote.gcs_token import REMEDY, GcsToken
 from appliance.storage.remote.listing import Place, find, hexadecimal, only_known, place_of
 from appliance.storage.section import StorageSettings
-from appliance.storage.store import Listing, RemoteFile
+from appliance.storage.store import Body, Listing, RemoteFile
 from appliance.storage.uri import redact
 
 _ENDPOINT = "https://storage.googleapis.com"
+_LARGEST_PAGE = 64 << 20
 _FIELDS = "name,size,generation,md5Hash,crc32c,contentEncoding"
 
 
@@ -56,7 +58,8 @@ class GcsStore:
         self._is_file = listing.is_file
         return listing
 
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+    @asynccontextmanager
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
         what = f"{self._uri}: {file.name}"
         url = self._object(self._place.key(file.name, is_file=self._is_file))
         query = {"alt": "media"} | ({"ifGenerationMatch": file.version} if file.version else {})
@@ -64,9 +67,7 @@ class GcsStore:
         async with self._web.get(what, url.with_query(query), headers, self._access) as answer:
             if answer.headers.get("X-Goog-Generation", file.version) != file.version:
                 raise answers.changed(what)
-            async with aclosing(web.part(what, answer, file.size, start, end)) as blocks:
-                async for block in blocks:
-                    yield block
+            yield part(answer, file.size, start, end)
 
     async def close(self) -> None:
         await self._web.close()
@@ -102,7 +103,7 @@ class GcsStore:
         headers = await self._headers({"Accept-Encoding": "identity"})
         async with self._web.get(self._uri, url, headers, self._access) as answer:
             try:
-                found = json.loads(await answer.read())
+                found = json.loads(await answer.read(_LARGEST_PAGE))
             except ValueError as error:
                 raise StorageUnavailableError(f"{self._uri}: the answer is no JSON; check the endpoint") from error
         if not isinstance(found, dict):

@@ -6,20 +6,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import asynccontextmanager
 from urllib.parse import quote, unquote
 
-import aiohttp
 from yarl import URL
 
 from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.remote import answers, checksums, web
 from appliance.storage.remote.azure import AzureStore
 from appliance.storage.remote.azure_place import is_azure
+from appliance.storage.remote.bodies import Answer, Window, part
 from appliance.storage.remote.http_access import HttpAccess
 from appliance.storage.remote.listing import each, hexadecimal, only_known
 from appliance.storage.section import StorageSettings
-from appliance.storage.store import Listing, RemoteFile, Store
+from appliance.storage.store import Body, Listing, RemoteFile, Store
 from appliance.storage.uri import redact
 
 _LARGEST_LISTING = 16 << 20
@@ -60,18 +60,17 @@ class HttpStore:
         is_known = file.version or file.digests or not self._url.raw_query_string
         return Listing(self._uri if is_known else f"{self._uri};query={query}", (file,), is_file=True)
 
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
+    @asynccontextmanager
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
         what = self._what(file.name)
         url = self._below(file.name) if self._url.raw_path.endswith("/") else self._url
-        wanted = web.range_header(start, end) if file.is_divisible else web.range_header(0, file.size)
-        headers = self._access.headers({**_condition(file.version), **wanted})
+        first, last = (start, end) if file.is_divisible else (0, file.size)
+        headers = self._access.headers({**_condition(file.version), **web.range_header(first, last)})
         async with self._web.get(what, url, headers, self._access.access) as answer:
             if _version(answer) != file.version:
                 raise answers.changed(what)
-            first, last = (start, end) if file.is_divisible else (0, file.size)
-            async with aclosing(web.part(what, answer, file.size, first, last)) as blocks:
-                async for block in _cut(blocks, start - first, end - first):
-                    yield block
+            body = part(answer, file.size, first, last)
+            yield body if file.is_divisible else Window(body, start, end)
 
     async def close(self) -> None:
         await self._web.close()
@@ -95,7 +94,7 @@ class HttpStore:
             async with self._web.get(
                 self._what(checksums.NAME), self._below(checksums.NAME), headers, self._access.access
             ) as answer:
-                text = await answer.content.read(_LARGEST_LISTING)
+                text = await answer.read(_LARGEST_LISTING)
         except ArtifactNotFoundError as error:
             raise ArtifactNotFoundError(
                 f"{self._uri}: there is no {checksums.NAME}, and the web has no other listing; make one there with: "
@@ -137,28 +136,16 @@ def _url(uri: str) -> URL:
     return url
 
 
-async def _cut(blocks: AsyncIterator[bytes], start: int, end: int) -> AsyncIterator[bytes]:
-    """
-    The bytes from `start` up to `end` of a stream, and no reading beyond.
-    """
-    at = 0
-    async for block in blocks:
-        if part := block[max(0, start - at) : end - at]:
-            yield part
-        at += len(block)
-        if at >= end:
-            return
-
-
-def _size(answer: aiohttp.ClientResponse) -> int | None:
+def _size(answer: Answer) -> int | None:
     if answer.status == 200:
-        return answer.content_length
+        length = answer.headers.get("Content-Length", "")
+        return int(length) if length.isdecimal() else None
     content_range = answer.headers.get("Content-Range", "")
     # No first byte: the file has none at all.
     return 0 if answer.status == 416 and content_range in ("", "bytes */0") else answers.total_size(content_range)
 
 
-def _version(answer: aiohttp.ClientResponse) -> str | None:
+def _version(answer: Answer) -> str | None:
     return answer.headers.get("ETag") or answer.headers.get("Last-Modified")
 
 

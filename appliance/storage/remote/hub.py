@@ -10,28 +10,30 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 from yarl import URL
 
 from appliance.errors import AccessDeniedError, ArtifactNotFoundError, GatedError, StorageError, StorageUnavailableError
 from appliance.nearest import did_you_mean, known_ones
 from appliance.storage.remote import answers, web
+from appliance.storage.remote.bodies import Answer, next_page, part
 from appliance.storage.remote.hub_access import access_to
 from appliance.storage.remote.hub_listing import absent, in_tree, siblings
 from appliance.storage.remote.hub_path import parse
 from appliance.storage.remote.listing import Place
 from appliance.storage.section import StorageSettings
-from appliance.storage.store import Listing, RemoteFile
+from appliance.storage.store import Body, Listing, RemoteFile
 
 # How long the address that the hub leads to is asked before the hub is: they are signed for minutes, and each question
 # counts against the hub's limits.
 _LEAD_SECONDS = 240.0
+
+_LARGEST_PAGE = 64 << 20
 
 
 class HubStore:
@@ -74,33 +76,32 @@ class HubStore:
         files = tuple(replace(file, name=name) for name, file in names.items())
         return Listing(str(self._wanted), files, is_file=self._is_file, revision=self._wanted.revision)
 
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
-        what = f"{self._wanted}: {file.name}"
-        lead, until = self._leads.get(file.name, (None, 0.0))
-        if lead and time.monotonic() < until:
-            try:
-                async with aclosing(self._part(what, lead, file, start, end)) as blocks:
-                    async for block in blocks:
-                        yield block
-                return
-            except (AccessDeniedError, ArtifactNotFoundError):
-                # Before the first byte: it is not valid any more, as other requests may have found out already.
-                self._leads.pop(file.name, None)
-        async with aclosing(self._part(what, self._resolve(file), file, start, end)) as blocks:
-            async for block in blocks:
-                yield block
+    @asynccontextmanager
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
+        async with AsyncExitStack() as stack:
+            yield await self._part(file, start, end, stack)
 
     async def close(self) -> None:
         await self._web.close()
 
-    async def _part(self, what: str, url: URL, file: RemoteFile, start: int, end: int) -> AsyncGenerator[bytes]:
+    async def _part(self, file: RemoteFile, start: int, end: int, stack: AsyncExitStack) -> Body:
+        what = f"{self._wanted}: {file.name}"
         headers = self._headers(web.range_header(start, end))
-        async with self._web.get(what, url, headers, self._hub.access, self._refusal) as answer:
-            if url.origin() == self._hub.endpoint.origin() != answer.url.origin():
-                self._leads[file.name] = (answer.url, time.monotonic() + _LEAD_SECONDS)
-            async with aclosing(web.part(what, answer, file.size, start, end)) as blocks:
-                async for block in blocks:
-                    yield block
+        lead, until = self._leads.get(file.name, (None, 0.0))
+        if lead and time.monotonic() < until:
+            try:
+                answer = await stack.enter_async_context(self._get(what, lead, headers))
+                return part(answer, file.size, start, end)
+            except (AccessDeniedError, ArtifactNotFoundError):
+                # It is not valid any more, as other requests may have found out already.
+                self._leads.pop(file.name, None)
+        answer = await stack.enter_async_context(self._get(what, self._resolve(file), headers))
+        if answer.url.origin() != self._hub.endpoint.origin():
+            self._leads[file.name] = (answer.url, time.monotonic() + _LEAD_SECONDS)
+        return part(answer, file.size, start, end)
+
+    def _get(self, what: str, url: URL, headers: web.Headers) -> AbstractAsyncContextManager[Answer]:
+        return self._web.get(what, url, headers, self._hub.access, self._refusal)
 
     def _headers(self, more: Mapping[str, str]) -> web.Headers:
         return web.only_for(self._hub.endpoint, {**more, **self._hub.headers})
@@ -154,17 +155,16 @@ class HubStore:
         An answer, and where the rest of it is.
         """
         headers = self._headers({"Accept-Encoding": "identity"})
-        async with self._web.get(self._uri, url, headers, self._hub.access, self._refusal) as answer:
-            text = await answer.read()
-            further = answer.links.get("next")
+        async with self._get(self._uri, url, headers) as answer:
+            text = await answer.read(_LARGEST_PAGE)
         try:
-            return json.loads(text), URL(str(further["url"])) if further else None
+            return json.loads(text), next_page(answer)
         except ValueError as error:
             raise StorageUnavailableError(
                 f"{self._uri}: no answer of a hub; try again, or check HF_ENDPOINT"
             ) from error
 
-    def _refusal(self, answer: aiohttp.ClientResponse, _said: str) -> StorageError | None:
+    def _refusal(self, answer: Answer, _said: str) -> StorageError | None:
         """
         The codes of https://huggingface.co's answers; statuses alone do not tell absent from private from gated.
         """

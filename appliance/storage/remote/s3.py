@@ -1,30 +1,31 @@
 """
 `s3://BUCKET/PREFIX`: Amazon S3, and every store that speaks like it.
 
-s3fs opens the client, and we ask it: s3fs itself lists without checksums, puts an errno in the place of the store's
-code, tries again on its own, and reads a part only as a whole.
+Through botocore, in threads, and not through s3fs, which lists without checksums, puts an errno in the place of the
+store's code, tries again on its own, and receives everything on one processor.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 from appliance.errors import MissingExtraError, StorageError
 from appliance.storage.credentials import S3Credentials, block_for
 from appliance.storage.remote import answers
 from appliance.storage.remote.answers import Access
+from appliance.storage.remote.bodies import ExactBody, ResponseBody
 from appliance.storage.remote.listing import Place, each, find, hexadecimal, md5_of_etag, only_known, place_of
 from appliance.storage.remote.s3_client import REMEDY, S3Client, open_client
 from appliance.storage.remote.s3_faults import s3_faults
 from appliance.storage.section import StorageSettings
-from appliance.storage.store import Listing, RemoteFile
+from appliance.storage.store import Body, Listing, RemoteFile
+from appliance.storage.threads import in_thread, opened_in_thread
 from appliance.storage.uri import redact
-
-_BLOCK = 1 << 18
 
 
 class S3Store:
@@ -35,13 +36,13 @@ class S3Store:
     is_fixed = False
 
     def __init__(self, uri: str, settings: StorageSettings) -> None:
-        if importlib.util.find_spec("s3fs") is None:
-            raise MissingExtraError("s3fs", "s3", "Fetching s3://")
+        if importlib.util.find_spec("botocore") is None:
+            raise MissingExtraError("botocore", "s3", "Fetching s3://")
         self._place = parse(uri)
         self._uri = f"s3://{self._place.bucket}/{self._place.path}".rstrip("/")
         self._settings = settings
         self._block = block_for(settings.credentials.s3, "bucket", self._place.bucket) or S3Credentials()
-        self._stack = AsyncExitStack()
+        self._opening = asyncio.Lock()
         self._opened: S3Client | None = None
         self._is_file = False
 
@@ -56,34 +57,40 @@ class S3Store:
         self._is_file = listing.is_file
         return listing
 
-    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[bytes]:
-        what = f"{self._uri}: {file.name}"
-        condition = {"IfMatch": file.version} if file.version else {}
+    @asynccontextmanager
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
         client = await self._client()
+        async with opened_in_thread(self._open, client, file, start, end) as body:
+            yield ExactBody(f"{self._uri}: {file.name}", body, end - start)
+
+    async def close(self) -> None:
+        if self._opened:
+            await in_thread(self._opened.client.close)
+
+    async def _client(self) -> Any:  # Any: botocore makes its clients at run time, from tables
+        async with self._opening:
+            if self._opened is None:
+                with self._faults(self._uri):
+                    self._opened = await in_thread(open_client, self._block, self._settings.transfer)
+            return self._opened.client
+
+    def _open(self, client: Any, file: RemoteFile, start: int, end: int) -> ResponseBody:  # Any: as above
+        what, condition = f"{self._uri}: {file.name}", {"IfMatch": file.version} if file.version else {}
         with self._faults(what):
-            answer = await client.get_object(
+            answer = client.get_object(
                 Bucket=self._place.bucket,
                 Key=self._place.key(file.name, is_file=self._is_file),
                 Range=f"bytes={start}-{end - 1}",
                 **condition,
             )
-            async with answer["Body"] as body:
-                answers.check_part(what, answer.get("ContentRange"), file.size, start, end)
-                missing = end - start
-                async for block in body.iter_chunks(_BLOCK):
-                    missing -= len(block)
-                    yield block
-        if missing:
-            raise answers.cut(what, missing)
-
-    async def close(self) -> None:
-        await self._stack.aclose()
-
-    async def _client(self) -> Any:  # Any: aiobotocore makes its clients at run time, from tables
-        if self._opened is None:
-            with self._faults(self._uri):
-                self._opened = await open_client(self._block, self._settings.transfer, self._stack)
-        return self._opened.client
+        # What botocore wraps around it brings a block only as a whole, and cannot be interrupted.
+        body = ResponseBody(what, answer["Body"]._raw_stream)
+        try:
+            answers.check_part(what, answer.get("ContentRange"), file.size, start, end)
+        except StorageError:
+            body.close()
+            raise
+        return body
 
     def _faults(self, what: str) -> AbstractContextManager[None]:
         access = self._opened.access if self._opened else Access(self.credential, REMEDY)
@@ -92,7 +99,9 @@ class S3Store:
     async def _below(self, client: Any) -> Sequence[RemoteFile]:  # Any: as above
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._place.bucket, Prefix=self._place.prefix)
         with self._faults(self._uri):
-            found = [(entry["Key"], entry["Size"]) async for page in pages for entry in page.get("Contents", ())]
+            found = await in_thread(
+                lambda: [(entry["Key"], entry["Size"]) for page in pages for entry in page.get("Contents", ())]
+            )
         named = [(key, name, size) for key, size in found if (name := self._place.name(key))]
         return await each(lambda row: self._file(client, *row), named)
 
@@ -106,7 +115,7 @@ class S3Store:
         if listed == 0:
             return RemoteFile(name, 0)
         with self._faults(f"{self._uri}: {name}"):
-            head = await client.head_object(Bucket=self._place.bucket, Key=key, ChecksumMode="ENABLED")
+            head = await in_thread(client.head_object, Bucket=self._place.bucket, Key=key, ChecksumMode="ENABLED")
         return RemoteFile(name, head["ContentLength"], head.get("ETag") or None, _digests(head))
 
 

@@ -1,12 +1,11 @@
 """
-A client for S3 and what speaks like it, set up through s3fs as AWS's own tools, and KServe's, would be.
+A client for S3 and what speaks like it, set up as AWS's own tools, and KServe's, would be.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,73 +21,78 @@ REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or storag
 @dataclass(frozen=True, slots=True)
 class S3Client:
     """
-    An open client and as whom it asks.
+    An open client, which many threads may use, and as whom it asks.
     """
 
-    client: Any  # Any: aiobotocore makes its clients at run time, from tables
+    client: Any  # Any: botocore makes its clients at run time, from tables
     access: Access
 
 
-async def open_client(block: S3Credentials, transfer: TransferSection, stack: AsyncExitStack) -> S3Client:
+def open_client(block: S3Credentials, transfer: TransferSection) -> S3Client:
     """
-    The client of an s3fs filesystem, which `stack` closes.
+    A client with the keys that a block has, or that AWS's own tools would find.
     """
-    from aiobotocore.session import AioSession  # type: ignore[import-untyped] # has no types
-    from s3fs import S3FileSystem  # type: ignore[import-untyped] # has no types
+    from botocore.session import Session  # type: ignore[import-untyped] # has no types
 
-    # Not the filesystem's own: it would not say which credentials it finds, nor ask as nobody where there are none.
-    session = AioSession(profile=block.profile)
-    credential, keys = await _keys(session, block)
-    region = block.region or session.get_config_variable("region") or _REGION
-    # None leaves it to botocore, which reads AWS_CA_BUNDLE.
-    verify = None if _is_true(os.environ.get("S3_VERIFY_SSL", "1")) else False
-    files = S3FileSystem(
-        asynchronous=True,
-        skip_instance_cache=True,
-        session=session,
+    session = Session(profile=block.profile)
+    credential, keys = _keys(session, block)
+    client = session.create_client(
+        "s3",
+        region_name=block.region or session.get_config_variable("region") or _REGION,
         endpoint_url=block.endpoint_url or _kserve_endpoint(os.environ),
-        client_kwargs={"region_name": region, "verify": verify},
-        config_kwargs=_config(transfer),
-        # Each is given, even as None, so that none comes from fsspec's own config.
-        **{"use_ssl": True, "anon": False, "key": None, "secret": None, "token": None, **keys},
+        # None leaves it to botocore, which reads AWS_CA_BUNDLE.
+        verify=None if _is_true(os.environ.get("S3_VERIFY_SSL", "1")) else False,
+        config=_config(transfer, is_signed=keys is not None),
+        **(keys or {}),
     )
-    client = await files.set_session()
-    stack.push_async_exit(client)
+    client.meta.events.register_first("before-parse.s3", _require_frame)
     return S3Client(client, Access(credential, REMEDY))
 
 
-def _config(transfer: TransferSection) -> dict[str, object]:
+def _require_frame(response_dict: Mapping[str, Any], **_: object) -> None:  # Any: botocore's
+    from botocore.exceptions import ConnectionClosedError  # type: ignore[import-untyped] # has no types
+
+    status, headers = response_dict["status_code"], response_dict["headers"]
+    if status < 300 and not answers.is_framed(status, headers):
+        raise ConnectionClosedError(endpoint_url="the store")
+
+
+def _config(transfer: TransferSection, *, is_signed: bool) -> Any:  # Any: as above
+    from botocore import UNSIGNED  # type: ignore[import-untyped] # as above
+    from botocore.config import Config  # type: ignore[import-untyped] # as above
+
     connect, silence = answers.patience(transfer)
-    return {
-        "connect_timeout": connect,
-        "read_timeout": silence,
-        "max_pool_connections": max(64, transfer.parallel),
+    return Config(
+        connect_timeout=connect,
+        read_timeout=silence,
+        max_pool_connections=max(64, transfer.parallel),
         # The transfer tries again, not each of its requests.
-        "retries": {"total_max_attempts": 1},
+        retries={"total_max_attempts": 1},
         # Some stores send the checksum of the whole object with a part of it.
-        "response_checksum_validation": "when_required",
-        "request_checksum_calculation": "when_required",
-        "s3": _addressing(os.environ),
-    }
+        response_checksum_validation="when_required",
+        request_checksum_calculation="when_required",
+        s3=_addressing(os.environ),
+        signature_version=None if is_signed else UNSIGNED,
+    )
 
 
-async def _keys(session: Any, block: S3Credentials) -> tuple[str, dict[str, Any]]:  # Any: as above
+def _keys(session: Any, block: S3Credentials) -> tuple[str, dict[str, str | None] | None]:  # Any: as above
     """
-    Which credential there is, in words, and as arguments.
+    Which credential there is, in words, and the keys to use in place of what the session finds; None signs nothing.
     """
     # KServe's own spelling.
     by_variable = _is_true(os.environ.get("awsAnonymousCredential", ""))  # noqa: SIM112
     if block.anonymous or (by_variable and not block.access_key_id and not block.profile):
-        return "anonymous", {"anon": True}
+        return "anonymous", None
     if block.access_key_id:
         return "access_key_id of storage.credentials.s3", {
-            "key": value_of(block.access_key_id),
-            "secret": value_of(block.secret_access_key),
-            "token": value_of(block.session_token),
+            "aws_access_key_id": value_of(block.access_key_id),
+            "aws_secret_access_key": value_of(block.secret_access_key),
+            "aws_session_token": value_of(block.session_token),
         }
-    found = await session.get_credentials()
+    found = session.get_credentials()
     if found is None:
-        return "anonymous, as no AWS credentials are set up", {"anon": True}
+        return "anonymous, as no AWS credentials are set up", None
     return f"AWS credentials ({found.method})", {}
 
 

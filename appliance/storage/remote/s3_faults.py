@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import aiohttp
-
 from appliance.errors import AccessDeniedError, ArtifactNotFoundError, StorageError, StorageUnavailableError
 from appliance.storage.remote import answers
 from appliance.storage.remote.answers import Access
@@ -46,7 +44,7 @@ def s3_faults(what: str, bucket: str, access: Access) -> Iterator[None]:
         raise answers.unanswered(what, error) from error
     except (boto.BotoCoreError, ValueError) as error:
         raise StorageError(f"{what}: {answers.clean(str(error))}; check the URI and storage.credentials.s3") from error
-    except (aiohttp.ClientError, OSError) as error:
+    except OSError as error:
         raise answers.unanswered(what, error) from error
 
 

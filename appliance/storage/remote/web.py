@@ -1,31 +1,47 @@
 """
 Ask HTTP servers for files and parts of files.
+
+In threads and with urllib3: what an event loop reads, it reads on one processor, and copies more than once.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from threading import Lock
 
-import aiohttp
+import urllib3
+from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
 from yarl import URL
 
 from appliance.errors import StorageError, StorageUnavailableError
 from appliance.storage.remote import answers
 from appliance.storage.remote.answers import Access
+from appliance.storage.remote.bodies import Answer, ResponseBody
+from appliance.storage.remote.surroundings import connections, login_for
 from appliance.storage.section import TransferSection
+from appliance.storage.threads import opened_in_thread
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 10
-_BUFFER = 1 << 18
+
+# Connections to one host that are kept for the next request; a listing has more at once than a small transfer.
+_FEWEST_KEPT = 16
+
+_LONGEST_REFUSAL = 4096
+
+# As http.client numbers it; its answers may end with their connection.
+_HTTP_1_0 = 10
 
 Headers = Callable[[URL], Mapping[str, str]]
 """
 The headers that a URL may see: asked again after each redirect, so that no credential goes to another host.
 """
 
-Refusal = Callable[[aiohttp.ClientResponse, str], StorageError | None]
+
+Refusal = Callable[[Answer, str], StorageError | None]
 """
 The error for an answer that is no success, given what its body says; None leaves it to its status.
 """
@@ -40,13 +56,15 @@ def range_header(start: int, end: int) -> Mapping[str, str]:
 
 class Web:
     """
-    An HTTP client for one store; made outside of any loop, it connects when it is first asked.
+    An HTTP client for one store; it connects when it is first asked.
     """
 
     def __init__(self, transfer: TransferSection) -> None:
         connect, silence = answers.patience(transfer)
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=silence)
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout = urllib3.Timeout(connect=connect, read=silence)
+        self._kept = max(_FEWEST_KEPT, transfer.parallel)
+        self._finding = Lock()
+        self._ways: dict[URL, tuple[urllib3.PoolManager, Mapping[str, str]]] = {}
 
     @asynccontextmanager
     async def get(
@@ -57,53 +75,68 @@ class Web:
         access: Access,
         refusal: Refusal = lambda *_: None,
         also: int = 200,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Answer]:
         """
         The answer to a GET, after redirects; `also` is a status that is as good as a success.
 
         Raises:
-            StorageError: it is no success, or there is none, or it breaks off while it is read.
+            StorageError: it is no success, or there is none.
         """
-        try:
-            async with AsyncExitStack() as stack:
-                response = await self._follow(what, url, headers, stack)
-                if response.status >= 400 and response.status != also:
-                    raise await _refused(what, response, access, refusal)
-                yield response
-        except (aiohttp.ClientError, OSError) as error:
-            raise answers.unanswered(what, error) from error
+        async with opened_in_thread(self._follow, what, url, headers) as answer:
+            if answer.status >= 400 and answer.status != also:
+                raise await _refused(answer, access, refusal)
+            yield answer
 
     async def close(self) -> None:
         """
         Let go of every connection.
         """
-        if self._session:
-            await self._session.close()
+        for pools, _ in self._ways.values():
+            pools.clear()
 
-    async def _follow(self, what: str, url: URL, headers: Headers, stack: AsyncExitStack) -> aiohttp.ClientResponse:
+    def _follow(self, what: str, url: URL, headers: Headers) -> Answer:
         for _ in range(_MOST_REDIRECTS):
-            # Not aiohttp's own redirects: they take only the Authorization header out for another host.
-            request = self._opened().get(url, headers=headers(url), allow_redirects=False)
-            response = await stack.enter_async_context(request)
+            response = self._ask(what, url, headers(url))
+            body = ResponseBody(what, response)
             if response.status not in _REDIRECTS or "Location" not in response.headers:
-                return response
+                return Answer(what, url, response.status, response.reason or "", response.headers, body)
+            # Read to its end, the connection can be used again.
+            with suppress(StorageError):
+                body.read(_LONGEST_REFUSAL)
+            body.close()
             url = _target(what, url, response.headers["Location"])
-            response.release()
         raise StorageError(f"{what}: the server leads in circles; check the URI")
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
+    def _ask(self, what: str, url: URL, headers: Mapping[str, str]) -> BaseHTTPResponse:
+        pools, login = self._way_to(url.origin())
+        is_said = any(name.lower() == "authorization" for name in headers)
+        try:
+            # Not urllib3's own redirects: they take only a few headers out for another host.
+            response = pools.request(
+                "GET",
+                str(url),
+                headers={**headers, **({} if is_said else login)},
                 timeout=self._timeout,
-                # How many requests run at once is the transfer's business.
-                connector=aiohttp.TCPConnector(limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                read_bufsize=_BUFFER,
-                # The user's proxies, and logins in the file .netrc.
-                trust_env=True,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
             )
-        return self._session
+        except (HTTPError, OSError, ValueError) as error:
+            raise answers.unanswered(what, error) from error
+        if response.version > _HTTP_1_0 and not answers.is_framed(response.status, response.headers):
+            response.close()
+            raise StorageUnavailableError(f"{what}: the answer has no end; try again, or check proxies on the way")
+        return response
+
+    def _way_to(self, origin: URL) -> tuple[urllib3.PoolManager, Mapping[str, str]]:
+        """
+        Connections to a host, and the login that the user's environment has for it.
+        """
+        with self._finding:
+            if origin not in self._ways:
+                self._ways[origin] = connections(origin, self._kept), login_for(origin)
+            return self._ways[origin]
 
 
 def _target(what: str, url: URL, location: str) -> URL:
@@ -116,43 +149,12 @@ def _target(what: str, url: URL, location: str) -> URL:
     return target
 
 
-async def part(what: str, response: aiohttp.ClientResponse, size: int, start: int, end: int) -> AsyncGenerator[bytes]:
-    """
-    The body of an answer that should have the bytes from `start` up to `end` of a file of `size` bytes.
-
-    Raises:
-        ArtifactChangedError: the file has another size by now.
-        StorageUnavailableError: these are other bytes, or too few.
-    """
-    _check(what, response, size, start, end)
-    missing = end - start
-    async for block in response.content.iter_any():
-        missing -= len(block)
-        if missing < 0:
-            break
-        yield block
-    if missing:
-        raise answers.cut(what, missing)
-
-
-def _check(what: str, response: aiohttp.ClientResponse, size: int, start: int, end: int) -> None:
-    if encoding := response.headers.get("Content-Encoding", "").replace("identity", ""):
-        raise StorageError(f"{what}: comes with content encoding {encoding!r}; have it served as it is stored")
-    if response.status == 200 and (start, end) == (0, size):
-        return
-    if response.status not in (200, 206):
-        raise StorageUnavailableError(f"{what}: the server answers {response.status}; try again")
-    answers.check_part(what, response.headers.get("Content-Range"), size, start, end)
-
-
-async def _refused(what: str, response: aiohttp.ClientResponse, access: Access, refusal: Refusal) -> StorageError:
+async def _refused(answer: Answer, access: Access, refusal: Refusal) -> StorageError:
     said = ""
-    with suppress(aiohttp.ClientError, OSError):
-        said = (await response.content.read(4096)).decode(errors="replace")
-    wait = answers.retry_after(response.headers.get("Retry-After"))
-    return refusal(response, said) or answers.refused(
-        what, response.status, response.reason or "", access, retry_after=wait
-    )
+    with suppress(StorageError):
+        said = (await answer.read(_LONGEST_REFUSAL)).decode(errors="replace")
+    wait = answers.retry_after(answer.headers.get("Retry-After"))
+    return refusal(answer, said) or answers.refused(answer.what, answer.status, answer.reason, access, retry_after=wait)
 
 
 def without_user(url: URL) -> tuple[URL, Mapping[str, str]]:

@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, reduce
 
 Extend = Callable[[int, bytes], int]
+
+
+def extend(crc: int, block: bytes) -> int:
+    """
+    The checksum of what has the checksum `crc` and a block behind it.
+    """
+    return _fastest()[1](crc, block)
 
 
 def crc_of(blocks: Iterable[bytes]) -> int:
     """
     The checksum of some blocks, one behind the other.
     """
-    extend, value = _fastest()[1], 0
-    for block in blocks:
-        value = extend(value, block)
-    return value
+    return reduce(extend, blocks, 0)
 
 
 def algorithm() -> str:

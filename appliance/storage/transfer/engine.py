@@ -8,20 +8,21 @@ import asyncio
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing, suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 from appliance.storage.faults import check_room, disk_faults
 from appliance.storage.section import TransferSection
 from appliance.storage.store import RemoteFile, Store
 from appliance.storage.transfer import journal
-from appliance.storage.transfer.journal import Journal, mark
+from appliance.storage.transfer.journal import Journal
 from appliance.storage.transfer.mending import mend
 from appliance.storage.transfer.part import Part
 from appliance.storage.transfer.ranges import Sizes, Span
-from appliance.storage.transfer.reading import Reader, size_of
+from appliance.storage.transfer.reading import Reader
 
-# Writing, checksums and digests release the interpreter, and are about as much work as receiving.
+# For what was written: digests release the interpreter, and are about as much work as receiving.
 _THREADS = 4
 
 
@@ -29,7 +30,7 @@ class Transfer:
     """
     The fetch of some files of a store into the directory `target`, with a journal beside it.
 
-    `parallel` ranges are fetched at once, and each holds one piece in memory: that is all there is, however large the
+    `parallel` ranges are fetched at once, and each holds one block in memory: that is all there is, however large the
     model. `done` and `total` are bytes, those of an earlier fetch included; `verified` counts the files whose
     store has a digest of them that is the same.
     `others` are names in `target` that are none of this fetch's business; everything else there is removed.
@@ -45,7 +46,6 @@ class Transfer:
         *,
         others: Collection[str] = (),
     ) -> None:
-        self.done = 0
         self.verified = 0
         self.total = sum(file.size for file in files)
         self._sizes = Sizes.of(self.total, limits)
@@ -55,7 +55,15 @@ class Transfer:
         self._files = sorted(files, key=lambda file: -file.size)
         self._target = target
         self._limits = limits
+        self._parts: Sequence[Part] = ()
         self._queue: deque[tuple[Part, Span]] = deque()
+
+    @property
+    def done(self) -> int:
+        """
+        Bytes that are on the disk.
+        """
+        return sum(part.held for part in self._parts)
 
     @property
     def fetched(self) -> int:
@@ -72,19 +80,26 @@ class Transfer:
             StorageError: a file cannot be brought; what others have is kept for the next time.
         """
         with closing(Journal(self._target.parent / journal.NAME)) as notes, ThreadPoolExecutor(_THREADS) as pool:
-            parts = [Part(file, self._target / file.name, notes, pool) for file in self._files]
-            await self._recover(parts, notes)
+            self._parts = [Part(file, self._target / file.name, notes, pool) for file in self._files]
+            await self._recover(notes)
             check_room(self.total - self.done, self._target)
-            self._queue.extend((part, chunk) for part in parts for chunk in self._chunks(part, part.missing))
-            return await self._fetch(parts)
+            self._queue.extend(self._in_turn())
+            return await self._fetch()
 
-    async def _recover(self, parts: Sequence[Part], notes: Journal) -> None:
+    async def _recover(self, notes: Journal) -> None:
         self._clear()
         claims = notes.claims()
-        for part in parts:
-            await part.recover(claims.get(mark(part.file) or "", ()))
-            self.done += sum(piece.span.end - piece.span.start for piece in part.pieces)
-        notes.begin((part.file, piece) for part in parts for piece in part.pieces)
+        for part in self._parts:
+            await part.recover(claims.get(part.mark or "", ()))
+        notes.begin((part.mark, piece) for part in self._parts for piece in part.pieces)
+
+    def _in_turn(self) -> Sequence[tuple[Part, Span]]:
+        """
+        What is missing: of all large files the same share at a time, as each file's digest is one thread's work, and
+        small ones last, since they keep all requests busy to the end.
+        """
+        chunks = [(part, chunk) for part in self._parts for chunk in self._chunks(part, part.missing)]
+        return sorted(chunks, key=lambda each: each[1].end / each[0].file.size)
 
     def _clear(self) -> None:
         """
@@ -100,26 +115,21 @@ class Transfer:
                 elif path not in wanted:
                     path.unlink()
 
-    async def _fetch(self, parts: Sequence[Part]) -> Mapping[str, str]:
+    async def _fetch(self) -> Mapping[str, str]:
         try:
             async with asyncio.TaskGroup() as group:
-                digests = [group.create_task(self._verified(part)) for part in parts]
+                digests = [group.create_task(self._verified(part)) for part in self._parts]
                 for _ in range(min(self._limits.parallel, len(self._queue))):
                     group.create_task(self._work())
         except BaseExceptionGroup as faults:
             # One is enough to say; the others are of the same cause, or of the end of everything.
             raise faults.exceptions[0] from None
-        return {part.file.name: digest.result() for part, digest in zip(parts, digests, strict=True)}
+        return {part.file.name: digest.result() for part, digest in zip(self._parts, digests, strict=True)}
 
     async def _work(self) -> None:
         while self._queue:
             part, span = self._queue.popleft()
-            async with aclosing(self._reader.pieces(part.file, span)) as pieces:
-                at = span.start
-                async for piece in pieces:
-                    await part.put(at, piece)
-                    at += size_of(piece)
-                    self.done += size_of(piece)
+            await self._reader.bring(part.file, span, partial(part.writing, self._sizes.piece))
 
     async def _verified(self, part: Part) -> str:
         digests = await part.digest()

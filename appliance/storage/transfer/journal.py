@@ -58,24 +58,24 @@ class Journal:
                 continue
         return claims
 
-    def begin(self, kept: Iterable[tuple[RemoteFile, Piece]]) -> None:
+    def begin(self, kept: Iterable[tuple[str | None, Piece]]) -> None:
         """
         Start anew with what was found to be true, and be ready for more.
         """
         fresh = self._path.with_suffix(".new")
         with disk_faults(self._path):
-            fresh.write_bytes(b"".join(_line(file, piece) for file, piece in kept))
+            fresh.write_bytes(b"".join(_line(mark, piece) for mark, piece in kept))
             fresh.replace(self._path)
             # Unbuffered, because what sits in a buffer dies with the process.
             self._out = self._path.open("ab", buffering=0)
 
-    def note(self, file: RemoteFile, piece: Piece) -> None:
+    def note(self, mark: str | None, piece: Piece) -> None:
         """
-        Say that a piece is on the disk.
+        Say that a piece is on the disk; any thread may.
         """
         assert self._out is not None, "noted before it was begun; this is a bug"  # noqa: S101
         with disk_faults(self._path):
-            self._out.write(_line(file, piece))
+            self._out.write(_line(mark, piece))
 
     def close(self) -> None:
         """
@@ -105,7 +105,6 @@ def mark(file: RemoteFile) -> str | None:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
 
-def _line(file: RemoteFile, piece: Piece) -> bytes:
+def _line(mark: str | None, piece: Piece) -> bytes:
     # Of a file without a mark there is nothing to claim.
-    known_as = mark(file)
-    return json.dumps([known_as, piece.span.start, piece.span.end, piece.crc]).encode() + b"\n" if known_as else b""
+    return json.dumps([mark, piece.span.start, piece.span.end, piece.crc]).encode() + b"\n" if mark else b""

@@ -5,7 +5,7 @@ A file whose digest is not the promised one: find the ranges that are wrong, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import aclosing
+from functools import partial
 
 import structlog
 
@@ -13,7 +13,7 @@ from appliance.errors import ArtifactCorruptError
 from appliance.storage.transfer.digests import Digests
 from appliance.storage.transfer.part import Part
 from appliance.storage.transfer.ranges import Span
-from appliance.storage.transfer.reading import Reader, size_of
+from appliance.storage.transfer.reading import Reader
 
 log = structlog.get_logger()
 
@@ -27,7 +27,9 @@ async def mend(reader: Reader, part: Part, found: Digests, chunks: Sequence[Span
     """
     log.warning("artifact.mismatched", what=reader.what(part.file), algorithm=found.algorithm)
     for chunk in chunks:
-        if await _replace(reader, part, chunk):
+        mended: list[Span] = []
+        await reader.bring(part.file, chunk, partial(part.mending, mended))
+        if mended:
             found = await part.digest_anew()
             if found.are_as_promised:
                 log.info("artifact.mended", what=reader.what(part.file), start=chunk.start, end=chunk.end)
@@ -37,17 +39,3 @@ async def mend(reader: Reader, part: Part, found: Digests, chunks: Sequence[Span
         f"{reader.what(part.file)}: {found.algorithm} is {found.taken}, and the store promises {found.promised}, "
         "also when it is read again; ask whoever keeps the store, or a proxy before it"
     )
-
-
-async def _replace(reader: Reader, part: Part, chunk: Span) -> bool:
-    """
-    Whether the store has other bytes than the disk now, and the disk has them, too.
-    """
-    at, differed = chunk.start, False
-    async with aclosing(reader.pieces(part.file, chunk)) as pieces:
-        async for piece in pieces:
-            if await part.differs(at, piece):
-                await part.put(at, piece)
-                differed = True
-            at += size_of(piece)
-    return differed

@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -16,16 +17,21 @@ from uuid import uuid4
 
 from appliance.storage.faults import disk_faults
 from appliance.storage.store import RemoteFile
-from appliance.storage.transfer import writeback
 from appliance.storage.transfer.crc import crc_of
 from appliance.storage.transfer.digests import Digests
-from appliance.storage.transfer.journal import Journal, Piece
+from appliance.storage.transfer.journal import Journal, Piece, mark
 from appliance.storage.transfer.ranges import Span, gaps
+from appliance.storage.transfer.reading import Take
+from appliance.storage.transfer.writing import writing
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_BLOCK = 1 << 20
+# As much as stays in a processor's own memory until its digest is taken.
+_BLOCK = 256 * 1024
+
+# What is read without asking whether the work is still wanted.
+_AT_ONCE = 8 << 20
 
 # Claims that are looked into without asking whether the work is still wanted.
 _BATCH = 64
@@ -35,14 +41,19 @@ class Part:
     """
     A file in the directory of an unfinished artifact.
 
-    All work on the disk is done in `pool`, and the file is opened anew each time: nothing of it outlives the pool.
+    It is made in the loop that owns it. What it does on the disk is done in `pool` but for `writing`, which is for the
+    threads that receive bytes.
     """
 
     def __init__(self, file: RemoteFile, path: Path, journal: Journal, pool: Executor) -> None:
         self.file = file
         self.path = path
+        self.held = 0
+        """Bytes that are on the disk."""
+        self.mark = mark(file)
         self._journal = journal
         self._pool = pool
+        self._loop = asyncio.get_running_loop()
         self._held: dict[int, Piece] = {}
         self._grew = asyncio.Event()
 
@@ -76,17 +87,32 @@ class Part:
         while batch := list(islice(in_order, _BATCH)):
             for piece in await self._do(self._true_of, batch):
                 if not self._held or piece.span.start >= next(reversed(self._held.values())).span.end:
-                    self._held[piece.span.start] = piece
+                    self._hold(piece)
         await self._do(self._prepare)
 
-    async def put(self, start: int, piece: list[bytes]) -> None:
+    @contextmanager
+    def writing(self, piece: int) -> Iterator[Take]:
         """
-        Write a piece, and then say so.
+        What writes bytes of the file, in the thread that has them, and says so after each `piece` of them.
         """
-        written = await self._do(self._write, start, piece)
-        self._journal.note(self.file, written)
-        self._held[start] = written
-        self._grew.set()
+        with writing(self.path, piece, self._wrote) as work:
+            yield work.take
+
+    @contextmanager
+    def mending(self, mended: list[Span]) -> Iterator[Take]:
+        """
+        What replaces bytes of the file that are others, and appends where they were to `mended`.
+        """
+
+        def take(start: int, block: bytes) -> None:
+            span = Span(start, start + len(block))
+            if self._read(span) != block:
+                work.take(start, block)
+                work.flush()
+                mended.append(span)
+
+        with writing(self.path, self.file.size, self._note) as work:
+            yield take
 
     async def digest(self) -> Digests:
         """
@@ -94,9 +120,9 @@ class Part:
         """
         digests, at = Digests(self.file), 0
         while at < self.file.size:
-            if piece := self._held.get(at):
-                await self._do(self._take_in, digests, piece.span)
-                at = piece.span.end
+            if (end := self._held_up_to(at)) > at:
+                await self._do(self._take_in, digests, Span(at, end))
+                at = end
             else:
                 self._grew.clear()
                 await self._grew.wait()
@@ -107,16 +133,9 @@ class Part:
         The digests of the whole file as it now lies on the disk.
         """
         digests = Digests(self.file)
-        for span in Span(0, self.file.size).cut(_BLOCK):
+        for span in self.span.cut(_AT_ONCE):
             await self._do(self._take_in, digests, span)
         return digests
-
-    async def differs(self, start: int, piece: list[bytes]) -> bool:
-        """
-        Whether other bytes than these lie there.
-        """
-        data = b"".join(piece)
-        return await self._do(self._read, Span(start, start + len(data))) != data
 
     async def settle(self) -> None:
         """
@@ -132,6 +151,27 @@ class Part:
 
     async def _do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
+
+    def _wrote(self, piece: Piece) -> None:
+        self._note(piece)
+        self._loop.call_soon_threadsafe(self._hold, piece)
+
+    def _note(self, piece: Piece) -> None:
+        self._journal.note(self.mark, piece)
+
+    def _hold(self, piece: Piece) -> None:
+        self._held[piece.span.start] = piece
+        self.held += piece.span.size
+        self._grew.set()
+
+    def _held_up_to(self, at: int) -> int:
+        """
+        Where the bytes end that are there from `at` on, or the first of very many.
+        """
+        most = at + _AT_ONCE
+        while at < most and (piece := self._held.get(at)):
+            at = piece.span.end
+        return at
 
     def _lay_out(self, is_begun: bool) -> None:
         with disk_faults(self.path):
@@ -162,21 +202,13 @@ class Part:
 
     def _read(self, span: Span) -> bytes:
         with disk_faults(self.path), self.path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), span.end - span.start, span.start)
+            return os.pread(file.fileno(), span.size, span.start)
 
     def _take_in(self, digests: Digests, span: Span) -> None:
-        digests.update(self._read(span))
+        with disk_faults(self.path), self.path.open("rb", buffering=0) as file:
+            for block in span.cut(_BLOCK):
+                digests.update(os.pread(file.fileno(), block.size, block.start))
 
     def _sync(self) -> None:
         with disk_faults(self.path), self.path.open("rb") as file:
             os.fsync(file)
-
-    def _write(self, start: int, piece: list[bytes]) -> Piece:
-        span = Span(start, start + sum(map(len, piece)))
-        with disk_faults(self.path), self.path.open("r+b", buffering=0) as file:
-            at = start + os.pwritev(file.fileno(), piece, start)
-            # A disk that is all but full takes the beginning, and says why not the rest when it is asked again.
-            while at < span.end:
-                at += os.pwrite(file.fileno(), b"".join(piece)[at - start :], at)
-            writeback.begin(file.fileno(), span)
-        return Piece(span, crc_of(piece))

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing
-from typing import TypeVar, cast
+from collections.abc import Callable, Coroutine
+from typing import TypeVar
 
 import structlog
 
@@ -67,26 +66,6 @@ class Patience:
         await asyncio.sleep(seconds)
 
 
-async def steadily(blocks: AsyncIterator[bytes], what: str, limits: TransferSection) -> AsyncGenerator[bytes]:
-    """
-    The same blocks, as long as one comes now and then.
-
-    Raises:
-        StallError: none came for `stall_seconds`; `what` names what was asked for.
-    """
-    # The seam says that it is a generator; its type cannot, because an `async def` with `yield` is not one to mypy.
-    async with aclosing(cast("AsyncGenerator[bytes]", blocks)) as source:
-        while True:
-            try:
-                async with asyncio.timeout(limits.stall_seconds):
-                    block = await anext(source, None)
-            except TimeoutError as error:
-                raise StallError(_silence(what, limits)) from error
-            if block is None:
-                return
-            yield block
-
-
 async def insist(ask: Callable[[], Coroutine[None, None, T]], what: str, limits: TransferSection) -> T:
     """
     The answer to a question that is asked again while the store cannot answer it.
@@ -100,7 +79,7 @@ async def insist(ask: Callable[[], Coroutine[None, None, T]], what: str, limits:
             async with asyncio.timeout(limits.stall_seconds):
                 return await ask()
         except TimeoutError:
-            await patience.pause(StallError(_silence(what, limits)))
+            await patience.pause(silence(what, limits))
         except StorageUnavailableError as error:
             await patience.pause(error)
 
@@ -122,8 +101,11 @@ async def attended(work: Coroutine[None, None, T], tick: Callable[[], None]) -> 
         await asyncio.wait({task})
 
 
-def _silence(what: str, limits: TransferSection) -> str:
-    return (
+def silence(what: str, limits: TransferSection) -> StallError:
+    """
+    The error for `stall_seconds` in which nothing came.
+    """
+    return StallError(
         f"{what}: nothing came for {limits.stall_seconds:g} seconds; check the network and the store, "
         "or raise storage.transfer.stall_seconds"
     )

@@ -14,10 +14,13 @@ from appliance.storage.section import TransferSection
 # restart fetches at most 1.05 times the bytes.
 _SHARE_UNDER_WAY = 25
 
+# As much of an answer waits in the kernel until it is read, at most: of a longer one no more is under way.
+_WINDOW = 4 * 1024 * 1024
+
 # Below this, requests cost more than bytes.
 _SMALLEST_CHUNK = 64 * 1024
 
-# What is held in memory before it is written and noted.
+# What is written before it is noted.
 _LARGEST_PIECE = 1024 * 1024
 
 
@@ -30,6 +33,13 @@ class Span:
     start: int
     end: int
 
+    @property
+    def size(self) -> int:
+        """
+        How many they are.
+        """
+        return self.end - self.start
+
     def cut(self, size: int) -> Iterator[Span]:
         """
         The span in spans of at most `size` bytes.
@@ -40,7 +50,7 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """
-    Bytes that one request asks for, and bytes that are held in memory before they are written.
+    Bytes that one request asks for, and bytes that are written before they are noted, which a kill costs.
     """
 
     chunk: int
@@ -51,8 +61,8 @@ class Sizes:
         """
         The sizes for a model of `total` bytes.
         """
-        fair = total // (_SHARE_UNDER_WAY * limits.parallel)
-        chunk = max(_SMALLEST_CHUNK, min(fair, limits.chunk_bytes))
+        fair = max(_SMALLEST_CHUNK, total // (_SHARE_UNDER_WAY * limits.parallel))
+        chunk = limits.chunk_bytes if fair >= _WINDOW else min(fair, limits.chunk_bytes)
         return cls(chunk, min(chunk, _LARGEST_PIECE))
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from faultproxy import FaultProxy
 from storage import hub_double, shelves
 from storage.servers import azure, gcs, s3, web
-from storage.servers.faultproxy import FaultProxy, proxying
 from storage.shelves import Shelf
 
 # What would change who we are to a store.
@@ -145,5 +145,5 @@ def proxy(shelf: Shelf) -> Iterator[FaultProxy]:
     """
     A proxy before the store.
     """
-    with proxying(shelf.port) as proxy:
+    with FaultProxy(shelf.port) as proxy:
         yield proxy

@@ -20,7 +20,7 @@ CLIENTS = ("aiobotocore", "botocore", "google.auth", "azure", "huggingface_hub",
 @pytest.mark.parametrize(
     ("uri", "credentials", "module", "extra"),
     [
-        ("s3://bucket/x", {}, "s3fs", "s3"),
+        ("s3://bucket/x", {}, "botocore", "s3"),
         ("gs://bucket/x", {"gcs": [{"key": "{}"}]}, "google.auth", "gcs"),
         ("az://models/x", {"azure": [{"account": "acct", "account_key": KEY}]}, "azure.storage.blob", "azure"),
         ("az://models/x", {"azure": [{"account": "acct", "anonymous": True}]}, "azure.storage.blob.aio", "azure"),

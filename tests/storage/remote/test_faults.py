@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from faultproxy import ALWAYS, Fault, FaultProxy
 from storage.remote.conftest import KINDS, WITHOUT_MOTO
-from storage.servers.faultproxy import ALWAYS, Fault, FaultProxy
 from storage.shelves import Shelf
 
 from appliance.errors import StorageError, StorageTimeoutError, StorageUnavailableError
@@ -58,10 +58,10 @@ def filled(shelf: Shelf, root: str) -> str:
     [
         Fault("reset", after=WITHIN, times=1),
         Fault("reset", after=WITHIN),
-        Fault("end", after=WITHIN, times=1),
+        Fault("fin", after=WITHIN, times=1),
         Fault("stall", after=WITHIN, times=1),
-        Fault("flip", after=WITHIN, times=1),
-        Fault("refuse", times=1),
+        Fault("corrupt", after=WITHIN, times=1),
+        Fault("hang_up", times=1),
     ],
     ids=lambda fault: f"{fault.kind} {'always' if fault.times == ALWAYS else 'once'}",
 )
@@ -83,9 +83,9 @@ def test_what_passes_is_survived(shelf: Shelf, filled: str, proxy: FaultProxy, t
     ("fault", "error"),
     [
         (Fault("reset", after=AT_ONCE), StorageUnavailableError),
-        (Fault("end", after=AT_ONCE), StorageUnavailableError),
+        (Fault("fin", after=AT_ONCE), StorageUnavailableError),
         (Fault("stall", after=AT_ONCE), StorageTimeoutError),
-        (Fault("refuse"), StorageUnavailableError),
+        (Fault("hang_up"), StorageUnavailableError),
     ],
     ids=lambda value: value.kind if isinstance(value, Fault) else "",
 )
@@ -124,7 +124,7 @@ def test_a_fetch_goes_on_where_it_was_broken_off(shelf: Shelf, filled: str, prox
     """
     What came before the store went away for good is not fetched again when it is back.
     """
-    proxy.set(Fault("slow", bytes_per_second=400_000))
+    proxy.set(Fault("slow", rate=400_000))
 
     class StopError(Exception):
         """
@@ -139,7 +139,7 @@ def test_a_fetch_goes_on_where_it_was_broken_off(shelf: Shelf, filled: str, prox
     storage = StorageSection(uri=shelf.uri(f"{filled}/model/", proxy.port))
     with pytest.raises(StopError):
         materialize(storage, settings, stop)
-    proxy.set(Fault())
+    proxy.set(None)
 
     path = materialize(storage, settings, lambda *_: None)
     assert (path / "model.safetensors").read_bytes() == FILES["model/model.safetensors"]

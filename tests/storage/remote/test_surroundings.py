@@ -1,0 +1,76 @@
+"""
+The user's proxies and logins, which hold for every request on the web.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from storage.remote.test_contract import contents, opened
+from storage.servers import web
+from storage.servers.web import WebServer
+
+from appliance.errors import AccessDeniedError
+from appliance.storage.section import StorageSettings
+
+Environment = pytest.MonkeyPatch
+
+MODEL = {"model.gguf": b"GGUF"}
+
+
+def basic(login: str) -> str:
+    """
+    The header's value for a name and a password.
+    """
+    return f"Basic {base64.b64encode(login.encode()).decode()}"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[WebServer]:
+    """
+    A server with one file, which it has for all hosts, as a proxy would.
+    """
+    with web.own(tmp_path / "web") as server:
+        server.put("model.gguf", b"GGUF")
+        yield server
+
+
+async def test_the_users_proxy_is_asked(server: WebServer, only_given_credentials: Environment) -> None:
+    """
+    For hosts that only it can reach, and with the login in its address.
+    """
+    only_given_credentials.setenv("http_proxy", f"http://me:s%40cret@127.0.0.1:{server.port}")
+    server.wants = {"Host": "models.test", "Proxy-Authorization": basic("me:s@cret")}
+
+    assert await contents("http://models.test/model.gguf", StorageSettings()) == MODEL
+
+
+async def test_what_no_proxy_names_is_reached_directly(server: WebServer, only_given_credentials: Environment) -> None:
+    """
+    A proxy that is not there does no harm then.
+    """
+    only_given_credentials.setenv("http_proxy", "http://127.0.0.1:9")
+    only_given_credentials.setenv("no_proxy", "127.0.0.1")
+
+    assert await contents(f"{server.url}/model.gguf", StorageSettings()) == MODEL
+
+
+async def test_a_login_of_the_users_netrc_is_used(
+    server: WebServer, tmp_path: Path, only_given_credentials: Environment
+) -> None:
+    """
+    As other tools do; what the URI says goes before it.
+    """
+    logins = tmp_path / "netrc"
+    logins.write_text("machine 127.0.0.1 login me password s3cret\n")
+    only_given_credentials.setenv("NETRC", str(logins))
+    server.wants = {"Authorization": basic("me:s3cret")}
+
+    assert await contents(f"{server.url}/model.gguf", StorageSettings()) == MODEL
+    uri = f"http://you:other@127.0.0.1:{server.port}/model.gguf"
+    async with opened(uri, StorageSettings()) as store:
+        with pytest.raises(AccessDeniedError, match="the user in the URI"):
+            await store.list()
