@@ -27,25 +27,34 @@ class Told:
         """
         Tell of another one from now on; `secrets` are texts that it must not show.
         """
-        longest_first = sorted(filter(None, secrets), key=len, reverse=True)
-        # As people write them: what a model is called and what it is comes first.
-        models = [{"name": each.name, "class": None, **_set(each)} for each in config.models]
-        self._data = _shown({"models": models, **_set(config, "models")}, longest_first)
+        self._config = config
+        self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
 
     def as_yaml(self) -> str:
         """
         What was set, as YAML; everything else has its default.
         """
+        config = self._config
+        # As people write them: what a model is called and what it is comes first.
+        models = [{"name": each.name, "class": None, **_set(each)} for each in config.models]
         written = StringIO()
         yaml = YAML()
         yaml.width = 4096
         yaml.indent(mapping=2, sequence=4, offset=2)
-        yaml.dump(self._data, written)
+        yaml.dump(_shown({"models": models, **_set(config, "models")}, self._secrets), written)
         return written.getvalue()
 
 
 def _set(section: Section, *besides: str) -> dict[str, Any]:  # Any: JSON values
-    return section.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=set(besides))
+    # A model that a Python program brings along is told by its class.
+    return section.model_dump(
+        mode="json",
+        by_alias=True,
+        exclude_unset=True,
+        exclude=set(besides),
+        warnings=False,
+        fallback=lambda each: type(each).__qualname__,
+    )
 
 
 def _shown(value: Any, secrets: list[str]) -> Any:  # Any: JSON values
