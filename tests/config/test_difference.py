@@ -108,6 +108,18 @@ def test_a_model_is_known_by_its_name(
     assert new is None or first.new == new
 
 
+def test_limits_of_a_model_change_while_it_serves(compare: Compare) -> None:
+    """
+    They do not bring it anew.
+    """
+    found = compare(BASE, BASE.replace("class: proxy", "class: proxy, limits: {queued: 7}, slo: {ttft_seconds: 2}"))
+
+    assert [(each.path, each.change) for each in found] == [
+        ("models.org/model-1.5.limits.queued", Change.HOT),
+        ("models.org/model-1.5.slo.ttft_seconds", Change.HOT),
+    ]
+
+
 def test_secrets_are_never_shown(compare: Compare) -> None:
     """
     Not what came out of a reference, as a whole or in part, and not what is typed in the place of a secret.
@@ -127,11 +139,13 @@ def test_secrets_are_never_shown(compare: Compare) -> None:
 
 def test_every_key_says_what_its_change_asks() -> None:
     """
-    Whatever is of a model brings that anew, and what nobody declared waits for a restart.
+    Whatever is of a model brings that anew, but for its limits and promises; what nobody declared waits for a restart.
     """
-    hot = set(keys_of(Change.HOT))
+    of_models = {key for key in keys_of(Change.HOT) if key.startswith("models.")}
+    hot = set(keys_of(Change.HOT)) - of_models
     keys = set(_keys(schema_of()))
 
+    assert of_models == {"models.NAME.limits", "models.NAME.slo"}
     assert hot <= keys
     assert set(keys_of(Change.SWAP)) == {"models"}
     assert {key: _change(key) for key in keys if key not in hot} | dict.fromkeys(hot, Change.HOT) == {
