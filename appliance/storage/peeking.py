@@ -5,11 +5,11 @@ A look into the files of a storage without fetching them: their names and sizes,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 from appliance.errors import ArtifactNotFoundError, StorageError
 from appliance.storage.archives import is_archive
@@ -20,9 +20,13 @@ from appliance.storage.materializing import as_locked, brought, is_in_place
 from appliance.storage.schemes import Remote, way
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.selection import sort_out
-from appliance.storage.store import RemoteFile, Store
+from appliance.storage.store import Body, RemoteFile, Store
+from appliance.storage.threads import in_thread
 from appliance.storage.transfer import insist
 from appliance.storage.uri import redact
+
+# What is read here is small, and mostly of this size.
+_BLOCK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,13 @@ class _Distant:
         return await asyncio.gather(*map(one, ranges))
 
     async def _read(self, wanted: Range) -> bytes:
-        blocks = self._store.read(self._files[wanted.name], wanted.start, wanted.end)
-        # The seam says that it is a generator, as its type cannot.
-        async with aclosing(cast("AsyncGenerator[bytes]", blocks)) as source:
-            return b"".join([block async for block in source])
+        async with self._store.read(self._files[wanted.name], wanted.start, wanted.end) as body:
+            try:
+                return await in_thread(_whole, body)
+            except asyncio.CancelledError:
+                body.abort()
+                raise
+
+
+def _whole(body: Body) -> bytes:
+    return b"".join(iter(lambda: body.read(_BLOCK_BYTES), b""))
