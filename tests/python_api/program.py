@@ -29,7 +29,7 @@ class Program(Served):
     """
 
     def __init__(self, name: str, log: Path, *words: str) -> None:
-        self.port = free_port()
+        self.host, self.port = "127.0.0.1", free_port()
         self.grpc_port = free_port()
         self.log = log
         self.started = time.monotonic()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import urllib.request
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,16 @@ from appliance.config.difference import keys_of
 from appliance.section import Change
 
 CHAT = "/v1/chat/completions"
+KEY = "a-key-that-is-long-enough"
+
+HOT_BELOW = {
+    "models.NAME.limits",
+    "models.NAME.slo",
+    "server.api_keys",
+    "server.metrics",
+    "server.limits",
+    "server.drain_delay_seconds",
+}
 
 
 class File:
@@ -99,8 +110,8 @@ def test_hot_keys_are_applied_without_a_lost_request(
         "storage.transfer.parallel": "hot",
         "storage.credentials.http[0]": "hot",
     }
-    # Each hot key is in this test or, with an effect on when files are read, in those below.
-    assert set(keys_of(Change.HOT)) - _hot_here(file) == {"server.watch"}
+    # Each hot key is in this test or in those below.
+    assert set(keys_of(Change.HOT)) - _hot_here(file) == {"server.watch", *HOT_BELOW}
     for level, path in (("error", "/v1/models/m0"), ("info", "/v1/models")):
         file.write(logging={"level": level})
         _hang_up(server)
@@ -111,6 +122,42 @@ def test_hot_keys_are_applied_without_a_lost_request(
     assert server.post("/v2/repository/models/m0/unload", {})[0] == 200
     assert server.end() == 0
     assert _named(server, "server.draining")[0]["seconds"] == 7
+
+
+def test_keys_and_limits_hold_from_the_reload_on(
+    serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
+) -> None:
+    """
+    Without a key nobody is let in any more, with one as often as it allows; a file without keys opens the server again.
+    """
+    file = File(tmp_path / "a.yaml", upstream.url)
+    server = serve(file=file.path).until_ready(60)
+    body = chats("m0")[0]
+    deep = {**body, "metadata": [[[[[[[[1]]]]]]]]}
+    keyed = {"Authorization": f"Bearer {KEY}"}
+    assert [server.post(CHAT, each)[0] for each in (body, deep)] == [200, 200]
+
+    file.content["models"][0] |= {"limits": {"total_seconds": 50}, "slo": {"ttft_seconds": 40}}
+    key = {"name": "team", "value": KEY, "limits": {"requests_per_minute": 2}}
+    file.write(
+        server={"api_keys": [key], "metrics": "open", "limits": {"json_depth": 8}},
+    )
+    _hang_up(server)
+    until(lambda: server.post(CHAT, body)[0] == 401, 30, server.tail)
+
+    assert [server.ask(CHAT, each, keyed)[0] for each in (deep, body, body, body)] == [400, 200, 200, 429]
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as metrics:
+        assert metrics.status == 200
+    assert {(each["path"], each["change"]) for each in _named(server, "config.changed")} == {
+        ("models.m0.limits.total_seconds", "hot"),
+        ("models.m0.slo.ttft_seconds", "hot"),
+        ("server.api_keys", "hot"),
+        ("server.metrics", "hot"),
+        ("server.limits.json_depth", "hot"),
+    }
+    file.write(server={})
+    _hang_up(server)
+    until(lambda: server.post(CHAT, deep)[0] == 200, 30, server.tail)
 
 
 def _asked(server: Served) -> set[str]:
