@@ -149,13 +149,14 @@ def test_an_appliance_before_others_follows_their_readiness(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_language_model_is_replaced_and_no_request_fails(
-    serve: Callable[..., Served], ports: list[int], balancer: Balancer
+    serve: Callable[..., Served], instance: Callable[[str, int], Served], ports: list[int], balancer: Balancer
 ) -> None:
     """
-    The same with vLLM's engine behind it.
+    The same with vLLM's engine behind the one that goes; two of them on two cores would only wait for each other.
     """
     names = "models.smollm2.aliases=[one]"
-    before, after = (_on(serve(f"server.port={port}", DELAY, names), port).until_ready() for port in ports[:2])
+    before = _on(serve(f"server.port={ports[0]}", DELAY, names), ports[0]).until_ready()
+    after = instance("second", ports[1]).until_ready()
     until(lambda: balancer.ready == ports[:2], 60)
     with Traffic(balancer.port, "", ("openai", "openai stream", "kept")) as traffic:
         traffic.goes_on(3)
