@@ -17,10 +17,11 @@ from appliance import logs
 from appliance.cache import cache
 from appliance.config import Loaded, differences, load, schema_of
 from appliance.diff import as_json, as_text, diff_help
-from appliance.errors import ApplianceError, ConfigError, Problem
+from appliance.errors import ApplianceError, ConfigError
 from appliance.models import SECTIONS
 from appliance.options import FILE, frozen, offline, overrides, said
 from appliance.planned import plan, require_possible
+from appliance.validated import validate as validate_one
 
 
 class _Verbs(click.Group):
@@ -74,21 +75,23 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
 
 @main.command()
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
+@click.option("--deep", is_flag=True, help="Read the models' config.json too, and check their layouts; no weights.")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print problems.")
 @overrides
-def validate(files: Sequence[Path], format_: str, overrides: Sequence[str]) -> None:
+def validate(files: Sequence[Path], deep: bool, format_: str, overrides: Sequence[str]) -> None:
     """
     Check each FILE, offline and within a second, and print every problem with its line and column.
 
-    Exit code 0 when all are good, 2 when one is not.
+    Exit code 0 when all are good, 2 when one is not. With --deep, a storage that cannot be looked into is named too,
+    and where nothing else is wrong the exit code is that of its fault.
     """
-    found = {file: _problems(file, overrides) for file in files}
+    found = [validate_one(file, overrides, deep=deep) for file in files]
     if format_ == "json":
-        click.echo(json.dumps([_report(file, problems) for file, problems in found.items()], indent=2))
+        click.echo(json.dumps([each.as_json() for each in found], indent=2))
     else:
-        for file, problems in found.items():
-            click.echo("\n".join(str(problem) for problem in problems) if problems else f"{file}: good")
-    sys.exit(ConfigError.exit_code if any(found.values()) else 0)
+        click.echo("\n".join(each.as_text() for each in found))
+    wrong = any(each.problems for each in found)
+    sys.exit(ConfigError.exit_code if wrong else next((each.exit_code for each in found if each.exit_code), 0))
 
 
 @main.command(help=diff_help())
@@ -186,23 +189,6 @@ def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> No
         click.echo(f"{file}")
         asyncio.run(smoke_one(file, loaded.config, overrides, timeout, lambda line: click.echo(f"  {line}")))
         click.echo("  every promise held" if loaded.config.expect else "  it was ready; expect: promises nothing")
-
-
-def _problems(file: Path, overrides: Sequence[str]) -> Sequence[Problem]:
-    try:
-        load(file, overrides)
-    except ConfigError as error:
-        return error.problems
-    return ()
-
-
-def _report(file: Path, problems: Sequence[Problem]) -> dict[str, Any]:  # Any: JSON values
-    keys = ("source", "line", "column", "path", "message")
-    return {
-        "file": str(file),
-        "valid": not problems,
-        "problems": [{key: getattr(problem, key) for key in keys} for problem in problems],
-    }
 
 
 def _log_quietly(loaded: Loaded) -> None:

@@ -201,6 +201,18 @@ class Bounded(Protocol):
 
 
 @runtime_checkable
+class Measured(Protocol):
+    """
+    A model whose engine knows what it came to.
+    """
+
+    def measured(self) -> Mapping[str, float]:
+        """
+        That, in the words of a plan, such as ``kv_tokens``; what nobody knows is left out, all of it before the load.
+        """
+
+
+@runtime_checkable
 class Dependent(Protocol):
     """
     A model that answers with the help of servers elsewhere.

@@ -25,7 +25,7 @@ FLOORS = (
     {"plan", "translation"},
     {"models"},
     {"config", "openai"},
-    {"cache", "diff", "key", "lifecycle", "planned", "pull"},
+    {"cache", "diff", "key", "lifecycle", "planned", "pull", "validated"},
     {"page", "protocols"},
     {"server", "smoke"},
     {"cli", "model_server"},

@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 NEEDS = {
     "chat-hf.yaml": "a hub on the network",
     "chat-two-gpus.yaml": "two GPUs",
+    "expert-parallel.yaml": "eight GPUs",
     "rerank.yaml": "a hub on the network",
     "storage.yaml": "object stores on the network",
 }

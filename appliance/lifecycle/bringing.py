@@ -15,6 +15,7 @@ import structlog
 from appliance.errors import ApplianceError, LoadError
 from appliance.lifecycle.progress import Progress
 from appliance.models.section import ModelSection, Report
+from appliance.plan import Plan
 from appliance.storage.holding import hold
 from appliance.storage.manifest import artifact_of
 from appliance.storage.section import StorageSettings
@@ -34,7 +35,7 @@ class _StoppedError(Exception):
 @dataclass(frozen=True, slots=True)
 class Brought:
     """
-    What a section's storages became; `digests` has those that came from a store.
+    What a section's storages became; `digests` has those that came from a store, `plan` says what they come to.
 
     As long as `holds` are open, nobody prunes the bytes.
     """
@@ -42,6 +43,7 @@ class Brought:
     artifacts: Mapping[str, Path]
     digests: Mapping[str, str]
     holds: Sequence[IO[bytes]]
+    plan: Plan | None
 
 
 def bring(section: ModelSection, settings: StorageSettings, report: Report) -> Brought:
@@ -59,7 +61,19 @@ def bring(section: ModelSection, settings: StorageSettings, report: Report) -> B
         artifacts=artifacts,
         digests={part: each[1].digest for part, each in found.items() if each is not None},
         holds=list(filter(None, map(hold, artifacts.values()))),
+        plan=_planned(section, artifacts),
     )
+
+
+def _planned(section: ModelSection, artifacts: Mapping[str, Path]) -> Plan | None:
+    """
+    The plan of what is here. It only tells: one that cannot be made keeps no model from its load.
+    """
+    try:
+        return section.planned(artifacts)
+    except Exception as error:
+        log.info("model.unplanned", model=section.name, reason=f"{type(error).__name__}: {error}")
+        return None
 
 
 def _require_possible(section: ModelSection, settings: StorageSettings) -> None:

@@ -13,6 +13,7 @@ from typing import IO, Any
 from appliance.admission import Gate, Settings
 from appliance.contract import Bounded, Dependent, Model, Peers
 from appliance.errors import CallError
+from appliance.lifecycle.comparison import Comparison
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import State
 from appliance.lifecycle.tally import Tally
@@ -44,6 +45,8 @@ class Entry:
     progress: Progress | None = None
     phases: dict[State, float] = field(default_factory=dict)
     """How long it was in each state, the last time it was, in seconds."""
+    comparison: Comparison | None = None
+    """What its plan said, beside what its last load came to; None where there is no plan."""
     artifacts: Mapping[str, Path] = field(default_factory=dict)
     """What the section's storages became; empty until they are here."""
     holds: Sequence[IO[bytes]] = ()
@@ -114,6 +117,7 @@ class Entry:
         for each in self.holds:
             each.close()
         self.model, self.artifacts, self.holds, self.progress = model, {}, (), None
+        self.comparison = None
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
         """
@@ -131,6 +135,8 @@ class Entry:
         }
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()
+        if self.comparison is not None:
+            shown["plan"] = self.comparison.describe()
         if isinstance(self.model, Dependent):
             shown["upstreams"] = self.model.upstreams()
         return shown

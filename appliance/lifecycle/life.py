@@ -13,6 +13,7 @@ import structlog
 from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.lifecycle import calls
 from appliance.lifecycle.bringing import bring, reporter
+from appliance.lifecycle.comparison import Comparison
 from appliance.lifecycle.deaths import Deaths
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.progress import Progress
@@ -161,6 +162,7 @@ class Life:
         report = reporter(entry.section.name, entry.progress, lambda: self._is_abandoned)
         brought = await asyncio.to_thread(bring, entry.section, self._around.storage(), report)
         entry.artifacts, entry.digests, entry.holds = brought.artifacts, brought.digests, brought.holds
+        entry.comparison = Comparison.of(brought.plan) if brought.plan else None
 
     async def _start(self, reason: str) -> None:
         model = self.entry.model
@@ -168,12 +170,19 @@ class Life:
         await model.load(self.entry.artifacts)
         self.entry.bound()
         self.move(State.PROVING, "the first answer is being made")
+        self._compare()
         if model.proof is None:
             await self._look()
         else:
             await prove(model, model.proof)
             self.move(State.READY, "it answered")
         self._deaths.come_alive()
+
+    def _compare(self) -> None:
+        entry = self.entry
+        if entry.comparison is not None:
+            entry.comparison = made = entry.comparison.measure(entry.model, entry.phases[State.LOADING])
+            log.info("model.measured", model=entry.section.name, **made.describe(), ratio=made.ratios)
 
     async def _look(self) -> None:
         """

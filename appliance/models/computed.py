@@ -18,7 +18,7 @@ from appliance import plan
 from appliance.contract import Model, Operation, Peers
 from appliance.layout import AnyLayout, LayoutSection
 from appliance.models.section import ModelSection, Recovery
-from appliance.plan import Demand, Refusal
+from appliance.plan import Demand, Plan, Refusal
 from appliance.python_model.section import PythonSection
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine.section import EngineSection
@@ -128,6 +128,15 @@ class ComputedSection(ModelSection):
         layout, reason = plan.choose(subject, self.demand, plan.seen())
         log.info("layout.chosen", model=self.name, reason=reason, **layout.model_dump(exclude_defaults=True))
         return layout
+
+    def planned(self, artifacts: Mapping[str, Path]) -> Plan | None:
+        # Sizes that are changed later are not known.
+        if self.demand is None or "hf_overrides" in self.demand.engine.args:
+            return None
+        here = StorageSection(uri=str(artifacts["model"]), allow_pickle=self.allow_pickle)
+        made = plan.plan(self.name, plan.look(here, StorageSettings()), self.layout, self.demand, plan.seen())
+        # Where the layout cannot work, it is another one that was planned.
+        return made if all(each.is_memory for each in made.refusals) else None
 
     @property
     def allow_pickle(self) -> bool:

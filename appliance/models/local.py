@@ -57,6 +57,16 @@ class LocalModel(ABC):
         """
         return self._engine.max_num_seqs if self._engine else None
 
+    def measured(self) -> Mapping[str, float]:
+        """
+        The tokens of the KV cache; see `Measured.measured`.
+
+        Of its weights vLLM tells this process nothing, and on a CPU their tensors are packed anew, so that their sum is
+        no measure.
+        """
+        tokens = self._engine.kv_tokens if self._engine else None
+        return {} if tokens is None else {"kv_tokens": tokens}
+
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """
         Facts for listings; see `Model.describe`.

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 
 from appliance.admission import LimitsSection, SloSection
 from appliance.contract import Model, Peers
-from appliance.plan import Demand, Refusal
+from appliance.plan import Demand, Plan, Refusal
 from appliance.section import Change, Section
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
@@ -118,6 +118,15 @@ class ModelSection(Section):
             StorageError: the bytes cannot be brought.
         """
         return {part: materialize(storage, settings, partial(report, part)) for part, storage in self.storages.items()}
+
+    def planned(self, artifacts: Mapping[str, Path]) -> Plan | None:  # noqa: ARG002 - for those that are planned
+        """
+        What it comes to on this machine, by the files that are here now; None where there is nothing to plan; blocks.
+
+        Raises:
+            StorageError: the files are no model's.
+        """
+        return None
 
     @abstractmethod
     def build(self, peers: Peers) -> Model:

@@ -47,10 +47,19 @@ function told(layout) {
   return Object.entries(layout).map(flat).join(", ")
 }
 
+// Both where the load has shown how good the plan was.
+function compared(plan, name, shown) {
+  const { planned = {}, real = {} } = plan ?? {}
+  if (planned[name] == null) return null
+  return real[name] == null ? `${shown(planned[name])} planned` : `${shown(real[name])}, ${shown(planned[name])} planned`
+}
+
 function facts(model, card, now, pace) {
   const rows = [["Answers", (card?.operations ?? []).join(", ").replaceAll("_", " ")]]
   rows.push(["Longest context", card?.max_model_len && `${card.max_model_len.toLocaleString("en")} tokens`])
   rows.push(["Layout", told(model.layout)])
+  rows.push(["Weights", compared(model.plan, "weight_bytes", bytes => `${amount(bytes)} a device`)])
+  rows.push(["KV tokens", compared(model.plan, "kv_tokens", count => count.toLocaleString("en"))])
   const full = now?.["vllm:kv_cache_usage_perc"]
   rows.push(["KV cache", full != null && `${(full * 100).toFixed(1)} % used`])
   rows.push(["Under way", model.state === "ready" && String(model.running)])

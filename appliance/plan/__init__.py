@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from appliance.plan.choosing import choose
 from appliance.plan.estimate import Demand
-from appliance.plan.foreseeing import foresee
+from appliance.plan.foreseeing import check, foresee
 from appliance.plan.hardware import Hardware, named, seen
 from appliance.plan.outcome import Plan, RankPlan
 from appliance.plan.planning import plan
@@ -22,6 +22,7 @@ __all__ = [
     "RankPlan",
     "Refusal",
     "Subject",
+    "check",
     "choose",
     "foresee",
     "look",

@@ -133,6 +133,13 @@ class Engine:
         return self._llm.vllm_config.scheduler_config.max_num_seqs if self._llm else None
 
     @property
+    def kv_tokens(self) -> int | None:
+        """
+        Tokens that the KV cache of one copy holds; None where nothing is cached, and before the engine has started.
+        """
+        return self._llm.vllm_config.cache_config.kv_cache_size_tokens if self._llm else None
+
+    @property
     def embedding_size(self) -> int | None:
         """
         Numbers in an embedding that nobody asked to be shorter; None before the engine has started.

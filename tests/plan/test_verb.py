@@ -219,3 +219,18 @@ def test_a_plan_needs_no_engine(write: Write, published: Published) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == []
+
+
+def test_the_layout_of_an_example_works_for_its_model(write: Write, published: Published) -> None:
+    """
+    Experts over the ranks of both copies, and tokens for the lengths it asks for, on the GPUs it names.
+    """
+    example = Path(__file__).parents[2] / "examples/expert-parallel.yaml"
+    uri = f"models.qwen3-235b.storage.uri={write(published['Qwen3-235B-A22B'])}"
+
+    done = _plan(example, "--gpu", "h100-80gb:8", "--set", uri, "--format", "json")
+
+    (plan,) = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert len(plan["ranks"]) == 8
+    assert plan["kv_tokens"] > 4 * plan["max_model_len"]

@@ -5,6 +5,7 @@ The page at `/` in a real browser, before a real chat model.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def test_a_person_chats_with_the_keyboard_alone(server: Served, tmp_path: Path) 
         expect(page.locator(".turn.assistant")).to_contain_text("Paris", timeout=60_000)
         expect(page.locator("#pace")).to_contain_text("tokens/s", timeout=60_000)
         expect(page.locator("#message")).to_be_focused()
+        expect(page.locator("article")).to_contain_text(re.compile(r"KV tokens\s*[\d,]+, [\d,]+ planned"))
         keep(page, tmp_path, "chat")
 
 

@@ -1,0 +1,130 @@
+"""
+What a plan said is kept, and held against what the model came to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles import Double, DoubleSection, config
+from structlog.testing import capture_logs
+
+from appliance.contract import Peers
+from appliance.errors import ArtifactCorruptError
+from appliance.lifecycle import Lifecycle
+from appliance.models.generative import GenerativeSection
+from appliance.models.section import Report
+from appliance.plan import Plan
+from appliance.storage.section import StorageSettings
+
+Write = Callable[..., Path]
+Published = Mapping[str, Mapping[str, Any]]
+
+
+class MeasuredDouble(Double):
+    """
+    Knows what its cache holds.
+    """
+
+    def measured(self) -> Mapping[str, float]:
+        """
+        A fourth of a thousand tokens.
+        """
+        return {"kv_tokens": 250}
+
+
+class PlannedSection(DoubleSection):
+    """
+    Declares a double that is planned as a generative model of the same files is.
+    """
+
+    folder: Path
+    """Where these are."""
+
+    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
+        return {"model": self.folder}
+
+    def planned(self, artifacts: Mapping[str, Path]) -> Plan | None:
+        said = {"name": self.name, "class": "generative", "storage": {"uri": str(self.folder)}}
+        engine = {"kv_cache_memory_bytes": 1 << 28, "max_model_len": 1024}
+        return GenerativeSection.model_validate(said | {"engine": engine}).planned(artifacts)
+
+    def build(self, peers: Peers) -> MeasuredDouble:
+        made = MeasuredDouble()
+        made.may_load.set()
+        return made
+
+
+class UnplannedSection(PlannedSection):
+    """
+    Declares one of which no plan can be made.
+    """
+
+    def planned(self, artifacts: Mapping[str, Path]) -> Plan | None:
+        raise ArtifactCorruptError("it is none of the known ones")
+
+
+async def _served(section: DoubleSection) -> tuple[Mapping[str, Any], list[Any]]:
+    """
+    The model as probes show it once it is ready, and what was logged.
+    """
+    lifecycle = Lifecycle(config(section))
+    with capture_logs() as logged:
+        lifecycle.begin()
+        try:
+            async with asyncio.timeout(30):
+                while not lifecycle.is_ready:
+                    await asyncio.sleep(0.01)
+            return lifecycle.standing().models[0], logged
+        finally:
+            await lifecycle.stop()
+
+
+async def test_probes_and_log_hold_the_plan_against_the_load(
+    write: Write, tmp_path: Path, published: Published
+) -> None:
+    """
+    Both sides have the same names, what nobody measured has one, and the log says how far they are apart.
+    """
+    folder = write(published["SmolLM2-135M"])
+
+    shown, logged = await _served(PlannedSection(name="it", has_storage=True, folder=folder))
+
+    planned, real = shown["plan"]["planned"], shown["plan"]["real"]
+    (event,) = [each for each in logged if each["event"] == "model.measured"]
+    assert planned["weight_bytes"] == 134_515_008 * 2
+    assert planned["kv_cache_bytes"] == 1 << 28
+    assert planned["kv_tokens"] > 0
+    assert real["kv_tokens"] == 250
+    assert real.keys() == {"kv_tokens", "load_seconds"}
+    assert event["ratio"]["kv_tokens"] == pytest.approx(250 / planned["kv_tokens"], abs=0.001)
+    assert event["planned"] == planned
+
+
+async def test_a_model_without_a_plan_is_served_all_the_same(tmp_path: Path) -> None:
+    """
+    The probes have no plan, and the log says why.
+    """
+    shown, logged = await _served(UnplannedSection(name="it", has_storage=True, folder=tmp_path))
+
+    (event,) = [each for each in logged if each["event"] == "model.unplanned"]
+    assert "plan" not in shown
+    assert "none of the known ones" in event["reason"]
+
+
+def test_a_layout_that_cannot_work_has_no_figures(write: Write, published: Published) -> None:
+    """
+    Its plan is that of another layout, against which nothing can be held; nor is that of changed sizes.
+    """
+    folder = write(published["SmolLM2-135M"])
+    said = {"name": "it", "class": "generative", "storage": {"uri": str(folder)}}
+    sections = [
+        GenerativeSection.model_validate(said | more)
+        for more in ({"layout": {"tensor_parallel": 2}}, {"engine": {"args": {"hf_overrides": {"hidden_size": 8}}}})
+    ]
+
+    assert [section.planned({"model": folder}) for section in sections] == [None, None]
