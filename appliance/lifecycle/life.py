@@ -228,7 +228,7 @@ class Life:
     async def _fail(self, error: Exception, reason: str) -> None:
         self.move(State.FAILED, reason)
         await self.entry.model.close()
-        if self.entry.section.recovery == "exit":
+        if self.entry.section.recovery == "exit" and self._around.serves(self.entry):
             self._around.end(error.exit_code if isinstance(error, ApplianceError) else 1)
 
     def _reason(self, error: Exception) -> str:
