@@ -70,7 +70,7 @@ class Roster:
             self.lives = (*self.lives, life)
         else:
             # What a model was asked is not forgotten with its engine.
-            life.entry.tally = old.entry.tally
+            life.entry.tally, life.entry.restarts = old.entry.tally, old.entry.restarts
             self.lives = tuple(life if each is old else each for each in self.lives)
             self._leaving = (*self._leaving, old)
         return old
