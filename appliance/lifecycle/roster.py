@@ -36,13 +36,6 @@ class Roster:
         """
         return (*self.lives, *self.coming, *self._leaving)
 
-    @property
-    def names(self) -> Sequence[str]:
-        """
-        Every name that leads to a model.
-        """
-        return tuple(self._by_name)
-
     def named(self, name: str | None) -> Life | None:
         """
         The one that answers to `name`, or None; of no name, the only one there is.
