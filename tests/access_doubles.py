@@ -64,13 +64,13 @@ def keys() -> tuple[KeySection, ...]:
     )
 
 
-def closed_config(**server: Any) -> Config:  # Any: keys of the section
+def closed_config(*api_keys: KeySection, **server: Any) -> Config:  # Any: keys of the section
     """
-    Two doubles behind those keys, published by KServe's gateway too.
+    Two doubles behind these keys, or those above, published by KServe's gateway too.
     """
     sections = KeeperSection(name="one", aliases=("uno",)), KeeperSection(name="two")
     metadata = MetadataSection(name="talk", namespace="shop")
-    return config(*sections, server=ServerSection(api_keys=keys(), **server), metadata=metadata)
+    return config(*sections, server=ServerSection(api_keys=api_keys or keys(), **server), metadata=metadata)
 
 
 class Closed(AsyncClient):

@@ -51,6 +51,7 @@ class Lifecycle:
             storage=lambda: self.config.storage,
             turn=asyncio.Lock(),
             patience=patience,
+            serves=lambda entry: any(each is entry for each in self.entries),
             end=self.ending.begin,
         )
         self.roster = Roster(self.life(section) for section in config.models)

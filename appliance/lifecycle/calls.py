@@ -85,6 +85,14 @@ def _require(entry: Entry, call: Call, *, is_inner: bool) -> None:
         raise UnavailableError(entry.outside, retry_after=rule.retry_after)
 
 
+def _require_still(entry: Entry) -> None:
+    """
+    Return where the model is there for a call that was let in, whatever happened while that waited for its turn.
+    """
+    if not RULES[entry.state].is_ready and entry.state not in {State.DRAINING, State.UNAVAILABLE}:
+        raise UnavailableError(entry.outside, retry_after=RULES[entry.state].retry_after)
+
+
 async def _work(
     entry: Entry, call: Call, record: Record | None, charge: Charge | None
 ) -> AsyncGenerator[Reply | bytes]:
@@ -95,6 +103,7 @@ async def _work(
     """
     deadlines = Deadlines.of(entry.section.name, entry.gate.settings.limits)
     async with _place(entry, call, record, charge, deadlines) as place:
+        _require_still(entry)
         answer = entry.model.answer(call)
         reply = await (deadlines.before_first(answer) if call.is_streamed else deadlines.before_end(answer))
         if isinstance(reply.body, bytes):

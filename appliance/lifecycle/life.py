@@ -42,6 +42,10 @@ class Life:
         self._task: asyncio.Task[None] | None = None
         self._has_loaded = asyncio.Event()
         self._is_abandoned = False
+        self._emptying = asyncio.Lock()
+        """Held while what was loaded is let go of; nothing is loaded in its place before."""
+        self._farewell: tuple[str, bool] | None = None
+        """What the server said when it stopped, for a model that is ready only then."""
 
     def begin(self) -> None:
         """
@@ -64,7 +68,9 @@ class Life:
                 try:
                     await self._look()
                 except EngineDeadError as error:
-                    await self._die(error)
+                    # One that was let go of meanwhile has not died.
+                    if self.entry.state in _WATCHED:
+                        await self._die(error)
 
     async def fetch(self) -> None:
         """
@@ -80,7 +86,7 @@ class Life:
         Bring the bytes, unless they are here, and start the model; what keeps it from starting would do so again.
         """
         try:
-            async with self._taking_turns():
+            async with self._emptying, self._taking_turns():
                 if self.entry.state is State.PENDING:
                     await self._bring()
                 await self._start("the engine is starting" if self.entry.section.has_engine else "it is starting")
@@ -95,15 +101,15 @@ class Life:
         # It may have died meanwhile.
         if self.entry.state is State.DRAINING:
             self.move(State.UNLOADED, reason)
-            async with self._around.turn:
+            async with self._emptying, self._around.turn:
                 await self.entry.model.close()
-            self.entry.release(self.entry.section.build(self._around.peers))
+                self.entry.release(self.entry.section.build(self._around.peers))
 
     def retire(self, reason: str, *, answers: bool) -> None:
         """
         The server stops: have the model drain, and say whether new calls are still answered.
         """
-        self.entry.answers_late = answers
+        self.entry.answers_late, self._farewell = answers, (reason, answers)
         if State.DRAINING in RULES[self.entry.state].leaves_to:
             self.move(State.DRAINING, reason)
         elif self.entry.state is State.DRAINING:
@@ -148,6 +154,9 @@ class Life:
         write = log.error if state in {State.FAILED, State.RESTARTING} else log.info
         write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
         entry.enter(state, reason)
+        if state is State.READY and self._farewell is not None:
+            farewell, answers = self._farewell
+            self.retire(farewell, answers=answers)
 
     def _taking_turns(self) -> AbstractAsyncContextManager[object]:
         # One engine after the other: each measures the memory that the ones before it left.
@@ -237,7 +246,7 @@ class Life:
     async def _fail(self, error: Exception, reason: str) -> None:
         self.move(State.FAILED, reason)
         await self.entry.model.close()
-        if self.entry.section.recovery == "exit":
+        if self.entry.section.recovery == "exit" and self._around.serves(self.entry):
             self._around.end(error.exit_code if isinstance(error, ApplianceError) else 1)
 
     def _reason(self, error: Exception) -> str:

@@ -36,13 +36,6 @@ class Roster:
         """
         return (*self.lives, *self.coming, *self._leaving)
 
-    @property
-    def names(self) -> Sequence[str]:
-        """
-        Every name that leads to a model.
-        """
-        return tuple(self._by_name)
-
     def named(self, name: str | None) -> Life | None:
         """
         The one that answers to `name`, or None; of no name, the only one there is.
@@ -70,7 +63,7 @@ class Roster:
             self.lives = (*self.lives, life)
         else:
             # What a model was asked is not forgotten with its engine.
-            life.entry.tally = old.entry.tally
+            life.entry.tally, life.entry.restarts = old.entry.tally, old.entry.restarts
             self.lives = tuple(life if each is old else each for each in self.lives)
             self._leaving = (*self._leaving, old)
         return old

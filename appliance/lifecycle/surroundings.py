@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from appliance.contract import Peers
 from appliance.lifecycle.deaths import Patience
+from appliance.lifecycle.entry import Entry
 from appliance.storage.section import StorageSettings
 
 
@@ -30,5 +31,8 @@ class Surroundings:
     """Held while an engine starts."""
 
     patience: Patience
+    serves: Callable[[Entry], bool]
+    """Whether calls find it: of who is on the way in or out, nothing ends the process."""
+
     end: Callable[[int], None]
     """Told the exit code when the process is to end with a model."""

@@ -24,7 +24,7 @@ from appliance.server.gate import Gate
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.parting import Parting
-from appliance.server.published import Published
+from appliance.server.published import Publisher, Service
 from appliance.server.sending import Sending
 from appliance.telemetry.telemetry import Settings, Telemetry
 
@@ -111,8 +111,9 @@ def _app(lifecycle: Lifecycle, handlers: Sequence[BaseRouteHandler], access: Acc
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    inner = Gate(app.asgi_handler, access, handlers)
-    published = Published.of(lifecycle.config, lambda: lifecycle.roster.names, inner)
-    sending = Sending(Browsers(published, server.cors), server.timeouts.send_seconds)
+    metadata = lifecycle.config.metadata
+    inner = Publisher(app.asgi_handler, metadata, lambda: [name for _, name in lifecycle.visible()])
+    service = Service(Gate(inner, access, handlers), metadata)
+    sending = Sending(Browsers(service, server.cors), server.timeouts.send_seconds)
     app.asgi_handler = Observed(Parting(sending, lambda: lifecycle.is_stopping), telemetry)
     return app

@@ -192,7 +192,8 @@ def bury(slots: Slots, number: int) -> None:
     last = read(slots, number)
     if last is not None:
         models = [{**model, **_STARTING, "running": 0, "queued": 0} for model in last.standing.models]
-        standing = replace(last.standing, is_ready=False, models=models)
+        # Live: another takes its place, or the process ends with it.
+        standing = replace(last.standing, is_live=True, is_ready=False, models=models)
         write(slots, number, replace(last, standing=standing, families=[], past=past_of(last)))
 
 

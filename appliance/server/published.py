@@ -11,50 +11,62 @@ from collections.abc import Callable, Iterable
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from appliance.config import Config
+from appliance.config.root import MetadataSection
 from appliance.protocols.gateway import HEADER, prefix_of
 
 
-class Published:
+class Service:
     """
-    An ASGI application that is also below ``/NAMESPACE/NAME`` and ``/publishers/NAMESPACE/models/MODEL``.
+    An ASGI application that is also below ``/NAMESPACE/NAME``; without a name it is nowhere else.
     """
 
-    def __init__(self, app: ASGIApp, namespace: str, name: str, models: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, app: ASGIApp, metadata: MetadataSection) -> None:
         self._app = app
-        self._service = f"/{namespace}/{name}"
-        self._publisher = prefix_of(namespace)
-        self._models = models
-
-    @classmethod
-    def of(cls, config: Config, models: Callable[[], Iterable[str]], app: ASGIApp) -> ASGIApp:
-        """
-        The application as the config publishes it, which may be nowhere else; `models` are all names at this moment.
-        """
-        if config.metadata.name is None:
-            return app
-        return cls(app, config.metadata.namespace, config.metadata.name, models)
+        self._place = None if metadata.name is None else f"/{metadata.namespace}/{metadata.name}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == ScopeType.HTTP:
+        if scope["type"] == ScopeType.HTTP and self._place is not None:
+            _strip(scope, self._place)
+        await self._app(scope, receive, send)
+
+
+class Publisher:
+    """
+    An ASGI application that is also below ``/publishers/NAMESPACE/models/MODEL``, where the service has a name.
+
+    It belongs behind the gate: which models there are is not for everybody to try out.
+    """
+
+    def __init__(self, app: ASGIApp, metadata: MetadataSection, models: Callable[[], Iterable[str]]) -> None:
+        """
+        `models` are the names that the current caller may use at this moment.
+        """
+        self._app = app
+        self._prefix = None if metadata.name is None else prefix_of(metadata.namespace)
+        self._models = models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP and self._prefix and scope["path"].startswith(f"/{self._prefix}"):
             self._route(scope)
         await self._app(scope, receive, send)
 
     def _route(self, scope: Scope) -> None:
-        path = scope["path"]
-        if path == self._service or path.startswith(f"{self._service}/"):
-            _move(scope, path.removeprefix(self._service))
-        models = self._models() if path.startswith(f"/{self._publisher}") else ()
         # The longest first: a name may go on where another ends, org/model and org.
-        for model in sorted(models, key=len, reverse=True):
-            place = f"/{self._publisher}{model}"
-            if path == place or path.startswith(f"{place}/"):
+        for model in sorted(self._models(), key=len, reverse=True):
+            place = f"/{self._prefix}{model}"
+            if _strip(scope, place):
                 others = [header for header in scope["headers"] if header[0].lower() != HEADER.encode()]
                 scope["headers"] = [*others, (HEADER.encode(), place[1:].encode())]
-                _move(scope, path.removeprefix(place))
                 return
 
 
-def _move(scope: Scope, path: str) -> None:
-    scope["path"] = path or "/"
+def _strip(scope: Scope, place: str) -> bool:
+    """
+    Have a request below a place be one below the root; whether it is one.
+    """
+    path = scope["path"]
+    if path != place and not path.startswith(f"{place}/"):
+        return False
+    scope["path"] = path.removeprefix(place) or "/"
     scope["raw_path"] = scope["path"].encode()
+    return True

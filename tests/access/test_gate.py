@@ -33,6 +33,8 @@ def _places() -> Iterator[tuple[str, str]]:
         yield from ((method, path) for method in sorted(methods) if path not in PROBES)
     yield from (("GET", path) for path in ("/nowhere", "/livez/", "//livez", "/shop/talk", "/shop/talk/v1/models"))
     yield ("POST", "/publishers/shop/models/one/v1/completions")
+    # A probe below a model tells whether there is one of that name.
+    yield from (("GET", f"/publishers/shop/models/{name}/livez") for name in ("one", "nobody"))
     yield ("POST", "/v1/models/one:predict")
 
 

@@ -15,7 +15,10 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from structlog.testing import capture_logs
 
+from appliance.access.section import KeySection
+from appliance.admission import KeyLimits
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.protocols.oip_grpc.server import create_server
@@ -25,11 +28,11 @@ _METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPC
 
 
 @asynccontextmanager
-async def _channel() -> AsyncGenerator[grpc.aio.Channel]:
-    of = closed_config(host="127.0.0.1", admin=True)
+async def _channel(*api_keys: KeySection) -> AsyncGenerator[grpc.aio.Channel]:
+    of = closed_config(*api_keys, host="127.0.0.1", admin=True)
     async with Closed(of) as client:
         await client.until_ready()
-        server, port = create_server(of, client.lifecycle, client.lifecycle.standing)
+        server, port = create_server(of, client.lifecycle, client.lifecycle.standing, client.app.state.telemetry)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield channel
@@ -115,6 +118,24 @@ async def test_operators_alone_unload(channel: grpc.aio.Channel) -> None:
     known = await _code(channel, "RepositoryModelLoad", ("authorization", f"Bearer {BOSS}"), model_name="one")
 
     assert (refused, known) == (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.OK)
+
+
+async def test_a_keys_limits_hold_over_grpc() -> None:
+    """
+    Its requests are on its account, and under its name in the log.
+    """
+    limited = KeySection(name="limited", value=ALL, limits=KeyLimits(requests_per_minute=1))
+    async with _channel(limited) as channel:
+        metadata = ("authorization", f"Bearer {ALL}")
+        tensor = pb.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])
+        tensor.contents.bytes_contents.append(b"hi")
+        with capture_logs() as logged:
+            codes = [
+                await _code(channel, "ModelInfer", metadata, model_name="one", inputs=[tensor]) for _ in range(2)
+            ]
+
+    assert codes[0] is not codes[1] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert [each["key"] for each in logged if each["event"] == "request.ended"] == ["limited"] * 2
 
 
 async def test_reflection_wants_a_key(channel: grpc.aio.Channel) -> None:

@@ -16,6 +16,7 @@ from appliance.contract import Call, Model, Operation, Peers
 from appliance.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
 from appliance.lifecycle import Entry, Lifecycle, Patience, State
 from appliance.lifecycle.deaths import Deaths
+from appliance.lifecycle.succession import Succession
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 
@@ -181,6 +182,21 @@ async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
     await lifecycle.stop()
 
     assert code == ArtifactNotFoundError.exit_code
+
+
+async def test_a_new_config_that_fails_ends_no_process() -> None:
+    """
+    Whatever its models do on failure: those it was to replace serve on.
+    """
+    section = Willing(name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing"))
+    async with _ready(Willing(name="one", on_failure="exit")) as lifecycle:
+        succession = Succession(lifecycle, [section], ["one"])
+        await succession.carry_out(lambda: False)
+
+        assert succession.failed == {"one": "nothing"}
+        assert lifecycle.is_ready
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(lifecycle.ending.wait(), 0.05)
 
 
 async def test_a_model_that_stays_ends_nothing() -> None:

@@ -115,6 +115,17 @@ def test_a_dead_worker_is_not_ready(together: Together, slots: Slots) -> None:
     assert together.standing().is_ready is False
 
 
+def test_a_worker_that_left_takes_no_liveness_with_it(together: Together, slots: Slots) -> None:
+    """
+    The last it said is that its models stopped; another takes its place.
+    """
+    write(slots, 1, _said(replace(GOOD, is_live=False, is_ready=False)))
+    assert not together.standing().is_live
+    bury(slots, 1)
+
+    assert together.standing().is_live
+
+
 def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: Together, slots: Slots) -> None:
     """
     A million series are a fault of somebody's; not being ready is not one.

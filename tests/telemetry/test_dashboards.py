@@ -21,6 +21,7 @@ from appliance.server import create_app
 ROOT = Path(__file__).parent.parent.parent
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "dashboards" / "grafana.json").read_text())
 ALERTS: dict[str, Any] = YAML(typ="safe").load((ROOT / "examples" / "prometheus" / "alerts.yaml").read_text())
+AUTOSCALING: dict[str, Any] = YAML(typ="safe").load((ROOT / "examples/kubernetes/autoscaling.yaml").read_text())
 
 _NAME = re.compile(r"\b(?:appliance_|vllm:)\w+")
 _LABEL = re.compile(r"(\w+)(?:=~|!~|!=|=)\"|by \(([^)]*)\)")
@@ -79,6 +80,17 @@ def test_every_name_in_an_expression_is_a_metric(families: list[Metric]) -> None
     used = {name for expression in _expressions() for name in _NAME.findall(expression)}
 
     assert {name for name in used if not name.startswith("vllm:")} <= known
+
+
+def test_what_replicas_follow_is_a_metric(families: list[Metric]) -> None:
+    """
+    An autoscaler that asks for a name nobody has leaves the replicas as they are.
+    """
+    gauges = {family.name for family in families if family.type == "gauge"}
+    asked = {metric["pods"]["metric"]["name"] for metric in AUTOSCALING["spec"]["metrics"]}
+
+    assert asked
+    assert asked <= gauges
 
 
 def test_every_label_in_an_expression_is_a_label(families: list[Metric]) -> None:

@@ -14,7 +14,7 @@ import grpc
 import structlog
 from grpc import StatusCode
 
-from appliance.access import Access, Caller, calling
+from appliance.access import Access, Caller, calling, current_caller
 from appliance.errors import CallError, UnauthenticatedError
 from appliance.protocols.errors import worded
 from appliance.record import LEFT, recorded
@@ -119,6 +119,8 @@ async def _guarded(
         record.path = record.route = method
         record.protocol, record.is_probe = PROTOCOL, method.startswith(_QUIET)
         record.grpc_status, record.status = StatusCode.OK.name, 200
+        if (caller := current_caller()) is not None:
+            record.key = caller.name
         traced = None if telemetry is None else telemetry.trace(record, lambda: sent)
         try:
             await context.send_initial_metadata((("x-request-id", request_id),))

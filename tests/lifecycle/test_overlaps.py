@@ -1,0 +1,196 @@
+"""
+Two things at once in the life of a model, with doubles in the place of engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import pytest
+from doubles import Double, RemoteSection, config
+
+from appliance.admission import LimitsSection
+from appliance.contract import Call, Model, Operation, Peers
+from appliance.errors import UnavailableError
+from appliance.lifecycle import Entry, Lifecycle, Patience, State
+from appliance.lifecycle.succession import Succession
+
+PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
+WAITING = Call(Operation.COMPLETION, b'{"prompt": "wait"}')
+
+
+class Slow(Double):
+    """
+    Takes its time to say how it is, and to close, where the test wants it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_load.set()
+        self.may_check, self.may_close = asyncio.Event(), asyncio.Event()
+        self.may_check.set()
+        self.may_close.set()
+        self.is_asked = False
+        self.loads = 0
+
+    async def load(self, artifacts: Any) -> None:
+        """
+        Counts.
+        """
+        self.loads += 1
+        await super().load(artifacts)
+
+    async def check(self) -> None:
+        """
+        As any double, later.
+        """
+        self.is_asked = True
+        await self.may_check.wait()
+        await super().check()
+
+    async def close(self) -> None:
+        """
+        As any double, later.
+        """
+        await self.may_close.wait()
+        await super().close()
+
+
+class SlowSection(RemoteSection):
+    """
+    Declares one, and remembers each.
+    """
+
+    built: ClassVar[list[Slow]] = []
+
+    def build(self, peers: Peers) -> Model:
+        self.built.append(Slow())
+        return self.built[-1]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_built() -> None:
+    SlowSection.built.clear()
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def _ready(pause_seconds: float = 60, **section: Any) -> AsyncGenerator[tuple[Lifecycle, Entry]]:
+    sections = SlowSection(name="one", on_failure="restart", **section)
+    lifecycle = Lifecycle(config(sections), patience=Patience(first_seconds=pause_seconds))
+    lifecycle.begin()
+    await _until(lambda: lifecycle.is_ready)
+    try:
+        yield lifecycle, lifecycle.entries[0]
+    finally:
+        await lifecycle.stop()
+
+
+async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_next_one() -> None:
+    """
+    That one is not loaded; the wait is told, as to everybody who comes now.
+    """
+    async with _ready(limits=LimitsSection(concurrent=1)) as (lifecycle, entry):
+        first = asyncio.create_task(lifecycle.answer("one", WAITING))
+        await _until(lambda: entry.running == 1)
+        second = asyncio.create_task(lifecycle.answer("one", PLAIN))
+        await _until(lambda: entry.gate.queued == 1)
+        SlowSection.built[0].is_dead = True
+        await _until(lambda: len(SlowSection.built) == 2)
+        SlowSection.built[0].may_finish.set()
+
+        await first
+        with pytest.raises(UnavailableError, match="'one' is restarting") as refused:
+            await second
+        assert refused.value.retry_after == 5
+        assert (entry.running, entry.gate.running) == (0, 0)
+
+
+async def test_a_drain_lets_the_queue_finish() -> None:
+    """
+    Who waited before it is answered, though nobody else is.
+    """
+    async with _ready(limits=LimitsSection(concurrent=1)) as (lifecycle, entry):
+        first = asyncio.create_task(lifecycle.answer("one", WAITING))
+        await _until(lambda: entry.running == 1)
+        second = asyncio.create_task(lifecycle.answer("one", PLAIN))
+        await _until(lambda: entry.gate.queued == 1)
+        draining = asyncio.create_task(lifecycle.drain(5))
+        await _until(lambda: entry.state is State.DRAINING)
+        with pytest.raises(UnavailableError):
+            await lifecycle.answer("one", PLAIN)
+        SlowSection.built[0].may_finish.set()
+
+        assert [reply.body for reply in await asyncio.gather(first, second)] == [WAITING.body, PLAIN.body]
+        await asyncio.wait_for(draining, 5)
+
+
+async def test_a_restart_that_ends_in_a_drain_serves_nobody() -> None:
+    """
+    It drains like the others, for the same reason.
+    """
+    async with _ready(pause_seconds=0.2) as (lifecycle, entry):
+        SlowSection.built[0].is_dead = True
+        await _until(lambda: entry.state is State.RESTARTING)
+        await lifecycle.drain(0)
+        await _until(lambda: entry.state is State.DRAINING)
+
+        with pytest.raises(UnavailableError, match="the server is stopping"):
+            await lifecycle.answer("one", PLAIN)
+
+
+async def test_a_model_is_loaded_again_only_once_it_is_gone() -> None:
+    """
+    Who loads it while it still closes gets the new one, loaded.
+    """
+    async with _ready() as (lifecycle, entry):
+        old = SlowSection.built[0]
+        old.may_close.clear()
+        unloading = asyncio.create_task(lifecycle.unload("one"))
+        await _until(lambda: entry.state is State.UNLOADED)
+        loading = asyncio.create_task(lifecycle.load("one"))
+        await asyncio.sleep(0.05)
+        old.may_close.set()
+        await asyncio.gather(unloading, loading)
+
+        assert entry.state is State.READY
+        assert entry.model is SlowSection.built[1]
+        assert [each.loads for each in SlowSection.built] == [1, 1]
+
+
+async def test_a_model_that_was_unloaded_while_it_was_looked_at_has_not_died() -> None:
+    """
+    What is found out of it too late is nobody's any more, and its successor is watched.
+    """
+    async with _ready() as (lifecycle, entry):
+        old = SlowSection.built[0]
+        old.may_check.clear()
+        old.is_asked = False
+        await _until(lambda: old.is_asked)
+        await lifecycle.unload("one")
+        old.is_dead = True
+        old.may_check.set()
+        await lifecycle.load("one")
+        SlowSection.built[1].is_dead = True
+
+        await _until(lambda: entry.state is State.RESTARTING)
+
+
+async def test_restarts_are_not_forgotten_with_a_config() -> None:
+    """
+    A counter that goes back is read as many more of them.
+    """
+    async with _ready(pause_seconds=0.01) as (lifecycle, entry):
+        SlowSection.built[0].is_dead = True
+        await _until(lambda: entry.restarts == 1 and entry.state is State.READY)
+        await Succession(lifecycle, [SlowSection(name="one", aliases=("uno",))], ["one"]).carry_out(lambda: False)
+
+        assert lifecycle.find("uno").restarts == 1
