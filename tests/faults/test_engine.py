@@ -1,5 +1,5 @@
 """
-A real engine that is killed, or that the kernel kills for its memory.
+A real engine that is killed, that the kernel kills for its memory, or that stands still.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import psutil
 import pytest
 from faults import confined
 from faults.conftest import talks
-from faults.ledger import Ledger, Row, Vitals
+from faults.ledger import FLAT_BYTES, Ledger, Row, Vitals
 from served import Served, is_gone, open_stream, until
 
 pytestmark = pytest.mark.faults
@@ -46,7 +46,7 @@ def _dies(server: Served, row: Row, core: psutil.Process, kill: Callable[[], Non
     assert b"200 OK" in said
     assert b'"error"' in said
     assert status == 503
-    assert "died" in error["error"]["message"]
+    assert "is failed" in error["error"]["message"]
     assert is_gone(core)
     row.happened = f"stream ended with an error, liveness 503 in {noticed:.2f} s: {body['models'][0]['reason']}"
 
@@ -75,6 +75,42 @@ def test_a_killed_engine_is_noticed_and_nothing_of_it_stays(serve: Callable[...,
     row = ledger.row("engine core: kill -9")
     _dies(server, row, core, core.kill)
     _again(serve, row, server)
+
+
+def test_a_stopped_engine_is_started_anew_and_nothing_of_it_stays(serve: Callable[..., Served], ledger: Ledger) -> None:
+    """
+    `kill -STOP` in the middle of a stream: the watchdog sees it, and another engine answers behind the same port.
+    """
+    settings = ("models.smollm2.engine.stall_seconds=5", "models.smollm2.on_failure=restart")
+    server = serve(*settings).until_ready()
+    assert _answers(server)
+    core, row = server.engine_core(), ledger.row("engine core: SIGSTOP")
+    row.before, began = Vitals.of(server), time.monotonic()
+    with open_stream(server.port, "/v1/chat/completions", STORY | {"stream": True}) as stream:
+        stream.settimeout(120)
+        said = stream.recv(1024)
+        core.suspend()
+        while piece := stream.recv(65536):
+            said += piece
+    ended = time.monotonic()
+    until(lambda: server.get("/readyz")[0] == 503, 10, server.tail)
+    live, _ = server.get("/livez")
+    until(lambda: server.get("/readyz")[0] == 200, 240, server.tail)
+    assert _answers(server)
+    row.seconds, row.after = time.monotonic() - ended, Vitals.of(server)
+    _, body = server.get("/readyz")
+    row.happened = f"stream ended with an error after {ended - began:.1f} s, liveness stayed"
+
+    assert b"200 OK" in said
+    assert b'"error"' in said
+    assert live == 200
+    assert body["models"][0]["restarts"] == 1
+    assert is_gone(core)
+    assert row.after.processes == row.before.processes
+    # What the first restart opens, all later ones use: `test_restarts_leave_nothing_behind` counts those.
+    assert row.after.descriptors <= row.before.descriptors + 16
+    assert row.after.rss_bytes < row.before.rss_bytes + 2 * FLAT_BYTES
+    assert server.end() == 0
 
 
 def test_an_engine_out_of_memory_is_noticed_and_nothing_of_it_stays(
