@@ -195,7 +195,7 @@ def test_an_engine_that_cannot_start_again_is_given_up(
     assert server.end() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_restarts_leave_nothing_behind(chat_file: Path) -> None:
     """
