@@ -20,7 +20,8 @@ import openai
 from served import until
 
 PATH = "/v1/chat/completions"
-BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}]}
+# Bounded: a real model may go on for minutes.
+BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 32}
 
 Ask = Callable[[], str]
 """
@@ -87,7 +88,9 @@ def _openai(url: str) -> Iterator[Ask]:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
 
         def ask() -> str:
-            answer = client.chat.completions.create(model="one", messages=[{"role": "user", "content": "hi"}])
+            answer = client.chat.completions.create(
+                model="one", messages=[{"role": "user", "content": "hi"}], max_tokens=32
+            )
             return answer.choices[0].message.content or ""
 
         yield ask
@@ -102,7 +105,7 @@ def _openai_stream(url: str) -> Iterator[Ask]:
 
         def ask() -> str:
             chunks = client.chat.completions.create(
-                model="one", messages=[{"role": "user", "content": "hi"}], stream=True
+                model="one", messages=[{"role": "user", "content": "hi"}], max_tokens=32, stream=True
             )
             return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 

@@ -130,9 +130,7 @@ async def test_a_keys_limits_hold_over_grpc() -> None:
         tensor = pb.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])
         tensor.contents.bytes_contents.append(b"hi")
         with capture_logs() as logged:
-            codes = [
-                await _code(channel, "ModelInfer", metadata, model_name="one", inputs=[tensor]) for _ in range(2)
-            ]
+            codes = [await _code(channel, "ModelInfer", metadata, model_name="one", inputs=[tensor]) for _ in range(2)]
 
     assert codes[0] is not codes[1] is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert [each["key"] for each in logged if each["event"] == "request.ended"] == ["limited"] * 2
