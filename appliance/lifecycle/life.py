@@ -245,9 +245,10 @@ class Life:
 
     async def _fail(self, error: Exception, reason: str) -> None:
         self.move(State.FAILED, reason)
-        await self.entry.model.close()
+        # Before the model closes: whatever becomes of that, the process is to end.
         if self.entry.section.recovery == "exit" and self._around.serves(self.entry):
             self._around.end(error.exit_code if isinstance(error, ApplianceError) else 1)
+        await self.entry.model.close()
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, ApplianceError):

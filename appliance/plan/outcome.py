@@ -27,13 +27,6 @@ class RankPlan:
     reserve_bytes: int
     kv_cache_bytes: int
 
-    @property
-    def total_bytes(self) -> int:
-        """
-        All that it takes of its device.
-        """
-        return self.weight_bytes + self.reserve_bytes + self.kv_cache_bytes
-
 
 @dataclass(frozen=True)
 class Plan:

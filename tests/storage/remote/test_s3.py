@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from hashlib import md5
 
-import fsspec.config
 import pytest
 from storage.remote.test_contract import listed, opened, read
 from storage.servers.s3 import ADMIN, BUCKET, PRIVATE, READER, S3Server
@@ -50,19 +49,6 @@ async def test_the_keys_of_the_environment_are_used(store: S3Server, only_given_
     """
     As every AWS tool does, and at the endpoint that the environment names.
     """
-    only_given_credentials.setenv("AWS_ENDPOINT_URL_S3", store.url)
-    only_given_credentials.setenv("AWS_ACCESS_KEY_ID", READER[0])
-    only_given_credentials.setenv("AWS_SECRET_ACCESS_KEY", READER[1])
-
-    assert await credential_and_names(f"s3://{PRIVATE}/closed", settings()) == ("AWS credentials (env)", ["x.txt"])
-
-
-async def test_fsspecs_own_config_is_left_alone(store: S3Server, only_given_credentials: Environment) -> None:
-    """
-    What other programs' s3fs is told changes neither who we are nor whom we ask.
-    """
-    given = {"key": "AKIAOTHER", "secret": "other", "endpoint_url": "http://127.0.0.1:9", "use_ssl": False}
-    only_given_credentials.setitem(fsspec.config.conf, "s3", given)
     only_given_credentials.setenv("AWS_ENDPOINT_URL_S3", store.url)
     only_given_credentials.setenv("AWS_ACCESS_KEY_ID", READER[0])
     only_given_credentials.setenv("AWS_SECRET_ACCESS_KEY", READER[1])
