@@ -36,7 +36,7 @@ def test_a_real_client_is_pleased(upstream: Upstream) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "You said: grüß dich"
     assert upstream.calls[0].header("authorization") == "Bearer k"
     assert upstream.calls[0].json()["messages"][0]["content"] == "grüß dich"
-    assert upstream.calls[1].is_answered
+    until(lambda: upstream.calls[1].is_answered, 3)
 
 
 async def test_it_reacts_as_scripted_one_after_the_other(upstream: Upstream) -> None:
