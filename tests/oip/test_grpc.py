@@ -5,6 +5,8 @@ The protocol over gRPC: tensors raw and typed, status codes, health, reflection.
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -27,11 +29,13 @@ from appliance.errors import CallError, EngineDeadError, UnavailableError
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.protocols.oip_grpc.server import create_server
+from appliance.telemetry.payloads import PayloadsSection
 from appliance.telemetry.telemetry import Settings, Telemetry
 from appliance.tensors import Tensor
 
 ROOT = Path(__file__).parent.parent.parent
 SERVER = ServerSection(host="127.0.0.1", max_body_bytes=4096)
+QUIET = Settings()
 
 
 class Remote:
@@ -47,15 +51,17 @@ class Remote:
 
 
 @asynccontextmanager
-async def _remote(server_section: ServerSection = SERVER) -> AsyncGenerator[Remote]:
+async def _remote(server_section: ServerSection = SERVER, settings: Settings = QUIET) -> AsyncGenerator[Remote]:
     config = speakers(server=server_section)
     async with InferenceClient(config) as inner:
         await inner.until_ready()
-        server, port = create_server(config, inner.lifecycle, inner.lifecycle.standing, Telemetry(Settings()))
+        telemetry = Telemetry(settings)
+        server, port = create_server(config, inner.lifecycle, inner.lifecycle.standing, telemetry)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Remote(inner, channel)
         await server.stop(None)
+        await telemetry.stop()
         await inner.lifecycle.stop()
 
 
@@ -141,6 +147,25 @@ async def test_a_request_is_told_of_like_any_other(remote: Remote) -> None:
     assert (good["status"], good["grpc_status"], good["model"]) == (200, "OK", "mood")
     assert (bad["status"], bad["grpc_status"], bad["error"]) == (404, "NOT_FOUND", "UnknownModelError")
     assert REGISTRY.get_sample_value("appliance_requests_total", labels) == before + 1
+
+
+async def test_both_messages_go_to_the_payload_log(tmp_path: Path) -> None:
+    """
+    As they are on the wire, joined by the request's id; what asks no model is left out.
+    """
+    sink = tmp_path / "payloads"
+    request = _request("mood", _text("HEY"))
+    async with _remote(settings=Settings(payloads=PayloadsSection(sink=str(sink)))) as remote:
+        answer = await remote.call.ModelInfer(request, metadata=[("x-request-id", "mine")])
+        await remote.call.ServerReady(pb.ServerReadyRequest())
+        await _code(remote.call.ModelInfer(_request("mood", Tensor.of_values("text_input", "FP32", (1,), [1]))))
+
+    events = [json.loads(line) for line in sink.read_text().splitlines()]
+    asked, answered = (base64.b64decode(each["data_base64"]) for each in events)
+    assert pb.ModelInferRequest.FromString(asked) == request
+    assert pb.ModelInferResponse.FromString(answered) == answer
+    assert {(each["id"], each["model"], each["status"]) for each in events} == {("mine", "mood", 200)}
+    assert {each["datacontenttype"] for each in events} == {"application/protobuf"}
 
 
 async def test_raw_tensors_are_answered_raw(remote: Remote) -> None:

@@ -12,12 +12,14 @@ from uuid import uuid4
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 from grpc import StatusCode
 
 from appliance.access import Access, Caller, calling, current_caller
 from appliance.errors import CallError, UnauthenticatedError
 from appliance.protocols.errors import worded
 from appliance.record import LEFT, recorded
+from appliance.telemetry.payloads import Body
 from appliance.telemetry.telemetry import Telemetry
 
 PROTOCOL = "oip_grpc"
@@ -50,6 +52,9 @@ _OPEN = (
 )
 
 _LONGEST_ID = 128
+
+# https://www.iana.org/assignments/media-types, for messages as they are on the wire.
+_MEDIA_TYPE = "application/protobuf"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # Any: each method has its own messages
 
@@ -122,9 +127,14 @@ async def _guarded(
         if (caller := current_caller()) is not None:
             record.key = caller.name
         traced = None if telemetry is None else telemetry.trace(record, lambda: sent)
+        if (copy := None if telemetry is None else telemetry.copy()) is not None:
+            _keep(copy.request, request)
         try:
             await context.send_initial_metadata((("x-request-id", request_id),))
-            return await answer(request, context)
+            reply = await answer(request, context)
+            if copy is not None:
+                _keep(copy.response, reply)
+            return reply
         except asyncio.CancelledError:
             record.grpc_status, record.status = StatusCode.CANCELLED.name, LEFT
             raise
@@ -136,7 +146,12 @@ async def _guarded(
         finally:
             record.ended = time.monotonic()
             if telemetry is not None:
-                telemetry.tell(record, traced=traced)
+                telemetry.tell(record, copy, traced)
+
+
+def _keep(body: Body, message: Message) -> None:
+    body.media_type = _MEDIA_TYPE
+    body.add(message.SerializeToString())
 
 
 def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:

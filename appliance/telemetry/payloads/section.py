@@ -14,7 +14,8 @@ from appliance.section import Section
 class PayloadsSection(Section):
     """
     Where the bodies of requests and answers go, as CloudEvents of the types that KServe's logger has. They hold what
-    people said: mind who reads them. No header of a request is ever among them, and so no key.
+    people said: mind who reads them. No header of a request is ever among them, and so no key. Messages of gRPC are
+    there as they are on the wire, in base64.
 
     No request waits for it: what the sink does not take in time is dropped, and counted in `appliance_payloads_total`.
     """
