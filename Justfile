@@ -35,6 +35,10 @@ serve file *args: setup
 test *args: setup
     {{ python }} -m pytest {{ args }}
 
+# Run what a default run has no time for: every example, twenty kills of each store's fetch.
+test-long *args: setup
+    {{ python }} -m pytest -m long {{ args }}
+
 # Run the tests that need a GPU.
 test-gpu: setup
     {{ python }} -m pytest -m gpu

@@ -22,6 +22,11 @@ NEEDS = {
     "storage.yaml": "object stores on the network",
 }
 
+# What differs from another in a way that has tests of its own.
+SELDOM = frozenset(
+    {"adapter-chat-over-completions.yaml", "chat-custom-template.yaml", "data-parallel.yaml", "limits.yaml"}
+)
+
 NAMES = frozenset(path.name for path in EXAMPLES.glob("*.yaml"))
 FORWARDING = frozenset(
     name
@@ -31,7 +36,10 @@ FORWARDING = frozenset(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(NAMES - FORWARDING))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=[pytest.mark.long] * (each in SELDOM)) for each in sorted(NAMES - FORWARDING)],
+)
 def test_an_example_keeps_its_promises(name: str) -> None:
     """
     `smoke` starts it, asks what `expect:` promises, and stops it with exit code 0.

@@ -203,7 +203,7 @@ def test_a_conversion_is_kept(smollm2: Path, converted: Path) -> None:
     assert convert(smollm2, Cache.at(None), stop) == converted
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_too_small_for_the_model_is_said_before_it_is_full(smollm2: Path, tmp_path: Path) -> None:
     """
     The converted model is several times larger than its GGUF, and that is checked beforehand.

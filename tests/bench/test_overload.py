@@ -13,7 +13,7 @@ import pytest
 from served import environment
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_prints_a_row_for_each_factor() -> None:
     """
     A short run; under ten times the capacity most are refused, nothing else happens to anybody, and nothing dies.

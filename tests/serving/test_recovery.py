@@ -119,6 +119,7 @@ def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
     assert is_gone(core)
 
 
+@pytest.mark.faults
 def test_saturation_is_no_stall(restarting: Served) -> None:
     """
     Many times the seconds of the watchdog pass with a full engine and a long queue, and all is well.
@@ -171,7 +172,7 @@ def test_an_engine_that_stalls_has_failed_within_twice_its_seconds(serve: Callab
     assert server.end() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_an_engine_that_cannot_start_again_is_given_up(
     serve: Callable[..., Served], smollm2: Path, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def processes() -> ForkServerContext:
 
 @pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
 @pytest.mark.parametrize(
-    "offset", [*OFFSETS[:FEW], *(pytest.param(each, marks=pytest.mark.slow) for each in OFFSETS[FEW:])]
+    "offset", [*OFFSETS[:FEW], *(pytest.param(each, marks=pytest.mark.long) for each in OFFSETS[FEW:])]
 )
 def test_a_killed_fetch_goes_on(
     processes: ForkServerContext, shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, offset: int
