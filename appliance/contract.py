@@ -158,10 +158,34 @@ class Model(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class FrontEnd:
+    """
+    The place of this process among those that answer together: the first one starts their engines, the others join.
+    """
+
+    number: int = 0
+    count: int = 1
+    folder: Path | None = None
+    """Where they meet, a directory that nobody else may enter; None where they have no engine, or there is only one."""
+
+
+ALONE = FrontEnd()
+"""
+The only process.
+"""
+
+
 class Peers(Protocol):
     """
-    The other models of the config, by their names, for a model that answers with the help of one.
+    Whom a model lives with: the other models of the config, by their names, and the other processes.
     """
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """
+        This process among them.
+        """
 
     def operations(self, name: str) -> frozenset[Operation]:
         """

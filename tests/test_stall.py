@@ -4,10 +4,12 @@ The watchdog of an engine, by a clock of the test's.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from appliance.errors import EngineDeadError
-from appliance.vllm_engine.stall import Stall
+from appliance.vllm_engine.stall import Pulse, Stall
 
 
 class _Watched:
@@ -15,9 +17,9 @@ class _Watched:
     A watchdog of ten seconds that looks every half second, as the lifecycle does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pulse: Pulse | None = None) -> None:
         self.now = 0.0
-        self.stall = Stall(10, lambda: self.now)
+        self.stall = Stall(10, lambda: self.now, pulse)
 
     def passes(self, seconds: float, unfinished: int, step_every: float | None = None) -> None:
         """
@@ -92,3 +94,21 @@ def test_time_that_nobody_watched_is_not_counted() -> None:
     watched.passes(9.5, unfinished=1)
     with pytest.raises(EngineDeadError):
         watched.passes(0.5, unfinished=1)
+
+
+def test_steps_that_another_front_end_sees_are_progress(tmp_path: Path) -> None:
+    """
+    A request that waits behind those of others hears of no step; both stall when the engine does.
+    """
+    file = tmp_path / "pulse"
+    file.touch()
+    busy, waiting = _Watched(Pulse(file)), _Watched(Pulse(file))
+    for _ in range(120):
+        busy.passes(1, unfinished=5, step_every=1)
+        waiting.passes(1, unfinished=1)
+
+    busy.passes(9.5, unfinished=5)
+    waiting.passes(8.5, unfinished=1)
+    for each in (busy, waiting):
+        with pytest.raises(EngineDeadError):
+            each.passes(2, unfinished=1)

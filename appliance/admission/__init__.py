@@ -5,6 +5,17 @@ Who is let in, and when: limits of each model and of each key, a queue before th
 from appliance.admission.deadlines import Deadlines
 from appliance.admission.gate import Gate, Settings, Slot
 from appliance.admission.keys import Charge, Keys
-from appliance.admission.section import KeyLimits, LimitsSection, SloSection
+from appliance.admission.section import KeyLimits, LimitsSection, SloSection, part
 
-__all__ = ["Charge", "Deadlines", "Gate", "KeyLimits", "Keys", "LimitsSection", "Settings", "SloSection", "Slot"]
+__all__ = [
+    "Charge",
+    "Deadlines",
+    "Gate",
+    "KeyLimits",
+    "Keys",
+    "LimitsSection",
+    "Settings",
+    "SloSection",
+    "Slot",
+    "part",
+]

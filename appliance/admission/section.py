@@ -54,9 +54,9 @@ class LimitsSection(Section):
         What one of so many workers takes on.
         """
         counts = {
-            "concurrent": _part(self.concurrent, workers),
+            "concurrent": part(self.concurrent, workers),
             "queued": -(-self.queued // workers),
-            "queued_tokens": _part(self.queued_tokens, workers),
+            "queued_tokens": part(self.queued_tokens, workers),
         }
         return self.model_copy(update=counts)
 
@@ -96,12 +96,15 @@ class KeyLimits(Section):
         What one of so many workers allows.
         """
         counts = {
-            "requests_per_minute": _part(self.requests_per_minute, workers),
-            "tokens_per_minute": _part(self.tokens_per_minute, workers),
+            "requests_per_minute": part(self.requests_per_minute, workers),
+            "tokens_per_minute": part(self.tokens_per_minute, workers),
         }
         return self.model_copy(update=counts)
 
 
-def _part(count: int | None, workers: int) -> int | None:
+def part(count: int | None, workers: int) -> int | None:
+    """
+    What one of so many workers has of a limit, None of none.
+    """
     # Rounded up: a share of nothing would refuse all.
     return None if count is None else -(-count // workers)

@@ -67,9 +67,13 @@ class ServerSection(Section):
 
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = 1
     """
-    Processes that answer on the port together; more than one needs models without an engine, such as proxies.
-    `auto` is one for each core this process may use, and one where a model has an engine. Each has its own
-    connections and health checks.
+    Processes that answer on the port together. `auto` is one for each core this process may use, and one where a model
+    has an engine. Each has its own connections and health checks, and its share of every limit.
+
+    Several workers share each engine of vLLM's: the first one starts it, the others join. That pays where one process
+    cannot write tokens as fast as the devices make them, tens of thousands in a second; each worker takes about 1 GiB
+    of memory and a core. The death of any worker is then the end of all, with an exit code that is not 0, and a model
+    is not brought anew while it is served: its changes wait for a restart.
     """
 
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024

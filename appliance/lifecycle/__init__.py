@@ -12,7 +12,7 @@ from typing import Any
 from appliance.access import Access
 from appliance.admission import Keys
 from appliance.config import Config
-from appliance.contract import Call, Reply
+from appliance.contract import ALONE, Call, FrontEnd, Reply
 from appliance.errors import UnavailableError
 from appliance.lifecycle import calls
 from appliance.lifecycle.deaths import Patience
@@ -33,21 +33,22 @@ __all__ = ["RULES", "Entry", "Lifecycle", "Patience", "Progress", "Standing", "S
 
 class Lifecycle:
     """
-    Brings every model of the config to life, watches them, and lets them go; `workers` processes share its limits.
+    Brings every model of the config to life, watches them, and lets them go.
+
+    `front_end` is this process among those that share its limits and engines.
     """
 
-    def __init__(self, config: Config, workers: int = 1, patience: Patience = Patience()) -> None:  # noqa: B008 - frozen
+    def __init__(self, config: Config, front_end: FrontEnd = ALONE, patience: Patience = Patience()) -> None:  # noqa: B008 - frozen
         self.config = config
         """What is served now; what can change while we serve is read here each time it is wanted."""
         self.file: FileStanding | None = None
         """How the file of the config stands; None where a program made the config."""
         self.access = Access(config.server.access)
-        self.keys = Keys(config.server.key_limits(workers))
+        self.keys = Keys(config.server.key_limits(front_end.count))
         self.ending = Ending()
         """Of the process, where a model's failure asks for it."""
         self._around = Surroundings(
-            peers=Peers(lambda name: self.directory.named(name).entry),
-            workers=workers,
+            peers=Peers(lambda name: self.directory.named(name).entry, front_end),
             storage=lambda: self.config.storage,
             turn=asyncio.Lock(),
             patience=patience,
@@ -73,7 +74,7 @@ class Lifecycle:
         """
         self.config = config
         self.access.apply(config.server.access)
-        self.keys.apply(config.server.key_limits(self._around.workers))
+        self.keys.apply(config.server.key_limits(self._around.peers.front_end.count))
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from appliance.admission import Gate, Settings
+from appliance.admission import Gate, Settings, part
 from appliance.contract import Bounded, Dependent, Model, Peers
 from appliance.errors import CallError
 from appliance.lifecycle.comparison import Comparison
@@ -70,11 +70,11 @@ class Entry:
         return {state: seconds for state, seconds in {**self.phases, **now}.items() if state in _LOADING}
 
     @classmethod
-    def of(cls, section: ModelSection, peers: Peers, workers: int) -> Entry:
+    def of(cls, section: ModelSection, peers: Peers) -> Entry:
         """
-        The entry of a section, in one of so many workers.
+        The entry of a section, which shares its limits with the other processes among its `peers`.
         """
-        return cls(section, section.build(peers), Gate(section.name, _settings(section, workers)))
+        return cls(section, section.build(peers), Gate(section.name, _settings(section, peers.front_end.count)))
 
     def apply(self, section: ModelSection, workers: int) -> None:
         """
@@ -83,11 +83,12 @@ class Entry:
         self.section = section
         self.gate.apply(_settings(section, workers))
 
-    def bound(self) -> None:
+    def bound(self, workers: int) -> None:
         """
-        Let in no more at once than the engine computes, now that it is there to say.
+        Let in no more at once than the engine computes for one of so many workers, now that it is there to say.
         """
-        self.gate.engine_concurrent = self.model.concurrent if isinstance(self.model, Bounded) else None
+        concurrent = self.model.concurrent if isinstance(self.model, Bounded) else None
+        self.gate.engine_concurrent = part(concurrent, workers)
 
     @property
     def outside(self) -> str:

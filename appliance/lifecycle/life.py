@@ -36,7 +36,7 @@ class Life:
     """
 
     def __init__(self, section: ModelSection, around: Surroundings) -> None:
-        self.entry = Entry.of(section, around.peers, around.workers)
+        self.entry = Entry.of(section, around.peers)
         self._around = around
         self._deaths = Deaths(around.patience)
         self._task: asyncio.Task[None] | None = None
@@ -142,7 +142,7 @@ class Life:
         """
         Go on by a section that differs in hot keys alone.
         """
-        self.entry.apply(section, self._around.workers)
+        self.entry.apply(section, self._around.peers.front_end.count)
 
     def move(self, state: State, reason: str) -> None:
         """
@@ -177,7 +177,7 @@ class Life:
         model = self.entry.model
         self.move(State.LOADING, reason)
         await model.load(self.entry.artifacts)
-        self.entry.bound()
+        self.entry.bound(self._around.peers.front_end.count)
         self.move(State.PROVING, "the first answer is being made")
         self._compare()
         if model.proof is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from appliance.contract import Call, Operation, Reply
+from appliance.contract import ALONE, Call, FrontEnd, Operation, Reply
 from appliance.errors import EngineDeadError, UnavailableError
 from appliance.lifecycle import calls
 from appliance.lifecycle.entry import Entry
@@ -18,8 +18,9 @@ class Peers:
     The models of a lifecycle as one of them sees the others; their answers are counted like any client's.
     """
 
-    def __init__(self, find: Callable[[str], Entry]) -> None:
+    def __init__(self, find: Callable[[str], Entry], front_end: FrontEnd = ALONE) -> None:
         self._find = find
+        self.front_end = front_end
 
     def operations(self, name: str) -> frozenset[Operation]:
         """

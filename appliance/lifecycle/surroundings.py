@@ -21,9 +21,6 @@ class Surroundings:
     """
 
     peers: Peers
-    workers: int
-    """How many processes share the limits."""
-
     storage: Callable[[], StorageSettings]
     """What holds for a fetch that begins now."""
 

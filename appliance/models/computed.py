@@ -15,7 +15,7 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
 from appliance import plan
-from appliance.contract import Model, Operation, Peers
+from appliance.contract import FrontEnd, Model, Operation, Peers
 from appliance.layout import AnyLayout, LayoutSection
 from appliance.models.section import ModelSection, Recovery
 from appliance.plan import Demand, Plan, Refusal
@@ -145,16 +145,16 @@ class ComputedSection(ModelSection):
         """
         return self.storage is not None and self.storage.allow_pickle
 
-    def build(self, _peers: Peers) -> Model:
+    def build(self, peers: Peers) -> Model:
         if isinstance(self.engine, PythonSection):
             # The classes of requests and answers are no business of a program that only checks a file.
             from appliance.python_model.imported import Imported
 
             return Imported(self.name, self.engine, self.offered)
-        return self.in_vllm(self.engine)
+        return self.in_vllm(self.engine, peers.front_end)
 
     @abstractmethod
-    def in_vllm(self, engine: EngineSection) -> Model:
+    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> Model:
         """
         The model in an engine of vLLM's.
         """

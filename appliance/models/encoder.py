@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import Field
 
-from appliance.contract import Call, Model, Operation
+from appliance.contract import Call, FrontEnd, Model, Operation
 from appliance.models.computed import AnyEngine, ComputedSection
 from appliance.models.local import LocalModel
 from appliance.models.tasks import Choice, Task, choose
@@ -54,8 +54,8 @@ class EncoderSection(ComputedSection):
     declares the model to be one. Unset is all of them.
     """
 
-    def in_vllm(self, engine: EngineSection) -> Model:
-        return EncoderModel(self, engine)
+    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> Model:
+        return EncoderModel(self, engine, front_end)
 
 
 _PROOFS: Mapping[Task, tuple[Operation, Mapping[str, Any]]] = {  # Any: JSON values
@@ -80,8 +80,8 @@ class EncoderModel(LocalModel):
     An encoder in a vLLM engine; what it can be asked depends on its task, which may only show when the bytes are here.
     """
 
-    def __init__(self, section: EncoderSection, engine: EngineSection) -> None:
-        super().__init__()
+    def __init__(self, section: EncoderSection, engine: EngineSection, front_end: FrontEnd) -> None:
+        super().__init__(front_end)
         self._section = section
         self._settings = engine
         self._choice: Choice | None = None

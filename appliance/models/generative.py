@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.contract import Call, Model, Operation
+from appliance.contract import Call, FrontEnd, Model, Operation
 from appliance.models.computed import ComputedSection
 from appliance.models.local import LocalModel
 from appliance.models.section import Name, Report
@@ -75,8 +75,8 @@ class GenerativeSection(ComputedSection):
             artifacts["model"] = gguf.convert(artifacts["model"], cache, partial(report, "conversion"))
         return artifacts
 
-    def in_vllm(self, engine: EngineSection) -> Model:
-        return GenerativeModel(self, engine)
+    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> Model:
+        return GenerativeModel(self, engine, front_end)
 
 
 class GenerativeModel(LocalModel):
@@ -96,8 +96,8 @@ class GenerativeModel(LocalModel):
         }
     )
 
-    def __init__(self, section: GenerativeSection, engine: EngineSection) -> None:
-        super().__init__()
+    def __init__(self, section: GenerativeSection, engine: EngineSection, front_end: FrontEnd) -> None:
+        super().__init__(front_end)
         self._section = section
         self._settings = engine
         prompt = {"model": section.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}

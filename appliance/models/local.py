@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from appliance.contract import Call, Reply
+from appliance.contract import Call, FrontEnd, Reply
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.engine import Engine
 
@@ -19,7 +19,8 @@ class LocalModel(ABC):
     What the model classes that run in vLLM share: a setup of theirs, and the engine that comes of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, front_end: FrontEnd) -> None:
+        self._front_end = front_end
         self._engine: Engine | None = None
 
     @abstractmethod
@@ -35,7 +36,7 @@ class LocalModel(ABC):
         """
         Start the engine; see `Model.load`.
         """
-        self._engine = Engine(self.setup(artifacts))
+        self._engine = Engine(self.setup(artifacts), self._front_end)
         await self._engine.start()
 
     async def check(self) -> None:

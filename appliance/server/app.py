@@ -14,6 +14,7 @@ from appliance import page
 from appliance.access import Access, AccessSettings
 from appliance.config import Config, Loaded
 from appliance.config.digest import digest
+from appliance.contract import ALONE
 from appliance.lifecycle import Lifecycle, Standing
 from appliance.page.told import Told
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
@@ -37,7 +38,7 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     of it go by a config that differs in hot keys; `seat` is this process's place among several workers. `secrets` are
     texts that nobody may be shown.
     """
-    lifecycle = Lifecycle(config, 1 if seat is None else seat.slots.count)
+    lifecycle = Lifecycle(config, ALONE if seat is None else seat.front_end)
     outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
     telemetry, intake, told = _telemetry(config), Intake(config.server), Told(config, secrets)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)

@@ -9,12 +9,14 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 from prometheus_client.core import Metric
 
+from appliance.contract import FrontEnd
 from appliance.lifecycle import Lifecycle, Standing, State
 from appliance.protocols.metrics import of_process
 from appliance.server.families import Family, counted, merged
@@ -88,6 +90,15 @@ class Seat:
 
     number: int
     slots: Slots
+    folder: Path | None = None
+    """Where workers meet that share engines; None where there are none."""
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """
+        The same, for models.
+        """
+        return FrontEnd(self.number, self.slots.count, self.folder)
 
 
 class Together:

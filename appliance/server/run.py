@@ -5,10 +5,14 @@ The process: Granian in this event loop, signals of our own, and an end that lea
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
@@ -81,7 +85,21 @@ def _run(loaded: Loaded) -> int:
     count = worker_count(loaded.config)
     if count == 1:
         return work(None)
-    return Supervisor(count, work, lambda: _stop_seconds(newest(loaded).config)).run()
+    with _meeting_place(loaded.config) as folder:
+        return Supervisor(count, work, lambda: _stop_seconds(newest(loaded).config), folder).run()
+
+
+@contextmanager
+def _meeting_place(config: Config) -> Iterator[Path | None]:
+    """
+    A directory for workers that share engines, which only we may enter: who can speak to an engine can do anything.
+    """
+    if not any(section.has_engine for section in config.models):
+        yield None
+        return
+    # Where vLLM puts its own sockets; its variable is for those whose paths are too long for one.
+    with TemporaryDirectory(prefix="appliance-", dir=os.environ.get("VLLM_RPC_BASE_PATH")) as folder:
+        yield Path(folder)
 
 
 def _stop_seconds(config: Config) -> float:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import structlog
@@ -45,13 +46,20 @@ class Supervisor:
     """
     The parent of the workers: it answers nobody, has one thread, and so can fork at any moment.
 
-    A worker that dies takes its own calls with it; those of the others go on, and another takes its place.
+    A worker that dies takes its own calls with it; those of the others go on, and another takes its place. Where they
+    share engines none can: each engine has met its front ends once and for all, so the death of one is the end.
     """
 
-    def __init__(self, count: int, work: Callable[[Seat], int], stop_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self, count: int, work: Callable[[Seat], int], stop_seconds: Callable[[], float], folder: Path | None = None
+    ) -> None:
+        """
+        `folder` is where they meet that share engines, None where there are none.
+        """
         self._slots = Slots(count)
         self._work = work
         self._stop_seconds = stop_seconds
+        self._folder = folder
         self._numbers: dict[int, int] = {}
         self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
         self._deadline: float | None = None
@@ -83,7 +91,7 @@ class Supervisor:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _become_worker(parent, self._work, Seat(number, self._slots))
+            _become_worker(parent, self._work, Seat(number, self._slots, self._folder))
         self._numbers[pid] = number
 
     def _wait(self) -> None:
@@ -119,19 +127,28 @@ class Supervisor:
         if self._deadline is not None:
             self._code = self._code or min(abs(code), 1)
             return
-        last = read(self._slots, number)
-        had_served = last is not None and last.pid == pid
-        bury(self._slots, number)
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         log.error("worker.died", worker=number, pid=pid, reason=reason)
         self._deaths.append(time.monotonic())
-        if had_served and not self._die_too_often():
+        why = self._why_all_end(pid, number)
+        bury(self._slots, number)
+        if why is None:
             self._start(number)
             return
-        why = "it dies over and over" if had_served else "it could not start"
         log.error("server.failed", reason=f"worker {number} ended with {reason}: {why}")
         self._code = code if code > 0 else 1
         self._stop(signal.SIGTERM)
+
+    def _why_all_end(self, pid: int, number: int) -> str | None:
+        """
+        What keeps another worker from taking the place of one that died; None where nothing does.
+        """
+        last = read(self._slots, number)
+        if last is None or last.pid != pid:
+            return "it could not start"
+        if self._folder is not None:
+            return "the engine it shared with the others takes nobody in its place"
+        return "it dies over and over" if self._die_too_often() else None
 
     def _die_too_often(self) -> bool:
         return len(self._deaths) == _MOST_DEATHS and self._deaths[-1] - self._deaths[0] < _DEATH_SECONDS

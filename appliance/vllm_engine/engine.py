@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING
 import psutil
 import structlog
 
-from appliance.contract import Call, Operation, Reply
+from appliance.contract import ALONE, Call, FrontEnd, Operation, Reply
 from appliance.errors import EngineDeadError, LoadError
 from appliance.vllm_engine.answers import Answer, generation
 from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.launch import as_load_error, launch, prepare
+from appliance.vllm_engine.launch import as_load_error, launch, prepare, settle
+from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metrics import ENGINES
 from appliance.vllm_engine.pooling import pooling
 from appliance.vllm_engine.pooling.classification import labels_of
-from appliance.vllm_engine.stall import Stall
+from appliance.vllm_engine.stall import Pulse, Stall
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -42,11 +43,12 @@ class Engine:
     """
     vLLM's ``AsyncLLM`` in this process, its engine core in another, and its serving classes around both.
 
-    The engine core dies with this process, whatever ends it.
+    The engine core dies with the process that starts it, whatever ends that; of several front ends it is the first one.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, front_end: FrontEnd = ALONE) -> None:
         self._setup = setup
+        self._meeting = Meeting(front_end, setup.names[0])
         # One thread for the engine's whole life: the kernel tells a spawned child of the death
         # of the thread that made it, not of the process.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -54,20 +56,21 @@ class Engine:
         self._processes: list[BaseProcess] = []
         self._llm: AsyncLLM | None = None
         self._answers: Mapping[Operation, Answer] = {}
-        self._stall = Stall(setup.engine.stall_seconds)
+        pulse = Pulse(self._meeting.pulse) if self._meeting.is_shared else None
+        self._stall = Stall(setup.engine.stall_seconds, pulse=pulse)
         self._is_closed = False
 
     async def start(self) -> None:
         """
-        Start the engine core and wait until it can compute.
+        Start the engine core, or join the one that another front end starts, and wait until it can compute.
 
         Raises:
             LoadError: vLLM refuses the model or the arguments.
         """
-        started = time.monotonic()
-        server = prepare(self._setup)
+        started, meeting = time.monotonic(), self._meeting
+        server = prepare(self._setup, meeting)
         try:
-            work = partial(launch, self._setup, server, self._proceed, self._stall.step)
+            work = partial(launch, self._setup, server, meeting, self._proceed, self._stall.step)
             llm, arguments = await asyncio.get_running_loop().run_in_executor(self._thread, work)
             # The first word with the engine core starts the task that hears of its death.
             await llm.reset_mm_cache()
@@ -75,11 +78,14 @@ class Engine:
             self._processes = self._new_processes()
             self._llm = llm
             ENGINES.adopt(self)
-            _settle()
+            settle()
+            meeting.open(llm.engine_core.stats_update_address)
         except Exception as error:
             self._kill()
             log.debug("engine.failed_to_start", model=self._setup.names[0], exc_info=True)
-            raise as_load_error(error, self._setup, server) from error
+            raised = as_load_error(error, self._setup, server)
+            meeting.refuse(str(raised))
+            raise raised from error
         except BaseException:
             self._kill()
             raise
@@ -109,6 +115,8 @@ class Engine:
         if dead or self._llm.errored:
             ends = ", ".join(f"process {process.pid} ended with exit code {process.exitcode}" for process in dead)
             raise EngineDeadError(f"the engine died: {ends or 'its process does not answer'}")
+        if self._meeting.is_cut:
+            raise EngineDeadError("the engine died: it hung up; the worker that started it knows more")
         self._stall.look(self._llm.output_processor.get_num_unfinished_requests())
 
     @property
@@ -170,11 +178,14 @@ class Engine:
                 self._break_off(llm)
             # The streams get a turn to write their last chunk before the task that feeds them goes.
             await asyncio.sleep(0.1)
+            if is_well:
+                await self._meeting.dissolve()
             if llm.output_handler is not None:
                 llm.output_handler.cancel()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.to_thread(llm.shutdown, _STOP_SECONDS), _STOP_SECONDS + 1)
         self._kill()
+        self._meeting.leave()
 
     def _is_well(self) -> bool:
         try:
@@ -215,19 +226,6 @@ class Engine:
                 core = psutil.Process(process.pid)
                 for each in (*core.children(recursive=True), core):
                     each.kill()
-
-
-def _settle() -> None:
-    """
-    Leave out of every later collection what the start brought: nearly all of it stays, and looking at it takes long.
-
-    vLLM's settings are fixed by now, too, and it reads some of them from the environment for each token.
-    """
-    from vllm import envs
-
-    gc.collect()
-    gc.freeze()
-    envs.enable_envs_cache()
 
 
 async def _answers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Operation, Answer]:

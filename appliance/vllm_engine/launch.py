@@ -5,12 +5,13 @@ The blocking half of an engine's start: import vLLM, build its config, start the
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import os
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from appliance.errors import ApplianceError, LoadError, MissingExtraError
 from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
 from appliance.vllm_engine.child import ForkServer
+from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metering import metered
 from appliance.vllm_engine.placing import environment_of
 from appliance.vllm_engine.stall import step_logger
@@ -31,15 +33,15 @@ if TYPE_CHECKING:
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def prepare(setup: Setup) -> ForkServer | None:
+def prepare(setup: Setup, meeting: Meeting) -> ForkServer | None:
     """
     Set vLLM's environment, and start the process that the engine core is forked from; returns at once.
 
-    None where vLLM starts its processes itself: on several devices.
+    None where vLLM starts its processes itself, on several devices, and where another front end starts them.
 
     Raises:
         MissingExtraError: vLLM is not installed.
-        LoadError: the artifact is nothing that vLLM can read.
+        LoadError: the artifact is nothing that vLLM can read, or the environment asks for what front ends cannot share.
     """
     if importlib.util.find_spec("vllm") is None:
         extra = "gpu" if shutil.which("nvidia-smi") else "cpu"
@@ -50,17 +52,24 @@ def prepare(setup: Setup) -> ForkServer | None:
     if setup.engine.trust_remote_code:
         log.warning("model.runs_its_own_code", model=setup.names[0], artifact=str(setup.artifact))
     _set_environment(setup.layout)
-    return ForkServer() if setup.layout.ranks == 1 and setup.layout.executor == "auto" else None
+    if meeting.is_shared:
+        _require_nothing_of_its_own()
+    is_ours = meeting.is_host and setup.layout.ranks == 1 and setup.layout.executor == "auto"
+    return ForkServer() if is_ours else None
 
 
 def launch(
-    setup: Setup, server: ForkServer | None, proceed: Callable[[], None], step: Callable[[], None]
+    setup: Setup,
+    server: ForkServer | None,
+    meeting: Meeting,
+    proceed: Callable[[], None],
+    step: Callable[[], None],
 ) -> tuple[AsyncLLM, Namespace]:
     """
     Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
 
     `proceed` is asked right before the engine core starts, and raises when nobody wants it any more; `step` is told of
-    each step of the engine.
+    each step of the engine. Where front ends meet, the host starts it, and the others join once it is ready.
     What vLLM refuses, it refuses with exceptions of many kinds; `as_load_error` makes them one.
     """
     _import()
@@ -72,14 +81,42 @@ def launch(
     # An engine before this one has had its settings remembered.
     envs.disable_envs_cache()
     engine_args = AsyncEngineArgs(**engine_arguments(setup, on_cpu=current_platform.is_cpu()))
+    engine_args._api_process_count, engine_args._api_process_rank = meeting.count, meeting.number
     config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     if setup.chat_template is None and setup.pooler is None:
         _require_chat_template(setup.names[0], config.model_config)
     arguments = frontend_arguments(setup, engine_args)
     arguments.structured_outputs_config = config.structured_outputs_config
     proceed()
-    with _forking_from(server) if server else contextlib.nullcontext():
-        return metered().from_vllm_config(config, stat_loggers=[step_logger(step)]), arguments
+    client = _client(meeting, proceed)
+    with _forking_from(server) if server else contextlib.nullcontext(), _heard_by_all(meeting):
+        llm = metered().from_vllm_config(config, stat_loggers=[step_logger(step)], **client)
+    if not meeting.is_host:
+        meeting.listen(llm)
+    return llm, arguments
+
+
+def _require_nothing_of_its_own() -> None:
+    """
+    Refuse what one front end would keep to itself: the next request may meet another one.
+    """
+    for name in ("VLLM_ENABLE_RESPONSES_API_STORE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        if os.environ.get(name, "0") not in ("", "0"):
+            raise LoadError(f"{name} is set, and server.workers is not 1; unset it, or have one worker")
+
+
+def _client(meeting: Meeting, proceed: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
+    """
+    What vLLM's client is told of the others; of one that joins, once there is an engine to join.
+    """
+    if meeting.is_host:
+        return {"client_count": meeting.count}
+    stats_address = meeting.join(proceed)
+    requests, answers = meeting.addresses(meeting.number)
+    addresses = {"input_address": requests, "output_address": answers}
+    if stats_address is not None:
+        addresses["stats_update_address"] = stats_address
+    return {"client_addresses": addresses, "client_count": meeting.count, "client_index": meeting.number}
 
 
 def _set_environment(layout: LayoutSection) -> None:
@@ -145,6 +182,44 @@ def _forking_from(server: ForkServer) -> Iterator[None]:
         yield
     finally:
         utils.get_mp_context = original
+
+
+@contextlib.contextmanager
+def _heard_by_all(meeting: Meeting) -> Iterator[None]:
+    """
+    Have vLLM tell the engine core that it starts of the other front ends too.
+
+    vLLM offers that to a parent that starts an engine and answers nobody, which would be one process more.
+    """
+    from vllm.v1.engine import core_client
+
+    original = core_client.launch_core_engines
+
+    def launch_core_engines(config: Any, executor: Any, log_stats: bool, addresses: Any) -> Any:  # Any: vLLM's types
+        for number in range(1, meeting.count):
+            requests, answers = meeting.addresses(number)
+            addresses.inputs.append(requests)
+            addresses.outputs.append(answers)
+        return original(config, executor, log_stats, addresses)
+
+    core_client.launch_core_engines = launch_core_engines
+    try:
+        yield
+    finally:
+        core_client.launch_core_engines = original
+
+
+def settle() -> None:
+    """
+    Leave out of every later collection what the start brought: nearly all of it stays, and looking at it takes long.
+
+    vLLM's settings are fixed by now, too, and it reads some of them from the environment for each token.
+    """
+    from vllm import envs
+
+    gc.collect()
+    gc.freeze()
+    envs.enable_envs_cache()
 
 
 def as_load_error(error: Exception, setup: Setup, server: ForkServer | None) -> ApplianceError:

@@ -4,8 +4,10 @@ The watchdog of an engine: whether it gets on with the work it has.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import EngineDeadError
@@ -28,8 +30,14 @@ class Stall:
     An engine without work is not looked at: one that is stopped then shows with the next request.
     """
 
-    def __init__(self, most_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, most_seconds: float, clock: Callable[[], float] = time.monotonic, pulse: Pulse | None = None
+    ) -> None:
+        """
+        `pulse` tells of steps that other front ends of the engine have seen, None where there are none.
+        """
         self._most_seconds = most_seconds
+        self._pulse = pulse
         self._clock = clock
         self._looked = clock()
         self._quiet_seconds = 0.0
@@ -41,6 +49,8 @@ class Stall:
         """
         self._looked = self._clock()
         self._quiet_seconds = 0.0
+        if self._pulse is not None:
+            self._pulse.beat()
 
     def look(self, unfinished: int) -> None:
         """
@@ -49,6 +59,8 @@ class Stall:
         Raises:
             EngineDeadError: it has stalled.
         """
+        if self._pulse is not None and self._pulse.has_beaten():
+            self._quiet_seconds = 0.0
         now = self._clock()
         passed = min(now - self._looked, _MOST_BETWEEN_SECONDS)
         self._looked = now
@@ -63,6 +75,36 @@ class Stall:
             raise EngineDeadError(
                 f"the engine stalled: {unfinished} requests and no step for {self._quiet_seconds:.0f} seconds"
             )
+
+
+class Pulse:
+    """
+    The steps of an engine that several front ends share, as all of them see it: each hears of its own requests' alone.
+
+    It is the time of a file, which is touched once between two looks.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen: int | None = None
+        self._is_fresh = False
+
+    def beat(self) -> None:
+        """
+        This front end has seen a step.
+        """
+        self._is_fresh = True
+
+    def has_beaten(self) -> bool:
+        """
+        Whether any front end has seen a step since the last look.
+        """
+        if self._is_fresh:
+            self._is_fresh = False
+            # Not by the kernel's clock, which stands still for milliseconds.
+            os.utime(self._file, ns=(moment := time.monotonic_ns(), moment))
+        before, self._seen = self._seen, self._file.stat().st_mtime_ns
+        return self._seen != before
 
 
 def step_logger(step: Callable[[], None]) -> Callable[[VllmConfig, int], StatLoggerBase]:

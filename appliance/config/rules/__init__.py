@@ -15,7 +15,7 @@ Rule = Callable[[Draft], Iterator[Fault]]
 RULES: tuple[Rule, ...] = (
     names.names_are_unique,
     processes.listeners_are_apart,
-    processes.engines_have_one_process,
+    processes.workers_share_what_can_be_shared,
     processes.an_operator_has_one_process,
     keys.keys_are_apart,
     keys.keys_lead_to_models,

@@ -30,9 +30,9 @@ def listeners_are_apart(draft: Draft) -> Iterator[Fault]:
             seen[port] = f"server.{name}"
 
 
-def engines_have_one_process(draft: Draft) -> Iterator[Fault]:
+def workers_share_what_can_be_shared(draft: Draft) -> Iterator[Fault]:
     """
-    An engine belongs to one process: several workers would load its model several times.
+    Several workers share an engine of vLLM's on one machine, which takes each of them in once.
     """
     path = ("server", "workers")
     workers = draft.find(path)
@@ -40,10 +40,18 @@ def engines_have_one_process(draft: Draft) -> Iterator[Fault]:
         return
     for place, model in model_entries(draft):
         section = SECTIONS.get(str(model.get("class")))
-        if section is not None and section.has_engine:
-            name = f"models[{place[-1]}], of class {model['class']}, has an engine"
-            yield draft.fault(path, f"is {draft.quote(path)}, and {name}; must be 1 or auto")
-            return
+        if section is None or not section.has_engine:
+            continue
+        engine, name = model.get("engine"), f"models[{place[-1]}]"
+        if isinstance(engine, dict) and "python" in engine:
+            fault = f"is {draft.quote(path)}, and {name} has engine.python, which computes in one process"
+            yield draft.fault(path, f"{fault}; must be 1 or auto")
+        if isinstance(count := draft.find((*place, "layout", "nodes", "count")), int) and count > 1:
+            fault = f"is {draft.quote(path)}, and {name} is spread over {count} nodes, which takes one process on each"
+            yield draft.fault(path, f"{fault}; must be 1 or auto")
+        if model.get("on_failure") == "restart":
+            fault = f"is restart, and server.workers is {workers}: a new engine would take none of them in"
+            yield draft.fault((*place, "on_failure"), f"{fault}; must be stay or exit")
 
 
 def an_operator_has_one_process(draft: Draft) -> Iterator[Fault]:
