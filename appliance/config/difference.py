@@ -5,7 +5,7 @@ Two configs compared key by key: what differs, and what that asks of a server th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,21 @@ def differences(old: Loaded, new: Loaded) -> list[Difference]:
     """
     Every key in which two configs differ, in the order of the schema; free keys, comments and order are none.
     """
-    return list(_Comparison(old.hidden | new.hidden).of(_as_written(old), _as_written(new), (), Change.RESTART))
+    found = _Comparison(old.hidden | new.hidden).of(_as_written(old), _as_written(new), (), Change.RESTART)
+    shared = _shared(old.config) | _shared(new.config)
+    return [replace(each, change=Change.RESTART) if _would_swap(each, shared) else each for each in found]
+
+
+def _shared(config: Config) -> set[str]:
+    """
+    The names of models whose engine several workers share: it takes each of them in once, and so is never brought anew.
+    """
+    is_one = config.server.workers in (1, "auto")
+    return set() if is_one else {section.name for section in config.models if section.has_engine}
+
+
+def _would_swap(difference: Difference, shared: set[str]) -> bool:
+    return difference.change is Change.SWAP and difference.model in shared
 
 
 def change_of(field: FieldInfo, above: Change) -> Change:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.contract import Call, Model, Operation, Reply
+from appliance.contract import ALONE, Call, Model, Operation, Reply
 from appliance.errors import ApplianceError, CallError
 from appliance.openai.asking import body_of, chunks, made
 from appliance.openai.keywords import checked
@@ -112,6 +112,8 @@ class _Completing:
     """
     Has an adapter's completions answered, by whatever name.
     """
+
+    front_end = ALONE
 
     def __init__(self, adapter: OpenAIChatAdapterModel) -> None:
         self._model: Model = Bridge(adapter)

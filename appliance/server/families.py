@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client.core import Metric
+from prometheus_client.samples import Sample
 
 Labels = Mapping[str, str]
 
@@ -21,21 +22,25 @@ _CREATED = "_created"
 @dataclass(frozen=True, slots=True)
 class Family:
     """
-    A metric as one process has it: its samples are name, labels and value.
+    A metric as one process has it: its samples are name, labels, value and, of what is everybody's, how late that is.
     """
 
     name: str
     documentation: str
     type: str
-    samples: Sequence[tuple[str, Labels, float]]
+    samples: Sequence[tuple[str, Labels, float, float | None]]
 
     @staticmethod
     def of(metric: Metric) -> Family:
         """
         What prometheus_client collected.
         """
-        samples = [(each.name, each.labels, float(each.value)) for each in metric.samples]
+        samples = [(each.name, each.labels, float(each.value), _moment(each)) for each in metric.samples]
         return Family(metric.name, metric.documentation, metric.type, samples)
+
+
+def _moment(sample: Sample) -> float | None:
+    return None if sample.timestamp is None else float(sample.timestamp)
 
 
 def counted(families: Iterable[Family]) -> list[Family]:
@@ -45,7 +50,7 @@ def counted(families: Iterable[Family]) -> list[Family]:
     sums: dict[str, _Sum] = {}
     for family in families:
         if family.type in _SUMMED:
-            sums.setdefault(family.name, _Sum(family)).add(family, {})
+            sums.setdefault(family.name, _Sum(family)).add(family)
     return [each.family() for each in sums.values()]
 
 
@@ -53,13 +58,14 @@ def merged(processes: Mapping[int, tuple[Sequence[Family], Sequence[Family]]]) -
     """
     One family for each name: counts of all processes and their pasts summed, the rest with its process's number.
 
+    What is told with a time is of something that all of them share: of it there is the latest.
+
     `processes` has for each worker the families it has and those of its past.
     """
     sums: dict[str, _Sum] = {}
     for number, (families, past) in processes.items():
         for family in (*families, *past):
-            labels = {} if family.type in _SUMMED else {"worker": str(number)}
-            sums.setdefault(family.name, _Sum(family)).add(family, labels)
+            sums.setdefault(family.name, _Sum(family)).add(family, number)
     for each in sums.values():
         yield each.metric()
 
@@ -72,19 +78,24 @@ class _Sum:
     def __init__(self, first: Family) -> None:
         self._first = first
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._moments: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
-    def add(self, family: Family, more: Labels) -> None:
-        for name, labels, value in family.samples:
-            key = name, (*labels.items(), *more.items())
+    def add(self, family: Family, number: int | None = None) -> None:
+        for name, labels, value, moment in family.samples:
+            of_all = moment is not None or family.type in _SUMMED
+            key = name, (*labels.items(), *({} if of_all else {"worker": str(number)}).items())
             if key not in self._values:
-                self._values[key] = value
+                self._values[key], self._moments[key] = value, moment or 0
+            elif moment is not None:
+                latest = self._moments[key], self._values[key]
+                self._moments[key], self._values[key] = max(latest, (moment, value))
             elif name.endswith(_CREATED):
                 self._values[key] = min(self._values[key], value)
             else:
                 self._values[key] += value
 
     def family(self) -> Family:
-        samples = [(name, dict(labels), value) for (name, labels), value in self._values.items()]
+        samples = [(name, dict(labels), value, None) for (name, labels), value in self._values.items()]
         return Family(self._first.name, self._first.documentation, self._first.type, samples)
 
     def metric(self) -> Metric:

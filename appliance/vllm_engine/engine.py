@@ -58,6 +58,7 @@ class Engine:
         self._answers: Mapping[Operation, Answer] = {}
         pulse = Pulse(self._meeting.pulse) if self._meeting.is_shared else None
         self._stall = Stall(setup.engine.stall_seconds, pulse=pulse)
+        self._told_at: dict[str, float] = {}
         self._is_closed = False
 
     async def start(self) -> None:
@@ -70,14 +71,14 @@ class Engine:
         started, meeting = time.monotonic(), self._meeting
         server = prepare(self._setup, meeting)
         try:
-            work = partial(launch, self._setup, server, meeting, self._proceed, self._stall.step)
+            work = partial(launch, self._setup, server, meeting, self._proceed, self._step)
             llm, arguments = await asyncio.get_running_loop().run_in_executor(self._thread, work)
             # The first word with the engine core starts the task that hears of its death.
             await llm.reset_mm_cache()
             self._answers = await _answers(llm, arguments)
             self._processes = self._new_processes()
             self._llm = llm
-            ENGINES.adopt(self)
+            ENGINES.adopt(self, self._told_at if meeting.is_shared else None)
             settle()
             meeting.open(llm.engine_core.stats_update_address)
         except Exception as error:
@@ -202,6 +203,11 @@ class Engine:
 
         self._kill()
         llm.output_processor.propagate_error(VllmEngineDeadError())
+
+    def _step(self, core: int, is_told: bool) -> None:
+        self._stall.step()
+        if is_told:
+            self._told_at[str(core)] = time.monotonic()
 
     def _proceed(self) -> None:
         if self._is_closed:

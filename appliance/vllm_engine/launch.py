@@ -23,7 +23,7 @@ from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metering import metered
 from appliance.vllm_engine.placing import environment_of
-from appliance.vllm_engine.stall import step_logger
+from appliance.vllm_engine.stall import Step, step_logger
 from appliance.vllm_engine.weights import require_weights
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def launch(
     server: ForkServer | None,
     meeting: Meeting,
     proceed: Callable[[], None],
-    step: Callable[[], None],
+    step: Step,
 ) -> tuple[AsyncLLM, Namespace]:
     """
     Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.

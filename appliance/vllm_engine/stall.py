@@ -107,18 +107,25 @@ class Pulse:
         return self._seen != before
 
 
-def step_logger(step: Callable[[], None]) -> Callable[[VllmConfig, int], StatLoggerBase]:
+Step = Callable[[int, bool], None]
+"""
+Told of a step of the engine core of this number, and whether that said how it stands now.
+"""
+
+
+def step_logger(step: Step) -> Callable[[VllmConfig, int], StatLoggerBase]:
     """
     What vLLM calls with the statistics of each step of an engine, also of one that gave no token; it only tells `step`.
     """
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class Steps(StatLoggerBase):  # type: ignore[misc]  # vLLM is Any to mypy
-        def __init__(self, _config: VllmConfig, _engine_index: int = 0) -> None:
-            pass
+        def __init__(self, _config: VllmConfig, engine_index: int = 0) -> None:
+            self._number = engine_index
 
-        def record(self, *_: Any, **__: Any) -> None:  # Any: vLLM's statistics, of which only the moment counts
-            step()
+        # Any: vLLM's statistics, of which only the moment counts.
+        def record(self, scheduler_stats: Any = None, *_: Any, **__: Any) -> None:
+            step(self._number, scheduler_stats is not None)
 
         def log_engine_initialized(self) -> None:
             pass

@@ -53,6 +53,24 @@ def test_counts_are_summed_and_states_keep_their_worker() -> None:
     assert scraped["running", (("worker", "1"),)] == 4
 
 
+def _told(value: float, moment: float) -> list[Family]:
+    """
+    What a process was told of an engine it shares, at that moment.
+    """
+    metric = Metric("waiting", "Waiting.", "gauge")
+    metric.add_sample("waiting", {"engine": "0"}, value, timestamp=moment)
+    return [Family.of(metric)]
+
+
+def test_of_what_all_share_there_is_the_latest() -> None:
+    """
+    An engine tells one worker how it stands, and the next time another one.
+    """
+    scraped = _scrape(merged({0: (_told(7, 20.5), []), 1: (_told(9, 10), []), 2: (_told(0, 0), [])}))
+
+    assert scraped == {("waiting", (("engine", "0"),)): 7}
+
+
 def test_what_a_dead_worker_counted_still_counts() -> None:
     """
     A count never goes down; what a dead worker was doing is gone.
@@ -70,7 +88,7 @@ def test_a_count_began_when_the_first_of_them_did() -> None:
     Times of beginning are not summed.
     """
     first, second = _process(1, 1), _process(1, 1)
-    began = [value for name, _, value in first[0].samples if name.endswith("_created")]
+    began = [value for name, _, value, _ in first[0].samples if name.endswith("_created")]
     scraped = _scrape(merged({0: (first, []), 1: (second, [])}))
 
     assert [scraped["calls_created", (("model", "a"),)]] == began
