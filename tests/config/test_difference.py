@@ -120,6 +120,23 @@ def test_limits_of_a_model_change_while_it_serves(compare: Compare) -> None:
     ]
 
 
+def test_an_engine_that_workers_share_is_not_brought_anew(compare: Compare) -> None:
+    """
+    It has met its front ends once and for all; models without one are swapped as ever.
+    """
+    longer = BASE.replace("{uri: /models/chat}", "{uri: /models/chat}, engine: {max_model_len: 8}")
+    longer = longer.replace("http://a:1", "http://b:1")
+    workers = "server: {workers: 2}\n"
+
+    shared = {each.model: each.change for each in compare(BASE + workers, longer + workers)}
+    (removed,) = compare(BASE + workers, BASE[: BASE.index("  - {name: chat")] + workers)
+    alone = {each.change for each in compare(BASE, longer)}
+
+    assert shared == {"org/model-1.5": Change.SWAP, "chat": Change.RESTART}
+    assert removed.change is Change.RESTART
+    assert alone == {Change.SWAP}
+
+
 def test_secrets_are_never_shown(compare: Compare) -> None:
     """
     Not what came out of a reference, as a whole or in part, and not what is typed in the place of a secret.
