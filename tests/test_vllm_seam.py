@@ -39,7 +39,9 @@ def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
     All engine arguments that a config can lead to are fields of `AsyncEngineArgs`.
     """
     (tmp_path / "adapter_config.json").write_text('{"r": 9}')
-    engine = EngineSection(max_model_len=1, max_num_seqs=1, quantization="fp8", kv_cache_memory_bytes=1)
+    engine = EngineSection(
+        max_model_len=1, max_num_seqs=1, quantization="fp8", kv_cache_memory_bytes=1, stream_interval=4
+    )
     setup = Setup(
         names=("a",),
         artifact=tmp_path,
@@ -52,6 +54,7 @@ def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
     made = engine_arguments(setup, on_cpu=True)
 
     assert set(made) <= fields
+    assert made["stream_interval"] == 4
     assert made["max_lora_rank"] == 16
 
 

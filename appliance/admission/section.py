@@ -24,7 +24,8 @@ class LimitsSection(Section):
     concurrent: Count | None = None
     """
     Most requests under way at once; the next ones wait for their turn, first come first served. Unset is as many as
-    vLLM computes at once (`engine.max_num_seqs`), and no limit where something else computes.
+    vLLM computes at once (`engine.max_num_seqs`), which several workers share too, and no limit where something else
+    computes.
     """
 
     queued: Annotated[int, Field(ge=0)] = 1000

@@ -88,6 +88,7 @@ def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: v
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "quantization": engine.quantization,
+        "stream_interval": engine.stream_interval,
         "kv_cache_memory_bytes": engine.kv_cache_memory_bytes or _said_kv_bytes(setup.layout, on_cpu=on_cpu),
         "enforce_eager": engine.enforce_eager,
     }

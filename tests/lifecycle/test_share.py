@@ -1,0 +1,63 @@
+"""
+What one of several workers takes on.
+"""
+
+from __future__ import annotations
+
+from doubles import Double, DoubleSection
+
+from appliance.admission import LimitsSection
+from appliance.contract import ALONE, Call, FrontEnd, Model, Operation, Peers, Reply
+from appliance.lifecycle.entry import Entry
+
+
+class Seven(Double):
+    """
+    Computes seven at once.
+    """
+
+    concurrent = 7
+
+
+class SevenSection(DoubleSection):
+    """
+    Declares one.
+    """
+
+    def build(self, peers: Peers) -> Model:
+        return Seven()
+
+
+class Fellows:
+    """
+    Other processes, and no other models.
+    """
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        self.front_end = front_end
+
+    def operations(self, _name: str) -> frozenset[Operation]:
+        return frozenset()
+
+    def check(self, _name: str) -> None:
+        """
+        There is nobody to look at.
+        """
+
+    async def answer(self, _name: str, call: Call) -> Reply:
+        return Reply(call.body)
+
+
+def test_workers_share_what_an_engine_computes_at_once() -> None:
+    """
+    What the config says and what the engine says alike, rounded up; one alone has all of it.
+    """
+    said = SevenSection(name="said", limits=LimitsSection(concurrent=5))
+    taken = []
+    for front_end in (ALONE, FrontEnd(1, 2)):
+        for section in (SevenSection(name="unsaid"), said):
+            entry = Entry.of(section, Fellows(front_end))
+            entry.bound(front_end.count)
+            taken.append(entry.gate.concurrent)
+
+    assert taken == [7, 5, 4, 3]
