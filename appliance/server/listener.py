@@ -23,6 +23,10 @@ from appliance.access.certificates import Certificate, Certificates
 _BACKLOG = 4096
 _MOST_CONNECTIONS = 65536
 
+# What a client does not read is held up here, where the rest of a stream can still be put together, and not in the
+# kernel, which would take megabytes of it. A smaller number slows down large answers.
+_MOST_UNSENT_BYTES = 64 * 1024
+
 # How late new connections may see a new certificate.
 _LOOK_SECONDS = 2.0
 
@@ -228,6 +232,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listening.setblocking(False)
     # Connections inherit it: a token of a stream goes out at once.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT_BYTES)
     return listening
 
 
