@@ -16,7 +16,11 @@ from served import until
 
 from appliance.contract import ALONE, FrontEnd
 from appliance.errors import LoadError
+from appliance.layout import LayoutSection
+from appliance.vllm_engine.arguments import Setup
+from appliance.vllm_engine.launch import prepare
 from appliance.vllm_engine.meeting import Meeting
+from appliance.vllm_engine.section import EngineSection
 
 MODEL = "publishers/shop/" + "long" * 60
 
@@ -123,6 +127,18 @@ def test_who_was_killed_has_left(enter: Callable[[int], Meeting], joined: subpro
 
     assert (said, is_there) == ("joined\n", True)
     until(host._is_empty, 10)
+
+
+def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The next request of a conversation may meet another one.
+    """
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    setup = Setup(("a",), tmp_path, LayoutSection(), EngineSection())
+    monkeypatch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
+
+    with pytest.raises(LoadError, match=r"VLLM_ENABLE_RESPONSES_API_STORE is set, .* have one worker"):
+        prepare(setup, Meeting(FrontEnd(1, 2, tmp_path), "a"))
 
 
 def test_models_meet_apart_and_each_address_fits_a_socket(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def _shared(config: Config) -> set[str]:
     The names of models whose engine several workers share: it takes each of them in once, and so is never brought anew.
     """
     is_one = config.server.workers in (1, "auto")
-    return set() if is_one else {section.name for section in config.models if section.has_engine}
+    return set() if is_one else {section.name for section in config.models if section.computer == "vllm"}
 
 
 def _would_swap(difference: Difference, shared: set[str]) -> bool:

@@ -94,7 +94,7 @@ def _meeting_place(config: Config) -> Iterator[Path | None]:
     """
     A directory for workers that share engines, which only we may enter: who can speak to an engine can do anything.
     """
-    if not any(section.has_engine for section in config.models):
+    if not any(section.computer == "vllm" for section in config.models):
         yield None
         return
     # Where vLLM puts its own sockets; its variable is for those whose paths are too long for one.

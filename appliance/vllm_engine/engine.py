@@ -137,9 +137,12 @@ class Engine:
     @property
     def max_num_seqs(self) -> int | None:
         """
-        Most requests computed at once; None before the engine has started.
+        Most requests computed at once, by all copies together; None before the engine has started.
         """
-        return self._llm.vllm_config.scheduler_config.max_num_seqs if self._llm else None
+        if self._llm is None:
+            return None
+        config = self._llm.vllm_config
+        return int(config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size)
 
     @property
     def kv_tokens(self) -> int | None:
