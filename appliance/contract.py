@@ -246,3 +246,34 @@ class Dependent(Protocol):
         """
         How each of them is, for probes; no address beyond host and port.
         """
+
+
+@runtime_checkable
+class Spread(Protocol):
+    """
+    A model that may share its work with other machines.
+    """
+
+    def nodes(self) -> Mapping[int, str]:
+        """
+        How those are that it must have, by their ranks, in a word for probes; empty where there are none.
+        """
+
+
+@runtime_checkable
+class Following(Protocol):
+    """
+    A model that computes for another server, which answers its calls.
+    """
+
+    @property
+    def is_wanted(self) -> bool:
+        """
+        That server is there, and needs us.
+        """
+
+    @property
+    def instead(self) -> str:
+        """
+        Who answers, in words for callers.
+        """

@@ -29,7 +29,9 @@ class KvCacheSection(Section):
 
 class NodesSection(Section):
     """
-    The machines that share one model; the same file with another `rank` is served on each.
+    The machines that share one model: the same file is served on each, with a `rank` of its own, such as
+    `${env:LWS_WORKER_INDEX}`. Rank 0 waits for the others and answers the calls; the others compute for it, refuse
+    calls, and end when it does, as it does when one of them ends. They trust each other and their network.
     """
 
     count: Degree = 1
@@ -40,6 +42,12 @@ class NodesSection(Section):
 
     address: Annotated[str, Field(min_length=1)] | None = None
     """Host name or IP address of rank 0, as the others reach it; needed where there are several."""
+
+    port: Annotated[int, Field(ge=1, le=65534)] = 29500
+    """
+    TCP port of rank 0 where the machines meet; vLLM takes the next one, and others that it chooses. Two models that
+    share a machine need ports of their own.
+    """
 
 
 class LayoutSection(Section):
@@ -95,6 +103,27 @@ class LayoutSection(Section):
 
     executor: Literal["auto", "ray", "multiprocess"] = "auto"
     """Who starts the ranks: Ray's cluster, or processes of each machine; `auto` is processes, or none for one rank."""
+
+    @property
+    def is_followed(self) -> bool:
+        """
+        The calls of this model are answered here, and other machines compute for it.
+        """
+        return self.nodes.count > 1 and self.nodes.rank == 0
+
+    @property
+    def is_following(self) -> bool:
+        """
+        This machine computes for another one, which answers.
+        """
+        return self.nodes.rank > 0
+
+    @property
+    def has_whole_copies(self) -> bool:
+        """
+        No copy of the model is spread over machines.
+        """
+        return self.data_parallel % self.nodes.count == 0
 
     @property
     def ranks(self) -> int:

@@ -16,7 +16,7 @@ import pytest
 from appliance.layout import LayoutSection, NodesSection
 from appliance.vllm_engine import arguments
 from appliance.vllm_engine.arguments import Pooler, Setup, engine_arguments
-from appliance.vllm_engine.placing import of_layout
+from appliance.vllm_engine.placing import Addresses, environment_of, of_layout
 from appliance.vllm_engine.section import OWNED, EngineSection
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -82,10 +82,70 @@ def test_every_key_of_a_layout_is_an_argument_it_takes() -> None:
 
     assert made.keys() <= fields & OWNED.keys()
     assert made["device_ids"] == [0, 1, 2, 3]
-    assert (made["nnodes"], made["node_rank"], made["master_addr"]) == (2, 1, "a")
     assert (made["data_parallel_size"], made["data_parallel_size_local"]) == (4, 2)
     assert (made["distributed_executor_backend"], made["enable_expert_parallel"]) == ("mp", True)
     assert of_layout(LayoutSection()) == {"tensor_parallel_size": 1, "pipeline_parallel_size": 1}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_copy_is_spread_over_machines_or_each_machine_has_its_own(rank: int) -> None:
+    """
+    One copy is vLLM's nodes; several are copies of which each machine has its share, where a first copy that is told of
+    makes a machine a follower, and so is not told to rank 0. The address is the one by which the machines met.
+    """
+    nodes = NodesSection(count=2, rank=rank, address="lead", port=7000)
+    spread = LayoutSection(tensor_parallel=4, nodes=nodes)
+    whole = LayoutSection(tensor_parallel=2, data_parallel=4, nodes=nodes)
+    addresses = Addresses(own="192.0.2.7", leader="192.0.2.1")
+    fields = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
+
+    one, several = of_layout(spread, addresses), of_layout(whole, addresses)
+
+    assert (one.keys() | several.keys()) <= fields & OWNED.keys()
+    assert (one["nnodes"], one["node_rank"]) == (2, rank)
+    assert (one["master_addr"], one["master_port"]) == ("192.0.2.1", 7001)
+    assert "nnodes" not in several
+    assert (several["data_parallel_size"], several["data_parallel_size_local"]) == (4, 2)
+    assert (several["data_parallel_address"], several["data_parallel_rpc_port"]) == ("192.0.2.1", 7001)
+    assert several.get("data_parallel_start_rank") == (2 if rank else None)
+
+
+def test_a_machine_says_by_which_address_and_interface_it_is_reached() -> None:
+    """
+    vLLM and gloo hear of the network that leads to the other machines; an address of no interface names none.
+    """
+    layout = LayoutSection(tensor_parallel=2, nodes=NodesSection(count=2, address="lead"))
+
+    near = environment_of(layout, Addresses(own="127.0.0.1", leader="127.0.0.1"))
+    far = environment_of(layout, Addresses(own="192.0.2.7", leader="192.0.2.1"))
+
+    assert (near["VLLM_HOST_IP"], near["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
+    assert far["VLLM_HOST_IP"] == "192.0.2.7"
+    assert "GLOO_SOCKET_IFNAME" not in far
+
+
+def test_ranks_without_a_front_end_start_as_it_starts_them() -> None:
+    """
+    What we call for a follower is what vLLM's own command calls, with the same words.
+    """
+    source = inspect.getsource(_get("vllm.entrypoints.cli.serve.run_headless"))
+    manager = inspect.signature(_get("vllm.v1.engine.utils.CoreEngineProcManager")).parameters
+    needed = {name for name, each in manager.items() if each.default is inspect.Parameter.empty}
+
+    assert "headless=True" in source
+    assert "if parallel_config.node_rank_within_dp > 0:" in source
+    assert "MultiprocExecutor(vllm_config, monitor_workers=False)" in source
+    assert "get_tcp_uri(host, port)" in source
+    assert needed == {
+        "local_engine_count",
+        "start_index",
+        "local_start_index",
+        "vllm_config",
+        "local_client",
+        "handshake_address",
+        "executor_class",
+        "log_stats",
+    }
 
 
 def test_the_ranks_of_adapters_are_its_ranks() -> None:

@@ -64,11 +64,11 @@ async def answer(entry: Entry, call: Call, keys: Keys | None = None) -> Reply:
 
 async def quiet(entries: Sequence[Entry], seconds: float) -> None:
     """
-    Wait up to `seconds` until no call is under way.
+    Wait up to `seconds` until no call is under way, here or at a server that computes with our help.
     """
     deadline = time.monotonic() + seconds
     # Polled: the count has many writers' ends and one reader, seldom in a process's life.
-    while any(entry.running or entry.gate.queued for entry in entries) and time.monotonic() < deadline:  # noqa: ASYNC110
+    while any(entry.is_busy for entry in entries) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
@@ -81,7 +81,7 @@ def _require(entry: Entry, call: Call, *, is_inner: bool) -> None:
             param="model",
             code="unsupported_operation",
         )
-    if not rule.is_ready and not (entry.state is State.DRAINING and (is_inner or entry.answers_late)):
+    if not rule.can_answer and not (entry.state is State.DRAINING and (is_inner or entry.answers_late)):
         raise UnavailableError(entry.outside, retry_after=rule.retry_after)
 
 
@@ -89,7 +89,7 @@ def _require_still(entry: Entry) -> None:
     """
     Return where the model is there for a call that was let in, whatever happened while that waited for its turn.
     """
-    if not RULES[entry.state].is_ready and entry.state not in {State.DRAINING, State.UNAVAILABLE}:
+    if not RULES[entry.state].can_answer and entry.state not in {State.DRAINING, State.UNAVAILABLE}:
         raise UnavailableError(entry.outside, retry_after=RULES[entry.state].retry_after)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from appliance.admission import Gate, Settings, part
-from appliance.contract import Bounded, Dependent, Model, Peers
+from appliance.contract import Bounded, Dependent, Following, Model, Peers, Spread
 from appliance.errors import CallError
 from appliance.lifecycle.comparison import Comparison
 from appliance.lifecycle.progress import Progress
@@ -60,7 +60,7 @@ class Entry:
         now = datetime.now(UTC)
         self.phases[self.state] = (now - self.since).total_seconds()
         self.state, self.since, self.reason = state, now, reason
-        self.has_started |= state in {State.READY, State.UNAVAILABLE}
+        self.has_started |= state in {State.READY, State.FOLLOWING, State.UNAVAILABLE}
 
     def loading_seconds(self) -> Mapping[State, float]:
         """
@@ -89,6 +89,32 @@ class Entry:
         """
         concurrent = self.model.concurrent if isinstance(self.model, Bounded) else None
         self.gate.engine_concurrent = part(concurrent, workers)
+
+    @property
+    def is_busy(self) -> bool:
+        """
+        Somebody waits for it: callers, or the server that it computed for before it was to go.
+        """
+        return self.running > 0 or self.gate.queued > 0 or (self._is_leaving and not self.is_done)
+
+    @property
+    def is_done(self) -> bool:
+        """
+        It was to go once the server that it computed for is gone, and that is so.
+        """
+        return self._is_leaving and isinstance(self.model, Following) and not self.model.is_wanted
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self.state is State.DRAINING and isinstance(self.model, Following)
+
+    def well(self) -> tuple[State, str]:
+        """
+        The state of a model that is healthy, and its reason.
+        """
+        if isinstance(self.model, Following):
+            return State.FOLLOWING, f"it computes for {self.model.instead}, which answers"
+        return State.READY, "it answers"
 
     @property
     def outside(self) -> str:
@@ -138,6 +164,8 @@ class Entry:
             shown["progress"] = self.progress.describe()
         if self.comparison is not None:
             shown["plan"] = self.comparison.describe()
+        if isinstance(self.model, Spread) and (nodes := self.model.nodes()):
+            shown["nodes"] = {str(rank): standing for rank, standing in nodes.items()}
         if isinstance(self.model, Dependent):
             shown["upstreams"] = self.model.upstreams()
         return shown

@@ -27,7 +27,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 # Well inside the two seconds in which a dead engine must show.
 _CHECK_SECONDS = 0.5
 
-_WATCHED = frozenset({State.READY, State.UNAVAILABLE, State.DRAINING})
+_WATCHED = frozenset({State.READY, State.FOLLOWING, State.UNAVAILABLE, State.DRAINING})
 
 
 class Life:
@@ -68,8 +68,8 @@ class Life:
                 try:
                     await self._look()
                 except EngineDeadError as error:
-                    # One that was let go of meanwhile has not died.
-                    if self.entry.state in _WATCHED:
+                    # One that was let go of meanwhile has not died, nor one that waits to be.
+                    if self.entry.state in _WATCHED and not self.entry.is_done:
                         await self._die(error)
 
     async def fetch(self) -> None:
@@ -154,7 +154,7 @@ class Life:
         write = log.error if state in {State.FAILED, State.RESTARTING} else log.info
         write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
         entry.enter(state, reason)
-        if state is State.READY and self._farewell is not None:
+        if state in {State.READY, State.FOLLOWING} and self._farewell is not None:
             farewell, answers = self._farewell
             self.retire(farewell, answers=answers)
 
@@ -211,7 +211,7 @@ class Life:
                 entry.reason = str(error)
         else:
             if entry.state in {State.PROVING, State.UNAVAILABLE}:
-                self.move(State.READY, "it answers")
+                self.move(*entry.well())
 
     async def _die(self, error: Exception) -> None:
         """

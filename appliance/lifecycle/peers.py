@@ -40,7 +40,7 @@ class Peers:
         text = f"its target {name!r} is {entry.state}: {entry.reason}"
         if entry.state in {State.FAILED, State.STOPPED}:
             raise EngineDeadError(text)
-        if not RULES[entry.state].is_ready and entry.state is not State.DRAINING:
+        if not RULES[entry.state].can_answer and entry.state is not State.DRAINING:
             raise UnavailableError(text, retry_after=RULES[entry.state].retry_after)
 
     async def answer(self, name: str, call: Call) -> Reply:

@@ -19,6 +19,7 @@ class State(StrEnum):
     LOADING = "loading"
     PROVING = "proving"
     READY = "ready"
+    FOLLOWING = "following"
     UNAVAILABLE = "unavailable"
     RESTARTING = "restarting"
     DRAINING = "draining"
@@ -30,17 +31,19 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Rule:
     """
-    What a state means to a probe, where it leaves to, and the wait in seconds a refused caller is told.
+    What a state means to a probe, whether it answers calls, where it leaves to, and the wait in seconds a refused
+    caller is told.
     """
 
     is_live: bool
     is_ready: bool
+    can_answer: bool
     leaves_to: frozenset[State]
     retry_after: int
 
 
-def _rule(live: bool, ready: bool, *leaves_to: State, retry_after: int) -> Rule:
-    return Rule(live, ready, frozenset(leaves_to), retry_after)
+def _rule(live: bool, ready: bool, *leaves_to: State, retry_after: int, answers: bool | None = None) -> Rule:
+    return Rule(live, ready, ready if answers is None else answers, frozenset(leaves_to), retry_after)
 
 
 RULES: Mapping[State, Rule] = {
@@ -48,9 +51,19 @@ RULES: Mapping[State, Rule] = {
     State.FETCHING: _rule(True, False, State.LOADING, State.FAILED, State.STOPPED, retry_after=10),
     State.LOADING: _rule(True, False, State.PROVING, State.RESTARTING, State.FAILED, State.STOPPED, retry_after=5),
     State.PROVING: _rule(
-        True, False, State.READY, State.UNAVAILABLE, State.RESTARTING, State.FAILED, State.STOPPED, retry_after=1
+        True,
+        False,
+        State.READY,
+        State.FOLLOWING,
+        State.UNAVAILABLE,
+        State.RESTARTING,
+        State.FAILED,
+        State.STOPPED,
+        retry_after=1,
     ),
     State.READY: _rule(True, True, State.UNAVAILABLE, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=1),
+    # Ready: it does its part; another server answers.
+    State.FOLLOWING: _rule(True, True, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=30, answers=False),
     # Live: what is missing is elsewhere, and a restart would not bring it back.
     State.UNAVAILABLE: _rule(True, False, State.READY, State.RESTARTING, State.DRAINING, State.FAILED, retry_after=5),
     # Live: the restart is ours.

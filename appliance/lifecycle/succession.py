@@ -10,7 +10,7 @@ from graphlib import TopologicalSorter
 
 from appliance.lifecycle import Lifecycle
 from appliance.lifecycle.life import Life
-from appliance.lifecycle.state import State
+from appliance.lifecycle.state import RULES, State
 from appliance.models.section import ModelSection
 
 _ANEW = "the config changed, and it is brought anew"
@@ -18,7 +18,7 @@ _REPLACED = "the config changed, and another took its place"
 _REMOVED = "the config has it no more"
 
 # Who serves, or will again: as long as nothing better is ready, it stays.
-_WORTHY = frozenset({State.READY, State.UNAVAILABLE, State.DRAINING, State.UNLOADED})
+_WORTHY = frozenset({State.READY, State.FOLLOWING, State.UNAVAILABLE, State.DRAINING, State.UNLOADED})
 
 _POLL_SECONDS = 0.05
 
@@ -94,7 +94,7 @@ class Succession:
         await life.loaded()
         while life.entry.state is State.UNAVAILABLE and not is_outdated():  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
-        if life.entry.state is not State.READY:
+        if not RULES[life.entry.state].is_ready:
             self._note(life)
             await self._drop(life)
         elif (old := self._roster.put(life)) is not None:
@@ -127,7 +127,7 @@ class Succession:
         self._emptied = {
             name: old
             for name, old in olds.items()
-            if old is not None and _is_heavy(old) and old.entry.state in {State.READY, State.UNAVAILABLE}
+            if old is not None and _is_heavy(old) and State.DRAINING in RULES[old.entry.state].leaves_to
         }
         await asyncio.gather(
             *(self._lifecycle.leave(life, _REMOVED) for life in gone),

@@ -17,6 +17,8 @@ from pydantic.json_schema import SkipJsonSchema
 from appliance import plan
 from appliance.contract import FrontEnd, Model, Operation, Peers
 from appliance.layout import AnyLayout, LayoutSection
+from appliance.models.following import FollowingModel
+from appliance.models.local import LocalModel
 from appliance.models.section import ModelSection, Recovery
 from appliance.plan import Demand, Plan, Refusal
 from appliance.python_model.section import PythonSection
@@ -79,7 +81,8 @@ class ComputedSection(ModelSection):
     What is done when the model fails. `stay` keeps the process up, with liveness 503 and the reason, for a platform
     that restarts what is not live. `exit` ends the process once its calls are over, with the exit code of the fault, 4
     where the engine died. `restart` starts an engine that died or stalled anew in place, after pauses that grow, and
-    stays failed after the fifth death in a row; what keeps it from starting the first time is not retried.
+    stays failed after the fifth death in a row; what keeps it from starting the first time is not retried. On a machine
+    that computes for another (`layout.nodes.rank` above 0), `stay` is `exit`.
     """
 
     @model_validator(mode="after")
@@ -100,6 +103,8 @@ class ComputedSection(ModelSection):
 
     @property
     def recovery(self) -> Recovery:
+        if self.on_failure == "stay" and self.layout != "auto" and self.layout.is_following:
+            return "exit"
         return self.on_failure
 
     @property
@@ -151,10 +156,13 @@ class ComputedSection(ModelSection):
             from appliance.python_model.imported import Imported
 
             return Imported(self.name, self.engine, self.offered)
-        return self.in_vllm(self.engine, peers.front_end)
+        model = self.in_vllm(self.engine, peers.front_end)
+        if self.layout != "auto" and self.layout.is_following:
+            return FollowingModel(model, self.layout.nodes.address or "")
+        return model
 
     @abstractmethod
-    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> Model:
+    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> LocalModel:
         """
         The model in an engine of vLLM's.
         """

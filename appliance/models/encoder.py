@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import Field
 
-from appliance.contract import Call, FrontEnd, Model, Operation
+from appliance.contract import Call, FrontEnd, Operation
 from appliance.models.computed import AnyEngine, ComputedSection
 from appliance.models.local import LocalModel
 from appliance.models.tasks import Choice, Task, choose
@@ -54,7 +54,7 @@ class EncoderSection(ComputedSection):
     declares the model to be one. Unset is all of them.
     """
 
-    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> Model:
+    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> LocalModel:
         return EncoderModel(self, engine, front_end)
 
 

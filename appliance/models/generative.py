@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.contract import Call, FrontEnd, Model, Operation
+from appliance.contract import Call, FrontEnd, Operation
 from appliance.models.computed import ComputedSection
 from appliance.models.local import LocalModel
 from appliance.models.section import Name, Report
@@ -75,7 +75,7 @@ class GenerativeSection(ComputedSection):
             artifacts["model"] = gguf.convert(artifacts["model"], cache, partial(report, "conversion"))
         return artifacts
 
-    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> Model:
+    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> LocalModel:
         return GenerativeModel(self, engine, front_end)
 
 
@@ -100,8 +100,14 @@ class GenerativeModel(LocalModel):
         super().__init__(front_end)
         self._section = section
         self._settings = engine
-        prompt = {"model": section.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
-        self.proof = Call(Operation.COMPLETION, json.dumps(prompt).encode())
+
+    @property
+    def proof(self) -> Call:
+        """
+        One token.
+        """
+        prompt = {"model": self._section.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        return Call(Operation.COMPLETION, json.dumps(prompt).encode())
 
     def setup(self, artifacts: Mapping[str, Path]) -> Setup:
         section = self._section

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from appliance.contract import Call, FrontEnd, Reply
+from appliance.contract import Call, FrontEnd, Operation, Reply
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.engine import Engine
 
@@ -22,6 +22,20 @@ class LocalModel(ABC):
     def __init__(self, front_end: FrontEnd) -> None:
         self._front_end = front_end
         self._engine: Engine | None = None
+
+    @property
+    @abstractmethod
+    def operations(self) -> frozenset[Operation]:
+        """
+        What it can be asked; see `Model.operations`.
+        """
+
+    @property
+    @abstractmethod
+    def proof(self) -> Call:
+        """
+        The smallest call it must answer; see `Model.proof`.
+        """
 
     @abstractmethod
     def setup(self, artifacts: Mapping[str, Path]) -> Setup:
@@ -57,6 +71,12 @@ class LocalModel(ABC):
         How many calls the engine computes at once; see `Bounded.concurrent`.
         """
         return self._engine.max_num_seqs if self._engine else None
+
+    def nodes(self) -> Mapping[int, str]:
+        """
+        The other machines; see `Spread.nodes`.
+        """
+        return self._engine.nodes if self._engine else {}
 
     def measured(self) -> Mapping[str, float]:
         """

@@ -2,7 +2,7 @@
 
 import { ask, isLocked, measured } from "./server.js"
 
-const GOOD = new Set(["ready"])
+const GOOD = new Set(["ready", "following"])
 const BAD = new Set(["failed", "stopped"])
 const SIGNS = { good: "●", busy: "◌", bad: "✕" }
 const grid = document.querySelector("#cards")
@@ -122,7 +122,7 @@ export async function look() {
   grid.replaceChildren(...probe.models.map(each => drawn(each, known[each.name], values[each.name], shown(each.name))))
   tell(probe.models)
   const wanted = probe.models.filter(each => each.state !== "unloaded")
-  const missing = wanted.filter(each => each.state !== "ready").length
+  const missing = wanted.filter(each => !GOOD.has(each.state)).length
   document.querySelector("#verdict").textContent =
     !probe.models.length ? "Which models there are is for those with a key."
     : missing || !wanted.length ? `Not ready: ${missing} of ${wanted.length} models` : "Ready"

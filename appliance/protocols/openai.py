@@ -130,7 +130,7 @@ def _card(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
         "parent": None if name in {section.name, *section.aliases} else section.name,
         "aliases": list(section.aliases) if name == section.name else [],
         "name": name,
-        "ready": RULES[entry.state].is_ready,
+        "ready": RULES[entry.state].can_answer,
         "operations": sorted(entry.model.operations),
         **entry.model.describe(),
     }

@@ -15,7 +15,7 @@ from appliance.errors import LoadError
 from appliance.layout import LayoutSection
 from appliance.processes import usable_memory
 from appliance.vllm_engine.cpu_memory import cpu_kv_bytes
-from appliance.vllm_engine.placing import of_layout
+from appliance.vllm_engine.placing import Addresses, of_layout
 from appliance.vllm_engine.section import EngineSection
 from appliance.vllm_engine.weights import has_only_pickles
 
@@ -51,7 +51,8 @@ class Setup:
 
     `artifact` is a directory of safetensors, or of pickled weights where `allow_pickle` is true;
     `adapters` maps names to directories of LoRA adapters;
-    `chat_template` is Jinja text or a file's path, None for the model's own; `pooler` is None for a model that writes.
+    `chat_template` is Jinja text or a file's path, None for the model's own; `pooler` is None for a model that writes;
+    `addresses` are those of its machines, once they have met.
     """
 
     names: tuple[str, ...]
@@ -64,6 +65,7 @@ class Setup:
     adapters: Mapping[str, Path] = field(default_factory=dict)
     pooler: Pooler | None = None
     allow_pickle: bool = False
+    addresses: Addresses | None = None
 
 
 def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
@@ -80,7 +82,7 @@ def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: v
         "reasoning_parser": setup.reasoning_parser or "",
         "use_tqdm_on_load": False,  # a progress bar is no line of a log
     }
-    arguments |= of_layout(setup.layout)
+    arguments |= of_layout(setup.layout, setup.addresses)
     arguments |= _of_cpu(setup) if on_cpu else {}
     arguments |= _of_adapters(setup.adapters) if setup.adapters else {}
     arguments |= _of_pooler(setup.pooler) if setup.pooler else {}

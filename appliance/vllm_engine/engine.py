@@ -7,25 +7,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import multiprocessing
 import time
 from argparse import Namespace
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
-import psutil
 import structlog
 
 from appliance.contract import ALONE, Call, FrontEnd, Operation, Reply
-from appliance.errors import EngineDeadError, LoadError
+from appliance.errors import EngineDeadError
 from appliance.vllm_engine.answers import Answer, generation
 from appliance.vllm_engine.arguments import Setup
+from appliance.vllm_engine.family import Family
 from appliance.vllm_engine.launch import as_load_error, launch, prepare, settle
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metrics import ENGINES
+from appliance.vllm_engine.nodes.followers import Followers
 from appliance.vllm_engine.pooling import pooling
 from appliance.vllm_engine.pooling.classification import labels_of
 from appliance.vllm_engine.stall import Pulse, Stall
@@ -49,17 +47,13 @@ class Engine:
     def __init__(self, setup: Setup, front_end: FrontEnd = ALONE) -> None:
         self._setup = setup
         self._meeting = Meeting(front_end, setup.names[0])
-        # One thread for the engine's whole life: the kernel tells a spawned child of the death
-        # of the thread that made it, not of the process.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._others = frozenset(multiprocessing.active_children())
-        self._processes: list[BaseProcess] = []
+        self._followers = Followers(setup)
+        self._family = Family()
         self._llm: AsyncLLM | None = None
         self._answers: Mapping[Operation, Answer] = {}
         pulse = Pulse(self._meeting.pulse) if self._meeting.is_shared else None
         self._stall = Stall(setup.engine.stall_seconds, pulse=pulse)
         self._told_at: dict[str, float] = {}
-        self._is_closed = False
 
     async def start(self) -> None:
         """
@@ -71,15 +65,17 @@ class Engine:
         started, meeting = time.monotonic(), self._meeting
         server = prepare(self._setup, meeting)
         try:
-            work = partial(launch, self._setup, server, meeting, self._proceed, self._step)
-            llm, arguments = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            setup = await self._followers.gather()
+            work = partial(launch, setup, server, meeting, self._family.proceed, self._step)
+            llm, arguments = await self._followers.unless_gone(self._family.start(work))
             # The first word with the engine core starts the task that hears of its death.
             await llm.reset_mm_cache()
             self._answers = await _answers(llm, arguments)
-            self._processes = self._new_processes()
+            self._family.settle()
             self._llm = llm
             ENGINES.adopt(self, self._told_at if meeting.is_shared else None)
             settle()
+            self._followers.tell_started()
             meeting.open(llm.engine_core.stats_update_address)
         except Exception as error:
             self._kill()
@@ -112,10 +108,10 @@ class Engine:
         """
         if self._llm is None:
             raise EngineDeadError("the engine is not running")
-        dead = [process for process in self._processes if not process.is_alive()]
-        if dead or self._llm.errored:
-            ends = ", ".join(f"process {process.pid} ended with exit code {process.exitcode}" for process in dead)
-            raise EngineDeadError(f"the engine died: {ends or 'its process does not answer'}")
+        self._followers.check()
+        deaths = self._family.deaths()
+        if deaths or self._llm.errored:
+            raise EngineDeadError(f"the engine died: {deaths or 'its process does not answer'}")
         if self._meeting.is_cut:
             raise EngineDeadError("the engine died: it hung up; the worker that started it knows more")
         self._stall.look(self._llm.output_processor.get_num_unfinished_requests())
@@ -126,6 +122,13 @@ class Engine:
         What it can be asked; empty before it has started.
         """
         return frozenset(self._answers)
+
+    @property
+    def nodes(self) -> Mapping[int, str]:
+        """
+        How the other machines of the model are, by their ranks; empty where there are none.
+        """
+        return self._followers.standing()
 
     @property
     def max_model_len(self) -> int | None:
@@ -212,29 +215,12 @@ class Engine:
         if is_told:
             self._told_at[str(core)] = time.monotonic()
 
-    def _proceed(self) -> None:
-        if self._is_closed:
-            raise LoadError("the load was stopped")
-
-    def _new_processes(self) -> list[BaseProcess]:
-        """
-        What was started since: the engine's own while it starts, because engines start one after the other.
-        """
-        return [process for process in multiprocessing.active_children() if process not in self._others]
-
     def _kill(self) -> None:
         """
-        End every process of the engine at once, also one that is still starting; once is enough.
+        End every process of the engine at once, those of other machines too.
         """
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        for process in self._processes or self._new_processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                core = psutil.Process(process.pid)
-                for each in (*core.children(recursive=True), core):
-                    each.kill()
+        self._family.kill()
+        self._followers.close()
 
 
 async def _answers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Operation, Answer]:

@@ -17,12 +17,11 @@ import structlog
 from pydantic import ValidationError
 
 from appliance.errors import ApplianceError, LoadError, MissingExtraError
-from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
 from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metering import metered
-from appliance.vllm_engine.placing import environment_of
+from appliance.vllm_engine.placing import set_environment
 from appliance.vllm_engine.stall import Step, step_logger
 from appliance.vllm_engine.weights import require_weights
 
@@ -51,7 +50,7 @@ def prepare(setup: Setup, meeting: Meeting) -> ForkServer | None:
         require_weights(setup.artifact, allow_pickle=setup.allow_pickle)
     if setup.engine.trust_remote_code:
         log.warning("model.runs_its_own_code", model=setup.names[0], artifact=str(setup.artifact))
-    _set_environment(setup.layout)
+    set_environment(setup.layout, setup.addresses)
     if meeting.is_shared:
         _require_nothing_of_its_own()
     is_ours = meeting.is_host and setup.layout.ranks == 1 and setup.layout.executor == "auto"
@@ -80,6 +79,7 @@ def launch(
 
     # An engine before this one has had its settings remembered.
     envs.disable_envs_cache()
+    set_environment(setup.layout, setup.addresses)
     engine_args = AsyncEngineArgs(**engine_arguments(setup, on_cpu=current_platform.is_cpu()))
     engine_args._api_process_count, engine_args._api_process_rank = meeting.count, meeting.number
     config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
@@ -117,24 +117,6 @@ def _client(meeting: Meeting, proceed: Callable[[], None]) -> dict[str, Any]:  #
     if stats_address is not None:
         addresses["stats_update_address"] = stats_address
     return {"client_addresses": addresses, "client_count": meeting.count, "client_index": meeting.number}
-
-
-def _set_environment(layout: LayoutSection) -> None:
-    """
-    Say what vLLM hears only through the environment; what the user has set stays.
-    """
-    settings = {
-        "VLLM_CONFIGURE_LOGGING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        # Everything is materialized before: nothing may be fetched behind our back.
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Torch writes its log past everyone's, from Python and from C++.
-        "TORCH_LOGS": "-all",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-    }
-    for name, value in (settings | environment_of(layout)).items():
-        os.environ.setdefault(name, value)
 
 
 def _import() -> None:

@@ -64,6 +64,7 @@ class EngineSection(Section):
 _FROM_STORAGE = "must be left to storage.uri, which says where the bytes come from"
 _OUR_LOG = "must be left to logging, which writes one log for all"
 
+_PORTS = "must be set as layout.nodes.port, which is one less"
 _BY_CLASS = "must be left to the model's class"
 
 OWNED: Mapping[str, str] = {
@@ -90,6 +91,9 @@ OWNED: Mapping[str, str] = {
     "nnodes": "must be set as layout.nodes.count",
     "node_rank": "must be set as layout.nodes.rank",
     "master_addr": "must be set as layout.nodes.address",
+    "master_port": _PORTS,
+    "data_parallel_rpc_port": _PORTS,
+    "data_parallel_start_rank": "must be left to layout.nodes",
     "distributed_executor_backend": "must be set as layout.executor",
     "gpu_memory_utilization": "must be set as layout.memory_fraction",
     "max_model_len": "must be set as engine.max_model_len",

@@ -5,6 +5,7 @@ The real engine that the tests of answers share.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,19 @@ def smollm2(chat_file: Path) -> Path:
     """
     (section,) = load(chat_file).config.models
     return section.materialize(StorageSettings(), lambda *_: None)["model"]
+
+
+@pytest.fixture
+def divisible(smollm2: Path, tmp_path: Path) -> Path:
+    """
+    A made-up small model whose heads divide by two, without weights: vLLM makes them up.
+    """
+    folder = tmp_path / "model"
+    shutil.copytree(smollm2, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    small = {"num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    (folder / "config.json").write_text(json.dumps(config | small | {"head_dim": 64, "intermediate_size": 512}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,25 +5,11 @@ A layout of two devices, on the CPU: vLLM's own processes instead of ours.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from served import Served, is_gone, until
-
-
-@pytest.fixture
-def divisible(smollm2: Path, tmp_path: Path) -> Path:
-    """
-    A made-up small model whose heads divide by two, without weights: vLLM makes them up.
-    """
-    folder = tmp_path / "model"
-    shutil.copytree(smollm2, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    config = json.loads((folder / "config.json").read_text())
-    small = {"num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
-    (folder / "config.json").write_text(json.dumps(config | small | {"head_dim": 64, "intermediate_size": 512}))
-    return folder
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     layouts.sizes_fit,
     layouts.devices_fit,
     layouts.nodes_fit,
+    layouts.nodes_meet_apart,
     layouts.the_cache_is_sized_once,
     layouts.memory_fractions_fit,
     engines.encoder_keys_fit_the_task,

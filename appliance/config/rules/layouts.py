@@ -11,6 +11,7 @@ from typing import Any
 from appliance.config.draft import Draft
 from appliance.config.named import model_entries
 from appliance.config.place import DataPath, Fault
+from appliance.layout import NodesSection
 
 # Shares such as 0.7, 0.2 and 0.1 are no exact sum.
 _ROUNDING = 1e-9
@@ -69,9 +70,35 @@ def nodes_fit(draft: Draft) -> Iterator[Fault]:
             yield draft.fault(at, "is set, and the executor is ray, which finds its own; must be left out")
         if "address" not in nodes:
             yield draft.fault(at, "has no address; must have it: where the node of rank 0 is")
-        ranks = prod(_size(layout, name) for name in _SPLITS)
+        ranks, copies = prod(_size(layout, name) for name in _SPLITS), _size(layout, "data_parallel")
         if ranks % count:
             yield draft.fault((*at, "count"), f"is {count}, and the layout has {ranks} ranks; must divide them")
+        elif copies > 1 and copies % count:
+            fault = f"is {count}, and data_parallel is {copies}; must divide it: several copies have each one machine"
+            yield draft.fault((*at, "count"), fault)
+        elif copies > 1 and "data_parallel_local" in layout and _size(layout, "data_parallel_local") != copies // count:
+            here = (*path, "data_parallel_local")
+            yield draft.fault(
+                here, f"is {draft.quote(here)}, and each of {count} nodes has {copies // count}; must be that"
+            )
+
+
+def nodes_meet_apart(draft: Draft) -> Iterator[Fault]:
+    """
+    Models that share machines meet at ports of their own; each takes two.
+    """
+    taken: dict[int, str] = {}
+    for path, layout in _layouts(draft):
+        nodes = layout.get("nodes")
+        if not isinstance(nodes, dict) or _size(nodes, "count") == 1:
+            continue
+        port = _size(nodes, "port") if "port" in nodes else NodesSection().port
+        place = (*path, "nodes", *(["port"] if "port" in nodes else []))
+        if other := next((name for first, name in taken.items() if abs(first - port) < 2), None):
+            yield draft.fault(
+                place, f"has port {port}, and {other} meets there, or beside it; must be two away or more"
+            )
+        taken[port] = f"models[{path[1]}]"
 
 
 def the_cache_is_sized_once(draft: Draft) -> Iterator[Fault]:

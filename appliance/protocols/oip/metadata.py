@@ -103,10 +103,10 @@ def listed(lifecycle: Lifecycle, *, only_ready: bool = False) -> list[dict[str, 
             "name": name,
             "version": VERSION,
             "state": _STATES.get(entry.state, "UNAVAILABLE"),
-            "reason": "" if RULES[entry.state].is_ready else entry.outside,
+            "reason": "" if RULES[entry.state].can_answer else entry.outside,
         }
         for entry, name in lifecycle.visible()
-        if RULES[entry.state].is_ready or not only_ready
+        if RULES[entry.state].can_answer or not only_ready
     ]
 
 

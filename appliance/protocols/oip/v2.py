@@ -142,7 +142,7 @@ def _ready(entry: Entry, name: str) -> Response[Any]:
     rule, record = RULES[entry.state], current()
     if record is not None:
         record.is_probe = True
-    if rule.is_ready:
+    if rule.can_answer:
         return Response({"name": name, "ready": True})
     says = {"name": name, "ready": False, "error": entry.outside}
     return Response(says, status_code=503, headers={"Retry-After": str(rule.retry_after)})

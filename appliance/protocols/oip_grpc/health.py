@@ -63,7 +63,7 @@ class Health(HealthServicer):
         if service == "liveness":
             return self._standing().is_live
         try:
-            return RULES[self._lifecycle.directory.named(service).entry.state].is_ready
+            return RULES[self._lifecycle.directory.named(service).entry.state].can_answer
         except UnknownModelError as error:
             raise UnknownModelError(
                 f"There is no service {service[:80]!r}; it may be empty, {SERVICE}, liveness, readiness, or a model's "

@@ -50,7 +50,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         Whether one model answers.
         """
         entry = entry_of(self._lifecycle, request.name, request.version)
-        return pb.ModelReadyResponse(ready=RULES[entry.state].is_ready)
+        return pb.ModelReadyResponse(ready=RULES[entry.state].can_answer)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         """

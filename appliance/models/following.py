@@ -1,0 +1,91 @@
+"""
+A model of several machines on one that only computes: another answers for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from appliance.contract import Call, Operation, Reply
+from appliance.errors import EngineDeadError, UnavailableError
+from appliance.models.local import LocalModel
+from appliance.vllm_engine.nodes.headless import HeadlessEngine
+
+
+class FollowingModel:
+    """
+    The ranks of this machine; what the model is, the other one says.
+    """
+
+    proof = None
+
+    def __init__(self, model: LocalModel, leader: str) -> None:
+        self._model = model
+        self._leader = leader
+        self._engine: HeadlessEngine | None = None
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """
+        What rank 0 can be asked.
+        """
+        return self._model.operations
+
+    @property
+    def is_wanted(self) -> bool:
+        """
+        Rank 0 has our ranks compute; see `Following.is_wanted`.
+        """
+        return self._engine is not None and self._engine.is_wanted
+
+    @property
+    def instead(self) -> str:
+        """
+        Rank 0; see `Following.instead`.
+        """
+        return f"rank 0 at {self._leader}"
+
+    def nodes(self) -> Mapping[int, str]:
+        """
+        Rank 0; see `Spread.nodes`.
+        """
+        return self._engine.nodes if self._engine else {}
+
+    async def load(self, artifacts: Mapping[str, Path]) -> None:
+        """
+        Start the ranks of this machine; see `Model.load`.
+        """
+        self._engine = HeadlessEngine(self._model.setup(artifacts))
+        await self._engine.start()
+
+    async def check(self) -> None:
+        """
+        Look at them, and at rank 0; see `Model.check`.
+        """
+        if self._engine is None:
+            raise EngineDeadError("the engine is not running")
+        self._engine.check()
+
+    async def answer(self, _call: Call) -> Reply:
+        """
+        Refuse: it is asked in the wrong place.
+
+        Raises:
+            UnavailableError: always.
+        """
+        raise UnavailableError(f"This machine computes for {self.instead}, which answers")
+
+    def describe(self) -> Mapping[str, Any]:  # Any: JSON values
+        """
+        Nothing; see `Model.describe`.
+        """
+        return {}
+
+    async def close(self) -> None:
+        """
+        End the ranks of this machine; see `Model.close`.
+        """
+        if self._engine is not None:
+            await self._engine.close()

@@ -1,0 +1,3 @@
+"""
+One model on several machines: rank 0 answers, the others compute for it.
+"""

@@ -1,0 +1,129 @@
+"""
+How a model lives that only computes for another server, with doubles in the place of engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from doubles import Double, DoubleSection, config
+
+from appliance.contract import Call, Model, Operation, Peers
+from appliance.errors import UnavailableError
+from appliance.lifecycle import Lifecycle, State
+from appliance.lifecycle.succession import Succession
+
+PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
+
+
+class Follower(Double):
+    """
+    A double that another server asks, until the test says that it is gone.
+    """
+
+    instead = "rank 0 at lead"
+
+    def __init__(self) -> None:
+        super().__init__(proof=None)
+        self.may_load.set()
+
+    @property
+    def is_wanted(self) -> bool:
+        """
+        The other server is there as long as this one is not dead.
+        """
+        return not self.is_dead
+
+
+class FollowerSection(DoubleSection):
+    """
+    Declares one.
+    """
+
+    def build(self, peers: Peers) -> Model:
+        return Follower()
+
+
+async def _until(is_so: Callable[[], bool], seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _following() -> AsyncGenerator[tuple[Lifecycle, Follower]]:
+    lifecycle = Lifecycle(config(FollowerSection(name="one")))
+    lifecycle.begin()
+    try:
+        await _until(lambda: lifecycle.is_ready)
+        model = lifecycle.entries[0].model
+        assert isinstance(model, Follower)
+        yield lifecycle, model
+    finally:
+        await lifecycle.stop()
+
+
+async def test_a_follower_is_ready_and_says_what_it_does() -> None:
+    """
+    It does its part, so the probes are good; its state is not that of a model that answers.
+    """
+    async with _following() as (lifecycle, _):
+        (shown,) = lifecycle.standing().models
+
+        assert (shown["state"], shown["reason"]) == ("following", "it computes for rank 0 at lead, which answers")
+        assert lifecycle.has_started
+
+
+async def test_a_follower_refuses_calls_and_says_who_answers() -> None:
+    """
+    A client that came to the wrong server learns which is the right one.
+    """
+    async with _following() as (lifecycle, _):
+        with pytest.raises(UnavailableError, match="following: it computes for rank 0 at lead, which answers"):
+            await lifecycle.answer("one", PLAIN)
+
+
+async def test_a_follower_fails_when_the_other_server_goes() -> None:
+    """
+    What it computes is good for nothing then.
+    """
+    async with _following() as (lifecycle, model):
+        model.is_dead = True
+        await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+
+        assert not lifecycle.is_live
+
+
+async def test_a_follower_drains_until_the_other_server_has_gone() -> None:
+    """
+    Both are told to end at the same time, and the other one has calls under way; its end is no failure then.
+    """
+    async with _following() as (lifecycle, model):
+        draining = asyncio.create_task(lifecycle.drain(60))
+        # Longer than the watch takes to look.
+        await asyncio.sleep(0.7)
+        was_draining = not draining.done()
+        model.is_dead = True
+        await asyncio.wait_for(draining, 10)
+        await asyncio.sleep(0.7)
+
+        assert was_draining
+        assert lifecycle.entries[0].state is State.DRAINING
+
+
+async def test_a_follower_is_replaced_like_a_model_that_answers() -> None:
+    """
+    With a new config the new one takes the place of the old one.
+    """
+    async with _following() as (lifecycle, old):
+        new = FollowerSection(name="one", has_storage=True)
+        succession = Succession(lifecycle, [new], ["one"])
+        old.is_dead = True
+        await asyncio.wait_for(succession.carry_out(lambda: False), 10)
+
+        assert succession.failed == {}
+        assert lifecycle.entries[0].section is new
+        assert lifecycle.entries[0].state is State.FOLLOWING

@@ -1,0 +1,250 @@
+"""
+How the machines of one model find each other, and how each learns that another is gone: real connections, no engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from faults.confined import HERE, THERE, link, require_root
+from served import free_port
+
+from appliance.errors import EngineDeadError, LoadError
+from appliance.layout import LayoutSection, NodesSection
+from appliance.vllm_engine.arguments import Setup
+from appliance.vllm_engine.nodes.followers import Followers
+from appliance.vllm_engine.nodes.leader import Leader
+from appliance.vllm_engine.section import EngineSection
+
+Node = Callable[..., Setup]
+
+FOLLOWER = """
+import asyncio
+from pathlib import Path
+from appliance.errors import EngineDeadError
+from appliance.layout import LayoutSection, NodesSection
+from appliance.vllm_engine.arguments import Setup
+from appliance.vllm_engine.nodes.leader import Leader
+from appliance.vllm_engine.section import EngineSection
+
+async def main():
+    nodes = NodesSection(count=2, rank=1, address="{here}", port={port})
+    layout = LayoutSection(tensor_parallel=2, nodes=nodes)
+    leader = Leader(Setup(("tiny",), Path("/nowhere"), layout, EngineSection()))
+    addresses = (await leader.join()).addresses
+    try:
+        await leader.unless_gone(asyncio.get_running_loop().create_future())
+    except EngineDeadError as error:
+        print(f"{{addresses.own}} {{addresses.leader}}: {{error}}")
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def node() -> Node:
+    """
+    The setup of one of the machines, by its rank.
+    """
+    port = free_port()
+
+    def setup(rank: int, *, count: int = 2, **engine: int) -> Setup:
+        nodes = NodesSection(count=count, rank=rank, address="127.0.0.1", port=port)
+        layout = LayoutSection(tensor_parallel=count, nodes=nodes)
+        return Setup(("tiny",), Path("/nowhere"), layout, EngineSection.model_validate(engine))
+
+    return setup
+
+
+@asynccontextmanager
+async def _met(node: Node) -> AsyncGenerator[tuple[Followers, Leader]]:
+    followers, leader = Followers(node(0)), Leader(node(1))
+    try:
+        async with asyncio.timeout(20):
+            await asyncio.gather(followers.gather(), leader.join())
+        yield followers, leader
+    finally:
+        leader.leave("the test is over")
+        followers.close()
+
+
+async def _until_gone(side: Followers | Leader, seconds: float = 10) -> str:
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                side.check()
+            except EngineDeadError as error:
+                return str(error)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_model_of_one_machine_waits_for_nobody() -> None:
+    """
+    Without nodes there is no port, and nobody to lose.
+    """
+    setup = Setup(("tiny",), Path("/nowhere"), LayoutSection(), EngineSection())
+    followers = Followers(setup)
+
+    assert await followers.gather() is setup
+    assert followers.standing() == {}
+    followers.check()
+    followers.close()
+
+
+async def test_each_learns_the_addresses_by_which_the_others_reach_it(node: Node) -> None:
+    """
+    Whoever comes first waits; what vLLM is told are the addresses of the connection, not a name.
+    """
+    followers, leader = Followers(node(0)), Leader(node(1))
+    joining = asyncio.create_task(leader.join())
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        here, there = await asyncio.gather(followers.gather(), joining)
+    leader.leave("the test is over")
+    followers.close()
+
+    assert here.addresses is not None
+    assert there.addresses is not None
+    assert (here.addresses.own, here.addresses.leader) == ("127.0.0.1", "127.0.0.1")
+    assert (there.addresses.own, there.addresses.leader) == ("127.0.0.1", "127.0.0.1")
+
+
+async def test_nobody_begins_before_all_are_there(node: Node) -> None:
+    """
+    Of three machines two wait, whoever goes meanwhile may come again, and all begin together.
+    """
+    followers = Followers(node(0, count=3))
+    gathering = asyncio.create_task(followers.gather())
+    first = asyncio.create_task(Leader(node(1, count=3)).join())
+    async with asyncio.timeout(20):
+        while followers.missing != [2]:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        while followers.missing != [1, 2]:
+            await asyncio.sleep(0.01)
+        was_waiting, awaited = not gathering.done(), followers.standing()
+        ranks = [Leader(node(rank, count=3)) for rank in (1, 2)]
+        await asyncio.gather(gathering, *(each.join() for each in ranks))
+    for each in ranks:
+        each.leave("the test is over")
+    followers.close()
+
+    assert was_waiting
+    assert awaited == {1: "awaited", 2: "awaited"}
+    assert followers.missing == []
+    assert followers.standing() == {1: "here", 2: "here"}
+
+
+async def test_a_machine_with_another_config_is_refused(node: Node) -> None:
+    """
+    Ranks that were told different things would wait for each other for ever.
+    """
+    followers, leader = Followers(node(0)), Leader(node(1, max_model_len=4096))
+    gathering = asyncio.create_task(followers.gather())
+
+    with pytest.raises(LoadError, match="serve the same file on each"):
+        await asyncio.wait_for(leader.join(), 20)
+
+    assert not gathering.done()
+    gathering.cancel()
+    followers.close()
+
+
+async def test_a_rank_is_there_once(node: Node) -> None:
+    """
+    A second machine of the same rank takes nobody's place: it waits until that one is free.
+    """
+    async with _met(node) as (followers, _):
+        second = asyncio.create_task(Leader(node(1)).join())
+        await asyncio.sleep(0.2)
+
+        assert not second.done()
+        followers.check()
+        second.cancel()
+
+
+async def test_strangers_change_nothing(node: Node) -> None:
+    """
+    Whoever connects and says nothing that fits, or nothing at all, is no node, and its end is nobody's.
+    """
+    async with _met(node) as (followers, leader):
+        for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank":1,"digest":"x"}\n'):
+            stranger = socket.create_connection(("127.0.0.1", node(0).layout.nodes.port))
+            await asyncio.to_thread(stranger.sendall, said)
+            stranger.close()
+        await asyncio.sleep(0.2)
+
+        followers.check()
+        leader.check()
+
+
+async def test_rank_0_hears_why_a_follower_went(node: Node) -> None:
+    """
+    The reason of the one that ended is in the reason of the one that others look at.
+    """
+    async with _met(node) as (followers, leader):
+        leader.leave("process 7 ended with exit code -9")
+
+        assert await _until_gone(followers) == "the node of rank 1 is gone: process 7 ended with exit code -9"
+        assert followers.standing() == {1: "gone"}
+
+
+async def test_a_follower_notices_that_rank_0_went(node: Node) -> None:
+    """
+    It is no longer wanted then, and its load breaks off where it had not ended.
+    """
+    async with _met(node) as (followers, leader):
+        loading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        followers.close()
+
+        with pytest.raises(EngineDeadError, match=r"rank 0 at 127\.0\.0\.1 is gone"):
+            await asyncio.wait_for(leader.unless_gone(loading), 10)
+        assert loading.cancelled()
+        assert not leader.is_there
+        assert leader.standing() == {0: "gone"}
+
+
+async def test_a_port_that_is_taken_is_named(node: Node) -> None:
+    """
+    The fault says which key to change.
+    """
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", node(0).layout.nodes.port))
+        holder.listen()
+        with pytest.raises(LoadError, match=r"choose another layout\.nodes\.port"):
+            await Followers(node(0)).gather()
+
+
+@pytest.mark.slow
+async def test_a_machine_without_power_is_gone_on_both_sides(node: Node) -> None:
+    """
+    No connection is closed, only nothing arrives any more: within half a minute each has noticed.
+    """
+    require_root("iptables")
+    setup = node(0)
+    followers = Followers(setup)
+    with link() as cable:
+        program = [*cable.prefix, sys.executable, "-c", FOLLOWER.format(port=setup.layout.nodes.port, here=HERE)]
+        process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
+        try:
+            async with asyncio.timeout(60):
+                met = await followers.gather()
+            cable.cut(setup.layout.nodes.port)
+            async with asyncio.timeout(60):
+                reason = await _until_gone(followers, 60)
+                said, _ = await process.communicate()
+        finally:
+            followers.close()
+            if process.returncode is None:
+                process.kill()
+
+    assert met.addresses is not None
+    assert met.addresses.own == HERE
+    assert reason == "the node of rank 1 is gone"
+    assert said.decode().splitlines()[-1] == f"{THERE} {HERE}: rank 0 at {HERE} is gone"
