@@ -102,7 +102,11 @@ class LayoutSection(Section):
     """The machines that share the model; unset is this one."""
 
     executor: Literal["auto", "ray", "multiprocess"] = "auto"
-    """Who starts the ranks: Ray's cluster, or processes of each machine; `auto` is processes, or none for one rank."""
+    """
+    Who starts the ranks: `ray`, a Ray cluster that this machine is part of, or the one that `RAY_ADDRESS` names, where
+    the model must lie at the same path on every machine; or `multiprocess`, processes of each machine. `auto` is
+    processes, or none for one rank.
+    """
 
     @property
     def is_followed(self) -> bool:

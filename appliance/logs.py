@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 # How a child process learns to write like its parent.
 _CHILD = "APPLIANCE_CHILD_LOG"
@@ -24,12 +24,20 @@ _SHORTEST_REDACTED = 6
 # On a terminal people look for what we say: of these only errors. All of it is there with level debug, and as JSON.
 _BACKGROUND = frozenset({"vllm", "_granian", "py", "filelock"})
 
+
+def _without_foreign_time(_logger: object, _name: str, event: EventDict) -> EventDict:
+    # Ray gives one to every record of a process that imports it, and vLLM imports it where it is installed.
+    event.pop("_ray_timestamp_ns", None)
+    return event
+
+
 _BEFORE: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.stdlib.PositionalArgumentsFormatter(),
     structlog.stdlib.ExtraAdder(),
+    _without_foreign_time,
 ]
 
 

@@ -19,6 +19,7 @@ NEEDS = {
     "chat-two-gpus.yaml": "two GPUs",
     "expert-parallel.yaml": "eight GPUs",
     "rerank.yaml": "a hub on the network",
+    "two-nodes-ray.yaml": "a Ray cluster with sixteen GPUs",
     "storage.yaml": "object stores on the network",
 }
 

@@ -39,12 +39,14 @@ def prepare(setup: Setup, meeting: Meeting) -> ForkServer | None:
     None where vLLM starts its processes itself, on several devices, and where another front end starts them.
 
     Raises:
-        MissingExtraError: vLLM is not installed.
+        MissingExtraError: vLLM is not installed, or Ray where it is to start the ranks.
         LoadError: the artifact is nothing that vLLM can read, or the environment asks for what front ends cannot share.
     """
     if importlib.util.find_spec("vllm") is None:
         extra = "gpu" if shutil.which("nvidia-smi") else "cpu"
         raise MissingExtraError("vllm", extra, f"the model {setup.names[0]!r}")
+    if setup.layout.executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("ray", "ray", f"the executor of the model {setup.names[0]!r}")
     # Another format is read, or made up, in its own way, and only if the config asks for it.
     if "load_format" not in setup.engine.args:
         require_weights(setup.artifact, allow_pickle=setup.allow_pickle)

@@ -88,6 +88,10 @@ def environment_of(layout: LayoutSection, addresses: Addresses | None = None) ->
     if layout.ranks > 1 or layout.cpu_threads is not None:
         # On a CPU each rank would want a NUMA node of its own, and all of its cores.
         settings["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    if layout.executor == "ray":
+        # A cluster that is there: Ray would start one of this machine alone, and say nothing. Its workers' lines are no
+        # events of our log, and Ray keeps them.
+        settings |= {"RAY_ADDRESS": "auto", "RAY_LOG_TO_DRIVER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     if addresses is not None:
         # Of several networks, vLLM and gloo would guess which one leads to the other machines.
         settings["VLLM_HOST_IP"] = addresses.own
