@@ -45,7 +45,10 @@ def pods(manifests: Sequence[Manifest]) -> Iterator[tuple[str, Manifest, Manifes
     """
     settings = {each["metadata"]["name"]: each for each in manifests if each["kind"] == "ConfigMap"}
     for each in manifests:
-        pod = each["spec"]["template"]["spec"] if each["kind"] == "Deployment" else each.get("spec", {})
+        if each["kind"] == "LeaderWorkerSet":
+            pod = each["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"]
+        else:
+            pod = each["spec"]["template"]["spec"] if each["kind"] == "Deployment" else each.get("spec", {})
         if "containers" in pod:
             (config,) = (volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume)
             yield name(each), pod, settings[config]

@@ -20,6 +20,7 @@ from reference_servers import environment
 
 from appliance.config import Config, load
 from appliance.lifecycle import Lifecycle
+from appliance.models.generative import GenerativeSection
 from appliance.server.app import create_probes
 from appliance.server.outlook import Alone
 from appliance.telemetry.telemetry import Settings, Telemetry
@@ -31,6 +32,15 @@ PROGRAM = Path(__file__).parent / "kserve_models.py"
 END_SECONDS = 15
 
 ALL = manifests.read()
+REPLICAS = manifests.read("appliance.yaml", "autoscaling.yaml")
+
+# The keys of a LeaderWorkerSet that we use: https://lws.sigs.k8s.io/docs/reference/leaderworkerset.v1/.
+_OF_SPEC = ("replicas", "leaderWorkerTemplate")
+_OF_TEMPLATE = ("size", "restartPolicy", "workerTemplate")
+
+# What LeaderWorkerSet gives each container, here as rank 1's:
+# https://lws.sigs.k8s.io/docs/reference/labels-annotations-and-environment-variables/.
+GROUP = {"LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1", "LWS_LEADER_ADDRESS": "qwen3-0.qwen3.shop"}
 PODS = [pytest.param(pod, settings, id=name) for name, pod, settings in manifests.pods(ALL)]
 
 
@@ -42,10 +52,14 @@ def _config(settings: Manifest, pod: Manifest, folder: Path) -> Config:
     file.write_text(settings["data"]["config.yaml"])
     words = manifests.container(pod).get("args", [])
     changes = [words[place + 1].replace("{{.Name}}", "name") for place, word in enumerate(words) if word == "--set"]
-    return load(file, changes, environ={}).config
+    return load(file, changes, environ=GROUP).config
 
 
-@pytest.mark.parametrize("manifest", [each for each in ALL if "kserve" not in each["apiVersion"]], ids=manifests.name)
+def _is_custom(manifest: Manifest) -> bool:
+    return "kserve" in manifest["apiVersion"] or "leaderworkerset" in manifest["apiVersion"]
+
+
+@pytest.mark.parametrize("manifest", [each for each in ALL if not _is_custom(each)], ids=manifests.name)
 def test_kubernetes_knows_every_key(manifest: Manifest) -> None:
     """
     Each of Kubernetes' own manifests fits its schema, and has no key beside it.
@@ -163,24 +177,74 @@ def test_everything_selects_the_pods_of_the_deployment() -> None:
     """
     Service, budget, policy and spread mean the pods that the Deployment makes, and the autoscaler the Deployment.
     """
-    deployment = manifests.of_kind("Deployment", ALL)
+    deployment = manifests.of_kind("Deployment", REPLICAS)
     template = deployment["spec"]["template"]
     labels = template["metadata"]["labels"]
     (spread,) = template["spec"]["topologySpreadConstraints"]
-    target = manifests.of_kind("HorizontalPodAutoscaler", ALL)["spec"]["scaleTargetRef"]
+    target = manifests.of_kind("HorizontalPodAutoscaler", REPLICAS)["spec"]["scaleTargetRef"]
 
     assert deployment["spec"]["selector"]["matchLabels"] == labels
     assert spread["labelSelector"]["matchLabels"] == labels
-    assert manifests.of_kind("Service", ALL)["spec"]["selector"] == labels
-    assert manifests.of_kind("PodDisruptionBudget", ALL)["spec"]["selector"]["matchLabels"] == labels
-    assert manifests.of_kind("NetworkPolicy", ALL)["spec"]["podSelector"]["matchLabels"] == labels
+    assert manifests.of_kind("Service", REPLICAS)["spec"]["selector"] == labels
+    assert manifests.of_kind("PodDisruptionBudget", REPLICAS)["spec"]["selector"]["matchLabels"] == labels
+    assert manifests.of_kind("NetworkPolicy", REPLICAS)["spec"]["podSelector"]["matchLabels"] == labels
     assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
     # The autoscaler's number would be overwritten each time the file is applied.
     assert "replicas" not in deployment["spec"]
+
+
+def test_a_group_of_machines_is_one_server() -> None:
+    """
+    Each pod learns its rank from LeaderWorkerSet, as many as the config counts; the Service leads to rank 0 alone, and
+    the policy lets the group's pods reach each other on every port.
+    """
+    group = manifests.read("leaderworkerset.yaml")
+    leaders, spec = manifests.of_kind("LeaderWorkerSet", group), manifests.of_kind("LeaderWorkerSet", group)["spec"]
+    template = spec["leaderWorkerTemplate"]["workerTemplate"]
+    labels = template["metadata"]["labels"]
+    service, policy = (manifests.of_kind(kind, group) for kind in ("Service", "NetworkPolicy"))
+    among, *_ = policy["spec"]["ingress"]
+
+    assert set(spec) | set(spec["leaderWorkerTemplate"]) <= {*_OF_SPEC, *_OF_TEMPLATE}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "x", **template["metadata"]},
+        "spec": template["spec"],
+    }
+    assert kubernetes_validate.validate(pod, KUBERNETES, strict=True) == KUBERNETES
+    assert service["metadata"]["name"] != leaders["metadata"]["name"]
+    assert service["spec"]["selector"] == {
+        "leaderworkerset.sigs.k8s.io/name": leaders["metadata"]["name"],
+        "leaderworkerset.sigs.k8s.io/worker-index": "0",
+    }
+    assert policy["spec"]["podSelector"]["matchLabels"] == labels
+    assert among == {"from": [{"podSelector": {"matchLabels": labels}}]}
+
+
+def test_the_config_of_a_group_is_each_machines(tmp_path: Path) -> None:
+    """
+    The same file makes rank 0 answer and rank 1 follow, and both take every GPU that their pod has.
+    """
+    ((_, pod, settings),) = manifests.pods(manifests.read("leaderworkerset.yaml"))
+    (model,) = _config(settings, pod, tmp_path).models
+    assert isinstance(model, GenerativeSection)
+    layout = model.layout
+
+    assert layout != "auto"
+    assert layout.is_following
+    assert (layout.nodes.count, layout.nodes.rank, layout.nodes.address) == (2, 1, GROUP["LWS_LEADER_ADDRESS"])
+    assert model.recovery == "exit"
+    assert str(layout.ranks_here) == manifests.container(pod)["resources"]["limits"]["nvidia.com/gpu"]
 
 
 def test_every_file_is_known() -> None:
     """
     A file that is added is read by the tests above.
     """
-    assert [file.name for file in FILES] == ["appliance.yaml", "autoscaling.yaml", "kserve.yaml"]
+    assert [file.name for file in FILES] == [
+        "appliance.yaml",
+        "autoscaling.yaml",
+        "kserve.yaml",
+        "leaderworkerset.yaml",
+    ]
