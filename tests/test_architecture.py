@@ -20,7 +20,7 @@ FILES = sorted(file for file in HOUSE.rglob("*.py") if "_pb2" not in file.name)
 FLOORS = (
     {"errors", "logs", "nearest", "options", "processes", "record", "section"},
     {"admission"},
-    {"contract", "layout", "storage", "tensors", "usage"},
+    {"contract", "layout", "storage", "tensors", "traits", "usage"},
     {"access", "python_model", "telemetry", "upstream", "vllm_engine"},
     {"plan", "translation"},
     {"models"},

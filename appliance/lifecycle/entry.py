@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from appliance.admission import Gate, Settings, part
-from appliance.contract import Bounded, Dependent, Following, Model, Peers, Spread
+from appliance.contract import Model, Peers
 from appliance.errors import CallError
 from appliance.lifecycle.comparison import Comparison
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import State
 from appliance.lifecycle.tally import Tally
 from appliance.models.section import ModelSection
+from appliance.traits import Bounded, Dependent, Following, Spread
 
 # The phases of a load, whose ends are what everybody waits for.
 _LOADING = frozenset({State.PENDING, State.FETCHING, State.LOADING, State.PROVING})

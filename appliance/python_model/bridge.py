@@ -12,7 +12,7 @@ import msgspec
 import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from appliance.contract import Call, Dependent, Model, Operation, Reply
+from appliance.contract import Call, Model, Operation, Reply
 from appliance.errors import UnsupportedOperationError
 from appliance.python_model.calling import called
 from appliance.python_model.encoding import ModelFaultError
@@ -23,6 +23,7 @@ from appliance.python_model.requests import request_of
 from appliance.python_model.served import ServedModel, overridden
 from appliance.python_model.tensor_model import Model as TensorModel
 from appliance.python_model.tensor_model import Steps
+from appliance.traits import Dependent
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

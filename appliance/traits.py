@@ -1,0 +1,76 @@
+"""
+What some models promise beyond the contract, and others have nothing of: bounds, measures, and whom they depend on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """
+    A model whose engine computes only so many calls at once, and lets the others wait.
+    """
+
+    @property
+    def concurrent(self) -> int | None:
+        """
+        How many that is; None before it is loaded, and where nobody knows.
+        """
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """
+    A model whose engine knows what it came to.
+    """
+
+    def measured(self) -> Mapping[str, float]:
+        """
+        That, in the words of a plan, such as ``kv_tokens``; what nobody knows is left out, all of it before the load.
+        """
+
+
+@runtime_checkable
+class Dependent(Protocol):
+    """
+    A model that answers with the help of servers elsewhere.
+    """
+
+    def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
+        """
+        How each of them is, for probes; no address beyond host and port.
+        """
+
+
+@runtime_checkable
+class Spread(Protocol):
+    """
+    A model that may share its work with other machines.
+    """
+
+    def nodes(self) -> Mapping[int, str]:
+        """
+        How those are that it must have, by their ranks, in a word for probes; empty where there are none.
+        """
+
+
+@runtime_checkable
+class Following(Protocol):
+    """
+    A model that computes for another server, which answers its calls.
+    """
+
+    @property
+    def is_wanted(self) -> bool:
+        """
+        That server is there, and needs us.
+        """
+
+    @property
+    def instead(self) -> str:
+        """
+        Who answers, in words for callers.
+        """
