@@ -195,6 +195,10 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
         ("vllm.v1.engine.async_llm.AsyncLLM.generate", ["prompt", "sampling_params", "request_id"]),
         ("vllm.v1.engine.async_llm.AsyncLLM.shutdown", ["timeout"]),
         ("vllm.v1.engine.async_llm.AsyncLLM.abort", ["request_id", "internal"]),
+        (
+            "vllm.v1.engine.utils.launch_core_engines",
+            ["vllm_config", "executor_class", "log_stats", "addresses"],
+        ),
     ],
 )
 def test_functions_take_what_we_give_them(function: str, names: list[str]) -> None:
@@ -217,6 +221,26 @@ def test_processes_are_made_where_we_step_in() -> None:
     assert "context = get_mp_context()" in source
     assert "context.Process(" in source
     assert all(f"{word}=" in source for word in ("target", "name", "kwargs"))
+
+
+def test_front_ends_join_where_we_step_in() -> None:
+    """
+    A client starts its engine core by `launch_core_engines` of its own module, unless it is told of addresses.
+    """
+    module = importlib.import_module("vllm.v1.engine.core_client")
+    source = inspect.getsource(module.MPClient.__init__)
+    client = inspect.signature(_get("vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config")).parameters
+    args = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
+
+    assert "with launch_core_engines(" in source
+    assert all(f'client_addresses["{name}_address"]' in source for name in ("input", "output"))
+    assert "self.stats_update_address" in source
+    assert {"client_addresses", "client_count", "client_index"} <= set(client)
+    assert {"_api_process_count", "_api_process_rank"} <= args
+    resources = {each.name for each in dataclasses.fields(module.BackgroundResources)}
+    assert {"ctx", "output_socket"} <= resources
+    addresses = {each.name for each in dataclasses.fields(_get("vllm.v1.engine.utils.EngineZmqAddresses"))}
+    assert {"inputs", "outputs"} <= addresses
 
 
 def test_the_engine_has_the_parts_we_hold() -> None:

@@ -175,6 +175,10 @@ def _heard_by_all(meeting: Meeting) -> Iterator[None]:
 
     vLLM offers that to a parent that starts an engine and answers nobody, which would be one process more.
     """
+    if not (meeting.is_host and meeting.is_shared):
+        yield
+        return
+
     from vllm.v1.engine import core_client
 
     original = core_client.launch_core_engines
