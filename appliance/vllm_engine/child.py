@@ -80,4 +80,5 @@ def _run(environ: Mapping[str, str], confess: Connection, target: Callable[..., 
         target(**kwargs)
     except Exception as error:
         confess.send(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
-        raise
+        # vLLM has told the log how it came to that, and multiprocessing would tell it again, on the standard error.
+        raise SystemExit(1) from error
