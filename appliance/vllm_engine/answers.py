@@ -37,13 +37,15 @@ class Endpoint:
     """
     One serving method of vLLM: the type of its requests, itself, and how its answers are written.
 
-    `texts` is the field of the request that is at fault when its text is too long.
+    `texts` is the field of the request that is at fault when its text is too long; `writes_bytes` is that its streams
+    are bytes already, which saves a step for each token.
     """
 
     request: TypeAdapter[Any]  # Any: vLLM's request types
     serve: Callable[..., Awaitable[Any]]
     dump: Mapping[str, bool] = field(default_factory=dict)
     texts: str | None = None
+    writes_bytes: bool = False
 
     async def __call__(self, call: Call) -> Reply:
         """
@@ -61,7 +63,8 @@ class Endpoint:
         if isinstance(result, ErrorResponse):
             raise _refusal(result, self.texts)
         if isinstance(result, AsyncGenerator):
-            return Reply(_events(result, self.dump), media_type="text/event-stream")
+            events = result if self.writes_bytes else _events(result, self.dump)
+            return Reply(events, media_type="text/event-stream")
         # The serving classes of pooling models write their answers themselves.
         return Reply(bytes(result.body) if hasattr(result, "body") else result.model_dump_json(**self.dump).encode())
 
@@ -100,7 +103,11 @@ def generation(state: State) -> Mapping[Operation, Answer]:
         (Operation.MESSAGE, AnthropicMessagesRequest, messages.create_messages, {"exclude_none": True}),
         (Operation.COUNT_TOKENS, AnthropicCountTokensRequest, messages.count_tokens, {"exclude_none": True}),
     ]
-    own = {operation: Endpoint(TypeAdapter(type_), serve, dump) for operation, type_, serve, dump in rows}
+    quick = {Operation.CHAT_COMPLETION, Operation.COMPLETION}
+    own = {
+        operation: Endpoint(TypeAdapter(type_), serve, dump, writes_bytes=operation in quick)
+        for operation, type_, serve, dump in rows
+    }
     return own | tokenization(state)
 
 
@@ -180,14 +187,11 @@ async def _events(stream: AsyncGenerator[Any], dump: Mapping[str, bool]) -> Asyn
     """
     vLLM's stream as bytes; closing it aborts the request in the engine.
 
-    Most serving classes write their own server-sent events, as text or, where we write them, as bytes; the one for
-    responses gives objects.
+    Most serving classes write their own server-sent events; the one for responses gives objects.
     """
     try:
         async for event in stream:
-            if isinstance(event, bytes):
-                yield event
-            elif isinstance(event, str):
+            if isinstance(event, str):
                 yield event.encode()
             else:
                 yield f"event: {event.type}\ndata: {event.model_dump_json(**dump)}\n\n".encode()

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+# How many more objects there must be before garbage is looked for: more than a thousand streams make at a step, which
+# are gone before the next. Python's own 700 has it looked for several times in each.
+_YOUNG_OBJECTS = 10_000
+
 
 def prepare(setup: Setup, meeting: Meeting) -> ForkServer | None:
     """
@@ -207,6 +211,7 @@ def settle() -> None:
 
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
     envs.enable_envs_cache()
 
 

@@ -4,16 +4,21 @@ vLLM's engine as it is, with the tokens of each request written down on their wa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from appliance.record import Record, current
+from appliance.vllm_engine.ready import Ready
 
 if TYPE_CHECKING:
     from vllm.outputs import PoolingRequestOutput, RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import RequestOutputCollector
     from vllm.v1.metrics.stats import RequestStateStats
+
+    _Outputs = AsyncGenerator[RequestOutput]
 
 
 def metered() -> type[AsyncLLM]:
@@ -24,16 +29,17 @@ def metered() -> type[AsyncLLM]:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     class MeteredLLM(AsyncLLM):  # type: ignore[misc]  # vLLM has no types for us
-        async def generate(
-            self,
-            prompt: Any,  # Any: whatever vLLM takes
-            sampling_params: Any,
-            request_id: str,
-            **others: Any,
-        ) -> AsyncGenerator[RequestOutput]:
+        # Any: whatever vLLM takes.
+        async def add_request(self, *args: Any, **others: Any) -> RequestOutputCollector:
+            collector = await super().add_request(*args, **others)
+            # Nobody waits for it yet.
+            collector.ready = Ready(asyncio.get_running_loop())
+            return collector
+
+        async def generate(self, prompt: Any, sampling_params: Any, *args: Any, **others: Any) -> _Outputs:
             record, has_deltas = current(), sampling_params.output_kind is RequestOutputKind.DELTA
             meter = Meter(record, has_deltas=has_deltas) if record is not None else None
-            async with aclosing(super().generate(prompt, sampling_params, request_id, **others)) as outputs:
+            async with aclosing(super().generate(prompt, sampling_params, *args, **others)) as outputs:
                 try:
                     async for output in outputs:
                         if meter is not None:
@@ -43,16 +49,9 @@ def metered() -> type[AsyncLLM]:
                     if meter is not None:
                         meter.end()
 
-        async def encode(
-            self,
-            prompt: Any,  # Any: whatever vLLM takes
-            pooling_params: Any,
-            request_id: str,
-            *args: Any,
-            **others: Any,
-        ) -> AsyncGenerator[PoolingRequestOutput]:
+        async def encode(self, *args: Any, **others: Any) -> AsyncGenerator[PoolingRequestOutput]:
             record = current()
-            async with aclosing(super().encode(prompt, pooling_params, request_id, *args, **others)) as outputs:
+            async with aclosing(super().encode(*args, **others)) as outputs:
                 async for output in outputs:
                     if record is not None:
                         record.is_metered = True

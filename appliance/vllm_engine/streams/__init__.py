@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 def quicken(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
     """
-    Have these two of vLLM's write plain streams as this room does; they write all others as before.
+    Have these two of vLLM's write plain streams as this room does, and all others as before; all of them as bytes.
     """
     chat.chat_completion_stream_generator = _chats(chat, chat.chat_completion_stream_generator)
     completion.completion_stream_generator = _completions(completion, completion.completion_stream_generator)
 
 
-def _chats(serving: Any, own: Callable[..., Written]) -> Callable[..., Written]:
+def _chats(serving: Any, own: Callable[..., AsyncGenerator[str]]) -> Callable[..., Written]:
     def write(
         request: ChatCompletionRequest,
         results: AsyncGenerator[RequestOutput],
@@ -43,12 +43,12 @@ def _chats(serving: Any, own: Callable[..., Written]) -> Callable[..., Written]:
     ) -> Written:
         if serving.parser_cls is None and is_plain(serving, request) and not request.return_prompt_text:
             return ChatWriter(serving, request, request_id, int(time.time()), model).write(results)
-        return own(request, results, request_id, model, *others, **more)
+        return _encoded(own(request, results, request_id, model, *others, **more))
 
     return write
 
 
-def _completions(serving: Any, own: Callable[..., Written]) -> Callable[..., Written]:
+def _completions(serving: Any, own: Callable[..., AsyncGenerator[str]]) -> Callable[..., Written]:
     def write(
         request: CompletionRequest,
         inputs: Any,
@@ -62,7 +62,7 @@ def _completions(serving: Any, own: Callable[..., Written]) -> Callable[..., Wri
     ) -> Written:
         if num_prompts == 1 and is_plain(serving, request):
             return CompletionWriter(serving, request, request_id, created, model).write(_of_one_prompt(results))
-        return own(request, inputs, results, request_id, created, model, num_prompts, *others, **more)
+        return _encoded(own(request, inputs, results, request_id, created, model, num_prompts, *others, **more))
 
     return write
 
@@ -85,6 +85,12 @@ def is_plain(serving: Any, request: Any) -> bool:  # Any: vLLM's serving classes
         or serving.enable_per_request_metrics
         or getattr(serving, "enable_log_outputs", False)
     )
+
+
+async def _encoded(events: AsyncGenerator[str]) -> Written:
+    async with aclosing(events):
+        async for event in events:
+            yield event.encode()
 
 
 async def _of_one_prompt(results: AsyncGenerator[tuple[int, RequestOutput]]) -> AsyncGenerator[RequestOutput]:

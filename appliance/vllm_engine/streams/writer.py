@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-Written = AsyncGenerator[str | bytes]
+Written = AsyncGenerator[bytes]
 
 # Stands for the text where vLLM writes the chunk that the others are made from; no id or name holds it in quotes.
 _TEXT = "the text goes here"
@@ -68,36 +68,33 @@ class Writer(ABC):
         from vllm.entrypoints.generate.base.serving import GenerationError
 
         try:
-            async with aclosing(results), aclosing(self._events(results)) as events:
-                async for event in events:
-                    yield event
+            head, tail = event_of(self._chunk(_TEXT, None)).split(_PLACE)
+            prompt = answered = 0
+            opening, last = self._opening(), None
+            async with aclosing(results):
+                async for result in results:
+                    if result.prompt_token_ids is not None:
+                        prompt = len(result.prompt_token_ids) + len(result.encoder_prompt_token_ids or ())
+                    if opening:
+                        yield opening
+                        opening = b""
+                    (last,) = result.outputs
+                    if last.finish_reason is not None:
+                        self._serving._raise_if_error(last.finish_reason, self._same["id"])
+                    # A prompt that is read in several steps has no text yet.
+                    if not (last.text or last.token_ids or answered):
+                        continue
+                    answered += len(last.token_ids)
+                    ends = last.finish_reason is not None
+                    yield event_of(self._ended(last)) if ends else head + _encode(last.text) + tail
+            if self._has_usage:
+                yield self._usage(self._summary(_counts(prompt, answered), last))
         except GenerationError as error:
-            yield f"data: {self._serving._convert_generation_error_to_streaming_response(error)}\n\n"
+            yield f"data: {self._serving._convert_generation_error_to_streaming_response(error)}\n\n".encode()
         except Exception as error:
             log.debug("stream.broke", exc_info=True)
-            yield f"data: {self._serving.create_streaming_error_response(error)}\n\n"
+            yield f"data: {self._serving.create_streaming_error_response(error)}\n\n".encode()
         yield b"data: [DONE]\n\n"
-
-    async def _events(self, results: AsyncGenerator[RequestOutput]) -> AsyncGenerator[bytes]:
-        head, tail = event_of(self._chunk(_TEXT, None)).split(_PLACE)
-        prompt = answered = 0
-        opening, last = self._opening(), None
-        async for result in results:
-            if result.prompt_token_ids is not None:
-                prompt = len(result.prompt_token_ids) + len(result.encoder_prompt_token_ids or ())
-            if opening:
-                yield opening
-                opening = b""
-            (last,) = result.outputs
-            if last.finish_reason is not None:
-                self._serving._raise_if_error(last.finish_reason, self._same["id"])
-            # A prompt that is read in several steps has no text yet.
-            if not (last.text or last.token_ids or answered):
-                continue
-            answered += len(last.token_ids)
-            yield head + _encode(last.text) + tail if last.finish_reason is None else event_of(self._ended(last))
-        if self._has_usage:
-            yield self._usage(self._summary(_counts(prompt, answered), last))
 
     def _ended(self, output: CompletionOutput) -> BaseModel:
         chunk = self._chunk(output.text, output)
