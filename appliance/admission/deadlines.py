@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,6 +59,20 @@ class Deadlines:
         if self.total is None:
             return await work
         return await self._within(self.total, work, "total_seconds", self.limits.total_seconds)
+
+    def all_before_end(self, stream: AsyncGenerator[Result]) -> AsyncGenerator[Result]:
+        """
+        A stream that must end before the last token must be there, itself where there is no such moment; it is to be
+        closed, and so is the one given.
+
+        Raises:
+            DeadlineError: it does not end by then.
+        """
+        return stream if self.total is None else self._each_before_end(stream)
+
+    async def _each_before_end(self, stream: AsyncGenerator[Result]) -> AsyncGenerator[Result]:
+        while (each := await self.before_end(anext(stream, None))) is not None:
+            yield each
 
     async def _within(self, moment: float, work: Awaitable[Result], key: str, seconds: float | None) -> Result:
         try:

@@ -121,12 +121,14 @@ async def _work(
                 record.is_streamed = True
             usage = _usage(record, reply)
             yield reply
-            chunk: bytes | None = first
-            while chunk is not None:
-                if usage is not None:
-                    usage.feed(chunk)
-                yield chunk
-                chunk = await deadlines.before_end(anext(stream, None))
+            if usage is not None:
+                usage.feed(first)
+            yield first
+            async with aclosing(deadlines.all_before_end(stream)) as rest:
+                async for chunk in rest:
+                    if usage is not None:
+                        usage.feed(chunk)
+                    yield chunk
         place.is_good = reply.status < 400
 
 
