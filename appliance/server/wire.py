@@ -4,7 +4,7 @@ What passes between the server and the application in one request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from litestar.types import Message, Receive, Send
@@ -35,16 +35,16 @@ class Wire:
             self._record.status = LEFT
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """
-        Adds the id, and hears of the status and the end.
+        Adds the id, and hears of the status and the end; no coroutine of its own, as in `Parting`.
         """
         if message["type"] == "http.response.start":
             self._record.status = self._record.status or message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", self._id)]
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             self._is_whole = True
-        await self._send(message)
+        return self._send(message)
 
     def close(self) -> None:
         """
