@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from litestar import Request
 from litestar.exceptions import ClientException
@@ -43,17 +43,32 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) ->
     Raises:
         ClientGoneError: it left.
     """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_left(request))
+    watch = asyncio.create_task(_left(request))
+    # In this task, not in one of its own: with many streams under way each change of tasks takes as long as they do.
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    is_done = is_gone = False
+
+    def leave(watch: asyncio.Task[None]) -> None:
+        nonlocal is_gone
+        if not is_done and not watch.cancelled():
+            is_gone = True
+            task.cancel()
+
+    watch.add_done_callback(leave)
     try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError
+        return await work
+    except BaseException as error:
+        # Some work answers being cancelled with an error of its own; others may want the task to end, too.
+        if is_gone and task.cancelling() == 1:
+            raise ClientGoneError from error
+        raise
     finally:
-        task.cancel()
+        is_done = True
+        if is_gone:
+            task.uncancel()
         watch.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
+        # Whoever reads on must be the only one to.
+        await asyncio.gather(watch, return_exceptions=True)
 
 
 async def _left(request: AnyRequest) -> None:
