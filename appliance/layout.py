@@ -96,7 +96,10 @@ class LayoutSection(Section):
     """GiB of weights of each GPU that stay in the machine's memory, and are read from there in every step."""
 
     cpu_threads: Annotated[int, Field(ge=1)] | None = None
-    """Threads of each rank that computes on a CPU; unset is as many as the machine has cores for it."""
+    """
+    Threads of each rank that computes on a CPU. Unset, `OMP_NUM_THREADS` says it, and else they are as many as the
+    cores that this process may use, by its affinity and its container's limit.
+    """
 
     nodes: NodesSection = NodesSection()
     """The machines that share the model; unset is this one."""
@@ -135,6 +138,13 @@ class LayoutSection(Section):
         How many devices the model takes, on all machines.
         """
         return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+    @property
+    def is_alone(self) -> bool:
+        """
+        Whether it is one rank, and nobody is named who is to start it.
+        """
+        return self.ranks == 1 and self.executor == "auto"
 
     @property
     def ranks_here(self) -> int:

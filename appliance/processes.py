@@ -20,6 +20,8 @@ _PR_SET_PDEATHSIG = 1
 
 _CGROUP = Path("/sys/fs/cgroup")
 
+_PROCESSOR = Path("/proc/cpuinfo")
+
 
 def die_with_parent() -> None:
     """
@@ -48,6 +50,19 @@ def usable_cores(cgroup: Path = _CGROUP) -> int:
     may_run_on = len(os.sched_getaffinity(0))
     limit = _limit(cgroup)
     return may_run_on if limit is None else max(1, min(may_run_on, math.ceil(limit)))
+
+
+def processor_flags(file: Path = _PROCESSOR) -> frozenset[str]:
+    """
+    What the first processor can do, in the kernel's words, such as `avx512_bf16`; empty where it does not say.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    # x86 has flags, ARM has Features.
+    said = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(said, "").split())
 
 
 def usable_memory(cgroup: Path = _CGROUP) -> tuple[int, int]:

@@ -5,6 +5,7 @@ What some models promise beyond the contract, and others have nothing of: bounds
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -18,6 +19,36 @@ class Bounded(Protocol):
     def concurrent(self) -> int | None:
         """
         How many that is; None before it is loaded, and where nobody knows.
+        """
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """
+    A model whose load has work that needs none of its bytes.
+    """
+
+    def prepare(self, cache_dir: Path | None) -> None:
+        """
+        Begin that work in the background, before or while the bytes are brought; returns at once, in the main thread.
+
+        `cache_dir` is where the storage keeps the bytes of models, None its default. Calling it again does nothing, and
+        `load` does without it.
+
+        Raises:
+            MissingExtraError: a package that the model needs is not installed.
+        """
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """
+    A model that knows what its load was spent on.
+    """
+
+    def parts(self) -> Mapping[str, float]:
+        """
+        Seconds by the name of each part, of a load under way those until now; empty before it.
         """
 
 

@@ -40,6 +40,22 @@ class Double:
         self.closed = 0
         self.streams_closed = 0
         self.artifacts: Mapping[str, Path] = {}
+        self.prepared: list[Path | None] = []
+        self.prepare_fault: Exception | None = None
+
+    def prepare(self, cache_dir: Path | None) -> None:
+        """
+        Notes where it may keep things.
+        """
+        self.prepared.append(cache_dir)
+        if self.prepare_fault:
+            raise self.prepare_fault
+
+    def parts(self) -> Mapping[str, float]:
+        """
+        One part, as engines have several.
+        """
+        return {"weights": 1.5}
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         """
@@ -112,6 +128,9 @@ class DoubleSection(ModelSection):
     fetch_fault: Any = None
     """What materializing raises."""
 
+    may_fetch: Any = None
+    """What materializing waits for: an event of `threading`."""
+
     on_failure: Recovery = "stay"
     """What is done when it fails."""
 
@@ -125,6 +144,8 @@ class DoubleSection(ModelSection):
 
     def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
         report("model", 50, 200)
+        if self.may_fetch is not None:
+            self.may_fetch.wait(10)
         if isinstance(self.fetch_fault, ApplianceError):
             raise self.fetch_fault
         return {"model": Path("/nowhere")}

@@ -20,6 +20,7 @@ from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import prepare
 from appliance.vllm_engine.meeting import Meeting
+from appliance.vllm_engine.parts import Parts
 from appliance.vllm_engine.section import EngineSection
 
 MODEL = "publishers/shop/" + "long" * 60
@@ -138,7 +139,7 @@ def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkey
     monkeypatch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
 
     with pytest.raises(LoadError, match=r"VLLM_ENABLE_RESPONSES_API_STORE is set, .* have one worker"):
-        prepare(setup, Meeting(FrontEnd(1, 2, tmp_path), "a"))
+        prepare(setup, Meeting(FrontEnd(1, 2, tmp_path), "a"), Parts())
 
 
 def test_models_meet_apart_and_each_address_fits_a_socket(tmp_path: Path) -> None:

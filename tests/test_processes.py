@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from appliance.processes import usable_cores, usable_memory
+from appliance.processes import processor_flags, usable_cores, usable_memory
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -60,3 +60,24 @@ def test_the_usable_memory_is_no_more_than_the_limit(tmp_path: Path, files: dict
 
     assert total == (limit or psutil.virtual_memory().total)
     assert 0 < available <= total
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2\n\nprocessor\t: 1\nflags\t\t: fpu\n", {"fpu", "avx2"}),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", {"fp", "asimd", "bf16"}),
+        ("processor\t: 0\n", set()),
+        (None, set()),
+    ],
+    ids=["x86", "arm", "silent", "no file"],
+)
+def test_a_processor_says_what_it_can_do(tmp_path: Path, text: str | None, flags: set[str]) -> None:
+    """
+    By the first of its kind; where the kernel does not say, nothing is known.
+    """
+    file = tmp_path / "cpuinfo"
+    if text is not None:
+        file.write_text(text)
+
+    assert processor_flags(file) == flags

@@ -18,6 +18,7 @@ from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup, engine_arguments
 from appliance.vllm_engine.launch import prepare
 from appliance.vllm_engine.meeting import Meeting
+from appliance.vllm_engine.parts import Parts
 from appliance.vllm_engine.section import EngineSection
 from appliance.vllm_engine.weights import require_weights
 
@@ -173,6 +174,6 @@ def test_running_a_models_own_code_is_said_aloud(coded: Path) -> None:
     setup = Setup(("a",), coded, LAYOUT, EngineSection(trust_remote_code=True))
 
     with capture_logs() as logs:
-        prepare(setup, Meeting(ALONE, "a"))
+        prepare(setup, Meeting(ALONE, "a"), Parts())
 
     assert [(each["event"], each["log_level"]) for each in logs] == [("model.runs_its_own_code", "warning")]

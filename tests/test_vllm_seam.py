@@ -243,6 +243,24 @@ def test_front_ends_join_where_we_step_in() -> None:
     assert {"inputs", "outputs"} <= addresses
 
 
+def test_a_start_is_timed_and_forked_where_we_step_in() -> None:
+    """
+    The engine core calls these of its executor, whose class it is given by name; a model's class is looked at through
+    one function, in a process of its own.
+    """
+    core = _get("vllm.v1.engine.core.EngineCore")
+    source = inspect.getsource(core)
+    executor = _get("vllm.v1.executor.abstract.Executor")
+    manager = inspect.getsource(_get("vllm.v1.engine.utils.CoreEngineProcManager").__init__)
+
+    assert '"executor_class": executor_class' in manager
+    for name in ("determine_available_memory", "initialize_from_config", "compile_or_warm_up_model"):
+        assert f"self.model_executor.{name}(" in source
+        assert callable(getattr(executor, name))
+    assert "self._init_executor()" in inspect.getsource(executor.__init__)
+    assert "_run_in_subprocess(" in inspect.getsource(_get("vllm.model_executor.models.registry._LazyRegisteredModel"))
+
+
 def test_the_engine_has_the_parts_we_hold() -> None:
     """
     What `Engine` reads of `AsyncLLM` is set by its constructor.

@@ -13,15 +13,14 @@ from typing import IO, Any
 from appliance.admission import Gate, Settings, part
 from appliance.contract import Model, Peers
 from appliance.errors import CallError
+from appliance.lifecycle.bringing import Brought
 from appliance.lifecycle.comparison import Comparison
+from appliance.lifecycle.phases import Phases
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import State
 from appliance.lifecycle.tally import Tally
 from appliance.models.section import ModelSection
-from appliance.traits import Bounded, Dependent, Following, Spread
-
-# The phases of a load, whose ends are what everybody waits for.
-_LOADING = frozenset({State.PENDING, State.FETCHING, State.LOADING, State.PROVING})
+from appliance.traits import Bounded, Dependent, Following, Spread, Timed
 
 
 @dataclass(slots=True)
@@ -44,8 +43,7 @@ class Entry:
     """While it drains, new calls are answered all the same."""
     tally: Tally = field(default_factory=Tally)
     progress: Progress | None = None
-    phases: dict[State, float] = field(default_factory=dict)
-    """How long it was in each state, the last time it was, in seconds."""
+    phases: Phases = field(default_factory=Phases)
     comparison: Comparison | None = None
     """What its plan said, beside what its last load came to; None where there is no plan."""
     artifacts: Mapping[str, Path] = field(default_factory=dict)
@@ -58,17 +56,27 @@ class Entry:
         """
         Be in a state from now on.
         """
-        now = datetime.now(UTC)
-        self.phases[self.state] = (now - self.since).total_seconds()
-        self.state, self.since, self.reason = state, now, reason
+        self.phases.enter(state)
+        self.state, self.since, self.reason = state, datetime.now(UTC), reason
         self.has_started |= state in {State.READY, State.FOLLOWING, State.UNAVAILABLE}
 
-    def loading_seconds(self) -> Mapping[State, float]:
+    def parts(self) -> Mapping[str, float]:
         """
-        How long each phase of its last load took, or has taken so far.
+        What the phase `loading` of its last load was spent on, in seconds; empty where the model does not tell.
         """
-        now = {self.state: (datetime.now(UTC) - self.since).total_seconds()}
-        return {state: seconds for state, seconds in {**self.phases, **now}.items() if state in _LOADING}
+        return self.model.parts() if isinstance(self.model, Timed) else {}
+
+    def load(self) -> dict[str, Any]:  # Any: JSON values
+        """
+        The seconds of its last load as the log and probes show them, of one under way those until now.
+        """
+        phases, parts = self.phases.seconds(), self.parts()
+        shown = {
+            name: {each: round(seconds, 2) for each, seconds in spent.items()}
+            for name, spent in (("phases", phases), ("parts", parts))
+            if spent
+        }
+        return {"seconds": round(sum(phases.values()), 2), **shown}
 
     @classmethod
     def of(cls, section: ModelSection, peers: Peers) -> Entry:
@@ -138,6 +146,13 @@ class Entry:
                 f"The model {self.section.name!r} is {self.state}; it can be {done} when it is {must}", status=409
             )
 
+    def take(self, brought: Brought) -> None:
+        """
+        Have the bytes that were brought, and hold them until they are released.
+        """
+        self.artifacts, self.digests, self.holds = brought.artifacts, brought.digests, brought.holds
+        self.comparison = Comparison.of(brought.plan) if brought.plan else None
+
     def release(self, model: Model) -> None:
         """
         Forget what was loaded, for a model that is not; its bytes may be pruned then.
@@ -163,6 +178,8 @@ class Entry:
         }
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()
+        if self.section.has_engine:
+            shown["load"] = self.load()
         if self.comparison is not None:
             shown["plan"] = self.comparison.describe()
         if isinstance(self.model, Spread) and (nodes := self.model.nodes()):

@@ -13,7 +13,6 @@ import structlog
 from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.lifecycle import calls
 from appliance.lifecycle.bringing import bring, reporter
-from appliance.lifecycle.comparison import Comparison
 from appliance.lifecycle.deaths import Deaths
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.progress import Progress
@@ -21,6 +20,7 @@ from appliance.lifecycle.proof import prove
 from appliance.lifecycle.state import RULES, State
 from appliance.lifecycle.surroundings import Surroundings
 from appliance.models.section import ModelSection
+from appliance.traits import Preparable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -167,11 +167,12 @@ class Life:
         if not entry.section.storages:
             return
         self.move(State.FETCHING, "its bytes are being brought")
+        settings = self._around.storage()
+        if isinstance(entry.model, Preparable):
+            entry.model.prepare(settings.cache_dir)
         entry.progress = Progress()
         report = reporter(entry.section.name, entry.progress, lambda: self._is_abandoned)
-        brought = await asyncio.to_thread(bring, entry.section, self._around.storage(), report)
-        entry.artifacts, entry.digests, entry.holds = brought.artifacts, brought.digests, brought.holds
-        entry.comparison = Comparison.of(brought.plan) if brought.plan else None
+        entry.take(await asyncio.to_thread(bring, entry.section, settings, report))
 
     async def _start(self, reason: str) -> None:
         model = self.entry.model
@@ -185,12 +186,13 @@ class Life:
         else:
             await prove(model, model.proof)
             self.move(State.READY, "it answered")
+        log.info("model.loaded", model=self.entry.section.name, **self.entry.load())
         self._deaths.come_alive()
 
     def _compare(self) -> None:
         entry = self.entry
         if entry.comparison is not None:
-            entry.comparison = made = entry.comparison.measure(entry.model, entry.phases[State.LOADING])
+            entry.comparison = made = entry.comparison.measure(entry.model, entry.phases.seconds()[State.LOADING])
             log.info("model.measured", model=entry.section.name, **made.describe(), ratio=made.ratios)
 
     async def _look(self) -> None:

@@ -81,7 +81,7 @@ class EncoderModel(LocalModel):
     """
 
     def __init__(self, section: EncoderSection, engine: EngineSection, front_end: FrontEnd) -> None:
-        super().__init__(front_end)
+        super().__init__(section.name, section.layout, front_end)
         self._section = section
         self._settings = engine
         self._choice: Choice | None = None

@@ -53,6 +53,12 @@ class FollowingModel:
         """
         return self._engine.nodes if self._engine else {}
 
+    def prepare(self, cache_dir: Path | None) -> None:
+        """
+        Import vLLM; see `Preparable.prepare`.
+        """
+        self._model.prepare(cache_dir)
+
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         """
         Start the ranks of this machine; see `Model.load`.

@@ -97,7 +97,7 @@ class GenerativeModel(LocalModel):
     )
 
     def __init__(self, section: GenerativeSection, engine: EngineSection, front_end: FrontEnd) -> None:
-        super().__init__(front_end)
+        super().__init__(section.name, section.layout, front_end)
         self._section = section
         self._settings = engine
 

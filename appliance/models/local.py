@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance.contract import Call, FrontEnd, Operation, Reply
+from appliance.layout import AnyLayout
+from appliance.vllm_engine import groundwork
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.engine import Engine
 
@@ -19,7 +21,9 @@ class LocalModel(ABC):
     What the model classes that run in vLLM share: a setup of theirs, and the engine that comes of it.
     """
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, name: str, layout: AnyLayout, front_end: FrontEnd) -> None:
+        self._name = name
+        self._layout = layout
         self._front_end = front_end
         self._engine: Engine | None = None
 
@@ -45,6 +49,12 @@ class LocalModel(ABC):
         Raises:
             LoadError: these bytes are no model of this class.
         """
+
+    def prepare(self, cache_dir: Path | None) -> None:
+        """
+        Begin what the engine's start needs in any case; see `Preparable.prepare`.
+        """
+        groundwork.begin(self._name, self._layout, cache_dir, forks=self._front_end.number == 0)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         """
@@ -87,6 +97,12 @@ class LocalModel(ABC):
         """
         tokens = self._engine.kv_tokens if self._engine else None
         return {} if tokens is None else {"kv_tokens": tokens}
+
+    def parts(self) -> Mapping[str, float]:
+        """
+        What the engine's start was spent on; see `Timed.parts`.
+        """
+        return self._engine.parts() if self._engine else {}
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """

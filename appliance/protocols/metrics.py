@@ -56,13 +56,20 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
         "How long each phase of the last load took, or takes.",
         labels=["model", "phase"],
     )
+    parts = GaugeMetricFamily(
+        "appliance_load_part_seconds",
+        "What the phase loading of the last load was spent on.",
+        labels=["model", "part"],
+    )
     amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
     for entry in lifecycle.entries:
         running.add_metric([entry.section.name], entry.running)
         queued.add_metric([entry.section.name], entry.gate.queued)
         restarts.add_metric([entry.section.name], entry.restarts)
-        for phase, seconds in entry.loading_seconds().items():
+        for phase, seconds in entry.phases.seconds().items():
             phases.add_metric([entry.section.name, phase], seconds)
+        for part, seconds in entry.parts().items():
+            parts.add_metric([entry.section.name, part], seconds)
         for each in State:
             state.add_metric([entry.section.name, each], float(entry.state is each))
         if entry.progress is not None:
@@ -74,6 +81,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     yield queued
     yield restarts
     yield phases
+    yield parts
     yield from amounts
 
 

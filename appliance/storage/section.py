@@ -76,7 +76,10 @@ class StorageSettings(Section):
     """
 
     cache_dir: Path | None = None
-    """Directory for fetched and converted models; unset is `appliance` under the user's cache home."""
+    """
+    Directory for fetched and converted models, and for what engines compile for them; unset is `appliance` under the
+    user's cache home.
+    """
 
     pvc_root: Path = Path("/mnt/pvc")
     """Directory with the mounted volumes that `pvc://NAME/path` names."""

@@ -4,6 +4,7 @@ What vLLM is told about one model: its engine arguments and its front end's, as 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from argparse import Namespace
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from appliance.errors import LoadError
 from appliance.layout import LayoutSection
 from appliance.processes import usable_memory
 from appliance.vllm_engine.cpu_memory import cpu_kv_bytes
+from appliance.vllm_engine.cpu_profile import has_bfloat16
 from appliance.vllm_engine.placing import Addresses, of_layout
 from appliance.vllm_engine.section import EngineSection
 from appliance.vllm_engine.weights import has_only_pickles
@@ -153,12 +155,30 @@ def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values
         # Without it vLLM takes most of the machine's memory for the KV cache.
         "kv_cache_memory_bytes": _cpu_kv_bytes(setup),
     }
-    if setup.layout.ranks == 1 and setup.layout.executor == "auto":
+    if setup.layout.is_alone:
         arguments["distributed_executor_backend"] = _UNIPROC
-    if setup.pooler and setup.engine.dtype == "auto":
-        # vLLM would take float16, which costs precision and gains nothing here.
-        arguments["dtype"] = "float32"
+    if setup.engine.dtype == "auto":
+        arguments["dtype"] = _cpu_dtype(setup)
     return arguments
+
+
+def _cpu_dtype(setup: Setup) -> str:
+    """
+    What suits the processor, where the weights are plain numbers; who quantized them has chosen already.
+    """
+    if setup.pooler:
+        # vLLM would take float16, which costs precision and gains nothing here.
+        return "float32"
+    return "bfloat16" if has_bfloat16() and not _is_quantized(setup) else "auto"
+
+
+def _is_quantized(setup: Setup) -> bool:
+    if setup.engine.quantization is not None:
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        return "quantization_config" in json.loads((setup.artifact / "config.json").read_bytes())
+    # vLLM says what is wrong with the file.
+    return True
 
 
 def _cpu_kv_bytes(setup: Setup) -> int:

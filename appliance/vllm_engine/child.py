@@ -4,17 +4,23 @@ What runs first in every process vLLM starts: it logs like its parent, and never
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
-from collections.abc import Callable, Mapping
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from appliance import logs
 from appliance.processes import die_with_parent
+from appliance.vllm_engine.parts import Parts, timed
+
+Answer = TypeVar("Answer")
 
 
 def join() -> None:
@@ -41,21 +47,45 @@ class ForkServer:
 
     The server has one thread and no CUDA, so forking it is safe where forking this process is not,
     and it imports on another core while this process imports too. It ends with the thread that makes
-    it, and everything it forked ends with it: make it in the main thread.
+    it, and everything it forked ends with it: make it in the main thread. There is one for all engines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parts: Parts, surroundings: Mapping[str, str] = {}, threads: int | None = None) -> None:
+        """
+        `parts` are told of what the start of an engine core is spent on there.
+
+        `surroundings` go over this process's environment, in the server from its birth if it is not there yet, and in
+        what is forked; `threads` is how many compute in what is forked, None leaves that to Torch.
+        """
+        self._parts = parts
+        self._surroundings = dict(surroundings)
+        self._threads = threads
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["appliance.vllm_engine.preload"])
-        multiprocessing.forkserver.ensure_running()
-        self._causes, self._confess = self._context.Pipe(duplex=False)
+        with _environment(self._surroundings):
+            multiprocessing.forkserver.ensure_running()
+        self._told, self._tell = self._context.Pipe(duplex=False)
+        self._listening = threading.Lock()
+        self._cause: str | None = None
 
     def cause(self) -> str | None:
         """
         Why the last process ended, in its own words; None when it had none.
         """
-        cause: str | None = self._causes.recv() if self._causes.poll() else None
-        return cause
+        self.listen()
+        return self._cause
+
+    def listen(self) -> None:
+        """
+        Take in what was told until now.
+        """
+        with self._listening:
+            while self._told.poll():
+                word = self._told.recv()
+                if isinstance(word, str):
+                    self._cause = word
+                else:
+                    self._parts.hear(*word)
 
     # Any: vLLM's own arguments.
     def Process(self, *, target: Callable[..., None], name: str, kwargs: Mapping[str, Any]) -> BaseProcess:  # noqa: N802
@@ -64,21 +94,91 @@ class ForkServer:
 
         Named as multiprocessing names it, which is what vLLM calls.
         """
-        arguments = (dict(os.environ), self._confess, target)
+        arguments = ({**os.environ, **self._surroundings}, self._threads, self._tell, target)
         return self._context.Process(target=_run, name=name, args=arguments, kwargs=kwargs)
+
+    def compute(self, work: Callable[[], Answer]) -> Answer:
+        """
+        What `work` returns, or raises as a RuntimeError, in a process of its own that has imported vLLM.
+        """
+        import cloudpickle
+
+        answers, answer = self._context.Pipe(duplex=False)
+        arguments = (dict(os.environ), answer, cloudpickle.dumps(work))
+        process = self._context.Process(target=_compute, args=arguments)
+        process.start()
+        answer.close()
+        try:
+            made, fault = answers.recv()
+        finally:
+            process.join()
+            answers.close()
+        if fault is not None:
+            raise RuntimeError(fault)
+        return cast("Answer", made)
 
     def __getattr__(self, name: str) -> Any:  # Any: the rest of a context, as vLLM finds it
         return getattr(self._context, name)
 
 
-def _run(environ: Mapping[str, str], confess: Connection, target: Callable[..., None], **kwargs: Any) -> None:
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _run(
+    environ: Mapping[str, str],
+    threads: int | None,
+    tell: Connection,
+    target: Callable[..., None],
+    **kwargs: Any,  # Any: vLLM's own arguments
+) -> None:
+    _begin(environ)
+    if threads is not None:
+        _compute_with(threads)
+    if "executor_class" in kwargs:
+        kwargs["executor_class"] = timed(kwargs["executor_class"], lambda *part: tell.send(part))
+    try:
+        target(**kwargs)
+    except Exception as error:
+        tell.send(_in_words(error))
+        # vLLM has told the log how it came to that, and multiprocessing would tell it again, on the standard error.
+        raise SystemExit(1) from error
+
+
+def _compute(environ: Mapping[str, str], answer: Connection, work: bytes) -> None:
+    _begin(environ)
+    try:
+        # Written by `compute`, a moment ago.
+        answer.send((pickle.loads(work)(), None))  # noqa: S301
+    except Exception as error:
+        answer.send((None, _in_words(error)))
+
+
+def _begin(environ: Mapping[str, str]) -> None:
     # The fork server's environment is from before vLLM wrote its settings into the parent's.
     os.environ.clear()
     os.environ.update(environ)
     join()
-    try:
-        target(**kwargs)
-    except Exception as error:
-        confess.send(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
-        # vLLM has told the log how it came to that, and multiprocessing would tell it again, on the standard error.
-        raise SystemExit(1) from error
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def _compute_with(threads: int) -> None:
+    """
+    Not through the environment: OpenMP has read that when the fork server began, for the first of all engines.
+    """
+    import torch
+
+    torch.set_num_threads(threads)

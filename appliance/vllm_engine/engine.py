@@ -19,11 +19,13 @@ from appliance.contract import ALONE, Call, FrontEnd, Operation, Reply
 from appliance.errors import EngineDeadError
 from appliance.vllm_engine.answers import Answer, generation
 from appliance.vllm_engine.arguments import Setup
+from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.family import Family
 from appliance.vllm_engine.launch import as_load_error, launch, prepare, settle
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metrics import ENGINES
 from appliance.vllm_engine.nodes.followers import Followers
+from appliance.vllm_engine.parts import Parts
 from appliance.vllm_engine.pooling import pooling
 from appliance.vllm_engine.pooling.classification import labels_of
 from appliance.vllm_engine.stall import Pulse, Stall
@@ -54,6 +56,8 @@ class Engine:
         pulse = Pulse(self._meeting.pulse) if self._meeting.is_shared else None
         self._stall = Stall(setup.engine.stall_seconds, pulse=pulse)
         self._told_at: dict[str, float] = {}
+        self._server: ForkServer | None = None
+        self._parts = Parts()
 
     async def start(self) -> None:
         """
@@ -63,14 +67,15 @@ class Engine:
             LoadError: vLLM refuses the model or the arguments.
         """
         started, meeting = time.monotonic(), self._meeting
-        server = prepare(self._setup, meeting)
+        self._server = prepare(self._setup, meeting, self._parts)
         try:
             setup = await self._followers.gather()
-            work = partial(launch, setup, server, meeting, self._family.proceed, self._step)
+            work = partial(launch, setup, self._server, meeting, self._family.proceed, self._step, self._parts)
             llm, arguments = await self._followers.unless_gone(self._family.start(work))
-            # The first word with the engine core starts the task that hears of its death.
-            await llm.reset_mm_cache()
-            self._answers = await _answers(llm, arguments)
+            with self._parts.part("front_end"):
+                # The first word with the engine core starts the task that hears of its death.
+                await llm.reset_mm_cache()
+                self._answers = await _answers(llm, arguments)
             self._family.settle()
             self._llm = llm
             ENGINES.adopt(self, self._told_at if meeting.is_shared else None)
@@ -80,7 +85,7 @@ class Engine:
         except Exception as error:
             self._kill()
             log.debug("engine.failed_to_start", model=self._setup.names[0], exc_info=True)
-            raised = as_load_error(error, self._setup, server)
+            raised = as_load_error(error, self._setup, self._server)
             meeting.refuse(str(raised))
             raise raised from error
         except BaseException:
@@ -115,6 +120,14 @@ class Engine:
         if self._meeting.is_cut:
             raise EngineDeadError("the engine died: it hung up; the worker that started it knows more")
         self._stall.look(self._llm.output_processor.get_num_unfinished_requests())
+
+    def parts(self) -> Mapping[str, float]:
+        """
+        What the start has been spent on until now, in seconds; see `Timed.parts`.
+        """
+        if self._server is not None:
+            self._server.listen()
+        return self._parts.seconds
 
     @property
     def operations(self) -> frozenset[Operation]:

@@ -7,26 +7,27 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
-import os
-import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import ValidationError
 
 from appliance.errors import ApplianceError, LoadError, MissingExtraError
-from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
+from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.child import ForkServer
+from appliance.vllm_engine.configuring import configure
+from appliance.vllm_engine.environment import set_environment
+from appliance.vllm_engine.groundwork import fork_server, import_vllm, require_vllm
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metering import metered
-from appliance.vllm_engine.placing import set_environment
+from appliance.vllm_engine.parts import Parts
+from appliance.vllm_engine.sharing import client, heard_by_all, require_nothing_of_its_own
 from appliance.vllm_engine.stall import Step, step_logger
 from appliance.vllm_engine.weights import require_weights
 
 if TYPE_CHECKING:
-    from vllm.config import ModelConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -36,19 +37,18 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _YOUNG_OBJECTS = 10_000
 
 
-def prepare(setup: Setup, meeting: Meeting) -> ForkServer | None:
+def prepare(setup: Setup, meeting: Meeting, parts: Parts) -> ForkServer | None:
     """
-    Set vLLM's environment, and start the process that the engine core is forked from; returns at once.
+    Look at the artifact, set vLLM's environment, and begin what the engine core is forked from; returns at once.
 
-    None where vLLM starts its processes itself, on several devices, and where another front end starts them.
+    None where vLLM starts its processes itself, on several devices, and where another front end starts them. `parts`
+    are told of what the engine core's start is spent on.
 
     Raises:
         MissingExtraError: vLLM is not installed, or Ray where it is to start the ranks.
         LoadError: the artifact is nothing that vLLM can read, or the environment asks for what front ends cannot share.
     """
-    if importlib.util.find_spec("vllm") is None:
-        extra = "gpu" if shutil.which("nvidia-smi") else "cpu"
-        raise MissingExtraError("vllm", extra, f"the model {setup.names[0]!r}")
+    require_vllm(setup.names[0])
     if setup.layout.executor == "ray" and importlib.util.find_spec("ray") is None:
         raise MissingExtraError("ray", "ray", f"the executor of the model {setup.names[0]!r}")
     # Another format is read, or made up, in its own way, and only if the config asks for it.
@@ -58,9 +58,8 @@ def prepare(setup: Setup, meeting: Meeting) -> ForkServer | None:
         log.warning("model.runs_its_own_code", model=setup.names[0], artifact=str(setup.artifact))
     set_environment(setup.layout, setup.addresses)
     if meeting.is_shared:
-        _require_nothing_of_its_own()
-    is_ours = meeting.is_host and setup.layout.ranks == 1 and setup.layout.executor == "auto"
-    return ForkServer() if is_ours else None
+        require_nothing_of_its_own()
+    return fork_server(setup.layout, parts) if meeting.is_host else None
 
 
 def launch(
@@ -69,136 +68,50 @@ def launch(
     meeting: Meeting,
     proceed: Callable[[], None],
     step: Step,
+    parts: Parts,
 ) -> tuple[AsyncLLM, Namespace]:
     """
     Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
 
     `proceed` is asked right before the engine core starts, and raises when nobody wants it any more; `step` is told of
-    each step of the engine. Where front ends meet, the host starts it, and the others join once it is ready.
+    each step of the engine, and `parts` of what the start is spent on. Where front ends meet, the host starts the
+    engine, and the others join once it is ready.
     What vLLM refuses, it refuses with exceptions of many kinds; `as_load_error` makes them one.
     """
-    _import()
-    from vllm import envs
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
-    from vllm.usage.usage_lib import UsageContext
-
-    # An engine before this one has had its settings remembered.
-    envs.disable_envs_cache()
-    set_environment(setup.layout, setup.addresses)
-    engine_args = AsyncEngineArgs(**engine_arguments(setup, on_cpu=current_platform.is_cpu()))
-    engine_args._api_process_count, engine_args._api_process_rank = meeting.count, meeting.number
-    config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
-    if setup.chat_template is None and setup.pooler is None:
-        _require_chat_template(setup.names[0], config.model_config)
-    arguments = frontend_arguments(setup, engine_args)
-    arguments.structured_outputs_config = config.structured_outputs_config
-    proceed()
-    client = _client(meeting, proceed)
-    with _forking_from(server) if server else contextlib.nullcontext(), _heard_by_all(meeting):
-        llm = metered().from_vllm_config(config, stat_loggers=[step_logger(step)], **client)
+    with parts.part("imports"):
+        import_vllm()
+    with _forking_from(server) if server else contextlib.nullcontext():
+        with parts.part("config"):
+            config, arguments = configure(setup, meeting)
+        proceed()
+        with parts.part("engine"), heard_by_all(meeting):
+            others = client(meeting, proceed)
+            llm = metered().from_vllm_config(config, stat_loggers=[step_logger(step)], **others)
+            if server is not None:
+                # What it tells of is no part of ours.
+                server.listen()
     if not meeting.is_host:
         meeting.listen(llm)
     return llm, arguments
 
 
-def _require_nothing_of_its_own() -> None:
-    """
-    Refuse what one front end would keep to itself: the next request may meet another one.
-    """
-    for name in ("VLLM_ENABLE_RESPONSES_API_STORE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
-        if os.environ.get(name, "0") not in ("", "0"):
-            raise LoadError(f"{name} is set, and server.workers is not 1; unset it, or have one worker")
-
-
-def _client(meeting: Meeting, proceed: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
-    """
-    What vLLM's client is told of the others; of one that joins, once there is an engine to join.
-    """
-    if meeting.is_host:
-        return {"client_count": meeting.count}
-    stats_address = meeting.join(proceed)
-    requests, answers = meeting.addresses(meeting.number)
-    addresses = {"input_address": requests, "output_address": answers}
-    if stats_address is not None:
-        addresses["stats_update_address"] = stats_address
-    return {"client_addresses": addresses, "client_count": meeting.count, "client_index": meeting.number}
-
-
-def _import() -> None:
-    """
-    Import in this thread what would otherwise be imported in the event loop, and block it for seconds.
-    """
-    import vllm.entrypoints.generate.api_router
-    import vllm.entrypoints.launchers.api_server.app_state
-    import vllm.entrypoints.pooling.factories
-    import vllm.entrypoints.scale_out.factories
-    import vllm.v1.engine.async_llm  # noqa: F401 - wanted for its time, not for its names
-
-
-def _require_chat_template(name: str, model: ModelConfig) -> None:
-    """
-    Refuse a model without a chat template before its weights are read, where that can be told.
-    """
-    from transformers import PreTrainedTokenizerBase
-    from vllm.renderers.hf import resolve_chat_template
-    from vllm.tokenizers import cached_tokenizer_from_config
-
-    tokenizer = cached_tokenizer_from_config(model)
-    # Other tokenizers, Mistral's for one, carry their chat format in code.
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        return
-    if resolve_chat_template(tokenizer, None, None, model_config=model) is None:
-        raise LoadError(
-            f"model {name!r} has no chat template; give one as chat_template: (a file or the text), "
-            "or put class: adapter in front of it"
-        )
-
-
 @contextlib.contextmanager
 def _forking_from(server: ForkServer) -> Iterator[None]:
     """
-    Have vLLM start its engine core from `server`.
+    Have vLLM start its engine core from `server`, and look at the model's class in a process from there.
 
-    vLLM offers fork, unsafe in a process with threads, and spawn, which imports everything once more.
+    For the first, vLLM offers fork, unsafe in a process with threads, and spawn; for the second, a new interpreter. The
+    last two import everything once more.
     """
+    from vllm.model_executor.models import registry
     from vllm.v1.engine import utils
 
-    original = utils.get_mp_context
-    utils.get_mp_context = lambda: server
+    originals = utils.get_mp_context, registry._run_in_subprocess
+    utils.get_mp_context, registry._run_in_subprocess = lambda: server, server.compute
     try:
         yield
     finally:
-        utils.get_mp_context = original
-
-
-@contextlib.contextmanager
-def _heard_by_all(meeting: Meeting) -> Iterator[None]:
-    """
-    Have vLLM tell the engine core that it starts of the other front ends too.
-
-    vLLM offers that to a parent that starts an engine and answers nobody, which would be one process more.
-    """
-    if not (meeting.is_host and meeting.is_shared):
-        yield
-        return
-
-    from vllm.v1.engine import core_client
-
-    original = core_client.launch_core_engines
-
-    def launch_core_engines(config: Any, executor: Any, log_stats: bool, addresses: Any) -> Any:  # Any: vLLM's types
-        for number in range(1, meeting.count):
-            requests, answers = meeting.addresses(number)
-            addresses.inputs.append(requests)
-            addresses.outputs.append(answers)
-        return original(config, executor, log_stats, addresses)
-
-    core_client.launch_core_engines = launch_core_engines
-    try:
-        yield
-    finally:
-        core_client.launch_core_engines = original
+        utils.get_mp_context, registry._run_in_subprocess = originals
 
 
 def settle() -> None:

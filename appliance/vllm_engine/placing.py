@@ -4,7 +4,6 @@ A layout as vLLM's engine arguments, and as the environment of its processes.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +79,10 @@ def _of_copies(layout: LayoutSection, leader: str | None) -> dict[str, Any]:  # 
 
 def environment_of(layout: LayoutSection, addresses: Addresses | None = None) -> dict[str, str]:
     """
-    What vLLM hears of a layout only through the environment.
+    What vLLM hears of a layout only through the environment, for processes that it starts itself.
     """
+    if layout.is_alone:
+        return {}
     settings = {}
     if layout.cpu_threads is not None:
         settings["OMP_NUM_THREADS"] = str(layout.cpu_threads)
@@ -109,21 +110,3 @@ def _interface(address: str) -> str | None:
         if any(each.address.split("%")[0] == address for each in found):
             return name
     return None
-
-
-def set_environment(layout: LayoutSection, addresses: Addresses | None) -> None:
-    """
-    Say what vLLM hears only through the environment; what the user has set stays.
-    """
-    settings = {
-        "VLLM_CONFIGURE_LOGGING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        # Everything is materialized before: nothing may be fetched behind our back.
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Torch writes its log past everyone's, from Python and from C++.
-        "TORCH_LOGS": "-all",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-    }
-    for name, value in (settings | environment_of(layout, addresses)).items():
-        os.environ.setdefault(name, value)

@@ -26,7 +26,11 @@ class EngineSection(Section):
     """Most requests computed at once; unset is vLLM's default."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Number format of weights and activations; `auto` follows the model's own config."""
+    """
+    Number format of weights and activations. `auto` follows the model's own config; on a CPU it is float32 for what
+    embeds, ranks or classifies, and bfloat16 for what writes where the processor multiplies in it, unless the weights
+    are quantized.
+    """
 
     quantization: Annotated[str, Field(min_length=1)] | None = None
     """Quantization method; unset follows the model's own config."""
@@ -35,7 +39,10 @@ class EngineSection(Section):
     """Memory of the KV cache, in bytes per device; unset is profiled on a GPU, and at most 2 GiB on a CPU."""
 
     enforce_eager: bool | None = None
-    """Skip compilation for a faster start; unset is true on a CPU and false on a GPU."""
+    """
+    Skip compilation for a faster start; unset is true on a CPU and false on a GPU. What is compiled is kept below
+    `storage.cache_dir`, so that the next start finds it.
+    """
 
     stream_interval: Count | None = None
     """

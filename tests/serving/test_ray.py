@@ -23,6 +23,7 @@ from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import prepare
 from appliance.vllm_engine.meeting import Meeting
+from appliance.vllm_engine.parts import Parts
 from appliance.vllm_engine.section import EngineSection
 
 PROGRAM = Path(__file__).parent / "ray_cluster.py"
@@ -69,4 +70,4 @@ def test_ray_that_is_not_installed_is_named(tmp_path: Path) -> None:
     setup = Setup(("tiny",), tmp_path, LayoutSection(executor="ray"), EngineSection())
 
     with pytest.raises(MissingExtraError, match=r"appliance\[ray\]"):
-        prepare(setup, Meeting(ALONE, "tiny"))
+        prepare(setup, Meeting(ALONE, "tiny"), Parts())

@@ -14,11 +14,12 @@ import structlog
 from appliance.contract import ALONE
 from appliance.errors import EngineDeadError
 from appliance.vllm_engine.arguments import Setup, engine_arguments
+from appliance.vllm_engine.environment import set_environment
 from appliance.vllm_engine.family import Family
 from appliance.vllm_engine.launch import as_load_error, prepare
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.nodes.leader import Leader
-from appliance.vllm_engine.placing import set_environment
+from appliance.vllm_engine.parts import Parts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -47,7 +48,7 @@ class HeadlessEngine:
         """
         started = time.monotonic()
         try:
-            prepare(self._setup, Meeting(ALONE, self._setup.names[0]))
+            prepare(self._setup, Meeting(ALONE, self._setup.names[0]), Parts())
             setup = await self._leader.join()
             starting = self._family.start(partial(_launch, setup, self._family.proceed))
             self._keeper = await self._leader.unless_gone(starting)

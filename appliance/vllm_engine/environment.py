@@ -1,0 +1,88 @@
+"""
+What vLLM hears only through the environment; what the user has set there stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from appliance.errors import StorageError
+from appliance.layout import LayoutSection
+from appliance.processes import processor_flags
+from appliance.storage import Cache
+from appliance.vllm_engine.placing import Addresses, environment_of
+
+_ALWAYS: Mapping[str, str] = {
+    "VLLM_CONFIGURE_LOGGING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    # Everything is materialized before: nothing may be fetched behind our back.
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Torch writes its log past everyone's, from Python and from C++.
+    "TORCH_LOGS": "-all",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+
+_COMPILED: Mapping[str, str] = {
+    "VLLM_CACHE_ROOT": "vllm",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+}
+"""
+Where vLLM, Torch's compiler and Triton keep what they compile, each in a directory of its own.
+"""
+
+
+def set_environment(layout: LayoutSection, addresses: Addresses | None = None) -> None:
+    """
+    Tell vLLM what holds for every engine, and the layout of the next one; `addresses` are as in `Setup`.
+    """
+    _suggest({**_ALWAYS, **environment_of(layout, addresses)})
+
+
+def keep_compiled(cache_dir: Path | None) -> Path | None:
+    """
+    Have what is compiled for a model kept beside the models, so that a volume keeps both; returns where.
+
+    `cache_dir` is the storage's, None its default, which is also taken where the other cannot be written.
+    None where neither can be: vLLM, Torch and Triton then go by their own defaults.
+    """
+    for each in (cache_dir, None):
+        root = _own(each)
+        if root is not None:
+            _suggest({variable: str(root / name) for variable, name in _COMPILED.items()})
+            return root
+    return None
+
+
+def _own(cache_dir: Path | None) -> Path | None:
+    """
+    The directory for what is compiled, where it is ours and not everybody can write: what lies there is run.
+    """
+    try:
+        root = Cache.at(cache_dir).root / ".compiled"
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = root.stat()
+    except (OSError, StorageError):
+        return None
+    # Kubernetes lets a group of its own write to a volume.
+    is_ours = facts.st_uid == os.getuid() and not facts.st_mode & stat.S_IWOTH
+    return root / _processor() if is_ours and os.access(root, os.W_OK) else None
+
+
+def _processor() -> str:
+    """
+    A name for this kind of processor: a volume may be shared by several, and code for one may be none for another.
+    """
+    words = " ".join((platform.machine(), *sorted(processor_flags())))
+    return f"{platform.machine()}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+
+
+def _suggest(settings: Mapping[str, str]) -> None:
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,105 @@
+"""
+What a load is spent on, and what of it needs no bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+from doubles import Double, DoubleSection, config
+from structlog.testing import capture_logs
+
+from appliance.errors import MissingExtraError
+from appliance.lifecycle import Lifecycle, State
+from appliance.lifecycle.phases import Phases
+from appliance.storage.section import StorageSettings
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+def _double(lifecycle: Lifecycle) -> Double:
+    return cast("Double", lifecycle.entries[0].model)
+
+
+@asynccontextmanager
+async def _made(section: DoubleSection) -> AsyncGenerator[Lifecycle]:
+    lifecycle = Lifecycle(config(section).model_copy(update={"storage": StorageSettings(cache_dir=Path("/kept"))}))
+    try:
+        yield lifecycle
+    finally:
+        await lifecycle.stop()
+
+
+async def test_a_model_prepares_while_its_bytes_are_on_their_way() -> None:
+    """
+    What needs no byte of it does not wait for the last one, and is told where things are kept.
+    """
+    may_fetch = threading.Event()
+    async with _made(DoubleSection(name="one", has_storage=True, may_fetch=may_fetch)) as lifecycle:
+        lifecycle.begin()
+        await _until(lambda: bool(_double(lifecycle).prepared))
+        state = lifecycle.entries[0].state
+        may_fetch.set()
+        await _until(lambda: lifecycle.entries[0].state is State.LOADING)
+
+        assert state is State.FETCHING
+        assert _double(lifecycle).prepared == [Path("/kept")]
+
+
+async def test_nothing_is_fetched_for_a_model_that_cannot_be_served_here() -> None:
+    """
+    What is not installed is said before a byte has come, not after hours of them.
+    """
+    async with _made(DoubleSection(name="one", has_storage=True)) as lifecycle:
+        _double(lifecycle).prepare_fault = MissingExtraError("vllm", "gpu", "the model 'one'")
+        lifecycle.begin()
+        await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+
+        assert "appliance[gpu]" in lifecycle.entries[0].reason
+        assert lifecycle.entries[0].progress is None
+
+
+async def test_the_log_and_the_probes_say_what_a_load_was_spent_on() -> None:
+    """
+    The same figures in both: seconds of each phase, their sum, and the parts that the model tells of.
+    """
+    async with _made(DoubleSection(name="one", has_storage=True)) as lifecycle:
+        _double(lifecycle).may_load.set()
+        with capture_logs() as logs:
+            lifecycle.begin()
+            await _until(lambda: lifecycle.is_ready)
+        shown = lifecycle.entries[0].describe()["load"]
+        (told,) = [each for each in logs if each["event"] == "model.loaded"]
+
+        assert list(shown["phases"]) == ["pending", "fetching", "loading", "proving"]
+        assert shown["parts"] == {"weights": 1.5}
+        assert {name: told[name] for name in shown} == shown
+
+
+def test_a_load_begins_anew_after_a_death() -> None:
+    """
+    What an earlier load was spent on is no part of the next, and what follows a load is none of it.
+    """
+    now = 0.0
+    phases = Phases(lambda: now)
+    for state, seconds in ((State.FETCHING, 1), (State.LOADING, 2), (State.PROVING, 3), (State.READY, 4)):
+        now += seconds
+        phases.enter(state)
+    first = phases.seconds()
+    now += 100
+    phases.enter(State.RESTARTING)
+    now += 5
+    phases.enter(State.LOADING)
+    now += 6
+
+    assert first == {State.PENDING: 1, State.FETCHING: 2, State.LOADING: 3, State.PROVING: 4}
+    assert phases.seconds() == {State.LOADING: 6}
