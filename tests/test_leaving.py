@@ -26,7 +26,7 @@ class Client:
         """
         Its request.
         """
-        return Request({"type": "http"}, receive=self._receive)  # type: ignore[arg-type, typeddict-item] # all it needs
+        return Request({"type": "http"}, receive=self._receive)  # type: ignore[arg-type]  # all that it needs
 
     async def _receive(self) -> dict[str, str]:
         self.readers += 1
