@@ -1,0 +1,147 @@
+"""
+What the front end adds to the engine: ours beside vLLM's own server, on this machine in this run.
+
+``just bench front-end`` starts both again and again, one after the other, before an engine core that computes nothing
+(`fake_core.py`) and before a real one, loads them (`chats.py`), and writes a table, a plot and the figures themselves
+into ``docs/bench/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.config import load
+from appliance.storage.section import StorageSettings
+from bench import front_end_page
+from bench.chats import Measured
+from bench.front_ends import LOAD_CORE, MODEL, SUBJECTS, pinned_to, started
+
+_ROOT = Path(__file__).parents[2]
+_CHAT = _ROOT / "examples" / "chat.yaml"
+_FIGURES = _ROOT / "docs" / "bench" / "front-end.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """
+    A load; `warm_up_seconds` is until as many are under way as will be.
+    """
+
+    name: str
+    connections: int
+    tokens: int
+    warm_up_seconds: float
+    is_streamed: bool = True
+
+
+LEVELS = {
+    "fake": (
+        Level("1", 1, 32, 1),
+        Level("16", 16, 128, 2),
+        Level("64", 64, 256, 2),
+        Level("256", 256, 256, 4),
+        Level("1000", 1000, 256, 10),
+        Level("short", 64, 16, 2, is_streamed=False),
+    ),
+    "real": (Level("1", 1, 32, 2), Level("32", 32, 128, 6)),
+}
+"""
+By the engine behind the front end.
+"""
+
+
+def main() -> None:
+    """
+    Measure, and write.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=3, help="how often each is started")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each load is measured")
+    parser.add_argument("--engine", nargs="+", choices=list(LEVELS), default=list(LEVELS))
+    parser.add_argument("--only", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS))
+    parser.add_argument("--levels", nargs="+", help="the names of loads, all unless said")
+    parser.add_argument("--into", type=Path, default=_FIGURES, help="a file of JSON; what it has of others stays")
+    parser.add_argument("--more", action="store_true", help="keep the runs that are there, and add to them")
+    given = parser.parse_args()
+    (section,) = load(_CHAT).config.models
+    artifact = section.materialize(StorageSettings(), lambda *_: None)["model"]
+    given.into.parent.mkdir(parents=True, exist_ok=True)
+    for engine in given.engine:
+        for figures in _measure(engine, artifact, given):
+            # After each server, so that what was measured stays, whatever becomes of the next.
+            _keep(given.into, engine, figures)
+    _say(front_end_page.write(given.into))
+
+
+def _measure(engine: str, artifact: Path, given: argparse.Namespace) -> Iterator[Mapping[str, object]]:
+    """
+    The figures so far, by load and by server, after each server.
+    """
+    levels = [level for level in LEVELS[engine] if given.levels is None or level.name in given.levels]
+    before = _kept(given.into).get(engine, {}) if given.more else {}
+    figures = {level.name: {name: before.get(level.name, {}).get(name, []) for name in given.only} for level in levels}
+    for name in [name for _ in range(given.pairs) for name in given.only]:
+        _say(f"measuring {name} before a {engine} engine")
+        with started(name, artifact, is_fake=engine == "fake") as (port, process):
+            for level in levels:
+                measured = _load(port, process, level, given.seconds, is_fake=engine == "fake")
+                figures[level.name][name].append(_figures(measured))
+                _say(f"  {level.name}: {figures[level.name][name][-1]}")
+        yield figures
+
+
+def _keep(file: Path, engine: str, figures: Mapping[str, object]) -> None:
+    file.write_text(json.dumps({**_kept(file), engine: figures}, indent=1) + "\n")
+
+
+def _kept(file: Path) -> dict[str, Any]:  # Any: JSON values
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _load(port: int, process: int, level: Level, seconds: float, *, is_fake: bool) -> Measured:
+    words = ["--port", port, "--process", process, "--model", MODEL, "--connections", level.connections]
+    words += ["--tokens", level.tokens, "--warm-up", level.warm_up_seconds, "--seconds", seconds]
+    words += [] if level.is_streamed else ["--whole"]
+    words += ["--words"] if is_fake else []
+    pinned = pinned_to(LOAD_CORE) if is_fake else ()
+    command = [*pinned, sys.executable, "-m", "bench.chats", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return Measured(**json.loads(done.stdout))
+
+
+def _figures(measured: Measured) -> dict[str, float]:
+    """
+    What is kept of a run.
+    """
+    return {
+        "tokens_per_second": measured.tokens / measured.seconds,
+        "answers_per_second": measured.answers / measured.seconds,
+        "tokens_per_event": measured.tokens / measured.events if measured.events else 0.0,
+        "processor_us_per_token": measured.processor_seconds / measured.tokens * 1e6,
+        "processor_share": measured.processor_seconds / measured.seconds,
+        "first_p50_ms": _share(measured.firsts, 50) * 1000,
+        "first_p99_ms": _share(measured.firsts, 99) * 1000,
+        "resident_mb": measured.resident_bytes / 1e6,
+        "faults": measured.faults,
+    }
+
+
+def _share(values: Sequence[float], percent: int) -> float:
+    ordered = sorted(values)
+    return ordered[min(percent * len(ordered) // 100, len(ordered) - 1)]
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

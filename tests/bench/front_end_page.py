@@ -1,0 +1,114 @@
+"""
+The figures of `front_end.py` as a table and a plot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from bench import chart
+
+Runs = Mapping[str, Sequence[Mapping[str, float]]]
+"""
+The figures of each run, by the server they are of.
+"""
+
+OURS, THEIRS = "appliance", "vllm"
+
+_TITLES = {
+    "fake": "An engine that computes nothing: a token for each stream every 20 ms",
+    "real": "A real engine: SmolLM2-135M on the CPU",
+}
+
+# What is shown, and how.
+_COLUMNS = {
+    "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "processor_us_per_token": ("processor µs/token", "{:,.0f}"),
+    "first_p50_ms": ("first token p50 ms", "{:,.1f}"),
+    "first_p99_ms": ("p99 ms", "{:,.1f}"),
+    "resident_mb": ("resident MB", "{:,.0f}"),
+}
+
+# What is drawn, without the loads beside which the others could not be seen.
+_PANELS = (
+    ("processor_us_per_token", "Processor µs per token", ("16", "64", "256", "1000")),
+    ("tokens_per_second", "Tokens per second", ("64", "256", "1000")),
+    ("first_p50_ms", "First token, median ms", ("16", "64", "256")),
+)
+
+
+def write(figures: Path) -> str:
+    """
+    Write both beside the figures; the table.
+    """
+    engines: Mapping[str, Mapping[str, Runs]] = json.loads(figures.read_text())
+    parts = [_HEAD.format(plot=figures.with_suffix(".svg").name)]
+    parts += [_section(engine, levels) for engine, levels in engines.items()]
+    text = "\n".join(parts)
+    figures.with_suffix(".md").write_text(text)
+    if "fake" in engines:
+        figures.with_suffix(".svg").write_text(_plot(engines["fake"]))
+    return text
+
+
+_HEAD = """\
+# Front end
+
+What serving costs beside the engine: ours and vLLM's own server, both as they are by default, before the same engine.
+`just bench front-end` makes this page; each figure is the median of runs that alternate, and each ratio, ours to
+vLLM's, the median of those of the pairs.
+
+Before the engine that computes nothing, the server has one core, and another one has the engine and the clients, each
+of which asks again as soon as it is answered. 12,800 tokens a second are offered to 256 streams and 50,000 to 1,000,
+more than one core can write: what is reached there is the most there is. *Whole* are answers of 16 tokens in one piece,
+whose first token is their last. Processor time is all that the server's processes spent, in the kernel, too. Before the
+real engine it has the engine's in it.
+
+KServe's runtime is not in the table: `huggingfaceserver` is in no package registry, only in its image, and is made for
+vLLM 0.24, whose inside it uses.
+
+![Processor time per token, tokens per second and time to the first token]({plot})
+"""
+
+
+def _section(engine: str, levels: Mapping[str, Runs]) -> str:
+    head = ["streams", "server", *(title for title, _ in _COLUMNS.values())]
+    lines = [f"## {_TITLES[engine]}", "", _line(head), _line(["---"] * len(head))]
+    for level, runs in levels.items():
+        for name, each in runs.items():
+            values = [form.format(_median(each, key)) for key, (_, form) in _COLUMNS.items()]
+            lines.append(_line([_level(level), name, *values]))
+        if {OURS, THEIRS} <= runs.keys():
+            lines.append(_line([_level(level), "ratio", *(f"{_ratio(runs, key):.2f}" for key in _COLUMNS)]))
+    faults = sum(run["faults"] for runs in levels.values() for each in runs.values() for run in each)
+    return "\n".join([*lines, "", f"Answers that were none, or had another length: {faults:.0f}.", ""])
+
+
+def _level(name: str) -> str:
+    return f"{int(name):,}" if name.isdecimal() else "64 whole"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _median(runs: Sequence[Mapping[str, float]], key: str) -> float:
+    return median(run[key] for run in runs)
+
+
+def _ratio(runs: Runs, key: str) -> float:
+    pairs = zip(runs[OURS], runs[THEIRS], strict=True)
+    return median(ours[key] / theirs[key] for ours, theirs in pairs)
+
+
+def _plot(levels: Mapping[str, Runs]) -> str:
+    panels = []
+    for key, title, wanted in _PANELS:
+        shown = {level: levels[level] for level in wanted if level in levels}
+        names = next(iter(shown.values()), {})
+        bars = {name: [_median(runs[name], key) for runs in shown.values()] for name in names}
+        panels.append(chart.Panel(title, [_level(level) for level in shown], bars))
+    return chart.draw([panel for panel in panels if panel.places], "streams at once")

@@ -1,0 +1,142 @@
+"""
+The servers whose front ends are compared: how each is started, before a real engine or one that computes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from served import free_port
+
+MODEL = "bench"
+
+# The server has a processor of its own, and so do those who load it.
+SERVER_CORE, LOAD_CORE = "1", "0"
+
+# As many as are asked for at once; KServe's and vLLM's servers have no queue of their own before the engine.
+_MOST_SEQUENCES = 1024
+
+_KV_BYTES = 2**30
+
+_START_SECONDS = 280.0
+
+# Between two steps of the engine that computes nothing: 50 tokens a second for each stream.
+STEP_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    Where a server is started: its port, a folder of its own, the model's files, and the two addresses of an engine core
+    that is there already; None has it start its own.
+    """
+
+    port: int
+    folder: Path
+    artifact: Path
+    core: tuple[str, str] | None
+
+
+Command = Callable[[Place], Sequence[str]]
+
+
+def appliance(place: Place) -> Sequence[str]:
+    """
+    Ours, as it is by default.
+    """
+    engine = {"max_model_len": 2048, "kv_cache_memory_bytes": _KV_BYTES}
+    model = {"name": MODEL, "class": "generative", "storage": {"uri": str(place.artifact)}, "engine": engine}
+    file = place.folder / "appliance.yaml"
+    if place.core is None:
+        program = ["-m", "appliance"]
+    else:
+        # The engine core of another process needs no process of ours to be made from.
+        model |= {"layout": {"executor": "multiprocess"}, "engine": {**engine, "max_num_seqs": _MOST_SEQUENCES}}
+        program = ["-m", "bench.attached", "appliance", *place.core]
+    file.write_text(json.dumps({"models": [model], "server": {"host": "127.0.0.1", "port": place.port}}))
+    return [sys.executable, *program, "serve", str(file)]
+
+
+def vllm(place: Place) -> Sequence[str]:
+    """
+    vLLM's own, as it is by default.
+    """
+    words = ["--model", str(place.artifact), "--served-model-name", MODEL, "--host", "127.0.0.1"]
+    words += ["--port", str(place.port), "--max-model-len", "2048", "--kv-cache-memory-bytes", str(_KV_BYTES)]
+    if place.core is None:
+        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]
+    program = ["-m", "bench.attached", "vllm", *place.core]
+    return [sys.executable, *program, *words, "--max-num-seqs", str(_MOST_SEQUENCES)]
+
+
+SUBJECTS: Mapping[str, Command] = {"appliance": appliance, "vllm": vllm}
+
+
+@contextlib.contextmanager
+def started(name: str, artifact: Path, *, is_fake: bool) -> Iterator[tuple[int, int]]:
+    """
+    The port and the process of a server that answers; with an engine core that computes nothing it has a processor of
+    its own.
+    """
+    with tempfile.TemporaryDirectory() as text, contextlib.ExitStack() as stack:
+        folder = Path(text)
+        core = (f"ipc://{folder}/input", f"ipc://{folder}/output") if is_fake else None
+        place = Place(free_port(), folder, artifact, core)
+        pinned: Sequence[str] = ()
+        if core is not None:
+            pinned = pinned_to(SERVER_CORE)
+            words = ["--input", core[0], "--output", core[1], "--words", str(artifact / "tokenizer.json")]
+            fake = [sys.executable, "-m", "bench.fake_core", *words, "--step", str(STEP_SECONDS)]
+            stack.enter_context(_process([*pinned_to(LOAD_CORE), *fake], folder / "core.log"))
+        server = stack.enter_context(_process([*pinned, *SUBJECTS[name](place)], folder / "server.log"))
+        _until_answering(place.port, server, folder / "server.log")
+        yield place.port, server.pid
+
+
+def pinned_to(core: str) -> Sequence[str]:
+    """
+    What to put before a command that has this processor and no other.
+    """
+    return ["taskset", "--cpu-list", core]
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env={**os.environ, **_ENVIRONMENT}
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+        process.wait()
+
+
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+def _until_answering(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}).encode()
+    address = f"http://127.0.0.1:{port}/v1/chat/completions"
+    deadline = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60):
+                return
+        time.sleep(0.2)
+    raise OSError(f"it never answered; the end of its log:\n{log.read_text(errors='replace')[-3000:]}")
