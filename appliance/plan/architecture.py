@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.plan.attention import Attention, attention_of, is_latent
+from appliance.plan.length import longest_text, usual_text
 from appliance.plan.quantization import Quantization, quantization_of
 from appliance.plan.tensor import TYPES
 
@@ -20,18 +21,6 @@ _ENCODERS = frozenset(
 # Where models say how many experts they have (``ModelArchConfigConvertorBase.get_num_experts`` of vLLM).
 _EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
 
-# Where they say how long a text may be (``derive_max_model_len_and_key``); the smallest counts.
-_LENGTHS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "model_max_length",
-    "max_sequence_length",
-    "max_seq_length",
-    "seq_len",
-)
-
 Config = Mapping[str, Any]
 """
 A `config.json`; Any: JSON values.
@@ -41,7 +30,8 @@ A `config.json`; Any: JSON values.
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """
-    The sizes of a model; 0 is that there is no such thing, None that it is not said.
+    The sizes of a model; 0 is that there is no such thing, None that it is not said. `max_length` is the longest text
+    it takes, in tokens, `usual_length` the longest that vLLM lets it have unless it is told.
 
     `text` holds the config of the language model, which of a model that also sees is a part of the file.
     """
@@ -62,6 +52,7 @@ class Architecture:
     is_encoder: bool
     dtype: str | None
     max_length: int | None
+    usual_length: int | None
     quantization: Quantization | None
     attention: tuple[Attention, ...]
     sparse: tuple[bool, ...]
@@ -118,7 +109,8 @@ def architecture_of(config: Config) -> Architecture:
         is_tied=_is_tied(kind, text, config),
         is_encoder=is_encoder,
         dtype=_dtype(config, text),
-        max_length=min((text[key] for key in _LENGTHS if isinstance(text.get(key), int)), default=None),
+        max_length=longest_text(kind, text),
+        usual_length=usual_text(kind, text),
         quantization=quantization_of(config, text),
         attention=() if is_encoder else attention_of(kind, text, layers, kv_heads, head_dim),
         sparse=tuple(bool(experts) and _is_sparse(kind, text, layer) for layer in range(layers)),

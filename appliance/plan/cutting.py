@@ -81,14 +81,14 @@ _NAMES: tuple[tuple[Cut, re.Pattern[str]], ...] = (
     ),
 )
 
-# What a checkpoint may hold and no rank loads: buffers of older versions, heads for training.
+# What a checkpoint may hold and no rank loads: buffers of older versions, the order of groups, heads for training.
 _UNUSED = re.compile(
-    r"(rotary_emb\.inv_freq|position_ids|masked_bias|\.attn\.bias|num_batches_tracked)$|^(cls\.|mtp\.|model\.mtp\.)"
+    r"(\.g_idx|rotary_emb\.inv_freq|position_ids|masked_bias|\.attn\.bias|num_batches_tracked)$|^(cls\.|mtp\.|model\.mtp\.)"
 )
 
 # A bias on all experts, and what follows a layer's name.
 _ENDING = re.compile(
-    r"(?:\.(?:weight|bias)(?:_\w+)?|\.(?:q?scales?|qweight|qzeros|g_idx|\w*scale\w*)|_bias|_blocks|_scales)$"
+    r"(?:\.(?:weight|bias)(?:_\w+)?|\.(?:q?scales?|qweight|qzeros|\w*scale\w*)|_bias|_blocks|_scales)$"
 )
 
 

@@ -90,9 +90,8 @@ def estimate(subject: Subject, layout: LayoutSection, demand: Demand, hardware: 
     cache = cache_of(model, layout, memory.terms_of(model, engine, layout, hardware, dtype))
     reserve = memory.reserve_bytes(model, engine, layout, hardware, dtype)
     ranks = tuple(_rank(rank, size, reserve, layout, demand, hardware, cache) for rank, size in held.items())
-    wanted = engine.max_model_len or model.max_length or _USUAL_LENGTH
+    wanted = engine.max_model_len or model.usual_length or _USUAL_LENGTH
     blocks = cache.blocks_in(_smallest(ranks, layout.pipeline_parallel)) if cache.groups else 0
-    # A model whose positions are stretched takes longer texts than it was made for.
     found = Estimate(dtype, ranks, cache, blocks, wanted, max(wanted, model.max_length or 0))
     return replace(found, faults=tuple(_faults(found, layout, hardware)))
 

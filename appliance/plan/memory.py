@@ -77,8 +77,8 @@ def terms_of(
     What the KV cache is built of on this hardware.
     """
     said, cache = engine.args.get("block_size"), engine.args.get("kv_cache_dtype")
-    # One batch is prepared while another one runs (``max_concurrent_batches``).
-    batches = max(2, layout.pipeline_parallel) if layout.pipeline_parallel == 1 else layout.pipeline_parallel
+    # A batch for each stage, and on GPUs one that is prepared meanwhile (``VllmConfig.max_concurrent_batches``).
+    batches = layout.pipeline_parallel + (0 if hardware.is_cpu else 1)
     return Terms(
         block_tokens=said if isinstance(said, int) else _block_tokens(model, hardware),
         element_bytes=BITS[dtype] // 8,

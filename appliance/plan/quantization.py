@@ -13,11 +13,13 @@ from typing import Any
 class Quantization:
     """
     `group` is how many inputs of a layer share a scale, 0 where that does not matter; `outputs` likewise.
+    `has_packs` says that several weights lie in one number of 32 bits.
     """
 
     method: str
     group: int = 0
     outputs: int = 0
+    has_packs: bool = False
 
     @property
     def is_transposed(self) -> bool:
@@ -40,9 +42,9 @@ def quantization_of(*configs: Mapping[str, Any]) -> Quantization | None:  # Any:
     if block := said.get("weight_block_size"):
         return Quantization(method, group=int(block[1]), outputs=int(block[0]))
     if method.startswith(("gptq", "awq")):
-        return Quantization(method, group=max(0, int(said.get("group_size") or 0)))
+        return Quantization(method, group=max(0, int(said.get("group_size") or 0)), has_packs=True)
     if method.startswith("compressed"):
-        return Quantization(method, group=_group(said))
+        return Quantization(method, group=_group(said), has_packs=said.get("format") == "pack-quantized")
     return Quantization(method)
 
 

@@ -127,6 +127,8 @@ def _blocks(model: Architecture, layout: LayoutSection) -> Found:
     if said is None or ranks == 1:
         return
     inner = [model.intermediate] if not all(model.sparse) else []
+    if not model.is_latent:
+        inner.append(model.heads * model.head_dim)
     if model.experts and not layout.expert_parallel:
         inner.append(model.expert_intermediate)
     for block in sorted({said.group, said.outputs} - {0, 1}):
@@ -138,10 +140,9 @@ def _blocks(model: Architecture, layout: LayoutSection) -> Found:
 
 def _length(model: Architecture, wanted: int | None) -> Sequence[Refusal]:
     """
-    ``_get_and_verify_max_len``; what stretches positions is left to vLLM.
+    ``_get_and_verify_max_len``.
     """
-    is_stretched = model.text.get("rope_scaling") or model.text.get("rope_parameters")
-    if wanted is None or model.max_length is None or is_stretched or wanted <= model.max_length:
+    if wanted is None or model.max_length is None or wanted <= model.max_length:
         return ()
     fault = f"is {wanted}, and the model was made for {model.max_length} tokens"
     return (Refusal(("engine", "max_model_len"), fault, "must be at most that"),)

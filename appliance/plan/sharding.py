@@ -14,6 +14,9 @@ from appliance.plan.architecture import Architecture
 from appliance.plan.cutting import Cut, Part
 from appliance.plan.tensor import PLAIN, bytes_of
 
+# What vLLM keeps in 32 bits, in whatever type it was written.
+_PRECISE = ("e_score_correction_bias", "A_log")
+
 
 @dataclass(frozen=True, slots=True)
 class Rank:
@@ -105,11 +108,16 @@ def _add(stage: _Stage, part: Part, model: Architecture, layout: LayoutSection, 
 
 def _dtype(part: Part, model: Architecture, dtype: str) -> str:
     """
-    The type a tensor has once it is loaded: plain ones are turned into the model's, scales stay as they are.
+    The type a tensor has once it is loaded: plain ones are turned into the model's, those of scales into float32
+    unless they scale packs.
     """
-    is_kept = part.tensor.name.endswith(("e_score_correction_bias", "A_log", "dt_bias"))
-    is_scale = model.quantization is not None and "scale" in part.tensor.name.rpartition(".")[2]
-    return dtype if part.tensor.dtype in PLAIN and not is_kept and not is_scale else part.tensor.dtype
+    if part.tensor.name.endswith(_PRECISE):
+        return "F32"
+    if part.tensor.dtype not in PLAIN:
+        return part.tensor.dtype
+    said = model.quantization
+    is_scale = said is not None and not said.has_packs and "scale" in part.tensor.name.rpartition(".")[2]
+    return "F32" if is_scale else dtype
 
 
 def _local(part: Part, shape: tuple[int, ...], ranks: int, model: Architecture) -> int:
@@ -135,8 +143,6 @@ def _dimension(part: Part, shape: tuple[int, ...], model: Architecture) -> int |
     ending = part.tensor.name.rpartition(".")[2]
     is_row = part.cut is Cut.ROW
     if ending in ("weight_shape", "weight_scale_2", "weight_global_scale") or (len(shape) == 1 and is_row):
-        return 0 if ending == "g_idx" and is_row else None
-    if ending == "g_idx":
         return None
     is_transposed = model.quantization is not None and model.quantization.is_transposed
     if len(shape) > 1 and is_transposed and ending in ("qweight", "qzeros", "scales"):

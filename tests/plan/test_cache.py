@@ -13,6 +13,9 @@ from appliance.layout import LayoutSection
 from appliance.plan.architecture import architecture_of
 from appliance.plan.attention import Kind
 from appliance.plan.cache import KvCache, Terms, cache_of
+from appliance.plan.hardware import Hardware, named
+from appliance.plan.memory import terms_of
+from appliance.vllm_engine.section import EngineSection
 
 BLOCK, FLIGHT = 16, 100
 TERMS = Terms(block_tokens=BLOCK, element_bytes=2, in_flight=FLIGHT)
@@ -66,6 +69,22 @@ def test_windows_bound_what_a_text_takes() -> None:
     assert cache.block_bytes == (2 * BLOCK * 4 * 2 * 8 * 2,)
     assert cache.blocks_of(1600) == 100 + 2 * window
     assert cache.blocks_of(16) == 1 + 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("machine", "stages", "batches", "tokens"),
+    [("cpu", 1, 1, 2048), ("cpu", 2, 2, 4096), ("h100-80gb", 1, 2, 8192), ("h100-80gb", 2, 3, 8192)],
+)
+def test_as_many_batches_are_under_way_as_vllm_has(machine: str, stages: int, batches: int, tokens: int) -> None:
+    """
+    One for each stage, and on GPUs another one, which is prepared meanwhile.
+    """
+    hardware = Hardware("cpu", 1, 1 << 34, is_cpu=True) if machine == "cpu" else named(machine)
+    layout = LayoutSection(pipeline_parallel=stages)
+
+    terms = terms_of(architecture_of(DENSE), EngineSection(), layout, hardware, "BF16")
+
+    assert terms.in_flight == batches * tokens
 
 
 def test_latent_attention_keeps_one_vector_on_every_rank() -> None:

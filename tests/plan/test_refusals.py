@@ -87,7 +87,9 @@ def test_what_works_is_left_alone(published: Published, name: str, layout: dict[
 def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
     """
     Experts of width 1536 in FP8 blocks of 128: eight ranks would cut the blocks, four do not, nor do whole experts.
+    Attention of 14 heads of 64 in groups of 128: two ranks would have three groups and a half each.
     """
+    grouped = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
     said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
     model = architecture_of({**published["Qwen3-235B-A22B"], **said})
 
@@ -95,19 +97,63 @@ def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
 
     assert [each.path for each in found] == [("layout", "tensor_parallel")]
     assert "within the blocks of 128" in found[0].message
+    assert refusals(architecture_of({**published["Qwen2.5-0.5B"], **grouped}), LayoutSection(tensor_parallel=2))
     assert refusals(model, LayoutSection(tensor_parallel=4)) == []
     assert refusals(model, LayoutSection(tensor_parallel=8, expert_parallel=True)) == []
 
 
 def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published) -> None:
     """
-    A longer one is refused, unless the model's positions can be stretched.
+    A longer one is refused, unless its positions are stretched by a factor that the written length does not count.
     """
     config = {**published["Llama-2-7B"], "max_position_embeddings": 4096}
-    stretched = {**config, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+    counted = {**config, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+    stretched = {**config, "rope_scaling": {"type": "linear", "factor": 4.0}}
 
     found = refusals(architecture_of(config), LayoutSection(), 8192)
 
     assert [each.path for each in found] == [("engine", "max_model_len")]
     assert "made for 4096 tokens" in found[0].message
+    assert refusals(architecture_of(counted), LayoutSection(), 8192) == found
     assert refusals(architecture_of(stretched), LayoutSection(), 8192) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "longest", "usual"),
+    [
+        ({}, None, None),
+        ({"max_position_embeddings": 4096, "n_positions": 1024}, 1024, 1024),
+        ({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "default"}}, 4096, 4096),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, 8192, 8192),
+        (
+            {
+                "max_position_embeddings": 131072,
+                "original_max_position_embeddings": 4096,
+                "rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [8.0]},
+            },
+            131072,
+            4096,
+        ),
+        (
+            {
+                "max_position_embeddings": 4096,
+                "rope_parameters": {
+                    "sliding_attention": {"rope_type": "default"},
+                    "full_attention": {"rope_type": "linear", "factor": 8.0},
+                },
+            },
+            32768,
+            32768,
+        ),
+    ],
+)
+def test_lengths_are_read_as_vllm_reads_them(
+    published: Published, said: dict[str, Any], longest: int | None, usual: int | None
+) -> None:
+    """
+    What is written, with its factor where that is still to come; of long RoPE, what it was made for first.
+    """
+    sizes = {key: value for key, value in published["Llama-2-7B"].items() if key != "max_position_embeddings"}
+    model = architecture_of({**sizes, **said})
+
+    assert (model.max_length, model.usual_length) == (longest, usual)

@@ -131,6 +131,26 @@ def test_packed_weights_are_cut_the_other_way(name: str, dtype: str, shape: tupl
     assert held[Rank(0, 0, 0)] == local * (4 if dtype == "I32" else 2)
 
 
+@pytest.mark.parametrize(("form", "size"), [("int-quantized", 4), ("pack-quantized", 2)])
+def test_scales_are_in_float32_unless_they_scale_packs(form: str, size: int) -> None:
+    """
+    Whatever type a quantizer of compressed-tensors wrote them in.
+    """
+    config = {**DENSE, "quantization_config": {"quant_method": "compressed-tensors", "format": form}}
+    scale = Tensor("model.layers.0.mlp.up_proj.weight_scale", "BF16", (128, 1))
+
+    assert set(_weights(config, [scale]).values()) == {128 * size}
+
+
+def test_what_chooses_experts_is_kept_in_float32() -> None:
+    """
+    The bias of DeepSeek's router, in whatever type it was written.
+    """
+    bias = Tensor("model.layers.2.mlp.gate.e_score_correction_bias", "BF16", (6,))
+
+    assert set(_weights(SPARSE, [bias]).values()) == {6 * 4}
+
+
 def test_scales_of_blocks_are_cut_with_them_and_keep_their_type() -> None:
     """
     FP8 in blocks: the scales of 2 x 3 blocks are one row of blocks for each of two ranks, in float32.
@@ -145,13 +165,15 @@ def test_scales_of_blocks_are_cut_with_them_and_keep_their_type() -> None:
 
 def test_what_no_rank_loads_is_not_counted() -> None:
     """
-    Buffers of older versions, layers past the last, and an output that is tied take no memory.
+    Buffers of older versions, layers past the last, an output that is tied, and the order of GPTQ's groups take no
+    memory.
     """
     unused = [
         Tensor("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", (32,)),
         Tensor("h.0.attn.bias", "F32", (1, 1, 64, 64)),
         Tensor("model.layers.3.mlp.up_proj.weight", "BF16", (128, 64)),
         Tensor("lm_head.weight", "BF16", (100, 64)),
+        Tensor("model.layers.0.mlp.up_proj.g_idx", "I32", (64,)),
     ]
 
     held = _weights({**DENSE, "tie_word_embeddings": True}, unused)
