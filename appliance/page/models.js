@@ -54,12 +54,20 @@ function compared(plan, name, shown) {
   return real[name] == null ? `${shown(planned[name])} planned` : `${shown(real[name])}, ${shown(planned[name])} planned`
 }
 
+// How long its last load took, and what most of that went to.
+function spent({ seconds, phases, parts }) {
+  const { loading, ...others } = phases
+  const longest = Object.entries({ ...others, ...(parts ?? { loading }) }).filter(each => each[1] >= 0.1).sort((a, b) => b[1] - a[1]).slice(0, 3)
+  return [`${seconds.toFixed(1)} s`, ...longest.map(([name, each]) => `${name.replaceAll("_", " ")} ${each.toFixed(1)}`)].join(", ")
+}
+
 function facts(model, card, now, pace) {
   const rows = [["Answers", (card?.operations ?? []).join(", ").replaceAll("_", " ")]]
   rows.push(["Longest context", card?.max_model_len && `${card.max_model_len.toLocaleString("en")} tokens`])
   rows.push(["Layout", told(model.layout)])
   rows.push(["Weights", compared(model.plan, "weight_bytes", bytes => `${amount(bytes)} a device`)])
   rows.push(["KV tokens", compared(model.plan, "kv_tokens", count => count.toLocaleString("en"))])
+  rows.push(["Load", model.load && spent(model.load)])
   const full = now?.["vllm:kv_cache_usage_perc"]
   rows.push(["KV cache", full != null && `${(full * 100).toFixed(1)} % used`])
   rows.push(["Under way", model.state === "ready" && String(model.running)])

@@ -30,6 +30,7 @@ def test_a_person_chats_with_the_keyboard_alone(server: Served, tmp_path: Path) 
         expect(page.locator("#pace")).to_contain_text("tokens/s", timeout=60_000)
         expect(page.locator("#message")).to_be_focused()
         expect(page.locator("article")).to_contain_text(re.compile(r"KV tokens\s*[\d,]+, [\d,]+ planned"))
+        expect(page.locator("article")).to_contain_text(re.compile(r"Load\s*\d+\.\d s, "))
         keep(page, tmp_path, "chat")
 
 

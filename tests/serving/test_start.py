@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 from served import Served, until
 from storage.range_server import serving
+
+EMBEDDINGS = Path(__file__).parents[2] / "examples" / "embeddings.yaml"
 
 
 def _has_loaded(process: psutil.Process, library: str) -> bool:
@@ -58,3 +61,26 @@ def test_a_start_imports_while_it_fetches_and_says_what_it_was_spent_on(
     assert _has_loaded(server.engine_core(), "libiomp5") == (profile["openmp"] == "libiomp5")
     assert list(cache.glob(".compiled/*/vllm/modelinfos/*.json"))
     assert server.end() == 0
+
+
+@pytest.mark.slow
+def test_what_is_compiled_is_there_for_the_next_start(serve: Callable[..., Served], tmp_path: Path) -> None:
+    """
+    With `enforce_eager: false` the first start compiles into the storage's directory, and the second finds it there.
+    """
+    cache = tmp_path / "cache"
+
+    def start() -> set[Path]:
+        server = serve(
+            f"storage.cache_dir={cache}", "models.minilm.engine.enforce_eager=false", file=EMBEDDINGS
+        ).until_ready()
+        (profile,) = [event for event in server.events() if event["event"] == "profile.chosen"]
+        assert (profile["eager"], profile["said"]) == (False, ["engine.enforce_eager"])
+        assert server.end() == 0
+        return set(cache.glob(".compiled/**/*.so"))
+
+    first = start()
+    second = start()
+
+    assert first
+    assert second == first
