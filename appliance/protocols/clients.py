@@ -67,8 +67,11 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) ->
         if is_gone:
             task.uncancel()
         watch.cancel()
-        # Whoever reads on must be the only one to.
-        await asyncio.gather(watch, return_exceptions=True)
+        # Whoever reads on must be the only one to; in the next turn it is done, which others hear of two turns later.
+        while not watch.done():  # noqa: ASYNC110 - it takes one turn
+            await asyncio.sleep(0)
+        if not watch.cancelled():
+            watch.exception()
 
 
 async def _left(request: AnyRequest) -> None:
