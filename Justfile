@@ -45,7 +45,7 @@ test-gpu: setup
 
 # Run a server through every fault in full size; a table at the end says what happened.
 faults *args: setup
-    {{ python }} -m pytest -m faults tests/faults tests/serving/test_recovery.py {{ args }}
+    {{ python }} -m pytest -m faults tests/faults tests/serving tests/test_nodes_meeting.py {{ args }}
 
 # Build the CPU image and run it for real, alone and from the manifests; arguments go to the builder.
 test-image *args: setup

@@ -221,7 +221,7 @@ async def test_a_port_that_is_taken_is_named(node: Node) -> None:
             await Followers(node(0)).gather()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 async def test_a_machine_without_power_is_gone_on_both_sides(node: Node) -> None:
     """
     No connection is closed, only nothing arrives any more: within half a minute each has noticed.

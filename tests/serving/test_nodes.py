@@ -19,7 +19,7 @@ from served import Served, free_port, is_gone, until
 
 QUESTION = {"prompt": "Hi", "max_tokens": 4, "ignore_eos": True}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass
@@ -71,6 +71,7 @@ def _reason(server: Served) -> str:
     return str(reason)
 
 
+@pytest.mark.slow
 def test_two_machines_answer_as_one_and_leave_together(pair: Callable[..., Pair]) -> None:
     """
     Tensor parallel over two machines answers at rank 0; the other one follows, refuses calls, and when both are told to
@@ -97,6 +98,7 @@ def test_two_machines_answer_as_one_and_leave_together(pair: Callable[..., Pair]
     assert (both.first.process.wait(60), both.second.process.wait(60)) == (0, 0)
 
 
+@pytest.mark.faults
 def test_a_follower_ends_when_rank_0_is_killed(pair: Callable[..., Pair]) -> None:
     """
     `kill -9` of rank 0 ends the process of the other machine with exit code 4 and the reason, and every rank of both.
@@ -111,6 +113,7 @@ def test_a_follower_ends_when_rank_0_is_killed(pair: Callable[..., Pair]) -> Non
     until(lambda: all(is_gone(each) for each in ranks), 10)
 
 
+@pytest.mark.faults
 def test_rank_0_is_not_well_without_its_follower(pair: Callable[..., Pair]) -> None:
     """
     A rank that is killed there ends its process there, and here fails liveness with the reason, though nobody asked
@@ -131,6 +134,7 @@ def test_rank_0_is_not_well_without_its_follower(pair: Callable[..., Pair]) -> N
     assert not psutil.pid_exists(number)
 
 
+@pytest.mark.faults
 def test_copies_on_two_machines_have_one_front(pair: Callable[..., Pair]) -> None:
     """
     Data parallel with a copy on each machine answers at rank 0 from both; without one of them it is not live.

@@ -29,7 +29,7 @@ from appliance.vllm_engine.section import EngineSection
 PROGRAM = Path(__file__).parent / "ray_cluster.py"
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_each_rank_gets_a_gpu_of_the_cluster(pytestconfig: pytest.Config, divisible: Path) -> None:
     """
     Two groups of two ranks are placed on the four GPUs of two machines, one each; without a cluster none is made up.
