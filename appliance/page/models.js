@@ -74,6 +74,7 @@ function facts(model, card, now, pace) {
   const queued = now?.appliance_requests_queued ?? now?.["vllm:num_requests_waiting"]
   rows.push(["Queued", queued != null && String(queued)])
   rows.push(["Output", pace != null && `${pace.toFixed(pace < 10 ? 1 : 0)} tokens/s`])
+  for (const [rank, standing] of Object.entries(model.nodes ?? {})) rows.push([`Node ${rank}`, standing])
   for (const each of model.upstreams ?? []) rows.push([each.name ?? "Upstream", each.state ?? each.reason])
   return made("dl", {}, ...rows.filter(row => row[1]).flatMap(([term, text]) => [made("dt", {}, term), made("dd", {}, text)]))
 }

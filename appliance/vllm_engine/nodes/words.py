@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import socket
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
@@ -54,6 +55,8 @@ def digest(setup: Setup) -> str:
         setup.names,
         setup.layout.model_dump(mode="json", exclude={"devices": True, "nodes": {"rank", "address"}}),
         setup.engine.model_dump(mode="json"),
+        sorted(setup.adapters),
+        setup.pooler and asdict(setup.pooler),
     ]
     return hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()
 
