@@ -4,6 +4,7 @@ Everything we touch of vLLM, so that a new version says at once what it moved.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib
 import inspect
@@ -17,6 +18,7 @@ from appliance.layout import LayoutSection, NodesSection
 from appliance.vllm_engine import arguments
 from appliance.vllm_engine.arguments import Pooler, Setup, engine_arguments
 from appliance.vllm_engine.placing import Addresses, environment_of, of_layout
+from appliance.vllm_engine.ready import Ready
 from appliance.vllm_engine.section import OWNED, EngineSection
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -287,6 +289,23 @@ def test_an_output_has_what_we_count() -> None:
     assert {"queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts"} <= stats
     assert {"index", "token_ids"} <= {each.name for each in dataclasses.fields(_get("vllm.outputs.CompletionOutput"))}
     assert _get("vllm.sampling_params.RequestOutputKind").DELTA
+
+
+async def test_an_answer_is_waited_for_as_we_have_it() -> None:
+    """
+    What collects an answer's outputs sets, clears and awaits `ready`, and nothing else of it.
+    """
+    collector = _get("vllm.v1.engine.output_processor.RequestOutputCollector")(
+        _get("vllm.sampling_params.RequestOutputKind").DELTA, "id"
+    )
+    collector.ready = Ready(asyncio.get_running_loop())
+    waiting = asyncio.create_task(collector.get())
+    await asyncio.sleep(0)
+    output = _get("vllm.outputs.RequestOutput")("id", "x", [1], None, [], False)
+    collector.put(output)
+
+    assert await asyncio.wait_for(waiting, 5) is output
+    assert not collector.ready.wait().done()
 
 
 def test_its_metrics_are_told_by_their_names() -> None:

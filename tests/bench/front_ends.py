@@ -23,7 +23,7 @@ MODEL = "bench"
 # The server has a processor of its own, and so do those who load it.
 SERVER_CORE, LOAD_CORE = "1", "0"
 
-# As many as are asked for at once; KServe's and vLLM's servers have no queue of their own before the engine.
+# More than are asked for at once: nobody waits before the engine.
 _MOST_SEQUENCES = 1024
 
 _KV_BYTES = 2**30
