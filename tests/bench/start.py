@@ -206,6 +206,8 @@ def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
             # Each is the first one now and then.
             for server in (*SERVERS[turn % len(SERVERS) :], *SERVERS[: turn % len(SERVERS)]):
                 starts[server.name].append(start(server, model, condition, given.streams))
+                # It takes minutes, and the table comes at the end.
+                print(server.name, condition, starts[server.name][-1], file=sys.stderr)
         for name, measured in starts.items():
             say(_row(name, condition, measured, starts[SERVERS[0].name], given.streams))
 
