@@ -16,6 +16,7 @@ from appliance.errors import EngineDeadError
 from appliance.vllm_engine.arguments import Setup, engine_arguments
 from appliance.vllm_engine.environment import set_environment
 from appliance.vllm_engine.family import Family
+from appliance.vllm_engine.groundwork import import_vllm
 from appliance.vllm_engine.launch import as_load_error, prepare
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.nodes.leader import Leader
@@ -111,6 +112,8 @@ def _launch(setup: Setup, proceed: Callable[[], None]) -> object:
 
     What is returned ends them with its own end; `proceed` is as in `launch`.
     """
+    # The groundwork may still be at it, in a thread of its own.
+    import_vllm()
     from vllm import envs
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
