@@ -216,13 +216,16 @@ def test_functions_take_what_we_give_them(function: str, names: list[str]) -> No
 
 def test_processes_are_made_where_we_step_in() -> None:
     """
-    The engine core comes from `get_mp_context()` of this module, as `context.Process(target=, name=, kwargs=)`.
+    The engine core, and what spreads requests over copies, come from `get_mp_context()` of
+    their modules, as `context.Process(target=, name=, kwargs=)`.
     """
-    source = inspect.getsource(_get("vllm.v1.engine.utils.CoreEngineProcManager").__init__)
+    makers = ("vllm.v1.engine.utils.CoreEngineProcManager", "vllm.v1.engine.coordinator.DPCoordinator")
+    sources = [inspect.getsource(_get(maker).__init__) for maker in makers]
 
-    assert "context = get_mp_context()" in source
-    assert "context.Process(" in source
-    assert all(f"{word}=" in source for word in ("target", "name", "kwargs"))
+    for source in sources:
+        assert "context = get_mp_context()" in source
+        assert "context.Process(" in source
+        assert all(f"{word}=" in source for word in ("target", "name", "kwargs"))
 
 
 def test_front_ends_join_where_we_step_in() -> None:

@@ -11,6 +11,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -119,6 +120,30 @@ class ForkServer:
 
     def __getattr__(self, name: str) -> Any:  # Any: the rest of a context, as vLLM finds it
         return getattr(self._context, name)
+
+
+class Spawning:
+    """
+    vLLM's own context, for a process in which vLLM calls nothing of ours: it becomes a good child all the same.
+    """
+
+    def __init__(self, context: Any) -> None:  # Any: one of multiprocessing's
+        self._context = context
+
+    # Any: vLLM's own arguments.
+    def Process(self, *, target: Callable[..., None], **others: Any) -> BaseProcess:  # noqa: N802
+        """
+        A process that is not started yet; named as multiprocessing names it.
+        """
+        return cast("BaseProcess", self._context.Process(target=partial(_joined, target), **others))
+
+    def __getattr__(self, name: str) -> Any:  # Any: the rest of a context, as vLLM finds it
+        return getattr(self._context, name)
+
+
+def _joined(target: Callable[..., None], **kwargs: Any) -> None:  # Any: vLLM's own arguments
+    join()
+    target(**kwargs)
 
 
 @contextlib.contextmanager

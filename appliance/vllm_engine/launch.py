@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from appliance.errors import ApplianceError, LoadError, MissingExtraError
 from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.child import ForkServer
+from appliance.vllm_engine.child import ForkServer, Spawning
 from appliance.vllm_engine.configuring import configure
 from appliance.vllm_engine.environment import set_environment
 from appliance.vllm_engine.groundwork import fork_server, import_vllm, require_vllm
@@ -80,7 +80,7 @@ def launch(
     """
     with parts.part("imports"):
         import_vllm()
-    with _forking_from(server) if server else contextlib.nullcontext():
+    with _forking_from(server) if server else _with_our_coordinator():
         with parts.part("config"):
             config, arguments = configure(setup, meeting)
         proceed()
@@ -112,6 +112,21 @@ def _forking_from(server: ForkServer) -> Iterator[None]:
         yield
     finally:
         utils.get_mp_context, registry._run_in_subprocess = originals
+
+
+@contextlib.contextmanager
+def _with_our_coordinator() -> Iterator[None]:
+    """
+    Have the process that spreads requests over copies of the model end with us; vLLM's plugins are not asked there.
+    """
+    from vllm.v1.engine import coordinator
+
+    original = coordinator.get_mp_context
+    coordinator.get_mp_context = lambda: Spawning(original())
+    try:
+        yield
+    finally:
+        coordinator.get_mp_context = original
 
 
 def settle() -> None:

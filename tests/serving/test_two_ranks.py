@@ -13,17 +13,19 @@ from served import Served, is_gone, until
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", ["tensor_parallel", pytest.param("data_parallel", marks=pytest.mark.long)])
 def test_two_ranks_answer_write_our_log_and_die_with_us(
-    serve: Callable[..., Served], divisible: Path, tmp_path: Path
+    serve: Callable[..., Served], divisible: Path, tmp_path: Path, size: str
 ) -> None:
     """
-    Tensor parallel over two ranks answers, every process writes JSON, and `kill -9` of the server ends them all.
+    A model over two ranks, or two copies of it, answers, every process writes JSON, and `kill -9` of the server ends
+    them all.
     """
     model = {
         "name": "tiny",
         "class": "generative",
         "storage": {"uri": str(divisible)},
-        "layout": {"tensor_parallel": 2},
+        "layout": {size: 2},
         "engine": {"max_model_len": 256, "kv_cache_memory_bytes": 50_000_000, "args": {"load_format": "dummy"}},
     }
     file = tmp_path / "two.yaml"
