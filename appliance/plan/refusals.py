@@ -4,6 +4,7 @@ What cannot work, known from a model's sizes alone: the checks that vLLM 0.32 ma
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -140,8 +141,10 @@ def _blocks(model: Architecture, layout: LayoutSection) -> Found:
 
 def _length(model: Architecture, wanted: int | None) -> Sequence[Refusal]:
     """
-    ``_get_and_verify_max_len``.
+    ``_get_and_verify_max_len``, which the variable bids to let anything pass.
     """
+    if os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0") not in ("", "0"):
+        return ()
     if wanted is None or model.max_length is None or wanted <= model.max_length:
         return ()
     fault = f"is {wanted}, and the model was made for {model.max_length} tokens"

@@ -102,9 +102,10 @@ def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
     assert refusals(model, LayoutSection(tensor_parallel=8, expert_parallel=True)) == []
 
 
-def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published) -> None:
+def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A longer one is refused, unless its positions are stretched by a factor that the written length does not count.
+    A longer one is refused, unless its positions are stretched by a factor that the written length does not count, or
+    vLLM's own variable lets it pass.
     """
     config = {**published["Llama-2-7B"], "max_position_embeddings": 4096}
     counted = {**config, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
@@ -116,6 +117,8 @@ def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published) -
     assert "made for 4096 tokens" in found[0].message
     assert refusals(architecture_of(counted), LayoutSection(), 8192) == found
     assert refusals(architecture_of(stretched), LayoutSection(), 8192) == []
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+    assert refusals(architecture_of(config), LayoutSection(), 8192) == []
 
 
 @pytest.mark.parametrize(
