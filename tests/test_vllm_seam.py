@@ -281,6 +281,17 @@ def test_the_engine_has_the_parts_we_hold() -> None:
     )
 
 
+def test_weights_are_weighed_before_they_are_packed() -> None:
+    """
+    Workers answer for the model they hold, and its loader calls what we step into by this name, after it has read it.
+    """
+    source = inspect.getsource(_get("vllm.model_executor.model_loader.base_loader.BaseModelLoader").load_model)
+
+    assert callable(_get("vllm.v1.worker.gpu_worker.Worker").get_model)
+    assert not hasattr(_get("vllm.v1.worker.gpu_worker.Worker"), "weight_bytes")
+    assert 0 < source.index("self.load_weights(model") < source.index(" process_weights_after_loading(model")
+
+
 def test_an_output_has_what_we_count() -> None:
     """
     Tokens, those that were cached, the moments of the engine, and whether outputs repeat what came before.

@@ -90,13 +90,9 @@ class LocalModel(ABC):
 
     def measured(self) -> Mapping[str, float]:
         """
-        The tokens of the KV cache; see `Measured.measured`.
-
-        Of its weights vLLM tells this process nothing, and on a CPU their tensors are packed anew, so that their sum is
-        no measure.
+        Bytes of weights and tokens of the KV cache; see `Measured.measured`.
         """
-        tokens = self._engine.kv_tokens if self._engine else None
-        return {} if tokens is None else {"kv_tokens": tokens}
+        return self._engine.measured if self._engine else {}
 
     def parts(self) -> Mapping[str, float]:
         """

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 # overruled on the CPU, where the default executor spins a whole core waiting for its worker.
 _UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
+WORKER = "appliance.vllm_engine.worker.Weighed"
+"""
+What vLLM's workers are extended by, unless the config extends them by something else.
+"""
+
 # The ranks vLLM compiles its LoRA kernels for (vllm.config.lora.MaxLoRARanks).
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -83,6 +88,7 @@ def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: v
         "dtype": engine.dtype,
         "reasoning_parser": setup.reasoning_parser or "",
         "use_tqdm_on_load": False,  # a progress bar is no line of a log
+        "worker_extension_cls": WORKER,
     }
     arguments |= of_layout(setup.layout, setup.addresses)
     arguments |= _of_cpu(setup) if on_cpu else {}

@@ -22,6 +22,7 @@ from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.family import Family
 from appliance.vllm_engine.launch import as_load_error, launch, prepare, settle
+from appliance.vllm_engine.measuring import measure
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metrics import ENGINES
 from appliance.vllm_engine.nodes.followers import Followers
@@ -53,6 +54,7 @@ class Engine:
         self._family = Family()
         self._llm: AsyncLLM | None = None
         self._answers: Mapping[Operation, Answer] = {}
+        self._measured: Mapping[str, int] = {}
         pulse = Pulse(self._meeting.pulse) if self._meeting.is_shared else None
         self._stall = Stall(setup.engine.stall_seconds, pulse=pulse)
         self._told_at: dict[str, float] = {}
@@ -76,6 +78,7 @@ class Engine:
                 # The first word with the engine core starts the task that hears of its death.
                 await llm.reset_mm_cache()
                 self._answers = await _answers(llm, arguments)
+                self._measured = await measure(llm)
             self._family.settle()
             self._llm = llm
             ENGINES.adopt(self, self._told_at if meeting.is_shared else None)
@@ -161,11 +164,11 @@ class Engine:
         return int(config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size)
 
     @property
-    def kv_tokens(self) -> int | None:
+    def measured(self) -> Mapping[str, int]:
         """
-        Tokens that the KV cache of one copy holds; None where nothing is cached, and before the engine has started.
+        What it came to, by the names of a plan; empty before it has started.
         """
-        return self._llm.vllm_config.cache_config.kv_cache_size_tokens if self._llm else None
+        return self._measured
 
     @property
     def embedding_size(self) -> int | None:

@@ -227,12 +227,11 @@ def test_the_readmes_question_gets_the_readmes_answer(server: Served) -> None:
 
 def test_the_cache_holds_what_was_planned(server: Served) -> None:
     """
-    The plan of the model in the probes has the tokens that vLLM counted, to the token; of weights nobody tells.
+    The plan of the model in the probes has what vLLM came to, to the token and to the byte.
     """
     _, body = server.get("/readyz")
     plan = body["models"][0]["plan"]
 
     assert plan["real"]["kv_tokens"] == plan["planned"]["kv_tokens"]
     assert plan["real"]["load_seconds"] > 0
-    assert plan["planned"]["weight_bytes"] > 134_000_000 * 2
-    assert "weight_bytes" not in plan["real"]
+    assert plan["real"]["weight_bytes"] == plan["planned"]["weight_bytes"] > 134_000_000 * 2
