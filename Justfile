@@ -47,6 +47,10 @@ test-gpu: setup
 faults *args: setup
     {{ python }} -m pytest -m faults tests/faults tests/serving tests/test_nodes_meeting.py {{ args }}
 
+# Hold plans against engines of vLLM: what they hold, and what they refuse.
+truth *args: setup
+    {{ python }} -m pytest -m '' tests/plan/test_real_engines.py {{ args }}
+
 # Build the CPU image and run it for real, alone and from the manifests; arguments go to the builder.
 test-image *args: setup
     VARIANT=cpu {{ just_executable() }} image {{ args }}
