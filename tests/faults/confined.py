@@ -86,6 +86,8 @@ def link() -> Iterator[Link]:
         run([*inside, "link", "set", "lo", "up"])
         yield Link(name)
     finally:
+        # A namespace goes when the kernel finds the time, and its end of the cable with it.
+        subprocess.run(["ip", "link", "del", near], capture_output=True, timeout=30, check=False)
         run(["ip", "netns", "del", name])
 
 
