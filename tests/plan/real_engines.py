@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 Answer = dict[str, Any]  # Any: JSON values
@@ -74,6 +75,7 @@ def _start(file: str) -> Answer:
     from vllm.v1.executor.abstract import Executor
 
     from appliance.config import load
+    from appliance.contract import ALONE
     from appliance.models.local import LocalModel
     from appliance.storage.section import StorageSettings
     from appliance.vllm_engine.arguments import engine_arguments
@@ -81,7 +83,7 @@ def _start(file: str) -> Answer:
 
     (section,) = load(Path(file)).config.models
     artifacts = section.materialize(StorageSettings(), lambda *_: None)
-    model = section.build(None)  # type: ignore[arg-type]  # what is computed here has no peers
+    model = section.build(SimpleNamespace(front_end=ALONE))
     assert isinstance(model, LocalModel)
     setup = model.setup(artifacts)
     os.environ.update(environment_of(setup.layout))
