@@ -129,7 +129,8 @@ class FakeCore:
             self._send(outputs, done)
 
     def _reply(self, call: int, method: str) -> None:
-        results = {"get_supported_tasks": ["generate"]}
+        # One rank, which knows nothing of weights.
+        results = {"get_supported_tasks": ["generate"], "collective_rpc": [None]}
         self._send([], [], [call, None, [None, results.get(method, False if method.startswith("is_") else None)]])
 
     def _send(self, outputs: Sequence[object], done: Sequence[str], utility: Sequence[object] | None = None) -> None:
