@@ -234,7 +234,7 @@ def test_front_ends_join_where_we_step_in() -> None:
     """
     module = importlib.import_module("vllm.v1.engine.core_client")
     source = inspect.getsource(module.MPClient.__init__)
-    client = inspect.signature(_get("vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config")).parameters
+    client = inspect.signature(_get("vllm.v1.engine.async_llm.AsyncLLM").from_vllm_config).parameters
     args = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
 
     assert "with launch_core_engines(" in source
