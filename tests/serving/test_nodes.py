@@ -71,7 +71,7 @@ def _reason(server: Served) -> str:
     return str(reason)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_machines_answer_as_one_and_leave_together(pair: Callable[..., Pair]) -> None:
     """
     Tensor parallel over two machines answers at rank 0; the other one follows, refuses calls, and when both are told to

@@ -63,7 +63,7 @@ def test_a_start_imports_while_it_fetches_and_says_what_it_was_spent_on(
     assert server.end() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_compiled_is_there_for_the_next_start(serve: Callable[..., Served], tmp_path: Path) -> None:
     """
     With `enforce_eager: false` the first start compiles into the storage's directory, and the second finds it there.
