@@ -76,5 +76,8 @@ async def _settle() -> None:
     for task in rest:
         task.cancel()
     await asyncio.gather(*rest, return_exceptions=True)
+    # A connection that came while the listener closed belongs to no server; asyncio knows it all the same.
+    for transport in list(asyncio.get_running_loop()._transports.values()):  # type: ignore[attr-defined]
+        transport.abort()
     await asyncio.sleep(0)
     await asyncio.get_running_loop().shutdown_asyncgens()
