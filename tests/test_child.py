@@ -17,7 +17,7 @@ def target():
 
 context = multiprocessing.get_context("fork")
 causes, confess = context.Pipe(duplex=False)
-process = context.Process(target=_run, args=({}, confess, target))
+process = context.Process(target=_run, args=({}, None, confess, target))
 process.start()
 process.join()
 print(json.dumps([process.exitcode, causes.recv()]))
