@@ -5,7 +5,7 @@ Who is let in, and when: limits of each model and of each key, a queue before th
 from appliance.admission.deadlines import Deadlines
 from appliance.admission.gate import Gate, Settings, Slot
 from appliance.admission.keys import Charge, Keys
-from appliance.admission.section import KeyLimits, LimitsSection, SloSection, part
+from appliance.admission.section import KeyLimits, LimitsSection, SloSection, share
 
 __all__ = [
     "Charge",
@@ -17,5 +17,5 @@ __all__ = [
     "Settings",
     "SloSection",
     "Slot",
-    "part",
+    "share",
 ]

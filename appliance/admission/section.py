@@ -55,9 +55,9 @@ class LimitsSection(Section):
         What one of so many workers takes on.
         """
         counts = {
-            "concurrent": part(self.concurrent, workers),
+            "concurrent": share(self.concurrent, workers),
             "queued": -(-self.queued // workers),
-            "queued_tokens": part(self.queued_tokens, workers),
+            "queued_tokens": share(self.queued_tokens, workers),
         }
         return self.model_copy(update=counts)
 
@@ -97,13 +97,13 @@ class KeyLimits(Section):
         What one of so many workers allows.
         """
         counts = {
-            "requests_per_minute": part(self.requests_per_minute, workers),
-            "tokens_per_minute": part(self.tokens_per_minute, workers),
+            "requests_per_minute": share(self.requests_per_minute, workers),
+            "tokens_per_minute": share(self.tokens_per_minute, workers),
         }
         return self.model_copy(update=counts)
 
 
-def part(count: int | None, workers: int) -> int | None:
+def share(count: int | None, workers: int) -> int | None:
     """
     What one of so many workers has of a limit, None of none.
     """

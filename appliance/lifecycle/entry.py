@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from appliance.admission import Gate, Settings, part
+from appliance.admission import Gate, Settings, share
 from appliance.contract import Model, Peers
 from appliance.errors import CallError
 from appliance.lifecycle.bringing import Brought
@@ -97,7 +97,7 @@ class Entry:
         Let in no more at once than the engine computes for one of so many workers, now that it is there to say.
         """
         concurrent = self.model.concurrent if isinstance(self.model, Bounded) else None
-        self.gate.engine_concurrent = part(concurrent, workers)
+        self.gate.engine_concurrent = share(concurrent, workers)
 
     @property
     def is_busy(self) -> bool:
