@@ -88,8 +88,8 @@ class ServerSection(Section):
     drain_delay_seconds: Annotated[float, Field(ge=0), Change.HOT] = 5
     """
     How long calls are still answered after SIGTERM, while readiness is 503 already: for as long as it takes until
-    nobody is sent here any more, in seconds. Connections are closed with their next answer meanwhile. 0 refuses new
-    calls at once, where a `preStop` hook waits; Ctrl-C does so anyway.
+    nobody is sent here any more, in seconds. Connections are closed with their next answer meanwhile, those of HTTP/2
+    and gRPC at the end of it. 0 refuses new calls at once, where a `preStop` hook waits; Ctrl-C does so anyway.
     """
 
     drain_seconds: Annotated[float, Field(ge=0), Change.HOT] = 30

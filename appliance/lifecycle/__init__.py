@@ -5,7 +5,7 @@ Where each model stands in its life, and the one writer of that: materialize, lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -165,19 +165,22 @@ class Lifecycle:
         self.access.require_operation(call.operation)
         return await calls.answer(entry, call, self.keys)
 
-    async def drain(self, seconds: float, delay: float = 0) -> None:
+    async def drain(self, seconds: float, delay: float = 0, dismiss: Callable[[], None] = lambda: None) -> None:
         """
         Turn readiness off, and wait up to `seconds` for the calls under way.
 
         New ones are refused at once; with a `delay`, in seconds, they are answered for that long, and as long as others
-        are under way.
+        are under way. `dismiss` is called for the clients of those, when nobody should be sent here any more.
         """
         self.is_stopping = True
         if delay:
             self._retire(f"the server stops in {delay:g} seconds; calls are still answered", answers=True)
             await asyncio.sleep(delay)
         self._retire("the server is stopping", answers=delay > 0)
-        await calls.quiet([life.entry for life in self.roster.everyone], seconds)
+        entries = [life.entry for life in self.roster.everyone]
+        if any(entry.is_busy for entry in entries):
+            dismiss()
+            await calls.quiet(entries, seconds)
 
     def _retire(self, reason: str, *, answers: bool) -> None:
         for life in self.roster.lives:

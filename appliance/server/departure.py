@@ -1,5 +1,5 @@
 """
-How the server leaves: readiness first, then what is under way, then connections, then models.
+How the server leaves: readiness first, then clients, then what is under way, then connections, then models.
 """
 
 from __future__ import annotations
@@ -40,13 +40,23 @@ async def depart(
     """
     settings = lifecycle.config.server
     delay = settings.drain_delay_seconds if is_expected else 0
+    closing: list[asyncio.Future[None]] = list(serving)
+
+    def end_grpc(seconds: float) -> None:
+        if grpc_server is not None:
+            closing.append(asyncio.ensure_future(grpc_server.stop(seconds)))
+
+    def dismiss() -> None:
+        for server in servers:
+            server.dismiss()
+        # It knows no other way to tell its clients.
+        end_grpc(settings.drain_seconds)
+
     log.info("server.draining", delay_seconds=delay, seconds=settings.drain_seconds)
-    await lifecycle.drain(settings.drain_seconds, delay)
-    closing = list(serving)
+    await lifecycle.drain(settings.drain_seconds, delay, dismiss)
     for server in servers:
         server.stop()
-    if grpc_server is not None:
-        closing.append(asyncio.ensure_future(grpc_server.stop(_CLOSE_SECONDS)))
+    end_grpc(_CLOSE_SECONDS)
     await asyncio.wait(closing, timeout=_LATE_SECONDS)
     await lifecycle.stop()
     # Bounded: Granian waits for every connection, and a client may never read what it asked for.

@@ -15,7 +15,7 @@ class Parting:
     An ASGI application whose answers close their connection once it is about to leave.
 
     A client that keeps connections hears nothing of readiness, and would go on with the one it has. HTTP/2 has no such
-    header: its connections are told to go once nothing is under way.
+    header: its connections are told to go by the listener (`Listener.dismiss`).
 
     Source: RFC 9112, section 9.6.
     """

@@ -10,9 +10,14 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import grpc
+import http2
 import pytest
-from served import Served, open_stream, until
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from served import Served, free_port, open_stream, until
 
 MODEL = """
 import asyncio
@@ -77,6 +82,50 @@ def test_in_the_delay_readiness_is_off_and_calls_are_answered_a_last_time(start:
     assert server.process.wait(30) == 0
 
 
+def test_a_connection_of_http2_is_told_to_go_while_its_call_is_under_way(start: Callable[..., Served]) -> None:
+    """
+    Or one whose calls overlap would be kept for as long as it asks; the call ends whole, and who comes is answered.
+    """
+    server = start("server.drain_delay_seconds=0.5").until_ready(60)
+    with http2.ask(server.port, CHAT, {**BODY, "max_tokens": 5}) as connection:
+        until(lambda: server.get("/readyz")[1]["models"][0]["running"] == 1, 10)
+        server.process.send_signal(signal.SIGTERM)
+        kinds, answer = [], b""
+        for kind, payload in http2.frames(connection):
+            if kind == http2.GOAWAY and kind not in kinds:
+                late = server.post(CHAT, BODY)
+            kinds.append(kind)
+            answer += payload if kind == http2.DATA else b""
+
+    assert http2.GOAWAY in kinds
+    assert b"one end" in answer
+    assert late[0] == 200
+    assert server.process.wait(30) == 0
+
+
+def test_clients_of_grpc_are_told_to_go_while_another_call_is_under_way(start: Callable[..., Served]) -> None:
+    """
+    They ask elsewhere then, and no longer here, while the call that is left ends whole.
+    """
+    port = free_port()
+    server = start("server.drain_delay_seconds=0.5", f"server.grpc_port={port}").until_ready(60)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        health: Any = HealthStub(channel)
+        before = _health(health)
+        with open_stream(server.port, CHAT, {**BODY, "stream": True, "max_tokens": 5}) as stream:
+            received = stream.recv(4096)
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: _health(health) == "UNAVAILABLE", 10)
+            running = server.get("/readyz")[1]["models"][0]["running"]
+            while piece := stream.recv(65536):
+                received += piece
+
+    assert before == "SERVING"
+    assert running == 1
+    assert b"[DONE]" in received
+    assert server.process.wait(30) == 0
+
+
 def test_somebody_at_a_terminal_does_not_wait(start: Callable[..., Served]) -> None:
     """
     Ctrl-C drains at once: nobody else was told to send calls here.
@@ -118,3 +167,11 @@ def test_a_model_that_never_loads_ends_the_process_with_the_code_of_its_fault(st
     server = start("models.one.on_failure=exit", "models.one.engine.python=nowhere:Model")
 
     assert server.process.wait(60) == 4
+
+
+def _health(stub: Any) -> str:  # Any: generated
+    try:
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    except grpc.RpcError as error:
+        return error.code().name
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
