@@ -10,13 +10,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from served import free_port
+
+from bench.answering import until_answering
 
 MODEL = "bench"
 
@@ -99,7 +99,7 @@ def started(name: str, artifact: Path, *, is_fake: bool) -> Iterator[tuple[int, 
             fake = [sys.executable, "-m", "bench.fake_core", *words, "--step", str(STEP_SECONDS)]
             stack.enter_context(_process([*pinned_to(LOAD_CORE), *fake], folder / "core.log"))
         server = stack.enter_context(_process([*pinned, *SUBJECTS[name](place)], folder / "server.log"))
-        _until_answering(place.port, server, folder / "server.log")
+        until_answering(place.port, MODEL, server, folder / "server.log", _START_SECONDS)
         yield place.port, server.pid
 
 
@@ -127,16 +127,3 @@ def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
 
 
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-
-
-def _until_answering(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}).encode()
-    address = f"http://127.0.0.1:{port}/v1/chat/completions"
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=60):
-                return
-        time.sleep(0.2)
-    raise OSError(f"it never answered; the end of its log:\n{log.read_text(errors='replace')[-3000:]}")

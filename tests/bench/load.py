@@ -1,7 +1,7 @@
 """
 A load generator: a closed loop of bare connections that read no more of an answer than where it ends.
 
-``python -m tests.bench.load --port 8080 --model NAME --connections 16 --seconds 5`` prints what it measured, as JSON.
+``python -m bench.load --port 8080 --model NAME --connections 16 --seconds 5`` prints what it measured, as JSON.
 """
 
 from __future__ import annotations

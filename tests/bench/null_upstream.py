@@ -1,7 +1,7 @@
 """
 An upstream that is never the bottleneck: canned bytes from a bare protocol, in a process of its own.
 
-``python -m tests.bench.null_upstream --model NAME --events 100 --tick 0.01`` prints its port. Each of its streams
+``python -m bench.null_upstream --model NAME --events 100 --tick 0.01`` prints its port. Each of its streams
 has so many events, one at each tick of so many seconds.
 """
 

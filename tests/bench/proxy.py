@@ -15,13 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from bench.answering import until_answering
 
 CONCURRENCIES = (1, 16, 128)
 STREAMS = 200
@@ -175,7 +175,7 @@ def _memory(result: Result, process: psutil.Process, to: Sequence[str], goal: in
 
 
 def _load(*words: str) -> Measured:
-    done = subprocess.run([sys.executable, "-m", "tests.bench.load", *words], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([sys.executable, "-m", "bench.load", *words], stdout=subprocess.PIPE, check=True)
     measured: Measured = json.loads(done.stdout)
     return measured
 
@@ -200,24 +200,11 @@ def _started(subject: Subject, upstream: int, result: Result) -> Iterator[tuple[
                 env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
             )
         try:
-            _until_answering(port, subject.model, process, log)
+            until_answering(port, subject.model, process, log, START_SECONDS)
             result.start_seconds = time.monotonic() - began
             yield port, psutil.Process(process.pid)
         finally:
             _end(process)
-
-
-def _until_answering(port: int, model: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]}).encode()
-    address = f"http://127.0.0.1:{port}/v1/chat/completions"
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=10):
-                return
-        time.sleep(0.1)
-    raise OSError(f"it never answered; the end of its log:\n{log.read_text(errors='replace')[-1500:]}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -231,7 +218,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def _null_upstream() -> Iterator[int]:
     words = ["--model", UPSTREAM_MODEL, "--events", str(EVENTS), "--tick", str(TICK_SECONDS)]
-    command = [sys.executable, "-m", "tests.bench.null_upstream", *words]
+    command = [sys.executable, "-m", "bench.null_upstream", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:

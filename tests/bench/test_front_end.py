@@ -5,12 +5,11 @@ The bench of the front end runs, and its page has numbers.
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from served import environment
+
+from bench.ran import ran
 
 
 @pytest.mark.slow
@@ -19,19 +18,11 @@ def test_it_writes_a_row_for_each_load_and_a_plot(tmp_path: Path) -> None:
     A short run of ours before the engine that computes nothing; each answer has the tokens that were asked for.
     """
     words = ["--engine", "fake", "--only", "appliance", "--pairs", "1", "--seconds", "1", "--levels", "16", "short"]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.front_end", *words, "--into", str(tmp_path / "front-end.json")],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-        timeout=280,
-        env=environment(PYTHONPATH=str(Path(__file__).parents[1])),
-    )
+    printed = ran("front_end", *words, "--into", str(tmp_path / "front-end.json"))
     page = (tmp_path / "front-end.md").read_text()
     rows = [row.strip("| ").split(" | ") for row in re.findall(r"^\| (?:16|64 whole) .*$", page, re.MULTILINE)]
 
-    assert page in done.stdout
+    assert page in printed
     assert "had another length: 0." in page
     assert len(rows) == 2
     assert all(float(cell.replace(",", "")) > 0 for _, _, *cells in rows for cell in cells)

@@ -5,12 +5,10 @@ The bench of overload runs, and its table has numbers.
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from served import environment
+
+from bench.ran import ran
 
 
 @pytest.mark.long
@@ -19,16 +17,8 @@ def test_it_prints_a_row_for_each_factor() -> None:
     A short run; under ten times the capacity most are refused, nothing else happens to anybody, and nothing dies.
     """
     words = ["--seconds", "8", "--tokens", "8", "--slo", "10", "--factors", "10"]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.overload", *words],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-        timeout=280,
-        env=environment(PYTHONPATH=str(Path(__file__).parents[1])),
-    )
-    (row,) = re.findall(r"^\| 10 \|.*$", done.stdout, re.MULTILINE)
+    printed = ran("overload", *words)
+    (row,) = re.findall(r"^\| 10 \|.*$", printed, re.MULTILINE)
     _, offered, accepted, refused, others, *_, lost = (cell.strip() for cell in row.strip("| ").split("|"))
 
     assert int(accepted) > 0
