@@ -166,7 +166,7 @@ def vendor_faults(texts: str | None) -> Iterator[None]:
     except CallError:
         raise
     except VllmEngineDeadError as error:
-        raise EngineDeadError("the engine died while it answered; try again in a moment") from error
+        raise EngineDeadError("the engine died while it answered") from error
     except Exception as error:
         # vLLM's own table of exceptions and statuses; what it does not know is a fault of ours.
         result = create_error_response(error)

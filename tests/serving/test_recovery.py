@@ -109,7 +109,7 @@ def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
         answered, body = server.post("/v1/completions", QUESTION)
 
     assert b"200 OK" in received
-    assert b'"error"' in received
+    assert b'"message": "The model failed on this request' in received
     assert b'"finish_reason":"abort"' not in received
     assert (refused, error["error"]["code"]) == (503, "model_not_ready")
     assert answered == 200

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from appliance.errors import EngineDeadError
 from appliance.vllm_engine.streams import is_plain, quicken
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -205,6 +206,20 @@ async def test_what_is_not_plain_is_written_by_vllm() -> None:
 
     assert ours == theirs
     assert [each["usage"]["completion_tokens"] for each in ours[:-1]] == [0, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+async def test_the_death_of_the_engine_is_ours_to_word(kind: str) -> None:
+    """
+    vLLM sends the client to a stack trace above, and calls that an answer of status 200.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+    serving = _serving(kind, None)
+    quicken(*((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving)))
+
+    with pytest.raises(EngineDeadError):
+        await _objects(_stream(serving, kind, _request(kind), [Step("a"), VllmEngineDeadError()]))
 
 
 async def test_closing_a_stream_closes_the_engines() -> None:

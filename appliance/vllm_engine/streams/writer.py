@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from appliance.errors import EngineDeadError
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from vllm.entrypoints.serve.engine.protocol import UsageInfo
@@ -64,8 +66,12 @@ class Writer(ABC):
         The events; an error of the engine is the last one before the end, as with vLLM.
 
         Closing it closes `results`, which aborts the request in the engine.
+
+        Raises:
+            EngineDeadError: the engine core died meanwhile; vLLM would send the client to a stack trace.
         """
         from vllm.entrypoints.generate.base.serving import GenerationError
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
         try:
             head, tail = event_of(self._chunk(_TEXT, None)).split(_PLACE)
@@ -91,6 +97,8 @@ class Writer(ABC):
                 yield self._usage(self._summary(_counts(prompt, answered), last))
         except GenerationError as error:
             yield f"data: {self._serving._convert_generation_error_to_streaming_response(error)}\n\n".encode()
+        except VllmEngineDeadError as error:
+            raise EngineDeadError("the engine died while it answered") from error
         except Exception as error:
             log.debug("stream.broke", exc_info=True)
             yield f"data: {self._serving.create_streaming_error_response(error)}\n\n".encode()
