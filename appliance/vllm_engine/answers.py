@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from appliance.contract import Call, Operation, Reply
 from appliance.errors import CallError, EngineDeadError
-from appliance.vllm_engine.streams import quicken
+from appliance.vllm_engine.streams import DIED, quicken, raise_deaths
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
@@ -96,6 +96,7 @@ def generation(state: State) -> Mapping[Operation, Answer]:
     chat = state.openai_serving_chat.create_chat_completion
     completion = state.openai_serving_completion.create_completion
     messages = state.anthropic_serving_messages
+    raise_deaths(messages)
     rows: list[tuple[Operation, Any, Callable[..., Awaitable[Any]], Mapping[str, bool]]] = [
         (Operation.CHAT_COMPLETION, ChatCompletionRequest, chat, {}),
         (Operation.COMPLETION, CompletionRequest, completion, {}),
@@ -166,7 +167,7 @@ def vendor_faults(texts: str | None) -> Iterator[None]:
     except CallError:
         raise
     except VllmEngineDeadError as error:
-        raise EngineDeadError("the engine died while it answered") from error
+        raise EngineDeadError(DIED) from error
     except Exception as error:
         # vLLM's own table of exceptions and statuses; what it does not know is a fault of ours.
         result = create_error_response(error)
@@ -189,11 +190,15 @@ async def _events(stream: AsyncGenerator[Any], dump: Mapping[str, bool]) -> Asyn
 
     Most serving classes write their own server-sent events; the one for responses gives objects.
     """
+    from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
     try:
         async for event in stream:
             if isinstance(event, str):
                 yield event.encode()
             else:
                 yield f"event: {event.type}\ndata: {event.model_dump_json(**dump)}\n\n".encode()
+    except VllmEngineDeadError as error:
+        raise EngineDeadError(DIED) from error
     finally:
         await stream.aclose()

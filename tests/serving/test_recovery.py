@@ -21,6 +21,13 @@ from served import Served, environment, is_gone, open_stream, until
 
 STORY = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True, "stream": True, "temperature": 0}
 QUESTION = {"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
+TALE = {
+    "model": "smollm2",
+    "messages": [{"role": "user", "content": "Write a long story."}],
+    "stream": True,
+    "temperature": 0,
+    "max_tokens": 1900,
+}
 CHAT = "/v1/chat/completions"
 
 STALL_SECONDS = 4
@@ -94,15 +101,19 @@ def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
     restarting: Served, number: signal.Signals
 ) -> None:
     """
-    The stream under way ends with an error event, calls are told to wait, liveness stays, and it answers again.
+    Streams under way end with an error event, calls are told to wait, liveness stays, and it answers again.
     """
     server, before = restarting, _restarts(restarting)
     core = server.engine_core()
     with _Liveness(server) as liveness:
-        with open_stream(server.port, CHAT, STORY | {"max_tokens": 1900}) as stream:
-            received = stream.recv(1024)
+        with (
+            open_stream(server.port, CHAT, STORY | {"max_tokens": 1900}) as stream,
+            open_stream(server.port, "/v1/messages", TALE) as message,
+        ):
+            received, message_received = stream.recv(1024), message.recv(1024)
             core.send_signal(number)
             received = _rest(server, received, stream)
+            message_received = _rest(server, message_received, message)
         until(lambda: server.get("/readyz")[0] == 503, 10)
         refused, error = server.post("/v1/completions", QUESTION)
         until(lambda: server.get("/readyz")[0] == 200, 120, server.tail)
@@ -111,6 +122,7 @@ def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
     assert b"200 OK" in received
     assert b'"message": "The model failed on this request' in received
     assert b'"finish_reason":"abort"' not in received
+    assert b'"message":"the engine died while it answered"' in message_received
     assert (refused, error["error"]["code"]) == (503, "model_not_ready")
     assert answered == 200
     assert "Paris" in body["choices"][0]["text"]

@@ -209,17 +209,21 @@ async def test_what_is_not_plain_is_written_by_vllm() -> None:
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-async def test_the_death_of_the_engine_is_ours_to_word(kind: str) -> None:
+@pytest.mark.parametrize("writes_plainly", [True, False])
+async def test_the_death_of_the_engine_is_ours_to_word(kind: str, writes_plainly: bool) -> None:
     """
-    vLLM sends the client to a stack trace above, and calls that an answer of status 200.
+    Whoever writes the stream: vLLM sends the client to a stack trace above, and calls that an answer of status 200.
     """
     from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
     serving = _serving(kind, None)
     quicken(*((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving)))
 
+    request = _request(kind, stream_options={"include_usage": True, "continuous_usage_stats": not writes_plainly})
+
+    assert is_plain(serving, request) is writes_plainly
     with pytest.raises(EngineDeadError):
-        await _objects(_stream(serving, kind, _request(kind), [Step("a"), VllmEngineDeadError()]))
+        await _objects(_stream(serving, kind, request, [Step("a"), VllmEngineDeadError()]))
 
 
 async def test_closing_a_stream_closes_the_engines() -> None:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from appliance.errors import EngineDeadError
 from appliance.vllm_engine.streams.chat import ChatWriter
 from appliance.vllm_engine.streams.completion import CompletionWriter
 from appliance.vllm_engine.streams.writer import Written
@@ -24,12 +25,39 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
 
+DIED = "the engine died while it answered"
+"""
+What is said of a request that the engine's death ended.
+"""
+
+
 def quicken(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
     """
     Have these two of vLLM's write plain streams as this room does, and all others as before; all of them as bytes.
+
+    Any of them raises EngineDeadError when the engine core dies meanwhile.
     """
     chat.chat_completion_stream_generator = _chats(chat, chat.chat_completion_stream_generator)
     completion.completion_stream_generator = _completions(completion, completion.completion_stream_generator)
+    for serving in (chat, completion):
+        raise_deaths(serving)
+
+
+def raise_deaths(serving: Any) -> None:  # Any: one of vLLM's serving classes
+    """
+    Have vLLM's word for what ends a stream but for the engine's death: it sends the client to a stack trace.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+    own = serving.create_streaming_error_response
+
+    def word(error: str | Exception, *others: Any, **more: Any) -> str:
+        if isinstance(error, VllmEngineDeadError):
+            raise EngineDeadError(DIED) from error
+        said: str = own(error, *others, **more)
+        return said
+
+    serving.create_streaming_error_response = word
 
 
 def _chats(serving: Any, own: Callable[..., AsyncGenerator[str]]) -> Callable[..., Written]:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from appliance.errors import EngineDeadError
-
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from vllm.entrypoints.serve.engine.protocol import UsageInfo
@@ -68,10 +66,9 @@ class Writer(ABC):
         Closing it closes `results`, which aborts the request in the engine.
 
         Raises:
-            EngineDeadError: the engine core died meanwhile; vLLM would send the client to a stack trace.
+            EngineDeadError: the engine core died meanwhile.
         """
         from vllm.entrypoints.generate.base.serving import GenerationError
-        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
         try:
             head, tail = event_of(self._chunk(_TEXT, None)).split(_PLACE)
@@ -97,8 +94,6 @@ class Writer(ABC):
                 yield self._usage(self._summary(_counts(prompt, answered), last))
         except GenerationError as error:
             yield f"data: {self._serving._convert_generation_error_to_streaming_response(error)}\n\n".encode()
-        except VllmEngineDeadError as error:
-            raise EngineDeadError("the engine died while it answered") from error
         except Exception as error:
             log.debug("stream.broke", exc_info=True)
             yield f"data: {self._serving.create_streaming_error_response(error)}\n\n".encode()
