@@ -23,6 +23,7 @@ ALL = "all-all-all-all-all-all"
 ONE = "one-one-one-one-one-one"
 EYES = "eyes-eyes-eyes-eyes-eyes"
 BOSS = "boss-boss-boss-boss-boss"
+HAND = "hand-hand-hand-hand-hand"
 
 
 class Keeper(Double):
@@ -54,13 +55,14 @@ class KeeperSection(DoubleSection):
 
 def keys() -> tuple[KeySection, ...]:
     """
-    One for everything, one for a model, one that may only look, and one for operators.
+    One for everything, one for a model, one that may only look, one for operators, and one for those of a model.
     """
     return (
         KeySection(name="all", value=ALL),
         KeySection(name="one", sha256=hashlib.sha256(ONE.encode()).hexdigest(), models=("uno",)),
         KeySection(name="eyes", value=EYES, operations=()),
         KeySection(name="boss", value=BOSS, operations=(Operation.COMPLETION,), admin=True),
+        KeySection(name="hand", value=HAND, models=("uno",), admin=True),
     )
 
 

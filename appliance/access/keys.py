@@ -82,6 +82,21 @@ class Access:
         return caller.may_use(*names) if caller is not None else not self.is_closed
 
     @property
+    def sees_every_model(self) -> bool:
+        """
+        The current caller may use every model, and read what the server says of itself: its config, faults, metrics.
+        """
+        caller = current_caller()
+        return caller.models is None if caller is not None else not self.is_closed
+
+    def may_ask(self, operation: Operation) -> bool:
+        """
+        Whether the current caller may ask models for this.
+        """
+        caller = current_caller()
+        return caller.may_ask(operation) if caller is not None else not self.is_closed
+
+    @property
     def knows_caller(self) -> bool:
         """
         The current caller came with a key, or there are none.
@@ -95,20 +110,12 @@ class Access:
         if not self.knows_caller:
             raise UnauthenticatedError
 
-    def require_model(self, asked: str, name: str) -> None:
-        """
-        Return where the current caller may use the model `name` under the name it `asked` for.
-        """
-        if not self.sees(asked, name):
-            self._refuse(f"use the model {asked!r}", "server.api_keys[].models")
-
     def require_operation(self, operation: Operation) -> None:
         """
         Return where the current caller may ask for this operation.
         """
         self.require_key()
-        caller = current_caller()
-        if caller is not None and not caller.may_ask(operation):
+        if not self.may_ask(operation):
             self._refuse(f"ask for {operation}", "server.api_keys[].operations")
 
     def require_admin(self) -> None:
@@ -132,8 +139,7 @@ class Access:
         Return where the current caller may use every model, without which it may not do `what`.
         """
         self.require_key()
-        caller = current_caller()
-        if caller is not None and caller.models is not None:
+        if not self.sees_every_model:
             self._refuse(what, "server.api_keys[].models")
 
     def _caller_of(self, header: Header) -> Caller | None:

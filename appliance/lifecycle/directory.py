@@ -28,13 +28,13 @@ class Directory:
 
         Raises:
             UnauthenticatedError: there are keys, and this task works for nobody who came with one.
-            ForbiddenError: the caller's key is not for it.
-            CallError: as for `named`.
+            CallError: as for `named`; a model that the caller's key is not for does not exist.
         """
         self._access.require_key()
-        life = self.named(name)
-        own = life.entry.section.name
-        self._access.require_model(name or own, own)
+        life = self._roster.named(name)
+        own = "" if life is None else life.entry.section.name
+        if life is None or not self._access.sees(name or own, own):
+            raise self._unknown(name)
         return life
 
     def named(self, name: str | None) -> Life:
@@ -47,12 +47,18 @@ class Directory:
         """
         if (life := self._roster.named(name)) is not None:
             return life
+        raise self._unknown(name)
+
+    def _unknown(self, name: str | None) -> CallError:
+        """
+        The refusal of a name; one text for a model that is not there and for one that the caller's key is not for.
+        """
         names = ", ".join(shown for _, shown in self.visible())
         if name is None:
-            raise CallError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
-        raise UnknownModelError(
-            f"The model {name!r} does not exist; the models here are: {names}", param="model", code="model_not_found"
-        )
+            return CallError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
+        hidden = "" if self._access.sees_every_model else ", or this key may not use it"
+        text = f"The model {name!r} does not exist{hidden}; the models here are: {names}"
+        return UnknownModelError(text, param="model", code="model_not_found")
 
     def visible(self) -> Sequence[tuple[Entry, str]]:
         """

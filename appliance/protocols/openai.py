@@ -16,6 +16,7 @@ from litestar import Response, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
+from appliance.access import Access
 from appliance.contract import PATHS, Call, Operation, Reply
 from appliance.errors import CallError
 from appliance.lifecycle import RULES, Entry, Lifecycle
@@ -103,34 +104,36 @@ def _envelope(body: bytes, content_type: str) -> Envelope:
 def _listing(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> dict[str, Any]:  # Any: JSON values
-        cards = [_card(entry, name) for entry, name in lifecycle.visible()]
+        cards = [_card(entry, name, lifecycle.access) for entry, name in lifecycle.visible()]
         # The names alone are the Open Inference Protocol's: one answer for the clients of both.
         return {"object": "list", "data": cards, "models": [card["id"] for card in cards]}
 
     @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
     async def show_model(name: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
         name = gateway.plain(name.removeprefix("/")) or ""
-        return _card(lifecycle.find(name), name)
+        return _card(lifecycle.find(name), name, lifecycle.access)
 
     return [list_models, show_model]
 
 
-def _card(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
+def _card(entry: Entry, name: str, access: Access) -> dict[str, Any]:  # Any: JSON values
     """
     OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
-    what it can be asked.
+    what the current caller may ask of it.
     """
     section = entry.section
+    # A key for an alias or an adapter does not learn what the model behind it is called.
+    root = section.name if access.sees(section.name) else name
     return {
         "id": name,
         "object": "model",
         "created": int(entry.since.timestamp()),
         "owned_by": "appliance",
-        "root": section.name,
-        "parent": None if name in {section.name, *section.aliases} else section.name,
+        "root": root,
+        "parent": None if name in {section.name, *section.aliases} else root,
         "aliases": list(section.aliases) if name == section.name else [],
         "name": name,
         "ready": RULES[entry.state].can_answer,
-        "operations": sorted(entry.model.operations),
+        "operations": sorted(filter(access.may_ask, entry.model.operations)),
         **entry.model.describe(),
     }

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import cast
 
 import pytest
-from access_doubles import ALL, BOSS, EYES, ONE, Closed, Keeper, bearing, closed_config
+from access_doubles import ALL, BOSS, EYES, HAND, ONE, Closed, Keeper, bearing, closed_config
 from doubles import DoubleSection, config
 from structlog.testing import capture_logs
 
 from appliance.access import AccessSettings
+from appliance.access.section import KeySection
 from appliance.config.server import ServerSection
 from appliance.server import create_app
 
@@ -141,12 +142,74 @@ async def test_a_key_sees_only_its_models(closed: Closed) -> None:
     assert "two" not in missing.text
 
 
-@pytest.mark.parametrize("path", ["/v1/models/two", "/v2/models/two", "/v2/models/two/ready", "/v2/models/two/config"])
-async def test_facts_of_another_model_are_refused(closed: Closed, path: str) -> None:
+SOMEONE: list[tuple[str, str, object]] = [
+    ("GET", "/v1/models/{}", None),
+    ("GET", "/openai/v1/models/{}", None),
+    ("GET", "/v2/models/{}", None),
+    ("GET", "/v2/models/{}/ready", None),
+    ("GET", "/v2/models/{}/config", None),
+    ("GET", "/v2/models/{}/stats", None),
+    ("GET", "/v2/models/{}/versions/9", None),
+    ("POST", "/v1/completions", {"model": "{}"}),
+    ("POST", "/v1/messages", {"model": "{}"}),
+    ("POST", "/tokenize", {"model": "{}"}),
+    ("POST", "/v1/completions", {"model": "publishers/shop/models/{}"}),
+    ("POST", "/v1/models/{}:predict", {"instances": ["a"]}),
+    ("POST", "/v1/models/{}:explain", {"instances": ["a"]}),
+    ("POST", "/v2/models/{}/infer", {"inputs": []}),
+    ("POST", "/v2/models/{}/generate", {"text_input": "a"}),
+    ("POST", "/v2/models/{}/generate_stream", {"text_input": "a"}),
+    ("POST", "/v2/repository/models/{}/unload", {"parameters": 1}),
+    ("POST", "/v2/repository/models/{}/load", {"parameters": 1}),
+    ("POST", "/publishers/shop/models/{}/v1/completions", {"prompt": "a"}),
+    ("GET", "/shop/talk/v1/models/{}", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), SOMEONE, ids=[f"{path}-{body}" for _, path, body in SOMEONE])
+@pytest.mark.parametrize("key", [ONE, HAND])
+async def test_a_model_that_a_key_is_not_for_does_not_exist_for_it(
+    closed: Closed, method: str, path: str, body: object, key: str
+) -> None:
     """
-    403, in any protocol.
+    The answer is that to a name nobody has, in any protocol and for operators too.
     """
-    assert (await closed.get(path, headers=bearing(ONE))).status_code == 403
+    answers = []
+    for name in ("two", "nil"):
+        sent = None if body is None else json.loads(json.dumps(body).replace("{}", name))
+        answer = await closed.request(method, path.replace("{}", name), json=sent, headers=bearing(key))
+        answers.append((answer.status_code, answer.text.replace(name, "NAME"), sorted(answer.headers)))
+
+    assert answers[0] == answers[1]
+    assert answers[0][0] in {403, 404}
+
+
+async def test_a_listing_shows_a_key_what_it_may_ask(closed: Closed) -> None:
+    """
+    Operations that are not for it are in no card and not in the document, and the model behind an alias has no name.
+    """
+    boss = (await closed.get("/v1/models/one", headers=bearing(BOSS))).json()
+    eyes = (await closed.get("/v1/models", headers=bearing(EYES))).json()
+    uno = (await closed.get("/v1/models/uno", headers=bearing(ONE))).json()
+    paths = (await closed.get("/schema/openapi.json", headers=bearing(BOSS))).json()["paths"]
+
+    assert boss["operations"] == ["completion"]
+    assert [card["operations"] for card in eyes["data"]] == [[], [], []]
+    assert (uno["root"], uno["parent"], uno["aliases"]) == ("uno", None, [])
+    assert "/v1/completions" in paths
+    assert "/v1/chat/completions" not in paths
+
+
+async def test_a_missing_model_is_not_found_out_by_leaving_its_name_away() -> None:
+    """
+    A key for an alias gets no answer from the only model there is without naming it.
+    """
+    of = closed_config(KeySection(name="one", value=ONE, models=("uno",)))
+    async with Closed(of.model_copy(update={"models": of.models[:1]})) as client:
+        answer = await client.post("/v1/completions", json={"prompt": "a"}, headers=bearing(ONE))
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "model is missing; it must be one of: uno"
 
 
 @pytest.mark.parametrize(
@@ -154,22 +217,22 @@ async def test_facts_of_another_model_are_refused(closed: Closed, path: str) -> 
     [
         (ALL, "two", 200),
         (ONE, "uno", 200),
-        (ONE, "one", 403),
-        (ONE, "two", 403),
+        (ONE, "one", 404),
+        (ONE, "two", 404),
         (EYES, "one", 403),
         (BOSS, "one", 200),
     ],
 )
 async def test_a_key_asks_what_it_may_of_its_models(closed: Closed, key: str, model: str, status: int) -> None:
     """
-    Another model, another name of it and another operation are 403, whatever protocol asks.
+    Another model and another name of it do not exist, another operation is 403, whatever protocol asks.
     """
     openai = await closed.post("/v1/completions", json={"model": model}, headers=bearing(key))
     tensors = await closed.post(f"/v2/models/{model}/generate", json={"text_input": "a"}, headers=bearing(key))
 
     assert openai.status_code == status
     # The double answers with its question, which is no text: what matters is that it was asked.
-    assert tensors.status_code == (403 if status == 403 else 502)
+    assert tensors.status_code == (502 if status == 200 else status)
 
 
 async def test_a_refused_operation_says_who_may_not_do_what(closed: Closed) -> None:

@@ -87,7 +87,8 @@ async def test_probes_answer_everybody(channel: grpc.aio.Channel, method: str) -
         (("authorization", f"Bearer {ALL}"), "two", grpc.StatusCode.OK),
         (("x-api-key", ALL), "two", grpc.StatusCode.OK),
         (("authorization", f"Bearer {ONE}"), "uno", grpc.StatusCode.OK),
-        (("authorization", f"Bearer {ONE}"), "two", grpc.StatusCode.PERMISSION_DENIED),
+        (("authorization", f"Bearer {ONE}"), "two", grpc.StatusCode.NOT_FOUND),
+        (("authorization", f"Bearer {ONE}"), "nobody", grpc.StatusCode.NOT_FOUND),
     ],
 )
 async def test_a_key_sees_its_models(
@@ -97,6 +98,33 @@ async def test_a_key_sees_its_models(
     As over HTTP.
     """
     assert await _code(channel, "ModelMetadata", metadata, name=name) is code
+
+
+@pytest.mark.parametrize("name", ["one", "two", "nobody"])
+async def test_health_tells_nobody_which_models_there_are(channel: grpc.aio.Channel, name: str) -> None:
+    """
+    A model's own health needs a key for it, asked once or watched; what all models come to does not.
+    """
+    health: Any = HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service=name)
+    everything, nothing = (("authorization", f"Bearer {ALL}"),), (("authorization", f"Bearer {ONE}"),)
+
+    codes, seen = [], []
+    for metadata in ((), nothing, everything):
+        try:
+            await health.Check(request, metadata=metadata)
+            codes.append(grpc.StatusCode.OK)
+        except grpc.aio.AioRpcError as error:
+            codes.append(error.code())
+        watch = health.Watch(request, metadata=metadata)
+        seen.append((await watch.read()).status)
+        watch.cancel()
+
+    good, bad = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    is_there = name != "nobody"
+    found = grpc.StatusCode.OK if is_there else grpc.StatusCode.NOT_FOUND
+    assert codes == [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.NOT_FOUND, found]
+    assert seen == [bad, bad, good if is_there else bad]
 
 
 async def test_the_index_shows_a_key_its_models(channel: grpc.aio.Channel) -> None:

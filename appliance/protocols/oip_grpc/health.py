@@ -14,8 +14,10 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
+from appliance.access import calling
 from appliance.errors import ApplianceError, UnknownModelError
 from appliance.lifecycle import RULES, Lifecycle, Standing
+from appliance.protocols.oip_grpc.guard import recognised
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -29,7 +31,7 @@ class Health(HealthServicer):
     """
     "" and the service are whether every model answers, as are "readiness"; "liveness" is whether none is beyond help.
 
-    Any other name is a model's.
+    Any other name is a model's, which needs a key for it where there are keys.
     """
 
     def __init__(self, lifecycle: Lifecycle, standing: Callable[[], Standing]) -> None:
@@ -46,10 +48,13 @@ class Health(HealthServicer):
         """
         Where a service stands, now and whenever that changes; one that nobody has is unknown.
         """
+        # The guard leaves streams alone, so the caller is recognised here.
+        caller, _ = recognised(self._lifecycle.access, context.invocation_metadata())
         last: HealthCheckResponse | None = None
         while True:
             try:
-                now = _answer(self._is_good(request.service))
+                with calling(caller):
+                    now = _answer(self._is_good(request.service))
             except ApplianceError:
                 now = HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
             if now != last:
@@ -63,7 +68,7 @@ class Health(HealthServicer):
         if service == "liveness":
             return self._standing().is_live
         try:
-            return RULES[self._lifecycle.directory.named(service).entry.state].can_answer
+            return RULES[self._lifecycle.find(service).state].can_answer
         except UnknownModelError as error:
             raise UnknownModelError(
                 f"There is no service {service[:80]!r}; it may be empty, {SERVICE}, liveness, readiness, or a model's "

@@ -7,12 +7,13 @@ Source: https://spec.openapis.org/oas/v3.1.0
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from litestar import MediaType, Response, get
 from litestar.handlers import BaseRouteHandler
 
+from appliance.contract import Operation
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.oip.asking import VERSION
 from appliance.protocols.oip.metadata import server_version
@@ -28,7 +29,7 @@ def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
 
     @get("/schema/openapi.json", name="openapi", sync_to_thread=False)
     def show_document() -> dict[str, Any]:  # Any: JSON values
-        return document([name for _, name in lifecycle.visible()])
+        return document([name for _, name in lifecycle.visible()], lifecycle.access.may_ask)
 
     @get("/schema", name="openapi-page", sync_to_thread=False)
     def show_page() -> Response[str]:
@@ -37,13 +38,17 @@ def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
     return [show_document, show_page]
 
 
-def document(names: Sequence[str]) -> dict[str, Any]:  # Any: JSON values
+def document(
+    names: Sequence[str], may_ask: Callable[[Operation], bool] = lambda _: True
+) -> dict[str, Any]:  # Any: JSON
     """
-    Every operation, by path and method, for models of these names.
+    Every operation that may be asked for, by path and method, for models of these names.
     """
     values = {"name": list(names), "version": [VERSION]}
     paths: dict[str, Any] = {}
     for told in operations():
+        if told.operation is not None and not may_ask(told.operation):
+            continue
         paths.setdefault(told.path, {})[told.method] = _operation(told, values)
     return {
         "openapi": "3.1.0",

@@ -24,6 +24,8 @@ class Told:
     error: str = "InferenceError"
     takes_nothing: bool = False
     """A body may be left out."""
+    operation: Operation | None = None
+    """What a key must be allowed to ask for; None where that depends on the model."""
 
 
 _FORMS = frozenset({Operation.TRANSCRIPTION, Operation.TRANSLATION, Operation.IMAGE_EDIT, Operation.IMAGE_VARIATION})
@@ -78,9 +80,8 @@ def operations() -> Iterator[Told]:
         for path in paths:
             for prefix in ("", "/openai"):
                 request = None if operation in _FORMS else "OpenAIRequest"
-                yield Told(
-                    "post", prefix + path, operation.replace("_", " ").capitalize(), request, None, "OpenAIError"
-                )
+                summary = operation.replace("_", " ").capitalize()
+                yield Told("post", prefix + path, summary, request, None, "OpenAIError", operation=operation)
     yield from _REST
     for path, summary in _PROBES.items():
         yield Told("get", path, summary, None, "Probe", "OpenAIError")
