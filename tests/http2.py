@@ -15,12 +15,12 @@ _END_STREAM, _END_HEADERS = 1, 4
 _HEAD_BYTES = 9
 
 
-def ask(port: int, path: str, body: object) -> socket.socket:
+def ask(port: int, path: str, body: object, authority: str = "localhost") -> socket.socket:
     """
     A connection with one request on it, of stream 1; what comes of it is read with `frames`.
     """
     data = json.dumps(body).encode()
-    said = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
+    said = {":method": "POST", ":scheme": "http", ":path": path, ":authority": authority}
     head = b"".join(map(_field, said | {"content-type": "application/json"}, [*said.values(), "application/json"]))
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     sent = [

@@ -17,6 +17,11 @@ from appliance.section import Change, Section
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
+HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^\s/:*@]+)$")]
+"""
+The name of a host without a port.
+"""
+
 
 class ServerSection(Section):
     """
@@ -58,6 +63,15 @@ class ServerSection(Section):
 
     cors: CorsSection | None = None
     """Which other origins' pages may ask from a browser; unset is none."""
+
+    allowed_hosts: Annotated[tuple[HostName, ...], Field(min_length=1)] | None = None
+    """
+    Names that a server without `api_keys` may be called by, such as `chat.example.com` or `*.example.com`; `*` is every
+    name. IP addresses, names without a dot and names below `localhost`, `local`, `internal` and `svc` need no entry,
+    nor do probes, gRPC and TLS. Unset, other names are refused where `host` is the loopback; elsewhere programs may use
+    any name, and only pages in a browser and `/config` may not. It keeps a page from having its own name point at this
+    server and reading its answers.
+    """
 
     admin: Annotated[bool, Change.HOT] = False
     """

@@ -21,6 +21,7 @@ from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
 from appliance.protocols.intake import Intake
 from appliance.server.browsers import Browsers
+from appliance.server.cross_origin import CrossOriginProtection
 from appliance.server.gate import Gate
 from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
@@ -113,7 +114,8 @@ def _app(lifecycle: Lifecycle, handlers: Sequence[BaseRouteHandler], access: Acc
     )
     # Around everything: Litestar's middleware sees no request that has no route.
     metadata = lifecycle.config.metadata
-    inner = Publisher(app.asgi_handler, metadata, lambda: [name for _, name in lifecycle.visible()])
+    protected = CrossOriginProtection(app.asgi_handler, access, server, handlers)
+    inner = Publisher(protected, metadata, lambda: [name for _, name in lifecycle.visible()])
     service = Service(Gate(inner, access, handlers), metadata)
     sending = Sending(Browsers(service, server.cors), server.timeouts.send_seconds)
     app.asgi_handler = Observed(Parting(sending, lambda: lifecycle.is_stopping), telemetry)

@@ -11,7 +11,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.access import OPEN, Access, calling
-from appliance.errors import UnauthenticatedError
+from appliance.errors import CallError, UnauthenticatedError
 from appliance.protocols.clients import discard
 from appliance.protocols.errors import refused
 from appliance.record import current
@@ -27,7 +27,7 @@ class Gate:
     def __init__(self, app: ASGIApp, access: Access, handlers: Iterable[BaseRouteHandler]) -> None:
         self._app = app
         self._access = access
-        self._open = frozenset(path for handler in handlers if handler.opt.get(OPEN) for path in handler.paths)
+        self._open = open_paths(handlers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller, scope["headers"] = self._access.recognise(scope["headers"])
@@ -38,15 +38,26 @@ class Gate:
             if caller is not None or not self._access.is_closed or self._is_open(scope["path"]):
                 await self._app(scope, receive, send)
             else:
-                await _refuse(scope, receive, send)
+                await refuse(scope, receive, send, UnauthenticatedError())
 
     def _is_open(self, path: str) -> bool:
         return path in self._open or (path == "/metrics" and self._access.are_metrics_open)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+def open_paths(handlers: Iterable[BaseRouteHandler]) -> frozenset[str]:
+    """
+    The paths of the handlers that are marked as open.
+    """
+    return frozenset(path for handler in handlers if handler.opt.get(OPEN) for path in handler.paths)
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, error: CallError) -> None:
+    """
+    Answer with an error, in the shape of the path's protocol, before any route is looked for.
+    """
     await discard(receive)
-    error = UnauthenticatedError()
+    if record := current():
+        record.error = type(error).__name__
     body, headers = refused(scope["path"], error)
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})

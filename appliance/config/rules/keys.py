@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import Any
 
+from appliance.access.hosts import is_loopback
 from appliance.access.section import digest_of
 from appliance.config.draft import Draft
 from appliance.config.named import name_paths
@@ -72,7 +72,7 @@ def an_operator_has_a_key(draft: Draft) -> Iterator[Fault]:
         return
     keys = [key for _, key in _entries(draft)]
     host = draft.find(("server", "host"))
-    is_among_us = _is_loopback(host if host is not None else ServerSection().host)
+    is_among_us = is_loopback(str(host if host is not None else ServerSection().host))
     if keys and not any(key.get("admin") is True for key in keys):
         yield draft.fault(path, "is true, and no key has admin: true; must be false, or one of server.api_keys have it")
     elif not keys and not is_among_us and draft.find(("server", "tls", "client_ca")) is None:
@@ -99,10 +99,3 @@ def _digest(key: dict[str, Any]) -> str | None:  # Any: not checked yet
 
 def _known(hint: str, known: Sequence[str]) -> str:
     return hint or known_ones("models", known)
-
-
-def _is_loopback(host: object) -> bool:
-    try:
-        return ip_address(str(host)).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -14,7 +14,7 @@ from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.errors import ForbiddenError
+from appliance.errors import CallError, ForbiddenError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest
 from appliance.protocols.intake import Intake
@@ -42,6 +42,10 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
         name, _, verb = rest.removeprefix("/").rpartition("/")
         if verb not in {"load", "unload"} or not name:
             raise NotFoundException
+        # The form of a page in a browser has another type, and needs nobody's leave to be sent here.
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type not in {"", "application/json"}:
+            raise CallError(f"Content-Type is {media_type[:80]!r}; it must be application/json", status=415)
         # What is in it says how models are to be loaded, and that the config says.
         await intake.body(request)
         await (load(lifecycle, name) if verb == "load" else unload(lifecycle, name))

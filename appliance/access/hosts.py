@@ -1,0 +1,59 @@
+"""Names of this server, and which of them nobody on the internet can point at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+# No public DNS server answers for these: RFC 6761, 6762, 8375; ICANN reserved `internal` in 2024, and `svc` is what
+# Kubernetes appends to the names of services.
+_PRIVATE = (".localhost", ".local", ".internal", ".svc", ".test", ".home.arpa")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to a server that listens on `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_private(name: str) -> bool:
+    """Whether a name cannot be rebound: an IP address, a name without a dot, or one below a private domain."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return "." not in name or name.endswith(_PRIVATE)
+    return True
+
+
+class HostNames:
+    """The names that requests may be for, next to the private ones; ``*.example.com`` is every name below it."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self._names = frozenset(name.lower() for name in allowed)
+
+    def allow(self, authority: str) -> bool:
+        """Whether a `Host` header, with or without a port, has an allowed name; an empty one names nothing."""
+        if not authority or "*" in self._names:
+            return True
+        split = split_authority(authority)
+        return split is not None and (is_private(split[0]) or self._names_it(split[0]))
+
+    def _names_it(self, name: str) -> bool:
+        labels = name.split(".")
+        wildcards = {".".join(["*", *labels[start:]]) for start in range(1, len(labels))}
+        return name in self._names or not self._names.isdisjoint(wildcards)
+
+
+def split_authority(authority: str, default_port: int = 80) -> tuple[str, int] | None:
+    """The name in lower case and the port of an authority (RFC 3986, section 3.2); None where it is none."""
+    try:
+        parts = urlsplit(f"//{authority}")
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if name is None or "@" in authority or parts.netloc != authority:
+        return None
+    return name.removesuffix("."), default_port if port is None else port
