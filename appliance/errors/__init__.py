@@ -27,7 +27,8 @@ Everything that can go wrong, as one tree.
         ├── DeadlineError              504           the answer takes longer than it may
         ├── UnavailableError           503           not now: loading, draining, failed, or no upstream left
         └── GatewayError               502           the upstream gave no answer, or half of one
-            └── GatewayTimeoutError    504           the upstream took too long
+            ├── GatewayTimeoutError    504           the upstream took too long
+            └── UnreachableError       502           no connection to the upstream came about
 
 ``status`` is the HTTP status a protocol answers with, ``exit_code`` what the command line ends with.
 Only protocols and the command line render an error; everyone else raises.
@@ -44,6 +45,7 @@ from appliance.errors.calls import (
     UnauthenticatedError,
     UnavailableError,
     UnknownModelError,
+    UnreachableError,
     UnsupportedOperationError,
 )
 from appliance.errors.root import (
@@ -92,5 +94,6 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "UnknownModelError",
+    "UnreachableError",
     "UnsupportedOperationError",
 ]

@@ -120,10 +120,22 @@ class UnavailableError(CallError):
 class GatewayError(CallError):
     """
     The upstream gave no answer, or broke off in the middle of one; nobody here is at fault.
+
+    `detail` is the same for operators, in logs and probes: with addresses, and what the system said.
     """
 
     status = 502
     code = "upstream_failed"
+
+    def __init__(self, message: str, *, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.detail = detail or message
+
+
+class UnreachableError(GatewayError):
+    """
+    No connection to the upstream came about, so it has seen nothing of the request.
+    """
 
 
 class GatewayTimeoutError(GatewayError):

@@ -29,7 +29,7 @@ from appliance.upstream.headers import downward, upward
 from appliance.upstream.health import HealthSection
 from appliance.upstream.member import MemberSection
 from appliance.upstream.members import NotAnObjectError
-from appliance.upstream.naming import Named, renamed
+from appliance.upstream.naming import LARGE_BYTES, Named, renamed
 from appliance.upstream.pool import Pool
 from appliance.upstream.rewrite import RequestSection, Rewrite
 from appliance.upstream.section import HeaderName, HeaderValue
@@ -143,7 +143,7 @@ class ProxyModel:
         said = {"x-cache": result}
         # What an upstream said beside its answer was about that one request.
         headers = {**said, "age": str(int(age))} if result == "hit" else {**kept.headers, **said}
-        return _reply(kept, name, headers)
+        return await _reply(kept, name, headers)
 
     def describe(self) -> Mapping[str, Any]:
         return {}
@@ -190,7 +190,7 @@ class ProxyModel:
             stream = relay.events(exchange, name, silence)
         elif answer.is_json or answer.status >= 300:
             kept = await self._read(exchange)
-            return _reply(kept, name, kept.headers)
+            return await _reply(kept, name, kept.headers)
         else:
             stream = relay.raw(exchange)
         return Reply(stream, answer.status, answer.media_type, self._downward(answer))
@@ -211,9 +211,12 @@ class ProxyModel:
         return downward(answer.headers, drop=self._section.headers.drop)
 
 
-def _reply(kept: Kept, name: str, headers: Mapping[str, str]) -> Reply:
+async def _reply(kept: Kept, name: str, headers: Mapping[str, str]) -> Reply:
     """
     A whole answer under the client's name for the model; an error keeps its body.
     """
-    body = renamed(kept.body, name) if kept.status < 300 else kept.body
+    body = kept.body
+    if kept.status < 300:
+        is_large = len(body) >= LARGE_BYTES
+        body = await asyncio.to_thread(renamed, body, name) if is_large else renamed(body, name)
     return Reply(body, kept.status, kept.media_type, headers)

@@ -5,15 +5,18 @@ An upstream's answer, read as fast as somebody wants it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from appliance.errors import GatewayError, GatewayTimeoutError
+from appliance.upstream.decoding import decoder
 from appliance.upstream.faults import broken
-from appliance.upstream.section import TimeoutsSection
+from appliance.upstream.section import UpstreamSection
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
+
+_BROKE_OFF = "The upstream broke off in the middle of its answer."
 
 
 class Answer:
@@ -22,13 +25,20 @@ class Answer:
 
     What nobody reads stays in the connection, and so slows the upstream down. Bytes come without their content
     coding. Whoever has an answer closes it; before its end that closes the connection, and the upstream sees it.
+
+    Raises:
+        GatewayError: nobody here knows its content coding.
     """
 
-    def __init__(self, response: ClientResponse, timeouts: TimeoutsSection, asked: float) -> None:
+    def __init__(self, response: ClientResponse, section: UpstreamSection, asked: float) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self.longest = section.max_response_bytes
+        """Most bytes of it that are held at once."""
+        self._decoder = decoder(self.headers.get("content-encoding", ""))
+        self._decoded: Iterator[bytes] = iter(())
         self._response = response
-        self._timeouts = timeouts
+        self._timeouts = section.timeouts
         self._asked = asked
         self._silent_since: float | None = None
         self._has_begun = False
@@ -68,19 +78,18 @@ class Answer:
             GatewayError: the connection broke.
             GatewayTimeoutError: the upstream was silent for too long.
         """
-        content = self._response.content
-        try:
-            chunk = content.read_nowait()
-            if not chunk and not content.at_eof():
-                chunk = await self._wait(patience)
-        except TimeoutError as error:
-            if asyncio.get_running_loop().time() < self._deadline:
-                return None
-            raise GatewayTimeoutError("The upstream was silent for too long.") from error
-        except broken() as error:
-            raise GatewayError("The upstream broke off in the middle of its answer.") from error
-        self._has_begun, self._silent_since = True, None
-        return chunk
+        while (piece := self._next_decoded()) is None:
+            chunk = await self._more_coded(patience)
+            if chunk is None or self._decoder is None:
+                return chunk
+            if not chunk:
+                if not self._decoder.is_at_end:
+                    raise GatewayError(_BROKE_OFF, detail="its answer's content coding ends in the middle")
+                return chunk
+            self._decoded = self._decoder.feed(chunk)
+        # A few bytes can become a great many pieces, none of which is waited for.
+        await asyncio.sleep(0)
+        return piece
 
     async def read(self) -> bytes:
         """
@@ -90,7 +99,25 @@ class Answer:
             GatewayError: the connection broke.
             GatewayTimeoutError: the upstream was silent for too long.
         """
-        return b"".join([chunk async for chunk in self.chunks()])
+        chunks, size = [], 0
+        async for chunk in self.chunks():
+            size += len(chunk)
+            self.require_room(size)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def require_room(self, size: int) -> None:
+        """
+        Return where so many bytes of it may be held at once.
+
+        Raises:
+            GatewayError: they are too many.
+        """
+        if size > self.longest:
+            raise GatewayError(
+                "The upstream's answer is too long.",
+                detail=f"its answer is longer than {self.longest} bytes; set max_response_bytes where that is right",
+            )
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """
@@ -111,6 +138,34 @@ class Answer:
         Let the connection go: to the next request when the body has been read, for good when not. Safe to call twice.
         """
         self._response.close()
+
+    def _next_decoded(self) -> bytes | None:
+        try:
+            return next(self._decoded, None)
+        except ValueError as error:
+            coding = self.headers.get("content-encoding")
+            raise GatewayError(
+                f"The upstream's answer is not {coding}, which it says it is.",
+                detail=f"its answer is no {coding}: {error}",
+            ) from error
+
+    async def _more_coded(self, patience: float | None) -> bytes | None:
+        """
+        As `more`, as the bytes came.
+        """
+        content = self._response.content
+        try:
+            chunk = content.read_nowait()
+            if not chunk and not content.at_eof():
+                chunk = await self._wait(patience)
+        except TimeoutError as error:
+            if asyncio.get_running_loop().time() < self._deadline:
+                return None
+            raise GatewayTimeoutError("The upstream was silent for too long.") from error
+        except broken() as error:
+            raise GatewayError(_BROKE_OFF, detail=f"it broke off in the middle of its answer: {error}") from error
+        self._has_begun, self._silent_since = True, None
+        return chunk
 
     async def _wait(self, patience: float | None) -> bytes:
         now = asyncio.get_running_loop().time()

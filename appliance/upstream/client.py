@@ -19,7 +19,9 @@ from appliance.upstream.faults import broken, unanswered
 from appliance.upstream.section import UpstreamSection
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientResponse
+
+    from appliance.upstream.connection import Connections
 
 _LONG_BYTES = 256 * 1024
 
@@ -31,7 +33,7 @@ class Client:
 
     def __init__(self, section: UpstreamSection) -> None:
         self.section = section
-        self._session: ClientSession | None = None
+        self._connections: Connections | None = None
         self._own = {"user-agent": f"appliance/{version('appliance')}", "accept-encoding": "identity"}
         key = section.api_key.get_secret_value() if section.api_key else ""
         self._authorization = {"authorization": f"Bearer {key}"} if key else {}
@@ -65,18 +67,20 @@ class Client:
                 response = await self._request(url, body, sent)
         except broken() as error:
             raise unanswered(error) from error
-        if 300 <= response.status < 400:
+        try:
+            _require_final(response.status)
+            return Answer(response, self.section, asked)
+        except GatewayError:
             response.close()
-            raise GatewayError("The upstream redirects, which is not followed; set its url to where that leads.")
-        return Answer(response, self.section.timeouts, asked)
+            raise
 
     async def close(self) -> None:
         """
         Close every connection; safe to call twice.
         """
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._connections is not None:
+            await self._connections.session.close()
+            self._connections = None
 
     @property
     def _until_first_byte(self) -> float:
@@ -84,24 +88,30 @@ class Client:
         return min(timeouts.first_byte_seconds, timeouts.total_seconds or timeouts.first_byte_seconds)
 
     async def _request(self, url: URL, body: bytes | None, headers: Mapping[str, str]) -> ClientResponse:
-        if self._session is None:
-            self._session = self._open()
-        # Nowhere else than to the configured address: a redirect would take the key along.
-        return await self._session.request(
-            "GET" if body is None else "POST", url, data=_data(body), headers=headers, allow_redirects=False
+        if self._connections is None:
+            from appliance.upstream.connection import Connections
+
+            self._connections = Connections.open(self.section)
+        connections = self._connections
+        return await connections.session.request(
+            "GET" if body is None else "POST",
+            url,
+            data=_data(body),
+            headers={**headers, **connections.headers},
+            proxy_headers=connections.proxy_headers,
+            # Nowhere else than to the configured address: a redirect would take the key along.
+            allow_redirects=False,
         )
 
-    def _open(self) -> ClientSession:
-        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
-        return ClientSession(
-            # The number of connections is the number of requests; what limits those stands before us.
-            connector=TCPConnector(limit=0),
-            # One client's cookies are not another's.
-            cookie_jar=DummyCookieJar(),
-            # The other timeouts are ours: aiohttp's would count a slow client's time as the upstream's silence.
-            timeout=ClientTimeout(total=None, connect=self.section.timeouts.connect_seconds),
-        )
+def _require_final(status: int) -> None:
+    """
+    Return for a status that an answer to a client can have (RFC 9110, section 15).
+    """
+    if 300 <= status < 400:
+        raise GatewayError("The upstream redirects, which is not followed; set its url to where that leads.")
+    if not 200 <= status < 600:
+        raise GatewayError(f"The upstream answered with the status {status}, which ends no request.")
 
 
 def _data(body: bytes | None) -> bytes | BytesIO | None:

@@ -68,9 +68,25 @@ class Exchange:
             GatewayError: the answer breaks off.
         """
         chunks = [self.first or b""]
+        size = len(chunks[0])
         while self._end is None:
             chunks.append(await self.more() or b"")
+            size += len(chunks[-1])
+            self.require_room(size)
         return b"".join(chunks)
+
+    def require_room(self, size: int) -> None:
+        """
+        As `Answer.require_room`, and a failure is held against the upstream.
+
+        Raises:
+            GatewayError: the bytes are too many.
+        """
+        try:
+            self.answer.require_room(size)
+        except GatewayError as error:
+            self._end = error
+            raise
 
     def discard(self) -> None:
         """

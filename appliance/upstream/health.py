@@ -13,9 +13,13 @@ from pydantic import Field
 
 from appliance.errors import GatewayError
 from appliance.section import Section
+from appliance.upstream.answer import Answer
 from appliance.upstream.client import Client
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# A body up to here is read, so that the connection can be used again; the status has said enough.
+_MOST_DISCARDED_BYTES = 1024 * 1024
 
 # A key may be good for inference and not for this; one who limits us is there.
 _ALSO_GOOD = frozenset({403, 429})
@@ -91,16 +95,21 @@ class Health:
         try:
             async with asyncio.timeout(section.timeout_seconds):
                 answer = await self._client.send(path, None)
-                try:
-                    # To its end, so that the connection can be used again.
-                    await answer.read()
-                finally:
-                    answer.close()
+                await _discard(answer)
         except TimeoutError:
             return f"GET {path} was not answered within {section.timeout_seconds:g} seconds"
         except GatewayError as error:
-            return str(error)
+            return error.detail
         if answer.status < 300 or answer.status in _ALSO_GOOD:
             return None
         remedy = "check api_key" if answer.status == 401 else "set health.path to one that is good when the upstream is"
         return f"GET {path} answered {answer.status}; {remedy}"
+
+
+async def _discard(answer: Answer) -> None:
+    size = 0
+    try:
+        while size < _MOST_DISCARDED_BYTES and (chunk := await answer.more()):
+            size += len(chunk)
+    finally:
+        answer.close()

@@ -145,7 +145,7 @@ class Member:
                 self.breaker.forget()
         if isinstance(how, GatewayError):
             self.fail()
-            log.warning("upstream.failed", upstream=self.name, end=end, reason=str(how), cause=_cause(how))
+            log.warning("upstream.failed", upstream=self.name, end=end, reason=how.detail, cause=_cause(how))
         metrics.REQUESTS.labels(*self._labels, end).inc()
 
     def fail(self) -> None:

@@ -13,6 +13,11 @@ _PLACES = (("model",), ("response", "model"), ("message", "model"))
 
 _MENTION = b'"model"'
 
+LARGE_BYTES = 256 * 1024
+"""
+What is longer is worked on in a thread, so that others are served meanwhile.
+"""
+
 
 class Named:
     """
@@ -67,6 +72,8 @@ class Events:
     def __init__(self, name: str) -> None:
         self._name = msgspec.json.encode(name)
         self._rest: list[bytes] = []
+        self.held_bytes = 0
+        """Bytes of a line that has no end yet."""
         self._may_end = False
         # All chunks of an answer begin alike; what stands before and with the name is looked for as a whole,
         # so that only the first one is parsed.
@@ -81,12 +88,13 @@ class Events:
         if chunk and b"\n" not in chunk and b"\r" not in chunk and not self._may_end:
             # A long line, such as an image: it is put together once, at its end.
             self._rest.append(chunk)
+            self.held_bytes += len(chunk)
             return b""
         text = b"".join((*self._rest, chunk))
         # A carriage return ends a line by itself, unless a line feed follows.
         end = max(text.rfind(b"\n"), text.rfind(b"\r", 0, -1)) + 1 if chunk else len(text)
         whole, rest = text[:end], text[end:]
-        self._rest, self._may_end = [rest], rest.endswith(b"\r")
+        self._rest, self.held_bytes, self._may_end = [rest], len(rest), rest.endswith(b"\r")
         if not whole:
             return b""
         made = b"".join([self._line(line) for line in whole.splitlines(keepends=True)])

@@ -4,11 +4,12 @@ An upstream's stream on its way to the client.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 from appliance.errors import GatewayError
 from appliance.upstream.exchange import Exchange
-from appliance.upstream.naming import Events
+from appliance.upstream.naming import LARGE_BYTES, Events
 
 # A line that begins with a colon says nothing, and keeps those on the way from closing a silent connection.
 _COMMENT = b": keep-alive\n\n"
@@ -27,7 +28,8 @@ async def events(exchange: Exchange, name: str, silence_seconds: float | None) -
     chunk = exchange.first
     try:
         while chunk != b"":
-            made = _comment(renamed) if chunk is None else renamed.feed(chunk)
+            made = _comment(renamed) if chunk is None else await _fed(renamed, chunk)
+            exchange.require_room(renamed.held_bytes)
             if made:
                 yield made
             chunk = await exchange.more(silence_seconds)
@@ -56,6 +58,12 @@ async def raw(exchange: Exchange) -> AsyncGenerator[bytes]:
             chunk = await exchange.more()
     finally:
         exchange.close()
+
+
+async def _fed(renamed: Events, chunk: bytes) -> bytes:
+    if renamed.held_bytes + len(chunk) < LARGE_BYTES:
+        return renamed.feed(chunk)
+    return await asyncio.to_thread(renamed.feed, chunk)
 
 
 def _comment(renamed: Events) -> bytes:

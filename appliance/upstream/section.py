@@ -4,9 +4,10 @@ The section of one upstream: where it is, how it is asked, how long it may take.
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from appliance.section import Section
 
@@ -40,6 +41,33 @@ class TimeoutsSection(Section):
     """The whole request, in seconds; unset is no limit."""
 
 
+class UpstreamTlsSection(Section):
+    """
+    Whom an `https://` upstream is trusted by, and the certificate it is shown.
+    """
+
+    ca: Path | None = None
+    """
+    File of the authorities in PEM that the upstream's certificate must be of, in the place of the system's; unset is
+    the system's, or those of `SSL_CERT_FILE`.
+    """
+
+    certificate: Path | None = None
+    """File of the certificate in PEM that is shown to an upstream that asks for one; unset shows none."""
+
+    key: Path | None = None
+    """File of its private key in PEM; unset where the file of the certificate has it too."""
+
+    key_password: SecretStr | None = None
+    """What the file of the key is encrypted with; unset is nothing."""
+
+    @model_validator(mode="after")
+    def _has_certificate(self) -> Self:
+        if self.certificate is None and (self.key is not None or self.key_password is not None):
+            raise ValueError("has a key without its certificate; must have certificate too")
+        return self
+
+
 class UpstreamSection(Section):
     """
     A server that speaks OpenAI's protocol.
@@ -57,5 +85,20 @@ class UpstreamSection(Section):
     headers: dict[str, HeaderValue] = Field(default_factory=dict)
     """Headers that every request to it carries, such as `x-api-key`; their values are never shown."""
 
+    tls: UpstreamTlsSection | None = None
+    """How an `https://` upstream proves who it is, and we do; unset trusts what the system trusts."""
+
     timeouts: TimeoutsSection = TimeoutsSection()
     """How long each part of a request may take."""
+
+    max_response_bytes: Annotated[int, Field(ge=1024)] = 128 * 1024 * 1024
+    """
+    Longest answer that is held whole, such as JSON, and longest line of a stream, in bytes and without its content
+    coding; a longer one is 502.
+    """
+
+    @model_validator(mode="after")
+    def _has_tls(self) -> Self:
+        if self.tls is not None and not self.url.startswith("https://"):
+            raise ValueError("has tls for a url without it; the url must begin with https://")
+        return self

@@ -20,7 +20,7 @@ def connections(origin: URL, kept: int) -> urllib3.PoolManager:
     Connections to a host, through the proxy that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name for it, of which
     `kept` stay open.
     """
-    proxy = _proxy_for(origin)
+    proxy = proxy_for(origin)
     # The certificates that Python trusts: those of SSL_CERT_FILE, or the system's.
     context = ssl.create_default_context() if "https" in (origin.scheme, proxy and proxy.scheme) else None
     if proxy is None:
@@ -46,7 +46,10 @@ def login_for(url: URL) -> Mapping[str, str]:
     return urllib3.make_headers(basic_auth=f"{entry[0]}:{entry[2] or ''}") if entry else {}
 
 
-def _proxy_for(origin: URL) -> URL | None:
+def proxy_for(origin: URL) -> URL | None:
+    """
+    The proxy that the environment names for a host; None is none.
+    """
     proxy = getproxies().get(origin.scheme)
     if not proxy or proxy_bypass(f"{origin.host}:{origin.port}"):
         return None

@@ -1,0 +1,179 @@
+"""
+The way to an upstream: proxies of the environment, certificates, and why there is no connection.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+from proxy.raw_upstream import OK, saying, tunnels
+from served import free_port
+
+from appliance.errors import GatewayError, UnreachableError
+from appliance.upstream.client import Client
+from appliance.upstream.section import TimeoutsSection, UpstreamSection, UpstreamTlsSection
+
+# A name that DNS never has (RFC 6761, section 6.4).
+NOWHERE = "upstream.invalid"
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    No proxies of the machine's own.
+    """
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """
+    An authority that no system trusts.
+    """
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    The file of its certificate.
+    """
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(file)
+    return file
+
+
+@asynccontextmanager
+async def _client(url: str, tls: UpstreamTlsSection | None = None) -> AsyncGenerator[Client]:
+    client = Client(
+        UpstreamSection(url=url, tls=tls, timeouts=TimeoutsSection(connect_seconds=60, first_byte_seconds=60))
+    )
+    yield client
+    await client.close()
+
+
+def _server_context(authority: trustme.CA, *, asks_client: bool = False) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    if asks_client:
+        authority.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+async def test_a_private_authority_is_named_for_an_upstream(authority: trustme.CA, ca: Path) -> None:
+    """
+    Without it the certificate is not trusted, and operators read why; clients do not.
+    """
+    async with saying([OK], _server_context(authority)) as port:
+        url = f"https://127.0.0.1:{port}"
+        async with _client(url, UpstreamTlsSection(ca=ca)) as client:
+            assert (await client.send("/v1/embeddings", b"{}")).status == 200
+        async with _client(url) as client:
+            with pytest.raises(UnreachableError) as raised:
+                await client.send("/v1/embeddings", b"{}")
+
+    assert str(raised.value) == "The upstream cannot be reached."
+    assert "certificate" in raised.value.detail
+    assert "tls.ca" in raised.value.detail
+
+
+async def test_a_certificate_is_shown_to_an_upstream_that_asks(authority: trustme.CA, ca: Path, tmp_path: Path) -> None:
+    """
+    With its key in the same file or in one of its own.
+    """
+    ours = authority.issue_cert("us.example")
+    ours.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    async with saying([OK], _server_context(authority, asks_client=True)) as port:
+        tls = UpstreamTlsSection(ca=ca, certificate=tmp_path / "both.pem")
+        async with _client(f"https://127.0.0.1:{port}", tls) as client:
+            assert (await client.send("/v1/embeddings", b"{}")).status == 200
+
+
+@pytest.mark.parametrize("part", ["ca", "certificate"])
+async def test_a_file_that_is_no_certificate_is_named(part: str, tmp_path: Path) -> None:
+    """
+    With its path, for operators.
+    """
+    (tmp_path / "bad.pem").write_text("nothing")
+    for name in ("bad.pem", "missing.pem"):
+        tls = UpstreamTlsSection.model_validate({part: tmp_path / name})
+        async with _client("https://127.0.0.1:1", tls) as client:
+            with pytest.raises(UnreachableError) as raised:
+                await client.send("/v1/embeddings", b"{}")
+        assert f"tls.{part} {tmp_path / name}" in raised.value.detail
+
+
+async def test_why_there_is_no_connection_is_said_to_operators() -> None:
+    """
+    A refused port, an unknown host and a server without TLS are different faults; clients hear the same of each.
+    """
+    port = free_port()
+    async with saying([OK], waits=False) as plain:
+        faults = {
+            f"http://127.0.0.1:{port}": f"127.0.0.1:{port} cannot be reached: Connect",
+            f"http://{NOWHERE}": f"the host {NOWHERE} is unknown",
+            f"https://127.0.0.1:{plain}": "do not agree on TLS",
+        }
+        for url, said in faults.items():
+            async with _client(url) as client:
+                with pytest.raises(UnreachableError) as raised:
+                    await client.send("/v1/embeddings", b"{}")
+            assert str(raised.value) == "The upstream cannot be reached."
+            assert said in raised.value.detail
+
+
+async def test_the_proxy_of_the_environment_is_taken(
+    monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, ca: Path
+) -> None:
+    """
+    A tunnel to `https://`, the request itself to `http://`, and none of it where `NO_PROXY` names the host.
+    """
+    heads: list[bytes] = []
+    async with tunnels(heads) as proxy, saying([OK], _server_context(authority)) as port, saying([OK]) as direct:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://user:pass%40word@127.0.0.1:{proxy}")
+        async with _client(f"https://127.0.0.1:{port}", UpstreamTlsSection(ca=ca)) as client:
+            assert (await client.send("/v1/embeddings", b"{}")).status == 200
+        async with _client(f"http://{NOWHERE}") as client:
+            assert (await client.send("/v1/embeddings", b"{}")).status == 200
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        async with _client(f"http://127.0.0.1:{direct}") as client:
+            assert (await client.send("/v1/embeddings", b"{}")).status == 200
+
+    assert heads[0].startswith(f"CONNECT 127.0.0.1:{port} ".encode())
+    assert heads[1].startswith(f"POST http://{NOWHERE}/v1/embeddings ".encode())
+    assert len(heads) == 2
+    assert all(b"proxy-authorization: basic dxnlcjpwyxnzqhdvcmq=" in head.lower() for head in heads)
+
+
+async def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    As the proxy it is, not as the upstream.
+    """
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    async with _client(f"http://{NOWHERE}") as client:
+        with pytest.raises(UnreachableError) as raised:
+            await client.send("/v1/embeddings", b"{}")
+
+    assert "the proxy of the environment" in raised.value.detail
+
+
+async def test_a_proxy_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    With its variable and the remedy.
+    """
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1080")
+    async with _client(f"https://{NOWHERE}") as client:
+        with pytest.raises(GatewayError) as raised:
+            await client.send("/v1/embeddings", b"{}")
+
+    assert "HTTPS_PROXY" in raised.value.detail
+    assert "NO_PROXY" in raised.value.detail
