@@ -4,6 +4,7 @@ The adapter class: an OpenAI face on a model that lacks one.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -22,6 +23,7 @@ from appliance.translation.http_section import HttpSection
 from appliance.translation.messages import Json
 from appliance.translation.oip_section import OipSection
 from appliance.translation.readiness import Readiness
+from appliance.translation.renderer import Renderer
 from appliance.translation.section import CompletionsSection
 from appliance.translation.target import Peer, Remote
 from appliance.translation.tokenizer import chat_template
@@ -85,6 +87,7 @@ class AdapterModel:
         self._section = section
         self._peers = peers
         self._wire = None if isinstance(section.target, str) else Wire(Client(section.target))
+        self._renderer = Renderer()
         self._faces: Faces = {}
         self._readiness = Readiness(self._prove, self._look, lambda: self._wire.silences if self._wire else 0)
 
@@ -92,10 +95,8 @@ class AdapterModel:
         target = self._section.target
         if isinstance(target, str) and Operation.COMPLETION not in self._peers.operations(target):
             raise LoadError(f"its target {target!r} does not complete prompts; name one that does")
-        templated = self._section.protocol.templated
-        template = None if templated is None else chat_template(templated, artifacts.get(_TOKENIZER))
-        chat = None if template is None or templated is None else Chat(template, templated.stop)
-        self._faces = self._made(chat)
+        # In a thread: templates are read and compiled, which may take seconds.
+        self._faces = await asyncio.to_thread(self._made, artifacts)
         self._readiness.begin()
 
     async def check(self) -> None:
@@ -119,10 +120,14 @@ class AdapterModel:
 
     async def close(self) -> None:
         await self._readiness.close()
+        await asyncio.to_thread(self._renderer.close)
         if self._wire is not None:
             await self._wire.close()
 
-    def _made(self, chat: Chat | None) -> Faces:
+    def _made(self, artifacts: Mapping[str, Path]) -> Faces:
+        templated = self._section.protocol.templated
+        template = None if templated is None else chat_template(templated, artifacts.get(_TOKENIZER), self._renderer)
+        chat = None if template is None or templated is None else Chat(template, templated.stop)
         name, target, protocol = self._section.name, self._section.target, self._section.protocol
         model = name if isinstance(target, str) else target.model or name
         if isinstance(protocol, CompletionsSection):
@@ -131,7 +136,7 @@ class AdapterModel:
         wire = _given(self._wire)
         if isinstance(protocol, OipSection):
             return over_oip(name, protocol, wire, model, chat)
-        return over_http(name, protocol, wire, model, chat)
+        return over_http(name, protocol, wire, model, chat, self._renderer)
 
     async def _prove(self) -> None:
         operation = next(each for each in _PROOFS if each in self.operations)

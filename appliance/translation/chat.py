@@ -55,12 +55,18 @@ class Chat:
 
     def completion(self, request: Json) -> Json:
         """
-        The completion request whose answer continues the conversation.
+        The completion request whose answer continues the conversation; blocks while the template is rendered.
 
         Raises:
             CallError: the request is wrong, or wants what this model cannot do.
         """
         return _completion(request, self.prompt(request), self.stop)
+
+    async def completion_async(self, request: Json) -> Json:
+        """
+        The same, without blocking the event loop.
+        """
+        return await self.template.run(self.completion, request)
 
     def prompt(self, request: Json) -> str:
         """
@@ -121,7 +127,7 @@ class Prompted:
     text: str
     stop: Sequence[str] = ()
 
-    def completion(self, request: Json) -> Json:
+    async def completion_async(self, request: Json) -> Json:
         """
         The completion request whose answer continues the prompt.
 

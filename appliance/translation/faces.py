@@ -15,6 +15,7 @@ from appliance.translation.oip import OipClient, OipEmbedder, OipRanker, OipWrit
 from appliance.translation.oip_section import OipSection
 from appliance.translation.over_completions import OverCompletions
 from appliance.translation.over_service import Chatting, Completing, Embedding, Ranking
+from appliance.translation.renderer import Renderer
 from appliance.translation.section import CompletionsSection
 from appliance.translation.target import Target
 from appliance.translation.wire import Headers, Wire
@@ -54,19 +55,19 @@ def over_oip(name: str, section: OipSection, wire: Wire, model: str, chat: Chat 
     return made
 
 
-def over_http(name: str, section: HttpSection, wire: Wire, model: str, chat: Chat | None) -> Faces:
+def over_http(name: str, section: HttpSection, wire: Wire, model: str, chat: Chat | None, renderer: Renderer) -> Faces:
     """
     The operations of a service with JSON of its own; `model` is its name there.
     """
     made: dict[Operation, Face] = {}
     if section.chat is not None:
-        writer = HttpWriter(section.chat, wire, model)
+        writer = HttpWriter(section.chat, wire, model, renderer)
         made[Operation.CHAT_COMPLETION] = Chatting(name, writer, section.chat, chat).answer
     if section.completions is not None:
-        made[Operation.COMPLETION] = Completing(name, HttpWriter(section.completions, wire, model)).answer
+        made[Operation.COMPLETION] = Completing(name, HttpWriter(section.completions, wire, model, renderer)).answer
     if section.embeddings is not None:
-        embedder = HttpEmbedder(section.embeddings, wire, model)
+        embedder = HttpEmbedder(section.embeddings, wire, model, renderer)
         made[Operation.EMBEDDING] = Embedding(name, embedder, section.max_batch).answer
     if section.rerank is not None:
-        made[Operation.RERANK] = Ranking(name, HttpRanker(section.rerank, wire, model)).answer
+        made[Operation.RERANK] = Ranking(name, HttpRanker(section.rerank, wire, model, renderer)).answer
     return made

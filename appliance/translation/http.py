@@ -4,6 +4,7 @@ Services with JSON of their own: a Jinja template makes the request, JMESPaths r
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -20,8 +21,10 @@ from appliance.translation.http_section import (
 )
 from appliance.translation.messages import Json
 from appliance.translation.paths import JmesPath
+from appliance.translation.renderer import Renderer
 from appliance.translation.requests import EmbeddingRequest, RerankRequest
-from appliance.translation.templates import JsonTemplate, TemplateFaultError
+from appliance.translation.sandbox import TemplateFaultError
+from appliance.translation.templates import JsonTemplate
 from appliance.translation.wire import Headers, Wire
 
 # Words of services for an answer that was cut: TGI's, Ollama's, Anthropic's, Gemini's.
@@ -79,18 +82,18 @@ class _Exchange:
     One kind of request to a service.
     """
 
-    def __init__(self, section: HttpExchangeSection, wire: Wire) -> None:
-        self._template = JsonTemplate(section.request)
+    def __init__(self, section: HttpExchangeSection, wire: Wire, renderer: Renderer) -> None:
+        self._template = JsonTemplate(section.request, renderer)
         self._usage = _Tokens(section.usage)
         self._wire = wire
         self._url = wire.under(section.path)
 
     async def _asked(self, variables: Json, headers: Headers) -> Any:  # Any: JSON values
-        return await self._wire.post(self._url, self._rendered(variables), headers)
+        return await self._wire.post(self._url, await self._rendered(variables), headers)
 
-    def _rendered(self, variables: Json) -> bytes:
+    async def _rendered(self, variables: Json) -> bytes:
         try:
-            return self._template.render(variables)
+            return await self._template.run(self._template.render, variables)
         except TemplateFaultError as error:
             raise CallError(f"The request template of this model {error}") from error
 
@@ -100,8 +103,8 @@ class HttpWriter(_Exchange):
     A service that writes text.
     """
 
-    def __init__(self, section: HttpTextSection, wire: Wire, model: str) -> None:
-        super().__init__(section, wire)
+    def __init__(self, section: HttpTextSection, wire: Wire, model: str, renderer: Renderer) -> None:
+        super().__init__(section, wire, renderer)
         self._model = model
         self._response = JmesPath(section.response)
         self._reason = None if section.finish_reason is None else JmesPath(section.finish_reason)
@@ -113,14 +116,15 @@ class HttpWriter(_Exchange):
         self._require_tools(body)
         variables = text_variables(body, prompt, self._model) | {"stream": False}
         answer = await self._asked(variables, headers)
-        return Text(self._response.text(answer), self._reason_in(answer) or "stop", self._usage.of(answer))
+        # In a thread, as everywhere that a whole answer is read: it may be large.
+        return await asyncio.to_thread(self._text_of, answer)
 
     async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[Text]:
         if self._piece is None:
             yield await self.write(body, prompt, headers)
             return
         self._require_tools(body)
-        sent = self._rendered(text_variables(body, prompt, self._model))
+        sent = await self._rendered(text_variables(body, prompt, self._model))
         last = Usage()
         async with aclosing(await self._wire.lines(self._stream_url, sent, headers)) as events:
             async for event in events:
@@ -130,6 +134,9 @@ class HttpWriter(_Exchange):
                 text = "" if self._piece.find(event) is None else self._piece.text(event)
                 yield Text(text, self._reason_in(event))
         yield Text("", None, last)
+
+    def _text_of(self, answer: Any) -> Text:  # Any: JSON values
+        return Text(self._response.text(answer), self._reason_in(answer) or "stop", self._usage.of(answer))
 
     def _reason_in(self, answer: Any) -> str | None:  # Any: JSON values
         """
@@ -154,8 +161,8 @@ class HttpEmbedder(_Exchange):
     A service that makes vectors.
     """
 
-    def __init__(self, section: HttpEmbeddingsSection, wire: Wire, model: str) -> None:
-        super().__init__(section, wire)
+    def __init__(self, section: HttpEmbeddingsSection, wire: Wire, model: str, renderer: Renderer) -> None:
+        super().__init__(section, wire, renderer)
         self._model = model
         self._response = JmesPath(section.response)
 
@@ -170,7 +177,7 @@ class HttpEmbedder(_Exchange):
             GatewayError: it does not answer, or not with vectors.
         """
         answer = await self._asked(embedding_variables(request.body, texts, self._model), headers)
-        vectors = self._response.vectors(answer)
+        vectors = await asyncio.to_thread(self._response.vectors, answer)
         if len(vectors) != len(texts):
             raise GatewayError(f"The target gave {len(vectors)} vectors for {len(texts)} texts")
         return vectors, self._usage.of(answer)
@@ -181,8 +188,8 @@ class HttpRanker(_Exchange):
     A service that scores documents.
     """
 
-    def __init__(self, section: HttpRerankSection, wire: Wire, model: str) -> None:
-        super().__init__(section, wire)
+    def __init__(self, section: HttpRerankSection, wire: Wire, model: str, renderer: Renderer) -> None:
+        super().__init__(section, wire, renderer)
         self._model = model
         self._response = JmesPath(section.response)
 
@@ -195,7 +202,7 @@ class HttpRanker(_Exchange):
             GatewayError: it does not answer, or not with scores.
         """
         answer = await self._asked(rerank_variables(request, self._model), headers)
-        return self._response.scores(answer), self._usage.of(answer)
+        return await asyncio.to_thread(self._response.scores, answer), self._usage.of(answer)
 
 
 class _Tokens:

@@ -40,7 +40,7 @@ class OverCompletions:
             CallError: the request is wrong, or refused.
             GatewayError: the target does not answer, or not with a completion.
         """
-        completion = self._chat.completion(body)
+        completion = await self._chat.completion_async(body)
         merged = {**self._target.of_prompts, **self._section.defaults, **completion}
         request = {name: value for name, value in merged.items() if value is not None}
         if "max_tokens" not in request:

@@ -66,15 +66,15 @@ class Chatting:
             CallError: the request is wrong, or refused.
             GatewayError: the target does not answer.
         """
-        made = await Writing(self.writer, self._request(body), headers, self.name).answer()
+        made = await Writing(self.writer, await self._request(body), headers, self.name).answer()
         face = Face.of(body, self.name, self.section)
         return chat_completion(made, face) if isinstance(made, dict) else chat_chunks(made, face)
 
-    def _request(self, body: Json) -> TextRequest:
+    async def _request(self, body: Json) -> TextRequest:
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise CallError("messages is missing; it must be a list of one message or more", param="messages")
-        made = body if self.chat is None else body | self.chat.completion(body)
+        made = body if self.chat is None else body | await self.chat.completion_async(body)
         return TextRequest.with_prompts(made, [made.get("prompt") or ""], self.section.stop)
 
 

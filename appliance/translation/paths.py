@@ -48,6 +48,8 @@ class JmesPath:
             raise PathFaultError(what, at) from error
         except JMESPathError as error:
             raise PathFaultError("is empty") from error
+        except RecursionError as error:
+            raise PathFaultError("is nested too deeply") from error
         _require_functions(self._path.parsed, source)
 
     def find(self, answer: Any) -> Any:  # Any: JSON values
@@ -59,7 +61,7 @@ class JmesPath:
         """
         try:
             return self._path.search(answer)
-        except JMESPathError as error:
+        except (JMESPathError, RecursionError) as error:
             # Its own text would quote the answer.
             raise GatewayError(
                 f"The target's answer does not fit the functions of the path {self._source!r}"

@@ -1,67 +1,112 @@
 """
-Jinja templates from outside, in a sandbox: chat templates as transformers renders them, and JSON for services.
+Jinja templates from outside: chat templates as transformers renders them, and JSON for services.
 
-Source: https://huggingface.co/docs/transformers/chat_templating_writing and transformers'
-`utils/chat_template_utils.py` for what a chat template can count on.
+They are rendered in Jinja's sandbox, and where requests are served in a process of their own as well.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
-from jinja2 import Environment, StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError
 
 from appliance.errors import CallError
+from appliance.translation.renderer import Renderer, RenderError
+from appliance.translation.sandbox import TemplateFaultError, compiled, sandbox, undeclared
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+MAX_SOURCE = 256 * 1024
+"""
+Most characters of a template. The longest chat templates have 40,000; Jinja compiles this many in seconds.
+"""
 
 
-class TemplateFaultError(Exception):
+class _SandboxedTemplate:
     """
-    A template is wrong; `line` of it counts from 1.
+    What the kinds of templates have in common.
     """
 
-    def __init__(self, message: str, line: int = 1) -> None:
-        super().__init__(message)
-        self.line = line
+    kind: str
+    """The word by which the renderer's process knows it."""
 
+    what: str
+    """Its name in messages."""
 
-class _Generation(Extension):
-    """
-    The block that marks what a model is trained on; rendering only needs what stands in it.
-    """
+    undefined: type[Undefined]
+    """What stands in for a variable that there is none of."""
 
-    tags = {"generation"}  # noqa: RUF012 - as Jinja has it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
+    def __init__(self, source: str, renderer: Renderer | None = None) -> None:
         """
-        The nodes inside the block.
+        `renderer` is the process that renders it; None renders here, without limits.
+
+        Raises:
+            TemplateFaultError: it is not a template.
         """
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        if len(source) > MAX_SOURCE:
+            raise TemplateFaultError(f"is longer than {MAX_SOURCE} characters")
+        environment = sandbox(self.undefined)
+        self._template = compiled(environment, source)
+        self._source = source
+        self._renderer = renderer
+        self.variables: frozenset[str] = undeclared(environment, source)
+        """The names it asks for."""
+
+    async def run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+        """
+        Return the result of `work`, which renders this template, without blocking the event loop.
+        """
+        if self._renderer is None:
+            return work(*args, **kwargs)
+        return await self._renderer.run(work, *args, **kwargs)
+
+    def render_here(self, variables: Mapping[str, Any]) -> str:  # Any: JSON values
+        """
+        The text it renders to, made in this process.
+
+        Raises:
+            RenderError: it refuses, or breaks.
+        """
+        return _rendered(self._template, variables)
+
+    def _text(self, variables: Mapping[str, Any]) -> str:  # Any: JSON values
+        """
+        The text it renders to.
+
+        Raises:
+            CallError: the template refuses the request, or cannot cope with it.
+            TemplateFaultError: what it gives is not JSON, where it must be.
+        """
+        try:
+            if self._renderer is None:
+                return self.render_here(variables)
+            return self._renderer.render(self.kind, self._source, variables)
+        except RenderError as error:
+            if error.kind == "not_json":
+                raise TemplateFaultError(str(error)) from error
+            verb = "refuses" if error.kind in ("refused", "undefined") else "cannot take"
+            raise CallError(f"The {self.what} of this model {verb} the request: {error}") from error
 
 
-class ChatTemplate:
+class ChatTemplate(_SandboxedTemplate):
     """
     A conversation as the text of one prompt.
     """
 
-    def __init__(self, source: str, tokens: Mapping[str, str] | None = None) -> None:
+    kind, what, undefined = "chat", "chat template", Undefined
+
+    def __init__(self, source: str, tokens: Mapping[str, str] | None = None, renderer: Renderer | None = None) -> None:
         """
         `tokens` are the tokenizer's special ones, such as ``bos_token``.
 
         Raises:
             TemplateFaultError: it is not a template.
         """
-        environment = _environment(Undefined)
-        self._template = _compiled(environment, source)
+        super().__init__(source, renderer)
         self._tokens = dict(tokens or {})
-        self.variables: frozenset[str] = frozenset(meta.find_undeclared_variables(environment.parse(source)))
-        """The names it asks for."""
         self.knows_developer = "developer" in source
 
     def render(self, variables: Mapping[str, Any]) -> str:  # Any: JSON values
@@ -71,23 +116,15 @@ class ChatTemplate:
         Raises:
             CallError: the template refuses the request, or cannot cope with it.
         """
-        return _rendered(self._template, self._tokens | dict(variables), "chat template")
+        return self._text(self._tokens | dict(variables))
 
 
-class JsonTemplate:
+class JsonTemplate(_SandboxedTemplate):
     """
     A request as the JSON that a service of its own kind takes.
     """
 
-    def __init__(self, source: str) -> None:
-        """
-        Raises:
-            TemplateFaultError: it is not a template.
-        """
-        environment = _environment(StrictUndefined)
-        self._template = _compiled(environment, source)
-        self.variables: frozenset[str] = frozenset(meta.find_undeclared_variables(environment.parse(source)))
-        """The names it asks for."""
+    kind, what, undefined = "json", "request template", StrictUndefined
 
     def render(self, variables: Mapping[str, Any]) -> bytes:  # Any: JSON values
         """
@@ -97,61 +134,25 @@ class JsonTemplate:
             CallError: the template refuses the request, or cannot cope with it.
             TemplateFaultError: what it gives is not JSON.
         """
-        text = _rendered(self._template, variables, "request template")
+        return self._text(variables).encode()
+
+    def render_here(self, variables: Mapping[str, Any]) -> str:  # Any: JSON values
+        text = super().render_here(variables)
         try:
-            return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")).encode()
-        except ValueError as error:
-            raise TemplateFaultError(f"gives no JSON: {error}") from error
+            return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+        except (ValueError, RecursionError) as error:
+            raise RenderError("not_json", f"gives no JSON: {error}") from error
 
 
-def _environment(undefined: type[Undefined]) -> Environment:
-    # No autoescape: prompts and JSON are no HTML.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], undefined=undefined
-    )
-    # Jinja's own filter escapes for HTML, which no model and no service expects.
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _compiled(environment: Environment, source: str) -> Template:
-    try:
-        return environment.from_string(source)
-    except TemplateSyntaxError as error:
-        raise TemplateFaultError(str(error.message), error.lineno) from error
-    except (RecursionError, MemoryError) as error:
-        raise TemplateFaultError("is nested too deeply") from error
-
-
-def _rendered(template: Template, variables: Mapping[str, Any], what: str) -> str:  # Any: JSON values
+def _rendered(template: Template, variables: Mapping[str, Any]) -> str:  # Any: JSON values
     try:
         return template.render(variables)
+    except UndefinedError as error:
+        raise RenderError("undefined", str(error.message)) from error
     except TemplateError as error:
-        raise CallError(f"The {what} of this model refuses the request: {error.message}") from error
+        raise RenderError("refused", str(error.message)) from error
+    except MemoryError as error:
+        raise RenderError("broken", "it takes too much memory") from error
     except Exception as error:
         # A template is code: it can break in any way, and only over what the client said.
-        raise CallError(f"The {what} of this model cannot take the request: {type(error).__name__}: {error}") from error
-
-
-def _tojson(
-    value: Any,  # Any: JSON values
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    if isinstance(value, Undefined):
-        # Named by its own error, rather than as a type that JSON lacks.
-        str(value)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    # The local time, as transformers has it.
-    return datetime.now().strftime(form)  # noqa: DTZ005
+        raise RenderError("broken", f"{type(error).__name__}: {error}") from error

@@ -13,8 +13,10 @@ from typing import Any
 
 from appliance.errors import LoadError
 from appliance.translation.messages import Json
+from appliance.translation.renderer import Renderer
+from appliance.translation.sandbox import TemplateFaultError
 from appliance.translation.section import ChatSection
-from appliance.translation.templates import ChatTemplate, TemplateFaultError
+from appliance.translation.templates import ChatTemplate
 
 _CONFIG = "tokenizer_config.json"
 
@@ -29,9 +31,13 @@ def is_inline(chat_template: str) -> bool:
     return any(sign in chat_template for sign in ("{{", "{%", "{#", "\n"))
 
 
-def chat_template(section: ChatSection, tokenizer: Path | None) -> ChatTemplate | None:
+def chat_template(
+    section: ChatSection, tokenizer: Path | None, renderer: Renderer | None = None
+) -> ChatTemplate | None:
     """
     The template of a section, None where it has none; `tokenizer` is where its storage was materialized.
+
+    It is rendered by `renderer`, or in this process.
 
     Raises:
         LoadError: there is no template in the place it should be, or it is not one.
@@ -45,7 +51,7 @@ def chat_template(section: ChatSection, tokenizer: Path | None) -> ChatTemplate 
     elif not is_inline(source):
         source = _text(Path(source).expanduser())
     try:
-        return ChatTemplate(source, _tokens(files))
+        return ChatTemplate(source, _tokens(files), renderer)
     except TemplateFaultError as error:
         raise LoadError(f"the chat template is wrong in line {error.line}: {error}; correct it") from error
 
@@ -101,7 +107,7 @@ def _tokens(files: Mapping[str, Path]) -> dict[str, str]:
 def _json(path: Path) -> Json:
     try:
         said = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LoadError(f"{path}: is no JSON: {error}; bring it anew") from error
     if not isinstance(said, dict):
         raise LoadError(f"{path}: is no JSON object; bring it anew")

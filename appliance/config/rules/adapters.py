@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import UndefinedError
-
 from appliance.config.draft import Draft
 from appliance.config.inside import inside
 from appliance.config.named import model_entries
@@ -19,8 +17,10 @@ from appliance.errors import CallError
 from appliance.nearest import did_you_mean, known_ones
 from appliance.translation.http import smallest
 from appliance.translation.paths import JmesPath, PathFaultError
+from appliance.translation.renderer import Renderer, RenderError
+from appliance.translation.sandbox import TemplateFaultError
 from appliance.translation.section import OPERATIONS
-from appliance.translation.templates import ChatTemplate, JsonTemplate, TemplateFaultError
+from appliance.translation.templates import ChatTemplate, JsonTemplate
 from appliance.translation.tokenizer import is_inline
 
 _PATHS = (("response",), ("stream",), ("finish_reason",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"))
@@ -59,12 +59,13 @@ def templates_render(draft: Draft) -> Iterator[Fault]:
     """
     What is a Jinja template is one, and that of a request gives JSON for the smallest request there is.
     """
-    for path, model in _adapters(draft):
-        protocol = _mapping(model, "protocol")
-        for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
-            yield from _wrong_chat(draft, (*path, *keys))
-        for key, operation in OPERATIONS.items() if protocol.get("kind") == "http" else ():
-            yield from _wrong_request(draft, (*path, "protocol", key, "request"), operation)
+    with Renderer() as renderer:
+        for path, model in _adapters(draft):
+            protocol = _mapping(model, "protocol")
+            for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
+                yield from _wrong_chat(draft, (*path, *keys))
+            for key, operation in OPERATIONS.items() if protocol.get("kind") == "http" else ():
+                yield from _wrong_request(draft, (*path, "protocol", key, "request"), operation, renderer)
 
 
 def paths_compile(draft: Draft) -> Iterator[Fault]:
@@ -97,12 +98,12 @@ def _wrong_chat(draft: Draft, where: DataPath) -> Iterator[Fault]:
             yield draft.fault(where, f"is {draft.quote(where)}, and line {error.line} of it no Jinja: {error}")
 
 
-def _wrong_request(draft: Draft, where: DataPath, operation: Operation) -> Iterator[Fault]:
+def _wrong_request(draft: Draft, where: DataPath, operation: Operation, renderer: Renderer) -> Iterator[Fault]:
     source = draft.find(where)
     if not isinstance(source, str):
         return
     try:
-        template = JsonTemplate(source)
+        template = JsonTemplate(source, renderer)
     except TemplateFaultError as error:
         yield _no_template(draft, where, error)
         return
@@ -112,11 +113,11 @@ def _wrong_request(draft: Draft, where: DataPath, operation: Operation) -> Itera
         yield draft.fault(where, f"{error}; must give some for the smallest request, so put values through | tojson")
     except CallError as error:
         # What it refuses by itself is its own business.
-        if isinstance(error.__cause__, UndefinedError):
+        if isinstance(error.__cause__, RenderError) and error.__cause__.kind != "refused":
             remedy = "must have a default for what requests may leave out, such as {{ top_p | default(1) }}"
-            yield draft.fault(
-                where, f"fails for the smallest request{_told(draft, where, error.__cause__.message)}; {remedy}"
-            )
+            if error.__cause__.kind != "undefined":
+                remedy = "must render in little time and memory"
+            yield draft.fault(where, f"fails for the smallest request{_told(draft, where, error.__cause__)}; {remedy}")
 
 
 def _wrong_path(draft: Draft, where: DataPath, source: str) -> Iterator[Fault]:

@@ -1,0 +1,199 @@
+"""
+Templates rendered in a child process with a time limit and a memory limit.
+
+A template is a program from outside, and Jinja's sandbox bounds neither its time nor its memory. A thread could not be
+ended, and a loop or an operator of C holds the interpreter's lock; a process can be killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, ParamSpec, Self, TypeVar
+
+import msgspec
+import structlog
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+LENGTH_BYTES = 4
+"""
+Each message on the pipes begins with its length, big-endian.
+"""
+
+MAX_OUTPUT_BYTES = 64 * 1024 * 1024
+"""
+Largest text that a template may render to; twice the largest body of a request, by default.
+"""
+
+RENDER_SECONDS = 5.0
+"""
+Time limit of one rendering, which usually takes less than a millisecond.
+"""
+
+# Python starts and imports Jinja, on a machine that may be busy loading models.
+_START_SECONDS = 60.0
+
+# A template needs none of the others, among them those that hold secrets.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+
+
+class RenderError(Exception):
+    """
+    A template could not be rendered; `kind` is "refused", "undefined", "broken", "not_json" or "ended".
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Renderer:
+    """
+    The child process of one model's templates; it starts with the first rendering, and again after it was killed.
+
+    One template is rendered at a time.
+    """
+
+    def __init__(self, seconds: float = RENDER_SECONDS) -> None:
+        """
+        `seconds` is the time limit of one rendering.
+        """
+        self._seconds = seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        # The kernel ends the process with the thread that started it, so it is always the same thread.
+        self._thread = ThreadPoolExecutor(1, "appliance-templates")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+        """
+        Return the result of `work`, which renders, without blocking the event loop.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    def render(self, kind: str, source: str, variables: Mapping[str, Any]) -> str:  # Any: JSON values
+        """
+        Render the text of a template of the `kind` "chat" or "json"; blocks.
+
+        Raises:
+            RenderError: the template refuses, breaks, takes too long, or takes or gives too much.
+        """
+        try:
+            request = msgspec.json.encode({"kind": kind, "source": source, "variables": variables})
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise RenderError("broken", f"{type(error).__name__}: {error}") from error
+        process = self._started()
+        deadline = time.monotonic() + self._seconds
+        try:
+            _write(process.stdin, request, deadline)
+            reply = msgspec.json.decode(_read(process.stdout, deadline))
+        except TimeoutError:
+            self._kill()
+            log.warning("template.killed", seconds=self._seconds, reason="it exceeded the time limit of a rendering")
+            raise RenderError("ended", f"it takes longer than {self._seconds:g} seconds") from None
+        except OSError:
+            self._kill()
+            log.warning("template.killed", reason="its process ended, as it does where the machine is out of memory")
+            raise RenderError("ended", "its process ended") from None
+        if "error" in reply:
+            raise RenderError(reply["error"], reply["message"])
+        return str(reply["text"])
+
+    def close(self) -> None:
+        """
+        Kill the process; a rendering under way fails.
+        """
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._kill()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self._process = _start()
+            try:
+                _read(self._process.stdout, time.monotonic() + _START_SECONDS)
+            except OSError as error:
+                self._kill()
+                raise RenderError("ended", f"its process did not start: {error}") from error
+        return self._process
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    _opened(pipe).close()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    # Modules are found where this process finds them, and never first in the directory it was started in.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "appliance.translation.render_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        env=environment,
+        # Ctrl-C on a terminal is for the server, which ends this process itself.
+        start_new_session=True,
+    )
+    for pipe in (process.stdin, process.stdout):
+        os.set_blocking(_opened(pipe).fileno(), False)
+    return process
+
+
+def _write(pipe: IO[bytes] | None, message: bytes, deadline: float) -> None:
+    number = _opened(pipe).fileno()
+    left = memoryview(len(message).to_bytes(LENGTH_BYTES, "big") + message)
+    while left:
+        _wait(number, select.POLLOUT, deadline)
+        left = left[os.write(number, left) :]
+
+
+def _read(pipe: IO[bytes] | None, deadline: float) -> bytes:
+    number = _opened(pipe).fileno()
+    length = int.from_bytes(_read_exactly(number, LENGTH_BYTES, deadline), "big")
+    # JSON escapes make a text longer by a factor of six at most.
+    if length > 6 * MAX_OUTPUT_BYTES + 1024:
+        raise OSError("it gives too much")
+    return _read_exactly(number, length, deadline)
+
+
+def _read_exactly(number: int, length: int, deadline: float) -> bytes:
+    parts = bytearray()
+    while len(parts) < length:
+        _wait(number, select.POLLIN, deadline)
+        if not (part := os.read(number, min(length - len(parts), 1 << 20))):
+            raise ConnectionError("it ended")
+        parts += part
+    return bytes(parts)
+
+
+def _wait(number: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(number, event)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise TimeoutError
+
+
+def _opened(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None  # noqa: S101 - `_start` opened it
+    return pipe
