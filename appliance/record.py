@@ -67,6 +67,8 @@ class Record:
     """The class of the error that ended it."""
     refused: str | None = None
     """Why it was not let in, in one word; None where it was."""
+    sequences: int = 0
+    """Begun for it in engines of ours: each text of a batch, each choice of each prompt."""
     is_metered: bool = False
     """Whether an engine of ours counts its tokens, so that what the answer says of them is known already."""
     prompt_tokens: int | None = None

@@ -3,9 +3,10 @@ Who is let in, and when: limits of each model and of each key, a queue before th
 """
 
 from appliance.admission.deadlines import Deadlines
-from appliance.admission.gate import Gate, Settings, Slot
+from appliance.admission.gate import Gate, Settings
 from appliance.admission.keys import Charge, Keys
 from appliance.admission.section import KeyLimits, LimitsSection, SloSection, share
+from appliance.admission.slots import Slot, current_slot, held, require_size, sequence
 
 __all__ = [
     "Charge",
@@ -17,5 +18,9 @@ __all__ = [
     "Settings",
     "SloSection",
     "Slot",
+    "current_slot",
+    "held",
+    "require_size",
+    "sequence",
     "share",
 ]

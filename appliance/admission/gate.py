@@ -1,5 +1,8 @@
 """
 The way into one model: so many at once, so many in a queue before it, everybody else refused at once.
+
+What is counted is sequences: each text of a batch, each choice of each prompt. A request waits for its first place in
+the queue, and for further ones among the requests under way (`Places`).
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from dataclasses import dataclass, field
 
 from appliance.admission.deadlines import Deadlines
 from appliance.admission.forecast import Forecast
+from appliance.admission.places import Place, Places
 from appliance.admission.ratio import Ratio
 from appliance.admission.refusal import note, refusal
 from appliance.admission.section import LimitsSection, SloSection
+from appliance.admission.slots import Sequence, Slot
 from appliance.errors import DeadlineError, LimitedError
 
 # Requests differ, so a forecast may use up no more than this share of what is promised.
@@ -38,35 +43,11 @@ class Settings:
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
-    """
-    The place of one request under way; `size` is that of its body, in bytes.
-    """
-
-    gate: Gate
-    size: int
-    began: float
-
-    def first(self) -> None:
-        """
-        Its first token is there.
-        """
-        self.gate.learn_first(self)
-
-    def leave(self, prompt_tokens: int | None, *, is_answered: bool) -> None:
-        """
-        Give the place to the next one; how many tokens the prompt had is None where nobody counted them.
-
-        What was not answered says nothing about how long answers take.
-        """
-        self.gate.leave(self, prompt_tokens, is_answered=is_answered)
-
-
-@dataclass(slots=True, eq=False)
 class _Waiter:
     slot: asyncio.Future[Slot]
     size: int
     tokens: int
+    ticket: int
 
 
 @dataclass(slots=True)
@@ -84,16 +65,27 @@ class Gate:
     refused: Counter[str] = field(default_factory=Counter)
     _ratio: Ratio = field(default_factory=Ratio)
     _forecast: Forecast = field(default_factory=Forecast)
+    _slots: set[Slot] = field(default_factory=set)
     # The oldest first: a dict keeps the order, and lets go of any of them at once.
-    _slots: dict[Slot, None] = field(default_factory=dict)
     _waiters: dict[_Waiter, None] = field(default_factory=dict)
+    _places: Places = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._places = Places(self.clock, lambda: self.concurrent, self._let_in)
+
+    @property
+    def limits(self) -> LimitsSection:
+        """
+        What the model takes on.
+        """
+        return self.settings.limits
 
     @property
     def running(self) -> int:
         """
-        Requests under way.
+        Places that requests under way hold.
         """
-        return len(self._slots)
+        return self._places.held
 
     @property
     def queued(self) -> int:
@@ -112,7 +104,7 @@ class Gate:
     @property
     def concurrent(self) -> int | None:
         """
-        Most requests under way at once; None is no limit.
+        Most sequences under way at once; None is no limit.
         """
         return self.settings.limits.concurrent or self.engine_concurrent
 
@@ -141,7 +133,7 @@ class Gate:
         if self._has_place():
             return self._take(size)
         self._require_room(size)
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), size, self.tokens(size))
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), size, self.tokens(size), self._places.ticket())
         self._waiters[waiter] = None
         try:
             return await deadlines.before_first(self._turn(waiter))
@@ -155,12 +147,27 @@ class Gate:
                 note("deadline")
             raise
 
-    def learn_first(self, slot: Slot) -> None:
+    async def turn(self, slot: Slot) -> Place:
         """
-        The first token of a request under way is there.
+        A place for the next sequence of a request, once it is its turn.
+        """
+        return await self._places.turn(slot.share)
+
+    def end(self, sequence: Sequence, *, is_answered: bool) -> None:
+        """
+        A sequence is over; its place goes to the next one.
+        """
+        share = sequence.slot.share
+        if is_answered and share.sequences > 1:
+            self._forecast.learn_held(self.clock() - sequence.place.began)
+        self._places.give(share, sequence.place)
+
+    def learn_first(self, began: float) -> None:
+        """
+        The first token is there of what began at this moment.
         """
         now = self.clock()
-        self._forecast.learn_first(self.running, now - slot.began, now)
+        self._forecast.learn_first(self.running, now - began, now)
 
     def leave(self, slot: Slot, prompt_tokens: int | None, *, is_answered: bool) -> None:
         """
@@ -168,12 +175,12 @@ class Gate:
         """
         if slot not in self._slots:
             return
-        del self._slots[slot]
-        if is_answered:
+        self._slots.remove(slot)
+        if is_answered and slot.share.sequences < 2:
             self._forecast.learn_held(self.clock() - slot.began)
         if prompt_tokens is not None:
             self._ratio.learn(slot.size, prompt_tokens)
-        self._let_in()
+        self._places.leave(slot.share)
 
     async def _turn(self, waiter: _Waiter) -> Slot:
         """
@@ -193,23 +200,28 @@ class Gate:
 
     def _has_place(self) -> bool:
         # Who comes now does not overtake who waits.
-        return self._is_open() and not self._waiters
-
-    def _is_open(self) -> bool:
-        return self.concurrent is None or self.running < self.concurrent
+        return self._places.is_open and not self._waiters
 
     def _take(self, size: int) -> Slot:
-        slot = Slot(self, size, self.clock())
-        self._slots[slot] = None
+        slot = Slot(self, size, self.clock(), self._places.enter())
+        self._slots.add(slot)
         return slot
 
     def _let_in(self) -> None:
-        while self._waiters and self._is_open():
-            waiter = next(iter(self._waiters))
-            del self._waiters[waiter]
-            # It may have left in this very turn of the loop.
-            if not waiter.slot.done():
-                waiter.slot.set_result(self._take(waiter.size))
+        """
+        Hand free places out: to those who have none in the order in which they came, then to those who have fewest.
+        """
+        while self._places.is_open:
+            waiter, share = next(iter(self._waiters), None), self._places.poorest()
+            if waiter is not None and (share is None or share.held or waiter.ticket < share.ticket):
+                del self._waiters[waiter]
+                # It may have left in this very turn of the loop.
+                if not waiter.slot.done():
+                    waiter.slot.set_result(self._take(waiter.size))
+            elif share is not None:
+                self._places.serve(share)
+            else:
+                return
 
     def _require_promise(self) -> None:
         promised = self.settings.slo.ttft_seconds
@@ -224,7 +236,7 @@ class Gate:
     def _require_room(self, size: int) -> None:
         limits = self.settings.limits
         if limits.queued == 0:
-            raise self._refusal("concurrent", f"has {self.running} requests under way, as many as it may")
+            raise self._refusal("concurrent", f"has {len(self._slots)} requests under way, as many as it may")
         if self.queued >= limits.queued:
             raise self._refusal("queue", f"has {self.queued} requests waiting, as many as may")
         most = limits.queued_tokens
@@ -234,7 +246,7 @@ class Gate:
     def _wait(self) -> float | None:
         if self.concurrent is None:
             return 0.0
-        return self._forecast.wait(self.queued, self.concurrent, (slot.began for slot in self._slots), self.clock())
+        return self._forecast.wait(self.queued, self.concurrent, self._places.began(), self.clock())
 
     def _refusal(self, reason: str, why: str) -> LimitedError:
         self.refused[reason] += 1

@@ -23,9 +23,29 @@ class LimitsSection(Section):
 
     concurrent: Count | None = None
     """
-    Most requests under way at once; the next ones wait for their turn, first come first served. Unset is as many as
-    vLLM computes at once (`engine.max_num_seqs`), which several workers share too, and no limit where something else
-    computes.
+    Most sequences under way at once; the next ones wait for their turn. In vLLM each text of a batch and each choice of
+    each prompt is a sequence, elsewhere each request. Requests are let in first come first served. One with many
+    sequences has at most half of the places, rounded up, and each place that gets free goes to the request that has
+    fewest, so it takes turns with the others. Unset is as many as vLLM computes at once (`engine.max_num_seqs`), which
+    several workers share too, and no limit where something else computes.
+    """
+
+    inputs_per_request: Count = 2048
+    """
+    Most texts in one request: inputs, prompts, documents, pairs; more is 400. It is not asked where something else than
+    vLLM computes.
+    """
+
+    choices_per_request: Count = 128
+    """
+    Most choices for each prompt of one request (`n`), beams among them; more is 400. It is not asked where something
+    else than vLLM computes.
+    """
+
+    tokenizer_bytes: Count = 1024**2
+    """
+    Largest body of a request to `/tokenize` and `/detokenize`, in bytes; more is 413. As many of them, and of token
+    counts, are under way at once as of other requests, and they wait for each other alone.
     """
 
     queued: Annotated[int, Field(ge=0)] = 1000
@@ -84,7 +104,10 @@ class KeyLimits(Section):
     """
 
     requests_per_minute: Count | None = None
-    """Most requests in a minute; unset is no limit."""
+    """
+    Most requests in a minute, each of which is one whatever it asks for; what it asks for is counted in tokens. Unset
+    is no limit.
+    """
 
     tokens_per_minute: Count | None = None
     """

@@ -11,9 +11,9 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
-from appliance.admission import Charge, Deadlines, Keys, Slot
+from appliance.admission import Charge, Deadlines, Keys, Slot, held
 from appliance.contract import Call, Operation, Reply
-from appliance.errors import UnavailableError, UnsupportedOperationError
+from appliance.errors import CallError, UnavailableError, UnsupportedOperationError
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.state import RULES, State
 from appliance.record import Record, current
@@ -27,8 +27,10 @@ _GENERATIONS = frozenset(
 # A turn that comes at once is no queue.
 _NO_WAIT_SECONDS = 0.001
 
-# The tokenizer answers these, beside the engine and at once.
-_FREE = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE, Operation.COUNT_TOKENS})
+# The tokenizer answers these, beside the engine; they wait for each other alone. Of the first two no model's length
+# bounds the text.
+_UNBOUNDED = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
+_OF_TOKENIZER = _UNBOUNDED | {Operation.COUNT_TOKENS}
 
 
 async def answer(entry: Entry, call: Call, keys: Keys | None = None) -> Reply:
@@ -81,6 +83,13 @@ def _require(entry: Entry, call: Call, *, is_inner: bool) -> None:
             param="model",
             code="unsupported_operation",
         )
+    most = entry.section.limits.tokenizer_bytes
+    if call.operation in _UNBOUNDED and len(call.body) > most:
+        raise CallError(
+            f"The body has {len(call.body)} bytes; at most {most} are tokenized in one request "
+            "(limits.tokenizer_bytes), so send the text in pieces",
+            status=413,
+        )
     if not rule.can_answer and not (entry.state is State.DRAINING and (is_inner or entry.answers_late)):
         raise UnavailableError(entry.outside, retry_after=rule.retry_after)
 
@@ -105,7 +114,8 @@ async def _work(
     async with _place(entry, call, record, charge, deadlines) as place:
         _require_still(entry)
         answer = entry.model.answer(call)
-        reply = await (deadlines.before_first(answer) if call.is_streamed else deadlines.before_end(answer))
+        with held(place.slot):
+            reply = await (deadlines.before_first(answer) if call.is_streamed else deadlines.before_end(answer))
         if isinstance(reply.body, bytes):
             if usage := _usage(record, reply):
                 usage.read(reply.body)
@@ -115,7 +125,8 @@ async def _work(
             yield reply
             return
         async with aclosing(reply.body) as stream:
-            first = await deadlines.before_first(anext(stream, b""))
+            with held(place.slot):
+                first = await deadlines.before_first(anext(stream, b""))
             place.first()
             if record is not None:
                 record.is_streamed = True
@@ -138,7 +149,7 @@ class _Place:
     What a call under way says of itself while it is.
     """
 
-    slot: Slot | None
+    slot: Slot
     record: Record | None
     is_good: bool = False
     has_first: bool = False
@@ -147,8 +158,7 @@ class _Place:
         self.has_first = True
         if self.record is not None and self.record.first is None:
             self.record.first = time.monotonic()
-        if self.slot is not None:
-            self.slot.first()
+        self.slot.first()
 
 
 @asynccontextmanager
@@ -159,8 +169,9 @@ async def _place(
     A place in the model once it is the call's turn, until it is over; its counts, and what its key pays.
     """
     came = time.monotonic()
+    gate = entry.tokenizer_gate if call.operation in _OF_TOKENIZER else entry.gate
     try:
-        slot = None if call.operation in _FREE else await entry.gate.enter(len(call.body), deadlines)
+        slot = await gate.enter(len(call.body), deadlines)
     except BaseException:
         if charge is not None:
             charge.refund()
@@ -176,8 +187,7 @@ async def _place(
         entry.running -= 1
         entry.tally.count(began, is_good=place.is_good)
         prompt, output = (None, 0) if record is None else record.settle()
-        if slot is not None:
-            slot.leave(prompt, is_answered=place.is_good or place.has_first)
+        slot.leave(prompt, is_answered=place.is_good or place.has_first)
         if charge is not None:
             charge.settle(None if prompt is None else prompt + output)
 

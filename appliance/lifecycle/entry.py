@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from appliance.admission import Gate, Settings, share
+from appliance.admission import Gate, Settings, SloSection, share
 from appliance.contract import Model, Peers
 from appliance.errors import CallError
 from appliance.lifecycle.bringing import Brought
@@ -32,6 +32,8 @@ class Entry:
     section: ModelSection
     model: Model
     gate: Gate
+    tokenizer_gate: Gate
+    """Of requests that the tokenizer answers alone: what the engine computes does not keep them waiting."""
     state: State = State.PENDING
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     reason: str = "waiting for its turn"
@@ -83,28 +85,38 @@ class Entry:
         """
         The entry of a section, which shares its limits with the other processes among its `peers`.
         """
-        return cls(section, section.build(peers), Gate(section.name, _settings(section, peers.front_end.count)))
+        name, settings = section.name, _settings(section, peers.front_end.count)
+        return cls(section, section.build(peers), Gate(name, settings), Gate(name, _unpromised(settings)))
 
     def apply(self, section: ModelSection, workers: int) -> None:
         """
         Go on by a section that differs in hot keys alone.
         """
         self.section = section
-        self.gate.apply(_settings(section, workers))
+        settings = _settings(section, workers)
+        self.gate.apply(settings)
+        self.tokenizer_gate.apply(_unpromised(settings))
 
     def bound(self, workers: int) -> None:
         """
         Let in no more at once than the engine computes for one of so many workers, now that it is there to say.
         """
         concurrent = self.model.concurrent if isinstance(self.model, Bounded) else None
-        self.gate.engine_concurrent = share(concurrent, workers)
+        self.gate.engine_concurrent = self.tokenizer_gate.engine_concurrent = share(concurrent, workers)
 
     @property
     def is_busy(self) -> bool:
         """
         Somebody waits for it: callers, or the server that it computed for before it was to go.
         """
-        return self.running > 0 or self.gate.queued > 0 or (self._is_leaving and not self.is_done)
+        return self.running > 0 or self.queued > 0 or (self._is_leaving and not self.is_done)
+
+    @property
+    def queued(self) -> int:
+        """
+        Requests that wait for their turn.
+        """
+        return self.gate.queued + self.tokenizer_gate.queued
 
     @property
     def is_done(self) -> bool:
@@ -172,7 +184,7 @@ class Entry:
             "since": self.since.isoformat(timespec="milliseconds"),
             "reason": self.reason,
             "running": self.running,
-            "queued": self.gate.queued,
+            "queued": self.queued,
             "restarts": self.restarts,
             **self.section.facts,
         }
@@ -191,3 +203,7 @@ class Entry:
 
 def _settings(section: ModelSection, workers: int) -> Settings:
     return Settings(section.limits, section.slo).share(workers)
+
+
+def _unpromised(settings: Settings) -> Settings:
+    return Settings(settings.limits, SloSection())

@@ -64,7 +64,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
     amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
     for entry in lifecycle.entries:
         running.add_metric([entry.section.name], entry.running)
-        queued.add_metric([entry.section.name], entry.gate.queued)
+        queued.add_metric([entry.section.name], entry.queued)
         restarts.add_metric([entry.section.name], entry.restarts)
         for phase, seconds in entry.phases.seconds().items():
             phases.add_metric([entry.section.name, phase], seconds)

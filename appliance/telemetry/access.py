@@ -72,6 +72,7 @@ def _facts(record: Record) -> dict[str, object]:
         "seconds": _since(record, record.ended),
         "admitted_seconds": _since(record, record.admitted),
         "first_seconds": _since(record, record.first),
+        "sequences": record.sequences if record.sequences > 1 else None,
         "prompt_tokens": record.prompt_tokens,
         "cached_tokens": record.cached_tokens,
         "output_tokens": record.output_tokens,

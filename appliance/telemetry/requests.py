@@ -44,6 +44,11 @@ TOKENS = Counter(
     "Tokens of requests, as the engine or the upstream counts them: input, output, and cached ones of the input.",
     ("model", "direction"),
 )
+SEQUENCES = Counter(
+    "appliance_sequences",
+    "Sequences that engines began for requests that ended: each text of a batch, each choice of each prompt.",
+    ("model",),
+)
 REFUSED = Counter("appliance_requests_refused", "Requests that were not let in.", ("model", "reason"))
 
 # What a label says where there is nothing to say; nothing at all would be a series without the label.
@@ -94,6 +99,8 @@ def count(record: Record) -> None:
         FIRST_TOKEN.labels(model).observe(first)
     if (each := time_per_output_token(record)) is not None:
         PER_TOKEN.labels(model).observe(each)
+    if record.sequences:
+        SEQUENCES.labels(record.model).inc(record.sequences)
     directions = ("input", record.prompt_tokens), ("output", record.output_tokens), ("cached", record.cached_tokens)
     for direction, tokens in directions:
         if tokens:

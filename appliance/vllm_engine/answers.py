@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from appliance.contract import Call, Operation, Reply
 from appliance.errors import CallError, EngineDeadError
+from appliance.vllm_engine.request_size import require_fitting
 from appliance.vllm_engine.streams import DIED, quicken, raise_deaths
 
 if TYPE_CHECKING:
@@ -130,16 +131,18 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
     The body as a request of vLLM's.
 
     Raises:
-        CallError: it is none; `param` is the field at fault.
+        CallError: it is none, or asks for more than the model takes in one; `param` is the field at fault.
     """
     try:
-        return request.validate_json(body)
+        decoded = request.validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         # vLLM's own validators name the field in the exception they raise.
         param = getattr(first.get("ctx", {}).get("error"), "parameter", None)
         place = ".".join(str(part) for part in takewhile(_is_field, first["loc"]))
         raise CallError(f"{place}: {first['msg']}" if place else first["msg"], param=param or place or None) from error
+    require_fitting(decoded)
+    return decoded
 
 
 def _is_field(part: int | str) -> bool:

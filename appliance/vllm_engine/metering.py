@@ -1,5 +1,5 @@
 """
-vLLM's engine as it is, with the tokens of each request written down on their way out.
+vLLM's engine as it is, with a turn for each sequence, and its tokens written down on their way out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from appliance.admission import sequence
 from appliance.record import Record, current
+from appliance.vllm_engine.choices import choices
 from appliance.vllm_engine.ready import Ready
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 def metered() -> type[AsyncLLM]:
     """
-    A class of engines that count the tokens of a request into its record; what belongs to no request, nobody counts.
+    A class of engines that compute the sequences of a request in turns with those of others, and count their tokens
+    into its record; what belongs to no request waits for nobody, and nobody counts it.
     """
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -36,10 +39,14 @@ def metered() -> type[AsyncLLM]:
             collector.ready = Ready(asyncio.get_running_loop())
             return collector
 
-        async def generate(self, prompt: Any, sampling_params: Any, *args: Any, **others: Any) -> _Outputs:
+        async def generate(self, prompt: Any, sampling_params: Any, request_id: str, **others: Any) -> _Outputs:
             record, has_deltas = current(), sampling_params.output_kind is RequestOutputKind.DELTA
             meter = Meter(record, has_deltas=has_deltas) if record is not None else None
-            async with aclosing(super().generate(prompt, sampling_params, *args, **others)) as outputs:
+
+            def one(params: Any, name: str) -> _Outputs:
+                return _in_turn(super(MeteredLLM, self).generate(prompt, params, name, **others))
+
+            async with aclosing(choices(one, sampling_params, request_id)) as outputs:
                 try:
                     async for output in outputs:
                         if meter is not None:
@@ -51,7 +58,7 @@ def metered() -> type[AsyncLLM]:
 
         async def encode(self, *args: Any, **others: Any) -> AsyncGenerator[PoolingRequestOutput]:
             record = current()
-            async with aclosing(super().encode(*args, **others)) as outputs:
+            async with aclosing(_in_turn(super().encode(*args, **others))) as outputs:
                 async for output in outputs:
                     if record is not None:
                         record.is_metered = True
@@ -59,6 +66,23 @@ def metered() -> type[AsyncLLM]:
                     yield output
 
     return MeteredLLM
+
+
+async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+    """
+    The outputs of one sequence, once it is its turn.
+    """
+    async with sequence() as turn, aclosing(outputs):
+        is_first = True
+        async for output in outputs:
+            if turn is not None:
+                if is_first:
+                    turn.first()
+                # Whoever reads the last output may not come back for the end.
+                if output.finished:
+                    turn.end(is_answered=True)
+            is_first = False
+            yield output
 
 
 class Meter:

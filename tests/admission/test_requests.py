@@ -38,6 +38,7 @@ class Engine(Double):
         self.read: list[bytes] = []
         self.aborted = 0
         self.answers_when_cancelled = False
+        self.tokenizes_at_once = True
         self.records: list[Record | None] = []
         self._places: list[asyncio.Future[None]] = []
 
@@ -45,7 +46,7 @@ class Engine(Double):
         """
         Waits for `finish`; a stream gives one event at once.
         """
-        if call == self.proof or call.operation is Operation.TOKENIZE:
+        if call == self.proof or (call.operation is Operation.TOKENIZE and self.tokenizes_at_once):
             return Reply(call.body)
         self.read.append(call.body)
         self.records.append(current())
@@ -227,6 +228,41 @@ async def test_the_tokenizer_needs_no_turn() -> None:
         assert (await client.ask("x", path="/tokenize")).status_code == 200
         client.engine.finish()
         await running
+
+
+async def test_the_tokenizer_has_limits_of_its_own() -> None:
+    """
+    As many requests are under way there as in the engine, and one more waits or is refused as there.
+    """
+    async with serving(limits=LimitsSection(concurrent=1, queued=1)) as client:
+        client.engine.tokenizes_at_once = False
+        under_way = [client.ask(str(number), path="/tokenize") for number in range(2)]
+        await until(lambda: client.entry.queued == 1)
+
+        assert (await client.ask("x", path="/tokenize")).status_code == 429
+        engine = client.ask("first")
+        await until(lambda: client.entry.gate.running == 1)
+        while not all(task.done() for task in (engine, *under_way)):
+            client.engine.finish()
+            await asyncio.sleep(0)
+        assert {(await task).status_code for task in (engine, *under_way)} == {200}
+
+
+@pytest.mark.parametrize(("path", "status"), [("/tokenize", 413), (COMPLETION, 200)])
+async def test_what_is_tokenized_alone_has_a_bound_of_its_own(path: str, status: int) -> None:
+    """
+    No model's length bounds it, and it holds the tokenizer.
+    """
+    async with serving(limits=LimitsSection(tokenizer_bytes=1000)) as client:
+        asked = client.ask("x" * 1000, path=path)
+        while not asked.done():
+            client.engine.finish()
+            await asyncio.sleep(0)
+        answer = await asked
+
+    assert answer.status_code == status
+    if status == 413:
+        assert "at most 1000 are tokenized in one request (limits.tokenizer_bytes)" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("answers", [False, True])

@@ -1,0 +1,97 @@
+"""
+How much work a request of vLLM's is, by vLLM's own types of requests.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, held
+from appliance.errors import CallError
+from appliance.vllm_engine.answers import decode
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+FOUR = ["a"] * 4
+PAIR = {"role": "user", "content": "a"}
+
+
+def _types() -> dict[str, Any]:  # Any: vLLM has no types for us
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.pooling.classify.protocol import ClassificationCompletionRequest
+    from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
+    from vllm.entrypoints.pooling.pooling.protocol import PoolingRequest
+    from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreRequest
+
+    return {
+        "chat": ChatCompletionRequest,
+        "completion": CompletionRequest,
+        "embedding": EmbeddingCompletionRequest,
+        "classification": ClassificationCompletionRequest,
+        "pooling": PoolingRequest,
+        "rerank": RerankRequest,
+        "score": ScoreRequest,
+    }
+
+
+async def _decoded(kind: str, body: dict[str, Any]) -> Any:  # Any: one of vLLM's request types
+    limits = LimitsSection(inputs_per_request=3, choices_per_request=2)
+    slot = await Gate("m", Settings(limits, SloSection())).enter(1, Deadlines.of("m", limits))
+    with held(slot):
+        return decode(TypeAdapter(_types()[kind]), json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "param"),
+    [
+        ("completion", {"prompt": FOUR}, "prompt"),
+        ("completion", {"prompt": [[1], [2], [3], [4]]}, "prompt"),
+        ("completion", {"prompt": "a", "n": 3}, "n"),
+        ("completion", {"prompt": "a", "n": 3, "use_beam_search": True}, "n"),
+        ("chat", {"messages": [PAIR], "n": 16384}, "n"),
+        ("embedding", {"input": FOUR}, "input"),
+        ("embedding", {"input": [[1], [2], [3], [4]]}, "input"),
+        ("classification", {"input": FOUR}, "input"),
+        ("pooling", {"input": FOUR}, "input"),
+        ("rerank", {"query": "a", "documents": FOUR}, "documents"),
+        ("score", {"text_1": "a", "text_2": FOUR}, "text_2"),
+        ("score", {"text_1": FOUR, "text_2": FOUR}, "text_1"),
+        ("score", {"queries": "a", "documents": FOUR}, "documents"),
+        ("score", {"queries": "a", "items": FOUR}, "items"),
+        ("score", {"data_1": "a", "data_2": FOUR}, "data_2"),
+    ],
+)
+async def test_more_than_a_model_takes_is_refused_when_it_is_decoded(
+    kind: str, body: dict[str, Any], param: str
+) -> None:
+    """
+    The error names the field, and the limit.
+    """
+    with pytest.raises(CallError, match=r"limits\.(inputs|choices)_per_request") as caught:
+        await _decoded(kind, body)
+
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("completion", {"prompt": ["a"] * 3, "n": 2}),
+        ("completion", {"prompt": [1, 2, 3, 4, 5]}),
+        ("chat", {"messages": [PAIR] * 9}),
+        ("chat", {"messages": [PAIR], "n": None}),
+        ("embedding", {"input": [1, 2, 3, 4, 5]}),
+        ("embedding", {"input": "a b c d e"}),
+        ("rerank", {"query": "a", "documents": ["a"] * 3}),
+    ],
+)
+async def test_what_is_no_list_of_texts_is_one(kind: str, body: dict[str, Any]) -> None:
+    """
+    Neither the tokens of a text nor the messages of a chat are counted.
+    """
+    assert await _decoded(kind, body) is not None
