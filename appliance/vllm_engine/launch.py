@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import structlog
 from pydantic import ValidationError
 
+from appliance.admission import current_slot
 from appliance.errors import ApplianceError, LoadError, MissingExtraError
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.child import ForkServer, Spawning
 from appliance.vllm_engine.configuring import configure
 from appliance.vllm_engine.environment import set_environment
+from appliance.vllm_engine.fair_pool import FairPool
 from appliance.vllm_engine.groundwork import fork_server, import_vllm, require_vllm
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metering import metered
@@ -87,6 +89,8 @@ def launch(
         with parts.part("engine"), heard_by_all(meeting):
             others = client(meeting, proceed)
             llm = metered().from_vllm_config(config, stat_loggers=[step_logger(step)], **others)
+            pool = llm.renderer._executor
+            pool.submit = FairPool(pool.submit, current_slot).submit
             if server is not None:
                 # What it tells of is no part of ours.
                 server.listen()
