@@ -22,6 +22,7 @@ from appliance.vllm_engine.configuring import configure
 from appliance.vllm_engine.environment import set_environment
 from appliance.vllm_engine.fair_pool import FairPool
 from appliance.vllm_engine.groundwork import fork_server, import_vllm, require_vllm
+from appliance.vllm_engine.long_texts import shorten
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.metering import metered
 from appliance.vllm_engine.parts import Parts
@@ -91,6 +92,7 @@ def launch(
             llm = metered().from_vllm_config(config, stat_loggers=[step_logger(step)], **others)
             pool = llm.renderer._executor
             pool.submit = FairPool(pool.submit, current_slot).submit
+            shorten(llm.renderer)
             if server is not None:
                 # What it tells of is no part of ours.
                 server.listen()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from appliance.errors import CallError
+from appliance.vllm_engine.long_texts import shortened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,6 +96,7 @@ class Texts:
             prompts = [_Prompt(tokens, []) for tokens in inputs if not isinstance(tokens, str)]
         else:
             checked = [params.apply_pre_tokenization(tokenizer, {"prompt": text})["prompt"] for text in texts]
+            checked = [shortened(tokenizer, text, params) for text in checked]
             spans = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
             made = tokenizer(checked, **params.get_encode_kwargs(), **spans)
             none: list[list[tuple[int, int]]] = [[] for _ in checked]
