@@ -6,7 +6,7 @@ from appliance.admission.deadlines import Deadlines
 from appliance.admission.gate import Gate, Settings
 from appliance.admission.keys import Charge, Keys
 from appliance.admission.section import KeyLimits, LimitsSection, SloSection, share
-from appliance.admission.slots import Slot, current_slot, held, require_size, sequence
+from appliance.admission.slots import Slot, current_slot, held, require_size, require_within, sequence
 
 __all__ = [
     "Charge",
@@ -21,6 +21,7 @@ __all__ = [
     "current_slot",
     "held",
     "require_size",
+    "require_within",
     "sequence",
     "share",
 ]

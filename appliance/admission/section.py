@@ -32,14 +32,14 @@ class LimitsSection(Section):
 
     inputs_per_request: Count = 2048
     """
-    Most texts in one request: inputs, prompts, documents, pairs; more is 400. It is not asked where something else than
-    vLLM computes.
+    Most texts in one request: inputs, prompts, documents, pairs; more is 400. Proxies and classes of yours are asked
+    whatever a client asks.
     """
 
     choices_per_request: Count = 128
     """
-    Most choices for each prompt of one request (`n`), beams among them; more is 400. It is not asked where something
-    else than vLLM computes.
+    Most choices for each prompt of one request (`n`), beams among them; more is 400. Proxies and classes of yours are
+    asked whatever a client asks.
     """
 
     tokenizer_bytes: Count = 1024**2

@@ -159,21 +159,30 @@ async def sequence() -> AsyncGenerator[Sequence | None]:
 
 def require_size(inputs: int, choices: int, *, field: str) -> None:
     """
-    Return where a request of so many texts, in this field of its body, with so many answers to each, is not too large.
+    Return where the current request, with so many texts in this field and so many answers to each, is not too large.
 
     Raises:
-        CallError: it is more than the model takes in one request.
+        CallError: it is more than its model takes in one request.
     """
     slot = _slot.get()
-    if slot is None:
-        return
-    if inputs > (most := slot.limits.inputs_per_request):
+    if slot is not None:
+        require_within(slot.limits, inputs, choices, field=field)
+
+
+def require_within(limits: LimitsSection, inputs: int, choices: int, *, field: str) -> None:
+    """
+    Return where a request of this size is within the limits.
+
+    Raises:
+        CallError: it is more than these allow in one request.
+    """
+    if inputs > (most := limits.inputs_per_request):
         raise CallError(
             f"{field} has {inputs} elements; at most {most} are taken in one request (limits.inputs_per_request), "
             "so send several requests",
             param=field,
         )
-    if choices > (most := slot.limits.choices_per_request):
+    if choices > (most := limits.choices_per_request):
         raise CallError(
             f"n is {choices}; at most {most} choices are made in one request (limits.choices_per_request)", param="n"
         )

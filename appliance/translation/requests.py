@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.admission import require_size
 from appliance.errors import CallError
 from appliance.translation.messages import Json
-
-# More would only be a way to make the target work.
-_MOST_CHOICES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +50,9 @@ class TextRequest:
             CallError: the body is not such a request.
         """
         n = 1 if body.get("n") is None else body["n"]
-        if type(n) is not int or not 1 <= n <= _MOST_CHOICES:
-            raise CallError(f"n must be a whole number from 1 to {_MOST_CHOICES}", param="n")
+        if type(n) is not int or n < 1:
+            raise CallError("n must be a whole number from 1 on", param="n")
+        require_size(len(prompts), n, field="prompt")
         stop = _texts(body.get("stop"))
         if body.get("stop") and not stop:
             raise CallError("stop must be a text, or a list of texts", param="stop")
@@ -82,6 +81,7 @@ class EmbeddingRequest:
         texts = _texts(body.get("input"))
         if not texts:
             raise CallError("input must be a text, or a list of texts; this model takes no tokens", param="input")
+        require_size(len(texts), 1, field="input")
         form = body.get("encoding_format") or "float"
         if form not in ("float", "base64"):
             raise CallError("encoding_format must be float or base64", param="encoding_format")
@@ -116,6 +116,7 @@ class RerankRequest:
         texts = _texts([_document(each) for each in given] if isinstance(given, list) else None)
         if not texts:
             raise CallError("documents must be a list of texts, or of mappings with a text", param="documents")
+        require_size(len(texts), 1, field="documents")
         top_n = body.get("top_n") or None
         if top_n is not None and (type(top_n) is not int or top_n < 0):
             raise CallError("top_n must be a whole number", param="top_n")

@@ -231,6 +231,20 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert scripted.calls == []
 
 
+@pytest.mark.parametrize(("fields", "param"), [({"prompt": ["a"] * 2049}, "prompt"), ({"prompt": "a", "n": 129}, "n")])
+def test_more_than_a_request_may_ask_for_is_refused(
+    client: openai.OpenAI, scripted: Upstream, fields: dict[str, Any], param: str
+) -> None:
+    """
+    Each prompt and choice is a request to the target.
+    """
+    with pytest.raises(openai.BadRequestError, match="in one request") as caught:
+        client.completions.create(model="service", **fields)
+
+    assert caught.value.param == param
+    assert scripted.calls == []
+
+
 def test_a_refusal_of_the_target_keeps_its_status_and_words(client: openai.OpenAI, scripted: Upstream) -> None:
     """
     Status, message, param and code go through, whole and before a stream's first byte.

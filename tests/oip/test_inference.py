@@ -191,3 +191,13 @@ async def test_each_output_is_binary_or_not_as_it_is_wanted(client: InferenceCli
     assert answer.headers["content-type"] == "application/octet-stream"
     assert (label["parameters"]["binary_data_size"], answer.content[length:]) == (8, b"\x04\x00\x00\x00calm")
     assert probabilities["data"] == [0.75, 0.25]
+
+
+async def test_a_tensor_of_more_chats_than_a_request_may_ask_for_is_refused(client: InferenceClient) -> None:
+    """
+    Each text is a request to the model, and none of them is made.
+    """
+    status, body = await client.ask("talker", {"inputs": [_texts("text_input", *["a"] * 2049)]})
+
+    assert status == 400
+    assert "at most 2048 are taken in one request (limits.inputs_per_request)" in body["error"]

@@ -4,12 +4,13 @@ Tensors to a model and back: what REST and gRPC share.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
+from appliance.admission import require_within
 from appliance.contract import Call, Operation, Reply
 from appliance.errors import CallError, GatewayError, UnknownModelError
 from appliance.lifecycle import Entry, Lifecycle
@@ -17,6 +18,7 @@ from appliance.protocols.oip.columns import Columns, columns_of
 from appliance.protocols.oip.meaning import Meaning, choose
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.wire import LENGTH_HEADER, read_response, write_request
+from appliance.translation.parallel import gathered
 
 VERSION = "1"
 """
@@ -73,8 +75,13 @@ async def ask(
     """
     if not all(column.texts for column in columns.texts.values()):
         raise CallError(f"There is nothing to do: {', '.join(meaning.inputs)} must have an element or more")
-    calls = [call_of(name, meaning.operation, body, headers) for body in meaning.ask(columns)]
-    replies = await _all_of(lifecycle, name, calls)
+    bodies = meaning.ask(columns)
+    require_within(lifecycle.find(name).section.limits, len(bodies), 1, field="inputs")
+
+    async def one(body: Mapping[str, Any]) -> bytes:  # Any: JSON values
+        return await whole(await lifecycle.answer(name, call_of(name, meaning.operation, body, headers)))
+
+    replies = await gathered([partial(one, body) for body in bodies])
     return meaning.read(columns, [_decoded(reply, meaning.reply) for reply in replies])
 
 
@@ -137,23 +144,6 @@ async def _pass(
     except CallError as error:
         raise GatewayError(f"The model's answer is not what the operation gives: {error}") from error
     return InferenceResponse(name, VERSION, response.outputs, request.id, response.parameters)
-
-
-async def _all_of(lifecycle: Lifecycle, name: str, calls: Sequence[Call]) -> Sequence[bytes]:
-    """
-    Every answer, the calls at once; the first failure ends the others.
-    """
-
-    async def one(call: Call) -> bytes:
-        return await whole(await lifecycle.answer(name, call))
-
-    tasks = [asyncio.ensure_future(one(call)) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _decoded(body: bytes, type_: type[Answer]) -> Answer:
