@@ -191,6 +191,9 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
         ("vllm.entrypoints.pooling.base.serving.PoolingBaseServing.__call__", ["request", "raw_request"]),
         ("vllm.renderers.BaseRenderer.process_for_engine", ["prompt", "arrival_time"]),
         ("vllm.renderers.BaseRenderer.validate_token_ids", ["token_ids", "parameter"]),
+        ("vllm.renderers.BaseRenderer._tokenize_prompt", ["prompt", "params"]),
+        ("vllm.utils.async_utils.make_async", ["func", "executor"]),
+        ("vllm.utils.async_utils.merge_async_iterators", ["iterators"]),
         ("vllm.renderers.TokenizeParams.apply_pre_tokenization", ["tokenizer", "prompt"]),
         ("vllm.renderers.TokenizeParams.apply_post_tokenization", ["tokenizer", "prompt"]),
         ("vllm.v1.engine.async_llm.AsyncLLM.encode", ["prompt", "pooling_params", "request_id"]),
@@ -380,3 +383,25 @@ def test_its_errors_have_the_status_and_field_we_pass_on() -> None:
     assert isinstance(respond(error), _get("vllm.entrypoints.serve.engine.protocol.ErrorResponse"))
     assert issubclass(_get("vllm.v1.engine.exceptions.EngineDeadError"), Exception)
     assert _get("vllm.v1.executor.uniproc_executor.UniProcExecutor")
+
+
+def test_texts_are_tokenized_by_what_we_put_in_its_place() -> None:
+    """
+    The renderer asks its own attribute each time, and its pool's `submit`, which is looked up each time too.
+    """
+    renderer = _get("vllm.renderers.BaseRenderer")
+    executor = _get("vllm.renderers.base._SwappableExecutor")
+
+    assert "self._tokenize_prompt_async(" in inspect.getsource(renderer._tokenize_singleton_prompt_async)
+    assert "self._executor = _SwappableExecutor(" in inspect.getsource(renderer.__init__)
+    assert not hasattr(executor, "__slots__")
+
+
+def test_choices_are_seeded_as_its_own() -> None:
+    """
+    What `n` makes of a seed is what vLLM would make of it.
+    """
+    parent = _get("vllm.v1.engine.parallel_sampling.ParentRequest")
+    source = inspect.getsource(parent._get_child_sampling_params)
+
+    assert "child_sampling_params.seed = seed + index" in source

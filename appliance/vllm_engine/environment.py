@@ -23,6 +23,9 @@ _ALWAYS: Mapping[str, str] = {
     # Everything is materialized before: nothing may be fetched behind our back.
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # The model's limits bound them, by names that clients and operators know.
+    "VLLM_MAX_COMPLETION_PROMPTS": str(2**31 - 1),
+    "VLLM_MAX_N_SEQUENCES": str(2**31 - 1),
     # Torch writes its log past everyone's, from Python and from C++.
     "TORCH_LOGS": "-all",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
