@@ -60,7 +60,7 @@ test-image *args: setup
 smoke *files: setup
     {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "examples/chat.yaml examples/proxy.yaml" } else { files } }}
 
-# Measure one thing beside its peers in the same run: embeddings, front-end, overload, proxy, start, storage.
+# Measure one thing beside its peers in the same run: embeddings, front-end, overload, proxy, quality, start, storage.
 bench what *args: setup
     PYTHONPATH=tests {{ python }} -m bench.{{ replace(what, "-", "_") }} {{ args }}
 
