@@ -11,7 +11,7 @@ import pytest
 
 from appliance.layout import LayoutSection
 from appliance.processes import usable_cores
-from appliance.vllm_engine.cpu_profile import CpuProfile, has_bfloat16, is_cpu_build
+from appliance.vllm_engine.cpu_profile import CpuProfile, is_cpu_build
 
 ALONE = LayoutSection()
 
@@ -93,14 +93,3 @@ def test_the_build_is_told_without_an_import() -> None:
     from vllm.platforms import current_platform
 
     assert is_cpu_build() == current_platform.is_cpu()
-
-
-def test_bfloat16_is_what_torch_sees() -> None:
-    """
-    The kernel's flags and Torch's look at the processor agree.
-    """
-    import torch
-
-    seen = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-    assert has_bfloat16() == seen

@@ -15,7 +15,7 @@ from appliance.plan.architecture import Architecture
 from appliance.plan.cache import Terms
 from appliance.plan.hardware import Hardware
 from appliance.plan.tensor import BITS, TYPES
-from appliance.vllm_engine.cpu_memory import cpu_kv_bytes
+from appliance.vllm_engine.cpu_memory import computes_in_float32, cpu_kv_bytes
 from appliance.vllm_engine.section import EngineSection
 
 _GIB = 2**30
@@ -40,13 +40,18 @@ class Batch:
     texts: int
 
 
-def dtype_of(model: Architecture, engine: EngineSection, hardware: Hardware, *, is_pooling: bool) -> str:
+def dtype_of(
+    model: Architecture, engine: EngineSection, hardware: Hardware, *, stored_bytes: int, is_pooling: bool
+) -> str:
     """
-    The type that the model computes in (``_resolve_auto_dtype`` of vLLM; on a CPU, encoders take float32 with us).
+    The type that the model computes in (``_resolve_auto_dtype`` of vLLM, and what we choose on a CPU).
+
+    `stored_bytes` are the weights in the model's files.
     """
     if engine.dtype != "auto":
         return TYPES[engine.dtype]
-    if is_pooling and hardware.is_cpu:
+    is_quantized = engine.quantization is not None or model.quantization is not None
+    if hardware.is_cpu and computes_in_float32(stored_bytes, is_pooling=is_pooling, is_quantized=is_quantized):
         return "F32"
     if model.dtype == "F32" or model.dtype is None:
         return "F16" if is_pooling else "BF16"

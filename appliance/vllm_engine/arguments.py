@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 from appliance.errors import LoadError
 from appliance.layout import LayoutSection
 from appliance.processes import usable_memory
-from appliance.vllm_engine.cpu_memory import cpu_kv_bytes
-from appliance.vllm_engine.cpu_profile import has_bfloat16
+from appliance.vllm_engine.cpu_memory import computes_in_float32, cpu_kv_bytes
 from appliance.vllm_engine.placing import Addresses, of_layout
 from appliance.vllm_engine.section import EngineSection
-from appliance.vllm_engine.weights import has_only_pickles
+from appliance.vllm_engine.weights import has_only_pickles, weight_bytes
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -170,19 +169,21 @@ def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values
 
 def _cpu_dtype(setup: Setup) -> str:
     """
-    What suits the processor, where the weights are plain numbers; who quantized them has chosen already.
+    The number format on a CPU where the config leaves it to us; "auto" is the checkpoint's own.
     """
-    if setup.pooler:
-        # vLLM would take float16, which costs precision and gains nothing here.
-        return "float32"
-    return "bfloat16" if has_bfloat16() and not _is_quantized(setup) else "auto"
+    is_small = computes_in_float32(
+        weight_bytes(setup.artifact), is_pooling=setup.pooler is not None, is_quantized=_is_quantized(setup)
+    )
+    return "float32" if is_small else "auto"
 
 
 def _is_quantized(setup: Setup) -> bool:
     if setup.engine.quantization is not None:
         return True
-    with contextlib.suppress(OSError, ValueError):
-        return "quantization_config" in json.loads((setup.artifact / "config.json").read_bytes())
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        config = json.loads((setup.artifact / "config.json").read_bytes())
+        parts = (config, config.get("text_config") or {})
+        return any(key in part for part in parts for key in ("quantization_config", "compression_config"))
     # vLLM says what is wrong with the file.
     return True
 

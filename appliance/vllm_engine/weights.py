@@ -20,6 +20,18 @@ def has_only_pickles(artifact: Path) -> bool:
     return not any(artifact.glob("*.safetensors")) and any((*artifact.glob("*.bin"), *artifact.glob("*.pt")))
 
 
+def weight_bytes(artifact: Path) -> int:
+    """
+    Bytes of the tensors in a directory's safetensors, or of its pickles where it has nothing else.
+
+    Raises:
+        LoadError: a file is no safetensors.
+    """
+    if has_only_pickles(artifact):
+        return sum(file.stat().st_size for pattern in ("*.bin", "*.pt") for file in artifact.glob(pattern))
+    return sum(_promised_sizes(file)[1] for file in artifact.glob("*.safetensors"))
+
+
 def require_weights(artifact: Path, *, allow_pickle: bool = False) -> None:
     """
     Return when `artifact` is a directory with safetensors, each of them whole, or with pickles that are allowed.
@@ -37,16 +49,16 @@ def require_weights(artifact: Path, *, allow_pickle: bool = False) -> None:
             "(pickled weights can run code when they are read, and want allow_pickle: true in the model's storage)"
         )
     for file in files:
-        promised, actual = _promised_size(file), file.stat().st_size
+        promised, actual = sum(_promised_sizes(file)), file.stat().st_size
         if promised != actual:
             raise LoadError(
                 f"{file} has {actual} bytes, and its header promises {promised}; it is cut off: bring it again"
             )
 
 
-def _promised_size(file: Path) -> int:
+def _promised_sizes(file: Path) -> tuple[int, int]:
     """
-    The size in bytes that a safetensors file has by its header: 8 bytes of length, the header, the tensors.
+    What a safetensors file has by its header, in bytes: 8 of length and the header; the tensors.
     """
     try:
         with file.open("rb") as stream:
@@ -55,6 +67,6 @@ def _promised_size(file: Path) -> int:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(stream.read(length))
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        return 8 + length + max(ends, default=0)
+        return 8 + length, max(ends, default=0)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise LoadError(f"{file} is not a safetensors file ({error}); bring it again") from error

@@ -96,7 +96,7 @@ async def test_probes_and_log_hold_the_plan_against_the_load(
 
     planned, real = shown["plan"]["planned"], shown["plan"]["real"]
     (event,) = [each for each in logged if each["event"] == "model.measured"]
-    assert planned["weight_bytes"] == 134_515_008 * 2
+    assert planned["weight_bytes"] == 134_515_008 * 4
     assert planned["kv_cache_bytes"] == 1 << 28
     assert planned["kv_tokens"] > 0
     assert real["kv_tokens"] == 250

@@ -66,13 +66,17 @@ def _file(folder: Path, layout: Config, engine: Config | None = None, **args: ob
     A file that serves a model with a KV cache of 32 MiB on each rank.
     """
     is_encoder = "BertModel" in json.loads((folder / "config.json").read_text())["architectures"]
+    # As on a GPU: so small a model would compute in float32 on a CPU.
+    plain = (
+        {"kv_cache_memory_bytes": 1 << 25} if is_encoder else {"kv_cache_memory_bytes": 1 << 25, "dtype": "bfloat16"}
+    )
     args |= {} if is_encoder else {"skip_tokenizer_init": True}
     model = {
         "name": "it",
         "class": "encoder" if is_encoder else "generative",
         "storage": {"uri": str(folder)},
         "layout": layout,
-        "engine": {"kv_cache_memory_bytes": 1 << 25, **(engine or {}), "args": args},
+        "engine": {**plain, **(engine or {}), "args": args},
     }
     file = folder / "appliance.yaml"
     file.write_text(json.dumps({"models": [model]}))

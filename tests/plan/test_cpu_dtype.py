@@ -1,0 +1,58 @@
+"""
+The number format on a CPU: one rule for the engine and for its plan, whatever the processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.layout import LayoutSection
+from appliance.plan.estimate import Demand, estimate
+from appliance.plan.hardware import Hardware
+from appliance.plan.subject import look
+from appliance.storage.section import StorageSection, StorageSettings
+from appliance.vllm_engine.arguments import Setup, engine_arguments
+from appliance.vllm_engine.section import EngineSection
+
+CPU = Hardware("cpu", 1, 1 << 36, is_cpu=True)
+
+
+def _dtypes(folder: Path, engine: EngineSection) -> tuple[str, str]:
+    """
+    What the engine is told, and what the plan counts with.
+    """
+    setup = Setup(("it",), folder, LayoutSection(), engine)
+    subject = look(StorageSection(uri=str(folder)), StorageSettings())
+    planned = estimate(subject, LayoutSection(), Demand(engine), CPU)
+    return engine_arguments(setup, on_cpu=True)["dtype"], planned.dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "engine", "dtypes"),
+    [
+        ("Qwen2.5-0.5B", {}, {}, ("float32", "F32")),
+        ("Llama-3.1-8B", {}, {}, ("auto", "BF16")),
+        ("Qwen2.5-0.5B", {}, {"dtype": "bfloat16"}, ("bfloat16", "BF16")),
+        ("Llama-3.1-8B", {}, {"dtype": "float32"}, ("float32", "F32")),
+        ("Qwen2.5-0.5B", {"quantization_config": {"quant_method": "fp8"}}, {}, ("auto", "BF16")),
+    ],
+    ids=["small", "large", "small, as said", "large, as said", "quantized"],
+)
+def test_a_small_model_computes_in_float32(
+    write: Callable[..., Path],
+    published: Mapping[str, Any],
+    name: str,
+    changes: Mapping[str, Any],
+    engine: Mapping[str, Any],
+    dtypes: tuple[str, str],
+) -> None:
+    """
+    Unless the config says otherwise or its weights are quantized; a large one computes in its own format.
+    """
+    folder = write({**published[name], **changes})
+
+    assert _dtypes(folder, EngineSection.model_validate(engine)) == dtypes
