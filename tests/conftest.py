@@ -11,18 +11,34 @@ from pathlib import Path
 import psutil
 import pytest
 from faultproxy import FaultProxy
+from ruamel.yaml import YAML
 from served import Served
 from upstreams import Upstream
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """
+    An option for the number format of the real model.
+    """
+    parser.addoption("--dtype", choices=["float32", "bfloat16"], help="number format of the chat example in tests")
+
+
 @pytest.fixture(scope="session")
-def chat_file() -> Path:
+def chat_file(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    The embedded default: SmolLM2 from a wheel.
+    The embedded default: SmolLM2 from a wheel, in its own number format or that of `--dtype`.
     """
-    return EXAMPLES / "chat.yaml"
+    example = EXAMPLES / "chat.yaml"
+    dtype = pytestconfig.getoption("--dtype")
+    if dtype is None:
+        return example
+    config = YAML(typ="safe").load(example.read_text())
+    config["models"][0]["engine"]["dtype"] = dtype
+    file = tmp_path_factory.mktemp("chat") / "chat.yaml"
+    YAML(typ="safe").dump(config, file)
+    return file
 
 
 @pytest.fixture

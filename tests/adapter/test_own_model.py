@@ -11,20 +11,13 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from questions import LONG, MESSAGES, TALK
 from served import Served, until
 
 from appliance.config import load
 from appliance.storage.section import StorageSettings
 
 pytestmark = pytest.mark.slow
-
-QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
-TALK: list[ChatCompletionMessageParam] = [
-    {"role": "system", "content": "You are terse."},
-    {"role": "user", "content": [{"type": "text", "text": "Name a colour."}]},
-    {"role": "assistant", "content": "Grün, 绿."},
-    {"role": "user", "content": "Another one, with an emoji 🙂."},
-]
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +74,10 @@ def _comparable(done: ChatCompletion, near: Callable[..., Any]) -> dict[str, Any
     return {"usage": made["usage"], "choices": [{key: choice[key] for key in keys} for choice in made["choices"]]}
 
 
-@pytest.mark.parametrize("messages", [QUESTION, TALK], ids=["question", "talk"])
+@pytest.mark.parametrize("messages", [MESSAGES, TALK], ids=["question", "talk"])
 def test_a_chat_is_the_models_own(client: openai.OpenAI, messages: Any) -> None:
     """
-    Role, text, end and counts are the same, with no limit said: the context's room is the limit of both.
+    Role, text, end and counts are the same.
     """
     own, adapted = _both(client, messages=messages, max_completion_tokens=40)
 
@@ -93,19 +86,20 @@ def test_a_chat_is_the_models_own(client: openai.OpenAI, messages: Any) -> None:
 
 def test_without_a_limit_the_model_ends_by_itself(client: openai.OpenAI) -> None:
     """
-    The answer is longer than the 16 tokens at which a completion ends.
+    The context's room is the limit of both, not the 16 tokens at which a completion ends.
     """
-    own, adapted = _both(client, messages=[{"role": "user", "content": "Count from one to twenty in words."}])
+    own, adapted = _both(client, messages=LONG)
 
     assert adapted == own
     assert adapted["usage"]["completion_tokens"] > 16
+    assert adapted["choices"][0]["finish_reason"] == "stop"
 
 
 def test_logprobs_are_the_models_own(client: openai.OpenAI) -> None:
     """
     Tokens, bytes, and as many alternatives as were asked for.
     """
-    own, adapted = _both(client, messages=QUESTION, max_tokens=8, logprobs=True, top_logprobs=2)
+    own, adapted = _both(client, messages=MESSAGES, max_tokens=8, logprobs=True, top_logprobs=2)
 
     assert adapted == own
     assert {token["top_logprobs"] for token in adapted["choices"][0]["logprobs"]["content"]} == {2}
@@ -115,9 +109,9 @@ def test_choices_stops_and_seeds_are_the_models_own(client: openai.OpenAI) -> No
     """
     Fields of sampling reach the engine.
     """
-    fields = {"temperature": 1, "n": 2, "stop": ["Paris"], "seed": 3, "extra_body": {"top_k": 1}}
+    fields = {"temperature": 1, "n": 2, "stop": ["Paris"], "seed": 3, "max_tokens": 20, "extra_body": {"top_k": 1}}
 
-    own, adapted = _both(client, messages=QUESTION, **fields)
+    own, adapted = _both(client, messages=MESSAGES, **fields)
 
     assert adapted == own
     assert [choice["index"] for choice in adapted["choices"]] == [0, 1]

@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 from cluster import manifests
 from cluster.podman import IMAGE, Podman, own_network, require
+from questions import CHAT
 from ruamel.yaml import YAML
 from served import until
 
 # Minutes on a machine that has other things to do.
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
-
-QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def _until_it_answers(podman: Podman, container: str, port: int) -> list[str]:
 
     until(lambda: podman.ask(container, "/livez", port=port)[0] == 200, 60, lambda: podman.log(container))
     until(is_ready, 240, lambda: podman.log(container))
-    status, answer = podman.ask(container, "/v1/chat/completions", QUESTION)
+    status, answer = podman.ask(container, "/v1/chat/completions", CHAT)
     assert (status, "Paris" in answer["choices"][0]["message"]["content"]) == (200, True)
     return states
 

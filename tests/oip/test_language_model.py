@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from questions import COUNT
 from reference_servers import environment
 from served import Served, free_port
 
 VISITORS = Path(__file__).parent / "visitors"
-PROMPT = "The capital of France is"
 FIELDS = {"max_tokens": 8, "temperature": 0}
 
 
@@ -27,15 +27,15 @@ def test_every_way_gives_the_same_text(serve: Callable[..., Served], pytestconfi
     python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
     grpc_port = free_port()
     server = serve(f"server.grpc_port={grpc_port}").until_ready()
-    text = server.post("/v1/completions", {"model": "smollm2", "prompt": PROMPT, **FIELDS})[1]["choices"][0]["text"]
+    text = server.post("/v1/completions", {"model": "smollm2", "prompt": COUNT, **FIELDS})[1]["choices"][0]["text"]
 
-    words = [python, VISITORS / "triton_text.py", str(server.port), str(grpc_port), "smollm2", PROMPT]
+    words = [python, VISITORS / "triton_text.py", str(server.port), str(grpc_port), "smollm2", COUNT]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120)
-    predicted = server.post("/v1/models/smollm2:predict", {"instances": [PROMPT], "parameters": FIELDS})[1]
-    generated = server.post("/v2/models/smollm2/generate", {"text_input": PROMPT, "parameters": FIELDS})[1]
+    predicted = server.post("/v1/models/smollm2:predict", {"instances": [COUNT], "parameters": FIELDS})[1]
+    generated = server.post("/v2/models/smollm2/generate", {"text_input": COUNT, "parameters": FIELDS})[1]
     streamed = _streamed(server)
 
-    assert "Paris" in text
+    assert "4, 5" in text
     assert json.loads(done.stdout) == {"http": text, "grpc": text}, done.stderr
     assert predicted == {"predictions": [text]}
     assert generated["text_output"] == text
@@ -44,7 +44,7 @@ def test_every_way_gives_the_same_text(serve: Callable[..., Served], pytestconfi
 
 
 def _streamed(server: Served) -> list[str]:
-    body = json.dumps({"text_input": PROMPT, "parameters": FIELDS}).encode()
+    body = json.dumps({"text_input": COUNT, "parameters": FIELDS}).encode()
     with urllib.request.urlopen(f"{server.url}/v2/models/smollm2/generate_stream", body, timeout=120) as answer:
         events = answer.read().decode().strip().split("\n\n")
     return [json.loads(event.removeprefix("data: "))["text_output"] for event in events]

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import anthropic
 import pytest
+from questions import CAPITAL
 from served import Served
 
-QUESTION: anthropic.types.MessageParam = {"role": "user", "content": "What is the capital of France?"}
+QUESTION: anthropic.types.MessageParam = {"role": "user", "content": CAPITAL}
 
 
 @pytest.fixture

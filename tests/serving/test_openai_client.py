@@ -8,10 +8,10 @@ import json
 
 import openai
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from questions import CAPITAL
 from served import Served
 
-FRANCE = "What is the capital of France?"
 WEATHER: openai.types.chat.ChatCompletionToolParam = {
     "type": "function",
     "function": {
@@ -28,7 +28,7 @@ WEATHER: openai.types.chat.ChatCompletionToolParam = {
 }
 
 
-def _chat(client: openai.OpenAI, text: str = FRANCE, model: str = "smollm2") -> str | None:
+def _chat(client: openai.OpenAI, text: str = CAPITAL, model: str = "smollm2") -> str | None:
     answer = client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=32
     )
@@ -52,7 +52,7 @@ async def test_an_async_stream_says_what_the_whole_answer_says(client: openai.Op
     async with openai.AsyncOpenAI(base_url=f"{server.url}/openai/v1", api_key="none") as asynchronous:
         stream = await asynchronous.chat.completions.create(
             model="smollm2",
-            messages=[{"role": "user", "content": FRANCE}],
+            messages=[{"role": "user", "content": CAPITAL}],
             temperature=0,
             max_tokens=32,
             stream=True,
@@ -73,8 +73,9 @@ def test_a_schema_binds_the_answer(client: openai.OpenAI) -> None:
     """
 
     class City(BaseModel):
-        name: str
-        population: int
+        # Bounded, so that the answer ends before max_tokens whatever the model says.
+        name: str = Field(max_length=20)
+        population: int = Field(ge=0, le=9_999_999)
 
     answer = client.chat.completions.parse(
         model="smollm2",
@@ -126,25 +127,40 @@ def test_a_tool_may_be_left_to_the_model(client: openai.OpenAI) -> None:
 
 def test_sampling_is_repeatable_with_a_seed(client: openai.OpenAI) -> None:
     """
-    The same seed gives the same text, and `n` gives several.
+    The same seed gives the same text.
     """
 
-    def sample(seed: int) -> list[str | None]:
+    def sample(seed: int) -> str | None:
+        # One answer at a time: how many the engine computes at once changes the last digits of each, and so its text.
         answer = client.chat.completions.create(
             model="smollm2",
             messages=[{"role": "user", "content": "Name a colour."}],
             temperature=1,
             seed=seed,
-            n=2,
             max_tokens=12,
         )
-        return [choice.message.content for choice in answer.choices]
+        return answer.choices[0].message.content
 
-    first, again, other = sample(1), sample(1), sample(2)
+    first, again, *others = (sample(seed) for seed in (1, 1, 2, 3))
 
-    assert len(first) == 2
     assert first == again
-    assert first != other
+    assert {first} != set(others)
+
+
+def test_several_choices_come_at_once(client: openai.OpenAI) -> None:
+    """
+    `n` gives as many answers, each with its number.
+    """
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "Name a colour."}],
+        temperature=1,
+        n=2,
+        max_tokens=12,
+    )
+
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert all(choice.message.content for choice in answer.choices)
 
 
 def test_log_probabilities_come_with_the_tokens(client: openai.OpenAI) -> None:
@@ -153,7 +169,7 @@ def test_log_probabilities_come_with_the_tokens(client: openai.OpenAI) -> None:
     """
     answer = client.chat.completions.create(
         model="smollm2",
-        messages=[{"role": "user", "content": FRANCE}],
+        messages=[{"role": "user", "content": CAPITAL}],
         temperature=0,
         max_tokens=4,
         logprobs=True,
@@ -205,8 +221,8 @@ def test_responses_come_whole_and_as_events(client: openai.OpenAI) -> None:
     """
     The Responses API answers, and streams its events in their order.
     """
-    whole = client.responses.create(model="smollm2", input=FRANCE, temperature=0, max_output_tokens=32)
-    with client.responses.stream(model="smollm2", input=FRANCE, temperature=0, max_output_tokens=32) as stream:
+    whole = client.responses.create(model="smollm2", input=CAPITAL, temperature=0, max_output_tokens=32)
+    with client.responses.stream(model="smollm2", input=CAPITAL, temperature=0, max_output_tokens=32) as stream:
         types = [event.type for event in stream]
 
     assert "Paris" in whole.output_text

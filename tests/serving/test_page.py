@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from browser import barriers, keep, opened
 from playwright.sync_api import Route, expect
+from questions import CAPITAL
 from served import Served
 
 
@@ -23,7 +24,7 @@ def test_a_person_chats_with_the_keyboard_alone(server: Served, tmp_path: Path) 
         expect(page.locator("#verdict")).to_have_text("Ready", timeout=30_000)
         page.locator("#message").focus()
         page.keyboard.press("ControlOrMeta+A")
-        page.keyboard.type("What is the capital of France?")
+        page.keyboard.type(CAPITAL)
         page.keyboard.press("Enter")
 
         expect(page.locator(".turn.assistant")).to_contain_text("Paris", timeout=60_000)

@@ -13,18 +13,14 @@ import anthropic
 import httpx
 import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
+from questions import CAPITAL, COUNT, MESSAGES, TALK
 from served import Served
 
 WEATHER = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }
-TALK: dict[str, Any] = {
-    "messages": [{"role": "user", "content": "What is the capital of France? Antworte kurz, mit 🙂."}],
-    "temperature": 0,
-    "max_tokens": 6,
-}
+CONVERSATION: dict[str, Any] = {"messages": TALK, "temperature": 0, "max_tokens": 6}
 
 # What is another one at each request.
 _FLEETING = re.compile(r'"(id|created|created_at|completed_at|item_id|request_id)":("[^"]*"|[\d.]+)')
@@ -54,14 +50,14 @@ def _ask(served: Served, path: str, body: object) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v1/chat/completions", TALK | {"logprobs": True, "top_logprobs": 1}),
-        ("/v1/chat/completions", TALK | {"stream": True, "stream_options": {"include_usage": True}}),
-        ("/v1/chat/completions", TALK | {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 12}),
-        ("/v1/completions", {"prompt": "Paris is", "temperature": 0, "max_tokens": 3, "n": 2, "stop_token_ids": [0]}),
-        ("/v1/responses", {"input": "Paris is", "temperature": 0, "max_output_tokens": 3}),
+        ("/v1/chat/completions", CONVERSATION | {"logprobs": True, "top_logprobs": 1}),
+        ("/v1/chat/completions", CONVERSATION | {"stream": True, "stream_options": {"include_usage": True}}),
+        ("/v1/chat/completions", CONVERSATION | {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 12}),
+        ("/v1/completions", {"prompt": COUNT, "temperature": 0, "max_tokens": 3, "n": 2, "stop_token_ids": [0]}),
+        ("/v1/responses", {"input": CAPITAL, "temperature": 0, "max_output_tokens": 3}),
         ("/tokenize", {"prompt": "Grüße"}),
         ("/v1/chat/completions", {"messages": "wrong"}),
-        ("/v1/chat/completions", TALK | {"max_tokens": 100_000}),
+        ("/v1/chat/completions", CONVERSATION | {"max_tokens": 100_000}),
         ("/v1/completions", {"prompt": 3}),
     ],
 )
@@ -79,9 +75,8 @@ def test_openais_client_streams_through_it(proxy: Served) -> None:
     Chunk by chunk, all under the name it asked for.
     """
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none", timeout=120) as client:
-        question: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
         chunks = list(
-            client.chat.completions.create(model="smollm2", messages=question, temperature=0, stream=True, max_tokens=9)
+            client.chat.completions.create(model="smollm2", messages=MESSAGES, temperature=0, stream=True, max_tokens=9)
         )
 
     assert "Paris" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -95,7 +90,7 @@ def test_anthropics_client_streams_through_it(proxy: Served) -> None:
     with (
         anthropic.Anthropic(base_url=proxy.url, api_key="none", timeout=120) as client,
         client.messages.stream(
-            model="smollm2", max_tokens=12, messages=[{"role": "user", "content": "What is the capital of France?"}]
+            model="smollm2", max_tokens=12, messages=[{"role": "user", "content": CAPITAL}]
         ) as stream,
     ):
         text, message = "".join(stream.text_stream), stream.get_final_message()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from asking import Asking, chats
+from questions import CHAT
 from served import Served, until
 from upstreams import Upstream
 
-CHAT = "/v1/chat/completions"
-CAPITAL = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+PATH = "/v1/chat/completions"
 
 
 def _config(server: Served) -> dict[str, Any]:
@@ -49,11 +49,11 @@ def test_an_engine_is_replaced_and_the_other_model_loses_nothing(
     file.write_text(json.dumps({"models": [generative, proxy]}))
     server = serve(file=file).until_ready()
     first = _config(server)["digest"]
-    with Asking(server, CHAT, *chats("b")) as asking:
+    with Asking(server, PATH, *chats("b")) as asking:
         change(storage={"uri": str(tmp_path / "nowhere")})
         until(lambda: _config(server)["error"] is not None, 60, server.tail)
         assert "models.a: " in _config(server)["error"]
-        assert server.post(CHAT, CAPITAL | {"model": "a"})[0] == 200
+        assert server.post(PATH, CHAT | {"model": "a"})[0] == 200
 
         change(engine=engine | {"max_model_len": 1_000_000})
         until(lambda: "1000000" in (_config(server)["error"] or ""), 240, server.tail)
@@ -66,7 +66,7 @@ def test_an_engine_is_replaced_and_the_other_model_loses_nothing(
 
     assert asking.failures == []
     assert _length(server) == 256
-    _, answer = server.post(CHAT, CAPITAL | {"model": "a"})
+    _, answer = server.post(PATH, CHAT | {"model": "a"})
     assert "Paris" in answer["choices"][0]["message"]["content"]
     assert all(each["state"] != "failed" for each in server.get("/livez")[1]["models"])
     assert server.end() == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from questions import COUNT
 from served import Served, open_stream, until
 from test_readme import answer, question
 
@@ -198,7 +199,7 @@ def test_a_reader_that_dawdles_does_not_lose_its_stream(server: Served) -> None:
     """
     A client that reads late gets the whole answer to its last mark.
     """
-    body = {"prompt": "Count:", "max_tokens": 64, "ignore_eos": True, "temperature": 0}
+    body = {"prompt": COUNT, "max_tokens": 64, "ignore_eos": True, "temperature": 0}
     _, whole = server.post("/v1/completions", body)
     connection = open_stream(server.port, "/v1/completions", body | {"stream": True})
     until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from questions import CHAT
 from served import Served, is_gone, until
 
 ENGINE = {"max_model_len": 512, "kv_cache_memory_bytes": 100_000_000}
-QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 
 
 def _cores(server: Served) -> list[psutil.Process]:
@@ -40,7 +40,7 @@ def test_one_engine_dies_and_the_other_answers_on(serve: Callable[..., Served], 
     server = serve(file=file)
     until(lambda: server.get("/readyz")[0] == 200, 240, server.tail)
     for name in "ab":
-        server.post("/v1/chat/completions", QUESTION | {"model": name})
+        server.post("/v1/chat/completions", CHAT | {"model": name})
     with urllib.request.urlopen(f"{server.url}/metrics") as response:
         scraped = response.read().decode()
     first, second = _cores(server)
@@ -48,8 +48,8 @@ def test_one_engine_dies_and_the_other_answers_on(serve: Callable[..., Served], 
     until(lambda: server.get("/livez")[0] == 503, 2)
     until(lambda: is_gone(first), 2)
     _, body = server.get("/livez")
-    refused, _ = server.post("/v1/chat/completions", QUESTION | {"model": "a"})
-    answered, answer = server.post("/v1/chat/completions", QUESTION | {"model": "b"})
+    refused, _ = server.post("/v1/chat/completions", CHAT | {"model": "a"})
+    answered, answer = server.post("/v1/chat/completions", CHAT | {"model": "b"})
 
     # vLLM forgets the metrics of one engine when it starts another.
     names = re.findall(r'^vllm:request_success_total{.*model_name="(.)".*} 1.0$', scraped, re.MULTILINE)

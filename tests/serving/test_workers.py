@@ -15,12 +15,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from questions import CAPITAL_ANSWER, CHAT
 from served import Served, is_gone, open_stream, until
 
 pytestmark = pytest.mark.slow
 
-CHAT = "/v1/chat/completions"
-QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+PATH = "/v1/chat/completions"
 STORY = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True, "stream": True, "temperature": 0}
 
 
@@ -56,7 +56,7 @@ def _each_a_stream(server: Served, open_until_the_end: ExitStack, tokens: int) -
     """
     streams: dict[int, socket.socket] = {}
     while len(streams) < 2:
-        stream = open_until_the_end.enter_context(open_stream(server.port, CHAT, STORY | {"max_tokens": tokens}))
+        stream = open_until_the_end.enter_context(open_stream(server.port, PATH, STORY | {"max_tokens": tokens}))
         port = stream.getsockname()[1]
         assert b"200 OK" in stream.recv(64)
         for number, worker in enumerate(_workers(server)):
@@ -79,7 +79,7 @@ def test_they_answer_alike_count_together_and_drain_together(start: Callable[...
     """
     server = start()
     before = _scrape(server)
-    answers = [server.post(CHAT, QUESTION)[1] for _ in range(24)]
+    answers = [server.post(PATH, CHAT)[1] for _ in range(24)]
     done = _sum(before, "vllm:request_success_total") + len(answers)
     # What a worker says of itself, the others hear a second later.
     until(lambda: _sum(_scrape(server), "vllm:request_success_total") >= done, 10)
@@ -95,7 +95,7 @@ def test_they_answer_alike_count_together_and_drain_together(start: Callable[...
     def grown(name: str) -> float:
         return _sum(after, name) - _sum(before, name)
 
-    assert {answer["choices"][0]["message"]["content"] for answer in answers} == {"The capital of France is Paris."}
+    assert {answer["choices"][0]["message"]["content"] for answer in answers} == {CAPITAL_ANSWER}
     assert set(served_by) == {0, 1}
     assert served_by.total() == 24
     assert grown("vllm:request_success_total") == 24
