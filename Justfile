@@ -56,9 +56,9 @@ test-image *args: setup
     VARIANT=cpu {{ just_executable() }} image {{ args }}
     {{ python }} -m pytest -m image tests/cluster
 
-# Start examples for real and hold them to what they promise.
+# Start examples for real and hold them to what they promise: those given, or all that this machine can run.
 smoke *files: setup
-    {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "examples/chat.yaml examples/proxy.yaml" } else { files } }}
+    {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "$(" + python + " tests/example_files.py)" } else { files } }}
 
 # Measure one thing beside its peers in the same run: embeddings, front-end, overload, proxy, quality, start, storage.
 bench what *args: setup

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from example_files import VARIABLES
 from services import install
 from upstreams import Upstream
 
@@ -23,7 +24,7 @@ def main(command: Sequence[str]) -> int:
     with Upstream() as one, Upstream() as two, Upstream() as service:
         install(service)
         urls = {"UPSTREAM_URL": one.url, "UPSTREAM_URL_2": two.url, "SERVICE_URL": service.origin}
-        return subprocess.run(command, check=False, env={**os.environ, **urls}).returncode
+        return subprocess.run(command, check=False, env={**VARIABLES, **os.environ, **urls}).returncode
 
 
 if __name__ == "__main__":
