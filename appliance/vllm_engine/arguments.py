@@ -154,16 +154,16 @@ def _load_format(setup: Setup) -> str:
 
 
 def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values
+    dtype = _cpu_dtype(setup) if setup.engine.dtype == "auto" else setup.engine.dtype
     arguments: dict[str, Any] = {
         # Compilation takes longer than it saves on the models a CPU serves.
         "enforce_eager": True,
+        "dtype": dtype,
         # Without it vLLM takes most of the machine's memory for the KV cache.
-        "kv_cache_memory_bytes": _cpu_kv_bytes(setup),
+        "kv_cache_memory_bytes": _cpu_kv_bytes(setup, is_float32=dtype == "float32"),
     }
     if setup.layout.is_alone:
         arguments["distributed_executor_backend"] = _UNIPROC
-    if setup.engine.dtype == "auto":
-        arguments["dtype"] = _cpu_dtype(setup)
     return arguments
 
 
@@ -188,8 +188,8 @@ def _is_quantized(setup: Setup) -> bool:
     return True
 
 
-def _cpu_kv_bytes(setup: Setup) -> int:
-    weights = sum(file.stat().st_size for file in setup.artifact.glob("*.safetensors"))
+def _cpu_kv_bytes(setup: Setup, *, is_float32: bool) -> int:
+    weights = weight_bytes(setup.artifact, 4 if is_float32 and not _is_quantized(setup) else None)
     left = cpu_kv_bytes(setup.layout, weights)
     if left < 1 and setup.layout.memory_fraction is not None:
         total, _ = usable_memory()

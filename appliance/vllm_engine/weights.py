@@ -5,6 +5,8 @@ A look at the weights before the engine starts: the right format, and whole file
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import LoadError
@@ -20,16 +22,21 @@ def has_only_pickles(artifact: Path) -> bool:
     return not any(artifact.glob("*.safetensors")) and any((*artifact.glob("*.bin"), *artifact.glob("*.pt")))
 
 
-def weight_bytes(artifact: Path) -> int:
+def weight_bytes(artifact: Path, element_bytes: int | None = None) -> int:
     """
     Bytes of the tensors in a directory's safetensors, or of its pickles where it has nothing else.
+
+    `element_bytes` counts each element with so many bytes, as plain weights have once they are loaded; None as stored.
 
     Raises:
         LoadError: a file is no safetensors.
     """
     if has_only_pickles(artifact):
         return sum(file.stat().st_size for pattern in ("*.bin", "*.pt") for file in artifact.glob(pattern))
-    return sum(_promised_sizes(file)[1] for file in artifact.glob("*.safetensors"))
+    headers = [_header(file) for file in artifact.glob("*.safetensors")]
+    if element_bytes is None:
+        return sum(header.tensor_bytes for header in headers)
+    return sum(header.elements for header in headers) * element_bytes
 
 
 def require_weights(artifact: Path, *, allow_pickle: bool = False) -> None:
@@ -49,16 +56,27 @@ def require_weights(artifact: Path, *, allow_pickle: bool = False) -> None:
             "(pickled weights can run code when they are read, and want allow_pickle: true in the model's storage)"
         )
     for file in files:
-        promised, actual = sum(_promised_sizes(file)), file.stat().st_size
+        promised, actual = _header(file).file_bytes, file.stat().st_size
         if promised != actual:
             raise LoadError(
                 f"{file} has {actual} bytes, and its header promises {promised}; it is cut off: bring it again"
             )
 
 
-def _promised_sizes(file: Path) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Header:
     """
-    What a safetensors file has by its header, in bytes: 8 of length and the header; the tensors.
+    What the header of a safetensors file promises.
+    """
+
+    file_bytes: int
+    tensor_bytes: int
+    elements: int
+
+
+def _header(file: Path) -> _Header:
+    """
+    Read the header: 8 bytes of length, JSON, and after it the tensors.
     """
     try:
         with file.open("rb") as stream:
@@ -66,7 +84,8 @@ def _promised_sizes(file: Path) -> tuple[int, int]:
             if length > _LARGEST_HEADER:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(stream.read(length))
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        return 8 + length, max(ends, default=0)
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        return _Header(8 + length + end, end, sum(math.prod(tensor["shape"]) for tensor in tensors))
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise LoadError(f"{file} is not a safetensors file ({error}); bring it again") from error

@@ -14,6 +14,7 @@ from appliance.layout import LayoutSection
 from appliance.plan.estimate import Demand, estimate
 from appliance.plan.hardware import Hardware
 from appliance.plan.subject import look
+from appliance.processes import usable_memory
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine.arguments import Setup, engine_arguments
 from appliance.vllm_engine.section import EngineSection
@@ -56,3 +57,20 @@ def test_a_small_model_computes_in_float32(
     folder = write({**published[name], **changes})
 
     assert _dtypes(folder, EngineSection.model_validate(engine)) == dtypes
+
+
+def test_what_a_share_leaves_to_the_cache_is_planned(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
+    """
+    Weights count as they are loaded, in float32 twice what their files hold in bfloat16.
+    """
+    folder = write(published["SmolLM2-135M"])
+    subject = look(StorageSection(uri=str(folder)), StorageSettings())
+    loaded = 4 * sum(tensor.elements for tensor in subject.tensors)
+    total, _ = usable_memory()
+    layout = LayoutSection(memory_fraction=(loaded + 2**24) / total)
+
+    real = engine_arguments(Setup(("it",), folder, layout, EngineSection()), on_cpu=True)["kv_cache_memory_bytes"]
+    (planned,) = estimate(subject, layout, Demand(EngineSection()), CPU).ranks
+
+    assert planned.weight_bytes == loaded
+    assert real == planned.kv_cache_bytes == pytest.approx(2**24, abs=8)
