@@ -54,9 +54,11 @@ def refused(path: str, error: CallError) -> tuple[bytes, Mapping[str, str]]:
     return body, {"Content-Type": "application/json", "Content-Length": str(len(body)), **_headers(error)}
 
 
-async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+async def told(request: AnyRequest, events: AsyncGenerator[bytes], *, are_events: bool = True) -> AsyncGenerator[bytes]:
     """
     Server-sent events, the last one an error where one ends them: the status is sent already.
+
+    Where `are_events` is False they are pieces of some other stream, and the error is a line of JSON.
     """
     async with aclosing(events):
         try:
@@ -68,7 +70,7 @@ async def told(request: AnyRequest, events: AsyncGenerator[bytes]) -> AsyncGener
                 record.error, record.late_status = type(error).__name__, status
             body = _body(request.scope["path"], status, message, error)
             name = f"event: {body['type']}\n" if "type" in body else ""
-            yield f"{name}data: {json.dumps(body)}\n\n".encode()
+            yield (f"{name}data: {json.dumps(body)}\n\n" if are_events else f"{json.dumps(body)}\n").encode()
 
 
 def worded(place: str, error: Exception) -> tuple[int, str]:
@@ -80,11 +82,16 @@ def worded(place: str, error: Exception) -> tuple[int, str]:
     if isinstance(error, ApplianceError):
         # Its text is for whoever runs the server: it names files and classes.
         log.error("request.failed", path=place, reason=str(error))
-        return error.status, "The model failed on this request; the probes and the log say why."
+        return error.status, f"The model failed on this request; the probes and the log say why{_under_id()}."
     # Neither the text of the exception nor its locals: both can hold what the client said.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     log.error("request.broke", path=place, error=type(error).__name__, frames=frames)
-    return 500, "The server failed on this request; its log says why, under the request id."
+    return 500, f"The server failed on this request; its log says why{_under_id()}."
+
+
+def _under_id() -> str:
+    record = current()
+    return "" if record is None else f", under the request id {record.id}"
 
 
 def _as_response(request: AnyRequest, error: Exception) -> tuple[int, str]:

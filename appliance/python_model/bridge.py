@@ -13,9 +13,9 @@ import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from appliance.contract import Call, Model, Operation, Reply
-from appliance.errors import UnsupportedOperationError
+from appliance.errors import LoadError, UnsupportedOperationError
 from appliance.python_model.calling import called
-from appliance.python_model.encoding import ModelFaultError
+from appliance.python_model.encoding import ModelFaultError, kind_of, plain
 from appliance.python_model.life import Life
 from appliance.python_model.openai_model import METHODS, RawRequest
 from appliance.python_model.replies import reply
@@ -56,13 +56,15 @@ class Bridge:
     @property
     def proof(self) -> Call | None:
         asked = self._model.proof
+        if not isinstance(asked, Mapping | None):
+            raise LoadError(f"{type(self._model).__name__}.proof is {kind_of(asked)}; must be a mapping, or None")
         operations = [each for each in _PROOFS if each in self._methods]
         if asked is None or not operations:
             return self._backing.proof if self._backing and asked is not None else None
         # A prompt belongs to a completion, messages to a chat.
         fits = [each for each in operations if asked.keys() & set(_PROOFS[each]) - {"max_tokens", "temperature"}]
         operation = (fits or operations)[0]
-        return Call(operation, msgspec.json.encode({"model": self._model.name, **_PROOFS[operation], **asked}))
+        return Call(operation, msgspec.json.encode(plain({"model": self._model.name, **_PROOFS[operation], **asked})))
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         await self._life.begin(self, artifacts)

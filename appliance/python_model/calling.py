@@ -8,8 +8,11 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator
+from contextlib import suppress
 from typing import Any, TypeVar
+
+from appliance.python_model.user_code import UserCodeError, name_of, user_code
 
 Result = TypeVar("Result")
 
@@ -20,13 +23,17 @@ _THREAD = "appliance-model"
 async def called(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any:  # Any: users' own
     """
     What the method returns; a plain one runs in a thread.
+
+    Raises:
+        UserCodeError: the method raised.
     """
-    if inspect.isasyncgenfunction(method):
-        return method(*args, **keywords)
-    if inspect.iscoroutinefunction(method):
-        return await method(*args, **keywords)
-    result = await in_thread(lambda: method(*args, **keywords))
-    return await result if inspect.isawaitable(result) else result
+    with user_code(name_of(method)):
+        if inspect.isasyncgenfunction(method):
+            return method(*args, **keywords)
+        if inspect.iscoroutinefunction(method):
+            return await method(*args, **keywords)
+        result = await in_thread(lambda: method(*args, **keywords))
+        return await result if inspect.isawaitable(result) else result
 
 
 async def in_thread(work: Callable[[], Result]) -> Result:
@@ -52,9 +59,10 @@ async def in_thread(work: Callable[[], Result]) -> Result:
         fault: BaseException | None = None
         try:
             result = context.run(work)
-        except StopIteration as error:
-            # A future takes no StopIteration.
-            fault = RuntimeError(f"raised StopIteration: {error}")
+        except (StopIteration, GeneratorExit) as error:
+            # A future takes no StopIteration, and GeneratorExit would close the coroutines that wait for it.
+            fault = RuntimeError(f"raised {type(error).__name__}")
+            fault.__cause__ = error
         except BaseException as error:
             fault = error
         if not loop.is_closed():
@@ -74,18 +82,32 @@ def is_stream(returned: Any) -> bool:  # Any: whatever a user returned
 async def items(stream: Any) -> AsyncGenerator[Any]:  # Any: whatever a user yields
     """
     The items of a stream; closing this closes it.
+
+    Raises:
+        UserCodeError: the stream raised.
     """
+    what = f"the stream of {name_of(stream)}"
     if isinstance(stream, Generator):
         stream = _threaded(stream)
-    iterator = aiter(stream)
+    with user_code(what):
+        iterator = aiter(stream)
     try:
-        async for item in iterator:
+        while (item := await _next(iterator, what)) is not _END:
             yield item
     finally:
-        # Only generators have it.
+        # Only generators have it. What it raises is logged, and its client has all items.
         close = getattr(iterator, "aclose", None)
         if close is not None:
-            await close()
+            with suppress(UserCodeError), user_code(what):
+                await close()
+
+
+async def _next(iterator: AsyncIterator[Any], what: str) -> Any:  # Any: as above
+    with user_code(what):
+        try:
+            return await anext(iterator)
+        except StopAsyncIteration:
+            return _END
 
 
 async def _threaded(generator: Generator[Any, None, None]) -> AsyncGenerator[Any]:
@@ -99,7 +121,7 @@ async def _threaded(generator: Generator[Any, None, None]) -> AsyncGenerator[Any
             return next(generator, _END)
 
     def close() -> None:
-        with is_stepping:
+        with is_stepping, suppress(UserCodeError), user_code(f"closing the stream of {name_of(generator)}"):
             generator.close()
 
     try:

@@ -12,10 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
-
 from appliance.contract import Call, Model, Operation, Reply
-from appliance.errors import LoadError
+from appliance.errors import ApplianceError, LoadError
 from appliance.nearest import did_you_mean, known_ones
 from appliance.python_model.bridge import bridged
 from appliance.python_model.calling import in_thread
@@ -23,8 +21,7 @@ from appliance.python_model.openai_model import METHODS
 from appliance.python_model.section import PythonSection
 from appliance.python_model.served import ServedModel
 from appliance.python_model.tensor_model import OF_TENSORS
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+from appliance.python_model.user_code import reason_of, user_code
 
 Result = TypeVar("Result")
 
@@ -139,12 +136,14 @@ def _run(what: str, work: Callable[[], Result]) -> Result:
     """
     Code of the user's, whose own fault is told with where it lies.
     """
+    missing: ModuleNotFoundError
     try:
-        return work()
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:
-        log.exception("model.code_failed", what=what)
-        raise LoadError(
-            f"engine.python: {what}: {type(error).__name__}: {error}; the log says where in your code"
-        ) from error
+        with user_code(what):
+            try:
+                return work()
+            except ModuleNotFoundError as error:
+                missing = error
+    except (ApplianceError, NotImplementedError) as error:
+        reason = reason_of(error.__cause__ or error)
+        raise LoadError(f"engine.python: {what}: {reason}; the log says where in your code") from error
+    raise missing

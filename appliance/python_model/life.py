@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.errors import LoadError, UnavailableError
 from appliance.python_model.calling import called
 from appliance.python_model.pulse import Pulse
 from appliance.python_model.served import ServedModel, overridden
+from appliance.python_model.user_code import UserCodeError
 
 _LIFE = "_appliance_life"
 
@@ -77,7 +79,11 @@ class Life:
             await model.backing.load(artifacts)
         if "model" in artifacts:
             model.model_dir = artifacts["model"]
-        if not model.ready and await called(model.load) is False:
+        try:
+            is_loaded = model.ready or await called(model.load) is not False
+        except UserCodeError as error:
+            raise LoadError(f"{error}; the log says where in your code") from error
+        if not is_loaded:
             raise LoadError(f"{type(model).__name__}.load() returned False; its own log may say why")
         model.ready = True
         await self._pulse.begin()
@@ -86,6 +92,8 @@ class Life:
         await self._pulse.close()
         stop = overridden(self._model, "stop")
         if stop is not None:
-            await called(stop)
+            # Logged, and no reason to leave the rest as it is.
+            with suppress(UserCodeError):
+                await called(stop)
         if self._model.backing is not None:
             await self._model.backing.close()

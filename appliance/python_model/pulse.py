@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from appliance.errors import EngineDeadError, UnavailableError
+from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.python_model.calling import called
+from appliance.python_model.user_code import UserCodeError, reason_of
 
 # Longer than a garbage collection or a slow disk, shorter than a platform waits before it gives up.
 _SILENCE_SECONDS = 30.0
@@ -76,7 +77,9 @@ def _judge(task: asyncio.Task[Any]) -> None:
         is_healthy = task.result()
     except (EngineDeadError, UnavailableError):
         raise
-    except Exception as error:
-        raise UnavailableError(f"its healthy() raised {type(error).__name__}: {error}") from error
+    except UserCodeError as error:
+        raise UnavailableError(f"its healthy() raised {reason_of(error.__cause__ or error)}") from error
+    except (NotImplementedError, ApplianceError) as error:
+        raise UnavailableError(f"its healthy() raised {reason_of(error)}") from error
     if not is_healthy:
         raise UnavailableError("its healthy() returned False")

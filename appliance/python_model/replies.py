@@ -10,7 +10,7 @@ import msgspec
 
 from appliance.contract import Operation, Reply
 from appliance.python_model.calling import is_stream
-from appliance.python_model.encoding import Json, with_base64
+from appliance.python_model.encoding import Json, ModelFaultError, with_base64
 from appliance.python_model.error_response import ErrorResponse
 from appliance.python_model.frame import Frame
 from appliance.python_model.requests import EmbeddingRequest, GenerationRequest, Request
@@ -28,6 +28,8 @@ async def reply(returned: Any, request: Request, operation: Operation, name: str
     """
     if isinstance(returned, ErrorResponse):
         return _refused(returned)
+    if is_stream(returned) and not isinstance(request, GenerationRequest):
+        raise ModelFaultError(f"the model answered {operation} with a stream; must return one whole answer")
     frame = Frame.of(operation, request.model or name)
     wants_stream = isinstance(request, GenerationRequest) and bool(request.stream)
     if is_stream(returned) and wants_stream:

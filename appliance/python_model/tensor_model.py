@@ -4,17 +4,18 @@ Models written in Python that take tensors: the Open Inference Protocol's client
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from appliance.contract import Call, Operation, Reply
-from appliance.errors import CallError
-from appliance.python_model.calling import called
-from appliance.python_model.encoding import Json, ModelFaultError, plain
+from appliance.python_model.calling import called, is_stream, items
+from appliance.python_model.encoding import Json, ModelFaultError, kind_of, plain
 from appliance.python_model.served import ServedModel, offered, overridden
 from appliance.python_model.tensors import InferRequest, InferResponse
+from appliance.python_model.user_code import reason_of, user_code
 from appliance.tensors import InferenceResponse
 from appliance.tensors.wire import LENGTH_HEADER, decoded, read_request, read_response, write_response
 
@@ -55,6 +56,8 @@ class Model(ServedModel):
     def predict(self, payload: Any, headers: Headers | None = None) -> Any:
         """
         An `InferResponse` for an `InferRequest`, a mapping such as ``{"predictions": [...]}`` for a mapping.
+
+        A generator streams to clients of the protocol's first version: bytes and texts, or mappings as lines of JSON.
         """
         raise NotImplementedError
 
@@ -106,16 +109,22 @@ class Steps:
         if call.operation is Operation.INFERENCE:
             request = read_request(call.body, call.headers.get(LENGTH_HEADER))
             said = await self._walk(InferRequest.of(self._model.name, request), method, call.headers)
+            if is_stream(said):
+                raise ModelFaultError("predict is a generator; only clients of /v1/models/NAME:predict take a stream")
             body, says = write_response(_message(said), prefers_binary=True)
             return Reply(body, headers=says)
         said = await self._walk(decoded(call.body, dict[str, Any]), method, call.headers)
+        if is_stream(said):
+            # Nobody but the model knows what it writes.
+            return Reply(_written(said), media_type="application/octet-stream")
         return Reply(msgspec.json.encode(_predictions(said)))
 
     def describe(self) -> Mapping[str, Any]:
         """
         The inputs and outputs, for metadata.
         """
-        return {"inputs": list(self._model.get_input_types()), "outputs": list(self._model.get_output_types())}
+        with user_code(f"the types of {type(self._model).__name__}"):
+            return {"inputs": list(self._model.get_input_types()), "outputs": list(self._model.get_output_types())}
 
     async def _walk(self, payload: Payload, method: Callable[..., Any], headers: Headers) -> Any:
         before, after = overridden(self._model, "preprocess"), overridden(self._model, "postprocess")
@@ -126,14 +135,31 @@ class Steps:
         return given
 
 
+async def _written(stream: Any) -> AsyncGenerator[bytes]:
+    """
+    The items of a stream: bytes and texts as they are, anything else as a line of JSON.
+    """
+    async with aclosing(items(stream)) as yielded:
+        async for item in yielded:
+            if isinstance(item, bytes | str):
+                yield item if isinstance(item, bytes) else item.encode()
+            else:
+                yield msgspec.json.encode(plain(item)) + b"\n"
+
+
 def _message(said: Any) -> InferenceResponse:
     """
     The tensors of an answer, which may be a mapping in the protocol's own shape.
     """
     try:
         return said.message if isinstance(said, InferResponse) else read_response(msgspec.json.encode(plain(said)))
-    except (CallError, ValueError) as error:
-        raise ModelFaultError(f"the model returned what is no InferResponse: {error}") from error
+    except ModelFaultError:
+        raise
+    except Exception as error:
+        # What a user puts in an answer of ours can break it in any way.
+        raise ModelFaultError(
+            f"the model returned {kind_of(said)}, which is no InferResponse: {reason_of(error)}"
+        ) from error
 
 
 def _predictions(said: Any) -> Json:

@@ -16,16 +16,18 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.contract import Call, Operation
+from appliance.contract import Call, Operation, Reply
 from appliance.errors import CallError, UnsupportedOperationError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest, unless_gone
 from appliance.protocols.compression import compressed
+from appliance.protocols.errors import told
 from appliance.protocols.intake import Intake
 from appliance.protocols.oip.asking import ask, inner_headers, whole
 from appliance.protocols.oip.cloudevents import opened, sealed
 from appliance.protocols.oip.columns import Column, Columns, fields_of
 from appliance.protocols.oip.meaning import Meaning, choose
+from appliance.protocols.streamed import Streamed
 from appliance.tensors import Tensor
 from appliance.tensors.wire import decoded
 
@@ -49,7 +51,7 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
     """
 
     @post("/v1/models/{rest:path}", name="v1-prediction", status_code=200)
-    async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[bytes]:
+    async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
         name, _, verb = rest.removeprefix("/").rpartition(":")
         if verb not in _VERBS or not name:
             raise MethodNotAllowedException(headers={"Allow": "GET"})
@@ -58,7 +60,10 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
         # What an event holds in base64 was not seen yet.
         intake.require_flat(event.data)
         made = await unless_gone(request, _answer(lifecycle, name, _VERBS[verb], event.data, headers))
-        body, kind, says = sealed(made, event.mode, name)
+        if isinstance(made, Reply) and not isinstance(made.body, bytes):
+            # As KServe does: a stream is no event.
+            return Streamed(told(request, made.body, are_events=False), media_type=made.media_type)
+        body, kind, says = sealed(await whole(made) if isinstance(made, Reply) else made, event.mode, name)
         body, coding = await compressed(body, headers.get("accept-encoding", ""))
         return Response(body, media_type=kind, headers={**says, **coding})
 
@@ -67,11 +72,14 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
 
 async def _answer(
     lifecycle: Lifecycle, name: str, operation: Operation, body: bytes, headers: Mapping[str, str]
-) -> bytes:
+) -> bytes | Reply:
+    """
+    The answer in the protocol's first version, or the reply of a model that speaks it itself.
+    """
     operations = lifecycle.find(name).model.operations
     request = decoded(body, _Request)
     if operation in operations:
-        return await whole(await lifecycle.answer(name, Call(operation, body, inner_headers(headers))))
+        return await lifecycle.answer(name, Call(operation, body, inner_headers(headers)))
     if operation is Operation.EXPLANATION:
         raise UnsupportedOperationError(f"The model {name!r} has no explanations; ask it with :predict")
     fields = fields_of(request.parameters or {})
