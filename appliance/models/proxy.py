@@ -15,13 +15,14 @@ from pydantic import Field
 from appliance.contract import PATHS, Call, Model, Peers, Reply
 from appliance.errors import CallError
 from appliance.models.section import ModelSection
+from appliance.record import current
 from appliance.section import Section
 from appliance.upstream import keeping, relay
 from appliance.upstream.affinity import head_of
 from appliance.upstream.answer import Answer
 from appliance.upstream.balance import Balance
 from appliance.upstream.breaker import BreakerSection
-from appliance.upstream.budget import RetrySection
+from appliance.upstream.budget import GENERATIONS, RetrySection
 from appliance.upstream.cache import Answers, AnswersSection, Kept
 from appliance.upstream.exchange import Exchange, Request
 from appliance.upstream.form import is_form
@@ -45,6 +46,12 @@ class HeadersSection(Section):
 
     set: dict[str, HeaderValue] = Field(default_factory=dict)
     """Headers of every request to every upstream; their values are never shown."""
+
+    expose: tuple[HeaderName, ...] = ()
+    """
+    Headers of an upstream's answers that clients get beside those they always do: waits, limits (`x-ratelimit-*`,
+    `anthropic-*`, `openai-*`), `Cache-Control` and `Content-Disposition`.
+    """
 
     drop: tuple[HeaderName, ...] = ()
     """Headers that travel neither to the upstream nor back to the client."""
@@ -136,7 +143,7 @@ class ProxyModel:
         if self._answers is None or not keeping.may_keep(call, body):
             return await self._pass(request, name)
         kept, result, age = await self._answers.get(
-            keeping.key_of(call, request.headers, request.body.under("")),
+            self._key(call, request),
             partial(self._keep, request),
             is_fresh="no-cache" in keeping.directives(call.headers),
         )
@@ -178,6 +185,7 @@ class ProxyModel:
             query=call.query,
             headers=upward(call.headers, forward=section.headers.forward, drop=section.headers.drop),
             body=named,
+            is_generation=call.operation in GENERATIONS,
             key=head_of(body) if section.balance == "prefix_affinity" else b"",
             patience=section.keep_alive_seconds,
         )
@@ -195,6 +203,11 @@ class ProxyModel:
             stream = relay.raw(exchange)
         return Reply(stream, answer.status, answer.media_type, self._downward(answer))
 
+    def _key(self, call: Call, request: Request) -> bytes:
+        record, is_shared = current(), self._section.cache is None or self._section.cache.shared
+        owner = None if record is None or is_shared else record.key
+        return keeping.key_of(call, request.headers, request.body.under(""), owner)
+
     async def _keep(self, request: Request) -> Kept:
         return await self._read(await self._running.ask(request))
 
@@ -208,7 +221,8 @@ class ProxyModel:
         return Kept(body, answer.status, answer.media_type, self._downward(answer), may_be_kept)
 
     def _downward(self, answer: Answer) -> Mapping[str, str]:
-        return downward(answer.headers, drop=self._section.headers.drop)
+        headers = self._section.headers
+        return downward(answer.headers, expose=headers.expose, drop=headers.drop)
 
 
 async def _reply(kept: Kept, name: str, headers: Mapping[str, str]) -> Reply:

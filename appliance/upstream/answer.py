@@ -48,7 +48,8 @@ class Answer:
         """
         The content type as the upstream says it.
         """
-        return self.headers.get("content-type", "application/octet-stream")
+        said = self.headers.get("content-type", "")
+        return said if said.isascii() and said.isprintable() and said else "application/octet-stream"
 
     @property
     def is_event_stream(self) -> bool:

@@ -35,6 +35,12 @@ class AnswersSection(Section):
     max_age_seconds: Annotated[float, Field(gt=0)] = 3600
     """How long an answer is kept, in seconds."""
 
+    shared: bool = False
+    """
+    Whether one API key may get what was kept for another; unset keeps them apart, so that neither an answer nor the
+    time it takes tells of what others asked.
+    """
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:

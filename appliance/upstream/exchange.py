@@ -28,6 +28,7 @@ class Request:
     headers: Mapping[str, str]
     body: Named
     key: bytes
+    is_generation: bool
     patience: float | None
     """Seconds of silence after which a stream goes out to its client without its first byte; None waits for it."""
 

@@ -6,6 +6,7 @@ aiohttp is imported where it is used: it takes a good part of the time in which 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from appliance.errors import GatewayError, GatewayTimeoutError, UnreachableError
@@ -89,4 +90,6 @@ def _unconnected(error: ClientConnectorError) -> str:
         case ClientProxyConnectionError():
             return f"the proxy of the environment on the way to {place} cannot be reached: {error.os_error}"
         case _:
-            return f"{place} cannot be reached: {error.os_error.strerror or error.os_error}"
+            # asyncio and uvloop put words of their own in the place of the system's.
+            why = os.strerror(error.os_error.errno) if error.os_error.errno else error.os_error
+            return f"{place} cannot be reached: {why}"

@@ -4,6 +4,7 @@ Which headers travel to an upstream, and which come back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 # RFC 9110, section 7.6.1, and what older software means by it; each belongs to one connection.
@@ -38,21 +39,28 @@ _FORWARDED = frozenset(
     }
 )
 
-# Ours to say: who we are, when, how long the answer is; cookies and challenges are the upstream's with us.
-_NOT_RETURNED = HOP_BY_HOP | {
-    "alt-svc",
-    "content-encoding",
-    "content-length",
-    "content-security-policy",
-    "content-type",
-    "date",
-    "location",
-    "server",
-    "set-cookie",
-    "strict-transport-security",
-    "www-authenticate",
-    "x-request-id",
-}
+# What clients act on: when to come back, what is left of their limits, how long an answer keeps, what a file is called.
+# Servers before us and browsers obey others, such as `x-accel-redirect`, `x-sendfile`, `refresh`, `clear-site-data`,
+# `set-cookie`, `link` and `alt-svc`. Nobody knows all of those, so only what is named here passes.
+_RETURNED = frozenset(
+    {
+        "cache-control",
+        "content-disposition",
+        "content-language",
+        "deprecation",
+        "retry-after",
+        "retry-after-ms",
+        "sunset",
+        "x-should-retry",
+    }
+)
+_RETURNED_PREFIXES = ("anthropic-", "openai-", "ratelimit", "x-ratelimit-")
+
+# Ours to say, whoever asks for it.
+_OURS = frozenset({"content-encoding", "content-type", "date", "x-request-id"})
+
+# RFC 9110, section 5.5, without what is obsolete in it.
+_SENDABLE = re.compile(r"[\t\x20-\x7e]*")
 
 
 def upward(client: Mapping[str, str], *, forward: Collection[str] = (), drop: Collection[str] = ()) -> dict[str, str]:
@@ -66,21 +74,25 @@ def upward(client: Mapping[str, str], *, forward: Collection[str] = (), drop: Co
     return {name: client[name] for name in wanted - HOP_BY_HOP - FRAMING - named if name in client}
 
 
-def downward(upstream: Mapping[str, str], *, drop: Collection[str] = ()) -> dict[str, str]:
+def downward(
+    upstream: Mapping[str, str], *, expose: Collection[str] = (), drop: Collection[str] = ()
+) -> dict[str, str]:
     """
-    Those of an answer's headers, by lower-case name, that the client gets.
+    Those of an answer's headers, by lower-case name, that the client gets: the ones for everyone, and `expose`.
+
+    A value that is no line of ASCII stays here.
     """
-    unwanted = _NOT_RETURNED | _nominated(upstream) | {name.lower() for name in drop}
-    # Which pages may read an answer is for whoever faces them to say.
+    exposed = {name.lower() for name in expose}
+    unwanted = HOP_BY_HOP | FRAMING | _OURS | _nominated(upstream) | {name.lower() for name in drop}
     kept = {
         name: value
         for name, value in upstream.items()
-        if name not in unwanted and not name.startswith("access-control-")
+        if (name in _RETURNED or name in exposed or name.startswith(_RETURNED_PREFIXES)) and name not in unwanted
     }
     if "x-request-id" in upstream:
         # The response has an id of ours; the other one is what the upstream's support asks for.
         kept["x-upstream-request-id"] = upstream["x-request-id"]
-    return kept
+    return {name: value for name, value in kept.items() if _SENDABLE.fullmatch(value)}
 
 
 def _nominated(headers: Mapping[str, str]) -> frozenset[str]:

@@ -51,12 +51,12 @@ def directives(headers: Mapping[str, str]) -> frozenset[str]:
     return frozenset(part.partition("=")[0].strip() for part in parts)
 
 
-def key_of(call: Call, headers: Mapping[str, str], body: bytes) -> bytes:
+def key_of(call: Call, headers: Mapping[str, str], body: bytes, owner: str | None = None) -> bytes:
     """
-    The hash of a question: everything that the upstream sees of it and could answer to.
+    The hash of a question: everything that the upstream sees of it and could answer to, and whose it is.
     """
     seen = sorted((name, value) for name, value in headers.items() if name not in _OF_ONE_REQUEST)
-    made = hashlib.blake2b(msgspec.msgpack.encode((call.operation, call.path, call.query, seen)), digest_size=32)
+    made = hashlib.blake2b(msgspec.msgpack.encode((call.operation, call.path, call.query, seen, owner)), digest_size=32)
     made.update(body)
     return made.digest()
 

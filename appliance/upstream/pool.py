@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from appliance.errors import GatewayError, GatewayTimeoutError, UnavailableError
+from appliance.errors import GatewayError, UnavailableError
 from appliance.upstream import metrics
 from appliance.upstream.address import place
 from appliance.upstream.balance import Balance, balancer
@@ -105,14 +105,14 @@ class Pool:
                 exchange = await member.ask(request)
             except GatewayError as error:
                 self._review()
-                # Who has waited until a timeout does not want to wait as long again.
-                if isinstance(error, GatewayTimeoutError) or not self._may_retry(tried):
+                if not self._retry.allows(error, is_generation=request.is_generation) or not self._may_retry(tried):
                     raise
             else:
                 status = exchange.answer.status
                 if status >= 500:
                     self._review()
-                if status not in self._retry.statuses or not self._may_retry(tried, status):
+                is_allowed = self._retry.allows(status, is_generation=request.is_generation)
+                if not is_allowed or not self._may_retry(tried, status):
                     return exchange
                 exchange.discard()
             await asyncio.sleep(self._backoff(tried))

@@ -21,6 +21,24 @@ from appliance.upstream.section import TimeoutsSection, UpstreamSection
 
 BODY = b'{"input": "a"}'
 
+# What nginx, Apache, lighttpd, Perlbal, caches and browsers do as an answer tells them.
+OBEYED = (
+    "x-accel-redirect",
+    "x-accel-limit-rate",
+    "x-sendfile",
+    "x-lighttpd-send-file",
+    "x-reproxy-url",
+    "surrogate-control",
+    "refresh",
+    "clear-site-data",
+    "link",
+    "alt-svc",
+    "strict-transport-security",
+    "content-security-policy",
+    "www-authenticate",
+    "server",
+)
+
 
 @pytest.fixture
 async def client(upstream: Upstream) -> AsyncGenerator[Client]:
@@ -100,7 +118,8 @@ def test_only_harmless_headers_of_the_client_travel() -> None:
 
 def test_an_answers_headers_come_back_without_the_connections() -> None:
     """
-    Limits and waits do; cookies, framing and what the section drops do not; its request id has another name.
+    Limits and waits do; what speaks to servers and browsers, and what the section drops, does not; its request id has
+    another name.
     """
     answered = {
         "connection": "keep-alive, x-hop",
@@ -114,12 +133,28 @@ def test_an_answers_headers_come_back_without_the_connections() -> None:
         "x-secret": "s",
         "access-control-allow-origin": "*",
         "location": "http://inside",
+        "anthropic-ratelimit-tokens-remaining": "5",
+        "x-custom": "c",
+        "openai-version": "2020-10-01",
+        **dict.fromkeys(OBEYED, "/etc/passwd"),
     }
 
-    assert downward(answered, drop=("X-Secret",)) == {
+    assert downward(answered, expose=("X-Custom", "X-Secret", "Content-Length"), drop=("X-Secret",)) == {
         "retry-after": "3",
         "x-ratelimit-remaining": "9",
+        "anthropic-ratelimit-tokens-remaining": "5",
+        "openai-version": "2020-10-01",
+        "x-custom": "c",
         "x-upstream-request-id": "theirs",
+    }
+
+
+def test_a_header_that_cannot_be_sent_stays_here() -> None:
+    """
+    Letters that are not ASCII are bytes that nobody agrees on.
+    """
+    assert downward({"retry-after": "3\udce9", "openai-organization": "Größe", "x-ratelimit-limit": "1"}) == {
+        "x-ratelimit-limit": "1"
     }
 
 

@@ -37,7 +37,7 @@ models:
   - {{url: {shaky}, timeouts: {patience}}}
   - {{url: {sound}, timeouts: {patience}}}
   breaker: {{failures: 1000000, outlier_margin: 1}}
-  retry: {{budget_share: 1}}
+  retry: {{budget_share: 1, generations: true}}
   health: {{path: /health, interval_seconds: 3600}}
 - name: patient
   class: proxy

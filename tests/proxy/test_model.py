@@ -6,17 +6,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
 from proxy.proxied import CHAT, ask, chat, proxied, read, section
+from proxy.raw_upstream import saying
+from served import free_port
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
 
 from appliance.contract import PATHS, Call, Operation, Peers
 from appliance.errors import CallError, GatewayError, GatewayTimeoutError, UnavailableError
+from appliance.models.proxy import ProxyModel
+from appliance.record import recorded
 from appliance.upstream.pool import names
 
 CHAT_PATH = "/v1/chat/completions"
@@ -103,9 +108,10 @@ async def test_the_section_says_which_headers_travel(upstream: Upstream) -> None
     """
     Its own over the client's, the client's key only if asked for, and none that it drops, up or down.
     """
-    upstream.on(CHAT_PATH, Answer(body=b"{}", headers={"X-Drop": "1", "X-Keep": "2"}))
+    upstream.on(CHAT_PATH, Answer(body=b"{}", headers={"X-Drop": "1", "X-Keep": "2", "X-Other": "3"}))
     client = {"authorization": "Bearer theirs", "x-tenant": "t", "x-drop": "1", "traceparent": "00-a", "x-mine": "no"}
-    headers = {"forward": ["X-Tenant", "X-Drop"], "set": {"X-Mine": "yes"}, "drop": ["X-Drop"]}
+    exposed = ["X-Keep", "X-Drop"]
+    headers = {"forward": ["X-Tenant", "X-Drop"], "set": {"X-Mine": "yes"}, "expose": exposed, "drop": ["X-Drop"]}
     async with proxied(upstream, headers=headers) as model:
         reply = await model.answer(chat(headers=client))
     async with proxied(upstream, headers={"forward": ["Authorization"]}) as model:
@@ -113,7 +119,7 @@ async def test_the_section_says_which_headers_travel(upstream: Upstream) -> None
         await model.answer(chat(headers=client))
 
     assert dict(reply.headers).get("x-keep") == "2"
-    assert "x-drop" not in reply.headers
+    assert not {"x-drop", "x-other"} & set(reply.headers)
     assert upstream.calls[0].header("authorization") == "Bearer theirs"
 
 
@@ -197,6 +203,82 @@ async def test_a_lone_upstream_is_asked_again(upstream: Upstream) -> None:
         assert (await ask(model))[0] == 400
 
     assert len(upstream.calls) == 5
+
+
+class _Silence:
+    """
+    Says nothing, and counts how often it was asked to.
+    """
+
+    times = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.times += 1
+        return iter(())
+
+
+@pytest.mark.parametrize(("generations", "times"), [(False, 1), (True, 3)])
+async def test_a_generation_that_may_have_begun_is_made_once(generations: bool, times: int) -> None:
+    """
+    A connection that breaks after the request says nothing of what was made, and billed; the file can allow it anyway.
+    """
+    silence = _Silence()
+    async with saying(silence) as port:
+        retry = {"attempts": 2, "backoff_seconds": 0, "budget_share": 1, "generations": generations}
+        upstream = {"url": f"http://127.0.0.1:{port}"}
+        async with proxied(
+            upstreams=[upstream], health={"path": None}, retry=retry, breaker={"failures": 1000}
+        ) as model:
+            with pytest.raises(GatewayError):
+                await model.answer(chat())
+            assert silence.times == times
+            with pytest.raises(GatewayError):
+                await model.answer(Call(Operation.EMBEDDING, b'{"input": "a"}'))
+
+    assert silence.times == times + 3
+
+
+async def test_a_generation_goes_elsewhere_where_it_cannot_have_begun(upstreams: tuple[Upstream, ...]) -> None:
+    """
+    No connection, 429 and 503 are certain; another gateway's 502 and 504 are not.
+    """
+    one, two, _ = upstreams
+    nobody = {"url": f"http://127.0.0.1:{free_port()}"}
+    retry, health = {"attempts": 2, "backoff_seconds": 0}, {"path": None}
+    async with proxied(two, upstreams=[nobody, {"url": two.url}], retry=retry, health=health) as model:
+        assert (await ask(model))[0] == 200
+    async with proxied(one, two, retry=retry) as model:
+        statuses = []
+        for status in (429, 503, 502, 504):
+            first = iter([error(status)])
+            for each in (one, two):
+                each.on(CHAT_PATH, partial(_next, first))
+            statuses.append((await ask(model))[0])
+
+    assert statuses == [200, 200, 502, 504]
+
+
+def _next(answers: Iterator[Answer], _: Asked) -> Answer:
+    return next(answers, json_answer({}))
+
+
+async def test_what_is_kept_for_one_key_is_not_for_another(upstream: Upstream) -> None:
+    """
+    Unless the file says that it is shared.
+    """
+
+    async def asked_by(model: ProxyModel, key: str) -> str:
+        with recorded("r") as record:
+            record.key = key
+            return (await model.answer(chat(temperature=0))).headers["x-cache"]
+
+    async with proxied(upstream, cache={}) as model:
+        apart = [await asked_by(model, key) for key in ("a", "a", "b", "b")]
+    async with proxied(upstream, cache={"shared": True}) as model:
+        together = [await asked_by(model, key) for key in ("a", "b")]
+
+    assert apart == ["miss", "hit", "miss", "hit"]
+    assert together == ["miss", "hit"]
 
 
 async def test_the_last_answer_is_the_answer_when_all_fail(upstreams: tuple[Upstream, ...]) -> None:

@@ -118,7 +118,7 @@ async def test_why_there_is_no_connection_is_said_to_operators() -> None:
     port = free_port()
     async with saying([OK], waits=False) as plain:
         faults = {
-            f"http://127.0.0.1:{port}": f"127.0.0.1:{port} cannot be reached: Connect",
+            f"http://127.0.0.1:{port}": f"127.0.0.1:{port} cannot be reached: Connection refused",
             f"http://{NOWHERE}": f"the host {NOWHERE} is unknown",
             f"https://127.0.0.1:{plain}": "do not agree on TLS",
         }

@@ -267,7 +267,7 @@ def test_a_proxy_lives_without_its_upstreams(tmp_path: Path) -> None:
         status, body = served.get("/readyz")
         refused, error = served.post(CHAT, {"model": "ours"})
         assert (served.get("/livez")[0], status, served.get("/startupz")[0]) == (200, 503, 200)
-        assert body["models"][0]["upstreams"][0]["reason"] == "The upstream cannot be reached."
+        assert body["models"][0]["upstreams"][0]["reason"] == f"127.0.0.1:{port} cannot be reached: Connection refused"
         assert (refused, error["error"]["code"]) == (503, "model_not_ready")
 
         upstream = Upstream()

@@ -47,7 +47,7 @@ def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
 
 def _header_paths(draft: Draft) -> Iterator[DataPath]:
     for path, _ in model_entries(draft):
-        yield from ((*path, "headers", key) for key in ("forward", "set"))
+        yield from ((*path, "headers", key) for key in ("forward", "set", "expose"))
     yield from ((*path, "headers") for path in _upstream_paths(draft))
 
 
