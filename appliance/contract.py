@@ -4,7 +4,7 @@ What every model promises, whoever computes it: operations, calls, replies.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -84,6 +84,8 @@ class Call:
     path: str = ""
     query: str = ""
     is_streamed: bool = False
+    on_usage: Callable[[bytes], None] | None = None
+    """Gets server-sent events with usage that the answer's stream leaves out; None where nobody counts tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,15 +82,15 @@ class Record:
 
     def settle(self) -> tuple[int | None, int]:
         """
-        Prompt and output tokens of a call that is over, those of the request that no other call has settled; None
-        where nobody counted.
+        Prompt and output tokens of a call that is over, those of the request that no other call has settled; None of
+        the prompt where nobody counted them.
         """
-        if self.prompt_tokens is None:
-            return None, 0
-        prompt = self.prompt_tokens - self.settled_prompt_tokens
         output = (self.output_tokens or 0) - self.settled_output_tokens
-        self.settled_prompt_tokens += prompt
         self.settled_output_tokens += output
+        if self.prompt_tokens is None:
+            return None, output
+        prompt = self.prompt_tokens - self.settled_prompt_tokens
+        self.settled_prompt_tokens += prompt
         return prompt, output
 
     @property

@@ -15,6 +15,10 @@ from appliance.record import Record
 
 _MENTION = b'"usage"'
 
+# What events have that bring text: chats, responses and messages a delta, completions a text. A quote within a text has
+# a backslash before it, so these are keys.
+_DELTA, _TEXT = b'"delta":', b'"text":'
+
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -75,22 +79,32 @@ class Usage:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._prompt = self._cached = self._output = 0
+        self._is_concluded = False
 
-    @classmethod
-    def unless_known(cls, record: Record | None) -> Usage | None:
+    @property
+    def is_needed(self) -> bool:
         """
-        None where nobody asks, or an engine of ours has counted.
+        Whether the answer is to be read: no engine of ours has counted its tokens.
         """
-        return None if record is None or record.is_metered else cls(record)
+        return not self._record.is_metered
 
     def feed(self, chunk: bytes) -> None:
         """
-        Take in some whole server-sent events; those that mention no usage cost one search.
+        Take in some whole server-sent events; until one says the tokens, each with a piece of text counts as one.
         """
+        if not self._is_concluded and (pieces := chunk.count(_DELTA) or chunk.count(_TEXT)):
+            self._write(self._output + pieces)
         if _MENTION in chunk:
             for line in chunk.splitlines():
                 if line.startswith(b"data:") and _MENTION in line:
                     self.read(line[5:])
+
+    def conclude(self, event: bytes) -> None:
+        """
+        Take in the event with the tokens of the whole answer, which may come before the pieces that it counts.
+        """
+        self.feed(event)
+        self._is_concluded = True
 
     def read(self, body: bytes) -> None:
         """
@@ -112,6 +126,10 @@ class Usage:
         if (prompt := usage.prompt) is not None:
             record.prompt_tokens, self._prompt = (record.prompt_tokens or 0) + prompt - self._prompt, prompt
         if (output := usage.output) is not None:
-            record.output_tokens, self._output = (record.output_tokens or 0) + output - self._output, output
+            self._write(output)
         if (cached := usage.cached) is not None:
             record.cached_tokens, self._cached = (record.cached_tokens or 0) + cached - self._cached, cached
+
+    def _write(self, output: int) -> None:
+        self._record.output_tokens = (self._record.output_tokens or 0) + output - self._output
+        self._output = output

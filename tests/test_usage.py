@@ -76,10 +76,36 @@ def test_several_answers_for_one_request_add_up() -> None:
 
 def test_what_an_engine_of_ours_counts_is_not_read_again() -> None:
     """
-    Nor is anything read that belongs to no request.
+    It knows better.
     """
     record = Record("a")
+    assert Usage(record).is_needed
+
     record.is_metered = True
 
-    assert Usage.unless_known(record) is None
-    assert Usage.unless_known(None) is None
+    assert not Usage(record).is_needed
+
+
+CHAT = b'data: {"choices": [{"delta": {"content": "say \\"delta\\": and \\"text\\":"}}]}\n\n'
+COMPLETION = b'data: {"choices": [{"text": "a"}]}\n\n'
+RESPONSE = b'event: response.output_text.delta\ndata: {"delta":"a"}\n\n'
+MESSAGE = b'data: {"type": "content_block_delta", "delta":{"type": "text_delta", "text": "a"}}\n\n'
+
+
+@pytest.mark.parametrize("event", [CHAT, COMPLETION, RESPONSE, MESSAGE])
+def test_an_answer_that_tells_no_tokens_is_counted_by_its_events(event: bytes) -> None:
+    """
+    One for each piece of text, until a usage says it better.
+    """
+    record = Record("a")
+    usage = Usage(record)
+    for _ in range(3):
+        usage.feed(event)
+    usage.feed(event * 2 + b"data: [DONE]\n\n")
+    assert _tokens(record) == (None, 5, None)
+    assert record.settle() == (None, 5)
+
+    usage.feed(b'data: {"usage": {"prompt_tokens": 2, "completion_tokens": 4}}\n\n')
+
+    assert _tokens(record) == (2, 4, None)
+    assert record.settle() == (2, -1)

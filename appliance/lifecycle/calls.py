@@ -113,11 +113,12 @@ async def _work(
     deadlines = Deadlines.of(entry.section.name, entry.gate.settings.limits)
     async with _place(entry, call, record, charge, deadlines) as place:
         _require_still(entry)
-        answer = entry.model.answer(call)
+        usage = None if record is None else Usage(record)
+        answer = entry.model.answer(call if usage is None else replace(call, on_usage=usage.conclude))
         with held(place.slot):
             reply = await (deadlines.before_first(answer) if call.is_streamed else deadlines.before_end(answer))
         if isinstance(reply.body, bytes):
-            if usage := _usage(record, reply):
+            if usage is not None and usage.is_needed and _tells_usage(reply):
                 usage.read(reply.body)
             place.is_good = reply.status < 400
             if place.is_good and call.operation not in _GENERATIONS:
@@ -130,7 +131,8 @@ async def _work(
             place.first()
             if record is not None:
                 record.is_streamed = True
-            usage = _usage(record, reply)
+            if usage is not None and not (usage.is_needed and _tells_usage(reply)):
+                usage = None
             yield reply
             if usage is not None:
                 usage.feed(first)
@@ -189,12 +191,13 @@ async def _place(
         prompt, output = (None, 0) if record is None else record.settle()
         slot.leave(prompt, is_answered=place.is_good or place.has_first)
         if charge is not None:
-            charge.settle(None if prompt is None else prompt + output)
+            # The estimate stays where nobody counted the prompt.
+            charge.settle((charge.tokens if prompt is None else prompt) + output)
 
 
-def _usage(record: Record | None, reply: Reply) -> Usage | None:
+def _tells_usage(reply: Reply) -> bool:
     """
-    Who reads the tokens of this answer in it; None where they are known, or an answer was only kept.
+    Whether an answer has tokens to be read in it; one that was only kept cost none.
     """
     is_told = reply.media_type.startswith(("application/json", "text/event-stream"))
-    return Usage.unless_known(record) if is_told and reply.headers.get("x-cache") != "hit" else None
+    return is_told and reply.headers.get("x-cache") != "hit"

@@ -17,7 +17,7 @@ from appliance.errors import CallError
 from appliance.models.section import ModelSection
 from appliance.record import current
 from appliance.section import Section
-from appliance.upstream import keeping, relay
+from appliance.upstream import keeping, relay, stream_usage
 from appliance.upstream.affinity import head_of
 from appliance.upstream.answer import Answer
 from appliance.upstream.balance import Balance
@@ -34,6 +34,7 @@ from appliance.upstream.naming import LARGE_BYTES, Named, renamed
 from appliance.upstream.pool import Pool
 from appliance.upstream.rewrite import RequestSection, Rewrite
 from appliance.upstream.section import HeaderName, HeaderValue
+from appliance.upstream.stream_usage import HiddenUsage
 
 
 class HeadersSection(Section):
@@ -138,10 +139,10 @@ class ProxyModel:
         self._running.require()
 
     async def answer(self, call: Call) -> Reply:
-        request, body = self._request(call)
+        request, body, hidden = self._request(call)
         name = request.body.name or self._section.name
         if self._answers is None or not keeping.may_keep(call, body):
-            return await self._pass(request, name)
+            return await self._pass(request, name, hidden)
         kept, result, age = await self._answers.get(
             self._key(call, request),
             partial(self._keep, request),
@@ -173,10 +174,12 @@ class ProxyModel:
             raise AssertionError("asked before it was loaded; this is a bug")
         return self._pool
 
-    def _request(self, call: Call) -> tuple[Request, bytes]:
+    def _request(self, call: Call) -> tuple[Request, bytes, HiddenUsage | None]:
         section, content_type = self._section, call.headers.get("content-type", "")
         try:
-            body = call.body if is_form(content_type) else self._rewrite(call.operation, call.body)
+            body, hidden = call.body, None
+            if not is_form(content_type):
+                body, hidden = self._asked_usage(call, self._rewrite(call.operation, call.body))
             named = Named(body, content_type)
         except NotAnObjectError as error:
             raise CallError(f"The body is not a request: {error}", code="invalid_json") from error
@@ -189,13 +192,24 @@ class ProxyModel:
             key=head_of(body) if section.balance == "prefix_affinity" else b"",
             patience=section.keep_alive_seconds,
         )
-        return request, body
+        return request, body, hidden
 
-    async def _pass(self, request: Request, name: str) -> Reply:
+    def _asked_usage(self, call: Call, body: bytes) -> tuple[bytes, HiddenUsage | None]:
+        """
+        The body with its usage asked for, and what takes that out of the answer, where the client did not ask.
+        """
+        # Who drops the option has an upstream that refuses it.
+        is_dropped = stream_usage.OPTION in self._section.request.drop
+        if call.on_usage is None or call.operation not in stream_usage.OPERATIONS or is_dropped:
+            return body, None
+        asking = stream_usage.asking(body)
+        return (body, None) if asking is None else (asking, HiddenUsage(call.on_usage))
+
+    async def _pass(self, request: Request, name: str, hidden: HiddenUsage | None) -> Reply:
         exchange = await self._running.ask(request)
         answer, silence = exchange.answer, self._section.keep_alive_seconds
         if answer.is_event_stream:
-            stream = relay.events(exchange, name, silence)
+            stream = relay.events(exchange, name, silence, hidden)
         elif answer.is_json or answer.status >= 300:
             kept = await self._read(exchange)
             return await _reply(kept, name, kept.headers)

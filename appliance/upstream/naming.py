@@ -7,6 +7,7 @@ from __future__ import annotations
 import msgspec
 
 from appliance.upstream import form, members
+from appliance.upstream.stream_usage import HiddenUsage
 
 # Where answers say which model they are of: OpenAI's, events of its responses, events of Anthropic's messages.
 _PLACES = (("model",), ("response", "model"), ("message", "model"))
@@ -69,8 +70,9 @@ class Events:
     Source of the framing: https://html.spec.whatwg.org/multipage/server-sent-events.html.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, hidden: HiddenUsage | None = None) -> None:
         self._name = msgspec.json.encode(name)
+        self._hidden = hidden
         self._rest: list[bytes] = []
         self.held_bytes = 0
         """Bytes of a line that has no end yet."""
@@ -97,7 +99,12 @@ class Events:
         self._rest, self.held_bytes, self._may_end = [rest], len(rest), rest.endswith(b"\r")
         if not whole:
             return b""
-        made = b"".join([self._line(line) for line in whole.splitlines(keepends=True)])
+        lines = whole.splitlines(keepends=True)
+        if self._hidden is not None:
+            lines = [self._hidden.line(line) for line in lines]
+        made = b"".join([self._line(line) for line in lines])
+        if not made:
+            return b""
         self.is_between = made.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
         return made
 

@@ -10,21 +10,24 @@ from collections.abc import AsyncGenerator
 from appliance.errors import GatewayError
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.naming import LARGE_BYTES, Events
+from appliance.upstream.stream_usage import HiddenUsage
 
 # A line that begins with a colon says nothing, and keeps those on the way from closing a silent connection.
 _COMMENT = b": keep-alive\n\n"
 
 
-async def events(exchange: Exchange, name: str, silence_seconds: float | None) -> AsyncGenerator[bytes]:
+async def events(
+    exchange: Exchange, name: str, silence_seconds: float | None, hidden: HiddenUsage | None = None
+) -> AsyncGenerator[bytes]:
     """
-    Server-sent events as they come, under the client's name for the model.
+    Server-sent events as they come, under the client's name for the model, without usage that is to be `hidden`.
 
     Between two events a comment goes out after each `silence_seconds` of silence; None sends none.
 
     Raises:
         GatewayError: the answer breaks off; what was begun is ended first, so that another event can follow.
     """
-    renamed = Events(name)
+    renamed = Events(name, hidden)
     chunk = exchange.first
     try:
         while chunk != b"":

@@ -32,7 +32,10 @@ class RequestSection(Section):
     """Fields that have this value whatever the client says; mappings are laid over the client's key by key."""
 
     drop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Fields of the client's that do not travel, such as `user`."""
+    """
+    Fields of the client's that do not travel, such as `user`. With `stream_options`, for an upstream that refuses it,
+    the usage of streams is not asked for either, and the tokens of an answer are counted by its events.
+    """
 
     system_prompt: Annotated[str, Field(min_length=1)] | None = None
     """

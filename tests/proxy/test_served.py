@@ -67,12 +67,34 @@ def test_every_odd_stream_comes_through(client: httpx.Client, upstream: Upstream
     """
     upstream.on(CHAT, STREAMS[odd])
 
-    with client.stream("POST", CHAT, json={**BODY, "stream": True}) as response:
+    asked = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
+    with client.stream("POST", CHAT, json=asked) as response:
         got = b"".join(response.iter_raw())
 
     assert response.headers["content-type"].startswith("text/event-stream")
     assert got == _sent(STREAMS[odd](upstream.calls[0])).replace(b'"theirs"', b'"alias"')
     assert got.count(b'"alias"') >= 1
+
+
+@pytest.mark.parametrize("odd", STREAMS)
+def test_usage_nobody_asked_for_is_taken_out_of_every_odd_stream(
+    client: httpx.Client, upstream: Upstream, odd: str
+) -> None:
+    """
+    One event less, and all others as they came.
+    """
+    upstream.on(CHAT, STREAMS[odd])
+
+    with client.stream("POST", CHAT, json={**BODY, "stream": True}) as response:
+        got = b"".join(response.iter_raw())
+
+    sent = _sent(STREAMS[odd](upstream.calls[0])).replace(b'"theirs"', b'"alias"')
+    assert b'"usage"' in sent or odd == "an error in the middle"
+    assert _data(got) == [line for line in _data(sent) if b'"usage"' not in line]
+
+
+def _data(text: bytes) -> list[bytes]:
+    return [line for line in text.splitlines() if line.startswith(b"data:")]
 
 
 def _sent(answer: Answer) -> bytes:

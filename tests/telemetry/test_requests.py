@@ -62,7 +62,7 @@ def test_a_name_that_a_client_made_up_is_no_label(watched: Watched, plain: Upstr
             QUESTION | {"stream": True, "stream_options": {"include_usage": True}},
             {"prompt_tokens": 3, "output_tokens": 4},
         ),
-        (CHAT, QUESTION | {"stream": True}, {}),
+        (CHAT, QUESTION | {"stream": True}, {"prompt_tokens": 3, "output_tokens": 4}),
         ("/v1/messages", QUESTION | {"max_tokens": 5, "stream": True}, {"output_tokens": 4}),
     ],
 )
@@ -70,7 +70,7 @@ def test_tokens_of_an_upstream_are_those_of_its_usage(
     watched: Watched, plain: Upstream, path: str, body: Mapping[str, Any], said: Mapping[str, int]
 ) -> None:
     """
-    A stream says them in its last event, if at all; what nobody said is unknown, not zero.
+    A stream says them in its last event, whether its client asked for that or not.
     """
     request_id = f"usage-{abs(hash((path, str(body))))}"
     before = watched.metric("appliance_tokens_total", {"direction": "output"})

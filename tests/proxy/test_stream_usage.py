@@ -1,0 +1,211 @@
+"""
+What streams cost: asked of the upstream for clients that did not ask, and on the account of whoever asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from proxy.proxied import chat, proxied, read
+from served import Served, until
+from upstreams import FOR_EVER, SSE, Answer, Upstream, event, stream
+
+from appliance.contract import Call, Operation
+
+CHAT = "/v1/chat/completions"
+KEYS = {name: f"sk-{name}-0123456789abcdef" for name in ("asks", "silent", "leaves", "messages")}
+LIMIT = 6000
+
+CONFIG = """
+models:
+- name: ours
+  class: proxy
+  upstreams: [{{url: {url}, model: theirs}}]
+  health: {{interval_seconds: 3600}}
+server:
+  metrics: open
+  api_keys:
+{keys}
+"""
+
+
+def _streamed(**fields: Any) -> Call:
+    return chat("one two three", stream=True, **fields)
+
+
+async def test_usage_is_asked_for_and_taken_out_again(upstream: Upstream) -> None:
+    """
+    The client gets the bytes that it would have got without; whoever counts gets the usage.
+    """
+    told: list[bytes] = []
+    async with proxied(upstream) as model:
+        plain = await read(await model.answer(_streamed()))
+        counted = await read(await model.answer(replace(_streamed(), on_usage=told.append)))
+
+    assert counted == plain
+    assert b"usage" not in counted
+    assert [json.loads(line[5:])["usage"]["completion_tokens"] for line in told] == [5]
+    asked = [each.json().get("stream_options") for each in upstream.calls]
+    assert asked == [None, {"include_usage": True}]
+
+
+async def test_the_nulls_of_openai_are_taken_out_too(upstream: Upstream) -> None:
+    """
+    Every chunk has one once usage is asked for; what an upstream says unasked stays.
+    """
+    null = {"choices": [{"index": 0, "delta": {"content": "a"}}], "model": "theirs", "usage": None}
+    last = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+    beside = {"choices": [{"index": 0, "delta": {}}], "usage": {"completion_tokens": 1}}
+    upstream.on(CHAT, stream(event(null), b": ping\n\nid: 1\n" + event(last), event(beside), event("[DONE]")))
+    told: list[bytes] = []
+    async with proxied(upstream) as model:
+        whole = await read(await model.answer(replace(_streamed(), on_usage=told.append)))
+
+    first = {"choices": null["choices"], "model": "mine"}
+    assert whole == event(first) + b": ping\n\nid: 1\n\n" + event(beside) + event("[DONE]")
+    assert told == [event(last)[:-1]]
+
+
+@pytest.mark.parametrize("options", [{"include_usage": True}, {"include_usage": True, "x": 1}])
+async def test_a_client_that_asks_gets_its_usage(upstream: Upstream, options: dict[str, Any]) -> None:
+    """
+    As it asked for it.
+    """
+    async with proxied(upstream) as model:
+        whole = await read(await model.answer(replace(_streamed(stream_options=options), on_usage=print)))
+
+    assert b'"completion_tokens": 5' in whole
+    assert upstream.calls[0].json()["stream_options"] == options
+
+
+async def test_what_the_client_says_otherwise_goes_along(upstream: Upstream) -> None:
+    """
+    Other options stay; options that are none are the upstream's to refuse; what is no stream has none.
+    """
+    async with proxied(upstream) as model:
+        for fields in (
+            {"stream": True, "stream_options": {"include_usage": False, "x": 1}},
+            {"stream": True, "stream_options": "x"},
+            {"stream": False},
+        ):
+            await read(await model.answer(replace(chat(**fields), on_usage=print)))
+
+    sent = [each.json().get("stream_options") for each in upstream.calls]
+    assert sent == [{"include_usage": True, "x": 1}, "x", None]
+
+
+async def test_an_upstream_that_refuses_the_option_is_not_sent_it(upstream: Upstream) -> None:
+    """
+    Where the file drops it; neither are those whose protocol has none.
+    """
+    async with proxied(upstream, request={"drop": ["stream_options"]}) as model:
+        await read(await model.answer(replace(_streamed(), on_usage=print)))
+    async with proxied(upstream) as model:
+        upstream.asked.clear()
+        call = replace(_streamed(), operation=Operation.MESSAGE, on_usage=print)
+        await read(await model.answer(call))
+
+    assert "stream_options" not in upstream.calls[0].json()
+
+
+@pytest.fixture(scope="module")
+def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """
+    A proxy whose keys have a limit each.
+    """
+    folder: Path = tmp_path_factory.mktemp("usage")
+    entry = "  - {{name: {}, value: {}, limits: {{tokens_per_minute: {}}}}}"
+    keys = "\n".join(entry.format(name, value, LIMIT) for name, value in KEYS.items())
+    (folder / "proxy.yaml").write_text(CONFIG.format(url=_upstreams[0].url, keys=keys))
+    served = Served(folder / "proxy.yaml", folder / "log").until_ready(30)
+    yield served
+    assert served.end() == 0, served.tail()
+
+
+def _spend(proxy: Served, key: str, path: str = CHAT) -> dict[str, Any]:
+    """
+    One stream, to its end; the event that the log has of it.
+    """
+    headers = {"Authorization": f"Bearer {KEYS[key]}", "X-Request-Id": f"{key}-1"}
+    body = {"model": "ours", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    response = httpx.post(f"{proxy.url}{path}", json=body, headers=headers)
+    assert response.status_code == 200
+    return proxy.ended(f"{key}-1")
+
+
+def _is_spent(proxy: Served, key: str) -> bool:
+    """
+    Whether the key is told to wait: more than its limit is on its account.
+    """
+    headers = {"Authorization": f"Bearer {KEYS[key]}"}
+    body = {"model": "ours", "messages": [{"role": "user", "content": "hi"}]}
+    return httpx.post(f"{proxy.url}{CHAT}", json=body, headers=headers).status_code == 429
+
+
+def test_a_key_pays_for_the_stream_it_did_not_ask_the_usage_of(proxy: Served, upstream: Upstream) -> None:
+    """
+    As the upstream counts it, in the log and on the account.
+    """
+    last = {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2 * LIMIT}}
+    upstream.on(CHAT, stream(event({"choices": [{"delta": {"content": "a"}}]}), event(last), event("[DONE]")))
+
+    ended = _spend(proxy, "asks")
+
+    assert (ended["prompt_tokens"], ended["output_tokens"]) == (10, 2 * LIMIT)
+    assert _is_spent(proxy, "asks")
+    assert f'appliance_tokens_total{{direction="output",model="ours"}} {float(2 * LIMIT)}' in _metrics(proxy)
+
+
+def _metrics(proxy: Served) -> str:
+    return httpx.get(f"{proxy.url}/metrics").text
+
+
+def test_an_upstream_that_tells_nothing_is_counted_by_events(proxy: Served, upstream: Upstream) -> None:
+    """
+    A piece of text is about a token.
+    """
+    piece = event({"choices": [{"delta": {"content": "a"}}]})
+    upstream.on(CHAT, Answer(body=[piece * 1000] * (2 * LIMIT // 1000), media_type=SSE))
+
+    ended = _spend(proxy, "silent")
+
+    assert ended["output_tokens"] == 2 * LIMIT
+    assert _is_spent(proxy, "silent")
+
+
+def test_a_client_that_leaves_pays_for_what_was_sent(proxy: Served, upstream: Upstream) -> None:
+    """
+    Though the usage, which comes last, never came.
+    """
+    piece = event({"choices": [{"delta": {"content": "a"}}]})
+    upstream.on(CHAT, Answer(body=[piece * (2 * LIMIT), FOR_EVER], media_type=SSE))
+    headers = {"Authorization": f"Bearer {KEYS['leaves']}", "X-Request-Id": "leaves-1"}
+    body = {"model": "ours", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    with httpx.stream("POST", f"{proxy.url}{CHAT}", json=body, headers=headers) as response:
+        got = 0
+        for chunk in response.iter_raw():
+            got += len(chunk)
+            if got >= len(piece) * 2 * LIMIT:
+                break
+
+    ended = proxy.ended("leaves-1")
+
+    assert (ended["status"], ended["output_tokens"]) == (499, 2 * LIMIT)
+    until(lambda: _is_spent(proxy, "leaves"), 10)
+
+
+def test_a_stream_of_messages_says_its_tokens_itself(proxy: Served, upstream: Upstream) -> None:
+    """
+    So does one of responses: both have their usage in their events.
+    """
+    assert upstream.asked == []
+
+    ended = _spend(proxy, "messages", "/v1/messages")
+
+    assert (ended["prompt_tokens"], ended["output_tokens"]) == (3, 4)
