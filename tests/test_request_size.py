@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, held
 from appliance.errors import CallError
-from appliance.vllm_engine.answers import decode
+from appliance.vllm_engine.request_decoder import decode
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -60,15 +60,19 @@ async def told(request: AnyRequest, events: AsyncGenerator[bytes], *, are_events
 
     Where `are_events` is False they are pieces of some other stream, and the error is a line of JSON.
     """
+    last = b""
     async with aclosing(events):
         try:
             async for event in events:
+                last = event
                 yield event
         except Exception as error:
             status, message = _as_response(request, error)
             if record := current():
                 record.error, record.late_status = type(error).__name__, status
             body = _body(request.scope["path"], status, message, error)
+            if "/v1/responses" in request.scope["path"]:
+                body = _response_event(body["error"], last)
             name = f"event: {body['type']}\n" if "type" in body else ""
             yield (f"{name}data: {json.dumps(body)}\n\n" if are_events else f"{json.dumps(body)}\n").encode()
 
@@ -117,6 +121,22 @@ def _body(path: str, status: int, message: str, error: Exception) -> dict[str, A
         # Anthropic's clients look for this word beside the error.
         body["type"] = "error"
     return body
+
+
+def _response_event(error: Mapping[str, Any], last: bytes) -> dict[str, Any]:  # Any: JSON values
+    """
+    The error as an event of OpenAI's responses, numbered after the `last` one that was sent.
+
+    Source: https://platform.openai.com/docs/api-reference/responses-streaming/error
+    """
+    numbers = re.findall(rb'"sequence_number": ?(\d+)', last)
+    return {
+        "type": "error",
+        "code": error["code"] or error["type"],
+        "message": error["message"],
+        "param": error["param"],
+        "sequence_number": int(numbers[-1]) + 1 if numbers else 0,
+    }
 
 
 def _headers(error: Exception) -> dict[str, str]:

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from appliance.admission import sequence
+from appliance.errors import CallError
 from appliance.record import Record, current
 from appliance.vllm_engine.choices import choices
 from appliance.vllm_engine.ready import Ready
@@ -40,6 +41,7 @@ def metered() -> type[AsyncLLM]:
             return collector
 
         async def generate(self, prompt: Any, sampling_params: Any, request_id: str, **others: Any) -> _Outputs:
+            _require_possible(self.vllm_config, sampling_params)
             record, has_deltas = current(), sampling_params.output_kind is RequestOutputKind.DELTA
             meter = Meter(record, has_deltas=has_deltas) if record is not None else None
 
@@ -49,6 +51,7 @@ def metered() -> type[AsyncLLM]:
             async with aclosing(choices(one, sampling_params, request_id)) as outputs:
                 try:
                     async for output in outputs:
+                        _require_good(output)
                         if meter is not None:
                             meter.count(output)
                         yield output
@@ -83,6 +86,33 @@ async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
                     turn.end(is_answered=True)
             is_first = False
             yield output
+
+
+def _require_possible(config: Any, params: Any) -> None:  # Any: vLLM's config and parameters
+    """
+    Refuse what would end the engine: vLLM's CPU kernels of LoRA take logits for new tokens alone.
+
+    Raises:
+        CallError: the request asks for those of its prompt.
+    """
+    from vllm.platforms import current_platform
+
+    if params.prompt_logprobs is not None and config.lora_config is not None and current_platform.is_cpu():
+        raise CallError(
+            "Log probabilities of the prompt (prompt_logprobs, or echo with logprobs) are not available: this model "
+            "has adapters, and computes on a CPU.",
+            param="prompt_logprobs",
+        )
+
+
+def _require_good(output: RequestOutput) -> None:
+    """
+    Raise what vLLM's writers raise of an output, before they have written anything.
+    """
+    from vllm.exceptions import GenerationError
+
+    if any(each.finish_reason == "error" for each in output.outputs):
+        raise GenerationError
 
 
 class Meter:

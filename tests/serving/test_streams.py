@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import EngineDeadError
-from appliance.vllm_engine.streams import is_plain, quicken
+from appliance.errors import CallError, EngineDeadError
+from appliance.vllm_engine.errors import vendor_faults
+from appliance.vllm_engine.streams import is_plain, quicken, raise_from_messages
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -51,7 +52,7 @@ async def _outputs(steps: Sequence[Step | Exception]) -> AsyncGenerator[Any]:
         yield RequestOutput("id", "x", prompt, None, [output], step.finish is not None, num_cached_tokens=0)
 
 
-def _serving(kind: str, fingerprint: str | None) -> Any:
+def _serving(kind: str, fingerprint: str | None, cls: type | None = None) -> Any:
     """
     vLLM's serving class without an engine: all that its writers ask of it.
     """
@@ -59,7 +60,8 @@ def _serving(kind: str, fingerprint: str | None) -> Any:
         from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat as Serving
     else:
         from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion as Serving
-    serving = Serving.__new__(Serving)
+    made: Any = cls or Serving
+    serving = made.__new__(made)
     serving.parser_cls = None
     serving.response_role = "assistant"
     serving.system_fingerprint = fingerprint
@@ -125,10 +127,6 @@ ENDS: dict[str, Sequence[Step | Exception]] = {
     "nothing at all": [],
     "aborted before the first token": [Step("", 0, "abort")],
     "aborted": [Step("a"), Step("", 0, "abort")],
-    "error": [Step("a"), Step("", 0, "error")],
-    "broken": [Step("a"), BrokenError("inside")],
-    "broken at once": [BrokenError("inside")],
-    "refused": [ValueError("the prompt is too long")],
 }
 
 
@@ -208,22 +206,78 @@ async def test_what_is_not_plain_is_written_by_vllm() -> None:
     assert [each["usage"]["completion_tokens"] for each in ours[:-1]] == [0, 1, 2, 3, 3]
 
 
-@pytest.mark.parametrize("kind", ["chat", "completion"])
-@pytest.mark.parametrize("writes_plainly", [True, False])
-async def test_the_death_of_the_engine_is_ours_to_word(kind: str, writes_plainly: bool) -> None:
-    """
-    Whoever writes the stream: vLLM sends the client to a stack trace above, and calls that an answer of status 200.
-    """
+def _faults() -> dict[str, tuple[Exception | Step, type[Exception]]]:
+    from vllm.exceptions import GenerationError, VLLMValidationError
     from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
+    return {
+        "death": (VllmEngineDeadError(), EngineDeadError),
+        "mistake": (VLLMValidationError("no", parameter="top_k"), CallError),
+        "fault": (BrokenError("inside"), BrokenError),
+        "failure": (Step("", 0, "error"), GenerationError),
+    }
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+@pytest.mark.parametrize("writes_plainly", [True, False])
+@pytest.mark.parametrize("fault", ["death", "mistake", "fault", "failure"])
+async def test_what_ends_a_stream_is_raised(kind: str, writes_plainly: bool, fault: str) -> None:
+    """
+    Whoever writes the stream: vLLM writes an event of its own, and goes on to a good end with status 200.
+    """
+    step, error = _faults()[fault]
     serving = _serving(kind, None)
     quicken(*((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving)))
 
     request = _request(kind, stream_options={"include_usage": True, "continuous_usage_stats": not writes_plainly})
 
     assert is_plain(serving, request) is writes_plainly
-    with pytest.raises(EngineDeadError):
-        await _objects(_stream(serving, kind, request, [Step("a"), VllmEngineDeadError()]))
+    with pytest.raises(error):
+        await _objects(_stream(serving, kind, request, [Step("a"), step]))
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+@pytest.mark.parametrize("writes_plainly", [True, False])
+async def test_a_refusal_of_the_engine_comes_before_the_stream(kind: str, writes_plainly: bool) -> None:
+    """
+    Nothing is written before the engine has taken the request, so that a refusal still has a status.
+    """
+    step, error = _faults()["mistake"]
+    serving = _serving(kind, None)
+    quicken(*((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving)))
+
+    request = _request(kind, stream_options={"include_usage": True, "continuous_usage_stats": not writes_plainly})
+
+    with pytest.raises(error):
+        await anext(_stream(serving, kind, request, [step]))
+
+
+@pytest.mark.parametrize("fault", ["death", "mistake", "fault"])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_what_ends_a_stream_of_messages_is_raised(fault: str, is_first: bool) -> None:
+    """
+    Anthropic's streams are made of a chat's, and an error goes through both.
+    """
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+
+    step, error = _faults()[fault]
+    serving = _serving("chat", None, AnthropicServingMessages)
+    raise_from_messages(serving)
+    steps = [step] if is_first else [Step("a"), Step("b"), step]
+
+    stream = serving.message_stream_converter(_stream(serving, "chat", _request("chat"), steps))
+    seen: list[str] = []
+    with pytest.raises(error):
+        await _read(stream, seen)
+
+    assert bool(seen) is not is_first
+    assert not any("event: error" in event for event in seen)
+
+
+async def _read(stream: AsyncGenerator[str], seen: list[str]) -> None:
+    with vendor_faults():
+        async for event in stream:
+            seen.append(event)  # noqa: PERF401 - what came before an error counts
 
 
 async def test_closing_a_stream_closes_the_engines() -> None:

@@ -15,9 +15,10 @@ import msgspec
 from pydantic import TypeAdapter
 
 from appliance.contract import Call, Reply
-from appliance.vllm_engine.answers import decode, vendor_faults
+from appliance.vllm_engine.errors import vendor_faults
 from appliance.vllm_engine.pooling.texts import Encoded, Texts
 from appliance.vllm_engine.pooling.usage import Usage, usage_of
+from appliance.vllm_engine.request_decoder import decode
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig

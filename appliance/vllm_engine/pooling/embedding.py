@@ -16,10 +16,12 @@ from pydantic import TypeAdapter
 
 from appliance.contract import Call, Reply
 from appliance.errors import CallError
-from appliance.vllm_engine.answers import Answer, decode, vendor_faults
+from appliance.vllm_engine.answers import Answer
+from appliance.vllm_engine.errors import vendor_faults
 from appliance.vllm_engine.pooling.formats import require_json
 from appliance.vllm_engine.pooling.texts import Encoded, Texts
 from appliance.vllm_engine.pooling.usage import Usage, usage_of
+from appliance.vllm_engine.request_decoder import decode
 
 if TYPE_CHECKING:
     from vllm import PoolingParams
@@ -88,7 +90,7 @@ class EmbeddingEndpoint:
     def _pooling(self, request: EmbeddingCompletionRequest) -> PoolingParams:
         params = request.to_pooling_params()
         try:
-            with vendor_faults(None):
+            with vendor_faults():
                 params.verify(self._model)
         except CallError as error:
             # Of all that is verified, only this comes from the client.

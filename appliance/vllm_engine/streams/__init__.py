@@ -10,11 +10,11 @@ own writers.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-from appliance.errors import EngineDeadError
+from appliance.vllm_engine.errors import vendor_faults
 from appliance.vllm_engine.streams.chat import ChatWriter
 from appliance.vllm_engine.streams.completion import CompletionWriter
 from appliance.vllm_engine.streams.writer import Written
@@ -25,39 +25,101 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
 
-DIED = "the engine died while it answered"
-"""
-What is said of a request that the engine's death ended.
-"""
-
-
 def quicken(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
     """
     Have these two of vLLM's write plain streams as this room does, and all others as before; all of them as bytes.
 
-    Any of them raises EngineDeadError when the engine core dies meanwhile.
+    Any of them raises what goes wrong, as `vendor_faults` does.
     """
     chat.chat_completion_stream_generator = _chats(chat, chat.chat_completion_stream_generator)
     completion.completion_stream_generator = _completions(completion, completion.completion_stream_generator)
     for serving in (chat, completion):
-        raise_deaths(serving)
+        _raise_faults(serving)
 
 
-def raise_deaths(serving: Any) -> None:  # Any: one of vLLM's serving classes
+def raise_from_messages(messages: Any) -> None:  # Any: vLLM's serving class
     """
-    Have vLLM's word for what ends a stream but for the engine's death: it sends the client to a stack trace.
+    Have Anthropic's streams raise what goes wrong; vLLM would make an event of it, without its status.
     """
-    from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+    write, convert = messages.chat_completion_stream_generator, messages.message_stream_converter
 
-    own = serving.create_streaming_error_response
+    def started(request: Any, results: AsyncGenerator[Any], *others: Any, **more: Any) -> AsyncGenerator[str]:
+        return _once_started(results, lambda rest: write(request, rest, *others, **more))
 
-    def word(error: str | Exception, *others: Any, **more: Any) -> str:
-        if isinstance(error, VllmEngineDeadError):
-            raise EngineDeadError(DIED) from error
-        said: str = own(error, *others, **more)
-        return said
+    async def converted(chats: AsyncGenerator[str]) -> AsyncGenerator[str]:
+        faults: list[Exception] = []
+        async with aclosing(convert(_watched(chats, faults))) as events:
+            async for event in events:
+                if faults:
+                    raise faults[0]
+                yield event
 
-    serving.create_streaming_error_response = word
+    messages.chat_completion_stream_generator, messages.message_stream_converter = started, converted
+    _raise_faults(messages)
+
+
+def raise_from_responses(responses: Any) -> None:  # Any: vLLM's serving class
+    """
+    Have streams of responses raise what goes wrong, and begin no sooner than the engine.
+    """
+    write = responses.responses_stream_generator
+
+    def started(
+        request: Any, params: Any, results: AsyncGenerator[Any], *others: Any, **more: Any
+    ) -> AsyncGenerator[Any]:
+        return _once_started(results, lambda rest: write(request, params, rest, *others, **more))
+
+    responses.responses_stream_generator = started
+    _raise_faults(responses)
+
+
+def _raise_faults(serving: Any) -> None:  # Any: one of vLLM's serving classes
+    """
+    Have vLLM raise what ends a stream, where it would write an event of its own shape and go on to a good end.
+    """
+
+    def reraise(error: str | Exception, *_others: Any, **_more: Any) -> str:
+        raise error if isinstance(error, Exception) else RuntimeError(error)
+
+    serving.create_streaming_error_response = reraise
+    serving._convert_generation_error_to_streaming_response = reraise
+
+
+async def _once_started(
+    results: AsyncGenerator[Any], write: Callable[[AsyncGenerator[Any]], AsyncGenerator[Any]]
+) -> AsyncGenerator[Any]:
+    """
+    What `write` makes of the results, once the engine has given the first.
+
+    vLLM begins streams before the engine has looked at the request, and an error would come too late for a status.
+    """
+    async with aclosing(results):
+        first = [result async for result in _first(results)]
+        async with aclosing(write(_all(first, results))) as events:
+            async for event in events:
+                yield event
+
+
+async def _first(results: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+    with suppress(StopAsyncIteration):
+        yield await anext(results)
+
+
+async def _all(first: Sequence[Any], rest: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+    for result in first:
+        yield result
+    async for result in rest:
+        yield result
+
+
+async def _watched(chats: AsyncGenerator[str], faults: list[Exception]) -> AsyncGenerator[str]:
+    async with aclosing(chats):
+        try:
+            async for event in chats:
+                yield event
+        except Exception as error:
+            faults.append(error)
+            raise
 
 
 def _chats(serving: Any, own: Callable[..., AsyncGenerator[str]]) -> Callable[..., Written]:
@@ -71,7 +133,7 @@ def _chats(serving: Any, own: Callable[..., AsyncGenerator[str]]) -> Callable[..
     ) -> Written:
         if serving.parser_cls is None and is_plain(serving, request) and not request.return_prompt_text:
             return ChatWriter(serving, request, request_id, int(time.time()), model).write(results)
-        return _encoded(own(request, results, request_id, model, *others, **more))
+        return _encoded(results, lambda rest: own(request, rest, request_id, model, *others, **more))
 
     return write
 
@@ -90,7 +152,9 @@ def _completions(serving: Any, own: Callable[..., AsyncGenerator[str]]) -> Calla
     ) -> Written:
         if num_prompts == 1 and is_plain(serving, request):
             return CompletionWriter(serving, request, request_id, created, model).write(_of_one_prompt(results))
-        return _encoded(own(request, inputs, results, request_id, created, model, num_prompts, *others, **more))
+        return _encoded(
+            results, lambda rest: own(request, inputs, rest, request_id, created, model, num_prompts, *others, **more)
+        )
 
     return write
 
@@ -115,10 +179,13 @@ def is_plain(serving: Any, request: Any) -> bool:  # Any: vLLM's serving classes
     )
 
 
-async def _encoded(events: AsyncGenerator[str]) -> Written:
-    async with aclosing(events):
-        async for event in events:
-            yield event.encode()
+async def _encoded(
+    results: AsyncGenerator[Any], write: Callable[[AsyncGenerator[Any]], AsyncGenerator[str]]
+) -> Written:
+    with vendor_faults():
+        async with aclosing(_once_started(results, write)) as events:
+            async for event in events:
+                yield event.encode()
 
 
 async def _of_one_prompt(results: AsyncGenerator[tuple[int, RequestOutput]]) -> AsyncGenerator[RequestOutput]:

@@ -10,14 +10,13 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
+
+from appliance.vllm_engine.errors import vendor_faults
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from vllm.entrypoints.serve.engine.protocol import UsageInfo
     from vllm.outputs import CompletionOutput, RequestOutput
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 Written = AsyncGenerator[bytes]
 
@@ -61,16 +60,13 @@ class Writer(ABC):
 
     async def write(self, results: AsyncGenerator[RequestOutput]) -> Written:
         """
-        The events; an error of the engine is the last one before the end, as with vLLM.
-
-        Closing it closes `results`, which aborts the request in the engine.
+        The events; closing it closes `results`, which aborts the request in the engine.
 
         Raises:
+            CallError: the request is at fault.
             EngineDeadError: the engine core died meanwhile.
         """
-        from vllm.entrypoints.generate.base.serving import GenerationError
-
-        try:
+        with vendor_faults():
             head, tail = event_of(self._chunk(_TEXT, None)).split(_PLACE)
             prompt = answered = 0
             opening, last = self._opening(), None
@@ -92,11 +88,6 @@ class Writer(ABC):
                     yield event_of(self._ended(last)) if ends else head + _encode(last.text) + tail
             if self._has_usage:
                 yield self._usage(self._summary(_counts(prompt, answered), last))
-        except GenerationError as error:
-            yield f"data: {self._serving._convert_generation_error_to_streaming_response(error)}\n\n".encode()
-        except Exception as error:
-            log.debug("stream.broke", exc_info=True)
-            yield f"data: {self._serving.create_streaming_error_response(error)}\n\n".encode()
         yield b"data: [DONE]\n\n"
 
     def _ended(self, output: CompletionOutput) -> BaseModel:
