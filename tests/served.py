@@ -76,13 +76,15 @@ class Served:
         except OSError:
             return 0, None
 
-    def stream(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> bytes:
+    def stream(
+        self, path: str, body: object, headers: Mapping[str, str] | None = None, port: int | None = None
+    ) -> bytes:
         """
         The whole of an answer, as its bytes; None makes it a GET.
         """
         sent = {"Content-Type": "application/json", **(headers or {})}
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, sent)
+        request = urllib.request.Request(f"http://{self.host}:{port or self.port}{path}", data, sent)
         with urllib.request.urlopen(request, timeout=120) as response:
             whole: bytes = response.read()
             return whole

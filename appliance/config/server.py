@@ -36,8 +36,8 @@ class ServerSection(Section):
 
     probe_port: Port | None = None
     """
-    Port of a second listener with probes and metrics only, so that a full connection table never fails a probe;
-    unset is none.
+    Port of a second listener with probes and metrics only, in a thread of its own, so that neither a full connection
+    table nor a blocked event loop keeps a probe waiting; unset is none.
     """
 
     grpc_port: Port | None = None
@@ -108,6 +108,12 @@ class ServerSection(Section):
 
     drain_seconds: Annotated[float, Field(ge=0), Change.HOT] = 30
     """How long requests under way may take to finish after that."""
+
+    stall_seconds: Annotated[float, Field(gt=0)] = 30
+    """
+    How long the event loop may be blocked, by a model's code for one, before liveness is 503 on `probe_port`; no
+    request is answered meanwhile. The log says what blocks it after 5 seconds, or when this is over.
+    """
 
     watch: Annotated[bool, Change.HOT] = False
     """

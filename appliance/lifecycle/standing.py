@@ -54,3 +54,6 @@ class Standing:
 
     config: Mapping[str, Any] | None = None  # Any: JSON values
     """The file as probes show it, with the models that it is bringing; None where there is none."""
+
+    reason: str | None = None
+    """Why it is not well, where that is no model's doing; None where it is."""

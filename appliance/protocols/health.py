@@ -37,8 +37,9 @@ def _probe(
         good = is_good(now)
         workers = {"workers": now.workers} if now.workers else {}
         config = {} if now.config is None else {"config": now.config}
+        reason = {} if good or now.reason is None else {"reason": now.reason}
         return Response(
-            {"status": word if good else f"not {word}", "models": now.models, **config, **workers},
+            {"status": word if good else f"not {word}", **reason, "models": now.models, **config, **workers},
             status_code=200 if good else 503,
             headers={} if good else {"Retry-After": str(now.retry_after)},
         )

@@ -4,11 +4,11 @@ Metrics for Prometheus: vLLM's under their own names, what is counted of request
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from litestar import Response, get
 from litestar.handlers import BaseRouteHandler
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -40,11 +40,12 @@ def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[B
     return probing([metrics])
 
 
-def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
+def of_models(lifecycle: Lifecycle) -> Sequence[Metric]:
     """
-    Every metric of this process; read from the lifecycle, so they cannot disagree with the probes.
+    The metrics of the models' states; read from the lifecycle, so they cannot disagree with the probes.
+
+    All others of this process are in its `prometheus_client.REGISTRY`.
     """
-    yield from REGISTRY.collect()
     state = GaugeMetricFamily("appliance_model_state", "1 for the state a model is in.", labels=["model", "state"])
     running = GaugeMetricFamily("appliance_requests_running", "Requests under way.", labels=["model"])
     queued = GaugeMetricFamily("appliance_requests_queued", "Requests that wait for their turn.", labels=["model"])
@@ -76,13 +77,7 @@ def of_process(lifecycle: Lifecycle) -> Iterable[Metric]:
             for family, (_, _, read) in zip(amounts, _AMOUNTS, strict=True):
                 if (value := read(entry.progress)) is not None:
                     family.add_metric([entry.section.name], value)
-    yield state
-    yield running
-    yield queued
-    yield restarts
-    yield phases
-    yield parts
-    yield from amounts
+    return [state, running, queued, restarts, phases, parts, *amounts]
 
 
 class _Gathered(Collector):

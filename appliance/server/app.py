@@ -27,6 +27,7 @@ from appliance.server.observed import Observed
 from appliance.server.outlook import Alone, Outlook, Seat, Together
 from appliance.server.parting import Parting
 from appliance.server.published import Publisher, Service
+from appliance.server.publishing import Fresh, Publishing
 from appliance.server.sending import Sending
 from appliance.telemetry.telemetry import Settings, Telemetry
 
@@ -35,12 +36,13 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     """
     All routes; the load begins with the application's start-up and does not hold it up.
 
-    `app.state` has the `lifecycle` behind it, the `outlook` of its probes, its `telemetry`, and `apply`, which has all
-    of it go by a config that differs in hot keys; `seat` is this process's place among several workers. `secrets` are
-    texts that nobody may be shown.
+    `app.state` has the `lifecycle` behind it, the `outlook` of its probes, what it has `published` for other threads,
+    its `telemetry`, and `apply`, which has all of it go by a config that differs in hot keys; `seat` is this process's
+    place among several workers. `secrets` are texts that nobody may be shown.
     """
     lifecycle = Lifecycle(config, ALONE if seat is None else seat.front_end)
-    outlook = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
+    published = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
+    outlook = Fresh(published, published.publish)
     telemetry, intake, told = _telemetry(config), Intake(config.server), Told(config, secrets)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
     handlers = [
@@ -53,7 +55,7 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     handlers += page.routes(config.server.page, paths, told, lifecycle.access)
     app = _app(lifecycle, handlers, lifecycle.access, telemetry)
     app.state.lifecycle, app.state.intake = lifecycle, intake
-    app.state.outlook, app.state.telemetry = outlook, telemetry
+    app.state.outlook, app.state.published, app.state.telemetry = outlook, published, telemetry
 
     def apply(loaded: Loaded) -> None:
         lifecycle.apply(loaded.config)
@@ -64,15 +66,18 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     app.state.apply = apply
     app.on_startup.append(lifecycle.begin)
     app.on_shutdown.extend([lifecycle.stop, telemetry.stop])
-    if isinstance(outlook, Together):
-        app.on_startup.append(outlook.begin)
-        app.on_shutdown.append(outlook.stop)
+    if seat is not None or config.server.probe_port is not None:
+        publishing = Publishing(published, lifecycle)
+        app.on_startup.append(publishing.begin)
+        app.on_shutdown.append(publishing.stop)
     return app
 
 
 def create_probes(lifecycle: Lifecycle, outlook: Outlook, telemetry: Telemetry) -> Litestar:
     """
-    Probes and metrics alone, open to whoever reaches them, for a listener that a flood of requests cannot fill.
+    Probes and metrics alone, open to whoever reaches them, for a listener of its own in a thread of its own.
+
+    What it calls of `lifecycle` and `telemetry` may be called from any thread.
     """
     everybody = Access(AccessSettings())
     return _app(lifecycle, _probes(outlook, everybody), everybody, telemetry)
@@ -85,6 +90,13 @@ def _telemetry(config: Config) -> Telemetry:
         return Telemetry(settings)
     facts = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
     return Telemetry(settings, f"/{metadata.namespace}/{metadata.name}", facts)
+
+
+def probe_settings(config: Config) -> Settings:
+    """
+    What is told of requests to the probe port: no bodies are kept, and nothing is traced.
+    """
+    return Settings(access=config.logging.access, digest=digest(config))
 
 
 def _settings(config: Config) -> Settings:

@@ -12,6 +12,7 @@ import structlog
 
 from appliance.lifecycle import Lifecycle
 from appliance.server.listener import Listener
+from appliance.server.probes import ProbeListener
 
 if TYPE_CHECKING:
     import grpc
@@ -27,7 +28,7 @@ _CLOSE_SECONDS = 5.0
 
 async def depart(
     lifecycle: Lifecycle,
-    servers: Sequence[Listener],
+    servers: Sequence[Listener | ProbeListener],
     serving: Sequence[asyncio.Task[None]],
     grpc_server: grpc.aio.Server | None,
     *,

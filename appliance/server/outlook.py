@@ -4,7 +4,6 @@ What this process tells about the appliance: about itself where it is the only o
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,24 +13,17 @@ from typing import Any, Protocol
 
 import msgspec
 import structlog
+from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
 
 from appliance.contract import FrontEnd
 from appliance.lifecycle import Lifecycle, Standing, State
-from appliance.protocols.metrics import of_process
+from appliance.protocols.metrics import of_models
 from appliance.server.families import Family, counted, merged
 from appliance.server.slots import Slots
+from appliance.server.watchdog import UNREADY_SECONDS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-# How old what a worker hears of the others can be, before they are ready and then.
-_SAY_SOON_SECONDS = 0.1
-_SAY_SECONDS = 1.0
-
-# A worker that has said nothing for so long does not answer calls either; for so long, it never will.
-_UNREADY_SECONDS = 5.0
-_DEAD_SECONDS = 30.0
-
 
 # How a model stands in a worker that is not there yet.
 _STARTING = {"state": State.PENDING.value, "reason": "a worker is starting"}
@@ -53,6 +45,17 @@ class Outlook(Protocol):
         """
 
 
+class Published(Outlook, Protocol):
+    """
+    The outlook as it was published last; any thread may read it.
+    """
+
+    def publish(self) -> None:
+        """
+        Take in where the models of this process stand now; for the event loop that owns them alone.
+        """
+
+
 class Alone:
     """
     The outlook of the only process.
@@ -60,12 +63,27 @@ class Alone:
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
+        self._stall_seconds = lifecycle.config.server.stall_seconds
+        self.publish()
+
+    def publish(self) -> None:
+        self._published = time.monotonic(), self._lifecycle.standing(), of_models(self._lifecycle)
 
     def standing(self) -> Standing:
-        return self._lifecycle.standing()
+        at, standing, _ = self._published
+        silent = time.monotonic() - at
+        if silent < min(UNREADY_SECONDS, self._stall_seconds):
+            return standing
+        return replace(
+            standing,
+            is_live=standing.is_live and silent < self._stall_seconds,
+            is_ready=False,
+            reason=f"the event loop has been blocked for {silent:.0f} seconds; the log says by what",
+        )
 
     def metrics(self) -> Iterable[Metric]:
-        return of_process(self._lifecycle)
+        yield from REGISTRY.collect()
+        yield from self._published[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,29 +129,25 @@ class Together:
         self._seat = seat
         before = read(seat.slots, seat.number)
         self._past = past_of(before) if before else []
-        self._task: asyncio.Task[None] | None = None
+        self._stall_seconds = lifecycle.config.server.stall_seconds
 
-    def begin(self) -> None:
+    def publish(self) -> None:
         """
-        Say where this worker stands, over and over.
+        Say where this worker stands, so that the others see no less than is shown here.
         """
-        self._task = asyncio.create_task(self._say_often())
-
-    async def stop(self) -> None:
-        """
-        Say it a last time.
-        """
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        self._say()
+        families = [Family.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._lifecycle))]
+        own = Snapshot(os.getpid(), time.monotonic(), self._lifecycle.standing(), families, self._past)
+        try:
+            write(self._seat.slots, self._seat.number, own)
+        except ValueError as error:
+            # Too many series for a slot: probes matter more.
+            log.error("metrics.dropped", reason=str(error))
+            write(self._seat.slots, self._seat.number, replace(own, families=[], past=[]))
 
     def standing(self) -> Standing:
         """
         Good is what is good in every worker; a model is shown where it stands worst.
         """
-        # What is shown is said first: the others then see no less.
-        self._say()
         heard = list(self._heard())
         now = time.monotonic()
         seen = [snapshot for snapshot in heard if snapshot is not None]
@@ -141,7 +155,7 @@ class Together:
         if len(seen) < len(heard):
             models = [{**model, **_STARTING} for model in models]
         return Standing(
-            is_live=all(each.standing.is_live and now - each.at < _DEAD_SECONDS for each in seen),
+            is_live=all(each.standing.is_live and now - each.at < self._stall_seconds for each in seen),
             is_ready=all(_is_ready(each, now) for each in heard),
             has_started=all(each is not None and each.standing.has_started for each in heard),
             retry_after=max(each.standing.retry_after for each in seen),
@@ -154,31 +168,11 @@ class Together:
         """
         Counts are summed over all workers, the dead ones too; anything else has the number of its worker.
         """
-        # A count that was seen must not be lost with this process either.
-        self._say()
         heard = {number: each for number, each in enumerate(self._heard()) if each is not None}
         return merged({number: (each.families, each.past) for number, each in heard.items()})
 
     def _heard(self) -> Iterator[Snapshot | None]:
         return (read(self._seat.slots, number) for number in range(self._seat.slots.count))
-
-    def _own(self) -> Snapshot:
-        families = [Family.of(metric) for metric in of_process(self._lifecycle)]
-        return Snapshot(os.getpid(), time.monotonic(), self._lifecycle.standing(), families, self._past)
-
-    def _say(self) -> None:
-        own = self._own()
-        try:
-            write(self._seat.slots, self._seat.number, own)
-        except ValueError as error:
-            # Too many series for a slot: probes matter more.
-            log.error("metrics.dropped", reason=str(error))
-            write(self._seat.slots, self._seat.number, replace(own, families=[], past=[]))
-
-    async def _say_often(self) -> None:
-        while True:
-            self._say()
-            await asyncio.sleep(_SAY_SECONDS if self._lifecycle.is_ready else _SAY_SOON_SECONDS)
 
 
 def read(slots: Slots, number: int) -> Snapshot | None:
@@ -216,7 +210,7 @@ def past_of(snapshot: Snapshot) -> list[Family]:
 
 
 def _is_ready(snapshot: Snapshot | None, now: float) -> bool:
-    return snapshot is not None and snapshot.standing.is_ready and now - snapshot.at < _UNREADY_SECONDS
+    return snapshot is not None and snapshot.standing.is_ready and now - snapshot.at < UNREADY_SECONDS
 
 
 def _by_name(seen: Sequence[Snapshot]) -> Iterable[Sequence[Any]]:  # Any: JSON values
@@ -242,6 +236,6 @@ def _shown(number: int, snapshot: Snapshot | None, now: float) -> dict[str, Any]
     if snapshot is None:
         return {"worker": number, "ready": False, "reason": "it is starting"}
     silent = round(now - snapshot.at, 1)
-    reason = f"it has said nothing for {silent} seconds" if silent >= _UNREADY_SECONDS else "its models say why"
+    reason = f"it has said nothing for {silent} seconds" if silent >= UNREADY_SECONDS else "its models say why"
     shown = {"worker": number, "pid": snapshot.pid, "ready": _is_ready(snapshot, now)}
     return shown if shown["ready"] else {**shown, "reason": reason}

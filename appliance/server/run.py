@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,21 +27,24 @@ from appliance.errors import ApplianceError
 from appliance.lifecycle import Lifecycle
 from appliance.processes import leave
 from appliance.protocols import oip_grpc
-from appliance.server.app import create_app, create_probes
+from appliance.server.app import create_app, create_probes, probe_settings
 from appliance.server.departure import depart
 from appliance.server.listener import Listener
 from appliance.server.outlook import Seat, read
+from appliance.server.probes import ProbeListener
+from appliance.server.publishing import Fresh, Refresh
 from appliance.server.reloading import Reloading, newest
+from appliance.server.signals import Signals
 from appliance.server.supervisor import Supervisor, worker_count
+from appliance.server.watchdog import Watchdog
+from appliance.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import grpc
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_STOPS = (signal.SIGTERM, signal.SIGINT)
-
-# How long a worker may take to end after its drain; models close in it, and connections.
+# How long the process may take to end after its drain; models close in it, and connections.
 _LEAVE_SECONDS = 15.0
 
 
@@ -122,7 +125,8 @@ async def _serve(loaded: Loaded, seat: Seat | None) -> int:
     certificates = None if config.server.tls is None else Certificates(config.server.tls)
     servers = _listeners(app, config, certificates)
     grpc_server = await _grpc_server(app, config, seat, certificates)
-    signals = _Signals(None if reloading is None else reloading.ask)
+    signals = Signals(None if reloading is None else reloading.ask, lambda: _stop_seconds(lifecycle.config))
+    watchdog = Watchdog(config.server.stall_seconds)
     serving = [asyncio.create_task(server.serve()) for server in servers]
     log.info(
         "server.started",
@@ -142,6 +146,7 @@ async def _serve(loaded: Loaded, seat: Seat | None) -> int:
     if reloading is not None:
         await reloading.close()
     await depart(lifecycle, servers, serving, grpc_server, is_expected=signals.is_termination)
+    watchdog.close()
     signals.close()
     code = 1 if ended else failing.result() if failing.done() else 0
     failing.cancel()
@@ -149,14 +154,17 @@ async def _serve(loaded: Loaded, seat: Seat | None) -> int:
     return code
 
 
-def _listeners(app: Litestar, config: Config, certificates: Certificates | None) -> list[Listener]:
+def _listeners(app: Litestar, config: Config, certificates: Certificates | None) -> Sequence[Listener | ProbeListener]:
     host, header_seconds = config.server.host, config.server.timeouts.header_seconds
-    listeners = [Listener(app, host, config.server.port, certificates, header_seconds=header_seconds)]
-    if config.server.probe_port is not None:
-        # Without TLS: a platform's probes have no certificate to show.
-        probes = create_probes(app.state.lifecycle, app.state.outlook, app.state.telemetry)
-        listeners.append(Listener(probes, host, config.server.probe_port, header_seconds=header_seconds))
-    return listeners
+    listener = Listener(app, host, config.server.port, certificates, header_seconds=header_seconds)
+    port = config.server.probe_port
+    if port is None:
+        return [listener]
+    outlook = Fresh(app.state.published, Refresh(asyncio.get_running_loop(), app.state.published.publish))
+    telemetry = Telemetry(probe_settings(config))
+    probes = create_probes(app.state.lifecycle, outlook, telemetry)
+    # Without TLS: a platform's probes have no certificate to show.
+    return [listener, ProbeListener(Listener(probes, host, port, header_seconds=header_seconds))]
 
 
 async def _grpc_server(
@@ -178,49 +186,6 @@ async def _grpc_server(
     )
     await server.start()
     return server
-
-
-class _Signals:
-    """
-    `first` is done with the first SIGTERM or SIGINT; the second one ends the process at once.
-    """
-
-    def __init__(self, reload: Callable[[], None] | None) -> None:
-        """
-        `reload` is called with each SIGHUP; None leaves that to end the process.
-        """
-        loop = asyncio.get_running_loop()
-        if reload is not None:
-            loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload)
-        self.first: asyncio.Future[signal.Signals] = loop.create_future()
-        for number in _STOPS:
-            loop.add_signal_handler(number, self._receive, number)
-        # A worker is born with them blocked, so that none is lost before somebody listens.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOPS, signal.SIGHUP, signal.SIGCHLD})
-
-    @property
-    def is_termination(self) -> bool:
-        """
-        A platform ends us, which has told others so, and not somebody at a terminal.
-        """
-        return self.first.done() and self.first.result() is signal.SIGTERM
-
-    def close(self) -> None:
-        """
-        Leave signals to what comes after.
-        """
-        for number in _STOPS:
-            asyncio.get_running_loop().remove_signal_handler(number)
-
-    def _hang_up(self, reload: Callable[[], None]) -> None:
-        log.info("signal.received", signal=signal.SIGHUP.name)
-        reload()
-
-    def _receive(self, number: signal.Signals) -> None:
-        log.info("signal.received", signal=number.name)
-        if self.first.done():
-            leave(128 + number)
-        self.first.set_result(number)
 
 
 def _require_free(host: str, port: int, key: str) -> None:

@@ -53,7 +53,9 @@ def together(slots: Slots) -> Together:
     """
     The outlook of the first worker, which is well too.
     """
-    return Together(_Ready(config()), Seat(0, slots))
+    together = Together(_Ready(config()), Seat(0, slots))
+    together.publish()
+    return together
 
 
 def test_all_is_well_where_each_is(together: Together) -> None:
@@ -84,7 +86,9 @@ def test_nobody_is_ready_before_each_was_heard() -> None:
     """
     A worker that never said anything is starting.
     """
-    standing = Together(_Ready(config()), Seat(0, Slots(2))).standing()
+    together = Together(_Ready(config()), Seat(0, Slots(2)))
+    together.publish()
+    standing = together.standing()
 
     assert (standing.is_live, standing.is_ready, standing.has_started) == (True, False, False)
     assert standing.models[0]["state"] == "pending"
@@ -133,6 +137,7 @@ def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: Together,
     series = Gauge("flood", "Too much.", ["text"])
     try:
         series.labels("x" * (9 << 20)).set(1)
+        together.publish()
 
         assert together.standing().is_ready
         last = read(slots, 0)

@@ -15,7 +15,6 @@ from doubles import config
 from prometheus_client.core import Metric
 from ruamel.yaml import YAML
 
-from appliance.protocols.metrics import of_process
 from appliance.server import create_app
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,7 +36,7 @@ def families() -> list[Metric]:
     Every family of ours, whether or not it has a sample yet.
     """
     app = create_app(config())
-    return [each for each in of_process(app.state.lifecycle) if each.name.startswith("appliance_")]
+    return [each for each in app.state.outlook.metrics() if each.name.startswith("appliance_")]
 
 
 def _panels() -> list[dict[str, Any]]:
