@@ -25,7 +25,7 @@ from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.roster import Roster
 from appliance.lifecycle.standing import FileStanding, Standing
 from appliance.lifecycle.state import RULES, State
-from appliance.lifecycle.surroundings import Surroundings
+from appliance.lifecycle.surroundings import Surroundings, Turn
 from appliance.models.section import ModelSection
 
 __all__ = ["RULES", "Entry", "Lifecycle", "Patience", "Progress", "Standing", "State"]
@@ -50,7 +50,7 @@ class Lifecycle:
         self._around = Surroundings(
             peers=Peers(lambda name: self.directory.named(name).entry, front_end),
             storage=lambda: self.config.storage,
-            turn=asyncio.Lock(),
+            turn=Turn(),
             patience=patience,
             serves=lambda entry: any(each is entry for each in self.entries),
             end=self.ending.begin,

@@ -9,6 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
+from appliance.errors import ApplianceError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -79,3 +85,13 @@ class Deaths:
         """
         pause: float = self._patience.first_seconds * 2 ** (self.in_a_row - 1)
         return min(pause, self._patience.most_seconds) * random.uniform(0.5, 1.5)  # noqa: S311 - nobody guards a pause
+
+
+def reason_of(error: Exception, name: str) -> str:
+    """
+    Why the named model is not well, for the probes; what is no error of ours goes to the log with all of it.
+    """
+    if isinstance(error, ApplianceError):
+        return str(error)
+    log.error("model.broke", model=name, exc_info=error)
+    return f"unexpected {type(error).__name__}: {error}"

@@ -4,23 +4,29 @@ One model of the config and where it stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import structlog
+
 from appliance.admission import Gate, Settings, SloSection, share
 from appliance.contract import Model, Peers
 from appliance.errors import CallError
-from appliance.lifecycle.bringing import Brought
+from appliance.lifecycle.bringing import bring, reporter
 from appliance.lifecycle.comparison import Comparison
 from appliance.lifecycle.phases import Phases
 from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.state import State
 from appliance.lifecycle.tally import Tally
 from appliance.models.section import ModelSection
-from appliance.traits import Bounded, Dependent, Following, Spread, Timed
+from appliance.storage.section import StorageSettings
+from appliance.traits import Bounded, Dependent, Following, Preparable, Spread, Timed
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -158,12 +164,27 @@ class Entry:
                 f"The model {self.section.name!r} is {self.state}; it can be {done} when it is {must}", status=409
             )
 
-    def take(self, brought: Brought) -> None:
+    async def fetch(self, settings: StorageSettings, has_stopped: Callable[[], bool]) -> None:
         """
-        Have the bytes that were brought, and hold them until they are released.
+        Bring its bytes, in a thread, and hold them until they are released; raises as `bring` does.
+
+        What its start needs and no byte changes begins meanwhile.
         """
+        if isinstance(self.model, Preparable):
+            self.model.prepare(settings.cache_dir)
+        self.progress = Progress()
+        report = reporter(self.section.name, self.progress, has_stopped)
+        brought = await asyncio.to_thread(bring, self.section, settings, report)
         self.artifacts, self.digests, self.holds = brought.artifacts, brought.digests, brought.holds
         self.comparison = Comparison.of(brought.plan) if brought.plan else None
+
+    def compare(self) -> None:
+        """
+        Hold what was planned against what its load came to, where there is a plan.
+        """
+        if self.comparison is not None:
+            self.comparison = made = self.comparison.measure(self.model, self.phases.seconds()[State.LOADING])
+            log.info("model.measured", model=self.section.name, **made.describe(), ratio=made.ratios)
 
     def release(self, model: Model) -> None:
         """

@@ -5,22 +5,17 @@ The life of one model: materialize, load, prove, ready, what follows when it die
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from contextlib import AbstractAsyncContextManager
 
 import structlog
 
 from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.lifecycle import calls
-from appliance.lifecycle.bringing import bring, reporter
-from appliance.lifecycle.deaths import Deaths
+from appliance.lifecycle.deaths import Deaths, reason_of
 from appliance.lifecycle.entry import Entry
-from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.proof import prove
 from appliance.lifecycle.state import RULES, State
 from appliance.lifecycle.surroundings import Surroundings
 from appliance.models.section import ModelSection
-from appliance.traits import Preparable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -79,19 +74,21 @@ class Life:
         try:
             await self._bring()
         except Exception as error:
-            await self._fail(error, self._reason(error))
+            await self._fail(error, reason_of(error, self.entry.section.name))
 
     async def load(self) -> None:
         """
         Bring the bytes, unless they are here, and start the model; what keeps it from starting would do so again.
         """
         try:
-            async with self._emptying, self._taking_turns():
+            async with self._emptying:
                 if self.entry.state is State.PENDING:
                     await self._bring()
-                await self._start("the engine is starting" if self.entry.section.has_engine else "it is starting")
+                # Not while its bytes are on their way: an engine that died would wait for another model's download.
+                async with self._around.turn.of(self.entry.section):
+                    await self._start_undisturbed()
         except Exception as error:
-            await self._fail(error, self._reason(error))
+            await self._fail(error, reason_of(error, self.entry.section.name))
 
     async def unload(self, seconds: float, reason: str) -> None:
         """
@@ -101,8 +98,9 @@ class Life:
         # It may have died meanwhile.
         if self.entry.state is State.DRAINING:
             self.move(State.UNLOADED, reason)
-            async with self._emptying, self._around.turn:
-                await self.entry.model.close()
+            # Without a turn: what another one's load would wait for is memory.
+            async with self._emptying:
+                await self._close()
                 self.entry.release(self.entry.section.build(self._around.peers))
 
     def retire(self, reason: str, *, answers: bool) -> None:
@@ -132,7 +130,7 @@ class Life:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.entry.model.close()
+        await self._close()
         for hold in self.entry.holds:
             hold.close()
         if State.STOPPED in RULES[self.entry.state].leaves_to:
@@ -158,21 +156,36 @@ class Life:
             farewell, answers = self._farewell
             self.retire(farewell, answers=answers)
 
-    def _taking_turns(self) -> AbstractAsyncContextManager[object]:
-        # One engine after the other: each measures the memory that the ones before it left.
-        return self._around.turn if self.entry.section.has_engine else contextlib.nullcontext()
+    async def _close(self) -> None:
+        await self.entry.model.close()
+        self._around.turn.closed += 1
+
+    async def _start_undisturbed(self) -> None:
+        """
+        Start it, a second time where another model was closed meanwhile: vLLM fails when memory becomes free while it
+        measures.
+        """
+        has_engine, closed = self.entry.section.has_engine, self._around.turn.closed
+        try:
+            await self._start("the engine is starting" if has_engine else "it is starting")
+        except Exception as error:
+            if not has_engine or self._around.turn.closed == closed:
+                raise
+            await self._renew(f"{reason_of(error, self.entry.section.name)}; another model was closed meanwhile")
+            await self._start("the engine is starting again")
+
+    async def _renew(self, reason: str) -> None:
+        self.move(State.RESTARTING, reason)
+        await self._close()
+        self.entry.model = self.entry.section.build(self._around.peers)
 
     async def _bring(self) -> None:
         entry = self.entry
         if not entry.section.storages:
             return
         self.move(State.FETCHING, "its bytes are being brought")
-        settings = self._around.storage()
-        if isinstance(entry.model, Preparable):
-            entry.model.prepare(settings.cache_dir)
-        entry.progress = Progress()
-        report = reporter(entry.section.name, entry.progress, lambda: self._is_abandoned)
-        entry.take(await asyncio.to_thread(bring, entry.section, settings, report))
+        await entry.fetch(self._around.storage(), lambda: self._is_abandoned)
+        entry.reason = "its bytes are here; it waits for its turn"
 
     async def _start(self, reason: str) -> None:
         model = self.entry.model
@@ -180,7 +193,7 @@ class Life:
         await model.load(self.entry.artifacts)
         self.entry.bound(self._around.peers.front_end.count)
         self.move(State.PROVING, "the first answer is being made")
-        self._compare()
+        self.entry.compare()
         if model.proof is None:
             await self._look()
         else:
@@ -188,12 +201,6 @@ class Life:
             self.move(State.READY, "it answered")
         log.info("model.loaded", model=self.entry.section.name, **self.entry.load())
         self._deaths.come_alive()
-
-    def _compare(self) -> None:
-        entry = self.entry
-        if entry.comparison is not None:
-            entry.comparison = made = entry.comparison.measure(entry.model, entry.phases.seconds()[State.LOADING])
-            log.info("model.measured", model=entry.section.name, **made.describe(), ratio=made.ratios)
 
     async def _look(self) -> None:
         """
@@ -222,7 +229,7 @@ class Life:
         wants_restart = self.entry.section.recovery == "restart"
         while wants_restart and State.RESTARTING in RULES[self.entry.state].leaves_to:
             self._deaths.count()
-            reason = self._reason(error)
+            reason = reason_of(error, self.entry.section.name)
             if self._deaths.is_loop:
                 row = f"{self._deaths.in_a_row} deaths within {self._deaths.lasted_seconds:.0f} seconds"
                 await self._fail(error, f"{reason}; given up after {row}")
@@ -233,16 +240,14 @@ class Life:
                 error = next_error
             else:
                 return
-        await self._fail(error, self._reason(error))
+        await self._fail(error, reason_of(error, self.entry.section.name))
 
     async def _restart(self, reason: str) -> None:
         entry, pause = self.entry, self._deaths.pause_seconds
         entry.restarts += 1
-        self.move(State.RESTARTING, f"{reason}; restart {entry.restarts} begins in {pause:.1f} seconds")
-        await entry.model.close()
-        entry.model = entry.section.build(self._around.peers)
+        await self._renew(f"{reason}; restart {entry.restarts} begins in {pause:.1f} seconds")
         await asyncio.sleep(pause)
-        async with self._taking_turns():
+        async with self._around.turn.of(self.entry.section):
             await self._start(f"restart {entry.restarts}, because {reason}")
 
     async def _fail(self, error: Exception, reason: str) -> None:
@@ -250,10 +255,4 @@ class Life:
         # Before the model closes: whatever becomes of that, the process is to end.
         if self.entry.section.recovery == "exit" and self._around.serves(self.entry):
             self._around.end(error.exit_code if isinstance(error, ApplianceError) else 1)
-        await self.entry.model.close()
-
-    def _reason(self, error: Exception) -> str:
-        if isinstance(error, ApplianceError):
-            return str(error)
-        log.error("model.broke", model=self.entry.section.name, exc_info=error)
-        return f"unexpected {type(error).__name__}: {error}"
+        await self._close()

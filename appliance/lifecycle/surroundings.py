@@ -5,13 +5,35 @@ What the models of one server share.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 
 from appliance.contract import Peers
 from appliance.lifecycle.deaths import Patience
 from appliance.lifecycle.entry import Entry
+from appliance.models.section import ModelSection
 from appliance.storage.section import StorageSettings
+
+
+@dataclass(slots=True)
+class Turn:
+    """
+    Which engine may start.
+    """
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while an engine starts."""
+
+    closed: int = 0
+    """How many models were closed so far."""
+
+    def of(self, section: ModelSection) -> AbstractAsyncContextManager[object]:
+        """
+        One engine after the other: each measures the memory that the ones before it left.
+        """
+        return self.lock if section.has_engine else contextlib.nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +46,7 @@ class Surroundings:
     storage: Callable[[], StorageSettings]
     """What holds for a fetch that begins now."""
 
-    turn: asyncio.Lock
-    """Held while an engine starts."""
+    turn: Turn
 
     patience: Patience
     serves: Callable[[Entry], bool]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
@@ -23,7 +24,7 @@ from appliance.errors import (
     UnknownModelError,
     UnsupportedOperationError,
 )
-from appliance.lifecycle import Lifecycle, State
+from appliance.lifecycle import Lifecycle, Patience, State
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 STREAM = Call(Operation.COMPLETION, b'{"stream": true}')
@@ -40,8 +41,8 @@ def _double(lifecycle: Lifecycle, index: int = 0) -> Double:
 
 
 @asynccontextmanager
-async def _begun(*sections: DoubleSection) -> AsyncGenerator[Lifecycle]:
-    lifecycle = Lifecycle(config(*sections))
+async def _begun(*sections: DoubleSection, patience: Patience = Patience()) -> AsyncGenerator[Lifecycle]:  # noqa: B008 - frozen
+    lifecycle = Lifecycle(config(*sections), patience=patience)
     lifecycle.begin()
     try:
         yield lifecycle
@@ -413,3 +414,61 @@ async def test_an_unload_goes_on_when_nobody_waits_for_it() -> None:
         await call
 
         await _until(lambda: lifecycle.entries[0].state is State.UNLOADED)
+
+
+async def test_an_unload_does_not_wait_for_another_models_load() -> None:
+    """
+    What it held is free at once, however long the other one takes.
+    """
+    async with _begun(DoubleSection(name="one"), DoubleSection(name="two")) as lifecycle:
+        one, two = lifecycle.entries
+        _double(lifecycle).may_load.set()
+        await _until(lambda: one.state is State.READY and two.state is State.LOADING)
+        first = _double(lifecycle)
+
+        await asyncio.wait_for(lifecycle.unload("one"), 5)
+
+        assert (one.state, first.closed) == (State.UNLOADED, 1)
+        assert two.state is State.LOADING
+
+
+async def test_an_engine_starts_again_where_memory_was_freed_while_it_started() -> None:
+    """
+    vLLM takes it for a fault, once; without that a fault of a first start is the last word.
+    """
+    async with _begun(DoubleSection(name="one"), DoubleSection(name="two")) as lifecycle:
+        one, two = lifecycle.entries
+        _double(lifecycle).may_load.set()
+        await _until(lambda: one.state is State.READY and two.state is State.LOADING)
+        disturbed = _double(lifecycle, 1)
+        disturbed.load_fault = LoadError("Error in memory profiling")
+        await lifecycle.unload("one")
+        disturbed.may_load.set()
+        await _until(lambda: _double(lifecycle, 1) is not disturbed)
+        _double(lifecycle, 1).may_load.set()
+
+        await _until(lambda: two.state is State.READY)
+
+        assert disturbed.closed == 1
+
+
+async def test_a_restart_does_not_wait_for_another_models_download() -> None:
+    """
+    A model whose bytes are on their way starts no engine yet.
+    """
+    may_fetch = threading.Event()
+    slow = DoubleSection(name="slow", has_storage=True, may_fetch=may_fetch)
+    patience = Patience(first_seconds=0.01)
+    async with _begun(DoubleSection(name="one", on_failure="restart"), slow, patience=patience) as lifecycle:
+        one, two = lifecycle.entries
+        _double(lifecycle).may_load.set()
+        await _until(lambda: one.state is State.READY and two.state is State.FETCHING)
+        first = _double(lifecycle)
+        first.is_dead = True
+        await _until(lambda: _double(lifecycle) is not first)
+        _double(lifecycle).may_load.set()
+
+        await _until(lambda: one.state is State.READY)
+
+        assert two.state is State.FETCHING
+        may_fetch.set()
