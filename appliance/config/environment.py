@@ -20,6 +20,7 @@ from appliance.config.shape import Shape, converted
 from appliance.models import SECTIONS
 from appliance.nearest import did_you_mean, known_ones
 from appliance.section import Section
+from appliance.service_links import service_links
 
 PREFIX = "APPLIANCE__"
 _DELIMITER = "__"
@@ -38,7 +39,8 @@ def lay(draft: Draft, environ: Mapping[str, str], shape: Shape) -> tuple[Draft, 
     """
     faults: list[Fault] = []
     # A whole section goes before its parts, whatever the order of the variables.
-    names = sorted((name for name in environ if name.upper().startswith(PREFIX)), key=lambda name: (len(name), name))
+    settings = {name for name in environ if name.upper().startswith(PREFIX)} - service_links(environ, PREFIX)
+    names = sorted(settings, key=lambda name: (len(name), name))
     for name in names:
         text, place = environ[name], Place(Source(f"environment {printable(name)}"))
         try:

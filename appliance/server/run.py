@@ -37,6 +37,7 @@ from appliance.server.reloading import Reloading, newest
 from appliance.server.signals import Signals
 from appliance.server.supervisor import Supervisor, worker_count
 from appliance.server.watchdog import Watchdog
+from appliance.service_links import REMEDY, service_links
 from appliance.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def serve(loaded: Loaded) -> int:
         # None is lost, and none ends us, before somebody listens.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     _configure_log(loaded)
+    if ignored := [name for prefix in ("VLLM_", "APPLIANCE_") for name in service_links(os.environ, prefix)]:
+        log.warning("environment.ignored", names=sorted(ignored), reason=REMEDY)
     try:
         return _run(loaded)
     except ApplianceError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from appliance.errors import StorageError
 from appliance.layout import LayoutSection
 from appliance.processes import processor_flags
+from appliance.service_links import addresses as addresses_of_services
 from appliance.storage import Cache
 from appliance.vllm_engine.placing import Addresses, environment_of
 
@@ -45,6 +46,9 @@ def set_environment(layout: LayoutSection, addresses: Addresses | None = None) -
     """
     Tell vLLM what holds for every engine, and the layout of the next one; `addresses` are as in `Setup`.
     """
+    # vLLM takes VLLM_PORT for a port, and other names that end so. The rest it does not read, and a config may.
+    for name in addresses_of_services(os.environ, "VLLM_"):
+        del os.environ[name]
     _suggest({**_ALWAYS, **environment_of(layout, addresses)})
 
 

@@ -126,17 +126,25 @@ def test_a_pod_is_given_longer_to_stop_than_it_takes(pod: Manifest, settings: Ma
     server = _config(settings, pod, tmp_path).server
 
     assert server.drain_delay_seconds > 0
-    assert _grace(pod) >= server.drain_delay_seconds + server.drain_seconds + END_SECONDS
+    assert _of_pod(pod, "terminationGracePeriodSeconds") >= (
+        server.drain_delay_seconds + server.drain_seconds + END_SECONDS
+    )
 
 
-def _grace(pod: Manifest) -> float:
+@pytest.mark.parametrize(("pod", "settings"), PODS)
+def test_no_service_sets_variables_of_a_pod(pod: Manifest, settings: Manifest) -> None:
     """
-    Of a runtime's pod the InferenceService says it.
+    A Service called vllm would set VLLM_PORT, and others what their names happen to mean.
+    """
+    assert _of_pod(pod, "enableServiceLinks") is False
+
+
+def _of_pod(pod: Manifest, key: str) -> Any:  # Any: JSON values
+    """
+    What a pod says of itself; of a runtime's pod the InferenceService says it.
     """
     pods = (pod, manifests.of_kind("InferenceService", ALL)["spec"]["predictor"])
-    return next(
-        float(each["terminationGracePeriodSeconds"]) for each in pods if "terminationGracePeriodSeconds" in each
-    )
+    return next(each[key] for each in pods if key in each)
 
 
 @pytest.mark.parametrize(("pod", "settings"), PODS)
