@@ -1,5 +1,5 @@
 """
-The command line: serve, validate, plan, diff, pull, lock, cache, key, schema, smoke.
+The command line: serve, validate, plan, diff, pull, lock, cache, probe, key, schema, smoke.
 """
 
 from __future__ import annotations
@@ -146,6 +146,37 @@ def lock(file: Path, overrides: Sequence[str]) -> None:
 
 main.add_command(plan)
 main.add_command(cache)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["live", "ready", "started"]), default="live", metavar="[live|ready|started]")
+@click.argument("file", type=FILE, required=False)
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=4, show_default=True, help="Seconds to wait.")
+@overrides
+def probe(what: str, file: Path | None, timeout: float, overrides: Sequence[str]) -> None:
+    """
+    Ask the server of FILE whether it is live, ready or started, and print what it says.
+
+    It is asked on this machine, where FILE, the environment and --set have it listen. Without FILE it is the one
+    server that runs here, as in a container. Exit code 0 when it says yes, 1 when it says no or does not answer.
+    """
+    from appliance import probe as probing
+
+    loaded = _running(overrides) if file is None else load(file, overrides)
+    is_so, said = probing.ask(loaded.config.server, what, timeout)
+    click.echo(said)
+    sys.exit(0 if is_so else 1)
+
+
+def _running(overrides: Sequence[str]) -> Loaded:
+    """
+    The config of the one server that runs here.
+    """
+    from appliance import probe as probing
+
+    command = probing.running()
+    given = serve.make_context("serve", list(command.arguments)).params
+    return load(command.directory / given["file"], [*given["overrides"], *overrides], environ=command.environ)
 
 
 @main.command()

@@ -25,7 +25,7 @@ FLOORS = (
     {"plan", "translation"},
     {"models"},
     {"config", "openai"},
-    {"cache", "diff", "key", "lifecycle", "planned", "pull", "validated"},
+    {"cache", "diff", "key", "lifecycle", "planned", "probe", "pull", "validated"},
     {"page", "protocols"},
     {"server", "smoke"},
     {"cli", "model_server"},
