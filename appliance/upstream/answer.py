@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _BROKE_OFF = "The upstream broke off in the middle of its answer."
 
+# A fast upstream may have sent a megabyte since the last time. The event loop does the work of one piece of it, then
+# that of the other streams, and of probes.
+_MOST_AT_ONCE = 16 * 1024
+
 
 class Answer:
     """
@@ -156,9 +160,12 @@ class Answer:
         """
         content = self._response.content
         try:
-            chunk = content.read_nowait()
+            chunk = content.read_nowait(_MOST_AT_ONCE)
             if not chunk and not content.at_eof():
                 chunk = await self._wait(patience)
+            elif len(chunk) == _MOST_AT_ONCE:
+                # There may be more, and others wait for the event loop too, probes among them.
+                await asyncio.sleep(0)
         except TimeoutError as error:
             if asyncio.get_running_loop().time() < self._deadline:
                 return None
@@ -174,7 +181,7 @@ class Answer:
             self._silent_since = now
         until = self._deadline if patience is None else min(self._deadline, now + patience)
         async with asyncio.timeout_at(until):
-            return await self._response.content.readany()
+            return await self._response.content.read(_MOST_AT_ONCE)
 
     @property
     def _deadline(self) -> float:

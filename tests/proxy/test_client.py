@@ -307,3 +307,29 @@ async def _until_left(upstream: Upstream) -> None:
     async with asyncio.timeout(5):
         while not upstream.asked[-1].has_left:
             await asyncio.sleep(0.02)
+
+
+async def test_a_fast_stream_leaves_the_event_loop_to_others(client: Client, upstream: Upstream) -> None:
+    """
+    However much has come, it is taken piece by piece, and whatever else waits has its turn between two of them.
+    """
+    whole = b"data: {}\n\n" * 200_000
+    upstream.on("/v1/chat/completions", stream(whole))
+    answer = await client.send("/v1/chat/completions", BODY)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    waiting = asyncio.create_task(others())
+    # Meanwhile more has come than one piece.
+    await asyncio.sleep(0.05)
+    pieces = [(piece, turns) async for piece in answer.chunks()]
+    waiting.cancel()
+
+    assert b"".join(piece for piece, _ in pieces) == whole
+    assert max(len(piece) for piece, _ in pieces) <= 64 * 1024
+    assert len({turn for _, turn in pieces}) > len(pieces) / 2
