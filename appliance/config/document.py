@@ -101,8 +101,7 @@ def _check_events(text: str, source: Source) -> None:
     """
     Refuse what composing would stumble over: it recurses, and says nothing useful about anchors.
     """
-    open_anchors: list[str | None] = []
-    anchors: set[str] = set()
+    expansion = _Expansion()
     documents = 0
     for count, event in enumerate(_yaml().parse(text)):
         place = source.place(event.start_mark.line, event.start_mark.column)
@@ -112,15 +111,13 @@ def _check_events(text: str, source: Source) -> None:
             documents += 1
             _check_document(event, documents, place)
         elif isinstance(event, AliasEvent):
-            _check_alias(str(event.anchor), anchors, open_anchors, place)
-        elif isinstance(event, NodeEvent) and event.anchor is not None:
-            anchors.add(str(event.anchor))
-        if isinstance(event, CollectionStartEvent):
-            open_anchors.append(event.anchor)
-            if len(open_anchors) > MAX_DEPTH:
-                raise _refusal(place, f"is nested deeper than {MAX_DEPTH} levels; must be flatter")
+            _check_alias(str(event.anchor), expansion, place)
         elif isinstance(event, CollectionEndEvent):
-            open_anchors.pop()
+            expansion.end()
+        elif isinstance(event, NodeEvent):
+            expansion.begin(event)
+            if len(expansion.open) > MAX_DEPTH:
+                raise _refusal(place, f"is nested deeper than {MAX_DEPTH} levels; must be flatter")
 
 
 def _check_document(event: DocumentStartEvent, number: int, place: Place) -> None:
@@ -130,12 +127,55 @@ def _check_document(event: DocumentStartEvent, number: int, place: Place) -> Non
         raise _refusal(place, "asks for another version of YAML; must be YAML 1.2, the default")
 
 
-def _check_alias(name: str, anchors: set[str], open_anchors: list[str | None], place: Place) -> None:
-    if name not in anchors:
-        remedy = did_you_mean(name, anchors) or f"must be set before it is used, with &{name}"
-        raise _refusal(place, f"*{name} is an alias of no anchor; {remedy}")
-    if name in open_anchors:
+def _check_alias(name: str, expansion: _Expansion, place: Place) -> None:
+    if name in (anchor for anchor, _ in expansion.open):
         raise _refusal(place, f"*{name} stands inside its own anchor; must stand after it")
+    if name not in expansion.sizes:
+        remedy = did_you_mean(name, expansion.sizes) or f"must be set before it is used, with &{name}"
+        raise _refusal(place, f"*{name} is an alias of no anchor; {remedy}")
+    expansion.alias(name)
+    if expansion.values > MAX_NODES:
+        message = f"*{name} makes more than {MAX_NODES} values of the file, with the aliases in it; must be fewer"
+        raise _refusal(place, message)
+
+
+class _Expansion:
+    """
+    How many values a document has with its aliases followed, counted without following them.
+    """
+
+    def __init__(self) -> None:
+        self.values = 0
+        self.sizes: dict[str, int] = {}
+        """Values of what each anchor stands for."""
+
+        self.open: list[tuple[str | None, int]] = []
+        """The anchors of the collections that have begun, and how many values there were before each."""
+
+    def begin(self, event: NodeEvent) -> None:
+        """
+        Count a value, or the beginning of a collection.
+        """
+        anchor = None if event.anchor is None else str(event.anchor)
+        if isinstance(event, CollectionStartEvent):
+            self.open.append((anchor, self.values))
+        elif anchor is not None:
+            self.sizes[anchor] = 1
+        self.values += 1
+
+    def alias(self, name: str) -> None:
+        """
+        Count what an alias stands for.
+        """
+        self.values += self.sizes[name]
+
+    def end(self) -> None:
+        """
+        The collection that began last is over.
+        """
+        anchor, before = self.open.pop()
+        if anchor is not None:
+            self.sizes[anchor] = self.values - before
 
 
 def _syntax_error(source: Source, error: MarkedYAMLError) -> ConfigError:

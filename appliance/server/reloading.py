@@ -87,8 +87,10 @@ class Reloading:
                 await asyncio.to_thread(self._watch.begin)
                 new = await asyncio.to_thread(self._served.again)
             except ConfigError as error:
+                self._watch.refuse()
                 self._refuse(error)
             except Exception:
+                self._watch.refuse()
                 # Whatever it is, it must not end what serves.
                 log.exception("config.broke")
             else:

@@ -16,6 +16,9 @@ from typing import ClassVar
 # What was wrong may have lacked a file that is not among the watched ones.
 _RETRY_SECONDS = 5.0
 
+# Reading a wrong file again and again takes a twentieth of one core at most, however long it takes.
+_RETRY_SHARE = 20
+
 
 class Watch:
     """
@@ -34,6 +37,7 @@ class Watch:
         self._seen = self._read
         self._is_good = True
         self._began = time.monotonic()
+        self._pause = _RETRY_SECONDS
 
     def has_changed(self) -> bool:
         """
@@ -45,7 +49,7 @@ class Watch:
         self._seen = now
         if now != self._read:
             return now == seen
-        return not self._is_good and time.monotonic() - self._began >= _RETRY_SECONDS
+        return not self._is_good and time.monotonic() - self._began >= self._pause
 
     def begin(self) -> None:
         """
@@ -58,6 +62,12 @@ class Watch:
         These were read, and were good.
         """
         self._read, self._is_good = dict(files), True
+
+    def refuse(self) -> None:
+        """
+        They were read, and are wrong; the longer that took, the later they are read again unchanged.
+        """
+        self._pause = max(_RETRY_SECONDS, _RETRY_SHARE * (time.monotonic() - self._began))
 
 
 def _digests(files: Iterable[Path]) -> dict[Path, str]:

@@ -135,6 +135,22 @@ def test_deep_nesting_is_refused_at_once(text: str, load_text: Callable[..., Loa
     assert time.monotonic() - start < 10
 
 
+def test_an_alias_bomb_is_told_at_the_alias_that_is_too_much(load_text: Callable[..., Loaded]) -> None:
+    """
+    What aliases stand for is counted without following them.
+    """
+    lines = ["x-a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [
+        f"x-{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+
+    with pytest.raises(ConfigError, match=r"\*e makes more than 100000 values of the file") as caught:
+        load_text("\n".join([*lines, MINIMAL]))
+
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column) == (6, 10)
+
+
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
 def test_alias_bombs_are_refused(text: str, load_text: Callable[..., Loaded]) -> None:
     """
@@ -142,7 +158,8 @@ def test_alias_bombs_are_refused(text: str, load_text: Callable[..., Loaded]) ->
     """
     start = time.monotonic()
 
-    with pytest.raises(ConfigError, match="aliases make more than 100000 values or 50 levels of it"):
+    message = r"\*\w+ makes more than 100000 values|aliases make more than 100000 values or 50 levels of it"
+    with pytest.raises(ConfigError, match=message):
         load_text(MINIMAL + text)
 
     assert time.monotonic() - start < 20

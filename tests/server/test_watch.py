@@ -4,6 +4,7 @@ Whether files hold something else than what was read.
 
 from __future__ import annotations
 
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -70,3 +71,20 @@ def test_a_file_that_is_gone_is_a_change(file: Path) -> None:
     file.unlink()
 
     assert [watch.has_changed(), watch.has_changed()] == [False, True]
+
+
+def test_what_takes_long_to_be_found_wrong_is_seldom_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A wrong file is read again for a file that it lacked, and never takes more than a twentieth of a core.
+    """
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watch = _watch(file)
+    watch.begin()
+    now += 2
+    watch.refuse()
+
+    now += 37
+    assert not watch.has_changed()
+    now += 2
+    assert watch.has_changed()
