@@ -68,12 +68,18 @@ is tensors (`appliance.tensors.wire`), a prediction and an explanation are the J
 """
 
 
+FORMS = frozenset({Operation.TRANSCRIPTION, Operation.TRANSLATION, Operation.IMAGE_EDIT, Operation.IMAGE_VARIATION})
+"""
+The operations whose requests are forms, because there is a file in them; those of all others are JSON.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """
     One request: `body` is what the client sent, decoded once, by whoever needs it.
 
-    It is JSON, or a form where `headers`, which have lower-case names, say so.
+    It is JSON, or a form where the operation is one of `FORMS`; `headers`, which have lower-case names, say the same.
     `path` is the one of `PATHS` that the client took, and "" for the usual one; `query` is what came after it.
     `is_streamed` is whether the client wants its answer as it comes.
     """

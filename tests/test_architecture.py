@@ -18,7 +18,8 @@ HOUSE = Path(__file__).parent.parent / "appliance"
 FILES = sorted(file for file in HOUSE.rglob("*.py") if "_pb2" not in file.name)
 
 FLOORS = (
-    {"errors", "logs", "nearest", "options", "processes", "record", "section", "service_links"},
+    {"concurrency", "errors", "json_scan", "logs", "nearest", "options", "processes", "record", "section"}
+    | {"service_links"},
     {"admission"},
     {"contract", "layout", "storage", "tensors", "traits", "usage"},
     {"access", "python_model", "telemetry", "upstream", "vllm_engine"},

@@ -20,6 +20,12 @@ class ServerLimitsSection(Section):
     json_depth: Annotated[int, Field(ge=8, le=500)] = 100
     """Most objects and lists within each other in a body; a deeper one is 400, before anything decodes it."""
 
+    json_members: Annotated[int, Field(ge=16, le=10_000)] = 1000
+    """Most members of a body's outermost object; one with more is 400. Objects within it are not counted."""
+
+    form_parts: Annotated[int, Field(ge=8, le=1000)] = 100
+    """Most fields and files of a form; one with more is 400. The header of each has 4 KiB a line, and eight lines."""
+
 
 class ServerTimeoutsSection(Section):
     """

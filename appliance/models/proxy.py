@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from appliance.contract import PATHS, Call, Model, Peers, Reply
+from appliance.concurrency import off_loop
+from appliance.contract import FORMS, PATHS, Call, Model, Peers, Reply
 from appliance.errors import CallError
 from appliance.models.section import ModelSection
 from appliance.record import current
@@ -25,12 +26,12 @@ from appliance.upstream.breaker import BreakerSection
 from appliance.upstream.budget import GENERATIONS, RetrySection
 from appliance.upstream.cache import Answers, AnswersSection, Kept
 from appliance.upstream.exchange import Exchange, Request
-from appliance.upstream.form import is_form
+from appliance.upstream.form import FormError
 from appliance.upstream.headers import downward, upward
 from appliance.upstream.health import HealthSection
 from appliance.upstream.member import MemberSection
 from appliance.upstream.members import NotAnObjectError
-from appliance.upstream.naming import LARGE_BYTES, Named, renamed
+from appliance.upstream.naming import Named, renamed
 from appliance.upstream.pool import Pool
 from appliance.upstream.rewrite import RequestSection, Rewrite
 from appliance.upstream.section import HeaderName, HeaderValue
@@ -139,7 +140,7 @@ class ProxyModel:
         self._running.require()
 
     async def answer(self, call: Call) -> Reply:
-        request, body, hidden = self._request(call)
+        request, body, hidden = await off_loop(len(call.body), self._request, call)
         name = request.body.name or self._section.name
         if self._answers is None or not keeping.may_keep(call, body):
             return await self._pass(request, name, hidden)
@@ -175,12 +176,14 @@ class ProxyModel:
         return self._pool
 
     def _request(self, call: Call) -> tuple[Request, bytes, HiddenUsage | None]:
-        section, content_type = self._section, call.headers.get("content-type", "")
+        section, is_form = self._section, call.operation in FORMS
         try:
             body, hidden = call.body, None
-            if not is_form(content_type):
+            if not is_form:
                 body, hidden = self._asked_usage(call, self._rewrite(call.operation, call.body))
-            named = Named(body, content_type)
+            named = Named(body, call.headers.get("content-type", "") if is_form else "")
+        except FormError as error:
+            raise CallError(str(error), code="invalid_form") from error
         except NotAnObjectError as error:
             raise CallError(f"The body is not a request: {error}", code="invalid_json") from error
         request = Request(
@@ -243,8 +246,5 @@ async def _reply(kept: Kept, name: str, headers: Mapping[str, str]) -> Reply:
     """
     A whole answer under the client's name for the model; an error keeps its body.
     """
-    body = kept.body
-    if kept.status < 300:
-        is_large = len(body) >= LARGE_BYTES
-        body = await asyncio.to_thread(renamed, body, name) if is_large else renamed(body, name)
+    body = await off_loop(len(kept.body), renamed, kept.body, name) if kept.status < 300 else kept.body
     return Reply(body, kept.status, kept.media_type, headers)

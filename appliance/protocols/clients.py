@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from litestar import Request
 from litestar.exceptions import ClientException
 from litestar.types import Receive
+
+from appliance.errors import CallError
 
 Result = TypeVar("Result")
 
@@ -77,6 +80,19 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) ->
 async def _left(request: AnyRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+@asynccontextmanager
+async def before_body(request: AnyRequest) -> AsyncGenerator[None]:
+    """
+    What is refused within it is refused before anything looks at the body; the client is heard out, or it would not
+    hear the refusal.
+    """
+    try:
+        yield
+    except CallError:
+        await discard(request.receive)
+        raise
 
 
 async def discard(receive: Receive) -> None:

@@ -6,9 +6,10 @@ Source: https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), spec.m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from appliance.contract import Call
+from appliance.contract import FORMS, Call
 from appliance.upstream.naming import Named
 
 HEADER = "x-gateway-model-name"
@@ -31,17 +32,23 @@ class Gateway:
         """
         return name.removeprefix(self._prefix) if name and self._prefix else name
 
+    def meant(self, name: str | None, headers: Mapping[str, str]) -> str | None:
+        """
+        The config's name of the model that a request is for, which has this name in its body or none.
+        """
+        return name if self._prefix is None else self.plain(name or headers.get(HEADER))
+
     def named(self, call: Call, name: str | None) -> tuple[str | None, Call]:
         """
         The model a call is for, which has this name in its body or none, and the call with the config's name in it.
         """
         if self._prefix is None:
             return name, call
-        plain = self.plain(name or call.headers.get(HEADER))
+        plain = self.meant(name, call.headers)
         if plain is None or plain == name:
             return name, call
-        body = Named(call.body, call.headers.get("content-type", "")).under(plain)
-        return plain, replace(call, body=body)
+        content_type = call.headers.get("content-type", "") if call.operation in FORMS else ""
+        return plain, replace(call, body=Named(call.body, content_type).under(plain))
 
 
 def prefix_of(namespace: str) -> str:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
+from appliance.admission.listening import ServerLimitsSection
+from appliance.concurrency import off_loop
 from appliance.config.server import ServerSection
 from appliance.errors import CallError, SlowBodyError
+from appliance.json_scan import is_deeper, is_wider
 from appliance.protocols.clients import AnyRequest, ClientGoneError, discard
 from appliance.protocols.compression import decompressed
-from appliance.protocols.depth import is_deeper
 from appliance.tensors.wire import LENGTH_HEADER
-from appliance.upstream import form
 
 # A length of more digits is none, which is for the protocol to say.
 _DIGITS = 20
@@ -38,31 +39,28 @@ class Intake:
 
     async def body(self, request: AnyRequest) -> bytes:
         """
-        The body of a request, a form or JSON.
+        The body of a request, decompressed; nothing else has looked at it.
 
         Raises:
-            CallError: it is JSON that is nested too deeply.
+            CallError: it is not compressed as it says, or in a way nobody here knows.
+            SlowBodyError: it did not come in time.
+            RequestEntityTooLarge: it is larger than the application allows, compressed or not.
+        """
+        coding = request.headers.get("content-encoding", "identity").strip().lower()
+        return await decompressed(await self._whole(request), coding, self.server.max_body_bytes)
+
+    async def json(self, request: AnyRequest) -> bytes:
+        """
+        The body of a request, which is JSON with binary tensors after it where the headers say so.
+
+        Raises:
+            CallError: as `body` and `require_shape`.
             SlowBodyError: it did not come in time.
             RequestEntityTooLarge: it is larger than the application allows.
         """
-        body = await self._whole(request)
-        if not form.is_form(request.headers.get("content-type", "")):
-            self.require_flat(body)
-        return body
-
-    async def plain_body(self, request: AnyRequest) -> bytes:
-        """
-        The body of a request to a protocol that knows compression and binary tensors, decompressed.
-
-        Raises:
-            CallError: it is not compressed as it says, or in a way nobody here knows, or nested too deeply.
-            SlowBodyError: it did not come in time.
-            RequestEntityTooLarge: it is larger, compressed or not.
-        """
-        coding = request.headers.get("content-encoding", "identity").strip().lower()
-        body = await decompressed(await self._whole(request), coding, self.server.max_body_bytes)
+        body = await self.body(request)
         length = request.headers.get(LENGTH_HEADER, "")
-        self.require_flat(body[: int(length)] if length.isdecimal() and len(length) < _DIGITS else body)
+        await self.require_shape(body[: int(length)] if length.isdecimal() and len(length) < _DIGITS else body)
         return body
 
     async def _whole(self, request: AnyRequest) -> bytes:
@@ -87,15 +85,24 @@ class Intake:
                 raise
             raise SlowBodyError(f"The body did not come within server.timeouts.body_seconds of {seconds:g}") from error
 
-    def require_flat(self, body: bytes) -> None:
+    async def require_shape(self, body: bytes) -> None:
         """
-        Return when JSON is nested no deeper than it may be.
+        Return when JSON is nested no deeper, and has no more members, than it may.
 
         Raises:
-            CallError: it is.
+            CallError: it is, or has.
         """
-        most = self.server.limits.json_depth
-        if is_deeper(body, most):
-            raise CallError(
-                f"The body is nested too deeply; server.limits.json_depth allows {most} levels", code="invalid_json"
-            )
+        await off_loop(len(body), _require_shape, body, self.server.limits)
+
+
+def _require_shape(body: bytes, limits: ServerLimitsSection) -> None:
+    if is_deeper(body, limits.json_depth):
+        raise CallError(
+            f"The body is nested too deeply; server.limits.json_depth allows {limits.json_depth} levels",
+            code="invalid_json",
+        )
+    if is_wider(body, limits.json_members):
+        raise CallError(
+            f"The body has too many members; server.limits.json_members allows {limits.json_members}",
+            code="invalid_json",
+        )

@@ -17,11 +17,12 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from appliance.access import Access
-from appliance.contract import PATHS, Call, Operation, Reply
+from appliance.concurrency import off_loop
+from appliance.contract import FORMS, PATHS, Call, Operation, Reply
 from appliance.errors import CallError
 from appliance.lifecycle import RULES, Entry, Lifecycle
 from appliance.protocols import errors
-from appliance.protocols.clients import AnyRequest, unless_gone
+from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.gateway import Gateway
 from appliance.protocols.intake import Intake
 from appliance.protocols.spoken import speaking
@@ -57,8 +58,19 @@ def _operation(
 ) -> BaseRouteHandler:
     @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
     async def answer(request: AnyRequest) -> Response[Any]:
-        call, name = _call(operation, request, await intake.body(request))
-        name, call = gateway.named(call, name)
+        headers = dict(request.headers)
+        async with before_body(request):
+            lifecycle.access.require_operation(operation)
+            headers["content-type"] = _content_type(operation, headers)
+        body = await intake.body(request)
+        # It is decompressed by now.
+        headers.pop("content-encoding", None)
+        envelope = await off_loop(len(body), _envelope, body, headers["content-type"], intake)
+        lifecycle.find(gateway.meant(envelope.model, headers))
+        if operation not in FORMS:
+            await intake.require_shape(body)
+        call = _call(operation, request, body, headers, is_streamed=envelope.stream is True)
+        name, call = await off_loop(len(body), gateway.named, call, envelope.model)
         return _response(request, await unless_gone(request, lifecycle.answer(name, call)))
 
     return answer
@@ -74,21 +86,34 @@ def _response(request: AnyRequest, reply: Reply) -> Response[Any]:
     return Streamed(stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers})
 
 
-def _call(operation: Operation, request: AnyRequest, body: bytes) -> tuple[Call, str | None]:
+def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
     """
-    The call, and the name of the model it is for.
+    What the body is read as here and everywhere after: the operation decides it, and not the client's header.
+
+    Raises:
+        CallError: the client says that it sends something else.
     """
+    said = headers.get("content-type", "")
+    if operation in FORMS:
+        if not form.is_form(said):
+            raise CallError(f"Content-Type is {said[:80]!r}; this route takes {form.MEDIA_TYPE}", status=415)
+        return said
+    if said.lower().startswith("multipart/"):
+        raise CallError(f"Content-Type is {said[:80]!r}; this route takes application/json", status=415)
+    return "application/json"
+
+
+def _call(
+    operation: Operation, request: AnyRequest, body: bytes, headers: Mapping[str, str], *, is_streamed: bool
+) -> Call:
     path = request.scope["path"].removeprefix("/openai").rstrip("/")
     query = request.scope["query_string"].decode("latin-1")
-    envelope = _envelope(body, request.headers.get("content-type", ""))
-    call = Call(operation, body, dict(request.headers), path, query, is_streamed=envelope.stream is True)
-    return call, envelope.model
+    return Call(operation, body, headers, path, query, is_streamed=is_streamed)
 
 
-def _envelope(body: bytes, content_type: str) -> Envelope:
+def _envelope(body: bytes, content_type: str, intake: Intake) -> Envelope:
     if form.is_form(content_type):
-        span = form.span_of(body, content_type, "model")
-        return Envelope(None if span is None else body[span].decode(errors="replace"))
+        return _envelope_of_form(body, content_type, intake.server.limits.form_parts)
     try:
         return msgspec.json.decode(body, type=Envelope)
     except msgspec.ValidationError as error:
@@ -99,6 +124,15 @@ def _envelope(body: bytes, content_type: str) -> Envelope:
     except ValueError as error:
         # A text that is no UTF-8 has an error of its own.
         raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+
+
+def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelope:
+    try:
+        fields = form.read(body, content_type, most_parts)
+        stream = form.text_of(body, fields.get("stream"))
+        return Envelope(form.text_of(body, fields.get("model")), stream is not None and stream.lower() == "true")
+    except form.FormError as error:
+        raise CallError(str(error), code="invalid_form") from error
 
 
 def _listing(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:

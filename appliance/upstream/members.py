@@ -10,9 +10,16 @@ from dataclasses import dataclass
 
 import msgspec
 
+from appliance.json_scan import is_wider
+
 # The bytes are known to be JSON when this is used.
-_KEY = re.compile(rb'[\s,]*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*', re.DOTALL)
+_KEY = re.compile(rb'[\s,]*+("(?:[^"\\]++|\\.)*+")\s*+:\s*+', re.DOTALL)
 _END = re.compile(rb"\s*\}\s*")
+
+MOST_MEMBERS = 10_000
+"""
+Most members of an object that is changed, and most elements of a list that is looked into: each is a step in Python.
+"""
 
 Change = Callable[[bytes | None], bytes | None]
 """
@@ -22,7 +29,7 @@ Makes the new value of a member out of the old one; None is a member that is not
 
 class NotAnObjectError(ValueError):
     """
-    The bytes are no JSON object.
+    The bytes are no JSON object, or one of too many members.
     """
 
 
@@ -150,6 +157,8 @@ def _members(body: bytes) -> list[_Member]:
 
 
 def _values(body: bytes) -> dict[str, msgspec.Raw]:
+    if is_wider(body, MOST_MEMBERS):
+        raise NotAnObjectError(f"an object in it has more than {MOST_MEMBERS} members")
     try:
         return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (ValueError, RecursionError) as error:

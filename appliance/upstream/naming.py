@@ -14,20 +14,19 @@ _PLACES = (("model",), ("response", "model"), ("message", "model"))
 
 _MENTION = b'"model"'
 
-LARGE_BYTES = 256 * 1024
-"""
-What is longer is worked on in a thread, so that others are served meanwhile.
-"""
-
 
 class Named:
     """
-    A request's body, ready to be sent under any name.
+    A request's body, ready to be sent under any name; it is JSON unless it has the content type of a form.
+
+    Raises:
+        NotAnObjectError: it is no JSON object.
+        FormError: it is no form.
     """
 
     def __init__(self, body: bytes, content_type: str) -> None:
         self._is_form = form.is_form(content_type)
-        span = form.span_of(body, content_type, "model") if self._is_form else members.span_of(body, "model")
+        span = _span_in_form(body, content_type) if self._is_form else members.span_of(body, "model")
         if span is None and not self._is_form:
             # Absent, null or there twice: the body gets a place for it first.
             body = members.changed(body, {"model": _text_or_empty})
@@ -59,7 +58,7 @@ def renamed(body: bytes, name: str) -> bytes:
     """
     A JSON answer under another name; as it is where it has none.
     """
-    span = _span(body)
+    span = _span(body) if _MENTION in body else None
     return body if span is None else body[: span.start] + msgspec.json.encode(name) + body[span.stop :]
 
 
@@ -119,6 +118,11 @@ class Events:
         self._head = line[: 5 + span.stop]
         self._new_head = line[: 5 + span.start] + self._name
         return self._new_head + line[len(self._head) :]
+
+
+def _span_in_form(body: bytes, content_type: str) -> slice | None:
+    field = form.read(body, content_type).get("model")
+    return None if field is None else field.span
 
 
 def _text_or_empty(value: bytes | None) -> bytes:

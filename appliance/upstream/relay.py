@@ -4,12 +4,12 @@ An upstream's stream on its way to the client.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 
+from appliance.concurrency import off_loop
 from appliance.errors import GatewayError
 from appliance.upstream.exchange import Exchange
-from appliance.upstream.naming import LARGE_BYTES, Events
+from appliance.upstream.naming import Events
 from appliance.upstream.stream_usage import HiddenUsage
 
 # A line that begins with a colon says nothing, and keeps those on the way from closing a silent connection.
@@ -64,9 +64,7 @@ async def raw(exchange: Exchange) -> AsyncGenerator[bytes]:
 
 
 async def _fed(renamed: Events, chunk: bytes) -> bytes:
-    if renamed.held_bytes + len(chunk) < LARGE_BYTES:
-        return renamed.feed(chunk)
-    return await asyncio.to_thread(renamed.feed, chunk)
+    return await off_loop(renamed.held_bytes + len(chunk), renamed.feed, chunk)
 
 
 def _comment(renamed: Events) -> bytes:

@@ -11,6 +11,7 @@ import msgspec
 from pydantic import BeforeValidator, Field, JsonValue
 
 from appliance.contract import Operation
+from appliance.json_scan import is_wider
 from appliance.section import Section, without_free_keys
 from appliance.upstream import members
 from appliance.upstream.members import Change
@@ -91,6 +92,8 @@ def _before_messages(text: str, old: bytes | None) -> bytes | None:
     """
     if old is None or not old.startswith(b"["):
         return old
+    if is_wider(old, members.MOST_MEMBERS):
+        raise members.NotAnObjectError(f"it has more than {members.MOST_MEMBERS} messages")
     messages = msgspec.json.decode(old, type=list[msgspec.Raw])
     first = bytes(messages[0]) if messages else b""
     if not _is_system(first):

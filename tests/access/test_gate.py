@@ -53,6 +53,31 @@ async def test_every_place_but_the_probes_wants_a_key(closed: Closed, method: st
         assert answer.headers["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("lacking", "key", "path"),
+    [
+        ("operation", EYES, "/v1/completions"),
+        ("operation", EYES, "/v1/audio/transcriptions"),
+        ("operation", EYES, "/v2/models/one/generate"),
+        ("operation", EYES, "/v2/models/one/generate_stream"),
+        ("model", ONE, "/v2/models/two/infer"),
+        ("model", ONE, "/v1/models/two:predict"),
+        ("admin", ALL, "/v2/repository/models/one/unload"),
+    ],
+)
+async def test_nothing_looks_at_the_body_of_one_who_may_not_ask(
+    closed: Closed, lacking: str, key: str, path: str
+) -> None:
+    """
+    The refusal is of the key, whatever is wrong with the body.
+    """
+    broken = {"content-type": "multipart/form-data; boundary=x", "content-encoding": "br", **bearing(key)}
+
+    refused = await closed.post(path, content=b"\xff--x--x", headers=broken)
+
+    assert refused.status_code in {403, 404}, lacking
+
+
 @pytest.mark.parametrize("path", sorted(PROBES))
 async def test_probes_answer_everybody_and_tell_nobody_who_is_there(closed: Closed, path: str) -> None:
     """

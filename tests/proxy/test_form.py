@@ -1,17 +1,16 @@
 """
-The name of the model among the files of a form.
+The fields of a form among its files, and the forms that are refused.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from appliance.upstream.form import is_form, span_of
+from appliance.upstream.form import FormError, is_form, read, text_of
 
 TYPE = "multipart/form-data; boundary=xYz"
 FORM = (
-    b"preamble\r\n--xYz\r\n"
-    b'Content-Disposition: form-data; name="file"; filename="model"\r\nContent-Type: audio/wav\r\n\r\n'
+    b'--xYz\r\nContent-Disposition: form-data; name="file"; filename="model"\r\nContent-Type: audio/wav\r\n\r\n'
     b'RIFF\x00\xff--xY\r\n\r\nname="model"\r\n'
     b"--xYz\r\ncontent-disposition: form-data; name=model\r\n\r\nwhisper-1\r\n"
     b'--xYz\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\r\n'
@@ -19,16 +18,42 @@ FORM = (
 )
 
 
-@pytest.mark.parametrize(("name", "value"), [("model", b"whisper-1"), ("prompt", b""), ("file", b"RIFF\x00\xff--xY")])
-def test_a_field_is_found_among_files(name: str, value: bytes) -> None:
+def part(name: str, value: bytes = b"x", extra: str = "", header: str = "") -> bytes:
+    """
+    A part of a form with this name; `extra` is the rest of its first header, `header` more headers.
+    """
+    return f'--xYz\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n{header}\r\n'.encode() + value + b"\r\n"
+
+
+END = b"--xYz--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", b"whisper-1"), ("prompt", b""), ("file", b'RIFF\x00\xff--xY\r\n\r\nname="model"'), ("none", None)],
+)
+def test_a_field_is_found_among_files(name: str, value: bytes | None) -> None:
     """
     Whatever bytes the files hold, and whatever they are called.
     """
-    span = span_of(FORM, TYPE, name)
+    field = read(FORM, TYPE).get(name)
 
-    assert span is not None
-    assert FORM[span].startswith(value)
-    assert (FORM[span] == value) == (name != "file")
+    assert (None if field is None else FORM[field.span]) == value
+
+
+def test_a_text_is_read_and_a_file_is_not() -> None:
+    """
+    A model's name that comes as a file, or is no text, is refused.
+    """
+    fields = read(FORM, TYPE)
+    binary = part("model", b"\xff") + END
+
+    assert text_of(FORM, fields["model"]) == "whisper-1"
+    assert text_of(FORM, None) is None
+    with pytest.raises(FormError, match="is a file"):
+        text_of(FORM, fields["file"])
+    with pytest.raises(FormError, match="no text"):
+        text_of(binary, read(binary, TYPE)["model"])
 
 
 @pytest.mark.parametrize(
@@ -36,17 +61,54 @@ def test_a_field_is_found_among_files(name: str, value: bytes) -> None:
     [
         (FORM, "multipart/form-data"),
         (FORM, "multipart/form-data; boundary=other"),
+        (FORM, TYPE + "; boundary=other"),
+        (FORM, 'multipart/form-data; boundary=""'),
+        (FORM, "multipart/form-data; boundary=x\xffz"),
         (FORM[:150], TYPE),
         (b"", TYPE),
         (b"--xYz", TYPE),
+        (b"preamble\r\n" + FORM, TYPE),
+        (FORM + part("model") + END, TYPE),
+        (b"--xYz" * 9, TYPE),
         (b"--xYz\r\n--xYz\r\n\r\nno disposition\r\n--xYz--", 'multipart/form-data; boundary="xYz"'),
+        (b'--xYz\r\nContent-Disposition: form-data; name="a"\r\n\r\n--xYz--\r\n' + END, TYPE),
+        (part("model") + part("model") + END, TYPE),
+        (part("a", extra='; name="model"') + END, TYPE),
+        (part("a", extra="; name*=utf-8''model") + END, TYPE),
+        (part("mo\\del") + END, TYPE),
+        (part("a", header="Content-Disposition: form-data; name=model\r\n") + END, TYPE),
+        (part("model", b"eA==", header="Content-Transfer-Encoding: base64\r\n") + END, TYPE),
+        (part("model", header="Content-Type: text/plain; charset=utf-16\r\n") + END, TYPE),
+        (part("a", header="X: y\r\n" * 9) + END, TYPE),
+        (part("a", header=f"X: {'y' * 5000}\r\n") + END, TYPE),
     ],
 )
-def test_a_form_without_the_field_has_none(body: bytes, content_type: str) -> None:
+def test_a_form_that_could_be_read_differently_is_refused(body: bytes, content_type: str) -> None:
     """
-    Broken forms and forms of others too.
+    Broken ones, those with a field twice, and those whose fields have two names or a coding of their own.
     """
-    assert span_of(body, content_type, "model") is None
+    with pytest.raises(FormError):
+        read(body, content_type)
+
+
+def test_lists_are_several_fields_of_one_name() -> None:
+    """
+    As OpenAI's clients write them.
+    """
+    body = part("timestamp_granularities[]", b"word") + part("timestamp_granularities[]", b"segment") + END
+
+    assert body[read(body, TYPE)["timestamp_granularities[]"].span] == b"segment"
+
+
+def test_the_number_of_parts_is_bounded() -> None:
+    """
+    By whoever asks.
+    """
+    body = b"".join(part(f"f{number}") for number in range(9)) + END
+
+    assert len(read(body, TYPE, 9)) == 9
+    with pytest.raises(FormError, match="count"):
+        read(body, TYPE, 8)
 
 
 def test_a_form_is_told_by_its_type() -> None:
@@ -55,3 +117,4 @@ def test_a_form_is_told_by_its_type() -> None:
     """
     assert is_form("Multipart/Form-Data; boundary=a")
     assert not is_form("application/json")
+    assert not is_form("multipart/form-data-of-others")

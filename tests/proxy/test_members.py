@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.upstream.members import NotAnObjectError, add, changed, drop, lay, put, span_of
+from appliance.upstream.members import MOST_MEMBERS, NotAnObjectError, add, changed, drop, lay, put, span_of
 
 BODY = (
     b'{ "a" : 1.000 ,\n "model":"x","n": 123456789012345678901234567890, "c":{"model": "\\u0078"} , "nul\\u006c":null }'
@@ -129,3 +129,18 @@ def test_any_object_reads_as_if_it_had_been_parsed(
     assert changed(body, {}) == body
     assert json.loads(changed(body, {"model": put(new)})) == value | {"model": json.loads(json.dumps(new))}
     assert json.loads(changed(body, {"model": drop})) == {key: item for key, item in value.items() if key != "model"}
+
+
+@pytest.mark.parametrize("path", [("model",), ("message", "model")])
+def test_an_object_of_too_many_members_is_not_gone_through(path: tuple[str, ...]) -> None:
+    """
+    Neither in a request nor, with its model somewhere inside, in an answer; a large value of few members is.
+    """
+    many = b"{" + b",".join(b'"%d":0' % number for number in range(MOST_MEMBERS)) + b',"model":"m"}'
+    large = b'{"data":[' + b",".join([b"0.25"] * 1_000_000) + b'],"model":"m"}'
+    wrap = b'{"message":%s}' if len(path) > 1 else b"%s"
+
+    assert span_of(wrap % many, *path) is None
+    assert span_of(wrap % large, *path) is not None
+    with pytest.raises(NotAnObjectError, match="more than 10000 members"):
+        changed(wrap % many, {path[0]: lay({path[-1]: "n"})})

@@ -183,6 +183,86 @@ def test_files_go_up_and_speech_comes_down(client: httpx.Client, upstream: Upstr
     assert (spoken.content, spoken.headers["content-type"]) == (b"RIFF\x00\xff\xfe", "audio/wav")
 
 
+FORM_TYPE = "multipart/form-data; boundary=b"
+
+
+def _form(*fields: tuple[str, str]) -> bytes:
+    parts = (f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields)
+    return "".join((*parts, "--b--\r\n")).encode()
+
+
+def test_the_route_decides_how_a_body_is_read(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    A form where the route has one and JSON everywhere else; anything else is 415 and goes nowhere.
+    """
+    json_as_form = client.post(CHAT, json=BODY, headers={"content-type": FORM_TYPE})
+    form_for_json = client.post("/v1/messages", files={"model": b"ours"})
+    json_for_form = client.post("/v1/audio/transcriptions", json={"model": "ours"})
+
+    assert [each.status_code for each in (json_as_form, form_for_json, json_for_form)] == [415, 415, 415]
+    assert "application/json" in json_as_form.json()["error"]["message"]
+    assert form_for_json.json()["type"] == "error"
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize(
+    "said", ["text/plain", "application/json; charset=utf-16", "application/x-www-form-urlencoded"]
+)
+def test_what_was_read_as_json_is_sent_on_as_json(client: httpx.Client, upstream: Upstream, said: str) -> None:
+    """
+    An upstream that goes by the header must not read something else than was checked here.
+    """
+    assert client.post(CHAT, json=BODY, headers={"content-type": said}).status_code == 200
+    assert upstream.calls[0].header("content-type") == "application/json"
+
+
+def test_what_was_checked_is_sent_on_decompressed(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    A body may be compressed on any route.
+    """
+    packed = gzip.compress(json.dumps(BODY).encode())
+
+    assert client.post(CHAT, content=packed, headers={"content-encoding": "gzip"}).status_code == 200
+    assert upstream.calls[0].json()["messages"] == BODY["messages"]
+    assert upstream.calls[0].header("content-encoding") is None
+
+
+def test_a_field_that_stands_in_a_form_twice_is_refused(client: httpx.Client, upstream: Upstream) -> None:
+    """
+    One parser takes the first and another the last; a list is several fields by its name.
+    """
+    route, headers = "/v1/audio/transcriptions", {"content-type": FORM_TYPE}
+    twice = client.post(route, content=_form(("model", "ours"), ("model", "else")), headers=headers)
+    listed = client.post(route, content=_form(("model", "ours"), ("a[]", "1"), ("a[]", "2")), headers=headers)
+
+    assert (twice.status_code, listed.status_code) == (400, 200)
+    assert "'model' twice" in twice.json()["error"]["message"]
+    assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("route", "headers", "content"),
+    [
+        ("/v1/audio/transcriptions", {"content-type": FORM_TYPE}, b"--b" * 200_000),
+        ("/v1/audio/transcriptions", {"content-type": FORM_TYPE}, b"--b\r\n" * 200_000),
+        ("/v1/audio/transcriptions", {"content-type": FORM_TYPE}, _form(*((f"f{n}", "") for n in range(20_000)))),
+        (CHAT, {}, b'{"model":"ours",' + b",".join(b'"%d":0' % n for n in range(1_000_000)) + b"}"),
+        (CHAT, {}, b'{"model":"ours","x":[' + b",".join([b"[" * 101 + b"]" * 101] * 50_000) + b"]}"),
+    ],
+    ids=["bare boundaries", "boundaries on lines", "parts", "members", "nesting"],
+)
+def test_what_takes_long_to_read_is_refused_at_once(
+    client: httpx.Client, upstream: Upstream, route: str, headers: dict[str, str], content: bytes
+) -> None:
+    """
+    Megabytes in the shapes that once took minutes: 400, and nothing was asked of an upstream.
+    """
+    refused = client.post(route, content=content, headers=headers, timeout=60)
+
+    assert refused.status_code == 400
+    assert upstream.calls == []
+
+
 def test_one_request_has_one_id_and_one_trace(client: httpx.Client, upstream: Upstream) -> None:
     """
     The upstream's log can be held against ours.

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.admission import require_within
+from appliance.concurrency import off_loop
 from appliance.contract import Call, Operation, Reply
 from appliance.errors import CallError, GatewayError, UnknownModelError
 from appliance.lifecycle import Entry, Lifecycle
@@ -44,6 +45,19 @@ def entry_of(lifecycle: Lifecycle, name: str, version: str | None = None) -> Ent
     return entry
 
 
+def authorize(lifecycle: Lifecycle, name: str, operation: Operation) -> None:
+    """
+    Return where the current caller may use the named model and, if that is what the model does, ask for the operation.
+
+    Of a model that does something else, what is asked of it is known only once the body is read.
+
+    Raises:
+        CallError: it may not, or there is no such model.
+    """
+    if operation in lifecycle.find(name).model.operations:
+        lifecycle.access.require_operation(operation)
+
+
 async def infer(
     lifecycle: Lifecycle, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
@@ -57,7 +71,7 @@ async def infer(
     operations = lifecycle.find(name).model.operations
     if Operation.INFERENCE in operations:
         return await _pass(lifecycle, name, request, headers)
-    columns = columns_of(request)
+    columns = await off_loop(sum(len(tensor.raw) for tensor in request.inputs), columns_of, request)
     meaning = choose(operations, columns.texts, [output.name for output in request.outputs])
     outputs = await ask(lifecycle, name, meaning, columns, headers)
     return InferenceResponse(name, VERSION, outputs, request.id)
@@ -75,13 +89,19 @@ async def ask(
     """
     if not all(column.texts for column in columns.texts.values()):
         raise CallError(f"There is nothing to do: {', '.join(meaning.inputs)} must have an element or more")
-    bodies = meaning.ask(columns)
+    size = sum(sum(map(len, column.texts)) for column in columns.texts.values())
+    bodies = await off_loop(size, meaning.ask, columns)
     require_within(lifecycle.find(name).section.limits, len(bodies), 1, field="inputs")
 
     async def one(body: Mapping[str, Any]) -> bytes:  # Any: JSON values
-        return await whole(await lifecycle.answer(name, call_of(name, meaning.operation, body, headers)))
+        call = await off_loop(size // len(bodies), call_of, name, meaning.operation, body, headers)
+        return await whole(await lifecycle.answer(name, call))
 
     replies = await gathered([partial(one, body) for body in bodies])
+    return await off_loop(sum(map(len, replies)), _read, meaning, columns, replies)
+
+
+def _read(meaning: Meaning, columns: Columns, replies: Sequence[bytes]) -> Sequence[Tensor]:
     return meaning.read(columns, [_decoded(reply, meaning.reply) for reply in replies])
 
 
@@ -140,7 +160,7 @@ async def _pass(
     reply = await lifecycle.answer(name, Call(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
     body = await whole(reply)
     try:
-        response = read_response(body, reply.headers.get(LENGTH_HEADER))
+        response = await off_loop(len(body), read_response, body, reply.headers.get(LENGTH_HEADER))
     except CallError as error:
         raise GatewayError(f"The model's answer is not what the operation gives: {error}") from error
     return InferenceResponse(name, VERSION, response.outputs, request.id, response.parameters)

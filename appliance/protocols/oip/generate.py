@@ -16,11 +16,12 @@ from typing import Any
 import msgspec
 from litestar import Response
 
+from appliance.concurrency import off_loop
 from appliance.contract import Operation, Reply
 from appliance.errors import CallError, GatewayError, UnsupportedOperationError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols import errors
-from appliance.protocols.clients import AnyRequest, unless_gone
+from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.intake import Intake
 from appliance.protocols.oip.asking import VERSION, ask, call_of, refusal
 from appliance.protocols.oip.columns import Column, Columns, fields_of
@@ -58,8 +59,10 @@ async def whole_text(lifecycle: Lifecycle, request: AnyRequest, name: str, intak
     """
     ``{"text_input", "parameters"}`` to ``{"model_name", "model_version", "text_output"}``.
     """
-    meaning = _meaning(lifecycle, name)
-    question = _question(await intake.body(request), name)
+    async with before_body(request):
+        meaning = _meaning(lifecycle, name)
+    body = await intake.json(request)
+    question = await off_loop(len(body), _question, body, name)
     (tensor,) = await unless_gone(request, ask(lifecycle, name, meaning, question.columns, dict(request.headers)))
     texts = tensor.texts()
     return Response({**question.says, "text_output": texts[0] if len(texts) == 1 else texts})
@@ -69,10 +72,12 @@ async def streamed_text(lifecycle: Lifecycle, request: AnyRequest, name: str, in
     """
     The same as server-sent events, each with what is new.
     """
-    meaning = _meaning(lifecycle, name)
-    question = _question(await intake.body(request), name)
-    (body,) = meaning.ask(question.columns)
-    call = call_of(name, meaning.operation, {**body, "stream": True}, dict(request.headers))
+    async with before_body(request):
+        meaning = _meaning(lifecycle, name)
+    body = await intake.json(request)
+    question = await off_loop(len(body), _question, body, name)
+    (fields,) = meaning.ask(question.columns)
+    call = call_of(name, meaning.operation, {**fields, "stream": True}, dict(request.headers))
     reply = await unless_gone(request, lifecycle.answer(name, replace(call, is_streamed=True)))
     if reply.status >= 300:
         raise refusal(reply)
@@ -84,6 +89,7 @@ def _meaning(lifecycle: Lifecycle, name: str) -> Meaning:
     meaning = usual(lifecycle.find(name).model.operations)
     if meaning.operation not in {Operation.COMPLETION, Operation.CHAT_COMPLETION}:
         raise UnsupportedOperationError(f"The model {name!r} generates no text; ask it with infer")
+    lifecycle.access.require_operation(meaning.operation)
     return meaning
 
 

@@ -16,7 +16,7 @@ from litestar.params import FromPath
 
 from appliance.errors import CallError, ForbiddenError
 from appliance.lifecycle import Lifecycle
-from appliance.protocols.clients import AnyRequest
+from appliance.protocols.clients import AnyRequest, before_body
 from appliance.protocols.intake import Intake
 from appliance.protocols.oip import metadata
 from appliance.tensors.wire import decoded
@@ -33,7 +33,7 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
 
     @post("/v2/repository/index", name="v2-index", status_code=200)
     async def index(request: AnyRequest) -> list[dict[str, Any]]:  # Any: JSON values
-        body = await intake.body(request)
+        body = await intake.json(request)
         asked = decoded(body, _Asked) if body else _Asked()
         return metadata.listed(lifecycle, only_ready=asked.ready)
 
@@ -42,12 +42,11 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
         name, _, verb = rest.removeprefix("/").rpartition("/")
         if verb not in {"load", "unload"} or not name:
             raise NotFoundException
-        # The form of a page in a browser has another type, and needs nobody's leave to be sent here.
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type not in {"", "application/json"}:
-            raise CallError(f"Content-Type is {media_type[:80]!r}; it must be application/json", status=415)
+        async with before_body(request):
+            _allow(lifecycle, verb, name)
+            _require_json(request)
         # What is in it says how models are to be loaded, and that the config says.
-        await intake.body(request)
+        await intake.json(request)
         await (load(lifecycle, name) if verb == "load" else unload(lifecycle, name))
         return {"name": name, verb: True}
 
@@ -81,3 +80,10 @@ def _allow(lifecycle: Lifecycle, verb: str, name: str) -> None:
     if not lifecycle.config.server.admin:
         raise ForbiddenError(f"Nobody may {verb} models here; server.admin: true in the config allows it")
     lifecycle.find(name)
+
+
+def _require_json(request: AnyRequest) -> None:
+    # The form of a page in a browser has another type, and needs nobody's leave to be sent here.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in {"", "application/json"}:
+        raise CallError(f"Content-Type is {media_type[:80]!r}; it must be application/json", status=415)

@@ -16,14 +16,15 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
+from appliance.concurrency import off_loop
 from appliance.contract import Call, Operation, Reply
 from appliance.errors import CallError, UnsupportedOperationError
 from appliance.lifecycle import Lifecycle
-from appliance.protocols.clients import AnyRequest, unless_gone
+from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.compression import compressed
 from appliance.protocols.errors import told
 from appliance.protocols.intake import Intake
-from appliance.protocols.oip.asking import ask, inner_headers, whole
+from appliance.protocols.oip.asking import ask, authorize, inner_headers, whole
 from appliance.protocols.oip.cloudevents import opened, sealed
 from appliance.protocols.oip.columns import Column, Columns, fields_of
 from appliance.protocols.oip.meaning import Meaning, choose
@@ -55,10 +56,13 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
         name, _, verb = rest.removeprefix("/").rpartition(":")
         if verb not in _VERBS or not name:
             raise MethodNotAllowedException(headers={"Allow": "GET"})
+        async with before_body(request):
+            authorize(lifecycle, name, _VERBS[verb])
         headers = dict(request.headers)
-        event = opened(await intake.plain_body(request), headers)
+        body = await intake.json(request)
+        event = await off_loop(len(body), opened, body, headers)
         # What an event holds in base64 was not seen yet.
-        intake.require_flat(event.data)
+        await intake.require_shape(event.data)
         made = await unless_gone(request, _answer(lifecycle, name, _VERBS[verb], event.data, headers))
         if isinstance(made, Reply) and not isinstance(made.body, bytes):
             # As KServe does: a stream is no event.
@@ -77,7 +81,7 @@ async def _answer(
     The answer in the protocol's first version, or the reply of a model that speaks it itself.
     """
     operations = lifecycle.find(name).model.operations
-    request = decoded(body, _Request)
+    request = await off_loop(len(body), decoded, body, _Request)
     if operation in operations:
         return await lifecycle.answer(name, Call(operation, body, inner_headers(headers)))
     if operation is Operation.EXPLANATION:

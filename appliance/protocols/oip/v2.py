@@ -20,12 +20,14 @@ from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
 from appliance.access import OPEN
+from appliance.concurrency import off_loop
+from appliance.contract import Operation
 from appliance.lifecycle import RULES, Entry, Lifecycle, Standing
-from appliance.protocols.clients import AnyRequest, unless_gone
+from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.compression import compressed
 from appliance.protocols.intake import Intake
 from appliance.protocols.oip import generate, metadata
-from appliance.protocols.oip.asking import entry_of, infer
+from appliance.protocols.oip.asking import authorize, entry_of, infer
 from appliance.protocols.oip.statistics import every_model, statistics
 from appliance.protocols.spoken import probing
 from appliance.record import current
@@ -115,7 +117,9 @@ def _models(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
         place = _place(rest)
         if place.verb not in answers:
             raise MethodNotAllowedException(headers={"Allow": "GET"})
-        entry_of(lifecycle, place.name, place.version)
+        async with before_body(request):
+            entry_of(lifecycle, place.name, place.version)
+            authorize(lifecycle, place.name, Operation.INFERENCE)
         return await answers[place.verb](request, place)
 
     return [show, answer]
@@ -149,11 +153,12 @@ def _ready(entry: Entry, name: str) -> Response[Any]:
 
 
 async def _infer(lifecycle: Lifecycle, request: AnyRequest, place: Place, intake: Intake) -> Response[Any]:
-    body = await intake.plain_body(request)
-    asked = read_request(body, request.headers.get(LENGTH_HEADER))
+    body = await intake.json(request)
+    asked = await off_loop(len(body), read_request, body, request.headers.get(LENGTH_HEADER))
     response = await unless_gone(request, infer(lifecycle, place.name, asked, dict(request.headers)))
     prefers_binary = asked.parameters.get("binary_data_output") is True
-    written, says = write_response(response, asked.outputs, prefers_binary=prefers_binary)
+    size = sum(len(tensor.raw) for tensor in response.outputs)
+    written, says = await off_loop(size, write_response, response, asked.outputs, prefers_binary=prefers_binary)
     made, coding = await compressed(written, request.headers.get("accept-encoding", ""))
     kind = "application/octet-stream" if says else "application/json"
     return Response(made, media_type=kind, headers={**says, **coding})

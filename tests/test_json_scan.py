@@ -1,5 +1,5 @@
 """
-How deep JSON is nested, told before anything decodes it.
+How deep and how wide JSON is, told before anything decodes it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.protocols.depth import is_deeper
+from appliance.json_scan import is_deeper, is_wider
 
 MOST = 8
 
@@ -76,3 +76,35 @@ def test_it_holds_where_the_body_is_no_json(body: bytes, is_so: bool) -> None:
     What is never closed counts, and what is in a text does not.
     """
     assert is_deeper(body, MOST) is is_so
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        (b'{"a":1,"b":{"c":1,"d":2},"e":"f:g,h","i":[1,2,3,{"j":0}]}', 4),
+        (b' \n{"a" : [1,2,3,4,5,6,7,8,9]}', 1),
+        (b'[1, [2, 3, 4], {}, "a,b"]', 4),
+        (b"{" + b",".join(b'"%d":{"x":0}' % number for number in range(30_000)) + b"}", 30_000),
+        (b"[" + b",".join([b'{"a,b":[1,2]}'] * 30_000) + b"]", 30_000),
+    ],
+)
+def test_only_what_is_outermost_counts_as_wide(body: bytes, count: int) -> None:
+    """
+    Members of an object and elements of a list, whatever is within them.
+    """
+    assert not is_wider(body, count)
+    assert is_wider(body, count - 1)
+
+
+@pytest.mark.parametrize("length", [*range(65_530, 65_541), 131_072, 200_000])
+@pytest.mark.parametrize("filling", [b"x", b"\\\\", b'\\"', b"[", "é".encode()])
+def test_a_long_text_ends_where_it_ends(filling: bytes, length: int) -> None:
+    """
+    Wherever a chunk ends: in a text, after a backslash, before a quote.
+    """
+    text = b'["' + (filling * length)[: length // len(filling) * len(filling)] + b'"'
+
+    assert is_deeper(text + b"[" * MOST, MOST)
+    assert not is_deeper(text + b"[" * (MOST - 1), MOST)
+    assert is_wider(text + b",1,1]", 2)
+    assert not is_wider(text + b",1,1]", 3)
