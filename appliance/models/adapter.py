@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from pydantic import Field
 
+from appliance.concurrency import off_loop
 from appliance.contract import Call, Model, Operation, Peers, Reply
 from appliance.errors import CallError, LoadError
 from appliance.models.section import ModelSection, Name
@@ -103,7 +104,8 @@ class AdapterModel:
         self._readiness.check()
 
     async def answer(self, call: Call) -> Reply:
-        said = await self._faces[call.operation](_decoded(call.body), call.headers)
+        asked = await off_loop(len(call.body), _decoded, call.body)
+        said = await self._faces[call.operation](asked, call.headers)
         if isinstance(said, dict):
             return Reply(msgspec.json.encode(said))
         return Reply(_events(said), media_type="text/event-stream")

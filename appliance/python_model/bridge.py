@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from appliance.concurrency import off_loop
 from appliance.contract import Call, Model, Operation, Reply
 from appliance.errors import LoadError, UnsupportedOperationError
 from appliance.python_model.calling import called
@@ -89,7 +90,7 @@ class Bridge:
         method = self._methods.get(call.operation)
         if method is None:
             return await self._behind.answer(call)
-        request = request_of(call)
+        request = await off_loop(len(call.body), request_of, call)
         headers = CIMultiDictProxy(CIMultiDict(call.headers))
         raw_request = RawRequest(headers, call.path, call.query)
         returned = await called(method, request, raw_request, {"headers": dict(call.headers)})

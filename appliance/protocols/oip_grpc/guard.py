@@ -91,7 +91,9 @@ class Guard(grpc.aio.ServerInterceptor):
             with calling(caller):
                 return await _guarded(answer, method, request, context, self._telemetry)
 
-        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+        # The message of one who may not ask stays the bytes that came.
+        deserializer = None if is_refused else handler.request_deserializer
+        return grpc.unary_unary_rpc_method_handler(guarded, deserializer, handler.response_serializer)
 
 
 def recognised(
@@ -149,9 +151,9 @@ async def _guarded(
                 telemetry.tell(record, copy, traced)
 
 
-def _keep(body: Body, message: Message) -> None:
+def _keep(body: Body, message: Message | bytes) -> None:
     body.media_type = _MEDIA_TYPE
-    body.add(message.SerializeToString())
+    body.add(message if isinstance(message, bytes) else message.SerializeToString())
 
 
 def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:

@@ -10,9 +10,11 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import ParseDict
 
+from appliance.concurrency import off_loop
+from appliance.contract import Operation
 from appliance.lifecycle import RULES, Lifecycle, Standing
 from appliance.protocols.oip import metadata, repository
-from appliance.protocols.oip.asking import VERSION, entry_of, infer
+from appliance.protocols.oip.asking import VERSION, authorize, entry_of, infer
 from appliance.protocols.oip.columns import Spec
 from appliance.protocols.oip.statistics import every_model, statistics
 from appliance.protocols.oip_grpc import inference_pb2 as pb
@@ -79,12 +81,14 @@ class InferenceService(GRPCInferenceServiceServicer):
         Tensors to tensors.
         """
         entry_of(self._lifecycle, request.model_name, request.model_version)
-        asked = request_of(request)
+        authorize(self._lifecycle, request.model_name, Operation.INFERENCE)
+        asked = await off_loop(request.ByteSize(), request_of, request)
         _, headers = recognised(self._lifecycle.access, context.invocation_metadata())
         if record := current():
             headers |= record.trace_headers
         response = await infer(self._lifecycle, request.model_name, asked, headers)
-        return message_of(response, asked.outputs, is_raw=bool(request.raw_input_contents))
+        size, is_raw = sum(len(tensor.raw) for tensor in response.outputs), bool(request.raw_input_contents)
+        return await off_loop(size, message_of, response, asked.outputs, is_raw=is_raw)
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         """
