@@ -45,7 +45,7 @@ test-gpu: setup
 
 # Run a server through every fault in full size; a table at the end says what happened.
 faults *args: setup
-    {{ python }} -m pytest -m faults tests/faults tests/serving tests/test_nodes_meeting.py {{ args }}
+    {{ python }} -m pytest -m faults tests/faults tests/serving tests/test_nodes_meeting.py tests/test_parsers.py {{ args }}
 
 # Hold plans against engines of vLLM: what they hold, and what they refuse.
 truth *args: setup
@@ -60,7 +60,7 @@ test-image *args: setup
 smoke *files: setup
     {{ python }} tests/with_upstreams.py .venv/bin/appliance smoke {{ if files == "" { "$(" + python + " tests/example_files.py)" } else { files } }}
 
-# Measure one thing beside its peers in the same run: embeddings, front-end, overload, proxy, quality, start, storage.
+# Measure one thing beside its peers in the same run: embeddings, front-end, overload, parsing, proxy, quality, start, storage.
 bench what *args: setup
     PYTHONPATH=tests {{ python }} -m bench.{{ replace(what, "-", "_") }} {{ args }}
 

@@ -1,0 +1,278 @@
+"""
+Every parser of bytes that strangers send, as a table: what it may raise, what it is fed, and what would hurt it.
+
+A new parser is a row. `test_parsers.py` feeds each one with mutated seeds, and `just bench parsing` measures each one
+with the shapes it has and those of its seeds, from 1 kB to the limit.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, cast
+
+import anthropic
+import cohere
+import httpx
+import httpx2
+import msgspec
+import openai
+from faults.mutants import BODIES
+from google.protobuf.message import DecodeError
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+
+from appliance.admission.listening import ServerLimitsSection
+from appliance.contract import Call, Operation
+from appliance.errors import CallError
+from appliance.json_scan import is_deeper, is_wider
+from appliance.models import adapter
+from appliance.protocols import compression, intake
+from appliance.protocols import openai as openai_protocol
+from appliance.protocols.oip import cloudevents, generate, v1
+from appliance.protocols.oip.columns import columns_of
+from appliance.protocols.oip_grpc import inference_pb2 as pb
+from appliance.protocols.oip_grpc.translate import request_of
+from appliance.python_model import requests as python_requests
+from appliance.tensors import InferenceRequest, Tensor
+from appliance.tensors.wire import decoded, read_request, write_request
+from appliance.upstream import form
+from appliance.upstream.affinity import head_of
+from appliance.upstream.members import NotAnObjectError
+from appliance.upstream.naming import Events, Named, renamed
+from appliance.upstream.rewrite import RequestSection, Rewrite
+
+Shape = Callable[[int], bytes]
+"""
+A body of about so many bytes.
+"""
+
+FORM_TYPE = "multipart/form-data; boundary=xYz"
+_MOST_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """
+    One function of bytes; anything it raises beside `errors` is a fault of ours.
+    """
+
+    name: str
+    parse: Callable[[bytes], object]
+    errors: tuple[type[Exception], ...]
+    seeds: Sequence[bytes]
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+
+def repeated(unit: bytes, head: bytes = b"", tail: bytes = b"") -> Shape:
+    """
+    One thing again and again.
+    """
+    return lambda size: head + unit * max(1, (size - len(head) - len(tail)) // len(unit)) + tail
+
+
+def numbered(unit: bytes, between: bytes, head: bytes, tail: bytes) -> Shape:
+    """
+    The same with a number in it, so that no two are alike.
+    """
+    return lambda size: head + between.join(unit % n for n in range(max(1, size // (len(unit) + 4)))) + tail
+
+
+JSON_SHAPES: Mapping[str, Shape] = {
+    "text": repeated(b"word ", b'{"model":"m","prompt":"', b'"}'),
+    "escapes": repeated(b'\\"', b'{"model":"m","prompt":"', b'"}'),
+    "backslashes": repeated(b"\\\\", b'{"model":"m","prompt":"', b'"}'),
+    "numbers": repeated(b"0.25,", b'{"model":"m","input":[', b"1]}"),
+    "digits": repeated(b"1", b'{"model":"m","input":[', b"]}"),
+    "messages": repeated(b'{"role":"user","content":"hi"},', b'{"model":"m","messages":[', b"{}]}"),
+    "members": numbered(b'"%d":1', b",", b'{"model":"m",', b"}"),
+    "one member": repeated(b'"model":"m",', b"{", b'"a":1}'),
+    "members within": numbered(b'"%d":1', b",", b'{"model":"m","options":{', b"}}"),
+    "open lists": repeated(b"["),
+    "nested 99": repeated(b"[" * 98 + b"]" * 98 + b",", b'{"model":"m","x":[', b"1]}"),
+    "empty objects": repeated(b"{},", b'{"model":"m","messages":[', b"{}]}"),
+    "quotes": repeated(b'"'),
+    "spaces": repeated(b" ", b"{", b'"model":"m"}'),
+}
+"""
+What a reader of JSON may not take longer for than for any other body of the size.
+"""
+
+_PART = b'--xYz\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+FORM_SHAPES: Mapping[str, Shape] = {
+    "file": repeated(b"\x00\xff\r\n--xY", _PART % (b"file", b""), b"\r\n--xYz--"),
+    "bare boundaries": repeated(b"--xYz"),
+    "boundaries on lines": repeated(b"--xYz\r\n"),
+    "parts": numbered(_PART % (b"f%d", b"v"), b"", b"", b"--xYz--"),
+    "one part": repeated(_PART % (b"model", b"m"), b"", b"--xYz--"),
+    "header lines": repeated(b"A: b\r\n", b"--xYz\r\n"),
+    "one header": repeated(b"A", b"--xYz\r\nA:"),
+    "line ends": repeated(b"\r\n", b"--xYz\r\n"),
+}
+
+
+@cache
+def of_clients() -> Mapping[str, Sequence[tuple[str, bytes]]]:
+    """
+    Bodies that the official clients write, with their content types, by the path they are sent to.
+    """
+    sent: dict[str, list[tuple[str, bytes]]] = {}
+
+    def keep(request: httpx.Request | httpx2.Request) -> None:
+        sent.setdefault(request.url.path, []).append((request.headers.get("content-type", ""), request.read()))
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        keep(request)
+        return httpx.Response(418, json={})
+
+    def refuse2(request: httpx2.Request) -> httpx2.Response:
+        keep(request)
+        return httpx2.Response(418, json={})
+
+    http2 = httpx2.Client(transport=httpx2.MockTransport(refuse2))
+    with httpx.Client(transport=httpx.MockTransport(refuse)) as http, http2:
+        ai = openai.OpenAI(api_key="k", base_url="http://x/v1", http_client=http2, max_retries=0)
+        claude = anthropic.Anthropic(api_key="k", base_url="http://x", http_client=http2, max_retries=0)
+        ranker = cohere.ClientV2(api_key="k", base_url="http://x", httpx_client=http)
+        messages: Any = [{"role": "user", "content": [{"type": "text", "text": 'é\n"?'}]}]
+        tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+        asked: Sequence[Callable[[], object]] = (
+            lambda: ai.chat.completions.create(model="m", messages=messages, tools=[tool], logit_bias={"1": 2}),
+            lambda: ai.completions.create(model="m", prompt=["a", "b"], stream=True),
+            lambda: ai.responses.create(model="m", input="hi"),
+            lambda: ai.embeddings.create(model="m", input=[[1, 2, 3], [4]]),
+            lambda: ai.audio.transcriptions.create(
+                model="m", file=("a.wav", b"RIFF\x00\xff"), timestamp_granularities=["word", "segment"]
+            ),
+            lambda: ai.images.edit(model="m", image=[("a.png", b"\x89PNG"), ("b.png", b"")], prompt="more"),
+            lambda: claude.messages.create(model="m", messages=messages, max_tokens=8, system="be brief"),
+            lambda: ranker.rerank(model="m", query="q", documents=["a", "b"]),
+        )
+        for ask in asked:
+            try:
+                ask()
+            except (openai.APIStatusError, anthropic.APIStatusError, cohere.core.ApiError):
+                continue
+            raise AssertionError("nobody refused it; this is a bug of the test")
+    return sent
+
+
+def _json_seeds() -> Sequence[bytes]:
+    written = [json.dumps(body).encode() for path, body in sorted(BODIES.items()) if ":" not in path]
+    return [*written, *(body for sent in of_clients().values() for kind, body in sent if "json" in kind)]
+
+
+def _form_seeds() -> Sequence[bytes]:
+    sent = [each for every in of_clients().values() for each in every if form.is_form(each[0])]
+    return [body.replace(kind.partition("boundary=")[2].encode(), b"xYz") for kind, body in sent]
+
+
+_TENSORS = [Tensor.of_values("in", "FP32", (1, 2), [1.0, 2.0]), Tensor.of_values("t", "BYTES", (2,), ["hi", "é"])]
+_BINARY, _SAYS = write_request(InferenceRequest(inputs=_TENSORS))
+_BINARY_LENGTH = next(iter(_SAYS.values()))
+_MESSAGE = pb.ModelInferRequest(model_name="m", raw_input_contents=[tensor.raw for tensor in _TENSORS])
+for _tensor in _TENSORS:
+    _MESSAGE.inputs.add(name=_tensor.name, datatype=_tensor.datatype, shape=_tensor.shape)
+_EVENT = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data": {"instances": ["hi"]}}
+_V2 = [json.dumps(body).encode() for path, body in sorted(BODIES.items()) if path.endswith("/infer")]
+_V1 = [json.dumps(body).encode() for path, body in sorted(BODIES.items()) if path.endswith(":predict")]
+_TEXTS = b'{"inputs":[{"name":"text_input","datatype":"BYTES","shape":[1],"data":['
+_LIMITS = ServerLimitsSection()
+_REWRITE = Rewrite(
+    RequestSection.model_validate(
+        {
+            "defaults": {"options": {"a": 1}, "temperature": 0.2},
+            "override": {"seed": 1},
+            "drop": ["user"],
+            "system_prompt": "Be brief.",
+        }
+    )
+)
+
+
+def _gunzip(body: bytes) -> bytes:
+    return compression._decompressed(body, _MOST_BYTES)
+
+
+def _envelope(content_type: str) -> Callable[[bytes], object]:
+    inlet = cast("intake.Intake", type("_", (), {"server": type("_", (), {"limits": _LIMITS})}))
+    return lambda body: openai_protocol._envelope(body, content_type, inlet)
+
+
+def _renamed_form(body: bytes) -> bytes:
+    named = Named(body, FORM_TYPE)
+    made = named.under("another")
+    was, now = form.read(body, FORM_TYPE).get("model"), form.read(made, FORM_TYPE).get("model")
+    assert (was is None) == (now is None)
+    assert now is None or made[now.span] == b"another"
+    return made
+
+
+def _renamed_json(body: bytes) -> bytes:
+    made = Named(body, "").under("another")
+    assert msgspec.json.decode(made, type=dict[str, msgspec.Raw])["model"] == msgspec.Raw(b'"another"')
+    return made
+
+
+def _events(body: bytes) -> bytes:
+    events = Events("another")
+    return events.feed(body) + events.feed(b"")
+
+
+def _rewritten(body: bytes) -> bytes:
+    return _REWRITE(Operation.CHAT_COMPLETION, body)
+
+
+def _python_request(body: bytes) -> object:
+    return python_requests.request_of(Call(Operation.CHAT_COMPLETION, body))
+
+
+def _grpc(body: bytes) -> object:
+    return request_of(pb.ModelInferRequest.FromString(body))
+
+
+def parsers() -> Sequence[Parser]:
+    """
+    The table.
+    """
+    wrong, seeds, forms = (CallError,), _json_seeds(), _form_seeds()
+    return (
+        Parser("JSON's depth", lambda body: is_deeper(body, 100), (), seeds, JSON_SHAPES),
+        Parser("JSON's width", lambda body: is_wider(body, 1000), (), seeds, JSON_SHAPES),
+        Parser("body's shape", lambda body: intake._require_shape(body, _LIMITS), wrong, seeds, JSON_SHAPES),
+        Parser("OpenAI's envelope", _envelope("application/json"), wrong, seeds, JSON_SHAPES),
+        Parser("name in JSON", _renamed_json, (NotAnObjectError,), seeds, JSON_SHAPES),
+        Parser("rewrite", _rewritten, (NotAnObjectError,), seeds, JSON_SHAPES),
+        Parser("head of a prompt", head_of, (), seeds, JSON_SHAPES),
+        Parser("name in an answer", lambda body: renamed(body, "n"), (), seeds, JSON_SHAPES),
+        Parser("events", _events, (), [b'data: {"model":"m"}\n\n', b"event: a\r\ndata: {}\r\n\r\n"], {
+            "events": repeated(b'data: {"model":"m"}\n\n'), "one line": repeated(b"x", b"data: "),
+            "line ends": repeated(b"\r\n"), "names": numbered(b'data: {"model":"%d"}', b"\n\n", b"", b""),
+        }),
+        Parser("OpenAI's form", _envelope(FORM_TYPE), wrong, forms, FORM_SHAPES),
+        Parser("name in a form", _renamed_form, (form.FormError,), forms, FORM_SHAPES),
+        Parser("adapter's request", adapter._decoded, wrong, seeds, JSON_SHAPES),
+        Parser("Python model's request", _python_request, wrong, seeds, JSON_SHAPES),
+        Parser("tensors in JSON", lambda body: columns_of(read_request(body)), wrong, _V2, {
+            **JSON_SHAPES, "texts": repeated(b'"a",', _TEXTS, b'"a"]}]}'),
+            "lists": repeated(b"[1],", b'{"inputs":[{"name":"a","datatype":"INT8","shape":[1],"data":[', b"[1]]}]}"),
+        }),
+        Parser("tensors in binary", lambda body: read_request(body, _BINARY_LENGTH), wrong, [_BINARY]),
+        Parser("first version's request", lambda body: v1._questions(decoded(body, v1._Request)), wrong, _V1, {
+            **JSON_SHAPES, "instances": repeated(b'{"text_input":"a"},', b'{"instances":[', b'{"text_input":"a"}]}'),
+        }),
+        Parser("generate's request", lambda body: generate._question(body, "m"), wrong,
+               [b'{"text_input":"hi"}'], JSON_SHAPES),
+        Parser("event", lambda body: cloudevents.opened(body, {"content-type": "application/cloudevents+json"}), wrong,
+               [json.dumps(_EVENT).encode()], JSON_SHAPES),
+        Parser("gRPC message", _grpc, (CallError, DecodeError), [_MESSAGE.SerializeToString()], {
+            "inputs": repeated(b"\x2a\x00"), "raw contents": repeated(b"\x3a\x00"),
+        }),
+        Parser("compression", _gunzip, (CallError, RequestEntityTooLarge),
+               [gzip.compress(b"{}", mtime=0), zlib.compress(b"[]" * 99)],
+               {"bomb": lambda size: zlib.compress(bytes(min(size, _MOST_BYTES // 64) * 128)),
+                "head": repeated(b"\x1f\x8b\x08\x00")}),
+    )  # fmt: skip
