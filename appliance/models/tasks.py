@@ -4,13 +4,13 @@ What an encoder is for: what the config says, else what the model's own files sa
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from appliance.errors import LoadError
+from appliance.storage import bounded_json
 
 
 class Task(StrEnum):
@@ -59,7 +59,7 @@ def choose(wanted: Task | None, artifact: Path) -> Choice:
 
 def _read(file: Path) -> dict[str, Any]:  # Any: JSON values
     try:
-        config = json.loads(file.read_text())
+        config = bounded_json.read(file)
     except (OSError, ValueError) as error:
         raise LoadError(
             f"{file}: cannot be read ({error}); a model's directory has a config.json, which says what it is"

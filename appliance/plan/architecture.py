@@ -4,7 +4,7 @@ What a `config.json` says of a model: its sizes, its experts, what each layer ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,17 @@ _ENCODERS = frozenset(
 
 # Where models say how many experts they have (``ModelArchConfigConvertorBase.get_num_experts`` of vLLM).
 _EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
+
+# Twenty times as many as any known model has; what is planned grows with each of them.
+_MOST_LAYERS = 4096
+
+MOST_EXPERTS = 16_384
+"""
+Most experts of a layer, likewise.
+"""
+
+# Of any other number, such as the width of a layer or the words of a vocabulary.
+_MOST = 2**31
 
 Config = Mapping[str, Any]
 """
@@ -82,7 +93,7 @@ def architecture_of(config: Config) -> Architecture:
     """
     text = config.get("text_config") or config.get("llm_config") or config
     kind = str(text.get("model_type") or config.get("model_type") or "")
-    layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers", most=_MOST_LAYERS)
     heads = _number(text, "num_attention_heads", "n_head", "n_heads")
     hidden = _number(text, "hidden_size", "n_embd", "d_model", "dim")
     kv_heads = _kv_heads(text) or heads
@@ -92,7 +103,8 @@ def architecture_of(config: Config) -> Architecture:
     intermediate = _first(text, "intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "ffn_hidden_size")
     if kind == "llama4_text":
         expert_intermediate, intermediate = intermediate, _first(text, "intermediate_size_mlp") or intermediate
-    experts = _first(text, *_EXPERTS)
+    experts = _first(text, *_EXPERTS, most=MOST_EXPERTS)
+    dense = frozenset(text.get("mlp_only_layers") or ())
     return Architecture(
         name=next(iter(config.get("architectures") or ()), kind),
         kind=kind,
@@ -113,7 +125,7 @@ def architecture_of(config: Config) -> Architecture:
         usual_length=usual_text(kind, text),
         quantization=quantization_of(config, text),
         attention=() if is_encoder else attention_of(kind, text, layers, kv_heads, head_dim),
-        sparse=tuple(bool(experts) and _is_sparse(kind, text, layer) for layer in range(layers)),
+        sparse=tuple(bool(experts) and _is_sparse(kind, text, layer, dense) for layer in range(layers)),
     )
 
 
@@ -126,11 +138,11 @@ def _kv_heads(text: Config) -> int:
     return _first(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 
 
-def _is_sparse(kind: str, text: Config, layer: int) -> bool:
+def _is_sparse(kind: str, text: Config, layer: int, dense: frozenset[int]) -> bool:
     """
     Whether a layer of a model with experts is a mixture of them.
     """
-    if layer < (text.get("first_k_dense_replace") or 0) or layer in (text.get("mlp_only_layers") or ()):
+    if layer < (text.get("first_k_dense_replace") or 0) or layer in dense:
         return False
     step = text.get("decoder_sparse_step") or text.get("interleave_moe_layer_step") or text.get("moe_layer_freq") or 1
     if isinstance(step, list):
@@ -153,15 +165,22 @@ def _dtype(config: Config, text: Config) -> str | None:
     return TYPES.get(str(next(filter(None, written), "")).removeprefix("torch."))
 
 
-def _number(config: Config, *keys: str) -> int:
-    found = _first(config, *keys)
+def _number(config: Config, *keys: str, most: int = _MOST) -> int:
+    found = _first(config, *keys, most=most)
     if not found:
         raise ValueError(f"config.json has no {keys[0]}")
     return found
 
 
-def _first(config: Config, *keys: str) -> int:
-    values: Iterable[object] = (config.get(key) for key in keys)
-    # Of layers that differ, the largest.
-    numbers = (max(value) if isinstance(value, list) and value else value for value in values)
-    return next((value for value in numbers if isinstance(value, int) and value), 0)
+def _first(config: Config, *keys: str, most: int = _MOST) -> int:
+    for key in keys:
+        value = config.get(key)
+        # Of layers that differ, the largest.
+        number = max(value) if isinstance(value, list) and value else value
+        if not isinstance(number, int) or not number:
+            continue
+        if not 0 < number <= most:
+            shown = number if abs(number) < 2**64 else "a number of more than 64 bits"
+            raise ValueError(f"{key} is {shown}; must be between 1 and {most}")
+        return number
+    return 0

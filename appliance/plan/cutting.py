@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
-from appliance.plan.architecture import Architecture
+from appliance.plan.architecture import MOST_EXPERTS, Architecture
 from appliance.plan.tensor import Tensor
 
 
@@ -53,6 +54,9 @@ class Part:
     expert: int | None = None
     holds_experts: bool = False
 
+
+# The number of a layer or an expert.
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks?|layer)\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
@@ -96,36 +100,65 @@ def parts(tensors: list[Tensor], model: Architecture) -> list[Part]:
     """
     The tensors that are loaded, each with its cut.
     """
-    return [_part(tensor) for tensor in tensors if _is_loaded(tensor.name, model)]
+    named = ((tensor, _NUMBER.sub("0", tensor.name)) for tensor in tensors)
+    return [_part(tensor, plain) for tensor, plain in named if _is_loaded(tensor.name, plain, model)]
 
 
-def _is_loaded(name: str, model: Architecture) -> bool:
-    if _UNUSED.search(name) or (model.is_tied and re.search(r"(^|\.)lm_head\.weight$", name)):
+def _is_loaded(name: str, plain: str, model: Architecture) -> bool:
+    if _is_unused(plain) or (model.is_tied and _is_head(plain)):
         return False
-    layer = _LAYER.search(name)
     # Layers past the last predict several tokens at once, and are another model's (DeepSeek-V3's report, section 2.2).
-    is_past = layer is not None and int(layer[1]) >= model.layers and not _SEEING.search(name)
+    layer = _layer(name, plain)
     # vLLM's encoders pool by themselves; what is written after the pooler is none of theirs.
-    return not is_past and not (model.is_encoder and re.search(r"(^|\.)pooler\.", name) and _is_embedder(model))
+    is_pooler = model.is_encoder and ("pooler." in name) and re.search(r"(^|\.)pooler\.", name) is not None
+    return not (layer is not None and layer >= model.layers) and not (is_pooler and _is_embedder(model))
+
+
+def _layer(name: str, plain: str) -> int | None:
+    """
+    The number of the layer of the language model that a tensor belongs to; None where it belongs to none.
+    """
+    found = None if _is_seeing(plain) else _LAYER.search(name)
+    return None if found is None else int(found[1])
+
+
+# Layers and experts differ in their numbers alone, so a model has few plain names.
+@lru_cache(maxsize=4096)
+def _is_unused(plain: str) -> bool:
+    return _UNUSED.search(plain) is not None
+
+
+@lru_cache(maxsize=4096)
+def _is_head(plain: str) -> bool:
+    return re.search(r"(^|\.)lm_head\.weight$", plain) is not None
+
+
+@lru_cache(maxsize=4096)
+def _is_seeing(plain: str) -> bool:
+    return _SEEING.search(plain) is not None
+
+
+@lru_cache(maxsize=4096)
+def _holds_experts(plain: str) -> bool:
+    return _ALL_EXPERTS.search(plain) is not None
 
 
 def _is_embedder(model: Architecture) -> bool:
     return not model.name.endswith("Classification")
 
 
-def _part(tensor: Tensor) -> Part:
-    name = tensor.name
-    layer = None if _SEEING.search(name) else _LAYER.search(name)
-    expert = _EXPERT.search(name)
+def _part(tensor: Tensor, plain: str) -> Part:
+    expert = _EXPERT.search(tensor.name)
     return Part(
         tensor,
-        _cut(name),
-        int(layer[1]) if layer else None,
+        _cut(plain),
+        _layer(tensor.name, plain),
         int(expert[1]) if expert else None,
-        holds_experts=bool(_ALL_EXPERTS.search(name)) and len(tensor.shape) > 1,
+        holds_experts=_holds_experts(plain) and len(tensor.shape) > 1 and tensor.shape[0] <= MOST_EXPERTS,
     )
 
 
+@lru_cache(maxsize=4096)
 def _cut(name: str) -> Cut:
     bare = _ENDING.sub("", name)
     if name.endswith((".sinks", ".attention_sink_bias")):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.errors import ArtifactCorruptError
+from appliance.plan.headers import require_count
 from appliance.plan.tensor import Tensor
 from appliance.storage.peeking import Peek, Range
 
@@ -30,6 +31,13 @@ _SCALARS: Mapping[int, str] = {
     11: "<q",
     12: "<d",
 }
+
+# What is read before the weights, most of it a vocabulary: real files have 20 MB with 300,000 words.
+_MOST_BYTES = 256 * 1024 * 1024
+_MOST_ELEMENTS = 4_000_000
+_MOST_VALUES = 65_536
+_MOST_DEPTH = 4
+_MOST_DIMENSIONS = 8
 
 # Keys of GGUF, after the architecture's name, as a `config.json` has them.
 _KEYS: Mapping[str, str] = {
@@ -76,9 +84,11 @@ def read_gguf(peek: Peek, name: str) -> tuple[Mapping[str, Any], list[Tensor], i
             raise ArtifactCorruptError(f"{peek.place}: {name} is not a GGUF file, whatever its name says")
         cursor.take(4)
         tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
+        require_count(peek, name, tensor_count)
+        _require(value_count, _MOST_VALUES, "values")
         said = {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(value_count)}
         tensors = [_tensor(cursor) for _ in range(tensor_count)]
-    except (struct.error, UnicodeDecodeError, KeyError) as error:
+    except (struct.error, ValueError, KeyError) as error:
         raise ArtifactCorruptError(f"{peek.place}: {name} is not a whole GGUF file ({error})") from error
     is_tied = not any(each.name == "lm_head.weight" for each in tensors)
     return _config(said, is_tied), tensors, cursor.read_bytes
@@ -93,13 +103,20 @@ def _config(said: Mapping[str, Any], is_tied: bool) -> Mapping[str, Any]:  # Any
 
 def _tensor(cursor: _Cursor) -> Tensor:
     name = cursor.text()
-    shape = tuple(cursor.number("<Q") for _ in range(cursor.number("<I")))
+    dimensions = cursor.number("<I")
+    _require(dimensions, _MOST_DIMENSIONS, f"dimensions of {name}")
+    shape = tuple(cursor.number("<Q") for _ in range(dimensions))
     cursor.take(4 + 8)
     parts = name.split(".")
     stem = ".".join(parts[2:-1]) if parts[0] == "blk" else ".".join(parts[:-1])
     prefix = f"model.layers.{parts[1]}." if parts[0] == "blk" else ""
     # Sizes are written innermost first.
     return Tensor(f"{prefix}{_NAMES.get(stem, stem)}.{parts[-1]}", "BF16", shape[::-1])
+
+
+def _require(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise ValueError(f"it has {count} {what}; must be at most {most}")
 
 
 class _Cursor:
@@ -115,6 +132,7 @@ class _Cursor:
         """
         The next bytes.
         """
+        _require(self.read_bytes + size, _MOST_BYTES, "bytes before its weights")
         while len(self._held) - self._at < size:
             end = min(self.read_bytes + max(_BLOCK, size), self._peek.files[self._name])
             if end == self.read_bytes:
@@ -136,7 +154,7 @@ class _Cursor:
         """
         return self.take(self.number("<Q")).decode()
 
-    def value(self, kind: int) -> Any:  # Any: JSON values
+    def value(self, kind: int, depth: int = 0) -> Any:  # Any: JSON values
         """
         The next value; of a list of texts only its length, of other lists the largest.
         """
@@ -145,6 +163,8 @@ class _Cursor:
         if kind != _ARRAY:
             return self.number(_SCALARS[kind])
         inner, count = self.number("<I"), self.number("<Q")
+        _require(count, _MOST_ELEMENTS, "elements of a list")
+        _require(depth, _MOST_DEPTH, "lists in lists")
         if inner == _STRING:
             # A vocabulary has hundreds of thousands: only their number is wanted.
             for _ in range(count):
@@ -152,7 +172,7 @@ class _Cursor:
             return count
         if inner == _ARRAY:
             for _ in range(count):
-                self.value(inner)
+                self.value(inner, depth + 1)
             return count
         size = struct.calcsize(_SCALARS[inner])
         raw = self.take(size * count)

@@ -7,19 +7,27 @@ The format: 8 bytes with the header's length, the header in JSON, the tensors
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from appliance.errors import ArtifactCorruptError
 from appliance.plan.tensor import BITS, Tensor
+from appliance.storage import bounded_json
 from appliance.storage.peeking import Peek, Range
 
 _LENGTH_BYTES = 8
 
 # The format's own limit.
 _LARGEST_HEADER = 100_000_000
+
+# All headers of a model together; those of DeepSeek-V3, with 91,000 tensors, have 12 MB.
+_LARGEST_HEADERS = 256 * 1024 * 1024
+
+MOST_TENSORS = 1_000_000
+"""
+Most tensors of a model that is planned; the largest known ones have 150,000.
+"""
 
 _INDEX = "model.safetensors.index.json"
 _LARGEST_INDEX = 100_000_000
@@ -46,6 +54,7 @@ def config_of(peek: Peek) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
         raise ArtifactCorruptError(
             f"{peek.place}: has no config.json; a model's directory has one, which says what it is"
         )
+    _require_size(peek, "config.json", peek.files["config.json"], bounded_json.CONFIG_BYTES)
     raw = peek.read([Range("config.json", 0, peek.files["config.json"])])[0]
     return _mapping(peek, raw, "config.json"), len(raw)
 
@@ -65,9 +74,11 @@ def tensors_of(peek: Peek) -> Read:
         if len(raw) < _LENGTH_BYTES or length > min(_LARGEST_HEADER, peek.files[name]):
             raise ArtifactCorruptError(f"{peek.place}: {name} is not a safetensors file; bring the model again")
         ranges.append(Range(name, _LENGTH_BYTES, _LENGTH_BYTES + length))
+    _require_size(peek, f"the headers of {len(ranges)} files", sum(each.size for each in ranges), _LARGEST_HEADERS)
     tensors: dict[str, Tensor] = {}
     for name, raw in zip(names, peek.read(ranges), strict=True):
         tensors |= {each.name: each for each in _tensors(_mapping(peek, raw, name), peek, name)}
+        require_count(peek, name, len(tensors))
     read = index_bytes + sum(each.size for each in ranges) + _LENGTH_BYTES * len(names)
     return Read(list(tensors.values()), read)
 
@@ -78,11 +89,13 @@ def _files(peek: Peek) -> tuple[list[str], int]:
     """
     names = [name for name in peek.files if name.endswith(".safetensors") and "/" not in name]
     size = peek.files.get(_INDEX, 0)
-    if not size or size > _LARGEST_INDEX or len(names) < 2:
+    if not size or len(names) < 2:
         return names, 0
-    indexed: Collection[str] = set(
-        _mapping(peek, peek.read([Range(_INDEX, 0, size)])[0], _INDEX)["weight_map"].values()
-    )
+    _require_size(peek, _INDEX, size, _LARGEST_INDEX)
+    index = _mapping(peek, peek.read([Range(_INDEX, 0, size)])[0], _INDEX).get("weight_map")
+    if not isinstance(index, dict) or not all(isinstance(each, str) for each in index.values()):
+        raise ArtifactCorruptError(f"{peek.place}: {_INDEX} has no weight_map of file names; bring the model again")
+    indexed: Collection[str] = set(index.values())
     return [name for name in names if name in indexed] or names, size
 
 
@@ -100,9 +113,27 @@ def _tensors(header: Mapping[str, Any], peek: Peek, name: str) -> list[Tensor]: 
     return found
 
 
+def require_count(peek: Peek, name: str, tensors: int) -> None:
+    """
+    Return where a model has no more tensors than can be planned.
+
+    Raises:
+        ArtifactCorruptError: it has.
+    """
+    if tensors > MOST_TENSORS:
+        raise ArtifactCorruptError(f"{peek.place}: {name} has {tensors} tensors; must be at most {MOST_TENSORS}")
+
+
+def _require_size(peek: Peek, name: str, size: int, most: int) -> None:
+    try:
+        bounded_json.require_size(size, most)
+    except ValueError as error:
+        raise ArtifactCorruptError(f"{peek.place}: {name} cannot be read: {error}; bring the model again") from error
+
+
 def _mapping(peek: Peek, raw: bytes, name: str) -> Mapping[str, Any]:  # Any: JSON values
     try:
-        found = json.loads(raw)
+        found = bounded_json.parse(raw)
     except ValueError as error:
         raise ArtifactCorruptError(f"{peek.place}: {name} is not JSON ({error}); bring the model again") from error
     if not isinstance(found, dict):

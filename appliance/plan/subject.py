@@ -4,7 +4,8 @@ A model as far as a plan needs to know it, read from the beginnings of its files
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from appliance.plan.architecture import Architecture, Config, architecture_of
 from appliance.plan.checkpoint import expected
 from appliance.plan.cutting import Part, parts
 from appliance.plan.gguf import read_gguf
-from appliance.plan.headers import config_of, tensors_of
+from appliance.plan.headers import config_of, require_count, tensors_of
 from appliance.plan.tensor import Tensor
 from appliance.storage.peeking import Peek, peek
 from appliance.storage.section import StorageSection, StorageSettings
@@ -86,13 +87,29 @@ def look_at_config(storage: StorageSection, settings: StorageSettings) -> Archit
 def _subject(files: Peek, config: Config, tensors: Sequence[Tensor], source: str, read: int) -> Subject:
     model = _architecture(config, files.place)
     size = sum(files.files.values())
-    return Subject(model, tensors or expected(model), source, len(files.files), size, read, files.is_here)
+    if not tensors:
+        require_count(files, "config.json", model.layers * (model.experts + 1) * 3)
+    return Subject(model, tensors or _expected(model, files.place), source, len(files.files), size, read, files.is_here)
+
+
+def _expected(model: Architecture, place: str) -> list[Tensor]:
+    with _told(place):
+        return expected(model)
 
 
 def _architecture(config: Config, place: str) -> Architecture:
-    try:
+    with _told(place):
         return architecture_of(config)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+
+
+@contextmanager
+def _told(place: str) -> Iterator[None]:
+    """
+    Name the file that has numbers which make no model.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise ArtifactCorruptError(
             f"{place}: config.json does not say what the model is ({error}); no plan can be made"
         ) from error

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from appliance.errors import ArtifactChangedError, StorageError
+from appliance.storage import bounded_json
 from appliance.storage.contents import Contents, Held
 from appliance.storage.faults import disk_faults
 from appliance.storage.section import StorageSection, StorageSettings
@@ -21,6 +22,9 @@ from appliance.storage.uri import redact
 
 NAME = "appliance.lock"
 """What it is called, beside the config."""
+
+# Thousands of models with thousands of files each.
+_MOST_BYTES = 256 * 1024 * 1024
 
 _VERSION = 1
 _MOST_NAMED = 5
@@ -124,7 +128,7 @@ def read(path: Path) -> dict[tuple[str, tuple[str, ...], tuple[str, ...]], Locke
         StorageError: it cannot be read, or was not written by us.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = bounded_json.read(path, _MOST_BYTES)
         if data["version"] != _VERSION:
             raise StorageError(f"{path}: of version {data['version']}, and this appliance knows {_VERSION}; update it")
         return {entry.key: entry for entry in map(_parse, data["storages"])}

@@ -12,10 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from appliance.errors import ArtifactCorruptError
+from appliance.storage import bounded_json
 from appliance.storage.faults import disk_faults
 
 FILES = "files"
 """Directory of an artifact that holds its files."""
+
+# A million files.
+_MOST_BYTES = 256 * 1024 * 1024
 
 MARKER = "appliance-manifest.json"
 """File beside it that says they are all there."""
@@ -95,7 +99,7 @@ def read(artifact: Path) -> Manifest | None:
     The manifest of a complete artifact, or None when there is none or it is not as it was written.
     """
     try:
-        data = json.loads((artifact / MARKER).read_bytes())
+        data = bounded_json.read(artifact / MARKER, _MOST_BYTES)
         manifest = Manifest(data["source"], {name: Entry(**entry) for name, entry in data["files"].items()})
         return manifest if manifest.digest == data["digest"] else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):

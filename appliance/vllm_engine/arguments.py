@@ -5,7 +5,6 @@ What vLLM is told about one model: its engine arguments and its front end's, as 
 from __future__ import annotations
 
 import contextlib
-import json
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from appliance.errors import LoadError
 from appliance.layout import LayoutSection
 from appliance.processes import usable_memory
+from appliance.storage import bounded_json
 from appliance.vllm_engine.cpu_memory import computes_in_float32, cpu_kv_bytes
 from appliance.vllm_engine.placing import Addresses, of_layout
 from appliance.vllm_engine.section import EngineSection
@@ -181,7 +181,7 @@ def _is_quantized(setup: Setup) -> bool:
     if setup.engine.quantization is not None:
         return True
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        config = json.loads((setup.artifact / "config.json").read_bytes())
+        config = bounded_json.read(setup.artifact / "config.json")
         parts = (config, config.get("text_config") or {})
         return any(key in part for part in parts for key in ("quantization_config", "compression_config"))
     # vLLM says what is wrong with the file.
@@ -243,7 +243,7 @@ def _rank(name: str, path: Path) -> int:
     The adapter's rank, from the key ``r`` of PEFT's ``adapter_config.json``.
     """
     try:
-        return int(json.loads((path / "adapter_config.json").read_text())["r"])
+        return int(bounded_json.read(path / "adapter_config.json")["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoadError(
             f"adapter {name!r}: {path} is not a LoRA adapter in PEFT's format: "

@@ -4,12 +4,12 @@ A look at the weights before the engine starts: the right format, and whole file
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import LoadError
+from appliance.storage import bounded_json
 
 # The format's own limit (https://huggingface.co/docs/safetensors, "Format").
 _LARGEST_HEADER = 100_000_000
@@ -83,7 +83,7 @@ def _header(file: Path) -> _Header:
             length = int.from_bytes(stream.read(8), "little")
             if length > _LARGEST_HEADER:
                 raise ValueError(f"a header of {length} bytes")
-            header = json.loads(stream.read(length))
+            header = bounded_json.parse(stream.read(length))
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
         end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
         return _Header(8 + length + end, end, sum(math.prod(tensor["shape"]) for tensor in tensors))

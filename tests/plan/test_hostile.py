@@ -1,0 +1,192 @@
+"""
+Model files with numbers and sizes that no model has: told by file, key and limit, at once and without a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from appliance.errors import ArtifactCorruptError, LoadError
+from appliance.layout import LayoutSection
+from appliance.models.tasks import choose
+from appliance.plan import look
+from appliance.plan.architecture import MOST_EXPERTS, architecture_of
+from appliance.plan.cutting import parts
+from appliance.plan.sharding import weights
+from appliance.plan.tensor import Tensor
+from appliance.storage.section import StorageSection, StorageSettings
+
+Published = Mapping[str, Mapping[str, Any]]
+
+DEEP = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+
+SMALL: Mapping[str, Any] = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "hidden_size": 64,
+    "vocab_size": 100,
+    "max_position_embeddings": 128,
+}
+
+CONFIGS: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; must be between 1 and 4096"),
+    "negative": ({"num_hidden_layers": -1}, "num_hidden_layers is -1; must be between 1 and 4096"),
+    "experts": ({"num_experts": 10**9}, "num_experts is 1000000000; must be between 1 and 16384"),
+    "product": ({"num_hidden_layers": 4096, "num_experts": 16384}, "has 201338880 tensors; must be at most 1000000"),
+    "width": (
+        {"hidden_size": 10**400},
+        "hidden_size is a number of more than 64 bits; must be between 1 and 2147483648",
+    ),
+    "infinite": ({"rope_scaling": {"factor": float("inf")}}, "cannot convert float infinity"),
+    "words": ({"mlp_only_layers": ["a", {}], "num_experts": 2}, "unhashable"),
+}
+
+
+def _look(folder: Path) -> object:
+    return look(StorageSection(uri=str(folder)), StorageSettings())
+
+
+@pytest.mark.parametrize(("changes", "message"), CONFIGS.values(), ids=CONFIGS)
+def test_a_config_of_absurd_numbers_is_refused(tmp_path: Path, changes: Mapping[str, Any], message: str) -> None:
+    """
+    Before anything as large as the number says is made.
+    """
+    (tmp_path / "config.json").write_text(json.dumps({**SMALL, **changes}))
+    before = psutil.Process().memory_info().rss
+
+    with pytest.raises(ArtifactCorruptError, match=f"config.json.*{message}"):
+        _look(tmp_path)
+    assert psutil.Process().memory_info().rss - before < 2**28
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def _gguf(value: bytes, tensors: int = 0, values: int = 1) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, values) + _text("a.b") + value
+
+
+GGUFS: Mapping[str, tuple[bytes, str]] = {
+    "array": (_gguf(struct.pack("<IIQ", 9, 10, 45 * 2**30)), "has 48318382080 elements of a list"),
+    "texts": (_gguf(struct.pack("<IIQ", 9, 8, 2**60)), "elements of a list; must be at most 4000000"),
+    "text": (_gguf(struct.pack("<IQ", 8, 45 * 2**30)), "bytes before its weights; must be at most 268435456"),
+    "nested": (_gguf(struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 100_000), "lists in lists; must be at most 4"),
+    "tensors": (_gguf(b"", tensors=2**60), "tensors; must be at most 1000000"),
+    "values": (_gguf(b"", values=2**60), "values; must be at most 65536"),
+}
+
+
+@pytest.mark.parametrize(("raw", "message"), GGUFS.values(), ids=GGUFS)
+def test_a_gguf_file_of_absurd_sizes_is_refused(tmp_path: Path, raw: bytes, message: str) -> None:
+    """
+    Also where the file is as large as it says: holes cost nothing to write.
+    """
+    with (tmp_path / "model.gguf").open("wb") as file:
+        file.write(raw)
+        file.truncate(46 * 2**30)
+
+    with pytest.raises(ArtifactCorruptError, match=f"model.gguf .*{message}"):
+        _look(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("config.json", DEEP, "nested too deeply"),
+        ("config.json", b" " * (17 * 2**20), "config.json cannot be read: it has more than 16777216 bytes"),
+        ("model.safetensors", len(DEEP).to_bytes(8, "little") + DEEP, "nested too deeply"),
+        ("model.safetensors.index.json", DEEP, "nested too deeply"),
+        ("model.safetensors.index.json", b"{}", "has no weight_map"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": []}}', "has no weight_map"),
+    ],
+)
+def test_a_file_of_absurd_json_is_refused(tmp_path: Path, name: str, raw: bytes, message: str) -> None:
+    """
+    Nested without an end, larger than any, or of other types than the format has.
+    """
+    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+    for each in "ab":
+        (tmp_path / f"{each}.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / name).write_bytes(raw)
+
+    with pytest.raises(ArtifactCorruptError, match=f"{name}.*{message}|{message}"):
+        _look(tmp_path)
+
+
+def test_an_encoder_of_absurd_json_fails_its_load(tmp_path: Path) -> None:
+    """
+    What its task is cannot be known.
+    """
+    (tmp_path / "config.json").write_bytes(DEEP)
+
+    with pytest.raises(LoadError, match="nested too deeply"):
+        choose(None, tmp_path)
+
+
+def test_the_command_line_names_the_fault_with_the_exit_code_of_broken_files(tmp_path: Path) -> None:
+    """
+    `plan` ends with 16, and `validate --deep` too, without a traceback.
+    """
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({**SMALL, "num_hidden_layers": 10**9}))
+    file = tmp_path / "config.yaml"
+    file.write_text(f"models:\n  - name: m\n    class: generative\n    storage: {{uri: {model}}}\n")
+    for words in (["plan"], ["validate", "--deep"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", *words, str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+        assert done.returncode == 16, done.stderr
+        assert "num_hidden_layers is 1000000000" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() -> None:
+    """
+    Nothing is made for each of them.
+    """
+    model = architecture_of({**SMALL, "num_experts": 8})
+    tensors = [Tensor("model.layers.0.mlp.experts.gate_up_proj", "BF16", (10**9, 64, 64))]
+    loaded = parts(tensors, model)
+
+    assert not loaded[0].holds_experts
+    assert weights(loaded, model, LayoutSection(), "BF16")
+    assert MOST_EXPERTS < 10**9
+
+
+def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    300,000 tensors have three plain names, and each of these is looked at once.
+    """
+    model = architecture_of({**SMALL, "num_hidden_layers": 60, "num_experts": 1700})
+    names = ("gate_proj", "up_proj", "down_proj")
+    tensors = [
+        Tensor(f"model.layers.{layer}.mlp.experts.{expert}.{name}.weight", "BF16", (64, 64))
+        for layer in range(60)
+        for expert in range(1700)
+        for name in names
+    ]
+    from appliance.plan import cutting
+
+    cutting._cut.cache_clear()
+    loaded = parts(tensors, model)
+
+    assert cutting._cut.cache_info().misses == len(names)
+    assert {part.cut for part in loaded} == {"column", "row"}
+    assert len(loaded) == len(tensors)
