@@ -144,7 +144,7 @@ def _key(section: TlsSection) -> PrivateKeyTypes:
     path, password = section.key, section.key_password
     pem = _bytes("server.tls.key", path)
     try:
-        key = load_pem_private_key(pem, None if password is None else password.encode())
+        key = load_pem_private_key(pem, None if password is None else password.get_secret_value().encode())
     except TypeError as error:
         must = "is encrypted; give server.tls.key_password" if password is None else "is not encrypted; leave out"
         raise CertificateError(f"server.tls.key: {path} {must}{'' if password is None else ' key_password'}") from error

@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, model_validator
 
 from appliance.admission import KeyLimits
 from appliance.contract import Operation
@@ -101,7 +101,7 @@ class TlsSection(Section):
     key: Path
     """File of its private key in PEM: RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519."""
 
-    key_password: Annotated[str, Field(min_length=1)] | None = None
+    key_password: Annotated[SecretStr, Field(min_length=1)] | None = None
     """What the file of the key is encrypted with; unset is nothing."""
 
     client_ca: Path | None = None

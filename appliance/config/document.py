@@ -196,4 +196,4 @@ def _place_at(source: Source, text: str, offset: int) -> Place:
 
 
 def _refusal(place: Place, message: str) -> ConfigError:
-    return ConfigError([Fault((), message, place).problem])
+    return ConfigError([Fault((), message, place).problem()])

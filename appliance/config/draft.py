@@ -5,15 +5,23 @@ The config before it is checked: plain data, and where each part of it comes fro
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
+from appliance.config.masking import MASK, is_secret_name, mask
 from appliance.config.place import DataPath, Fault, Place, printable
+from appliance.storage.uri import scheme_of, secret_spans
 
 Item = TypeVar("Item")
+
+# What everybody sends; their values are words that logs need.
+_OPEN_HEADERS = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "user-agent"})
+
+_REFERENCE = re.compile(r"\$\{[^}]*\}")
 
 # Longest value quoted in a message, in characters.
 _QUOTE_WIDTH = 60
@@ -74,11 +82,25 @@ class Draft:
         below = (secret for place, secret in self.texts.items() if place[: len(path)] == path)
         return frozenset[str]().union(*below)
 
+    def concealed(self) -> Draft:
+        """
+        The draft with the secrets that the file, or `--set`, spells out marked like those from outside.
+        """
+        texts = dict(self.texts)
+        for path, value in _scalars(self.data):
+            if secrets := frozenset(_spelled_out(path, str(value))) - {""}:
+                texts[path] = texts.get(path, frozenset()) | secrets
+        return replace(self, texts=texts)
+
     def quote(self, path: DataPath) -> str:
         """
-        The value at `path` for a message, ``***`` where any of it is secret.
+        The value at `path` for a message: an address without what is secret in it, ``***`` for any other secret.
         """
-        return "***" if self.secrets(path) else quote(self.get(path))
+        value, secrets = self.get(path), self.secrets(path)
+        if not secrets:
+            return quote(value)
+        is_address = isinstance(value, str) and secrets.issubset(_in_address(value))
+        return quote(mask(value, 0)[0]) if is_address else MASK
 
     def with_value(self, path: DataPath, value: Any, place: Place, *, is_text: bool = False) -> Draft:
         """
@@ -127,6 +149,46 @@ def quote(value: Any) -> str:  # Any: what a file holds before it is checked
     """
     text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _QUOTE_WIDTH else f"{text[: _QUOTE_WIDTH - 1]}…"
+
+
+def _scalars(value: Any, path: DataPath = ()) -> Iterator[tuple[DataPath, Any]]:  # Any: JSON
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _scalars(item, (*path, key))
+    elif value is not None and not isinstance(value, bool):
+        yield path, value
+
+
+def _spelled_out(path: DataPath, text: str) -> Iterator[str]:
+    """
+    What of a scalar is secret: all of it by the name of its key, or parts of an address.
+    """
+    if _is_secret(path):
+        # One that was not resolved names a variable or a file.
+        if not _REFERENCE.fullmatch(text):
+            yield text
+    else:
+        yield from _in_address(text)
+
+
+def _in_address(text: str) -> Iterator[str]:
+    if scheme_of(text) is not None:
+        for start, end in secret_spans(text):
+            yield text[start:end]
+            # Messages of others name the password alone.
+            yield text[start:end].partition(":")[2]
+
+
+def _is_secret(path: DataPath) -> bool:
+    """
+    Whether a key on the way to a value says that it is secret; what stands under `headers` mostly is.
+    """
+    match path:
+        case ("server", "api_keys", int(), "value", *_) | ("storage", "credentials", *_, "key"):
+            return True
+        case (*above, str(name)) if "headers" in above:
+            return name.lower() not in _OPEN_HEADERS
+    return any(is_secret_name(part) for part in path if isinstance(part, str))
 
 
 def _without(places: Mapping[DataPath, Item], path: DataPath) -> dict[DataPath, Item]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config.check import check
@@ -20,7 +20,6 @@ from appliance.config.place import DataPath, Fault
 from appliance.config.references import resolve
 from appliance.config.root import Config
 from appliance.config.rules import RULES
-from appliance.config.rules.keys import API_KEYS, concealed
 from appliance.config.shape import Shape, typed
 from appliance.errors import ConfigError, Problem
 from appliance.storage import lockfile
@@ -75,7 +74,7 @@ class Loaded:
         """
         if self.draft is None:
             raise AssertionError("this config is of no file; this is a bug")
-        return self.draft.fault(path, message).problem
+        return self.draft.fault(path, message).problem(self.draft.secrets(()))
 
 
 def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> Loaded:
@@ -93,14 +92,15 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
     draft, unresolved = resolve(draft, environ, path.parent)
     draft, unknown = lay_environment(typed(draft, shape), environ, shape)
     draft, malformed = lay_overrides(draft, overrides)
-    draft = concealed(draft)
+    draft = draft.concealed()
     against_rules = [fault for rule in RULES for fault in rule(draft)]
     config, wrong = construct(draft)
     faults = _distinct([*unread, *unresolved, *unknown, *malformed, *against_rules, *check(draft, shape)])
     faults += _new(wrong, faults)
     if faults or config is None:
         # From None, because pydantic's own error quotes its input, secrets and all.
-        raise ConfigError([_problem(fault, draft) for fault in sorted(faults, key=_order)]) from None
+        hidden = draft.secrets(())
+        raise ConfigError([fault.problem(hidden) for fault in sorted(faults, key=_order)]) from None
     secret = dict(_secrets(draft, shape))
     return Loaded(
         _with_lock(config, path),
@@ -146,16 +146,6 @@ def _new(faults: Iterable[Fault], known: Iterable[Fault]) -> Iterator[Fault]:
         is_below = any(fault.path[:depth] in paths for depth in range(1, len(fault.path) + 1))
         if not is_below and fault.path not in parents and fault.place not in places:
             yield fault
-
-
-def _problem(fault: Fault, draft: Draft) -> Problem:
-    """
-    The fault as it is reported, without the line of the file where that spells out a key.
-    """
-    problem = fault.problem
-    if any(secret in problem.snippet for secret in draft.secrets(API_KEYS)):
-        return replace(problem, snippet="")
-    return problem
 
 
 def _order(fault: Fault) -> tuple[bool, int, int]:

@@ -130,7 +130,7 @@ class Reader:
         self._left -= 1
         if self._left < 0 or depth > MAX_DEPTH:
             message = f"aliases make more than {MAX_NODES} values or {MAX_DEPTH} levels of it; must be fewer"
-            raise ConfigError([Fault((), message, self._place(node)).problem])
+            raise ConfigError([Fault((), message, self._place(node)).problem()])
 
 
 def _boolean(text: str) -> bool:

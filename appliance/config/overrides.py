@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from appliance.config.document import parse
 from appliance.config.draft import Draft
+from appliance.config.masking import mask
 from appliance.config.named import named_models
 from appliance.config.place import DataPath, Fault, Place, Source, is_unicode, printable
 from appliance.errors import ConfigError
@@ -22,7 +23,7 @@ def lay(draft: Draft, overrides: Sequence[str]) -> tuple[Draft, list[Fault]]:
     """
     faults: list[Fault] = []
     for override in overrides:
-        source = Source(f"--set {printable(override)}")
+        source = Source(f"--set {printable(mask(override, 0)[0])}")
         try:
             draft, wrong = _laid(draft, override, source)
         except _MalformedError as malformed:

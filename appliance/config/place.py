@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from appliance.config.masking import mask
 from appliance.errors import Problem
 
 DataPath = tuple[str | int, ...]
@@ -19,6 +21,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 # A line of a file can be a megabyte of JSON; this much of it around the fault fits a terminal.
 _SNIPPET_WIDTH = 100
+_MASKED_WIDTH = 4000
 
 
 # Compared by identity: places are compared often, and the lines of a file are many.
@@ -58,19 +61,23 @@ class Place:
     line: int | None = None
     column: int | None = None
 
-    @property
-    def snippet(self) -> str:
+    def snippet(self, hidden: Iterable[str] = ()) -> str:
         """
         The line with a caret under the column, cut to a window where it is long; "" where there is none.
+
+        Secrets are ``***`` in it, and so are the texts `hidden`.
         """
         if self.source.lines is None or self.line is None or self.column is None:
             return ""
         # A fault at the end of the text may lie one line past the last.
         line = self.source.lines[self.line - 1] if self.line <= len(self.source.lines) else ""
-        start = max(0, self.column - 1 - _SNIPPET_WIDTH // 2) if len(line) > _SNIPPET_WIDTH else 0
+        # Nothing farther away is shown, and whole lines of a megabyte take long.
+        cut = max(0, self.column - 1 - _MASKED_WIDTH)
+        line, column = mask(line[cut : self.column + _MASKED_WIDTH], self.column - 1 - cut, hidden)
+        start = max(0, column - _SNIPPET_WIDTH // 2) if len(line) > _SNIPPET_WIDTH else 0
         # Tabs stay tabs in the caret's line, so that it stands under its column on any terminal.
-        indent = "".join("\t" if char == "\t" else " " for char in line[start : self.column - 1])
-        indent = indent.ljust(self.column - 1 - start)
+        indent = "".join("\t" if char == "\t" else " " for char in line[start:column])
+        indent = indent.ljust(column - start)
         return f"  {printable(line[start : start + _SNIPPET_WIDTH])}\n  {indent}^"
 
 
@@ -84,18 +91,18 @@ class Fault:
     message: str
     place: Place
 
-    @property
-    def problem(self) -> Problem:
+    def problem(self, hidden: Iterable[str] = ()) -> Problem:
         """
-        The fault, as it is reported.
+        The fault as it is reported, without the texts `hidden` in what it shows of the file or of `--set`.
         """
+        source = self.place.source
         return Problem(
-            source=self.place.source.name,
+            source=source.name if source.lines is not None else mask(source.name, 0, hidden)[0],
             line=self.place.line,
             column=self.place.column,
             path=dotted(self.path),
             message=self.message,
-            snippet=self.place.snippet,
+            snippet=self.place.snippet(hidden),
         )
 
 

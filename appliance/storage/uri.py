@@ -5,6 +5,7 @@ What can be read off a URI without knowing its scheme.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 # `file:/path` is as good as `file:///path` (RFC 8089, appendix B); all other schemes need the `//`,
 # so that a plain path such as `runs/monday:9` stays a path.
@@ -34,3 +35,13 @@ def redact(text: str) -> str:
     The text with user names, passwords and query strings taken out of every URI in it: fit for logs and messages.
     """
     return _SECRETS.sub(r"\g<scheme>\g<place>", text)
+
+
+def secret_spans(text: str) -> Iterator[tuple[int, int]]:
+    """
+    Where the user names with passwords, and the query strings, of the URIs in a text begin and end.
+    """
+    for found in _SECRETS.finditer(text):
+        for start, end in ((found.end("scheme"), found.start("place") - 1), (found.end("place") + 1, found.end())):
+            if start < end:
+                yield start, end

@@ -4,6 +4,7 @@ What came from outside the file is never shown.
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from appliance.config import Loaded
+from appliance.config.difference import differences
+from appliance.config.generator import engine_schema, schema_of
+from appliance.config.masking import is_secret_name
+from appliance.diff import as_json, as_text
 from appliance.errors import ConfigError
+from appliance.page.told import Told
 
 SECRET = "hunter2-hunter2"
 
@@ -101,3 +107,136 @@ def test_a_value_that_is_laid_over_takes_the_secret_with_it(load_text: Callable[
     loaded = load_text(text, "models.a.storage.uri=file:///b", environ={"URI": "file:///a"})
 
     assert loaded.secrets == frozenset()
+
+
+WRITTEN = "hunter2-hunter2"
+
+# A value with a secret, and a fault of it or beside it on its line.
+SPELLED_OUT = {
+    "an address with a password": "storage: {uri: 's3x://user:hunter2-hunter2@host/a'}",
+    "a signed address": "storage: {uri: 'https://host/a?X-Amz-Signature=hunter2-hunter2', nonsense: 1}",
+    "an upstream's password": "upstreams: [{url: 'http://user:hunter2-hunter2@host/v1'}]",
+    "an upstream's query": "upstreams: [{url: 'http://host/v1?key=hunter2-hunter2', wieght: 1}]",
+    "a key": "upstreams: [{url: 'http://host/v1', api_key: hunter2-hunter2, wieght: 1}]",
+    "a key that is a list": "upstreams: [{url: 'http://host/v1', api_key: [hunter2-hunter2]}]",
+    "a misspelt key": "upstreams: [{url: 'http://host/v1', api_kye: hunter2-hunter2}]",
+    "a header": "upstreams: [{url: 'http://host/v1', headers: {X-Mine: hunter2-hunter2, 'a b': c}}]",
+    "a header with a line break": 'upstreams: [{url: "http://host/v1", headers: {X-Mine: "hunter2-hunter2\\n"}}]',
+    "an argument of a class": "engine: {python: 'a:B', args: {password: hunter2-hunter2}, nonsense: 1}",
+}
+
+OF_SERVER = {
+    "the password of a key": "server: {tls: {certificate: a, key: b, key_password: hunter2-hunter2, nonsense: 1}}",
+    "a password that is a mapping": "server: {tls: {certificate: a, key: b, key_password: {a: hunter2-hunter2}}}",
+    "a secret of a store": "storage: {credentials: {s3: [{secret_access_key: hunter2-hunter2, b: 1}]}}",
+    "a token of the hub": "storage: {credentials: {hub: [{token: hunter2-hunter2, nonsense: 1}]}}",
+    "a header of a sink": "logging: {payloads: {url: 'http://a/', headers: {X-Key: hunter2-hunter2}, nonsense: 1}}",
+    "an address in free keys": "x-base: {uri: 'http://user:hunter2-hunter2@host/'}\nserver: nonsense",
+    "what is no YAML": "server: {tls: {key_password: hunter2-hunter2",
+    "an address in what is no YAML": "a: http://user:hunter2-hunter2@host: b: c",
+    "an escape": 'server: {tls: {certificate: a, key: b, key_password: "hunter2\\u002dhunter2", nonsense: 1}}',
+    "a long line": "server: {x-pad: '"
+    + 80 * "a"
+    + "', tls: {certificate: a, key: b, key_password: hunter2-hunter2, c: d}}",
+}
+
+
+@pytest.mark.parametrize("line", [*SPELLED_OUT.values(), *OF_SERVER.values()], ids=[*SPELLED_OUT, *OF_SERVER])
+def test_a_secret_that_the_file_spells_out_is_not_shown(
+    line: str, load_text: Callable[..., Loaded], tmp_path: Path
+) -> None:
+    """
+    Neither in a message nor in the line of the file, whose caret stays where the fault is.
+    """
+    model = "- {name: a, class: generative, storage: {uri: file:///a}}"
+    if line in SPELLED_OUT.values():
+        class_ = "proxy" if "upstreams" in line else "generative"
+        model = f"- name: a\n    class: {class_}\n    {line}\n    nonsense: 1"
+        line = "x-nothing: 1"
+
+    with pytest.raises(ConfigError) as caught:
+        load_text(f"{line}\nmodels:\n  {model}\n")
+
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value.problems)
+    assert WRITTEN not in shown
+    assert "hunter2" not in shown
+    assert "***" in shown or "***" not in line
+
+
+def test_the_caret_stays_under_the_fault(load_text: Callable[..., Loaded]) -> None:
+    """
+    Whether the secret before it is longer or shorter than what is shown for it.
+    """
+    for secret in ("hunter2-hunter2-hunter2", "ab"):
+        tls = f"{{certificate: a, key_password: {secret}, key: b, nonsense: 1}}"
+        with pytest.raises(ConfigError) as caught:
+            load_text(
+                f"server: {{tls: {tls}}}\nmodels: [{{name: a, class: generative, storage: {{uri: file:///a}}}}]\n"
+            )
+
+        (problem,) = caught.value.problems
+        line, caret = problem.snippet.split("\n")
+        assert line[caret.index("^") :].startswith("nonsense: 1")
+        assert "key_password: ***" in line
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "server.tls.key_password=hunter2-hunter2",
+        "models.a.upstreams=[{url: 'http://u:hunter2-hunter2@h/v1'}]",
+        "models.b.upstreams=[{url: 'http://h/v1', api_key: hunter2-hunter2}]",
+        "server.api_keys=[{name: a, value: hunter2-hunter2, nonsense: 1}]",
+        "storage.credentials.hub=[{token: hunter2-hunter2, nonsense: 1}]",
+    ],
+)
+def test_a_secret_of_the_command_line_is_not_shown(override: str, load_text: Callable[..., Loaded]) -> None:
+    """
+    A fault of `--set` says which one without its secret.
+    """
+    with pytest.raises(ConfigError) as caught:
+        load_text("models: [{name: a, class: generative, storage: {uri: file:///a}}]\n", override)
+
+    assert "hunter2" not in str(caught.value)
+    assert "--set" in str(caught.value)
+
+
+def test_secrets_that_the_file_spells_out_are_hidden_everywhere(load_text: Callable[..., Loaded]) -> None:
+    """
+    The log and the page get them as texts to hide, and a comparison shows that they differ.
+    """
+    text = """\
+models:
+  - {{name: a, class: generative, storage: {{uri: 'https://user:{0}@host/a?sig={0}-x'}}}}
+  - {{name: b, class: proxy, upstreams: [{{url: 'http://host/v1?key={0}', api_key: {0}, headers: {{X-Key: {0}}}}}]}}
+server: {{tls: {{certificate: a, key: b, key_password: {0}}}}}
+"""
+    old, new = load_text(text.format(WRITTEN)), load_text(text.format("correct-horse"))
+
+    shown = Told(new.config, new.secrets).as_yaml()
+    found = as_text(differences(old, new)) + json.dumps(as_json(differences(old, new)))
+    assert {WRITTEN, f"user:{WRITTEN}", f"sig={WRITTEN}-x", f"key={WRITTEN}"} <= old.secrets
+    assert "correct" not in shown + found + repr(new.config.server)
+    assert WRITTEN not in found
+    assert "models.b.upstreams[0].api_key" in found
+
+
+def test_every_secret_of_the_schema_is_known_by_its_name() -> None:
+    """
+    A new field that is a secret is hidden in the lines of the file as well, and no other field is taken for one.
+    """
+    secret: set[str] = set()
+    others: set[str] = set()
+
+    def walk(schema: object) -> None:
+        for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+            walk(each)
+        for name, field in schema.get("properties", {}).items() if isinstance(schema, dict) else ():
+            (secret if '"writeOnly": true' in json.dumps(field) else others).add(name)
+
+    walk(schema_of())
+    walk(engine_schema())
+
+    # By their place: `storage.credentials.gcs[].key`, and the headers of upstreams and sinks.
+    assert {name for name in secret if not is_secret_name(name)} == {"headers", "key", "set"}
+    assert {name for name in others - secret if is_secret_name(name)} == set()

@@ -5,7 +5,6 @@ Rules about who may ask: keys are apart, lead somewhere, and stand before what i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from appliance.access.hosts import is_loopback
@@ -20,15 +19,6 @@ API_KEYS: DataPath = ("server", "api_keys")
 """
 Where keys stand.
 """
-
-
-def concealed(draft: Draft) -> Draft:
-    """
-    The draft with keys marked as secrets, those that the file spells out too.
-    """
-    paths = {(*path, "value"): key["value"] for path, key in _entries(draft) if "value" in key}
-    texts = {path: frozenset({str(value)} - {""}) for path, value in paths.items() if not draft.secrets(path)}
-    return replace(draft, texts={**draft.texts, **texts})
 
 
 def keys_are_apart(draft: Draft) -> Iterator[Fault]:
