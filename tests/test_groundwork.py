@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from appliance.vllm_engine.environment import keep_compiled
 
@@ -62,6 +63,48 @@ def test_where_others_may_write_nothing_is_kept_to_be_run(tmp_path: Path) -> Non
 
     assert root is not None
     assert root.is_relative_to(tmp_path / "home" / "appliance")
+
+
+@pytest.mark.parametrize("name", [".compiled", ".compiled/{processor}", ".compiled/{processor}/inductor"])
+def test_no_link_leads_to_what_is_run(tmp_path: Path, name: str) -> None:
+    """
+    A link in the place of a directory for code, which may lead into a model's own files, is not followed.
+    """
+    planted = tmp_path / "model"
+    planted.mkdir()
+    own = keep_compiled(tmp_path / "own")
+    assert own is not None
+    link = tmp_path / "cache" / name.replace("{processor}", own.name)
+    link.parent.mkdir(parents=True, mode=0o700)
+    link.symlink_to(planted)
+    for variable in VARIABLES:
+        os.environ.pop(variable)
+
+    with capture_logs() as events:
+        root = keep_compiled(tmp_path / "cache")
+
+    assert root is not None
+    assert root.is_relative_to(tmp_path / "home" / "appliance")
+    assert not list(planted.iterdir())
+    assert "is a link" in next(each["reason"] for each in events if each["event"] == "compiled.kept_elsewhere")
+
+
+def test_nothing_that_others_can_exchange_is_run(tmp_path: Path) -> None:
+    """
+    Where everybody may rename what lies in the cache, the directory checked now is another one later.
+    """
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    shared = keep_compiled(tmp_path / "cache")
+    for variable in VARIABLES:
+        os.environ.pop(variable)
+    (tmp_path / "cache").chmod(0o1777)
+    sticky = keep_compiled(tmp_path / "cache")
+
+    assert shared is not None
+    assert shared.is_relative_to(tmp_path / "home" / "appliance")
+    assert sticky is not None
+    assert sticky.is_relative_to(tmp_path / "cache")
 
 
 def test_a_volume_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from appliance.storage.faults import disk_faults
 from appliance.storage.locks import exclusively
 from appliance.storage.making import UNFINISHED, Report, build, is_whole, resume
 from appliance.storage.manifest import FILES
+from appliance.storage.private import write_text
 from appliance.storage.uri import redact
 
 __all__ = ["Cache", "Report"]
@@ -114,7 +115,7 @@ class Cache:
         place = self._notes / name_of(question)
         with suppress(OSError):
             self._notes.mkdir(exist_ok=True)
-            place.write_text(answer)
+            write_text(place, answer)
 
     def noted(self, question: str) -> str | None:
         """

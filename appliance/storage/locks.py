@@ -18,6 +18,7 @@ import structlog
 from filelock import FileLock, Timeout
 
 from appliance.storage.faults import disk_faults
+from appliance.storage.private import write_text
 
 log = structlog.get_logger()
 
@@ -69,7 +70,8 @@ def _sign(owner: Path) -> None:
     """
     since = datetime.now(UTC).isoformat(timespec="seconds")
     with suppress(OSError):
-        owner.write_text(json.dumps({"owner_pid": os.getpid(), "owner_host": socket.gethostname(), "since": since}))
+        facts = {"owner_pid": os.getpid(), "owner_host": socket.gethostname(), "since": since}
+        write_text(owner, json.dumps(facts))
 
 
 def _read(owner: Path) -> Mapping[str, object]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from appliance.storage import names
 from appliance.storage.cache import Cache
 from appliance.storage.manifest import FILES, artifact_of
 from appliance.storage.section import StorageSection
@@ -26,7 +27,8 @@ def brought(storage: StorageSection, cache: Cache) -> Path | None:
     Where a storage led the last time, if all of it is still in the cache.
     """
     noted = cache.noted(_question(storage))
-    path = cache.root / noted if noted else None
+    # A cache may be one that others can write to: nothing outside it is meant.
+    path = cache.root / noted if noted and not names.fault(noted) else None
     artifact, manifest = (path and artifact_of(path)) or (None, None)
     if path and path.exists() and artifact and manifest and not manifest.damage(artifact / FILES):
         return path

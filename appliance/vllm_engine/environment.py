@@ -7,16 +7,20 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import stat
 from collections.abc import Mapping
 from pathlib import Path
+
+import structlog
 
 from appliance.errors import StorageError
 from appliance.layout import LayoutSection
 from appliance.processes import processor_flags
 from appliance.service_links import addresses as addresses_of_services
 from appliance.storage import Cache
+from appliance.storage.private import make_private
 from appliance.vllm_engine.placing import Addresses, environment_of
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _ALWAYS: Mapping[str, str] = {
     "VLLM_CONFIGURE_LOGGING": "0",
@@ -69,17 +73,22 @@ def keep_compiled(cache_dir: Path | None) -> Path | None:
 
 def _own(cache_dir: Path | None) -> Path | None:
     """
-    The directory for what is compiled, where it is ours and not everybody can write: what lies there is run.
+    The directory for what is compiled, where nobody else can put anything: what lies there is run.
     """
     try:
-        root = Cache.at(cache_dir).root / ".compiled"
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = root.stat()
-    except (OSError, StorageError):
+        above = Cache.at(cache_dir).root
+        above.mkdir(parents=True, exist_ok=True)
+        # Where the links lead now is where it stays.
+        kept = above.resolve() / ".compiled"
+        root = kept / _processor()
+        for each in (kept, root, *(root / name for name in _COMPILED.values())):
+            make_private(each)
+    except StorageError as error:
+        log.warning("compiled.kept_elsewhere", reason=str(error))
         return None
-    # Kubernetes lets a group of its own write to a volume.
-    is_ours = facts.st_uid == os.getuid() and not facts.st_mode & stat.S_IWOTH
-    return root / _processor() if is_ours and os.access(root, os.W_OK) else None
+    except OSError:
+        return None
+    return root if os.access(root, os.W_OK) else None
 
 
 def _processor() -> str:

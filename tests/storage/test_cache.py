@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 
 from appliance.errors import ArtifactCorruptError, StorageError
 from appliance.storage import Cache, digest, verify
+from appliance.storage.cache import name_of
 
 
 class StopError(Exception):
@@ -349,3 +350,22 @@ def test_a_file_where_the_cache_should_be_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match=r"cache: .*; check the disk and the directory"):
         Cache.at(tmp_path / "cache").build("a://model", fill, quiet)
+
+
+def test_no_link_of_others_is_written_through(tmp_path: Path) -> None:
+    """
+    Whoever may write to the cache cannot have us overwrite other files by links among the locks and the notes.
+    """
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    cache = Cache.at(tmp_path / "cache")
+    name = name_of("s3://bucket/model")
+    for place in (cache.root / ".locks" / f"{name}.owner", cache.root / ".notes" / name):
+        place.parent.mkdir(parents=True)
+        place.symlink_to(precious)
+
+    made = cache.build("s3://bucket/model", lambda files: (files / "a").touch(), lambda _done, _all: None)
+    cache.note("s3://bucket/model", "a note")
+
+    assert (made / "a").exists()
+    assert precious.read_text() == "kept"

@@ -64,7 +64,7 @@ def writing(path: Path, piece: int, note: Note) -> Iterator[Writing]:
     A file that is there already, open for writing; all that was written is noted in the end, also after a fault.
     """
     with disk_faults(path):
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         work = Writing(path, handle, piece, note)
         try:
