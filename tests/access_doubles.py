@@ -24,6 +24,7 @@ ONE = "one-one-one-one-one-one"
 EYES = "eyes-eyes-eyes-eyes-eyes"
 BOSS = "boss-boss-boss-boss-boss"
 HAND = "hand-hand-hand-hand-hand"
+ONLY = "only-only-only-only-only"
 
 
 class Keeper(Double):
@@ -55,13 +56,14 @@ class KeeperSection(DoubleSection):
 
 def keys() -> tuple[KeySection, ...]:
     """
-    One for everything, one for a model, one that may only look, one for operators, and one for those of a model.
+    One for everything, one for a model, one that may only look, one for operators, and two more for a model.
     """
     return (
         KeySection(name="all", value=ALL),
         KeySection(name="one", sha256=hashlib.sha256(ONE.encode()).hexdigest(), models=("uno",)),
         KeySection(name="eyes", value=EYES, operations=()),
         KeySection(name="boss", value=BOSS, operations=(Operation.COMPLETION,), admin=True),
+        KeySection(name="only", value=ONLY, models=("one",)),
         KeySection(name="hand", value=HAND, models=("uno",), admin=True),
     )
 

@@ -37,6 +37,7 @@ class Caller:
 
 
 _current: ContextVar[Caller | None] = ContextVar("caller", default=None)
+_local: ContextVar[bool] = ContextVar("local", default=False)
 
 
 def current_caller() -> Caller | None:
@@ -46,13 +47,23 @@ def current_caller() -> Caller | None:
     return _current.get()
 
 
+def is_local() -> bool:
+    """
+    Whether this task works for a client on this machine, as far as its connection tells.
+    """
+    return _local.get()
+
+
 @contextmanager
-def calling(caller: Caller | None) -> Iterator[None]:
+def calling(caller: Caller | None, *, local: bool = False) -> Iterator[None]:
     """
     Make it the current caller until the end of the block, in tasks begun meanwhile as well.
+
+    `local` is that the client is on this machine.
     """
-    token = _current.set(caller)
+    token, local_token = _current.set(caller), _local.set(local)
     try:
         yield
     finally:
         _current.reset(token)
+        _local.reset(local_token)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from litestar.types import HTTPScope
 
 # No public DNS server answers for these: RFC 6761, 6762, 8375; ICANN reserved `internal` in 2024, and `svc` is what
 # Kubernetes appends to the names of services.
@@ -17,6 +21,21 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_local(scope: HTTPScope) -> bool:
+    """Whether a client on this machine asks for this machine, and no server in between asks for somebody else."""
+    client = scope["client"]
+    if client is None or not is_loopback(client[0].removeprefix("::ffff:")):
+        return False
+    for name, value in scope["headers"]:
+        if name.lower() == b"host":
+            named = split_authority(value.decode("latin-1"))
+            if named is None or not is_loopback(named[0]):
+                return False
+        elif name.lower().startswith((b"x-forwarded-", b"x-real-ip", b"forwarded", b"via", b"k-proxy-")):
+            return False
+    return True
 
 
 def is_private(name: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from appliance.access.caller import Caller, current_caller
+from appliance.access.caller import Caller, current_caller, is_local
 from appliance.access.section import KeySection
 from appliance.contract import Operation
 from appliance.errors import ForbiddenError, UnauthenticatedError
@@ -89,6 +89,14 @@ class Access:
         caller = current_caller()
         return caller.models is None if caller is not None else not self.is_closed
 
+    @property
+    def is_operator(self) -> bool:
+        """
+        The current caller runs the server, and may read why it fails: by its key, or without keys on this machine.
+        """
+        caller = current_caller()
+        return caller.is_admin or caller.models is None if caller is not None else not self.is_closed and is_local()
+
     def may_ask(self, operation: Operation) -> bool:
         """
         Whether the current caller may ask models for this.
@@ -96,18 +104,11 @@ class Access:
         caller = current_caller()
         return caller.may_ask(operation) if caller is not None else not self.is_closed
 
-    @property
-    def knows_caller(self) -> bool:
-        """
-        The current caller came with a key, or there are none.
-        """
-        return not self.is_closed or current_caller() is not None
-
     def require_key(self) -> None:
         """
         Return for whoever was recognised, and for everybody where there are no keys.
         """
-        if not self.knows_caller:
+        if self.is_closed and current_caller() is None:
             raise UnauthenticatedError
 
     def require_operation(self, operation: Operation) -> None:

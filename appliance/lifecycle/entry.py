@@ -20,6 +20,7 @@ from appliance.lifecycle.bringing import bring, reporter
 from appliance.lifecycle.comparison import Comparison
 from appliance.lifecycle.phases import Phases
 from appliance.lifecycle.progress import Progress
+from appliance.lifecycle.standing import public_reason
 from appliance.lifecycle.state import State
 from appliance.lifecycle.tally import Tally
 from appliance.models.section import ModelSection
@@ -148,7 +149,7 @@ class Entry:
         """
         Where it stands in words for callers; why it failed speaks of paths and classes, and is for the probes.
         """
-        why = "the probes say why" if self.state is State.FAILED else self.reason
+        why = "the probes say why" if self.state is State.FAILED else public_reason(self.state, self.reason)
         return f"The model {self.section.name!r} is {self.state}: {why}"
 
     def require(self, done: str, *states: State) -> None:

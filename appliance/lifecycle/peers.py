@@ -10,6 +10,7 @@ from appliance.contract import ALONE, Call, FrontEnd, Operation, Reply
 from appliance.errors import EngineDeadError, UnavailableError
 from appliance.lifecycle import calls
 from appliance.lifecycle.entry import Entry
+from appliance.lifecycle.standing import public_reason
 from appliance.lifecycle.state import RULES, State
 
 
@@ -37,7 +38,7 @@ class Peers:
             UnavailableError: it does not answer now.
         """
         entry = self._find(name)
-        text = f"its target {name!r} is {entry.state}: {entry.reason}"
+        text = f"its target {name!r} is {entry.state}: {public_reason(entry.state, entry.reason)}"
         if entry.state in {State.FAILED, State.STOPPED}:
             raise EngineDeadError(text)
         if not RULES[entry.state].can_answer and entry.state is not State.DRAINING:

@@ -5,8 +5,10 @@ Where all models stand together: what the probes are told.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from appliance.lifecycle.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +59,40 @@ class Standing:
 
     reason: str | None = None
     """Why it is not well, where that is no model's doing; None where it is."""
+
+
+# In these states the reason is an error, of our own code, of the engine's or of the user's: it can quote files,
+# addresses and whatever an exception says.
+_FAULTS: Mapping[str, str] = {
+    State.FAILED: "it failed; the log says why",
+    State.RESTARTING: "it failed, and is started again; the log says why",
+}
+
+
+def public_reason(state: str, reason: str) -> str:
+    """
+    Why a model is in its state, for those who do not run the server: never the text of an error.
+    """
+    return _FAULTS.get(state) or reason.partition(", because ")[0]
+
+
+def public(standing: Standing) -> Standing:
+    """
+    The same for those who do not run the server.
+    """
+    config = standing.config
+    if config is not None:
+        error = None if config["error"] is None else "the file is wrong; the log says why"
+        config = {**config, "error": error, "coming": [_public_model(each) for each in config["coming"]]}
+    return replace(standing, models=[_public_model(each) for each in standing.models], config=config)
+
+
+def _public_model(model: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
+    shown = {**model, "reason": public_reason(model["state"], model["reason"])}
+    if "upstreams" in model:
+        shown["upstreams"] = [
+            {**each, "reason": None if each["available"] else "the log says why"} for each in model["upstreams"]
+        ]
+    if "nodes" in model:
+        shown["nodes"] = dict.fromkeys(model["nodes"], "the log says how it is")
+    return shown

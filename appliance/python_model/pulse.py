@@ -9,9 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.python_model.calling import called
-from appliance.python_model.user_code import UserCodeError, reason_of
+from appliance.python_model.user_code import UserCodeError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # Longer than a garbage collection or a slow disk, shorter than a platform waits before it gives up.
 _SILENCE_SECONDS = 30.0
@@ -26,6 +30,7 @@ class Pulse:
         self._healthy = healthy
         self._silence_seconds = silence_seconds
         self._asked = 0.0
+        self._fault: str | None = None
         self._task: asyncio.Task[Any] | None = None
 
     async def begin(self) -> None:
@@ -49,7 +54,7 @@ class Pulse:
         if self._asking.done():
             said = self._asking
             self._ask(self._healthy)
-            _judge(said)
+            self._judge(said)
         elif (silent := time.monotonic() - self._asked) > self._silence_seconds:
             raise UnavailableError(f"its healthy() has not returned for {silent:.0f} seconds")
 
@@ -67,19 +72,21 @@ class Pulse:
             raise AssertionError("asked before it began; this is a bug")
         return self._task
 
+    def _judge(self, task: asyncio.Task[Any]) -> None:
+        try:
+            is_healthy = task.result()
+        except (EngineDeadError, UnavailableError):
+            raise
+        except (UserCodeError, NotImplementedError, ApplianceError) as error:
+            # Clients hear the text of what is raised here: the error itself is for the log, and said there once.
+            if repr(error) != self._fault:
+                self._fault = repr(error)
+                log.error("model.unhealthy", exc_info=error)
+            raise UnavailableError("its healthy() raised an error; the log says why") from error
+        self._fault = None
+        if not is_healthy:
+            raise UnavailableError("its healthy() returned False")
+
     def _ask(self, healthy: Callable[..., Any]) -> None:
         self._asked = time.monotonic()
         self._task = asyncio.create_task(called(healthy))
-
-
-def _judge(task: asyncio.Task[Any]) -> None:
-    try:
-        is_healthy = task.result()
-    except (EngineDeadError, UnavailableError):
-        raise
-    except UserCodeError as error:
-        raise UnavailableError(f"its healthy() raised {reason_of(error.__cause__ or error)}") from error
-    except (NotImplementedError, ApplianceError) as error:
-        raise UnavailableError(f"its healthy() raised {reason_of(error)}") from error
-    if not is_healthy:
-        raise UnavailableError("its healthy() returned False")

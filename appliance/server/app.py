@@ -16,6 +16,7 @@ from appliance.config import Config, Loaded
 from appliance.config.digest import digest
 from appliance.contract import ALONE
 from appliance.lifecycle import Lifecycle, Standing
+from appliance.lifecycle.standing import public
 from appliance.page.told import Told
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
@@ -108,7 +109,9 @@ def _probes(outlook: Outlook, access: Access) -> Sequence[BaseRouteHandler]:
         now = outlook.standing()
         # Whether all is well is for everyone; what the models are called, and what ails them, is not.
         models = [model for model in now.models if access.sees(model["name"])]
-        return replace(now, models=models, config=now.config if access.knows_caller else None)
+        now = replace(now, models=models, config=now.config if access.sees_every_model else None)
+        # What an error says is for those who run the server.
+        return now if access.is_operator else public(now)
 
     return [*health.routes(standing), *metrics.routes(outlook.metrics, access.require_metrics)]
 

@@ -11,6 +11,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.access import OPEN, Access, calling
+from appliance.access.hosts import is_local
 from appliance.errors import CallError, UnauthenticatedError
 from appliance.protocols.clients import discard
 from appliance.protocols.errors import refused
@@ -34,7 +35,7 @@ class Gate:
         record = current()
         if record is not None and caller is not None:
             record.key = caller.name
-        with calling(caller):
+        with calling(caller, local=scope["type"] == ScopeType.HTTP and is_local(scope)):
             if caller is not None or not self._access.is_closed or self._is_open(scope["path"]):
                 await self._app(scope, receive, send)
             else:

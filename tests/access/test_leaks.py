@@ -11,10 +11,13 @@ from typing import Any
 
 import grpc
 import pytest
+from access_doubles import ALL, BOSS, ONLY, Closed, bearing, closed_config
 from inference_doubles import InferenceClient, Speaker, speakers
 
 from appliance.config.server import ServerSection
 from appliance.errors import ArtifactCorruptError, EngineDeadError, LoadError
+from appliance.lifecycle.standing import FileStanding
+from appliance.lifecycle.state import State
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.protocols.oip_grpc.server import create_server
@@ -140,12 +143,67 @@ async def test_a_failed_model_is_refused_without_its_reason() -> None:
             await client.get("/v2/models/writer/ready"),
             await client.post("/v2/repository/index"),
         ]
-        probe = await client.get("/readyz")
+        remote, forwarded, rebound, local = [
+            await client.get("/readyz", headers=headers)
+            for headers in (
+                {},
+                {"Host": "localhost", "X-Forwarded-For": "10.1.2.3"},
+                {"Host": "evil.example"},
+                {"Host": "localhost:8080"},
+            )
+        ]
         await client.lifecycle.stop()
 
     assert [answer.status_code for answer in answers] == [503, 503, 503, 200]
     assert not [answer.text for answer in answers if INSIDE.search(answer.text)]
-    assert "/models/secret" in probe.text
+    for probe in (remote, forwarded, rebound):
+        assert probe.json()["models"][0]["reason"] == "it failed; the log says why"
+        assert not INSIDE.search(probe.text)
+    assert "/models/secret" in local.text
+
+
+REASONS = [
+    ("failed", "/models/secret/config.json: is no JSON", "it failed; the log says why"),
+    ("restarting", "unexpected KeyError: 'secret'", "it failed, and is started again; the log says why"),
+    ("unavailable", "no upstream answers", "no upstream answers"),
+    ("loading", "restart 2, because unexpected KeyError: 'secret'", "restart 2"),
+    ("ready", "it answers", "it answers"),
+]
+
+
+@pytest.mark.parametrize(("state", "reason", "shown"), REASONS, ids=[state for state, _, _ in REASONS])
+async def test_why_a_model_is_unwell_is_for_operators(state: str, reason: str, shown: str) -> None:
+    """
+    A key that sees every model, and an operator's, read the error; others read that there is one, clients too.
+    """
+    async with Closed(closed_config()) as client:
+        entry = client.lifecycle.entries[0]
+        entry.state, entry.reason = State(state), reason
+        seen = {
+            key: [each["reason"] for each in (await client.get("/readyz", headers=bearing(key))).json()["models"]][:1]
+            for key in (ALL, BOSS, ONLY)
+        }
+        entry.state = State(state)
+        index = (await client.post("/v2/repository/index", headers=bearing(ONLY))).text
+        asked = (await client.post("/v1/completions", json={"model": "one"}, headers=bearing(ONLY))).text
+
+    assert seen == {ALL: [reason], BOSS: [reason], ONLY: [shown]}
+    assert "secret" not in index + asked
+
+
+async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
+    """
+    What is wrong with a new file quotes it, and which models it brings is not for every key.
+    """
+    async with Closed(closed_config()) as client:
+        client.lifecycle.file = FileStanding("digest", "now", error="/root/config.yaml:1:1: secret")
+        full = (await client.get("/readyz", headers=bearing(ALL))).json()
+        some = (await client.get("/readyz", headers=bearing(ONLY))).json()
+        none = (await client.get("/readyz")).json()
+
+    assert "secret" in full["config"]["error"]
+    assert "config" not in some
+    assert "config" not in none
 
 
 @pytest.mark.parametrize("fault", FAULTS)

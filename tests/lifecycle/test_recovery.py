@@ -92,7 +92,7 @@ async def test_a_model_that_dies_is_started_anew_in_place() -> None:
 
 async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> None:
     """
-    No platform needs to help; calls get a wait and the reason; the other model answers.
+    No platform needs to help; calls get a wait, and no error's text; the other model answers.
     """
     sections = Willing(name="one", on_failure="restart"), Willing(name="two", on_failure="restart")
     async with _ready(*sections, patience=Patience(first_seconds=60)) as lifecycle:
@@ -100,7 +100,7 @@ async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> 
         Willing.built[0].is_dead = True
         await _until(lambda: entry.state is State.RESTARTING)
         with pytest.raises(
-            UnavailableError, match=r"'one' is restarting: the engine died: it was told to; restart 1"
+            UnavailableError, match=r"'one' is restarting: it failed, and is started again; the log says why"
         ) as refused:
             await lifecycle.answer("one", PLAIN)
 

@@ -399,7 +399,7 @@ class Pulsed(Model):
     ("well", "error", "message"),
     [
         (False, UnavailableError, r"healthy\(\) returned False"),
-        (ValueError("oops"), UnavailableError, r"healthy\(\) raised ValueError: oops"),
+        (ValueError("oops"), UnavailableError, r"^its healthy\(\) raised an error; the log says why$"),
         (EngineDeadError("gone"), EngineDeadError, "gone"),
     ],
 )
