@@ -94,7 +94,16 @@ def _console() -> list[Processor]:
         pad_event_to=16,
         exception_formatter=structlog.dev.plain_traceback,
     )
-    return [renderer]
+    return [_printable, renderer]
+
+
+def _printable(_logger: object, _name: str, event: EventDict) -> EventDict:
+    # A client's text, such as a path, must not begin a line of its own or make a terminal act.
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception":
+            lines = "\n\t" if key == "event" else ""
+            event[key] = "".join(char if char.isprintable() or char in lines else ascii(char)[1:-1] for char in value)
+    return event
 
 
 def _is_foreground(record: logging.LogRecord) -> bool:

@@ -73,6 +73,25 @@ def test_a_terminal_shows_ours_and_errors_of_others() -> None:
     assert "from vLLM" in everything
 
 
+def test_a_text_of_a_client_neither_begins_a_line_nor_moves_the_cursor() -> None:
+    """
+    On a terminal a path shows what would act there; a traceback and a library's own lines stay as they are.
+    """
+    code = r"""
+import logging, structlog
+from appliance import logs
+logs.configure("console", "info", ())
+structlog.get_logger("appliance.x").info("request.ended", path="/\x1b[31m\r\nforged", other="\x1b]0;a\x07")
+logging.getLogger("appliance.y").info("two\nlines \x1b[2J")
+"""
+    spoken = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+
+    assert "\x1b" not in spoken
+    assert "\r" not in spoken
+    assert len(spoken.splitlines()) == 3
+    assert "forged" in spoken.splitlines()[0]
+
+
 def test_another_config_holds_for_loggers_that_are_in_use() -> None:
     """
     Level, format and secrets are those of the last call, for every logger.

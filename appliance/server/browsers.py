@@ -20,13 +20,20 @@ _ALWAYS: Headers = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
 ]
 
 # A year, as browsers' lists of such hosts want it at least.
 _TLS_ALWAYS: Headers = [(b"strict-transport-security", b"max-age=31536000")]
 
+# Answers are for one caller at one moment; those that say something else know better.
+_UNLESS_SAID: Headers = [(b"cache-control", b"no-store")]
+
 # A page that says nothing itself is none of ours: it may do nothing.
-_PAGE: Headers = [(b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
+_PAGE: Headers = [
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+]
 
 # Ten minutes, the longest that every browser goes by.
 _PREFLIGHT_SECONDS = b"600"
@@ -107,4 +114,4 @@ def _with(headers: Headers, more: Headers) -> Headers:
     page = _PAGE if there.get(b"content-type", b"").startswith(b"text/html") else []
     replaced = {name for name, _ in more} - {b"vary"}
     kept = [header for header in headers if header[0].lower() not in replaced]
-    return [*kept, *more, *(header for header in page if header[0] not in there)]
+    return [*kept, *more, *(header for header in [*_UNLESS_SAID, *page] if header[0] not in there)]

@@ -20,6 +20,8 @@ async def test_every_answer_is_safe_in_a_browser(closed: Closed, path: str) -> N
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-frame-options"] == "DENY"
         assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert answer.headers["cache-control"] == "no-store"
         assert "strict-transport-security" not in answer.headers
 
 

@@ -178,3 +178,17 @@ async def test_reflection_wants_a_key(channel: grpc.aio.Channel) -> None:
 
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert "inference.GRPCInferenceService" in str(answers)
+
+
+async def test_an_id_that_metadata_cannot_hold_is_replaced(channel: grpc.aio.Channel) -> None:
+    """
+    A client's id comes back as it was, and one of ours in the place of one that is too long.
+    """
+    stub: Any = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+    ids = []
+    for asked in ("mine", "a" * 300):
+        call = stub.ServerLive(pb.ServerLiveRequest(), metadata=(("x-request-id", asked),))
+        ids.append(dict(await call.initial_metadata())["x-request-id"])
+
+    assert ids[0] == "mine"
+    assert len(ids[1]) == 32

@@ -120,8 +120,8 @@ async def _guarded(
 ) -> Any:  # Any: of each method
     sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
     asked = sent.get("x-request-id", "")
-    # A client's id goes into the log as it is.
-    request_id = asked if 0 < len(asked) <= _LONGEST_ID and asked.isprintable() else uuid4().hex
+    # A client's id goes into the log and into metadata as it is, and metadata is ASCII.
+    request_id = asked if 0 < len(asked) <= _LONGEST_ID and asked.isascii() and asked.isprintable() else uuid4().hex
     with structlog.contextvars.bound_contextvars(request_id=request_id), recorded(request_id) as record:
         record.path = record.route = method
         record.protocol, record.is_probe = PROTOCOL, method.startswith(_QUIET)
