@@ -425,6 +425,32 @@ def test_a_value_of_the_wrong_kind_is_named(
     assert not any(word in str(error) for word in ("Param", "Request", "Input should", "function-", "pydantic"))
 
 
+TURN = {"role": "assistant", "type": "message", "id": "m", "status": "completed"}
+
+
+def test_an_empty_turn_of_the_assistant_is_left_out() -> None:
+    """
+    Agents send them back; vLLM would read the first of its texts.
+    """
+    items = [{**TURN, "content": []}, {"role": "user", "content": "Hi"}]
+
+    request = decode(adapter("response"), body_of("response", {"input": items}))
+
+    assert [item["role"] for item in request.input] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("content", "param"), [([], "input"), ([{"type": "refusal", "refusal": "no"}], "input[0].content[0]")]
+)
+def test_a_turn_without_a_text_is_refused(content: list[Any], param: str) -> None:
+    """
+    There is nothing to go on from.
+    """
+    error = refused("response", {"input": [{**TURN, "content": content}]})
+
+    assert (error.status, error.param) == (400, param)
+
+
 def test_a_body_full_of_mistakes_is_refused_without_a_list_of_them() -> None:
     """
     A description of each of a hundred thousand values would take longer than all else about the request.

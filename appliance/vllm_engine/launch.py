@@ -89,7 +89,9 @@ def launch(
         proceed()
         with parts.part("engine"), heard_by_all(meeting):
             others = client(meeting, proceed)
-            llm = metered().from_vllm_config(config, stat_loggers=[step_logger(step)], **others)
+            llm = metered(setup.engine.structured_outputs).from_vllm_config(
+                config, stat_loggers=[step_logger(step)], **others
+            )
             pool = llm.renderer._executor
             pool.submit = FairPool(pool.submit, current_slot).submit
             shorten(llm.renderer)

@@ -14,6 +14,8 @@ from appliance.errors import CallError
 from appliance.record import Record, current
 from appliance.vllm_engine.choices import choices
 from appliance.vllm_engine.ready import Ready
+from appliance.vllm_engine.section import StructuredOutputsSection
+from appliance.vllm_engine.structured_outputs import require_compilable
 
 if TYPE_CHECKING:
     from vllm.outputs import PoolingRequestOutput, RequestOutput
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     _Outputs = AsyncGenerator[RequestOutput]
 
 
-def metered() -> type[AsyncLLM]:
+def metered(limits: StructuredOutputsSection) -> type[AsyncLLM]:
     """
     A class of engines that compute the sequences of a request in turns with those of others, and count their tokens
     into its record; what belongs to no request waits for nobody, and nobody counts it.
@@ -41,7 +43,7 @@ def metered() -> type[AsyncLLM]:
             return collector
 
         async def generate(self, prompt: Any, sampling_params: Any, request_id: str, **others: Any) -> _Outputs:
-            _require_possible(self.vllm_config, sampling_params)
+            _require_possible(self.vllm_config, sampling_params, limits)
             record, has_deltas = current(), sampling_params.output_kind is RequestOutputKind.DELTA
             meter = Meter(record, has_deltas=has_deltas) if record is not None else None
 
@@ -88,15 +90,20 @@ async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
             yield output
 
 
-def _require_possible(config: Any, params: Any) -> None:  # Any: vLLM's config and parameters
+def _require_possible(
+    config: Any,  # Any: vLLM's config and parameters
+    params: Any,
+    limits: StructuredOutputsSection,
+) -> None:
     """
-    Refuse what would end the engine: vLLM's CPU kernels of LoRA take logits for new tokens alone.
+    Refuse what would hold up the engine, or end it: vLLM's CPU kernels of LoRA take logits for new tokens alone.
 
     Raises:
-        CallError: the request asks for those of its prompt.
+        CallError: the request asks for those of its prompt, or to be held to a schema that is too large.
     """
     from vllm.platforms import current_platform
 
+    require_compilable(params.structured_outputs, limits)
     if params.prompt_logprobs is not None and config.lora_config is not None and current_platform.is_cpu():
         raise CallError(
             "Log probabilities of the prompt (prompt_logprobs, or echo with logprobs) are not available: this model "

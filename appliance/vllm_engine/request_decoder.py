@@ -46,6 +46,7 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
         raise _misfit(request, body) from error
     if isinstance(decoded, BaseModel):
         _read_messages(decoded, body)
+        _require_texts(decoded)
         _require_integers(decoded)
     require_fitting(decoded)
     return decoded
@@ -96,6 +97,25 @@ def _read_messages(request: BaseModel, body: bytes) -> None:
                     message[name] = list(value)
                 except ValidationError as error:
                     raise invalid(error, body, ("messages", index, name)) from error
+
+
+def _require_texts(request: BaseModel) -> None:
+    """
+    Leave out turns of the assistant that have nothing in them, and refuse those that have no text: vLLM reads one.
+    """
+    items = getattr(request, "input", None)
+    if not isinstance(items, list) or type(request).__name__ != "ResponsesRequest":
+        return
+    empty = [item for item in items if isinstance(item, BaseModel) and getattr(item, "content", None) == []]
+    for index, item in enumerate(items):
+        contents = getattr(item, "content", None) if getattr(item, "type", None) == "message" else None
+        if contents and not hasattr(contents[0], "text"):
+            place = f"input[{index}].content[0]"
+            raise CallError(f"{place} must be a text; the model reads no other turns of an assistant", param=place)
+    kept = [item for item in items if not any(item is each for each in empty if getattr(each, "type", "") == "message")]
+    if items and not kept:
+        raise CallError("input has no text in it", param="input")
+    items[:] = kept
 
 
 def _require_integers(request: BaseModel) -> None:

@@ -14,6 +14,23 @@ from appliance.section import Section, without_free_keys
 Count = Annotated[int, Field(ge=1)]
 
 
+class StructuredOutputsSection(Section):
+    """
+    How large the schema, grammar or list of choices of one request may be; a larger one is refused with 400.
+
+    They are compiled one after the other, for all requests, and the time grows with the square of some sizes.
+    """
+
+    max_bytes: Count = 131_072
+    """Most bytes of a JSON Schema, a grammar, a regular expression, or all choices together."""
+
+    max_properties: Count = 500
+    """Most properties of all objects of a JSON Schema together."""
+
+    max_enum_values: Count = 5_000
+    """Most values of all enumerations of a JSON Schema together, or choices."""
+
+
 class EngineSection(Section):
     """
     How vLLM computes.
@@ -63,6 +80,9 @@ class EngineSection(Section):
     How long the engine may have requests and get nowhere before it counts as dead, in seconds. Any step of it is
     progress, whosever request it is for, a part of a long prompt too; the default is what vLLM itself gives a step.
     """
+
+    structured_outputs: StructuredOutputsSection = StructuredOutputsSection()
+    """How large the schema, grammar or list of choices of one request may be."""
 
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
     """Any other engine argument of vLLM, by its Python name, checked against `vllm-engine.schema.json`."""

@@ -1,0 +1,75 @@
+"""
+How large a schema, grammar or list of choices may be.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from appliance.errors import CallError
+from appliance.vllm_engine.section import StructuredOutputsSection
+from appliance.vllm_engine.structured_outputs import require_compilable
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+def _constraint(**kind: Any) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(**kind)
+
+
+def _object(count: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(count)}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ({"json": {"enum": [f"v{number}" for number in range(6_000)]}}, "6000 values of enumerations"),
+        ({"json": json.dumps({"items": _object(501)})}, "501 properties"),
+        ({"json": {"anyOf": [_object(300), _object(201)]}}, "501 properties"),
+        ({"json": {"enum": ["x" * 200_000]}}, "bytes"),
+        ({"choice": ["a"] * 5_001}, "5001 choices"),
+        ({"regex": "a" * 200_000}, "bytes"),
+        ({"grammar": "a" * 200_000}, "bytes"),
+        ({"structural_tag": json.dumps({"format": {"json_schema": _object(501)}})}, "501 properties"),
+    ],
+)
+def test_what_takes_minutes_to_compile_is_refused(kind: dict[str, Any], words: str) -> None:
+    """
+    Everybody's structured answers would wait for it.
+    """
+    with pytest.raises(CallError, match=words) as caught:
+        require_compilable(_constraint(**kind), StructuredOutputsSection())
+
+    assert (caught.value.status, caught.value.code) == (400, "schema_too_large")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"json": _object(500)},
+        {"json": {"enum": list(range(5_000))}},
+        {"choice": ["a", "b"]},
+        {"json_object": True},
+        {"json": "no JSON"},
+    ],
+)
+def test_what_people_ask_for_is_taken(kind: dict[str, Any]) -> None:
+    """
+    So is what vLLM refuses with a better message.
+    """
+    require_compilable(_constraint(**kind), StructuredOutputsSection())
+    require_compilable(None, StructuredOutputsSection())
+
+
+def test_the_config_sets_the_sizes() -> None:
+    """
+    Whoever serves alone may take more, or less.
+    """
+    with pytest.raises(CallError, match="takes 1 at most"):
+        require_compilable(_constraint(json=_object(2)), StructuredOutputsSection(max_properties=1))
