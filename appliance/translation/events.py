@@ -17,14 +17,16 @@ from appliance.errors import GatewayError
 _DONE = "[DONE]"
 
 
-async def json_events(stream: AsyncGenerator[bytes], *, is_sse: bool) -> AsyncGenerator[Any]:  # Any: JSON values
+async def json_events(
+    stream: AsyncGenerator[bytes], *, is_sse: bool, longest: int
+) -> AsyncGenerator[Any]:  # Any: JSON values
     """
     The JSON of each event, however the bytes are cut; closing it closes the stream.
 
     Raises:
-        GatewayError: an event is not JSON.
+        GatewayError: an event is not JSON, or has more than `longest` bytes.
     """
-    async with aclosing(stream), aclosing(_sse(stream) if is_sse else _lines(stream)) as texts:
+    async with aclosing(stream), aclosing(_sse(stream, longest) if is_sse else _lines(stream, longest)) as texts:
         async for text in texts:
             if text.strip() == _DONE:
                 return
@@ -35,36 +37,53 @@ async def json_events(stream: AsyncGenerator[bytes], *, is_sse: bool) -> AsyncGe
 def _decoded(text: str) -> Any:  # Any: JSON values
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GatewayError(f"The target's stream has an event that is no JSON: {error}") from error
 
 
-async def _sse(stream: AsyncIterator[bytes]) -> AsyncGenerator[str]:
+async def _sse(stream: AsyncIterator[bytes], longest: int) -> AsyncGenerator[str]:
     """
     The data of each event; comments, names, numbers and waits are skipped.
     """
     data: list[str] = []
-    async with aclosing(_lines(stream)) as lines:
+    size = 0
+    async with aclosing(_lines(stream, longest)) as lines:
         async for line in lines:
             if not line:
                 if data:
                     yield "\n".join(data)
-                data = []
+                data, size = [], 0
             elif line.startswith("data:"):
                 data.append(line[5:].removeprefix(" "))
+                size += len(line)
+                _require_room(size, longest)
     # The standard drops an event without its blank line; real servers forget it at the end.
     if data:
         yield "\n".join(data)
 
 
-async def _lines(stream: AsyncIterator[bytes]) -> AsyncGenerator[str]:
+async def _lines(stream: AsyncIterator[bytes], longest: int) -> AsyncGenerator[str]:
     """
     Whole lines without their ends; a character is never cut, because a line's end is a byte of its own in UTF-8.
     """
-    rest = b""
+    rest: list[bytes] = []
+    size = 0
     async for piece in stream:
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line.removesuffix(b"\r").decode("utf-8", "replace")
-    if rest:
-        yield rest.decode("utf-8", "replace")
+        rest.append(piece)
+        size += len(piece)
+        if b"\n" in piece:
+            *lines, last = b"".join(rest).split(b"\n")
+            rest, size = [last], len(last)
+            for line in lines:
+                yield line.removesuffix(b"\r").decode("utf-8", "replace")
+        _require_room(size, longest)
+    if whole := b"".join(rest):
+        yield whole.decode("utf-8", "replace")
+
+
+def _require_room(size: int, longest: int) -> None:
+    if size > longest:
+        raise GatewayError(
+            "The target's stream has an event that is too long.",
+            detail=f"an event of its stream is longer than {longest} bytes; set max_response_bytes where that is right",
+        )

@@ -19,7 +19,7 @@ def refusal(status: int, body: bytes) -> CallError:
     """
     try:
         said = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = body.decode("utf-8", "replace").strip()[:_LONGEST]
     return of_error(said, status)
 

@@ -19,7 +19,7 @@ from appliance.translation.http_section import (
     HttpTextSection,
     UsageSection,
 )
-from appliance.translation.messages import Json
+from appliance.translation.messages import Json, with_texts
 from appliance.translation.paths import JmesPath
 from appliance.translation.renderer import Renderer
 from appliance.translation.requests import EmbeddingRequest, RerankRequest
@@ -114,7 +114,7 @@ class HttpWriter(_Exchange):
 
     async def write(self, body: Json, prompt: str, headers: Headers) -> Text:
         self._require_tools(body)
-        variables = text_variables(body, prompt, self._model) | {"stream": False}
+        variables = self._variables(body, prompt) | {"stream": False}
         answer = await self._asked(variables, headers)
         # In a thread, as everywhere that a whole answer is read: it may be large.
         return await asyncio.to_thread(self._text_of, answer)
@@ -124,7 +124,7 @@ class HttpWriter(_Exchange):
             yield await self.write(body, prompt, headers)
             return
         self._require_tools(body)
-        sent = await self._rendered(text_variables(body, prompt, self._model))
+        sent = await self._rendered(self._variables(body, prompt))
         last = Usage()
         async with aclosing(await self._wire.lines(self._stream_url, sent, headers)) as events:
             async for event in events:
@@ -137,6 +137,13 @@ class HttpWriter(_Exchange):
 
     def _text_of(self, answer: Any) -> Text:  # Any: JSON values
         return Text(self._response.text(answer), self._reason_in(answer) or "stop", self._usage.of(answer))
+
+    def _variables(self, body: Json, prompt: str) -> Json:
+        variables = text_variables(body, prompt, self._model)
+        if "messages" not in self._template.variables:
+            return variables
+        # Services of their own take a text; a template that can do more reads `request.messages`.
+        return variables | {"messages": with_texts(body.get("messages"))}
 
     def _reason_in(self, answer: Any) -> str | None:  # Any: JSON values
         """

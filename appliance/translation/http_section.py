@@ -41,6 +41,8 @@ class HttpExchangeSection(Section):
     The fields of the client's request are its variables, each after `| tojson`; those it may leave out need a default,
     such as `{{ temperature | default(1) | tojson }}`. Besides them: `request`, all of it; `prompt` of completions;
     `texts` of embeddings, always a list; `query` and `documents` of rerank; `max_tokens`, by either of its names.
+    Content in parts of `messages` is joined to a text, and a part that is no text is 400; `request.messages` has them
+    as they came.
     """
 
     usage: UsageSection = UsageSection()

@@ -30,6 +30,23 @@ def for_template(messages: Any, *, knows_developer: bool) -> list[Json]:  # Any:
     return [_message(message, f"messages[{index}]", knows_developer) for index, message in enumerate(messages)]
 
 
+def with_texts(messages: Any) -> Any:  # Any: JSON values
+    """
+    The messages as they are, but for content in parts, which becomes one text.
+
+    Raises:
+        CallError: a part is not text.
+    """
+    if not isinstance(messages, list):
+        return messages
+    return [
+        message | {"content": _text(message["content"], f"messages[{index}].content")}
+        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        else message
+        for index, message in enumerate(messages)
+    ]
+
+
 def _message(message: Any, where: str, knows_developer: bool) -> Json:  # Any: JSON values
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise CallError(f"{where} must be a mapping with a role", param=where)

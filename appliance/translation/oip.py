@@ -153,7 +153,14 @@ def _rows(tensor: Json) -> list[Any]:  # Any: JSON values
 def _flat(data: Any) -> list[Any]:  # Any: JSON values
     if not isinstance(data, list):
         raise GatewayError("The target's output has no data")
-    return [leaf for item in data for leaf in (_flat(item) if isinstance(item, list) else [item])]
+    leaves, rest = [], data[::-1]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, list):
+            rest.extend(reversed(item))
+        else:
+            leaves.append(item)
+    return leaves
 
 
 class OipWriter:

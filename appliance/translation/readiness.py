@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
+from appliance.errors import ApplianceError, EngineDeadError, GatewayError, UnavailableError
 
 # So many requests in a row without any answer are no accident.
 _SILENCES = 3
@@ -87,6 +87,9 @@ class Readiness:
                 await self._prove()
         except TimeoutError:
             self._reason = f"its target gave no answer within {_PATIENCE_SECONDS:.0f} seconds"
+            return wait
+        except GatewayError as error:
+            self._reason = f"its target does not answer the first request: {error.detail}"
             return wait
         except ApplianceError as error:
             self._reason = f"its target refused the first request: {error}"

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import msgspec
 
 from appliance.contract import PATHS, Call, Operation, Peers
-from appliance.errors import CallError
+from appliance.errors import CallError, GatewayError
 from appliance.translation.messages import Json
-from appliance.translation.wire import Headers, Wire, decoded, events, object_of
+from appliance.translation.wire import LONGEST_BYTES, Headers, Wire, decoded, events, object_of
 
 
 class Target(Protocol):
@@ -59,7 +59,7 @@ class Peer:
         if reply.status < 300 and reply.media_type.startswith("text/event-stream"):
             return _objects(events(reply.body, is_sse=True))
         # A proxy passes on as a stream what it does not know.
-        return object_of(decoded(reply.status, b"".join([chunk async for chunk in reply.body])))
+        return object_of(decoded(reply.status, await _whole(reply.body)))
 
     async def room(self, prompt: str, headers: Headers) -> int | None:
         if Operation.TOKENIZE not in self._peers.operations(self._name):
@@ -97,6 +97,17 @@ class Remote:
 
     async def room(self, _prompt: str, _headers: Headers) -> int | None:
         return None
+
+
+async def _whole(stream: AsyncGenerator[bytes]) -> bytes:
+    chunks, size = [], 0
+    async with aclosing(stream):
+        async for chunk in stream:
+            size += len(chunk)
+            if size > LONGEST_BYTES:
+                raise GatewayError("The target's answer is too long.")
+            chunks.append(chunk)
+    return b"".join(chunks)
 
 
 async def _objects(said: AsyncGenerator[Any]) -> AsyncGenerator[Json]:  # Any: JSON values

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from yarl import URL
 
+from appliance.concurrency import off_loop
 from appliance.errors import GatewayError
 from appliance.translation.events import json_events
 from appliance.translation.faults import of_error, refusal
@@ -22,6 +23,11 @@ from appliance.upstream.headers import upward
 from appliance.upstream.section import UpstreamSection
 
 Headers = Mapping[str, str]
+
+LONGEST_BYTES = 128 * 1024 * 1024
+"""
+Most that is held of an answer of a model of the same file; a proxy among them has a bound of its own.
+"""
 
 # A shorter one is a word, which would blot out answers.
 _SHORTEST_SECRET = 8
@@ -75,7 +81,7 @@ class Wire:
         """
         answer = await self._send(url, body, headers)
         if answer.is_event_stream and answer.status < 400:
-            return events(answer.chunks(), is_sse=True)
+            return events(answer.chunks(), is_sse=True, longest=answer.longest)
         return await self._whole(answer)
 
     async def lines(self, url: URL, body: bytes, headers: Headers) -> AsyncGenerator[Any]:  # Any: JSON values
@@ -89,7 +95,7 @@ class Wire:
         answer = await self._send(url, body, headers)
         if answer.status >= 300:
             await self._whole(answer)
-        return events(answer.chunks(), is_sse=answer.is_event_stream)
+        return events(answer.chunks(), is_sse=answer.is_event_stream, longest=answer.longest)
 
     async def close(self) -> None:
         """
@@ -105,7 +111,7 @@ class Wire:
         # Some say which key it was that they do not know, and what they say goes to clients and into probes.
         for secret in self._secrets:
             said = said.replace(secret, b"***")
-        return decoded(answer.status, said)
+        return await off_loop(len(said), decoded, answer.status, said)
 
     async def _send(self, url: URL, body: bytes, headers: Headers) -> Answer:
         sent = upward(headers) | {"content-type": "application/json", "accept": "application/json, text/event-stream"}
@@ -145,15 +151,17 @@ def decoded(status: int, body: bytes) -> Any:  # Any: JSON values
     return said
 
 
-async def events(stream: AsyncGenerator[bytes], *, is_sse: bool) -> AsyncGenerator[Any]:  # Any: JSON values
+async def events(
+    stream: AsyncGenerator[bytes], *, is_sse: bool, longest: int = LONGEST_BYTES
+) -> AsyncGenerator[Any]:  # Any: JSON values
     """
     The JSON of each event or line.
 
     Raises:
         CallError: one of them says that something went wrong.
-        GatewayError: one is no JSON.
+        GatewayError: one is no JSON, or has more than `longest` bytes.
     """
-    async with aclosing(json_events(stream, is_sse=is_sse)) as said:
+    async with aclosing(json_events(stream, is_sse=is_sse, longest=longest)) as said:
         async for event in said:
             _require_good(event)
             yield event

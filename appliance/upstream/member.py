@@ -34,7 +34,7 @@ class MemberSection(UpstreamSection):
     """What probes, logs and metrics call it; unset is its host and port."""
 
     weight: Annotated[int, Field(ge=1, le=100)] = 1
-    """Its share of the requests, beside the weights of the others."""
+    """Its share of the requests, beside the weights of the others; one that is to get none is left out."""
 
 
 class Member:

@@ -33,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     engines.python_models_have_their_own_keys,
     upstreams.headers_may_travel,
     upstreams.addresses_are_possible,
+    upstreams.addresses_are_bases,
     adapters.targets_answer,
     adapters.templates_render,
     adapters.paths_compile,

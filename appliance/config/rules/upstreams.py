@@ -10,9 +10,16 @@ from collections.abc import Iterator
 from appliance.config.draft import Draft
 from appliance.config.named import items, model_entries
 from appliance.config.place import DataPath, Fault
+from appliance.contract import PATHS
 from appliance.upstream.address import is_possible
 from appliance.upstream.headers import FRAMING, HOP_BY_HOP
 from appliance.upstream.section import HEADER_NAME
+
+# The longest first: one may end in another. `/models` is where people look whether a server is there.
+_ROUTES = sorted(
+    {path.removeprefix("/v1") for paths in PATHS.values() for path in paths} | {"/models"}, key=len, reverse=True
+)
+_UNFILLED = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 
 _UNMOVED = "which belongs to one connection or its body; must be left out"
 _ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
@@ -43,6 +50,31 @@ def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
         url = draft.find((*section, "url"))
         if isinstance(url, str) and not is_possible(url):
             yield draft.fault((*section, "url"), f"is {draft.quote((*section, 'url'))}; {_ADDRESS}")
+
+
+def addresses_are_bases(draft: Draft) -> Iterator[Fault]:
+    """
+    Routes are joined to the URL of a server of OpenAI's protocol, so that it has none itself; no shell fills in a name.
+    """
+    for section in _upstream_paths(draft):
+        path = (*section, "url")
+        url = draft.find(path)
+        if not isinstance(url, str):
+            continue
+        if (name := _UNFILLED.search(url.partition("?")[0])) is not None:
+            yield draft.fault(path, f"has {name[0]}, which nothing fills in; must be ${{env:{name[1]}}}")
+        route = next((route for route in _ROUTES if url.partition("?")[0].rstrip("/").endswith(route)), None)
+        if route is not None and _is_joined(draft, section):
+            yield draft.fault(
+                path, f"ends in {route}, a route, which is put after it; must be the base URL, which ends before that"
+            )
+
+
+def _is_joined(draft: Draft, section: DataPath) -> bool:
+    """
+    Whether routes are put after an upstream's URL; the other kinds of adapters ask the URL itself, or paths of theirs.
+    """
+    return section[-1] != "target" or draft.find((*section[:-1], "protocol", "kind")) == "completions"
 
 
 def _header_paths(draft: Draft) -> Iterator[DataPath]:

@@ -1,0 +1,104 @@
+"""
+Targets of adapters that answer without end, or too deeply, and content in parts for templates that take text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from itertools import repeat
+from typing import Any
+
+import msgspec
+import pytest
+from upstreams import SSE, Answer, Upstream
+
+from appliance.errors import CallError, GatewayError
+from appliance.translation.messages import with_texts
+from appliance.translation.wire import Wire
+from appliance.upstream.client import Client
+from appliance.upstream.section import UpstreamSection
+
+LIMIT = 1024 * 1024
+ENDLESS = repeat(b"x" * 65536)
+
+
+@pytest.fixture
+async def wire(upstream: Upstream) -> AsyncGenerator[Wire]:
+    """
+    The way to the scripted server, of whose answers a mebibyte is held.
+    """
+    wire = Wire(Client(UpstreamSection(url=upstream.origin, max_response_bytes=LIMIT)))
+    yield wire
+    await wire.close()
+
+
+async def test_an_endless_answer_is_given_up(wire: Wire, upstream: Upstream) -> None:
+    """
+    Whether it is good or an error.
+    """
+    for status in (200, 500):
+        upstream.on("/a", Answer(status, ENDLESS))
+        with pytest.raises(GatewayError, match="too long"):
+            await wire.post(wire.under("/a"), b"{}", {})
+
+
+@pytest.mark.parametrize("media_type", [SSE, "application/x-ndjson"])
+@pytest.mark.parametrize("piece", [b"x" * 65536, b"data: " + b"x" * 65536 + b"\n"])
+async def test_an_endless_event_is_given_up(wire: Wire, upstream: Upstream, media_type: str, piece: bytes) -> None:
+    """
+    In one line, or in many lines of one event.
+    """
+    upstream.on("/a", Answer(body=repeat(piece), media_type=media_type))
+    events = await wire.lines(wire.under("/a"), b"{}", {})
+
+    with pytest.raises(GatewayError):
+        await anext(events)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_an_answer_nested_without_end_is_no_answer(wire: Wire, upstream: Upstream, status: int) -> None:
+    """
+    Neither the stack nor the server ends over it.
+    """
+    nested = b"[" * 100_000 + b"]" * 100_000
+    upstream.on("/a", Answer(status, nested))
+    with pytest.raises(CallError):
+        await wire.post(wire.under("/a"), b"{}", {})
+    upstream.on("/a", Answer(body=[nested + b"\n"], media_type="application/x-ndjson"))
+    with pytest.raises(GatewayError):
+        await anext(await wire.lines(wire.under("/a"), b"{}", {}))
+
+
+async def test_a_large_answer_is_read(wire: Wire, upstream: Upstream) -> None:
+    """
+    In a thread, so that others are served meanwhile.
+    """
+    numbers = list(range(100_000))
+    upstream.on("/a", Answer(body=msgspec.json.encode(numbers)))
+
+    assert await wire.post(wire.under("/a"), b"{}", {}) == numbers
+
+
+def test_content_in_parts_is_a_text_for_templates() -> None:
+    """
+    Joined as in chat templates; nothing else of a message is changed.
+    """
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    plain: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}
+
+    assert with_texts([{"role": "user", "content": parts, "name": "n"}, plain]) == [
+        {"role": "user", "content": "a\nb", "name": "n"},
+        plain,
+    ]
+
+
+def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
+    """
+    With the place it stands in.
+    """
+    image = {"type": "image_url", "image_url": {"url": "data:"}}
+
+    with pytest.raises(CallError, match="image_url") as raised:
+        with_texts([{"role": "user", "content": [image]}])
+
+    assert (raised.value.status, raised.value.param) == (400, "messages[0].content")
