@@ -44,6 +44,7 @@ from appliance.upstream.affinity import head_of
 from appliance.upstream.members import NotAnObjectError
 from appliance.upstream.naming import Events, Named, renamed
 from appliance.upstream.rewrite import RequestSection, Rewrite
+from appliance.upstream.stream_usage import HiddenUsage, asking
 
 Shape = Callable[[int], bytes]
 """
@@ -105,7 +106,7 @@ _PART = b'--xYz\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
 FORM_SHAPES: Mapping[str, Shape] = {
     "file": repeated(b"\x00\xff\r\n--xY", _PART % (b"file", b""), b"\r\n--xYz--"),
     "bare boundaries": repeated(b"--xYz"),
-    "boundaries on lines": repeated(b"--xYz\r\n"),
+    "boundaries on lines": repeated(b"--xYz\r\n", b"", b"\r\n\r\n"),
     "parts": numbered(_PART % (b"f%d", b"v"), b"", b"", b"--xYz--"),
     "one part": repeated(_PART % (b"model", b"m"), b"", b"--xYz--"),
     "header lines": repeated(b"A: b\r\n", b"--xYz\r\n"),
@@ -230,6 +231,11 @@ def _python_request(body: bytes) -> object:
     return python_requests.request_of(Call(Operation.CHAT_COMPLETION, body))
 
 
+def _usage_hidden(body: bytes) -> bytes:
+    hidden = HiddenUsage(lambda _: None)
+    return b"".join(hidden.line(line) for line in body.splitlines(keepends=True))
+
+
 def _grpc(body: bytes) -> object:
     return request_of(pb.ModelInferRequest.FromString(body))
 
@@ -251,6 +257,11 @@ def parsers() -> Sequence[Parser]:
         Parser("events", _events, (), [b'data: {"model":"m"}\n\n', b"event: a\r\ndata: {}\r\n\r\n"], {
             "events": repeated(b'data: {"model":"m"}\n\n'), "one line": repeated(b"x", b"data: "),
             "line ends": repeated(b"\r\n"), "names": numbered(b'data: {"model":"%d"}', b"\n\n", b"", b""),
+        }),
+        Parser("usage asked for", asking, (NotAnObjectError,), seeds, JSON_SHAPES),
+        Parser("usage in events", _usage_hidden, (), [b'data: {"choices":[],"usage":{"total_tokens":1}}\n\n'], {
+            "events": repeated(b'data: {"usage":null,"choices":[]}\n\n'),
+            "one line": numbered(b'"%d":1', b",", b'data: {"usage":null,', b"}\n"),
         }),
         Parser("OpenAI's form", _envelope(FORM_TYPE), wrong, forms, FORM_SHAPES),
         Parser("name in a form", _renamed_form, (form.FormError,), forms, FORM_SHAPES),

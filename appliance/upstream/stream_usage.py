@@ -89,7 +89,11 @@ class HiddenUsage:
             return line
         usage = bytes(chunk.usage)
         if usage == _NULL:
-            return line[:5] + members.changed(line[5:], {"usage": members.drop})
+            try:
+                return line[:5] + members.changed(line[5:], {"usage": members.drop})
+            except members.NotAnObjectError:
+                # It has too many members to be a chunk of anybody's.
+                return line
         if usage and chunk.choices is not None and not chunk.choices:
             self._tell(line)
             return b""

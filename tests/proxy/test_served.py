@@ -244,7 +244,7 @@ def test_a_field_that_stands_in_a_form_twice_is_refused(client: httpx.Client, up
     ("route", "headers", "content"),
     [
         ("/v1/audio/transcriptions", {"content-type": FORM_TYPE}, b"--b" * 200_000),
-        ("/v1/audio/transcriptions", {"content-type": FORM_TYPE}, b"--b\r\n" * 200_000),
+        ("/v1/audio/transcriptions", {"content-type": FORM_TYPE}, b"--b\r\n" * 200_000 + b"\r\n\r\n"),
         ("/v1/audio/transcriptions", {"content-type": FORM_TYPE}, _form(*((f"f{n}", "") for n in range(20_000)))),
         (CHAT, {}, b'{"model":"ours",' + b",".join(b'"%d":0' % n for n in range(1_000_000)) + b"}"),
         (CHAT, {}, b'{"model":"ours","x":[' + b",".join([b"[" * 101 + b"]" * 101] * 50_000) + b"]}"),
