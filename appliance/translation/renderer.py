@@ -71,6 +71,7 @@ class Renderer:
         """
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_closed = False
         # The kernel ends the process with the thread that started it, so it is always the same thread.
         self._thread = ThreadPoolExecutor(1, "appliance-templates")
 
@@ -116,13 +117,20 @@ class Renderer:
 
     def close(self) -> None:
         """
-        Kill the process; a rendering under way fails.
+        Kill the process and wait until a rendering under way has failed; blocks.
         """
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._is_closed = True
+        if (process := self._process) is not None:
+            process.kill()
+        # The thread reads from the pipes: they are closed when it is done with them.
+        self._thread.shutdown(cancel_futures=True)
         self._kill()
 
     def _started(self) -> subprocess.Popen[bytes]:
+        if self._is_closed:
+            raise RenderError("ended", "the model is being unloaded")
         if self._process is None or self._process.poll() is not None:
+            self._kill()
             self._process = _start()
             try:
                 _read(self._process.stdout, time.monotonic() + _START_SECONDS)

@@ -4,6 +4,7 @@ Templates that never end or want all memory: they fail alone, and soon.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,24 @@ def test_a_template_without_an_end_is_ended() -> None:
             ChatTemplate(ENDLESS, renderer=renderer).render({})
 
         assert ChatTemplate("{{ a }}", renderer=renderer).render({"a": "Grüße"}) == "Grüße"
+
+
+async def test_a_renderer_is_closed_while_it_renders() -> None:
+    """
+    The rendering fails at once, and nothing is rendered after it.
+    """
+    renderer = Renderer(seconds=600)
+    endless = ChatTemplate(ENDLESS, renderer=renderer)
+    ChatTemplate("x", renderer=renderer).render({})
+    rendering = asyncio.create_task(endless.run(endless.render, {}))
+    await asyncio.sleep(0.2)
+
+    await asyncio.to_thread(renderer.close)
+
+    with pytest.raises(CallError, match=r"its process ended|being unloaded"):
+        await rendering
+    with pytest.raises(CallError, match="being unloaded"):
+        endless.render({})
 
 
 def test_a_renderer_gives_what_the_template_gives_here(renderer: Renderer) -> None:
