@@ -61,6 +61,8 @@ class Server:
 
 def _ours(model: Path, port: int) -> Sequence[str]:
     changes = {"server.port": port, "server.host": "127.0.0.1", "models.smollm2.storage.uri": model}
+    # That of vLLM's own server.
+    changes["models.smollm2.engine.dtype"] = "bfloat16"
     words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "appliance", "serve", str(_CHAT), *words]
 
