@@ -12,6 +12,10 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+# Granian takes messages to a client that has left, and those to a fast one, without suspending the sender. A stream
+# whose source is always ready would then keep the event loop to itself, which never hears that the client left.
+_MESSAGES_PER_TURN = 32
+
 
 class Sending:
     """
@@ -49,12 +53,19 @@ class _Watch:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._since: float | None = None
+        self._sent = 0
         self._timer = self._loop.call_later(seconds, self._look)
 
     async def send(self, message: Message) -> None:
+        """
+        Send a message; other tasks run after each few, the one that hears of a client's leaving among them.
+        """
         self._since = self._loop.time()
         await self._send(message)
         self._since = None
+        self._sent += 1
+        if self._sent % _MESSAGES_PER_TURN == 0:
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         self._timer.cancel()

@@ -27,7 +27,8 @@ FLOOD = "x" * 65536
 
 class Talker(OpenAIGenerativeModel):
     """
-    Says what it hears; asked to flood, it does not end, and asked to tick, it says a word each tenth of a second.
+    Says what it hears; asked to flood or to babble, it does not end; asked to tick, it says a word each tenth of a
+    second.
     """
 
     async def create_chat_completion(
@@ -37,7 +38,8 @@ class Talker(OpenAIGenerativeModel):
         yield _chunk(text)
         while text == "flood":
             yield _chunk(FLOOD)
-            await asyncio.sleep(0)
+        while text == "babble":
+            yield _chunk("word ")
         for number in range(50 if text == "tick" else 0):
             await asyncio.sleep(0.1)
             yield _chunk(f"{number} ")

@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,20 @@ from served import Served, free_port, open_stream, until
 from upstreams import Upstream
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+# Two that are as fast as they are read: one answers from elsewhere, one in the server's own process.
+FASTEST = ("elsewhere", "talker")
+FAST = """
+models:
+- name: talker
+  class: generative
+  engine: {{python: "tests.faults.talker:Talker"}}
+  limits: {{concurrent: {most}}}
+- name: elsewhere
+  class: proxy
+  upstreams: [{{url: "http://127.0.0.1:{port}"}}]
+  limits: {{concurrent: {most}}}
+"""
+BABBLE = {"stream": True, "messages": [{"role": "user", "content": "babble"}]}
 IDLE = 10_000
 # Of a connection that only stands there: buffers of the kernel not among it.
 _BYTES_EACH = 40_000
@@ -114,6 +130,59 @@ def test_a_client_that_reads_a_byte_a_second_costs_nothing(sound: Served, ledger
     assert row.before is not None
     assert good == seconds
     assert peak < row.before.rss_bytes + FLAT_BYTES
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(600, marks=pytest.mark.faults)])
+def test_fast_streams_end_when_their_clients_leave(
+    serve: Callable[..., Served], ledger: Ledger, tmp_path: Path, count: int
+) -> None:
+    """
+    Half of them come from an upstream that is always ahead, half from a model that waits for nothing: the work of
+    each ends, and the server answers as before.
+    """
+    port, file = free_port(), tmp_path / "fast.yaml"
+    file.write_text(FAST.format(port=port, most=2 * count))
+    with _firehose(port) as upstream:
+        server = serve("server.drain_seconds=1", file=file).until_ready()
+        with ledger.survived(f"{count} fast streams are left", server, talks) as row:
+            streams = [
+                open_stream(server.port, "/v1/chat/completions", BABBLE | {"model": model})
+                for model in FASTEST * (count // 2)
+            ]
+            begun = [stream.recv(65536) for stream in streams]
+            assert _connections(upstream) >= count // 2
+            for stream in streams:
+                stream.close()
+            # Without their clients such streams went on for ever: this is no measure of how quick the end is.
+            seconds = until(lambda: _connections(upstream) <= 1 and not _running(server), 60, server.tail)
+            row.happened = f"all over after {seconds:.1f} s"
+
+    assert all(each.startswith(b"HTTP/1.1 200") for each in begun)
+
+
+def _running(server: Served) -> int:
+    """
+    Requests under way; more than none where the server does not even say.
+    """
+    _, body = server.get("/readyz")
+    return sum(model["running"] for model in body["models"]) if body else 1
+
+
+def _connections(upstream: psutil.Process) -> int:
+    """
+    Those under way, and the one that may be kept for the next request.
+    """
+    return sum(each.status == psutil.CONN_ESTABLISHED for each in upstream.net_connections("tcp"))
+
+
+@contextlib.contextmanager
+def _firehose(port: int) -> Iterator[psutil.Process]:
+    process = subprocess.Popen([sys.executable, Path(__file__).with_name("firehose.py"), str(port)])
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.wait(30)
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_ours(sound: Served) -> None:
