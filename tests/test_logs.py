@@ -114,3 +114,59 @@ log.info("unheard"); log.error("last")
     assert "heard.too" in second
     assert "text='*** ***'" in second
     assert json.loads(third)["event"] == "last"
+
+
+WRITE = r"""
+import os, sys
+from appliance import logs
+from appliance.logs.output import captured_output
+logs.configure({format!r}, "info", ("key-4711-abc",))
+with captured_output():
+    CODE
+print("after")
+"""
+
+
+def _written(code: str, format: str = "json") -> subprocess.CompletedProcess[str]:  # noqa: A002
+    program = WRITE.replace("{format!r}", repr(format)).replace("CODE", code)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+
+
+def test_captured_output_is_cut_into_events_between_characters() -> None:
+    """
+    Nothing of a long line is lost, secrets do not come out, and output is the program's own again afterwards.
+    """
+    done = _written("print('ab' + 'é' * 20_000); print('key-4711-abc'); print('begun', end='')")
+    texts = [json.loads(line)["text"] for line in done.stderr.splitlines()]
+
+    assert texts[-2:] == ["***", "begun"]
+    assert "".join(texts[:-2]) == "ab" + "é" * 20_000
+    assert max(len(text.encode()) for text in texts) <= 16 * 1024
+    assert done.stdout == "after\n"
+
+
+def test_a_character_may_come_in_two_pieces() -> None:
+    """
+    Bytes are put together before they are read as text; what is no text is escaped.
+    """
+    done = _written(r"[sys.stdout.buffer.write(each) for each in (b'\xc3', b'\xa9\n', b'\xff\n')]")
+
+    assert [json.loads(line)["text"] for line in done.stderr.splitlines()] == ["é", r"\xff"]
+
+
+def test_on_a_console_output_stays_as_it_is_written() -> None:
+    """
+    People read it, and debuggers and progress bars write parts of lines.
+    """
+    done = _written("print('50 %', end='\\r'); print('wrong', file=sys.stderr)", "console")
+
+    assert (done.stdout, done.stderr) == ("50 %\nafter\n", "wrong\n")
+
+
+def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+    """
+    The error of writing the event is not an event again.
+    """
+    done = _written("os.close(2); print('lost'); print('lost', file=sys.stderr)")
+
+    assert done.stdout == "after\n"

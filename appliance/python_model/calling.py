@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from appliance.logs.output import end_line
 from appliance.python_model.user_code import UserCodeError, name_of, user_code
 
 Result = TypeVar("Result")
@@ -58,7 +59,7 @@ async def in_thread(work: Callable[[], Result]) -> Result:
         result: Result | None = None
         fault: BaseException | None = None
         try:
-            result = context.run(work)
+            result = context.run(_whole, work)
         except (StopIteration, GeneratorExit) as error:
             # A future takes no StopIteration, and GeneratorExit would close the coroutines that wait for it.
             fault = RuntimeError(f"raised {type(error).__name__}")
@@ -70,6 +71,16 @@ async def in_thread(work: Callable[[], Result]) -> Result:
 
     threading.Thread(target=run, daemon=True, name=_THREAD).start()
     return await done
+
+
+def _whole(work: Callable[[], Result]) -> Result:
+    """
+    Do the work, and write a line that it printed only a part of.
+    """
+    try:
+        return work()
+    finally:
+        end_line()
 
 
 def is_stream(returned: Any) -> bool:  # Any: whatever a user returned

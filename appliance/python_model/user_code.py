@@ -18,6 +18,7 @@ import structlog
 
 import appliance
 from appliance.errors import ApplianceError
+from appliance.logs.output import end_line
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -57,6 +58,8 @@ def user_code(what: str) -> Iterator[None]:
         raise _told(what, error) from error
     except BaseException as error:
         raise _told(what, error) from error
+    finally:
+        end_line()
 
 
 def name_of(code: Any) -> str:  # Any: a method, a generator, or whatever a user has in its place

@@ -25,6 +25,7 @@ from appliance.access.certificates import read as read_certificate
 from appliance.config import Config, Loaded
 from appliance.errors import ApplianceError
 from appliance.lifecycle import Lifecycle
+from appliance.logs.output import captured_output
 from appliance.processes import leave
 from appliance.protocols import oip_grpc
 from appliance.server.app import create_app, create_probes, probe_settings
@@ -117,7 +118,9 @@ def _work(loaded: Loaded, seat: Seat | None) -> int:
         # In the place of one that died, and of a parent that began with the file of then.
         loaded = newest(loaded)
         _configure_log(loaded)
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(loaded, seat))
+    # Users' code runs from here on, and the log is to stay one stream.
+    with captured_output():
+        return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(loaded, seat))
 
 
 async def _serve(loaded: Loaded, seat: Seat | None) -> int:

@@ -14,12 +14,13 @@ from typing import Literal
 import structlog
 from structlog.typing import EventDict, Processor
 
+from appliance.logs.output import capture
+
 # How a child process learns to write like its parent.
 _CHILD = "APPLIANCE_CHILD_LOG"
 
 # A shorter secret would blot out ordinary words and numbers wherever they stand.
 _SHORTEST_REDACTED = 6
-
 
 # On a terminal people look for what we say: of these only errors. All of it is there with level debug, and as JSON.
 _BACKGROUND = frozenset({"vllm", "_granian", "py", "filelock"})
@@ -52,9 +53,10 @@ def configure(
     `secrets` are texts that come out as ``***`` wherever they stand.
     Child processes that call `join` from now on write the same way. May be called again, for another config.
     """
-    console = format == "console" or (format == "auto" and sys.stderr.isatty())
+    stderr = capture.terminal or sys.stderr
+    console = format == "console" or (format == "auto" and stderr.isatty())
     os.environ[_CHILD] = json.dumps({"format": "console" if console else "json", "level": level})
-    renderer = _console() if console else _json()
+    renderer = _console(has_colors=stderr.isatty()) if console else _json()
     stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console)
     # Nothing here may depend on the config: a logger keeps what it was first used with.
     structlog.configure(
@@ -63,12 +65,14 @@ def configure(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stderr)
     if console and level != "debug":
         handler.addFilter(_is_foreground)
     handler.setFormatter(_Redacted(secrets, [stamper, *renderer]))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
+    # On a console people read it as it is, and debuggers and progress bars need that.
+    capture.handler = None if console else handler
 
 
 def join() -> None:
@@ -87,9 +91,9 @@ def _json() -> list[Processor]:
     return [tracebacks, structlog.processors.JSONRenderer()]
 
 
-def _console() -> list[Processor]:
+def _console(*, has_colors: bool) -> list[Processor]:
     renderer = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(),
+        colors=has_colors,
         sort_keys=False,
         pad_event_to=16,
         exception_formatter=structlog.dev.plain_traceback,
