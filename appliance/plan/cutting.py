@@ -8,6 +8,8 @@ values), ``vocab_parallel_embedding.py``, and ``fused_moe``.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -53,6 +55,19 @@ class Part:
     layer: int | None
     expert: int | None = None
     holds_experts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """
+    Tensors that are alike: `part` is one of them, and `count` how many there are of each of the `experts`.
+
+    They differ in nothing but the expert they belong to; `experts` is empty where they belong to none.
+    """
+
+    part: Part
+    experts: tuple[int, ...]
+    count: int
 
 
 # The number of a layer or an expert.
@@ -102,6 +117,28 @@ def parts(tensors: list[Tensor], model: Architecture) -> list[Part]:
     """
     named = ((tensor, _NUMBER.sub("0", tensor.name)) for tensor in tensors)
     return [_part(tensor, plain) for tensor, plain in named if _is_loaded(tensor.name, plain, model)]
+
+
+def grouped(loaded: list[Part]) -> list[Group]:
+    """
+    The parts by what is alike, a few for each layer: a layout is then counted by these and not by each tensor.
+    """
+    found: dict[object, tuple[Part, Counter[int | None]]] = {}
+    for part in loaded:
+        tensor = part.tensor
+        plain = _NUMBER.sub("0", tensor.name)
+        key = (plain, tensor.dtype, tensor.shape, part.layer, part.holds_experts, part.expert is None)
+        alike = found.get(key)
+        if alike is None:
+            alike = found[key] = (part, Counter())
+        alike[1][part.expert] += 1
+    return [group for part, counts in found.values() for group in _groups(part, counts)]
+
+
+def _groups(part: Part, counts: Counter[int | None]) -> Iterator[Group]:
+    for count in set(counts.values()):
+        experts = (expert for expert, each in counts.items() if each == count and expert is not None)
+        yield Group(part, tuple(sorted(experts)), count)
 
 
 def _is_loaded(name: str, plain: str, model: Architecture) -> bool:

@@ -85,9 +85,8 @@ def estimate(subject: Subject, layout: LayoutSection, demand: Demand, hardware: 
     Count and estimate; the layout's sizes divide.
     """
     model, engine = subject.architecture, demand.engine
-    stored = sum(tensor.size_bytes for tensor in subject.tensors)
-    dtype = memory.dtype_of(model, engine, hardware, stored_bytes=stored, is_pooling=demand.is_pooling)
-    held = weights(subject.parts, model, layout, dtype)
+    dtype = memory.dtype_of(model, engine, hardware, stored_bytes=subject.stored_bytes, is_pooling=demand.is_pooling)
+    held = weights(subject.groups, model, layout, dtype)
     cache = cache_of(model, layout, memory.terms_of(model, engine, layout, hardware, dtype))
     reserve = memory.reserve_bytes(model, engine, layout, hardware, dtype)
     ranks = tuple(_rank(rank, size, reserve, layout, demand, hardware, cache) for rank, size in held.items())

@@ -5,13 +5,13 @@ The bytes of weights that each rank of a layout holds, tensor by tensor.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 from appliance.layout import LayoutSection
 from appliance.plan.architecture import Architecture
-from appliance.plan.cutting import Cut, Part
+from appliance.plan.cutting import Cut, Group, Part
 from appliance.plan.tensor import PLAIN, bytes_of
 
 # What vLLM keeps in 32 bits, in whatever type it was written.
@@ -32,29 +32,40 @@ class Rank:
 @dataclass(slots=True)
 class _Stage:
     """
-    The bytes of one pipeline stage: what every rank of it holds, and of the experts what each one takes.
+    The bytes of one pipeline stage: what every rank of it holds, and what each of some experts takes.
     """
 
     common: int = 0
-    experts: Counter[int] = field(default_factory=Counter)
+    experts: Counter[Sequence[int]] = field(default_factory=Counter)
+
+    def by_expert(self) -> Counter[int]:
+        """
+        The bytes of each expert; those of a model are mostly the same in every layer.
+        """
+        found: Counter[int] = Counter()
+        for experts, held in self.experts.items():
+            for expert in experts:
+                found[expert] += held
+        return found
 
 
-def weights(loaded: list[Part], model: Architecture, layout: LayoutSection, dtype: str) -> Mapping[Rank, int]:
+def weights(loaded: list[Group], model: Architecture, layout: LayoutSection, dtype: str) -> Mapping[Rank, int]:
     """
     Bytes of weights by rank; `dtype` is what the model computes in, which plain tensors are turned into.
     """
     stages = [_Stage() for _ in range(layout.pipeline_parallel)]
     ends = stage_ends(model.layers, layout.pipeline_parallel)
-    for part in loaded:
-        for number in _stages_of(part, ends, model):
-            _add(stages[number], part, model, layout, dtype)
+    for group in loaded:
+        for number in _stages_of(group.part, ends, model):
+            _add(stages[number], group, model, layout, dtype)
     shares = _expert_shares(model.experts, layout)
     found = {}
     for pipeline, stage in enumerate(stages):
+        experts = stage.by_expert()
         for data in range(layout.data_parallel):
             for tensor in range(layout.tensor_parallel):
-                mine = shares[data * layout.tensor_parallel + tensor] if layout.expert_parallel else stage.experts
-                held = stage.common + sum(stage.experts[expert] for expert in mine)
+                mine = shares[data * layout.tensor_parallel + tensor] if layout.expert_parallel else experts
+                held = stage.common + sum(experts[expert] for expert in mine)
                 found[Rank(pipeline, tensor, data)] = held
     return found
 
@@ -88,7 +99,8 @@ def _stages_of(part: Part, ends: list[int], model: Architecture) -> Iterable[int
     return (0,) if is_seeing else (last,)
 
 
-def _add(stage: _Stage, part: Part, model: Architecture, layout: LayoutSection, dtype: str) -> None:
+def _add(stage: _Stage, group: Group, model: Architecture, layout: LayoutSection, dtype: str) -> None:
+    part = group.part
     kept = _dtype(part, model, dtype)
     is_expert = part.expert is not None or part.holds_experts
     # Without expert parallelism, the experts are cut over the copies as well (``FusedMoEParallelConfig.make``).
@@ -96,14 +108,14 @@ def _add(stage: _Stage, part: Part, model: Architecture, layout: LayoutSection, 
     if is_expert and layout.expert_parallel:
         ranks = 1
     if not part.holds_experts:
-        held = bytes_of(_local(part, part.tensor.shape, ranks, model), kept)
+        held = bytes_of(_local(part, part.tensor.shape, ranks, model), kept) * group.count
         if part.expert is None:
             stage.common += held
         else:
-            stage.experts[part.expert] += held
+            stage.experts[group.experts] += held
         return
-    each = bytes_of(_local(part, part.tensor.shape[1:], ranks, model), kept)
-    stage.experts.update(dict.fromkeys(range(part.tensor.shape[0]), each))
+    each = bytes_of(_local(part, part.tensor.shape[1:], ranks, model), kept) * group.count
+    stage.experts[range(part.tensor.shape[0])] += each
 
 
 def _dtype(part: Part, model: Architecture, dtype: str) -> str:

@@ -12,7 +12,7 @@ from functools import cached_property
 from appliance.errors import ArtifactCorruptError
 from appliance.plan.architecture import Architecture, Config, architecture_of
 from appliance.plan.checkpoint import expected
-from appliance.plan.cutting import Part, parts
+from appliance.plan.cutting import Group, Part, grouped, parts
 from appliance.plan.gguf import read_gguf
 from appliance.plan.headers import config_of, require_count, tensors_of
 from appliance.plan.tensor import Tensor
@@ -42,6 +42,20 @@ class Subject:
         The tensors that are loaded, and how they are cut.
         """
         return parts(list(self.tensors), self.architecture)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """
+        Those that are alike together.
+        """
+        return grouped(self.parts)
+
+    @cached_property
+    def stored_bytes(self) -> int:
+        """
+        Bytes of all tensors in the checkpoint.
+        """
+        return sum(tensor.size_bytes for tensor in self.tensors)
 
     @cached_property
     def parameters(self) -> int | None:

@@ -20,7 +20,7 @@ from appliance.layout import LayoutSection
 from appliance.models.tasks import choose
 from appliance.plan import look
 from appliance.plan.architecture import MOST_EXPERTS, architecture_of
-from appliance.plan.cutting import parts
+from appliance.plan.cutting import grouped, parts
 from appliance.plan.sharding import weights
 from appliance.plan.tensor import Tensor
 from appliance.storage.section import StorageSection, StorageSettings
@@ -166,7 +166,7 @@ def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() ->
     loaded = parts(tensors, model)
 
     assert not loaded[0].holds_experts
-    assert weights(loaded, model, LayoutSection(), "BF16")
+    assert weights(grouped(loaded), model, LayoutSection(), "BF16")
     assert MOST_EXPERTS < 10**9
 
 

@@ -14,7 +14,7 @@ from appliance.layout import LayoutSection
 from appliance.plan import look
 from appliance.plan.architecture import architecture_of
 from appliance.plan.checkpoint import expected
-from appliance.plan.cutting import Cut, parts
+from appliance.plan.cutting import Cut, grouped, parts
 from appliance.plan.sharding import Rank, stage_ends, weights
 from appliance.plan.tensor import Tensor
 from appliance.storage.section import StorageSection, StorageSettings
@@ -34,7 +34,7 @@ SPARSE = {**DENSE, "model_type": "mixtral", "num_local_experts": 6}
 
 def _weights(config: Mapping[str, Any], tensors: list[Tensor] | None = None, **layout: int) -> Mapping[Rank, int]:
     model = architecture_of(config)
-    loaded = parts(tensors or expected(model), model)
+    loaded = grouped(parts(tensors or expected(model), model))
     return weights(loaded, model, LayoutSection(**layout), "BF16")
 
 
@@ -226,3 +226,16 @@ def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published
     assert subject.source == "the headers of its safetensors"
     assert list(subject.tensors) == expected(architecture_of(config))
     assert subject.read_bytes < subject.size_bytes / 1000
+
+
+def test_layers_that_are_alike_are_counted_once_each() -> None:
+    """
+    A layout of a model with 55,000 tensors looks at a few tensors of each layer, whatever its experts.
+    """
+    model = architecture_of({**SPARSE, "num_hidden_layers": 90, "num_local_experts": 200})
+    loaded = parts(expected(model), model)
+    groups = grouped(loaded)
+
+    assert len(loaded) > 50_000
+    assert len(groups) < 90 * 12
+    assert sum(group.count * max(1, len(group.experts)) for group in groups) == len(loaded)
