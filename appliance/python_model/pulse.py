@@ -13,7 +13,7 @@ import structlog
 
 from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.python_model.calling import called
-from appliance.python_model.user_code import UserCodeError
+from appliance.python_model.user_code import UserCodeError, reason_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class Pulse:
             # Clients hear the text of what is raised here: the error itself is for the log, and said there once.
             if repr(error) != self._fault:
                 self._fault = repr(error)
-                log.error("model.unhealthy", exc_info=error)
+                log.error("model.unhealthy", reason=reason_of(error))
             raise UnavailableError("its healthy() raised an error; the log says why") from error
         self._fault = None
         if not is_healthy:
