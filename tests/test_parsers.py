@@ -10,11 +10,12 @@ from itertools import count
 
 import pytest
 from bench.parsing import measured
+from file_parsers import file_parsers
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from parsers import Parser, parsers
 
-PARSERS = parsers()
+PARSERS = (*parsers(), *file_parsers())
 
 # Of a default run all parsers together have ten seconds; of `just faults` each has ten minutes.
 SECONDS = 10.0 / len(PARSERS)

@@ -102,12 +102,14 @@ def _files(peek: Peek) -> tuple[list[str], int]:
 def _tensors(header: Mapping[str, Any], peek: Peek, name: str) -> list[Tensor]:  # Any: JSON values
     try:
         found = [
-            Tensor(tensor, str(entry["dtype"]), tuple(map(int, entry["shape"])))
+            Tensor(tensor, str(entry["dtype"]), tuple(entry["shape"]))
             for tensor, entry in header.items()
             if tensor != "__metadata__"
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactCorruptError(f"{peek.place}: {name} is not a safetensors file; bring the model again") from error
+        raise ArtifactCorruptError(
+            f"{peek.place}: {name} is not a safetensors file ({error!r}); bring the model again"
+        ) from error
     if unknown := {each.dtype for each in found} - BITS.keys():
         raise ArtifactCorruptError(f"{peek.place}: {name} has tensors of an unknown type, {', '.join(sorted(unknown))}")
     return found

@@ -44,6 +44,10 @@ torch's names of the types that models compute in.
 """
 
 
+# Sizes are 64-bit numbers where tensors are computed with.
+_MOST_ELEMENTS = 2**63 - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """
@@ -53,6 +57,15 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: the shape, which a file says, is that of no tensor.
+        """
+        is_shape = all(type(size) is int and size >= 0 for size in self.shape)
+        if not is_shape or prod(self.shape) > _MOST_ELEMENTS:
+            raise ValueError(f"the shape of {self.name[:200]} is no list of sizes of a tensor")
 
     @property
     def elements(self) -> int:

@@ -6,6 +6,8 @@ Source: https://jmespath.org/specification.html
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 import jmespath
@@ -84,7 +86,7 @@ class JmesPath:
         The whole number there; 0 where there is none.
         """
         found = self.find(answer)
-        return int(found) if isinstance(found, int | float) and not isinstance(found, bool) else 0
+        return int(found) if _is_number(found) else 0
 
     def scores(self, answer: Any) -> list[float]:  # Any: JSON values
         """
@@ -134,7 +136,16 @@ def _require_functions(node: Any, source: str) -> None:  # Any: a node of the li
 
 
 def _are_numbers(value: Any) -> bool:  # Any: JSON values
-    return isinstance(value, list) and bool(value) and all(type(item) in (int, float) for item in value)
+    return isinstance(value, list) and bool(value) and all(map(_is_number, value))
+
+
+def _is_number(value: Any) -> bool:  # Any: JSON values
+    """
+    Whether it is a number that clients can be sent; Python's JSON has infinities, and whole numbers without an end.
+    """
+    if type(value) is int:
+        return abs(value) <= sys.float_info.max
+    return type(value) is float and math.isfinite(value)
 
 
 def _kind(value: Any) -> str:  # Any: JSON values
