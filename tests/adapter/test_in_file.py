@@ -140,14 +140,15 @@ async def test_a_target_that_dies_takes_its_adapter_along() -> None:
 
 async def test_a_target_that_cannot_load_is_the_adapters_reason() -> None:
     """
-    Both are failed, each with its reason.
+    Both are failed; what the target's error says is for operators, and stays with the target.
     """
     async with _begun() as (lifecycle, target):
         target.load_fault = LoadError("too big")
         target.may_load.set()
         await _until(lambda: lifecycle.find("chat").state is State.FAILED)
 
-        assert lifecycle.find("chat").reason == "its target 'base' is failed: too big"
+        assert lifecycle.find("base").reason == "too big"
+        assert lifecycle.find("chat").reason == "its target 'base' is failed: it failed; the log says why"
 
 
 async def test_a_target_that_is_away_makes_its_adapter_wait() -> None:
