@@ -39,7 +39,7 @@ def _places() -> Iterator[tuple[str, str]]:
     yield ("POST", "/v1/models/one:predict")
 
 
-@pytest.mark.parametrize(("method", "path"), list(_places()))
+@pytest.mark.parametrize(("method", "path"), sorted(_places()))
 async def test_every_place_but_the_probes_wants_a_key(closed: Closed, method: str, path: str) -> None:
     """
     401 with a challenge and an id, for every route, every method and every path that nobody has.

@@ -29,7 +29,7 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("state", "live", "ready", "leaves_to"), TABLE, ids=lambda each: str(each))
+@pytest.mark.parametrize(("state", "live", "ready", "leaves_to"), TABLE, ids=[str(row[0]) for row in TABLE])
 def test_a_state_is_what_the_table_says(state: State, live: int, ready: int, leaves_to: set[State]) -> None:
     """
     What probes answer in a state, and which states can follow it.

@@ -5,6 +5,7 @@ A fetch that ends before its time, from every kind of store: by a kill, and by a
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import subprocess
 import time
@@ -29,8 +30,8 @@ MIB = 1 << 20
 SMALL = {"model/config.json": b"{}", "model/model.safetensors": random.Random(3).randbytes(4_000_000)}
 SMALL_SIZE = sum(map(len, SMALL.values()))
 
-# Chosen anew in each run; the name of the test tells which they were.
-OFFSETS = random.Random().sample(range(SMALL_SIZE // 20, SMALL_SIZE * 19 // 20), 20)
+# Chosen anew in each run, alike in all of its processes; the name of the test tells which they were.
+OFFSETS = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).sample(range(SMALL_SIZE // 20, SMALL_SIZE * 19 // 20), 20)
 FEW = 2
 
 
