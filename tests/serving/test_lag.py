@@ -51,11 +51,11 @@ def test_a_slow_client_gets_larger_pieces(server: Served) -> None:
     with socket.socket() as connection:
         # Before it connects: it is what this end promises to hold.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(60)
+        connection.settimeout(240)
         connection.connect(("127.0.0.1", server.port))
         connection.sendall(head.encode() + asked)
         received = connection.recv(1024)
-        until(lambda: _is_idle(server), 60)
+        until(lambda: _is_idle(server), 240)
         while piece := connection.recv(1 << 20):
             received += piece
     tokens = _tokens(received)

@@ -31,7 +31,9 @@ SMALL = {"model/config.json": b"{}", "model/model.safetensors": random.Random(3)
 SMALL_SIZE = sum(map(len, SMALL.values()))
 
 # Chosen anew in each run, alike in all of its processes; the name of the test tells which they were.
-OFFSETS = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).sample(range(SMALL_SIZE // 20, SMALL_SIZE * 19 // 20), 20)
+OFFSETS = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).sample(
+    range(SMALL_SIZE // 20, SMALL_SIZE * 19 // 20), 20
+)
 FEW = 2
 
 
