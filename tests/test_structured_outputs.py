@@ -33,6 +33,7 @@ def _object(count: int) -> dict[str, Any]:
         ({"json": json.dumps({"items": _object(501)})}, "501 properties"),
         ({"json": {"anyOf": [_object(300), _object(201)]}}, "501 properties"),
         ({"json": {"enum": ["x" * 200_000]}}, "bytes"),
+        ({"json": {"enum": ["\u00e4" * 70_000]}}, "bytes"),
         ({"choice": ["a"] * 5_001}, "5001 choices"),
         ({"regex": "a" * 200_000}, "bytes"),
         ({"grammar": "a" * 200_000}, "bytes"),

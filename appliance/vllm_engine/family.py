@@ -15,6 +15,7 @@ from typing import TypeVar
 import psutil
 
 from appliance.errors import LoadError
+from appliance.vllm_engine.grammar_check import PROCESS_NAME
 
 T = TypeVar("T")
 
@@ -76,4 +77,5 @@ class Family:
                     each.kill()
 
     def _new(self) -> list[BaseProcess]:
-        return [process for process in multiprocessing.active_children() if process not in self._others]
+        children = (each for each in multiprocessing.active_children() if each.name != PROCESS_NAME)
+        return [process for process in children if process not in self._others]

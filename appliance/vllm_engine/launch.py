@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import multiprocessing
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from appliance.vllm_engine.child import ForkServer, Spawning
 from appliance.vllm_engine.configuring import configure
 from appliance.vllm_engine.environment import set_environment
 from appliance.vllm_engine.fair_pool import FairPool
+from appliance.vllm_engine.grammar_check import GrammarCheck
 from appliance.vllm_engine.groundwork import fork_server, import_vllm, require_vllm
 from appliance.vllm_engine.long_texts import shorten
 from appliance.vllm_engine.meeting import Meeting
@@ -89,9 +91,11 @@ def launch(
         proceed()
         with parts.part("engine"), heard_by_all(meeting):
             others = client(meeting, proceed)
-            llm = metered(setup.engine.structured_outputs).from_vllm_config(
-                config, stat_loggers=[step_logger(step)], **others
-            )
+            limits = setup.engine.structured_outputs
+            context = server or Spawning(multiprocessing.get_context("spawn"))
+            grammars = GrammarCheck(context, config, limits.compile_seconds)
+            engines = metered(limits, grammars)
+            llm = engines.from_vllm_config(config, stat_loggers=[step_logger(step)], **others)
             pool = llm.renderer._executor
             pool.submit = FairPool(pool.submit, current_slot).submit
             shorten(llm.renderer)

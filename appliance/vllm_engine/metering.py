@@ -13,12 +13,14 @@ from appliance.admission import sequence
 from appliance.errors import CallError
 from appliance.record import Record, current
 from appliance.vllm_engine.choices import choices
+from appliance.vllm_engine.grammar_check import GrammarCheck
 from appliance.vllm_engine.ready import Ready
 from appliance.vllm_engine.section import StructuredOutputsSection
 from appliance.vllm_engine.structured_outputs import require_compilable
 
 if TYPE_CHECKING:
     from vllm.outputs import PoolingRequestOutput, RequestOutput
+    from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.output_processor import RequestOutputCollector
     from vllm.v1.metrics.stats import RequestStateStats
@@ -26,12 +28,11 @@ if TYPE_CHECKING:
     _Outputs = AsyncGenerator[RequestOutput]
 
 
-def metered(limits: StructuredOutputsSection) -> type[AsyncLLM]:
+def metered(limits: StructuredOutputsSection, grammars: GrammarCheck) -> type[AsyncLLM]:
     """
     A class of engines that compute the sequences of a request in turns with those of others, and count their tokens
-    into its record; what belongs to no request waits for nobody, and nobody counts it.
+    into its record; what belongs to no request waits for nobody, and nobody counts it. They close `grammars`.
     """
-    from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
 
     class MeteredLLM(AsyncLLM):  # type: ignore[misc]  # vLLM has no types for us
@@ -43,9 +44,8 @@ def metered(limits: StructuredOutputsSection) -> type[AsyncLLM]:
             return collector
 
         async def generate(self, prompt: Any, sampling_params: Any, request_id: str, **others: Any) -> _Outputs:
-            _require_possible(self.vllm_config, sampling_params, limits)
-            record, has_deltas = current(), sampling_params.output_kind is RequestOutputKind.DELTA
-            meter = Meter(record, has_deltas=has_deltas) if record is not None else None
+            await _require_possible(self.vllm_config, sampling_params, limits, grammars)
+            meter = _meter(sampling_params)
 
             def one(params: Any, name: str) -> _Outputs:
                 return _in_turn(super(MeteredLLM, self).generate(prompt, params, name, **others))
@@ -65,10 +65,12 @@ def metered(limits: StructuredOutputsSection) -> type[AsyncLLM]:
             record = current()
             async with aclosing(_in_turn(super().encode(*args, **others))) as outputs:
                 async for output in outputs:
-                    if record is not None:
-                        record.is_metered = True
-                        record.prompt_tokens = (record.prompt_tokens or 0) + len(output.prompt_token_ids)
+                    _count_prompt(record, output)
                     yield output
+
+        def shutdown(self, timeout: float | None = None) -> None:
+            grammars.close()
+            super().shutdown(timeout)
 
     return MeteredLLM
 
@@ -90,16 +92,34 @@ async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
             yield output
 
 
-def _require_possible(
+def _count_prompt(record: Record | None, output: PoolingRequestOutput) -> None:
+    if record is not None:
+        record.is_metered = True
+        record.prompt_tokens = (record.prompt_tokens or 0) + len(output.prompt_token_ids)
+
+
+def _meter(params: SamplingParams) -> Meter | None:
+    """
+    What counts the tokens of this request; None where nobody wants to know.
+    """
+    from vllm.sampling_params import RequestOutputKind
+
+    record = current()
+    return None if record is None else Meter(record, has_deltas=params.output_kind is RequestOutputKind.DELTA)
+
+
+async def _require_possible(
     config: Any,  # Any: vLLM's config and parameters
     params: Any,
     limits: StructuredOutputsSection,
+    grammars: GrammarCheck,
 ) -> None:
     """
     Refuse what would hold up the engine, or end it: vLLM's CPU kernels of LoRA take logits for new tokens alone.
 
     Raises:
-        CallError: the request asks for those of its prompt, or to be held to a schema that is too large.
+        CallError: the request asks for those of its prompt, or to be held to too large or complex a schema.
+        UnavailableError: nothing can find out how complex it is.
     """
     from vllm.platforms import current_platform
 
@@ -110,6 +130,7 @@ def _require_possible(
             "has adapters, and computes on a CPU.",
             param="prompt_logprobs",
         )
+    await grammars.require_compilable(params.structured_outputs)
 
 
 def _require_good(output: RequestOutput) -> None:

@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 
 class StructuredOutputsSection(Section):
     """
-    How large the schema, grammar or list of choices of one request may be; a larger one is refused with 400.
+    How large and how complex the schema, grammar or list of choices of one request may be; beyond it is 400.
 
     They are compiled one after the other, for all requests, and the time grows with the square of some sizes.
     """
@@ -29,6 +29,12 @@ class StructuredOutputsSection(Section):
 
     max_enum_values: Count = 5_000
     """Most values of all enumerations of a JSON Schema together, or choices."""
+
+    compile_seconds: Annotated[float, Field(gt=0)] = 20
+    """
+    Most CPU time that one of them may take to compile, in seconds. Each new one is compiled in a process beside the
+    engine first, so that none holds up the engine for longer; the last 1,024 are remembered.
+    """
 
 
 class EngineSection(Section):
@@ -82,7 +88,7 @@ class EngineSection(Section):
     """
 
     structured_outputs: StructuredOutputsSection = StructuredOutputsSection()
-    """How large the schema, grammar or list of choices of one request may be."""
+    """How large and how complex the schema, grammar or list of choices of one request may be."""
 
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
     """Any other engine argument of vLLM, by its Python name, checked against `vllm-engine.schema.json`."""

@@ -22,7 +22,7 @@ def require_compilable(constraint: Any, limits: StructuredOutputsSection) -> Non
         return
     schema = constraint.json if constraint.json is not None else constraint.structural_tag
     texts = [_text(schema), constraint.regex or "", constraint.grammar or "", *(constraint.choice or ())]
-    _require(sum(map(len, texts)), limits.max_bytes, "bytes")
+    _require(sum(len(text.encode(errors="surrogatepass")) for text in texts), limits.max_bytes, "bytes")
     _require(len(constraint.choice or ()), limits.max_enum_values, "choices")
     properties, values = _sizes(_value(schema))
     _require(properties, limits.max_properties, "properties")
@@ -30,7 +30,7 @@ def require_compilable(constraint: Any, limits: StructuredOutputsSection) -> Non
 
 
 def _text(schema: Any) -> str:  # Any: JSON text, or the value
-    return schema if isinstance(schema, str) else json.dumps(schema)
+    return schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
 
 
 def _value(schema: Any) -> Any:  # Any: JSON text, or the value

@@ -79,6 +79,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: P
         "models.smollm2.tool_call_parser=hermes",
         # Said outright, it is the same however much memory other programs leave.
         "models.smollm2.engine.kv_cache_memory_bytes=1073741824",
+        "models.smollm2.engine.structured_outputs.compile_seconds=1",
         "models.smollm2.aliases=[gpt-4o-mini, org/small]",
         f"models.smollm2.adapters={adapters}",
     ).until_ready()

@@ -137,6 +137,22 @@ def test_probabilities_of_the_prompt_do_not_end_the_engine(server: Served) -> No
     assert server.get("/readyz")[0] == 200
 
 
+def test_a_schema_that_compiles_for_too_long_is_refused_and_others_are_answered(server: Served) -> None:
+    """
+    It is within the sizes, and takes more than the second of CPU time that this server gives each.
+    """
+    lengths = {f"p{number}": {"type": "string", "maxLength": 150 + number} for number in range(60)}
+    small = {"type": "object", "properties": {"name": {"enum": ["a", "b"]}}, "required": ["name"]}
+    with ThreadPoolExecutor(2) as pool:
+        slow = {**NEEDED[CHAT], **_schema({"type": "object", "properties": lengths})}
+        refused = pool.submit(server.post, CHAT, slow)
+        answered = pool.submit(server.post, CHAT, {**NEEDED[CHAT], **_schema(small), "max_tokens": 30})
+
+    status, refusal = refused.result()
+    assert (status, refusal["error"]["code"]) == (400, "schema_too_complex"), refusal
+    assert answered.result()[0] == 200, answered.result()
+
+
 def test_a_refused_stream_is_no_success(server: Served) -> None:
     """
     The event of the request says so, with the status that the client has.
