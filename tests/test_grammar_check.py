@@ -7,6 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,23 @@ from appliance.vllm_engine.section import StructuredOutputsSection
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 SMALL = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+DIES = """
+import asyncio, pickle, sys
+
+from appliance.vllm_engine.child import ForkServer
+from appliance.vllm_engine.grammar_check import GrammarCheck
+from appliance.vllm_engine.parts import Parts
+from vllm.sampling_params import StructuredOutputsParams
+
+if __name__ == "__main__":
+    server = ForkServer(Parts())
+    with open(sys.argv[1], "rb") as file:
+        grammars = GrammarCheck(server, pickle.load(file), 3_600)
+    asyncio.run(grammars.require_compilable(StructuredOutputsParams(choice=["a"])))
+    print("compiled", flush=True)
+    sys.stdin.read()
+"""
+
 TAG = {"type": "json_schema", "json_schema": SMALL}
 # Minutes of one core.
 HUGE = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(20_000)}}
@@ -225,3 +245,22 @@ async def test_a_process_that_was_killed_is_a_503_and_started_anew(
     with pytest.raises(UnavailableError):
         await slow
     await grammars.require_compilable(_constraint(json=SMALL))
+
+
+def test_its_processes_end_with_a_parent_that_is_killed(vllm_config: Any, tmp_path: Path) -> None:
+    """
+    Nothing of the parent's runs any more.
+    """
+    script, config = tmp_path / "dies.py", tmp_path / "config.pickle"
+    script.write_text(DIES)
+    config.write_bytes(pickle.dumps(vllm_config))
+    command = [sys.executable, str(script), str(config)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert "compiled\n" in parent.stdout
+        children = psutil.Process(parent.pid).children(recursive=True)
+
+        parent.kill()
+
+    assert children
+    assert _are_gone(children)
