@@ -1,5 +1,5 @@
 """
-How deep and how wide JSON is, told from its bytes in linear time before anything decodes it.
+How deep, how wide and how finely divided JSON is, told from its bytes in linear time before anything decodes it.
 
 Decoders recurse, and differ in where they give up; this counts, in chunks, each with a few searches that run in C. So
 a thread that does it never keeps the interpreter for longer than a chunk takes. Of what is no JSON it says anything.
@@ -72,6 +72,20 @@ def is_wider(body: bytes, most: int) -> bool:
         if found > most_marks:
             return True
         height += sum(steps)
+    return False
+
+
+def has_more_containers(body: bytes, most: int) -> bool:
+    """
+    Whether there are more than `most` objects and lists, wherever they are.
+    """
+    if body.count(b"[") + body.count(b"{") <= most:
+        return False
+    found = 0
+    for text in _outside_strings(body):
+        found += text.count(b"[") + text.count(b"{")
+        if found > most:
+            return True
     return False
 
 

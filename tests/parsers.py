@@ -28,7 +28,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from appliance.admission.listening import ServerLimitsSection
 from appliance.contract import Call, Operation
 from appliance.errors import CallError
-from appliance.json_scan import is_deeper, is_wider
+from appliance.json_scan import has_more_containers, is_deeper, is_wider
 from appliance.models import adapter
 from appliance.protocols import compression, intake
 from appliance.protocols import openai as openai_protocol
@@ -248,6 +248,7 @@ def parsers() -> Sequence[Parser]:
     return (
         Parser("JSON's depth", lambda body: is_deeper(body, 100), (), seeds, JSON_SHAPES),
         Parser("JSON's width", lambda body: is_wider(body, 1000), (), seeds, JSON_SHAPES),
+        Parser("JSON's containers", lambda body: has_more_containers(body, 50_000), (), seeds, JSON_SHAPES),
         Parser("body's shape", lambda body: intake._require_shape(body, _LIMITS), wrong, seeds, JSON_SHAPES),
         Parser("OpenAI's envelope", _envelope("application/json"), wrong, seeds, JSON_SHAPES),
         Parser("name in JSON", _renamed_json, (NotAnObjectError,), seeds, JSON_SHAPES),

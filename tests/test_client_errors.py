@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 from litestar.testing import RequestFactory
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from appliance.errors import CallError, UnavailableError
 from appliance.protocols.errors import told
 from appliance.vllm_engine.errors import vendor_faults
-from appliance.vllm_engine.request_decoder import decode
+from appliance.vllm_engine.request_decoder import _validator, decode
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -455,7 +455,36 @@ def test_a_body_full_of_mistakes_is_refused_without_a_list_of_them() -> None:
     """
     A description of each of a hundred thousand values would take longer than all else about the request.
     """
-    assert "most of its values" in str(refused("chat", {"messages": [1] * 20_000}))
+    assert "most of its values" in str(refused("chat", {"logit_bias": dict.fromkeys(map(str, range(20_000)), "x")}))
+
+
+@pytest.mark.parametrize("operation", ["chat", "response", "message"])
+@pytest.mark.parametrize("item", [{}, [[]], 5])
+def test_only_the_first_faulty_item_of_a_list_is_described(operation: str, item: object) -> None:
+    """
+    An item may be of dozens of types, and what is wrong with each of thousands takes minutes and gigabytes to say.
+    """
+    field = "input" if operation == "response" else "messages"
+    body = body_of(operation, {field: [item] * 4000})
+
+    error = refused(operation, {field: [item] * 4000})
+    with pytest.raises(ValidationError) as caught:
+        _validator(adapter(operation)).validate_json(body)
+
+    assert (error.param or "").startswith(f"{field}[0]")
+    assert caught.value.error_count() < 1000
+
+
+def test_only_the_first_faulty_part_of_an_item_is_described() -> None:
+    """
+    The parts of a message are as many types as the items of a list.
+    """
+    body = body_of("response", {"input": [{"role": "user", "content": [{}] * 20_000}]})
+
+    with pytest.raises(ValidationError) as caught:
+        _validator(adapter("response")).validate_json(body)
+
+    assert caught.value.error_count() < 1000
 
 
 def _raise(error: Exception) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.json_scan import is_deeper, is_wider
+from appliance.json_scan import has_more_containers, is_deeper, is_wider
 
 MOST = 8
 
@@ -40,6 +40,15 @@ def made(random_: random.Random, left: int) -> Any:
     return {f'"{number}[{{\\': made(random_, left - 1) for number in range(count)}
 
 
+def containers(value: Any) -> int:
+    """
+    Objects and lists, counted the slow way.
+    """
+    if isinstance(value, dict | list):
+        return 1 + sum(map(containers, value.values() if isinstance(value, dict) else value))
+    return 0
+
+
 @pytest.mark.parametrize("seed", range(300))
 def test_it_says_what_counting_says(seed: int) -> None:
     """
@@ -51,7 +60,10 @@ def test_it_says_what_counting_says(seed: int) -> None:
         value = [value, value]
 
     for ensure_ascii in (True, False):
-        assert is_deeper(json.dumps(value, ensure_ascii=ensure_ascii).encode(), MOST) == (depth(value) > MOST)
+        body = json.dumps(value, ensure_ascii=ensure_ascii).encode()
+        assert is_deeper(body, MOST) == (depth(value) > MOST)
+        assert not has_more_containers(body, containers(value))
+        assert has_more_containers(body, containers(value) - 1)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, held
 from appliance.errors import CallError
 from appliance.vllm_engine.request_decoder import decode
+from appliance.vllm_engine.request_size import require_decodable
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -95,3 +96,35 @@ async def test_what_is_no_list_of_texts_is_one(kind: str, body: dict[str, Any]) 
     Neither the tokens of a text nor the messages of a chat are counted.
     """
     assert await _decoded(kind, body) is not None
+
+
+async def _held(body: object) -> None:
+    limits = LimitsSection()
+    slot = await Gate("m", Settings(limits, SloSection())).enter(1, Deadlines.of("m", limits))
+    with held(slot):
+        await require_decodable(json.dumps(body).encode())
+
+
+async def test_a_body_of_more_objects_and_lists_than_a_model_takes_is_refused() -> None:
+    """
+    Before anything decodes it; the error names the key.
+    """
+    with pytest.raises(CallError, match=r"limits\.json_containers") as caught:
+        await _held({"messages": [[[]]] * 1_000_000})
+
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "["}}] * 3}] * 3000},
+        {"input": [[1] * 100] * 2048},
+        {"messages": [PAIR], "tools": [{"function": {"parameters": {"properties": {"[{": {}}}}}] * 1000},
+    ],
+)
+async def test_long_conversations_and_batches_are_not_refused(body: object) -> None:
+    """
+    Thousands of turns, hundreds of tools, as many lists of tokens as a request may have.
+    """
+    await _held(body)

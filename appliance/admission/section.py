@@ -42,6 +42,12 @@ class LimitsSection(Section):
     asked whatever a client asks.
     """
 
+    json_containers: Count = 50_000
+    """
+    Most JSON objects and lists in one request, at any depth; more is 400, before vLLM looks at any. A message with a
+    text and an image has five. Proxies and classes of yours are asked whatever a client asks.
+    """
+
     tokenizer_bytes: Count = 1024**2
     """
     Largest body of a request to `/tokenize` and `/detokenize`, in bytes; more is 413. As many of them, and of token

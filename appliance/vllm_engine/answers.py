@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from appliance.concurrency import off_loop
 from appliance.contract import Call, Operation, Reply
 from appliance.vllm_engine.errors import refusal, vendor_faults
 from appliance.vllm_engine.request_decoder import decode
@@ -51,7 +52,7 @@ class Endpoint:
         """
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-        request = decode(self.request, call.body)
+        request = await off_loop(len(call.body), decode, self.request, call.body)
         with vendor_faults(self.texts):
             result = await self.serve(request, RawRequest(call.headers))
         if isinstance(result, ErrorResponse):

@@ -29,6 +29,7 @@ from appliance.vllm_engine.nodes.followers import Followers
 from appliance.vllm_engine.parts import Parts
 from appliance.vllm_engine.pooling import pooling
 from appliance.vllm_engine.pooling.classification import labels_of
+from appliance.vllm_engine.request_size import require_decodable
 from appliance.vllm_engine.stall import Pulse, Stall
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Engine:
             EngineDeadError: the engine core cannot answer any more.
         """
         self.check()
+        await require_decodable(call.body)
         return await self._answers[call.operation](call)
 
     def check(self) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
 
 from appliance.errors import CallError
 from appliance.vllm_engine.errors import translated
@@ -27,7 +28,7 @@ _INTEGERS = range(-(2**63), 2**63)
 
 def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's request types
     """
-    Decode the body as a request of vLLM's.
+    Decode the body as a request of vLLM's; that of a large one is work for a thread.
 
     Raises:
         CallError: it is none, or asks for more than the model takes in one; `param` is the field at fault.
@@ -35,7 +36,7 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
     from vllm.exceptions import VLLMError
 
     try:
-        decoded = request.validate_json(body)
+        decoded = _validator(request).validate_json(body)
     except ValidationError as error:
         raise invalid(error, body) from error
     except VLLMError as error:
@@ -52,6 +53,25 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
     return decoded
 
 
+@lru_cache
+def _validator(request: TypeAdapter[Any]) -> SchemaValidator:  # Any: vLLM's request types
+    """
+    What decodes the request, and stops at the first faulty element of a list.
+
+    pydantic would go on, and describe what is wrong with each element for each type that it could have been.
+    """
+    return SchemaValidator(_failing_fast(request.core_schema))
+
+
+def _failing_fast(schema: Any) -> Any:  # Any: parts of pydantic's schema, of any type
+    if type(schema) in {list, tuple}:
+        return type(schema)(map(_failing_fast, schema))
+    if type(schema) is not dict:
+        return schema
+    changed = {key: _failing_fast(value) for key, value in schema.items()}
+    return {**changed, "fail_fast": True} if schema.get("type") in ("list", "set", "frozenset", "tuple") else changed
+
+
 def _misfit(request: TypeAdapter[Any], body: bytes) -> CallError:  # Any: vLLM's request types
     """
     The first field of the body whose value is of the wrong type, each looked at alone.
@@ -62,7 +82,7 @@ def _misfit(request: TypeAdapter[Any], body: bytes) -> CallError:  # Any: vLLM's
             adapter = _fields(request).get(name)
             try:
                 if adapter is not None:
-                    adapter.validate_python(value)
+                    _validator(adapter).validate_python(value)
             except ValidationError as error:
                 return invalid(error, body, (name,))
             except Exception:
@@ -106,16 +126,21 @@ def _require_texts(request: BaseModel) -> None:
     items = getattr(request, "input", None)
     if not isinstance(items, list) or type(request).__name__ != "ResponsesRequest":
         return
-    empty = [item for item in items if isinstance(item, BaseModel) and getattr(item, "content", None) == []]
+    empty = {id(item) for item in items if _is_empty_turn(item)}
     for index, item in enumerate(items):
         contents = getattr(item, "content", None) if getattr(item, "type", None) == "message" else None
         if contents and not hasattr(contents[0], "text"):
             place = f"input[{index}].content[0]"
             raise CallError(f"{place} must be a text; the model reads no other turns of an assistant", param=place)
-    kept = [item for item in items if not any(item is each for each in empty if getattr(each, "type", "") == "message")]
+    kept = [item for item in items if id(item) not in empty]
     if items and not kept:
         raise CallError("input has no text in it", param="input")
     items[:] = kept
+
+
+def _is_empty_turn(item: object) -> bool:
+    is_message = isinstance(item, BaseModel) and getattr(item, "type", "") == "message"
+    return is_message and getattr(item, "content", None) == []
 
 
 def _require_integers(request: BaseModel) -> None:

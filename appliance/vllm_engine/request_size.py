@@ -1,15 +1,34 @@
 """
-How many sequences a request of vLLM's makes, known as soon as it is decoded.
+How large a request of vLLM's is: what its body holds, and how many sequences it makes once it is decoded.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from appliance.admission import require_size
+from appliance.admission import current_slot, require_size
+from appliance.concurrency import off_loop
+from appliance.errors import CallError
+from appliance.json_scan import has_more_containers
 
 # Where vLLM's requests have their texts; of a score, the side with more of them says how many pairs there are.
 _FIELDS = ("prompt", "prompt_embeds", "input", "documents", "items", "queries", "text_1", "text_2", "data_1", "data_2")
+
+
+async def require_decodable(body: bytes) -> None:
+    """
+    Return where the body of the current request has few enough objects and lists for pydantic to look at each.
+
+    Raises:
+        CallError: it has more than its model takes.
+    """
+    slot = current_slot()
+    if slot is not None and await off_loop(len(body), has_more_containers, body, most := slot.limits.json_containers):
+        raise CallError(
+            f"The body has more than {most} objects and lists, the most that are taken in one request "
+            "(limits.json_containers)",
+            code="invalid_json",
+        )
 
 
 def require_fitting(request: Any) -> None:  # Any: one of vLLM's request types

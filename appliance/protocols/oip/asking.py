@@ -89,9 +89,13 @@ async def ask(
     """
     if not all(column.texts for column in columns.texts.values()):
         raise CallError(f"There is nothing to do: {', '.join(meaning.inputs)} must have an element or more")
-    size = sum(sum(map(len, column.texts)) for column in columns.texts.values())
+    if meaning.operation is Operation.CHAT_COMPLETION:
+        # Each text becomes a call of its own.
+        texts = sum(len(column.texts) for column in columns.texts.values())
+        require_within(lifecycle.find(name).section.limits, texts, 1, field="inputs")
+    # An element counts, even where its text is empty.
+    size = sum(len(column.texts) + sum(map(len, column.texts)) for column in columns.texts.values())
     bodies = await off_loop(size, meaning.ask, columns)
-    require_within(lifecycle.find(name).section.limits, len(bodies), 1, field="inputs")
 
     async def one(body: Mapping[str, Any]) -> bytes:  # Any: JSON values
         call = await off_loop(size // len(bodies), call_of, name, meaning.operation, body, headers)

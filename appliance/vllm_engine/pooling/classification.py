@@ -14,6 +14,7 @@ from uuid import uuid4
 import msgspec
 from pydantic import TypeAdapter
 
+from appliance.concurrency import off_loop
 from appliance.contract import Call, Reply
 from appliance.vllm_engine.errors import vendor_faults
 from appliance.vllm_engine.pooling.texts import Encoded, Texts
@@ -96,7 +97,7 @@ class ClassificationEndpoint:
         """
         from vllm import PoolingParams
 
-        request: ClassificationCompletionRequest = decode(self._request, call.body)
+        request: ClassificationCompletionRequest = await off_loop(len(call.body), decode, self._request, call.body)
         pool = PoolingParams(task=self._task, use_activation=request.use_activation)
         with vendor_faults("input"):
             encoded = await self._texts.encode(request.input, request.build_tok_params(self._model), pool)

@@ -14,6 +14,7 @@ from uuid import uuid4
 import msgspec
 from pydantic import TypeAdapter
 
+from appliance.concurrency import off_loop
 from appliance.contract import Call, Reply
 from appliance.errors import CallError
 from appliance.vllm_engine.answers import Answer
@@ -70,7 +71,7 @@ class EmbeddingEndpoint:
         """
         if _is_chat(call.body):
             return await self._others(call)
-        request: EmbeddingCompletionRequest = decode(self._request, call.body)
+        request: EmbeddingCompletionRequest = await off_loop(len(call.body), decode, self._request, call.body)
         require_json(request.encoding_format)
         if request.embed_dtype != "float32" or request.endianness != "native":
             return await self._others(call)
