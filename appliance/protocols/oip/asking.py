@@ -72,7 +72,7 @@ async def infer(
     if Operation.INFERENCE in operations:
         return await _pass(lifecycle, name, request, headers)
     columns = await off_loop(sum(len(tensor.raw) for tensor in request.inputs), columns_of, request)
-    meaning = choose(operations, columns.texts, [output.name for output in request.outputs])
+    meaning = choose(operations, columns.texts, [output.name for output in request.outputs], lifecycle.access)
     outputs = await ask(lifecycle, name, meaning, columns, headers)
     return InferenceResponse(name, VERSION, outputs, request.id)
 

@@ -86,7 +86,7 @@ async def streamed_text(lifecycle: Lifecycle, request: AnyRequest, name: str, in
 
 
 def _meaning(lifecycle: Lifecycle, name: str) -> Meaning:
-    meaning = usual(lifecycle.find(name).model.operations)
+    meaning = usual(lifecycle.find(name).model.operations, lifecycle.access)
     if meaning.operation not in {Operation.COMPLETION, Operation.CHAT_COMPLETION}:
         raise UnsupportedOperationError(f"The model {name!r} generates no text; ask it with infer")
     lifecycle.access.require_operation(meaning.operation)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.access import Access
 from appliance.contract import Operation
 from appliance.errors import CallError, UnsupportedOperationError
 from appliance.protocols.oip import generation, pooling
@@ -98,30 +99,44 @@ In the order in which a model that has several of them is taken to be meant.
 """
 
 
-def usual(operations: Collection[Operation]) -> Meaning:
+def usual(operations: Collection[Operation], access: Access | None = None) -> Meaning:
     """
     What tensors mean to a model with these operations, where they do not say it themselves.
+
+    With `access`, what the current caller may ask for comes first.
 
     Raises:
         UnsupportedOperationError: none of its operations has a meaning in tensors.
     """
-    return _offered(operations)[0]
+    offered = _offered(operations)
+    return next((each for each in offered if access is not None and access.may_ask(each.operation)), offered[0])
 
 
-def choose(operations: Collection[Operation], columns: Mapping[str, Column], wanted: Collection[str]) -> Meaning:
+def choose(
+    operations: Collection[Operation], columns: Mapping[str, Column], wanted: Collection[str], access: Access
+) -> Meaning:
     """
     What these inputs, and the outputs that are wanted, mean to a model with these operations.
 
     Raises:
         CallError: nothing.
+        ForbiddenError: the current caller may ask for none of them.
         UnsupportedOperationError: none of its operations has a meaning in tensors.
     """
     offered = _offered(operations)
-    for meaning in offered:
+    allowed = [meaning for meaning in offered if access.may_ask(meaning.operation)]
+    if not allowed:
+        access.require_operation(offered[0].operation)
+    # What the caller may not ask for is tried last, and refused by name when it is asked.
+    for meaning in (*allowed, *offered):
         if meaning.takes(columns, wanted):
             return meaning
+    # Chat and completion take and give the same.
     choices = "; or ".join(
-        f"{', '.join(meaning.inputs)} for {', '.join(spec.name for spec in meaning.outputs({}))}" for meaning in offered
+        dict.fromkeys(
+            f"{', '.join(meaning.inputs)} for {', '.join(spec.name for spec in meaning.outputs({}))}"
+            for meaning in allowed
+        )
     )
     asked = f", and its outputs {', '.join(wanted)}" if wanted else ""
     raise CallError(

@@ -88,7 +88,7 @@ async def _answer(
         raise UnsupportedOperationError(f"The model {name!r} has no explanations; ask it with :predict")
     fields = fields_of(request.parameters or {})
     questions = _questions(request)
-    meaning = choose(operations, {key: Column((), ()) for key in questions[0]}, ())
+    meaning = choose(operations, {key: Column((), ()) for key in questions[0]}, (), lifecycle.access)
     if len(meaning.inputs) == 1:
         together = {
             each: [text for question in questions for text in question.get(each, ())] for each in meaning.inputs

@@ -1,0 +1,43 @@
+"""
+What a request without inputs is told of those there are.
+"""
+
+from __future__ import annotations
+
+import pytest
+from access_doubles import bearing
+from inference_doubles import InferenceClient, speakers
+
+from appliance.access.section import KeySection
+from appliance.config.server import ServerSection
+from appliance.contract import Operation
+
+CHAT, LOOK = "chat-chat-chat-chat-chat", "look-look-look-look-look"
+KEYS = (
+    KeySection(name="chat", value=CHAT, operations=(Operation.CHAT_COMPLETION,)),
+    KeySection(name="look", value=LOOK, operations=()),
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v2/models/everything/infer", {"inputs": []}),
+        ("/v1/models/everything:predict", {"instances": [{"query": "b"}]}),
+    ],
+)
+async def test_a_request_without_inputs_is_told_what_its_key_may_ask(path: str, body: object) -> None:
+    """
+    Each pair of inputs and outputs once, and none of an operation that the key is not for.
+    """
+    async with InferenceClient(speakers("everything", server=ServerSection(api_keys=KEYS))) as client:
+        await client.until_ready()
+        chat = await client.post(path, json=body, headers=bearing(CHAT))
+        look = await client.post(path, json=body, headers=bearing(LOOK))
+        generated = await client.post("/v2/models/everything/generate", json={"text_input": "a"}, headers=bearing(CHAT))
+        await client.lifecycle.stop()
+
+    assert chat.status_code == 400
+    assert chat.json()["error"].endswith("; the model takes text_input for text_output")
+    assert look.status_code == 403
+    assert generated.status_code == 200
