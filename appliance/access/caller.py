@@ -38,6 +38,7 @@ class Caller:
 
 _current: ContextVar[Caller | None] = ContextVar("caller", default=None)
 _local: ContextVar[bool] = ContextVar("local", default=False)
+_foreign: ContextVar[bool] = ContextVar("foreign", default=False)
 
 
 def current_caller() -> Caller | None:
@@ -52,6 +53,25 @@ def is_local() -> bool:
     Whether this task works for a client on this machine, as far as its connection tells.
     """
     return _local.get()
+
+
+def is_foreign() -> bool:
+    """
+    Whether this task may work for a page of another origin, which is told as little as a client without its key.
+    """
+    return _foreign.get()
+
+
+@contextmanager
+def foreign() -> Iterator[None]:
+    """
+    Until the end of the block the request is one of another origin's page.
+    """
+    token = _foreign.set(True)
+    try:
+        yield
+    finally:
+        _foreign.reset(token)
 
 
 @contextmanager

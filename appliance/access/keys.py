@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from appliance.access.caller import Caller, current_caller, is_local
+from appliance.access.caller import Caller, current_caller, is_foreign, is_local
 from appliance.access.section import KeySection
 from appliance.contract import Operation
 from appliance.errors import ForbiddenError, UnauthenticatedError
@@ -79,7 +79,7 @@ class Access:
         Whether a model that has these names is there for the current caller.
         """
         caller = current_caller()
-        return caller.may_use(*names) if caller is not None else not self.is_closed
+        return caller.may_use(*names) if caller is not None else self._is_for_everybody
 
     @property
     def sees_every_model(self) -> bool:
@@ -87,7 +87,7 @@ class Access:
         The current caller may use every model, and read what the server says of itself: its config, faults, metrics.
         """
         caller = current_caller()
-        return caller.models is None if caller is not None else not self.is_closed
+        return caller.models is None if caller is not None else self._is_for_everybody
 
     @property
     def is_operator(self) -> bool:
@@ -95,14 +95,20 @@ class Access:
         The current caller runs the server, and may read why it fails: by its key, or without keys on this machine.
         """
         caller = current_caller()
-        return caller.is_admin or caller.models is None if caller is not None else not self.is_closed and is_local()
+        if caller is not None:
+            return caller.is_admin or caller.models is None
+        return self._is_for_everybody and is_local()
 
     def may_ask(self, operation: Operation) -> bool:
         """
         Whether the current caller may ask models for this.
         """
         caller = current_caller()
-        return caller.may_ask(operation) if caller is not None else not self.is_closed
+        return caller.may_ask(operation) if caller is not None else self._is_for_everybody
+
+    @property
+    def _is_for_everybody(self) -> bool:
+        return not self.is_closed and not is_foreign()
 
     def require_key(self) -> None:
         """

@@ -147,10 +147,9 @@ class Entry:
     @property
     def outside(self) -> str:
         """
-        Where it stands in words for callers; why it failed speaks of paths and classes, and is for the probes.
+        Where it stands in words for callers; why it failed speaks of paths and classes, and is for the log.
         """
-        why = "the probes say why" if self.state is State.FAILED else public_reason(self.state, self.reason)
-        return f"The model {self.section.name!r} is {self.state}: {why}"
+        return f"The model {self.section.name!r} is {self.state}: {public_reason(self.state, self.reason)}"
 
     def require(self, done: str, *states: State) -> None:
         """
@@ -208,8 +207,15 @@ class Entry:
             "running": self.running,
             "queued": self.queued,
             "restarts": self.restarts,
-            **self.section.facts,
         }
+        try:
+            return shown | self._details()
+        except Exception as error:
+            log.error("model.not_described", model=self.section.name, error=type(error).__name__)
+            return shown
+
+    def _details(self) -> dict[str, Any]:  # Any: JSON values
+        shown: dict[str, Any] = {**self.section.facts}
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()
         if self.section.has_engine:

@@ -215,9 +215,10 @@ class Life:
         except UnavailableError as error:
             if State.UNAVAILABLE in RULES[entry.state].leaves_to:
                 self.move(State.UNAVAILABLE, str(error))
-            elif entry.state is State.UNAVAILABLE:
+            elif entry.state is State.UNAVAILABLE and entry.reason != str(error):
                 # It waits for something else by now.
                 entry.reason = str(error)
+                log.info("model.waits", model=entry.section.name, state=entry.state, reason=entry.reason)
         else:
             if entry.state in {State.PROVING, State.UNAVAILABLE}:
                 self.move(*entry.well())

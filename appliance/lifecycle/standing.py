@@ -72,8 +72,11 @@ _FAULTS: Mapping[str, str] = {
 def public_reason(state: str, reason: str) -> str:
     """
     Why a model is in its state, for those who do not run the server: never the text of an error.
+
+    A reason that has such a text has it after ", because ".
     """
-    return _FAULTS.get(state) or reason.partition(", because ")[0]
+    said, because, _ = reason.partition(", because ")
+    return _FAULTS.get(state) or (f"{said}; the log says why" if because else said)
 
 
 def public(standing: Standing) -> Standing:
@@ -90,9 +93,17 @@ def public(standing: Standing) -> Standing:
 def _public_model(model: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
     shown = {**model, "reason": public_reason(model["state"], model["reason"])}
     if "upstreams" in model:
-        shown["upstreams"] = [
-            {**each, "reason": None if each["available"] else "the log says why"} for each in model["upstreams"]
-        ]
+        shown["upstreams"] = [_public_upstream(each) for each in model["upstreams"]]
     if "nodes" in model:
         shown["nodes"] = dict.fromkeys(model["nodes"], "the log says how it is")
+    return shown
+
+
+def _public_upstream(upstream: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
+    """
+    Without its address; what else there is of it depends on the class of the model.
+    """
+    shown = {key: value for key, value in upstream.items() if key != "name"}
+    if "reason" in shown:
+        shown["reason"] = None if shown.get("available") else "the log says why"
     return shown

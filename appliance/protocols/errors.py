@@ -86,7 +86,7 @@ def worded(place: str, error: Exception) -> tuple[int, str]:
     if isinstance(error, ApplianceError):
         # Its text is for whoever runs the server: it names files and classes.
         log.error("request.failed", path=place, reason=str(error))
-        return error.status, f"The model failed on this request; the probes and the log say why{_under_id()}."
+        return error.status, f"The model failed on this request; the log says why{_under_id()}."
     # Neither the text of the exception nor its locals: both can hold what the client said.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     log.error("request.broke", path=place, error=type(error).__name__, frames=frames)

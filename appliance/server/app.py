@@ -50,7 +50,7 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
         *openai.routes(lifecycle, gateway, intake),
         *oip.routes(lifecycle, outlook.standing, intake),
         *openapi.routes(lifecycle),
-        *_probes(outlook, lifecycle.access),
+        *_probes(outlook, lifecycle),
     ]
     paths = [path for handler in handlers for path in handler.paths]
     handlers += page.routes(config.server.page, paths, told, lifecycle.access)
@@ -81,7 +81,7 @@ def create_probes(lifecycle: Lifecycle, outlook: Outlook, telemetry: Telemetry) 
     What it calls of `lifecycle` and `telemetry` may be called from any thread.
     """
     everybody = Access(AccessSettings())
-    return _app(lifecycle, _probes(outlook, everybody), everybody, telemetry)
+    return _app(lifecycle, _probes(outlook, lifecycle, everybody), everybody, telemetry)
 
 
 def _telemetry(config: Config) -> Telemetry:
@@ -104,12 +104,19 @@ def _settings(config: Config) -> Settings:
     return Settings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
 
 
-def _probes(outlook: Outlook, access: Access) -> Sequence[BaseRouteHandler]:
+def _probes(outlook: Outlook, lifecycle: Lifecycle, access: Access | None = None) -> Sequence[BaseRouteHandler]:
+    access = lifecycle.access if access is None else access
+
     def standing() -> Standing:
         now = outlook.standing()
         # Whether all is well is for everyone; what the models are called, and what ails them, is not.
-        models = [model for model in now.models if access.sees(model["name"])]
-        now = replace(now, models=models, config=now.config if access.sees_every_model else None)
+        if not access.sees_every_model:
+            names: dict[str, str] = {}
+            for entry, name in lifecycle.visible():
+                names.setdefault(entry.section.name, name)
+            # A key may be for an alias: that is the only name it knows.
+            models = [{**model, "name": names[model["name"]]} for model in now.models if model["name"] in names]
+            now = replace(now, models=models, config=None, workers=())
         # What an error says is for those who run the server.
         return now if access.is_operator else public(now)
 

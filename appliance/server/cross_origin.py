@@ -21,6 +21,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.utils import normalize_path
 
 from appliance.access import Access
+from appliance.access.caller import foreign
 from appliance.access.hosts import HostNames, is_loopback, split_authority
 from appliance.config.server import ServerSection
 from appliance.errors import ForbiddenError
@@ -35,7 +36,7 @@ _PORTS = {"http": 80, "https": 443}
 class CrossOriginProtection:
     """An ASGI application that refuses other origins, and names that may be rebound, while there are no keys.
 
-    Probes always pass: platforms call them by whatever name they have.
+    Probes always pass, as platforms call them by whatever name they have, but tell such a request their status alone.
     """
 
     def __init__(
@@ -50,13 +51,17 @@ class CrossOriginProtection:
         self._is_strict = server.allowed_hosts is not None or is_loopback(server.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == ScopeType.HTTP and not self._access.is_closed and scope["path"] not in self._open:
+        error = None
+        if scope["type"] == ScopeType.HTTP and not self._access.is_closed:
             headers = _Headers(scope)
             error = self._foreign_page(headers, scope) or self._rebound_name(headers, scope)
-            if error is not None:
-                await refuse(scope, receive, send, error)
-                return
-        await self._app(scope, receive, send)
+        if error is None:
+            await self._app(scope, receive, send)
+        elif normalize_path(scope["path"]) in self._open:
+            with foreign():
+                await self._app(scope, receive, send)
+        else:
+            await refuse(scope, receive, send, error)
 
     def _foreign_page(self, headers: _Headers, scope: HTTPScope) -> ForbiddenError | None:
         if "*" in self._origins:
@@ -75,7 +80,7 @@ class CrossOriginProtection:
     def _rebound_name(self, headers: _Headers, scope: HTTPScope) -> ForbiddenError | None:
         if scope["scheme"] == "https" or headers.came_over_tls:
             return None
-        is_at_risk = bool(headers.origins) or normalize_path(scope["path"]) in _SENSITIVE
+        is_at_risk = bool(headers.origins) or normalize_path(scope["path"]) in _SENSITIVE | self._open
         if not self._is_strict and not is_at_risk:
             return None
         for host in headers.hosts:

@@ -135,7 +135,11 @@ class Together:
         """
         Say where this worker stands, so that the others see no less than is shown here.
         """
-        families = [Family.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._lifecycle))]
+        try:
+            families = [Family.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._lifecycle))]
+        except Exception as error:
+            log.error("metrics.dropped", reason=type(error).__name__)
+            families = []
         own = Snapshot(os.getpid(), time.monotonic(), self._lifecycle.standing(), families, self._past)
         try:
             write(self._seat.slots, self._seat.number, own)
@@ -158,9 +162,10 @@ class Together:
             is_live=all(each.standing.is_live and now - each.at < self._stall_seconds for each in seen),
             is_ready=all(_is_ready(each, now) for each in heard),
             has_started=all(each is not None and each.standing.has_started for each in heard),
-            retry_after=max(each.standing.retry_after for each in seen),
+            # Before any of them said a word there is none.
+            retry_after=max((each.standing.retry_after for each in seen), default=1),
             models=models,
-            config=max((each.standing.config for each in seen), key=_trouble),
+            config=max((each.standing.config for each in seen), key=_trouble, default=None),
             workers=[_shown(number, each, now) for number, each in enumerate(heard)],
         )
 

@@ -89,10 +89,10 @@ class Readiness:
             self._reason = f"its target gave no answer within {_PATIENCE_SECONDS:.0f} seconds"
             return wait
         except GatewayError as error:
-            self._reason = f"its target does not answer the first request: {error.detail}"
+            self._reason = f"its target does not answer the first request, because {error.detail}"
             return wait
         except ApplianceError as error:
-            self._reason = f"its target refused the first request: {error}"
+            self._reason = f"its target refused the first request, because {error}"
             return wait
         self._reason = None
         return 0.0

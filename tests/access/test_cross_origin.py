@@ -15,6 +15,7 @@ from served import free_port
 
 from appliance.config.root import MetadataSection
 from appliance.config.server import ServerSection
+from appliance.lifecycle.standing import FileStanding
 from appliance.server.listener import Listener
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
@@ -163,6 +164,28 @@ async def test_names_that_may_be_rebound_are_refused(host: str, here: Closed, th
     assert page.status_code == 403 or wanted[2] == 200
     if wanted[0] == 403:
         assert "server.allowed_hosts" in local.json()["error"]["message"]
+
+
+PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz", "/readyz/", "/shop/talk/readyz")
+
+
+@pytest.mark.parametrize("path", PROBES)
+async def test_probes_tell_foreign_pages_their_status_alone(path: str, here: Closed, there: Closed) -> None:
+    """A page whose name was pointed here reads neither models, nor upstreams, nor what is known of the file."""
+    for client in (here, there):
+        client.lifecycle.file = FileStanding("digest", "now")
+        for headers in ({"Host": "evil.example"}, {"Host": "localhost", "Origin": "https://evil.example"}):
+            foreign = await client.get(path, headers=headers)
+            assert (foreign.status_code, sorted(foreign.json()), foreign.json()["models"]) == (
+                200,
+                ["models", "status"],
+                [],
+            )
+        own = (await client.get(path, headers={"Host": "10.1.2.3:8080"})).json()
+        client.lifecycle.file = None
+
+        assert [model["name"] for model in own["models"]] == ["one"]
+        assert "config" in own
 
 
 @pytest.mark.parametrize("where", [LOOPBACK, EVERYWHERE])

@@ -156,11 +156,13 @@ async def test_a_key_sees_only_its_models(closed: Closed) -> None:
     index = (await closed.post("/v2/repository/index", headers=headers)).json()
     stats = (await closed.get("/v2/models/stats", headers=headers)).json()
     schema = (await closed.get("/schema/openapi.json", headers=headers)).text
+    standing = (await closed.get("/readyz", headers=headers)).json()
     missing = await closed.post("/v1/completions", json={"model": "three"}, headers=headers)
 
     assert [card["id"] for card in openai["data"]] == openai["models"] == ["uno"]
     assert names == {"models": ["uno"]}
     assert [row["name"] for row in index] == ["uno"]
+    assert [model["name"] for model in standing["models"]] == ["uno"]
     assert [row["name"] for row in stats["model_stats"]] == ["uno"]
     assert '"two"' not in schema
     assert missing.status_code == 404

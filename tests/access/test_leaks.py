@@ -156,7 +156,8 @@ async def test_a_failed_model_is_refused_without_its_reason() -> None:
 
     assert [answer.status_code for answer in answers] == [503, 503, 503, 200]
     assert not [answer.text for answer in answers if INSIDE.search(answer.text)]
-    for probe in (remote, forwarded, rebound):
+    assert rebound.json() == {"status": "not ready", "models": []}
+    for probe in (remote, forwarded):
         assert probe.json()["models"][0]["reason"] == "it failed; the log says why"
         assert not INSIDE.search(probe.text)
     assert "/models/secret" in local.text
@@ -166,12 +167,17 @@ REASONS = [
     ("failed", "/models/secret/config.json: is no JSON", "it failed; the log says why"),
     ("restarting", "unexpected KeyError: 'secret'", "it failed, and is started again; the log says why"),
     ("unavailable", "no upstream answers", "no upstream answers"),
-    ("loading", "restart 2, because unexpected KeyError: 'secret'", "restart 2"),
+    (
+        "unavailable",
+        "its target refused it, because localhost:3 knows the key secret",
+        "its target refused it; the log says why",
+    ),
+    ("loading", "restart 2, because unexpected KeyError: 'secret'", "restart 2; the log says why"),
     ("ready", "it answers", "it answers"),
 ]
 
 
-@pytest.mark.parametrize(("state", "reason", "shown"), REASONS, ids=[state for state, _, _ in REASONS])
+@pytest.mark.parametrize(("state", "reason", "shown"), REASONS, ids=[reason for _, reason, _ in REASONS])
 async def test_why_a_model_is_unwell_is_for_operators(state: str, reason: str, shown: str) -> None:
     """
     A key that sees every model, and an operator's, read the error; others read that there is one, clients too.

@@ -9,23 +9,33 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from access_doubles import ONLY, Closed, bearing
 from doubles import config
 from faultproxy import Fault, FaultProxy
 from upstreams import Upstream, error
 
+from appliance.access.section import KeySection
+from appliance.config.server import ServerSection
 from appliance.contract import Call, Operation
 from appliance.errors import GatewayError
 from appliance.lifecycle import Lifecycle, State
 from appliance.models.adapter import AdapterSection
 
+PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz")
+
 CALL = Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
+
+
+def _section(url: str) -> AdapterSection:
+    protocol = {"kind": "completions", "chat_template": "{{ messages[0].content }}"}
+    return AdapterSection.model_validate(
+        {"name": "chat", "class": "adapter", "target": {"url": url}, "protocol": protocol}
+    )
 
 
 @asynccontextmanager
 async def _begun(url: str) -> AsyncGenerator[Lifecycle]:
-    protocol = {"kind": "completions", "chat_template": "{{ messages[0].content }}"}
-    section = {"name": "chat", "class": "adapter", "target": {"url": url}, "protocol": protocol}
-    lifecycle = Lifecycle(config(AdapterSection.model_validate(section)))
+    lifecycle = Lifecycle(config(_section(url)))
     lifecycle.begin()
     try:
         yield lifecycle
@@ -85,3 +95,35 @@ async def test_a_target_that_refuses_its_first_request_is_told_with_its_words(up
         await _until(lambda: "wrong key" in lifecycle.entries[0].reason)
 
         assert lifecycle.entries[0].state is State.UNAVAILABLE
+
+
+@pytest.mark.parametrize("has_keys", [False, True])
+async def test_only_operators_are_told_where_the_target_is(
+    has_keys: bool, upstream: Upstream, fault_proxies: Callable[[int], FaultProxy]
+) -> None:
+    """
+    Probes from elsewhere, listings and calls say that the target is away, without its address or its words.
+    """
+    proxy = fault_proxies(upstream.port)
+    proxy.set(Fault("refuse"))
+    keys = (KeySection(name="only", value=ONLY, models=("chat",)),) if has_keys else None
+    headers = bearing(ONLY) if has_keys else {}
+    async with Closed(config(_section(proxy.url), server=ServerSection(api_keys=keys))) as client:
+        client.lifecycle.begin()
+        entry = client.lifecycle.entries[0]
+        await _until(lambda: "cannot be reached" in entry.reason)
+        probes = [await client.get(path, headers=headers) for path in PROBES]
+        strangers = [await client.get(path, headers={"Host": "evil.example"}) for path in PROBES]
+        index = await client.post("/v2/repository/index", headers=headers)
+        asked = await client.post("/v1/chat/completions", json={"model": "chat", "messages": []}, headers=headers)
+        await client.lifecycle.stop()
+
+    assert [each.status_code for each in probes] == [each.status_code for each in strangers] == [200, *3 * [503], 200]
+    assert (index.status_code, asked.status_code) == (200, 503)
+    for each in (*probes, *strangers, index, asked):
+        assert str(proxy.port) not in each.text
+        assert "refused" not in each.text
+    why = "its target does not answer the first request; the log says why"
+    assert why in index.text
+    assert why in asked.text
+    assert probes[1].json()["models"][0] | {"reason": why, "upstreams": [{}]} == probes[1].json()["models"][0]

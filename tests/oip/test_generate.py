@@ -50,7 +50,7 @@ async def test_a_fault_in_the_middle_is_the_last_event(fresh: InferenceClient) -
 
     answer = await fresh.post("/v2/models/writer/generate_stream", json={"text_input": "a"})
 
-    why = f"the probes and the log say why, under the request id {answer.headers['x-request-id']}."
+    why = f"the log says why, under the request id {answer.headers['x-request-id']}."
     assert _events(answer.text)[-1] == {"error": f"The model failed on this request; {why}"}
 
 
