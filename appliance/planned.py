@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from appliance import logs
 from appliance.config import Config, Loaded, load
+from appliance.config.place import printable
 from appliance.errors import ApplianceError, ConfigError, Problem
 from appliance.models.computed import ComputedSection
 from appliance.options import FILE, offline, overrides, said
@@ -81,7 +82,9 @@ def _show(made: Sequence[Plan], form: str) -> str:
     """
     if form == "json":
         return json.dumps([each.describe() for each in made], indent=2)
-    return "\n\n".join(map(table, made)) or "no model here is computed by vLLM: there is nothing to plan"
+    # What a model calls itself is whatever its file says.
+    lines = "\n\n".join(map(table, made)).splitlines()
+    return "\n".join(map(printable, lines)) or "no model here is computed by vLLM: there is nothing to plan"
 
 
 def _show_probes(config: Config, made: Sequence[Plan]) -> str:

@@ -112,7 +112,7 @@ def _file(header: bytes) -> bytes:
 
 
 def _header(body: bytes) -> None:
-    _cut(tensors_of(Held({"model.safetensors": _file(body)})).tensors)
+    _cut(tensors_of(Held({"model.safetensors": _file(body) + bytes(23040)})).tensors)
 
 
 def _safetensors(body: bytes) -> None:
@@ -120,7 +120,11 @@ def _safetensors(body: bytes) -> None:
 
 
 def _index(body: bytes) -> None:
-    files = {"model.safetensors.index.json": body, "a.safetensors": _file(_HEADER), "b.safetensors": _file(b"{}")}
+    files = {
+        "model.safetensors.index.json": body,
+        "a.safetensors": _file(_HEADER) + bytes(23040),
+        "b.safetensors": _file(b"{}"),
+    }
     tensors_of(Held(files))
 
 
@@ -201,8 +205,12 @@ _HEADER = json.dumps(
     {
         "__metadata__": {"format": "pt"},
         "model.layers.0.self_attn.q_proj.weight": {"dtype": "BF16", "shape": [64, 64], "data_offsets": [0, 8192]},
-        "model.layers.1.mlp.experts.3.down_proj.qweight": {"dtype": "I32", "shape": [8, 64], "data_offsets": [0, 1]},
-        "model.embed_tokens.weight": {"dtype": "BF16", "shape": [100, 64], "data_offsets": [0, 1]},
+        "model.layers.1.mlp.experts.3.down_proj.qweight": {
+            "dtype": "I32",
+            "shape": [8, 64],
+            "data_offsets": [8192, 10240],
+        },
+        "model.embed_tokens.weight": {"dtype": "BF16", "shape": [100, 64], "data_offsets": [10240, 23040]},
     }
 ).encode()
 _LOCK = {"version": 1, "storages": [{"uri": "hf://a/b", "files": {"config.json": {"size": 1, "sha256": "00"}}}]}
@@ -263,7 +271,7 @@ def file_parsers() -> Sequence[Parser]:
     return (
         Parser("config.json", _config, corrupt, configs),
         Parser("safetensors header", _header, corrupt, [_HEADER, *_odd_headers()]),
-        Parser("safetensors file", _safetensors, corrupt, [_file(_HEADER) + bytes(64)]),
+        Parser("safetensors file", _safetensors, corrupt, [_file(_HEADER) + bytes(23040)]),
         Parser("safetensors index", _index, corrupt, [index]),
         Parser("GGUF", _gguf, corrupt, [_gguf_seed()]),
         Parser("lock", _in_file("appliance.lock", lockfile.read), (StorageError,), [json.dumps(_LOCK).encode()]),

@@ -4,6 +4,7 @@ What a `config.json` says of a model: its sizes, its experts, what each layer ca
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ MOST_EXPERTS = 16_384
 """
 Most experts of a layer, likewise.
 """
+
+# Of a value in a message.
+_LONGEST_SHOWN = 60
 
 # Of any other number, such as the width of a layer or the words of a vocabulary.
 _MOST = 2**31
@@ -91,6 +95,7 @@ def architecture_of(config: Config) -> Architecture:
     Raises:
         ValueError: a number that everything depends on is missing or none.
     """
+    name = _name(config)
     text = config.get("text_config") or config.get("llm_config") or config
     kind = str(text.get("model_type") or config.get("model_type") or "")
     layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers", most=_MOST_LAYERS)
@@ -106,7 +111,7 @@ def architecture_of(config: Config) -> Architecture:
     experts = _first(text, *_EXPERTS, most=MOST_EXPERTS)
     dense = frozenset(text.get("mlp_only_layers") or ())
     return Architecture(
-        name=next(iter(config.get("architectures") or ()), kind),
+        name=name or kind,
         kind=kind,
         text=text,
         hidden=hidden,
@@ -127,6 +132,16 @@ def architecture_of(config: Config) -> Architecture:
         attention=() if is_encoder else attention_of(kind, text, layers, kv_heads, head_dim),
         sparse=tuple(bool(experts) and _is_sparse(kind, text, layer, dense) for layer in range(layers)),
     )
+
+
+def _name(config: Config) -> str:
+    """
+    The first of the model's architectures; empty where it names none.
+    """
+    said = config.get("architectures") or []
+    if not isinstance(said, list) or not all(isinstance(each, str) for each in said):
+        raise ValueError(f"architectures is {_shown(said)}; must be a list of names")
+    return said[0] if said else ""
 
 
 def _kv_heads(text: Config) -> int:
@@ -168,7 +183,9 @@ def _dtype(config: Config, text: Config) -> str | None:
 def _number(config: Config, *keys: str, most: int = _MOST) -> int:
     found = _first(config, *keys, most=most)
     if not found:
-        raise ValueError(f"config.json has no {keys[0]}")
+        written = next((key for key in keys if config.get(key) is not None), None)
+        said = f"no {keys[0]}" if written is None else f"{written} is {_shown(config[written])}"
+        raise ValueError(f"{said}; must be between 1 and {most}")
     return found
 
 
@@ -176,11 +193,21 @@ def _first(config: Config, *keys: str, most: int = _MOST) -> int:
     for key in keys:
         value = config.get(key)
         # Of layers that differ, the largest.
-        number = max(value) if isinstance(value, list) and value else value
-        if not isinstance(number, int) or not number:
+        numbers = value if isinstance(value, list) else [value]
+        if value is None:
             continue
-        if not 0 < number <= most:
-            shown = number if abs(number) < 2**64 else "a number of more than 64 bits"
-            raise ValueError(f"{key} is {shown}; must be between 1 and {most}")
-        return number
+        if not all(type(each) is int and 0 <= each <= most for each in numbers):
+            raise ValueError(f"{key} is {_shown(value)}; must be between 1 and {most}")
+        if number := max(numbers, default=0):
+            return int(number)
     return 0
+
+
+def _shown(value: object) -> str:
+    """
+    A value of a file as messages have it.
+    """
+    if type(value) is int and abs(value) >= 2**64:
+        return "a number of more than 64 bits"
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -17,6 +17,7 @@ from appliance.storage.peeking import Peek, Range
 
 _BLOCK = 1 << 20
 _MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
 _SCALARS: Mapping[int, str] = {
     0: "<B",
@@ -54,6 +55,8 @@ _KEYS: Mapping[str, str] = {
     "vocab_size": "vocab_size",
 }
 
+_REQUIRED = ("block_count", "embedding_length", "attention.head_count")
+
 # GGUF's names of tensors that a layer's cut is known by, as checkpoints have them; the rest keep theirs.
 _NAMES: Mapping[str, str] = {
     "token_embd": "model.embed_tokens",
@@ -82,21 +85,33 @@ def read_gguf(peek: Peek, name: str) -> tuple[Mapping[str, Any], list[Tensor], i
     try:
         if cursor.take(4) != _MAGIC:
             raise ArtifactCorruptError(f"{peek.place}: {name} is not a GGUF file, whatever its name says")
-        cursor.take(4)
+        _require_version(peek, name, cursor.number("<I"))
         tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
         require_count(peek, name, tensor_count)
         _require(value_count, _MOST_VALUES, "values")
         said = {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(value_count)}
         tensors = [_tensor(cursor) for _ in range(tensor_count)]
-    except (struct.error, ValueError, KeyError) as error:
+        is_tied = not any(each.name == "lm_head.weight" for each in tensors)
+        return _config(said, is_tied), tensors, cursor.read_bytes
+    except (struct.error, ValueError) as error:
         raise ArtifactCorruptError(f"{peek.place}: {name} is not a whole GGUF file ({error})") from error
-    is_tied = not any(each.name == "lm_head.weight" for each in tensors)
-    return _config(said, is_tied), tensors, cursor.read_bytes
+
+
+def _require_version(peek: Peek, name: str, version: int) -> None:
+    if version not in _VERSIONS:
+        raise ArtifactCorruptError(
+            f"{peek.place}: GGUF version {version} is not known, which {name} has; must be one of {_VERSIONS}"
+        )
 
 
 def _config(said: Mapping[str, Any], is_tied: bool) -> Mapping[str, Any]:  # Any: JSON values
     kind = str(said.get("general.architecture", ""))
     config = {ours: said[f"{kind}.{theirs}"] for theirs, ours in _KEYS.items() if f"{kind}.{theirs}" in said}
+    for key in _REQUIRED:
+        value = said.get(f"{kind}.{key}")
+        if type(value) is not int or value < 1:
+            fault = f"has no {kind}.{key}" if value is None else f"{kind}.{key} is {str(value)[:60]!r}"
+            raise ValueError(f"{fault}; must be a whole number of at least 1")
     config.setdefault("vocab_size", said.get("tokenizer.ggml.tokens", 0))
     return {**config, "model_type": kind, "tie_word_embeddings": is_tied, "dtype": "bfloat16"}
 
@@ -117,6 +132,12 @@ def _tensor(cursor: _Cursor) -> Tensor:
 def _require(count: int, most: int, what: str) -> None:
     if count > most:
         raise ValueError(f"it has {count} {what}; must be at most {most}")
+
+
+def _form(kind: int) -> str:
+    if kind not in _SCALARS:
+        raise ValueError(f"it has a value of type {kind}, which the format does not know")
+    return _SCALARS[kind]
 
 
 class _Cursor:
@@ -152,7 +173,10 @@ class _Cursor:
         """
         The next text.
         """
-        return self.take(self.number("<Q")).decode()
+        try:
+            return self.take(self.number("<Q")).decode()
+        except UnicodeDecodeError as error:
+            raise ValueError("it has a text that is not UTF-8") from error
 
     def value(self, kind: int, depth: int = 0) -> Any:  # Any: JSON values
         """
@@ -161,7 +185,7 @@ class _Cursor:
         if kind == _STRING:
             return self.text()
         if kind != _ARRAY:
-            return self.number(_SCALARS[kind])
+            return self.number(_form(kind))
         inner, count = self.number("<I"), self.number("<Q")
         _require(count, _MOST_ELEMENTS, "elements of a list")
         _require(depth, _MOST_DEPTH, "lists in lists")
@@ -174,7 +198,7 @@ class _Cursor:
             for _ in range(count):
                 self.value(inner, depth + 1)
             return count
-        size = struct.calcsize(_SCALARS[inner])
-        raw = self.take(size * count)
-        numbers = [value for (value,) in struct.iter_unpack(_SCALARS[inner], raw)]
+        form = _form(inner)
+        raw = self.take(struct.calcsize(form) * count)
+        numbers = [value for (value,) in struct.iter_unpack(form, raw)]
         return max(numbers, default=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from appliance.errors import ArtifactCorruptError
@@ -77,7 +78,8 @@ def tensors_of(peek: Peek) -> Read:
     _require_size(peek, f"the headers of {len(ranges)} files", sum(each.size for each in ranges), _LARGEST_HEADERS)
     tensors: dict[str, Tensor] = {}
     for name, raw in zip(names, peek.read(ranges), strict=True):
-        tensors |= {each.name: each for each in _tensors(_mapping(peek, raw, name), peek, name)}
+        data_bytes = peek.files[name] - _LENGTH_BYTES - len(raw)
+        tensors |= {each.name: each for each in _tensors(_mapping(peek, raw, name), peek, name, data_bytes)}
         require_count(peek, name, len(tensors))
     read = index_bytes + sum(each.size for each in ranges) + _LENGTH_BYTES * len(names)
     return Read(list(tensors.values()), read)
@@ -99,20 +101,45 @@ def _files(peek: Peek) -> tuple[list[str], int]:
     return [name for name in names if name in indexed] or names, size
 
 
-def _tensors(header: Mapping[str, Any], peek: Peek, name: str) -> list[Tensor]:  # Any: JSON values
+def _tensors(header: Mapping[str, Any], peek: Peek, name: str, data_bytes: int) -> list[Tensor]:  # Any: JSON values
+    entries = {tensor: entry for tensor, entry in header.items() if tensor != "__metadata__"}
     try:
-        found = [
-            Tensor(tensor, str(entry["dtype"]), tuple(entry["shape"]))
-            for tensor, entry in header.items()
-            if tensor != "__metadata__"
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+        found = {tensor: _tensor(tensor, entry) for tensor, entry in entries.items()}
+        _require_layout(found, data_bytes)
+    except ValueError as error:
         raise ArtifactCorruptError(
-            f"{peek.place}: {name} is not a safetensors file ({error!r}); bring the model again"
+            f"{peek.place}: {name} is not a safetensors file: {error}; bring the model again"
         ) from error
-    if unknown := {each.dtype for each in found} - BITS.keys():
-        raise ArtifactCorruptError(f"{peek.place}: {name} has tensors of an unknown type, {', '.join(sorted(unknown))}")
-    return found
+    return [tensor for tensor, _, _ in found.values()]
+
+
+def _tensor(name: str, entry: Any) -> tuple[Tensor, int, int]:  # Any: JSON values
+    """
+    A tensor, and where it begins and ends.
+    """
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]}:
+            if dtype not in BITS:
+                raise ValueError(f"the tensor {name[:200]!r} has the unknown type {dtype[:20]!r}")
+            return Tensor(name, dtype, tuple(shape)), start, end
+    raise ValueError(f"the tensor {name[:200]!r} must have a dtype, a shape and two data_offsets")
+
+
+def _require_layout(found: Mapping[str, tuple[Tensor, int, int]], data_bytes: int) -> None:
+    """
+    Return where each tensor has as many bytes as its shape needs, and begins where the one before it ends.
+
+    Raises:
+        ValueError: one has not; the format allows neither holes nor bytes that two tensors share.
+    """
+    at = 0
+    for tensor, start, end in sorted(found.values(), key=itemgetter(1, 2)):
+        if start != at or end - start != tensor.size_bytes or end > data_bytes:
+            raise ValueError(
+                f"the data_offsets of the tensor {tensor.name[:200]!r} are {start} and {end}; "
+                f"must be {at} and {at + tensor.size_bytes} by the tensors before it, in {data_bytes} bytes of data"
+            )
+        at = end
 
 
 def require_count(peek: Peek, name: str, tensors: int) -> None:

@@ -22,6 +22,9 @@ _LENGTHS = (
 # Ways to stretch positions of which the length that is written knows already.
 _COUNTED = frozenset({"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"})
 
+# A thousand times as much as any known model has.
+_LARGEST_FACTOR = 2**20
+
 
 def longest_text(kind: str, text: Mapping[str, Any]) -> int | None:  # Any: JSON values
     """
@@ -32,6 +35,8 @@ def longest_text(kind: str, text: Mapping[str, Any]) -> int | None:  # Any: JSON
         return written
     stretched = [each.get("factor") for each in _ropes(text) if _type(each) not in _COUNTED]
     factor = next((each for each in reversed(stretched) if each is not None), 1)
+    if type(factor) not in (int, float) or not 0 < factor < _LARGEST_FACTOR:
+        raise ValueError(f"the factor of rope_scaling must be a number between 0 and {_LARGEST_FACTOR}")
     return int(written * factor)
 
 

@@ -34,9 +34,11 @@ def quantization_of(*configs: Mapping[str, Any]) -> Quantization | None:  # Any:
     What the configs say, the first one first; None where nothing is quantized.
     """
     written = (each.get(key) for each in configs for key in ("quantization_config", "compression_config"))
-    said = next((each for each in written if isinstance(each, Mapping)), None)
+    said = next(filter(None, written), None)
     if said is None:
         return None
+    if not isinstance(said, Mapping):
+        raise ValueError("quantization_config is no mapping; must be one, or left out")
     method = str(said.get("quant_method") or said.get("producer", {}).get("name") or "unknown").lower()
     # Blocks of FP8 weights: outputs, then inputs (``Fp8LinearMethod`` of vLLM).
     if block := said.get("weight_block_size"):

@@ -19,6 +19,8 @@ from appliance.plan.tensor import Tensor
 from appliance.storage.peeking import Peek, peek
 from appliance.storage.section import StorageSection, StorageSettings
 
+_CONFIG = "config.json"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -78,7 +80,7 @@ def look(storage: StorageSection, settings: StorageSettings) -> Subject:
         ggufs = [name for name in files.files if name.endswith(".gguf")]
         if ggufs:
             config, tensors, read = read_gguf(files, ggufs[0])
-            return _subject(files, config, tensors, "the GGUF file, as it is converted", read)
+            return _subject(files, config, tensors, "the GGUF file, as it is converted", read, ggufs[0])
         config, config_bytes = config_of(files)
         found = tensors_of(files)
         source = "the headers of its safetensors" if found.tensors else "config.json alone"
@@ -95,14 +97,16 @@ def look_at_config(storage: StorageSection, settings: StorageSettings) -> Archit
     with peek(storage, settings) as files:
         ggufs = [name for name in files.files if name.endswith(".gguf")]
         config = read_gguf(files, ggufs[0])[0] if ggufs else config_of(files)[0]
-        return _architecture(config, files.place)
+        return _architecture(config, files.place, ggufs[0] if ggufs else _CONFIG)
 
 
-def _subject(files: Peek, config: Config, tensors: Sequence[Tensor], source: str, read: int) -> Subject:
-    model = _architecture(config, files.place)
+def _subject(
+    files: Peek, config: Config, tensors: Sequence[Tensor], source: str, read: int, file: str = _CONFIG
+) -> Subject:
+    model = _architecture(config, files.place, file)
     size = sum(files.files.values())
     if not tensors:
-        require_count(files, "config.json", model.layers * (model.experts + 1) * 3)
+        require_count(files, file, model.layers * (model.experts + 1) * 3)
     return Subject(model, tensors or _expected(model, files.place), source, len(files.files), size, read, files.is_here)
 
 
@@ -111,13 +115,13 @@ def _expected(model: Architecture, place: str) -> list[Tensor]:
         return expected(model)
 
 
-def _architecture(config: Config, place: str) -> Architecture:
-    with _told(place):
+def _architecture(config: Config, place: str, file: str = _CONFIG) -> Architecture:
+    with _told(place, file):
         return architecture_of(config)
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
+def _told(place: str, file: str = _CONFIG) -> Iterator[None]:
     """
     Name the file that has numbers which make no model.
     """
@@ -125,5 +129,5 @@ def _told(place: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise ArtifactCorruptError(
-            f"{place}: config.json does not say what the model is ({error}); no plan can be made"
+            f"{place}: {file} does not say what the model is ({error}); no plan can be made"
         ) from error

@@ -65,7 +65,9 @@ class Tensor:
         """
         is_shape = all(type(size) is int and size >= 0 for size in self.shape)
         if not is_shape or prod(self.shape) > _MOST_ELEMENTS:
-            raise ValueError(f"the shape of {self.name[:200]} is no list of sizes of a tensor")
+            raise ValueError(
+                f"the shape of the tensor {self.name[:200]!r} must be whole numbers, of 2**63 elements in all at most"
+            )
 
     @property
     def elements(self) -> int:

@@ -26,6 +26,11 @@ def parse(raw: bytes) -> Any:  # Any: JSON values
     except RecursionError:
         # Without the cause: its traceback has a thousand lines.
         raise ValueError("it is nested too deeply") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        # Python's text names its own settings, which are not for those who read this.
+        raise ValueError("it has a number of thousands of digits") from None
 
 
 def read(file: Path, most: int = CONFIG_BYTES) -> Any:  # Any: JSON values

@@ -47,7 +47,17 @@ CONFIGS: Mapping[str, tuple[Mapping[str, Any], str]] = {
         {"hidden_size": 10**400},
         "hidden_size is a number of more than 64 bits; must be between 1 and 2147483648",
     ),
-    "infinite": ({"rope_scaling": {"factor": float("inf")}}, "cannot convert float infinity"),
+    "infinite": (
+        {"rope_scaling": {"factor": float("inf")}},
+        "the factor of rope_scaling must be a number between 0 and 1048576",
+    ),
+    "true": ({"num_hidden_layers": True}, "num_hidden_layers is true; must be between 1 and 4096"),
+    "a text": ({"num_hidden_layers": "2"}, 'num_hidden_layers is "2"; must be between 1 and 4096'),
+    "huge": ({"num_hidden_layers": 1e308}, r"num_hidden_layers is 1e\+308; must be between 1 and 4096"),
+    "none": ({"num_attention_heads": 0}, "num_attention_heads is 0; must be between 1 and 2147483648"),
+    "name": ({"architectures": [1]}, r"architectures is \[1\]; must be a list of names"),
+    "no list": ({"architectures": "A"}, 'architectures is "A"; must be a list of names'),
+    "quantized": ({"quantization_config": [1]}, "quantization_config is no mapping; must be one"),
     "words": ({"mlp_only_layers": ["a", {}], "num_experts": 2}, "unhashable"),
 }
 
@@ -69,6 +79,37 @@ def test_a_config_of_absurd_numbers_is_refused(tmp_path: Path, changes: Mapping[
     assert psutil.Process().memory_info().rss - before < 2**28
 
 
+HEADERS: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "dimensions": ({"a": ([9999999999] * 2000, 0, 8)}, "the shape of the tensor 'a' must be whole numbers"),
+    "negative": ({"a": ([-5, 3], 0, 8)}, "the shape of the tensor 'a' must be whole numbers"),
+    "fraction": ({"a": ([1.5], 0, 8)}, "the shape of the tensor 'a' must be whole numbers"),
+    "backwards": ({"a": ([4], 0, -60)}, "the data_offsets of the tensor 'a' are 0 and -60; must be 0 and 8"),
+    "overlap": ({"a": ([4], 0, 8), "b": ([4], 4, 12)}, "the data_offsets of the tensor 'b' are 4 and 12; must be 8"),
+    "hole": ({"a": ([4], 0, 8), "b": ([4], 12, 20)}, "the data_offsets of the tensor 'b' are 12 and 20; must be 8"),
+    "past the end": ({"a": ([400], 0, 800)}, "the tensor 'a' are 0 and 800; must be 0 and 800 .* in 64 bytes of data"),
+    "control character": ({"\x1b[31m": ([-1], 0, 8)}, r"the tensor '\\x1b\[31m'"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "message"), HEADERS.values(), ids=HEADERS)
+def test_a_header_whose_tensors_cannot_be_is_refused(
+    tmp_path: Path, tensors: Mapping[str, tuple[list[float], int, int]], message: str
+) -> None:
+    """
+    By the name of the tensor, before anything is counted.
+    """
+    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+    header = {
+        name: {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+        for name, (shape, start, end) in tensors.items()
+    }
+    raw = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(64))
+
+    with pytest.raises(ArtifactCorruptError, match=message):
+        _look(tmp_path)
+
+
 def _text(text: str) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode()
 
@@ -83,6 +124,9 @@ GGUFS: Mapping[str, tuple[bytes, str]] = {
     "text": (_gguf(struct.pack("<IQ", 8, 45 * 2**30)), "bytes before its weights; must be at most 268435456"),
     "nested": (_gguf(struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 100_000), "lists in lists; must be at most 4"),
     "tensors": (_gguf(b"", tensors=2**60), "tensors; must be at most 1000000"),
+    "type": (_gguf(struct.pack("<I", 77)), "it has a value of type 77, which the format does not know"),
+    "no text": (_gguf(struct.pack("<IQ", 8, 1) + b"\xff"), "it has a text that is not UTF-8"),
+    "no layers": (_gguf(struct.pack("<IB", 0, 1)), "has no .block_count; must be a whole number of at least 1"),
     "values": (_gguf(b"", values=2**60), "values; must be at most 65536"),
 }
 
@@ -100,9 +144,20 @@ def test_a_gguf_file_of_absurd_sizes_is_refused(tmp_path: Path, raw: bytes, mess
         _look(tmp_path)
 
 
+def test_a_gguf_file_of_an_unknown_version_is_refused_by_its_version(tmp_path: Path) -> None:
+    """
+    What follows may mean anything.
+    """
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 99, 0, 0))
+
+    with pytest.raises(ArtifactCorruptError, match="GGUF version 99 is not known"):
+        _look(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "raw", "message"),
     [
+        ("config.json", b'{"hidden_size": 1' + b"0" * 5000 + b"}", "not JSON .it has a number of thousands of digits"),
         ("config.json", DEEP, "nested too deeply"),
         ("config.json", b" " * (17 * 2**20), "config.json cannot be read: it has more than 16777216 bytes"),
         ("model.safetensors", len(DEEP).to_bytes(8, "little") + DEEP, "nested too deeply"),
@@ -155,6 +210,27 @@ def test_the_command_line_names_the_fault_with_the_exit_code_of_broken_files(tmp
         assert done.returncode == 16, done.stderr
         assert "num_hidden_layers is 1000000000" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_plan_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
+    """
+    A model's name of its architecture is any text.
+    """
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({**SMALL, "architectures": ["\x1b[31mRED\x07"]}))
+    file = tmp_path / "config.yaml"
+    file.write_text(f"models:\n  - name: m\n    class: generative\n    storage: {{uri: {model}}}\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "plan", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert r"m: \x1b[31mRED\x07, " in done.stdout, done.stderr
 
 
 def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() -> None:
