@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _BROKE_OFF = "The upstream broke off in the middle of its answer."
 
+_SILENT = "The upstream was silent for too long."
+_UNBEGUN = "The upstream sent no whole line of its stream in time."
+
 # A fast upstream may have sent a megabyte since the last time. The event loop does the work of one piece of it, then
 # that of the other streams, and of probes.
 _MOST_AT_ONCE = 16 * 1024
@@ -46,6 +49,8 @@ class Answer:
         self._asked = asked
         self._silent_since: float | None = None
         self._has_begun = False
+        # Of events: a line that never ends is as good as no answer.
+        self._is_in_first_line = self.is_event_stream
 
     @property
     def media_type(self) -> str:
@@ -73,6 +78,23 @@ class Answer:
     def _kind(self) -> str:
         return self.media_type.partition(";")[0].strip().lower()
 
+    async def first(self, patience: float | None = None) -> bytes | None:
+        """
+        As `more`, the beginning of the body: of events at least a line, unless it is silent for `patience` seconds.
+
+        Raises:
+            GatewayError: the connection broke.
+            GatewayTimeoutError: there is none in time.
+        """
+        piece = await self.more(patience)
+        held, size = [piece or b""], len(piece or b"")
+        while piece and self._is_in_first_line:
+            piece = await self.more(patience)
+            held.append(piece or b"")
+            size += len(held[-1])
+            self.require_room(size)
+        return b"".join(held) if size else piece
+
     async def more(self, patience: float | None = None) -> bytes | None:
         """
         What has come since the last time, waiting for the first of it; empty at the end.
@@ -83,6 +105,12 @@ class Answer:
             GatewayError: the connection broke.
             GatewayTimeoutError: the upstream was silent for too long.
         """
+        piece = await self._more_decoded(patience)
+        if self._is_in_first_line and piece and (b"\n" in piece or b"\r" in piece):
+            self._is_in_first_line = False
+        return piece
+
+    async def _more_decoded(self, patience: float | None) -> bytes | None:
         while (piece := self._next_decoded()) is None:
             chunk = await self._more_coded(patience)
             if chunk is None or self._decoder is None:
@@ -158,6 +186,8 @@ class Answer:
         """
         As `more`, as the bytes came.
         """
+        if self._is_in_first_line and asyncio.get_running_loop().time() >= self._begins_until:
+            raise GatewayTimeoutError(_UNBEGUN)
         content = self._response.content
         try:
             chunk = content.read_nowait(_MOST_AT_ONCE)
@@ -169,7 +199,8 @@ class Answer:
         except TimeoutError as error:
             if asyncio.get_running_loop().time() < self._deadline:
                 return None
-            raise GatewayTimeoutError("The upstream was silent for too long.") from error
+            is_silent = not self._has_begun or self._deadline < self._begins_until or not self._is_in_first_line
+            raise GatewayTimeoutError(_SILENT if is_silent else _UNBEGUN) from error
         except broken() as error:
             raise GatewayError(_BROKE_OFF, detail=f"it broke off in the middle of its answer: {error}") from error
         self._has_begun, self._silent_since = True, None
@@ -187,7 +218,11 @@ class Answer:
     def _deadline(self) -> float:
         timeouts = self._timeouts
         silent_since = self._silent_since or self._asked
-        ends = silent_since + timeouts.idle_seconds
-        if not self._has_begun:
-            ends = self._asked + timeouts.first_byte_seconds
+        ends = silent_since + timeouts.idle_seconds if self._has_begun else self._begins_until
+        if self._is_in_first_line:
+            ends = min(ends, self._begins_until)
         return ends if timeouts.total_seconds is None else min(ends, self._asked + timeouts.total_seconds)
+
+    @property
+    def _begins_until(self) -> float:
+        return self._asked + self._timeouts.first_byte_seconds

@@ -114,7 +114,7 @@ class Member:
             answer = await self.client.send(
                 request.path, request.body.under(self._as), request.headers, query=request.query
             )
-            first = await answer.more(request.patience if answer.is_event_stream else None)
+            first = await answer.first(request.patience if answer.is_event_stream else None)
         except BaseException as error:
             if answer is not None:
                 answer.close()

@@ -182,6 +182,24 @@ async def test_no_first_byte_in_time_is_a_timeout(client: Client, upstream: Upst
     await _until_left(upstream)
 
 
+async def test_a_first_line_without_an_end_is_a_timeout(client: Client, upstream: Upstream) -> None:
+    """
+    504 however often a byte of it comes, and one line in time is enough.
+    """
+    drops: list[bytes | float] = [b"x", 0.05] * 1000
+    upstream.on("/v1/embeddings", stream(*drops))
+    upstream.on("/v1/rerank", stream(b"da", b"ta: 1\n", FOR_EVER))
+    whole = await client.send("/v1/rerank", BODY)
+
+    assert await whole.first() == b"data: 1\n"
+    endless = await client.send("/v1/embeddings", BODY)
+    with pytest.raises(GatewayTimeoutError, match="no whole line"):
+        await endless.first(patience=0.2)
+    for each in (whole, endless):
+        each.close()
+    await _until_left(upstream)
+
+
 async def test_silence_in_the_middle_is_a_timeout(client: Client, upstream: Upstream) -> None:
     """
     What came before is there; patience shorter than the timeout is no error.
