@@ -23,6 +23,17 @@ from appliance.tensors.wire import LENGTH_HEADER
 _DIGITS = 20
 
 
+def require_no_form(content_type: str) -> None:
+    """
+    Return where a body may be JSON.
+
+    Raises:
+        CallError: the client says that it is a form.
+    """
+    if content_type.strip().lower().startswith("multipart/"):
+        raise CallError(f"Content-Type is {content_type[:80]!r}; this route takes application/json", status=415)
+
+
 @dataclass(slots=True)
 class Intake:
     """

@@ -24,7 +24,7 @@ from appliance.lifecycle import RULES, Entry, Lifecycle
 from appliance.protocols import errors
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.gateway import Gateway
-from appliance.protocols.intake import Intake
+from appliance.protocols.intake import Intake, require_no_form
 from appliance.protocols.spoken import speaking
 from appliance.protocols.streamed import Streamed
 from appliance.upstream import form
@@ -98,8 +98,7 @@ def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
         if not form.is_form(said):
             raise CallError(f"Content-Type is {said[:80]!r}; this route takes {form.MEDIA_TYPE}", status=415)
         return said
-    if said.lower().startswith("multipart/"):
-        raise CallError(f"Content-Type is {said[:80]!r}; this route takes application/json", status=415)
+    require_no_form(said)
     return "application/json"
 
 

@@ -225,6 +225,25 @@ async def test_a_compressed_body_is_not_larger_than_it_may_be() -> None:
         await client.lifecycle.stop()
 
 
+@pytest.mark.parametrize("path", ["/v2/models/writer/infer", "/v1/models/writer:predict", "/v2/models/writer/generate"])
+async def test_a_form_is_no_request(client: InferenceClient, path: str) -> None:
+    """
+    415 in the protocol's shape, whatever the body holds; other types are read as JSON, as clients send them.
+    """
+    body = json.dumps(ASK | {"instances": ["a"], "text_input": "a"})
+    for media_type, status in {
+        "multipart/form-data; boundary=a": 415,
+        "Multipart/Mixed": 415,
+        "application/json": 200,
+        "application/octet-stream": 200,
+        "text/plain": 200,
+    }.items():
+        answer = await client.post(path, content=body, headers={"content-type": media_type})
+
+        assert answer.status_code == status, answer.text
+        assert status == 200 or [*answer.json()] == ["error"]
+
+
 FAULTS = [
     ("GET", "/v2/models/nobody", 404),
     ("GET", "/v2/models/nobody/ready", 404),
