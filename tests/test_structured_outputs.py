@@ -74,3 +74,47 @@ def test_the_config_sets_the_sizes() -> None:
     """
     with pytest.raises(CallError, match="takes 1 at most"):
         require_compilable(_constraint(json=_object(2)), StructuredOutputsSection(max_properties=1))
+
+
+DEEP = {"$defs": {"a/b": {"type": "string"}, "list": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ({"json": {"$ref": "#"}}, "'#' leads back to itself"),
+        ({"json": '{"items": {"$ref": "#/items"}}'}, "'#/items' leads back to itself"),
+        ({"json": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}}, "leads back to itself"),
+        ({"json": {"properties": {"a": {"$ref": "http://x/y.json"}}}}, "'http://x/y.json' leads outside"),
+        ({"json": {"properties": {"enum": {"$ref": "other"}}}}, "'other' leads outside"),
+        ({"json": {"items": {"$ref": "#/$defs/no"}, "$defs": {}}}, "'#/\\$defs/no' leads to nothing"),
+        ({"structural_tag": json.dumps({"format": {"json_schema": {"$ref": "#"}}})}, "leads back to itself"),
+        ({"grammar": 'root ::= "a"\nroot ::= "b"'}, "the rule 'root' 2 times"),
+    ],
+)
+def test_a_schema_or_grammar_that_leads_nowhere_is_refused(kind: dict[str, Any], words: str) -> None:
+    """
+    The answer would be empty, with status 200.
+    """
+    with pytest.raises(CallError, match=words) as caught:
+        require_compilable(_constraint(**kind), StructuredOutputsSection())
+
+    assert (caught.value.status, caught.value.code) == (400, "schema_invalid")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"json": {**DEEP, "properties": {"a": {"$ref": "#/$defs/a~1b"}, "b": {"$ref": "#/$defs/list"}}}},
+        {"json": {"prefixItems": [{"type": "null"}], "items": {"$ref": "#/prefixItems/0"}}},
+        {"json": {"properties": {"$ref": {"type": "string"}}, "default": {"$ref": "x"}, "enum": [{"$ref": "y"}]}},
+        {"json": {"properties": {"children": {"items": {"$ref": "#"}}}}},
+        {"json": {"$defs": {f"d{number}": {"$ref": f"#/$defs/d{number + 1}"} for number in range(900)} | {"d900": {}}}},
+        {"grammar": 'root ::= "a" | b\n# b ::= "c"\nb ::= "b ::= c"'},
+    ],
+)
+def test_a_schema_may_refer_to_itself_and_its_parts(kind: dict[str, Any]) -> None:
+    """
+    Trees do, and so does what pydantic writes.
+    """
+    require_compilable(_constraint(**kind), StructuredOutputsSection())

@@ -8,6 +8,11 @@ import json
 from typing import Any
 
 from appliance.errors import CallError
+from appliance.vllm_engine.schema_references import (
+    require_references,
+    require_single_rules,
+    require_tagged_references,
+)
 from appliance.vllm_engine.section import StructuredOutputsSection
 
 
@@ -16,7 +21,7 @@ def require_compilable(constraint: Any, limits: StructuredOutputsSection) -> Non
     Return where vLLM compiles the constraint in a short time; it compiles those of all requests one after the other.
 
     Raises:
-        CallError: it is larger than the config allows.
+        CallError: it is larger than the config allows, or part of it leads nowhere.
     """
     if constraint is None:
         return
@@ -27,6 +32,11 @@ def require_compilable(constraint: Any, limits: StructuredOutputsSection) -> Non
     properties, values = _sizes(_value(schema))
     _require(properties, limits.max_properties, "properties")
     _require(values, limits.max_enum_values, "values of enumerations")
+    if constraint.json is not None:
+        require_references(_value(schema))
+    else:
+        require_tagged_references(_value(schema))
+    require_single_rules(constraint.grammar or "")
 
 
 def _text(schema: Any) -> str:  # Any: JSON text, or the value
