@@ -29,12 +29,19 @@ async def called(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any
         UserCodeError: the method raised.
     """
     with user_code(name_of(method)):
-        if inspect.isasyncgenfunction(method):
-            return method(*args, **keywords)
-        if inspect.iscoroutinefunction(method):
-            return await method(*args, **keywords)
-        result = await in_thread(lambda: method(*args, **keywords))
-        return await result if inspect.isawaitable(result) else result
+        return await returned(method, *args, **keywords)
+
+
+async def returned(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any:  # Any: users' own
+    """
+    As `called`, and what the method raises passes.
+    """
+    if inspect.isasyncgenfunction(method):
+        return method(*args, **keywords)
+    if inspect.iscoroutinefunction(method):
+        return await method(*args, **keywords)
+    result = await in_thread(lambda: method(*args, **keywords))
+    return await result if inspect.isawaitable(result) else result
 
 
 async def in_thread(work: Callable[[], Result]) -> Result:

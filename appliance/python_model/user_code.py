@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,22 @@ class UserCodeError(ApplianceError):
     Code of a model written in Python raised an exception that is none of ours.
     """
 
+    def __init__(self, code: str, reason: str, frames: Sequence[str]) -> None:
+        super().__init__(f"{code} raised {reason}")
+        self.frames = frames
+        self._code, self._reason = code, reason
+
+    def log(self) -> None:
+        """
+        Log it with the user's frames.
+        """
+        log.error("model.code_failed", code=self._code, reason=self._reason, frames=self.frames)
+
 
 @contextmanager
-def user_code(what: str) -> Iterator[None]:
+def user_code(what: str, *, is_logged: bool = True) -> Iterator[None]:
     """
-    Run code of a user, which `what` names in messages.
+    Run code of a user, which `what` names in messages; what it raises is logged, or left to the caller to log.
 
     What users raise on purpose passes: our own errors, and `NotImplementedError` for what a model cannot do.
 
@@ -55,9 +66,9 @@ def user_code(what: str) -> Iterator[None]:
         is_ended = task is None or task is not _current_task() or bool(task.cancelling())
         if is_ended:
             raise
-        raise _told(what, error) from error
+        raise _told(what, error, is_logged=is_logged) from error
     except BaseException as error:
-        raise _told(what, error) from error
+        raise _told(what, error, is_logged=is_logged) from error
     finally:
         end_line()
 
@@ -78,10 +89,11 @@ def reason_of(error: BaseException) -> str:
     return ", caused by ".join(map(_text, _chain(error)))
 
 
-def _told(what: str, error: BaseException) -> UserCodeError:
-    reason = reason_of(error)
-    log.error("model.code_failed", code=what, reason=reason, frames=_frames(error))
-    return UserCodeError(f"{what} raised {reason}")
+def _told(what: str, error: BaseException, *, is_logged: bool) -> UserCodeError:
+    told = UserCodeError(what, reason_of(error), _frames(error))
+    if is_logged:
+        told.log()
+    return told
 
 
 def _text(error: BaseException) -> str:

@@ -8,6 +8,8 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -137,6 +139,28 @@ async def test_what_healthy_and_stop_raise_is_borne(fault: Callable[[], BaseExce
     with capture_logs() as logs:
         await model.close()
     assert "Raising.stop" in {each.get("code") for each in logs}
+
+
+async def test_a_healthy_that_goes_on_raising_is_logged_once() -> None:
+    """
+    It is asked all the time; another fault is logged again, and so is the first one after it was well.
+    """
+    counter = count()
+    faults: list[Callable[[], BaseException]] = [lambda: ValueError(f"number {next(counter)}"), lambda: SystemExit(3)]
+    model = Raising(faults[0], "healthy")
+    running = await loaded(model)
+    logged: list[str] = []
+    for number, place in ((0, "healthy"), (1, "healthy"), (0, "nowhere"), (0, "healthy")):
+        model.fault, model.places = faults[number], (place,)
+        with capture_logs() as logs:
+            for _ in range(20):
+                with suppress(UnavailableError):
+                    await running.check()
+                await asyncio.sleep(0.05)
+        logged += [each["reason"].split(":")[0] for each in logs if each["event"] == "model.code_failed"]
+
+    assert logged == ["ValueError", "SystemExit", "ValueError"]
+    await running.close()
 
 
 async def test_a_request_that_is_cancelled_is_no_fault_of_the_model() -> None:
