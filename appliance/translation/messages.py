@@ -35,13 +35,13 @@ def with_texts(messages: Any) -> Any:  # Any: JSON values
     The messages as they are, but for content in parts, which becomes one text.
 
     Raises:
-        CallError: a part is not text.
+        CallError: content is no text, or has a part that is none.
     """
     if not isinstance(messages, list):
         return messages
     return [
         message | {"content": _text(message["content"], f"messages[{index}].content")}
-        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        if isinstance(message, dict) and message.get("content") is not None
         else message
         for index, message in enumerate(messages)
     ]
@@ -71,9 +71,14 @@ def _text(content: Any, where: str) -> str:  # Any: JSON values
 
 def _part(part: Any, where: str) -> str:  # Any: JSON values
     kind = part.get("type") if isinstance(part, dict) else None
-    text = part.get("refusal" if kind == "refusal" else "text") if kind in _TEXT_PARTS else None
+    if not isinstance(kind, str):
+        raise CallError(f"{where} has a part that is no mapping with a type, such as text", param=where)
+    if kind not in _TEXT_PARTS:
+        raise CallError(f"{where} has a part of type {kind[:80]!r}; this model takes only text", param=where)
+    key = "refusal" if kind == "refusal" else "text"
+    text = part.get(key)
     if not isinstance(text, str):
-        raise CallError(f"{where} has a part of type {kind!r}; this model takes only text", param=where)
+        raise CallError(f"{where} has a part of type {kind!r} whose {key} is no text", param=where)
     return text
 
 

@@ -5,6 +5,7 @@ Targets of adapters that answer without end, or too deeply, and content in parts
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from upstreams import SSE, Answer, Upstream
 
 from appliance.errors import CallError, GatewayError
-from appliance.translation.messages import with_texts
+from appliance.translation.messages import for_template, with_texts
 from appliance.translation.wire import Wire
 from appliance.upstream.client import Client
 from appliance.upstream.section import UpstreamSection
@@ -102,3 +103,27 @@ def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
         with_texts([{"role": "user", "content": [image]}])
 
     assert (raised.value.status, raised.value.param) == (400, "messages[0].content")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (5, "must be a text, or a list of parts"),
+        ({"text": "a"}, "must be a text, or a list of parts"),
+        (True, "must be a text, or a list of parts"),
+        (["a"], "has a part that is no mapping with a type"),
+        ([{"type": 5}], "has a part that is no mapping with a type"),
+        ([{"type": "text"}], "has a part of type 'text' whose text is no text"),
+        ([{"type": "refusal", "text": "a"}], "has a part of type 'refusal' whose refusal is no text"),
+    ],
+)
+def test_content_that_is_no_text_is_refused(content: object, message: str) -> None:
+    """
+    Alike for chat templates and for the templates of services.
+    """
+    messages = [{"role": "user", "content": content}]
+    for read in (with_texts, partial(for_template, knows_developer=True)):
+        with pytest.raises(CallError, match=message) as raised:
+            read(messages)
+
+        assert (raised.value.status, raised.value.param) == (400, "messages[0].content")
