@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from appliance.errors import ApplianceError, EngineDeadError, GatewayError, UnavailableError
+from appliance.translation.renderer import RenderError
+from appliance.translation.sandbox import TemplateFaultError
 
 # So many requests in a row without any answer are no accident.
 _SILENCES = 3
@@ -92,7 +94,10 @@ class Readiness:
             self._reason = f"its target does not answer the first request, because {error.detail}"
             return wait
         except ApplianceError as error:
-            self._reason = f"its target refused the first request, because {error}"
+            # A template that fails does so before the target is asked.
+            is_ours = isinstance(error.__cause__, RenderError | TemplateFaultError)
+            how = "the first request cannot be made" if is_ours else "its target refused the first request"
+            self._reason = f"{how}, because {error}"
             return wait
         self._reason = None
         return 0.0

@@ -57,7 +57,8 @@ def _write(reply: dict[str, Any]) -> None:
         message = msgspec.json.encode(reply)
     except (MemoryError, ValueError) as error:
         # Half of a surrogate pair, which no text over HTTP can hold.
-        message = msgspec.json.encode({"error": "broken", "message": f"it gives no text: {type(error).__name__}"})
+        why = "it takes too much memory" if isinstance(error, MemoryError) else "its text cannot be written as UTF-8"
+        message = msgspec.json.encode({"error": "broken", "message": why})
     sys.stdout.buffer.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
     sys.stdout.buffer.flush()
 

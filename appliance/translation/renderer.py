@@ -97,7 +97,7 @@ class Renderer:
         try:
             request = msgspec.json.encode({"kind": kind, "source": source, "variables": variables})
         except (ValueError, OverflowError, RecursionError) as error:
-            raise RenderError("broken", f"{type(error).__name__}: {error}") from error
+            raise RenderError("broken", "the request has a value that JSON cannot have") from error
         process = self._started()
         deadline = time.monotonic() + self._seconds
         try:

@@ -153,6 +153,8 @@ def _rendered(template: Template, variables: Mapping[str, Any]) -> str:  # Any: 
         raise RenderError("refused", str(error.message)) from error
     except MemoryError as error:
         raise RenderError("broken", "it takes too much memory") from error
+    except RecursionError as error:
+        raise RenderError("broken", "it calls itself too often") from error
     except Exception as error:
         # A template is code: it can break in any way, and only over what the client said.
-        raise RenderError("broken", f"{type(error).__name__}: {error}") from error
+        raise RenderError("broken", f"one of its expressions fails: {error}") from error

@@ -26,16 +26,16 @@ PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz")
 CALL = Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
 
 
-def _section(url: str) -> AdapterSection:
-    protocol = {"kind": "completions", "chat_template": "{{ messages[0].content }}"}
+def _section(url: str, template: str = "{{ messages[0].content }}") -> AdapterSection:
+    protocol = {"kind": "completions", "chat_template": template}
     return AdapterSection.model_validate(
         {"name": "chat", "class": "adapter", "target": {"url": url}, "protocol": protocol}
     )
 
 
 @asynccontextmanager
-async def _begun(url: str) -> AsyncGenerator[Lifecycle]:
-    lifecycle = Lifecycle(config(_section(url)))
+async def _begun(url: str, *template: str) -> AsyncGenerator[Lifecycle]:
+    lifecycle = Lifecycle(config(_section(url, *template)))
     lifecycle.begin()
     try:
         yield lifecycle
@@ -84,6 +84,18 @@ async def test_silence_in_the_middle_of_life_is_noticed(
         await _until(lambda: not lifecycle.is_ready)
         proxy.set(None)
         await _until(lambda: lifecycle.is_ready)
+
+
+async def test_a_template_that_fails_is_not_said_to_be_a_refusal(upstream: Upstream) -> None:
+    """
+    The target was never asked.
+    """
+    upstream.asked.clear()
+    async with _begun(upstream.url, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}") as lifecycle:
+        await _until(lambda: "calls itself too often" in lifecycle.entries[0].reason)
+
+        assert "the first request cannot be made" in lifecycle.entries[0].reason
+        assert not upstream.asked
 
 
 async def test_a_target_that_refuses_its_first_request_is_told_with_its_words(upstream: Upstream) -> None:

@@ -54,6 +54,20 @@ def test_a_template_that_wants_all_memory_is_refused(renderer: Renderer, source:
     assert psutil.Process().memory_info().rss - before < 2**29
 
 
+def test_a_template_that_fails_is_told_without_the_names_of_classes() -> None:
+    """
+    Clients read it, who know the template and not the code that renders it.
+    """
+    for source, message in {
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "cannot take the request: it calls itself too often",
+        "{{ 1 / 0 }}": "cannot take the request: one of its expressions fails: division by zero",
+    }.items():
+        with pytest.raises(CallError, match=message) as raised:
+            ChatTemplate(source).render({})
+
+        assert "Error" not in str(raised.value)
+
+
 def test_a_template_without_an_end_is_ended() -> None:
     """
     Its process is killed, and the next request has a new one.
