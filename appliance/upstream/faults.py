@@ -19,6 +19,9 @@ UNREACHABLE = "The upstream cannot be reached."
 All that clients are told of it: addresses and certificates are not their business.
 """
 
+_OTHER_NAMES = frozenset({62, 64})
+_OUT_OF_TIME = frozenset({9, 10})
+
 
 def broken() -> tuple[type[Exception], ...]:
     """
@@ -82,9 +85,10 @@ def _unconnected(error: ClientConnectorError) -> str:
     place = f"{error.host}:{error.port}"
     match error:
         case ClientConnectorCertificateError():
-            return f"the certificate of {place} is not trusted: {error.certificate_error}; name its authority in tls.ca"
+            return _untrusted(place, error.certificate_error)
         case ClientConnectorSSLError():
-            return f"{place} and we do not agree on TLS: {error.os_error}; check tls, and that its url is https://"
+            why = getattr(error.os_error, "reason", None) or error.os_error
+            return f"{place} and we do not agree on TLS: {why}; check tls, and that its url is https://"
         case ClientConnectorDNSError():
             return f"the host {error.host} is unknown: {error.os_error.strerror or error.os_error}; check its url"
         case ClientProxyConnectionError():
@@ -93,3 +97,16 @@ def _unconnected(error: ClientConnectorError) -> str:
             # asyncio and uvloop put words of their own in the place of the system's.
             why = os.strerror(error.os_error.errno) if error.os_error.errno else error.os_error
             return f"{place} cannot be reached: {why}"
+
+
+def _untrusted(place: str, error: Exception) -> str:
+    """
+    What is wrong with a certificate, by OpenSSL's code of it (``X509_V_ERR_*`` of its x509_vfy.h).
+    """
+    code = getattr(error, "verify_code", None)
+    why = str(getattr(error, "verify_message", error)).rstrip(".")
+    if code in _OTHER_NAMES:
+        return f"the certificate of {place} is for other names than this; check the host of its url"
+    if code in _OUT_OF_TIME:
+        return f"the certificate of {place} is not valid now: {why}; it must be renewed there"
+    return f"the certificate of {place} is not trusted: {why}; name its authority in tls.ca"

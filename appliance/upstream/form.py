@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
 MEDIA_TYPE = "multipart/form-data"
 
@@ -120,17 +120,29 @@ def _fields(body: bytes, boundary: bytes, most_parts: int) -> Iterator[Field]:
                         raise FormError("A part of the form ends before its value begins")
                     place = body.find(delimiter, start)
                     yield _field(event, slice(start, place))
+    except ParserLimitReached as error:
+        raise FormError(f"The form has more than {most_parts} parts, or headers of a part that are too long") from error
     except MultipartError as error:
-        raise FormError(f"The body is not the form that its Content-Type says: {error}") from error
+        # The parser's words are for those who read its code.
+        raise FormError(
+            "The body is not the form that its Content-Type says; "
+            "it ends early, or a part has no header Content-Disposition: form-data, or one on several lines"
+        ) from error
     if body[place + len(delimiter) + 2 :].strip():
         raise FormError("The body goes on after the end of the form")
 
 
 def _field(segment: MultipartSegment, span: slice) -> Field:
     headers = [name for name, _ in segment.headerlist]
-    disposition = _DISPOSITION.fullmatch(segment.header("Content-Disposition", ""))
-    if disposition is None or headers.count("Content-Disposition") > 1:
+    if headers.count("Content-Disposition") != 1:
         raise FormError('A part of the form must have one header Content-Disposition: form-data; name="..."')
+    said = segment.header("Content-Disposition", "")
+    disposition = _DISPOSITION.fullmatch(said)
+    if disposition is None:
+        raise FormError(
+            f"A part of the form has the Content-Disposition {said[:80]!r}; "
+            'it must be form-data; name="...", and its name without a backslash'
+        )
     encoding = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
     if encoding not in _PLAIN:
         raise FormError(f"A part of the form is encoded as {encoding[:40]!r}; it must be sent as it is")

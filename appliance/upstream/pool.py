@@ -77,7 +77,9 @@ class Pool:
         if not any(member.is_available for member in self.members):
             wait = min(member.wait for member in self.members)
             raise UnavailableError(
-                f"none of the {len(self.members)} upstreams of this model can answer now",
+                "its upstream cannot answer now"
+                if len(self.members) == 1
+                else f"none of its {len(self.members)} upstreams can answer now",
                 retry_after=max(1, ceil(wait)),
                 code="no_upstream",
             )

@@ -83,6 +83,25 @@ async def test_a_private_authority_is_named_for_an_upstream(authority: trustme.C
     assert str(raised.value) == "The upstream cannot be reached."
     assert "certificate" in raised.value.detail
     assert "tls.ca" in raised.value.detail
+    assert "_ssl" not in raised.value.detail
+
+
+async def test_a_certificate_for_other_names_is_told_as_that(authority: trustme.CA, ca: Path) -> None:
+    """
+    Its authority is known, so that tls.ca is no remedy.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("other.example").configure_cert(context)
+    async with (
+        saying([OK], context) as port,
+        _client(f"https://127.0.0.1:{port}", UpstreamTlsSection(ca=ca)) as client,
+    ):
+        with pytest.raises(UnreachableError) as raised:
+            await client.send("/v1/embeddings", b"{}")
+
+    assert f"the certificate of 127.0.0.1:{port} is for other names than this" in raised.value.detail
+    assert "tls.ca" not in raised.value.detail
+    assert "_ssl" not in raised.value.detail
 
 
 async def test_a_certificate_is_shown_to_an_upstream_that_asks(authority: trustme.CA, ca: Path, tmp_path: Path) -> None:
