@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import sysconfig
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import structlog
+
+import appliance
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -26,6 +30,13 @@ _MOST_BETWEEN_SECONDS = 1.0
 
 # The innermost frames, which are the user's or a library's; the outermost are always the same.
 _MOST_FRAMES = 25
+
+# Code of Python, of installed packages, and of this one.
+_OTHERS = (
+    "<frozen",
+    str(Path(appliance.__file__).parent),
+    *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+)
 
 
 class Watchdog:
@@ -77,13 +88,28 @@ class Watchdog:
 
     def _tell(self, blocked_seconds: float) -> None:
         write = log.error if blocked_seconds >= self._stall_seconds else log.warning
-        write("event_loop.blocked", blocked_seconds=round(blocked_seconds, 1), frames=frames_of(self._watched))
+        stack = _stack(self._watched)
+        # Users look for a function of theirs, and a library's is where they called it.
+        own = [each for each in stack if not each.filename.startswith(_OTHERS)]
+        write(
+            "event_loop.blocked",
+            blocked_seconds=round(blocked_seconds, 1),
+            function=_shown((own or stack)[-1]) if stack else None,
+            frames=[_shown(each) for each in stack],
+        )
 
 
 def frames_of(thread: int) -> list[str]:
     """
     What a thread is doing now, the innermost call last: each as its function, file, line and text.
     """
+    return [_shown(each) for each in _stack(thread)]
+
+
+def _stack(thread: int) -> list[traceback.FrameSummary]:
     frame = sys._current_frames().get(thread)
-    stack = traceback.extract_stack(frame)[-_MOST_FRAMES:] if frame is not None else []
-    return [f"{each.name} ({each.filename}:{each.lineno}): {each.line}" for each in stack]
+    return traceback.extract_stack(frame)[-_MOST_FRAMES:] if frame is not None else []
+
+
+def _shown(frame: traceback.FrameSummary) -> str:
+    return f"{frame.name} ({frame.filename}:{frame.lineno}): {frame.line}"

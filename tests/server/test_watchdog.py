@@ -85,6 +85,7 @@ def test_probes_answer_while_a_models_code_blocks_the_event_loop(blocking: tuple
     until(lambda: bool(_events(server, "event_loop.recovered")), 10, server.tail)
     (blocked,) = _events(server, "event_loop.blocked")
     assert blocked["blocked_seconds"] >= 2
+    assert blocked["function"].startswith("create_chat_completion ")
     assert any("create_chat_completion" in frame and "time.sleep" in frame for frame in blocked["frames"])
 
 
