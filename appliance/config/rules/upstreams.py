@@ -17,9 +17,18 @@ from appliance.upstream.section import HEADER_NAME
 
 # The longest first: one may end in another. `/models` is where people look whether a server is there.
 _ROUTES = sorted(
-    {path.removeprefix("/v1") for paths in PATHS.values() for path in paths} | {"/models"}, key=len, reverse=True
+    {path.removeprefix("/v1") for paths in PATHS.values() for path in paths} | {"/models", "/v1/chat"},
+    key=len,
+    reverse=True,
 )
 _UNFILLED = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+
+
+# Neither may be in a URL, and manuals have both around what is to be replaced.
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}|<[^<>]*>")
+
+_TWICE = re.compile(r"/(v\d+)/\1$")
+_OLLAMA = re.compile(r"/api/(?:generate|chat|embed|embeddings|tags)$")
 
 _UNMOVED = "which belongs to one connection or its body; must be left out"
 _ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
@@ -63,8 +72,17 @@ def addresses_are_bases(draft: Draft) -> Iterator[Fault]:
             continue
         if (name := _UNFILLED.search(url.partition("?")[0])) is not None:
             yield draft.fault(path, f"has {name[0]}, which nothing fills in; must be ${{env:{name[1]}}}")
-        route = next((route for route in _ROUTES if url.partition("?")[0].rstrip("/").endswith(route)), None)
-        if route is not None and _is_joined(draft, section):
+        base = url.partition("?")[0].rstrip("/")
+        if _PLACEHOLDER.search(base) is not None:
+            yield draft.fault(path, "has a placeholder, which nothing fills in; must be an address, or ${env:NAME}")
+        if not _is_joined(draft, section):
+            continue
+        if (twice := _TWICE.search(base)) is not None:
+            yield draft.fault(path, f"ends in {twice[0]}, a version twice; must be the base URL, which has it once")
+        if (theirs := _OLLAMA.search(base)) is not None:
+            remedy = "must be the base URL of OpenAI's protocol, such as http://ollama:11434/v1"
+            yield draft.fault(path, f"ends in {theirs[0]}, a route of Ollama's own protocol; {remedy}")
+        if (route := next(filter(base.endswith, _ROUTES), None)) is not None and theirs is None:
             yield draft.fault(
                 path, f"ends in {route}, a route, which is put after it; must be the base URL, which ends before that"
             )
