@@ -25,6 +25,13 @@ from appliance.translation.tokenizer import is_inline
 
 _PATHS = (("response",), ("stream",), ("finish_reason",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"))
 
+_SMALLEST_CHAT = {
+    "messages": [{"role": "user", "content": "Hello"}],
+    "tools": None,
+    "documents": None,
+    "add_generation_prompt": True,
+}
+
 Model = dict[str, Any]  # Any: what a file holds before it is checked
 
 
@@ -57,13 +64,13 @@ def targets_answer(draft: Draft) -> Iterator[Fault]:
 
 def templates_render(draft: Draft) -> Iterator[Fault]:
     """
-    What is a Jinja template is one, and that of a request gives JSON for the smallest request there is.
+    What is a Jinja template is one that renders the smallest request there is, and that of a request gives JSON.
     """
     with Renderer() as renderer:
         for path, model in _adapters(draft):
             protocol = _mapping(model, "protocol")
             for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
-                yield from _wrong_chat(draft, (*path, *keys))
+                yield from _wrong_chat(draft, (*path, *keys), renderer)
             for key, operation in OPERATIONS.items() if protocol.get("kind") == "http" else ():
                 yield from _wrong_request(draft, (*path, "protocol", key, "request"), operation, renderer)
 
@@ -81,13 +88,14 @@ def paths_compile(draft: Draft) -> Iterator[Fault]:
                     yield from _wrong_path(draft, where, source)
 
 
-def _wrong_chat(draft: Draft, where: DataPath) -> Iterator[Fault]:
+def _wrong_chat(draft: Draft, where: DataPath, renderer: Renderer) -> Iterator[Fault]:
     source = draft.find(where)
     if not isinstance(source, str):
         return
     file = None if is_inline(source) else Path(source).expanduser()
     try:
-        ChatTemplate(source if file is None else file.read_text(encoding="utf-8"))
+        template = ChatTemplate(source if file is None else file.read_text(encoding="utf-8"), renderer=renderer)
+        template.render(_SMALLEST_CHAT)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "is not UTF-8 text"
         yield draft.fault(where, f"is {draft.quote(where)}, a file that cannot be read: {reason}; must be a template")
@@ -96,6 +104,11 @@ def _wrong_chat(draft: Draft, where: DataPath) -> Iterator[Fault]:
             yield _no_template(draft, where, error)
         else:
             yield draft.fault(where, f"is {draft.quote(where)}, and line {error.line} of it no Jinja: {error}")
+    except CallError as error:
+        # It may refuse, or want a token of the tokenizer, which is not here.
+        if isinstance(error.__cause__, RenderError) and error.__cause__.kind in ("broken", "ended"):
+            fault = f"fails for the smallest conversation{_told(draft, where, error.__cause__)}"
+            yield draft.fault(where, f"{fault}; must render in little time and memory")
 
 
 def _wrong_request(draft: Draft, where: DataPath, operation: Operation, renderer: Renderer) -> Iterator[Fault]:
