@@ -571,3 +571,70 @@ async def test_an_error_in_a_stream_has_the_shape_of_its_protocol(
 
     head, _, data = last.decode().partition("data: ")
     assert (head, json.loads(data)) == (name, event)
+
+
+def _told(message: str, parameter: str | None, operation: str, members: Mapping[str, Any]) -> CallError:
+    """
+    What a client is told of an error of vLLM's that this request made it raise.
+    """
+    from vllm.exceptions import VLLMValidationError
+
+    request = decode(adapter(operation), body_of(operation, members))
+    with pytest.raises(CallError) as caught, vendor_faults(request=request):
+        raise VLLMValidationError(message, parameter=parameter)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("message", "parameter", "operation", "members", "param"),
+    [
+        ("min_p must be in [0, 1], got 5.", None, "chat", {}, "min_p"),
+        ("n must be 1 when using greedy sampling", None, "completion", {}, "n"),
+        ("It is too long.", "input_text", "chat", {}, "messages"),
+        ("It is too long.", "input_tokens", "completion", {}, "prompt"),
+        ("It is too long.", "input_text", "response", {}, "input"),
+        ("Requested sample logprobs of 21", "logprobs", "chat", {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ("Too large", "response_format", "chat", {"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ("Too large", "response_format", "response", {"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ('"auto" tool choice requires --tool-call-parser to be set', None, "chat", {}, "tool_choice"),
+        ("Nothing of the request is named", None, "chat", {}, None),
+    ],
+)
+def test_the_field_at_fault_is_one_of_the_request(
+    message: str, parameter: str | None, operation: str, members: Mapping[str, Any], param: str | None
+) -> None:
+    """
+    vLLM leaves it out, or names one of its own parameters.
+    """
+    assert _told(message, parameter, operation, members).param == param
+
+
+def test_of_two_constraints_the_field_is_named() -> None:
+    """
+    The message speaks of several.
+    """
+    assert refused("chat", {"structured_outputs": {"regex": "a", "choice": ["a"]}}).param == "structured_outputs"
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            "tool_choice=required requires --tool-call-parser to be set",
+            "the config of this model sets no tool_call_parser",
+        ),
+        (
+            "jinja2.environment.Template.render() got multiple values for keyword argument 'tools'",
+            "chat_template_kwargs must not have tools",
+        ),
+        ("As of transformers v4.44, default chat template is no longer allowed, so", "The model has no chat template"),
+    ],
+)
+def test_what_only_an_operator_understands_is_said_otherwise(message: str, words: str) -> None:
+    """
+    No classes, no versions of libraries, no options of another server.
+    """
+    error = _told(message, None, "chat", {})
+
+    assert words in str(error)
+    assert not any(word in str(error) for word in ("jinja2", "transformers", "--"))

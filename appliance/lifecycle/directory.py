@@ -12,6 +12,9 @@ from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.life import Life
 from appliance.lifecycle.roster import Roster
 
+# Of a name that nobody has, so much is repeated.
+_LONGEST_NAME = 200
+
 
 class Directory:
     """
@@ -57,7 +60,7 @@ class Directory:
         if name is None:
             return CallError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
         hidden = "" if self._access.sees_every_model else ", or this key may not use it"
-        text = f"The model {name!r} does not exist{hidden}; the models here are: {names}"
+        text = f"The model {name[:_LONGEST_NAME]!r} does not exist{hidden}; the models here are: {names}"
         return UnknownModelError(text, param="model", code="model_not_found")
 
     def visible(self) -> Sequence[tuple[Entry, str]]:

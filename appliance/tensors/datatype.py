@@ -24,6 +24,17 @@ Written = Value | str
 What an element can be made of; a text is its UTF-8.
 """
 
+_WORDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number with a fraction",
+    str: "a text",
+    bytes: "a text",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
 _FLOATS = frozenset({int, float})
 _INTEGERS = frozenset({int})
 
@@ -77,7 +88,14 @@ def _number(name: str, code: str, kinds: frozenset[type]) -> Datatype:
 def _require(values: Sequence[Written], kinds: frozenset[type], name: str) -> None:
     strange = set(map(type, values)) - kinds
     if strange:
-        raise ValueError(f"{name} has no place for a value of type {min(kind.__name__ for kind in strange)}")
+        raise ValueError(f"{name} has no place for {min(map(_word, strange))}")
+
+
+def _word(kind: type) -> str:
+    """
+    A value of this type in JSON's words.
+    """
+    return _WORDS.get(kind, kind.__name__)
 
 
 def _pack_bfloat16(values: Sequence[Written]) -> bytes:
@@ -106,7 +124,7 @@ def _pack_bytes(values: Sequence[Written]) -> bytes:
         if isinstance(value, str):
             value = value.encode()
         if not isinstance(value, bytes):
-            raise ValueError(f"BYTES has no place for a value of type {type(value).__name__}")
+            raise ValueError(f"BYTES has no place for {_word(type(value))}")
         parts += (struct.pack("<I", len(value)), value)
     return b"".join(parts)
 

@@ -7,6 +7,7 @@ data extension (https://github.com/triton-inference-server/server, protocol/exte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -25,6 +26,16 @@ The header that says how many bytes of a body are JSON; without it, all are.
 Wanted = TypeVar("Wanted")
 
 _SIZE = "binary_data_size"
+
+_WORDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "an integer",
+    "null": "null",
+    "object": "an object",
+    "str": "a text",
+}
 
 _Parameters = dict[str, Any] | None  # Any: JSON values
 
@@ -137,11 +148,18 @@ def decoded(body: bytes, type_: type[Wanted]) -> Wanted:
     try:
         return msgspec.json.decode(body, type=type_)
     except msgspec.ValidationError as error:
-        raise CallError(f"The body is not a request: {error}") from error
+        raise CallError(f"The body is not a request: {_in_words(str(error))}") from error
     except RecursionError as error:
         raise CallError("The body is nested too deeply", code="invalid_json") from error
     except ValueError as error:
         raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+
+
+def _in_words(message: str) -> str:
+    """
+    What msgspec says, without the types of a programming language.
+    """
+    return re.sub(r"`(\w+)`", lambda found: _WORDS.get(found[1], found[0]), message)
 
 
 def _split(body: bytes, length: str | None) -> tuple[bytes, bytes]:

@@ -17,6 +17,7 @@ from appliance.contract import Call, Operation, Reply
 from appliance.vllm_engine.errors import refusal, vendor_faults
 from appliance.vllm_engine.request_decoder import decode
 from appliance.vllm_engine.streams import quicken, raise_from_messages, raise_from_responses
+from appliance.vllm_engine.wordings import with_field
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
@@ -53,12 +54,12 @@ class Endpoint:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
         request = await off_loop(len(call.body), decode, self.request, call.body)
-        with vendor_faults(self.texts):
+        with vendor_faults(self.texts, request):
             result = await self.serve(request, RawRequest(call.headers))
         if isinstance(result, ErrorResponse):
-            raise refusal(result, self.texts)
+            raise with_field(refusal(result, self.texts), request)
         if isinstance(result, AsyncGenerator):
-            events = result if self.writes_bytes else _events(result, self.dump)
+            events = result if self.writes_bytes else _events(result, self.dump, request)
             return Reply(events, media_type="text/event-stream")
         # The serving classes of pooling models write their answers themselves.
         return Reply(bytes(result.body) if hasattr(result, "body") else result.model_dump_json(**self.dump).encode())
@@ -121,14 +122,14 @@ def tokenization(state: State) -> dict[Operation, Answer]:
     }
 
 
-async def _events(stream: AsyncGenerator[Any], dump: Mapping[str, bool]) -> AsyncGenerator[bytes]:
+async def _events(stream: AsyncGenerator[Any], dump: Mapping[str, bool], request: object) -> AsyncGenerator[bytes]:
     """
     vLLM's stream as bytes; closing it aborts the request in the engine.
 
     Most serving classes write their own server-sent events; the one for responses gives objects.
     """
     async with aclosing(stream):
-        with vendor_faults():
+        with vendor_faults(request=request):
             async for event in stream:
                 if isinstance(event, str):
                     yield event.encode()

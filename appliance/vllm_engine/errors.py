@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from appliance.errors import CallError, EngineDeadError, UnavailableError
 from appliance.vllm_engine.validation_errors import for_clients, invalid
+from appliance.vllm_engine.wordings import ITS_NAMES, reworded, with_field
 
 if TYPE_CHECKING:
     from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -23,14 +24,11 @@ DIED = "the engine died while it answered"
 What is said of a request that the engine's death ended.
 """
 
-# vLLM calls what it could not fit by names of its own, which no client ever sent.
-_ITS_NAMES = frozenset({"input_text", "input_tokens"})
-
 
 @contextmanager
-def vendor_faults(texts: str | None = None) -> Iterator[None]:
+def vendor_faults(texts: str | None = None, request: object = None) -> Iterator[None]:
     """
-    Translate what vLLM raises; `texts` is the field of the request that holds what may be too long.
+    Translate what vLLM raises of a request; `texts` is the field of it that holds what may be too long.
 
     Raises:
         CallError: the call is at fault.
@@ -41,21 +39,26 @@ def vendor_faults(texts: str | None = None) -> Iterator[None]:
 
     try:
         yield
-    except (CallError, EngineDeadError):
+    except CallError as error:
+        raise with_field(error, request) from error.__cause__
+    except EngineDeadError:
         raise
     except VllmEngineDeadError as error:
         raise EngineDeadError(DIED) from error
     except ValidationError as error:
         raise invalid(error) from error
     except Exception as error:
-        raise translated(error, texts) from error
+        fault = translated(error, texts)
+        raise (with_field(fault, request) if isinstance(fault, CallError) else fault) from error
 
 
 def refusal(response: ErrorResponse, texts: str | None = None) -> CallError:
     """
     An error that vLLM returned.
     """
-    param = texts if texts and response.error.param in _ITS_NAMES else response.error.param
+    if said := reworded(response.error.message):
+        return CallError(said[0], param=said[1], status=response.error.code)
+    param = texts if texts and response.error.param in ITS_NAMES else response.error.param
     return CallError(for_clients(response.error.message, param), param=param, status=response.error.code)
 
 

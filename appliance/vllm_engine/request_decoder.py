@@ -14,6 +14,7 @@ from appliance.errors import CallError
 from appliance.vllm_engine.errors import translated
 from appliance.vllm_engine.request_size import require_fitting
 from appliance.vllm_engine.validation_errors import invalid, json_of
+from appliance.vllm_engine.wordings import field_named
 
 # Fields that hold schemas, messages and other JSON, whose numbers never reach the engine as numbers, and tokens, which
 # are held against the vocabulary.
@@ -41,7 +42,10 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
         raise invalid(error, body) from error
     except VLLMError as error:
         # It is no ValueError, so pydantic lets it through as it is.
-        raise translated(error, None) from error
+        fault = translated(error, None)
+        if isinstance(fault, CallError) and fault.param is None:
+            fault.param = field_named(str(fault), _fields(request))
+        raise fault from error
     except Exception as error:
         # vLLM's validators look into values whose types nobody has checked yet.
         raise _misfit(request, body) from error
