@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jsonschema import ValidationError
@@ -80,7 +80,7 @@ def _faults(error: _Error) -> Iterator[Fault]:
         yield from _alternatives(error)
     else:
         must = _MESSAGES.get(error.keyword, _hold)(error)
-        yield draft.fault(path, f"{_is(error)}; must {must}")
+        yield _fault(error, f"{_is(error)}; must {must}")
 
 
 def _unknown_key(key: str, known: Iterable[str]) -> str:
@@ -107,7 +107,7 @@ def _alternatives(error: _Error) -> Iterator[Fault]:
             if index == fits[0]:
                 yield from _faults(_Error.of(inner, error.draft))
     else:
-        yield error.draft.fault(error.path, f"{_is(error)}; must be {_phrase(error.schema)}")
+        yield _fault(error, f"{_is(error)}; must be {_phrase(error.schema)}")
 
 
 def _is(error: _Error) -> str:
@@ -116,7 +116,22 @@ def _is(error: _Error) -> str:
     if isinstance(error.value, dict | list):
         kind = "mapping" if isinstance(error.value, dict) else "list"
         return f"is a {kind}" if error.value else f"is an empty {kind}"
+    if _is_scalar_for_section(error):
+        # A section may hold secrets, and so may what stands in its place.
+        return "is text"
     return f"is {error.draft.quote(error.path)}"
+
+
+def _fault(error: _Error, message: str) -> Fault:
+    fault = error.draft.fault(error.path, message)
+    return replace(fault, is_secret=True) if _is_scalar_for_section(error) else fault
+
+
+def _is_scalar_for_section(error: _Error) -> bool:
+    alternatives = error.wanted if error.keyword in ("anyOf", "oneOf") else [error.schema]
+    types = {each for schema in alternatives for each in types_of(schema)}
+    is_section = error.keyword in ("type", "anyOf", "oneOf") and not {"object", "array"}.isdisjoint(types)
+    return is_section and isinstance(error.value, str)
 
 
 def _phrase(schema: Schema) -> str:
@@ -161,6 +176,11 @@ def _have(bound: str, one: str, many: str) -> Callable[[_Error], str]:
     return lambda error: f"have {bound} {error.wanted} {one if error.wanted == 1 else many}"
 
 
+def _form(pattern: str) -> str:
+    is_url = pattern.startswith("^https?://")
+    return "be http:// or https://, a host, and an optional port and path" if is_url else f"match {pattern}"
+
+
 _MESSAGES: Mapping[str, Callable[[_Error], str]] = {
     "type": _be_of_type,
     "enum": _be_one_of,
@@ -175,5 +195,5 @@ _MESSAGES: Mapping[str, Callable[[_Error], str]] = {
     "maxItems": _have("at most", "entry", "entries"),
     "minProperties": _have("at least", "key", "keys"),
     "uniqueItems": lambda _: "have each entry once",
-    "pattern": lambda error: f"match {error.wanted}{_about(error.schema)}",
+    "pattern": lambda error: f"{_form(str(error.wanted))}{_about(error.schema)}",
 }

@@ -130,6 +130,8 @@ def _check_document(event: DocumentStartEvent, number: int, place: Place) -> Non
 def _check_alias(name: str, expansion: _Expansion, place: Place) -> None:
     if name in (anchor for anchor, _ in expansion.open):
         raise _refusal(place, f"*{name} stands inside its own anchor; must stand after it")
+    if name not in expansion.sizes and place.is_secret:
+        raise _refusal(place, "is an alias of no anchor; must be text, in quotes if it begins with *")
     if name not in expansion.sizes:
         remedy = did_you_mean(name, expansion.sizes) or f"must be set before it is used, with &{name}"
         raise _refusal(place, f"*{name} is an alias of no anchor; {remedy}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
-from appliance.config.masking import MASK, is_secret_name, mask
+from appliance.config.masking import MASK, is_field, is_odd_address, is_private_name, is_secret_name, mask
 from appliance.config.place import DataPath, Fault, Place, printable
 from appliance.storage.uri import scheme_of, secret_spans
 
@@ -58,13 +58,32 @@ class Draft:
         """
         A fault of the value at `path`.
         """
-        return Fault(path, message, self.place(path))
+        is_secret = self._is_private(path) and not isinstance(self.find(path), dict | list)
+        return Fault(path, message, self.place(path), is_secret, self._is_secret_key(path))
 
     def key_fault(self, path: DataPath, message: str) -> Fault:
         """
-        A fault of the key at the end of `path`.
+        A fault of the key at the end of `path`, which no section has.
         """
-        return Fault(path, message, self.keys.get(path) or self.place(path))
+        place = self.keys.get(path) or self.place(path)
+        # The second half of `{api_key: a,b}` is a key of its own.
+        return Fault(path, message, place, has_secret_key=self.find(path) is None or self._is_secret_key(path))
+
+    def _is_private(self, path: DataPath) -> bool:
+        value = self.find(path)
+        if path and isinstance(path[-1], str) and isinstance(value, str) and is_odd_address(path[-1], value):
+            return True
+        names = [part for part in path if isinstance(part, str)]
+        return bool(self.secrets(path)) or bool(names and is_private_name(names[-1]))
+
+    def _is_secret_key(self, path: DataPath) -> bool:
+        """
+        Whether the key at the end of `path` may be a secret itself: below secret keys, and unlike those of sections.
+        """
+        if len(path) < 2 or not isinstance(path[-1], str) or is_field(path[-1]):
+            return False
+        is_below = any(is_private_name(part) for part in path[:-1] if isinstance(part, str))
+        return is_below and ("headers" not in path[:-1] or self.find(path) is None)
 
     def get(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
         """
@@ -98,7 +117,10 @@ class Draft:
         """
         value, secrets = self.get(path), self.secrets(path)
         if not secrets:
-            return quote(value)
+            is_known = any(len(each) > 3 and each in str(value) for each in self.secrets(()))
+            return MASK if is_known or self._is_private(path) else quote(value)
+        if isinstance(path[-1], str) and isinstance(value, str) and is_odd_address(path[-1], value):
+            return MASK
         is_address = isinstance(value, str) and secrets.issubset(_in_address(value))
         return quote(mask(value, 0)[0]) if is_address else MASK
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from appliance.nearest import nearest
-from appliance.storage.uri import secret_spans
+from appliance.storage.uri import redact, secret_spans
 
 MASK = "***"
 
@@ -32,16 +33,70 @@ _NAME = re.compile(
     r"(.*[_-])?(api_?key|(access|account|private|secret)_key(_id)?|passw(or)?d|passphrase|secret|authorization|cookie"
     r"|connection_string)|((.*[_-])?(access|api|auth|bearer|hf|hub|sas|session)_)?token",
 )
+_REST = re.compile(r"\s*(\S.*)")
 _KEY = re.compile(r"""(?<![\w-])["']?(?P<name>[\w-]+)["']?\s*[:=]\s*(?!\$\{)""")
 _QUOTED = r"""\s*("(?:\\.|[^"\\])*"?|'(?:''|[^'])*'?"""
 _BLOCK_VALUE = re.compile(rf"{_QUOTED}|[^\s\"'].*)")
-_FLOW_VALUE = re.compile(rf"{_QUOTED}|[^\s\"',\]}}][^,\]}}]*)")
+# A comma ends a value only where a key follows; what begins like a collection ends nowhere on its line.
+_FLOW_VALUE = re.compile(rf"{_QUOTED}|[{{\[].*|[^\s\"',\]}}][^,\]}}]*(?:,(?![^,\]}}]*:)[^,\]}}]*)*)")
+
+# Whatever stands in one of these is secret; people write the key itself where its SHA-256 belongs.
+_SECTIONS = ("api_keys", "credentials", "headers", "sha256")
+_ADDRESS = re.compile(r"(.*_)?(url|endpoint|sink)")
+_LINE = re.compile(r"(?P<indent>\s*)(?P<dashes>(?:-\s+)*-?)(?P<key>[\"']?[\w-]+[\"']?\s*:(?=\s|$))?")
+_FIELD = re.compile(r"[a-z_]+(256)?")
 
 
+@lru_cache(4096)
 def is_secret_name(key: str) -> bool:
     """Whether a key of this name holds a secret; also where it is misspelt."""
     word = key.lower().replace("-", "_")
     return _NAME.fullmatch(word) is not None or (not word.endswith("s") and bool(nearest(word, _WORDS)))
+
+
+def is_private_name(key: str) -> bool:
+    """Whether what stands at or below a key of this name is secret; also where it is misspelt."""
+    return is_secret_name(key) or _is_section(key)
+
+
+def is_odd_address(key: str, value: str) -> bool:
+    """Whether the value of this key is an address with something in it that no address of ours has."""
+    return _ADDRESS.fullmatch(key) is not None and any(mark in redact(value) for mark in "@#")
+
+
+def is_field(key: str) -> bool:
+    """Whether a key looks like one of a section, and not like a secret."""
+    return _FIELD.fullmatch(key) is not None
+
+
+def is_below_private(lines: Sequence[str], number: int) -> bool:
+    """Whether the line of this number, from 0, stands below a key whose values are secret, by its indentation."""
+    found = _matched(lines[number]) if number < len(lines) else None
+    if found is None:
+        return False
+    level, is_item = len(found["indent"]), bool(found["dashes"])
+    for line in reversed(lines[:number]):
+        found = _matched(line)
+        if found is None or (level == 0 and not is_item):
+            continue
+        column = found.end("dashes")
+        if found["key"] and (column < level or (column == level and is_item and not found["dashes"])):
+            if any(is_private_name(key["name"]) for key in _KEY.finditer(line) if _is_open(line, key)):
+                return True
+            level, is_item = len(found["indent"]), bool(found["dashes"])
+        elif found["dashes"] and len(found["indent"]) < level:
+            level, is_item = len(found["indent"]), True
+    return False
+
+
+def mask_below(line: str, column: int) -> tuple[str, int]:
+    """A line below a secret key, with nothing but the name of a field on it, and its `column` then."""
+    found = _LINE.match(line)
+    if found is None:
+        return MASK, 0
+    name = (found["key"] or "").strip(" :\"'")
+    kept = line[: found.end("key")] if found["key"] and is_field(name) else line[: found.end("dashes")]
+    return f"{kept.rstrip() or kept} {MASK}", min(column, len(kept) + 1)
 
 
 def mask(line: str, column: int, hidden: Iterable[str] = ()) -> tuple[str, int]:
@@ -60,7 +115,10 @@ def mask(line: str, column: int, hidden: Iterable[str] = ()) -> tuple[str, int]:
 def _by_name(line: str) -> Iterator[tuple[int, int]]:
     for key in _KEY.finditer(line):
         value = _FLOW_VALUE if "{" in line[: key.start()] or "[" in line[: key.start()] else _BLOCK_VALUE
-        if is_secret_name(key["name"]) and (found := value.match(line, key.end())):
+        if _is_section(key["name"]):
+            value = _REST
+        found = value.match(line, key.end())
+        if found and (is_private_name(key["name"]) or is_odd_address(key["name"], found[1])):
             yield found.span(1)
 
 
@@ -81,3 +139,20 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             merged.append((start, end))
     return merged
+
+
+@lru_cache(4096)
+def _is_section(key: str) -> bool:
+    return bool(nearest(key.lower().replace("-", "_"), _SECTIONS))
+
+
+def _matched(line: str) -> re.Match[str] | None:
+    return None if not line.strip() or line.lstrip().startswith("#") else _LINE.match(line)
+
+
+def _is_open(line: str, key: re.Match[str]) -> bool:
+    """Whether the value of a key goes on after its line."""
+    rest = line[key.end() :].strip()
+    is_flow = rest.count("{") + rest.count("[") > rest.count("}") + rest.count("]")
+    is_quote = rest[:1] in {'"', "'"} and (len(rest) == 1 or rest[-1] != rest[0])
+    return not rest or is_flow or is_quote or rest[0] in "|>&#!" or not {"{", "["} & set(line)

@@ -58,7 +58,8 @@ class Reader:
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, ScalarNode) and node.tag in _TEXT | _CONVERSIONS.keys():
             return self._scalar(node, path)
-        return self._fault(path, node, f"has the tag {_short(str(node.tag))}; must be plain YAML, without tags")
+        tag = "a tag" if self._place(node).is_secret else f"the tag {_short(str(node.tag))}"
+        return self._fault(path, node, f"has {tag}; must be plain YAML, without tags")
 
     def _mapping(self, node: MappingNode, path: DataPath) -> dict[str, Any]:
         data: dict[str, Any] = {}
@@ -86,7 +87,8 @@ class Reader:
             elif key.value in seen:
                 first = self._place(seen[key.value])
                 where = "" if first.line is None else f" (first on line {first.line})"
-                self._fault((*path, key.value), key, f"the key is here twice{where}; must be here once")
+                message, place = f"the key is here twice{where}; must be here once", self._place(key)
+                self.faults.append(Fault((*path, key.value), message, place, has_secret_key=place.is_secret))
             else:
                 seen[key.value] = key
                 yield key, value

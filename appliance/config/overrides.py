@@ -4,17 +4,20 @@ The command line over everything: ``--set server.port=9000``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from appliance.config.document import parse
 from appliance.config.draft import Draft
-from appliance.config.masking import mask
+from appliance.config.masking import MASK, is_private_name, mask
 from appliance.config.named import named_models
 from appliance.config.place import DataPath, Fault, Place, Source, is_unicode, printable
 from appliance.errors import ConfigError
 from appliance.nearest import did_you_mean, known_ones
 
 _FORM = "must be a path, = and a value in YAML, such as server.port=9000"
+
+_LIST = "goes into a list, whose entries have no paths; must set the list as a whole, such as a=[b, c]"
 
 
 def lay(draft: Draft, overrides: Sequence[str]) -> tuple[Draft, list[Fault]]:
@@ -23,7 +26,7 @@ def lay(draft: Draft, overrides: Sequence[str]) -> tuple[Draft, list[Fault]]:
     """
     faults: list[Fault] = []
     for override in overrides:
-        source = Source(f"--set {printable(mask(override, 0)[0])}")
+        source = Source(f"--set {_shown(override)}")
         try:
             draft, wrong = _laid(draft, override, source)
         except _MalformedError as malformed:
@@ -34,6 +37,21 @@ def lay(draft: Draft, overrides: Sequence[str]) -> tuple[Draft, list[Fault]]:
         else:
             faults += wrong
     return draft, faults
+
+
+def _shown(override: str) -> str:
+    """
+    An override without the value of a secret key, and without one that is more than a word of text.
+    """
+    name, equals, text = override.partition("=")
+    parts = re.split(r"[^\w-]+", name)
+    first = next((part for part in parts if is_private_name(part)), None)
+    if first is not None:
+        # What follows it is a field at best.
+        return f"{printable(name[: name.index(first) + len(first)])}{f'={MASK}' if equals else MASK}"
+    if text.lstrip()[:1] in {"*", "!", "&", "|", ">", "{", "["}:
+        return f"{printable(name)}={MASK}"
+    return printable(mask(override, 0)[0])
 
 
 class _MalformedError(Exception):
@@ -48,9 +66,11 @@ def _laid(draft: Draft, override: str, source: Source) -> tuple[Draft, list[Faul
         raise _MalformedError("is not UTF-8 text; must be UTF-8")
     if not equals or not all(name.split(".")):
         raise _MalformedError(f"is not an assignment; {_FORM}")
+    if re.search(r"\[\d*\]", name):
+        raise _MalformedError(_LIST)
     path = _path(draft, name)
     if draft.goes_into_a_list(path):
-        raise _MalformedError("goes into a list; must set the list as a whole, such as a=[b, c]")
+        raise _MalformedError(_LIST)
     value, faults = parse(text, source)
     wrong = [Fault((*path, *fault.path), fault.message, fault.place) for fault in faults]
     return draft.with_value(path, value.data, Place(source)), wrong

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from appliance.config.masking import mask
+from appliance.config.masking import MASK, is_below_private, mask, mask_below
 from appliance.errors import Problem
 
 DataPath = tuple[str | int, ...]
@@ -61,11 +61,23 @@ class Place:
     line: int | None = None
     column: int | None = None
 
-    def snippet(self, hidden: Iterable[str] = ()) -> str:
+    @property
+    def is_secret(self) -> bool:
+        """
+        Whether what stands there is secret, as far as its line and those above tell.
+        """
+        if self.source.lines is None or self.line is None or self.column is None:
+            return "***" in mask(self.source.name, 0)[0]
+        if is_below_private(self.source.lines, self.line - 1):
+            return True
+        line, column = self.source.lines[self.line - 1], self.column - 1
+        return mask(line[: column + 1] + "x", 0)[0].endswith(MASK)
+
+    def snippet(self, hidden: Iterable[str] = (), *, is_cut: bool = False) -> str:
         """
         The line with a caret under the column, cut to a window where it is long; "" where there is none.
 
-        Secrets are ``***`` in it, and so are the texts `hidden`.
+        Secrets are ``***`` in it, and so are the texts `hidden`, and all from the column on where it `is_cut`.
         """
         if self.source.lines is None or self.line is None or self.column is None:
             return ""
@@ -73,7 +85,13 @@ class Place:
         line = self.source.lines[self.line - 1] if self.line <= len(self.source.lines) else ""
         # Nothing farther away is shown, and whole lines of a megabyte take long.
         cut = max(0, self.column - 1 - _MASKED_WIDTH)
-        line, column = mask(line[cut : self.column + _MASKED_WIDTH], self.column - 1 - cut, hidden)
+        if is_below_private(self.source.lines, self.line - 1):
+            line, column = mask_below(line, self.column - 1)
+        elif is_cut:
+            before, column = mask(line[cut : self.column - 1], self.column - 1 - cut, hidden)
+            line = before if before.endswith(MASK) else before + MASK
+        else:
+            line, column = mask(line[cut : self.column + _MASKED_WIDTH], self.column - 1 - cut, hidden)
         start = max(0, column - _SNIPPET_WIDTH // 2) if len(line) > _SNIPPET_WIDTH else 0
         # Tabs stay tabs in the caret's line, so that it stands under its column on any terminal.
         indent = "".join("\t" if char == "\t" else " " for char in line[start:column])
@@ -91,18 +109,27 @@ class Fault:
     message: str
     place: Place
 
+    is_secret: bool = False
+    """Whether what stands at the place may hold a secret, and is not shown."""
+
+    has_secret_key: bool = False
+    """Whether the last key of the path may be one."""
+
     def problem(self, hidden: Iterable[str] = ()) -> Problem:
         """
         The fault as it is reported, without the texts `hidden` in what it shows of the file or of `--set`.
         """
         source = self.place.source
+        name = source.name if source.lines is not None else mask(source.name, 0, hidden)[0]
+        if self.is_secret and source.lines is None and "=" in name:
+            name = f"{name.partition('=')[0]}={MASK}"
         return Problem(
-            source=source.name if source.lines is not None else mask(source.name, 0, hidden)[0],
+            source=name,
             line=self.place.line,
             column=self.place.column,
-            path=dotted(self.path),
+            path=dotted((*self.path[:-1], MASK) if self.has_secret_key else self.path),
             message=self.message,
-            snippet=self.place.snippet(hidden),
+            snippet=self.place.snippet(hidden, is_cut=self.is_secret or self.has_secret_key),
         )
 
 

@@ -52,7 +52,7 @@ class _Text:
             return self._secret(_checked(raw, f"the file {path}").rstrip("\r\n"))
         env = _ENV.fullmatch(match["inside"])
         if env is None:
-            raise _UnresolvedError(f"has an unknown reference {match[0]}; {_KINDS}")
+            raise _UnresolvedError(f"has an unknown reference; {_KINDS}")
         # As in a shell, `:-` stands in for an empty variable too.
         if env["default"] is not None and not self.environ.get(env["name"]):
             return env["default"].removeprefix(":-")

@@ -180,9 +180,76 @@ def test_the_caret_stays_under_the_fault(load_text: Callable[..., Loaded]) -> No
         assert "key_password: ***" in line
 
 
+def _upstream(line: str) -> str:
+    return f"models:\n  - name: p\n    class: proxy\n    upstreams:\n      - {line}\n"
+
+
+def _server(line: str) -> str:
+    return f"models: [{{name: a, class: generative, storage: {{uri: file:///a}}}}]\nserver: {line}\n"
+
+
+# Secrets where they do not belong, so that they are no value of a secret key.
+MISPLACED = {
+    "text for headers": _upstream("{url: 'http://h/v1', headers: SECRET}"),
+    "a list for headers": _upstream("{url: 'http://h/v1', headers: [SECRET]}"),
+    "a name of a header": _upstream("{url: 'http://h/v1', headers: {SECRET}}"),
+    "a merge into headers": _upstream("{url: 'http://h/v1', headers: {<<: SECRET}}"),
+    "text for keys": _server("{api_keys: SECRET}"),
+    "text for keys in a block": _server("\n  api_keys: SECRET"),
+    "a key in the list": _server("\n  api_keys:\n    - SECRET"),
+    "a key as a key": _server("{api_keys: [{SECRET: 1}]}"),
+    "a key for its digest": _server("{api_keys: [{name: a, sha256: SECRET}]}"),
+    "a key for its digest in a block": _server("\n  api_keys:\n  - name: a\n    sha256: SECRET"),
+    "text for credentials": _server("{}\nstorage: {credentials: {s3: SECRET}}"),
+    "text for tls": _server("{tls: SECRET}"),
+    "an upstream": "models: [{name: p, class: proxy, upstreams: SECRET}]\n",
+    "an address without a scheme": _upstream("url: SECRET@x"),
+    "an address with an odd path": _upstream("url: https://x/SECRET@y/z#SECRET"),
+    "an odd address beside a fault": _upstream("{url: 'https://x/v1#SECRET', wieght: 1}"),
+    "an alias": _upstream("{url: 'http://h/v1', api_key: *SECRET}"),
+    "an alias in a block": _upstream("url: http://h/v1\n        api_key: *SECRET"),
+    "a tag": _upstream("{url: 'http://h/v1', api_key: !!python/object:SECRET {}}"),
+    "a tag in a block": _upstream("url: http://h/v1\n        api_key: !!python/object:SECRET {}"),
+    "what follows a comma": _server("{tls: {key_password: a,SECRET}}"),
+    "an anchor": _server("{port: *k, api_keys: [{name: a, value: *k}]}").replace("models", "x-a: &k SECRET\nmodels"),
+    "an anchor in a block": _server("\n  host: &k SECRET\n  port: *k\n  tls: {key_password: *k}"),
+    "no YAML": _server("{api_keys: [{name: a, value: SECRET"),
+    "no YAML in a block": _server("\n  api_keys:\n    - name: a\n      value: |\n        SECRET: [\n  port: ]"),
+    "a reference": _upstream("{url: 'http://h/v1', api_key: '${SECRET}'}"),
+}
+
+
+@pytest.mark.parametrize("text", MISPLACED.values(), ids=MISPLACED)
+def test_what_stands_near_a_secret_is_not_shown(text: str, load_text: Callable[..., Loaded]) -> None:
+    """
+    Only where it is, and what must be there.
+    """
+    with pytest.raises(ConfigError) as caught:
+        load_text(text.replace("SECRET", WRITTEN))
+
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value.problems)
+    assert "hunter2" not in shown
+    assert "must" in shown or "unknown key" in shown
+
+
 @pytest.mark.parametrize(
     "override",
     [
+        "server.api_keys=hunter2-hunter2",
+        "server.api_keys=[hunter2-hunter2]",
+        "server.api_keys=[{name: a, value: hunter2-hunter2",
+        "server.api_keys=[{name: a, sha256: hunter2-hunter2}]",
+        "server.api_keys=*hunter2-hunter2",
+        "server.api_keys=!!python/object:hunter2-hunter2 {}",
+        "server.api_keys.hunter2-hunter2=1",
+        "server.api_keys[0].value=hunter2-hunter2",
+        "server={api_keys: hunter2-hunter2}",
+        "server.tls=hunter2-hunter2",
+        "server.tls.key_password=*hunter2-hunter2",
+        "storage.credentials=hunter2-hunter2",
+        "models.a.upstreams[0].api_key=hunter2-hunter2",
+        "models=hunter2-hunter2",
+        "tracing.headers=hunter2-hunter2",
         "server.tls.key_password=hunter2-hunter2",
         "models.a.upstreams=[{url: 'http://u:hunter2-hunter2@h/v1'}]",
         "models.b.upstreams=[{url: 'http://h/v1', api_key: hunter2-hunter2}]",
