@@ -16,6 +16,7 @@ import click
 from appliance import logs
 from appliance.cache import cache
 from appliance.config import Loaded, differences, load, schema_of
+from appliance.config.place import printable
 from appliance.diff import as_json, as_text, diff_help
 from appliance.errors import ApplianceError, ConfigError
 from appliance.models import SECTIONS
@@ -34,11 +35,18 @@ class _Verbs(click.Group):
             return super().invoke(ctx)
         except ConfigError as error:
             count = len(error.problems)
-            click.echo(f"{error}\n{count} problem{'s' if count > 1 else ''} found", err=True)
+            click.echo(f"{_printable(str(error))}\n{count} problem{'s' if count > 1 else ''} found", err=True)
             ctx.exit(error.exit_code)
         except ApplianceError as error:
-            click.echo(f"appliance: {error}", err=True)
+            click.echo(f"appliance: {_printable(str(error))}", err=True)
             ctx.exit(error.exit_code)
+
+
+def _printable(text: str) -> str:
+    """
+    The lines of a text, which may quote a model's files, without anything that a terminal acts on.
+    """
+    return "\n".join(map(printable, text.split("\n")))
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -89,7 +97,7 @@ def validate(files: Sequence[Path], deep: bool, format_: str, overrides: Sequenc
     if format_ == "json":
         click.echo(json.dumps([each.as_json() for each in found], indent=2))
     else:
-        click.echo("\n".join(each.as_text() for each in found))
+        click.echo(_printable("\n".join(each.as_text() for each in found)))
     wrong = any(each.problems for each in found)
     sys.exit(ConfigError.exit_code if wrong else next((each.exit_code for each in found if each.exit_code), 0))
 

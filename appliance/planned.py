@@ -83,7 +83,7 @@ def _show(made: Sequence[Plan], form: str) -> str:
     if form == "json":
         return json.dumps([each.describe() for each in made], indent=2)
     # What a model calls itself is whatever its file says.
-    lines = "\n\n".join(map(table, made)).splitlines()
+    lines = "\n\n".join(map(table, made)).split("\n")
     return "\n".join(map(printable, lines)) or "no model here is computed by vLLM: there is nothing to plan"
 
 

@@ -233,6 +233,32 @@ def test_a_plan_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
     assert r"m: \x1b[31mRED\x07, " in done.stdout, done.stderr
 
 
+def test_an_error_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
+    """
+    Also where it quotes a model's files.
+    """
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _named("\x1b[31m"))
+    file = tmp_path / "config.yaml"
+    file.write_text(f"models:\n  - name: m\n    class: generative\n    storage: {{uri: {model}}}\n")
+    for words in (["plan"], ["validate", "--deep"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", *words, str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+        assert r"has no \x1b[31m.block_count" in done.stdout + done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def _named(architecture: str) -> bytes:
+    return _text("general.architecture") + struct.pack("<I", 8) + _text(architecture)
+
+
 def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() -> None:
     """
     Nothing is made for each of them.
