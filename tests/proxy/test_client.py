@@ -45,7 +45,7 @@ async def client(upstream: Upstream) -> AsyncGenerator[Client]:
     """
     A client with a key, and short patience.
     """
-    timeouts = TimeoutsSection(connect_seconds=2, first_byte_seconds=0.5, idle_seconds=0.5)
+    timeouts = TimeoutsSection(connect_seconds=2, first_byte_seconds=2, idle_seconds=1)
     client = Client(UpstreamSection(url=upstream.url, api_key="sk-secret", headers={"X-Team": "a"}, timeouts=timeouts))
     yield client
     await client.close()
@@ -255,10 +255,10 @@ async def test_the_time_a_reader_takes_is_not_the_upstreams(client: Client, upst
     """
     Idle is measured while somebody waits.
     """
-    upstream.on("/v1/embeddings", stream(b"data: 1\n\n", 0.8, b"data: 2\n\n"))
+    upstream.on("/v1/embeddings", stream(b"data: 1\n\n", 1.6, b"data: 2\n\n"))
     answer = await client.send("/v1/embeddings", BODY)
     first = await answer.more()
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(1.2)
 
     assert (first, await answer.more(), await answer.more()) == (b"data: 1\n\n", b"data: 2\n\n", b"")
 
