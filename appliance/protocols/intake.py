@@ -15,7 +15,7 @@ from appliance.concurrency import off_loop
 from appliance.config.server import ServerSection
 from appliance.errors import CallError, SlowBodyError
 from appliance.json_scan import is_deeper, is_wider
-from appliance.protocols.clients import AnyRequest, ClientGoneError, discard
+from appliance.protocols.clients import AnyRequest, ClientGoneError, before_body, discard
 from appliance.protocols.compression import decompressed
 from appliance.tensors.wire import LENGTH_HEADER
 
@@ -65,10 +65,12 @@ class Intake:
         The body of a request, which is JSON with binary tensors after it where the headers say so.
 
         Raises:
-            CallError: as `body` and `require_shape`.
+            CallError: the client says that it is a form; as `body` and `require_shape`.
             SlowBodyError: it did not come in time.
             RequestEntityTooLarge: it is larger than the application allows.
         """
+        async with before_body(request):
+            require_no_form(request.headers.get("content-type", ""))
         body = await self.body(request)
         length = request.headers.get(LENGTH_HEADER, "")
         await self.require_shape(body[: int(length)] if length.isdecimal() and len(length) < _DIGITS else body)

@@ -23,7 +23,7 @@ from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.compression import compressed
 from appliance.protocols.errors import told
-from appliance.protocols.intake import Intake, require_no_form
+from appliance.protocols.intake import Intake
 from appliance.protocols.oip.asking import ask, authorize, inner_headers, whole
 from appliance.protocols.oip.cloudevents import opened, sealed
 from appliance.protocols.oip.columns import Column, Columns, fields_of
@@ -58,7 +58,6 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
             raise MethodNotAllowedException(headers={"Allow": "GET"})
         async with before_body(request):
             authorize(lifecycle, name, _VERBS[verb])
-            require_no_form(request.headers.get("content-type", ""))
         headers = dict(request.headers)
         body = await intake.json(request)
         event = await off_loop(len(body), opened, body, headers)

@@ -25,7 +25,7 @@ from appliance.contract import Operation
 from appliance.lifecycle import RULES, Entry, Lifecycle, Standing
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.compression import compressed
-from appliance.protocols.intake import Intake, require_no_form
+from appliance.protocols.intake import Intake
 from appliance.protocols.oip import generate, metadata
 from appliance.protocols.oip.asking import authorize, entry_of, infer
 from appliance.protocols.oip.statistics import every_model, statistics
@@ -120,7 +120,6 @@ def _models(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
         async with before_body(request):
             entry_of(lifecycle, place.name, place.version)
             authorize(lifecycle, place.name, Operation.INFERENCE)
-            require_no_form(request.headers.get("content-type", ""))
         return await answers[place.verb](request, place)
 
     return [show, answer]
