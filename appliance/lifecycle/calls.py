@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
+from appliance.access import current_caller
 from appliance.admission import Charge, Deadlines, Keys, Slot, held
 from appliance.contract import Call, Operation, Reply
 from appliance.errors import CallError, UnavailableError, UnsupportedOperationError
@@ -77,9 +78,10 @@ async def quiet(entries: Sequence[Entry], seconds: float) -> None:
 def _require(entry: Entry, call: Call, *, is_inner: bool) -> None:
     name, rule = entry.section.name, RULES[entry.state]
     if call.operation not in entry.model.operations:
-        can = ", ".join(sorted(entry.model.operations))
+        caller = current_caller()
+        can = sorted(each for each in entry.model.operations if caller is None or caller.may_ask(each))
         raise UnsupportedOperationError(
-            f"The model {name!r} does not support {call.operation}; it supports: {can}",
+            f"The model {name!r} does not support {call.operation}; it supports: {', '.join(can) or 'none'}",
             param="model",
             code="unsupported_operation",
         )

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from appliance.access import AccessSettings
 from appliance.access.section import KeySection
 from appliance.config.server import ServerSection
+from appliance.contract import Operation
 from appliance.server import create_app
 
 PROBES = {"/livez", "/readyz", "/startupz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"}
@@ -225,6 +226,20 @@ async def test_a_listing_shows_a_key_what_it_may_ask(closed: Closed) -> None:
     assert (uno["root"], uno["parent"], uno["aliases"]) == ("uno", None, [])
     assert "/v1/completions" in paths
     assert "/v1/chat/completions" not in paths
+
+
+async def test_a_refused_operation_names_only_those_the_key_may_ask() -> None:
+    """
+    What the model can do beside them is told to other keys.
+    """
+    asks = (Operation.COMPLETION, Operation.MODERATION)
+    async with Closed(closed_config(KeySection(name="asks", value=ALL, operations=asks))) as client:
+        await client.until_ready()
+
+        answer = await client.post("/v1/moderations", json={"model": "one", "input": "a"}, headers=bearing(ALL))
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].endswith("does not support moderation; it supports: completion")
 
 
 async def test_a_missing_model_is_not_found_out_by_leaving_its_name_away() -> None:
