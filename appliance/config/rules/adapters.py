@@ -4,7 +4,9 @@ Rules of adapters: targets that exist and can do what is asked, templates and pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,37 @@ _SMALLEST_CHAT = {
 }
 
 Model = dict[str, Any]  # Any: what a file holds before it is checked
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """
+    A template of requests for an operation; None where it is of chats.
+    """
+
+    source: str
+    operation: Operation | None = None
+
+    def compiled(self, renderer: Renderer) -> Callable[[], object]:
+        """
+        What renders it for the smallest request.
+
+        Raises:
+            TemplateFaultError: it is no template.
+        """
+        if self.operation is None:
+            return partial(ChatTemplate(self.source, renderer=renderer).render, _SMALLEST_CHAT)
+        return partial(JsonTemplate(self.source, renderer).render, smallest(self.operation))
+
+
+class _SyntaxError(Exception):
+    """
+    The text is no template.
+    """
+
+    def __init__(self, fault: TemplateFaultError) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
 
 
 def targets_answer(draft: Draft) -> Iterator[Fault]:
@@ -66,13 +99,28 @@ def templates_render(draft: Draft) -> Iterator[Fault]:
     """
     What is a Jinja template is one that renders the smallest request there is, and that of a request gives JSON.
     """
-    with Renderer() as renderer:
-        for path, model in _adapters(draft):
-            protocol = _mapping(model, "protocol")
-            for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
-                yield from _wrong_chat(draft, (*path, *keys), renderer)
-            for key, operation in OPERATIONS.items() if protocol.get("kind") == "http" else ():
-                yield from _wrong_request(draft, (*path, "protocol", key, "request"), operation, renderer)
+    found: list[tuple[DataPath, Path | None, _Template]] = []
+    for path, model in _adapters(draft):
+        for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
+            source = draft.find(where := (*path, *keys))
+            if not isinstance(source, str):
+                continue
+            file = None if is_inline(source) else Path(source).expanduser()
+            try:
+                found.append((where, file, _Template(source if file is None else file.read_text(encoding="utf-8"))))
+            except (OSError, ValueError) as error:
+                yield _unread(draft, where, error)
+        for key, operation in OPERATIONS.items() if _mapping(model, "protocol").get("kind") == "http" else ():
+            source = draft.find(where := (*path, "protocol", key, "request"))
+            if isinstance(source, str):
+                found.append((where, None, _Template(source, operation)))
+    errors = _errors_of(tuple(template for *_, template in found))
+    for (where, file, template), wrong in zip(found, errors, strict=True):
+        if isinstance(wrong, _SyntaxError):
+            yield _no_template(draft, where, file, wrong.fault)
+        elif wrong is not None:
+            fault = _wrong_chat if template.operation is None else _wrong_request
+            yield from fault(draft, where, wrong)
 
 
 def paths_compile(draft: Draft) -> Iterator[Fault]:
@@ -88,49 +136,45 @@ def paths_compile(draft: Draft) -> Iterator[Fault]:
                     yield from _wrong_path(draft, where, source)
 
 
-def _wrong_chat(draft: Draft, where: DataPath, renderer: Renderer) -> Iterator[Fault]:
-    source = draft.find(where)
-    if not isinstance(source, str):
-        return
-    file = None if is_inline(source) else Path(source).expanduser()
-    try:
-        template = ChatTemplate(source if file is None else file.read_text(encoding="utf-8"), renderer=renderer)
-        template.render(_SMALLEST_CHAT)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "is not UTF-8 text"
-        yield draft.fault(where, f"is {draft.quote(where)}, a file that cannot be read: {reason}; must be a template")
-    except TemplateFaultError as error:
-        if file is None:
-            yield _no_template(draft, where, error)
-        else:
-            yield draft.fault(where, f"is {draft.quote(where)}, and line {error.line} of it no Jinja: {error}")
-    except CallError as error:
-        # It may refuse, or want a token of the tokenizer, which is not here.
-        if isinstance(error.__cause__, RenderError) and error.__cause__.kind in ("broken", "ended"):
-            fault = f"fails for the smallest conversation{_told(draft, where, error.__cause__)}"
-            yield draft.fault(where, f"{fault}; must render in little time and memory")
+@lru_cache(maxsize=8)
+def _errors_of(templates: tuple[_Template, ...]) -> tuple[Exception | None, ...]:
+    """
+    What goes wrong with each when it is compiled, and rendered for the smallest request.
+
+    Remembered, because a file that is watched is read again for each of its changes, which are seldom in a template.
+    """
+    with Renderer() as renderer:
+        return tuple(_error_of(template, renderer) for template in templates)
 
 
-def _wrong_request(draft: Draft, where: DataPath, operation: Operation, renderer: Renderer) -> Iterator[Fault]:
-    source = draft.find(where)
-    if not isinstance(source, str):
-        return
+def _error_of(template: _Template, renderer: Renderer) -> Exception | None:
     try:
-        template = JsonTemplate(source, renderer)
+        render = template.compiled(renderer)
     except TemplateFaultError as error:
-        yield _no_template(draft, where, error)
-        return
+        return _SyntaxError(error)
     try:
-        template.render(smallest(operation))
-    except TemplateFaultError as error:
+        render()
+    except (TemplateFaultError, CallError) as error:
+        return error
+    return None
+
+
+def _wrong_chat(draft: Draft, where: DataPath, error: Exception) -> Iterator[Fault]:
+    # It may refuse, or want a token of the tokenizer, which is not here.
+    if isinstance(error.__cause__, RenderError) and error.__cause__.kind in ("broken", "ended"):
+        fault = f"fails for the smallest conversation{_told(draft, where, error.__cause__)}"
+        yield draft.fault(where, f"{fault}; must render in little time and memory")
+
+
+def _wrong_request(draft: Draft, where: DataPath, error: Exception) -> Iterator[Fault]:
+    if isinstance(error, TemplateFaultError):
         yield draft.fault(where, f"{error}; must give some for the smallest request, so put values through | tojson")
-    except CallError as error:
-        # What it refuses by itself is its own business.
-        if isinstance(error.__cause__, RenderError) and error.__cause__.kind != "refused":
-            remedy = "must have a default for what requests may leave out, such as {{ top_p | default(1) }}"
-            if error.__cause__.kind != "undefined":
-                remedy = "must render in little time and memory"
-            yield draft.fault(where, f"fails for the smallest request{_told(draft, where, error.__cause__)}; {remedy}")
+    # What it refuses by itself is its own business.
+    elif isinstance(error.__cause__, RenderError) and error.__cause__.kind != "refused":
+        remedy = "must have a default for what requests may leave out, such as {{ top_p | default(1) }}"
+        if error.__cause__.kind != "undefined":
+            remedy = "must render in little time and memory"
+        yield draft.fault(where, f"fails for the smallest request{_told(draft, where, error.__cause__)}; {remedy}")
 
 
 def _wrong_path(draft: Draft, where: DataPath, source: str) -> Iterator[Fault]:
@@ -142,7 +186,14 @@ def _wrong_path(draft: Draft, where: DataPath, source: str) -> Iterator[Fault]:
         yield Fault(where, f"is no JMESPath{_told(draft, where, error)}", inside(draft, where, line, offset))
 
 
-def _no_template(draft: Draft, where: DataPath, error: TemplateFaultError) -> Fault:
+def _unread(draft: Draft, where: DataPath, error: OSError | ValueError) -> Fault:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else "is not UTF-8 text"
+    return draft.fault(where, f"is {draft.quote(where)}, a file that cannot be read: {reason}; must be a template")
+
+
+def _no_template(draft: Draft, where: DataPath, file: Path | None, error: TemplateFaultError) -> Fault:
+    if file is not None:
+        return draft.fault(where, f"is {draft.quote(where)}, and line {error.line} of it no Jinja: {error}")
     # Where the text came from elsewhere, the line is all that can be told.
     line = f" in line {error.line}" if draft.secrets(where) else ""
     return Fault(where, f"is no Jinja template{line}{_told(draft, where, error)}", inside(draft, where, error.line))
