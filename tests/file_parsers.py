@@ -289,5 +289,10 @@ def file_parsers() -> Sequence[Parser]:
         Parser("scores in an answer", _found(JmesPath("scores").scores), (GatewayError,), [_ANSWER, *_ODD]),
         Parser("vectors in an answer", _found(JmesPath("vectors").vectors), (GatewayError,), [_ANSWER, *_ODD]),
         Parser("sum in an answer", _found(JmesPath("sum(scores)").find), (GatewayError,), [_ANSWER, *_ODD]),
-        Parser("path", _path, (PathFaultError, ApplianceError), [b"a[?b=='c'].b | [0]", b"sort_by(a, &b)[*].b"]),
+        Parser(
+            "path",
+            _path,
+            (PathFaultError, ApplianceError),
+            [b"a[?b=='c'].b | [0]", b"sort_by(a, &b)[*].b", b"9" * 5000],
+        ),
     )

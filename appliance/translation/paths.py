@@ -50,6 +50,8 @@ class JmesPath:
             raise PathFaultError(what, at) from error
         except JMESPathError as error:
             raise PathFaultError("is empty") from error
+        except ValueError as error:
+            raise PathFaultError("has a number of too many digits") from error
         except RecursionError as error:
             raise PathFaultError("is nested too deeply") from error
         _require_functions(self._path.parsed, source)
