@@ -64,7 +64,8 @@ def _validator(request: TypeAdapter[Any]) -> SchemaValidator:  # Any: vLLM's req
 
     pydantic would go on, and describe what is wrong with each element for each type that it could have been.
     """
-    return SchemaValidator(_failing_fast(request.core_schema))
+    # A class that was used before would bring its own validator, which goes on.
+    return SchemaValidator(_failing_fast(request.core_schema), _use_prebuilt=False)
 
 
 def _failing_fast(schema: Any) -> Any:  # Any: parts of pydantic's schema, of any type
