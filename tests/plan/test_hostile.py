@@ -66,6 +66,11 @@ def _look(folder: Path) -> object:
     return look(StorageSection(uri=str(folder)), StorageSettings())
 
 
+def _appliance(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "appliance", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
 @pytest.mark.parametrize(("changes", "message"), CONFIGS.values(), ids=CONFIGS)
 def test_a_config_of_absurd_numbers_is_refused(tmp_path: Path, changes: Mapping[str, Any], message: str) -> None:
     """
@@ -199,13 +204,7 @@ def test_the_command_line_names_the_fault_with_the_exit_code_of_broken_files(tmp
     file = tmp_path / "config.yaml"
     file.write_text(f"models:\n  - name: m\n    class: generative\n    storage: {{uri: {model}}}\n")
     for words in (["plan"], ["validate", "--deep"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "appliance", *words, str(file)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        done = _appliance(*words, str(file))
 
         assert done.returncode == 16, done.stderr
         assert "num_hidden_layers is 1000000000" in done.stdout + done.stderr
@@ -243,13 +242,7 @@ def test_an_error_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(f"models:\n  - name: m\n    class: generative\n    storage: {{uri: {model}}}\n")
     for words in (["plan"], ["validate", "--deep"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "appliance", *words, str(file)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        done = _appliance(*words, str(file))
 
         assert r"has no \x1b[31m.block_count" in done.stdout + done.stderr
         assert "\x1b" not in done.stdout + done.stderr
