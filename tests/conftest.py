@@ -11,11 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 from faultproxy import FaultProxy
+from hypothesis import settings
 from ruamel.yaml import YAML
 from served import Served
 from upstreams import Upstream
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+settings.register_profile("default", max_examples=25, deadline=None)
+settings.register_profile("long", max_examples=500, deadline=None)
+settings.load_profile("default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,9 +53,15 @@ def serve(tmp_path: Path, chat_file: Path) -> Iterator[Callable[..., Served]]:
     """
     servers: list[Served] = []
 
-    def start(*overrides: str, file: Path = chat_file, prefix: Sequence[str] = (), host: str = "127.0.0.1") -> Served:
+    def start(
+        *overrides: str,
+        file: Path = chat_file,
+        prefix: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        is_cold: bool = False,
+    ) -> Served:
         log = tmp_path / f"server-{len(servers)}.log"
-        servers.append(Served(file, log, *overrides, prefix=prefix, host=host))
+        servers.append(Served(file, log, *overrides, prefix=prefix, host=host, is_cold=is_cold))
         return servers[-1]
 
     yield start

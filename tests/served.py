@@ -18,17 +18,27 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+from server_launcher import ForkedServer, launch
 
 
 class Served:
     """
     ``appliance serve FILE`` on a free port of the loopback, its log in a file.
 
-    `prefix` is what to put before the command; it ends in becoming it. `host` is where it listens then.
+    It is forked from a process that has imported the appliance, unless it `is_cold`: then it is started as people do.
+    `prefix` is what to put before the command, which is cold; it ends in becoming it. `host` is where it listens then.
     """
 
+    process: subprocess.Popen[bytes] | ForkedServer
+
     def __init__(
-        self, file: Path, log: Path, *overrides: str, prefix: Sequence[str] = (), host: str = "127.0.0.1"
+        self,
+        file: Path,
+        log: Path,
+        *overrides: str,
+        prefix: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        is_cold: bool = False,
     ) -> None:
         self.port = free_port()
         self.log = log
@@ -37,11 +47,14 @@ class Served:
         own = [f"server.port={self.port}", f"server.host={host}", "logging.format=json"]
         # Nobody is sent to it but by the test, which knows when it goes.
         changes = [*own, "server.drain_delay_seconds=0", *overrides]
-        words = [word for change in changes for word in ("--set", change)]
+        words = ["serve", str(file), *(word for change in changes for word in ("--set", change))]
         self.started = time.monotonic()
+        if not is_cold and not prefix and (process := launch(file, words, log)) is not None:
+            self.process = process
+            return
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "appliance", "serve", str(file), *words],
+                [*prefix, sys.executable, "-m", "appliance", *words],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,

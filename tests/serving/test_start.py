@@ -41,6 +41,7 @@ def test_a_start_imports_while_it_fetches_and_says_what_it_was_spent_on(
             f"storage.cache_dir={cache}",
             "storage.transfer.stall_seconds=150",
             "models.smollm2.layout.cpu_threads=1",
+            is_cold=True,
         )
         until(lambda: server.state() == "fetching", 30)
         process = psutil.Process(server.process.pid)
@@ -72,7 +73,7 @@ def test_what_is_compiled_is_there_for_the_next_start(serve: Callable[..., Serve
 
     def start() -> set[Path]:
         server = serve(
-            f"storage.cache_dir={cache}", "models.minilm.engine.enforce_eager=false", file=EMBEDDINGS
+            f"storage.cache_dir={cache}", "models.minilm.engine.enforce_eager=false", file=EMBEDDINGS, is_cold=True
         ).until_ready()
         (profile,) = [event for event in server.events() if event["event"] == "profile.chosen"]
         assert (profile["eager"], profile["said"]) == (False, ["engine.enforce_eager"])

@@ -1,0 +1,314 @@
+"""Starts `appliance serve` as a fork of a process that has imported it: what a start costs beyond its imports."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import gc
+import json
+import os
+import re
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from appliance.layout import LayoutSection
+from appliance.vllm_engine.cpu_profile import CpuProfile
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+
+# pytest's own, and the one that a forked server applies itself.
+_HARMLESS = {"PYTEST_CURRENT_TEST", "PYTHONPATH"}
+
+_ENGINE = re.compile(r"class\"?: *\"?(generative|encoder)\b")
+_PYTHON = re.compile(r"\bpython\"?:")
+
+
+class ForkedServer:
+    """A server that the launcher forked, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, connection: socket.socket, request: Mapping[str, Any]) -> None:  # Any: JSON values
+        self._connection = connection
+        self._received = b""
+        self._lock = threading.Lock()
+        self.returncode: int | None = None
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        first = self._line(None)
+        assert first is not None, "the launcher of servers died"
+        self.pid: int = json.loads(first)
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while the process runs."""
+        return self._exit_code(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """
+        Return the exit code once the process has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        code = self._exit_code(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("appliance serve", timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _exit_code(self, timeout: float | None) -> int | None:
+        with self._lock:
+            if self.returncode is None and (line := self._line(timeout)) is not None:
+                self.returncode = json.loads(line)
+                self._connection.close()
+            return self.returncode
+
+    def _line(self, timeout: float | None) -> bytes | None:
+        """The launcher's next line; None when it does not come in time."""
+        ends = None if timeout is None else time.monotonic() + timeout
+        while b"\n" not in self._received:
+            left = None if ends is None else max(0, ends - time.monotonic())
+            if not select.select([self._connection], [], [], left)[0]:
+                return None
+            piece = self._connection.recv(4096)
+            assert piece, "the launcher of servers died"
+            self._received += piece
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+
+def launch(file: Path, arguments: Sequence[str], log: Path) -> ForkedServer | None:
+    """
+    Start `appliance` with the arguments, its output in `log`, for the config `file`.
+
+    None where the imports depend on the environment, which has changed since the launcher was started.
+    """
+    with contextlib.suppress(OSError):
+        # A config that cannot be read is the server's to complain about.
+        text = file.read_text()
+        return _launcher(bool(_ENGINE.search(text)) and not _PYTHON.search(text)).launch(arguments, log)
+    return None
+
+
+class _Launcher:
+    """The process that imports and forks, from outside; it ends with this one."""
+
+    def __init__(self, with_engine: bool) -> None:
+        self._environment = _environment()
+        self._folder = tempfile.TemporaryDirectory(prefix="launcher-")
+        self._address = f"{self._folder.name}/socket"
+        self._ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, self._address, str(int(with_engine))],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                # Engines compute with the libraries that they are usually born with.
+                env=dict(os.environ) | dict(CpuProfile.of(LayoutSection()).environment if with_engine else {}),
+            )
+        atexit.register(self._end)
+        assert self._ours.recv(1) == b"+", "the launcher of servers did not start"
+
+    def _end(self) -> None:
+        self._ours.close()
+        self._process.wait(10)
+        self._folder.cleanup()
+
+    def launch(self, arguments: Sequence[str], log: Path) -> ForkedServer | None:
+        if _environment() != self._environment:
+            return None
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self._address)
+        request = {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd()), "log": str(log)}
+        return ForkedServer(connection, request)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _HARMLESS}
+
+
+@functools.cache
+def _launcher(with_engine: bool) -> _Launcher:
+    return _Launcher(with_engine)
+
+
+class _Program:
+    """The process that imports and forks, from inside; it has one thread, so that it can fork."""
+
+    def __init__(self, control: socket.socket, address: str, *, with_engine: bool) -> None:
+        self._control = control
+        self._with_engine = with_engine
+        _import(with_engine=with_engine)
+        # Forks share what is never collected.
+        gc.collect()
+        gc.freeze()
+        # Threads of OpenBLAS are there too, which knows about forks.
+        assert threading.active_count() == 1, f"no process to fork: {threading.enumerate()}"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(address)
+        self._listener.listen(64)
+        self._clients: dict[int, tuple[int, socket.socket]] = {}
+        """Process id and connection by the descriptor of the process."""
+
+    def run(self) -> None:
+        """Fork a server for each connection, and write its exit code to it; return when the tests have ended."""
+        self._control.send(b"+")
+        while True:
+            control, listener = self._control.fileno(), self._listener.fileno()
+            ready, _, _ = select.select([control, listener, *self._clients], [], [])
+            if control in ready:
+                return
+            if listener in ready:
+                self._fork()
+            for descriptor in set(ready) & set(self._clients):
+                self._report(descriptor)
+
+    def _fork(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection.makefile("rb") as lines:
+            request = json.loads(lines.readline())
+        pid = os.fork()
+        if pid == 0:
+            _serve(request, with_engine=self._with_engine)
+        connection.sendall(f"{pid}\n".encode())
+        self._clients[os.pidfd_open(pid)] = pid, connection
+
+    def _report(self, descriptor: int) -> None:
+        pid, connection = self._clients.pop(descriptor)
+        os.close(descriptor)
+        _, status = os.waitpid(pid, 0)
+        with connection, contextlib.suppress(BrokenPipeError):
+            connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _import(*, with_engine: bool) -> None:
+    import appliance.cli
+    import appliance.server  # noqa: F401 - as the others: for its time
+
+    if not with_engine:
+        return
+    from appliance.vllm_engine.environment import set_environment
+    from appliance.vllm_engine.groundwork import import_vllm
+
+    before = dict(os.environ)
+    set_environment(LayoutSection())
+    import_vllm()
+    import vllm.v1.engine.core
+    import vllm.v1.worker.cpu_worker  # noqa: F401 - likewise
+
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def _serve(request: Mapping[str, Any], *, with_engine: bool) -> None:  # Any: JSON values
+    """Become what ``python -m appliance`` is, and never return."""
+    with Path(request["log"]).open("wb") as log, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.closerange(3, 1024)
+    _die_with_parent()
+    environment = request["environment"]
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(request["folder"])
+    # As Python does for -m: the working directory, PYTHONPATH, the rest.
+    added = [str(Path(each).absolute()) for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
+    sys.path[:0] = [request["folder"], *added]
+    if with_engine:
+        _prepare_fork_server()
+    sys.argv = ["appliance", *request["arguments"]]
+    code = 1
+    try:
+        runpy.run_module("appliance", run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _prepare_fork_server() -> None:
+    """
+    Have multiprocessing's fork server be a fork of this process, which has imported vLLM, instead of a new one.
+
+    It is forked now, while there is one thread, and waits until it is wanted.
+    """
+    from multiprocessing import forkserver, util
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _die_with_parent()
+        _become_fork_server(theirs)
+    theirs.close()
+    start_new, me = util.spawnv_passfds, os.getpid()
+
+    # Any: as typeshed has it.
+    def start(path: Any, args: Sequence[Any], passfds: Sequence[int]) -> int:
+        is_first = ours.fileno() >= 0 and os.getpid() == me
+        if not is_first or forkserver.__name__ not in args[-1]:
+            return start_new(path, args, passfds)
+        message = json.dumps({"code": args[-1], "environment": dict(os.environ)}).encode()
+        socket.send_fds(ours, [message], list(passfds))
+        ours.close()
+        return pid
+
+    util.spawnv_passfds = start
+
+
+def _become_fork_server(orders: socket.socket) -> None:
+    try:
+        message, descriptors, _, _ = socket.recv_fds(orders, 1 << 20, 2)
+        orders.close()
+        if message:
+            order = json.loads(message)
+            os.environ.clear()
+            os.environ.update(order["environment"])
+            # The numbers are those of the process that sent them.
+            code = re.sub(r"main\(\d+, \d+", "main({}, {}".format(*descriptors), order["code"])
+            exec(code, {})
+    except SystemExit:
+        pass
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    # Its folder holds modules of the tests, which a server does not see.
+    sys.path.pop(0)
+    _Program(socket.socket(fileno=os.dup(0)), sys.argv[1], with_engine=sys.argv[2] == "1").run()
