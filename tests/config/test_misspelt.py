@@ -4,7 +4,7 @@ One wrong letter in a key, wherever the key stands: the error is on its line and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -54,36 +54,53 @@ def misspellings(key: str) -> dict[str, str]:
     }
 
 
-CASES = [
-    pytest.param(file, path, key, place, id=f"{file.stem}-{path}")
-    for file in FILES
-    for path, key, place in closed_keys(file)
-]
+KINDS = tuple(misspellings("some key"))
 
 
-@pytest.mark.parametrize(("file", "path", "key", "place"), CASES)
-def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(
-    file: Path, path: str, key: str, place: Place, load_text: Callable[..., Loaded]
-) -> None:
+def assert_each_is_found(file: Path, load_text: Callable[..., Loaded], kinds: Callable[[int], Sequence[str]]) -> None:
     """
-    Any one-letter misspelling of any key is an error at the key that suggests the key which was meant.
+    Misspell each key of a file by itself, in the ways that `kinds` gives for its number; list what is not found.
     """
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    assert place.line is not None
-    assert place.column is not None
-    start = place.column - 1
-    line = lines[place.line - 1]
-    for kind, wrong in misspellings(key).items():
-        # A key that is a number has an error of its own.
-        if wrong == key or wrong.isdigit():
-            continue
-        lines[place.line - 1] = line[:start] + wrong + line[start + len(key) :]
+    missed = []
+    for number, (path, key, place) in enumerate(closed_keys(file)):
+        assert place.line is not None
+        assert place.column is not None
+        start, line = place.column - 1, lines[place.line - 1]
+        wrongs = misspellings(key)
+        for kind in kinds(number):
+            wrong = wrongs[kind]
+            # A key that is a number has an error of its own.
+            if wrong == key or wrong.isdigit():
+                continue
+            changed = [*lines]
+            changed[place.line - 1] = line[:start] + wrong + line[start + len(key) :]
+            with pytest.raises(ConfigError) as caught:
+                load_text("".join(changed), environ={"ASSISTANT_KEY": "x" * 32})
+            at_key = [each for each in caught.value.problems if (each.line, each.column) == (place.line, place.column)]
+            if not any(f'did you mean "{key}"?' in each.message for each in at_key):
+                missed.append(f"{path}: {kind}: {wrong}: {caught.value}")
 
-        with pytest.raises(ConfigError) as caught:
-            load_text("".join(lines), environ={"ASSISTANT_KEY": "x" * 32})
+    assert missed == []
 
-        at_key = [each for each in caught.value.problems if (each.line, each.column) == (place.line, place.column)]
-        assert [each for each in at_key if f'did you mean "{key}"?' in each.message], (kind, wrong, caught.value)
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(file: Path, load_text: Callable[..., Loaded]) -> None:
+    """
+    A one-letter misspelling of any key is an error at the key that suggests the key which was meant.
+
+    Each key has one of the misspellings, in turn.
+    """
+    assert_each_is_found(file, load_text, lambda number: (KINDS[number % len(KINDS)],))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_misspelling_of_every_key_is_found(file: Path, load_text: Callable[..., Loaded]) -> None:
+    """
+    Each key has every misspelling.
+    """
+    assert_each_is_found(file, load_text, lambda _: KINDS)
 
 
 def test_every_section_is_in_the_rich_configs(load_text: Callable[..., Loaded]) -> None:
