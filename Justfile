@@ -31,13 +31,32 @@ setup:
 serve file *args: setup
     .venv/bin/appliance serve {{ file }} {{ args }}
 
-# Run the tests; arguments go to pytest.
+# Run the tests; arguments go to pytest. Without any, the tests of engines run beside all others.
+[positional-arguments]
 test *args: setup
-    {{ python }} -m pytest {{ args }}
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if (( $# )); then exec {{ python }} -m pytest "$@"; fi
+    engines=(
+        tests/{bench,encoding,serving} tests/adapter/test_own_model.py tests/oip/test_{differential,language_model}.py
+        tests/plan/test_real_engines.py tests/server/test_takeover.py
+        tests/test_{choices,client_errors,examples,gguf,grammar_check,request_size,vllm_seam}.py
+    )
+    log=$(mktemp)
+    set -m  # Each of the two can be interrupted.
+    {{ python }} -m pytest "${engines[@]}" >"$log" 2>&1 &
+    first=0 second=0
+    {{ python }} -m pytest "${engines[@]/#/--ignore=}" || first=$?
+    if (( first == 2 )); then kill -INT -- -$!; fi
+    wait $! || second=$?
+    printf '\nThe tests of engines:\n'
+    cat "$log"
+    rm "$log"
+    exit $(( first > second ? first : second ))
 
-# Run what a default run has no time for: every example, twenty kills of each store's fetch.
+# Run what a default run has no time for: every example, twenty kills of each store's fetch, 500 examples a property.
 test-long *args: setup
-    {{ python }} -m pytest -m long {{ args }}
+    {{ python }} -m pytest -m 'long or hypothesis' --hypothesis-profile long {{ args }}
 
 # Run the tests that need a GPU.
 test-gpu: setup

@@ -5,10 +5,11 @@ How deep and how wide JSON is, told before anything decodes it.
 from __future__ import annotations
 
 import json
-import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.json_scan import has_more_containers, is_deeper, is_wider
 
@@ -25,21 +26,6 @@ def depth(value: Any) -> int:
     return 0
 
 
-def made(random_: random.Random, left: int) -> Any:
-    """
-    Some JSON value no deeper than `left`, with texts that look like JSON.
-    """
-    kind = random_.choice("tnlo") if left else "t"
-    if kind == "n":
-        return None
-    if kind == "t":
-        return "".join(random_.choices('[]{}"\\,: n', k=random_.randrange(12)))
-    count = random_.randrange(4)
-    if kind == "l":
-        return [made(random_, left - 1) for _ in range(count)]
-    return {f'"{number}[{{\\': made(random_, left - 1) for number in range(count)}
-
-
 def containers(value: Any) -> int:
     """
     Objects and lists, counted the slow way.
@@ -49,14 +35,19 @@ def containers(value: Any) -> int:
     return 0
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_it_says_what_counting_says(seed: int) -> None:
+# Texts that look like JSON, and nesting on both sides of the limit.
+TEXTS = st.text('[]{}"\\,: n', max_size=12)
+VALUES = st.recursive(
+    st.none() | TEXTS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3)
+)
+
+
+@given(VALUES, st.integers(0, MOST))
+def test_it_says_what_counting_says(value: Any, levels: int) -> None:
     """
     Whatever is in the texts, and however the brackets lie.
     """
-    random_ = random.Random(seed)
-    value = made(random_, 14)
-    for _ in range(random_.randrange(MOST)):
+    for _ in range(levels):
         value = [value, value]
 
     for ensure_ascii in (True, False):

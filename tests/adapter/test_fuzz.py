@@ -109,7 +109,7 @@ FACES = (
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(body=bodies)
 async def test_any_request_is_answered_or_refused(body: dict[str, Any]) -> None:
     """

@@ -78,7 +78,7 @@ def test_importing_the_config_room_loads_nothing_heavy() -> None:
 WORDS = ["models:", "server:", "port", "class: ", "generative", "x-a", "<<: ", "&a ", "*a", "- ", ": ", ", ", "---\n"]
 VALUES = ["!!int ", "${env:A}", "${", "$${", "true", "1", "-1e9", ".nan", "\\ud800"]
 PIECES = st.sampled_from([*WORDS, *VALUES, *"\n \t{}[]'\"|>?!#%~\u2028\ufeff\x07é"])
-SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def problems(path: Path, raw: bytes, *overrides: str) -> str:

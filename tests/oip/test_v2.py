@@ -298,7 +298,7 @@ async def test_a_dead_model_is_503_and_an_unforeseen_fault_500_without_its_text(
     assert statuses == [503, 500]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.fixed_dictionaries(
         {

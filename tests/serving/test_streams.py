@@ -152,7 +152,7 @@ async def test_a_plain_stream_is_vllms_object_by_object(
     st.sampled_from(["chat", "completion"]),
     st.booleans(),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 async def test_any_plain_stream_is_vllms(
     pieces: list[tuple[str, int]], finish: str, stop: int | str | None, kind: str, has_usage: bool
 ) -> None:

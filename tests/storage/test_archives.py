@@ -19,7 +19,7 @@ from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError, Storag
 from appliance.storage.archives import extract
 from appliance.storage.archives.members import Limits
 
-quiet = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+quiet = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def pack(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Path:

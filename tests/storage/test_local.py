@@ -73,7 +73,7 @@ def test_a_tilde_is_the_home_directory(model: Path, monkeypatch: pytest.MonkeyPa
 
 
 @given(name=st.binary(min_size=1, max_size=60).filter(lambda name: not {0, 47} & {*name} and name not in (b".", b"..")))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_file_name_can_be_percent_encoded(tmp_path: Path, name: bytes) -> None:
     """
     Whatever bytes a file name has, its percent-encoded URI leads to it.

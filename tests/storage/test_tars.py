@@ -20,7 +20,7 @@ from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError, Storag
 from appliance.storage.archives import extract, is_archive, top
 from appliance.storage.archives.members import Limits
 
-quiet = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+quiet = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {
     "a.tar": lambda raw: raw,
