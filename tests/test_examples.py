@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from example_files import EXAMPLES, NAMES, NEEDS
 
-# What differs from another in a way that has tests of its own.
+# What other tests start, and what differs from another example in a way that has tests of its own.
 SELDOM = frozenset(
     {"adapter-chat-over-completions.yaml", "chat-custom-template.yaml", "data-parallel.yaml", "limits.yaml"}
+    | {"chat.yaml", "embeddings.yaml"}
 )
 
 FORWARDING = frozenset(
