@@ -12,7 +12,7 @@ import click
 from rich.filesize import decimal
 
 from appliance.config import Config, load
-from appliance.errors import ArtifactCorruptError
+from appliance.core.errors import ArtifactCorruptError
 from appliance.storage import Cache, digest
 from appliance.storage.blobs import Blobs
 from appliance.storage.inventory import Wish, artifacts, damage, remove, unwanted

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 import click
 
-from appliance import logs
 from appliance.cache import cache
 from appliance.config import Loaded, differences, load, schema_of
 from appliance.config.place import printable
+from appliance.core import logging_setup
+from appliance.core.errors import ApplianceError, ConfigError
 from appliance.diff import as_json, as_text, diff_help
-from appliance.errors import ApplianceError, ConfigError
 from appliance.models import SECTIONS
 from appliance.options import FILE, frozen, offline, overrides, said
 from appliance.planned import plan, require_possible
@@ -231,4 +231,4 @@ def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> No
 
 
 def _log_quietly(loaded: Loaded) -> None:
-    logs.configure("auto", "warning", loaded.secrets)
+    logging_setup.configure("auto", "warning", loaded.secrets)

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.config import Difference
+from appliance.config.base import Change
 from appliance.config.difference import ABSENT, keys_of
 from appliance.config.place import printable
-from appliance.section import Change
 
 # A value that is longer is cut; --format json has all of it.
 _WIDTH = 40

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.section import Section
+from appliance.config.base import Section
 
 Degree = Annotated[int, Field(ge=1, le=1024)]
 Device = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$")]

@@ -15,8 +15,8 @@ from pydantic import ConfigDict, SkipValidation, ValidationError
 from appliance.config import Config, Loaded
 from appliance.config.root import LoggingSection
 from appliance.config.server import ServerSection
-from appliance.contract import Model, Peers
-from appliance.errors import ApplianceError, ConfigError, Problem
+from appliance.core.errors import ApplianceError, ConfigError, Problem
+from appliance.core.model import Model, Peers
 from appliance.models.section import ModelSection
 from appliance.openai.keywords import checked
 from appliance.python_model.bridge import bridged

@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 from ruamel.yaml import YAML
 
-from appliance import logs
 from appliance.config import Config, Loaded, load
 from appliance.config.place import printable
-from appliance.errors import ApplianceError, ConfigError, Problem
+from appliance.core import logging_setup
+from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.models.computed import ComputedSection
 from appliance.options import FILE, offline, overrides, said
 from appliance.plan import Hardware, Plan, Refusal, look, named, probes, seen
@@ -56,7 +56,7 @@ def plan(
     that do.
     """
     loaded = load(file, said(overrides, offline))
-    logs.configure("auto", "warning", loaded.secrets)
+    logging_setup.configure("auto", "warning", loaded.secrets)
     made = list(plans(loaded.config, _hardware(gpu), gbit))
     shown = [each for _, each in made]
     click.echo(_show_probes(loaded.config, shown) if probes else _show(shown, format_))

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from appliance.config.server import ServerSection
-from appliance.errors import ApplianceError
+from appliance.core.errors import ApplianceError
 
 PATHS: Mapping[str, str] = {"live": "/livez", "ready": "/readyz", "started": "/startupz"}
 

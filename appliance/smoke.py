@@ -19,7 +19,7 @@ import aiohttp
 
 from appliance.config import Config
 from appliance.config.root import Expectation
-from appliance.errors import ApplianceError
+from appliance.core.errors import ApplianceError
 from appliance.key import new
 
 _POLL_SECONDS = 0.25

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance import logs
 from appliance.config import Loaded, load
-from appliance.errors import ApplianceError, ConfigError, Problem
+from appliance.core import logging_setup
+from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.models.computed import ComputedSection
 from appliance.plan import check
 
@@ -67,7 +67,7 @@ def validate(file: Path, overrides: Sequence[str], *, deep: bool) -> Finding:
 
 
 def _look(file: Path, loaded: Loaded) -> Finding:
-    logs.configure("auto", "warning", loaded.secrets)
+    logging_setup.configure("auto", "warning", loaded.secrets)
     problems: list[Problem] = []
     unread: list[Problem] = []
     codes: list[int] = []

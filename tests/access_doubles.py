@@ -15,7 +15,7 @@ from appliance.access.section import KeySection
 from appliance.config import Config
 from appliance.config.root import MetadataSection
 from appliance.config.server import ServerSection
-from appliance.contract import Call, Model, Operation, Peers, Reply
+from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.lifecycle import Lifecycle
 from appliance.server import create_app
 

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from appliance.config import Config
-from appliance.contract import Call, Model, Operation, Peers, Reply
-from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
+from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
+from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.models.section import ModelSection, Recovery, Report
 from appliance.storage.section import StorageSection, StorageSettings
 

@@ -20,7 +20,8 @@ from parsers import Parser
 
 from appliance.config import load
 from appliance.config.document import read as read_document
-from appliance.errors import ApplianceError, ArtifactCorruptError, ConfigError, GatewayError, StorageError
+from appliance.core.errors import ApplianceError, ArtifactCorruptError, ConfigError, GatewayError, StorageError
+from appliance.core.sse import json_events
 from appliance.layout import LayoutSection
 from appliance.plan.architecture import architecture_of
 from appliance.plan.cutting import grouped, parts
@@ -32,7 +33,6 @@ from appliance.plan.subject import _architecture, _expected
 from appliance.plan.tensor import Tensor
 from appliance.storage import lockfile, manifest
 from appliance.storage.peeking import Range
-from appliance.translation.events import json_events
 from appliance.translation.paths import JmesPath, PathFaultError
 from appliance.translation.sandbox import TemplateFaultError, compiled, sandbox, undeclared
 from appliance.upstream.decoding import decoder

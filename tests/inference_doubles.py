@@ -19,8 +19,8 @@ from httpx import ASGITransport, AsyncClient
 
 from appliance.config import Config, Loaded
 from appliance.config.server import ServerSection
-from appliance.contract import Call, Model, Operation, Peers, Reply
-from appliance.errors import CallError
+from appliance.core.errors import CallError
+from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.lifecycle import Lifecycle
 from appliance.server import create_app
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor

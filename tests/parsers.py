@@ -26,9 +26,11 @@ from google.protobuf.message import DecodeError
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.admission.listening import ServerLimitsSection
-from appliance.contract import Call, Operation
-from appliance.errors import CallError
-from appliance.json_scan import has_more_containers, is_deeper, is_wider
+from appliance.core import multipart
+from appliance.core.errors import CallError
+from appliance.core.json_edit import NotAnObjectError
+from appliance.core.json_limits import has_more_containers, is_deeper, is_wider
+from appliance.core.model import Call, Operation
 from appliance.models import adapter
 from appliance.protocols import compression, intake
 from appliance.protocols import openai as openai_protocol
@@ -39,9 +41,7 @@ from appliance.protocols.oip_grpc.translate import request_of
 from appliance.python_model import requests as python_requests
 from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.wire import decoded, read_request, write_request
-from appliance.upstream import form
 from appliance.upstream.affinity import head_of
-from appliance.upstream.members import NotAnObjectError
 from appliance.upstream.naming import Events, Named, renamed
 from appliance.upstream.rewrite import RequestSection, Rewrite
 from appliance.upstream.stream_usage import HiddenUsage, asking
@@ -167,7 +167,7 @@ def _json_seeds() -> Sequence[bytes]:
 
 
 def _form_seeds() -> Sequence[bytes]:
-    sent = [each for every in of_clients().values() for each in every if form.is_form(each[0])]
+    sent = [each for every in of_clients().values() for each in every if multipart.is_form(each[0])]
     return [body.replace(kind.partition("boundary=")[2].encode(), b"xYz") for kind, body in sent]
 
 
@@ -206,7 +206,7 @@ def _envelope(content_type: str) -> Callable[[bytes], object]:
 def _renamed_form(body: bytes) -> bytes:
     named = Named(body, FORM_TYPE)
     made = named.under("another")
-    was, now = form.read(body, FORM_TYPE).get("model"), form.read(made, FORM_TYPE).get("model")
+    was, now = multipart.read(body, FORM_TYPE).get("model"), multipart.read(made, FORM_TYPE).get("model")
     assert (was is None) == (now is None)
     assert now is None or made[now.span] == b"another"
     return made
@@ -265,7 +265,7 @@ def parsers() -> Sequence[Parser]:
             "one line": numbered(b'"%d":1', b",", b'data: {"usage":null,', b"}\n"),
         }),
         Parser("OpenAI's form", _envelope(FORM_TYPE), wrong, forms, FORM_SHAPES),
-        Parser("name in a form", _renamed_form, (form.FormError,), forms, FORM_SHAPES),
+        Parser("name in a form", _renamed_form, (multipart.FormError,), forms, FORM_SHAPES),
         Parser("adapter's request", adapter._decoded, wrong, seeds, JSON_SHAPES),
         Parser("Python model's request", _python_request, wrong, seeds, JSON_SHAPES),
         Parser("tensors in JSON", lambda body: columns_of(read_request(body)), wrong, _V2, {

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from appliance.cli import main
+from appliance.config.base import Change
 from appliance.config.difference import keys_of
-from appliance.section import Change
 
 ONE = 'models: [{name: one, class: proxy, upstreams: [{url: "http://a:1", api_key: "${file:key}"}]}]\n'
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from appliance import errors
-from appliance.errors import ApplianceError, StorageError
+from appliance.core import errors
+from appliance.core.errors import ApplianceError, StorageError
 
 _ROW = re.compile(r"^ {4}(?P<rank>[│├└─ ]*)(?P<name>\w+Error)\s+(?P<status>\d{3})?\s*(?:exit (?P<code>\d+))?")
 

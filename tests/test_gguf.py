@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from appliance.errors import LoadError, StorageError
+from appliance.core.errors import LoadError, StorageError
 from appliance.storage import Cache, materialize, verify
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine.gguf import convert

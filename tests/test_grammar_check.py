@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from appliance.config import load
-from appliance.errors import CallError, UnavailableError
+from appliance.core.errors import CallError, UnavailableError
 from appliance.storage.section import StorageSettings
 from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.grammar_check import GrammarCheck

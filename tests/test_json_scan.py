@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.json_scan import has_more_containers, is_deeper, is_wider
+from appliance.core.json_limits import has_more_containers, is_deeper, is_wider
 
 MOST = 8
 

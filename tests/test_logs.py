@@ -119,7 +119,7 @@ log.info("unheard"); log.error("last")
 WRITE = r"""
 import os, sys
 from appliance import logs
-from appliance.logs.output import captured_output
+from appliance.core.log_output import captured_output
 logs.configure({format!r}, "info", ("key-4711-abc",))
 with captured_output():
     CODE

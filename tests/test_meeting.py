@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from served import until
 
-from appliance.contract import ALONE, FrontEnd
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
+from appliance.core.model import ALONE, FrontEnd
 from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import prepare
@@ -28,7 +28,7 @@ MODEL = "publishers/shop/" + "long" * 60
 JOINS = """
 import sys, time
 from pathlib import Path
-from appliance.contract import FrontEnd
+from appliance.core.model import FrontEnd
 from appliance.vllm_engine.meeting import Meeting
 meeting = Meeting(FrontEnd(1, 2, Path(sys.argv[1])), sys.argv[2])
 meeting.join(lambda: None)

@@ -15,7 +15,7 @@ import pytest
 from faults.confined import HERE, THERE, link, require_root
 from served import free_port
 
-from appliance.errors import EngineDeadError, LoadError
+from appliance.core.errors import EngineDeadError, LoadError
 from appliance.layout import LayoutSection, NodesSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.nodes.followers import Followers
@@ -27,7 +27,7 @@ Node = Callable[..., Setup]
 FOLLOWER = """
 import asyncio
 from pathlib import Path
-from appliance.errors import EngineDeadError
+from appliance.core.errors import EngineDeadError
 from appliance.layout import LayoutSection, NodesSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.nodes.leader import Leader

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from appliance.processes import processor_flags, usable_cores, usable_memory
+from appliance.core.system import processor_flags, usable_cores, usable_memory
 
 CORES = len(os.sched_getaffinity(0))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from appliance.record import Record, current, recorded
+from appliance.core.request_context import Record, current, recorded
 
 
 def test_there_is_no_record_outside_of_a_request() -> None:

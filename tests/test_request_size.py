@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, held
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.vllm_engine.request_decoder import decode
 from appliance.vllm_engine.request_size import require_decodable
 

@@ -13,7 +13,7 @@ import pytest
 from doubles import Double, DoubleSection, config
 from httpx import ASGITransport, AsyncClient
 
-from appliance.errors import EngineDeadError
+from appliance.core.errors import EngineDeadError
 from appliance.lifecycle import Lifecycle
 from appliance.server import create_app
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import EngineDeadError
+from appliance.core.errors import EngineDeadError
 from appliance.vllm_engine.stall import Pulse, Stall
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.vllm_engine.section import StructuredOutputsSection
 from appliance.vllm_engine.structured_outputs import require_compilable
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from appliance.contract import ALONE
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
+from appliance.core.model import ALONE
 from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup, engine_arguments
 from appliance.vllm_engine.launch import prepare

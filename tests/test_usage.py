@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.record import Record
-from appliance.usage import Usage
+from appliance.core.request_context import Record
+from appliance.core.token_usage import Usage
 
 Tokens = tuple[int | None, int | None, int | None]
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from appliance.contract import Operation
+from appliance.core.model import Operation
 
 
 @dataclass(frozen=True, slots=True)

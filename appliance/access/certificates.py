@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from appliance.access.section import TlsSection
-from appliance.errors import ApplianceError, MissingExtraError
+from appliance.core.errors import ApplianceError, MissingExtraError
 
 if TYPE_CHECKING:
     from cryptography import x509

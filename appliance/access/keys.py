@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from appliance.access.caller import Caller, current_caller, is_foreign, is_local
 from appliance.access.section import KeySection
-from appliance.contract import Operation
-from appliance.errors import ForbiddenError, UnauthenticatedError
+from appliance.core.errors import ForbiddenError, UnauthenticatedError
+from appliance.core.model import Operation
 
 Header = tuple[bytes, bytes]
 

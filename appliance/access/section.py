@@ -11,8 +11,8 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, model_validator
 
 from appliance.admission import KeyLimits
-from appliance.contract import Operation
-from appliance.section import Section
+from appliance.config.base import Section
+from appliance.core.model import Operation
 
 SHORTEST_KEY = 16
 """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from appliance.admission.section import LimitsSection
-from appliance.errors import DeadlineError
+from appliance.core.errors import DeadlineError
 
 Result = TypeVar("Result")
 

@@ -20,7 +20,7 @@ from appliance.admission.ratio import Ratio
 from appliance.admission.refusal import note, refusal
 from appliance.admission.section import LimitsSection, SloSection
 from appliance.admission.slots import Sequence, Slot
-from appliance.errors import DeadlineError, LimitedError
+from appliance.core.errors import DeadlineError, LimitedError
 
 # Requests differ, so a forecast may use up no more than this share of what is promised.
 _SHARE = 0.75

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from appliance.admission.section import Seconds
-from appliance.section import Section
+from appliance.config.base import Section
 
 
 class ServerLimitsSection(Section):

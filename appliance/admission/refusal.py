@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import ceil
 
-from appliance.errors import LimitedError
-from appliance.record import current
+from appliance.core.errors import LimitedError
+from appliance.core.request_context import current
 
 
 def refusal(

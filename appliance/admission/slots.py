@@ -12,8 +12,8 @@ from typing import Protocol
 
 from appliance.admission.places import Place, Share
 from appliance.admission.section import LimitsSection
-from appliance.errors import CallError
-from appliance.record import current
+from appliance.core.errors import CallError
+from appliance.core.request_context import current
 
 
 class Lender(Protocol):

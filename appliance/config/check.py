@@ -11,11 +11,11 @@ from typing import Any
 
 from jsonschema import ValidationError
 
+from appliance.config.base import FREE_PREFIX
 from appliance.config.draft import Draft, quote
 from appliance.config.place import DataPath, Fault
 from appliance.config.shape import Schema, Shape, json_types, types_of
-from appliance.nearest import did_you_mean, known_ones, nearest
-from appliance.section import FREE_PREFIX
+from appliance.core.suggestions import did_you_mean, known_ones, nearest
 
 _WORDS = {
     "string": "text",

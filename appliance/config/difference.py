@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from appliance.config.base import Change, Section
 from appliance.config.load import Loaded
 from appliance.config.place import DataPath, dotted
 from appliance.config.root import Config
 from appliance.models import SECTIONS
 from appliance.models.section import ModelSection
-from appliance.section import Change, Section
 from appliance.storage import lockfile
 
 _SECRET = "***"  # noqa: S105 - stands for one

@@ -23,8 +23,8 @@ from ruamel.yaml.reader import ReaderError
 from appliance.config.draft import Draft
 from appliance.config.nodes import MAX_DEPTH, MAX_NODES, Reader
 from appliance.config.place import Fault, Place, Source
-from appliance.errors import ConfigError
-from appliance.nearest import did_you_mean
+from appliance.core.errors import ConfigError
+from appliance.core.suggestions import did_you_mean
 
 # A ConfigMap of Kubernetes holds no more, so no file that is one of ours by intent does.
 MAX_BYTES = 1024 * 1024

@@ -12,15 +12,15 @@ from typing import Any, cast
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
+from appliance.config.base import Section
 from appliance.config.draft import Draft
 from appliance.config.named import named_models
 from appliance.config.place import DataPath, Fault, Place, Source, is_unicode, printable
 from appliance.config.root import Config
 from appliance.config.shape import Shape, converted
+from appliance.core.service_links import service_links
+from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.models import SECTIONS
-from appliance.nearest import did_you_mean, known_ones
-from appliance.section import Section
-from appliance.service_links import service_links
 
 PREFIX = "APPLIANCE__"
 _DELIMITER = "__"

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from appliance.config.base import FREE_PREFIX, Section
 from appliance.config.root import Config
 from appliance.models import SECTIONS
-from appliance.section import FREE_PREFIX, Section
 from appliance.vllm_engine.schema import NAME as ENGINE_NAME
 from appliance.vllm_engine.schema import directory
 from appliance.vllm_engine.section import EngineSection

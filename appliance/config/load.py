@@ -21,7 +21,7 @@ from appliance.config.references import resolve
 from appliance.config.root import Config
 from appliance.config.rules import RULES
 from appliance.config.shape import Shape, typed
-from appliance.errors import ConfigError, Problem
+from appliance.core.errors import ConfigError, Problem
 from appliance.storage import lockfile
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from appliance.nearest import nearest
+from appliance.core.suggestions import nearest
 from appliance.storage.uri import redact, secret_spans
 
 MASK = "***"

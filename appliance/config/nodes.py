@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from appliance.config.place import DataPath, Fault, Place, Source, is_unicode
-from appliance.errors import ConfigError
+from appliance.core.errors import ConfigError
 
 MAX_DEPTH = 50
 """Deepest nesting that is read; a config has about ten levels, and JSON in it few more."""

@@ -12,8 +12,8 @@ from appliance.config.draft import Draft
 from appliance.config.masking import MASK, is_private_name, mask
 from appliance.config.named import named_models
 from appliance.config.place import DataPath, Fault, Place, Source, is_unicode, printable
-from appliance.errors import ConfigError
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.errors import ConfigError
+from appliance.core.suggestions import did_you_mean, known_ones
 
 _FORM = "must be a path, = and a value in YAML, such as server.port=9000"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from appliance.config.masking import MASK, is_below_private, mask, mask_below
-from appliance.errors import Problem
+from appliance.core.errors import Problem
 
 DataPath = tuple[str | int, ...]
 """The way from the root to a value: keys of mappings and indices of lists."""

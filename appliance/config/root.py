@@ -10,9 +10,9 @@ from pydantic import Field, GetCoreSchemaHandler, JsonValue
 from pydantic_core import CoreSchema, core_schema
 
 from appliance import models
+from appliance.config.base import Change, Section
 from appliance.config.server import ServerSection
 from appliance.models.section import ModelSection
-from appliance.section import Change, Section
 from appliance.storage.section import StorageSettings
 from appliance.telemetry.access import AccessSection
 from appliance.telemetry.payloads import PayloadsSection

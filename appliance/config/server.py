@@ -13,7 +13,7 @@ from appliance.access import AccessSettings
 from appliance.access.section import CorsSection, KeySection, TlsSection
 from appliance.admission import KeyLimits
 from appliance.admission.listening import ServerLimitsSection, ServerTimeoutsSection
-from appliance.section import Change, Section
+from appliance.config.base import Change, Section
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

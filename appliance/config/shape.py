@@ -16,7 +16,7 @@ from referencing.jsonschema import DRAFT202012
 from appliance.config.document import parse
 from appliance.config.draft import Draft
 from appliance.config.place import DataPath, Source
-from appliance.errors import ConfigError
+from appliance.core.errors import ConfigError
 
 Schema = Mapping[str, Any]  # Any: JSON
 

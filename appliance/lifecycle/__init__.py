@@ -12,8 +12,8 @@ from typing import Any
 from appliance.access import Access
 from appliance.admission import Keys
 from appliance.config import Config
-from appliance.contract import ALONE, Call, FrontEnd, Reply
-from appliance.errors import UnavailableError
+from appliance.core.errors import UnavailableError
+from appliance.core.model import ALONE, Call, FrontEnd, Reply
 from appliance.lifecycle import calls
 from appliance.lifecycle.deaths import Patience
 from appliance.lifecycle.directory import Directory

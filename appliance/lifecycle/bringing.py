@@ -12,7 +12,7 @@ from typing import IO
 
 import structlog
 
-from appliance.errors import ApplianceError, LoadError
+from appliance.core.errors import ApplianceError, LoadError
 from appliance.lifecycle.progress import Progress
 from appliance.models.section import ModelSection, Report
 from appliance.plan import Plan

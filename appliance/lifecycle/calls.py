@@ -13,12 +13,12 @@ from typing import cast
 
 from appliance.access import current_caller
 from appliance.admission import Charge, Deadlines, Keys, Slot, held
-from appliance.contract import Call, Operation, Reply
-from appliance.errors import CallError, UnavailableError, UnsupportedOperationError
+from appliance.core.errors import CallError, UnavailableError, UnsupportedOperationError
+from appliance.core.model import Call, Operation, Reply
+from appliance.core.request_context import Record, current
+from appliance.core.token_usage import Usage
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.state import RULES, State
-from appliance.record import Record, current
-from appliance.usage import Usage
 
 # Of these nobody sees the first token but in a stream; of any other, the whole answer is one.
 _GENERATIONS = frozenset(

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from appliance.contract import Model
+from appliance.core.model import Model
+from appliance.core.model_traits import Measured
 from appliance.plan import Plan
-from appliance.traits import Measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from appliance.errors import ApplianceError
+from appliance.core.errors import ApplianceError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -14,8 +14,9 @@ from typing import IO, Any
 import structlog
 
 from appliance.admission import Gate, Settings, SloSection, share
-from appliance.contract import Model, Peers
-from appliance.errors import CallError
+from appliance.core.errors import CallError
+from appliance.core.model import Model, Peers
+from appliance.core.model_traits import Bounded, Dependent, Following, Preparable, Spread, Timed
 from appliance.lifecycle.bringing import bring, reporter
 from appliance.lifecycle.comparison import Comparison
 from appliance.lifecycle.phases import Phases
@@ -25,7 +26,6 @@ from appliance.lifecycle.state import State
 from appliance.lifecycle.tally import Tally
 from appliance.models.section import ModelSection
 from appliance.storage.section import StorageSettings
-from appliance.traits import Bounded, Dependent, Following, Preparable, Spread, Timed
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -8,7 +8,7 @@ import asyncio
 
 import structlog
 
-from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
+from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.lifecycle import calls
 from appliance.lifecycle.deaths import Deaths, reason_of
 from appliance.lifecycle.entry import Entry

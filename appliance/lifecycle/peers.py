@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from appliance.contract import ALONE, Call, FrontEnd, Operation, Reply
-from appliance.errors import EngineDeadError, UnavailableError
+from appliance.core.errors import EngineDeadError, UnavailableError
+from appliance.core.model import ALONE, Call, FrontEnd, Operation, Reply
 from appliance.lifecycle import calls
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.standing import public_reason

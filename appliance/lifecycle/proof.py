@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from appliance.contract import Call, Model
-from appliance.errors import CallError, EngineDeadError, LoadError
+from appliance.core.errors import CallError, EngineDeadError, LoadError
+from appliance.core.model import Call, Model
 
 # A first answer can include compilation; beyond this it will not come.
 _PROVE_SECONDS = 300.0

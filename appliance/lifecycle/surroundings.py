@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
-from appliance.contract import Peers
+from appliance.core.model import Peers
 from appliance.lifecycle.deaths import Patience
 from appliance.lifecycle.entry import Entry
 from appliance.models.section import ModelSection

@@ -13,9 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from pydantic import Field
 
-from appliance.concurrency import off_loop
-from appliance.contract import Call, Model, Operation, Peers, Reply
-from appliance.errors import CallError, LoadError
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import CallError, LoadError
+from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.models.section import ModelSection, Name
 from appliance.storage.section import StorageSection
 from appliance.translation.chat import Chat

@@ -15,7 +15,7 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
 from appliance import plan
-from appliance.contract import FrontEnd, Model, Operation, Peers
+from appliance.core.model import FrontEnd, Model, Operation, Peers
 from appliance.layout import AnyLayout, LayoutSection
 from appliance.models.following import FollowingModel
 from appliance.models.local import LocalModel

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import Field
 
-from appliance.contract import Call, FrontEnd, Operation
+from appliance.core.model import Call, FrontEnd, Operation
 from appliance.models.computed import AnyEngine, ComputedSection
 from appliance.models.local import LocalModel
 from appliance.models.tasks import Choice, Task, choose

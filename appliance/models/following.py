@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from appliance.contract import Call, Operation, Reply
-from appliance.errors import EngineDeadError, UnavailableError
+from appliance.core.errors import EngineDeadError, UnavailableError
+from appliance.core.model import Call, Operation, Reply
 from appliance.models.local import LocalModel
 from appliance.vllm_engine.nodes.headless import HeadlessEngine
 

@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.contract import Call, FrontEnd, Operation
+from appliance.config.base import Section
+from appliance.core.model import Call, FrontEnd, Operation
 from appliance.models.computed import ComputedSection
 from appliance.models.local import LocalModel
 from appliance.models.section import Name, Report
-from appliance.section import Section
 from appliance.storage import Cache
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine import gguf

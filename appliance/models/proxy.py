@@ -12,12 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from appliance.concurrency import off_loop
-from appliance.contract import FORMS, PATHS, Call, Model, Peers, Reply
-from appliance.errors import CallError
+from appliance.config.base import Section
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import CallError
+from appliance.core.json_edit import NotAnObjectError
+from appliance.core.model import FORMS, PATHS, Call, Model, Peers, Reply
+from appliance.core.multipart import FormError
+from appliance.core.request_context import current
 from appliance.models.section import ModelSection
-from appliance.record import current
-from appliance.section import Section
 from appliance.upstream import keeping, relay, stream_usage
 from appliance.upstream.affinity import head_of
 from appliance.upstream.answer import Answer
@@ -26,11 +28,9 @@ from appliance.upstream.breaker import BreakerSection
 from appliance.upstream.budget import GENERATIONS, RetrySection
 from appliance.upstream.cache import Answers, AnswersSection, Kept
 from appliance.upstream.exchange import Exchange, Request
-from appliance.upstream.form import FormError
 from appliance.upstream.headers import downward, upward
 from appliance.upstream.health import HealthSection
 from appliance.upstream.member import MemberSection
-from appliance.upstream.members import NotAnObjectError
 from appliance.upstream.naming import Named, renamed
 from appliance.upstream.pool import Pool
 from appliance.upstream.rewrite import RequestSection, Rewrite

@@ -13,9 +13,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from appliance.admission import LimitsSection, SloSection
-from appliance.contract import Model, Peers
+from appliance.config.base import Change, Section
+from appliance.core.model import Model, Peers
 from appliance.plan import Demand, Plan, Refusal
-from appliance.section import Change, Section
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
 from appliance.storage import bounded_json
 
 

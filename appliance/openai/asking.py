@@ -11,8 +11,8 @@ from typing import TypeVar
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from appliance.contract import Call, Model, Operation
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
+from appliance.core.model import Call, Model, Operation
 from appliance.python_model.encoding import Json
 from appliance.python_model.openai_model import RawRequest
 from appliance.python_model.requests import Request

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.contract import ALONE, Call, Model, Operation, Reply
-from appliance.errors import ApplianceError, CallError
+from appliance.core.errors import ApplianceError, CallError
+from appliance.core.model import ALONE, Call, Model, Operation, Reply
 from appliance.openai.asking import body_of, chunks, made
 from appliance.openai.keywords import checked
 from appliance.python_model.answers import ChatCompletion, ChatCompletionChunk

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from appliance.errors import ConfigError, Problem
-from appliance.nearest import did_you_mean, known_ones
-from appliance.section import Section
+from appliance.config.base import Section
+from appliance.core.errors import ConfigError, Problem
+from appliance.core.suggestions import did_you_mean, known_ones
 
 Part = TypeVar("Part", bound=Section)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from appliance.contract import Operation
+from appliance.core.model import Operation
 from appliance.models.proxy import ProxyModel, ProxySection
 from appliance.openai.asking import asked, body_of, chunks, made
 from appliance.openai.keywords import checked

@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from appliance.config import Config
-from appliance.section import Section
+from appliance.config.base import Section
 from appliance.storage.uri import redact
 
 

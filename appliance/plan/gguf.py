@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from appliance.errors import ArtifactCorruptError
+from appliance.core.errors import ArtifactCorruptError
 from appliance.plan.headers import require_count
 from appliance.plan.tensor import Tensor
 from appliance.storage.peeking import Peek, Range

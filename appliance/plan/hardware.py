@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_ones
 
 _MIB = 2**20
 _ASK_SECONDS = 10

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from appliance.errors import ArtifactCorruptError
+from appliance.core.errors import ArtifactCorruptError
 from appliance.plan.tensor import BITS, Tensor
 from appliance.storage import bounded_json
 from appliance.storage.peeking import Peek, Range

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from appliance.errors import ArtifactCorruptError
+from appliance.core.errors import ArtifactCorruptError
 from appliance.plan.architecture import Architecture, Config, architecture_of
 from appliance.plan.checkpoint import expected
 from appliance.plan.cutting import Group, Part, grouped, parts

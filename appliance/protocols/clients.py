@@ -14,7 +14,7 @@ from litestar import Request
 from litestar.exceptions import ClientException
 from litestar.types import Receive
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 
 Result = TypeVar("Result")
 

@@ -11,7 +11,7 @@ import zlib
 
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 
 # zlib's own word for the format: gzip, zlib, and either of them.
 _GZIP, _ZLIB, _EITHER = 31, 15, 47

@@ -17,9 +17,9 @@ import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException
 
-from appliance.errors import ApplianceError, CallError, UnauthenticatedError
+from appliance.core.errors import ApplianceError, CallError, UnauthenticatedError
+from appliance.core.request_context import current
 from appliance.protocols.clients import AnyRequest
-from appliance.record import current
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

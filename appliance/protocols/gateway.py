@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from appliance.contract import FORMS, Call
+from appliance.core.model import FORMS, Call
 from appliance.upstream.naming import Named
 
 HEADER = "x-gateway-model-name"

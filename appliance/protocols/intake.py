@@ -11,10 +11,10 @@ from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.admission.listening import ServerLimitsSection
-from appliance.concurrency import off_loop
 from appliance.config.server import ServerSection
-from appliance.errors import CallError, SlowBodyError
-from appliance.json_scan import is_deeper, is_wider
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import CallError, SlowBodyError
+from appliance.core.json_limits import is_deeper, is_wider
 from appliance.protocols.clients import AnyRequest, ClientGoneError, before_body, discard
 from appliance.protocols.compression import decompressed
 from appliance.tensors.wire import LENGTH_HEADER

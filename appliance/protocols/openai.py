@@ -17,9 +17,10 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from appliance.access import Access
-from appliance.concurrency import off_loop
-from appliance.contract import FORMS, PATHS, Call, Operation, Reply
-from appliance.errors import CallError
+from appliance.core import multipart
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import CallError
+from appliance.core.model import FORMS, PATHS, Call, Operation, Reply
 from appliance.lifecycle import RULES, Entry, Lifecycle
 from appliance.protocols import errors
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
@@ -27,7 +28,6 @@ from appliance.protocols.gateway import Gateway
 from appliance.protocols.intake import Intake, require_no_form
 from appliance.protocols.spoken import speaking
 from appliance.protocols.streamed import Streamed
-from appliance.upstream import form
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
 _PREFIXES = ("", "/openai")
@@ -95,8 +95,8 @@ def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
     """
     said = headers.get("content-type", "")
     if operation in FORMS:
-        if not form.is_form(said):
-            raise CallError(f"Content-Type is {said[:80]!r}; this route takes {form.MEDIA_TYPE}", status=415)
+        if not multipart.is_form(said):
+            raise CallError(f"Content-Type is {said[:80]!r}; this route takes {multipart.MEDIA_TYPE}", status=415)
         return said
     require_no_form(said)
     return "application/json"
@@ -111,7 +111,7 @@ def _call(
 
 
 def _envelope(body: bytes, content_type: str, intake: Intake) -> Envelope:
-    if form.is_form(content_type):
+    if multipart.is_form(content_type):
         return _envelope_of_form(body, content_type, intake.server.limits.form_parts)
     try:
         return msgspec.json.decode(body, type=Envelope)
@@ -127,10 +127,10 @@ def _envelope(body: bytes, content_type: str, intake: Intake) -> Envelope:
 
 def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelope:
     try:
-        fields = form.read(body, content_type, most_parts)
-        stream = form.text_of(body, fields.get("stream"))
-        return Envelope(form.text_of(body, fields.get("model")), stream is not None and stream.lower() == "true")
-    except form.FormError as error:
+        fields = multipart.read(body, content_type, most_parts)
+        stream = multipart.text_of(body, fields.get("stream"))
+        return Envelope(multipart.text_of(body, fields.get("model")), stream is not None and stream.lower() == "true")
+    except multipart.FormError as error:
         raise CallError(str(error), code="invalid_form") from error
 
 

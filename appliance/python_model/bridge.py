@@ -12,9 +12,10 @@ import msgspec
 import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from appliance.concurrency import off_loop
-from appliance.contract import Call, Model, Operation, Reply
-from appliance.errors import LoadError, UnsupportedOperationError
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import LoadError, UnsupportedOperationError
+from appliance.core.model import Call, Model, Operation, Reply
+from appliance.core.model_traits import Dependent
 from appliance.python_model.calling import called
 from appliance.python_model.encoding import ModelFaultError, kind_of, plain
 from appliance.python_model.life import Life
@@ -24,7 +25,6 @@ from appliance.python_model.requests import request_of
 from appliance.python_model.served import ServedModel, overridden
 from appliance.python_model.tensor_model import Model as TensorModel
 from appliance.python_model.tensor_model import Steps
-from appliance.traits import Dependent
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

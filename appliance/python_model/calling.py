@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from appliance.logs.output import end_line
+from appliance.core.log_output import end_line
 from appliance.python_model.user_code import UserCodeError, name_of, user_code
 
 Result = TypeVar("Result")

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
-from appliance.errors import ApplianceError
+from appliance.core.errors import ApplianceError
 from appliance.python_model.user_code import reason_of
 
 Json = dict[str, Any]  # Any: JSON values

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from appliance.contract import Operation
+from appliance.core.model import Operation
 from appliance.python_model.encoding import Json, plain
 
 # The prefix of its id, the kind of the whole, the kind of a chunk; rerank's answer says no kind.

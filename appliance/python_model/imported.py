@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from appliance.contract import Call, Model, Operation, Reply
-from appliance.errors import ApplianceError, LoadError
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.errors import ApplianceError, LoadError
+from appliance.core.model import Call, Model, Operation, Reply
+from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.python_model.bridge import bridged
 from appliance.python_model.calling import in_thread
 from appliance.python_model.openai_model import METHODS

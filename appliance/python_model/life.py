@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from appliance.errors import LoadError, UnavailableError
+from appliance.core.errors import LoadError, UnavailableError
 from appliance.python_model.calling import called
 from appliance.python_model.pulse import Pulse
 from appliance.python_model.served import ServedModel, overridden

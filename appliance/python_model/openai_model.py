@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from appliance.contract import Operation
+from appliance.core.model import Operation
 from appliance.python_model.answers import (
     ChatCompletion,
     ChatCompletionChunk,

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from appliance.errors import ApplianceError, EngineDeadError, UnavailableError
+from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.python_model.calling import returned
 from appliance.python_model.user_code import UserCodeError, name_of, reason_of, user_code
 

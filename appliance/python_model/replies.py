@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.contract import Operation, Reply
+from appliance.core.model import Operation, Reply
 from appliance.python_model.calling import is_stream
 from appliance.python_model.encoding import Json, ModelFaultError, with_base64
 from appliance.python_model.error_response import ErrorResponse

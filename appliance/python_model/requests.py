@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from appliance.contract import Call, Operation
-from appliance.errors import CallError
+from appliance.core.errors import CallError
+from appliance.core.model import Call, Operation
 
 Json = dict[str, Any]  # Any: JSON values
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from appliance.section import Section, without_free_keys
+from appliance.config.base import Section, without_free_keys
 
 _NAME = r"[A-Za-z_]\w*"
 

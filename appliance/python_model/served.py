@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from appliance.contract import Model
-from appliance.errors import ApplianceError
+from appliance.core.errors import ApplianceError
+from appliance.core.model import Model
 
 Method = TypeVar("Method", bound=Callable[..., Any])  # Any: users' methods take and give what they like
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.contract import Call, Operation, Reply
+from appliance.core.model import Call, Operation, Reply
 from appliance.python_model.calling import called, is_stream, items
 from appliance.python_model.encoding import Json, ModelFaultError, kind_of, plain
 from appliance.python_model.served import ServedModel, offered, overridden

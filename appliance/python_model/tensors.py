@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.python_model.arrays import as_array, of_array
 from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 

@@ -17,8 +17,8 @@ from typing import Any
 import structlog
 
 import appliance
-from appliance.errors import ApplianceError
-from appliance.logs.output import end_line
+from appliance.core.errors import ApplianceError
+from appliance.core.log_output import end_line
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from appliance import page
 from appliance.access import Access, AccessSettings
 from appliance.config import Config, Loaded
 from appliance.config.digest import digest
-from appliance.contract import ALONE
+from appliance.core.model import ALONE
 from appliance.lifecycle import Lifecycle, Standing
 from appliance.lifecycle.standing import public
 from appliance.page.told import Told

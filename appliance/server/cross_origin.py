@@ -24,7 +24,7 @@ from appliance.access import Access
 from appliance.access.caller import foreign
 from appliance.access.hosts import HostNames, is_loopback, split_authority
 from appliance.config.server import ServerSection
-from appliance.errors import ForbiddenError
+from appliance.core.errors import ForbiddenError
 from appliance.server.gate import open_paths, refuse
 
 # Answers that people read in a browser and that say how the server is set up.

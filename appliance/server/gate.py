@@ -12,10 +12,10 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.access import OPEN, Access, calling
 from appliance.access.hosts import is_local
-from appliance.errors import CallError, UnauthenticatedError
+from appliance.core.errors import CallError, UnauthenticatedError
+from appliance.core.request_context import current
 from appliance.protocols.clients import discard
 from appliance.protocols.errors import refused
-from appliance.record import current
 
 
 class Gate:

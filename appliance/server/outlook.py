@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
 
-from appliance.contract import FrontEnd
+from appliance.core.model import FrontEnd
 from appliance.lifecycle import Lifecycle, Standing, State
 from appliance.protocols.metrics import of_models
 from appliance.server.families import Family, counted, merged

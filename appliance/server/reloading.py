@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 
 import structlog
 
-from appliance import logs
 from appliance.config import Difference, Loaded, differences
+from appliance.config.base import Change
 from appliance.config.root import LoggingSection
-from appliance.errors import ConfigError
+from appliance.core import logging_setup
+from appliance.core.errors import ConfigError
 from appliance.lifecycle import Lifecycle
 from appliance.lifecycle.standing import FileStanding
 from appliance.lifecycle.succession import Succession
-from appliance.section import Change
 from appliance.server.watch import Watch
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -190,7 +190,7 @@ class Reloading:
         self._configure_log(loaded.config.logging)
 
     def _configure_log(self, settings: LoggingSection) -> None:
-        logs.configure(settings.format, settings.level, self._served.secrets)
+        logging_setup.configure(settings.format, settings.level, self._served.secrets)
 
 
 def newest(loaded: Loaded) -> Loaded:

@@ -19,14 +19,15 @@ import structlog
 import uvloop
 from litestar import Litestar
 
-from appliance import logs
 from appliance.access.certificates import Certificates
 from appliance.access.certificates import read as read_certificate
 from appliance.config import Config, Loaded
-from appliance.errors import ApplianceError
+from appliance.core import logging_setup
+from appliance.core.errors import ApplianceError
+from appliance.core.log_output import captured_output
+from appliance.core.service_links import REMEDY, service_links
+from appliance.core.system import leave
 from appliance.lifecycle import Lifecycle
-from appliance.logs.output import captured_output
-from appliance.processes import leave
 from appliance.protocols import oip_grpc
 from appliance.server.app import create_app, create_probes, probe_settings
 from appliance.server.departure import depart
@@ -38,7 +39,6 @@ from appliance.server.reloading import Reloading, newest
 from appliance.server.signals import Signals
 from appliance.server.supervisor import Supervisor, worker_count
 from appliance.server.watchdog import Watchdog
-from appliance.service_links import REMEDY, service_links
 from appliance.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def serve(loaded: Loaded) -> int:
 
 
 def _configure_log(loaded: Loaded) -> None:
-    logs.configure(loaded.config.logging.format, loaded.config.logging.level, loaded.secrets)
+    logging_setup.configure(loaded.config.logging.format, loaded.config.logging.level, loaded.secrets)
 
 
 def _run(loaded: Loaded) -> int:

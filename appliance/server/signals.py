@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from appliance.processes import leave
+from appliance.core.system import leave
 from appliance.server.watchdog import frames_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

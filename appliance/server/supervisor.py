@@ -18,8 +18,8 @@ from typing import NoReturn
 import structlog
 
 from appliance.config import Config
-from appliance.errors import ApplianceError
-from appliance.processes import die_with_parent, leave, usable_cores
+from appliance.core.errors import ApplianceError
+from appliance.core.system import die_with_parent, leave, usable_cores
 from appliance.server.outlook import Seat, bury, read
 from appliance.server.slots import Slots
 

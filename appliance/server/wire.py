@@ -9,7 +9,7 @@ from typing import Any
 
 from litestar.types import Message, Receive, Send
 
-from appliance.record import LEFT, Record
+from appliance.core.request_context import LEFT, Record
 from appliance.telemetry.payloads import Copy
 
 Headers = Iterable[tuple[bytes, bytes]]

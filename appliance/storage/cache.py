@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage.faults import disk_faults
 from appliance.storage.locks import exclusively
 from appliance.storage.making import UNFINISHED, Report, build, is_whole, resume

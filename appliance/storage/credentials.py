@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import Field, SecretStr, model_validator
 
-from appliance.section import Section
+from appliance.config.base import Section
 
 Url = Annotated[str, Field(pattern="^https?://[^/]")]
 HeaderName = Annotated[str, Field(pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]

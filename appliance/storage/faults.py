@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from appliance.errors import NoSpaceError, StorageError
+from appliance.core.errors import NoSpaceError, StorageError
 
 _FULL = "free some space, or point storage.cache_dir at a larger disk"
 _FORBIDDEN = "change its owner or mode, or point storage.cache_dir at a directory this user can write"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from appliance.errors import StorageTimeoutError, StorageUnavailableError
+from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
 from appliance.storage.cache import Cache, Report
 from appliance.storage.filling import Filling
 from appliance.storage.lockfile import foresee

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from appliance.errors import NoSpaceError, StorageTimeoutError
+from appliance.core.errors import NoSpaceError, StorageTimeoutError
 from appliance.storage.blobs import Blobs
 from appliance.storage.cache import Cache, Report
 from appliance.storage.faults import disk_faults

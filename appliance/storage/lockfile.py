@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from appliance.errors import ArtifactChangedError, StorageError
+from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.storage import bounded_json
 from appliance.storage.contents import Contents, Held
 from appliance.storage.faults import disk_faults

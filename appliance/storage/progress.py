@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import time
 
-from appliance.errors import StorageTimeoutError
+from appliance.core.errors import StorageTimeoutError
 from appliance.storage.cache import Report
 from appliance.storage.section import TransferSection
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import structlog
 
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage import pip
 from appliance.storage.archives import extract
 from appliance.storage.cache import Cache, Report

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from appliance.errors import StorageError
-from appliance.nearest import did_you_mean
+from appliance.core.errors import StorageError
+from appliance.core.suggestions import did_you_mean
 from appliance.storage import fetch, local, pypi, volumes
 from appliance.storage.cache import Report
 from appliance.storage.section import StorageSection, StorageSettings

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from appliance.section import Change, Section
+from appliance.config.base import Change, Section
 from appliance.storage.credentials import CredentialsSection
 
 

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 import structlog
 
-from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage import names
 from appliance.storage.section import StorageSection
 from appliance.storage.store import Listing, RemoteFile

@@ -7,8 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from appliance.errors import ArtifactNotFoundError, StorageError
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.errors import ArtifactNotFoundError, StorageError
+from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.storage import local, names
 from appliance.storage.cache import Report
 from appliance.storage.section import StorageSection, StorageSettings

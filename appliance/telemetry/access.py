@@ -10,8 +10,8 @@ from typing import Annotated
 import structlog
 from pydantic import Field
 
-from appliance.record import Record
-from appliance.section import Section
+from appliance.config.base import Section
+from appliance.core.request_context import Record
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

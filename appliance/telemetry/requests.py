@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
 
-from appliance.contract import Operation
-from appliance.record import LEFT, Record
+from appliance.core.model import Operation
+from appliance.core.request_context import LEFT, Record
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 327.68)
 _FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from appliance.record import Record
+from appliance.core.request_context import Record
 from appliance.telemetry import build, requests
 from appliance.telemetry.access import AccessLog, AccessSection
 from appliance.telemetry.payloads import Copy, Payloads, PayloadsSection

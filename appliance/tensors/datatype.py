@@ -11,8 +11,8 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from appliance.errors import CallError
-from appliance.nearest import did_you_mean
+from appliance.core.errors import CallError
+from appliance.core.suggestions import did_you_mean
 
 Value = bool | int | float | bytes
 """

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.tensors.tensor import Tensor
 
 Parameters = Mapping[str, Any]  # Any: JSON values

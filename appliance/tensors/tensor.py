@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Self, TypeVar
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.tensors.datatype import Datatype, Value, Written, datatype
 
 Before = TypeVar("Before")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.tensors.message import InferenceRequest, InferenceResponse, RequestedOutput
 from appliance.tensors.tensor import Tensor
 

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from appliance.errors import CallError, GatewayError
+from appliance.core.errors import CallError, GatewayError
 from appliance.translation.messages import Json
 from appliance.translation.requests import EmbeddingRequest, RerankRequest
 

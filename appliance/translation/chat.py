@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.translation.messages import Json, for_template
 from appliance.translation.templates import ChatTemplate
 

@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 from appliance.translation.logprobs import chat_logprobs
 from appliance.translation.messages import Json
 from appliance.translation.section import ChatSection, ToolCallsSection

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 from appliance.translation.chat_answer import Face, chat_id, choices_of, extras_of, reason_of
 from appliance.translation.logprobs import chat_logprobs
 from appliance.translation.messages import Json

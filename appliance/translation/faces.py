@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
-from appliance.contract import Operation
+from appliance.core.model import Operation
 from appliance.translation.chat import Chat
 from appliance.translation.http import HttpEmbedder, HttpRanker, HttpWriter
 from appliance.translation.http_section import HttpSection

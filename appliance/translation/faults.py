@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 
 # A page of HTML says nothing that a client could use.
 _LONGEST = 500

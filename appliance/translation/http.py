@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from appliance.contract import Operation
-from appliance.errors import CallError, GatewayError
+from appliance.core.errors import CallError, GatewayError
+from appliance.core.model import Operation
 from appliance.translation.answers import Text, Usage
 from appliance.translation.http_section import (
     HttpEmbeddingsSection,

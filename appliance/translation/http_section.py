@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.section import Section
+from appliance.config.base import Section
 from appliance.translation.section import ChatSection, Count, OfferingSection, Text
 
 UrlPath = Annotated[str, Field(pattern=r"^(/[^\s#]*)?$")]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 
 Json = dict[str, Any]  # Any: JSON values
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 from appliance.translation.answers import Text, Usage
 from appliance.translation.messages import Json
 from appliance.translation.oip_section import OipEmbeddingsSection, OipRerankSection, OipSection, OipTextSection

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from appliance.section import Section
+from appliance.config.base import Section
 from appliance.translation.section import Count, OfferingSection, RequiredChatSection, Text
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from appliance.contract import Operation
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
+from appliance.core.model import Operation
 from appliance.translation.chat import Chat, Prompted
 from appliance.translation.chat_answer import Face, chat_completion
 from appliance.translation.chat_stream import chat_chunks

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Protocol
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
+from appliance.core.parallel import gathered
 from appliance.translation.answers import Usage, embeddings, rerank
 from appliance.translation.chat import Chat
 from appliance.translation.chat_answer import Face, chat_completion
 from appliance.translation.chat_stream import chat_chunks
 from appliance.translation.messages import Json
-from appliance.translation.parallel import gathered
 from appliance.translation.requests import EmbeddingRequest, RerankRequest, TextRequest
 from appliance.translation.section import ChatSection
 from appliance.translation.wire import Headers

@@ -14,8 +14,8 @@ import jmespath
 from jmespath.exceptions import JMESPathError, LexerError, ParseError
 from jmespath.functions import Functions
 
-from appliance.errors import GatewayError
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.errors import GatewayError
+from appliance.core.suggestions import did_you_mean, known_ones
 
 
 class PathFaultError(Exception):

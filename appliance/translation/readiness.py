@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from appliance.errors import ApplianceError, EngineDeadError, GatewayError, UnavailableError
+from appliance.core.errors import ApplianceError, EngineDeadError, GatewayError, UnavailableError
 from appliance.translation.renderer import RenderError
 from appliance.translation.sandbox import TemplateFaultError
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import msgspec
 
-from appliance.processes import die_with_parent
+from appliance.core.system import die_with_parent
 from appliance.translation.renderer import LENGTH_BYTES, MAX_OUTPUT_BYTES, RenderError
 from appliance.translation.templates import ChatTemplate, JsonTemplate
 

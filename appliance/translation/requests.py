@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.admission import require_size
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.translation.messages import Json
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from appliance.contract import Operation
-from appliance.section import Section
+from appliance.config.base import Section
+from appliance.core.model import Operation
 from appliance.storage.section import StorageSection
 
 Text = Annotated[str, Field(min_length=1)]

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.contract import PATHS, Call, Operation, Peers
-from appliance.errors import CallError, GatewayError
+from appliance.core.errors import CallError, GatewayError
+from appliance.core.model import PATHS, Call, Operation, Peers
 from appliance.translation.messages import Json
 from appliance.translation.wire import LONGEST_BYTES, Headers, Wire, decoded, events, object_of
 

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.translation.renderer import Renderer, RenderError
 from appliance.translation.sandbox import TemplateFaultError, compiled, sandbox, undeclared
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
 from appliance.translation.messages import Json
 from appliance.translation.renderer import Renderer
 from appliance.translation.sandbox import TemplateFaultError

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from yarl import URL
 
-from appliance.concurrency import off_loop
-from appliance.errors import GatewayError
-from appliance.translation.events import json_events
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import GatewayError
+from appliance.core.sse import json_events
 from appliance.translation.faults import of_error, refusal
 from appliance.translation.messages import Json
 from appliance.upstream.address import join

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Protocol
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
+from appliance.core.parallel import gathered, merged
 from appliance.translation.answers import Text, Usage, completion_choice, head
 from appliance.translation.messages import Json
-from appliance.translation.parallel import gathered, merged
 from appliance.translation.requests import TextRequest
 from appliance.translation.stops import Stops, cut
 from appliance.translation.wire import Headers

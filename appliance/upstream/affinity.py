@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import msgspec
 
-from appliance.json_scan import is_wider
-from appliance.upstream.members import MOST_MEMBERS
+from appliance.core.json_edit import MOST_MEMBERS
+from appliance.core.json_limits import is_wider
 
 # Enough to tell conversations apart by their system prompt and first question.
 _MOST_BYTES = 4096

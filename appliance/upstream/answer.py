@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from appliance.errors import GatewayError, GatewayTimeoutError
+from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.upstream.decoding import decoder
 from appliance.upstream.faults import broken
 from appliance.upstream.section import UpstreamSection

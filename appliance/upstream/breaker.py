@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from appliance.section import Section
+from appliance.config.base import Section
 
 
 class BreakerSection(Section):

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from appliance.contract import Operation
-from appliance.errors import GatewayError, GatewayTimeoutError, UnreachableError
-from appliance.section import Section
+from appliance.config.base import Section
+from appliance.core.errors import GatewayError, GatewayTimeoutError, UnreachableError
+from appliance.core.model import Operation
 
 Status = Annotated[int, Field(ge=400, le=599)]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.section import Section
+from appliance.config.base import Section
 from appliance.upstream import metrics
 
 # What an entry takes beside its body: the key, the objects, their places in tables.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from yarl import URL
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 from appliance.upstream.address import join
 from appliance.upstream.answer import Answer
 from appliance.upstream.faults import broken, unanswered

@@ -18,7 +18,7 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 from yarl import URL
 
-from appliance.errors import UnreachableError
+from appliance.core.errors import UnreachableError
 from appliance.storage.remote.surroundings import proxy_for
 from appliance.upstream.faults import UNREACHABLE
 from appliance.upstream.section import UpstreamSection, UpstreamTlsSection

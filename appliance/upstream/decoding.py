@@ -12,7 +12,7 @@ from typing import Protocol
 
 import zstandard
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 
 SUPPORTED = ("gzip", "deflate", "zstd")
 

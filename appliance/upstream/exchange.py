@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 from appliance.upstream.answer import Answer
 from appliance.upstream.naming import Named
 

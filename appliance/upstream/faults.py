@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from appliance.errors import GatewayError, GatewayTimeoutError, UnreachableError
+from appliance.core.errors import GatewayError, GatewayTimeoutError, UnreachableError
 
 if TYPE_CHECKING:
     from aiohttp import ClientConnectorError

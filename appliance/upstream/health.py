@@ -11,8 +11,8 @@ from typing import Annotated
 import structlog
 from pydantic import Field
 
-from appliance.errors import GatewayError
-from appliance.section import Section
+from appliance.config.base import Section
+from appliance.core.errors import GatewayError
 from appliance.upstream.answer import Answer
 from appliance.upstream.client import Client
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from appliance.contract import Call, Operation
+from appliance.core.model import Call, Operation
 
 # The same input has the same output, whatever is asked for beside it.
 _FUNCTIONS = frozenset(

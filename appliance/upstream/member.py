@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import structlog
 from pydantic import Field
 
-from appliance.errors import GatewayError, GatewayTimeoutError
+from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.upstream import metrics
 from appliance.upstream.answer import Answer
 from appliance.upstream.breaker import Breaker, BreakerSection, Circuit

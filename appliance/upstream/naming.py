@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
-from appliance.upstream import form, members
+from appliance.core import json_edit, multipart
 from appliance.upstream.stream_usage import HiddenUsage
 
 # Where answers say which model they are of: OpenAI's, events of its responses, events of Anthropic's messages.
@@ -25,12 +25,12 @@ class Named:
     """
 
     def __init__(self, body: bytes, content_type: str) -> None:
-        self._is_form = form.is_form(content_type)
-        span = _span_in_form(body, content_type) if self._is_form else members.span_of(body, "model")
+        self._is_form = multipart.is_form(content_type)
+        span = _span_in_form(body, content_type) if self._is_form else json_edit.span_of(body, "model")
         if span is None and not self._is_form:
             # Absent, null or there twice: the body gets a place for it first.
-            body = members.changed(body, {"model": _text_or_empty})
-            span = members.span_of(body, "model")
+            body = json_edit.changed(body, {"model": _text_or_empty})
+            span = json_edit.span_of(body, "model")
         self._body = body
         self._span = span
 
@@ -121,7 +121,7 @@ class Events:
 
 
 def _span_in_form(body: bytes, content_type: str) -> slice | None:
-    field = form.read(body, content_type).get("model")
+    field = multipart.read(body, content_type).get("model")
     return None if field is None else field.span
 
 
@@ -131,7 +131,7 @@ def _text_or_empty(value: bytes | None) -> bytes:
 
 def _span(body: bytes) -> slice | None:
     for place in _PLACES:
-        span = members.span_of(body, *place)
+        span = json_edit.span_of(body, *place)
         if span is not None:
             return span if body[span].startswith(b'"') else None
     return None

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from appliance.errors import GatewayError, UnavailableError
+from appliance.core.errors import GatewayError, UnavailableError
 from appliance.upstream import metrics
 from appliance.upstream.address import place
 from appliance.upstream.balance import Balance, balancer

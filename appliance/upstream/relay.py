@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from appliance.concurrency import off_loop
-from appliance.errors import GatewayError
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import GatewayError
 from appliance.upstream.exchange import Exchange
 from appliance.upstream.naming import Events
 from appliance.upstream.stream_usage import HiddenUsage

@@ -10,11 +10,11 @@ from typing import Annotated
 import msgspec
 from pydantic import BeforeValidator, Field, JsonValue
 
-from appliance.contract import Operation
-from appliance.json_scan import is_wider
-from appliance.section import Section, without_free_keys
-from appliance.upstream import members
-from appliance.upstream.members import Change
+from appliance.config.base import Section, without_free_keys
+from appliance.core import json_edit
+from appliance.core.json_edit import Change
+from appliance.core.json_limits import is_wider
+from appliance.core.model import Operation
 
 Fields = Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)]
 
@@ -52,9 +52,9 @@ class Rewrite:
 
     def __init__(self, section: RequestSection) -> None:
         self._steps: list[Mapping[str, Change]] = [
-            dict.fromkeys(section.drop, members.drop),
-            {name: members.add(value) for name, value in section.defaults.items()},
-            {name: members.lay(value) for name, value in section.override.items()},
+            dict.fromkeys(section.drop, json_edit.drop),
+            {name: json_edit.add(value) for name, value in section.defaults.items()},
+            {name: json_edit.lay(value) for name, value in section.override.items()},
         ]
         self._prompts = {} if section.system_prompt is None else _prompts(section.system_prompt)
 
@@ -67,7 +67,7 @@ class Rewrite:
         """
         for changes in (*self._steps, self._prompts.get(operation)):
             if changes:
-                body = members.changed(body, changes)
+                body = json_edit.changed(body, changes)
         return body
 
 
@@ -92,20 +92,20 @@ def _before_messages(text: str, old: bytes | None) -> bytes | None:
     """
     if old is None or not old.startswith(b"["):
         return old
-    if is_wider(old, members.MOST_MEMBERS):
-        raise members.NotAnObjectError(f"it has more than {members.MOST_MEMBERS} messages")
+    if is_wider(old, json_edit.MOST_MEMBERS):
+        raise json_edit.NotAnObjectError(f"it has more than {json_edit.MOST_MEMBERS} messages")
     messages = msgspec.json.decode(old, type=list[msgspec.Raw])
     first = bytes(messages[0]) if messages else b""
     if not _is_system(first):
         message = msgspec.json.encode({"role": "system", "content": text})
         return b"[" + message + (b", " if messages else b"") + old[1:]
     start = old.index(first)
-    made = members.changed(first, {"content": lambda content: _before_text(text, content)})
+    made = json_edit.changed(first, {"content": lambda content: _before_text(text, content)})
     return old[:start] + made + old[start + len(first) :]
 
 
 def _is_system(message: bytes) -> bool:
-    span = members.span_of(message, "role")
+    span = json_edit.span_of(message, "role")
     try:
         role = None if span is None else msgspec.json.decode(message[span])
     except ValueError:

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from appliance.section import Section
+from appliance.config.base import Section
 
 Seconds = Annotated[float, Field(gt=0)]
 

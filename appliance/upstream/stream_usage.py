@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from appliance.contract import Operation
-from appliance.upstream import members
+from appliance.core import json_edit
+from appliance.core.model import Operation
 
 OPERATIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
 """
@@ -53,7 +53,7 @@ def asking(body: bytes) -> bytes | None:
         return None
     if not asked.stream or (asked.stream_options is not None and asked.stream_options.include_usage):
         return None
-    return members.changed(body, {OPTION: members.lay({"include_usage": True})})
+    return json_edit.changed(body, {OPTION: json_edit.lay({"include_usage": True})})
 
 
 class HiddenUsage:
@@ -90,8 +90,8 @@ class HiddenUsage:
         usage = bytes(chunk.usage)
         if usage == _NULL:
             try:
-                return line[:5] + members.changed(line[5:], {"usage": members.drop})
-            except members.NotAnObjectError:
+                return line[:5] + json_edit.changed(line[5:], {"usage": json_edit.drop})
+            except json_edit.NotAnObjectError:
                 # It has too many members to be a chunk of anybody's.
                 return line
         if usage and chunk.choices is not None and not chunk.choices:

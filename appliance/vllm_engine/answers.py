@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from appliance.concurrency import off_loop
-from appliance.contract import Call, Operation, Reply
+from appliance.core.concurrency import off_loop
+from appliance.core.model import Call, Operation, Reply
 from appliance.vllm_engine.errors import refusal, vendor_faults
 from appliance.vllm_engine.request_decoder import decode
 from appliance.vllm_engine.streams import quicken, raise_from_messages, raise_from_responses

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
+from appliance.core.system import usable_memory
 from appliance.layout import LayoutSection
-from appliance.processes import usable_memory
 from appliance.storage import bounded_json
 from appliance.vllm_engine.cpu_memory import computes_in_float32, cpu_kv_bytes
 from appliance.vllm_engine.placing import Addresses, of_layout

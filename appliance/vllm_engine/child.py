@@ -17,8 +17,8 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar, cast
 
-from appliance import logs
-from appliance.processes import die_with_parent
+from appliance.core import logging_setup
+from appliance.core.system import die_with_parent
 from appliance.vllm_engine.parts import Parts, timed
 
 Answer = TypeVar("Answer")
@@ -39,7 +39,7 @@ def join() -> None:
     # It may have died before the kernel knew whom to tell.
     if not parent.is_alive():
         os._exit(1)
-    logs.join()
+    logging_setup.join()
 
 
 class ForkServer:

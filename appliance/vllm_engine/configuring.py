@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
 from appliance.vllm_engine.arguments import Setup, engine_arguments, frontend_arguments
 from appliance.vllm_engine.cpu_profile import CpuProfile
 from appliance.vllm_engine.environment import set_environment

@@ -4,8 +4,8 @@ Memory of an engine on a CPU: its KV cache, which vLLM would have take most of t
 
 from __future__ import annotations
 
+from appliance.core.system import usable_memory
 from appliance.layout import LayoutSection
-from appliance.processes import usable_memory
 
 _MOST_BYTES = 2 * 1024**3
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from appliance.contract import ALONE, Call, FrontEnd, Operation, Reply
-from appliance.errors import EngineDeadError
+from appliance.core.errors import EngineDeadError
+from appliance.core.model import ALONE, Call, FrontEnd, Operation, Reply
 from appliance.vllm_engine.answers import Answer, generation
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.child import ForkServer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from appliance.errors import CallError, EngineDeadError, UnavailableError
+from appliance.core.errors import CallError, EngineDeadError, UnavailableError
 from appliance.vllm_engine.validation_errors import for_clients, invalid
 from appliance.vllm_engine.wordings import ITS_NAMES, reworded, with_field
 

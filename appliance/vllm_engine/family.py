@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import psutil
 
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
 from appliance.vllm_engine.grammar_check import PROCESS_NAME
 
 T = TypeVar("T")

@@ -18,8 +18,9 @@ from typing import Any
 
 import structlog
 
-from appliance.errors import LoadError, MissingExtraError, NoSpaceError
-from appliance.storage import Cache, Report, child, digest
+from appliance.core import child_process
+from appliance.core.errors import LoadError, MissingExtraError, NoSpaceError
+from appliance.storage import Cache, Report, digest
 from appliance.storage.faults import disk_faults
 
 log = structlog.get_logger()
@@ -56,7 +57,7 @@ def _fingerprint(gguf: Path) -> str:
 def _make(gguf: Path, target: Path, report: Report) -> None:
     _check(gguf)
     begun = time.monotonic()
-    ended = child.run(
+    ended = child_process.run(
         [sys.executable, "-P", "-m", __name__, str(gguf.absolute()), str(target)],
         {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"},
         lambda _: report(0, None),

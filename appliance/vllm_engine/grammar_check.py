@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from appliance.errors import CallError, UnavailableError
+from appliance.core.errors import CallError, UnavailableError
 from appliance.vllm_engine.child import ForkServer, Spawning
 from appliance.vllm_engine.grammar_compiler import LENGTH_BYTES, serve
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
-from appliance.processes import die_with_parent
+from appliance.core.system import die_with_parent
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

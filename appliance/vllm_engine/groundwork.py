@@ -10,7 +10,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from appliance.errors import MissingExtraError
+from appliance.core.errors import MissingExtraError
 from appliance.layout import AnyLayout, LayoutSection
 from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.cpu_profile import CpuProfile, is_cpu_build

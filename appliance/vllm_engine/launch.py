@@ -16,7 +16,7 @@ import structlog
 from pydantic import ValidationError
 
 from appliance.admission import current_slot
-from appliance.errors import ApplianceError, LoadError, MissingExtraError
+from appliance.core.errors import ApplianceError, LoadError, MissingExtraError
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.child import ForkServer, Spawning
 from appliance.vllm_engine.configuring import configure

@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from appliance.contract import FrontEnd
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
+from appliance.core.model import FrontEnd
 from appliance.vllm_engine.line import Line
 
 if TYPE_CHECKING:

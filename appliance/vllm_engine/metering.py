@@ -10,8 +10,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from appliance.admission import sequence
-from appliance.errors import CallError
-from appliance.record import Record, current
+from appliance.core.errors import CallError
+from appliance.core.request_context import Record, current
 from appliance.vllm_engine.choices import choices
 from appliance.vllm_engine.grammar_check import GrammarCheck
 from appliance.vllm_engine.ready import Ready

@@ -2,12 +2,12 @@
 What the fork server imports before it forks; imported by name, for its time, and only there.
 """
 
-from appliance import logs
-from appliance.processes import die_with_parent
+from appliance.core import logging_setup
+from appliance.core.system import die_with_parent
 
 # First: the imports take seconds in which the parent may die, and vLLM writes to the log.
 die_with_parent()
-logs.join()
+logging_setup.join()
 
 from vllm.platforms import current_platform  # noqa: E402
 from vllm.v1.engine import core  # noqa: E402, F401

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import SchemaValidator
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.vllm_engine.errors import translated
 from appliance.vllm_engine.request_size import require_fitting
 from appliance.vllm_engine.validation_errors import invalid, json_of

@@ -7,9 +7,9 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.admission import current_slot, require_size
-from appliance.concurrency import off_loop
-from appliance.errors import CallError
-from appliance.json_scan import has_more_containers
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import CallError
+from appliance.core.json_limits import has_more_containers
 
 # Where vLLM's requests have their texts; of a score, the side with more of them says how many pairs there are.
 _FIELDS = ("prompt", "prompt_embeds", "input", "documents", "items", "queries", "text_1", "text_2", "data_1", "data_2")

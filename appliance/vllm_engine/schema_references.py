@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 from urllib.parse import unquote
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 
 # What these hold are values, whatever they look like.
 _VALUES = frozenset({"const", "default", "enum", "examples"})

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from appliance.section import Section, without_free_keys
+from appliance.config.base import Section, without_free_keys
 
 Count = Annotated[int, Field(ge=1)]
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
 from appliance.vllm_engine.meeting import Meeting
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.errors import EngineDeadError
+from appliance.core.errors import EngineDeadError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

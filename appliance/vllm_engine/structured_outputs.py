@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.vllm_engine.schema_references import (
     require_references,
     require_single_rules,

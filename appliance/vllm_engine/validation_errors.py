@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 
 # What pydantic wants, by the type of its error: in JSON's words.
 _WANTED = {

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
 from appliance.storage import bounded_json
 
 # The format's own limit (https://huggingface.co/docs/safetensors, "Format").

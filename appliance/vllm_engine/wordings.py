@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 
 # By what a message has in it: the field at fault, and what is said instead.
 _OTHER_WORDS = (

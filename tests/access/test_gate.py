@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from appliance.access import AccessSettings
 from appliance.access.section import KeySection
 from appliance.config.server import ServerSection
-from appliance.contract import Operation
+from appliance.core.model import Operation
 from appliance.server import create_app
 
 PROBES = {"/livez", "/readyz", "/startupz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"}

@@ -15,7 +15,7 @@ from access_doubles import ALL, BOSS, ONLY, Closed, bearing, closed_config
 from inference_doubles import InferenceClient, Speaker, speakers
 
 from appliance.config.server import ServerSection
-from appliance.errors import ArtifactCorruptError, EngineDeadError, LoadError
+from appliance.core.errors import ArtifactCorruptError, EngineDeadError, LoadError
 from appliance.lifecycle.standing import FileStanding
 from appliance.lifecycle.state import State
 from appliance.protocols.oip_grpc import inference_pb2 as pb

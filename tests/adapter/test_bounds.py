@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from upstreams import SSE, Answer, Upstream
 
-from appliance.errors import CallError, GatewayError
+from appliance.core.errors import CallError, GatewayError
 from appliance.translation.messages import for_template, with_texts
 from appliance.translation.wire import Wire
 from appliance.upstream.client import Client

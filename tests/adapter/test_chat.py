@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import CallError, GatewayError
+from appliance.core.errors import CallError, GatewayError
 from appliance.translation.chat import Chat
 from appliance.translation.chat_answer import Face, chat_completion
 from appliance.translation.chat_stream import chat_chunks

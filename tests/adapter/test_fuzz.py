@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.contract import Operation
-from appliance.errors import CallError
+from appliance.core.errors import CallError
+from appliance.core.model import Operation
 from appliance.translation.answers import Text, Usage
 from appliance.translation.chat import Chat
 from appliance.translation.over_completions import OverCompletions

@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 from doubles import Double, DoubleSection, config
 
-from appliance.contract import Call, Model, Operation, Peers, Reply
-from appliance.errors import CallError, LoadError, UnavailableError
+from appliance.core.errors import CallError, LoadError, UnavailableError
+from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.lifecycle import Lifecycle, State
 from appliance.models.adapter import AdapterSection
 

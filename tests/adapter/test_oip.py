@@ -12,7 +12,7 @@ import pytest
 from services import output, tensors
 from upstreams import Answer, Upstream, json_answer
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 from appliance.translation.oip import OipClient
 from appliance.translation.oip_section import OipSection
 from appliance.translation.wire import Wire

@@ -16,8 +16,8 @@ from upstreams import Upstream, error
 
 from appliance.access.section import KeySection
 from appliance.config.server import ServerSection
-from appliance.contract import Call, Operation
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
+from appliance.core.model import Call, Operation
 from appliance.lifecycle import Lifecycle, State
 from appliance.models.adapter import AdapterSection
 

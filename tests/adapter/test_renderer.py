@@ -14,7 +14,7 @@ import pytest
 from served import Served, is_gone, until
 from upstreams import Upstream
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.translation.renderer import Renderer
 from appliance.translation.sandbox import TemplateFaultError
 from appliance.translation.templates import MAX_SOURCE, ChatTemplate, JsonTemplate

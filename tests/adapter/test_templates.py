@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import CallError, LoadError
+from appliance.core.errors import CallError, LoadError
 from appliance.translation.sandbox import TemplateFaultError
 from appliance.translation.section import ChatSection
 from appliance.translation.templates import ChatTemplate, JsonTemplate

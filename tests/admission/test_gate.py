@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot
-from appliance.errors import DeadlineError, LimitedError
-from appliance.record import recorded
+from appliance.core.errors import DeadlineError, LimitedError
+from appliance.core.request_context import recorded
 
 
 class Clock:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 from appliance.admission import Charge, KeyLimits, Keys
-from appliance.errors import LimitedError
-from appliance.record import recorded
+from appliance.core.errors import LimitedError
+from appliance.core.request_context import recorded
 
 
 class Account:

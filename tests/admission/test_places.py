@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot, held, require_size, sequence
-from appliance.errors import CallError, LimitedError
-from appliance.record import recorded
+from appliance.core.errors import CallError, LimitedError
+from appliance.core.request_context import recorded
 
 
 async def settle() -> None:

@@ -17,10 +17,10 @@ from httpx import ASGITransport, AsyncClient, Response
 
 from appliance.admission import KeyLimits, LimitsSection, SloSection
 from appliance.config.server import ServerSection
-from appliance.contract import Call, Model, Operation, Peers, Reply
-from appliance.errors import CallError, LimitedError
+from appliance.core.errors import CallError, LimitedError
+from appliance.core.model import Call, Model, Operation, Peers, Reply
+from appliance.core.request_context import Record, current, recorded
 from appliance.lifecycle import Entry, Lifecycle
-from appliance.record import Record, current, recorded
 from appliance.server import create_app
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"

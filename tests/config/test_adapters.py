@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import Loaded
-from appliance.errors import ConfigError
+from appliance.core.errors import ConfigError
 
 HEAD = "models:\n- name: a\n  class: adapter\n  target: {url: http://x}\n  protocol:\n"
 CHAT = f"{HEAD}    kind: completions\n    chat_template: "

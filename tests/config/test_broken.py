@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import load
-from appliance.errors import ConfigError
+from appliance.core.errors import ConfigError
 
 BROKEN = Path(__file__).parents[1] / "broken"
 FILES = sorted(BROKEN.glob("*.yaml"))

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from appliance.config import Loaded, differences, load, schema_of
+from appliance.config.base import Change, Section
 from appliance.config.difference import ABSENT, Difference, change_of, keys_of
 from appliance.config.root import Config
-from appliance.section import Change, Section
 
 BASE = """\
 models:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from appliance.config import Loaded, load
-from appliance.errors import ConfigError
+from appliance.core.errors import ConfigError
 
 RICH = Path(__file__).with_name("rich.yaml").read_text(encoding="utf-8")
 

@@ -12,7 +12,7 @@ import pytest
 from appliance.config import Loaded
 from appliance.config.document import read
 from appliance.config.place import Place, dotted
-from appliance.errors import ConfigError
+from appliance.core.errors import ConfigError
 from appliance.models import SECTIONS
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from appliance.config import Config, Loaded
-from appliance.errors import ConfigError
+from appliance.core.errors import ConfigError
 
 CONFIG = """\
 models:

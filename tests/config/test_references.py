@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import Loaded
-from appliance.errors import ConfigError
+from appliance.core.errors import ConfigError
 
 CONFIG = """\
 models:

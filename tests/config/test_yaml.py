@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import Loaded, load
-from appliance.errors import ConfigError
+from appliance.core.errors import ConfigError
 
 MODEL = "{name: smollm2, class: generative, storage: {uri: file:///models/smollm2}}"
 MINIMAL = f"models: [{MODEL}]\n"

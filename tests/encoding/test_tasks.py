@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
 from appliance.models.tasks import Task, choose
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from appliance import InferOutput, InferRequest, InferResponse, Model
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.openai import Context, OpenAIEncoderModel, OpenAIGenerativeModel, RawRequest
 from appliance.openai.types import (
     ChatCompletionChunk,

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 from doubles import Double, DoubleSection, config
 
-from appliance.contract import Call, Model, Operation, Peers
-from appliance.errors import UnavailableError
+from appliance.core.errors import UnavailableError
+from appliance.core.model import Call, Model, Operation, Peers
 from appliance.lifecycle import Lifecycle, State
 from appliance.lifecycle.succession import Succession
 

@@ -14,8 +14,7 @@ from typing import cast
 import pytest
 from doubles import Double, DoubleSection, RemoteSection, config
 
-from appliance.contract import Call, Operation, Reply
-from appliance.errors import (
+from appliance.core.errors import (
     ArtifactNotFoundError,
     CallError,
     EngineDeadError,
@@ -24,6 +23,7 @@ from appliance.errors import (
     UnknownModelError,
     UnsupportedOperationError,
 )
+from appliance.core.model import Call, Operation, Reply
 from appliance.lifecycle import Lifecycle, Patience, State
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')

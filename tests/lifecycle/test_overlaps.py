@@ -13,8 +13,8 @@ import pytest
 from doubles import Double, RemoteSection, config
 
 from appliance.admission import LimitsSection
-from appliance.contract import Call, Model, Operation, Peers
-from appliance.errors import UnavailableError
+from appliance.core.errors import UnavailableError
+from appliance.core.model import Call, Model, Operation, Peers
 from appliance.lifecycle import Entry, Lifecycle, Patience, State
 from appliance.lifecycle.succession import Succession
 

@@ -14,7 +14,7 @@ from typing import cast
 from doubles import Double, DoubleSection, config
 from structlog.testing import capture_logs
 
-from appliance.errors import MissingExtraError
+from appliance.core.errors import MissingExtraError
 from appliance.lifecycle import Lifecycle, State
 from appliance.lifecycle.phases import Phases
 from appliance.storage.section import StorageSettings

@@ -12,8 +12,8 @@ from typing import ClassVar, cast
 import pytest
 from doubles import Double, DoubleSection, config
 
-from appliance.contract import Call, Model, Operation, Peers
-from appliance.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
+from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
+from appliance.core.model import Call, Model, Operation, Peers
 from appliance.lifecycle import Entry, Lifecycle, Patience, State
 from appliance.lifecycle.deaths import Deaths
 from appliance.lifecycle.succession import Succession

@@ -7,7 +7,7 @@ from __future__ import annotations
 from doubles import Double, DoubleSection
 
 from appliance.admission import LimitsSection
-from appliance.contract import ALONE, Call, FrontEnd, Model, Operation, Peers, Reply
+from appliance.core.model import ALONE, Call, FrontEnd, Model, Operation, Peers, Reply
 from appliance.lifecycle.entry import Entry
 
 

@@ -15,8 +15,8 @@ import pytest
 from doubles import Double, DoubleSection, RemoteSection, config
 
 from appliance.config.server import ServerSection
-from appliance.contract import Call, Operation
-from appliance.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
+from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
+from appliance.core.model import Call, Operation
 from appliance.lifecycle import Lifecycle, State
 from appliance.lifecycle.life import Life
 from appliance.lifecycle.succession import Succession

@@ -10,7 +10,7 @@ from inference_doubles import InferenceClient, speakers
 
 from appliance.access.section import KeySection
 from appliance.config.server import ServerSection
-from appliance.contract import Operation
+from appliance.core.model import Operation
 
 CHAT, LOOK = "chat-chat-chat-chat-chat", "look-look-look-look-look"
 KEYS = (

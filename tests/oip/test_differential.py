@@ -17,7 +17,7 @@ import httpx
 import pytest
 from reference_servers import Reference, environment, serving
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.tensors.wire import LENGTH_HEADER, read_response
 
 VISITORS = Path(__file__).parent / "visitors"

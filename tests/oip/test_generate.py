@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from inference_doubles import InferenceClient
 
-from appliance.errors import CallError, EngineDeadError
+from appliance.core.errors import CallError, EngineDeadError
 
 
 def _events(text: str) -> list[dict[str, Any]]:

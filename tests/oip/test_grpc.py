@@ -25,7 +25,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from appliance.config.server import ServerSection
-from appliance.errors import CallError, EngineDeadError, UnavailableError
+from appliance.core.errors import CallError, EngineDeadError, UnavailableError
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.protocols.oip_grpc.server import create_server

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.tensors import DATATYPES, InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.wire import LENGTH_HEADER, read_request, read_response, write_request, write_response
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from inference_doubles import InferenceClient, speakers
 
 from appliance.config.server import ServerSection
-from appliance.errors import CallError, EngineDeadError
+from appliance.core.errors import CallError, EngineDeadError
 from appliance.tensors import DATATYPES
 
 ASK = {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["a" * 2000]}]}

@@ -75,7 +75,7 @@ def _start(file: str) -> Answer:
     from vllm.v1.executor.abstract import Executor
 
     from appliance.config import load
-    from appliance.contract import ALONE
+    from appliance.core.model import ALONE
     from appliance.models.local import LocalModel
     from appliance.storage.section import StorageSettings
     from appliance.vllm_engine.arguments import engine_arguments

@@ -13,8 +13,8 @@ import pytest
 from doubles import Double, DoubleSection, config
 from structlog.testing import capture_logs
 
-from appliance.contract import Peers
-from appliance.errors import ArtifactCorruptError
+from appliance.core.errors import ArtifactCorruptError
+from appliance.core.model import Peers
 from appliance.lifecycle import Lifecycle
 from appliance.models.generative import GenerativeSection
 from appliance.models.section import Report

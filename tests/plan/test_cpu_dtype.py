@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from appliance.core.system import usable_memory
 from appliance.layout import LayoutSection
 from appliance.plan.estimate import Demand, estimate
 from appliance.plan.hardware import Hardware
 from appliance.plan.subject import look
-from appliance.processes import usable_memory
 from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine.arguments import Setup, engine_arguments
 from appliance.vllm_engine.section import EngineSection

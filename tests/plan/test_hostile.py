@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from appliance.errors import ArtifactCorruptError, LoadError
+from appliance.core.errors import ArtifactCorruptError, LoadError
 from appliance.layout import LayoutSection
 from appliance.models.tasks import choose
 from appliance.plan import look

@@ -16,7 +16,7 @@ from served import Served, environment, until
 from storage.range_server import serving
 
 from appliance.config import load
-from appliance.errors import StorageUnavailableError
+from appliance.core.errors import StorageUnavailableError
 from appliance.layout import LayoutSection
 from appliance.lifecycle.bringing import bring
 from appliance.models.generative import GenerativeSection

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError
+from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError
 from appliance.plan import Subject, look
 from appliance.plan.checkpoint import expected
 from appliance.plan.hardware import Hardware, named

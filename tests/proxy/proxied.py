@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from upstreams import Upstream
 
-from appliance.contract import Call, Operation, Peers, Reply
+from appliance.core.model import Call, Operation, Peers, Reply
 from appliance.models.proxy import ProxyModel, ProxySection
 
 CHAT = Operation.CHAT_COMPLETION

@@ -17,7 +17,7 @@ from proxy.proxied import ask, chat, proxied, read
 from proxy.raw_upstream import saying
 from upstreams import SSE, Answer, Piece, Upstream
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 from appliance.upstream.client import Client
 from appliance.upstream.decoding import decoder
 from appliance.upstream.section import UpstreamSection

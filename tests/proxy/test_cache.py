@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.contract import Call, Operation
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
+from appliance.core.model import Call, Operation
 from appliance.upstream.cache import Answers, AnswersSection, Kept
 from appliance.upstream.keeping import key_of, may_keep
 

@@ -13,7 +13,7 @@ import pytest
 from served import free_port
 from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
 
-from appliance.errors import GatewayError, GatewayTimeoutError
+from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.upstream.address import join, place
 from appliance.upstream.client import Client
 from appliance.upstream.headers import downward, upward

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.upstream.form import FormError, is_form, read, text_of
+from appliance.core.multipart import FormError, is_form, read, text_of
 
 TYPE = "multipart/form-data; boundary=xYz"
 FORM = (

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.upstream.members import MOST_MEMBERS, NotAnObjectError, add, changed, drop, lay, put, span_of
+from appliance.core.json_edit import MOST_MEMBERS, NotAnObjectError, add, changed, drop, lay, put, span_of
 
 BODY = (
     b'{ "a" : 1.000 ,\n "model":"x","n": 123456789012345678901234567890, "c":{"model": "\\u0078"} , "nul\\u006c":null }'

@@ -18,10 +18,10 @@ from proxy.raw_upstream import saying
 from served import free_port
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
 
-from appliance.contract import PATHS, Call, Operation, Peers
-from appliance.errors import CallError, GatewayError, GatewayTimeoutError, UnavailableError
+from appliance.core.errors import CallError, GatewayError, GatewayTimeoutError, UnavailableError
+from appliance.core.model import PATHS, Call, Operation, Peers
+from appliance.core.request_context import recorded
 from appliance.models.proxy import ProxyModel
-from appliance.record import recorded
 from appliance.upstream.pool import names
 
 CHAT_PATH = "/v1/chat/completions"

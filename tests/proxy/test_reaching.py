@@ -14,7 +14,7 @@ import trustme
 from proxy.raw_upstream import OK, saying, tunnels
 from served import free_port
 
-from appliance.errors import GatewayError, UnreachableError
+from appliance.core.errors import GatewayError, UnreachableError
 from appliance.upstream.client import Client
 from appliance.upstream.section import TimeoutsSection, UpstreamSection, UpstreamTlsSection
 

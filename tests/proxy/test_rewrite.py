@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.contract import Operation
+from appliance.core.model import Operation
 from appliance.upstream.rewrite import RequestSection, Rewrite
 
 CHAT, MESSAGE, RESPONSE = Operation.CHAT_COMPLETION, Operation.MESSAGE, Operation.RESPONSE

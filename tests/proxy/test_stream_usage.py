@@ -16,7 +16,7 @@ from proxy.proxied import chat, proxied, read
 from served import Served, until
 from upstreams import FOR_EVER, SSE, Answer, Upstream, event, stream
 
-from appliance.contract import Call, Operation
+from appliance.core.model import Call, Operation
 
 CHAT = "/v1/chat/completions"
 KEYS = {name: f"sk-{name}-0123456789abcdef" for name in ("asks", "silent", "leaves", "messages")}

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, cast
 
-from appliance.contract import Call, Model, Operation, Reply
+from appliance.core.model import Call, Model, Operation, Reply
 from appliance.python_model.bridge import bridged
 from appliance.python_model.served import ServedModel
 

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 from python_api.asking import ask, events, whole
 
-from appliance.contract import Operation
+from appliance.core.model import Operation
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.openai.types import (
     ChatCompletion,

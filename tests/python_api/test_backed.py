@@ -16,13 +16,13 @@ from python_api.asking import CHAT, events, whole
 from python_api.program import Program
 from upstreams import Upstream, error, json_answer
 
-from appliance.contract import PATHS, Call, Model, Operation
-from appliance.errors import ApplianceError, CallError, ConfigError, GatewayError
+from appliance.core.errors import ApplianceError, CallError, ConfigError, GatewayError
+from appliance.core.model import PATHS, Call, Model, Operation
+from appliance.core.model_traits import Dependent
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel, OpenAIProxyModel
 from appliance.openai.types import ChatCompletion, ChatCompletionRequest
 from appliance.python_model.bridge import bridged
 from appliance.python_model.served import ServedModel
-from appliance.traits import Dependent
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 TEMPLATE = (

@@ -15,9 +15,9 @@ import pytest
 from python_api.asking import CHAT, ask, events, loaded, whole
 from served import until
 
-from appliance import contract
-from appliance.contract import Call, Operation
-from appliance.errors import CallError, EngineDeadError, LoadError, UnavailableError, UnsupportedOperationError
+from appliance.core import model
+from appliance.core.errors import CallError, EngineDeadError, LoadError, UnavailableError, UnsupportedOperationError
+from appliance.core.model import Call, Operation
 from appliance.lifecycle.proof import prove
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.openai.types import ChatCompletion, ErrorResponse
@@ -417,7 +417,7 @@ async def test_a_models_own_health_is_asked_again_and_again(well: object, error:
     await bridge.close()
 
 
-async def _checked_often(bridge: contract.Model) -> None:
+async def _checked_often(bridge: model.Model) -> None:
     for _ in range(500):
         await bridge.check()
         await asyncio.sleep(0.01)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from appliance import ModelServer
-from appliance.errors import ApplianceError, ConfigError
+from appliance.core.errors import ApplianceError, ConfigError
 from appliance.openai import OpenAIGenerativeModel
 
 

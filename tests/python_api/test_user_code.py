@@ -19,8 +19,8 @@ from served import Served, until
 from structlog.testing import capture_logs
 
 from appliance import Model
-from appliance.contract import Call, Operation
-from appliance.errors import LoadError, UnavailableError
+from appliance.core.errors import LoadError, UnavailableError
+from appliance.core.model import Call, Operation
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.python_model.bridge import bridged
 from appliance.python_model.encoding import ModelFaultError

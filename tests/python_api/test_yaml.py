@@ -15,8 +15,8 @@ import pytest
 from served import Served
 
 from appliance.config import load
-from appliance.contract import Call, Model, Operation
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
+from appliance.core.model import Call, Model, Operation
 from appliance.lifecycle.peers import Peers
 from appliance.models.section import ModelSection
 

@@ -22,7 +22,7 @@ from served import Served, free_port, open_stream, until
 MODEL = """
 import asyncio
 from pathlib import Path
-from appliance.errors import EngineDeadError
+from appliance.core.errors import EngineDeadError
 from appliance.openai import OpenAIGenerativeModel
 
 

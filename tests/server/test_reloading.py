@@ -18,8 +18,8 @@ from asking import Asking, chats
 from served import Served, open_stream, until
 from upstreams import Upstream, event, stream, well_behaved
 
+from appliance.config.base import Change
 from appliance.config.difference import keys_of
-from appliance.section import Change
 
 CHAT = "/v1/chat/completions"
 KEY = "a-key-that-is-long-enough"

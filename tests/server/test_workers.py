@@ -19,7 +19,7 @@ from served import Served, free_port, is_gone, open_stream, until
 from upstreams import Upstream, event, stream
 
 from appliance.config.server import ServerSection
-from appliance.processes import usable_cores
+from appliance.core.system import usable_cores
 from appliance.server.supervisor import worker_count
 
 CHAT = "/v1/chat/completions"

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from appliance.config import load
-from appliance.contract import Call, Operation
+from appliance.core.model import Call, Operation
 from appliance.lifecycle import Lifecycle, Patience, State
 
 CALL = Call(Operation.COMPLETION, b'{"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}')

@@ -17,8 +17,8 @@ import pytest
 from faults.confined import require_root
 from reference_servers import environment
 
-from appliance.contract import ALONE
-from appliance.errors import MissingExtraError
+from appliance.core.errors import MissingExtraError
+from appliance.core.model import ALONE
 from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import prepare

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import CallError, EngineDeadError
+from appliance.core.errors import CallError, EngineDeadError
 from appliance.vllm_engine.errors import vendor_faults
 from appliance.vllm_engine.streams import is_plain, quicken, raise_from_messages
 

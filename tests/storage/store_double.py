@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from appliance.errors import AccessDeniedError, ArtifactChangedError, StorageUnavailableError
+from appliance.core.errors import AccessDeniedError, ArtifactChangedError, StorageUnavailableError
 from appliance.storage.store import Body, Listing, RemoteFile
 
 BLOCK = 16 * 1024

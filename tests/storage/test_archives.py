@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.archives import extract
 from appliance.storage.archives.members import Limits
 

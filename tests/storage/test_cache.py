@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from appliance.errors import ArtifactCorruptError, StorageError
+from appliance.core.errors import ArtifactCorruptError, StorageError
 from appliance.storage import Cache, digest, verify
 from appliance.storage.cache import name_of
 
@@ -300,7 +300,7 @@ def test_a_directory_of_the_config_goes_first(monkeypatch: pytest.MonkeyPatch, t
 AS_SOMEONE_ELSE = """
 import os, sys
 from pathlib import Path
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage import Cache
 for name in ("HOME", "XDG_CACHE_HOME"):
     os.environ.pop(name, None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from appliance.storage import child
+from appliance.core import child_process
 
 
 class StopError(Exception):
@@ -33,19 +33,19 @@ def test_every_line_is_heard_and_the_last_are_kept() -> None:
     """
     heard: list[str] = []
 
-    ended = child.run(
+    ended = child_process.run(
         python("import sys; print('a', flush=True); sys.stderr.write('b\\rc\\n'); print('d', end='')"), {}, heard.append
     )
     assert [line for line in heard if line] == ["a", "b", "c", "d"]
-    assert ended == child.Ended(0, ("a", "b", "c", "d"))
+    assert ended == child_process.Ended(0, ("a", "b", "c", "d"))
 
 
 def test_a_childs_end_is_told() -> None:
     """
     An exit status is positive and a signal negative.
     """
-    assert child.run(python("raise SystemExit(7)"), {}, lambda _: None).status == 7
-    assert child.run(python("import os; os.kill(os.getpid(), 9)"), {}, lambda _: None).status == -9
+    assert child_process.run(python("raise SystemExit(7)"), {}, lambda _: None).status == 7
+    assert child_process.run(python("import os; os.kill(os.getpid(), 9)"), {}, lambda _: None).status == -9
 
 
 def test_a_child_gets_what_it_is_given_over_our_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_a_child_gets_what_it_is_given_over_our_own_environment(monkeypatch: pyt
     monkeypatch.setenv("OURS", "1")
     monkeypatch.setenv("BOTH", "ours")
 
-    ended = child.run(
+    ended = child_process.run(
         python("import os; print(os.environ['OURS'], os.environ['BOTH'])"), {"BOTH": "theirs"}, lambda _: None
     )
     assert ended.lines == ("1 theirs",)
@@ -86,7 +86,7 @@ def test_a_stopped_child_is_gone_with_its_children(offspring: Callable[[], list[
             raise StopError
 
     with pytest.raises(StopError):
-        child.run(python(script), {}, stop)
+        child_process.run(python(script), {}, stop)
     _, alive = psutil.wait_procs(family, timeout=5)
     assert family
     assert alive == []
@@ -99,7 +99,7 @@ def test_a_grandchild_that_keeps_the_pipe_open_is_not_waited_for() -> None:
     script = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid)"
 
     begun = time.monotonic()
-    ended = child.run(python(script), {}, lambda _: None)
+    ended = child_process.run(python(script), {}, lambda _: None)
     psutil.Process(int(ended.lines[0])).kill()
     assert ended.status == 0
     assert time.monotonic() - begun < 20
@@ -111,6 +111,6 @@ def test_a_child_has_nobody_to_ask() -> None:
     """
     script = "import os, sys; print(repr(sys.stdin.read())); open('/dev/tty')"
 
-    ended = child.run(python(script), {}, lambda _: None)
+    ended = child_process.run(python(script), {}, lambda _: None)
     assert ended.lines[0] == "''"
     assert ended.status == 1

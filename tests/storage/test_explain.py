@@ -13,7 +13,7 @@ from storage.hub_double import Hub, Repository
 
 from appliance import pull as verbs
 from appliance.config import Config, load
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage import Cache
 
 FILES = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from storage.hub_double import Hub
 
-from appliance.errors import NoSpaceError, StorageError
+from appliance.core.errors import NoSpaceError, StorageError
 from appliance.storage import Cache, materialize
 from appliance.storage.section import StorageSection, StorageSettings
 
@@ -92,7 +92,7 @@ def test_a_disk_that_fills_while_writing_is_translated(small_disk: Path) -> None
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from appliance.errors import NoSpaceError, StorageError
+from appliance.core.errors import NoSpaceError, StorageError
 from appliance.storage.archives import extract
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -118,7 +118,7 @@ def test_a_limit_on_file_sizes_is_named(tmp_path: Path, make_wheel: Callable[...
 LIMITED_FETCH = """
 import resource, signal, sys
 from pathlib import Path
-from appliance.errors import NoSpaceError, StorageError
+from appliance.core.errors import NoSpaceError, StorageError
 from appliance.storage import Cache, materialize
 from appliance.storage.section import StorageSection, StorageSettings
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

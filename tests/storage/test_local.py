@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import ArtifactNotFoundError, StorageError
+from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
 
@@ -161,7 +161,7 @@ def test_an_unreadable_path_names_the_user(model: Path, mode: int) -> None:
     script = """
 import os, sys
 from pathlib import Path
-from appliance.errors import AccessDeniedError
+from appliance.core.errors import AccessDeniedError
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
 os.setuid(65534)

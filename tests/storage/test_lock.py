@@ -16,7 +16,7 @@ from storage.hub_double import Hub, Repository
 
 from appliance import pull as verbs
 from appliance.config import Config, load
-from appliance.errors import ArtifactChangedError, StorageError
+from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.storage import Cache, lockfile
 from appliance.storage.memory import PLACES
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import ArtifactChangedError, ArtifactNotFoundError
+from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError
 from appliance.storage import Cache, Report, materialize
 from appliance.storage.memory import PLACES
 from appliance.storage.section import StorageSection, StorageSettings

@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 from storage.hub_double import Hub, Repository
 
-from appliance.errors import ArtifactNotFoundError
+from appliance.core.errors import ArtifactNotFoundError
 from appliance.storage import Cache, materialize
 from appliance.storage.section import StorageSection, StorageSettings
 

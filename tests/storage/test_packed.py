@@ -16,7 +16,7 @@ import pytest
 import zstandard
 from storage.store_double import Fault, StoreDouble
 
-from appliance.errors import ArtifactCorruptError, StorageError
+from appliance.core.errors import ArtifactCorruptError, StorageError
 from appliance.storage import Cache
 from appliance.storage.fetch import fetch
 from appliance.storage.section import StorageSection, StorageSettings

@@ -11,7 +11,7 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.errors import AccessDeniedError, StorageUnavailableError
+from appliance.core.errors import AccessDeniedError, StorageUnavailableError
 from appliance.storage import Cache
 from appliance.storage.fetch import fetch
 from appliance.storage.past import remember

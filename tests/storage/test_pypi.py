@@ -15,7 +15,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from appliance.errors import (
+from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
     ArtifactNotFoundError,

@@ -15,7 +15,7 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
+from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
 from appliance.storage import Cache, Report, verify
 from appliance.storage.fetch import fetch
 from appliance.storage.making import distrust

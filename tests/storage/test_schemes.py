@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage import SCHEMES, Cache, materialize
 from appliance.storage.section import StorageSection, StorageSettings
 

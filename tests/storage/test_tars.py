@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.archives import extract, is_archive, top
 from appliance.storage.archives.members import Limits
 

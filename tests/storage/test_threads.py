@@ -12,11 +12,11 @@ from contextlib import suppress
 
 import pytest
 
-from appliance.storage.threads import in_thread, opened_in_thread
+from appliance.core.threads import in_thread, opened_in_thread
 
 LEFT_BEHIND = """
 import asyncio, threading
-from appliance.storage.threads import in_thread
+from appliance.core.threads import in_thread
 
 async def main():
     try:

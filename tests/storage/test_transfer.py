@@ -17,7 +17,7 @@ import pytest
 from storage.store_double import BLOCK, Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.errors import (
+from appliance.core.errors import (
     AccessDeniedError,
     ApplianceError,
     ArtifactChangedError,

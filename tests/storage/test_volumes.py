@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import ArtifactNotFoundError, StorageError
+from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
 

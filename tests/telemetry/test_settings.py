@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from upstreams import Upstream
 
-from appliance.record import Record
+from appliance.core.request_context import Record
 from appliance.telemetry.access import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
 from appliance.telemetry.telemetry import Settings, Telemetry

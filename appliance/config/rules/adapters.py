@@ -14,9 +14,9 @@ from appliance.config.draft import Draft
 from appliance.config.inside import inside
 from appliance.config.named import model_entries
 from appliance.config.place import DataPath, Fault
-from appliance.contract import Operation
-from appliance.errors import CallError
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.errors import CallError
+from appliance.core.model import Operation
+from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.translation.http import smallest
 from appliance.translation.paths import JmesPath, PathFaultError
 from appliance.translation.renderer import Renderer, RenderError

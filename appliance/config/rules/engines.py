@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from appliance.config.draft import Draft
 from appliance.config.named import model_entries
 from appliance.config.place import Fault
+from appliance.core.suggestions import did_you_mean
 from appliance.models import SECTIONS
-from appliance.nearest import did_you_mean
 from appliance.vllm_engine.section import OWNED, EngineSection
 
 # The keys of a model that a class of the user's computes.

@@ -13,7 +13,7 @@ from appliance.config.draft import Draft
 from appliance.config.named import name_paths
 from appliance.config.place import DataPath, Fault
 from appliance.config.server import ServerSection
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_ones
 
 API_KEYS: DataPath = ("server", "api_keys")
 """

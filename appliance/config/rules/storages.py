@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from appliance.config.draft import Draft
 from appliance.config.named import items, model_entries
 from appliance.config.place import DataPath, Fault
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
 

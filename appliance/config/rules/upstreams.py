@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from appliance.config.draft import Draft
 from appliance.config.named import items, model_entries
 from appliance.config.place import DataPath, Fault
-from appliance.contract import PATHS
+from appliance.core.model import PATHS
 from appliance.upstream.address import is_possible
 from appliance.upstream.headers import FRAMING, HOP_BY_HOP
 from appliance.upstream.section import HEADER_NAME

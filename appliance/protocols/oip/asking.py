@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.admission import require_within
-from appliance.concurrency import off_loop
-from appliance.contract import Call, Operation, Reply
-from appliance.errors import CallError, GatewayError, UnknownModelError
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import CallError, GatewayError, UnknownModelError
+from appliance.core.model import Call, Operation, Reply
+from appliance.core.parallel import gathered
 from appliance.lifecycle import Entry, Lifecycle
 from appliance.protocols.oip.columns import Columns, columns_of
 from appliance.protocols.oip.meaning import Meaning, choose
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.wire import LENGTH_HEADER, read_response, write_request
-from appliance.translation.parallel import gathered
 
 VERSION = "1"
 """

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.tensors.wire import decoded
 
 _STRUCTURED = "application/cloudevents+json"

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.tensors import InferenceRequest, Tensor
 
 # A model that takes one tensor of texts takes it under any name, as KServe's own runtimes do.

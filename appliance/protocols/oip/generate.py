@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 from litestar import Response
 
-from appliance.concurrency import off_loop
-from appliance.contract import Operation, Reply
-from appliance.errors import CallError, GatewayError, UnsupportedOperationError
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import CallError, GatewayError, UnsupportedOperationError
+from appliance.core.model import Operation, Reply
 from appliance.lifecycle import Lifecycle
 from appliance.protocols import errors
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone

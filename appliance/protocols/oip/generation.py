@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 from appliance.protocols.oip.columns import Column, Columns
 from appliance.tensors import Tensor
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.access import Access
-from appliance.contract import Operation
-from appliance.errors import CallError, UnsupportedOperationError
+from appliance.core.errors import CallError, UnsupportedOperationError
+from appliance.core.model import Operation
 from appliance.protocols.oip import generation, pooling
 from appliance.protocols.oip.columns import Column, Columns, Spec, texts
 from appliance.tensors import Tensor

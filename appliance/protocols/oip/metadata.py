@@ -9,8 +9,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from appliance.contract import Operation
-from appliance.errors import UnsupportedOperationError
+from appliance.core.errors import UnsupportedOperationError
+from appliance.core.model import Operation
 from appliance.lifecycle import RULES, Entry, Lifecycle, State
 from appliance.protocols.oip.asking import VERSION
 from appliance.protocols.oip.columns import Spec

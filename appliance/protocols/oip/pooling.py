@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.errors import CallError, GatewayError
+from appliance.core.errors import CallError, GatewayError
 from appliance.protocols.oip.columns import Columns, Spec
 from appliance.tensors import DATATYPES, Tensor
 

@@ -14,7 +14,7 @@ from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.errors import CallError, ForbiddenError
+from appliance.core.errors import CallError, ForbiddenError
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest, before_body
 from appliance.protocols.intake import Intake

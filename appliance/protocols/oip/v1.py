@@ -16,9 +16,9 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.concurrency import off_loop
-from appliance.contract import Call, Operation, Reply
-from appliance.errors import CallError, UnsupportedOperationError
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import CallError, UnsupportedOperationError
+from appliance.core.model import Call, Operation, Reply
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.compression import compressed

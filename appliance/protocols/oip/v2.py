@@ -20,8 +20,9 @@ from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
 from appliance.access import OPEN
-from appliance.concurrency import off_loop
-from appliance.contract import Operation
+from appliance.core.concurrency import off_loop
+from appliance.core.model import Operation
+from appliance.core.request_context import current
 from appliance.lifecycle import RULES, Entry, Lifecycle, Standing
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.compression import compressed
@@ -30,7 +31,6 @@ from appliance.protocols.oip import generate, metadata
 from appliance.protocols.oip.asking import authorize, entry_of, infer
 from appliance.protocols.oip.statistics import every_model, statistics
 from appliance.protocols.spoken import probing
-from appliance.record import current
 from appliance.tensors.wire import LENGTH_HEADER, read_request, write_response
 
 _PLACE = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")

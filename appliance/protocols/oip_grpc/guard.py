@@ -16,9 +16,9 @@ from google.protobuf.message import Message
 from grpc import StatusCode
 
 from appliance.access import Access, Caller, calling, current_caller
-from appliance.errors import CallError, UnauthenticatedError
+from appliance.core.errors import CallError, UnauthenticatedError
+from appliance.core.request_context import LEFT, recorded
 from appliance.protocols.errors import worded
-from appliance.record import LEFT, recorded
 from appliance.telemetry.payloads import Body
 from appliance.telemetry.telemetry import Telemetry
 

@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from appliance.concurrency import off_loop
-from appliance.contract import Operation
+from appliance.core.concurrency import off_loop
+from appliance.core.model import Operation
+from appliance.core.request_context import current
 from appliance.lifecycle import RULES, Lifecycle, Standing
 from appliance.protocols.oip import metadata, repository
 from appliance.protocols.oip.asking import VERSION, authorize, entry_of, infer
@@ -21,7 +22,6 @@ from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.guard import recognised
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
 from appliance.protocols.oip_grpc.translate import message_of, request_of
-from appliance.record import current
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
 

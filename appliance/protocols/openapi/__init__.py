@@ -13,7 +13,7 @@ from typing import Any
 from litestar import MediaType, Response, get
 from litestar.handlers import BaseRouteHandler
 
-from appliance.contract import Operation
+from appliance.core.model import Operation
 from appliance.lifecycle import Lifecycle
 from appliance.protocols.oip.asking import VERSION
 from appliance.protocols.oip.metadata import server_version

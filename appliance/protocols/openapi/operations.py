@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from appliance.contract import PATHS, Operation
+from appliance.core.model import PATHS, Operation
 
 
 @dataclass(frozen=True, slots=True)

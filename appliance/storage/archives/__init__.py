@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage.archives import tars, zips
 from appliance.storage.archives.members import LIMITS, Limits
 

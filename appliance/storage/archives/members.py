@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError
-from appliance.nearest import did_you_mean
+from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError
+from appliance.core.suggestions import did_you_mean
 from appliance.storage import names
 from appliance.storage.faults import disk_faults
 

@@ -14,7 +14,7 @@ from typing import IO, Protocol, cast
 
 import zstandard
 
-from appliance.errors import ArtifactCorruptError
+from appliance.core.errors import ArtifactCorruptError
 from appliance.storage.archives.members import BLOCK, Limits, Members, is_wanted, require_some, write
 from appliance.storage.faults import check_room
 

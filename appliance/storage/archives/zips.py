@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from appliance.errors import ArtifactCorruptError
+from appliance.core.errors import ArtifactCorruptError
 from appliance.storage import names
 from appliance.storage.archives.members import BLOCK, Limits, Members, is_wanted, require_some, write
 from appliance.storage.faults import check_room

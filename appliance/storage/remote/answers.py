@@ -13,7 +13,7 @@ import urllib3
 from urllib3.exceptions import NewConnectionError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from appliance.errors import (
+from appliance.core.errors import (
     AccessDeniedError,
     ArtifactChangedError,
     ArtifactNotFoundError,

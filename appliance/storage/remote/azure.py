@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from appliance.errors import AccessDeniedError, MissingExtraError, StorageError
+from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError
 from appliance.storage.remote import answers, web
 from appliance.storage.remote.answers import Access
 from appliance.storage.remote.azure_access import REMEDY, AzureAccess, access_to

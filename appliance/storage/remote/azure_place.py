@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage.remote.listing import Place, place_of
 from appliance.storage.uri import redact, scheme_of
 

@@ -13,10 +13,10 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 from yarl import URL
 
-from appliance.errors import StorageError, StorageUnavailableError
+from appliance.core.errors import StorageError, StorageUnavailableError
+from appliance.core.threads import in_thread
 from appliance.storage.remote import answers
 from appliance.storage.store import Body
-from appliance.storage.threads import in_thread
 
 
 class ResponseBody:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from appliance.errors import StorageError, StorageUnavailableError
+from appliance.core.errors import StorageError, StorageUnavailableError
 from appliance.storage.credentials import GcsCredentials, block_for
 from appliance.storage.remote import answers, web
 from appliance.storage.remote.answers import Access

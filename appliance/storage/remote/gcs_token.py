@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from appliance.errors import AccessDeniedError, MissingExtraError, StorageUnavailableError
+from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageUnavailableError
 from appliance.storage.credentials import GcsCredentials, value_of
 from appliance.storage.remote import answers
 

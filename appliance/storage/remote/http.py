@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 from yarl import URL
 
-from appliance.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.remote import answers, checksums, web
 from appliance.storage.remote.azure import AzureStore
 from appliance.storage.remote.azure_place import is_azure

@@ -18,8 +18,14 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from appliance.errors import AccessDeniedError, ArtifactNotFoundError, GatedError, StorageError, StorageUnavailableError
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.errors import (
+    AccessDeniedError,
+    ArtifactNotFoundError,
+    GatedError,
+    StorageError,
+    StorageUnavailableError,
+)
+from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.storage.remote import answers, web
 from appliance.storage.remote.bodies import Answer, next_page, part
 from appliance.storage.remote.hub_access import access_to

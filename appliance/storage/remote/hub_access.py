@@ -10,7 +10,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage.credentials import CredentialsSection, HubCredentials, block_for, value_of
 from appliance.storage.remote.answers import Access
 from appliance.storage.remote.web import without_user

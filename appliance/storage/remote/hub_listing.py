@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from appliance.errors import StorageError
-from appliance.nearest import did_you_mean, known_ones
+from appliance.core.errors import StorageError
+from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.storage.remote.listing import only_known
 from appliance.storage.store import RemoteFile
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage.uri import redact
 
 # https://huggingface.co/docs/huggingface_hub/package_reference/hf_uris; `:` before a revision is KServe's way.

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from appliance.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
+from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.store import Listing, RemoteFile
 
 Item = TypeVar("Item")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from appliance.errors import AccessDeniedError, ArtifactNotFoundError, StorageError, StorageUnavailableError
+from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError, StorageUnavailableError
 from appliance.storage.remote import answers
 from appliance.storage.remote.answers import Access
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import structlog
 
-from appliance.errors import ArtifactCorruptError
+from appliance.core.errors import ArtifactCorruptError
 from appliance.storage.transfer.digests import Digests
 from appliance.storage.transfer.part import Part
 from appliance.storage.transfer.ranges import Span

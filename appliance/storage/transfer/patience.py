@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from appliance.errors import StorageTimeoutError, StorageUnavailableError
+from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
 from appliance.storage.section import TransferSection
 
 log = structlog.get_logger()

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, AsyncExitStack
 
-from appliance.errors import ArtifactCorruptError, StorageUnavailableError
+from appliance.core.errors import ArtifactCorruptError, StorageUnavailableError
+from appliance.core.threads import start
 from appliance.storage.section import TransferSection
 from appliance.storage.store import Body, RemoteFile, Store
-from appliance.storage.threads import start
 from appliance.storage.transfer.patience import Patience, silence
 from appliance.storage.transfer.ranges import Span
 

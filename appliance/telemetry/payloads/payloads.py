@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import structlog
 from prometheus_client import Counter
 
-from appliance.record import Record
+from appliance.core.request_context import Record
 from appliance.telemetry.payloads.copies import Body, Copy
 from appliance.telemetry.payloads.event import Payload, Side, event
 from appliance.telemetry.payloads.section import PayloadsSection

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from appliance.section import Section
+from appliance.config.base import Section
 
 
 class PayloadsSection(Section):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
-from appliance.errors import MissingExtraError
-from appliance.record import LEFT, Record
+from appliance.core.errors import MissingExtraError
+from appliance.core.request_context import LEFT, Record
 from appliance.telemetry.tracing import spans
 from appliance.telemetry.tracing.section import TracingSection
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from appliance.contract import Operation
-from appliance.record import Record
+from appliance.core.model import Operation
+from appliance.core.request_context import Record
 
 Value = str | int
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from appliance.record import Record
+from appliance.core.request_context import Record
 from appliance.telemetry.tracing.section import TracingSection
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from functools import partial
 
 import structlog
 
-from appliance.contract import ALONE
-from appliance.errors import EngineDeadError
+from appliance.core.errors import EngineDeadError
+from appliance.core.model import ALONE
 from appliance.vllm_engine.arguments import Setup, engine_arguments
 from appliance.vllm_engine.environment import set_environment
 from appliance.vllm_engine.family import Family

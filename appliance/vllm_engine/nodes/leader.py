@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from appliance.errors import LoadError
+from appliance.core.errors import LoadError
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.nodes.words import Hello, Word, digest, hear, keep_alive, require_there, say, unless_gone
 from appliance.vllm_engine.placing import Addresses

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from appliance.errors import EngineDeadError
+from appliance.core.errors import EngineDeadError
 from appliance.vllm_engine.arguments import Setup
 
 T = TypeVar("T")

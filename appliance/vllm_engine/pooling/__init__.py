@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from appliance.contract import Operation
+from appliance.core.model import Operation
 from appliance.vllm_engine.answers import Answer, Endpoint, tokenization
 from appliance.vllm_engine.pooling.classification import ClassificationEndpoint
 from appliance.vllm_engine.pooling.embedding import EmbeddingEndpoint

@@ -14,8 +14,8 @@ from uuid import uuid4
 import msgspec
 from pydantic import TypeAdapter
 
-from appliance.concurrency import off_loop
-from appliance.contract import Call, Reply
+from appliance.core.concurrency import off_loop
+from appliance.core.model import Call, Reply
 from appliance.vllm_engine.errors import vendor_faults
 from appliance.vllm_engine.pooling.texts import Encoded, Texts
 from appliance.vllm_engine.pooling.usage import Usage, usage_of

@@ -14,9 +14,9 @@ from uuid import uuid4
 import msgspec
 from pydantic import TypeAdapter
 
-from appliance.concurrency import off_loop
-from appliance.contract import Call, Reply
-from appliance.errors import CallError
+from appliance.core.concurrency import off_loop
+from appliance.core.errors import CallError
+from appliance.core.model import Call, Reply
 from appliance.vllm_engine.answers import Answer
 from appliance.vllm_engine.errors import vendor_faults
 from appliance.vllm_engine.pooling.formats import require_json

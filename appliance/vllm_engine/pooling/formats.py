@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from appliance.contract import Call, Reply
-from appliance.errors import CallError
+from appliance.core.errors import CallError
+from appliance.core.model import Call, Reply
 from appliance.vllm_engine.answers import Answer
 
 

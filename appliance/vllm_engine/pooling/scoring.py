@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from pydantic import TypeAdapter
 
-from appliance.contract import Call, Operation, Reply
-from appliance.errors import CallError
+from appliance.core.errors import CallError
+from appliance.core.model import Call, Operation, Reply
 from appliance.vllm_engine.answers import Endpoint
 
 Serve = Callable[..., Awaitable[Any]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from appliance.errors import CallError
+from appliance.core.errors import CallError
 from appliance.vllm_engine.long_texts import shortened
 
 if TYPE_CHECKING:

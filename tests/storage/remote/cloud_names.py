@@ -22,7 +22,7 @@ from storage.servers import azure, gcs
 from storage.servers.processes import running
 from storage.servers.s3 import ADMIN
 
-from appliance.errors import StorageError
+from appliance.core.errors import StorageError
 from appliance.storage import materialize
 from appliance.storage.schemes import Remote, way
 from appliance.storage.section import StorageSection, StorageSettings

@@ -8,7 +8,7 @@ import pytest
 from storage.remote.test_contract import listed, opened, read
 from storage.servers.azure import ACCOUNT, CONTAINER, KEY, PRIVATE, AzureServer
 
-from appliance.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
+from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.credentials import CredentialsSection
 from appliance.storage.remote.azure import AzureStore
 from appliance.storage.remote.azure_access import access_to

@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 from urllib3 import HTTPResponse
 
-from appliance.errors import StorageUnavailableError
+from appliance.core.errors import StorageUnavailableError
 from appliance.storage.remote.bodies import ExactBody, ResponseBody, Window
 from appliance.storage.store import Body
 

@@ -18,7 +18,7 @@ from faultproxy import Fault, FaultProxy
 from storage.remote.conftest import WITHOUT_MOTO
 from storage.shelves import Shelf
 
-from appliance.errors import NoSpaceError
+from appliance.core.errors import NoSpaceError
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection, StorageSettings
 

@@ -11,7 +11,7 @@ import pytest
 from storage.remote.test_contract import listed
 from storage.servers.azure import KEY
 
-from appliance.errors import MissingExtraError
+from appliance.core.errors import MissingExtraError
 from appliance.storage.section import StorageSettings
 
 CLIENTS = ("aiobotocore", "botocore", "google.auth", "azure", "huggingface_hub", "aiohttp", "s3fs", "gcsfs", "adlfs")

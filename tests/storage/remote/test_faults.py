@@ -13,7 +13,7 @@ from faultproxy import ALWAYS, Fault, FaultProxy
 from storage.remote.conftest import KINDS, WITHOUT_MOTO
 from storage.shelves import Shelf
 
-from appliance.errors import StorageError, StorageTimeoutError, StorageUnavailableError
+from appliance.core.errors import StorageError, StorageTimeoutError, StorageUnavailableError
 from appliance.storage import materialize
 from appliance.storage.section import StorageSection
 

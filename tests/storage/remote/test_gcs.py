@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from storage.remote.test_contract import listed, opened
 from storage.servers.gcs import BUCKET, GcsServer
 
-from appliance.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
+from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.remote.gcs import GcsStore
 from appliance.storage.section import StorageSettings
 

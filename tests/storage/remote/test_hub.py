@@ -10,7 +10,7 @@ import pytest
 from storage.hub_double import Hub
 from structlog.testing import capture_logs
 
-from appliance.errors import (
+from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
     ArtifactNotFoundError,

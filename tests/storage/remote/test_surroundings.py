@@ -13,7 +13,7 @@ from storage.remote.test_contract import contents, opened
 from storage.servers import web
 from storage.servers.web import WebServer
 
-from appliance.errors import AccessDeniedError
+from appliance.core.errors import AccessDeniedError
 from appliance.storage.section import StorageSettings
 
 Environment = pytest.MonkeyPatch

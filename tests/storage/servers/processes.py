@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from appliance.storage import tether
+from appliance.core import pdeathsig_exec
 
 START_SECONDS = 60
 
@@ -44,7 +44,7 @@ def running(
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *(str(word) for word in command)],
+            [sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), *(str(word) for word in command)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -38,7 +38,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], heard: Callable[
     children are killed.
     """
     # The kernel takes the thread that starts the child for its parent; this one stays to the child's end.
-    tether = Path(__file__).with_name("tether.py")
+    tether = Path(__file__).with_name("pdeathsig_exec.py")
     process = subprocess.Popen(  # noqa: S603 - callers build the command from fixed words and checked names
         [sys.executable, "-I", "-S", str(tether), str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from appliance.errors import GatewayError
+from appliance.core.errors import GatewayError
 
 # OpenAI's end of a stream; a stream may also simply end.
 _DONE = "[DONE]"

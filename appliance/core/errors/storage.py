@@ -4,7 +4,7 @@ What can go wrong with the bytes of models.
 
 from __future__ import annotations
 
-from appliance.errors.root import ApplianceError
+from appliance.core.errors.base import ApplianceError
 
 
 class StorageError(ApplianceError):

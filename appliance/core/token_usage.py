@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from appliance.record import Record
+from appliance.core.request_context import Record
 
 _MENTION = b'"usage"'
 

@@ -34,7 +34,15 @@ Everything that can go wrong, as one tree.
 Only protocols and the command line render an error; everyone else raises.
 """
 
-from appliance.errors.calls import (
+from appliance.core.errors.base import (
+    ApplianceError,
+    ConfigError,
+    EngineDeadError,
+    LoadError,
+    MissingExtraError,
+    Problem,
+)
+from appliance.core.errors.request import (
     CallError,
     DeadlineError,
     ForbiddenError,
@@ -48,15 +56,7 @@ from appliance.errors.calls import (
     UnreachableError,
     UnsupportedOperationError,
 )
-from appliance.errors.root import (
-    ApplianceError,
-    ConfigError,
-    EngineDeadError,
-    LoadError,
-    MissingExtraError,
-    Problem,
-)
-from appliance.errors.storage import (
+from appliance.core.errors.storage import (
     AccessDeniedError,
     ArtifactChangedError,
     ArtifactCorruptError,

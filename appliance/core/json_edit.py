@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from appliance.json_scan import is_wider
+from appliance.core.json_limits import is_wider
 
 # The bytes are known to be JSON when this is used.
 _KEY = re.compile(rb'[\s,]*+("(?:[^"\\]++|\\.)*+")\s*+:\s*+', re.DOTALL)

@@ -14,7 +14,7 @@ from typing import Literal
 import structlog
 from structlog.typing import EventDict, Processor
 
-from appliance.logs.output import capture
+from appliance.core.log_output import capture
 
 # How a child process learns to write like its parent.
 _CHILD = "APPLIANCE_CHILD_LOG"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from appliance.errors.root import ApplianceError
+from appliance.core.errors.base import ApplianceError
 
 
 class CallError(ApplianceError):
