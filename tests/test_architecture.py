@@ -113,7 +113,7 @@ def test_one_room_alone_knows_vllm() -> None:
     assert knowing == {"vllm_engine"}
 
 
-@pytest.mark.parametrize("module", ["appliance.config", "appliance.cli", "appliance.server", "appliance.models"])
+@pytest.mark.parametrize("module", ["appliance.config", "appliance.cli.main", "appliance.server", "appliance.models"])
 def test_importing_needs_no_engine(module: str) -> None:
     """
     Whatever reads a config or proxies starts at once, with none of the heavy packages.

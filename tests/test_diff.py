@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from appliance.cli import main
+from appliance.cli.main import main
 from appliance.config.base import Change
 from appliance.config.difference import keys_of
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from faults.confined import require_root
 from served import Served, free_port, until
 
-from appliance.cli import main
+from appliance.cli.main import main
 
 # Nobody listens there, so the model is unavailable: live, and not ready.
 MODELS = "models: [{name: one, class: proxy, upstreams: [{url: 'http://127.0.0.1:9/v1'}]}]"

@@ -18,7 +18,7 @@ def appliance(addresses: dict[str, str], words: Sequence[str]) -> None:
     """
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from appliance.cli import main
+    from appliance.cli.main import main
 
     start = partial(AsyncLLM.from_vllm_config.__func__, client_addresses=addresses)
     AsyncLLM.from_vllm_config = classmethod(start)

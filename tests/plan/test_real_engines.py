@@ -17,9 +17,9 @@ import pytest
 from plan.real_engines import RealEngines
 from ruamel.yaml import YAML
 
+from appliance.cli.plan import plans
 from appliance.config import load
 from appliance.plan import Plan, seen
-from appliance.planned import plans
 
 Config = Mapping[str, Any]  # Any: JSON values
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from appliance.cache import cache as verbs
+from appliance.cli.cache import cache as verbs
 from appliance.config import load
 from appliance.storage import Cache, materialize
 from appliance.storage.memory import PLACES

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from storage.hub_double import Hub, Repository
 
-from appliance import pull as verbs
+from appliance.cli import pull as verbs
 from appliance.config import Config, load
 from appliance.core.errors import StorageError
 from appliance.storage import Cache

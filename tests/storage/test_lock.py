@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from storage.hub_double import Hub, Repository
 
-from appliance import pull as verbs
+from appliance.cli import pull as verbs
 from appliance.config import Config, load
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.storage import Cache, lockfile

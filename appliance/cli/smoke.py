@@ -17,10 +17,10 @@ from typing import IO, Any
 
 import aiohttp
 
+from appliance.cli.key import new
 from appliance.config import Config
 from appliance.config.root import Expectation
 from appliance.core.errors import ApplianceError
-from appliance.key import new
 
 _POLL_SECONDS = 0.25
 _ANSWER_SECONDS = 300.0

@@ -13,16 +13,16 @@ from typing import Any, NoReturn
 
 import click
 
-from appliance.cache import cache
+from appliance.cli.cache import cache
+from appliance.cli.diff import as_json, as_text, diff_help
+from appliance.cli.options import FILE, frozen, offline, overrides, said
+from appliance.cli.plan import plan, require_possible
+from appliance.cli.validate import validate as validate_one
 from appliance.config import Loaded, differences, load, schema_of
 from appliance.config.place import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError
-from appliance.diff import as_json, as_text, diff_help
 from appliance.models import SECTIONS
-from appliance.options import FILE, frozen, offline, overrides, said
-from appliance.planned import plan, require_possible
-from appliance.validated import validate as validate_one
 
 
 class _Verbs(click.Group):
@@ -128,7 +128,7 @@ def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequ
 
     Every byte is read again at the end, and held to appliance.lock beside FILE where there is one.
     """
-    from appliance import pull as bringing
+    from appliance.cli import pull as bringing
 
     loaded = load(file, said(overrides, offline, frozen))
     _log_quietly(loaded)
@@ -145,7 +145,7 @@ def lock(file: Path, overrides: Sequence[str]) -> None:
     The bytes are brought for it. Commit the lock: serve and pull then refuse any other bytes, and a branch of the
     hub stays at the commit that is locked.
     """
-    from appliance import pull as bringing
+    from appliance.cli import pull as bringing
 
     loaded = load(file, overrides)
     _log_quietly(loaded)
@@ -168,7 +168,7 @@ def probe(what: str, file: Path | None, timeout: float, overrides: Sequence[str]
     It is asked on this machine, where FILE, the environment and --set have it listen. Without FILE it is the one
     server that runs here, as in a container. Exit code 0 when it says yes, 1 when it says no or does not answer.
     """
-    from appliance import probe as probing
+    from appliance.cli import probe as probing
 
     loaded = _running(overrides) if file is None else load(file, overrides)
     is_so, said = probing.ask(loaded.config.server, what, timeout)
@@ -180,7 +180,7 @@ def _running(overrides: Sequence[str]) -> Loaded:
     """
     The config of the one server that runs here.
     """
-    from appliance import probe as probing
+    from appliance.cli import probe as probing
 
     command = probing.running()
     given = serve.make_context("serve", list(command.arguments)).params
@@ -195,7 +195,7 @@ def key() -> None:
     The key goes to whoever may ask, and sha256 into the file, under server.api_keys: nobody can get the one from the
     other.
     """
-    from appliance.key import new
+    from appliance.cli.key import new
 
     made, digest = new()
     click.echo(f"key:    {made}\nsha256: {digest}")
@@ -220,7 +220,7 @@ def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> No
 
     Exit code 0 when every promise held.
     """
-    from appliance.smoke import smoke as smoke_one
+    from appliance.cli.smoke import smoke as smoke_one
 
     for file in files:
         loaded = load(file, overrides)

@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 from ruamel.yaml import YAML
 
+from appliance.cli.options import FILE, offline, overrides, said
 from appliance.config import Config, Loaded, load
 from appliance.config.place import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.models.computed import ComputedSection
-from appliance.options import FILE, offline, overrides, said
 from appliance.plan import Hardware, Plan, Refusal, look, named, probes, seen
 from appliance.plan import plan as plan_one
 from appliance.plan.table import table
