@@ -11,9 +11,9 @@ from typing import Any, cast
 from doubles import Double, DoubleSection, config
 from httpx import ASGITransport, AsyncClient
 
-from appliance.access.section import KeySection
 from appliance.config import Config
 from appliance.config.root import MetadataSection
+from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.lifecycle import Lifecycle

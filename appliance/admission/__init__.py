@@ -5,8 +5,8 @@ Who is let in, and when: limits of each model and of each key, a queue before th
 from appliance.admission.deadlines import Deadlines
 from appliance.admission.gate import Gate, Settings
 from appliance.admission.keys import Charge, Keys
-from appliance.admission.section import KeyLimits, LimitsSection, SloSection, share
 from appliance.admission.slots import Slot, current_slot, held, require_size, require_within, sequence
+from appliance.config.limits import KeyLimits, LimitsSection, SloSection, share
 
 __all__ = [
     "Charge",

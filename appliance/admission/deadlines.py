@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from appliance.admission.section import LimitsSection
+from appliance.config.limits import LimitsSection
 from appliance.core.errors import DeadlineError
 
 Result = TypeVar("Result")

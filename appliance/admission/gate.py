@@ -18,8 +18,8 @@ from appliance.admission.forecast import Forecast
 from appliance.admission.places import Place, Places
 from appliance.admission.ratio import Ratio
 from appliance.admission.refusal import note, refusal
-from appliance.admission.section import LimitsSection, SloSection
 from appliance.admission.slots import Sequence, Slot
+from appliance.config.limits import LimitsSection, SloSection
 from appliance.core.errors import DeadlineError, LimitedError
 
 # Requests differ, so a forecast may use up no more than this share of what is promised.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from appliance.admission.refusal import refusal
-from appliance.admission.section import KeyLimits
+from appliance.config.limits import KeyLimits
 
 _MINUTE = 60.0
 

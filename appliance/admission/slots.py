@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.admission.places import Place, Share
-from appliance.admission.section import LimitsSection
+from appliance.config.limits import LimitsSection
 from appliance.core.errors import CallError
 from appliance.core.request_context import current
 

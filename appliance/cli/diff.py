@@ -10,8 +10,8 @@ from typing import Any
 
 from appliance.config import Difference
 from appliance.config.base import Change
-from appliance.config.difference import ABSENT, keys_of
-from appliance.config.place import printable
+from appliance.config.diff import ABSENT, keys_of
+from appliance.config.source_location import printable
 
 # A value that is longer is cut; --format json has all of it.
 _WIDTH = 40

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import secrets
 
-from appliance.access.section import digest_of
+from appliance.config.security import digest_of
 
 # 256 bits: as hard to find as its SHA-256 is to turn round.
 _BYTES = 32

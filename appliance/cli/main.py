@@ -19,7 +19,7 @@ from appliance.cli.options import FILE, frozen, offline, overrides, said
 from appliance.cli.plan import plan, require_possible
 from appliance.cli.validate import validate as validate_one
 from appliance.config import Loaded, differences, load, schema_of
-from appliance.config.place import printable
+from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError
 from appliance.models import SECTIONS

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from appliance.cli.options import FILE, offline, overrides, said
 from appliance.config import Config, Loaded, load
-from appliance.config.place import printable
+from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.models.computed import ComputedSection

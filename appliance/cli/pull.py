@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from appliance.config import Config
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.models.section import ModelSection, Report
 from appliance.storage import Report as CacheReport
 from appliance.storage import lockfile, materialize, verify
@@ -30,7 +31,6 @@ from appliance.storage.explaining import Explanation
 from appliance.storage.explaining import explain as explain_one
 from appliance.storage.lockfile import Locked
 from appliance.storage.materializing import reread
-from appliance.storage.section import StorageSection, StorageSettings
 
 # Where there is no terminal for bars, a line now and then says that it goes on.
 _TELL_SECONDS = 5.0

@@ -1,12 +1,30 @@
-"""
-The config: one YAML file, checked, as one frozen object.
-"""
+"""The config: one YAML file, checked, as one frozen object."""
 
 from __future__ import annotations
 
-from appliance.config.difference import Difference, differences
-from appliance.config.generator import schema_of
-from appliance.config.load import Loaded, load
-from appliance.config.root import Config
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from appliance.config.diff import Difference, differences
+    from appliance.config.json_schema import schema_of
+    from appliance.config.loader import Loaded, load
+    from appliance.config.root import Config
 
 __all__ = ["Config", "Difference", "Loaded", "differences", "load", "schema_of"]
+
+_MODULES = {
+    "Config": "appliance.config.root",
+    "Difference": "appliance.config.diff",
+    "Loaded": "appliance.config.loader",
+    "differences": "appliance.config.diff",
+    "load": "appliance.config.loader",
+    "schema_of": "appliance.config.json_schema",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The modules of single parts of the file are imported by packages that the whole file's modules import.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from appliance.config.draft import Draft
-from appliance.config.place import DataPath, Fault
+from appliance.config.raw_config import Draft
 from appliance.config.root import Config
+from appliance.config.source_location import DataPath, Fault
 
 # What pydantic puts before the text of an error that a validator of ours raised is not part of the text.
 _OURS = ("value_error", "assertion_error")

@@ -12,8 +12,8 @@ from pydantic_core import CoreSchema, core_schema
 from appliance import models
 from appliance.config.base import Change, Section
 from appliance.config.server import ServerSection
+from appliance.config.storage import StorageSettings
 from appliance.models.section import ModelSection
-from appliance.storage.section import StorageSettings
 from appliance.telemetry.access import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
 from appliance.telemetry.tracing import TracingSection

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from appliance.access import AccessSettings
-from appliance.access.section import CorsSection, KeySection, TlsSection
 from appliance.admission import KeyLimits
-from appliance.admission.listening import ServerLimitsSection, ServerTimeoutsSection
 from appliance.config.base import Change, Section
+from appliance.config.security import CorsSection, KeySection, TlsSection
+from appliance.config.server_limits import ServerLimitsSection, ServerTimeoutsSection
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

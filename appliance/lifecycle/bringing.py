@@ -12,13 +12,13 @@ from typing import IO
 
 import structlog
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.lifecycle.progress import Progress
 from appliance.models.section import ModelSection, Report
 from appliance.plan import Plan
 from appliance.storage.holding import hold
 from appliance.storage.manifest import artifact_of
-from appliance.storage.section import StorageSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -14,6 +14,7 @@ from typing import IO, Any
 import structlog
 
 from appliance.admission import Gate, Settings, SloSection, share
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import CallError
 from appliance.core.model import Model, Peers
 from appliance.core.model_traits import Bounded, Dependent, Following, Preparable, Spread, Timed
@@ -25,7 +26,6 @@ from appliance.lifecycle.standing import public_reason
 from appliance.lifecycle.state import State
 from appliance.lifecycle.tally import Tally
 from appliance.models.section import ModelSection
-from appliance.storage.section import StorageSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

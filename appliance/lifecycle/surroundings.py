@@ -10,11 +10,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
+from appliance.config.storage import StorageSettings
 from appliance.core.model import Peers
 from appliance.lifecycle.deaths import Patience
 from appliance.lifecycle.entry import Entry
 from appliance.models.section import ModelSection
-from appliance.storage.section import StorageSettings
 
 
 @dataclass(slots=True)

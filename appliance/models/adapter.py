@@ -13,25 +13,25 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from pydantic import Field
 
+from appliance.config.adapters import CompletionsSection
+from appliance.config.http_adapter import HttpSection
+from appliance.config.oip_adapter import OipSection
+from appliance.config.storage import StorageSection
+from appliance.config.upstreams import UpstreamSection
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, LoadError
 from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.models.section import ModelSection, Name
-from appliance.storage.section import StorageSection
 from appliance.translation.chat import Chat
 from appliance.translation.faces import Faces, over_completions, over_http, over_oip
-from appliance.translation.http_section import HttpSection
 from appliance.translation.messages import Json
-from appliance.translation.oip_section import OipSection
 from appliance.translation.readiness import Readiness
 from appliance.translation.renderer import Renderer
-from appliance.translation.section import CompletionsSection
 from appliance.translation.target import Peer, Remote
 from appliance.translation.tokenizer import chat_template
 from appliance.translation.wire import Wire
 from appliance.upstream.address import place
 from appliance.upstream.client import Client
-from appliance.upstream.section import UpstreamSection
 
 Part = TypeVar("Part")
 

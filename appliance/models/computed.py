@@ -15,15 +15,15 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
 from appliance import plan
+from appliance.config.engine import EngineSection
+from appliance.config.layout import AnyLayout, LayoutSection
+from appliance.config.python_engine import PythonSection
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import FrontEnd, Model, Operation, Peers
-from appliance.layout import AnyLayout, LayoutSection
 from appliance.models.following import FollowingModel
 from appliance.models.local import LocalModel
 from appliance.models.section import ModelSection, Recovery
 from appliance.plan import Demand, Plan, Refusal
-from appliance.python_model.section import PythonSection
-from appliance.storage.section import StorageSection, StorageSettings
-from appliance.vllm_engine.section import EngineSection
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

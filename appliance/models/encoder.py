@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import Field
 
+from appliance.config.engine import EngineSection
 from appliance.core.model import Call, FrontEnd, Operation
 from appliance.models.computed import AnyEngine, ComputedSection
 from appliance.models.local import LocalModel
 from appliance.models.tasks import Choice, Task, choose
 from appliance.vllm_engine.arguments import Pooler, Setup
-from appliance.vllm_engine.section import EngineSection
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -13,15 +13,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from appliance.config.base import Section
+from appliance.config.engine import EngineSection
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import Call, FrontEnd, Operation
 from appliance.models.computed import ComputedSection
 from appliance.models.local import LocalModel
 from appliance.models.section import Name, Report
 from appliance.storage import Cache
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine import gguf
 from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.section import EngineSection
 
 _ADAPTER = "adapters."
 

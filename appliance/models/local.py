@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from appliance.config.layout import AnyLayout
 from appliance.core.model import Call, FrontEnd, Operation, Reply
-from appliance.layout import AnyLayout
 from appliance.vllm_engine import groundwork
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.engine import Engine

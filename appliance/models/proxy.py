@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from appliance.config.base import Section
+from appliance.config.upstreams import HeaderName, HeaderValue
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError
 from appliance.core.json_edit import NotAnObjectError
@@ -34,7 +35,6 @@ from appliance.upstream.member import MemberSection
 from appliance.upstream.naming import Named, renamed
 from appliance.upstream.pool import Pool
 from appliance.upstream.rewrite import RequestSection, Rewrite
-from appliance.upstream.section import HeaderName, HeaderValue
 from appliance.upstream.stream_usage import HiddenUsage
 
 

@@ -14,10 +14,10 @@ from pydantic import Field, JsonValue
 
 from appliance.admission import LimitsSection, SloSection
 from appliance.config.base import Change, Section
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import Model, Peers
 from appliance.plan import Demand, Plan, Refusal
 from appliance.storage import materialize
-from appliance.storage.section import StorageSection, StorageSettings
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.config.adapters import CompletionsSection
 from appliance.core.errors import ApplianceError, CallError
 from appliance.core.model import ALONE, Call, Model, Operation, Reply
 from appliance.openai.asking import body_of, chunks, made
@@ -21,7 +22,6 @@ from appliance.python_model.openai_model import Context, OpenAIGenerativeModel, 
 from appliance.python_model.requests import ChatCompletionRequest
 from appliance.translation.chat import Chat, Prompted
 from appliance.translation.over_completions import OverCompletions
-from appliance.translation.section import CompletionsSection
 from appliance.translation.target import Peer
 from appliance.translation.tokenizer import chat_template as template_of
 

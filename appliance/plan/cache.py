@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from appliance.layout import LayoutSection
+from appliance.config.layout import LayoutSection
 from appliance.plan.architecture import Architecture
 from appliance.plan.attention import Attention, Kind
 from appliance.plan.sharding import local_heads, stage_ends

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from appliance.layout import LayoutSection
+from appliance.config.layout import LayoutSection
 from appliance.plan.architecture import Architecture
 from appliance.plan.estimate import Demand, estimate
 from appliance.plan.hardware import Hardware

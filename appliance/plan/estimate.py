@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from appliance.layout import LayoutSection
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection
 from appliance.plan import memory
 from appliance.plan.cache import KvCache, cache_of
 from appliance.plan.hardware import Hardware
@@ -15,7 +16,6 @@ from appliance.plan.outcome import RankPlan
 from appliance.plan.refusals import Refusal
 from appliance.plan.sharding import Rank, weights
 from appliance.plan.subject import Subject
-from appliance.vllm_engine.section import EngineSection
 
 _GIB = 2**30
 

@@ -4,12 +4,12 @@ The part of a plan that is wanted before anything is fetched: whether a layout c
 
 from __future__ import annotations
 
-from appliance.layout import AnyLayout, LayoutSection
+from appliance.config.engine import EngineSection
+from appliance.config.layout import AnyLayout, LayoutSection
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.plan.choosing import with_dividing
 from appliance.plan.refusals import Refusal, refusals
 from appliance.plan.subject import look_at_config
-from appliance.storage.section import StorageSection, StorageSettings
-from appliance.vllm_engine.section import EngineSection
 
 # What a store has time for: its answer is only wanted early, and the fetch asks again.
 _STALL_SECONDS = 10

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.layout import LayoutSection
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection
 from appliance.plan.architecture import Architecture
 from appliance.plan.cache import Terms
 from appliance.plan.hardware import Hardware
 from appliance.plan.tensor import BITS, TYPES
 from appliance.vllm_engine.cpu_memory import computes_in_float32, cpu_kv_bytes
-from appliance.vllm_engine.section import EngineSection
 
 _GIB = 2**30
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from appliance.layout import LayoutSection
+from appliance.config.layout import LayoutSection
 from appliance.plan.hardware import Hardware
 from appliance.plan.refusals import Refusal
 from appliance.plan.timing import Timing

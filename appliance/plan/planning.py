@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from appliance.layout import AnyLayout, LayoutSection
+from appliance.config.layout import AnyLayout, LayoutSection
 from appliance.plan import choosing
 from appliance.plan.estimate import Demand, Estimate, estimate
 from appliance.plan.hardware import Hardware

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from appliance.layout import LayoutSection
+from appliance.config.layout import LayoutSection
 from appliance.plan.architecture import Architecture
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from appliance.layout import LayoutSection
+from appliance.config.layout import LayoutSection
 from appliance.plan.architecture import Architecture
 from appliance.plan.cutting import Cut, Group, Part
 from appliance.plan.tensor import PLAIN, bytes_of

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError
 from appliance.plan.architecture import Architecture, Config, architecture_of
 from appliance.plan.checkpoint import expected
@@ -17,7 +18,6 @@ from appliance.plan.gguf import read_gguf
 from appliance.plan.headers import config_of, require_count, tensors_of
 from appliance.plan.tensor import Tensor
 from appliance.storage.peeking import Peek, peek
-from appliance.storage.section import StorageSection, StorageSettings
 
 _CONFIG = "config.json"
 

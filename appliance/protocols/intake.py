@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from appliance.admission.listening import ServerLimitsSection
 from appliance.config.server import ServerSection
+from appliance.config.server_limits import ServerLimitsSection
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, SlowBodyError
 from appliance.core.json_limits import is_deeper, is_wider

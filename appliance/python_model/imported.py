@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from appliance.config.python_engine import PythonSection
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.model import Call, Model, Operation, Reply
 from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.python_model.bridge import bridged
 from appliance.python_model.calling import in_thread
 from appliance.python_model.openai_model import METHODS
-from appliance.python_model.section import PythonSection
 from appliance.python_model.served import ServedModel
 from appliance.python_model.tensor_model import OF_TENSORS
 from appliance.python_model.user_code import reason_of, user_code

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Mapping
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from appliance.access.section import CorsSection
+from appliance.config.security import CorsSection
 
 Headers = list[tuple[bytes, bytes]]
 

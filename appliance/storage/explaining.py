@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.storage.cache import Cache
 from appliance.storage.contents import contents
 from appliance.storage.materializing import as_locked, brought, is_in_place
 from appliance.storage.schemes import Remote, way
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.selection import sort_out
 from appliance.storage.store import Listing, Store
 from appliance.storage.transfer import insist

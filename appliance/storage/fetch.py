@@ -12,12 +12,12 @@ from pathlib import Path
 
 import structlog
 
+from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
 from appliance.storage.cache import Cache, Report
 from appliance.storage.filling import Filling
 from appliance.storage.lockfile import foresee
 from appliance.storage.past import brought
-from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 from appliance.storage.selection import select
 from appliance.storage.store import Store
 from appliance.storage.transfer import attended, insist

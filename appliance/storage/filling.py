@@ -13,11 +13,11 @@ from pathlib import Path
 
 import structlog
 
+from appliance.config.storage import TransferSection
 from appliance.core.errors import NoSpaceError, StorageTimeoutError
 from appliance.storage.blobs import Blobs
 from appliance.storage.cache import Cache, Report
 from appliance.storage.faults import disk_faults
-from appliance.storage.section import TransferSection
 from appliance.storage.siblings import known_digests
 from appliance.storage.store import RemoteFile, Store
 from appliance.storage.transfer import Transfer, attended

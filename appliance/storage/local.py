@@ -9,10 +9,10 @@ import stat
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.core.suggestions import did_you_mean
 from appliance.storage.cache import Report
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact, scheme_of
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.storage import bounded_json
 from appliance.storage.contents import Contents, Held
 from appliance.storage.faults import disk_faults
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact
 
 NAME = "appliance.lock"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactChangedError, ArtifactCorruptError, ArtifactNotFoundError
 from appliance.storage import local, lockfile, past, volumes
 from appliance.storage.cache import Cache, Report
@@ -18,7 +19,6 @@ from appliance.storage.lockfile import Locked
 from appliance.storage.making import distrust
 from appliance.storage.manifest import verify
 from appliance.storage.schemes import SCHEMES, way
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact, scheme_of
 
 log = structlog.get_logger()

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from io import SEEK_END, BytesIO
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError
-from appliance.storage.section import StorageSettings
 from appliance.storage.store import Body, Listing, RemoteFile
 
 PLACES: MutableMapping[str, MutableMapping[str, bytes]] = {}

@@ -7,10 +7,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from appliance.config.storage import StorageSection
 from appliance.storage import names
 from appliance.storage.cache import Cache
 from appliance.storage.manifest import FILES, artifact_of
-from appliance.storage.section import StorageSection
 from appliance.storage.uri import redact
 
 

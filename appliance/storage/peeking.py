@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.core.threads import in_thread
 from appliance.storage.archives import is_archive
@@ -19,7 +20,6 @@ from appliance.storage.faults import disk_faults
 from appliance.storage.fetch import in_loop
 from appliance.storage.materializing import as_locked, brought, is_in_place
 from appliance.storage.schemes import Remote, way
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.selection import sort_out
 from appliance.storage.store import Body, RemoteFile, Store
 from appliance.storage.transfer import insist

@@ -7,9 +7,9 @@ from __future__ import annotations
 import re
 import time
 
+from appliance.config.storage import TransferSection
 from appliance.core.errors import StorageTimeoutError
 from appliance.storage.cache import Report
-from appliance.storage.section import TransferSection
 
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)$")
 

@@ -14,13 +14,13 @@ from urllib.parse import unquote
 
 import structlog
 
+from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import StorageError
 from appliance.storage import pip
 from appliance.storage.archives import extract
 from appliance.storage.cache import Cache, Report
 from appliance.storage.faults import disk_faults
 from appliance.storage.progress import bounded
-from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 from appliance.storage.uri import redact
 
 log = structlog.get_logger()

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import StorageError
 from appliance.core.suggestions import did_you_mean
 from appliance.storage import fetch, local, pypi, volumes
 from appliance.storage.cache import Report
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.store import Store
 from appliance.storage.uri import redact, scheme_of
 

@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 
 import structlog
 
+from appliance.config.storage import StorageSection
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage import names
-from appliance.storage.section import StorageSection
 from appliance.storage.store import Listing, RemoteFile
 
 log = structlog.get_logger()

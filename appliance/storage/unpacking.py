@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from appliance.config.storage import StorageSection
 from appliance.storage.archives import extract, top
 from appliance.storage.faults import disk_faults
-from appliance.storage.section import StorageSection
 from appliance.storage.selection import select
 from appliance.storage.store import Listing, RemoteFile
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.storage import local, names
 from appliance.storage.cache import Report
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.uri import redact
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.config.storage import StorageSection
 from appliance.storage.archives import is_archive, top
 from appliance.storage.cache import Cache
 from appliance.storage.contents import Contents, Held
-from appliance.storage.section import StorageSection
 from appliance.storage.store import Listing, RemoteFile
 
 

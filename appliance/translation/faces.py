@@ -6,17 +6,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
+from appliance.config.adapters import CompletionsSection
+from appliance.config.http_adapter import HttpSection
+from appliance.config.oip_adapter import OipSection
 from appliance.core.model import Operation
 from appliance.translation.chat import Chat
 from appliance.translation.http import HttpEmbedder, HttpRanker, HttpWriter
-from appliance.translation.http_section import HttpSection
 from appliance.translation.messages import Json
 from appliance.translation.oip import OipClient, OipEmbedder, OipRanker, OipWriter
-from appliance.translation.oip_section import OipSection
 from appliance.translation.over_completions import OverCompletions
 from appliance.translation.over_service import Chatting, Completing, Embedding, Ranking
 from appliance.translation.renderer import Renderer
-from appliance.translation.section import CompletionsSection
 from appliance.translation.target import Target
 from appliance.translation.wire import Headers, Wire
 

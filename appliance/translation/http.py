@@ -9,16 +9,16 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from appliance.core.errors import CallError, GatewayError
-from appliance.core.model import Operation
-from appliance.translation.answers import Text, Usage
-from appliance.translation.http_section import (
+from appliance.config.http_adapter import (
     HttpEmbeddingsSection,
     HttpExchangeSection,
     HttpRerankSection,
     HttpTextSection,
     UsageSection,
 )
+from appliance.core.errors import CallError, GatewayError
+from appliance.core.model import Operation
+from appliance.translation.answers import Text, Usage
 from appliance.translation.messages import Json, with_texts
 from appliance.translation.paths import JmesPath
 from appliance.translation.renderer import Renderer

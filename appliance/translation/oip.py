@@ -15,10 +15,10 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
+from appliance.config.oip_adapter import OipEmbeddingsSection, OipRerankSection, OipSection, OipTextSection
 from appliance.core.errors import GatewayError
 from appliance.translation.answers import Text, Usage
 from appliance.translation.messages import Json
-from appliance.translation.oip_section import OipEmbeddingsSection, OipRerankSection, OipSection, OipTextSection
 from appliance.translation.requests import EmbeddingRequest, RerankRequest
 from appliance.translation.wire import Headers, Wire
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from appliance.config.adapters import CompletionsSection
 from appliance.core.errors import GatewayError
 from appliance.core.model import Operation
 from appliance.translation.chat import Chat, Prompted
 from appliance.translation.chat_answer import Face, chat_completion
 from appliance.translation.chat_stream import chat_chunks
 from appliance.translation.messages import Json
-from appliance.translation.section import CompletionsSection
 from appliance.translation.target import Target
 from appliance.translation.wire import Headers
 

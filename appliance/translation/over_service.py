@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Protocol
 
+from appliance.config.adapters import ChatSection
 from appliance.core.errors import CallError
 from appliance.core.parallel import gathered
 from appliance.translation.answers import Usage, embeddings, rerank
@@ -17,7 +18,6 @@ from appliance.translation.chat_answer import Face, chat_completion
 from appliance.translation.chat_stream import chat_chunks
 from appliance.translation.messages import Json
 from appliance.translation.requests import EmbeddingRequest, RerankRequest, TextRequest
-from appliance.translation.section import ChatSection
 from appliance.translation.wire import Headers
 from appliance.translation.writing import Writer, Writing
 

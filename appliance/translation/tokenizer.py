@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from appliance.config.adapters import ChatSection
 from appliance.core.errors import LoadError
 from appliance.translation.messages import Json
 from appliance.translation.renderer import Renderer
 from appliance.translation.sandbox import TemplateFaultError
-from appliance.translation.section import ChatSection
 from appliance.translation.templates import ChatTemplate
 
 _CONFIG = "tokenizer_config.json"

@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from appliance.config.adapters import ToolCallsSection
 from appliance.translation.messages import Json
-from appliance.translation.section import ToolCallsSection
 from appliance.translation.stops import Stops
 
 

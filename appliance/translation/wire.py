@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from yarl import URL
 
+from appliance.config.upstreams import UpstreamSection
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
 from appliance.core.sse import json_events
@@ -20,7 +21,6 @@ from appliance.upstream.address import join
 from appliance.upstream.answer import Answer
 from appliance.upstream.client import Client
 from appliance.upstream.headers import upward
-from appliance.upstream.section import UpstreamSection
 
 Headers = Mapping[str, str]
 

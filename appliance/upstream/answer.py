@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.upstream.decoding import decoder
 from appliance.upstream.faults import broken
-from appliance.upstream.section import UpstreamSection
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from yarl import URL
 
+from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError
 from appliance.upstream.address import join
 from appliance.upstream.answer import Answer
 from appliance.upstream.faults import broken, unanswered
-from appliance.upstream.section import UpstreamSection
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse

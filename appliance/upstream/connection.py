@@ -18,10 +18,10 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 from yarl import URL
 
+from appliance.config.upstreams import UpstreamSection, UpstreamTlsSection
 from appliance.core.errors import UnreachableError
 from appliance.storage.remote.surroundings import proxy_for
 from appliance.upstream.faults import UNREACHABLE
-from appliance.upstream.section import UpstreamSection, UpstreamTlsSection
 
 # Servers send one or two: 100 Continue, 103 Early Hints.
 _MOST_INTERIM = 16

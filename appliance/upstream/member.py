@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import structlog
 from pydantic import Field
 
+from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.upstream import metrics
 from appliance.upstream.answer import Answer
@@ -19,7 +20,6 @@ from appliance.upstream.breaker import Breaker, BreakerSection, Circuit
 from appliance.upstream.client import Client
 from appliance.upstream.exchange import End, Exchange, Request
 from appliance.upstream.health import Health, HealthSection
-from appliance.upstream.section import UpstreamSection
 from appliance.upstream.tally import Tally
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

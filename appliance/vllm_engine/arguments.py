@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection
 from appliance.core.errors import LoadError
 from appliance.core.system import usable_memory
-from appliance.layout import LayoutSection
 from appliance.storage import bounded_json
 from appliance.vllm_engine.cpu_memory import computes_in_float32, cpu_kv_bytes
 from appliance.vllm_engine.placing import Addresses, of_layout
-from appliance.vllm_engine.section import EngineSection
 from appliance.vllm_engine.weights import has_only_pickles, weight_bytes
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ Memory of an engine on a CPU: its KV cache, which vLLM would have take most of t
 
 from __future__ import annotations
 
+from appliance.config.layout import LayoutSection
 from appliance.core.system import usable_memory
-from appliance.layout import LayoutSection
 
 _MOST_BYTES = 2 * 1024**3
 

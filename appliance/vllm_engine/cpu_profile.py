@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path
 
+from appliance.config.layout import AnyLayout
 from appliance.core.system import usable_cores
-from appliance.layout import AnyLayout
 
 # Brings Intel's OpenMP as libiomp5.so; vLLM's build for the CPU wants it on x86.
 _OPENMP = "intel-openmp"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import structlog
 
+from appliance.config.layout import LayoutSection
 from appliance.core.errors import StorageError
 from appliance.core.service_links import addresses as addresses_of_services
 from appliance.core.system import processor_flags
-from appliance.layout import LayoutSection
 from appliance.storage import Cache
 from appliance.storage.private import make_private
 from appliance.vllm_engine.placing import Addresses, environment_of

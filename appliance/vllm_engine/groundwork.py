@@ -10,8 +10,8 @@ import shutil
 import threading
 from pathlib import Path
 
+from appliance.config.layout import AnyLayout, LayoutSection
 from appliance.core.errors import MissingExtraError
-from appliance.layout import AnyLayout, LayoutSection
 from appliance.vllm_engine.child import ForkServer
 from appliance.vllm_engine.cpu_profile import CpuProfile, is_cpu_build
 from appliance.vllm_engine.environment import keep_compiled, set_environment

@@ -10,12 +10,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from appliance.admission import sequence
+from appliance.config.engine import StructuredOutputsSection
 from appliance.core.errors import CallError
 from appliance.core.request_context import Record, current
 from appliance.vllm_engine.choices import choices
 from appliance.vllm_engine.grammar_check import GrammarCheck
 from appliance.vllm_engine.ready import Ready
-from appliance.vllm_engine.section import StructuredOutputsSection
 from appliance.vllm_engine.structured_outputs import require_compilable
 
 if TYPE_CHECKING:

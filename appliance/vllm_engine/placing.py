@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from appliance.layout import LayoutSection
+from appliance.config.layout import LayoutSection
 
 _EXECUTORS = {"ray": "ray", "multiprocess": "mp"}
 

@@ -17,7 +17,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, is_typeddict
 
 from appliance.config.base import FREE_PREFIX
-from appliance.vllm_engine.section import LOAD_FORMATS, OWNED
+from appliance.config.engine import LOAD_FORMATS, OWNED
 
 NAME = "vllm-engine.schema.json"
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from appliance.config.engine import StructuredOutputsSection
 from appliance.core.errors import CallError
 from appliance.vllm_engine.schema_references import (
     require_references,
     require_single_rules,
     require_tagged_references,
 )
-from appliance.vllm_engine.section import StructuredOutputsSection
 
 
 def require_compilable(constraint: Any, limits: StructuredOutputsSection) -> None:  # Any: vLLM's parameters

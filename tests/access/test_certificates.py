@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 from served import free_port
 
 from appliance.access.certificates import CertificateError, read
-from appliance.access.section import TlsSection
+from appliance.config.security import TlsSection
 
 LEAF = trustme.CA().issue_cert("localhost")
 OTHER = trustme.CA().issue_cert("localhost")

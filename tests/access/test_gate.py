@@ -14,7 +14,7 @@ from doubles import DoubleSection, config
 from structlog.testing import capture_logs
 
 from appliance.access import AccessSettings
-from appliance.access.section import KeySection
+from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.model import Operation
 from appliance.server import create_app

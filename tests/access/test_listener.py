@@ -21,7 +21,7 @@ from litestar.response import Stream
 from served import free_port
 
 from appliance.access.certificates import Certificates
-from appliance.access.section import TlsSection
+from appliance.config.security import TlsSection
 from appliance.server.listener import Listener
 
 AUTHORITY = trustme.CA()

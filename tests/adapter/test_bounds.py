@@ -13,11 +13,11 @@ import msgspec
 import pytest
 from upstreams import SSE, Answer, Upstream
 
+from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import CallError, GatewayError
 from appliance.translation.messages import for_template, with_texts
 from appliance.translation.wire import Wire
 from appliance.upstream.client import Client
-from appliance.upstream.section import UpstreamSection
 
 LIMIT = 1024 * 1024
 ENDLESS = repeat(b"x" * 65536)

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from appliance.config.adapters import ChatSection, CompletionsSection
 from appliance.core.errors import CallError
 from appliance.core.model import Operation
 from appliance.translation.answers import Text, Usage
@@ -17,7 +18,6 @@ from appliance.translation.chat import Chat
 from appliance.translation.over_completions import OverCompletions
 from appliance.translation.over_service import Chatting, Completing, Embedding, Ranking
 from appliance.translation.requests import EmbeddingRequest, RerankRequest
-from appliance.translation.section import ChatSection, CompletionsSection
 from appliance.translation.templates import ChatTemplate
 
 TEMPLATE = "{{ tools }}{{ documents }}{% for m in messages %}{{ m.role + m.content }}{{ m.tool_calls }}{% endfor %}"

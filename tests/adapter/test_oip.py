@@ -12,12 +12,12 @@ import pytest
 from services import output, tensors
 from upstreams import Answer, Upstream, json_answer
 
+from appliance.config.oip_adapter import OipSection
+from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError
 from appliance.translation.oip import OipClient
-from appliance.translation.oip_section import OipSection
 from appliance.translation.wire import Wire
 from appliance.upstream.client import Client
-from appliance.upstream.section import UpstreamSection
 
 V2 = "/v2/models/m/infer"
 V1 = "/v1/models/m:predict"

@@ -15,7 +15,7 @@ from questions import LONG, MESSAGES, TALK
 from served import Served, until
 
 from appliance.config import load
-from appliance.storage.section import StorageSettings
+from appliance.config.storage import StorageSettings
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from doubles import config
 from faultproxy import Fault, FaultProxy
 from upstreams import Upstream, error
 
-from appliance.access.section import KeySection
+from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.errors import GatewayError
 from appliance.core.model import Call, Operation

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from appliance.config.adapters import ChatSection
 from appliance.core.errors import CallError, LoadError
 from appliance.translation.sandbox import TemplateFaultError
-from appliance.translation.section import ChatSection
 from appliance.translation.templates import ChatTemplate, JsonTemplate
 from appliance.translation.tokenizer import chat_template
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.translation.section import ToolCallsSection
+from appliance.config.adapters import ToolCallsSection
 from appliance.translation.tool_calls import ToolCalls, split
 
 HERMES = ToolCallsSection()

@@ -26,9 +26,9 @@ def ours(place: Place) -> Callable[[], object]:
     """
     This project, all of it: listing, ranges, digests, fsync, manifest.
     """
+    from appliance.config.storage import StorageSection, StorageSettings
     from appliance.storage import materialize
     from appliance.storage.schemes import SCHEMES, Remote
-    from appliance.storage.section import StorageSection, StorageSettings
 
     scheme = SCHEMES[place["uri"].partition("://")[0]]
     assert isinstance(scheme, Remote)

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from appliance.config import load as read
-from appliance.storage.section import StorageSettings
+from appliance.config.storage import StorageSettings
 from bench.load import load
 
 EXAMPLE = Path(__file__).parents[2] / "examples/embeddings.yaml"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config import load
-from appliance.storage.section import StorageSettings
+from appliance.config.storage import StorageSettings
 from bench import front_end_page
 from bench.chats import Measured
 from bench.front_ends import LOAD_CORE, MODEL, SUBJECTS, pinned_to, started

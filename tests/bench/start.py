@@ -29,7 +29,7 @@ import psutil
 from served import free_port
 
 from appliance.config import load
-from appliance.storage.section import StorageSettings
+from appliance.config.storage import StorageSettings
 from bench.arrivals import closed
 
 CONDITIONS = ("warm", "cold", "first")

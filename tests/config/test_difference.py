@@ -12,7 +12,7 @@ import pytest
 
 from appliance.config import Loaded, differences, load, schema_of
 from appliance.config.base import Change, Section
-from appliance.config.difference import ABSENT, Difference, change_of, keys_of
+from appliance.config.diff import ABSENT, Difference, change_of, keys_of
 from appliance.config.root import Config
 
 BASE = """\

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from appliance.config import Loaded
-from appliance.config.document import read
-from appliance.config.place import Place, dotted
+from appliance.config.source_location import Place, dotted
+from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError
 from appliance.models import SECTIONS
 

@@ -17,10 +17,10 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from appliance.config import schema_of
-from appliance.config.schema import files
+from appliance.config.engine import LOAD_FORMATS, OWNED, EngineSection
+from appliance.config.write_schemas import files
 from appliance.models import SECTIONS
 from appliance.vllm_engine.schema import directory, write_or_check
-from appliance.vllm_engine.section import LOAD_FORMATS, OWNED, EngineSection
 
 Schema = dict[str, Any]
 COMMITTED = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in directory().glob("*.json")}
@@ -149,9 +149,9 @@ def test_no_load_format_unpickles() -> None:
 
 def test_the_generator_runs_as_a_command(tmp_path: Path) -> None:
     """
-    `python -m appliance.config.schema --check` is quiet and succeeds where all is up to date.
+    `python -m appliance.config.write_schemas --check` is quiet and succeeds where all is up to date.
     """
-    command = [sys.executable, "-W", "error", "-m", "appliance.config.schema", "--check"]
+    command = [sys.executable, "-W", "error", "-m", "appliance.config.write_schemas", "--check"]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 

@@ -13,8 +13,8 @@ import pytest
 
 from appliance.cli.diff import as_json, as_text
 from appliance.config import Loaded
-from appliance.config.difference import differences
-from appliance.config.generator import engine_schema, schema_of
+from appliance.config.diff import differences
+from appliance.config.json_schema import engine_schema, schema_of
 from appliance.config.masking import is_secret_name
 from appliance.core.errors import ConfigError
 from appliance.page.told import Told

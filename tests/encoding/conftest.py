@@ -15,7 +15,7 @@ import pytest
 from served import Served
 
 from appliance.config import load
-from appliance.storage.section import StorageSettings
+from appliance.config.storage import StorageSettings
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 

@@ -14,10 +14,10 @@ from typing import cast
 from doubles import Double, DoubleSection, config
 from structlog.testing import capture_logs
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import MissingExtraError
 from appliance.lifecycle import Lifecycle, State
 from appliance.lifecycle.phases import Phases
-from appliance.storage.section import StorageSettings
 
 
 async def _until(is_so: Callable[[], bool]) -> None:

@@ -15,13 +15,13 @@ import pytest
 from doubles import Double, DoubleSection, RemoteSection, config
 
 from appliance.config.server import ServerSection
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
 from appliance.core.model import Call, Operation
 from appliance.lifecycle import Lifecycle, State
 from appliance.lifecycle.life import Life
 from appliance.lifecycle.succession import Succession
 from appliance.models.section import ModelSection, Report
-from appliance.storage.section import StorageSettings
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 STREAM = Call(Operation.COMPLETION, b'{"stream": true}')

@@ -8,7 +8,7 @@ import pytest
 from access_doubles import bearing
 from inference_doubles import InferenceClient, speakers
 
-from appliance.access.section import KeySection
+from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.model import Operation
 

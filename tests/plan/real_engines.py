@@ -75,9 +75,9 @@ def _start(file: str) -> Answer:
     from vllm.v1.executor.abstract import Executor
 
     from appliance.config import load
+    from appliance.config.storage import StorageSettings
     from appliance.core.model import ALONE
     from appliance.models.local import LocalModel
-    from appliance.storage.section import StorageSettings
     from appliance.vllm_engine.arguments import engine_arguments
     from appliance.vllm_engine.placing import environment_of
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from appliance.layout import LayoutSection
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection
 from appliance.plan.architecture import architecture_of
 from appliance.plan.attention import Kind
 from appliance.plan.cache import KvCache, Terms, cache_of
 from appliance.plan.hardware import Hardware, named
 from appliance.plan.memory import terms_of
-from appliance.vllm_engine.section import EngineSection
 
 BLOCK, FLIGHT = 16, 100
 TERMS = Terms(block_tokens=BLOCK, element_bytes=2, in_flight=FLIGHT)

@@ -13,13 +13,13 @@ import pytest
 from doubles import Double, DoubleSection, config
 from structlog.testing import capture_logs
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactCorruptError
 from appliance.core.model import Peers
 from appliance.lifecycle import Lifecycle
 from appliance.models.generative import GenerativeSection
 from appliance.models.section import Report
 from appliance.plan import Plan
-from appliance.storage.section import StorageSettings
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.system import usable_memory
-from appliance.layout import LayoutSection
 from appliance.plan.estimate import Demand, estimate
 from appliance.plan.hardware import Hardware
 from appliance.plan.subject import look
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.vllm_engine.arguments import Setup, engine_arguments
-from appliance.vllm_engine.section import EngineSection
 
 CPU = Hardware("cpu", 1, 1 << 36, is_cpu=True)
 

@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 import pytest
 
+from appliance.config.layout import LayoutSection
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError, LoadError
-from appliance.layout import LayoutSection
 from appliance.models.tasks import choose
 from appliance.plan import look
 from appliance.plan.architecture import MOST_EXPERTS, architecture_of
 from appliance.plan.cutting import grouped, parts
 from appliance.plan.sharding import weights
 from appliance.plan.tensor import Tensor
-from appliance.storage.section import StorageSection, StorageSettings
 
 Published = Mapping[str, Mapping[str, Any]]
 

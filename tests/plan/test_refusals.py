@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.layout import LayoutSection
+from appliance.config.layout import LayoutSection
 from appliance.plan.architecture import architecture_of
 from appliance.plan.refusals import refusals
 

@@ -16,11 +16,11 @@ from served import Served, environment, until
 from storage.range_server import serving
 
 from appliance.config import load
+from appliance.config.layout import LayoutSection
+from appliance.config.storage import StorageSettings, TransferSection
 from appliance.core.errors import StorageUnavailableError
-from appliance.layout import LayoutSection
 from appliance.lifecycle.bringing import bring
 from appliance.models.generative import GenerativeSection
-from appliance.storage.section import StorageSettings, TransferSection
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]

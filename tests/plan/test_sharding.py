@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from appliance.layout import LayoutSection
+from appliance.config.layout import LayoutSection
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.plan import look
 from appliance.plan.architecture import architecture_of
 from appliance.plan.checkpoint import expected
 from appliance.plan.cutting import Cut, grouped, parts
 from appliance.plan.sharding import Rank, stage_ends, weights
 from appliance.plan.tensor import Tensor
-from appliance.storage.section import StorageSection, StorageSettings
 
 DENSE = {
     "model_type": "llama",

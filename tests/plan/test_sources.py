@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError
 from appliance.plan import Subject, look
 from appliance.plan.checkpoint import expected
 from appliance.plan.hardware import Hardware, named
-from appliance.storage.section import StorageSection, StorageSettings
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]

@@ -209,8 +209,8 @@ def test_a_plan_needs_no_engine(write: Write, published: Published) -> None:
     """
     folder = write(published["SmolLM2-135M"])
     code = (
-        "import sys; from appliance.plan import *; from appliance.storage.section import *\n"
-        "from appliance.vllm_engine.section import EngineSection; from appliance.layout import LayoutSection\n"
+        "import sys; from appliance.plan import *; from appliance.config.storage import *\n"
+        "from appliance.config.engine import EngineSection; from appliance.config.layout import LayoutSection\n"
         f"subject = look(StorageSection(uri={str(folder)!r}), StorageSettings())\n"
         "plan('it', subject, LayoutSection(), Demand(EngineSection()), seen())\n"
         "print(*sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"

@@ -17,10 +17,10 @@ from proxy.proxied import ask, chat, proxied, read
 from proxy.raw_upstream import saying
 from upstreams import SSE, Answer, Piece, Upstream
 
+from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError
 from appliance.upstream.client import Client
 from appliance.upstream.decoding import decoder
-from appliance.upstream.section import UpstreamSection
 
 CHAT_PATH = "/v1/chat/completions"
 LIMIT = 1024 * 1024

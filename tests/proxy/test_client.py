@@ -13,11 +13,11 @@ import pytest
 from served import free_port
 from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
 
+from appliance.config.upstreams import TimeoutsSection, UpstreamSection
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.upstream.address import join, place
 from appliance.upstream.client import Client
 from appliance.upstream.headers import downward, upward
-from appliance.upstream.section import TimeoutsSection, UpstreamSection
 
 BODY = b'{"input": "a"}'
 

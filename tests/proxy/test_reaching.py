@@ -14,9 +14,9 @@ import trustme
 from proxy.raw_upstream import OK, saying, tunnels
 from served import free_port
 
+from appliance.config.upstreams import TimeoutsSection, UpstreamSection, UpstreamTlsSection
 from appliance.core.errors import GatewayError, UnreachableError
 from appliance.upstream.client import Client
-from appliance.upstream.section import TimeoutsSection, UpstreamSection, UpstreamTlsSection
 
 # A name that DNS never has (RFC 6761, section 6.4).
 NOWHERE = "upstream.invalid"

@@ -19,7 +19,7 @@ from served import Served, open_stream, until
 from upstreams import Upstream, event, stream, well_behaved
 
 from appliance.config.base import Change
-from appliance.config.difference import keys_of
+from appliance.config.diff import keys_of
 
 CHAT = "/v1/chat/completions"
 KEY = "a-key-that-is-long-enough"

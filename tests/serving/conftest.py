@@ -14,7 +14,7 @@ import pytest
 from served import Served
 
 from appliance.config import load
-from appliance.storage.section import StorageSettings
+from appliance.config.storage import StorageSettings
 
 HIDDEN, LAYERS, RANK = 576, 30, 8  # SmolLM2-135M
 

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from appliance.layout import LayoutSection
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup, engine_arguments
 from appliance.vllm_engine.placing import environment_of
-from appliance.vllm_engine.section import EngineSection
 
 
 def main() -> None:

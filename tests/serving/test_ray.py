@@ -17,14 +17,14 @@ import pytest
 from faults.confined import require_root
 from reference_servers import environment
 
+from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutSection
 from appliance.core.errors import MissingExtraError
 from appliance.core.model import ALONE
-from appliance.layout import LayoutSection
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.launch import prepare
 from appliance.vllm_engine.meeting import Meeting
 from appliance.vllm_engine.parts import Parts
-from appliance.vllm_engine.section import EngineSection
 
 PROGRAM = Path(__file__).parent / "ray_cluster.py"
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from storage.hub_double import Hub
 from storage.servers import azure, gcs, s3, web
 
-from appliance.storage.section import StorageSettings
+from appliance.config.storage import StorageSettings
 
 Fill = Callable[[str, Mapping[str, bytes]], None]
 

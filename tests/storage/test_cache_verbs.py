@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 
 from appliance.cli.cache import cache as verbs
 from appliance.config import load
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.storage import Cache, materialize
 from appliance.storage.memory import PLACES
-from appliance.storage.section import StorageSection, StorageSettings
 
 DAY = 86400
 WEIGHTS = b"weights!" * 20_000

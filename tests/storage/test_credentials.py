@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from appliance.storage.credentials import CredentialsSection, block_for, value_of
+from appliance.config.credentials import CredentialsSection, block_for, value_of
 
 WHOLE = [
     ("s3", {"access_key_id": "a", "secret_access_key": "b"}),

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from storage.hub_double import Hub
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import NoSpaceError, StorageError
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection, StorageSettings
 
 MIB = 1 << 20
 
@@ -120,7 +120,7 @@ import resource, signal, sys
 from pathlib import Path
 from appliance.core.errors import NoSpaceError, StorageError
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection, StorageSettings
+from appliance.config.storage import StorageSection, StorageSettings
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:

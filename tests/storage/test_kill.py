@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from storage.range_server import RangeServer, serving
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.storage import materialize
-from appliance.storage.section import StorageSection, StorageSettings
 
 FILES = {
     "model-1.safetensors": os.urandom(12_000_000),

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
-from appliance.storage.section import StorageSection, StorageSettings
 
 
 def bring(uri: str) -> Path:
@@ -163,7 +163,7 @@ import os, sys
 from pathlib import Path
 from appliance.core.errors import AccessDeniedError
 from appliance.storage import materialize
-from appliance.storage.section import StorageSection, StorageSettings
+from appliance.config.storage import StorageSection, StorageSettings
 os.setuid(65534)
 try:
     materialize(StorageSection(uri=sys.argv[1]), StorageSettings(cache_dir=Path("/nonexistent")), lambda *_: None)

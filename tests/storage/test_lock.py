@@ -109,8 +109,8 @@ def test_a_lock_holds_no_secret(tmp_path: Path) -> None:
     """
     A lock is committed; a signed URL or a password in a URI is not.
     """
+    from appliance.config.storage import StorageSection
     from appliance.storage.contents import Contents, Held
-    from appliance.storage.section import StorageSection
 
     storage = StorageSection(uri="https://me:s3cret@host/model.gguf?sig=s3cret")
     found = Contents("https://host/model.gguf", {"model.gguf": Held(1, "0" * 64)}, is_file=True)

@@ -17,7 +17,7 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 from appliance.storage import materialize
-from appliance.storage.section import StorageSection, StorageSettings, TransferSection
+from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 
 def fetch(name, parallel):
     transfer = TransferSection(parallel=parallel, chunk_bytes=8 << 20)

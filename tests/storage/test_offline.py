@@ -15,9 +15,9 @@ from threading import Thread
 import pytest
 from storage.hub_double import Hub, Repository
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactNotFoundError
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection, StorageSettings
 
 # Denies every socket but those within the machine, to us and to the libraries we use.
 OFFLINE = """
@@ -30,7 +30,7 @@ def deny(event, arguments):
 sys.addaudithook(deny)
 from pathlib import Path
 from appliance.storage import materialize
-from appliance.storage.section import StorageSection, StorageSettings
+from appliance.config.storage import StorageSection, StorageSettings
 settings = StorageSettings(cache_dir=Path(sys.argv[1]), offline=True)
 print(materialize(StorageSection(uri=sys.argv[2]), settings, lambda *_: None))
 """

@@ -16,10 +16,10 @@ import pytest
 import zstandard
 from storage.store_double import Fault, StoreDouble
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError, StorageError
 from appliance.storage import Cache
 from appliance.storage.fetch import fetch
-from appliance.storage.section import StorageSection, StorageSettings
 from appliance.storage.store import Listing
 
 MODEL = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 2000, "pytorch_model.bin": b"p", ".dot": b""}

@@ -11,11 +11,11 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
+from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import AccessDeniedError, StorageUnavailableError
 from appliance.storage import Cache
 from appliance.storage.fetch import fetch
 from appliance.storage.past import remember
-from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 
 STORAGE = StorageSection(uri="double://model")
 FILES = {"config.json": b"{}", "model.safetensors": b"w"}

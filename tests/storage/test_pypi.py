@@ -15,6 +15,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
+from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
@@ -25,7 +26,6 @@ from appliance.core.errors import (
 )
 from appliance.storage import Cache, Report, materialize, verify
 from appliance.storage.pypi import WheelPath, parse
-from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 
 
 def quiet(done: int, total: int | None) -> None:
@@ -343,7 +343,7 @@ def test_a_fetch_leaves_setuptools_usable(model: Path, cache: Cache) -> None:
     """
     code = f"""
 from appliance.storage.pypi import fetch
-from appliance.storage.section import StorageSection, StorageSettings, TransferSection
+from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 fetch(StorageSection(uri="pypi://my-model==1.0/"), StorageSettings(cache_dir={str(cache.root)!r}), lambda *_: None)
 import setuptools, distutils.core
 """

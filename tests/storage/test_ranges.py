@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.storage.section import TransferSection
+from appliance.config.storage import TransferSection
 from appliance.storage.transfer.ranges import Sizes, Span, gaps
 
 MIB = 1 << 20

@@ -15,11 +15,11 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
+from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
 from appliance.storage import Cache, Report, verify
 from appliance.storage.fetch import fetch
 from appliance.storage.making import distrust
-from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 from appliance.storage.store import Body, RemoteFile
 
 WEIGHTS = os.urandom(4_000_000)

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import StorageError
 from appliance.storage import SCHEMES, Cache, materialize
-from appliance.storage.section import StorageSection, StorageSettings
 
 
 def test_an_unknown_scheme_names_the_known_ones(cache: Cache) -> None:

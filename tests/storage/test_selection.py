@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
+from appliance.config.storage import StorageSection
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
-from appliance.storage.section import StorageSection
 from appliance.storage.selection import is_pickle, select, sort_out
 from appliance.storage.store import Listing, RemoteFile
 

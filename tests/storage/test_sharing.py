@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from storage.store_double import StoreDouble
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.storage import Cache
 from appliance.storage.blobs import Blobs
 from appliance.storage.fetch import fetch
-from appliance.storage.section import StorageSection, StorageSettings
 
 WEIGHTS = bytes(range(256)) * 4000
 

@@ -17,6 +17,7 @@ import pytest
 from storage.store_double import BLOCK, Fault, StoreDouble
 from structlog.testing import capture_logs
 
+from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import (
     AccessDeniedError,
     ApplianceError,
@@ -28,7 +29,6 @@ from appliance.core.errors import (
 )
 from appliance.storage import Cache, Report
 from appliance.storage.fetch import fetch
-from appliance.storage.section import StorageSection, StorageSettings, TransferSection
 from appliance.storage.store import Listing, RemoteFile
 
 WEIGHTS = os.urandom(3_000_001)

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection, StorageSettings
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -61,7 +61,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from appliance.storage import Cache, materialize
-from appliance.storage.section import StorageSection, StorageSettings
+from appliance.config.storage import StorageSection, StorageSettings
 
 materialize(StorageSection(uri="pypi://model==1/m"), StorageSettings(cache_dir=Path(sys.argv[1])),
             lambda done, total: print("coming" if done else "waiting", flush=True))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
-from appliance.storage.section import StorageSection, StorageSettings
 
 
 @pytest.fixture

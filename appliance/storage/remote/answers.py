@@ -13,6 +13,7 @@ import urllib3
 from urllib3.exceptions import NewConnectionError
 from urllib3.util.ssl_match_hostname import CertificateError
 
+from appliance.config.storage import TransferSection
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactChangedError,
@@ -20,7 +21,6 @@ from appliance.core.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from appliance.storage.section import TransferSection
 from appliance.storage.uri import redact
 
 _LONGEST = 300

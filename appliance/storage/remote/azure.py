@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError
 from appliance.storage.remote import answers, web
 from appliance.storage.remote.answers import Access
@@ -23,7 +24,6 @@ from appliance.storage.remote.azure_access import REMEDY, AzureAccess, access_to
 from appliance.storage.remote.azure_place import canonical, parse
 from appliance.storage.remote.bodies import Answer, part
 from appliance.storage.remote.listing import find, only_known
-from appliance.storage.section import StorageSettings
 from appliance.storage.store import Body, Listing, RemoteFile
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from appliance.config.credentials import AzureCredentials, CredentialsSection, block_for, value_of
 from appliance.core.errors import StorageError
-from appliance.storage.credentials import AzureCredentials, CredentialsSection, block_for, value_of
 from appliance.storage.remote.azure_place import AzurePlace
 
 if TYPE_CHECKING:

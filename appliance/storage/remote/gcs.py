@@ -17,14 +17,14 @@ from urllib.parse import quote
 
 from yarl import URL
 
+from appliance.config.credentials import GcsCredentials, block_for
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import StorageError, StorageUnavailableError
-from appliance.storage.credentials import GcsCredentials, block_for
 from appliance.storage.remote import answers, web
 from appliance.storage.remote.answers import Access
 from appliance.storage.remote.bodies import part
 from appliance.storage.remote.gcs_token import REMEDY, GcsToken
 from appliance.storage.remote.listing import Place, find, hexadecimal, only_known, place_of
-from appliance.storage.section import StorageSettings
 from appliance.storage.store import Body, Listing, RemoteFile
 from appliance.storage.uri import redact
 

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from appliance.config.credentials import GcsCredentials, value_of
 from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageUnavailableError
-from appliance.storage.credentials import GcsCredentials, value_of
 from appliance.storage.remote import answers
 
 if TYPE_CHECKING:

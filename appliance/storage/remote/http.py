@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 from yarl import URL
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.remote import answers, checksums, web
 from appliance.storage.remote.azure import AzureStore
@@ -18,7 +19,6 @@ from appliance.storage.remote.azure_place import is_azure
 from appliance.storage.remote.bodies import Answer, Window, part
 from appliance.storage.remote.http_access import HttpAccess
 from appliance.storage.remote.listing import each, hexadecimal, only_known
-from appliance.storage.section import StorageSettings
 from appliance.storage.store import Body, Listing, RemoteFile, Store
 from appliance.storage.uri import redact
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from yarl import URL
 
+from appliance.config.credentials import HttpCredentials, value_of
 from appliance.core.errors import StorageError
-from appliance.storage.credentials import HttpCredentials, value_of
 from appliance.storage.remote.answers import Access
 from appliance.storage.remote.web import Headers
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactNotFoundError,
@@ -32,7 +33,6 @@ from appliance.storage.remote.hub_access import access_to
 from appliance.storage.remote.hub_listing import absent, in_tree, siblings
 from appliance.storage.remote.hub_path import parse
 from appliance.storage.remote.listing import Place
-from appliance.storage.section import StorageSettings
 from appliance.storage.store import Body, Listing, RemoteFile
 
 # How long the address that the hub leads to is asked before the hub is: they are signed for minutes, and each question

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from yarl import URL
 
+from appliance.config.credentials import CredentialsSection, HubCredentials, block_for, value_of
 from appliance.core.errors import StorageError
-from appliance.storage.credentials import CredentialsSection, HubCredentials, block_for, value_of
 from appliance.storage.remote.answers import Access
 from appliance.storage.remote.web import without_user
 from appliance.storage.uri import redact

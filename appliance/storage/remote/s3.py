@@ -14,16 +14,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
+from appliance.config.credentials import S3Credentials, block_for
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import MissingExtraError, StorageError
 from appliance.core.threads import in_thread, opened_in_thread
-from appliance.storage.credentials import S3Credentials, block_for
 from appliance.storage.remote import answers
 from appliance.storage.remote.answers import Access
 from appliance.storage.remote.bodies import ExactBody, ResponseBody
 from appliance.storage.remote.listing import Place, each, find, hexadecimal, md5_of_etag, only_known, place_of
 from appliance.storage.remote.s3_client import REMEDY, S3Client, open_client
 from appliance.storage.remote.s3_faults import s3_faults
-from appliance.storage.section import StorageSettings
 from appliance.storage.store import Body, Listing, RemoteFile
 from appliance.storage.uri import redact
 

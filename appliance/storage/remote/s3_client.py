@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.storage.credentials import S3Credentials, value_of
+from appliance.config.credentials import S3Credentials, value_of
+from appliance.config.storage import TransferSection
 from appliance.storage.remote import answers
 from appliance.storage.remote.answers import Access
-from appliance.storage.section import TransferSection
 
 _REGION = "us-east-1"
 REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or storage.credentials.s3 to who may read it"

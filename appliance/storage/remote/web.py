@@ -16,13 +16,13 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 from yarl import URL
 
+from appliance.config.storage import TransferSection
 from appliance.core.errors import StorageError, StorageUnavailableError
 from appliance.core.threads import opened_in_thread
 from appliance.storage.remote import answers
 from appliance.storage.remote.answers import Access
 from appliance.storage.remote.bodies import Answer, ResponseBody
 from appliance.storage.remote.surroundings import connections, login_for
-from appliance.storage.section import TransferSection
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 10

@@ -12,8 +12,8 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
+from appliance.config.storage import TransferSection
 from appliance.storage.faults import check_room, disk_faults
-from appliance.storage.section import TransferSection
 from appliance.storage.store import RemoteFile, Store
 from appliance.storage.transfer import journal
 from appliance.storage.transfer.journal import Journal

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import structlog
 
+from appliance.config.storage import TransferSection
 from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
-from appliance.storage.section import TransferSection
 
 log = structlog.get_logger()
 

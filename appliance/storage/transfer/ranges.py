@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from appliance.storage.section import TransferSection
+from appliance.config.storage import TransferSection
 
 # What all requests together may have under way and lose when the process is killed: one 25th of the model, so that a
 # restart fetches at most 1.05 times the bytes.

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, AsyncExitStack
 
+from appliance.config.storage import TransferSection
 from appliance.core.errors import ArtifactCorruptError, StorageUnavailableError
 from appliance.core.threads import start
-from appliance.storage.section import TransferSection
 from appliance.storage.store import Body, RemoteFile, Store
 from appliance.storage.transfer.patience import Patience, silence
 from appliance.storage.transfer.ranges import Span

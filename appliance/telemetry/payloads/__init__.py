@@ -2,8 +2,8 @@
 The payload log: what was asked and answered, for those who need it, as CloudEvents; off unless the config asks for it.
 """
 
+from appliance.config.payload_log import PayloadsSection
 from appliance.telemetry.payloads.copies import Body, Copy
 from appliance.telemetry.payloads.payloads import Payloads
-from appliance.telemetry.payloads.section import PayloadsSection
 
 __all__ = ["Body", "Copy", "Payloads", "PayloadsSection"]

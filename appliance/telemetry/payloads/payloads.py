@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import structlog
 from prometheus_client import Counter
 
+from appliance.config.payload_log import PayloadsSection
 from appliance.core.request_context import Record
 from appliance.telemetry.payloads.copies import Body, Copy
 from appliance.telemetry.payloads.event import Payload, Side, event
-from appliance.telemetry.payloads.section import PayloadsSection
 from appliance.telemetry.payloads.sinks import Sink, sink_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

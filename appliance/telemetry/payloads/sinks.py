@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from appliance.config.payload_log import PayloadsSection
 from appliance.telemetry.payloads.event import MEDIA_TYPE
-from appliance.telemetry.payloads.section import PayloadsSection
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

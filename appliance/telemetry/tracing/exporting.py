@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
+from appliance.config.tracing import TracingSection
 from appliance.core.errors import MissingExtraError
 from appliance.core.request_context import LEFT, Record
 from appliance.telemetry.tracing import spans
-from appliance.telemetry.tracing.section import TracingSection
 
 try:
     from opentelemetry import trace

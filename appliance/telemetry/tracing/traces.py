@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from appliance.config.tracing import TracingSection
 from appliance.core.request_context import Record
-from appliance.telemetry.tracing.section import TracingSection
 
 if TYPE_CHECKING:
     from appliance.telemetry.tracing.exporting import Exporting, Open

@@ -22,10 +22,10 @@ from storage.servers import azure, gcs
 from storage.servers.processes import running
 from storage.servers.s3 import ADMIN
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import StorageError
 from appliance.storage import materialize
 from appliance.storage.schemes import Remote, way
-from appliance.storage.section import StorageSection, StorageSettings
 
 AZURE = f"{azure.ACCOUNT}.blob.core.windows.net"
 FILES = {"model/config.json": b"{}", "model/a name é.txt": b"text", "model-v2/other": b"other"}

@@ -8,13 +8,13 @@ import pytest
 from storage.remote.test_contract import listed, opened, read
 from storage.servers.azure import ACCOUNT, CONTAINER, KEY, PRIVATE, AzureServer
 
+from appliance.config.credentials import CredentialsSection
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
-from appliance.storage.credentials import CredentialsSection
 from appliance.storage.remote.azure import AzureStore
 from appliance.storage.remote.azure_access import access_to
 from appliance.storage.remote.azure_place import AzurePlace, is_azure, parse
 from appliance.storage.remote.listing import Place
-from appliance.storage.section import StorageSettings
 
 Environment = pytest.MonkeyPatch
 HOST = "acct.blob.core.windows.net"

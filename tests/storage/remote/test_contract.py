@@ -13,9 +13,9 @@ from uuid import uuid4
 import pytest
 from storage.shelves import Shelf
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
 from appliance.storage.schemes import SCHEMES, Remote
-from appliance.storage.section import StorageSettings
 from appliance.storage.store import Listing, RemoteFile, Store
 from appliance.storage.uri import scheme_of
 

@@ -18,9 +18,9 @@ from faultproxy import Fault, FaultProxy
 from storage.remote.conftest import WITHOUT_MOTO
 from storage.shelves import Shelf
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import NoSpaceError
 from appliance.storage import materialize
-from appliance.storage.section import StorageSection, StorageSettings
 
 FILES = {"model/config.json": b"{}", "model/model.safetensors": random.Random(2).randbytes(10_000_000)}
 SIZE = sum(map(len, FILES.values()))

@@ -11,8 +11,8 @@ import pytest
 from storage.remote.test_contract import listed
 from storage.servers.azure import KEY
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import MissingExtraError
-from appliance.storage.section import StorageSettings
 
 CLIENTS = ("aiobotocore", "botocore", "google.auth", "azure", "huggingface_hub", "aiohttp", "s3fs", "gcsfs", "adlfs")
 

@@ -13,9 +13,9 @@ from faultproxy import ALWAYS, Fault, FaultProxy
 from storage.remote.conftest import KINDS, WITHOUT_MOTO
 from storage.shelves import Shelf
 
+from appliance.config.storage import StorageSection
 from appliance.core.errors import StorageError, StorageTimeoutError, StorageUnavailableError
 from appliance.storage import materialize
-from appliance.storage.section import StorageSection
 
 FILES = {"model/config.json": b"{}", "model/model.safetensors": random.Random(1).randbytes(1_000_000)}
 SIZE = sum(map(len, FILES.values()))

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from storage.remote.test_contract import listed, opened
 from storage.servers.gcs import BUCKET, GcsServer
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.remote.gcs import GcsStore
-from appliance.storage.section import StorageSettings
 
 Environment = pytest.MonkeyPatch
 

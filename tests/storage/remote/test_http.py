@@ -15,10 +15,10 @@ from storage.servers import web
 from storage.servers.s3 import PRIVATE, S3Server
 from storage.servers.web import WebServer
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
 from appliance.storage.remote import checksums
-from appliance.storage.section import StorageSection, StorageSettings
 
 Environment = pytest.MonkeyPatch
 SECRET = {"Authorization": "Bearer s3cret"}

@@ -10,6 +10,7 @@ import pytest
 from storage.hub_double import Hub
 from structlog.testing import capture_logs
 
+from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
@@ -20,7 +21,6 @@ from appliance.core.errors import (
 )
 from appliance.storage import Cache, Report, materialize, verify
 from appliance.storage.remote.hub_path import HubPath, parse
-from appliance.storage.section import StorageSection, StorageSettings
 
 WEIGHTS = bytes(range(256)) * 100
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "sub/x.txt": b"x"}

@@ -11,9 +11,9 @@ import pytest
 from storage.remote.test_contract import listed, opened, read
 from storage.servers.s3 import ADMIN, BUCKET, PRIVATE, READER, S3Server
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.remote.s3 import S3Store
-from appliance.storage.section import StorageSettings
 
 Environment = pytest.MonkeyPatch
 

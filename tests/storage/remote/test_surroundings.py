@@ -13,8 +13,8 @@ from storage.remote.test_contract import contents, opened
 from storage.servers import web
 from storage.servers.web import WebServer
 
+from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError
-from appliance.storage.section import StorageSettings
 
 Environment = pytest.MonkeyPatch
 

@@ -13,11 +13,11 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from appliance.config.base import Section
-from appliance.config.draft import Draft
-from appliance.config.named import named_models
-from appliance.config.place import DataPath, Fault, Place, Source, is_unicode, printable
+from appliance.config.model_entries import named_models
+from appliance.config.raw_config import Draft
 from appliance.config.root import Config
-from appliance.config.shape import Shape, converted
+from appliance.config.schema_lookup import Shape, converted
+from appliance.config.source_location import DataPath, Fault, Place, Source, is_unicode, printable
 from appliance.core.service_links import service_links
 from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.models import SECTIONS

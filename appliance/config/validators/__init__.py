@@ -6,22 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from appliance.config.draft import Draft
-from appliance.config.place import Fault
-from appliance.config.rules import adapters, engines, keys, layouts, names, processes, storages, upstreams
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import Fault
+from appliance.config.validators import adapters, engines, keys, layouts, names, server, storage, upstreams
 
 Rule = Callable[[Draft], Iterator[Fault]]
 
 RULES: tuple[Rule, ...] = (
     names.names_are_unique,
-    processes.listeners_are_apart,
-    processes.workers_share_what_can_be_shared,
-    processes.an_operator_has_one_process,
+    server.listeners_are_apart,
+    server.workers_share_what_can_be_shared,
+    server.an_operator_has_one_process,
     keys.keys_are_apart,
     keys.keys_lead_to_models,
     keys.an_operator_has_a_key,
     engines.engine_arguments_are_free,
-    storages.schemes_are_known,
+    storage.schemes_are_known,
     layouts.sizes_fit,
     layouts.devices_fit,
     layouts.nodes_fit,

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-from appliance.config.draft import Draft
-from appliance.config.named import model_entries
-from appliance.config.place import DataPath, Fault
-from appliance.layout import NodesSection
+from appliance.config.layout import NodesSection
+from appliance.config.model_entries import model_entries
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath, Fault
 
 # Shares such as 0.7, 0.2 and 0.1 are no exact sum.
 _ROUNDING = 1e-9

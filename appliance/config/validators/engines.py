@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.config.draft import Draft
-from appliance.config.named import model_entries
-from appliance.config.place import Fault
+from appliance.config.engine import OWNED, EngineSection
+from appliance.config.model_entries import model_entries
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import Fault
 from appliance.core.suggestions import did_you_mean
 from appliance.models import SECTIONS
-from appliance.vllm_engine.section import OWNED, EngineSection
 
 # The keys of a model that a class of the user's computes.
 _OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo", "on_failure"})

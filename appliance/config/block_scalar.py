@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 
-from appliance.config.draft import Draft
-from appliance.config.place import DataPath, Place
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath, Place
 
 # What may stand between a value's place and the value itself: an anchor or a tag.
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")

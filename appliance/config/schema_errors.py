@@ -12,9 +12,9 @@ from typing import Any
 from jsonschema import ValidationError
 
 from appliance.config.base import FREE_PREFIX
-from appliance.config.draft import Draft, quote
-from appliance.config.place import DataPath, Fault
-from appliance.config.shape import Schema, Shape, json_types, types_of
+from appliance.config.raw_config import Draft, quote
+from appliance.config.schema_lookup import Schema, Shape, json_types, types_of
+from appliance.config.source_location import DataPath, Fault
 from appliance.core.suggestions import did_you_mean, known_ones, nearest
 
 _WORDS = {

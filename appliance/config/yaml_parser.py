@@ -20,9 +20,9 @@ from ruamel.yaml.events import (
 from ruamel.yaml.nodes import Node
 from ruamel.yaml.reader import ReaderError
 
-from appliance.config.draft import Draft
-from appliance.config.nodes import MAX_DEPTH, MAX_NODES, Reader
-from appliance.config.place import Fault, Place, Source
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import Fault, Place, Source
+from appliance.config.yaml_nodes import MAX_DEPTH, MAX_NODES, Reader
 from appliance.core.errors import ConfigError
 from appliance.core.suggestions import did_you_mean
 

@@ -10,10 +10,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from appliance.config.draft import Draft
-from appliance.config.inside import inside
-from appliance.config.named import model_entries
-from appliance.config.place import DataPath, Fault
+from appliance.config.adapters import OPERATIONS
+from appliance.config.block_scalar import inside
+from appliance.config.model_entries import model_entries
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath, Fault
 from appliance.core.errors import CallError
 from appliance.core.model import Operation
 from appliance.core.suggestions import did_you_mean, known_ones
@@ -21,7 +22,6 @@ from appliance.translation.http import smallest
 from appliance.translation.paths import JmesPath, PathFaultError
 from appliance.translation.renderer import Renderer, RenderError
 from appliance.translation.sandbox import TemplateFaultError
-from appliance.translation.section import OPERATIONS
 from appliance.translation.templates import ChatTemplate, JsonTemplate
 from appliance.translation.tokenizer import is_inline
 

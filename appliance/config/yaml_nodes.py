@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from appliance.config.place import DataPath, Fault, Place, Source, is_unicode
+from appliance.config.source_location import DataPath, Fault, Place, Source, is_unicode
 from appliance.core.errors import ConfigError
 
 MAX_DEPTH = 50

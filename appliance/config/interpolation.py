@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.base import FREE_PREFIX
-from appliance.config.draft import Draft
-from appliance.config.place import DataPath, Fault
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath, Fault
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)(?P<end>\}?)")
 _ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-.*)?", re.DOTALL)

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from appliance.access.hosts import is_loopback
-from appliance.access.section import digest_of
-from appliance.config.draft import Draft
-from appliance.config.named import name_paths
-from appliance.config.place import DataPath, Fault
+from appliance.config.model_entries import name_paths
+from appliance.config.raw_config import Draft
+from appliance.config.security import digest_of
 from appliance.config.server import ServerSection
+from appliance.config.source_location import DataPath, Fault
 from appliance.core.suggestions import did_you_mean, known_ones
 
 API_KEYS: DataPath = ("server", "api_keys")

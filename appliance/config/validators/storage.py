@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.config.draft import Draft
-from appliance.config.named import items, model_entries
-from appliance.config.place import DataPath, Fault
+from appliance.config.model_entries import items, model_entries
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath, Fault
 from appliance.core.suggestions import did_you_mean, known_ones
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from appliance.config.adapters import ChatSection, Count, OfferingSection, Text
 from appliance.config.base import Section
-from appliance.translation.section import ChatSection, Count, OfferingSection, Text
 
 UrlPath = Annotated[str, Field(pattern=r"^(/[^\s#]*)?$")]
 

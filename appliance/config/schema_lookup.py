@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from appliance.config.document import parse
-from appliance.config.draft import Draft
-from appliance.config.place import DataPath, Source
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath, Source
+from appliance.config.yaml_parser import parse
 from appliance.core.errors import ConfigError
 
 Schema = Mapping[str, Any]  # Any: JSON

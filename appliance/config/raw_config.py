@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any, TypeVar
 
 from appliance.config.masking import MASK, is_field, is_odd_address, is_private_name, is_secret_name, mask
-from appliance.config.place import DataPath, Fault, Place, printable
+from appliance.config.source_location import DataPath, Fault, Place, printable
 from appliance.storage.uri import scheme_of, secret_spans
 
 Item = TypeVar("Item")

@@ -7,11 +7,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from appliance.config.document import parse
-from appliance.config.draft import Draft
 from appliance.config.masking import MASK, is_private_name, mask
-from appliance.config.named import named_models
-from appliance.config.place import DataPath, Fault, Place, Source, is_unicode, printable
+from appliance.config.model_entries import named_models
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath, Fault, Place, Source, is_unicode, printable
+from appliance.config.yaml_parser import parse
 from appliance.core.errors import ConfigError
 from appliance.core.suggestions import did_you_mean, known_ones
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from appliance.config.base import Change, Section
-from appliance.storage.credentials import CredentialsSection
+from appliance.config.credentials import CredentialsSection
 
 
 class StorageSection(Section):

@@ -9,18 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.config.check import check
+from appliance.config.cli_overrides import lay as lay_overrides
 from appliance.config.construct import construct
-from appliance.config.document import read
-from appliance.config.draft import Draft
-from appliance.config.environment import lay as lay_environment
-from appliance.config.generator import engine_schema, schema_of
-from appliance.config.overrides import lay as lay_overrides
-from appliance.config.place import DataPath, Fault
-from appliance.config.references import resolve
+from appliance.config.env_overrides import lay as lay_environment
+from appliance.config.interpolation import resolve
+from appliance.config.json_schema import engine_schema, schema_of
+from appliance.config.raw_config import Draft
 from appliance.config.root import Config
-from appliance.config.rules import RULES
-from appliance.config.shape import Shape, typed
+from appliance.config.schema_errors import check
+from appliance.config.schema_lookup import Shape, typed
+from appliance.config.source_location import DataPath, Fault
+from appliance.config.validators import RULES
+from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError, Problem
 from appliance.storage import lockfile
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from appliance.admission.section import Seconds
 from appliance.config.base import Section
+from appliance.config.limits import Seconds
 
 
 class ServerLimitsSection(Section):

@@ -13,9 +13,9 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from appliance.config.base import Change, Section
-from appliance.config.load import Loaded
-from appliance.config.place import DataPath, dotted
+from appliance.config.loader import Loaded
 from appliance.config.root import Config
+from appliance.config.source_location import DataPath, dotted
 from appliance.models import SECTIONS
 from appliance.models.section import ModelSection
 from appliance.storage import lockfile

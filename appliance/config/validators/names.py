@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.config.draft import Draft
-from appliance.config.named import name_paths
-from appliance.config.place import DataPath, Fault
+from appliance.config.model_entries import name_paths
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath, Fault
 
 
 def names_are_unique(draft: Draft) -> Iterator[Fault]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from appliance.config.draft import Draft
-from appliance.config.named import items, model_entries
-from appliance.config.place import DataPath, Fault
+from appliance.config.model_entries import items, model_entries
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath, Fault
+from appliance.config.upstreams import HEADER_NAME
 from appliance.core.model import PATHS
 from appliance.upstream.address import is_possible
 from appliance.upstream.headers import FRAMING, HOP_BY_HOP
-from appliance.upstream.section import HEADER_NAME
 
 # The longest first: one may end in another. `/models` is where people look whether a server is there.
 _ROUTES = sorted(

@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from appliance.config.base import Section
+from appliance.config.storage import StorageSection
 from appliance.core.model import Operation
-from appliance.storage.section import StorageSection
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.config.draft import Draft
-from appliance.config.named import model_entries
-from appliance.config.place import Fault
+from appliance.config.model_entries import model_entries
+from appliance.config.raw_config import Draft
 from appliance.config.server import ServerSection
+from appliance.config.source_location import Fault
 from appliance.models import SECTIONS
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from appliance.config.draft import Draft
-from appliance.config.place import DataPath
+from appliance.config.raw_config import Draft
+from appliance.config.source_location import DataPath
 
 
 def model_entries(draft: Draft) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from appliance.config.adapters import Count, OfferingSection, RequiredChatSection, Text
 from appliance.config.base import Section
-from appliance.translation.section import Count, OfferingSection, RequiredChatSection, Text
 
 
 class OipTextSection(Section):

@@ -1,5 +1,5 @@
 """
-The committed JSON Schemas of the config: ``python -m appliance.config.schema [--check]`` writes or checks them.
+The committed JSON Schemas of the config: ``python -m appliance.config.write_schemas [--check]`` writes or checks them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Mapping
 
-from appliance.config.generator import schema_of
+from appliance.config.json_schema import schema_of
 from appliance.models import SECTIONS
 from appliance.vllm_engine.schema import write_or_check
 
