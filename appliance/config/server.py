@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.access import AccessSettings
 from appliance.admission import KeyLimits
+from appliance.auth import AccessSettings
 from appliance.config.base import Change, Section
 from appliance.config.security import CorsSection, KeySection, TlsSection
 from appliance.config.server_limits import ServerLimitsSection, ServerTimeoutsSection

@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from appliance.access import Access
 from appliance.admission import Keys
+from appliance.auth import Access
 from appliance.config import Config
 from appliance.core.errors import UnavailableError
 from appliance.core.model import ALONE, Call, FrontEnd, Reply

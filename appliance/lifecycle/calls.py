@@ -11,8 +11,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
-from appliance.access import current_caller
 from appliance.admission import Charge, Deadlines, Keys, Slot, held
+from appliance.auth import current_caller
 from appliance.core.errors import CallError, UnavailableError, UnsupportedOperationError
 from appliance.core.model import Call, Operation, Reply
 from appliance.core.request_context import Record, current

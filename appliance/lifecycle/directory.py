@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from appliance.access import Access
+from appliance.auth import Access
 from appliance.core.errors import CallError, UnknownModelError
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.life import Life

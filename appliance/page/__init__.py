@@ -17,7 +17,7 @@ from typing import Any
 from litestar import MediaType, Request, Response, get
 from litestar.handlers import BaseRouteHandler
 
-from appliance.access import OPEN, Access
+from appliance.auth import OPEN, Access
 from appliance.page.told import Told
 
 _HERE = Path(__file__).parent

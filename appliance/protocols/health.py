@@ -10,7 +10,7 @@ from litestar import Response
 from litestar.enums import HttpMethod, MediaType
 from litestar.handlers import BaseRouteHandler, route
 
-from appliance.access import OPEN
+from appliance.auth import OPEN
 from appliance.lifecycle import Standing
 from appliance.protocols.spoken import probing
 

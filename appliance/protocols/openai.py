@@ -16,7 +16,7 @@ from litestar import Response, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
-from appliance.access import Access
+from appliance.auth import Access
 from appliance.core import multipart
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError

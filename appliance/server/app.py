@@ -11,7 +11,7 @@ from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 
 from appliance import page
-from appliance.access import Access, AccessSettings
+from appliance.auth import Access, AccessSettings
 from appliance.config import Config, Loaded
 from appliance.config.digest import digest
 from appliance.core.model import ALONE

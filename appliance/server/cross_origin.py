@@ -20,9 +20,9 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.utils import normalize_path
 
-from appliance.access import Access
-from appliance.access.caller import foreign
-from appliance.access.hosts import HostNames, is_loopback, split_authority
+from appliance.auth import Access
+from appliance.auth.allowed_hosts import HostNames, is_loopback, split_authority
+from appliance.auth.principal import foreign
 from appliance.config.server import ServerSection
 from appliance.core.errors import ForbiddenError
 from appliance.server.gate import open_paths, refuse

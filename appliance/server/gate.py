@@ -10,8 +10,8 @@ from litestar.enums import ScopeType
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from appliance.access import OPEN, Access, calling
-from appliance.access.hosts import is_local
+from appliance.auth import OPEN, Access, calling
+from appliance.auth.allowed_hosts import is_local
 from appliance.core.errors import CallError, UnauthenticatedError
 from appliance.core.request_context import current
 from appliance.protocols.clients import discard

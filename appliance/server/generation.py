@@ -16,7 +16,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from litestar import Litestar
 
-from appliance.access.certificates import Certificate
+from appliance.server.tls import Certificate
 
 # Granian caps connections, idle ones included, and lets the next one hang; calls are limited elsewhere.
 _MOST_CONNECTIONS = 65536

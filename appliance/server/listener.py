@@ -10,8 +10,8 @@ import socket
 
 from litestar import Litestar
 
-from appliance.access.certificates import Certificates
 from appliance.server.generation import BACKLOG, Generation
+from appliance.server.tls import Certificates
 
 # What a client does not read is held up here, where the rest of a stream can still be put together, and not in the
 # kernel, which would take megabytes of it. A smaller number slows down large answers.

@@ -19,8 +19,6 @@ import structlog
 import uvloop
 from litestar import Litestar
 
-from appliance.access.certificates import Certificates
-from appliance.access.certificates import read as read_certificate
 from appliance.config import Config, Loaded
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError
@@ -38,6 +36,8 @@ from appliance.server.publishing import Fresh, Refresh
 from appliance.server.reloading import Reloading, newest
 from appliance.server.signals import Signals
 from appliance.server.supervisor import Supervisor, worker_count
+from appliance.server.tls import Certificates
+from appliance.server.tls import read as read_certificate
 from appliance.server.watchdog import Watchdog
 from appliance.telemetry.telemetry import Telemetry
 

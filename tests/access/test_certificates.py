@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from served import free_port
 
-from appliance.access.certificates import CertificateError, read
 from appliance.config.security import TlsSection
+from appliance.server.tls import CertificateError, read
 
 LEAF = trustme.CA().issue_cert("localhost")
 OTHER = trustme.CA().issue_cert("localhost")

@@ -13,7 +13,7 @@ from access_doubles import ALL, BOSS, EYES, HAND, ONE, Closed, Keeper, bearing, 
 from doubles import DoubleSection, config
 from structlog.testing import capture_logs
 
-from appliance.access import AccessSettings
+from appliance.auth import AccessSettings
 from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.model import Operation

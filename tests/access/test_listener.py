@@ -20,9 +20,9 @@ from litestar import Litestar, get
 from litestar.response import Stream
 from served import free_port
 
-from appliance.access.certificates import Certificates
 from appliance.config.security import TlsSection
 from appliance.server.listener import Listener
+from appliance.server.tls import Certificates
 
 AUTHORITY = trustme.CA()
 

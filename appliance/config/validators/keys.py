@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from appliance.access.hosts import is_loopback
+from appliance.auth.allowed_hosts import is_loopback
 from appliance.config.model_entries import name_paths
 from appliance.config.raw_config import Draft
 from appliance.config.security import digest_of

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.access import Access
+from appliance.auth import Access
 from appliance.core.errors import CallError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.protocols.oip import generation, pooling

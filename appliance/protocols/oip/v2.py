@@ -19,7 +19,7 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
-from appliance.access import OPEN
+from appliance.auth import OPEN
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current

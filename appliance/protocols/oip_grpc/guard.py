@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import Message
 from grpc import StatusCode
 
-from appliance.access import Access, Caller, calling, current_caller
+from appliance.auth import Access, Caller, calling, current_caller
 from appliance.core.errors import CallError, UnauthenticatedError
 from appliance.core.request_context import LEFT, recorded
 from appliance.protocols.errors import worded

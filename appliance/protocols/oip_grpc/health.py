@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
-from appliance.access import calling
+from appliance.auth import calling
 from appliance.core.errors import ApplianceError, UnknownModelError
 from appliance.lifecycle import RULES, Lifecycle, Standing
 from appliance.protocols.oip_grpc.guard import recognised

@@ -10,7 +10,6 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from appliance.access.certificates import Certificate, Certificates
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
 from appliance.lifecycle import Lifecycle, Standing
@@ -18,6 +17,7 @@ from appliance.protocols.oip_grpc import inference_pb2_grpc
 from appliance.protocols.oip_grpc.guard import Guard
 from appliance.protocols.oip_grpc.health import SERVICE, Health
 from appliance.protocols.oip_grpc.service import InferenceService
+from appliance.server.tls import Certificate, Certificates
 from appliance.telemetry.telemetry import Telemetry
 
 

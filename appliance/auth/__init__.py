@@ -2,8 +2,8 @@
 Who may ask, for what, and over which connections: keys, callers, certificates.
 """
 
-from appliance.access.caller import Caller, calling, current_caller
-from appliance.access.keys import Access, AccessSettings
+from appliance.auth.authorizer import Access, AccessSettings
+from appliance.auth.principal import Caller, calling, current_caller
 
 __all__ = ["OPEN", "Access", "AccessSettings", "Caller", "calling", "current_caller"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from appliance.access.caller import Caller, current_caller, is_foreign, is_local
+from appliance.auth.principal import Caller, current_caller, is_foreign, is_local
 from appliance.config.security import KeySection
 from appliance.core.errors import ForbiddenError, UnauthenticatedError
 from appliance.core.model import Operation
