@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, held
 from appliance.core.errors import CallError
+from appliance.limits import Deadlines, Gate, LimitsSection, Settings, SloSection, held
 from appliance.vllm_engine.request_decoder import decode
 from appliance.vllm_engine.request_size import require_decodable
 

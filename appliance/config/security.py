@@ -10,9 +10,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, model_validator
 
-from appliance.admission import KeyLimits
 from appliance.config.base import Section
 from appliance.core.model import Operation
+from appliance.limits import KeyLimits
 
 SHORTEST_KEY = 16
 """

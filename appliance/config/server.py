@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.admission import KeyLimits
 from appliance.auth import AccessSettings
 from appliance.config.base import Change, Section
 from appliance.config.security import CorsSection, KeySection, TlsSection
 from appliance.config.server_limits import ServerLimitsSection, ServerTimeoutsSection
+from appliance.limits import KeyLimits
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from appliance.admission import Keys
 from appliance.auth import Access
 from appliance.config import Config
 from appliance.core.errors import UnavailableError
@@ -26,6 +25,7 @@ from appliance.lifecycle.roster import Roster
 from appliance.lifecycle.standing import FileStanding, Standing
 from appliance.lifecycle.state import RULES, State
 from appliance.lifecycle.surroundings import Surroundings, Turn
+from appliance.limits import Keys
 from appliance.models.section import ModelSection
 
 __all__ = ["RULES", "Entry", "Lifecycle", "Patience", "Progress", "Standing", "State"]

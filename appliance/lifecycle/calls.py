@@ -11,7 +11,6 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
-from appliance.admission import Charge, Deadlines, Keys, Slot, held
 from appliance.auth import current_caller
 from appliance.core.errors import CallError, UnavailableError, UnsupportedOperationError
 from appliance.core.model import Call, Operation, Reply
@@ -19,6 +18,7 @@ from appliance.core.request_context import Record, current
 from appliance.core.token_usage import Usage
 from appliance.lifecycle.entry import Entry
 from appliance.lifecycle.state import RULES, State
+from appliance.limits import Charge, Deadlines, Keys, Slot, held
 
 # Of these nobody sees the first token but in a stream; of any other, the whole answer is one.
 _GENERATIONS = frozenset(

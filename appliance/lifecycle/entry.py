@@ -13,7 +13,6 @@ from typing import IO, Any
 
 import structlog
 
-from appliance.admission import Gate, Settings, SloSection, share
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import CallError
 from appliance.core.model import Model, Peers
@@ -25,6 +24,7 @@ from appliance.lifecycle.progress import Progress
 from appliance.lifecycle.standing import public_reason
 from appliance.lifecycle.state import State
 from appliance.lifecycle.tally import Tally
+from appliance.limits import Gate, Settings, SloSection, share
 from appliance.models.section import ModelSection
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -12,10 +12,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from appliance.admission import LimitsSection, SloSection
 from appliance.config.base import Change, Section
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import Model, Peers
+from appliance.limits import LimitsSection, SloSection
 from appliance.plan import Demand, Plan, Refusal
 from appliance.storage import materialize
 

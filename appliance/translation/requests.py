@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.admission import require_size
 from appliance.core.errors import CallError
+from appliance.limits import require_size
 from appliance.translation.messages import Json
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import structlog
 from pydantic import ValidationError
 
-from appliance.admission import current_slot
 from appliance.core.errors import ApplianceError, LoadError, MissingExtraError
+from appliance.limits import current_slot
 from appliance.vllm_engine.arguments import Setup
 from appliance.vllm_engine.child import ForkServer, Spawning
 from appliance.vllm_engine.configuring import configure

@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from appliance.admission import sequence
 from appliance.config.engine import StructuredOutputsSection
 from appliance.core.errors import CallError
 from appliance.core.request_context import Record, current
+from appliance.limits import sequence
 from appliance.vllm_engine.choices import choices
 from appliance.vllm_engine.grammar_check import GrammarCheck
 from appliance.vllm_engine.ready import Ready

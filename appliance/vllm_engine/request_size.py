@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.admission import current_slot, require_size
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError
 from appliance.core.json_limits import has_more_containers
+from appliance.limits import current_slot, require_size
 
 # Where vLLM's requests have their texts; of a score, the side with more of them says how many pairs there are.
 _FIELDS = ("prompt", "prompt_embeds", "input", "documents", "items", "queries", "text_1", "text_2", "data_1", "data_2")

@@ -17,8 +17,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from structlog.testing import capture_logs
 
-from appliance.admission import KeyLimits
 from appliance.config.security import KeySection
+from appliance.limits import KeyLimits
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.protocols.oip_grpc.server import create_server

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.admission.forecast import Forecast
-from appliance.admission.ratio import Ratio
+from appliance.limits.token_estimator import Ratio
+from appliance.limits.wait_estimator import Forecast
 
 
 def forecast(*held: float) -> Forecast:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot
 from appliance.core.errors import DeadlineError, LimitedError
 from appliance.core.request_context import recorded
+from appliance.limits import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot
 
 
 class Clock:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.admission import Charge, KeyLimits, Keys
 from appliance.core.errors import LimitedError
 from appliance.core.request_context import recorded
+from appliance.limits import Charge, KeyLimits, Keys
 
 
 class Account:

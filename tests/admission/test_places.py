@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from appliance.admission import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot, held, require_size, sequence
 from appliance.core.errors import CallError, LimitedError
 from appliance.core.request_context import recorded
+from appliance.limits import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot, held, require_size, sequence
 
 
 async def settle() -> None:

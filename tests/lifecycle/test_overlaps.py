@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import pytest
 from doubles import Double, RemoteSection, config
 
-from appliance.admission import LimitsSection
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Call, Model, Operation, Peers
 from appliance.lifecycle import Entry, Lifecycle, Patience, State
 from appliance.lifecycle.succession import Succession
+from appliance.limits import LimitsSection
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 WAITING = Call(Operation.COMPLETION, b'{"prompt": "wait"}')

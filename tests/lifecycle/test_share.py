@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from doubles import Double, DoubleSection
 
-from appliance.admission import LimitsSection
 from appliance.core.model import ALONE, Call, FrontEnd, Model, Operation, Peers, Reply
 from appliance.lifecycle.entry import Entry
+from appliance.limits import LimitsSection
 
 
 class Seven(Double):

@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from appliance.admission.deadlines import Deadlines
-from appliance.admission.forecast import Forecast
-from appliance.admission.places import Place, Places
-from appliance.admission.ratio import Ratio
-from appliance.admission.refusal import note, refusal
-from appliance.admission.slots import Sequence, Slot
 from appliance.config.limits import LimitsSection, SloSection
 from appliance.core.errors import DeadlineError, LimitedError
+from appliance.limits.capacity import Place, Places
+from appliance.limits.rejection import note, refusal
+from appliance.limits.slots import Sequence, Slot
+from appliance.limits.timeouts import Deadlines
+from appliance.limits.token_estimator import Ratio
+from appliance.limits.wait_estimator import Forecast
 
 # Requests differ, so a forecast may use up no more than this share of what is promised.
 _SHARE = 0.75

@@ -2,11 +2,11 @@
 Who is let in, and when: limits of each model and of each key, a queue before the engine, a forecast of the wait.
 """
 
-from appliance.admission.deadlines import Deadlines
-from appliance.admission.gate import Gate, Settings
-from appliance.admission.keys import Charge, Keys
-from appliance.admission.slots import Slot, current_slot, held, require_size, require_within, sequence
 from appliance.config.limits import KeyLimits, LimitsSection, SloSection, share
+from appliance.limits.queue import Gate, Settings
+from appliance.limits.rate_limiter import Charge, Keys
+from appliance.limits.slots import Slot, current_slot, held, require_size, require_within, sequence
+from appliance.limits.timeouts import Deadlines
 
 __all__ = [
     "Charge",

@@ -10,10 +10,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
-from appliance.admission.places import Place, Share
 from appliance.config.limits import LimitsSection
 from appliance.core.errors import CallError
 from appliance.core.request_context import current
+from appliance.limits.capacity import Place, Share
 
 
 class Lender(Protocol):

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from appliance.admission.refusal import refusal
 from appliance.config.limits import KeyLimits
+from appliance.limits.rejection import refusal
 
 _MINUTE = 60.0
 
