@@ -17,7 +17,7 @@ from appliance.config.root import LoggingSection
 from appliance.config.server import ServerSection
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model, Peers
-from appliance.models.section import ModelSection
+from appliance.models.base_config import ModelSection
 from appliance.openai.keywords import checked
 from appliance.python_model.bridge import bridged
 from appliance.python_model.served import ServedModel

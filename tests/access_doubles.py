@@ -16,7 +16,7 @@ from appliance.config.root import MetadataSection
 from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.model import Call, Model, Operation, Peers, Reply
-from appliance.lifecycle import Lifecycle
+from appliance.models.manager import Lifecycle
 from appliance.server import create_app
 
 ALL = "all-all-all-all-all-all"

@@ -15,7 +15,7 @@ from appliance.config import Config
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.core.model import Call, Model, Operation, Peers, Reply
-from appliance.models.section import ModelSection, Recovery, Report
+from appliance.models.base_config import ModelSection, Recovery, Report
 
 PROOF = Call(Operation.COMPLETION, b'{"prompt": "proof"}')
 

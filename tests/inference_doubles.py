@@ -21,7 +21,7 @@ from appliance.config import Config, Loaded
 from appliance.config.server import ServerSection
 from appliance.core.errors import CallError
 from appliance.core.model import Call, Model, Operation, Peers, Reply
-from appliance.lifecycle import Lifecycle
+from appliance.models.manager import Lifecycle
 from appliance.server import create_app
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.wire import LENGTH_HEADER, read_request, read_response, write_request, write_response

@@ -14,7 +14,7 @@ from doubles import Double, DoubleSection, config
 from httpx import ASGITransport, AsyncClient
 
 from appliance.core.errors import EngineDeadError
-from appliance.lifecycle import Lifecycle
+from appliance.models.manager import Lifecycle
 from appliance.server import create_app
 
 

@@ -18,7 +18,7 @@ from appliance.config import Config, Loaded, load
 from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
-from appliance.models.computed import ComputedSection
+from appliance.models.local_config import ComputedSection
 from appliance.plan import Hardware, Plan, Refusal, look, named, probes, seen
 from appliance.plan import plan as plan_one
 from appliance.plan.table import table

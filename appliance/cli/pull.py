@@ -23,7 +23,7 @@ from rich.progress import (
 
 from appliance.config import Config
 from appliance.config.storage import StorageSection, StorageSettings
-from appliance.models.section import ModelSection, Report
+from appliance.models.base_config import ModelSection, Report
 from appliance.storage import Report as CacheReport
 from appliance.storage import lockfile, materialize, verify
 from appliance.storage.contents import Contents, contents

@@ -12,7 +12,7 @@ from typing import Any
 from appliance.config import Loaded, load
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
-from appliance.models.computed import ComputedSection
+from appliance.models.local_config import ComputedSection
 from appliance.plan import check
 
 

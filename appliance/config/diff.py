@@ -17,7 +17,7 @@ from appliance.config.loader import Loaded
 from appliance.config.root import Config
 from appliance.config.source_location import DataPath, dotted
 from appliance.models import SECTIONS
-from appliance.models.section import ModelSection
+from appliance.models.base_config import ModelSection
 from appliance.storage import lockfile
 
 _SECRET = "***"  # noqa: S105 - stands for one

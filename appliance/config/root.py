@@ -13,7 +13,7 @@ from appliance import models
 from appliance.config.base import Change, Section
 from appliance.config.server import ServerSection
 from appliance.config.storage import StorageSettings
-from appliance.models.section import ModelSection
+from appliance.models.base_config import ModelSection
 from appliance.telemetry.access import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
 from appliance.telemetry.tracing import TracingSection

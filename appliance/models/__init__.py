@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from appliance.models.adapter import AdapterSection
+from appliance.models.base_config import ModelSection
 from appliance.models.encoder import EncoderSection
 from appliance.models.generative import GenerativeSection
 from appliance.models.proxy import ProxySection
-from appliance.models.section import ModelSection
 
 SECTIONS: Mapping[str, type[ModelSection]] = {
     "adapter": AdapterSection,

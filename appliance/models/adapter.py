@@ -21,7 +21,7 @@ from appliance.config.upstreams import UpstreamSection
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, LoadError
 from appliance.core.model import Call, Model, Operation, Peers, Reply
-from appliance.models.section import ModelSection, Name
+from appliance.models.base_config import ModelSection, Name
 from appliance.translation.chat import Chat
 from appliance.translation.faces import Faces, over_completions, over_http, over_oip
 from appliance.translation.messages import Json

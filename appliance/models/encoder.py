@@ -14,9 +14,9 @@ from pydantic import Field
 
 from appliance.config.engine import EngineSection
 from appliance.core.model import Call, FrontEnd, Operation
-from appliance.models.computed import AnyEngine, ComputedSection
-from appliance.models.local import LocalModel
-from appliance.models.tasks import Choice, Task, choose
+from appliance.models.encoder_task import Choice, Task, choose
+from appliance.models.local_config import AnyEngine, ComputedSection
+from appliance.models.vllm_model import LocalModel
 from appliance.vllm_engine.arguments import Pooler, Setup
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

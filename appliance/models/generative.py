@@ -16,9 +16,9 @@ from appliance.config.base import Section
 from appliance.config.engine import EngineSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import Call, FrontEnd, Operation
-from appliance.models.computed import ComputedSection
-from appliance.models.local import LocalModel
-from appliance.models.section import Name, Report
+from appliance.models.base_config import Name, Report
+from appliance.models.local_config import ComputedSection
+from appliance.models.vllm_model import LocalModel
 from appliance.storage import Cache
 from appliance.vllm_engine import gguf
 from appliance.vllm_engine.arguments import Setup

@@ -20,7 +20,7 @@ from appliance.core.json_edit import NotAnObjectError
 from appliance.core.model import FORMS, PATHS, Call, Model, Peers, Reply
 from appliance.core.multipart import FormError
 from appliance.core.request_context import current
-from appliance.models.section import ModelSection
+from appliance.models.base_config import ModelSection
 from appliance.upstream import keeping, relay, stream_usage
 from appliance.upstream.affinity import head_of
 from appliance.upstream.answer import Answer

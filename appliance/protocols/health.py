@@ -11,7 +11,7 @@ from litestar.enums import HttpMethod, MediaType
 from litestar.handlers import BaseRouteHandler, route
 
 from appliance.auth import OPEN
-from appliance.lifecycle import Standing
+from appliance.models.manager import Standing
 from appliance.protocols.spoken import probing
 
 

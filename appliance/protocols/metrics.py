@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from appliance.lifecycle import Lifecycle, Progress, State
+from appliance.models.manager import Lifecycle, Progress, State
 from appliance.protocols.spoken import probing
 
 _AMOUNTS: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (

@@ -21,7 +21,7 @@ from appliance.core import multipart
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError
 from appliance.core.model import FORMS, PATHS, Call, Operation, Reply
-from appliance.lifecycle import RULES, Entry, Lifecycle
+from appliance.models.manager import RULES, Entry, Lifecycle
 from appliance.protocols import errors
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.gateway import Gateway

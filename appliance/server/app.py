@@ -15,8 +15,8 @@ from appliance.auth import Access, AccessSettings
 from appliance.config import Config, Loaded
 from appliance.config.digest import digest
 from appliance.core.model import ALONE
-from appliance.lifecycle import Lifecycle, Standing
-from appliance.lifecycle.standing import public
+from appliance.models.health import public
+from appliance.models.manager import Lifecycle, Standing
 from appliance.page.told import Told
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from appliance.lifecycle import Lifecycle
+from appliance.models.manager import Lifecycle
 from appliance.server.listener import Listener
 from appliance.server.probes import ProbeListener
 

@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
 
 from appliance.core.model import FrontEnd
-from appliance.lifecycle import Lifecycle, Standing, State
+from appliance.models.manager import Lifecycle, Standing, State
 from appliance.protocols.metrics import of_models
 from appliance.server.families import Family, counted, merged
 from appliance.server.slots import Slots

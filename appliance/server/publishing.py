@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client.core import Metric
 
-from appliance.lifecycle import Lifecycle, Standing
+from appliance.models.manager import Lifecycle, Standing
 from appliance.server.outlook import Published
 
 # How old what a worker hears of the others can be, before they are ready and then.

@@ -16,9 +16,9 @@ from appliance.config.base import Change
 from appliance.config.root import LoggingSection
 from appliance.core import logging_setup
 from appliance.core.errors import ConfigError
-from appliance.lifecycle import Lifecycle
-from appliance.lifecycle.standing import FileStanding
-from appliance.lifecycle.succession import Succession
+from appliance.models.health import FileStanding
+from appliance.models.manager import Lifecycle
+from appliance.models.rollout import Succession
 from appliance.server.watch import Watch
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

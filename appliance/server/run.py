@@ -25,7 +25,7 @@ from appliance.core.errors import ApplianceError
 from appliance.core.log_output import captured_output
 from appliance.core.service_links import REMEDY, service_links
 from appliance.core.system import leave
-from appliance.lifecycle import Lifecycle
+from appliance.models.manager import Lifecycle
 from appliance.protocols import oip_grpc
 from appliance.server.app import create_app, create_probes, probe_settings
 from appliance.server.departure import depart

@@ -15,7 +15,7 @@ from served import free_port
 
 from appliance.config.root import MetadataSection
 from appliance.config.server import ServerSection
-from appliance.lifecycle.standing import FileStanding
+from appliance.models.health import FileStanding
 from appliance.server.listener import Listener
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"

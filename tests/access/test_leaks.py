@@ -16,8 +16,8 @@ from inference_doubles import InferenceClient, Speaker, speakers
 
 from appliance.config.server import ServerSection
 from appliance.core.errors import ArtifactCorruptError, EngineDeadError, LoadError
-from appliance.lifecycle.standing import FileStanding
-from appliance.lifecycle.state import State
+from appliance.models.health import FileStanding
+from appliance.models.state import State
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.protocols.oip_grpc.server import create_server

@@ -15,8 +15,8 @@ from doubles import Double, DoubleSection, config
 
 from appliance.core.errors import CallError, LoadError, UnavailableError
 from appliance.core.model import Call, Model, Operation, Peers, Reply
-from appliance.lifecycle import Lifecycle, State
 from appliance.models.adapter import AdapterSection
+from appliance.models.manager import Lifecycle, State
 
 CHAT = Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
 STREAM = Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}], "stream": true}')

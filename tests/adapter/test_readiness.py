@@ -18,8 +18,8 @@ from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.errors import GatewayError
 from appliance.core.model import Call, Operation
-from appliance.lifecycle import Lifecycle, State
 from appliance.models.adapter import AdapterSection
+from appliance.models.manager import Lifecycle, State
 
 PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz")
 

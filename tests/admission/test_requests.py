@@ -19,8 +19,8 @@ from appliance.config.server import ServerSection
 from appliance.core.errors import CallError, LimitedError
 from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.core.request_context import Record, current, recorded
-from appliance.lifecycle import Entry, Lifecycle
 from appliance.limits import KeyLimits, LimitsSection, SloSection
+from appliance.models.manager import Entry, Lifecycle
 from appliance.server import create_app
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"

@@ -19,8 +19,8 @@ from doubles import config as doubles
 from reference_servers import environment
 
 from appliance.config import Config, load
-from appliance.lifecycle import Lifecycle
 from appliance.models.generative import GenerativeSection
+from appliance.models.manager import Lifecycle
 from appliance.server.app import create_probes
 from appliance.server.outlook import Alone
 from appliance.telemetry.telemetry import Settings, Telemetry

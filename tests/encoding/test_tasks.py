@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.core.errors import LoadError
-from appliance.models.tasks import Task, choose
+from appliance.models.encoder_task import Task, choose
 
 
 @pytest.mark.parametrize(

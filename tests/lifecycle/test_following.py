@@ -13,8 +13,8 @@ from doubles import Double, DoubleSection, config
 
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Call, Model, Operation, Peers
-from appliance.lifecycle import Lifecycle, State
-from appliance.lifecycle.succession import Succession
+from appliance.models.manager import Lifecycle, State
+from appliance.models.rollout import Succession
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 

@@ -24,7 +24,7 @@ from appliance.core.errors import (
     UnsupportedOperationError,
 )
 from appliance.core.model import Call, Operation, Reply
-from appliance.lifecycle import Lifecycle, Patience, State
+from appliance.models.manager import Lifecycle, Patience, State
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 STREAM = Call(Operation.COMPLETION, b'{"stream": true}')

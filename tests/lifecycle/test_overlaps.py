@@ -14,9 +14,9 @@ from doubles import Double, RemoteSection, config
 
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Call, Model, Operation, Peers
-from appliance.lifecycle import Entry, Lifecycle, Patience, State
-from appliance.lifecycle.succession import Succession
 from appliance.limits import LimitsSection
+from appliance.models.manager import Entry, Lifecycle, Patience, State
+from appliance.models.rollout import Succession
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 WAITING = Call(Operation.COMPLETION, b'{"prompt": "wait"}')

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import MissingExtraError
-from appliance.lifecycle import Lifecycle, State
-from appliance.lifecycle.phases import Phases
+from appliance.models.load_timings import Phases
+from appliance.models.manager import Lifecycle, State
 
 
 async def _until(is_so: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ from doubles import DoubleSection, config
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from appliance.lifecycle import Lifecycle, Progress
+from appliance.models.manager import Lifecycle, Progress
 from appliance.server.app import create_probes
 from appliance.server.outlook import Alone
 from appliance.telemetry.telemetry import Settings, Telemetry

@@ -14,9 +14,9 @@ from doubles import Double, DoubleSection, config
 
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
 from appliance.core.model import Call, Model, Operation, Peers
-from appliance.lifecycle import Entry, Lifecycle, Patience, State
-from appliance.lifecycle.deaths import Deaths
-from appliance.lifecycle.succession import Succession
+from appliance.models.manager import Entry, Lifecycle, Patience, State
+from appliance.models.restart_policy import Deaths
+from appliance.models.rollout import Succession
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from doubles import Double, DoubleSection
 
 from appliance.core.model import ALONE, Call, FrontEnd, Model, Operation, Peers, Reply
-from appliance.lifecycle.entry import Entry
 from appliance.limits import LimitsSection
+from appliance.models.model_status import Entry
 
 
 class Seven(Double):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.lifecycle import RULES, State
+from appliance.models.manager import RULES, State
 
 S = State
 ENDS = {S.FAILED, S.STOPPED}

@@ -18,10 +18,10 @@ from appliance.config.server import ServerSection
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
 from appliance.core.model import Call, Operation
-from appliance.lifecycle import Lifecycle, State
-from appliance.lifecycle.life import Life
-from appliance.lifecycle.succession import Succession
-from appliance.models.section import ModelSection, Report
+from appliance.models.base_config import ModelSection, Report
+from appliance.models.manager import Lifecycle, State
+from appliance.models.model_runner import Life
+from appliance.models.rollout import Succession
 
 PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
 STREAM = Call(Operation.COMPLETION, b'{"stream": true}')

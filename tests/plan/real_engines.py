@@ -77,7 +77,7 @@ def _start(file: str) -> Answer:
     from appliance.config import load
     from appliance.config.storage import StorageSettings
     from appliance.core.model import ALONE
-    from appliance.models.local import LocalModel
+    from appliance.models.vllm_model import LocalModel
     from appliance.vllm_engine.arguments import engine_arguments
     from appliance.vllm_engine.placing import environment_of
 

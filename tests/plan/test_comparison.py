@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactCorruptError
 from appliance.core.model import Peers
-from appliance.lifecycle import Lifecycle
+from appliance.models.base_config import Report
 from appliance.models.generative import GenerativeSection
-from appliance.models.section import Report
+from appliance.models.manager import Lifecycle
 from appliance.plan import Plan
 
 Write = Callable[..., Path]

@@ -18,7 +18,7 @@ import pytest
 from appliance.config.layout import LayoutSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError, LoadError
-from appliance.models.tasks import choose
+from appliance.models.encoder_task import choose
 from appliance.plan import look
 from appliance.plan.architecture import MOST_EXPERTS, architecture_of
 from appliance.plan.cutting import grouped, parts

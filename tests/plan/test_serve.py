@@ -19,7 +19,7 @@ from appliance.config import load
 from appliance.config.layout import LayoutSection
 from appliance.config.storage import StorageSettings, TransferSection
 from appliance.core.errors import StorageUnavailableError
-from appliance.lifecycle.bringing import bring
+from appliance.models.fetch import bring
 from appliance.models.generative import GenerativeSection
 
 Write = Callable[..., Path]

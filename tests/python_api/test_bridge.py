@@ -18,7 +18,7 @@ from served import until
 from appliance.core import model
 from appliance.core.errors import CallError, EngineDeadError, LoadError, UnavailableError, UnsupportedOperationError
 from appliance.core.model import Call, Operation
-from appliance.lifecycle.proof import prove
+from appliance.models.warmup import prove
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.openai.types import ChatCompletion, ErrorResponse
 from appliance.python_model.bridge import bridged

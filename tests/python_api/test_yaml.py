@@ -17,8 +17,8 @@ from served import Served
 from appliance.config import load
 from appliance.core.errors import LoadError
 from appliance.core.model import Call, Model, Operation
-from appliance.lifecycle.peers import Peers
-from appliance.models.section import ModelSection
+from appliance.models.base_config import ModelSection
+from appliance.models.peer_client import Peers
 
 NOBODY = Peers(lambda name: pytest.fail(name))
 

@@ -11,7 +11,7 @@ import pytest
 from doubles import config
 from prometheus_client import REGISTRY, Gauge
 
-from appliance.lifecycle import Lifecycle, Standing
+from appliance.models.manager import Lifecycle, Standing
 from appliance.server.outlook import Seat, Snapshot, Together, bury, read, write
 from appliance.server.slots import Slots
 

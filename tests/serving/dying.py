@@ -14,7 +14,7 @@ import psutil
 
 from appliance.config import load
 from appliance.core.model import Call, Operation
-from appliance.lifecycle import Lifecycle, Patience, State
+from appliance.models.manager import Lifecycle, Patience, State
 
 CALL = Call(Operation.COMPLETION, b'{"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}')
 

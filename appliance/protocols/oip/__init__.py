@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from litestar.handlers import BaseRouteHandler
 
-from appliance.lifecycle import Lifecycle, Standing
+from appliance.models.manager import Lifecycle, Standing
 from appliance.protocols.intake import Intake
 from appliance.protocols.oip import repository, v1, v2
 from appliance.protocols.spoken import speaking

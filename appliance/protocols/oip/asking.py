@@ -14,8 +14,8 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, GatewayError, UnknownModelError
 from appliance.core.model import Call, Operation, Reply
 from appliance.core.parallel import gathered
-from appliance.lifecycle import Entry, Lifecycle
 from appliance.limits import require_within
+from appliance.models.manager import Entry, Lifecycle
 from appliance.protocols.oip.columns import Columns, columns_of
 from appliance.protocols.oip.meaning import Meaning, choose
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor

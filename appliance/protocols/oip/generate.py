@@ -19,7 +19,7 @@ from litestar import Response
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, GatewayError, UnsupportedOperationError
 from appliance.core.model import Operation, Reply
-from appliance.lifecycle import Lifecycle
+from appliance.models.manager import Lifecycle
 from appliance.protocols import errors
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.intake import Intake

@@ -11,7 +11,7 @@ from typing import Any
 
 from appliance.core.errors import UnsupportedOperationError
 from appliance.core.model import Operation
-from appliance.lifecycle import RULES, Entry, Lifecycle, State
+from appliance.models.manager import RULES, Entry, Lifecycle, State
 from appliance.protocols.oip.asking import VERSION
 from appliance.protocols.oip.columns import Spec
 from appliance.protocols.oip.meaning import usual

@@ -15,7 +15,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from appliance.core.errors import CallError, ForbiddenError
-from appliance.lifecycle import Lifecycle
+from appliance.models.manager import Lifecycle
 from appliance.protocols.clients import AnyRequest, before_body
 from appliance.protocols.intake import Intake
 from appliance.protocols.oip import metadata

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.lifecycle import Entry, Lifecycle
+from appliance.models.manager import Entry, Lifecycle
 from appliance.protocols.oip.asking import VERSION
 
 

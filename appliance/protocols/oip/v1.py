@@ -19,7 +19,7 @@ from litestar.params import FromPath
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, UnsupportedOperationError
 from appliance.core.model import Call, Operation, Reply
-from appliance.lifecycle import Lifecycle
+from appliance.models.manager import Lifecycle
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.compression import compressed
 from appliance.protocols.errors import told

@@ -23,7 +23,7 @@ from appliance.auth import OPEN
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current
-from appliance.lifecycle import RULES, Entry, Lifecycle, Standing
+from appliance.models.manager import RULES, Entry, Lifecycle, Standing
 from appliance.protocols.clients import AnyRequest, before_body, unless_gone
 from appliance.protocols.compression import compressed
 from appliance.protocols.intake import Intake

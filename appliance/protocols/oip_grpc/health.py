@@ -16,7 +16,7 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from appliance.auth import calling
 from appliance.core.errors import ApplianceError, UnknownModelError
-from appliance.lifecycle import RULES, Lifecycle, Standing
+from appliance.models.manager import RULES, Lifecycle, Standing
 from appliance.protocols.oip_grpc.guard import recognised
 
 SERVICE = "inference.GRPCInferenceService"

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
-from appliance.lifecycle import Lifecycle, Standing
+from appliance.models.manager import Lifecycle, Standing
 from appliance.protocols.oip_grpc import inference_pb2_grpc
 from appliance.protocols.oip_grpc.guard import Guard
 from appliance.protocols.oip_grpc.health import SERVICE, Health

@@ -13,7 +13,7 @@ from google.protobuf.json_format import ParseDict
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current
-from appliance.lifecycle import RULES, Lifecycle, Standing
+from appliance.models.manager import RULES, Lifecycle, Standing
 from appliance.protocols.oip import metadata, repository
 from appliance.protocols.oip.asking import VERSION, authorize, entry_of, infer
 from appliance.protocols.oip.columns import Spec

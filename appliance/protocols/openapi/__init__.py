@@ -14,7 +14,7 @@ from litestar import MediaType, Response, get
 from litestar.handlers import BaseRouteHandler
 
 from appliance.core.model import Operation
-from appliance.lifecycle import Lifecycle
+from appliance.models.manager import Lifecycle
 from appliance.protocols.oip.asking import VERSION
 from appliance.protocols.oip.metadata import server_version
 from appliance.protocols.openapi.operations import Told, operations

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import ALONE, Call, FrontEnd, Operation, Reply
-from appliance.lifecycle import calls
-from appliance.lifecycle.entry import Entry
-from appliance.lifecycle.standing import public_reason
-from appliance.lifecycle.state import RULES, State
+from appliance.models import dispatch
+from appliance.models.health import public_reason
+from appliance.models.model_status import Entry
+from appliance.models.state import RULES, State
 
 
 class Peers:
@@ -52,4 +52,4 @@ class Peers:
             CallError: it cannot do this, cannot do it now, or the call itself is at fault.
             EngineDeadError: it died over it.
         """
-        return await calls.answer(self._find(name), call)
+        return await dispatch.answer(self._find(name), call)

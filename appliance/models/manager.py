@@ -13,20 +13,20 @@ from appliance.auth import Access
 from appliance.config import Config
 from appliance.core.errors import UnavailableError
 from appliance.core.model import ALONE, Call, FrontEnd, Reply
-from appliance.lifecycle import calls
-from appliance.lifecycle.deaths import Patience
-from appliance.lifecycle.directory import Directory
-from appliance.lifecycle.ending import Ending
-from appliance.lifecycle.entry import Entry
-from appliance.lifecycle.life import Life
-from appliance.lifecycle.peers import Peers
-from appliance.lifecycle.progress import Progress
-from appliance.lifecycle.roster import Roster
-from appliance.lifecycle.standing import FileStanding, Standing
-from appliance.lifecycle.state import RULES, State
-from appliance.lifecycle.surroundings import Surroundings, Turn
 from appliance.limits import Keys
-from appliance.models.section import ModelSection
+from appliance.models import dispatch
+from appliance.models.base_config import ModelSection
+from appliance.models.directory import Directory
+from appliance.models.exit_signal import Ending
+from appliance.models.fetch_progress import Progress
+from appliance.models.health import FileStanding, Standing
+from appliance.models.model_runner import Life
+from appliance.models.model_status import Entry
+from appliance.models.peer_client import Peers
+from appliance.models.registry import Roster
+from appliance.models.restart_policy import Patience
+from appliance.models.runner_context import Surroundings, Turn
+from appliance.models.state import RULES, State
 
 __all__ = ["RULES", "Entry", "Lifecycle", "Patience", "Progress", "Standing", "State"]
 
@@ -163,7 +163,7 @@ class Lifecycle:
         """
         entry = self.find(name)
         self.access.require_operation(call.operation)
-        return await calls.answer(entry, call, self.keys)
+        return await dispatch.answer(entry, call, self.keys)
 
     async def drain(self, seconds: float, delay: float = 0, dismiss: Callable[[], None] = lambda: None) -> None:
         """
@@ -180,7 +180,7 @@ class Lifecycle:
         entries = [life.entry for life in self.roster.everyone]
         if any(entry.is_busy for entry in entries):
             dismiss()
-            await calls.quiet(entries, seconds)
+            await dispatch.quiet(entries, seconds)
 
     def _retire(self, reason: str, *, answers: bool) -> None:
         for life in self.roster.lives:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from appliance.config.storage import StorageSettings
 from appliance.core.model import Peers
-from appliance.lifecycle.deaths import Patience
-from appliance.lifecycle.entry import Entry
-from appliance.models.section import ModelSection
+from appliance.models.base_config import ModelSection
+from appliance.models.model_status import Entry
+from appliance.models.restart_policy import Patience
 
 
 @dataclass(slots=True)

@@ -20,9 +20,9 @@ from appliance.config.layout import AnyLayout, LayoutSection
 from appliance.config.python_engine import PythonSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import FrontEnd, Model, Operation, Peers
-from appliance.models.following import FollowingModel
-from appliance.models.local import LocalModel
-from appliance.models.section import ModelSection, Recovery
+from appliance.models.base_config import ModelSection, Recovery
+from appliance.models.vllm_model import LocalModel
+from appliance.models.worker_node import FollowingModel
 from appliance.plan import Demand, Plan, Refusal
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

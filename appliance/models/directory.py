@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from appliance.auth import Access
 from appliance.core.errors import CallError, UnknownModelError
-from appliance.lifecycle.entry import Entry
-from appliance.lifecycle.life import Life
-from appliance.lifecycle.roster import Roster
+from appliance.models.model_runner import Life
+from appliance.models.model_status import Entry
+from appliance.models.registry import Roster
 
 # Of a name that nobody has, so much is repeated.
 _LONGEST_NAME = 200

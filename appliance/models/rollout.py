@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 
-from appliance.lifecycle import Lifecycle
-from appliance.lifecycle.life import Life
-from appliance.lifecycle.state import RULES, State
-from appliance.models.section import ModelSection
+from appliance.models.base_config import ModelSection
+from appliance.models.manager import Lifecycle
+from appliance.models.model_runner import Life
+from appliance.models.state import RULES, State
 
 _ANEW = "the config changed, and it is brought anew"
 _REPLACED = "the config changed, and another took its place"

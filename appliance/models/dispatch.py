@@ -16,9 +16,9 @@ from appliance.core.errors import CallError, UnavailableError, UnsupportedOperat
 from appliance.core.model import Call, Operation, Reply
 from appliance.core.request_context import Record, current
 from appliance.core.token_usage import Usage
-from appliance.lifecycle.entry import Entry
-from appliance.lifecycle.state import RULES, State
 from appliance.limits import Charge, Deadlines, Keys, Slot, held
+from appliance.models.model_status import Entry
+from appliance.models.state import RULES, State
 
 # Of these nobody sees the first token but in a stream; of any other, the whole answer is one.
 _GENERATIONS = frozenset(

@@ -17,15 +17,15 @@ from appliance.config.storage import StorageSettings
 from appliance.core.errors import CallError
 from appliance.core.model import Model, Peers
 from appliance.core.model_traits import Bounded, Dependent, Following, Preparable, Spread, Timed
-from appliance.lifecycle.bringing import bring, reporter
-from appliance.lifecycle.comparison import Comparison
-from appliance.lifecycle.phases import Phases
-from appliance.lifecycle.progress import Progress
-from appliance.lifecycle.standing import public_reason
-from appliance.lifecycle.state import State
-from appliance.lifecycle.tally import Tally
 from appliance.limits import Gate, Settings, SloSection, share
-from appliance.models.section import ModelSection
+from appliance.models.base_config import ModelSection
+from appliance.models.fetch import bring, reporter
+from appliance.models.fetch_progress import Progress
+from appliance.models.health import public_reason
+from appliance.models.load_timings import Phases
+from appliance.models.plan_check import Comparison
+from appliance.models.request_counter import Tally
+from appliance.models.state import State
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

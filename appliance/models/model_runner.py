@@ -9,13 +9,13 @@ import asyncio
 import structlog
 
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
-from appliance.lifecycle import calls
-from appliance.lifecycle.deaths import Deaths, reason_of
-from appliance.lifecycle.entry import Entry
-from appliance.lifecycle.proof import prove
-from appliance.lifecycle.state import RULES, State
-from appliance.lifecycle.surroundings import Surroundings
-from appliance.models.section import ModelSection
+from appliance.models import dispatch
+from appliance.models.base_config import ModelSection
+from appliance.models.model_status import Entry
+from appliance.models.restart_policy import Deaths, reason_of
+from appliance.models.runner_context import Surroundings
+from appliance.models.state import RULES, State
+from appliance.models.warmup import prove
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -94,7 +94,7 @@ class Life:
         """
         Let go of a model that is draining, once its calls are done or `seconds` are over.
         """
-        await calls.quiet([self.entry], seconds)
+        await dispatch.quiet([self.entry], seconds)
         # It may have died meanwhile.
         if self.entry.state is State.DRAINING:
             self.move(State.UNLOADED, reason)
@@ -119,7 +119,7 @@ class Life:
         """
         if State.DRAINING in RULES[self.entry.state].leaves_to:
             self.move(State.DRAINING, reason)
-            await calls.quiet([self.entry], seconds)
+            await dispatch.quiet([self.entry], seconds)
         await self.stop(reason)
 
     async def stop(self, reason: str) -> None:

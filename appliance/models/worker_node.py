@@ -10,7 +10,7 @@ from typing import Any
 
 from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import Call, Operation, Reply
-from appliance.models.local import LocalModel
+from appliance.models.vllm_model import LocalModel
 from appliance.vllm_engine.nodes.headless import HeadlessEngine
 
 

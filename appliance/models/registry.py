@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from appliance.lifecycle.entry import Entry
-from appliance.lifecycle.life import Life
+from appliance.models.model_runner import Life
+from appliance.models.model_status import Entry
 
 
 class Roster:

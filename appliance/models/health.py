@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from appliance.lifecycle.state import State
+from appliance.models.state import State
 
 
 @dataclass(frozen=True, slots=True)

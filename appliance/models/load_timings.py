@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from appliance.lifecycle.state import State
+from appliance.models.state import State
 
 _LOADING = frozenset({State.PENDING, State.FETCHING, State.LOADING, State.PROVING})
 """
