@@ -8,16 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from appliance.model_server import ModelServer
-    from appliance.python_model.tensor_model import Model
-    from appliance.python_model.tensors import InferInput, InferOutput, InferRequest, InferResponse
+    from appliance.python_api.infer_types import InferInput, InferOutput, InferRequest, InferResponse
+    from appliance.python_api.tensor_model import Model
+    from appliance.server.model_server import ModelServer
 
 __all__ = ["InferInput", "InferOutput", "InferRequest", "InferResponse", "Model", "ModelServer"]
 
 _PLACES = {
-    "ModelServer": "appliance.model_server",
-    "Model": "appliance.python_model.tensor_model",
-    **dict.fromkeys(("InferInput", "InferOutput", "InferRequest", "InferResponse"), "appliance.python_model.tensors"),
+    "ModelServer": "appliance.server.model_server",
+    "Model": "appliance.python_api.tensor_model",
+    **dict.fromkeys(("InferInput", "InferOutput", "InferRequest", "InferResponse"), "appliance.python_api.infer_types"),
 }
 
 

@@ -38,7 +38,7 @@ from appliance.protocols.oip import cloudevents, generate, v1
 from appliance.protocols.oip.columns import columns_of
 from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.protocols.oip_grpc.translate import request_of
-from appliance.python_model import requests as python_requests
+from appliance.python_api import request_types as python_requests
 from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.wire import decoded, read_request, write_request
 from appliance.upstream.affinity import head_of

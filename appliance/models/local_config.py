@@ -153,7 +153,7 @@ class ComputedSection(ModelSection):
     def build(self, peers: Peers) -> Model:
         if isinstance(self.engine, PythonSection):
             # The classes of requests and answers are no business of a program that only checks a file.
-            from appliance.python_model.imported import Imported
+            from appliance.python_api.class_loader import Imported
 
             return Imported(self.name, self.engine, self.offered)
         model = self.in_vllm(self.engine, peers.front_end)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from appliance.python_model.openai_model import (
+from appliance.python_api.openai_model import (
     Context,
     OpenAIEncoderModel,
     OpenAIGenerativeModel,
@@ -16,8 +16,8 @@ from appliance.python_model.openai_model import (
 )
 
 if TYPE_CHECKING:
-    from appliance.openai.chat_adapter import ChatPrompt, OpenAIChatAdapterModel
-    from appliance.openai.proxy_model import OpenAIProxyModel
+    from appliance.python_api.chat_adapter import ChatPrompt, OpenAIChatAdapterModel
+    from appliance.python_api.proxy_model import OpenAIProxyModel
 
 __all__ = [
     "ChatPrompt",
@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 _PLACES = {
-    "ChatPrompt": "appliance.openai.chat_adapter",
-    "OpenAIChatAdapterModel": "appliance.openai.chat_adapter",
-    "OpenAIProxyModel": "appliance.openai.proxy_model",
+    "ChatPrompt": "appliance.python_api.chat_adapter",
+    "OpenAIChatAdapterModel": "appliance.python_api.chat_adapter",
+    "OpenAIProxyModel": "appliance.python_api.proxy_model",
 }
 
 

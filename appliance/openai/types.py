@@ -2,7 +2,9 @@
 OpenAI's requests, answers and errors as objects.
 """
 
-from appliance.python_model.answers import (
+from appliance.python_api.error_response import ErrorInfo, ErrorResponse
+from appliance.python_api.request_types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
+from appliance.python_api.response_types import (
     ChatCompletion,
     ChatCompletionChoice,
     ChatCompletionChunk,
@@ -19,8 +21,6 @@ from appliance.python_model.answers import (
     RerankResult,
     Usage,
 )
-from appliance.python_model.error_response import ErrorInfo, ErrorResponse
-from appliance.python_model.requests import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
 
 __all__ = [
     "ChatCompletion",

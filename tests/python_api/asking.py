@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, cast
 
 from appliance.core.model import Call, Model, Operation, Reply
-from appliance.python_model.bridge import bridged
-from appliance.python_model.served import ServedModel
+from appliance.python_api.base_model import ServedModel
+from appliance.python_api.model_adapter import bridged
 
 CHAT: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 

@@ -26,7 +26,7 @@ from appliance.openai.types import (
     Rerank,
     RerankRequest,
 )
-from appliance.python_model.encoding import ModelFaultError
+from appliance.python_api.serialization import ModelFaultError
 
 SAID = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
 

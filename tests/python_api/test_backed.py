@@ -21,8 +21,8 @@ from appliance.core.model import PATHS, Call, Model, Operation
 from appliance.core.model_traits import Dependent
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel, OpenAIProxyModel
 from appliance.openai.types import ChatCompletion, ChatCompletionRequest
-from appliance.python_model.bridge import bridged
-from appliance.python_model.served import ServedModel
+from appliance.python_api.base_model import ServedModel
+from appliance.python_api.model_adapter import bridged
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 TEMPLATE = (

@@ -21,8 +21,8 @@ from appliance.core.model import Call, Operation
 from appliance.models.warmup import prove
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.openai.types import ChatCompletion, ErrorResponse
-from appliance.python_model.bridge import bridged
-from appliance.python_model.encoding import Json
+from appliance.python_api.model_adapter import bridged
+from appliance.python_api.serialization import Json
 
 
 def said(text: str) -> Json:

@@ -22,9 +22,9 @@ from appliance import Model
 from appliance.core.errors import LoadError, UnavailableError
 from appliance.core.model import Call, Operation
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
-from appliance.python_model.bridge import bridged
-from appliance.python_model.encoding import ModelFaultError
-from appliance.python_model.user_code import UserCodeError
+from appliance.python_api.model_adapter import bridged
+from appliance.python_api.serialization import ModelFaultError
+from appliance.python_api.user_code import UserCodeError
 
 
 class UnspeakableError(Exception):

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from appliance.core.log_output import end_line
-from appliance.python_model.user_code import UserCodeError, name_of, user_code
+from appliance.python_api.user_code import UserCodeError, name_of, user_code
 
 Result = TypeVar("Result")
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from appliance.core.model import Operation
-from appliance.python_model.answers import (
+from appliance.python_api.base_model import ServedModel, offered
+from appliance.python_api.error_response import ErrorResponse
+from appliance.python_api.request_types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
+from appliance.python_api.response_types import (
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
@@ -17,9 +20,6 @@ from appliance.python_model.answers import (
     Embedding,
     Rerank,
 )
-from appliance.python_model.error_response import ErrorResponse
-from appliance.python_model.requests import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
-from appliance.python_model.served import ServedModel, offered
 
 Whole = TypeVar("Whole", covariant=True)
 Chunk = TypeVar("Chunk", covariant=True)

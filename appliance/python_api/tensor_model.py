@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 
 from appliance.core.model import Call, Operation, Reply
-from appliance.python_model.calling import called, is_stream, items
-from appliance.python_model.encoding import Json, ModelFaultError, kind_of, plain
-from appliance.python_model.served import ServedModel, offered, overridden
-from appliance.python_model.tensors import InferRequest, InferResponse
-from appliance.python_model.user_code import reason_of, user_code
+from appliance.python_api.base_model import ServedModel, offered, overridden
+from appliance.python_api.infer_types import InferRequest, InferResponse
+from appliance.python_api.invoke import called, is_stream, items
+from appliance.python_api.serialization import Json, ModelFaultError, kind_of, plain
+from appliance.python_api.user_code import reason_of, user_code
 from appliance.tensors import InferenceResponse
 from appliance.tensors.wire import LENGTH_HEADER, decoded, read_request, read_response, write_response
 

@@ -13,13 +13,13 @@ from typing import Any
 from appliance.config.adapters import CompletionsSection
 from appliance.core.errors import ApplianceError, CallError
 from appliance.core.model import ALONE, Call, Model, Operation, Reply
-from appliance.openai.asking import body_of, chunks, made
-from appliance.openai.keywords import checked
-from appliance.python_model.answers import ChatCompletion, ChatCompletionChunk
-from appliance.python_model.bridge import Bridge, bridged
-from appliance.python_model.calling import called
-from appliance.python_model.openai_model import Context, OpenAIGenerativeModel, OpenAIModel, RawRequest
-from appliance.python_model.requests import ChatCompletionRequest
+from appliance.python_api.arguments import checked
+from appliance.python_api.client import body_of, chunks, made
+from appliance.python_api.invoke import called
+from appliance.python_api.model_adapter import Bridge, bridged
+from appliance.python_api.openai_model import Context, OpenAIGenerativeModel, OpenAIModel, RawRequest
+from appliance.python_api.request_types import ChatCompletionRequest
+from appliance.python_api.response_types import ChatCompletion, ChatCompletionChunk
 from appliance.translation.chat import Chat, Prompted
 from appliance.translation.over_completions import OverCompletions
 from appliance.translation.target import Peer

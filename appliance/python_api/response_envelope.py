@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from appliance.core.model import Operation
-from appliance.python_model.encoding import Json, plain
+from appliance.python_api.serialization import Json, plain
 
 # The prefix of its id, the kind of the whole, the kind of a chunk; rerank's answer says no kind.
 _KINDS: Mapping[Operation, tuple[str, str, str]] = {

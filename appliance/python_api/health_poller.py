@@ -12,8 +12,8 @@ from typing import Any
 import structlog
 
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
-from appliance.python_model.calling import returned
-from appliance.python_model.user_code import UserCodeError, name_of, reason_of, user_code
+from appliance.python_api.invoke import returned
+from appliance.python_api.user_code import UserCodeError, name_of, reason_of, user_code
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -18,9 +18,9 @@ from appliance.config.server import ServerSection
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model, Peers
 from appliance.models.base_config import ModelSection
-from appliance.openai.keywords import checked
-from appliance.python_model.bridge import bridged
-from appliance.python_model.served import ServedModel
+from appliance.python_api.arguments import checked
+from appliance.python_api.base_model import ServedModel
+from appliance.python_api.model_adapter import bridged
 from appliance.server import serve
 
 _SOURCE = "ModelServer"

@@ -16,15 +16,15 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, UnsupportedOperationError
 from appliance.core.model import Call, Model, Operation, Reply
 from appliance.core.model_traits import Dependent
-from appliance.python_model.calling import called
-from appliance.python_model.encoding import ModelFaultError, kind_of, plain
-from appliance.python_model.life import Life
-from appliance.python_model.openai_model import METHODS, RawRequest
-from appliance.python_model.replies import reply
-from appliance.python_model.requests import request_of
-from appliance.python_model.served import ServedModel, overridden
-from appliance.python_model.tensor_model import Model as TensorModel
-from appliance.python_model.tensor_model import Steps
+from appliance.python_api.base_model import ServedModel, overridden
+from appliance.python_api.invoke import called
+from appliance.python_api.model_lifecycle import Life
+from appliance.python_api.openai_model import METHODS, RawRequest
+from appliance.python_api.request_types import request_of
+from appliance.python_api.response_builder import reply
+from appliance.python_api.serialization import ModelFaultError, kind_of, plain
+from appliance.python_api.tensor_model import Model as TensorModel
+from appliance.python_api.tensor_model import Steps
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

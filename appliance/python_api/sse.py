@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from appliance.python_model.calling import items
-from appliance.python_model.encoding import Json, ModelFaultError
-from appliance.python_model.frame import Frame
-from appliance.python_model.gathering import Gathered
+from appliance.python_api.invoke import items
+from appliance.python_api.response_envelope import Frame
+from appliance.python_api.serialization import Json, ModelFaultError
+from appliance.python_api.stream_aggregator import Gathered
 
 _DONE = "[DONE]"
 _LAST = b"data: [DONE]\n\n"

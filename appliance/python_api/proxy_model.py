@@ -13,9 +13,18 @@ from pydantic import BaseModel
 
 from appliance.core.model import Operation
 from appliance.models.proxy import ProxyModel, ProxySection
-from appliance.openai.asking import asked, body_of, chunks, made
-from appliance.openai.keywords import checked
-from appliance.python_model.answers import (
+from appliance.python_api.arguments import checked
+from appliance.python_api.base_model import offered
+from appliance.python_api.client import asked, body_of, chunks, made
+from appliance.python_api.openai_model import Context, OpenAIEncoderModel, OpenAIGenerativeModel, RawRequest
+from appliance.python_api.request_types import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Request,
+    RerankRequest,
+)
+from appliance.python_api.response_types import (
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
@@ -23,15 +32,6 @@ from appliance.python_model.answers import (
     Embedding,
     Rerank,
 )
-from appliance.python_model.openai_model import Context, OpenAIEncoderModel, OpenAIGenerativeModel, RawRequest
-from appliance.python_model.requests import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    Request,
-    RerankRequest,
-)
-from appliance.python_model.served import offered
 
 Whole = TypeVar("Whole", bound=BaseModel)
 Chunk = TypeVar("Chunk", bound=BaseModel)

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from appliance.core.errors import LoadError, UnavailableError
-from appliance.python_model.calling import called
-from appliance.python_model.pulse import Pulse
-from appliance.python_model.served import ServedModel, overridden
-from appliance.python_model.user_code import UserCodeError
+from appliance.python_api.base_model import ServedModel, overridden
+from appliance.python_api.health_poller import Pulse
+from appliance.python_api.invoke import called
+from appliance.python_api.user_code import UserCodeError
 
 _LIFE = "_appliance_life"
 

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from appliance.core.model import Operation, Reply
-from appliance.python_model.calling import is_stream
-from appliance.python_model.encoding import Json, ModelFaultError, with_base64
-from appliance.python_model.error_response import ErrorResponse
-from appliance.python_model.frame import Frame
-from appliance.python_model.requests import EmbeddingRequest, GenerationRequest, Request
-from appliance.python_model.streams import events, gathered, parted
+from appliance.python_api.error_response import ErrorResponse
+from appliance.python_api.invoke import is_stream
+from appliance.python_api.request_types import EmbeddingRequest, GenerationRequest, Request
+from appliance.python_api.response_envelope import Frame
+from appliance.python_api.serialization import Json, ModelFaultError, with_base64
+from appliance.python_api.sse import events, gathered, parted
 
 _EVENTS = "text/event-stream"
 

@@ -12,7 +12,7 @@ import msgspec
 from pydantic import BaseModel
 
 from appliance.core.errors import ApplianceError
-from appliance.python_model.user_code import reason_of
+from appliance.python_api.user_code import reason_of
 
 Json = dict[str, Any]  # Any: JSON values
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from appliance.core.errors import CallError
-from appliance.python_model.arrays import as_array, of_array
+from appliance.python_api.numpy_tensors import as_array, of_array
 from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from appliance.core.errors import GatewayError
 from appliance.core.model import Call, Model, Operation
-from appliance.python_model.encoding import Json
-from appliance.python_model.openai_model import RawRequest
-from appliance.python_model.requests import Request
+from appliance.python_api.openai_model import RawRequest
+from appliance.python_api.request_types import Request
+from appliance.python_api.serialization import Json
 from appliance.translation.wire import decoded, events
 
 Made = TypeVar("Made", bound=BaseModel)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.python_model.encoding import Json
+from appliance.python_api.serialization import Json
 
 
 class Gathered:

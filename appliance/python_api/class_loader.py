@@ -16,12 +16,12 @@ from appliance.config.python_engine import PythonSection
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.model import Call, Model, Operation, Reply
 from appliance.core.suggestions import did_you_mean, known_ones
-from appliance.python_model.bridge import bridged
-from appliance.python_model.calling import in_thread
-from appliance.python_model.openai_model import METHODS
-from appliance.python_model.served import ServedModel
-from appliance.python_model.tensor_model import OF_TENSORS
-from appliance.python_model.user_code import reason_of, user_code
+from appliance.python_api.base_model import ServedModel
+from appliance.python_api.invoke import in_thread
+from appliance.python_api.model_adapter import bridged
+from appliance.python_api.openai_model import METHODS
+from appliance.python_api.tensor_model import OF_TENSORS
+from appliance.python_api.user_code import reason_of, user_code
 
 Result = TypeVar("Result")
 
