@@ -10,14 +10,13 @@ from dataclasses import replace
 from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 
-from appliance import page
+from appliance import ui
 from appliance.auth import Access, AccessSettings
 from appliance.config import Config, Loaded
 from appliance.config.digest import digest
 from appliance.core.model import ALONE
 from appliance.models.health import public
 from appliance.models.manager import Lifecycle, Standing
-from appliance.page.told import Told
 from appliance.protocols import errors, health, metrics, oip, openai, openapi
 from appliance.protocols.gateway import Gateway
 from appliance.protocols.intake import Intake
@@ -31,6 +30,7 @@ from appliance.server.published import Publisher, Service
 from appliance.server.publishing import Fresh, Publishing
 from appliance.server.sending import Sending
 from appliance.telemetry.telemetry import Settings, Telemetry
+from appliance.ui.redacted_config import Told
 
 
 def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str] = ()) -> Litestar:
@@ -53,7 +53,7 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
         *_probes(outlook, lifecycle),
     ]
     paths = [path for handler in handlers for path in handler.paths]
-    handlers += page.routes(config.server.page, paths, told, lifecycle.access)
+    handlers += ui.routes(config.server.page, paths, told, lifecycle.access)
     app = _app(lifecycle, handlers, lifecycle.access, telemetry)
     app.state.lifecycle, app.state.intake = lifecycle, intake
     app.state.outlook, app.state.published, app.state.telemetry = outlook, published, telemetry

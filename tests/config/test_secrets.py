@@ -17,7 +17,7 @@ from appliance.config.diff import differences
 from appliance.config.json_schema import engine_schema, schema_of
 from appliance.config.masking import is_secret_name
 from appliance.core.errors import ConfigError
-from appliance.page.told import Told
+from appliance.ui.redacted_config import Told
 
 SECRET = "hunter2-hunter2"
 

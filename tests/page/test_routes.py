@@ -11,10 +11,10 @@ import httpx
 from httpx import ASGITransport
 from ruamel.yaml import YAML
 
-from appliance import page
+from appliance import ui
 from appliance.config import Config
-from appliance.page.told import Told
 from appliance.server import create_app
+from appliance.ui.redacted_config import Told
 
 SECTION = {
     "name": "away",
@@ -89,7 +89,7 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
     """
     No address, no import that was not resolved, no placeholder is left in it.
     """
-    text, _ = page.page()
+    text, _ = ui.page()
 
     assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", text)
     assert not re.search(r"^(?:import|export) ", text, re.MULTILINE)

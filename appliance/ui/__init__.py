@@ -18,7 +18,7 @@ from litestar import MediaType, Request, Response, get
 from litestar.handlers import BaseRouteHandler
 
 from appliance.auth import OPEN, Access
-from appliance.page.told import Told
+from appliance.ui.redacted_config import Told
 
 _HERE = Path(__file__).parent
 
