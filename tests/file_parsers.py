@@ -23,14 +23,14 @@ from appliance.config.layout import LayoutSection
 from appliance.config.yaml_parser import read as read_document
 from appliance.core.errors import ApplianceError, ArtifactCorruptError, ConfigError, GatewayError, StorageError
 from appliance.core.sse import json_events
-from appliance.plan.architecture import architecture_of
-from appliance.plan.cutting import grouped, parts
-from appliance.plan.gguf import read_gguf
-from appliance.plan.headers import config_of, tensors_of
-from appliance.plan.refusals import refusals
-from appliance.plan.sharding import weights
-from appliance.plan.subject import _architecture, _expected
-from appliance.plan.tensor import Tensor
+from appliance.planner.constraints import refusals
+from appliance.planner.gguf_header import read_gguf
+from appliance.planner.model_config import architecture_of
+from appliance.planner.model_info import _architecture, _expected
+from appliance.planner.safetensors_header import config_of, tensors_of
+from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_parallel import grouped, parts
+from appliance.planner.weight_sharding import weights
 from appliance.storage import lockfile, manifest
 from appliance.storage.peeking import Range
 from appliance.translation.paths import JmesPath, PathFaultError

@@ -19,9 +19,9 @@ from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.models.local_config import ComputedSection
-from appliance.plan import Hardware, Plan, Refusal, look, named, probes, seen
-from appliance.plan import plan as plan_one
-from appliance.plan.table import table
+from appliance.planner import Hardware, Plan, Refusal, look, named, probes, seen
+from appliance.planner import plan as plan_one
+from appliance.planner.report import table
 
 
 @click.command()

@@ -13,7 +13,7 @@ from appliance.config import Loaded, load
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.models.local_config import ComputedSection
-from appliance.plan import check
+from appliance.planner import check
 
 
 @dataclass(frozen=True, slots=True)

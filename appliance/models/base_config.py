@@ -16,7 +16,7 @@ from appliance.config.base import Change, Section
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import Model, Peers
 from appliance.limits import LimitsSection, SloSection
-from appliance.plan import Demand, Plan, Refusal
+from appliance.planner import Demand, Plan, Refusal
 from appliance.storage import materialize
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]

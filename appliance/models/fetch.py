@@ -16,7 +16,7 @@ from appliance.config.storage import StorageSettings
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.models.base_config import ModelSection, Report
 from appliance.models.fetch_progress import Progress
-from appliance.plan import Plan
+from appliance.planner import Plan
 from appliance.storage.holding import hold
 from appliance.storage.manifest import artifact_of
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Discriminator, JsonValue, Tag, model_validator
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
-from appliance import plan
+from appliance import planner
 from appliance.config.engine import EngineSection
 from appliance.config.layout import AnyLayout, LayoutSection
 from appliance.config.python_engine import PythonSection
@@ -23,7 +23,7 @@ from appliance.core.model import FrontEnd, Model, Operation, Peers
 from appliance.models.base_config import ModelSection, Recovery
 from appliance.models.vllm_model import LocalModel
 from appliance.models.worker_node import FollowingModel
-from appliance.plan import Demand, Plan, Refusal
+from appliance.planner import Demand, Plan, Refusal
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -118,7 +118,7 @@ class ComputedSection(ModelSection):
     def foresee(self, settings: StorageSettings) -> list[Refusal]:
         if self.storage is None or not isinstance(self.engine, EngineSection):
             return []
-        return plan.foresee(self.storage, self.layout, self.engine, settings)
+        return planner.foresee(self.storage, self.layout, self.engine, settings)
 
     def settled(self, artifact: Path) -> LayoutSection:
         """
@@ -129,8 +129,8 @@ class ComputedSection(ModelSection):
         """
         if self.layout != "auto" or self.demand is None:
             return LayoutSection() if self.layout == "auto" else self.layout
-        subject = plan.look(StorageSection(uri=str(artifact)), StorageSettings())
-        layout, reason = plan.choose(subject, self.demand, plan.seen())
+        subject = planner.look(StorageSection(uri=str(artifact)), StorageSettings())
+        layout, reason = planner.choose(subject, self.demand, planner.seen())
         log.info("layout.chosen", model=self.name, reason=reason, **layout.model_dump(exclude_defaults=True))
         return layout
 
@@ -139,7 +139,7 @@ class ComputedSection(ModelSection):
         if self.demand is None or "hf_overrides" in self.demand.engine.args:
             return None
         here = StorageSection(uri=str(artifacts["model"]), allow_pickle=self.allow_pickle)
-        made = plan.plan(self.name, plan.look(here, StorageSettings()), self.layout, self.demand, plan.seen())
+        made = planner.plan(self.name, planner.look(here, StorageSettings()), self.layout, self.demand, planner.seen())
         # Where the layout cannot work, it is another one that was planned.
         return made if all(each.is_memory for each in made.refusals) else None
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from appliance.core.model import Model
 from appliance.core.model_traits import Measured
-from appliance.plan import Plan
+from appliance.planner import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from appliance.plan.architecture import architecture_of
-from appliance.plan.checkpoint import expected
-from appliance.plan.tensor import Tensor
+from appliance.planner.expected_tensors import expected
+from appliance.planner.model_config import architecture_of
+from appliance.planner.tensor_info import Tensor
 
 Write = Callable[..., Path]
 

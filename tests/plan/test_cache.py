@@ -11,11 +11,11 @@ import pytest
 
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
-from appliance.plan.architecture import architecture_of
-from appliance.plan.attention import Kind
-from appliance.plan.cache import KvCache, Terms, cache_of
-from appliance.plan.hardware import Hardware, named
-from appliance.plan.memory import terms_of
+from appliance.planner.attention import Kind
+from appliance.planner.hardware import Hardware, named
+from appliance.planner.kv_cache import KvCache, Terms, cache_of
+from appliance.planner.memory_budget import terms_of
+from appliance.planner.model_config import architecture_of
 
 BLOCK, FLIGHT = 16, 100
 TERMS = Terms(block_tokens=BLOCK, element_bytes=2, in_flight=FLIGHT)

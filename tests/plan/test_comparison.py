@@ -19,7 +19,7 @@ from appliance.core.model import Peers
 from appliance.models.base_config import Report
 from appliance.models.generative import GenerativeSection
 from appliance.models.manager import Lifecycle
-from appliance.plan import Plan
+from appliance.planner import Plan
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]

@@ -19,11 +19,11 @@ from appliance.config.layout import LayoutSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError, LoadError
 from appliance.models.encoder_task import choose
-from appliance.plan import look
-from appliance.plan.architecture import MOST_EXPERTS, architecture_of
-from appliance.plan.cutting import grouped, parts
-from appliance.plan.sharding import weights
-from appliance.plan.tensor import Tensor
+from appliance.planner import look
+from appliance.planner.model_config import MOST_EXPERTS, architecture_of
+from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_parallel import grouped, parts
+from appliance.planner.weight_sharding import weights
 
 Published = Mapping[str, Mapping[str, Any]]
 
@@ -277,11 +277,11 @@ def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.Monke
         for expert in range(1700)
         for name in names
     ]
-    from appliance.plan import cutting
+    from appliance.planner import tensor_parallel
 
-    cutting._cut.cache_clear()
+    tensor_parallel._cut.cache_clear()
     loaded = parts(tensors, model)
 
-    assert cutting._cut.cache_info().misses == len(names)
+    assert tensor_parallel._cut.cache_info().misses == len(names)
     assert {part.cut for part in loaded} == {"column", "row"}
     assert len(loaded) == len(tensors)

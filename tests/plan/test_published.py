@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from appliance.plan.architecture import architecture_of
-from appliance.plan.checkpoint import expected
+from appliance.planner.expected_tensors import expected
+from appliance.planner.model_config import architecture_of
 
 UNITS = {"M": 6, "B": 9, "T": 12}
 MODELS: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).with_name("published.yaml").read_text())

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from appliance.cli.plan import plans
 from appliance.config import load
-from appliance.plan import Plan, seen
+from appliance.planner import Plan, seen
 
 Config = Mapping[str, Any]  # Any: JSON values
 

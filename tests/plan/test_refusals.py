@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from appliance.config.layout import LayoutSection
-from appliance.plan.architecture import architecture_of
-from appliance.plan.refusals import refusals
+from appliance.planner.constraints import refusals
+from appliance.planner.model_config import architecture_of
 
 Published = Mapping[str, Mapping[str, Any]]
 

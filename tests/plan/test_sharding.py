@@ -12,12 +12,12 @@ import pytest
 
 from appliance.config.layout import LayoutSection
 from appliance.config.storage import StorageSection, StorageSettings
-from appliance.plan import look
-from appliance.plan.architecture import architecture_of
-from appliance.plan.checkpoint import expected
-from appliance.plan.cutting import Cut, grouped, parts
-from appliance.plan.sharding import Rank, stage_ends, weights
-from appliance.plan.tensor import Tensor
+from appliance.planner import look
+from appliance.planner.expected_tensors import expected
+from appliance.planner.model_config import architecture_of
+from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_parallel import Cut, grouped, parts
+from appliance.planner.weight_sharding import Rank, stage_ends, weights
 
 DENSE = {
     "model_type": "llama",

@@ -13,9 +13,9 @@ import pytest
 
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError
-from appliance.plan import Subject, look
-from appliance.plan.checkpoint import expected
-from appliance.plan.hardware import Hardware, named
+from appliance.planner import Subject, look
+from appliance.planner.expected_tensors import expected
+from appliance.planner.hardware import Hardware, named
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]

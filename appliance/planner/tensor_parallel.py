@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from appliance.plan.architecture import MOST_EXPERTS, Architecture
-from appliance.plan.tensor import Tensor
+from appliance.planner.model_config import MOST_EXPERTS, Architecture
+from appliance.planner.tensor_info import Tensor
 
 
 class Cut(StrEnum):

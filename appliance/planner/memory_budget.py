@@ -12,10 +12,10 @@ from pathlib import Path
 
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
-from appliance.plan.architecture import Architecture
-from appliance.plan.cache import Terms
-from appliance.plan.hardware import Hardware
-from appliance.plan.tensor import BITS, TYPES
+from appliance.planner.hardware import Hardware
+from appliance.planner.kv_cache import Terms
+from appliance.planner.model_config import Architecture
+from appliance.planner.tensor_info import BITS, TYPES
 from appliance.vllm_engine.cpu_memory import computes_in_float32, cpu_kv_bytes
 
 _GIB = 2**30

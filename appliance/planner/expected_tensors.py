@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.plan.architecture import Architecture
-from appliance.plan.encoders import encoder
-from appliance.plan.tensor import Tensor
+from appliance.planner.encoder_tensors import encoder
+from appliance.planner.model_config import Architecture
+from appliance.planner.tensor_info import Tensor
 
 # Models whose queries and keys are normalised.
 _NORMED = ("qwen3", "gemma3", "olmo2")

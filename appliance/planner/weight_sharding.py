@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from math import prod
 
 from appliance.config.layout import LayoutSection
-from appliance.plan.architecture import Architecture
-from appliance.plan.cutting import Cut, Group, Part
-from appliance.plan.tensor import PLAIN, bytes_of
+from appliance.planner.model_config import Architecture
+from appliance.planner.tensor_info import PLAIN, bytes_of
+from appliance.planner.tensor_parallel import Cut, Group, Part
 
 # What vLLM keeps in 32 bits, in whatever type it was written.
 _PRECISE = ("e_score_correction_bias", "A_log")

@@ -9,11 +9,11 @@ from dataclasses import replace
 from itertools import islice
 
 from appliance.config.layout import LayoutSection
-from appliance.plan.architecture import Architecture
-from appliance.plan.estimate import Demand, estimate
-from appliance.plan.hardware import Hardware
-from appliance.plan.refusals import Refusal, refusals
-from appliance.plan.subject import Subject
+from appliance.planner.constraints import Refusal, refusals
+from appliance.planner.hardware import Hardware
+from appliance.planner.memory_estimate import Demand, estimate
+from appliance.planner.model_config import Architecture
+from appliance.planner.model_info import Subject
 
 _MOST_NAMED = 3
 

@@ -11,12 +11,12 @@ from functools import cached_property
 
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError
-from appliance.plan.architecture import Architecture, Config, architecture_of
-from appliance.plan.checkpoint import expected
-from appliance.plan.cutting import Group, Part, grouped, parts
-from appliance.plan.gguf import read_gguf
-from appliance.plan.headers import config_of, require_count, tensors_of
-from appliance.plan.tensor import Tensor
+from appliance.planner.expected_tensors import expected
+from appliance.planner.gguf_header import read_gguf
+from appliance.planner.model_config import Architecture, Config, architecture_of
+from appliance.planner.safetensors_header import config_of, require_count, tensors_of
+from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_parallel import Group, Part, grouped, parts
 from appliance.storage.peeking import Peek, peek
 
 _CONFIG = "config.json"

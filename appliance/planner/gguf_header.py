@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.core.errors import ArtifactCorruptError
-from appliance.plan.headers import require_count
-from appliance.plan.tensor import Tensor
+from appliance.planner.safetensors_header import require_count
+from appliance.planner.tensor_info import Tensor
 from appliance.storage.peeking import Peek, Range
 
 _BLOCK = 1 << 20

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from appliance.config.layout import LayoutSection
-from appliance.plan.hardware import Hardware
-from appliance.plan.refusals import Refusal
-from appliance.plan.timing import Timing
+from appliance.planner.constraints import Refusal
+from appliance.planner.hardware import Hardware
+from appliance.planner.load_time import Timing
 
 
 @dataclass(frozen=True, slots=True)

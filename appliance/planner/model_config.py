@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.plan.attention import Attention, attention_of, is_latent
-from appliance.plan.length import longest_text, usual_text
-from appliance.plan.quantization import Quantization, quantization_of
-from appliance.plan.tensor import TYPES
+from appliance.planner.attention import Attention, attention_of, is_latent
+from appliance.planner.max_model_len import longest_text, usual_text
+from appliance.planner.quantization import Quantization, quantization_of
+from appliance.planner.tensor_info import TYPES
 
 # Models that keep no KV cache: they see the whole text at once.
 _ENCODERS = frozenset(

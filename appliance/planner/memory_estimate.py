@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
-from appliance.plan import memory
-from appliance.plan.cache import KvCache, cache_of
-from appliance.plan.hardware import Hardware
-from appliance.plan.outcome import RankPlan
-from appliance.plan.refusals import Refusal
-from appliance.plan.sharding import Rank, weights
-from appliance.plan.subject import Subject
+from appliance.planner import memory_budget
+from appliance.planner.constraints import Refusal
+from appliance.planner.hardware import Hardware
+from appliance.planner.kv_cache import KvCache, cache_of
+from appliance.planner.memory_plan import RankPlan
+from appliance.planner.model_info import Subject
+from appliance.planner.weight_sharding import Rank, weights
 
 _GIB = 2**30
 
@@ -85,10 +85,12 @@ def estimate(subject: Subject, layout: LayoutSection, demand: Demand, hardware: 
     Count and estimate; the layout's sizes divide.
     """
     model, engine = subject.architecture, demand.engine
-    dtype = memory.dtype_of(model, engine, hardware, stored_bytes=subject.stored_bytes, is_pooling=demand.is_pooling)
+    dtype = memory_budget.dtype_of(
+        model, engine, hardware, stored_bytes=subject.stored_bytes, is_pooling=demand.is_pooling
+    )
     held = weights(subject.groups, model, layout, dtype)
-    cache = cache_of(model, layout, memory.terms_of(model, engine, layout, hardware, dtype))
-    reserve = memory.reserve_bytes(model, engine, layout, hardware, dtype)
+    cache = cache_of(model, layout, memory_budget.terms_of(model, engine, layout, hardware, dtype))
+    reserve = memory_budget.reserve_bytes(model, engine, layout, hardware, dtype)
     ranks = tuple(_rank(rank, size, reserve, layout, demand, hardware, cache) for rank, size in held.items())
     wanted = engine.max_model_len or model.usual_length or _USUAL_LENGTH
     blocks = cache.blocks_in(_smallest(ranks, layout.pipeline_parallel)) if cache.groups else 0
@@ -107,7 +109,7 @@ def _rank(
 ) -> RankPlan:
     offloaded = int(layout.cpu_offload_gib * _GIB)
     taken = max(0, weight_bytes - offloaded) + reserve
-    size = memory.kv_bytes(demand.engine, layout, hardware, taken, weight_bytes) if cache.groups else 0
+    size = memory_budget.kv_bytes(demand.engine, layout, hardware, taken, weight_bytes) if cache.groups else 0
     return RankPlan(rank.pipeline, rank.tensor, rank.data, weight_bytes, reserve, size)
 
 
@@ -121,7 +123,7 @@ def _faults(found: Estimate, layout: LayoutSection, hardware: Hardware) -> list[
     needs = [max(0, rank.weight_bytes - offloaded) + rank.reserve_bytes for rank in found.ranks]
     # On a CPU, all ranks share the machine.
     need, have = (sum(needs), "machine") if hardware.is_cpu else (max(needs), "device")
-    budget = memory.budget_bytes(layout, hardware)
+    budget = memory_budget.budget_bytes(layout, hardware)
     key = "memory_fraction" if layout.memory_fraction else "tensor_parallel"
     if need > budget:
         fault = f"needs {_gib(need)} of each {have} for weights and work, and may take {_gib(budget)}"

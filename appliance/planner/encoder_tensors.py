@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.plan.architecture import Architecture
+from appliance.planner.model_config import Architecture
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 

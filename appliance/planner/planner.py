@@ -7,14 +7,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from appliance.config.layout import AnyLayout, LayoutSection
-from appliance.plan import choosing
-from appliance.plan.estimate import Demand, Estimate, estimate
-from appliance.plan.hardware import Hardware
-from appliance.plan.memory import budget_bytes
-from appliance.plan.outcome import Plan
-from appliance.plan.refusals import Refusal, refusals
-from appliance.plan.subject import Subject
-from appliance.plan.timing import USUAL_GBIT, timing_of
+from appliance.planner import layout_search
+from appliance.planner.constraints import Refusal, refusals
+from appliance.planner.hardware import Hardware
+from appliance.planner.load_time import USUAL_GBIT, timing_of
+from appliance.planner.memory_budget import budget_bytes
+from appliance.planner.memory_estimate import Demand, Estimate, estimate
+from appliance.planner.memory_plan import Plan
+from appliance.planner.model_info import Subject
 
 
 def plan(
@@ -30,17 +30,17 @@ def plan(
 
     A layout whose sizes do not divide is planned as the nearest one that does, so that there is something to see.
     """
-    layout, reason = choosing.choose(subject, demand, hardware) if wanted == "auto" else (wanted, "")
+    layout, reason = layout_search.choose(subject, demand, hardware) if wanted == "auto" else (wanted, "")
     found = refusals(subject.architecture, layout, demand.engine.max_model_len)
     shown = layout
     if any(each.path[0] == "layout" for each in found):
-        shown = next(choosing.dividing(subject.architecture, layout, hardware.count), LayoutSection())
-        reason = f"in place of {choosing.named(layout)}, which cannot work"
+        shown = next(layout_search.dividing(subject.architecture, layout, hardware.count), LayoutSection())
+        reason = f"in place of {layout_search.named(layout)}, which cannot work"
     counted = estimate(subject, shown, demand, hardware)
     # One fault of a key is enough: its remedy mends the others.
     faults = list({each.path: each for each in reversed(found or counted.faults)}.values())[::-1]
-    if any(each.path in choosing.SPLITS for each in faults):
-        others = choosing.nearest(subject, layout, demand, hardware)
+    if any(each.path in layout_search.SPLITS for each in faults):
+        others = layout_search.nearest(subject, layout, demand, hardware)
         faults = [_with_nearest(each, others, hardware) for each in faults]
     return _made(name, subject, shown, reason, counted, hardware, gbit, tuple(faults))
 
@@ -84,9 +84,9 @@ def _made(
 
 
 def _with_nearest(fault: Refusal, others: list[LayoutSection], hardware: Hardware) -> Refusal:
-    if fault.path not in choosing.SPLITS:
+    if fault.path not in layout_search.SPLITS:
         return fault
-    said = ", ".join(map(choosing.named, others))
+    said = ", ".join(map(layout_search.named, others))
     return replace(
         fault, remedy=f"nearest that work: {said}" if said else f"nothing works on {hardware}: {fault.remedy}"
     )

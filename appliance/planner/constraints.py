@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from appliance.config.layout import LayoutSection
-from appliance.plan.architecture import Architecture
+from appliance.planner.model_config import Architecture
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from __future__ import annotations
 from appliance.config.engine import EngineSection
 from appliance.config.layout import AnyLayout, LayoutSection
 from appliance.config.storage import StorageSection, StorageSettings
-from appliance.plan.choosing import with_dividing
-from appliance.plan.refusals import Refusal, refusals
-from appliance.plan.subject import look_at_config
+from appliance.planner.constraints import Refusal, refusals
+from appliance.planner.layout_search import with_dividing
+from appliance.planner.model_info import look_at_config
 
 # What a store has time for: its answer is only wanted early, and the fetch asks again.
 _STALL_SECONDS = 10

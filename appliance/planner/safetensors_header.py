@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from appliance.core.errors import ArtifactCorruptError
-from appliance.plan.tensor import BITS, Tensor
+from appliance.planner.tensor_info import BITS, Tensor
 from appliance.storage import bounded_json
 from appliance.storage.peeking import Peek, Range
 

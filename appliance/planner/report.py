@@ -9,8 +9,8 @@ from itertools import groupby
 
 from rich.filesize import decimal
 
-from appliance.plan.choosing import named
-from appliance.plan.outcome import Plan, RankPlan
+from appliance.planner.layout_search import named
+from appliance.planner.memory_plan import Plan, RankPlan
 
 _GIB = 2**30
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from appliance.config.layout import LayoutSection
-from appliance.plan.architecture import Architecture
-from appliance.plan.attention import Attention, Kind
-from appliance.plan.sharding import local_heads, stage_ends
+from appliance.planner.attention import Attention, Kind
+from appliance.planner.model_config import Architecture
+from appliance.planner.weight_sharding import local_heads, stage_ends
 
 # Types of the cache that take less than the model's own: bytes of one number (``kv_cache_dtype``).
 _BYTES: Mapping[str, int] = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "float16": 2, "bfloat16": 2, "float32": 4}
