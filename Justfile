@@ -107,7 +107,7 @@ schemas: setup
 # Generate the messages of the gRPC protocol from its .proto.
 protos: setup
     {{ python }} -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
-        appliance/protocols/oip_grpc/inference.proto
+        appliance/api/grpc/inference.proto
 
 # Pin the requirements anew, without any address in them.
 lock: setup

@@ -25,6 +25,12 @@ from faults.mutants import BODIES
 from google.protobuf.message import DecodeError
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
+from appliance.api import compression, request_body
+from appliance.api import openai as openai_protocol
+from appliance.api.grpc import inference_pb2 as pb
+from appliance.api.grpc.converters import request_of
+from appliance.api.oip import cloudevents, generate_routes, v1
+from appliance.api.oip.inputs import columns_of
 from appliance.config.server_limits import ServerLimitsSection
 from appliance.core import multipart
 from appliance.core.errors import CallError
@@ -32,12 +38,6 @@ from appliance.core.json_edit import NotAnObjectError
 from appliance.core.json_limits import has_more_containers, is_deeper, is_wider
 from appliance.core.model import Call, Operation
 from appliance.models import adapter
-from appliance.protocols import compression, intake
-from appliance.protocols import openai as openai_protocol
-from appliance.protocols.oip import cloudevents, generate, v1
-from appliance.protocols.oip.columns import columns_of
-from appliance.protocols.oip_grpc import inference_pb2 as pb
-from appliance.protocols.oip_grpc.translate import request_of
 from appliance.python_api import request_types as python_requests
 from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.wire import decoded, read_request, write_request
@@ -199,7 +199,7 @@ def _gunzip(body: bytes) -> bytes:
 
 
 def _envelope(content_type: str) -> Callable[[bytes], object]:
-    inlet = cast("intake.Intake", type("_", (), {"server": type("_", (), {"limits": _LIMITS})}))
+    inlet = cast("request_body.Intake", type("_", (), {"server": type("_", (), {"limits": _LIMITS})}))
     return lambda body: openai_protocol._envelope(body, content_type, inlet)
 
 
@@ -249,7 +249,7 @@ def parsers() -> Sequence[Parser]:
         Parser("JSON's depth", lambda body: is_deeper(body, 100), (), seeds, JSON_SHAPES),
         Parser("JSON's width", lambda body: is_wider(body, 1000), (), seeds, JSON_SHAPES),
         Parser("JSON's containers", lambda body: has_more_containers(body, 50_000), (), seeds, JSON_SHAPES),
-        Parser("body's shape", lambda body: intake._require_shape(body, _LIMITS), wrong, seeds, JSON_SHAPES),
+        Parser("body's shape", lambda body: request_body._require_shape(body, _LIMITS), wrong, seeds, JSON_SHAPES),
         Parser("OpenAI's envelope", _envelope("application/json"), wrong, seeds, JSON_SHAPES),
         Parser("name in JSON", _renamed_json, (NotAnObjectError,), seeds, JSON_SHAPES),
         Parser("rewrite", _rewritten, (NotAnObjectError,), seeds, JSON_SHAPES),
@@ -276,7 +276,7 @@ def parsers() -> Sequence[Parser]:
         Parser("first version's request", lambda body: v1._questions(decoded(body, v1._Request)), wrong, _V1, {
             **JSON_SHAPES, "instances": repeated(b'{"text_input":"a"},', b'{"instances":[', b'{"text_input":"a"}]}'),
         }),
-        Parser("generate's request", lambda body: generate._question(body, "m"), wrong,
+        Parser("generate's request", lambda body: generate_routes._question(body, "m"), wrong,
                [b'{"text_input":"hi"}'], JSON_SHAPES),
         Parser("event", lambda body: cloudevents.opened(body, {"content-type": "application/cloudevents+json"}), wrong,
                [json.dumps(_EVENT).encode()], JSON_SHAPES),

@@ -20,8 +20,8 @@ from litestar.testing import RequestFactory
 from openai import BaseModel as OpenAIModel
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from appliance.api.error_responses import told
 from appliance.core.errors import CallError, UnavailableError
-from appliance.protocols.errors import told
 from appliance.vllm_engine.errors import vendor_faults
 from appliance.vllm_engine.request_decoder import _validator, decode
 

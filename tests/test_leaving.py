@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from litestar import Request
 
-from appliance.protocols.clients import ClientGoneError, unless_gone
+from appliance.api.disconnect import ClientGoneError, unless_gone
 
 
 class Client:

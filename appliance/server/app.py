@@ -11,15 +11,15 @@ from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 
 from appliance import ui
+from appliance.api import error_responses, health, metrics, oip, openai, openapi
+from appliance.api.kserve_names import Gateway
+from appliance.api.request_body import Intake
 from appliance.auth import Access, AccessSettings
 from appliance.config import Config, Loaded
 from appliance.config.digest import digest
 from appliance.core.model import ALONE
 from appliance.models.health import public
 from appliance.models.manager import Lifecycle, Standing
-from appliance.protocols import errors, health, metrics, oip, openai, openapi
-from appliance.protocols.gateway import Gateway
-from appliance.protocols.intake import Intake
 from appliance.server.browsers import Browsers
 from appliance.server.cross_origin import CrossOriginProtection
 from appliance.server.gate import Gate
@@ -127,7 +127,7 @@ def _app(lifecycle: Lifecycle, handlers: Sequence[BaseRouteHandler], access: Acc
     server = lifecycle.config.server
     app = Litestar(
         handlers,
-        exception_handlers={Exception: errors.render},
+        exception_handlers={Exception: error_responses.render},
         request_max_body_size=server.max_body_bytes,
         # Ours tells of the paths below models, which Litestar knows as one.
         openapi_config=None,

@@ -10,12 +10,12 @@ from litestar.enums import ScopeType
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from appliance.api.disconnect import discard
+from appliance.api.error_responses import refused
 from appliance.auth import OPEN, Access, calling
 from appliance.auth.allowed_hosts import is_local
 from appliance.core.errors import CallError, UnauthenticatedError
 from appliance.core.request_context import current
-from appliance.protocols.clients import discard
-from appliance.protocols.errors import refused
 
 
 class Gate:

@@ -14,8 +14,8 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from appliance.api.route_tags import PROBE, PROTOCOL
 from appliance.core.request_context import Record, recorded
-from appliance.protocols.spoken import PROBE, PROTOCOL
 from appliance.server.wire import Wire, tapped
 from appliance.telemetry.telemetry import Telemetry
 

@@ -16,9 +16,9 @@ import structlog
 from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
 
+from appliance.api.metrics import of_models
 from appliance.core.model import FrontEnd
 from appliance.models.manager import Lifecycle, Standing, State
-from appliance.protocols.metrics import of_models
 from appliance.server.families import Family, counted, merged
 from appliance.server.slots import Slots
 from appliance.server.watchdog import UNREADY_SECONDS

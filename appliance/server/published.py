@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from appliance.api.kserve_names import HEADER, prefix_of
 from appliance.config.root import MetadataSection
-from appliance.protocols.gateway import HEADER, prefix_of
 
 
 class Service:

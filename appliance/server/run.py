@@ -19,6 +19,7 @@ import structlog
 import uvloop
 from litestar import Litestar
 
+from appliance.api import grpc as oip_grpc
 from appliance.config import Config, Loaded
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError
@@ -26,7 +27,6 @@ from appliance.core.log_output import captured_output
 from appliance.core.service_links import REMEDY, service_links
 from appliance.core.system import leave
 from appliance.models.manager import Lifecycle
-from appliance.protocols import oip_grpc
 from appliance.server.app import create_app, create_probes, probe_settings
 from appliance.server.departure import depart
 from appliance.server.listener import Listener
@@ -179,7 +179,7 @@ async def _grpc_server(
     if config.server.grpc_port is None:
         return None
     # Not before a worker is a process of its own: gRPC's threads do not outlive a fork.
-    from appliance.protocols.oip_grpc.server import create_server
+    from appliance.api.grpc.server import create_server
 
     standing = app.state.outlook.standing
     server, _ = create_server(

@@ -20,8 +20,8 @@ import trustme
 from served import Served, free_port, until
 from upstreams import Upstream
 
-from appliance.protocols.oip_grpc import inference_pb2 as pb
-from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from appliance.api.grpc import inference_pb2 as pb
+from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 
 KEY = "sk-of-this-test-and-no-other"
 AUTHORITY = trustme.CA()

@@ -17,11 +17,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from structlog.testing import capture_logs
 
+from appliance.api.grpc import inference_pb2 as pb
+from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from appliance.api.grpc.server import create_server
 from appliance.config.security import KeySection
 from appliance.limits import KeyLimits
-from appliance.protocols.oip_grpc import inference_pb2 as pb
-from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
-from appliance.protocols.oip_grpc.server import create_server
 
 _PROBES = {"ServerLive", "ServerReady"}
 _METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods)

@@ -14,13 +14,13 @@ import pytest
 from access_doubles import ALL, BOSS, ONLY, Closed, bearing, closed_config
 from inference_doubles import InferenceClient, Speaker, speakers
 
+from appliance.api.grpc import inference_pb2 as pb
+from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerSection
 from appliance.core.errors import ArtifactCorruptError, EngineDeadError, LoadError
 from appliance.models.health import FileStanding
 from appliance.models.state import State
-from appliance.protocols.oip_grpc import inference_pb2 as pb
-from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
-from appliance.protocols.oip_grpc.server import create_server
 
 INSIDE = re.compile(
     r"Traceback|\.py\b|site-packages|/(?:root|home|tmp|usr|models|opt|var)/|\b\w*(?:Error|Exception)\b(?!\")|0x[0-9a-f]{6}|<class"

@@ -24,11 +24,11 @@ from inference_doubles import InferenceClient, speakers
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from appliance.api.grpc import inference_pb2 as pb
+from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerSection
 from appliance.core.errors import CallError, EngineDeadError, UnavailableError
-from appliance.protocols.oip_grpc import inference_pb2 as pb
-from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
-from appliance.protocols.oip_grpc.server import create_server
 from appliance.telemetry.payloads import PayloadsSection
 from appliance.telemetry.telemetry import Settings, Telemetry
 from appliance.tensors import Tensor
@@ -103,7 +103,7 @@ def test_the_messages_are_those_of_the_proto(tmp_path: Path) -> None:
     """
     Generated anew, they are what is committed; if not: just protos.
     """
-    folder = "appliance/protocols/oip_grpc"
+    folder = "appliance/api/oip_grpc"
     outs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
 
     subprocess.run(

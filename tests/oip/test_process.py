@@ -18,8 +18,8 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from served import free_port, until
 
-from appliance.protocols.oip_grpc import inference_pb2 as pb
-from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from appliance.api.grpc import inference_pb2 as pb
+from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 
 PROGRAM = Path(__file__).parent.parent / "inference_doubles.py"
 

@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from python_api.program import PROGRAMS, Program
 from served import until
 
-from appliance.protocols.oip_grpc import inference_pb2, inference_pb2_grpc
+from appliance.api.grpc import inference_pb2, inference_pb2_grpc
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 

@@ -15,9 +15,9 @@ from python_api.asking import loaded
 from python_api.program import Program
 
 from appliance import InferInput, InferOutput, InferRequest, InferResponse, Model
+from appliance.api.grpc import inference_pb2, inference_pb2_grpc
 from appliance.core.errors import CallError, UnsupportedOperationError
 from appliance.core.model import Call, Operation, Reply
-from appliance.protocols.oip_grpc import inference_pb2, inference_pb2_grpc
 from appliance.python_api.serialization import ModelFaultError
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.wire import LENGTH_HEADER, read_response, write_request

@@ -16,19 +16,19 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
+from appliance.api.compression import compressed
+from appliance.api.disconnect import AnyRequest, before_body, unless_gone
+from appliance.api.error_responses import told
+from appliance.api.oip.cloudevents import opened, sealed
+from appliance.api.oip.inference import ask, authorize, inner_headers, whole
+from appliance.api.oip.inputs import Column, Columns, fields_of
+from appliance.api.oip.signatures import Meaning, choose
+from appliance.api.request_body import Intake
+from appliance.api.streaming_response import Streamed
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, UnsupportedOperationError
 from appliance.core.model import Call, Operation, Reply
 from appliance.models.manager import Lifecycle
-from appliance.protocols.clients import AnyRequest, before_body, unless_gone
-from appliance.protocols.compression import compressed
-from appliance.protocols.errors import told
-from appliance.protocols.intake import Intake
-from appliance.protocols.oip.asking import ask, authorize, inner_headers, whole
-from appliance.protocols.oip.cloudevents import opened, sealed
-from appliance.protocols.oip.columns import Column, Columns, fields_of
-from appliance.protocols.oip.meaning import Meaning, choose
-from appliance.protocols.streamed import Streamed
 from appliance.tensors import Tensor
 from appliance.tensors.wire import decoded
 

@@ -16,17 +16,17 @@ from typing import Any
 import msgspec
 from litestar import Response
 
+from appliance.api import error_responses
+from appliance.api.disconnect import AnyRequest, before_body, unless_gone
+from appliance.api.oip.inference import VERSION, ask, call_of, refusal
+from appliance.api.oip.inputs import Column, Columns, fields_of
+from appliance.api.oip.signatures import Meaning, usual
+from appliance.api.request_body import Intake
+from appliance.api.streaming_response import Streamed
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, GatewayError, UnsupportedOperationError
 from appliance.core.model import Operation, Reply
 from appliance.models.manager import Lifecycle
-from appliance.protocols import errors
-from appliance.protocols.clients import AnyRequest, before_body, unless_gone
-from appliance.protocols.intake import Intake
-from appliance.protocols.oip.asking import VERSION, ask, call_of, refusal
-from appliance.protocols.oip.columns import Column, Columns, fields_of
-from appliance.protocols.oip.meaning import Meaning, usual
-from appliance.protocols.streamed import Streamed
 from appliance.tensors.wire import decoded
 
 _UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -81,7 +81,7 @@ async def streamed_text(lifecycle: Lifecycle, request: AnyRequest, name: str, in
     reply = await unless_gone(request, lifecycle.answer(name, replace(call, is_streamed=True)))
     if reply.status >= 300:
         raise refusal(reply)
-    events = errors.told(request, _events(reply, question.says))
+    events = error_responses.told(request, _events(reply, question.says))
     return Streamed(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.api.oip import pooling_outputs, text_generation
+from appliance.api.oip.inputs import Column, Columns, Spec, texts
 from appliance.auth import Access
 from appliance.core.errors import CallError, UnsupportedOperationError
 from appliance.core.model import Operation
-from appliance.protocols.oip import generation, pooling
-from appliance.protocols.oip.columns import Column, Columns, Spec, texts
 from appliance.tensors import Tensor
 
 Facts = Mapping[str, Any]  # Any: JSON values
@@ -57,41 +57,41 @@ MEANINGS: Sequence[Meaning] = (
         Operation.COMPLETION,
         ("text_input",),
         texts("text_output"),
-        generation.ask_completion,
-        generation.Completion,
-        generation.read_completion,
+        text_generation.ask_completion,
+        text_generation.Completion,
+        text_generation.read_completion,
     ),
     Meaning(
         Operation.CHAT_COMPLETION,
         ("text_input",),
         texts("text_output"),
-        generation.ask_chats,
-        generation.ChatCompletion,
-        generation.read_chats,
+        text_generation.ask_chats,
+        text_generation.ChatCompletion,
+        text_generation.read_chats,
     ),
     Meaning(
         Operation.EMBEDDING,
         ("text_input",),
-        pooling.embedding_specs,
-        pooling.ask_embeddings,
-        pooling.Embeddings,
-        pooling.read_embeddings,
+        pooling_outputs.embedding_specs,
+        pooling_outputs.ask_embeddings,
+        pooling_outputs.Embeddings,
+        pooling_outputs.read_embeddings,
     ),
     Meaning(
         Operation.RERANK,
         ("query", "documents"),
-        pooling.ranking_specs,
-        pooling.ask_ranking,
-        pooling.Ranking,
-        pooling.read_ranking,
+        pooling_outputs.ranking_specs,
+        pooling_outputs.ask_ranking,
+        pooling_outputs.Ranking,
+        pooling_outputs.read_ranking,
     ),
     Meaning(
         Operation.CLASSIFICATION,
         ("text_input",),
-        pooling.class_specs,
-        pooling.ask_classes,
-        pooling.Classes,
-        pooling.read_classes,
+        pooling_outputs.class_specs,
+        pooling_outputs.ask_classes,
+        pooling_outputs.Classes,
+        pooling_outputs.read_classes,
     ),
 )
 """

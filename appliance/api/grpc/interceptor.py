@@ -15,10 +15,10 @@ import structlog
 from google.protobuf.message import Message
 from grpc import StatusCode
 
+from appliance.api.error_responses import worded
 from appliance.auth import Access, Caller, calling, current_caller
 from appliance.core.errors import CallError, UnauthenticatedError
 from appliance.core.request_context import LEFT, recorded
-from appliance.protocols.errors import worded
 from appliance.telemetry.payloads import Body
 from appliance.telemetry.telemetry import Telemetry
 

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from appliance.api.oip.inputs import Columns, columns_of
+from appliance.api.oip.signatures import Meaning, choose
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, GatewayError, UnknownModelError
 from appliance.core.model import Call, Operation, Reply
 from appliance.core.parallel import gathered
 from appliance.limits import require_within
 from appliance.models.manager import Entry, Lifecycle
-from appliance.protocols.oip.columns import Columns, columns_of
-from appliance.protocols.oip.meaning import Meaning, choose
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.wire import LENGTH_HEADER, read_response, write_request
 

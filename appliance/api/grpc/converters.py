@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
+from appliance.api.grpc import inference_pb2 as pb
 from appliance.core.errors import CallError
-from appliance.protocols.oip_grpc import inference_pb2 as pb
 from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 from appliance.tensors.datatype import datatype
 

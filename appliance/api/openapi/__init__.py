@@ -13,13 +13,13 @@ from typing import Any
 from litestar import MediaType, Response, get
 from litestar.handlers import BaseRouteHandler
 
+from appliance.api.oip.inference import VERSION
+from appliance.api.oip.metadata import server_version
+from appliance.api.openapi.catalogue import Told, operations
+from appliance.api.openapi.docs_page import PAGE, policy_of
+from appliance.api.openapi.schemas import SCHEMAS, ref
 from appliance.core.model import Operation
 from appliance.models.manager import Lifecycle
-from appliance.protocols.oip.asking import VERSION
-from appliance.protocols.oip.metadata import server_version
-from appliance.protocols.openapi.operations import Told, operations
-from appliance.protocols.openapi.page import PAGE, policy_of
-from appliance.protocols.openapi.schemas import SCHEMAS, ref
 
 
 def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from litestar.handlers import BaseRouteHandler
 
+from appliance.api.oip import repository, v1, v2
+from appliance.api.request_body import Intake
+from appliance.api.route_tags import speaking
 from appliance.models.manager import Lifecycle, Standing
-from appliance.protocols.intake import Intake
-from appliance.protocols.oip import repository, v1, v2
-from appliance.protocols.spoken import speaking
 
 
 def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], intake: Intake) -> list[BaseRouteHandler]:

@@ -10,13 +10,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from appliance.api.grpc import inference_pb2_grpc
+from appliance.api.grpc.health import SERVICE, Health
+from appliance.api.grpc.interceptor import Guard
+from appliance.api.grpc.service import InferenceService
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
 from appliance.models.manager import Lifecycle, Standing
-from appliance.protocols.oip_grpc import inference_pb2_grpc
-from appliance.protocols.oip_grpc.guard import Guard
-from appliance.protocols.oip_grpc.health import SERVICE, Health
-from appliance.protocols.oip_grpc.service import InferenceService
 from appliance.server.tls import Certificate, Certificates
 from appliance.telemetry.telemetry import Telemetry
 

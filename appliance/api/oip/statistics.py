@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from appliance.api.oip.inference import VERSION
 from appliance.models.manager import Entry, Lifecycle
-from appliance.protocols.oip.asking import VERSION
 
 
 def statistics(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values

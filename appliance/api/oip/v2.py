@@ -19,18 +19,18 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
+from appliance.api.compression import compressed
+from appliance.api.disconnect import AnyRequest, before_body, unless_gone
+from appliance.api.oip import generate_routes, metadata
+from appliance.api.oip.inference import authorize, entry_of, infer
+from appliance.api.oip.statistics import every_model, statistics
+from appliance.api.request_body import Intake
+from appliance.api.route_tags import probing
 from appliance.auth import OPEN
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current
 from appliance.models.manager import RULES, Entry, Lifecycle, Standing
-from appliance.protocols.clients import AnyRequest, before_body, unless_gone
-from appliance.protocols.compression import compressed
-from appliance.protocols.intake import Intake
-from appliance.protocols.oip import generate, metadata
-from appliance.protocols.oip.asking import authorize, entry_of, infer
-from appliance.protocols.oip.statistics import every_model, statistics
-from appliance.protocols.spoken import probing
 from appliance.tensors.wire import LENGTH_HEADER, read_request, write_response
 
 _PLACE = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")
@@ -98,8 +98,8 @@ def _probe(word: str, is_good: Callable[[Standing], bool], standing: Callable[[]
 def _models(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
     answers: Mapping[str, Callable[[AnyRequest, Place], Awaitable[Response[Any]]]] = {
         "infer": lambda request, place: _infer(lifecycle, request, place, intake),
-        "generate": lambda request, place: generate.whole_text(lifecycle, request, place.name, intake),
-        "generate_stream": lambda request, place: generate.streamed_text(lifecycle, request, place.name, intake),
+        "generate": lambda request, place: generate_routes.whole_text(lifecycle, request, place.name, intake),
+        "generate_stream": lambda request, place: generate_routes.streamed_text(lifecycle, request, place.name, intake),
     }
 
     @get("/v2/models/{rest:path}", name="v2-model")

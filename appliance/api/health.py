@@ -10,9 +10,9 @@ from litestar import Response
 from litestar.enums import HttpMethod, MediaType
 from litestar.handlers import BaseRouteHandler, route
 
+from appliance.api.route_tags import probing
 from appliance.auth import OPEN
 from appliance.models.manager import Standing
-from appliance.protocols.spoken import probing
 
 
 def routes(standing: Callable[[], Standing]) -> Sequence[BaseRouteHandler]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
+from appliance.api.oip.inputs import Columns, Spec
 from appliance.core.errors import CallError, GatewayError
-from appliance.protocols.oip.columns import Columns, Spec
 from appliance.tensors import DATATYPES, Tensor
 
 Facts = Mapping[str, Any]  # Any: JSON values

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from appliance.api.oip.inputs import Column, Columns
 from appliance.core.errors import GatewayError
-from appliance.protocols.oip.columns import Column, Columns
 from appliance.tensors import Tensor
 
 

@@ -14,10 +14,10 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
+from appliance.api.grpc.interceptor import recognised
 from appliance.auth import calling
 from appliance.core.errors import ApplianceError, UnknownModelError
 from appliance.models.manager import RULES, Lifecycle, Standing
-from appliance.protocols.oip_grpc.guard import recognised
 
 SERVICE = "inference.GRPCInferenceService"
 

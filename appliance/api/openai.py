@@ -16,18 +16,18 @@ from litestar import Response, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
+from appliance.api import error_responses
+from appliance.api.disconnect import AnyRequest, before_body, unless_gone
+from appliance.api.kserve_names import Gateway
+from appliance.api.request_body import Intake, require_no_form
+from appliance.api.route_tags import speaking
+from appliance.api.streaming_response import Streamed
 from appliance.auth import Access
 from appliance.core import multipart
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError
 from appliance.core.model import FORMS, PATHS, Call, Operation, Reply
 from appliance.models.manager import RULES, Entry, Lifecycle
-from appliance.protocols import errors
-from appliance.protocols.clients import AnyRequest, before_body, unless_gone
-from appliance.protocols.gateway import Gateway
-from appliance.protocols.intake import Intake, require_no_form
-from appliance.protocols.spoken import speaking
-from appliance.protocols.streamed import Streamed
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
 _PREFIXES = ("", "/openai")
@@ -82,7 +82,7 @@ def _response(request: AnyRequest, reply: Reply) -> Response[Any]:
     if isinstance(reply.body, bytes):
         return Response(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
     is_told = reply.media_type.startswith("text/event-stream")
-    stream = errors.told(request, reply.body) if is_told else reply.body
+    stream = error_responses.told(request, reply.body) if is_told else reply.body
     return Streamed(stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers})
 
 

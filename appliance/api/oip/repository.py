@@ -14,11 +14,11 @@ from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
+from appliance.api.disconnect import AnyRequest, before_body
+from appliance.api.oip import metadata
+from appliance.api.request_body import Intake
 from appliance.core.errors import CallError, ForbiddenError
 from appliance.models.manager import Lifecycle
-from appliance.protocols.clients import AnyRequest, before_body
-from appliance.protocols.intake import Intake
-from appliance.protocols.oip import metadata
 from appliance.tensors.wire import decoded
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
+from appliance.api.compression import decompressed
+from appliance.api.disconnect import AnyRequest, ClientGoneError, before_body, discard
 from appliance.config.server import ServerSection
 from appliance.config.server_limits import ServerLimitsSection
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, SlowBodyError
 from appliance.core.json_limits import is_deeper, is_wider
-from appliance.protocols.clients import AnyRequest, ClientGoneError, before_body, discard
-from appliance.protocols.compression import decompressed
 from appliance.tensors.wire import LENGTH_HEADER
 
 # A length of more digits is none, which is for the protocol to say.

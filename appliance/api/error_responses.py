@@ -17,9 +17,9 @@ import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException
 
+from appliance.api.disconnect import AnyRequest
 from appliance.core.errors import ApplianceError, CallError, UnauthenticatedError
 from appliance.core.request_context import current
-from appliance.protocols.clients import AnyRequest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -12,8 +12,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from appliance.api.route_tags import probing
 from appliance.models.manager import Lifecycle, Progress, State
-from appliance.protocols.spoken import probing
 
 _AMOUNTS: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (
     ("appliance_fetched_bytes", "Bytes of the model that are here.", lambda progress: progress.fetched),

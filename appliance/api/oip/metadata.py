@@ -9,12 +9,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from appliance.api.oip.inference import VERSION
+from appliance.api.oip.inputs import Spec
+from appliance.api.oip.signatures import usual
 from appliance.core.errors import UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.models.manager import RULES, Entry, Lifecycle, State
-from appliance.protocols.oip.asking import VERSION
-from appliance.protocols.oip.columns import Spec
-from appliance.protocols.oip.meaning import usual
 
 SERVER = "appliance"
 

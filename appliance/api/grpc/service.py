@@ -10,18 +10,18 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import ParseDict
 
+from appliance.api.grpc import inference_pb2 as pb
+from appliance.api.grpc.converters import message_of, request_of
+from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
+from appliance.api.grpc.interceptor import recognised
+from appliance.api.oip import metadata, repository
+from appliance.api.oip.inference import VERSION, authorize, entry_of, infer
+from appliance.api.oip.inputs import Spec
+from appliance.api.oip.statistics import every_model, statistics
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current
 from appliance.models.manager import RULES, Lifecycle, Standing
-from appliance.protocols.oip import metadata, repository
-from appliance.protocols.oip.asking import VERSION, authorize, entry_of, infer
-from appliance.protocols.oip.columns import Spec
-from appliance.protocols.oip.statistics import every_model, statistics
-from appliance.protocols.oip_grpc import inference_pb2 as pb
-from appliance.protocols.oip_grpc.guard import recognised
-from appliance.protocols.oip_grpc.inference_pb2_grpc import GRPCInferenceServiceServicer
-from appliance.protocols.oip_grpc.translate import message_of, request_of
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
 
