@@ -20,15 +20,15 @@ from appliance.config.digest import digest
 from appliance.core.model import ALONE
 from appliance.models.health import public
 from appliance.models.manager import Lifecycle, Standing
-from appliance.server.browsers import Browsers
+from appliance.server.auth_middleware import Gate
+from appliance.server.connection_close_middleware import Parting
+from appliance.server.cors_middleware import Browsers
 from appliance.server.cross_origin import CrossOriginProtection
-from appliance.server.gate import Gate
-from appliance.server.observed import Observed
-from appliance.server.outlook import Alone, Outlook, Seat, Together
-from appliance.server.parting import Parting
-from appliance.server.published import Publisher, Service
-from appliance.server.publishing import Fresh, Publishing
-from appliance.server.sending import Sending
+from appliance.server.kserve_prefix_middleware import Publisher, Service
+from appliance.server.kserve_prefixes import Fresh, Publishing
+from appliance.server.request_context_middleware import Observed
+from appliance.server.send_timeout_middleware import Sending
+from appliance.server.worker_health import Alone, Outlook, Seat, Together
 from appliance.telemetry.telemetry import Settings, Telemetry
 from appliance.ui.redacted_config import Told
 

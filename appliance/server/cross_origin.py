@@ -25,7 +25,7 @@ from appliance.auth.allowed_hosts import HostNames, is_loopback, split_authority
 from appliance.auth.principal import foreign
 from appliance.config.server import ServerSection
 from appliance.core.errors import ForbiddenError
-from appliance.server.gate import open_paths, refuse
+from appliance.server.auth_middleware import open_paths, refuse
 
 # Answers that people read in a browser and that say how the server is set up.
 _SENSITIVE = frozenset({"/config"})

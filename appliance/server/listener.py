@@ -10,7 +10,7 @@ import socket
 
 from litestar import Litestar
 
-from appliance.server.generation import BACKLOG, Generation
+from appliance.server.granian_server import BACKLOG, Generation
 from appliance.server.tls import Certificates
 
 # What a client does not read is held up here, where the rest of a stream can still be put together, and not in the

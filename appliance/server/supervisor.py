@@ -20,8 +20,8 @@ import structlog
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
 from appliance.core.system import die_with_parent, leave, usable_cores
-from appliance.server.outlook import Seat, bury, read
-from appliance.server.slots import Slots
+from appliance.server.shared_memory import Slots
+from appliance.server.worker_health import Seat, bury, read
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -22,7 +22,7 @@ from appliance.config import Config, load
 from appliance.models.generative import GenerativeSection
 from appliance.models.manager import Lifecycle
 from appliance.server.app import create_probes
-from appliance.server.outlook import Alone
+from appliance.server.worker_health import Alone
 from appliance.telemetry.telemetry import Settings, Telemetry
 
 KUBERNETES = "1.37"

@@ -11,7 +11,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from appliance.server.families import Family, counted, merged
+from appliance.server.multiprocess_metrics import Family, counted, merged
 
 
 def _process(calls: int, seconds: float) -> list[Family]:

@@ -12,8 +12,8 @@ from doubles import config
 from prometheus_client import REGISTRY, Gauge
 
 from appliance.models.manager import Lifecycle, Standing
-from appliance.server.outlook import Seat, Snapshot, Together, bury, read, write
-from appliance.server.slots import Slots
+from appliance.server.shared_memory import Slots
+from appliance.server.worker_health import Seat, Snapshot, Together, bury, read, write
 
 GOOD = Standing(
     True, True, True, 1, [{"name": "one", "state": "ready", "reason": "it answered", "running": 2, "queued": 1}]

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
-from appliance.server.sending import Sending
+from appliance.server.send_timeout_middleware import Sending
 
 # Far more than may go out before others have had their turns.
 _MOST = 10_000

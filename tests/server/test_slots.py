@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from appliance.server.slots import Slots
+from appliance.server.shared_memory import Slots
 
 
 def test_each_slot_holds_what_was_said_last() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.server.watch import Watch
+from appliance.server.file_watcher import Watch
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from appliance.core.errors import ConfigError
 from appliance.models.health import FileStanding
 from appliance.models.manager import Lifecycle
 from appliance.models.rollout import Succession
-from appliance.server.watch import Watch
+from appliance.server.file_watcher import Watch
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

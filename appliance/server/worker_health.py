@@ -19,8 +19,8 @@ from prometheus_client.core import Metric
 from appliance.api.metrics import of_models
 from appliance.core.model import FrontEnd
 from appliance.models.manager import Lifecycle, Standing, State
-from appliance.server.families import Family, counted, merged
-from appliance.server.slots import Slots
+from appliance.server.multiprocess_metrics import Family, counted, merged
+from appliance.server.shared_memory import Slots
 from appliance.server.watchdog import UNREADY_SECONDS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -28,17 +28,17 @@ from appliance.core.service_links import REMEDY, service_links
 from appliance.core.system import leave
 from appliance.models.manager import Lifecycle
 from appliance.server.app import create_app, create_probes, probe_settings
-from appliance.server.departure import depart
+from appliance.server.kserve_prefixes import Fresh, Refresh
 from appliance.server.listener import Listener
-from appliance.server.outlook import Seat, read
-from appliance.server.probes import ProbeListener
-from appliance.server.publishing import Fresh, Refresh
-from appliance.server.reloading import Reloading, newest
+from appliance.server.probe_server import ProbeListener
+from appliance.server.reload import Reloading, newest
+from appliance.server.shutdown import depart
 from appliance.server.signals import Signals
 from appliance.server.supervisor import Supervisor, worker_count
 from appliance.server.tls import Certificates
 from appliance.server.tls import read as read_certificate
 from appliance.server.watchdog import Watchdog
+from appliance.server.worker_health import Seat, read
 from appliance.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.api.route_tags import PROBE, PROTOCOL
 from appliance.core.request_context import Record, recorded
-from appliance.server.wire import Wire, tapped
+from appliance.server.asgi_messages import Wire, tapped
 from appliance.telemetry.telemetry import Telemetry
 
 # A client's id goes into logs and headers as it is, so it must be harmless there.

@@ -12,7 +12,7 @@ import structlog
 
 from appliance.models.manager import Lifecycle
 from appliance.server.listener import Listener
-from appliance.server.probes import ProbeListener
+from appliance.server.probe_server import ProbeListener
 
 if TYPE_CHECKING:
     import grpc

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 
 from appliance.models.manager import Lifecycle, Standing
-from appliance.server.outlook import Published
+from appliance.server.worker_health import Published
 
 # How old what a worker hears of the others can be, before they are ready and then.
 _SAY_SOON_SECONDS = 0.1
