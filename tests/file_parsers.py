@@ -32,7 +32,7 @@ from appliance.planner.tensor_info import Tensor
 from appliance.planner.tensor_parallel import grouped, parts
 from appliance.planner.weight_sharding import weights
 from appliance.storage import lockfile, manifest
-from appliance.storage.peeking import Range
+from appliance.storage.remote_reader import Range
 from appliance.translation.paths import JmesPath, PathFaultError
 from appliance.translation.sandbox import TemplateFaultError, compiled, sandbox, undeclared
 from appliance.upstream.decoding import decoder

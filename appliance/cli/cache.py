@@ -15,8 +15,8 @@ from appliance.config import Config, load
 from appliance.core.errors import ArtifactCorruptError
 from appliance.storage import Cache, digest
 from appliance.storage.blobs import Blobs
-from appliance.storage.inventory import Wish, artifacts, damage, remove, unwanted
-from appliance.storage.materializing import brought
+from appliance.storage.cache_admin import Wish, artifacts, damage, remove, unwanted
+from appliance.storage.materialize import brought
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

@@ -26,11 +26,11 @@ from appliance.config.storage import StorageSection, StorageSettings
 from appliance.models.base_config import ModelSection, Report
 from appliance.storage import Report as CacheReport
 from appliance.storage import lockfile, materialize, verify
-from appliance.storage.contents import Contents, contents
-from appliance.storage.explaining import Explanation
-from appliance.storage.explaining import explain as explain_one
+from appliance.storage.dry_run import Explanation
+from appliance.storage.dry_run import explain as explain_one
+from appliance.storage.file_list import Contents, contents
 from appliance.storage.lockfile import Locked
-from appliance.storage.materializing import reread
+from appliance.storage.materialize import reread
 
 # Where there is no terminal for bars, a line now and then says that it goes on.
 _TELL_SECONDS = 5.0

@@ -17,7 +17,7 @@ from appliance.core.errors import ApplianceError, LoadError
 from appliance.models.base_config import ModelSection, Report
 from appliance.models.fetch_progress import Progress
 from appliance.planner import Plan
-from appliance.storage.holding import hold
+from appliance.storage.in_use_lock import hold
 from appliance.storage.manifest import artifact_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -13,7 +13,7 @@ from typing import Any
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.safetensors_header import require_count
 from appliance.planner.tensor_info import Tensor
-from appliance.storage.peeking import Peek, Range
+from appliance.storage.remote_reader import Peek, Range
 
 _BLOCK = 1 << 20
 _MAGIC = b"GGUF"

@@ -17,7 +17,7 @@ from appliance.planner.model_config import Architecture, Config, architecture_of
 from appliance.planner.safetensors_header import config_of, require_count, tensors_of
 from appliance.planner.tensor_info import Tensor
 from appliance.planner.tensor_parallel import Group, Part, grouped, parts
-from appliance.storage.peeking import Peek, peek
+from appliance.storage.remote_reader import Peek, peek
 
 _CONFIG = "config.json"
 

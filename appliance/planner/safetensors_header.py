@@ -15,7 +15,7 @@ from typing import Any
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.tensor_info import BITS, Tensor
 from appliance.storage import bounded_json
-from appliance.storage.peeking import Peek, Range
+from appliance.storage.remote_reader import Peek, Range
 
 _LENGTH_BYTES = 8
 

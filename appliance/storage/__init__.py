@@ -5,9 +5,9 @@ Where the bytes of models come from: `materialize` makes them a verified local p
 from __future__ import annotations
 
 from appliance.storage.cache import Cache, Report
+from appliance.storage.filesystems.registry import SCHEMES
 from appliance.storage.manifest import digest, verify
-from appliance.storage.materializing import materialize
-from appliance.storage.schemes import SCHEMES
+from appliance.storage.materialize import materialize
 from appliance.storage.uri import redact
 
 __all__ = ["SCHEMES", "Cache", "Report", "digest", "materialize", "redact", "verify"]

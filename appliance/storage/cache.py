@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from appliance.core.errors import StorageError
-from appliance.storage.faults import disk_faults
+from appliance.storage.artifact import UNFINISHED, Report, build, is_whole, resume
+from appliance.storage.disk_errors import disk_faults
 from appliance.storage.locks import exclusively
-from appliance.storage.making import UNFINISHED, Report, build, is_whole, resume
 from appliance.storage.manifest import FILES
-from appliance.storage.private import write_text
+from appliance.storage.private_directory import write_text
 from appliance.storage.uri import redact
 
 __all__ = ["Cache", "Report"]

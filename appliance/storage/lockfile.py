@@ -16,8 +16,8 @@ from uuid import uuid4
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.storage import bounded_json
-from appliance.storage.contents import Contents, Held
-from appliance.storage.faults import disk_faults
+from appliance.storage.disk_errors import disk_faults
+from appliance.storage.file_list import Contents, Held
 from appliance.storage.uri import redact
 
 NAME = "appliance.lock"

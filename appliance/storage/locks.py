@@ -17,8 +17,8 @@ from pathlib import Path
 import structlog
 from filelock import FileLock, Timeout
 
-from appliance.storage.faults import disk_faults
-from appliance.storage.private import write_text
+from appliance.storage.disk_errors import disk_faults
+from appliance.storage.private_directory import write_text
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from appliance.core.errors import ArtifactCorruptError
 from appliance.storage import bounded_json
-from appliance.storage.faults import disk_faults
+from appliance.storage.disk_errors import disk_faults
 
 FILES = "files"
 """Directory of an artifact that holds its files."""

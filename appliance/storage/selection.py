@@ -14,8 +14,8 @@ import structlog
 
 from appliance.config.storage import StorageSection
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
-from appliance.storage import names
-from appliance.storage.store import Listing, RemoteFile
+from appliance.storage import path_safety
+from appliance.storage.filesystems.base import Listing, RemoteFile
 
 log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ def sort_out(listing: Listing, storage: StorageSection) -> Selection:
     chosen = [file.name for file in files]
     if not files:
         raise ArtifactNotFoundError(f"{listing.place}: {_nothing(listing, storage)}")
-    if clash := names.clash(chosen):
+    if clash := path_safety.clash(chosen):
         raise ArtifactCorruptError(f"{listing.place}: {clash}; leave one of them out with exclude")
     _require_no_pickles(listing.place, chosen, storage)
     return Selection(files, left_out)
@@ -99,7 +99,7 @@ def _require_good_names(listing: Listing) -> None:
         # What S3's console makes for a directory.
         is_marker = file.name.endswith("/") and file.size == 0
         bare = file.name.removesuffix("/") if is_marker else file.name
-        fault = names.fault(bare)
+        fault = path_safety.fault(bare)
         if not fault and str(PurePosixPath(bare)) != bare:
             fault = "has an empty part in its name"
         if fault:

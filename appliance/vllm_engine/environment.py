@@ -17,7 +17,7 @@ from appliance.core.errors import StorageError
 from appliance.core.service_links import addresses as addresses_of_services
 from appliance.core.system import processor_flags
 from appliance.storage import Cache
-from appliance.storage.private import make_private
+from appliance.storage.private_directory import make_private
 from appliance.vllm_engine.placing import Addresses, environment_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

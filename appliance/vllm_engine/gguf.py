@@ -21,7 +21,7 @@ import structlog
 from appliance.core import child_process
 from appliance.core.errors import LoadError, MissingExtraError, NoSpaceError
 from appliance.storage import Cache, Report, digest
-from appliance.storage.faults import disk_faults
+from appliance.storage.disk_errors import disk_faults
 
 log = structlog.get_logger()
 

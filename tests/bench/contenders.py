@@ -28,7 +28,7 @@ def ours(place: Place) -> Callable[[], object]:
     """
     from appliance.config.storage import StorageSection, StorageSettings
     from appliance.storage import materialize
-    from appliance.storage.schemes import SCHEMES, Remote
+    from appliance.storage.filesystems.registry import SCHEMES, Remote
 
     scheme = SCHEMES[place["uri"].partition("://")[0]]
     assert isinstance(scheme, Remote)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from appliance.core.errors import AccessDeniedError, ArtifactChangedError, StorageUnavailableError
-from appliance.storage.store import Body, Listing, RemoteFile
+from appliance.storage.filesystems.base import Body, Listing, RemoteFile
 
 BLOCK = 16 * 1024
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.archives import extract
-from appliance.storage.archives.members import Limits
+from appliance.storage.archives.limits import Limits
 
 quiet = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

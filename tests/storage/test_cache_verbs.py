@@ -19,7 +19,7 @@ from appliance.cli.cache import cache as verbs
 from appliance.config import load
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.storage import Cache, materialize
-from appliance.storage.memory import PLACES
+from appliance.storage.filesystems.memory import PLACES
 
 DAY = 86400
 WEIGHTS = b"weights!" * 20_000
@@ -200,7 +200,7 @@ def test_what_was_shared_is_freed_with_its_last_artifact(cache: Cache, places: N
 HOLDER = """
 import sys
 from pathlib import Path
-from appliance.storage.holding import hold
+from appliance.storage.in_use_lock import hold
 held = hold(Path(sys.argv[1]) / "files")
 print("held", flush=True)
 sys.stdin.read()

@@ -42,7 +42,7 @@ def processes() -> ForkServerContext:
     Processes that begin with everything imported.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["storage.test_kill", "appliance.storage.remote.http"])
+    context.set_forkserver_preload(["storage.test_kill", "appliance.storage.filesystems.http"])
     return context
 
 

@@ -18,7 +18,7 @@ from appliance.cli import pull as verbs
 from appliance.config import Config, load
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.storage import Cache, lockfile
-from appliance.storage.memory import PLACES
+from appliance.storage.filesystems.memory import PLACES
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100}
 
@@ -110,7 +110,7 @@ def test_a_lock_holds_no_secret(tmp_path: Path) -> None:
     A lock is committed; a signed URL or a password in a URI is not.
     """
     from appliance.config.storage import StorageSection
-    from appliance.storage.contents import Contents, Held
+    from appliance.storage.file_list import Contents, Held
 
     storage = StorageSection(uri="https://me:s3cret@host/model.gguf?sig=s3cret")
     found = Contents("https://host/model.gguf", {"model.gguf": Held(1, "0" * 64)}, is_file=True)

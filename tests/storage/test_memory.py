@@ -12,7 +12,7 @@ import pytest
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError
 from appliance.storage import Cache, Report, materialize
-from appliance.storage.memory import PLACES
+from appliance.storage.filesystems.memory import PLACES
 
 FILES = {"model/config.json": b"{}", "model/.hidden": b"h", "model/sub/empty": b"", "model-v2/config.json": b"{2}"}
 

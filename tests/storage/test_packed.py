@@ -19,8 +19,8 @@ from storage.store_double import Fault, StoreDouble
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError, StorageError
 from appliance.storage import Cache
-from appliance.storage.fetch import fetch
-from appliance.storage.store import Listing
+from appliance.storage.filesystems.base import Listing
+from appliance.storage.remote_fetch import fetch
 
 MODEL = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 2000, "pytorch_model.bin": b"p", ".dot": b""}
 

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import AccessDeniedError, StorageUnavailableError
 from appliance.storage import Cache
-from appliance.storage.fetch import fetch
-from appliance.storage.past import remember
+from appliance.storage.remote_fetch import fetch
+from appliance.storage.resolution_cache import remember
 
 STORAGE = StorageSection(uri="double://model")
 FILES = {"config.json": b"{}", "model.safetensors": b"w"}

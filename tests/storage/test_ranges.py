@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.config.storage import TransferSection
-from appliance.storage.transfer.ranges import Sizes, Span, gaps
+from appliance.storage.download.ranges import Sizes, Span, gaps
 
 MIB = 1 << 20
 

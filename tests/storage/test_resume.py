@@ -18,9 +18,9 @@ from structlog.testing import capture_logs
 from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
 from appliance.storage import Cache, Report, verify
-from appliance.storage.fetch import fetch
-from appliance.storage.making import distrust
-from appliance.storage.store import Body, RemoteFile
+from appliance.storage.artifact import distrust
+from appliance.storage.filesystems.base import Body, RemoteFile
+from appliance.storage.remote_fetch import fetch
 
 WEIGHTS = os.urandom(4_000_000)
 FILES = {"a.safetensors": WEIGHTS, "b.safetensors": os.urandom(1_000_000), "config.json": b"{}"}

@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from appliance.config.storage import StorageSection
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.selection import is_pickle, select, sort_out
-from appliance.storage.store import Listing, RemoteFile
 
 PLACE = "s3://bucket/model"
 MODEL = ("config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

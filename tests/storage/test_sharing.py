@@ -14,7 +14,7 @@ from storage.store_double import StoreDouble
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.storage import Cache
 from appliance.storage.blobs import Blobs
-from appliance.storage.fetch import fetch
+from appliance.storage.remote_fetch import fetch
 
 WEIGHTS = bytes(range(256)) * 4000
 

@@ -28,8 +28,8 @@ from appliance.core.errors import (
     StorageUnavailableError,
 )
 from appliance.storage import Cache, Report
-from appliance.storage.fetch import fetch
-from appliance.storage.store import Listing, RemoteFile
+from appliance.storage.filesystems.base import Listing, RemoteFile
+from appliance.storage.remote_fetch import fetch
 
 WEIGHTS = os.urandom(3_000_001)
 FILES = {

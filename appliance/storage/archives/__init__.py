@@ -9,7 +9,7 @@ from pathlib import Path
 
 from appliance.core.errors import StorageError
 from appliance.storage.archives import tars, zips
-from appliance.storage.archives.members import LIMITS, Limits
+from appliance.storage.archives.limits import LIMITS, Limits
 
 Extract = Callable[[Path, str, Path, Callable[[], None], Limits], None]
 

@@ -15,8 +15,8 @@ from typing import IO, Protocol, cast
 import zstandard
 
 from appliance.core.errors import ArtifactCorruptError
-from appliance.storage.archives.members import BLOCK, Limits, Members, is_wanted, require_some, write
-from appliance.storage.faults import check_room
+from appliance.storage.archives.limits import BLOCK, Limits, Members, is_wanted, require_some, write
+from appliance.storage.disk_errors import check_room
 
 # A longer name or attribute is nobody's: tarfile reads either into memory whole.
 _LONGEST_HEADER = 1 << 20

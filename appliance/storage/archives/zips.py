@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from appliance.core.errors import ArtifactCorruptError
-from appliance.storage import names
-from appliance.storage.archives.members import BLOCK, Limits, Members, is_wanted, require_some, write
-from appliance.storage.faults import check_room
+from appliance.storage import path_safety
+from appliance.storage.archives.limits import BLOCK, Limits, Members, is_wanted, require_some, write
+from appliance.storage.disk_errors import check_room
 
 _ENCRYPTED = 0x1
 
@@ -82,7 +82,7 @@ def _fault(member: zipfile.ZipInfo) -> str | None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device"
-    return "is encrypted" if member.flag_bits & _ENCRYPTED else names.fault(member.orig_filename)
+    return "is encrypted" if member.flag_bits & _ENCRYPTED else path_safety.fault(member.orig_filename)
 
 
 def _blocks(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ from storage.servers.s3 import ADMIN
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import StorageError
 from appliance.storage import materialize
-from appliance.storage.schemes import Remote, way
+from appliance.storage.filesystems.registry import Remote, way
 
 AZURE = f"{azure.ACCOUNT}.blob.core.windows.net"
 FILES = {"model/config.json": b"{}", "model/a name é.txt": b"text", "model-v2/other": b"other"}

@@ -11,10 +11,10 @@ from storage.servers.azure import ACCOUNT, CONTAINER, KEY, PRIVATE, AzureServer
 from appliance.config.credentials import CredentialsSection
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
-from appliance.storage.remote.azure import AzureStore
-from appliance.storage.remote.azure_access import access_to
-from appliance.storage.remote.azure_place import AzurePlace, is_azure, parse
-from appliance.storage.remote.listing import Place
+from appliance.storage.filesystems.azure import AzureStore
+from appliance.storage.filesystems.azure_auth import access_to
+from appliance.storage.filesystems.azure_uri import AzurePlace, is_azure, parse
+from appliance.storage.filesystems.object_listing import Place
 
 Environment = pytest.MonkeyPatch
 HOST = "acct.blob.core.windows.net"

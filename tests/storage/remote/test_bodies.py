@@ -10,8 +10,8 @@ import pytest
 from urllib3 import HTTPResponse
 
 from appliance.core.errors import StorageUnavailableError
-from appliance.storage.remote.bodies import ExactBody, ResponseBody, Window
-from appliance.storage.store import Body
+from appliance.storage.filesystems.base import Body
+from appliance.storage.filesystems.http_body import ExactBody, ResponseBody, Window
 
 
 def body(data: bytes) -> ResponseBody:

@@ -15,8 +15,8 @@ from storage.shelves import Shelf
 
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
-from appliance.storage.schemes import SCHEMES, Remote
-from appliance.storage.store import Listing, RemoteFile, Store
+from appliance.storage.filesystems.base import Listing, RemoteFile, Store
+from appliance.storage.filesystems.registry import SCHEMES, Remote
 from appliance.storage.uri import scheme_of
 
 LARGE = random.Random(0).randbytes(700_000)

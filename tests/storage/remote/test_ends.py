@@ -50,7 +50,7 @@ def processes() -> ForkServerContext:
     Processes that begin with everything imported.
     """
     context = multiprocessing.get_context("forkserver")
-    stores = [f"appliance.storage.remote.{name}" for name in ("s3", "gcs", "azure", "http", "hub")]
+    stores = [f"appliance.storage.filesystems.{name}" for name in ("s3", "gcs", "azure", "http", "hub")]
     context.set_forkserver_preload([__name__, "botocore.session", "azure.storage.blob.aio", *stores])
     return context
 

@@ -20,7 +20,7 @@ from storage.servers.gcs import BUCKET, GcsServer
 
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
-from appliance.storage.remote.gcs import GcsStore
+from appliance.storage.filesystems.gcs import GcsStore
 
 Environment = pytest.MonkeyPatch
 

@@ -18,7 +18,7 @@ from storage.servers.web import WebServer
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
-from appliance.storage.remote import checksums
+from appliance.storage.filesystems import sha256sums
 
 Environment = pytest.MonkeyPatch
 SECRET = {"Authorization": "Bearer s3cret"}
@@ -208,7 +208,7 @@ def test_the_listings_of_all_tools_are_read(line: str) -> None:
     """
     digest = sha256(b"x").hexdigest()
 
-    assert checksums.parse("place", line.format(sum=digest, other="0" * 64)) == {"a name": digest}
+    assert sha256sums.parse("place", line.format(sum=digest, other="0" * 64)) == {"a name": digest}
 
 
 def test_what_is_no_listing_is_told_with_its_line() -> None:
@@ -216,7 +216,7 @@ def test_what_is_no_listing_is_told_with_its_line() -> None:
     A page of HTML that says that all is well, for one.
     """
     with pytest.raises(ArtifactCorruptError, match="line 1 of SHA256SUMS"):
-        checksums.parse("place", "<html>")
+        sha256sums.parse("place", "<html>")
 
 
 def test_a_server_without_ranges_sends_its_files_whole(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from appliance.core.errors import (
     StorageUnavailableError,
 )
 from appliance.storage import Cache, Report, materialize, verify
-from appliance.storage.remote.hub_path import HubPath, parse
+from appliance.storage.filesystems.huggingface_uri import HubPath, parse
 
 WEIGHTS = bytes(range(256)) * 100
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "sub/x.txt": b"x"}

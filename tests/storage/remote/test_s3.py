@@ -13,7 +13,7 @@ from storage.servers.s3 import ADMIN, BUCKET, PRIVATE, READER, S3Server
 
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
-from appliance.storage.remote.s3 import S3Store
+from appliance.storage.filesystems.s3 import S3Store
 
 Environment = pytest.MonkeyPatch
 
