@@ -14,7 +14,7 @@ from appliance.config.base import Change, Section
 from appliance.config.server import ServerSection
 from appliance.config.storage import StorageSettings
 from appliance.models.base_config import ModelSection
-from appliance.telemetry.access import AccessSection
+from appliance.telemetry.access_log import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
 from appliance.telemetry.tracing import TracingSection
 

@@ -29,7 +29,7 @@ from appliance.server.kserve_prefixes import Fresh, Publishing
 from appliance.server.request_context_middleware import Observed
 from appliance.server.send_timeout_middleware import Sending
 from appliance.server.worker_health import Alone, Outlook, Seat, Together
-from appliance.telemetry.telemetry import Settings, Telemetry
+from appliance.telemetry.recorder import Settings, Telemetry
 from appliance.ui.redacted_config import Told
 
 

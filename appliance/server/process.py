@@ -39,7 +39,7 @@ from appliance.server.tls import Certificates
 from appliance.server.tls import read as read_certificate
 from appliance.server.watchdog import Watchdog
 from appliance.server.worker_health import Seat, read
-from appliance.telemetry.telemetry import Telemetry
+from appliance.telemetry.recorder import Telemetry
 
 if TYPE_CHECKING:
     import grpc

@@ -17,7 +17,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from appliance.api.route_tags import PROBE, PROTOCOL
 from appliance.core.request_context import Record, recorded
 from appliance.server.asgi_messages import Wire, tapped
-from appliance.telemetry.telemetry import Telemetry
+from appliance.telemetry.recorder import Telemetry
 
 # A client's id goes into logs and headers as it is, so it must be harmless there.
 _HARMLESS = re.compile(rb"[\x21-\x7e]{1,128}")

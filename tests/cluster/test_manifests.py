@@ -23,7 +23,7 @@ from appliance.models.generative import GenerativeSection
 from appliance.models.manager import Lifecycle
 from appliance.server.app import create_probes
 from appliance.server.worker_health import Alone
-from appliance.telemetry.telemetry import Settings, Telemetry
+from appliance.telemetry.recorder import Settings, Telemetry
 
 KUBERNETES = "1.37"
 PROGRAM = Path(__file__).parent / "kserve_models.py"

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from appliance.models.manager import Lifecycle, Progress
 from appliance.server.app import create_probes
 from appliance.server.worker_health import Alone
-from appliance.telemetry.telemetry import Settings, Telemetry
+from appliance.telemetry.recorder import Settings, Telemetry
 
 
 class Clock:

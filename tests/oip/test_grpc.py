@@ -30,7 +30,7 @@ from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerSection
 from appliance.core.errors import CallError, EngineDeadError, UnavailableError
 from appliance.telemetry.payloads import PayloadsSection
-from appliance.telemetry.telemetry import Settings, Telemetry
+from appliance.telemetry.recorder import Settings, Telemetry
 from appliance.tensors import Tensor
 
 ROOT = Path(__file__).parent.parent.parent

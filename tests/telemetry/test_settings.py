@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 from upstreams import Upstream
 
 from appliance.core.request_context import Record
-from appliance.telemetry.access import AccessSection
+from appliance.telemetry.access_log import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
-from appliance.telemetry.telemetry import Settings, Telemetry
+from appliance.telemetry.recorder import Settings, Telemetry
 from appliance.telemetry.tracing import TracingSection
 
 QUIET = AccessSection(sample=0)

@@ -20,7 +20,7 @@ from appliance.auth import Access, Caller, calling, current_caller
 from appliance.core.errors import CallError, UnauthenticatedError
 from appliance.core.request_context import LEFT, recorded
 from appliance.telemetry.payloads import Body
-from appliance.telemetry.telemetry import Telemetry
+from appliance.telemetry.recorder import Telemetry
 
 PROTOCOL = "oip_grpc"
 """

@@ -18,7 +18,7 @@ from appliance.config import Config
 from appliance.core.errors import ApplianceError
 from appliance.models.manager import Lifecycle, Standing
 from appliance.server.tls import Certificate, Certificates
-from appliance.telemetry.telemetry import Telemetry
+from appliance.telemetry.recorder import Telemetry
 
 
 def create_server(

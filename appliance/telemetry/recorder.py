@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from appliance.core.request_context import Record
-from appliance.telemetry import build, requests
-from appliance.telemetry.access import AccessLog, AccessSection
+from appliance.telemetry import build_info, request_metrics
+from appliance.telemetry.access_log import AccessLog, AccessSection
 from appliance.telemetry.payloads import Copy, Payloads, PayloadsSection
 from appliance.telemetry.tracing import Headers, Traced, Traces, TracingSection
 
@@ -38,7 +38,7 @@ class Telemetry:
         self._access = AccessLog(settings.access)
         self._payloads = Payloads(settings.payloads, source, facts)
         self._traces = Traces(settings.tracing)
-        build.show(settings.digest)
+        build_info.show(settings.digest)
 
     def apply(self, settings: Settings) -> None:
         """
@@ -50,7 +50,7 @@ class Telemetry:
         self._access.apply(settings.access)
         self._payloads.apply(settings.payloads)
         self._traces.apply(settings.tracing)
-        build.show(settings.digest)
+        build_info.show(settings.digest)
 
     def copy(self) -> Copy | None:
         """
@@ -68,7 +68,7 @@ class Telemetry:
         """
         Take in a request that has ended.
         """
-        requests.count(record)
+        request_metrics.count(record)
         self._access.tell(record)
         if traced is not None:
             self._traces.end(record, traced)

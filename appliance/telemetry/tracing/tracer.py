@@ -13,7 +13,7 @@ from appliance.config.tracing import TracingSection
 from appliance.core.request_context import Record
 
 if TYPE_CHECKING:
-    from appliance.telemetry.tracing.exporting import Exporting, Open
+    from appliance.telemetry.tracing.exporter import Exporting, Open
 
 # How long what waits may take to leave once the server stops.
 _FLUSH_SECONDS = 3.0
@@ -58,7 +58,7 @@ class Traces:
             self._past.append(self._exporting)
         self._section, self._exporting = section, None
         if section is not None:
-            from appliance.telemetry.tracing.exporting import Exporting
+            from appliance.telemetry.tracing.exporter import Exporting
 
             self._exporting = Exporting(section)
 

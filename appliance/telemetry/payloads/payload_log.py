@@ -15,7 +15,7 @@ from prometheus_client import Counter
 
 from appliance.config.payload_log import PayloadsSection
 from appliance.core.request_context import Record
-from appliance.telemetry.payloads.copies import Body, Copy
+from appliance.telemetry.payloads.captured_body import Body, Copy
 from appliance.telemetry.payloads.event import Payload, Side, event
 from appliance.telemetry.payloads.sinks import Sink, sink_of
 
