@@ -24,7 +24,7 @@ from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.models.manager import Lifecycle
 from appliance.server import create_app
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
-from appliance.tensors.wire import LENGTH_HEADER, read_request, read_response, write_request, write_response
+from appliance.tensors.codec import LENGTH_HEADER, read_request, read_response, write_request, write_response
 
 Kind = Literal["writer", "talker", "embedder", "ranker", "mood", "tagger", "echo", "plain", "everything"]
 

@@ -40,7 +40,7 @@ from appliance.core.model import Call, Operation
 from appliance.models import adapter
 from appliance.python_api import request_types as python_requests
 from appliance.tensors import InferenceRequest, Tensor
-from appliance.tensors.wire import decoded, read_request, write_request
+from appliance.tensors.codec import decoded, read_request, write_request
 from appliance.upstream.affinity import head_of
 from appliance.upstream.naming import Events, Named, renamed
 from appliance.upstream.rewrite import RequestSection, Rewrite

@@ -17,7 +17,7 @@ from appliance.config.server_limits import ServerLimitsSection
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, SlowBodyError
 from appliance.core.json_limits import is_deeper, is_wider
-from appliance.tensors.wire import LENGTH_HEADER
+from appliance.tensors.codec import LENGTH_HEADER
 
 # A length of more digits is none, which is for the protocol to say.
 _DIGITS = 20

@@ -64,7 +64,7 @@ PATHS: Mapping[Operation, tuple[str, ...]] = {
 """
 Where clients of OpenAI's protocol ask for each operation, the usual place first; so it is with us, and with every
 upstream. The last three operations have none: they are a model's own, in the Open Inference Protocol. An inference
-is tensors (`appliance.tensors.wire`), a prediction and an explanation are the JSON objects of its first version.
+is tensors (`appliance.tensors.codec`), a prediction and an explanation are the JSON objects of its first version.
 """
 
 

@@ -17,7 +17,7 @@ from appliance.python_api.invoke import called, is_stream, items
 from appliance.python_api.serialization import Json, ModelFaultError, kind_of, plain
 from appliance.python_api.user_code import reason_of, user_code
 from appliance.tensors import InferenceResponse
-from appliance.tensors.wire import LENGTH_HEADER, decoded, read_request, read_response, write_response
+from appliance.tensors.codec import LENGTH_HEADER, decoded, read_request, read_response, write_response
 
 Payload = InferRequest | Json
 """

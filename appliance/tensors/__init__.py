@@ -5,7 +5,7 @@ Tensors as the Open Inference Protocol has them: datatypes, shapes, bytes, and r
 from __future__ import annotations
 
 from appliance.tensors.datatype import DATATYPES, Datatype, datatype
-from appliance.tensors.message import InferenceRequest, InferenceResponse, RequestedOutput
+from appliance.tensors.inference import InferenceRequest, InferenceResponse, RequestedOutput
 from appliance.tensors.tensor import Tensor
 
 __all__ = [

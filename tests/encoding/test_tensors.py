@@ -12,7 +12,7 @@ import pytest
 from served import Served
 
 from appliance.tensors import InferenceRequest, Tensor
-from appliance.tensors.wire import LENGTH_HEADER, read_response, write_request
+from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 
 TEXTS = ["The cat sits outside.", "It rains in Paris."]
 

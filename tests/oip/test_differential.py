@@ -18,7 +18,7 @@ import pytest
 from reference_servers import Reference, environment, serving
 
 from appliance.core.errors import CallError
-from appliance.tensors.wire import LENGTH_HEADER, read_response
+from appliance.tensors.codec import LENGTH_HEADER, read_response
 
 VISITORS = Path(__file__).parent / "visitors"
 DOUBLES = Path(__file__).parent.parent / "inference_doubles.py"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from appliance.core.errors import CallError
 from appliance.tensors import DATATYPES, InferenceRequest, InferenceResponse, Tensor
-from appliance.tensors.wire import LENGTH_HEADER, read_request, read_response, write_request, write_response
+from appliance.tensors.codec import LENGTH_HEADER, read_request, read_response, write_request, write_response
 
 _INTEGERS = {
     f"{sign}INT{bits}": st.integers(*((0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)))

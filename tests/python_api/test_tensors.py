@@ -20,7 +20,7 @@ from appliance.core.errors import CallError, UnsupportedOperationError
 from appliance.core.model import Call, Operation, Reply
 from appliance.python_api.serialization import ModelFaultError
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
-from appliance.tensors.wire import LENGTH_HEADER, read_response, write_request
+from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from uuid import uuid4
 import msgspec
 
 from appliance.core.errors import CallError
-from appliance.tensors.wire import decoded
+from appliance.tensors.codec import decoded
 
 _STRUCTURED = "application/cloudevents+json"
 _NEEDED = ("id", "source", "type")

@@ -27,7 +27,7 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, GatewayError, UnsupportedOperationError
 from appliance.core.model import Operation, Reply
 from appliance.models.manager import Lifecycle
-from appliance.tensors.wire import decoded
+from appliance.tensors.codec import decoded
 
 _UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 

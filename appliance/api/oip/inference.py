@@ -19,7 +19,7 @@ from appliance.core.parallel import gathered
 from appliance.limits import require_within
 from appliance.models.manager import Entry, Lifecycle
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
-from appliance.tensors.wire import LENGTH_HEADER, read_response, write_request
+from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 
 VERSION = "1"
 """

@@ -19,7 +19,7 @@ from appliance.api.oip import metadata
 from appliance.api.request_body import Intake
 from appliance.core.errors import CallError, ForbiddenError
 from appliance.models.manager import Lifecycle
-from appliance.tensors.wire import decoded
+from appliance.tensors.codec import decoded
 
 
 class _Asked(msgspec.Struct):

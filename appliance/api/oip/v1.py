@@ -30,7 +30,7 @@ from appliance.core.errors import CallError, UnsupportedOperationError
 from appliance.core.model import Call, Operation, Reply
 from appliance.models.manager import Lifecycle
 from appliance.tensors import Tensor
-from appliance.tensors.wire import decoded
+from appliance.tensors.codec import decoded
 
 _VERBS = {"predict": Operation.PREDICTION, "explain": Operation.EXPLANATION}
 

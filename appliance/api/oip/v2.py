@@ -31,7 +31,7 @@ from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current
 from appliance.models.manager import RULES, Entry, Lifecycle, Standing
-from appliance.tensors.wire import LENGTH_HEADER, read_request, write_response
+from appliance.tensors.codec import LENGTH_HEADER, read_request, write_response
 
 _PLACE = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")
 

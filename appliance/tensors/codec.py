@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.core.errors import CallError
-from appliance.tensors.message import InferenceRequest, InferenceResponse, RequestedOutput
+from appliance.tensors.inference import InferenceRequest, InferenceResponse, RequestedOutput
 from appliance.tensors.tensor import Tensor
 
 LENGTH_HEADER = "inference-header-content-length"
