@@ -18,6 +18,8 @@ import zstandard
 from jinja2 import StrictUndefined
 from parsers import Parser
 
+from appliance.adapters.jmespath import JmesPath, PathFaultError
+from appliance.adapters.sandbox import TemplateFaultError, compiled, sandbox, undeclared
 from appliance.config import load
 from appliance.config.layout import LayoutSection
 from appliance.config.yaml_parser import read as read_document
@@ -33,8 +35,6 @@ from appliance.planner.tensor_parallel import grouped, parts
 from appliance.planner.weight_sharding import weights
 from appliance.storage import lockfile, manifest
 from appliance.storage.remote_reader import Range
-from appliance.translation.paths import JmesPath, PathFaultError
-from appliance.translation.sandbox import TemplateFaultError, compiled, sandbox, undeclared
 from appliance.upstream.decoding import decoder
 
 CONFIG = {

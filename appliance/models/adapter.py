@@ -13,6 +13,14 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from pydantic import Field
 
+from appliance.adapters.chat_request import Chat
+from appliance.adapters.chat_template import chat_template
+from appliance.adapters.handlers import Faces, over_completions, over_http, over_oip
+from appliance.adapters.http_client import Wire
+from appliance.adapters.messages import Json
+from appliance.adapters.readiness import Readiness
+from appliance.adapters.renderer import Renderer
+from appliance.adapters.target import Peer, Remote
 from appliance.config.adapters import CompletionsSection
 from appliance.config.http_adapter import HttpSection
 from appliance.config.oip_adapter import OipSection
@@ -22,14 +30,6 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, LoadError
 from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.models.base_config import ModelSection, Name
-from appliance.translation.chat import Chat
-from appliance.translation.faces import Faces, over_completions, over_http, over_oip
-from appliance.translation.messages import Json
-from appliance.translation.readiness import Readiness
-from appliance.translation.renderer import Renderer
-from appliance.translation.target import Peer, Remote
-from appliance.translation.tokenizer import chat_template
-from appliance.translation.wire import Wire
 from appliance.upstream.address import place
 from appliance.upstream.client import Client
 

@@ -10,6 +10,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.adapters.chat_request import Chat, Prompted
+from appliance.adapters.chat_template import chat_template as template_of
+from appliance.adapters.completions import OverCompletions
+from appliance.adapters.target import Peer
 from appliance.config.adapters import CompletionsSection
 from appliance.core.errors import ApplianceError, CallError
 from appliance.core.model import ALONE, Call, Model, Operation, Reply
@@ -20,10 +24,6 @@ from appliance.python_api.model_adapter import Bridge, bridged
 from appliance.python_api.openai_model import Context, OpenAIGenerativeModel, OpenAIModel, RawRequest
 from appliance.python_api.request_types import ChatCompletionRequest
 from appliance.python_api.response_types import ChatCompletion, ChatCompletionChunk
-from appliance.translation.chat import Chat, Prompted
-from appliance.translation.over_completions import OverCompletions
-from appliance.translation.target import Peer
-from appliance.translation.tokenizer import chat_template as template_of
 
 # Stands where a program has no template, and is never rendered.
 _NO_TEMPLATE = "{# none #}"

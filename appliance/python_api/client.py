@@ -11,12 +11,12 @@ from typing import TypeVar
 import msgspec
 from pydantic import BaseModel, ValidationError
 
+from appliance.adapters.http_client import decoded, events
 from appliance.core.errors import GatewayError
 from appliance.core.model import Call, Model, Operation
 from appliance.python_api.openai_model import RawRequest
 from appliance.python_api.request_types import Request
 from appliance.python_api.serialization import Json
-from appliance.translation.wire import decoded, events
 
 Made = TypeVar("Made", bound=BaseModel)
 

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from upstreams import SSE, Answer, Upstream
 
+from appliance.adapters.http_client import Wire
+from appliance.adapters.messages import for_template, with_texts
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import CallError, GatewayError
-from appliance.translation.messages import for_template, with_texts
-from appliance.translation.wire import Wire
 from appliance.upstream.client import Client
 
 LIMIT = 1024 * 1024

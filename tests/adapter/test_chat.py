@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from appliance.adapters.chat_request import Chat
+from appliance.adapters.chat_response import Face, chat_completion
+from appliance.adapters.chat_stream import chat_chunks
+from appliance.adapters.jinja import ChatTemplate
+from appliance.adapters.logprobs import chat_logprobs
+from appliance.adapters.messages import for_template
+from appliance.adapters.stop_sequences import Stops, cut
 from appliance.core.errors import CallError, GatewayError
-from appliance.translation.chat import Chat
-from appliance.translation.chat_answer import Face, chat_completion
-from appliance.translation.chat_stream import chat_chunks
-from appliance.translation.logprobs import chat_logprobs
-from appliance.translation.messages import for_template
-from appliance.translation.stops import Stops, cut
-from appliance.translation.templates import ChatTemplate
 
 Json = dict[str, Any]
 

@@ -10,15 +10,15 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from appliance.adapters.chat_request import Chat
+from appliance.adapters.completions import OverCompletions
+from appliance.adapters.jinja import ChatTemplate
+from appliance.adapters.openai_responses import Text, Usage
+from appliance.adapters.operations import Chatting, Completing, Embedding, Ranking
+from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.config.adapters import ChatSection, CompletionsSection
 from appliance.core.errors import CallError
 from appliance.core.model import Operation
-from appliance.translation.answers import Text, Usage
-from appliance.translation.chat import Chat
-from appliance.translation.over_completions import OverCompletions
-from appliance.translation.over_service import Chatting, Completing, Embedding, Ranking
-from appliance.translation.requests import EmbeddingRequest, RerankRequest
-from appliance.translation.templates import ChatTemplate
 
 TEMPLATE = "{{ tools }}{{ documents }}{% for m in messages %}{{ m.role + m.content }}{{ m.tool_calls }}{% endfor %}"
 CHAT = Chat(ChatTemplate(TEMPLATE), ["END"])

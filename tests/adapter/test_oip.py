@@ -12,11 +12,11 @@ import pytest
 from services import output, tensors
 from upstreams import Answer, Upstream, json_answer
 
+from appliance.adapters.http_client import Wire
+from appliance.adapters.oip import OipClient
 from appliance.config.oip_adapter import OipSection
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError
-from appliance.translation.oip import OipClient
-from appliance.translation.wire import Wire
 from appliance.upstream.client import Client
 
 V2 = "/v2/models/m/infer"

@@ -14,10 +14,10 @@ import pytest
 from served import Served, is_gone, until
 from upstreams import Upstream
 
+from appliance.adapters.jinja import MAX_SOURCE, ChatTemplate, JsonTemplate
+from appliance.adapters.renderer import Renderer
+from appliance.adapters.sandbox import TemplateFaultError
 from appliance.core.errors import CallError
-from appliance.translation.renderer import Renderer
-from appliance.translation.sandbox import TemplateFaultError
-from appliance.translation.templates import MAX_SOURCE, ChatTemplate, JsonTemplate
 
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 

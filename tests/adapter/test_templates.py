@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from appliance.adapters.chat_template import chat_template
+from appliance.adapters.jinja import ChatTemplate, JsonTemplate
+from appliance.adapters.sandbox import TemplateFaultError
 from appliance.config.adapters import ChatSection
 from appliance.core.errors import CallError, LoadError
-from appliance.translation.sandbox import TemplateFaultError
-from appliance.translation.templates import ChatTemplate, JsonTemplate
-from appliance.translation.tokenizer import chat_template
 
 MESSAGES = [
     {"role": "system", "content": "Be <b>brief</b> & 'kind'."},

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from appliance.adapters.tool_calls import ToolCalls, split
 from appliance.config.adapters import ToolCallsSection
-from appliance.translation.tool_calls import ToolCalls, split
 
 HERMES = ToolCallsSection()
 MISTRAL = ToolCallsSection(begin="[TOOL_CALLS]", end=None)

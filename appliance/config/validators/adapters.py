@@ -10,6 +10,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from appliance.adapters.chat_template import is_inline
+from appliance.adapters.http import smallest
+from appliance.adapters.jinja import ChatTemplate, JsonTemplate
+from appliance.adapters.jmespath import JmesPath, PathFaultError
+from appliance.adapters.renderer import Renderer, RenderError
+from appliance.adapters.sandbox import TemplateFaultError
 from appliance.config.adapters import OPERATIONS
 from appliance.config.block_scalar import inside
 from appliance.config.model_entries import model_entries
@@ -18,12 +24,6 @@ from appliance.config.source_location import DataPath, Fault
 from appliance.core.errors import CallError
 from appliance.core.model import Operation
 from appliance.core.suggestions import did_you_mean, known_ones
-from appliance.translation.http import smallest
-from appliance.translation.paths import JmesPath, PathFaultError
-from appliance.translation.renderer import Renderer, RenderError
-from appliance.translation.sandbox import TemplateFaultError
-from appliance.translation.templates import ChatTemplate, JsonTemplate
-from appliance.translation.tokenizer import is_inline
 
 _PATHS = (("response",), ("stream",), ("finish_reason",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"))
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Protocol
 
+from appliance.adapters.chat_request import Chat
+from appliance.adapters.chat_response import Face, chat_completion
+from appliance.adapters.chat_stream import chat_chunks
+from appliance.adapters.http_client import Headers
+from appliance.adapters.messages import Json
+from appliance.adapters.openai_responses import Usage, embeddings, rerank
+from appliance.adapters.requests import EmbeddingRequest, RerankRequest, TextRequest
+from appliance.adapters.text_generation import Writer, Writing
 from appliance.config.adapters import ChatSection
 from appliance.core.errors import CallError
 from appliance.core.parallel import gathered
-from appliance.translation.answers import Usage, embeddings, rerank
-from appliance.translation.chat import Chat
-from appliance.translation.chat_answer import Face, chat_completion
-from appliance.translation.chat_stream import chat_chunks
-from appliance.translation.messages import Json
-from appliance.translation.requests import EmbeddingRequest, RerankRequest, TextRequest
-from appliance.translation.wire import Headers
-from appliance.translation.writing import Writer, Writing
 
 Vectors = tuple[list[list[float]], Usage]
 Scores = tuple[list[float], Usage]

@@ -10,11 +10,11 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.adapters.logprobs import chat_logprobs
+from appliance.adapters.messages import Json
+from appliance.adapters.tool_calls import split
 from appliance.config.adapters import ChatSection, ToolCallsSection
 from appliance.core.errors import GatewayError
-from appliance.translation.logprobs import chat_logprobs
-from appliance.translation.messages import Json
-from appliance.translation.tool_calls import split
 
 _OF_CHOICE = frozenset({"text", "index", "logprobs", "finish_reason"})
 

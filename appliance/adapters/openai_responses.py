@@ -14,9 +14,9 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from appliance.adapters.messages import Json
+from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.core.errors import CallError, GatewayError
-from appliance.translation.messages import Json
-from appliance.translation.requests import EmbeddingRequest, RerankRequest
 
 
 @dataclass(frozen=True, slots=True)

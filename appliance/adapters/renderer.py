@@ -154,7 +154,7 @@ def _start() -> subprocess.Popen[bytes]:
     # Modules are found where this process finds them, and never first in the directory it was started in.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "appliance.translation.render_process"],
+        [sys.executable, "-P", "-m", "appliance.adapters.render_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.adapters.messages import Json
 from appliance.core.errors import CallError
 from appliance.limits import require_size
-from appliance.translation.messages import Json
 
 
 @dataclass(frozen=True, slots=True)

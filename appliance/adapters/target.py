@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from appliance.adapters.http_client import LONGEST_BYTES, Headers, Wire, decoded, events, object_of
+from appliance.adapters.messages import Json
 from appliance.core.errors import CallError, GatewayError
 from appliance.core.model import PATHS, Call, Operation, Peers
-from appliance.translation.messages import Json
-from appliance.translation.wire import LONGEST_BYTES, Headers, Wire, decoded, events, object_of
 
 
 class Target(Protocol):

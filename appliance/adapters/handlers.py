@@ -6,19 +6,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
+from appliance.adapters.chat_request import Chat
+from appliance.adapters.completions import OverCompletions
+from appliance.adapters.http import HttpEmbedder, HttpRanker, HttpWriter
+from appliance.adapters.http_client import Headers, Wire
+from appliance.adapters.messages import Json
+from appliance.adapters.oip import OipClient, OipEmbedder, OipRanker, OipWriter
+from appliance.adapters.operations import Chatting, Completing, Embedding, Ranking
+from appliance.adapters.renderer import Renderer
+from appliance.adapters.target import Target
 from appliance.config.adapters import CompletionsSection
 from appliance.config.http_adapter import HttpSection
 from appliance.config.oip_adapter import OipSection
 from appliance.core.model import Operation
-from appliance.translation.chat import Chat
-from appliance.translation.http import HttpEmbedder, HttpRanker, HttpWriter
-from appliance.translation.messages import Json
-from appliance.translation.oip import OipClient, OipEmbedder, OipRanker, OipWriter
-from appliance.translation.over_completions import OverCompletions
-from appliance.translation.over_service import Chatting, Completing, Embedding, Ranking
-from appliance.translation.renderer import Renderer
-from appliance.translation.target import Target
-from appliance.translation.wire import Headers, Wire
 
 Face = Callable[[Json, Headers], Awaitable[Json | AsyncGenerator[Json]]]
 """

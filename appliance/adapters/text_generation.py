@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Protocol
 
+from appliance.adapters.http_client import Headers
+from appliance.adapters.messages import Json
+from appliance.adapters.openai_responses import Text, Usage, completion_choice, head
+from appliance.adapters.requests import TextRequest
+from appliance.adapters.stop_sequences import Stops, cut
 from appliance.core.errors import CallError
 from appliance.core.parallel import gathered, merged
-from appliance.translation.answers import Text, Usage, completion_choice, head
-from appliance.translation.messages import Json
-from appliance.translation.requests import TextRequest
-from appliance.translation.stops import Stops, cut
-from appliance.translation.wire import Headers
 
 _UNTOLD = ("logprobs", "top_logprobs", "prompt_logprobs", "echo", "suffix")
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from appliance.adapters.jinja import ChatTemplate
+from appliance.adapters.messages import Json
+from appliance.adapters.renderer import Renderer
+from appliance.adapters.sandbox import TemplateFaultError
 from appliance.config.adapters import ChatSection
 from appliance.core.errors import LoadError
-from appliance.translation.messages import Json
-from appliance.translation.renderer import Renderer
-from appliance.translation.sandbox import TemplateFaultError
-from appliance.translation.templates import ChatTemplate
 
 _CONFIG = "tokenizer_config.json"
 

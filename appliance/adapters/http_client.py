@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 from yarl import URL
 
+from appliance.adapters.error_mapping import of_error, refusal
+from appliance.adapters.messages import Json
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
 from appliance.core.sse import json_events
-from appliance.translation.faults import of_error, refusal
-from appliance.translation.messages import Json
 from appliance.upstream.address import join
 from appliance.upstream.answer import Answer
 from appliance.upstream.client import Client

@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from appliance.adapters.renderer import RenderError
+from appliance.adapters.sandbox import TemplateFaultError
 from appliance.core.errors import ApplianceError, EngineDeadError, GatewayError, UnavailableError
-from appliance.translation.renderer import RenderError
-from appliance.translation.sandbox import TemplateFaultError
 
 # So many requests in a row without any answer are no accident.
 _SILENCES = 3

@@ -12,9 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError
 
+from appliance.adapters.renderer import Renderer, RenderError
+from appliance.adapters.sandbox import TemplateFaultError, compiled, sandbox, undeclared
 from appliance.core.errors import CallError
-from appliance.translation.renderer import Renderer, RenderError
-from appliance.translation.sandbox import TemplateFaultError, compiled, sandbox, undeclared
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

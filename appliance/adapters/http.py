@@ -9,6 +9,14 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from appliance.adapters.http_client import Headers, Wire
+from appliance.adapters.jinja import JsonTemplate
+from appliance.adapters.jmespath import JmesPath
+from appliance.adapters.messages import Json, with_texts
+from appliance.adapters.openai_responses import Text, Usage
+from appliance.adapters.renderer import Renderer
+from appliance.adapters.requests import EmbeddingRequest, RerankRequest
+from appliance.adapters.sandbox import TemplateFaultError
 from appliance.config.http_adapter import (
     HttpEmbeddingsSection,
     HttpExchangeSection,
@@ -18,14 +26,6 @@ from appliance.config.http_adapter import (
 )
 from appliance.core.errors import CallError, GatewayError
 from appliance.core.model import Operation
-from appliance.translation.answers import Text, Usage
-from appliance.translation.messages import Json, with_texts
-from appliance.translation.paths import JmesPath
-from appliance.translation.renderer import Renderer
-from appliance.translation.requests import EmbeddingRequest, RerankRequest
-from appliance.translation.sandbox import TemplateFaultError
-from appliance.translation.templates import JsonTemplate
-from appliance.translation.wire import Headers, Wire
 
 # Words of services for an answer that was cut: TGI's, Ollama's, Anthropic's, Gemini's.
 _CUT = ("length", "max")

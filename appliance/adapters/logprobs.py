@@ -11,7 +11,7 @@ import re
 from itertools import zip_longest
 from typing import Any
 
-from appliance.translation.messages import Json
+from appliance.adapters.messages import Json
 
 # OpenAI's word for a log probability too small to tell.
 _LEAST = -9999.0

@@ -10,11 +10,11 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from appliance.adapters.chat_response import Face, chat_id, choices_of, extras_of, reason_of
+from appliance.adapters.logprobs import chat_logprobs
+from appliance.adapters.messages import Json
+from appliance.adapters.tool_calls import ToolCalls
 from appliance.core.errors import GatewayError
-from appliance.translation.chat_answer import Face, chat_id, choices_of, extras_of, reason_of
-from appliance.translation.logprobs import chat_logprobs
-from appliance.translation.messages import Json
-from appliance.translation.tool_calls import ToolCalls
 
 
 async def chat_chunks(chunks: AsyncGenerator[Json], face: Face) -> AsyncGenerator[Json]:

@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from appliance.adapters.messages import Json
+from appliance.adapters.stop_sequences import Stops
 from appliance.config.adapters import ToolCallsSection
-from appliance.translation.messages import Json
-from appliance.translation.stops import Stops
 
 
 def split(text: str, marks: ToolCallsSection) -> tuple[str, list[Json]]:

@@ -7,15 +7,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from appliance.adapters.chat_request import Chat, Prompted
+from appliance.adapters.chat_response import Face, chat_completion
+from appliance.adapters.chat_stream import chat_chunks
+from appliance.adapters.http_client import Headers
+from appliance.adapters.messages import Json
+from appliance.adapters.target import Target
 from appliance.config.adapters import CompletionsSection
 from appliance.core.errors import GatewayError
 from appliance.core.model import Operation
-from appliance.translation.chat import Chat, Prompted
-from appliance.translation.chat_answer import Face, chat_completion
-from appliance.translation.chat_stream import chat_chunks
-from appliance.translation.messages import Json
-from appliance.translation.target import Target
-from appliance.translation.wire import Headers
 
 # OpenAI's completions end after 16 tokens when nobody says otherwise, which no conversation expects.
 _DEFAULT_MAX_TOKENS = 1024

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.adapters.jinja import ChatTemplate
+from appliance.adapters.messages import Json, for_template
 from appliance.core.errors import CallError
-from appliance.translation.messages import Json, for_template
-from appliance.translation.templates import ChatTemplate
 
 # What the prompt is made of, and what has no meaning in a completion.
 _OF_CHAT = frozenset(

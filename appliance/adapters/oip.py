@@ -15,12 +15,12 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
+from appliance.adapters.http_client import Headers, Wire
+from appliance.adapters.messages import Json
+from appliance.adapters.openai_responses import Text, Usage
+from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.config.oip_adapter import OipEmbeddingsSection, OipRerankSection, OipSection, OipTextSection
 from appliance.core.errors import GatewayError
-from appliance.translation.answers import Text, Usage
-from appliance.translation.messages import Json
-from appliance.translation.requests import EmbeddingRequest, RerankRequest
-from appliance.translation.wire import Headers, Wire
 
 # What OpenAI's clients send about sampling, as far as a parameter of the protocol can hold it: no lists, no mappings.
 _SAMPLING = (

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import msgspec
 
+from appliance.adapters.jinja import ChatTemplate, JsonTemplate
+from appliance.adapters.renderer import LENGTH_BYTES, MAX_OUTPUT_BYTES, RenderError
 from appliance.core.system import die_with_parent
-from appliance.translation.renderer import LENGTH_BYTES, MAX_OUTPUT_BYTES, RenderError
-from appliance.translation.templates import ChatTemplate, JsonTemplate
 
 # Address space of the process, of which Python and Jinja take a tenth; a body of 32 MiB needs less than a half.
 _MEMORY_BYTES = 1024 * 1024 * 1024
