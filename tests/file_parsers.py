@@ -33,9 +33,9 @@ from appliance.planner.safetensors_header import config_of, tensors_of
 from appliance.planner.tensor_info import Tensor
 from appliance.planner.tensor_parallel import grouped, parts
 from appliance.planner.weight_sharding import weights
+from appliance.proxy.decoding import decoder
 from appliance.storage import lockfile, manifest
 from appliance.storage.remote_reader import Range
-from appliance.upstream.decoding import decoder
 
 CONFIG = {
     "architectures": ["MixtralForCausalLM"],

@@ -38,13 +38,13 @@ from appliance.core.json_edit import NotAnObjectError
 from appliance.core.json_limits import has_more_containers, is_deeper, is_wider
 from appliance.core.model import Call, Operation
 from appliance.models import adapter
+from appliance.proxy.model_name import Events, Named, renamed
+from appliance.proxy.prefix_affinity import head_of
+from appliance.proxy.rewrite import RequestSection, Rewrite
+from appliance.proxy.stream_usage import HiddenUsage, asking
 from appliance.python_api import request_types as python_requests
 from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.codec import decoded, read_request, write_request
-from appliance.upstream.affinity import head_of
-from appliance.upstream.naming import Events, Named, renamed
-from appliance.upstream.rewrite import RequestSection, Rewrite
-from appliance.upstream.stream_usage import HiddenUsage, asking
 
 Shape = Callable[[int], bytes]
 """

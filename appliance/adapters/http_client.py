@@ -17,10 +17,10 @@ from appliance.config.upstreams import UpstreamSection
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
 from appliance.core.sse import json_events
-from appliance.upstream.address import join
-from appliance.upstream.answer import Answer
-from appliance.upstream.client import Client
-from appliance.upstream.headers import upward
+from appliance.proxy.client import Client
+from appliance.proxy.headers import upward
+from appliance.proxy.response import Answer
+from appliance.proxy.url import join
 
 Headers = Mapping[str, str]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from appliance.core.model import FORMS, Call
-from appliance.upstream.naming import Named
+from appliance.proxy.model_name import Named
 
 HEADER = "x-gateway-model-name"
 """

@@ -30,8 +30,8 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import CallError, LoadError
 from appliance.core.model import Call, Model, Operation, Peers, Reply
 from appliance.models.base_config import ModelSection, Name
-from appliance.upstream.address import place
-from appliance.upstream.client import Client
+from appliance.proxy.client import Client
+from appliance.proxy.url import place
 
 Part = TypeVar("Part")
 

@@ -21,21 +21,21 @@ from appliance.core.model import FORMS, PATHS, Call, Model, Peers, Reply
 from appliance.core.multipart import FormError
 from appliance.core.request_context import current
 from appliance.models.base_config import ModelSection
-from appliance.upstream import keeping, relay, stream_usage
-from appliance.upstream.affinity import head_of
-from appliance.upstream.answer import Answer
-from appliance.upstream.balance import Balance
-from appliance.upstream.breaker import BreakerSection
-from appliance.upstream.budget import GENERATIONS, RetrySection
-from appliance.upstream.cache import Answers, AnswersSection, Kept
-from appliance.upstream.exchange import Exchange, Request
-from appliance.upstream.headers import downward, upward
-from appliance.upstream.health import HealthSection
-from appliance.upstream.member import MemberSection
-from appliance.upstream.naming import Named, renamed
-from appliance.upstream.pool import Pool
-from appliance.upstream.rewrite import RequestSection, Rewrite
-from appliance.upstream.stream_usage import HiddenUsage
+from appliance.proxy import cache_policy, event_stream, stream_usage
+from appliance.proxy.circuit_breaker import BreakerSection
+from appliance.proxy.exchange import Exchange, Request
+from appliance.proxy.headers import downward, upward
+from appliance.proxy.health_check import HealthSection
+from appliance.proxy.load_balancing import Balance
+from appliance.proxy.model_name import Named, renamed
+from appliance.proxy.pool import Pool
+from appliance.proxy.prefix_affinity import head_of
+from appliance.proxy.response import Answer
+from appliance.proxy.response_cache import Answers, AnswersSection, Kept
+from appliance.proxy.retry import GENERATIONS, RetrySection
+from appliance.proxy.rewrite import RequestSection, Rewrite
+from appliance.proxy.stream_usage import HiddenUsage
+from appliance.proxy.upstream import MemberSection
 
 
 class HeadersSection(Section):
@@ -142,12 +142,12 @@ class ProxyModel:
     async def answer(self, call: Call) -> Reply:
         request, body, hidden = await off_loop(len(call.body), self._request, call)
         name = request.body.name or self._section.name
-        if self._answers is None or not keeping.may_keep(call, body):
+        if self._answers is None or not cache_policy.may_keep(call, body):
             return await self._pass(request, name, hidden)
         kept, result, age = await self._answers.get(
             self._key(call, request),
             partial(self._keep, request),
-            is_fresh="no-cache" in keeping.directives(call.headers),
+            is_fresh="no-cache" in cache_policy.directives(call.headers),
         )
         said = {"x-cache": result}
         # What an upstream said beside its answer was about that one request.
@@ -212,18 +212,18 @@ class ProxyModel:
         exchange = await self._running.ask(request)
         answer, silence = exchange.answer, self._section.keep_alive_seconds
         if answer.is_event_stream:
-            stream = relay.events(exchange, name, silence, hidden)
+            stream = event_stream.events(exchange, name, silence, hidden)
         elif answer.is_json or answer.status >= 300:
             kept = await self._read(exchange)
             return await _reply(kept, name, kept.headers)
         else:
-            stream = relay.raw(exchange)
+            stream = event_stream.raw(exchange)
         return Reply(stream, answer.status, answer.media_type, self._downward(answer))
 
     def _key(self, call: Call, request: Request) -> bytes:
         record, is_shared = current(), self._section.cache is None or self._section.cache.shared
         owner = None if record is None or is_shared else record.key
-        return keeping.key_of(call, request.headers, request.body.under(""), owner)
+        return cache_policy.key_of(call, request.headers, request.body.under(""), owner)
 
     async def _keep(self, request: Request) -> Kept:
         return await self._read(await self._running.ask(request))
@@ -234,7 +234,7 @@ class ProxyModel:
             body = await exchange.whole()
         finally:
             exchange.close()
-        may_be_kept = answer.status == 200 and "no-store" not in keeping.directives(answer.headers)
+        may_be_kept = answer.status == 200 and "no-store" not in cache_policy.directives(answer.headers)
         return Kept(body, answer.status, answer.media_type, self._downward(answer), may_be_kept)
 
     def _downward(self, answer: Answer) -> Mapping[str, str]:

@@ -17,7 +17,7 @@ from appliance.adapters.http_client import Wire
 from appliance.adapters.messages import for_template, with_texts
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import CallError, GatewayError
-from appliance.upstream.client import Client
+from appliance.proxy.client import Client
 
 LIMIT = 1024 * 1024
 ENDLESS = repeat(b"x" * 65536)

@@ -17,7 +17,7 @@ from appliance.adapters.oip import OipClient
 from appliance.config.oip_adapter import OipSection
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError
-from appliance.upstream.client import Client
+from appliance.proxy.client import Client
 
 V2 = "/v2/models/m/infer"
 V1 = "/v1/models/m:predict"

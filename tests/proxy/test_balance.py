@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from appliance.upstream.affinity import head_of
-from appliance.upstream.balance import Balance, balancer
+from appliance.proxy.load_balancing import Balance, balancer
+from appliance.proxy.prefix_affinity import head_of
 
 
 @dataclass(slots=True)

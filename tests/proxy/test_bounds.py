@@ -19,8 +19,8 @@ from upstreams import SSE, Answer, Piece, Upstream
 
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError
-from appliance.upstream.client import Client
-from appliance.upstream.decoding import decoder
+from appliance.proxy.client import Client
+from appliance.proxy.decoding import decoder
 
 CHAT_PATH = "/v1/chat/completions"
 LIMIT = 1024 * 1024

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.upstream.breaker import Breaker, BreakerSection, Circuit
-from appliance.upstream.budget import Budget
-from appliance.upstream.tally import Tally, outlier
+from appliance.proxy.circuit_breaker import Breaker, BreakerSection, Circuit
+from appliance.proxy.outlier_detection import Tally, outlier
+from appliance.proxy.retry import Budget
 
 
 class Clock:

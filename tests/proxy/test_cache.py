@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from appliance.core.errors import GatewayError
 from appliance.core.model import Call, Operation
-from appliance.upstream.cache import Answers, AnswersSection, Kept
-from appliance.upstream.keeping import key_of, may_keep
+from appliance.proxy.cache_policy import key_of, may_keep
+from appliance.proxy.response_cache import Answers, AnswersSection, Kept
 
 
 class Asked:

@@ -15,9 +15,9 @@ from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
 
 from appliance.config.upstreams import TimeoutsSection, UpstreamSection
 from appliance.core.errors import GatewayError, GatewayTimeoutError
-from appliance.upstream.address import join, place
-from appliance.upstream.client import Client
-from appliance.upstream.headers import downward, upward
+from appliance.proxy.client import Client
+from appliance.proxy.headers import downward, upward
+from appliance.proxy.url import join, place
 
 BODY = b'{"input": "a"}'
 

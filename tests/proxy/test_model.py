@@ -22,7 +22,7 @@ from appliance.core.errors import CallError, GatewayError, GatewayTimeoutError, 
 from appliance.core.model import PATHS, Call, Operation, Peers
 from appliance.core.request_context import recorded
 from appliance.models.proxy import ProxyModel
-from appliance.upstream.pool import names
+from appliance.proxy.pool import names
 
 CHAT_PATH = "/v1/chat/completions"
 BROKEN = error(503, "broken")

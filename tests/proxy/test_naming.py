@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.upstream.naming import Events, Named, renamed
+from appliance.proxy.model_name import Events, Named, renamed
 
 CHUNK = b'data: {"id":"1","model":"upstream-v2","choices":[{"delta":{"content":"%s"}}]}'
 STREAM = b"\n".join(

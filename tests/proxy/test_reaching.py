@@ -16,7 +16,7 @@ from served import free_port
 
 from appliance.config.upstreams import TimeoutsSection, UpstreamSection, UpstreamTlsSection
 from appliance.core.errors import GatewayError, UnreachableError
-from appliance.upstream.client import Client
+from appliance.proxy.client import Client
 
 # A name that DNS never has (RFC 6761, section 6.4).
 NOWHERE = "upstream.invalid"

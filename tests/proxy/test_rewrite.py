@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance.core.model import Operation
-from appliance.upstream.rewrite import RequestSection, Rewrite
+from appliance.proxy.rewrite import RequestSection, Rewrite
 
 CHAT, MESSAGE, RESPONSE = Operation.CHAT_COMPLETION, Operation.MESSAGE, Operation.RESPONSE
 

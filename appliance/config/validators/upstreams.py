@@ -12,8 +12,8 @@ from appliance.config.raw_config import Draft
 from appliance.config.source_location import DataPath, Fault
 from appliance.config.upstreams import HEADER_NAME
 from appliance.core.model import PATHS
-from appliance.upstream.address import is_possible
-from appliance.upstream.headers import FRAMING, HOP_BY_HOP
+from appliance.proxy.headers import FRAMING, HOP_BY_HOP
+from appliance.proxy.url import is_possible
 
 # The longest first: one may end in another. `/models` is where people look whether a server is there.
 _ROUTES = sorted(

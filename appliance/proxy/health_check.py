@@ -13,8 +13,8 @@ from pydantic import Field
 
 from appliance.config.base import Section
 from appliance.core.errors import GatewayError
-from appliance.upstream.answer import Answer
-from appliance.upstream.client import Client
+from appliance.proxy.client import Client
+from appliance.proxy.response import Answer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError, GatewayTimeoutError
-from appliance.upstream.decoding import decoder
-from appliance.upstream.faults import broken
+from appliance.proxy.decoding import decoder
+from appliance.proxy.errors import broken
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse

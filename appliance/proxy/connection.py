@@ -20,8 +20,8 @@ from yarl import URL
 
 from appliance.config.upstreams import UpstreamSection, UpstreamTlsSection
 from appliance.core.errors import UnreachableError
+from appliance.proxy.errors import UNREACHABLE
 from appliance.storage.filesystems.proxy_env import proxy_for
-from appliance.upstream.faults import UNREACHABLE
 
 # Servers send one or two: 100 Continue, 103 Early Hints.
 _MOST_INTERIM = 16

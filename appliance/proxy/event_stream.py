@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
-from appliance.upstream.exchange import Exchange
-from appliance.upstream.naming import Events
-from appliance.upstream.stream_usage import HiddenUsage
+from appliance.proxy.exchange import Exchange
+from appliance.proxy.model_name import Events
+from appliance.proxy.stream_usage import HiddenUsage
 
 # A line that begins with a colon says nothing, and keeps those on the way from closing a silent connection.
 _COMMENT = b": keep-alive\n\n"

@@ -14,13 +14,13 @@ from pydantic import Field
 
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError, GatewayTimeoutError
-from appliance.upstream import metrics
-from appliance.upstream.answer import Answer
-from appliance.upstream.breaker import Breaker, BreakerSection, Circuit
-from appliance.upstream.client import Client
-from appliance.upstream.exchange import End, Exchange, Request
-from appliance.upstream.health import Health, HealthSection
-from appliance.upstream.tally import Tally
+from appliance.proxy import metrics
+from appliance.proxy.circuit_breaker import Breaker, BreakerSection, Circuit
+from appliance.proxy.client import Client
+from appliance.proxy.exchange import End, Exchange, Request
+from appliance.proxy.health_check import Health, HealthSection
+from appliance.proxy.outlier_detection import Tally
+from appliance.proxy.response import Answer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

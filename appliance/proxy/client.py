@@ -14,14 +14,14 @@ from yarl import URL
 
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError
-from appliance.upstream.address import join
-from appliance.upstream.answer import Answer
-from appliance.upstream.faults import broken, unanswered
+from appliance.proxy.errors import broken, unanswered
+from appliance.proxy.response import Answer
+from appliance.proxy.url import join
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
-    from appliance.upstream.connection import Connections
+    from appliance.proxy.connection import Connections
 
 _LONG_BYTES = 256 * 1024
 
@@ -89,7 +89,7 @@ class Client:
 
     async def _request(self, url: URL, body: bytes | None, headers: Mapping[str, str]) -> ClientResponse:
         if self._connections is None:
-            from appliance.upstream.connection import Connections
+            from appliance.proxy.connection import Connections
 
             self._connections = Connections.open(self.section)
         connections = self._connections

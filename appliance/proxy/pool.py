@@ -11,15 +11,15 @@ from math import ceil
 from typing import Any
 
 from appliance.core.errors import GatewayError, UnavailableError
-from appliance.upstream import metrics
-from appliance.upstream.address import place
-from appliance.upstream.balance import Balance, balancer
-from appliance.upstream.breaker import BreakerSection, Circuit
-from appliance.upstream.budget import Budget, RetrySection
-from appliance.upstream.exchange import Exchange, Request
-from appliance.upstream.health import HealthSection
-from appliance.upstream.member import Member, MemberSection
-from appliance.upstream.tally import outlier
+from appliance.proxy import metrics
+from appliance.proxy.circuit_breaker import BreakerSection, Circuit
+from appliance.proxy.exchange import Exchange, Request
+from appliance.proxy.health_check import HealthSection
+from appliance.proxy.load_balancing import Balance, balancer
+from appliance.proxy.outlier_detection import outlier
+from appliance.proxy.retry import Budget, RetrySection
+from appliance.proxy.upstream import Member, MemberSection
+from appliance.proxy.url import place
 
 # The same upstream would only say it again.
 _TOO_MANY = 429

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from appliance.upstream.breaker import Circuit
+from appliance.proxy.circuit_breaker import Circuit
 
 _UPSTREAM = ("model", "upstream")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 
 from appliance.core import json_edit, multipart
-from appliance.upstream.stream_usage import HiddenUsage
+from appliance.proxy.stream_usage import HiddenUsage
 
 # Where answers say which model they are of: OpenAI's, events of its responses, events of Anthropic's messages.
 _PLACES = (("model",), ("response", "model"), ("message", "model"))

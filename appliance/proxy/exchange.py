@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from appliance.core.errors import GatewayError
-from appliance.upstream.answer import Answer
-from appliance.upstream.naming import Named
+from appliance.proxy.model_name import Named
+from appliance.proxy.response import Answer
 
 End = str | BaseException
 """

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from appliance.config.base import Section
-from appliance.upstream import metrics
+from appliance.proxy import metrics
 
 # What an entry takes beside its body: the key, the objects, their places in tables.
 _OVERHEAD_BYTES = 500
