@@ -101,7 +101,7 @@ types: setup
 
 # Write the schemas from the config classes and the pinned vLLM.
 schemas: setup
-    {{ python }} -m appliance.vllm_engine.schema
+    {{ python }} -m appliance.engines.vllm.schema
     {{ python }} -m appliance.config.write_schemas
 
 # Generate the messages of the gRPC protocol from its .proto.

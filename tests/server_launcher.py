@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.layout import LayoutSection
-from appliance.vllm_engine.cpu_profile import CpuProfile
+from appliance.engines.vllm.cpu_profile import CpuProfile
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -209,8 +209,8 @@ def _import(*, with_engine: bool) -> None:
 
     if not with_engine:
         return
-    from appliance.vllm_engine.environment import set_environment
-    from appliance.vllm_engine.groundwork import import_vllm
+    from appliance.engines.vllm.env import set_environment
+    from appliance.engines.vllm.preload import import_vllm
 
     before = dict(os.environ)
     set_environment(LayoutSection())

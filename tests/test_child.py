@@ -10,7 +10,7 @@ import sys
 
 BREAKS = """
 import json, multiprocessing
-from appliance.vllm_engine.child import _run
+from appliance.engines.vllm.fork_server import _run
 
 def target():
     raise ValueError("no memory\\nfor the cache")

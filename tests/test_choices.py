@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.vllm_engine.choices import choices
+from appliance.engines.vllm.choices import choices
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -22,8 +22,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from appliance.api.error_responses import told
 from appliance.core.errors import CallError, UnavailableError
-from appliance.vllm_engine.errors import vendor_faults
-from appliance.vllm_engine.request_decoder import _validator, decode
+from appliance.engines.vllm.errors import vendor_faults
+from appliance.engines.vllm.request_decoder import _validator, decode
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -11,7 +11,7 @@ import pytest
 
 from appliance.config.layout import LayoutSection
 from appliance.core.system import usable_cores
-from appliance.vllm_engine.cpu_profile import CpuProfile, is_cpu_build
+from appliance.engines.vllm.cpu_profile import CpuProfile, is_cpu_build
 
 ALONE = LayoutSection()
 

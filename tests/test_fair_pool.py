@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from appliance.vllm_engine.fair_pool import FairPool
+from appliance.engines.vllm.fair_executor import FairPool
 
 
 class Requests:

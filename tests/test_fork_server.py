@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from appliance.vllm_engine.child import ForkServer
-from appliance.vllm_engine.parts import Parts
+from appliance.engines.vllm.fork_server import ForkServer
+from appliance.engines.vllm.startup_timings import Parts
 
 pytestmark = pytest.mark.slow
 

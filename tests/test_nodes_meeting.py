@@ -18,9 +18,9 @@ from served import free_port
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection, NodesSection
 from appliance.core.errors import EngineDeadError, LoadError
-from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.nodes.followers import Followers
-from appliance.vllm_engine.nodes.leader import Leader
+from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.multi_node.leader import Followers
+from appliance.engines.vllm.multi_node.worker import Leader
 
 Node = Callable[..., Setup]
 
@@ -29,8 +29,8 @@ import asyncio
 from pathlib import Path
 from appliance.core.errors import EngineDeadError
 from appliance.config.layout import LayoutSection, NodesSection
-from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.nodes.leader import Leader
+from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.multi_node.worker import Leader
 from appliance.config.engine import EngineSection
 
 async def main():

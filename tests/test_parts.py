@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.vllm_engine.parts import Parts
+from appliance.engines.vllm.startup_timings import Parts
 
 
 class Clock:

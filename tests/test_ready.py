@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from appliance.vllm_engine.ready import Ready
+from appliance.engines.vllm.single_waiter_event import Ready
 
 
 async def test_a_reader_that_waits_goes_on_when_it_is_set() -> None:

@@ -11,9 +11,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from appliance.core.errors import CallError
+from appliance.engines.vllm.request_decoder import decode
+from appliance.engines.vllm.request_size import require_decodable
 from appliance.limits import Deadlines, Gate, LimitsSection, Settings, SloSection, held
-from appliance.vllm_engine.request_decoder import decode
-from appliance.vllm_engine.request_size import require_decodable
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

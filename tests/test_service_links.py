@@ -14,7 +14,7 @@ from served import Served, until
 from appliance.config import load
 from appliance.config.layout import LayoutSection
 from appliance.core.service_links import service_links
-from appliance.vllm_engine.environment import set_environment
+from appliance.engines.vllm.env import set_environment
 
 
 def _of_service(name: str) -> dict[str, str]:

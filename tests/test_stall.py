@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.errors import EngineDeadError
-from appliance.vllm_engine.stall import Pulse, Stall
+from appliance.engines.vllm.watchdog import Pulse, Stall
 
 
 class _Watched:

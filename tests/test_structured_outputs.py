@@ -11,7 +11,7 @@ import pytest
 
 from appliance.config.engine import StructuredOutputsSection
 from appliance.core.errors import CallError
-from appliance.vllm_engine.structured_outputs import require_compilable
+from appliance.engines.vllm.structured_outputs import require_compilable
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

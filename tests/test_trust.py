@@ -16,11 +16,11 @@ from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
 from appliance.core.errors import LoadError
 from appliance.core.model import ALONE
-from appliance.vllm_engine.arguments import Setup, engine_arguments
-from appliance.vllm_engine.launch import prepare
-from appliance.vllm_engine.meeting import Meeting
-from appliance.vllm_engine.parts import Parts
-from appliance.vllm_engine.weights import require_weights
+from appliance.engines.vllm.engine_args import Setup, engine_arguments
+from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.startup import prepare
+from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.weight_files import require_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

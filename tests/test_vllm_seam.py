@@ -16,10 +16,10 @@ import pytest
 
 from appliance.config.engine import OWNED, EngineSection
 from appliance.config.layout import LayoutSection, NodesSection
-from appliance.vllm_engine import arguments
-from appliance.vllm_engine.arguments import Pooler, Setup, engine_arguments
-from appliance.vllm_engine.placing import Addresses, environment_of, of_layout
-from appliance.vllm_engine.ready import Ready
+from appliance.engines.vllm import engine_args
+from appliance.engines.vllm.engine_args import Pooler, Setup, engine_arguments
+from appliance.engines.vllm.parallel_args import Addresses, environment_of, of_layout
+from appliance.engines.vllm.single_waiter_event import Ready
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -154,7 +154,7 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
     """
     Our table of LoRA ranks is vLLM's.
     """
-    assert get_args(_get("vllm.config.lora.MaxLoRARanks")) == arguments._LORA_RANKS
+    assert get_args(_get("vllm.config.lora.MaxLoRARanks")) == engine_args._LORA_RANKS
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from pydantic_core import core_schema
 from appliance.config.base import FREE_PREFIX, Section
 from appliance.config.engine import EngineSection
 from appliance.config.root import Config
+from appliance.engines.vllm.schema import NAME as ENGINE_NAME
+from appliance.engines.vllm.schema import directory
 from appliance.models import SECTIONS
-from appliance.vllm_engine.schema import NAME as ENGINE_NAME
-from appliance.vllm_engine.schema import directory
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ROOT = "appliance"

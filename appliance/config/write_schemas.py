@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping
 
 from appliance.config.json_schema import schema_of
+from appliance.engines.vllm.schema import write_or_check
 from appliance.models import SECTIONS
-from appliance.vllm_engine.schema import write_or_check
 
 
 def files() -> Mapping[str, str]:

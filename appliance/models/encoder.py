@@ -14,10 +14,10 @@ from pydantic import Field
 
 from appliance.config.engine import EngineSection
 from appliance.core.model import Call, FrontEnd, Operation
+from appliance.engines.vllm.engine_args import Pooler, Setup
 from appliance.models.encoder_task import Choice, Task, choose
 from appliance.models.local_config import AnyEngine, ComputedSection
 from appliance.models.vllm_model import LocalModel
-from appliance.vllm_engine.arguments import Pooler, Setup
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

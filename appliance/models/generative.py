@@ -16,12 +16,12 @@ from appliance.config.base import Section
 from appliance.config.engine import EngineSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import Call, FrontEnd, Operation
+from appliance.engines.vllm import gguf_convert
+from appliance.engines.vllm.engine_args import Setup
 from appliance.models.base_config import Name, Report
 from appliance.models.local_config import ComputedSection
 from appliance.models.vllm_model import LocalModel
 from appliance.storage import Cache
-from appliance.vllm_engine import gguf
-from appliance.vllm_engine.arguments import Setup
 
 _ADAPTER = "adapters."
 
@@ -72,7 +72,7 @@ class GenerativeSection(ComputedSection):
         artifacts = dict(super().materialize(settings, report))
         if isinstance(self.engine, EngineSection) and artifacts["model"].suffix == ".gguf":
             cache = Cache.at(settings.cache_dir)
-            artifacts["model"] = gguf.convert(artifacts["model"], cache, partial(report, "conversion"))
+            artifacts["model"] = gguf_convert.convert(artifacts["model"], cache, partial(report, "conversion"))
         return artifacts
 
     def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> LocalModel:

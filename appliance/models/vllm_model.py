@@ -11,9 +11,9 @@ from typing import Any
 
 from appliance.config.layout import AnyLayout
 from appliance.core.model import Call, FrontEnd, Operation, Reply
-from appliance.vllm_engine import groundwork
-from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.engine import Engine
+from appliance.engines.vllm import preload
+from appliance.engines.vllm.engine import Engine
+from appliance.engines.vllm.engine_args import Setup
 
 
 class LocalModel(ABC):
@@ -54,7 +54,7 @@ class LocalModel(ABC):
         """
         Begin what the engine's start needs in any case; see `Preparable.prepare`.
         """
-        groundwork.begin(self._name, self._layout, cache_dir, forks=self._front_end.number == 0)
+        preload.begin(self._name, self._layout, cache_dir, forks=self._front_end.number == 0)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         """

@@ -10,8 +10,8 @@ from typing import Any
 
 from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import Call, Operation, Reply
+from appliance.engines.vllm.multi_node.headless import HeadlessEngine
 from appliance.models.vllm_model import LocalModel
-from appliance.vllm_engine.nodes.headless import HeadlessEngine
 
 
 class FollowingModel:

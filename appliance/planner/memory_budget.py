@@ -12,11 +12,11 @@ from pathlib import Path
 
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
+from appliance.engines.vllm.cpu_memory import computes_in_float32, cpu_kv_bytes
 from appliance.planner.hardware import Hardware
 from appliance.planner.kv_cache import Terms
 from appliance.planner.model_config import Architecture
 from appliance.planner.tensor_info import BITS, TYPES
-from appliance.vllm_engine.cpu_memory import computes_in_float32, cpu_kv_bytes
 
 _GIB = 2**30
 

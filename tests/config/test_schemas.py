@@ -19,8 +19,8 @@ from referencing import Registry, Resource
 from appliance.config import schema_of
 from appliance.config.engine import LOAD_FORMATS, OWNED, EngineSection
 from appliance.config.write_schemas import files
+from appliance.engines.vllm.schema import directory, write_or_check
 from appliance.models import SECTIONS
-from appliance.vllm_engine.schema import directory, write_or_check
 
 Schema = dict[str, Any]
 COMMITTED = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in directory().glob("*.json")}
@@ -56,7 +56,7 @@ def test_the_schema_of_the_engine_arguments_is_what_vllm_says() -> None:
     """
     The committed schema of vLLM's arguments belongs to the vLLM that is installed.
     """
-    command = [sys.executable, "-m", "appliance.vllm_engine.schema", "--check"]
+    command = [sys.executable, "-m", "appliance.engines.vllm.schema", "--check"]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 

@@ -77,9 +77,9 @@ def _start(file: str) -> Answer:
     from appliance.config import load
     from appliance.config.storage import StorageSettings
     from appliance.core.model import ALONE
+    from appliance.engines.vllm.engine_args import engine_arguments
+    from appliance.engines.vllm.parallel_args import environment_of
     from appliance.models.vllm_model import LocalModel
-    from appliance.vllm_engine.arguments import engine_arguments
-    from appliance.vllm_engine.placing import environment_of
 
     (section,) = load(Path(file)).config.models
     artifacts = section.materialize(StorageSettings(), lambda *_: None)

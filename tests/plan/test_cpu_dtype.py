@@ -14,10 +14,10 @@ from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.system import usable_memory
+from appliance.engines.vllm.engine_args import Setup, engine_arguments
 from appliance.planner.hardware import Hardware
 from appliance.planner.memory_estimate import Demand, estimate
 from appliance.planner.model_info import look
-from appliance.vllm_engine.arguments import Setup, engine_arguments
 
 CPU = Hardware("cpu", 1, 1 << 36, is_cpu=True)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
-from appliance.vllm_engine.arguments import Setup, engine_arguments
-from appliance.vllm_engine.placing import environment_of
+from appliance.engines.vllm.engine_args import Setup, engine_arguments
+from appliance.engines.vllm.parallel_args import environment_of
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
 from appliance.core.errors import MissingExtraError
 from appliance.core.model import ALONE
-from appliance.vllm_engine.arguments import Setup
-from appliance.vllm_engine.launch import prepare
-from appliance.vllm_engine.meeting import Meeting
-from appliance.vllm_engine.parts import Parts
+from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.startup import prepare
+from appliance.engines.vllm.startup_timings import Parts
 
 PROGRAM = Path(__file__).parent / "ray_cluster.py"
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.core.errors import CallError, EngineDeadError
-from appliance.vllm_engine.errors import vendor_faults
-from appliance.vllm_engine.streams import is_plain, quicken, raise_from_messages
+from appliance.engines.vllm.errors import vendor_faults
+from appliance.engines.vllm.sse import is_plain, quicken, raise_from_messages
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

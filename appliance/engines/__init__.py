@@ -1,0 +1,1 @@
+"""Engines: what computes the answers of a model."""

@@ -1,0 +1,193 @@
+"""
+The JSON Schema of vLLM's engine arguments, generated from the pinned vLLM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, is_typeddict
+
+from appliance.config.base import FREE_PREFIX
+from appliance.config.engine import LOAD_FORMATS, OWNED
+
+NAME = "vllm-engine.schema.json"
+
+# Where vLLM's annotation allows more values than a config should.
+_CHOICES: Mapping[str, Sequence[str]] = {"load_format": LOAD_FORMATS}
+
+# Where vLLM's help begins to speak of its command line.
+_COMMAND_LINE = ("Should either be a valid JSON string", "Parse human-readable", "API docs:")
+
+_SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+
+
+def generate() -> str:
+    """
+    The schema as its file holds it; needs vLLM.
+    """
+    import vllm
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    options = _options()
+    properties = {
+        field.name: _property(field, options.get(field.name))
+        for field in fields(AsyncEngineArgs)
+        if field.name not in OWNED and not field.name.startswith("_")
+    }
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": NAME,
+        "title": f"Engine arguments of vLLM {vllm.__version__}",
+        "type": "object",
+        "additionalProperties": False,
+        "patternProperties": {f"^{FREE_PREFIX}": True},
+        "properties": properties,
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _options() -> dict[str, argparse.Action]:
+    """
+    The options of vLLM's own command line by the names of the arguments: they know the help and more choices.
+    """
+    from vllm.engine import arg_utils
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    # vLLM reads its help texts only where it thinks that they will be printed.
+    arg_utils.NEEDS_HELP = True
+    parser = arg_utils.AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    return {action.dest: action for action in parser._actions}
+
+
+def _property(field: Field[Any], option: argparse.Action | None) -> dict[str, Any]:
+    made = _combined([_of_type(kind) for kind in _members(field.type)])
+    default = _default(field)
+    if made and field.default is None and "null" not in str(made):
+        # Not every annotation of vLLM admits that its default is None.
+        made = _combined([made, {"type": "null"}])
+    choices = _CHOICES.get(field.name) or _choices(option)
+    if choices and "enum" not in made and "array" not in made["type"]:
+        made["enum"] = [*choices, None] if "null" in made["type"] else list(choices)
+    if default is not None and default in made.get("enum", [default]):
+        made["default"] = default
+    return {"description": _description(option, field.name)} | made
+
+
+def _members(kind: Any) -> Iterator[Any]:  # Any: an annotation
+    """
+    The members of a union, or the one type itself.
+    """
+    origin = get_origin(kind)
+    if origin is Annotated:
+        yield from _members(get_args(kind)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(kind):
+            yield from _members(member)
+    else:
+        yield kind
+
+
+def _of_type(kind: Any) -> dict[str, Any]:  # Any: an annotation
+    origin, args = get_origin(kind) or kind, get_args(kind)
+    if origin in _SCALARS:
+        return {"type": _SCALARS[origin]}
+    if origin is Literal:
+        return {"type": _SCALARS[type(args[0])], "enum": list(args)}
+    if origin in (list, set, tuple):
+        items = _combined([_of_type(member) for member in _members(args[0])]) if args else {}
+        return {"type": "array", "items": items}
+    if isinstance(origin, type) and issubclass(origin, Enum):
+        return _of_enum(origin)
+    is_mapping = origin is dict or is_dataclass(origin) or is_typeddict(origin)
+    # Nothing else can be written in YAML: classes, say, whose import paths are text.
+    return {"type": "object"} if is_mapping else {}
+
+
+def _of_enum(kind: type[Enum]) -> dict[str, Any]:
+    if issubclass(kind, int):
+        return {"type": "integer", "enum": [int(member) for member in kind]}
+    # vLLM looks them up by name, in any case; where the values are the names, they are how its help writes them.
+    names = [member.value if str(member.value).upper() == name else name for name, member in kind.__members__.items()]
+    return {"type": "string", "enum": names}
+
+
+def _combined(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """
+    One schema for all alternatives: a list of types where that says it, else anyOf; nothing where nothing is known.
+    """
+    schemas = [schema for schema in schemas if schema]
+    names = {name for schema in schemas if set(schema) == {"type"} for name in _listed(schema["type"])}
+    # A choice among texts is no choice where any text will do.
+    rest = [schema for schema in schemas if set(schema) != {"type"} and not ("enum" in schema and "string" in names)]
+    if not rest:
+        types = sorted(names, key=lambda name: (name == "null", name))
+        return {"type": types[0] if len(types) == 1 else types} if types else {}
+    if len(rest) == 1 and names <= {"null"}:
+        return _nullable(rest[0]) if names else rest[0]
+    return {"anyOf": [*rest, *({"type": name} for name in sorted(names))]}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    made = schema | {"type": [*_listed(schema["type"]), "null"]}
+    return made | {"enum": [*schema["enum"], None]} if "enum" in schema else made
+
+
+def _listed(types: str | list[str]) -> list[str]:
+    return [types] if isinstance(types, str) else types
+
+
+def _choices(option: argparse.Action | None) -> list[Any]:
+    return [choice for choice in (option.choices if option and option.choices else ()) if choice is not None]
+
+
+def _default(field: Field[Any]) -> Any:  # Any: JSON
+    """
+    The default where JSON can say it, else None: a made one may depend on the machine.
+    """
+    default = field.default.value if isinstance(field.default, Enum) else field.default
+    return default if isinstance(default, str | int | float | bool) and default != "" else None
+
+
+def _description(option: argparse.Action | None, name: str) -> str:
+    text = (option.help or "") if option else ""
+    # What follows the field's own docstring is how to write it on a command line.
+    for mark in _COMMAND_LINE:
+        text = text.partition(mark)[0]
+    return inspect.cleandoc(re.sub("%+", "%", text)) or f"vLLM's {name}, of which vLLM says no more."
+
+
+def directory() -> Path:
+    """
+    Where the committed schemas lie: in the package when installed, beside it in a checkout.
+    """
+    package = Path(__file__).parents[2]
+    installed = package / "schemas"
+    return installed if installed.is_dir() else package.parent / "schemas"
+
+
+def write_or_check(texts: Mapping[str, str], arguments: Sequence[str]) -> int:
+    """
+    Write each schema file, or with ``--check`` say which is out of date; the exit status of a generator.
+    """
+    if "--check" not in arguments:
+        for name, text in texts.items():
+            (directory() / name).write_text(text, encoding="utf-8")
+        return 0
+    paths = {directory() / name: text for name, text in texts.items()}
+    stale = [path for path, text in paths.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print(f"{path} is out of date; run: just schemas", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(write_or_check({NAME: generate()}, sys.argv[1:]))
