@@ -1,7 +1,8 @@
 """
 Turn a GGUF file, which vLLM cannot take, into a directory of safetensors, once.
 
-The work is done by ``python -m appliance.engines.vllm.gguf_convert SOURCE TARGET``, so that a server never gets torch's threads.
+The work is done by ``python -m appliance.engines.vllm.gguf_convert SOURCE TARGET``,
+so that a server never gets torch's threads.
 """
 
 from __future__ import annotations
