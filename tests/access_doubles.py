@@ -15,7 +15,7 @@ from appliance.config import Config
 from appliance.config.root import MetadataSection
 from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
-from appliance.core.model import Call, Model, Operation, Peers, Reply
+from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.manager import Lifecycle
 from appliance.server import create_app
 
@@ -34,10 +34,10 @@ class Keeper(Double):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Call] = []
+        self.calls: list[ModelRequest] = []
         self.may_load.set()
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         As any double.
         """

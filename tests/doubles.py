@@ -14,10 +14,10 @@ from pydantic import Field
 from appliance.config import Config
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
-from appliance.core.model import Call, Model, Operation, Peers, Reply
+from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.base_config import ModelSection, Recovery, Report
 
-PROOF = Call(Operation.COMPLETION, b'{"prompt": "proof"}')
+PROOF = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
 
 
 class Double:
@@ -27,7 +27,7 @@ class Double:
 
     operations = frozenset({Operation.COMPLETION, Operation.CHAT_COMPLETION})
 
-    def __init__(self, proof: Call | None = PROOF) -> None:
+    def __init__(self, proof: ModelRequest | None = PROOF) -> None:
         self.proof = proof
         self.may_load = asyncio.Event()
         self.may_finish = asyncio.Event()
@@ -79,7 +79,7 @@ class Double:
         if self.is_dead:
             raise EngineDeadError("the engine died: it was told to")
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         Echoes; a body that says stream gets one that waits for `may_finish` before its end.
         """
@@ -88,8 +88,8 @@ class Double:
         if b"wait" in call.body:
             await self.may_finish.wait()
         if b"stream" in call.body:
-            return Reply(self._stream(), media_type="text/event-stream")
-        return Reply(call.body)
+            return ModelResponse(self._stream(), media_type="text/event-stream")
+        return ModelResponse(call.body)
 
     async def _stream(self) -> AsyncGenerator[bytes]:
         try:

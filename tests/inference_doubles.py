@@ -19,8 +19,8 @@ from httpx import ASGITransport, AsyncClient
 
 from appliance.config import Config, Loaded
 from appliance.config.server import ServerSection
-from appliance.core.errors import CallError
-from appliance.core.model import Call, Model, Operation, Peers, Reply
+from appliance.core.errors import RequestError
+from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.manager import Lifecycle
 from appliance.server import create_app
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
@@ -49,7 +49,7 @@ class Speaker(Double):
     def __init__(self, kind: Kind) -> None:
         super().__init__(proof=None)
         self.kind = kind
-        self.calls: list[Call] = []
+        self.calls: list[ModelRequest] = []
         self.writes_numbers = False
         self.may_load.set()
 
@@ -73,7 +73,7 @@ class Speaker(Double):
             return {"inputs": inputs, "outputs": [{**inputs[0], "name": "out"}]}
         return {"dimensions": 3} if self.kind == "embedder" else {}
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         Answer by the rules.
         """
@@ -87,14 +87,14 @@ class Speaker(Double):
         try:
             return self._answer(call, json.loads(call.body))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise CallError("this is none of its requests") from error
+            raise RequestError("this is none of its requests") from error
 
-    def _answer(self, call: Call, body: Any) -> Reply:
+    def _answer(self, call: ModelRequest, body: Any) -> ModelResponse:
         if call.operation in {Operation.PREDICTION, Operation.EXPLANATION}:
-            return Reply(json.dumps({f"{call.operation}s": [sum(row) for row in body["instances"]]}).encode())
+            return ModelResponse(json.dumps({f"{call.operation}s": [sum(row) for row in body["instances"]]}).encode())
         if body.get("stream"):
-            return Reply(self._words(body), media_type="text/event-stream")
-        return Reply(json.dumps(self._made(call.operation, body)).encode())
+            return ModelResponse(self._words(body), media_type="text/event-stream")
+        return ModelResponse(json.dumps(self._made(call.operation, body)).encode())
 
     def _made(self, operation: Operation, body: Mapping[str, Any]) -> Any:
         match operation:
@@ -139,7 +139,7 @@ class Speaker(Double):
         yield b"data: [DONE]\n\n"
 
 
-def _twice(call: Call) -> Reply:
+def _twice(call: ModelRequest) -> ModelResponse:
     request = read_request(call.body, call.headers.get(LENGTH_HEADER))
     outputs = []
     for tensor in request.inputs:
@@ -149,7 +149,7 @@ def _twice(call: Call) -> Reply:
         name = "out" if tensor.name in {"in", "input0", "input-0"} else f"{tensor.name}-out"
         outputs.append(Tensor.of_values(name, tensor.datatype, tensor.shape, values))
     body, headers = write_response(InferenceResponse("echo", None, outputs), prefers_binary=True)
-    return Reply(body, headers=headers)
+    return ModelResponse(body, headers=headers)
 
 
 class SpeakerSection(DoubleSection):

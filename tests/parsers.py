@@ -33,10 +33,10 @@ from appliance.api.oip import cloudevents, generate_routes, v1
 from appliance.api.oip.inputs import columns_of
 from appliance.config.server_limits import ServerLimitsSection
 from appliance.core import multipart
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.core.json_edit import NotAnObjectError
-from appliance.core.json_limits import has_more_containers, is_deeper, is_wider
-from appliance.core.model import Call, Operation
+from appliance.core.json_limits import has_more_containers, has_more_members, is_deeper
+from appliance.core.model import ModelRequest, Operation
 from appliance.models import adapter
 from appliance.proxy.model_name import Events, Named, renamed
 from appliance.proxy.prefix_affinity import head_of
@@ -228,7 +228,7 @@ def _rewritten(body: bytes) -> bytes:
 
 
 def _python_request(body: bytes) -> object:
-    return python_requests.request_of(Call(Operation.CHAT_COMPLETION, body))
+    return python_requests.request_of(ModelRequest(Operation.CHAT_COMPLETION, body))
 
 
 def _usage_hidden(body: bytes) -> bytes:
@@ -244,10 +244,10 @@ def parsers() -> Sequence[Parser]:
     """
     The table.
     """
-    wrong, seeds, forms = (CallError,), _json_seeds(), _form_seeds()
+    wrong, seeds, forms = (RequestError,), _json_seeds(), _form_seeds()
     return (
         Parser("JSON's depth", lambda body: is_deeper(body, 100), (), seeds, JSON_SHAPES),
-        Parser("JSON's width", lambda body: is_wider(body, 1000), (), seeds, JSON_SHAPES),
+        Parser("JSON's width", lambda body: has_more_members(body, 1000), (), seeds, JSON_SHAPES),
         Parser("JSON's containers", lambda body: has_more_containers(body, 50_000), (), seeds, JSON_SHAPES),
         Parser("body's shape", lambda body: request_body._require_shape(body, _LIMITS), wrong, seeds, JSON_SHAPES),
         Parser("OpenAI's envelope", _envelope("application/json"), wrong, seeds, JSON_SHAPES),
@@ -280,10 +280,10 @@ def parsers() -> Sequence[Parser]:
                [b'{"text_input":"hi"}'], JSON_SHAPES),
         Parser("event", lambda body: cloudevents.opened(body, {"content-type": "application/cloudevents+json"}), wrong,
                [json.dumps(_EVENT).encode()], JSON_SHAPES),
-        Parser("gRPC message", _grpc, (CallError, DecodeError), [_MESSAGE.SerializeToString()], {
+        Parser("gRPC message", _grpc, (RequestError, DecodeError), [_MESSAGE.SerializeToString()], {
             "inputs": repeated(b"\x2a\x00"), "raw contents": repeated(b"\x3a\x00"),
         }),
-        Parser("compression", _gunzip, (CallError, RequestEntityTooLarge),
+        Parser("compression", _gunzip, (RequestError, RequestEntityTooLarge),
                [gzip.compress(b"{}", mtime=0), zlib.compress(b"[]" * 99)],
                {"bomb": lambda size: zlib.compress(bytes(min(size, _MOST_BYTES // 64) * 128)),
                 "head": repeated(b"\x1f\x8b\x08\x00")}),

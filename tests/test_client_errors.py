@@ -21,7 +21,7 @@ from openai import BaseModel as OpenAIModel
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from appliance.api.error_responses import told
-from appliance.core.errors import CallError, UnavailableError
+from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.errors import vendor_faults
 from appliance.engines.vllm.request_decoder import _validator, decode
 
@@ -298,11 +298,11 @@ def body_of(operation: str, members: Mapping[str, Any]) -> bytes:
     return json.dumps({**NEEDED[operation], **members}).encode()
 
 
-def refused(operation: str, members: Mapping[str, Any]) -> CallError:
+def refused(operation: str, members: Mapping[str, Any]) -> RequestError:
     """
     The error that the request is answered with.
     """
-    with pytest.raises(CallError) as caught:
+    with pytest.raises(RequestError) as caught:
         decode(adapter(operation), body_of(operation, members))
     return caught.value
 
@@ -519,7 +519,7 @@ def test_what_the_engine_raises_about_a_request_is_the_clients() -> None:
     for cause, words in causes:
         error = EngineGenerateError()
         error.__cause__ = cause
-        with pytest.raises(CallError, match=words.replace(".", r"\.")) as caught:
+        with pytest.raises(RequestError, match=words.replace(".", r"\.")) as caught:
             _raise(error)
         assert caught.value.status == 400
         assert "--" not in str(caught.value)
@@ -574,7 +574,7 @@ async def test_an_error_in_a_stream_has_the_shape_of_its_protocol(
 
     async def broken() -> Any:
         yield b'data: {"sequence_number":4}\n\n'
-        raise CallError("no", param="top_k")
+        raise RequestError("no", param="top_k")
 
     _, last = [each async for each in told(RequestFactory().post(path), broken())]
 
@@ -582,14 +582,14 @@ async def test_an_error_in_a_stream_has_the_shape_of_its_protocol(
     assert (head, json.loads(data)) == (name, event)
 
 
-def _told(message: str, parameter: str | None, operation: str, members: Mapping[str, Any]) -> CallError:
+def _told(message: str, parameter: str | None, operation: str, members: Mapping[str, Any]) -> RequestError:
     """
     What a client is told of an error of vLLM's that this request made it raise.
     """
     from vllm.exceptions import VLLMValidationError
 
     request = decode(adapter(operation), body_of(operation, members))
-    with pytest.raises(CallError) as caught, vendor_faults(request=request):
+    with pytest.raises(RequestError) as caught, vendor_faults(request=request):
         raise VLLMValidationError(message, parameter=parameter)
     return caught.value
 

@@ -20,7 +20,7 @@ import pytest
 from appliance.config import load
 from appliance.config.engine import StructuredOutputsSection
 from appliance.config.storage import StorageSettings
-from appliance.core.errors import CallError, UnavailableError
+from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.fork_server import ForkServer
 from appliance.engines.vllm.grammar_check import GrammarCheck
 from appliance.engines.vllm.startup_timings import Parts
@@ -134,13 +134,13 @@ async def test_what_compiles_too_slowly_is_refused_and_a_small_schema_is_taken_m
 
     await grammars.require_compilable(_constraint(json=SMALL))
 
-    with pytest.raises(CallError, match="takes more than 1 seconds") as caught:
+    with pytest.raises(RequestError, match="takes more than 1 seconds") as caught:
         await slow
     assert (caught.value.status, caught.value.code) == (400, "schema_too_complex")
     # Without a process nothing could be found out.
     grammars.close()
     await grammars.require_compilable(_constraint(json=SMALL))
-    with pytest.raises(CallError, match="takes more than 1 seconds"):
+    with pytest.raises(RequestError, match="takes more than 1 seconds"):
         await grammars.require_compilable(_constraint(json=HUGE))
     assert _are_gone(started())
 
@@ -222,7 +222,7 @@ async def test_what_the_backend_of_the_engine_refuses_is_refused_in_its_words(sh
     """
     await shared.require_compilable(_constraint(json=SMALL))
 
-    with pytest.raises(CallError, match=r'compiled: EBNF parser error .* Rule "root" is defined multiple') as caught:
+    with pytest.raises(RequestError, match=r'compiled: EBNF parser error .* Rule "root" is defined multiple') as caught:
         await shared.require_compilable(_constraint(grammar='root ::= "a"\nroot ::= "b"'))
 
     assert (caught.value.status, caught.value.code) == (400, "schema_invalid")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.core.json_limits import has_more_containers, is_deeper, is_wider
+from appliance.core.json_limits import has_more_containers, has_more_members, is_deeper
 
 MOST = 8
 
@@ -95,8 +95,8 @@ def test_only_what_is_outermost_counts_as_wide(body: bytes, count: int) -> None:
     """
     Members of an object and elements of a list, whatever is within them.
     """
-    assert not is_wider(body, count)
-    assert is_wider(body, count - 1)
+    assert not has_more_members(body, count)
+    assert has_more_members(body, count - 1)
 
 
 @pytest.mark.parametrize("length", [*range(65_530, 65_541), 131_072, 200_000])
@@ -109,5 +109,5 @@ def test_a_long_text_ends_where_it_ends(filling: bytes, length: int) -> None:
 
     assert is_deeper(text + b"[" * MOST, MOST)
     assert not is_deeper(text + b"[" * (MOST - 1), MOST)
-    assert is_wider(text + b",1,1]", 2)
-    assert not is_wider(text + b",1,1]", 3)
+    assert has_more_members(text + b",1,1]", 2)
+    assert not has_more_members(text + b",1,1]", 3)

@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import asyncio
 
-from appliance.core.request_context import Record, current, recorded
+from appliance.core.request_context import RequestContext, current_context, use_context
 
 
 def test_there_is_no_record_outside_of_a_request() -> None:
     """
     Whoever works for no request finds none, before one and after it.
     """
-    with recorded("a") as record:
-        assert current() is record
+    with use_context("a") as record:
+        assert current_context() is record
 
-    assert current() is None
+    assert current_context() is None
     assert record.ended is not None
     assert record.ended >= record.began
 
@@ -25,7 +25,7 @@ def test_tokens_of_a_request_are_settled_once() -> None:
     """
     Each of its calls settles what was counted since the one before; nothing where nobody counts.
     """
-    record = Record("a")
+    record = RequestContext("a")
     nobody = record.settle()
     record.prompt_tokens = 10
     first = record.settle()
@@ -39,14 +39,14 @@ async def test_a_task_begun_for_a_request_writes_into_its_record() -> None:
     Two requests at once do not mix, and what a task of theirs learns is seen by the one who began it.
     """
 
-    async def work(name: str) -> Record:
-        with recorded(name) as record:
+    async def work(name: str) -> RequestContext:
+        with use_context(name) as record:
             await asyncio.create_task(learn(name))
             return record
 
     async def learn(name: str) -> None:
         await asyncio.sleep(0)
-        record = current()
+        record = current_context()
         assert record is not None
         record.model = name
 

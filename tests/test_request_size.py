@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.engines.vllm.request_decoder import decode
 from appliance.engines.vllm.request_size import require_decodable
 from appliance.limits import Deadlines, Gate, LimitsSection, Settings, SloSection, held
@@ -73,7 +73,7 @@ async def test_more_than_a_model_takes_is_refused_when_it_is_decoded(
     """
     The error names the field, and the limit.
     """
-    with pytest.raises(CallError, match=r"limits\.(inputs|choices)_per_request") as caught:
+    with pytest.raises(RequestError, match=r"limits\.(inputs|choices)_per_request") as caught:
         await _decoded(kind, body)
 
     assert (caught.value.status, caught.value.param) == (400, param)
@@ -109,7 +109,7 @@ async def test_a_body_of_more_objects_and_lists_than_a_model_takes_is_refused() 
     """
     Before anything decodes it; the error names the key.
     """
-    with pytest.raises(CallError, match=r"limits\.json_containers") as caught:
+    with pytest.raises(RequestError, match=r"limits\.json_containers") as caught:
         await _held({"messages": [[[]]] * 1_000_000})
 
     assert caught.value.status == 400

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance.config.engine import StructuredOutputsSection
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.engines.vllm.structured_outputs import require_compilable
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -44,7 +44,7 @@ def test_what_takes_minutes_to_compile_is_refused(kind: dict[str, Any], words: s
     """
     Everybody's structured answers would wait for it.
     """
-    with pytest.raises(CallError, match=words) as caught:
+    with pytest.raises(RequestError, match=words) as caught:
         require_compilable(_constraint(**kind), StructuredOutputsSection())
 
     assert (caught.value.status, caught.value.code) == (400, "schema_too_large")
@@ -72,7 +72,7 @@ def test_the_config_sets_the_sizes() -> None:
     """
     Whoever serves alone may take more, or less.
     """
-    with pytest.raises(CallError, match="takes 1 at most"):
+    with pytest.raises(RequestError, match="takes 1 at most"):
         require_compilable(_constraint(json=_object(2)), StructuredOutputsSection(max_properties=1))
 
 
@@ -96,7 +96,7 @@ def test_a_schema_or_grammar_that_leads_nowhere_is_refused(kind: dict[str, Any],
     """
     The answer would be empty, with status 200.
     """
-    with pytest.raises(CallError, match=words) as caught:
+    with pytest.raises(RequestError, match=words) as caught:
         require_compilable(_constraint(**kind), StructuredOutputsSection())
 
     assert (caught.value.status, caught.value.code) == (400, "schema_invalid")

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.core.request_context import Record
-from appliance.core.token_usage import Usage
+from appliance.core.request_context import RequestContext
+from appliance.core.token_usage import TokenUsage
 
 Tokens = tuple[int | None, int | None, int | None]
 
 
-def _tokens(record: Record) -> Tokens:
+def _tokens(record: RequestContext) -> Tokens:
     return record.prompt_tokens, record.output_tokens, record.cached_tokens
 
 
@@ -39,9 +39,9 @@ def test_each_protocols_usage_is_understood(body: bytes, tokens: Tokens) -> None
     """
     And what is none says nothing.
     """
-    record = Record("a")
+    record = RequestContext("a")
 
-    Usage(record).read(body)
+    TokenUsage(record).read(body)
 
     assert _tokens(record) == tokens
 
@@ -50,8 +50,8 @@ def test_the_last_word_of_a_stream_counts() -> None:
     """
     Anthropic says the prompt in its first event and the answer in its last; others repeat the sum so far.
     """
-    record = Record("a")
-    usage = Usage(record)
+    record = RequestContext("a")
+    usage = TokenUsage(record)
 
     usage.feed(b'data: {"message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}\n\n')
     usage.feed(b'data: {"delta": "they speak of \\"usage\\""}\n\ndata: {"usage": null}\n\n')
@@ -64,8 +64,8 @@ def test_several_answers_for_one_request_add_up() -> None:
     """
     An adapter may need several.
     """
-    record = Record("a")
-    one, two = Usage(record), Usage(record)
+    record = RequestContext("a")
+    one, two = TokenUsage(record), TokenUsage(record)
 
     one.read(b'{"usage": {"prompt_tokens": 1, "completion_tokens": 2}}')
     two.read(b'{"usage": {"prompt_tokens": 10, "completion_tokens": 20}}')
@@ -78,12 +78,12 @@ def test_what_an_engine_of_ours_counts_is_not_read_again() -> None:
     """
     It knows better.
     """
-    record = Record("a")
-    assert Usage(record).is_needed
+    record = RequestContext("a")
+    assert TokenUsage(record).is_needed
 
     record.is_metered = True
 
-    assert not Usage(record).is_needed
+    assert not TokenUsage(record).is_needed
 
 
 CHAT = b'data: {"choices": [{"delta": {"content": "say \\"delta\\": and \\"text\\":"}}]}\n\n'
@@ -97,8 +97,8 @@ def test_an_answer_that_tells_no_tokens_is_counted_by_its_events(event: bytes) -
     """
     One for each piece of text, until a usage says it better.
     """
-    record = Record("a")
-    usage = Usage(record)
+    record = RequestContext("a")
+    usage = TokenUsage(record)
     for _ in range(3):
         usage.feed(event)
     usage.feed(event * 2 + b"data: [DONE]\n\n")

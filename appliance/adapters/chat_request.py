@@ -13,7 +13,7 @@ from typing import Any
 
 from appliance.adapters.jinja import ChatTemplate
 from appliance.adapters.messages import Json, for_template
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 # What the prompt is made of, and what has no meaning in a completion.
 _OF_CHAT = frozenset(
@@ -58,7 +58,7 @@ class Chat:
         The completion request whose answer continues the conversation; blocks while the template is rendered.
 
         Raises:
-            CallError: the request is wrong, or wants what this model cannot do.
+            RequestError: the request is wrong, or wants what this model cannot do.
         """
         return _completion(request, self.prompt(request), self.stop)
 
@@ -73,14 +73,14 @@ class Chat:
         The conversation as the text to continue.
 
         Raises:
-            CallError: the request is wrong, or wants what this model cannot do.
+            RequestError: the request is wrong, or wants what this model cannot do.
         """
         _refuse(request)
         messages = for_template(request.get("messages"), knows_developer=self.template.knows_developer)
         is_continued = bool(request.get("continue_final_message"))
         opens = request.get("add_generation_prompt")
         if is_continued and opens:
-            raise CallError(
+            raise RequestError(
                 "continue_final_message and add_generation_prompt exclude each other", param="add_generation_prompt"
             )
         variables = {
@@ -102,15 +102,15 @@ class Chat:
         choice = request.get("tool_choice")
         tools = request.get("tools") or None
         if choice not in (None, "auto", "none"):
-            raise CallError(
+            raise RequestError(
                 "This model cannot be made to call a tool; tool_choice must be auto or none", param="tool_choice"
             )
         if tools is None or choice == "none":
             return None
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise CallError("tools must be a list of mappings", param="tools")
+            raise RequestError("tools must be a list of mappings", param="tools")
         if "tools" not in self.template.variables:
-            raise CallError(
+            raise RequestError(
                 "The chat template of this model has no place for tools; leave tools out, or send tool_choice: none",
                 param="tools",
                 code="unsupported_parameter",
@@ -132,7 +132,7 @@ class Prompted:
         The completion request whose answer continues the prompt.
 
         Raises:
-            CallError: the request wants what this model cannot do.
+            RequestError: the request wants what this model cannot do.
         """
         _refuse(request)
         return _completion(request, self.text, self.stop)
@@ -141,7 +141,7 @@ class Prompted:
 def _refuse(request: Json) -> None:
     for field, why in _REFUSED.items():
         if request.get(field) is not None:
-            raise CallError(f"{field} {why}", param=field, code="unsupported_parameter")
+            raise RequestError(f"{field} {why}", param=field, code="unsupported_parameter")
 
 
 def _completion(request: Json, prompt: str, always: Sequence[str]) -> Json:
@@ -172,17 +172,17 @@ def _logprobs(request: Json) -> Json:
     top = request.get("top_logprobs")
     if not request.get("logprobs"):
         if top:
-            raise CallError("top_logprobs needs logprobs to be true", param="top_logprobs")
+            raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
         return {}
     if request["logprobs"] is not True or not isinstance(top, int | None) or isinstance(top, bool):
-        raise CallError("logprobs must be true or false, and top_logprobs a whole number", param="logprobs")
+        raise RequestError("logprobs must be true or false, and top_logprobs a whole number", param="logprobs")
     return {"logprobs": top or 0}
 
 
 def _mapping(request: Json, field: str) -> Json:
     value = request.get(field)
     if value is not None and not isinstance(value, dict):
-        raise CallError(f"{field} must be a mapping", param=field)
+        raise RequestError(f"{field} must be a mapping", param=field)
     return value or {}
 
 
@@ -193,5 +193,5 @@ def _continued(prompt: str, last: str) -> str:
     text = last.strip()
     at = prompt.rfind(text)
     if at < 0:
-        raise CallError("The chat template of this model changes the last message, so it cannot be continued")
+        raise RequestError("The chat template of this model changes the last message, so it cannot be continued")
     return prompt[: at + len(text)]

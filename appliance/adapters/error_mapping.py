@@ -7,13 +7,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 # A page of HTML says nothing that a client could use.
 _LONGEST = 500
 
 
-def refusal(status: int, body: bytes) -> CallError:
+def refusal(status: int, body: bytes) -> RequestError:
     """
     The error to raise for an answer with a status of 400 or more, whatever shape its body has.
     """
@@ -24,7 +24,7 @@ def refusal(status: int, body: bytes) -> CallError:
     return of_error(said, status)
 
 
-def of_error(said: Any, status: int = 502) -> CallError:  # Any: JSON values
+def of_error(said: Any, status: int = 502) -> RequestError:  # Any: JSON values
     """
     The error for what a target said went wrong: OpenAI's shape, FastAPI's, the Open Inference Protocol's, or a text.
     """
@@ -38,4 +38,4 @@ def of_error(said: Any, status: int = 502) -> CallError:  # Any: JSON values
     # vLLM says the status here, older ones as a text; it is a word for programs or nothing.
     word = code if isinstance(code, str) and not code.isdecimal() else None
     param = fields.get("param")
-    return CallError(text, param=param if isinstance(param, str) else None, code=word, status=status)
+    return RequestError(text, param=param if isinstance(param, str) else None, code=word, status=status)

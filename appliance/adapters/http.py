@@ -24,7 +24,7 @@ from appliance.config.http_adapter import (
     HttpTextSection,
     UsageSection,
 )
-from appliance.core.errors import CallError, GatewayError
+from appliance.core.errors import GatewayError, RequestError
 from appliance.core.model import Operation
 
 # Words of services for an answer that was cut: TGI's, Ollama's, Anthropic's, Gemini's.
@@ -95,7 +95,7 @@ class _Exchange:
         try:
             return await self._template.run(self._template.render, variables)
         except TemplateFaultError as error:
-            raise CallError(f"The request template of this model {error}") from error
+            raise RequestError(f"The request template of this model {error}") from error
 
 
 class HttpWriter(_Exchange):
@@ -156,7 +156,7 @@ class HttpWriter(_Exchange):
 
     def _require_tools(self, body: Json) -> None:
         if body.get("tools") and body.get("tool_choice") != "none" and not self._knows_tools:
-            raise CallError(
+            raise RequestError(
                 "The request template of this model has no place for tools; leave tools out, or send tool_choice: none",
                 param="tools",
                 code="unsupported_parameter",
@@ -180,7 +180,7 @@ class HttpEmbedder(_Exchange):
         A vector for each of the texts.
 
         Raises:
-            CallError: the target refuses.
+            RequestError: the target refuses.
             GatewayError: it does not answer, or not with vectors.
         """
         answer = await self._asked(embedding_variables(request.body, texts, self._model), headers)
@@ -205,7 +205,7 @@ class HttpRanker(_Exchange):
         A score for each of the documents.
 
         Raises:
-            CallError: the target refuses.
+            RequestError: the target refuses.
             GatewayError: it does not answer, or not with scores.
         """
         answer = await self._asked(rerank_variables(request, self._model), headers)

@@ -14,7 +14,7 @@ from jinja2 import StrictUndefined, Template, TemplateError, Undefined, Undefine
 
 from appliance.adapters.renderer import Renderer, RenderError
 from appliance.adapters.sandbox import TemplateFaultError, compiled, sandbox, undeclared
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -77,7 +77,7 @@ class _SandboxedTemplate:
         The text it renders to.
 
         Raises:
-            CallError: the template refuses the request, or cannot cope with it.
+            RequestError: the template refuses the request, or cannot cope with it.
             TemplateFaultError: what it gives is not JSON, where it must be.
         """
         try:
@@ -88,7 +88,7 @@ class _SandboxedTemplate:
             if error.kind == "not_json":
                 raise TemplateFaultError(str(error)) from error
             verb = "refuses" if error.kind in ("refused", "undefined") else "cannot take"
-            raise CallError(f"The {self.what} of this model {verb} the request: {error}") from error
+            raise RequestError(f"The {self.what} of this model {verb} the request: {error}") from error
 
 
 class ChatTemplate(_SandboxedTemplate):
@@ -114,7 +114,7 @@ class ChatTemplate(_SandboxedTemplate):
         The prompt.
 
         Raises:
-            CallError: the template refuses the request, or cannot cope with it.
+            RequestError: the template refuses the request, or cannot cope with it.
         """
         return self._text(self._tokens | dict(variables))
 
@@ -131,7 +131,7 @@ class JsonTemplate(_SandboxedTemplate):
         The service's request, as compact JSON.
 
         Raises:
-            CallError: the template refuses the request, or cannot cope with it.
+            RequestError: the template refuses the request, or cannot cope with it.
             TemplateFaultError: what it gives is not JSON.
         """
         return self._text(variables).encode()

@@ -15,7 +15,7 @@ from jmespath.exceptions import JMESPathError, LexerError, ParseError
 from jmespath.functions import Functions
 
 from appliance.core.errors import GatewayError
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 
 
 class PathFaultError(Exception):
@@ -131,7 +131,7 @@ def _require_functions(node: Any, source: str) -> None:  # Any: a node of the li
         return
     if node.get("type") == "function_expression" and node["value"] not in Functions.FUNCTION_TABLE:
         name = node["value"]
-        hint = did_you_mean(name, Functions.FUNCTION_TABLE) or known_ones("functions", Functions.FUNCTION_TABLE)
+        hint = did_you_mean(name, Functions.FUNCTION_TABLE) or known_names("functions", Functions.FUNCTION_TABLE)
         raise PathFaultError(f"has an unknown function {name}; {hint}", source.find(name))
     for child in node.get("children", ()):
         _require_functions(child, source)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 Json = dict[str, Any]  # Any: JSON values
 
@@ -23,10 +23,10 @@ def for_template(messages: Any, *, knows_developer: bool) -> list[Json]:  # Any:
     The messages of a request, each with its content as one text.
 
     Raises:
-        CallError: they are no messages, or hold what is not text.
+        RequestError: they are no messages, or hold what is not text.
     """
     if not isinstance(messages, list) or not messages:
-        raise CallError("messages is missing; it must be a list of one message or more", param="messages")
+        raise RequestError("messages is missing; it must be a list of one message or more", param="messages")
     return [_message(message, f"messages[{index}]", knows_developer) for index, message in enumerate(messages)]
 
 
@@ -35,7 +35,7 @@ def with_texts(messages: Any) -> Any:  # Any: JSON values
     The messages as they are, but for content in parts, which becomes one text.
 
     Raises:
-        CallError: content is no text, or has a part that is none.
+        RequestError: content is no text, or has a part that is none.
     """
     if not isinstance(messages, list):
         return messages
@@ -49,7 +49,7 @@ def with_texts(messages: Any) -> Any:  # Any: JSON values
 
 def _message(message: Any, where: str, knows_developer: bool) -> Json:  # Any: JSON values
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise CallError(f"{where} must be a mapping with a role", param=where)
+        raise RequestError(f"{where} must be a mapping with a role", param=where)
     made = message | {"content": _text(message.get("content"), f"{where}.content")}
     if message["role"] == "developer" and not knows_developer:
         # OpenAI's newer word for the same thing, which few templates have.
@@ -65,27 +65,27 @@ def _text(content: Any, where: str) -> str:  # Any: JSON values
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
-        raise CallError(f"{where} must be a text, or a list of parts", param=where)
+        raise RequestError(f"{where} must be a text, or a list of parts", param=where)
     return "\n".join(_part(part, where) for part in content)
 
 
 def _part(part: Any, where: str) -> str:  # Any: JSON values
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
-        raise CallError(f"{where} has a part that is no mapping with a type, such as text", param=where)
+        raise RequestError(f"{where} has a part that is no mapping with a type, such as text", param=where)
     if kind not in _TEXT_PARTS:
-        raise CallError(f"{where} has a part of type {kind[:80]!r}; this model takes only text", param=where)
+        raise RequestError(f"{where} has a part of type {kind[:80]!r}; this model takes only text", param=where)
     key = "refusal" if kind == "refusal" else "text"
     text = part.get(key)
     if not isinstance(text, str):
-        raise CallError(f"{where} has a part of type {kind!r} whose {key} is no text", param=where)
+        raise RequestError(f"{where} has a part of type {kind!r} whose {key} is no text", param=where)
     return text
 
 
 def _tool_call(call: Any, where: str) -> Json:  # Any: JSON values
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
-        raise CallError(f"{where} has a call without a function", param=where)
+        raise RequestError(f"{where} has a call without a function", param=where)
     return {**call, "function": function | {"arguments": _arguments(function.get("arguments"), where)}}
 
 
@@ -96,7 +96,7 @@ def _arguments(arguments: Any, where: str) -> Mapping[str, Any]:  # Any: JSON va
     try:
         made = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
     except ValueError as error:
-        raise CallError(f"{where} has arguments that are no JSON: {error}", param=where) from error
+        raise RequestError(f"{where} has arguments that are no JSON: {error}", param=where) from error
     if not isinstance(made, dict):
-        raise CallError(f"{where} has arguments that are no JSON object", param=where)
+        raise RequestError(f"{where} has arguments that are no JSON object", param=where)
     return made

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from appliance.adapters.messages import Json
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
-from appliance.core.errors import CallError, GatewayError
+from appliance.core.errors import GatewayError, RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def embeddings(vectors: Sequence[Sequence[float]], request: EmbeddingRequest, mo
 
     Raises:
         GatewayError: there are more or fewer vectors than texts, or their lengths differ.
-        CallError: the client wants another length.
+        RequestError: the client wants another length.
     """
     if len(vectors) != len(request.texts):
         raise GatewayError(f"The target gave {len(vectors)} vectors for {len(request.texts)} texts")
@@ -85,7 +85,7 @@ def embeddings(vectors: Sequence[Sequence[float]], request: EmbeddingRequest, mo
     if len(sizes) > 1:
         raise GatewayError("The target gave vectors of different lengths")
     if request.dimensions not in (None, *sizes):
-        raise CallError(
+        raise RequestError(
             f"dimensions is {request.dimensions}, and the vectors of this model have {sizes.pop()}", param="dimensions"
         )
     made = [_base64(vector) if request.is_base64 else list(vector) for vector in vectors]

@@ -18,7 +18,7 @@ from appliance.adapters.openai_responses import Usage, embeddings, rerank
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest, TextRequest
 from appliance.adapters.text_generation import Writer, Writing
 from appliance.config.adapters import ChatSection
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.core.parallel import gathered
 
 Vectors = tuple[list[list[float]], Usage]
@@ -63,7 +63,7 @@ class Chatting:
         The chat completion, or its chunks.
 
         Raises:
-            CallError: the request is wrong, or refused.
+            RequestError: the request is wrong, or refused.
             GatewayError: the target does not answer.
         """
         made = await Writing(self.writer, await self._request(body), headers, self.name).answer()
@@ -73,7 +73,7 @@ class Chatting:
     async def _request(self, body: Json) -> TextRequest:
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
-            raise CallError("messages is missing; it must be a list of one message or more", param="messages")
+            raise RequestError("messages is missing; it must be a list of one message or more", param="messages")
         made = body if self.chat is None else body | await self.chat.completion_async(body)
         return TextRequest.with_prompts(made, [made.get("prompt") or ""], self.section.stop)
 
@@ -92,7 +92,7 @@ class Completing:
         The completion, or its chunks.
 
         Raises:
-            CallError: the request is wrong, or refused.
+            RequestError: the request is wrong, or refused.
             GatewayError: the target does not answer.
         """
         return await Writing(self.writer, TextRequest.of(body), headers, self.name).answer()
@@ -113,7 +113,7 @@ class Embedding:
         The embeddings.
 
         Raises:
-            CallError: the request is wrong, or refused.
+            RequestError: the request is wrong, or refused.
             GatewayError: the target does not answer.
         """
         request = EmbeddingRequest.of(body)
@@ -138,7 +138,7 @@ class Ranking:
         The ranking.
 
         Raises:
-            CallError: the request is wrong, or refused.
+            RequestError: the request is wrong, or refused.
             GatewayError: the target does not answer.
         """
         request = RerankRequest.of(body)

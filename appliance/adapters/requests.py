@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.adapters.messages import Json
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.limits import require_size
 
 
@@ -34,11 +34,11 @@ class TextRequest:
     def of(cls, body: Json) -> TextRequest:
         """
         Raises:
-            CallError: the body is not such a request.
+            RequestError: the body is not such a request.
         """
         prompts = _texts(body.get("prompt"))
         if not prompts:
-            raise CallError("prompt must be a text, or a list of texts; this model takes no tokens", param="prompt")
+            raise RequestError("prompt must be a text, or a list of texts; this model takes no tokens", param="prompt")
         return cls.with_prompts(body, prompts)
 
     @classmethod
@@ -47,15 +47,15 @@ class TextRequest:
         The same for prompts that come from elsewhere; `always` are stop texts besides the client's.
 
         Raises:
-            CallError: the body is not such a request.
+            RequestError: the body is not such a request.
         """
         n = 1 if body.get("n") is None else body["n"]
         if type(n) is not int or n < 1:
-            raise CallError("n must be a whole number from 1 on", param="n")
+            raise RequestError("n must be a whole number from 1 on", param="n")
         require_size(len(prompts), n, field="prompt")
         stop = _texts(body.get("stop"))
         if body.get("stop") and not stop:
-            raise CallError("stop must be a text, or a list of texts", param="stop")
+            raise RequestError("stop must be a text, or a list of texts", param="stop")
         options = body.get("stream_options")
         wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         return cls(body, prompts, n, [each for each in (*stop, *always) if each], bool(body.get("stream")), wants_usage)
@@ -76,18 +76,18 @@ class EmbeddingRequest:
     def of(cls, body: Json) -> EmbeddingRequest:
         """
         Raises:
-            CallError: the body is not such a request.
+            RequestError: the body is not such a request.
         """
         texts = _texts(body.get("input"))
         if not texts:
-            raise CallError("input must be a text, or a list of texts; this model takes no tokens", param="input")
+            raise RequestError("input must be a text, or a list of texts; this model takes no tokens", param="input")
         require_size(len(texts), 1, field="input")
         form = body.get("encoding_format") or "float"
         if form not in ("float", "base64"):
-            raise CallError("encoding_format must be float or base64", param="encoding_format")
+            raise RequestError("encoding_format must be float or base64", param="encoding_format")
         dimensions = body.get("dimensions")
         if dimensions is not None and type(dimensions) is not int:
-            raise CallError("dimensions must be a whole number", param="dimensions")
+            raise RequestError("dimensions must be a whole number", param="dimensions")
         return cls(body, texts, form == "base64", dimensions)
 
 
@@ -107,19 +107,19 @@ class RerankRequest:
     def of(cls, body: Json) -> RerankRequest:
         """
         Raises:
-            CallError: the body is not such a request.
+            RequestError: the body is not such a request.
         """
         query = body.get("query")
         if not isinstance(query, str):
-            raise CallError("query must be a text", param="query")
+            raise RequestError("query must be a text", param="query")
         given = body.get("documents")
         texts = _texts([_document(each) for each in given] if isinstance(given, list) else None)
         if not texts:
-            raise CallError("documents must be a list of texts, or of mappings with a text", param="documents")
+            raise RequestError("documents must be a list of texts, or of mappings with a text", param="documents")
         require_size(len(texts), 1, field="documents")
         top_n = body.get("top_n") or None
         if top_n is not None and (type(top_n) is not int or top_n < 0):
-            raise CallError("top_n must be a whole number", param="top_n")
+            raise RequestError("top_n must be a whole number", param="top_n")
         return cls(body, query, texts, top_n, body.get("return_documents") is not False)
 
 

@@ -12,8 +12,8 @@ import msgspec
 
 from appliance.adapters.http_client import LONGEST_BYTES, Headers, Wire, decoded, events, object_of
 from appliance.adapters.messages import Json
-from appliance.core.errors import CallError, GatewayError
-from appliance.core.model import PATHS, Call, Operation, Peers
+from appliance.core.errors import GatewayError, RequestError
+from appliance.core.model import PATHS, ModelRequest, Operation, Peers
 
 
 class Target(Protocol):
@@ -29,7 +29,7 @@ class Target(Protocol):
         The answer, or its chunks where the body asks for a stream and the target has one.
 
         Raises:
-            CallError: the target refuses.
+            RequestError: the target refuses.
             GatewayError: it does not answer.
         """
 
@@ -53,7 +53,7 @@ class Peer:
 
     async def ask(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
         sent = msgspec.json.encode(body | {"model": self._name})
-        reply = await self._peers.answer(self._name, Call(operation, sent, headers))
+        reply = await self._peers.answer(self._name, ModelRequest(operation, sent, headers))
         if isinstance(reply.body, bytes):
             return object_of(decoded(reply.status, reply.body))
         if reply.status < 300 and reply.media_type.startswith("text/event-stream"):
@@ -66,7 +66,7 @@ class Peer:
             return None
         try:
             counted = await self.ask(Operation.TOKENIZE, self.of_prompts | {"prompt": prompt}, headers)
-        except CallError:
+        except RequestError:
             # Behind a proxy there may be nobody who counts.
             return None
         if not isinstance(counted, dict):

@@ -17,7 +17,7 @@ from appliance.adapters.messages import Json
 from appliance.adapters.openai_responses import Text, Usage, completion_choice, head
 from appliance.adapters.requests import TextRequest
 from appliance.adapters.stop_sequences import Stops, cut
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.core.parallel import gathered, merged
 
 _UNTOLD = ("logprobs", "top_logprobs", "prompt_logprobs", "echo", "suffix")
@@ -33,7 +33,7 @@ class Writer(Protocol):
         All of the text.
 
         Raises:
-            CallError: the target refuses.
+            RequestError: the target refuses.
             GatewayError: it does not answer.
         """
 
@@ -42,7 +42,7 @@ class Writer(Protocol):
         The text in pieces.
 
         Raises:
-            CallError: the target refuses.
+            RequestError: the target refuses.
             GatewayError: it does not answer.
         """
 
@@ -63,13 +63,13 @@ class Writing:
         The completion, or its chunks.
 
         Raises:
-            CallError: the request wants what text alone cannot give, or the target refuses.
+            RequestError: the request wants what text alone cannot give, or the target refuses.
             GatewayError: the target does not answer.
         """
         for field in _UNTOLD:
             # 0 of `logprobs` is one for each token.
             if self.request.body.get(field) not in (None, "") and self.request.body[field] is not False:
-                raise CallError(f"{field} is not supported by this model", param=field, code="unsupported_parameter")
+                raise RequestError(f"{field} is not supported by this model", param=field, code="unsupported_parameter")
         return self._chunks() if self.request.is_streamed else await self._whole()
 
     async def _whole(self) -> Json:

@@ -11,7 +11,7 @@ import zlib
 
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 # zlib's own word for the format: gzip, zlib, and either of them.
 _GZIP, _ZLIB, _EITHER = 31, 15, 47
@@ -27,13 +27,13 @@ async def decompressed(body: bytes, coding: str, most: int) -> bytes:
     A body that has this `Content-Encoding`, in small letters; `most` is the size in bytes it may have then.
 
     Raises:
-        CallError: it is not compressed as it says, or in a way nobody here knows.
+        RequestError: it is not compressed as it says, or in a way nobody here knows.
         RequestEntityTooLarge: it is larger.
     """
     if coding in {"identity", ""}:
         return body
     if coding not in _FORMATS:
-        raise CallError(f"Content-Encoding is {coding[:40]!r}; it must be gzip, deflate or identity", status=415)
+        raise RequestError(f"Content-Encoding is {coding[:40]!r}; it must be gzip, deflate or identity", status=415)
     return await asyncio.to_thread(_decompressed, body, most)
 
 
@@ -64,9 +64,9 @@ def _decompressed(body: bytes, most: int) -> bytes:
     try:
         plain = stream.decompress(body, most + 1)
     except zlib.error as error:
-        raise CallError("The body is not compressed as its Content-Encoding says") from error
+        raise RequestError("The body is not compressed as its Content-Encoding says") from error
     if len(plain) > most:
         raise RequestEntityTooLarge
     if not stream.eof or stream.unused_data:
-        raise CallError("The compressed body is cut off, or has bytes after its end")
+        raise RequestError("The compressed body is cut off, or has bytes after its end")
     return plain

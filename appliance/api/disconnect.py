@@ -14,7 +14,7 @@ from litestar import Request
 from litestar.exceptions import ClientException
 from litestar.types import Receive
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 Result = TypeVar("Result")
 
@@ -90,7 +90,7 @@ async def before_body(request: AnyRequest) -> AsyncGenerator[None]:
     """
     try:
         yield
-    except CallError:
+    except RequestError:
         await discard(request.receive)
         raise
 

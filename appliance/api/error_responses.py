@@ -18,8 +18,8 @@ from litestar import Response
 from litestar.exceptions import HTTPException
 
 from appliance.api.disconnect import AnyRequest
-from appliance.core.errors import ApplianceError, CallError, UnauthenticatedError
-from appliance.core.request_context import current
+from appliance.core.errors import ApplianceError, RequestError, UnauthenticatedError
+from appliance.core.request_context import current_context
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -40,13 +40,13 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     The response for any exception; one that nobody foresaw is logged and says nothing about itself.
     """
     status, message = _as_response(request, error)
-    if record := current():
+    if record := current_context():
         record.error = type(error).__name__
     body = _body(request.scope["path"], status, message, error)
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
 
 
-def refused(path: str, error: CallError) -> tuple[bytes, Mapping[str, str]]:
+def refused(path: str, error: RequestError) -> tuple[bytes, Mapping[str, str]]:
     """
     Body and headers of a refusal before any route is looked for.
     """
@@ -68,7 +68,7 @@ async def told(request: AnyRequest, events: AsyncGenerator[bytes], *, are_events
                 yield event
         except Exception as error:
             status, message = _as_response(request, error)
-            if record := current():
+            if record := current_context():
                 record.error, record.late_status = type(error).__name__, status
             body = _body(request.scope["path"], status, message, error)
             if "/v1/responses" in request.scope["path"]:
@@ -81,7 +81,7 @@ def worded(place: str, error: Exception) -> tuple[int, str]:
     """
     Status and message of an error in answering `place`, whatever protocol it is of.
     """
-    if isinstance(error, CallError):
+    if isinstance(error, RequestError):
         return error.status, str(error)
     if isinstance(error, ApplianceError):
         # Its text is for whoever runs the server: it names files and classes.
@@ -94,7 +94,7 @@ def worded(place: str, error: Exception) -> tuple[int, str]:
 
 
 def _under_id() -> str:
-    record = current()
+    record = current_context()
     return "" if record is None else f", under the request id {record.id}"
 
 
@@ -108,7 +108,7 @@ def _body(path: str, status: int, message: str, error: Exception) -> dict[str, A
     if _INFERENCE.fullmatch(path):
         return {"error": message}
     word = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    call = error if isinstance(error, CallError) else None
+    call = error if isinstance(error, RequestError) else None
     body: dict[str, Any] = {
         "error": {
             "message": message,
@@ -143,7 +143,7 @@ def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, UnauthenticatedError):
         # RFC 9110, section 11.6.1.
         return {"WWW-Authenticate": 'Bearer realm="appliance"'}
-    if isinstance(error, CallError):
+    if isinstance(error, RequestError):
         wait = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         return {**error.headers, **wait}
     if isinstance(error, HTTPException) and error.headers:

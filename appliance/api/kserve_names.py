@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from appliance.core.model import FORMS, Call
+from appliance.core.model import FORMS, ModelRequest
 from appliance.proxy.model_name import Named
 
 HEADER = "x-gateway-model-name"
@@ -38,7 +38,7 @@ class Gateway:
         """
         return name if self._prefix is None else self.plain(name or headers.get(HEADER))
 
-    def named(self, call: Call, name: str | None) -> tuple[str | None, Call]:
+    def named(self, call: ModelRequest, name: str | None) -> tuple[str | None, ModelRequest]:
         """
         The model a call is for, which has this name in its body or none, and the call with the config's name in it.
         """

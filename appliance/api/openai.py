@@ -25,8 +25,8 @@ from appliance.api.streaming_response import Streamed
 from appliance.auth import Access
 from appliance.core import multipart
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import CallError
-from appliance.core.model import FORMS, PATHS, Call, Operation, Reply
+from appliance.core.errors import RequestError
+from appliance.core.model import FORMS, PATHS, ModelRequest, ModelResponse, Operation
 from appliance.models.manager import RULES, Entry, Lifecycle
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
@@ -76,7 +76,7 @@ def _operation(
     return answer
 
 
-def _response(request: AnyRequest, reply: Reply) -> Response[Any]:
+def _response(request: AnyRequest, reply: ModelResponse) -> Response[Any]:
     # Said as a header: as a media type it would get a charset, and a second one where it has one.
     headers = {"content-type": reply.media_type, **reply.headers}
     if isinstance(reply.body, bytes):
@@ -91,12 +91,12 @@ def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
     What the body is read as here and everywhere after: the operation decides it, and not the client's header.
 
     Raises:
-        CallError: the client says that it sends something else.
+        RequestError: the client says that it sends something else.
     """
     said = headers.get("content-type", "")
     if operation in FORMS:
         if not multipart.is_form(said):
-            raise CallError(f"Content-Type is {said[:80]!r}; this route takes {multipart.MEDIA_TYPE}", status=415)
+            raise RequestError(f"Content-Type is {said[:80]!r}; this route takes {multipart.MEDIA_TYPE}", status=415)
         return said
     require_no_form(said)
     return "application/json"
@@ -104,10 +104,10 @@ def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
 
 def _call(
     operation: Operation, request: AnyRequest, body: bytes, headers: Mapping[str, str], *, is_streamed: bool
-) -> Call:
+) -> ModelRequest:
     path = request.scope["path"].removeprefix("/openai").rstrip("/")
     query = request.scope["query_string"].decode("latin-1")
-    return Call(operation, body, headers, path, query, is_streamed=is_streamed)
+    return ModelRequest(operation, body, headers, path, query, is_streamed=is_streamed)
 
 
 def _envelope(body: bytes, content_type: str, intake: Intake) -> Envelope:
@@ -117,12 +117,12 @@ def _envelope(body: bytes, content_type: str, intake: Intake) -> Envelope:
         return msgspec.json.decode(body, type=Envelope)
     except msgspec.ValidationError as error:
         param = "model" if "$.model" in str(error) else None
-        raise CallError(f"The body is not a request: {error}", param=param) from error
+        raise RequestError(f"The body is not a request: {error}", param=param) from error
     except RecursionError as error:
-        raise CallError("The body is nested too deeply.", code="invalid_json") from error
+        raise RequestError("The body is nested too deeply.", code="invalid_json") from error
     except ValueError as error:
         # A text that is no UTF-8 has an error of its own.
-        raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+        raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
 def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelope:
@@ -131,7 +131,7 @@ def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelo
         stream = multipart.text_of(body, fields.get("stream"))
         return Envelope(multipart.text_of(body, fields.get("model")), stream is not None and stream.lower() == "true")
     except multipart.FormError as error:
-        raise CallError(str(error), code="invalid_form") from error
+        raise RequestError(str(error), code="invalid_form") from error
 
 
 def _listing(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:

@@ -15,8 +15,8 @@ from appliance.api.disconnect import AnyRequest, ClientGoneError, before_body, d
 from appliance.config.server import ServerSection
 from appliance.config.server_limits import ServerLimitsSection
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import CallError, SlowBodyError
-from appliance.core.json_limits import is_deeper, is_wider
+from appliance.core.errors import RequestError, SlowRequestBodyError
+from appliance.core.json_limits import has_more_members, is_deeper
 from appliance.tensors.codec import LENGTH_HEADER
 
 # A length of more digits is none, which is for the protocol to say.
@@ -28,10 +28,10 @@ def require_no_form(content_type: str) -> None:
     Return where a body may be JSON.
 
     Raises:
-        CallError: the client says that it is a form.
+        RequestError: the client says that it is a form.
     """
     if content_type.strip().lower().startswith("multipart/"):
-        raise CallError(f"Content-Type is {content_type[:80]!r}; this route takes application/json", status=415)
+        raise RequestError(f"Content-Type is {content_type[:80]!r}; this route takes application/json", status=415)
 
 
 @dataclass(slots=True)
@@ -53,8 +53,8 @@ class Intake:
         The body of a request, decompressed; nothing else has looked at it.
 
         Raises:
-            CallError: it is not compressed as it says, or in a way nobody here knows.
-            SlowBodyError: it did not come in time.
+            RequestError: it is not compressed as it says, or in a way nobody here knows.
+            SlowRequestBodyError: it did not come in time.
             RequestEntityTooLarge: it is larger than the application allows, compressed or not.
         """
         coding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -65,8 +65,8 @@ class Intake:
         The body of a request, which is JSON with binary tensors after it where the headers say so.
 
         Raises:
-            CallError: the client says that it is a form; as `body` and `require_shape`.
-            SlowBodyError: it did not come in time.
+            RequestError: the client says that it is a form; as `body` and `require_shape`.
+            SlowRequestBodyError: it did not come in time.
             RequestEntityTooLarge: it is larger than the application allows.
         """
         async with before_body(request):
@@ -96,26 +96,28 @@ class Intake:
         except TimeoutError as error:
             if not bound.expired():
                 raise
-            raise SlowBodyError(f"The body did not come within server.timeouts.body_seconds of {seconds:g}") from error
+            raise SlowRequestBodyError(
+                f"The body did not come within server.timeouts.body_seconds of {seconds:g}"
+            ) from error
 
     async def require_shape(self, body: bytes) -> None:
         """
         Return when JSON is nested no deeper, and has no more members, than it may.
 
         Raises:
-            CallError: it is, or has.
+            RequestError: it is, or has.
         """
         await off_loop(len(body), _require_shape, body, self.server.limits)
 
 
 def _require_shape(body: bytes, limits: ServerLimitsSection) -> None:
     if is_deeper(body, limits.json_depth):
-        raise CallError(
+        raise RequestError(
             f"The body is nested too deeply; server.limits.json_depth allows {limits.json_depth} levels",
             code="invalid_json",
         )
-    if is_wider(body, limits.json_members):
-        raise CallError(
+    if has_more_members(body, limits.json_members):
+        raise RequestError(
             f"The body has too many members; server.limits.json_members allows {limits.json_members}",
             code="invalid_json",
         )

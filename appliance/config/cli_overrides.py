@@ -13,7 +13,7 @@ from appliance.config.raw_config import Draft
 from appliance.config.source_location import DataPath, Fault, Place, Source, is_unicode, printable
 from appliance.config.yaml_parser import parse
 from appliance.core.errors import ConfigError
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 
 _FORM = "must be a path, = and a value in YAML, such as server.port=9000"
 
@@ -85,6 +85,6 @@ def _path(draft: Draft, name: str) -> DataPath:
     fits = [model for model in models if rest.startswith(f"{model}.")]
     if not fits:
         first = rest.split(".")[0]
-        raise _MalformedError(f"unknown model {first}; {did_you_mean(first, models) or known_ones('models', models)}")
+        raise _MalformedError(f"unknown model {first}; {did_you_mean(first, models) or known_names('models', models)}")
     model = max(fits, key=len)
     return (*models[model], *rest.removeprefix(f"{model}.").split("."))

@@ -19,7 +19,7 @@ from appliance.config.root import Config
 from appliance.config.schema_lookup import Shape, converted
 from appliance.config.source_location import DataPath, Fault, Place, Source, is_unicode, printable
 from appliance.core.service_links import service_links
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 from appliance.models import SECTIONS
 
 PREFIX = "APPLIANCE__"
@@ -110,7 +110,7 @@ def _models(draft: Draft) -> Iterator[_Model]:
 
 def _no_such(what: str, name: str, known: Iterable[str]) -> str:
     words = {word.upper() for word in known}
-    remedy = did_you_mean(name.upper(), words) or known_ones(f"{what}s", words)
+    remedy = did_you_mean(name.upper(), words) or known_names(f"{what}s", words)
     return f"unknown {what} {printable(name.upper())}; {remedy}"
 
 

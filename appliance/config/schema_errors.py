@@ -15,7 +15,7 @@ from appliance.config.base import FREE_PREFIX
 from appliance.config.raw_config import Draft, quote
 from appliance.config.schema_lookup import Schema, Shape, json_types, types_of
 from appliance.config.source_location import DataPath, Fault
-from appliance.core.suggestions import did_you_mean, known_ones, nearest
+from appliance.core.suggestions import did_you_mean, known_names, nearest
 
 _WORDS = {
     "string": "text",
@@ -84,7 +84,7 @@ def _faults(error: _Error) -> Iterator[Fault]:
 
 
 def _unknown_key(key: str, known: Iterable[str]) -> str:
-    return f"unknown key; {did_you_mean(key, known) or known_ones('keys', known)}"
+    return f"unknown key; {did_you_mean(key, known) or known_names('keys', known)}"
 
 
 def _wanted(schema: Schema, key: str) -> str:

@@ -21,7 +21,7 @@ _KEPT_LINES = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ChildResult:
     """
     How a child ended: its exit status, negative for a signal, and the last lines it wrote.
     """
@@ -30,7 +30,7 @@ class Ended:
     lines: tuple[str, ...]
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], heard: Callable[[str], None]) -> Ended:
+def run(command: Sequence[str], environment: Mapping[str, str], heard: Callable[[str], None]) -> ChildResult:
     """
     Run `command`, an absolute path and its arguments, with `environment` over our own, to its end.
 
@@ -54,7 +54,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], heard: Callable[
             heard(line)
             if line:
                 kept.append(line)
-        return Ended(_wait(process, heard), tuple(kept))
+        return ChildResult(_wait(process, heard), tuple(kept))
     finally:
         _end(process)
 

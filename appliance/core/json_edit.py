@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from appliance.core.json_limits import is_wider
+from appliance.core.json_limits import has_more_members
 
 # The bytes are known to be JSON when this is used.
 _KEY = re.compile(rb'[\s,]*+("(?:[^"\\]++|\\.)*+")\s*+:\s*+', re.DOTALL)
@@ -40,7 +40,7 @@ class _RepeatedError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class _JsonMember:
     name: str
     start: int
     value: int
@@ -131,7 +131,7 @@ def _is_object(value: bytes) -> bool:
     return value.startswith(b"{")
 
 
-def _members(body: bytes) -> list[_Member]:
+def _members(body: bytes) -> list[_JsonMember]:
     """
     Every member in the order of the bytes.
 
@@ -142,7 +142,7 @@ def _members(body: bytes) -> list[_Member]:
     """
     values = _values(body)
     position = body.index(b"{") + 1
-    members: list[_Member] = []
+    members: list[_JsonMember] = []
     while (key := _KEY.match(body, position)) is not None:
         name = msgspec.json.decode(key[1], type=str)
         value = memoryview(values[name])
@@ -150,14 +150,14 @@ def _members(body: bytes) -> list[_Member]:
         # A value says itself where it ends; when another one stands here, this is not the last of its name.
         if body[key.end() : position] != value:
             raise _RepeatedError
-        members.append(_Member(name, key.start(1), key.end(), position))
+        members.append(_JsonMember(name, key.start(1), key.end(), position))
     if len(members) != len(values) or _END.fullmatch(body, position) is None:
         raise _RepeatedError
     return members
 
 
 def _values(body: bytes) -> dict[str, msgspec.Raw]:
-    if is_wider(body, MOST_MEMBERS):
+    if has_more_members(body, MOST_MEMBERS):
         raise NotAnObjectError(f"an object in it has more than {MOST_MEMBERS} members")
     try:
         return msgspec.json.decode(body, type=dict[str, msgspec.Raw])

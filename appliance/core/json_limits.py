@@ -56,7 +56,7 @@ def is_deeper(body: bytes, most: int) -> bool:
     return False
 
 
-def is_wider(body: bytes, most: int) -> bool:
+def has_more_members(body: bytes, most: int) -> bool:
     """
     Whether the outermost object has more than `most` members, or the outermost list more than `most` elements.
     """

@@ -18,7 +18,7 @@ _LONGEST_LINE_BYTES = 16 * 1024
 
 
 @dataclass(slots=True)
-class Capture:
+class OutputCapture:
     """
     Where captured output goes: to `handler`, or as it is where that is None; `terminal` is the real standard error.
     """
@@ -29,7 +29,7 @@ class Capture:
 
 
 # Standard output and standard error are the process's, and so is this.
-capture = Capture()
+capture = OutputCapture()
 
 
 @contextmanager

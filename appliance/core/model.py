@@ -75,7 +75,7 @@ The operations whose requests are forms, because there is a file in them; those 
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ModelRequest:
     """
     One request: `body` is what the client sent, decoded once, by whoever needs it.
 
@@ -95,7 +95,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ModelResponse:
     """
     The answer to a call: a body, or a stream of bytes that is closed when nobody reads it any more.
 
@@ -120,7 +120,7 @@ class Model(Protocol):
         """
 
     @property
-    def proof(self) -> Call | None:
+    def proof(self) -> ModelRequest | None:
         """
         The call whose good answer proves that the model works; asked for when it is loaded.
 
@@ -146,7 +146,7 @@ class Model(Protocol):
             UnavailableError: it cannot answer now, for want of something elsewhere, and will by itself.
         """
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         Answer one call; cancelling the wait, or closing the reply's stream, stops the work behind it.
 
@@ -209,7 +209,7 @@ class Peers(Protocol):
             UnavailableError: it does not answer now.
         """
 
-    async def answer(self, name: str, call: Call) -> Reply:
+    async def answer(self, name: str, call: ModelRequest) -> ModelResponse:
         """
         Have the named model answer, as `Model.answer` does.
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
-class Bounded(Protocol):
+class LimitsConcurrency(Protocol):
     """
     A model whose engine computes only so many calls at once, and lets the others wait.
     """
@@ -41,7 +41,7 @@ class Preparable(Protocol):
 
 
 @runtime_checkable
-class Timed(Protocol):
+class ReportsLoadTimings(Protocol):
     """
     A model that knows what its load was spent on.
     """
@@ -53,7 +53,7 @@ class Timed(Protocol):
 
 
 @runtime_checkable
-class Measured(Protocol):
+class ReportsMemory(Protocol):
     """
     A model whose engine knows what it came to.
     """
@@ -65,7 +65,7 @@ class Measured(Protocol):
 
 
 @runtime_checkable
-class Dependent(Protocol):
+class DependsOnModels(Protocol):
     """
     A model that answers with the help of servers elsewhere.
     """
@@ -77,7 +77,7 @@ class Dependent(Protocol):
 
 
 @runtime_checkable
-class Spread(Protocol):
+class RunsOnSeveralNodes(Protocol):
     """
     A model that may share its work with other machines.
     """
@@ -89,7 +89,7 @@ class Spread(Protocol):
 
 
 @runtime_checkable
-class Following(Protocol):
+class FollowsAnotherNode(Protocol):
     """
     A model that computes for another server, which answers its calls.
     """

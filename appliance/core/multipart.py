@@ -45,7 +45,7 @@ class FormError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FormField:
     """
     One value, by its place in the body.
     """
@@ -62,7 +62,7 @@ def is_form(content_type: str) -> bool:
     return _MEDIA_TYPE.match(content_type) is not None
 
 
-def read(body: bytes, content_type: str, most_parts: int = MOST_PARTS) -> Mapping[str, Field]:
+def read(body: bytes, content_type: str, most_parts: int = MOST_PARTS) -> Mapping[str, FormField]:
     """
     The fields by their names; of a list the last.
 
@@ -70,7 +70,7 @@ def read(body: bytes, content_type: str, most_parts: int = MOST_PARTS) -> Mappin
         FormError: it is no form, a field stands there twice, or there are too many.
     """
     boundary = _boundary(content_type)
-    fields: dict[str, Field] = {}
+    fields: dict[str, FormField] = {}
     for field in _fields(body, boundary, most_parts):
         if field.name in fields and not field.name.endswith(_OF_LISTS):
             raise FormError(f"The form has the field {field.name[:80]!r} twice; send it once")
@@ -78,7 +78,7 @@ def read(body: bytes, content_type: str, most_parts: int = MOST_PARTS) -> Mappin
     return fields
 
 
-def text_of(body: bytes, field: Field | None) -> str | None:
+def text_of(body: bytes, field: FormField | None) -> str | None:
     """
     The value of a field; None where there is none.
 
@@ -104,7 +104,7 @@ def _boundary(content_type: str) -> bytes:
     return boundary.encode()
 
 
-def _fields(body: bytes, boundary: bytes, most_parts: int) -> Iterator[Field]:
+def _fields(body: bytes, boundary: bytes, most_parts: int) -> Iterator[FormField]:
     parser = PushMultipartParser(boundary, max_segment_count=most_parts, strict=True)
     # In a form that the parser takes, the delimiter stands between parts and nowhere else.
     delimiter = b"\r\n--" + boundary
@@ -132,7 +132,7 @@ def _fields(body: bytes, boundary: bytes, most_parts: int) -> Iterator[Field]:
         raise FormError("The body goes on after the end of the form")
 
 
-def _field(segment: MultipartSegment, span: slice) -> Field:
+def _field(segment: MultipartSegment, span: slice) -> FormField:
     headers = [name for name, _ in segment.headerlist]
     if headers.count("Content-Disposition") != 1:
         raise FormError('A part of the form must have one header Content-Disposition: form-data; name="..."')
@@ -149,4 +149,4 @@ def _field(segment: MultipartSegment, span: slice) -> Field:
     if (segment.charset or "utf-8").lower() not in _CHARSETS:
         raise FormError(f"A part of the form has the charset {segment.charset!r:.40}; it must be UTF-8")
     name, bare, file = disposition.groups()
-    return Field(bare if name is None else name, span, is_file=file is not None)
+    return FormField(bare if name is None else name, span, is_file=file is not None)

@@ -17,7 +17,7 @@ The status of a request whose client left before the end of its answer: nginx's 
 
 
 @dataclass(slots=True)
-class Record:
+class RequestContext:
     """
     One request; each field is written by the one who learns it, and None where nobody did.
 
@@ -101,10 +101,10 @@ class Record:
         return self.late_status or self.status or 0
 
 
-_current: ContextVar[Record | None] = ContextVar("record", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("record", default=None)
 
 
-def current() -> Record | None:
+def current_context() -> RequestContext | None:
     """
     The record of the request that this task works for; None outside of any.
     """
@@ -112,11 +112,11 @@ def current() -> Record | None:
 
 
 @contextmanager
-def recorded(request_id: str) -> Iterator[Record]:
+def use_context(request_id: str) -> Iterator[RequestContext]:
     """
     Begin the record of a request; it is the current one until the end of the block, in tasks begun meanwhile as well.
     """
-    record = Record(request_id)
+    record = RequestContext(request_id)
     token = _current.set(record)
     try:
         yield record

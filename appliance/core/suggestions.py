@@ -54,7 +54,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f"did you mean {' or '.join(found)}?" if found else ""
 
 
-def known_ones(what: str, words: Iterable[str]) -> str:
+def known_names(what: str, words: Iterable[str]) -> str:
     """
     What ends a message about a word that no other is near: the words themselves, where they are few enough to read.
     """

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from appliance.core.request_context import Record
+from appliance.core.request_context import RequestContext
 
 _MENTION = b'"usage"'
 
@@ -71,12 +71,12 @@ class _Answer(msgspec.Struct):
     message: _Inner | None = None
 
 
-class Usage:
+class TokenUsage:
     """
     What one answer says of its tokens, added to the record: a request may need several answers.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: RequestContext) -> None:
         self._record = record
         self._prompt = self._cached = self._output = 0
         self._is_concluded = False

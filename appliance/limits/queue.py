@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from appliance.config.limits import LimitsSection, SloSection
-from appliance.core.errors import DeadlineError, LimitedError
+from appliance.core.errors import RateLimitedError, RequestTimeoutError
 from appliance.limits.capacity import Place, Places
 from appliance.limits.rejection import note, refusal
 from appliance.limits.slots import Sequence, Slot
@@ -126,8 +126,8 @@ class Gate:
         A place for a request with a body of this many bytes, once it is its turn; it must be left again.
 
         Raises:
-            LimitedError: there is none, and none soon enough.
-            DeadlineError: its turn came too late.
+            RateLimitedError: there is none, and none soon enough.
+            RequestTimeoutError: its turn came too late.
         """
         self._require_promise()
         if self._has_place():
@@ -142,7 +142,7 @@ class Gate:
             # Its turn may have come while it was on its way out.
             if waiter.slot.done() and not waiter.slot.cancelled():
                 self.leave(waiter.slot.result(), None, is_answered=False)
-            if isinstance(error, DeadlineError):
+            if isinstance(error, RequestTimeoutError):
                 self.refused["deadline"] += 1
                 note("deadline")
             raise
@@ -248,6 +248,6 @@ class Gate:
             return 0.0
         return self._forecast.wait(self.queued, self.concurrent, self._places.began(), self.clock())
 
-    def _refusal(self, reason: str, why: str) -> LimitedError:
+    def _refusal(self, reason: str, why: str) -> RateLimitedError:
         self.refused[reason] += 1
         return refusal(reason, f"The model {self.model!r} {why}; try again later", self._wait(), code="overloaded")

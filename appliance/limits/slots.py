@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.config.limits import LimitsSection
-from appliance.core.errors import CallError
-from appliance.core.request_context import current
+from appliance.core.errors import RequestError
+from appliance.core.request_context import current_context
 from appliance.limits.capacity import Place, Share
 
 
@@ -151,7 +151,7 @@ async def sequence() -> AsyncGenerator[Sequence | None]:
     if slot is None:
         yield None
         return
-    if (record := current()) is not None:
+    if (record := current_context()) is not None:
         record.sequences += 1
     async with slot.sequence() as begun:
         yield begun
@@ -162,7 +162,7 @@ def require_size(inputs: int, choices: int, *, field: str) -> None:
     Return where the current request, with so many texts in this field and so many answers to each, is not too large.
 
     Raises:
-        CallError: it is more than its model takes in one request.
+        RequestError: it is more than its model takes in one request.
     """
     slot = _slot.get()
     if slot is not None:
@@ -174,15 +174,15 @@ def require_within(limits: LimitsSection, inputs: int, choices: int, *, field: s
     Return where a request of this size is within the limits.
 
     Raises:
-        CallError: it is more than these allow in one request.
+        RequestError: it is more than these allow in one request.
     """
     if inputs > (most := limits.inputs_per_request):
-        raise CallError(
+        raise RequestError(
             f"{field} has {inputs} elements; at most {most} are taken in one request (limits.inputs_per_request), "
             "so send several requests",
             param=field,
         )
     if choices > (most := limits.choices_per_request):
-        raise CallError(
+        raise RequestError(
             f"n is {choices}; at most {most} choices are made in one request (limits.choices_per_request)", param="n"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from appliance.config.limits import LimitsSection
-from appliance.core.errors import DeadlineError
+from appliance.core.errors import RequestTimeoutError
 
 Result = TypeVar("Result")
 
@@ -43,7 +43,7 @@ class Deadlines:
         The result of what must be done before the first token.
 
         Raises:
-            DeadlineError: it is not done by then.
+            RequestTimeoutError: it is not done by then.
         """
         if self.first is None or (self.total is not None and self.total < self.first):
             return await self.before_end(work)
@@ -54,7 +54,7 @@ class Deadlines:
         The result of what must be done before the last token.
 
         Raises:
-            DeadlineError: it is not done by then.
+            RequestTimeoutError: it is not done by then.
         """
         if self.total is None:
             return await work
@@ -66,7 +66,7 @@ class Deadlines:
         closed, and so is the one given.
 
         Raises:
-            DeadlineError: it does not end by then.
+            RequestTimeoutError: it does not end by then.
         """
         return stream if self.total is None else self._each_before_end(stream)
 
@@ -82,7 +82,7 @@ class Deadlines:
             # vLLM answers being cancelled with an error of its own.
             if not bound.expired():
                 raise
-            raise DeadlineError(
+            raise RequestTimeoutError(
                 f"The model {self.model!r} took longer than its limits.{key} of {seconds:g} seconds; "
                 "ask for less, or later"
             ) from error

@@ -27,8 +27,8 @@ from appliance.config.oip_adapter import OipSection
 from appliance.config.storage import StorageSection
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import CallError, LoadError
-from appliance.core.model import Call, Model, Operation, Peers, Reply
+from appliance.core.errors import LoadError, RequestError
+from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.base_config import ModelSection, Name
 from appliance.proxy.client import Client
 from appliance.proxy.url import place
@@ -103,12 +103,12 @@ class AdapterModel:
     async def check(self) -> None:
         self._readiness.check()
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         asked = await off_loop(len(call.body), _decoded, call.body)
         said = await self._faces[call.operation](asked, call.headers)
         if isinstance(said, dict):
-            return Reply(msgspec.json.encode(said))
-        return Reply(_events(said), media_type="text/event-stream")
+            return ModelResponse(msgspec.json.encode(said))
+        return ModelResponse(_events(said), media_type="text/event-stream")
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
         """
@@ -162,9 +162,9 @@ def _decoded(body: bytes) -> Json:
     try:
         said = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
-        raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+        raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(said, dict):
-        raise CallError("The body is not a request: it must be a mapping")
+        raise RequestError("The body is not a request: it must be a mapping")
     return said
 
 

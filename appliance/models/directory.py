@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from appliance.auth import Access
-from appliance.core.errors import CallError, UnknownModelError
+from appliance.core.errors import RequestError, UnknownModelError
 from appliance.models.model_runner import Life
 from appliance.models.model_status import Entry
 from appliance.models.registry import Roster
@@ -31,7 +31,7 @@ class Directory:
 
         Raises:
             UnauthenticatedError: there are keys, and this task works for nobody who came with one.
-            CallError: as for `named`; a model that the caller's key is not for does not exist.
+            RequestError: as for `named`; a model that the caller's key is not for does not exist.
         """
         self._access.require_key()
         life = self._roster.named(name)
@@ -46,19 +46,19 @@ class Directory:
 
         Raises:
             UnknownModelError: nobody answers to it.
-            CallError: None, and there are several.
+            RequestError: None, and there are several.
         """
         if (life := self._roster.named(name)) is not None:
             return life
         raise self._unknown(name)
 
-    def _unknown(self, name: str | None) -> CallError:
+    def _unknown(self, name: str | None) -> RequestError:
         """
         The refusal of a name; one text for a model that is not there and for one that the caller's key is not for.
         """
         names = ", ".join(shown for _, shown in self.visible())
         if name is None:
-            return CallError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
+            return RequestError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
         hidden = "" if self._access.sees_every_model else ", or this key may not use it"
         text = f"The model {name[:_LONGEST_NAME]!r} does not exist{hidden}; the models here are: {names}"
         return UnknownModelError(text, param="model", code="model_not_found")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from appliance.auth import current_caller
-from appliance.core.errors import CallError, UnavailableError, UnsupportedOperationError
-from appliance.core.model import Call, Operation, Reply
-from appliance.core.request_context import Record, current
-from appliance.core.token_usage import Usage
+from appliance.core.errors import RequestError, UnavailableError, UnsupportedOperationError
+from appliance.core.model import ModelRequest, ModelResponse, Operation
+from appliance.core.request_context import RequestContext, current_context
+from appliance.core.token_usage import TokenUsage
 from appliance.limits import Charge, Deadlines, Keys, Slot, held
 from appliance.models.model_status import Entry
 from appliance.models.state import RULES, State
@@ -34,7 +34,7 @@ _UNBOUNDED = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _OF_TOKENIZER = _UNBOUNDED | {Operation.COUNT_TOKENS}
 
 
-async def answer(entry: Entry, call: Call, keys: Keys | None = None) -> Reply:
+async def answer(entry: Entry, call: ModelRequest, keys: Keys | None = None) -> ModelResponse:
     """
     Have the entry's model answer; a stream is returned once its first bytes are there,
     so that a failure before them still has a status of its own.
@@ -42,13 +42,13 @@ async def answer(entry: Entry, call: Call, keys: Keys | None = None) -> Reply:
     Without `keys` it is an inner call, one that a call under way needs: it is answered until the drain is over.
 
     Raises:
-        CallError: the model cannot do this, cannot do it now, or the call itself is at fault.
+        RequestError: the model cannot do this, cannot do it now, or the call itself is at fault.
         LimitedError: the model or the client's key has enough to do.
         DeadlineError: it takes too long.
         EngineDeadError: the model died over it.
     """
     # An inner call belongs to a request that has its own entry in it.
-    record = None if keys is None else current()
+    record = None if keys is None else current_context()
     if record is not None:
         record.model, record.operation = entry.section.name, call.operation
     _require(entry, call, is_inner=keys is None)
@@ -56,7 +56,7 @@ async def answer(entry: Entry, call: Call, keys: Keys | None = None) -> Reply:
     if keys is not None and record is not None:
         charge = keys.charge(record.key, entry.gate.tokens(len(call.body)))
     work = _work(entry, call, record, charge)
-    reply = cast("Reply", await anext(work))
+    reply = cast("ModelResponse", await anext(work))
     is_whole = isinstance(reply.body, bytes)
     if is_whole:
         await work.aclose()
@@ -75,7 +75,7 @@ async def quiet(entries: Sequence[Entry], seconds: float) -> None:
         await asyncio.sleep(0.05)
 
 
-def _require(entry: Entry, call: Call, *, is_inner: bool) -> None:
+def _require(entry: Entry, call: ModelRequest, *, is_inner: bool) -> None:
     name, rule = entry.section.name, RULES[entry.state]
     if call.operation not in entry.model.operations:
         caller = current_caller()
@@ -87,7 +87,7 @@ def _require(entry: Entry, call: Call, *, is_inner: bool) -> None:
         )
     most = entry.section.limits.tokenizer_bytes
     if call.operation in _UNBOUNDED and len(call.body) > most:
-        raise CallError(
+        raise RequestError(
             f"The body has {len(call.body)} bytes; at most {most} are tokenized in one request "
             "(limits.tokenizer_bytes), so send the text in pieces",
             status=413,
@@ -105,8 +105,8 @@ def _require_still(entry: Entry) -> None:
 
 
 async def _work(
-    entry: Entry, call: Call, record: Record | None, charge: Charge | None
-) -> AsyncGenerator[Reply | bytes]:
+    entry: Entry, call: ModelRequest, record: RequestContext | None, charge: Charge | None
+) -> AsyncGenerator[ModelResponse | bytes]:
     """
     Yields the reply, then the bytes of its stream if it is one.
 
@@ -115,7 +115,7 @@ async def _work(
     deadlines = Deadlines.of(entry.section.name, entry.gate.settings.limits)
     async with _place(entry, call, record, charge, deadlines) as place:
         _require_still(entry)
-        usage = None if record is None else Usage(record)
+        usage = None if record is None else TokenUsage(record)
         answer = entry.model.answer(call if usage is None else replace(call, on_usage=usage.conclude))
         with held(place.slot):
             reply = await (deadlines.before_first(answer) if call.is_streamed else deadlines.before_end(answer))
@@ -154,7 +154,7 @@ class _Place:
     """
 
     slot: Slot
-    record: Record | None
+    record: RequestContext | None
     is_good: bool = False
     has_first: bool = False
 
@@ -167,7 +167,7 @@ class _Place:
 
 @asynccontextmanager
 async def _place(
-    entry: Entry, call: Call, record: Record | None, charge: Charge | None, deadlines: Deadlines
+    entry: Entry, call: ModelRequest, record: RequestContext | None, charge: Charge | None, deadlines: Deadlines
 ) -> AsyncGenerator[_Place]:
     """
     A place in the model once it is the call's turn, until it is over; its counts, and what its key pays.
@@ -197,7 +197,7 @@ async def _place(
             charge.settle((charge.tokens if prompt is None else prompt) + output)
 
 
-def _tells_usage(reply: Reply) -> bool:
+def _tells_usage(reply: ModelResponse) -> bool:
     """
     Whether an answer has tokens to be read in it; one that was only kept cost none.
     """

@@ -13,7 +13,7 @@ import structlog
 from pydantic import Field
 
 from appliance.config.engine import EngineSection
-from appliance.core.model import Call, FrontEnd, Operation
+from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm.engine_args import Pooler, Setup
 from appliance.models.encoder_task import Choice, Task, choose
 from appliance.models.local_config import AnyEngine, ComputedSection
@@ -95,13 +95,13 @@ class EncoderModel(LocalModel):
         return _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
 
     @property
-    def proof(self) -> Call:
+    def proof(self) -> ModelRequest:
         """
         The smallest call for its task.
         """
         task = self._choice.task if self._choice else Task.EMBED
         operation, body = _PROOFS[task]
-        return Call(operation, json.dumps({"model": self._section.name, **body}).encode())
+        return ModelRequest(operation, json.dumps({"model": self._section.name, **body}).encode())
 
     def setup(self, artifacts: Mapping[str, Path]) -> Setup:
         section = self._section

@@ -15,7 +15,7 @@ from pydantic import Field
 from appliance.config.base import Section
 from appliance.config.engine import EngineSection
 from appliance.config.storage import StorageSection, StorageSettings
-from appliance.core.model import Call, FrontEnd, Operation
+from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm import gguf_convert
 from appliance.engines.vllm.engine_args import Setup
 from appliance.models.base_config import Name, Report
@@ -102,12 +102,12 @@ class GenerativeModel(LocalModel):
         self._settings = engine
 
     @property
-    def proof(self) -> Call:
+    def proof(self) -> ModelRequest:
         """
         One token.
         """
         prompt = {"model": self._section.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
-        return Call(Operation.COMPLETION, json.dumps(prompt).encode())
+        return ModelRequest(Operation.COMPLETION, json.dumps(prompt).encode())
 
     def setup(self, artifacts: Mapping[str, Path]) -> Setup:
         section = self._section

@@ -12,7 +12,7 @@ from typing import Any
 from appliance.auth import Access
 from appliance.config import Config
 from appliance.core.errors import UnavailableError
-from appliance.core.model import ALONE, Call, FrontEnd, Reply
+from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse
 from appliance.limits import Keys
 from appliance.models import dispatch
 from appliance.models.base_config import ModelSection
@@ -152,7 +152,7 @@ class Lifecycle:
         """
         return self.directory.visible()
 
-    async def answer(self, name: str | None, call: Call) -> Reply:
+    async def answer(self, name: str | None, call: ModelRequest) -> ModelResponse:
         """
         Have the named model answer; None means the only one there is.
 

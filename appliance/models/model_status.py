@@ -14,9 +14,16 @@ from typing import IO, Any
 import structlog
 
 from appliance.config.storage import StorageSettings
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.core.model import Model, Peers
-from appliance.core.model_traits import Bounded, Dependent, Following, Preparable, Spread, Timed
+from appliance.core.model_traits import (
+    DependsOnModels,
+    FollowsAnotherNode,
+    LimitsConcurrency,
+    Preparable,
+    ReportsLoadTimings,
+    RunsOnSeveralNodes,
+)
 from appliance.limits import Gate, Settings, SloSection, share
 from appliance.models.base_config import ModelSection
 from appliance.models.fetch import bring, reporter
@@ -73,7 +80,7 @@ class Entry:
         """
         What the phase `loading` of its last load was spent on, in seconds; empty where the model does not tell.
         """
-        return self.model.parts() if isinstance(self.model, Timed) else {}
+        return self.model.parts() if isinstance(self.model, ReportsLoadTimings) else {}
 
     def load(self) -> dict[str, Any]:  # Any: JSON values
         """
@@ -108,7 +115,7 @@ class Entry:
         """
         Let in no more at once than the engine computes for one of so many workers, now that it is there to say.
         """
-        concurrent = self.model.concurrent if isinstance(self.model, Bounded) else None
+        concurrent = self.model.concurrent if isinstance(self.model, LimitsConcurrency) else None
         self.gate.engine_concurrent = self.tokenizer_gate.engine_concurrent = share(concurrent, workers)
 
     @property
@@ -130,17 +137,17 @@ class Entry:
         """
         It was to go once the server that it computed for is gone, and that is so.
         """
-        return self._is_leaving and isinstance(self.model, Following) and not self.model.is_wanted
+        return self._is_leaving and isinstance(self.model, FollowsAnotherNode) and not self.model.is_wanted
 
     @property
     def _is_leaving(self) -> bool:
-        return self.state is State.DRAINING and isinstance(self.model, Following)
+        return self.state is State.DRAINING and isinstance(self.model, FollowsAnotherNode)
 
     def well(self) -> tuple[State, str]:
         """
         The state of a model that is healthy, and its reason.
         """
-        if isinstance(self.model, Following):
+        if isinstance(self.model, FollowsAnotherNode):
             return State.FOLLOWING, f"it computes for {self.model.instead}, which answers"
         return State.READY, "it answers"
 
@@ -156,11 +163,11 @@ class Entry:
         Return when it is in one of the states, in which alone this can be done to it.
 
         Raises:
-            CallError: it is in another.
+            RequestError: it is in another.
         """
         if self.state not in states:
             must = " or ".join(states)
-            raise CallError(
+            raise RequestError(
                 f"The model {self.section.name!r} is {self.state}; it can be {done} when it is {must}", status=409
             )
 
@@ -222,9 +229,9 @@ class Entry:
             shown["load"] = self.load()
         if self.comparison is not None:
             shown["plan"] = self.comparison.describe()
-        if isinstance(self.model, Spread) and (nodes := self.model.nodes()):
+        if isinstance(self.model, RunsOnSeveralNodes) and (nodes := self.model.nodes()):
             shown["nodes"] = {str(rank): standing for rank, standing in nodes.items()}
-        if isinstance(self.model, Dependent):
+        if isinstance(self.model, DependsOnModels):
             shown["upstreams"] = self.model.upstreams()
         return shown
 

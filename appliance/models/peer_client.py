@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from appliance.core.errors import EngineDeadError, UnavailableError
-from appliance.core.model import ALONE, Call, FrontEnd, Operation, Reply
+from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.models import dispatch
 from appliance.models.health import public_reason
 from appliance.models.model_status import Entry
@@ -44,7 +44,7 @@ class Peers:
         if not RULES[entry.state].can_answer and entry.state is not State.DRAINING:
             raise UnavailableError(text, retry_after=RULES[entry.state].retry_after)
 
-    async def answer(self, name: str, call: Call) -> Reply:
+    async def answer(self, name: str, call: ModelRequest) -> ModelResponse:
         """
         Have the named model answer, while the server drains too: the call this one is for came before that.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from appliance.core.model import Model
-from appliance.core.model_traits import Measured
+from appliance.core.model_traits import ReportsMemory
 from appliance.planner import Plan
 
 
@@ -39,7 +39,7 @@ class Comparison:
         """
         The same plan, held against a model that took so long to load.
         """
-        known = model.measured() if isinstance(model, Measured) else {}
+        known = model.measured() if isinstance(model, ReportsMemory) else {}
         return replace(self, real={**known, "load_seconds": round(load_seconds, 1)})
 
     @property

@@ -15,11 +15,11 @@ from pydantic import Field
 from appliance.config.base import Section
 from appliance.config.upstreams import HeaderName, HeaderValue
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.core.json_edit import NotAnObjectError
-from appliance.core.model import FORMS, PATHS, Call, Model, Peers, Reply
+from appliance.core.model import FORMS, PATHS, Model, ModelRequest, ModelResponse, Peers
 from appliance.core.multipart import FormError
-from appliance.core.request_context import current
+from appliance.core.request_context import current_context
 from appliance.models.base_config import ModelSection
 from appliance.proxy import cache_policy, event_stream, stream_usage
 from appliance.proxy.circuit_breaker import BreakerSection
@@ -139,7 +139,7 @@ class ProxyModel:
     async def check(self) -> None:
         self._running.require()
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         request, body, hidden = await off_loop(len(call.body), self._request, call)
         name = request.body.name or self._section.name
         if self._answers is None or not cache_policy.may_keep(call, body):
@@ -175,7 +175,7 @@ class ProxyModel:
             raise AssertionError("asked before it was loaded; this is a bug")
         return self._pool
 
-    def _request(self, call: Call) -> tuple[Request, bytes, HiddenUsage | None]:
+    def _request(self, call: ModelRequest) -> tuple[Request, bytes, HiddenUsage | None]:
         section, is_form = self._section, call.operation in FORMS
         try:
             body, hidden = call.body, None
@@ -183,9 +183,9 @@ class ProxyModel:
                 body, hidden = self._asked_usage(call, self._rewrite(call.operation, call.body))
             named = Named(body, call.headers.get("content-type", "") if is_form else "")
         except FormError as error:
-            raise CallError(str(error), code="invalid_form") from error
+            raise RequestError(str(error), code="invalid_form") from error
         except NotAnObjectError as error:
-            raise CallError(f"The body is not a request: {error}", code="invalid_json") from error
+            raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
         request = Request(
             path=call.path or PATHS[call.operation][0],
             query=call.query,
@@ -197,7 +197,7 @@ class ProxyModel:
         )
         return request, body, hidden
 
-    def _asked_usage(self, call: Call, body: bytes) -> tuple[bytes, HiddenUsage | None]:
+    def _asked_usage(self, call: ModelRequest, body: bytes) -> tuple[bytes, HiddenUsage | None]:
         """
         The body with its usage asked for, and what takes that out of the answer, where the client did not ask.
         """
@@ -208,7 +208,7 @@ class ProxyModel:
         asking = stream_usage.asking(body)
         return (body, None) if asking is None else (asking, HiddenUsage(call.on_usage))
 
-    async def _pass(self, request: Request, name: str, hidden: HiddenUsage | None) -> Reply:
+    async def _pass(self, request: Request, name: str, hidden: HiddenUsage | None) -> ModelResponse:
         exchange = await self._running.ask(request)
         answer, silence = exchange.answer, self._section.keep_alive_seconds
         if answer.is_event_stream:
@@ -218,10 +218,10 @@ class ProxyModel:
             return await _reply(kept, name, kept.headers)
         else:
             stream = event_stream.raw(exchange)
-        return Reply(stream, answer.status, answer.media_type, self._downward(answer))
+        return ModelResponse(stream, answer.status, answer.media_type, self._downward(answer))
 
-    def _key(self, call: Call, request: Request) -> bytes:
-        record, is_shared = current(), self._section.cache is None or self._section.cache.shared
+    def _key(self, call: ModelRequest, request: Request) -> bytes:
+        record, is_shared = current_context(), self._section.cache is None or self._section.cache.shared
         owner = None if record is None or is_shared else record.key
         return cache_policy.key_of(call, request.headers, request.body.under(""), owner)
 
@@ -242,9 +242,9 @@ class ProxyModel:
         return downward(answer.headers, expose=headers.expose, drop=headers.drop)
 
 
-async def _reply(kept: Kept, name: str, headers: Mapping[str, str]) -> Reply:
+async def _reply(kept: Kept, name: str, headers: Mapping[str, str]) -> ModelResponse:
     """
     A whole answer under the client's name for the model; an error keeps its body.
     """
     body = await off_loop(len(kept.body), renamed, kept.body, name) if kept.status < 300 else kept.body
-    return Reply(body, kept.status, kept.media_type, headers)
+    return ModelResponse(body, kept.status, kept.media_type, headers)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.layout import AnyLayout
-from appliance.core.model import Call, FrontEnd, Operation, Reply
+from appliance.core.model import FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm import preload
 from appliance.engines.vllm.engine import Engine
 from appliance.engines.vllm.engine_args import Setup
@@ -36,7 +36,7 @@ class LocalModel(ABC):
 
     @property
     @abstractmethod
-    def proof(self) -> Call:
+    def proof(self) -> ModelRequest:
         """
         The smallest call it must answer; see `Model.proof`.
         """
@@ -69,7 +69,7 @@ class LocalModel(ABC):
         """
         self.running.check()
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         Have the engine answer; see `Model.answer`.
         """

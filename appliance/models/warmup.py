@@ -7,14 +7,14 @@ from __future__ import annotations
 import asyncio
 import json
 
-from appliance.core.errors import CallError, EngineDeadError, LoadError
-from appliance.core.model import Call, Model
+from appliance.core.errors import EngineDeadError, LoadError, RequestError
+from appliance.core.model import Model, ModelRequest
 
 # A first answer can include compilation; beyond this it will not come.
 _PROVE_SECONDS = 300.0
 
 
-async def prove(model: Model, proof: Call) -> None:
+async def prove(model: Model, proof: ModelRequest) -> None:
     """
     One real answer, from the first byte to the last.
 
@@ -25,7 +25,7 @@ async def prove(model: Model, proof: Call) -> None:
         reply = await asyncio.wait_for(model.answer(proof), _PROVE_SECONDS)
     except TimeoutError as error:
         raise LoadError(f"the first answer did not come within {_PROVE_SECONDS:.0f} seconds") from error
-    except CallError as error:
+    except RequestError as error:
         raise LoadError(f"the first answer was refused: {error}") from error
     except EngineDeadError as error:
         # To try again, as callers of a model that served are told, would only kill it again.

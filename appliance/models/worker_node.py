@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.core.errors import EngineDeadError, UnavailableError
-from appliance.core.model import Call, Operation, Reply
+from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.multi_node.headless import HeadlessEngine
 from appliance.models.vllm_model import LocalModel
 
@@ -74,7 +74,7 @@ class FollowingModel:
             raise EngineDeadError("the engine is not running")
         self._engine.check()
 
-    async def answer(self, _call: Call) -> Reply:
+    async def answer(self, _call: ModelRequest) -> ModelResponse:
         """
         Refuse: it is asked in the wrong place.
 

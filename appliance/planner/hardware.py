@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 
 _MIB = 2**20
 _ASK_SECONDS = 10
@@ -82,7 +82,7 @@ def named(text: str) -> Hardware:
     if name.startswith("any-"):
         return Hardware(name, count, int(found["gb"]) * 10**9, is_here=False)
     if name not in MEMORY_MIB:
-        hint = did_you_mean(name, MEMORY_MIB) or known_ones("ones", MEMORY_MIB)
+        hint = did_you_mean(name, MEMORY_MIB) or known_names("ones", MEMORY_MIB)
         raise ValueError(f"is of an unknown kind, {name!r}; {hint}; any-{found['gb']}gb is any other")
     return Hardware(name, count, MEMORY_MIB[name] * _MIB, is_here=False)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from appliance.core.model import Call, Operation
+from appliance.core.model import ModelRequest, Operation
 
 # The same input has the same output, whatever is asked for beside it.
 _FUNCTIONS = frozenset(
@@ -34,7 +34,7 @@ class _Sampling(msgspec.Struct):
     seed: int | None = None
 
 
-def may_keep(call: Call, body: bytes) -> bool:
+def may_keep(call: ModelRequest, body: bytes) -> bool:
     """
     Whether the answer to a call is the same every time, and the client lets it be kept.
     """
@@ -51,7 +51,7 @@ def directives(headers: Mapping[str, str]) -> frozenset[str]:
     return frozenset(part.partition("=")[0].strip() for part in parts)
 
 
-def key_of(call: Call, headers: Mapping[str, str], body: bytes, owner: str | None = None) -> bytes:
+def key_of(call: ModelRequest, headers: Mapping[str, str], body: bytes, owner: str | None = None) -> bytes:
     """
     The hash of a question: everything that the upstream sees of it and could answer to, and whose it is.
     """

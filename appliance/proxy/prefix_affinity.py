@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 
 from appliance.core.json_edit import MOST_MEMBERS
-from appliance.core.json_limits import is_wider
+from appliance.core.json_limits import has_more_members
 
 # Enough to tell conversations apart by their system prompt and first question.
 _MOST_BYTES = 4096
@@ -48,7 +48,7 @@ def _until_user(value: bytes) -> bytes:
     """
     Of a list of messages those up to the first of the user's; later turns only add to the rest.
     """
-    if not value.startswith(b"[") or is_wider(value, MOST_MEMBERS):
+    if not value.startswith(b"[") or has_more_members(value, MOST_MEMBERS):
         return value
     head = []
     for message in msgspec.json.decode(value, type=list[msgspec.Raw]):

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 from appliance.config.base import Section, without_free_keys
 from appliance.core import json_edit
 from appliance.core.json_edit import Change
-from appliance.core.json_limits import is_wider
+from appliance.core.json_limits import has_more_members
 from appliance.core.model import Operation
 
 Fields = Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)]
@@ -92,7 +92,7 @@ def _before_messages(text: str, old: bytes | None) -> bytes | None:
     """
     if old is None or not old.startswith(b"["):
         return old
-    if is_wider(old, json_edit.MOST_MEMBERS):
+    if has_more_members(old, json_edit.MOST_MEMBERS):
         raise json_edit.NotAnObjectError(f"it has more than {json_edit.MOST_MEMBERS} messages")
     messages = msgspec.json.decode(old, type=list[msgspec.Raw])
     first = bytes(messages[0]) if messages else b""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from appliance.config.base import Section
 from appliance.core.errors import ConfigError, Problem
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 
 Part = TypeVar("Part", bound=Section)
 
@@ -35,5 +35,5 @@ def _fault(section: type[Section], detail: Mapping[str, Any], source: str, path:
     message = str(detail["msg"])
     if detail["type"] == "extra_forbidden":
         known = list(section.model_fields)
-        message = f"unknown key; {did_you_mean(words[-1], known) or known_ones('keys', known)}"
+        message = f"unknown key; {did_you_mean(words[-1], known) or known_names('keys', known)}"
     return Problem(source, None, None, ".".join(words), message)

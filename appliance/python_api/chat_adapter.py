@@ -15,8 +15,8 @@ from appliance.adapters.chat_template import chat_template as template_of
 from appliance.adapters.completions import OverCompletions
 from appliance.adapters.target import Peer
 from appliance.config.adapters import CompletionsSection
-from appliance.core.errors import ApplianceError, CallError
-from appliance.core.model import ALONE, Call, Model, Operation, Reply
+from appliance.core.errors import ApplianceError, RequestError
+from appliance.core.model import ALONE, Model, ModelRequest, ModelResponse, Operation
 from appliance.python_api.arguments import checked
 from appliance.python_api.client import body_of, chunks, made
 from appliance.python_api.invoke import called
@@ -87,10 +87,10 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         The prompt of a conversation; it may be overridden, asynchronously too.
 
         Raises:
-            CallError: the template refuses the request.
+            RequestError: the template refuses the request.
         """
         if self._chat is None:
-            raise CallError("This model has no chat template")
+            raise RequestError("This model has no chat template")
         return ChatPrompt(self._chat.prompt(body_of(request, self.name)), self._section.response_role)
 
     async def create_chat_completion(
@@ -126,5 +126,5 @@ class _Completing:
         The adapter's own health says it.
         """
 
-    async def answer(self, _name: str, call: Call) -> Reply:
+    async def answer(self, _name: str, call: ModelRequest) -> ModelResponse:
         return await self._model.answer(call)

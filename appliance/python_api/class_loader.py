@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from appliance.config.python_engine import PythonSection
 from appliance.core.errors import ApplianceError, LoadError
-from appliance.core.model import Call, Model, Operation, Reply
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
+from appliance.core.suggestions import did_you_mean, known_names
 from appliance.python_api.base_model import ServedModel
 from appliance.python_api.invoke import in_thread
 from appliance.python_api.model_adapter import bridged
@@ -48,7 +48,7 @@ class Imported:
         return self._offered if self._bridge is None else self._bridge.operations
 
     @property
-    def proof(self) -> Call | None:
+    def proof(self) -> ModelRequest | None:
         return self._made.proof
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
@@ -67,7 +67,7 @@ class Imported:
     async def check(self) -> None:
         await self._made.check()
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         return await self._made.answer(call)
 
     def describe(self) -> Mapping[str, Any]:
@@ -98,7 +98,7 @@ def made(name: str, section: PythonSection, model_dir: Path | None) -> ServedMod
         keywords.setdefault("model_dir", model_dir)
     for word in keywords:
         if word not in takes and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
-            hint = did_you_mean(word, takes) or known_ones("arguments", [each for each in takes if each != "name"])
+            hint = did_you_mean(word, takes) or known_names("arguments", [each for each in takes if each != "name"])
             raise LoadError(f"engine.args: {section.python} takes no {word!r}; {hint}")
     try:
         inspect.signature(kind).bind(name, **keywords)
@@ -127,7 +127,7 @@ def _imported(place: str) -> type[ServedModel]:
     if isinstance(found, type) and issubclass(found, ServedModel):
         return found
     models = [name for name, each in vars(module).items() if isinstance(each, type) and issubclass(each, ServedModel)]
-    hint = did_you_mean(class_name, models) or known_ones("models there", models) if models else "it has no models"
+    hint = did_you_mean(class_name, models) or known_names("models there", models) if models else "it has no models"
     what = "has no such class" if found is None else "is no subclass of a model of appliance.openai"
     raise LoadError(f"engine.python: {place} {what}; {hint}")
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from appliance.adapters.http_client import decoded, events
 from appliance.core.errors import GatewayError
-from appliance.core.model import Call, Model, Operation
+from appliance.core.model import Model, ModelRequest, Operation
 from appliance.python_api.openai_model import RawRequest
 from appliance.python_api.request_types import Request
 from appliance.python_api.serialization import Json
@@ -39,7 +39,7 @@ async def asked(
         GatewayError: its answer is none.
     """
     headers = {} if raw_request is None else {name.lower(): value for name, value in raw_request.headers.items()}
-    reply = await model.answer(Call(operation, msgspec.json.encode(body), headers))
+    reply = await model.answer(ModelRequest(operation, msgspec.json.encode(body), headers))
     if not isinstance(reply.body, bytes):
         return events(reply.body, is_sse=True)
     said = decoded(reply.status, reply.body)

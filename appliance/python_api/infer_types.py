@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.python_api.numpy_tensors import as_array, of_array
 from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 
@@ -102,7 +102,7 @@ class _Named:
         The elements of BYTES as texts.
 
         Raises:
-            CallError: they are none.
+            RequestError: they are none.
         """
         return self.tensor.texts()
 
@@ -122,7 +122,7 @@ def _blamed_on_the_model() -> Iterator[None]:
     """
     try:
         yield
-    except CallError as error:
+    except RequestError as error:
         raise ValueError(str(error)) from error
 
 

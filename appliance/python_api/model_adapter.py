@@ -14,8 +14,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, UnsupportedOperationError
-from appliance.core.model import Call, Model, Operation, Reply
-from appliance.core.model_traits import Dependent
+from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
+from appliance.core.model_traits import DependsOnModels
 from appliance.python_api.base_model import ServedModel, overridden
 from appliance.python_api.invoke import called
 from appliance.python_api.model_lifecycle import Life
@@ -55,7 +55,7 @@ class Bridge:
         )
 
     @property
-    def proof(self) -> Call | None:
+    def proof(self) -> ModelRequest | None:
         asked = self._model.proof
         if not isinstance(asked, Mapping | None):
             raise LoadError(f"{type(self._model).__name__}.proof is {kind_of(asked)}; must be a mapping, or None")
@@ -65,7 +65,9 @@ class Bridge:
         # A prompt belongs to a completion, messages to a chat.
         fits = [each for each in operations if asked.keys() & set(_PROOFS[each]) - {"max_tokens", "temperature"}]
         operation = (fits or operations)[0]
-        return Call(operation, msgspec.json.encode(plain({"model": self._model.name, **_PROOFS[operation], **asked})))
+        return ModelRequest(
+            operation, msgspec.json.encode(plain({"model": self._model.name, **_PROOFS[operation], **asked}))
+        )
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         await self._life.begin(self, artifacts)
@@ -73,7 +75,7 @@ class Bridge:
     async def check(self) -> None:
         await self._life.check()
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         try:
             return await self._answer(call)
         except NotImplementedError as error:
@@ -84,7 +86,7 @@ class Bridge:
             log.error("answer.malformed", model=self._model.name, operation=call.operation, reason=str(error))
             raise
 
-    async def _answer(self, call: Call) -> Reply:
+    async def _answer(self, call: ModelRequest) -> ModelResponse:
         if self._steps is not None and call.operation in self._steps.operations:
             return await self._steps.answer(call)
         method = self._methods.get(call.operation)
@@ -115,7 +117,7 @@ class DependentBridge(Bridge):
     The same for a model behind which servers elsewhere answer.
     """
 
-    def __init__(self, model: ServedModel, backing: Dependent) -> None:
+    def __init__(self, model: ServedModel, backing: DependsOnModels) -> None:
         super().__init__(model)
         self._dependent = backing
 
@@ -131,4 +133,4 @@ def bridged(model: ServedModel) -> Model:
     The model as one of the contract.
     """
     backing = model.backing
-    return DependentBridge(model, backing) if isinstance(backing, Dependent) else Bridge(model)
+    return DependentBridge(model, backing) if isinstance(backing, DependsOnModels) else Bridge(model)

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from appliance.core.errors import CallError
-from appliance.core.model import Call, Operation
+from appliance.core.errors import RequestError
+from appliance.core.model import ModelRequest, Operation
 
 Json = dict[str, Any]  # Any: JSON values
 
@@ -152,12 +152,12 @@ What the body of each operation becomes, for a model written in Python.
 """
 
 
-def request_of(call: Call) -> Request:
+def request_of(call: ModelRequest) -> Request:
     """
     The body of a call as an object.
 
     Raises:
-        CallError: it is no such request.
+        RequestError: it is no such request.
     """
     try:
         return REQUESTS[call.operation].model_validate_json(call.body)
@@ -166,8 +166,8 @@ def request_of(call: Call) -> Request:
     # What comes after is which of several types was tried.
     param = str(fault["loc"][0]) if fault["loc"] else None
     if fault["type"] == "missing":
-        raise CallError(f"{param} is missing; it must be given", param=param)
-    raise CallError(f"{param or 'The body'} is wrong: {fault['msg']}", param=param)
+        raise RequestError(f"{param} is missing; it must be given", param=param)
+    raise RequestError(f"{param or 'The body'} is wrong: {fault['msg']}", param=param)
 
 
 def _texts(given: str | list[Any]) -> list[str]:  # Any: texts or token ids

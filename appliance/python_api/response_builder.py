@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.core.model import Operation, Reply
+from appliance.core.model import ModelResponse, Operation
 from appliance.python_api.error_response import ErrorResponse
 from appliance.python_api.invoke import is_stream
 from appliance.python_api.request_types import EmbeddingRequest, GenerationRequest, Request
@@ -19,7 +19,7 @@ from appliance.python_api.sse import events, gathered, parted
 _EVENTS = "text/event-stream"
 
 
-async def reply(returned: Any, request: Request, operation: Operation, name: str) -> Reply:  # Any: a user's own
+async def reply(returned: Any, request: Request, operation: Operation, name: str) -> ModelResponse:  # Any: a user's own
     """
     The reply of the model `name` to a request.
 
@@ -33,7 +33,7 @@ async def reply(returned: Any, request: Request, operation: Operation, name: str
     frame = Frame.of(operation, request.model or name)
     wants_stream = isinstance(request, GenerationRequest) and bool(request.stream)
     if is_stream(returned) and wants_stream:
-        return Reply(events(returned, frame), media_type=_EVENTS)
+        return ModelResponse(events(returned, frame), media_type=_EVENTS)
     if is_stream(returned):
         answer = await gathered(returned, frame, is_chat=operation is Operation.CHAT_COMPLETION)
     else:
@@ -44,15 +44,15 @@ async def reply(returned: Any, request: Request, operation: Operation, name: str
         return _streamed(answer, frame, request, is_chat=operation is Operation.CHAT_COMPLETION)
     if isinstance(request, EmbeddingRequest) and request.encoding_format == "base64":
         answer = with_base64(answer)
-    return Reply(msgspec.json.encode(answer))
+    return ModelResponse(msgspec.json.encode(answer))
 
 
-def _streamed(answer: Json, frame: Frame, request: GenerationRequest, *, is_chat: bool) -> Reply:
+def _streamed(answer: Json, frame: Frame, request: GenerationRequest, *, is_chat: bool) -> ModelResponse:
     wants_usage = bool((request.stream_options or {}).get("include_usage"))
-    return Reply(parted(answer, frame, is_chat=is_chat, wants_usage=wants_usage), media_type=_EVENTS)
+    return ModelResponse(parted(answer, frame, is_chat=is_chat, wants_usage=wants_usage), media_type=_EVENTS)
 
 
-def _refused(response: ErrorResponse) -> Reply:
+def _refused(response: ErrorResponse) -> ModelResponse:
     # The four fields alone: whatever else an exception brought along is nobody's business.
     body = {"error": response.error.model_dump(include={"message", "type", "param", "code"})}
-    return Reply(msgspec.json.encode(body), response.status)
+    return ModelResponse(msgspec.json.encode(body), response.status)

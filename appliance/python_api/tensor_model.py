@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.core.model import Call, Operation, Reply
+from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.python_api.base_model import ServedModel, offered, overridden
 from appliance.python_api.infer_types import InferRequest, InferResponse
 from appliance.python_api.invoke import called, is_stream, items
@@ -97,7 +97,7 @@ class Steps:
         self._model = model
         self.operations = frozenset(each for each, name in _METHODS.items() if overridden(model, name))
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         The reply to a call.
 
@@ -112,12 +112,12 @@ class Steps:
             if is_stream(said):
                 raise ModelFaultError("predict is a generator; only clients of /v1/models/NAME:predict take a stream")
             body, says = write_response(_message(said), prefers_binary=True)
-            return Reply(body, headers=says)
+            return ModelResponse(body, headers=says)
         said = await self._walk(decoded(call.body, dict[str, Any]), method, call.headers)
         if is_stream(said):
             # Nobody but the model knows what it writes.
-            return Reply(_written(said), media_type="application/octet-stream")
-        return Reply(msgspec.json.encode(_predictions(said)))
+            return ModelResponse(_written(said), media_type="application/octet-stream")
+        return ModelResponse(msgspec.json.encode(_predictions(said)))
 
     def describe(self) -> Mapping[str, Any]:
         """

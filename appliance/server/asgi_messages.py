@@ -9,7 +9,7 @@ from typing import Any
 
 from litestar.types import Message, Receive, Send
 
-from appliance.core.request_context import LEFT, Record
+from appliance.core.request_context import LEFT, RequestContext
 from appliance.telemetry.payloads import Copy
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -22,7 +22,7 @@ class Wire:
 
     __slots__ = ("_id", "_is_whole", "_receive", "_record", "_send")
 
-    def __init__(self, record: Record, request_id: bytes, receive: Receive, send: Send) -> None:
+    def __init__(self, record: RequestContext, request_id: bytes, receive: Receive, send: Send) -> None:
         self._record, self._id, self._receive, self._send = record, request_id, receive, send
         self._is_whole = False
 

@@ -14,8 +14,8 @@ from appliance.api.disconnect import discard
 from appliance.api.error_responses import refused
 from appliance.auth import OPEN, Access, calling
 from appliance.auth.allowed_hosts import is_local
-from appliance.core.errors import CallError, UnauthenticatedError
-from appliance.core.request_context import current
+from appliance.core.errors import RequestError, UnauthenticatedError
+from appliance.core.request_context import current_context
 
 
 class Gate:
@@ -32,7 +32,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller, scope["headers"] = self._access.recognise(scope["headers"])
-        record = current()
+        record = current_context()
         if record is not None and caller is not None:
             record.key = caller.name
         with calling(caller, local=scope["type"] == ScopeType.HTTP and is_local(scope)):
@@ -52,12 +52,12 @@ def open_paths(handlers: Iterable[BaseRouteHandler]) -> frozenset[str]:
     return frozenset(path for handler in handlers if handler.opt.get(OPEN) for path in handler.paths)
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send, error: CallError) -> None:
+async def refuse(scope: Scope, receive: Receive, send: Send, error: RequestError) -> None:
     """
     Answer with an error, in the shape of the path's protocol, before any route is looked for.
     """
     await discard(receive)
-    if record := current():
+    if record := current_context():
         record.error = type(error).__name__
     body, headers = refused(scope["path"], error)
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]

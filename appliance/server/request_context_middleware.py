@@ -15,7 +15,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.api.route_tags import PROBE, PROTOCOL
-from appliance.core.request_context import Record, recorded
+from appliance.core.request_context import RequestContext, use_context
 from appliance.server.asgi_messages import Wire, tapped
 from appliance.telemetry.recorder import Telemetry
 
@@ -39,7 +39,7 @@ class Observed:
         request_id = _request_id(scope["headers"])
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id.decode()),
-            recorded(request_id.decode()) as record,
+            use_context(request_id.decode()) as record,
         ):
             record.method, record.path = scope["method"], scope["path"]
             traced = self._telemetry.trace(record, partial(_trace_of, scope["headers"]))
@@ -64,7 +64,7 @@ class Observed:
                 structlog.contextvars.unbind_contextvars("trace_id")
 
 
-def _learn(record: Record, scope: Scope) -> None:
+def _learn(record: RequestContext, scope: Scope) -> None:
     """
     What its route says of a request; one that has none was never routed.
     """

@@ -11,7 +11,7 @@ import structlog
 from pydantic import Field
 
 from appliance.config.base import Section
-from appliance.core.request_context import Record
+from appliance.core.request_context import RequestContext
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class AccessLog:
         """
         self._section = section
 
-    def tell(self, record: Record) -> None:
+    def tell(self, record: RequestContext) -> None:
         """
         Log a request that has ended, if it is one of those to log.
         """
@@ -52,7 +52,7 @@ class AccessLog:
         log.info("request.ended", **_facts(record))
 
 
-def _facts(record: Record) -> dict[str, object]:
+def _facts(record: RequestContext) -> dict[str, object]:
     """
     What is known of it; what is unknown, or not so, is left out.
     """
@@ -80,5 +80,5 @@ def _facts(record: Record) -> dict[str, object]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _since(record: Record, moment: float | None) -> float | None:
+def _since(record: RequestContext, moment: float | None) -> float | None:
     return None if moment is None else round(moment - record.began, _DIGITS)

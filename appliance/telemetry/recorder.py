@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from appliance.core.request_context import Record
+from appliance.core.request_context import RequestContext
 from appliance.telemetry import build_info, request_metrics
 from appliance.telemetry.access_log import AccessLog, AccessSection
 from appliance.telemetry.payloads import Copy, Payloads, PayloadsSection
@@ -58,13 +58,13 @@ class Telemetry:
         """
         return self._payloads.copy()
 
-    def trace(self, record: Record, headers: Headers) -> Traced | None:
+    def trace(self, record: RequestContext, headers: Headers) -> Traced | None:
         """
         Trace a request that begins now; None where nobody traces.
         """
         return self._traces.begin(record, headers)
 
-    def tell(self, record: Record, copy: Copy | None = None, traced: Traced | None = None) -> None:
+    def tell(self, record: RequestContext, copy: Copy | None = None, traced: Traced | None = None) -> None:
         """
         Take in a request that has ended.
         """

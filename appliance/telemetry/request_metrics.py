@@ -10,7 +10,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Histogram
 
 from appliance.core.model import Operation
-from appliance.core.request_context import LEFT, Record
+from appliance.core.request_context import LEFT, RequestContext
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 327.68)
 _FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
@@ -58,21 +58,21 @@ _NONE = "none"
 _WRITING = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation.RESPONSE, Operation.MESSAGE})
 
 
-def code(record: Record) -> str:
+def code(record: RequestContext) -> str:
     """
     The class of how it ended.
     """
     return str(LEFT) if record.status == LEFT else f"{record.outcome // 100}xx"
 
 
-def time_to_first_token(record: Record) -> float | None:
+def time_to_first_token(record: RequestContext) -> float | None:
     """
     In seconds; None where no token is known to have come.
     """
     return None if record.first is None or record.operation not in _WRITING else record.first - record.began
 
 
-def time_per_output_token(record: Record) -> float | None:
+def time_per_output_token(record: RequestContext) -> float | None:
     """
     In seconds, of the tokens after the first; None where that is unknown, or there are none.
     """
@@ -82,7 +82,7 @@ def time_per_output_token(record: Record) -> float | None:
     return max(0.0, end - record.first) / (tokens - 1)
 
 
-def count(record: Record) -> None:
+def count(record: RequestContext) -> None:
     """
     Take in a request that has ended; one that no protocol took is nobody's, a page for one.
     """

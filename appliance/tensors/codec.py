@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.tensors.inference import InferenceRequest, InferenceResponse, RequestedOutput
 from appliance.tensors.tensor import Tensor
 
@@ -73,7 +73,7 @@ def read_request(body: bytes, length: str | None = None) -> InferenceRequest:
     The request in a body, whose `LENGTH_HEADER` is `length`.
 
     Raises:
-        CallError: it is none.
+        RequestError: it is none.
     """
     header, rest = _split(body, length)
     request = decoded(header, _Request)
@@ -101,7 +101,7 @@ def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
     The answer in a body, whose `LENGTH_HEADER` is `length`.
 
     Raises:
-        CallError: it is none.
+        RequestError: it is none.
     """
     header, rest = _split(body, length)
     response = decoded(header, _Response)
@@ -121,7 +121,7 @@ def write_response(
     An answer as a body, with the outputs the client wants, each as it wants it, and the headers that say so.
 
     Raises:
-        CallError: there is no such output, or it cannot be in JSON.
+        RequestError: there is no such output, or it cannot be in JSON.
     """
     tensors = response.chosen(wanted)
     says = {output.name: output.parameters.get("binary_data") for output in wanted}
@@ -143,16 +143,16 @@ def decoded(body: bytes, type_: type[Wanted]) -> Wanted:
     JSON as an object of this type.
 
     Raises:
-        CallError: it is none.
+        RequestError: it is none.
     """
     try:
         return msgspec.json.decode(body, type=type_)
     except msgspec.ValidationError as error:
-        raise CallError(f"The body is not a request: {_in_words(str(error))}") from error
+        raise RequestError(f"The body is not a request: {_in_words(str(error))}") from error
     except RecursionError as error:
-        raise CallError("The body is nested too deeply", code="invalid_json") from error
+        raise RequestError("The body is nested too deeply", code="invalid_json") from error
     except ValueError as error:
-        raise CallError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+        raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
 def _in_words(message: str) -> str:
@@ -166,7 +166,7 @@ def _split(body: bytes, length: str | None) -> tuple[bytes, bytes]:
     if length is None:
         return body, b""
     if not (length.isascii() and length.isdecimal() and len(length) <= 20 and int(length) <= len(body)):
-        raise CallError(
+        raise RequestError(
             f"Inference-Header-Content-Length must be the number of bytes of JSON at the start of the body, which has "
             f"{len(body)} bytes, and is {length[:40]!r}"
         )
@@ -182,14 +182,16 @@ def _tensors(described: Sequence[_Tensor], rest: bytes) -> list[Tensor]:
             continue
         if type(size) is not int or size < 0 or place + size > len(rest):
             left = len(rest) - place
-            raise CallError(f"The tensor {each.name!r} has {_SIZE} {size!r:.40}, and {left} bytes are left in the body")
+            raise RequestError(
+                f"The tensor {each.name!r} has {_SIZE} {size!r:.40}, and {left} bytes are left in the body"
+            )
         if each.data is not None:
-            raise CallError(f"The tensor {each.name!r} has both data and {_SIZE}; it must have one of them")
+            raise RequestError(f"The tensor {each.name!r} has both data and {_SIZE}; it must have one of them")
         raw = rest[place : place + size]
         tensors.append(_with(Tensor.of_raw(each.name, each.datatype, each.shape, raw), each.parameters))
         place += size
     if place < len(rest):
-        raise CallError(f"The body has {len(rest) - place} bytes more than its tensors say")
+        raise RequestError(f"The body has {len(rest) - place} bytes more than its tensors say")
     return tensors
 
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.core.suggestions import did_you_mean
 
 Value = bool | int | float | bytes
@@ -60,12 +60,12 @@ def datatype(name: str) -> Datatype:
     The datatype of this name.
 
     Raises:
-        CallError: there is none.
+        RequestError: there is none.
     """
     found = DATATYPES.get(name)
     if found is None:
         hint = did_you_mean(name.upper(), DATATYPES) or f"it must be one of: {', '.join(DATATYPES)}"
-        raise CallError(f"There is no datatype {name[:40]!r}; {hint}", param="datatype")
+        raise RequestError(f"There is no datatype {name[:40]!r}; {hint}", param="datatype")
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.tensors.tensor import Tensor
 
 Parameters = Mapping[str, Any]  # Any: JSON values
@@ -41,7 +41,7 @@ class InferenceRequest:
     def __post_init__(self) -> None:
         names = [tensor.name for tensor in self.inputs]
         if len(set(names)) < len(names):
-            raise CallError("Two inputs have the same name; each must have its own")
+            raise RequestError("Two inputs have the same name; each must have its own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,10 @@ class InferenceResponse:
         The outputs the client wants, in its order; all where it wants none in particular.
 
         Raises:
-            CallError: there is no such output.
+            RequestError: there is no such output.
         """
         named = {tensor.name: tensor for tensor in self.outputs}
         missing = [output.name for output in wanted if output.name not in named]
         if missing:
-            raise CallError(f"There is no output {missing[0]!r}; the outputs are: {', '.join(named)}")
+            raise RequestError(f"There is no output {missing[0]!r}; the outputs are: {', '.join(named)}")
         return [named[output.name] for output in wanted] if wanted else self.outputs

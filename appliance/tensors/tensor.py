@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Self, TypeVar
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.tensors.datatype import Datatype, Value, Written, datatype
 
 Before = TypeVar("Before")
@@ -40,7 +40,7 @@ class Tensor:
         A tensor of bytes that came over the wire.
 
         Raises:
-            CallError: they are not what the datatype and the shape say.
+            RequestError: they are not what the datatype and the shape say.
         """
         kind, count = datatype(type_name), _count(name, shape)
         if kind.size is None:
@@ -57,7 +57,7 @@ class Tensor:
         A tensor of values in one row; texts are taken as BYTES.
 
         Raises:
-            CallError: they are not what the datatype and the shape say.
+            RequestError: they are not what the datatype and the shape say.
         """
         kind, count = datatype(type_name), _count(name, shape)
         if len(values) != count:
@@ -70,12 +70,12 @@ class Tensor:
         A tensor of JSON: values in one row, or lists within lists as deep as the shape.
 
         Raises:
-            CallError: they are not what the datatype and the shape say.
+            RequestError: they are not what the datatype and the shape say.
         """
         _count(name, shape)
         dimensions, values = _flat(name, data)
         if len(dimensions) > 1 and dimensions != tuple(shape):
-            raise CallError(f"The tensor {name!r} has data of shape {list(dimensions)}, and says {list(shape)}")
+            raise RequestError(f"The tensor {name!r} has data of shape {list(dimensions)}, and says {list(shape)}")
         return cls.of_values(name, type_name, shape, values)
 
     @property
@@ -96,33 +96,33 @@ class Tensor:
         Its elements as texts.
 
         Raises:
-            CallError: they are none.
+            RequestError: they are none.
         """
         if self.datatype != "BYTES":
-            raise CallError(f"The tensor {self.name!r} is {self.datatype}; it must be BYTES, a text in each element")
+            raise RequestError(f"The tensor {self.name!r} is {self.datatype}; it must be BYTES, a text in each element")
         try:
             return [value.decode() for value in self.values() if isinstance(value, bytes)]
         except UnicodeDecodeError as error:
-            raise CallError(f"The tensor {self.name!r} has an element that is no text in UTF-8") from error
+            raise RequestError(f"The tensor {self.name!r} has an element that is no text in UTF-8") from error
 
 
 def _count(name: str, shape: Sequence[int]) -> int:
     if len(shape) > _MOST_DIMENSIONS:
-        raise CallError(f"The tensor {name!r} has {len(shape)} dimensions; {_MOST_DIMENSIONS} are the most")
+        raise RequestError(f"The tensor {name!r} has {len(shape)} dimensions; {_MOST_DIMENSIONS} are the most")
     if any(dimension < 0 or dimension >= 1 << 64 for dimension in shape):
-        raise CallError(f"The tensor {name!r} has a dimension that is negative, or has more than 64 bits")
+        raise RequestError(f"The tensor {name!r} has a dimension that is negative, or has more than 64 bits")
     return math.prod(shape)
 
 
-def _miscounted(name: str, shape: Sequence[int], count: int, found: str) -> CallError:
-    return CallError(f"The tensor {name!r} of shape {list(shape)} has {count} elements, and its data has {found}")
+def _miscounted(name: str, shape: Sequence[int], count: int, found: str) -> RequestError:
+    return RequestError(f"The tensor {name!r} of shape {list(shape)} has {count} elements, and its data has {found}")
 
 
 def _checked(name: str, change: Callable[[Before], After], data: Before) -> After:
     try:
         return change(data)
     except ValueError as error:
-        raise CallError(f"The tensor {name!r} cannot be read: {error}") from error
+        raise RequestError(f"The tensor {name!r} cannot be read: {error}") from error
 
 
 def _flat(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:  # Any: JSON values
@@ -130,12 +130,12 @@ def _flat(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:  # Any:
     The sizes of lists within lists, and what is in the innermost, in one row.
     """
     if not isinstance(data, list):
-        raise CallError(f"The data of tensor {name!r} must be a list of its elements")
+        raise RequestError(f"The data of tensor {name!r} must be a list of its elements")
     dimensions = [len(data)]
     while list in set(map(type, data)):
         widths = {len(each) if isinstance(each, list) else None for each in data}
         if len(widths) > 1 or len(dimensions) > _MOST_DIMENSIONS:
-            raise CallError(f"The data of tensor {name!r} has lists of different lengths side by side")
+            raise RequestError(f"The data of tensor {name!r} has lists of different lengths side by side")
         dimensions.append(len(data[0]))
         data = list(chain.from_iterable(data))
     return tuple(dimensions), data

@@ -16,7 +16,7 @@ from upstreams import SSE, Answer, Upstream
 from appliance.adapters.http_client import Wire
 from appliance.adapters.messages import for_template, with_texts
 from appliance.config.upstreams import UpstreamSection
-from appliance.core.errors import CallError, GatewayError
+from appliance.core.errors import GatewayError, RequestError
 from appliance.proxy.client import Client
 
 LIMIT = 1024 * 1024
@@ -63,7 +63,7 @@ async def test_an_answer_nested_without_end_is_no_answer(wire: Wire, upstream: U
     """
     nested = b"[" * 100_000 + b"]" * 100_000
     upstream.on("/a", Answer(status, nested))
-    with pytest.raises(CallError):
+    with pytest.raises(RequestError):
         await wire.post(wire.under("/a"), b"{}", {})
     upstream.on("/a", Answer(body=[nested + b"\n"], media_type="application/x-ndjson"))
     with pytest.raises(GatewayError):
@@ -99,7 +99,7 @@ def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
     """
     image = {"type": "image_url", "image_url": {"url": "data:"}}
 
-    with pytest.raises(CallError, match="image_url") as raised:
+    with pytest.raises(RequestError, match="image_url") as raised:
         with_texts([{"role": "user", "content": [image]}])
 
     assert (raised.value.status, raised.value.param) == (400, "messages[0].content")
@@ -123,7 +123,7 @@ def test_content_that_is_no_text_is_refused(content: object, message: str) -> No
     """
     messages = [{"role": "user", "content": content}]
     for read in (with_texts, partial(for_template, knows_developer=True)):
-        with pytest.raises(CallError, match=message) as raised:
+        with pytest.raises(RequestError, match=message) as raised:
             read(messages)
 
         assert (raised.value.status, raised.value.param) == (400, "messages[0].content")

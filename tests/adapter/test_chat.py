@@ -16,7 +16,7 @@ from appliance.adapters.jinja import ChatTemplate
 from appliance.adapters.logprobs import chat_logprobs
 from appliance.adapters.messages import for_template
 from appliance.adapters.stop_sequences import Stops, cut
-from appliance.core.errors import CallError, GatewayError
+from appliance.core.errors import GatewayError, RequestError
 
 Json = dict[str, Any]
 
@@ -291,7 +291,7 @@ def test_a_last_message_can_be_continued() -> None:
     made = chat.completion(begun | {"continue_final_message": True, "add_generation_prompt": False})
 
     assert made["prompt"] == "<user>Hi</user><assistant>It is"
-    with pytest.raises(CallError, match="exclude each other"):
+    with pytest.raises(RequestError, match="exclude each other"):
         chat.completion(begun | {"continue_final_message": True, "add_generation_prompt": True})
 
 
@@ -334,7 +334,7 @@ def test_a_message_that_is_none_is_refused_by_its_place(message: Any) -> None:
     """
     400 with the field at fault, whatever the client sent.
     """
-    with pytest.raises(CallError) as caught:
+    with pytest.raises(RequestError) as caught:
         _chat().completion({"messages": [*HELLO["messages"], message]})
 
     assert str(caught.value.param).startswith("messages[1]")
@@ -348,7 +348,7 @@ def test_a_field_of_the_wrong_kind_is_refused(fields: Json) -> None:
     """
     Rather than sent on in some form.
     """
-    with pytest.raises(CallError):
+    with pytest.raises(RequestError):
         _chat("{{ tools }}").completion(HELLO | fields)
 
 

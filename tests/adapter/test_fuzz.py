@@ -17,7 +17,7 @@ from appliance.adapters.openai_responses import Text, Usage
 from appliance.adapters.operations import Chatting, Completing, Embedding, Ranking
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.config.adapters import ChatSection, CompletionsSection
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.core.model import Operation
 
 TEMPLATE = "{{ tools }}{{ documents }}{% for m in messages %}{{ m.role + m.content }}{{ m.tool_calls }}{% endfor %}"
@@ -113,12 +113,12 @@ FACES = (
 @given(body=bodies)
 async def test_any_request_is_answered_or_refused(body: dict[str, Any]) -> None:
     """
-    A `CallError` is the only fault a client can cause.
+    A `RequestError` is the only fault a client can cause.
     """
     for face in FACES:
         try:
             said = await face(dict(body), {})
             if not isinstance(said, dict):
                 assert [chunk async for chunk in said]
-        except CallError as refused:
+        except RequestError as refused:
             assert refused.status == 400  # noqa: PT017 - either is right

@@ -13,13 +13,13 @@ from typing import Any, cast
 import pytest
 from doubles import Double, DoubleSection, config
 
-from appliance.core.errors import CallError, LoadError, UnavailableError
-from appliance.core.model import Call, Model, Operation, Peers, Reply
+from appliance.core.errors import LoadError, RequestError, UnavailableError
+from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.adapter import AdapterSection
 from appliance.models.manager import Lifecycle, State
 
-CHAT = Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
-STREAM = Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}], "stream": true}')
+CHAT = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
+STREAM = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}], "stream": true}')
 
 
 class Completer(Double):
@@ -32,10 +32,10 @@ class Completer(Double):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[dict[str, Any]] = []
-        self.refusal: CallError | None = None
+        self.refusal: RequestError | None = None
         """What it says to all but its own proof."""
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         As a double does, in the shape of a completion.
         """
@@ -43,12 +43,12 @@ class Completer(Double):
             raise self.refusal
         reply = await super().answer(call)
         if call.operation is Operation.TOKENIZE:
-            return Reply(b'{"count": 3, "max_model_len": 10}')
+            return ModelResponse(b'{"count": 3, "max_model_len": 10}')
         if not isinstance(reply.body, bytes):
-            return Reply(self._completion(reply.body), media_type="text/event-stream")
+            return ModelResponse(self._completion(reply.body), media_type="text/event-stream")
         self.asked.append(json.loads(call.body))
         choice = {"index": 0, "text": "Hello", "finish_reason": "stop"}
-        return Reply(json.dumps({"id": "cmpl-1", "created": 1, "choices": [choice]}).encode())
+        return ModelResponse(json.dumps({"id": "cmpl-1", "created": 1, "choices": [choice]}).encode())
 
     async def _completion(self, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         async for _ in stream:
@@ -117,7 +117,7 @@ async def test_an_adapter_is_ready_only_after_a_real_answer() -> None:
     A target that answers nonsense is told with its reason, and asked again.
     """
     async with _begun() as (lifecycle, target):
-        chat, target.refusal = lifecycle.find("chat"), CallError("no chat today")
+        chat, target.refusal = lifecycle.find("chat"), RequestError("no chat today")
         target.may_load.set()
         await _until(lambda: "no chat today" in chat.reason)
 
@@ -199,14 +199,14 @@ class Stranger(Completer):
     Behind a proxy: it seems to have every operation, and refuses the one it lacks.
     """
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         No counts, and whole answers as streams of bytes.
         """
         if call.operation is Operation.TOKENIZE:
-            raise CallError("no such route", status=404)
+            raise RequestError("no such route", status=404)
         reply = await super().answer(call)
-        return reply if call == self.proof else Reply(_bytes(cast("bytes", reply.body)))
+        return reply if call == self.proof else ModelResponse(_bytes(cast("bytes", reply.body)))
 
 
 async def _bytes(body: bytes) -> AsyncGenerator[bytes]:
@@ -240,7 +240,7 @@ async def test_completions_go_to_the_target_as_they_are() -> None:
     Nothing is decided for the client there: neither a limit nor the special tokens.
     """
     async with _ready() as (lifecycle, target):
-        await lifecycle.answer("chat", Call(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
+        await lifecycle.answer("chat", ModelRequest(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
 
         assert target.asked == [{"model": "base", "prompt": "Hi", "mine": None}]
 

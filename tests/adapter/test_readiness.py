@@ -17,13 +17,13 @@ from upstreams import Upstream, error
 from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.errors import GatewayError
-from appliance.core.model import Call, Operation
+from appliance.core.model import ModelRequest, Operation
 from appliance.models.adapter import AdapterSection
 from appliance.models.manager import Lifecycle, State
 
 PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz")
 
-CALL = Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
+CALL = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
 
 
 def _section(url: str, template: str = "{{ messages[0].content }}") -> AdapterSection:

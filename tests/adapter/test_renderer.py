@@ -17,7 +17,7 @@ from upstreams import Upstream
 from appliance.adapters.jinja import MAX_SOURCE, ChatTemplate, JsonTemplate
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.sandbox import TemplateFaultError
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
@@ -49,7 +49,7 @@ def test_a_template_that_wants_all_memory_is_refused(renderer: Renderer, source:
     template = ChatTemplate(source, renderer=renderer)
     before = psutil.Process().memory_info().rss
 
-    with pytest.raises(CallError, match="chat template of this model cannot take the request"):
+    with pytest.raises(RequestError, match="chat template of this model cannot take the request"):
         template.render({})
     assert psutil.Process().memory_info().rss - before < 2**29
 
@@ -62,7 +62,7 @@ def test_a_template_that_fails_is_told_without_the_names_of_classes() -> None:
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "cannot take the request: it calls itself too often",
         "{{ 1 / 0 }}": "cannot take the request: one of its expressions fails: division by zero",
     }.items():
-        with pytest.raises(CallError, match=message) as raised:
+        with pytest.raises(RequestError, match=message) as raised:
             ChatTemplate(source).render({})
 
         assert "Error" not in str(raised.value)
@@ -73,7 +73,7 @@ def test_a_template_without_an_end_is_ended() -> None:
     Its process is killed, and the next request has a new one.
     """
     with Renderer(seconds=1) as renderer:
-        with pytest.raises(CallError, match="takes longer than 1 seconds"):
+        with pytest.raises(RequestError, match="takes longer than 1 seconds"):
             ChatTemplate(ENDLESS, renderer=renderer).render({})
 
         assert ChatTemplate("{{ a }}", renderer=renderer).render({"a": "Grüße"}) == "Grüße"
@@ -91,9 +91,9 @@ async def test_a_renderer_is_closed_while_it_renders() -> None:
 
     await asyncio.to_thread(renderer.close)
 
-    with pytest.raises(CallError, match=r"its process ended|being unloaded"):
+    with pytest.raises(RequestError, match=r"its process ended|being unloaded"):
         await rendering
-    with pytest.raises(CallError, match="being unloaded"):
+    with pytest.raises(RequestError, match="being unloaded"):
         endless.render({})
 
 
@@ -108,9 +108,9 @@ def test_a_renderer_gives_what_the_template_gives_here(renderer: Renderer) -> No
     assert json.render({"a": 1, "b": "\u2028"}) == '{"a":1,"b":"\u2028"}'.encode()
     with pytest.raises(TemplateFaultError, match="gives no JSON"):
         json.render({"a": "{", "b": 1})
-    with pytest.raises(CallError, match="refuses the request: 'b' is undefined"):
+    with pytest.raises(RequestError, match="refuses the request: 'b' is undefined"):
         json.render({"a": 1})
-    with pytest.raises(CallError, match="refuses the request: no"):
+    with pytest.raises(RequestError, match="refuses the request: no"):
         ChatTemplate("{{ raise_exception('no') }}", renderer=renderer).render({})
 
 

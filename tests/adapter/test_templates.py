@@ -14,7 +14,7 @@ from appliance.adapters.chat_template import chat_template
 from appliance.adapters.jinja import ChatTemplate, JsonTemplate
 from appliance.adapters.sandbox import TemplateFaultError
 from appliance.config.adapters import ChatSection
-from appliance.core.errors import CallError, LoadError
+from appliance.core.errors import LoadError, RequestError
 
 MESSAGES = [
     {"role": "system", "content": "Be <b>brief</b> & 'kind'."},
@@ -68,7 +68,7 @@ def test_a_template_cannot_do_more_than_render(source: str) -> None:
     """
     The sandbox holds, and whatever breaks is the request's refusal and not ours to break over.
     """
-    with pytest.raises(CallError, match="chat template of this model"):
+    with pytest.raises(RequestError, match="chat template of this model"):
         ChatTemplate(source).render({"messages": [1]})
 
 

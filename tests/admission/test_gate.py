@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from appliance.core.errors import DeadlineError, LimitedError
-from appliance.core.request_context import recorded
+from appliance.core.errors import RateLimitedError, RequestTimeoutError
+from appliance.core.request_context import use_context
 from appliance.limits import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot
 
 
@@ -74,14 +74,14 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def refused(way: Way, size: int = 400) -> LimitedError:
+async def refused(way: Way, size: int = 400) -> RateLimitedError:
     """
     The error of a request that is not let in.
     """
     task = way.come(size=size)
     await settle()
     error = task.exception()
-    assert isinstance(error, LimitedError)
+    assert isinstance(error, RateLimitedError)
     return error
 
 
@@ -136,7 +136,7 @@ async def test_one_too_many_is_refused_at_once(limits: dict[str, int], reason: s
     await way.full(1)
     waiting = [way.come() for _ in range(limits.get("queued", 2))]
     await settle()
-    with recorded("a") as record:
+    with use_context("a") as record:
         error = await refused(way)
 
     assert (error.status, error.code, record.refused) == (429, "overloaded", reason)
@@ -278,7 +278,7 @@ async def test_a_forecast_that_was_wrong_does_not_break_the_promise() -> None:
     await way.full(1)
     late = way.come()
 
-    with pytest.raises(LimitedError, match="did not get to it in time"):
+    with pytest.raises(RateLimitedError, match="did not get to it in time"):
         await asyncio.wait_for(late, 60)
     assert way.gate.refused == {"late": 1}
     assert way.gate.queued == 0
@@ -290,9 +290,9 @@ async def test_a_deadline_ends_the_wait() -> None:
     """
     way = Way(concurrent=1, first_token_seconds=0.05)
     await way.full(1)
-    with recorded("a") as record:
+    with use_context("a") as record:
         waiting = way.come()
-        with pytest.raises(DeadlineError, match=r"limits\.first_token_seconds of 0\.05") as caught:
+        with pytest.raises(RequestTimeoutError, match=r"limits\.first_token_seconds of 0\.05") as caught:
             await asyncio.wait_for(waiting, 60)
 
     assert caught.value.status == 504

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.core.errors import LimitedError
-from appliance.core.request_context import recorded
+from appliance.core.errors import RateLimitedError
+from appliance.core.request_context import use_context
 from appliance.limits import Charge, KeyLimits, Keys
 
 
@@ -28,11 +28,11 @@ class Account:
         assert charge is not None
         return charge
 
-    def refused(self, tokens: int = 0) -> LimitedError:
+    def refused(self, tokens: int = 0) -> RateLimitedError:
         """
         The error of a request that is one too many.
         """
-        with pytest.raises(LimitedError) as caught:
+        with pytest.raises(RateLimitedError) as caught:
             self.ask(tokens)
         return caught.value
 
@@ -44,7 +44,7 @@ def test_requests_beyond_the_limit_wait_until_one_has_come_back() -> None:
     account = Account(requests_per_minute=6)
     for _ in range(6):
         account.ask()
-    with recorded("r") as record:
+    with use_context("r") as record:
         error = account.refused()
     account.now = 10.0
     account.ask()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from appliance.core.errors import CallError, LimitedError
-from appliance.core.request_context import recorded
+from appliance.core.errors import RateLimitedError, RequestError
+from appliance.core.request_context import use_context
 from appliance.limits import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot, held, require_size, sequence
 
 
@@ -272,7 +272,7 @@ async def test_places_of_one_request_fill_the_queue_for_others() -> None:
     batches = [await house.come(name, 10) for name in "ab"]
     refused = await house.come("refused")
 
-    assert isinstance(refused.task.exception(), LimitedError)
+    assert isinstance(refused.task.exception(), RateLimitedError)
     await house.finish(*batches)
 
 
@@ -280,7 +280,7 @@ async def test_the_record_has_the_number_of_sequences() -> None:
     """
     One request may be much work.
     """
-    with recorded("a") as record:
+    with use_context("a") as record:
         house = House(2)
         batch = await house.come("batch", 7)
         await house.finish(batch)
@@ -300,7 +300,7 @@ async def test_a_request_that_is_too_large_is_refused(inputs: int, choices: int,
 
     with held(slot):
         require_size(3, 2, field="input")
-        with pytest.raises(CallError, match=rf"at most {2 if param == 'n' else 3} .*limits\.") as caught:
+        with pytest.raises(RequestError, match=rf"at most {2 if param == 'n' else 3} .*limits\.") as caught:
             require_size(inputs, choices, field="input")
 
     assert (caught.value.status, caught.value.param) == (400, param)

@@ -16,9 +16,9 @@ from doubles import Double, DoubleSection, config
 from httpx import ASGITransport, AsyncClient, Response
 
 from appliance.config.server import ServerSection
-from appliance.core.errors import CallError, LimitedError
-from appliance.core.model import Call, Model, Operation, Peers, Reply
-from appliance.core.request_context import Record, current, recorded
+from appliance.core.errors import RateLimitedError, RequestError
+from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
+from appliance.core.request_context import RequestContext, current_context, use_context
 from appliance.limits import KeyLimits, LimitsSection, SloSection
 from appliance.models.manager import Entry, Lifecycle
 from appliance.server import create_app
@@ -39,21 +39,21 @@ class Engine(Double):
         self.aborted = 0
         self.answers_when_cancelled = False
         self.tokenizes_at_once = True
-        self.records: list[Record | None] = []
+        self.records: list[RequestContext | None] = []
         self._places: list[asyncio.Future[None]] = []
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         Waits for `finish`; a stream gives one event at once.
         """
         if call == self.proof or (call.operation is Operation.TOKENIZE and self.tokenizes_at_once):
-            return Reply(call.body)
+            return ModelResponse(call.body)
         self.read.append(call.body)
-        self.records.append(current())
+        self.records.append(current_context())
         if call.is_streamed:
-            return Reply(self._events(), media_type="text/event-stream")
+            return ModelResponse(self._events(), media_type="text/event-stream")
         await self._computed()
-        return Reply(call.body)
+        return ModelResponse(call.body)
 
     def finish(self) -> None:
         """
@@ -77,7 +77,7 @@ class Engine(Double):
         except asyncio.CancelledError as error:
             self.aborted += 1
             if self.answers_when_cancelled:
-                raise CallError("Client disconnected") from error
+                raise RequestError("Client disconnected") from error
             raise
 
 
@@ -320,20 +320,20 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
     """
     With each answer; what was counted goes in the place of what was estimated, and what was refused costs nothing.
     """
-    call = Call(Operation.COMPLETION, b"x" * 400)
+    call = ModelRequest(Operation.COMPLETION, b"x" * 400)
     async with serving(limits=LimitsSection(concurrent=1, queued=0)) as client:
         lifecycle = client.lifecycle
         lifecycle.keys.apply({"team": KeyLimits(requests_per_minute=2, tokens_per_minute=1000)})
 
-        async def ask() -> tuple[Reply, Record]:
-            with recorded("r") as record:
+        async def ask() -> tuple[ModelResponse, RequestContext]:
+            with use_context("r") as record:
                 record.key = "team"
                 reply = await lifecycle.answer("one", call)
                 return reply, record
 
         first = asyncio.create_task(ask())
         await until(lambda: client.entry.gate.running == 1)
-        with pytest.raises(LimitedError, match="has 1 requests under way"):
+        with pytest.raises(RateLimitedError, match="has 1 requests under way"):
             await ask()
         record = client.engine.records[0]
         assert record is not None
@@ -344,7 +344,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
         await until(lambda: client.entry.gate.running == 1)
         client.engine.finish()
         estimated, _ = await second
-        with pytest.raises(LimitedError, match="has used up its 2 requests a minute") as caught:
+        with pytest.raises(RateLimitedError, match="has used up its 2 requests a minute") as caught:
             await ask()
 
         assert 200 <= int(counted.headers["x-ratelimit-remaining-tokens"]) < 300

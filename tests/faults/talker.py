@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from appliance import InferOutput, InferRequest, InferResponse, Model
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.openai import Context, OpenAIEncoderModel, OpenAIGenerativeModel, RawRequest
 from appliance.openai.types import (
     ChatCompletionChunk,
@@ -75,7 +75,7 @@ class Doubling(Model):
                 return InferResponse(payload.id, self.name, outputs)
             return {"predictions": np.array(payload["instances"], dtype=np.float64) * 2}
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
-            raise CallError("these are no numbers to double") from error
+            raise RequestError("these are no numbers to double") from error
 
 
 def _chunk(text: str) -> ChatCompletionChunk:

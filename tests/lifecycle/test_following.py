@@ -12,11 +12,11 @@ import pytest
 from doubles import Double, DoubleSection, config
 
 from appliance.core.errors import UnavailableError
-from appliance.core.model import Call, Model, Operation, Peers
+from appliance.core.model import Model, ModelRequest, Operation, Peers
 from appliance.models.manager import Lifecycle, State
 from appliance.models.rollout import Succession
 
-PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
+PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 
 
 class Follower(Double):

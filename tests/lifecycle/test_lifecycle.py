@@ -16,18 +16,18 @@ from doubles import Double, DoubleSection, RemoteSection, config
 
 from appliance.core.errors import (
     ArtifactNotFoundError,
-    CallError,
     EngineDeadError,
     LoadError,
+    RequestError,
     UnavailableError,
     UnknownModelError,
     UnsupportedOperationError,
 )
-from appliance.core.model import Call, Operation, Reply
+from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.models.manager import Lifecycle, Patience, State
 
-PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
-STREAM = Call(Operation.COMPLETION, b'{"stream": true}')
+PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
+STREAM = ModelRequest(Operation.COMPLETION, b'{"stream": true}')
 
 
 async def _until(is_so: Callable[[], bool], seconds: float = 3) -> None:
@@ -65,7 +65,7 @@ async def test_a_model_is_ready_only_after_a_real_answer() -> None:
     """
     async with _begun() as lifecycle:
         await _until(lambda: lifecycle.entries[0].state is State.LOADING)
-        _double(lifecycle).answer_fault = CallError("no")
+        _double(lifecycle).answer_fault = RequestError("no")
         _double(lifecycle).may_load.set()
         await _until(lambda: lifecycle.entries[0].state is State.FAILED)
 
@@ -162,7 +162,7 @@ async def test_the_name_decides_who_answers() -> None:
         assert lifecycle.find("uno") is lifecycle.find("one")
         with pytest.raises(UnknownModelError, match="'three' does not exist; the models here are: one, uno, two"):
             lifecycle.find("three")
-        with pytest.raises(CallError, match="must be one of: one, uno, two"):
+        with pytest.raises(RequestError, match="must be one of: one, uno, two"):
             lifecycle.find(None)
 
     async with _ready() as lifecycle:
@@ -175,7 +175,7 @@ async def test_an_operation_the_model_lacks_names_those_it_has() -> None:
     """
     async with _ready() as lifecycle:
         with pytest.raises(UnsupportedOperationError, match="supports: chat_completion, completion"):
-            await lifecycle.answer("one", Call(Operation.TOKENIZE, b"{}"))
+            await lifecycle.answer("one", ModelRequest(Operation.TOKENIZE, b"{}"))
 
 
 async def test_a_stream_is_running_until_its_last_byte() -> None:
@@ -200,7 +200,7 @@ async def test_a_stream_nobody_reads_any_more_is_ended(how: str) -> None:
     Closing the reply, or only dropping it, ends the work behind it and its count.
     """
     async with _ready() as lifecycle:
-        reply: Reply | None = await lifecycle.answer("one", STREAM)
+        reply: ModelResponse | None = await lifecycle.answer("one", STREAM)
         assert reply is not None
         assert not isinstance(reply.body, bytes)
         if how == "closed":
@@ -219,7 +219,7 @@ async def test_a_cancelled_call_is_not_counted_any_more() -> None:
     A caller that leaves while its answer is made ends it.
     """
     async with _ready() as lifecycle:
-        task = asyncio.create_task(lifecycle.answer("one", Call(Operation.COMPLETION, b'{"wait": 1}')))
+        task = asyncio.create_task(lifecycle.answer("one", ModelRequest(Operation.COMPLETION, b'{"wait": 1}')))
         await _until(lambda: lifecycle.entries[0].running == 1)
         task.cancel()
 
@@ -388,7 +388,7 @@ async def test_what_is_not_there_is_neither_loaded_nor_unloaded() -> None:
     """
     async with _begun(DoubleSection(name="one")) as lifecycle:
         for work in (lifecycle.load("one"), lifecycle.unload("one")):
-            with pytest.raises(CallError) as raised:
+            with pytest.raises(RequestError) as raised:
                 await work
             assert raised.value.status == 409
         _double(lifecycle).may_load.set()
@@ -404,7 +404,7 @@ async def test_an_unload_goes_on_when_nobody_waits_for_it() -> None:
     A client that leaves does not keep a model between two states.
     """
     async with _ready(DoubleSection(name="one")) as lifecycle:
-        call = asyncio.create_task(lifecycle.answer("one", Call(Operation.COMPLETION, b"wait")))
+        call = asyncio.create_task(lifecycle.answer("one", ModelRequest(Operation.COMPLETION, b"wait")))
         await _until(lambda: lifecycle.entries[0].running == 1)
         leaving = asyncio.create_task(lifecycle.unload("one"))
         await _until(lambda: lifecycle.entries[0].state is State.DRAINING)

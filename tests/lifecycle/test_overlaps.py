@@ -13,13 +13,13 @@ import pytest
 from doubles import Double, RemoteSection, config
 
 from appliance.core.errors import UnavailableError
-from appliance.core.model import Call, Model, Operation, Peers
+from appliance.core.model import Model, ModelRequest, Operation, Peers
 from appliance.limits import LimitsSection
 from appliance.models.manager import Entry, Lifecycle, Patience, State
 from appliance.models.rollout import Succession
 
-PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
-WAITING = Call(Operation.COMPLETION, b'{"prompt": "wait"}')
+PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
+WAITING = ModelRequest(Operation.COMPLETION, b'{"prompt": "wait"}')
 
 
 class Slow(Double):

@@ -13,12 +13,12 @@ import pytest
 from doubles import Double, DoubleSection, config
 
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
-from appliance.core.model import Call, Model, Operation, Peers
+from appliance.core.model import Model, ModelRequest, Operation, Peers
 from appliance.models.manager import Entry, Lifecycle, Patience, State
 from appliance.models.restart_policy import Deaths
 from appliance.models.rollout import Succession
 
-PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
+PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 
 QUICK = Patience(most_deaths=3, first_seconds=0.01)
 
@@ -229,7 +229,7 @@ async def test_calls_are_answered_for_a_while_after_readiness_has_gone() -> None
     """
     async with _ready(Willing(name="one")) as lifecycle:
         (entry,) = lifecycle.entries
-        stream = await lifecycle.answer("one", Call(Operation.COMPLETION, b'{"stream": true}'))
+        stream = await lifecycle.answer("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
         draining = asyncio.create_task(lifecycle.drain(5, delay=0.2))
         await _until(lambda: entry.state is State.DRAINING)
         in_delay = await lifecycle.answer("one", PLAIN)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from doubles import Double, DoubleSection
 
-from appliance.core.model import ALONE, Call, FrontEnd, Model, Operation, Peers, Reply
+from appliance.core.model import ALONE, FrontEnd, Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.limits import LimitsSection
 from appliance.models.model_status import Entry
 
@@ -44,8 +44,8 @@ class Fellows:
         There is nobody to look at.
         """
 
-    async def answer(self, _name: str, call: Call) -> Reply:
-        return Reply(call.body)
+    async def answer(self, _name: str, call: ModelRequest) -> ModelResponse:
+        return ModelResponse(call.body)
 
 
 def test_workers_share_what_an_engine_computes_at_once() -> None:

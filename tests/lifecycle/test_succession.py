@@ -17,14 +17,14 @@ from doubles import Double, DoubleSection, RemoteSection, config
 from appliance.config.server import ServerSection
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
-from appliance.core.model import Call, Operation
+from appliance.core.model import ModelRequest, Operation
 from appliance.models.base_config import ModelSection, Report
 from appliance.models.manager import Lifecycle, State
 from appliance.models.model_runner import Life
 from appliance.models.rollout import Succession
 
-PLAIN = Call(Operation.COMPLETION, b'{"prompt": "hi"}')
-STREAM = Call(Operation.COMPLETION, b'{"stream": true}')
+PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
+STREAM = ModelRequest(Operation.COMPLETION, b'{"stream": true}')
 
 
 async def _until(is_so: Callable[[], bool]) -> None:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from reference_servers import Reference, environment, serving
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.tensors.codec import LENGTH_HEADER, read_response
 
 VISITORS = Path(__file__).parent / "visitors"
@@ -174,7 +174,7 @@ def _answer(server: Reference, case: Case) -> tuple[int, Any]:
         return 200, answer.json() if answer.content else None
     try:
         response = read_response(answer.content, answer.headers.get(LENGTH_HEADER))
-    except CallError as error:
+    except RequestError as error:
         return 200, f"unreadable: {error}"
     # An id is given back where one was given, and made up, or not, where none was.
     has_id = isinstance(case.body, dict) and "id" in case.body

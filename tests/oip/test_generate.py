@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from inference_doubles import InferenceClient
 
-from appliance.core.errors import CallError, EngineDeadError
+from appliance.core.errors import EngineDeadError, RequestError
 
 
 def _events(text: str) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ async def test_a_fault_before_the_first_word_has_its_status(fresh: InferenceClie
     """
     Nothing has been sent yet, so the refusal is a plain one.
     """
-    fresh.model("writer").answer_fault = CallError("too long")
+    fresh.model("writer").answer_fault = RequestError("too long")
 
     answer = await fresh.post("/v2/models/writer/generate_stream", json={"text_input": "a"})
 

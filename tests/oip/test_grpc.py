@@ -28,7 +28,7 @@ from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerSection
-from appliance.core.errors import CallError, EngineDeadError, UnavailableError
+from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
 from appliance.telemetry.payloads import PayloadsSection
 from appliance.telemetry.recorder import Settings, Telemetry
 from appliance.tensors import Tensor
@@ -312,9 +312,9 @@ async def test_what_nobody_has_is_not_found(remote: Remote) -> None:
     [
         (UnavailableError("loading", retry_after=3), grpc.StatusCode.UNAVAILABLE),
         (EngineDeadError("dead"), grpc.StatusCode.UNAVAILABLE),
-        (CallError("too many", status=429), grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (CallError("no entry", status=401), grpc.StatusCode.UNAUTHENTICATED),
-        (CallError("never seen", status=418), grpc.StatusCode.INVALID_ARGUMENT),
+        (RequestError("too many", status=429), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (RequestError("no entry", status=401), grpc.StatusCode.UNAUTHENTICATED),
+        (RequestError("never seen", status=418), grpc.StatusCode.INVALID_ARGUMENT),
         (RuntimeError("secret detail"), grpc.StatusCode.INTERNAL),
     ],
 )

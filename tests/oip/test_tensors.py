@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.tensors import DATATYPES, InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_request, read_response, write_request, write_response
 
@@ -135,7 +135,7 @@ def test_a_wrong_request_is_told_what_is_wrong(request_: Any, says: str) -> None
     """
     Each fault has its own words.
     """
-    with pytest.raises(CallError) as raised:
+    with pytest.raises(RequestError) as raised:
         read_request(json.dumps(request_).encode())
 
     assert says in str(raised.value)
@@ -170,7 +170,7 @@ def test_wrong_bytes_are_told_what_is_wrong(made: tuple[bytes, str], says: str) 
     """
     Nothing is read beyond its end, and nothing is allocated before it is counted.
     """
-    with pytest.raises(CallError) as raised:
+    with pytest.raises(RequestError) as raised:
         read_request(*made)
 
     assert says in str(raised.value)
@@ -183,7 +183,7 @@ def test_no_bytes_are_worse_than_wrong(body: bytes, length: str | None) -> None:
     """
     try:
         read_request(body, length)
-    except CallError as error:
+    except RequestError as error:
         assert error.status == 400  # noqa: PT017 - most of what is made up is wrong, not all
 
 
@@ -219,7 +219,7 @@ def test_no_request_is_worse_than_wrong(request_: Any, rest: bytes) -> None:
     head = json.dumps(request_).encode()
     try:
         made = read_request(head + rest, str(len(head)))
-    except CallError as error:
+    except RequestError as error:
         assert error.status == 400  # noqa: PT017 - most of what is made up is wrong, not all
     else:
         for tensor in made.inputs:

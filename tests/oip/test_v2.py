@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from inference_doubles import InferenceClient, speakers
 
 from appliance.config.server import ServerSection
-from appliance.core.errors import CallError, EngineDeadError
+from appliance.core.errors import EngineDeadError, RequestError
 from appliance.tensors import DATATYPES
 
 ASK = {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["a" * 2000]}]}
@@ -116,7 +116,7 @@ async def test_statistics_count_what_was_asked(fresh: InferenceClient) -> None:
     """
     await fresh.ask("writer", ASK)
     await fresh.post("/v1/completions", json={"model": "writer", "prompt": "a"})
-    fresh.model("writer").answer_fault = CallError("no")
+    fresh.model("writer").answer_fault = RequestError("no")
     await fresh.ask("writer", ASK)
 
     one = (await fresh.get("/v2/models/writer/stats")).json()["model_stats"]

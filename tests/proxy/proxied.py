@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from upstreams import Upstream
 
-from appliance.core.model import Call, Operation, Peers, Reply
+from appliance.core.model import ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.proxy import ProxyModel, ProxySection
 
 CHAT = Operation.CHAT_COMPLETION
@@ -45,15 +45,17 @@ async def proxied(*upstreams: Upstream, **keys: Any) -> AsyncGenerator[ProxyMode
         await model.close()
 
 
-def chat(text: str = "hi", operation: Operation = CHAT, headers: dict[str, str] | None = None, **fields: Any) -> Call:
+def chat(
+    text: str = "hi", operation: Operation = CHAT, headers: dict[str, str] | None = None, **fields: Any
+) -> ModelRequest:
     """
     A call with one message.
     """
     body = {"model": "mine", "messages": [{"role": "user", "content": text}], **fields}
-    return Call(operation, json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})})
+    return ModelRequest(operation, json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})})
 
 
-async def read(reply: Reply, chunks: list[bytes] | None = None) -> bytes:
+async def read(reply: ModelResponse, chunks: list[bytes] | None = None) -> bytes:
     """
     The whole body of a reply; what came of one that breaks off is in `chunks`.
     """
@@ -65,7 +67,7 @@ async def read(reply: Reply, chunks: list[bytes] | None = None) -> bytes:
     return b"".join(chunks)
 
 
-async def ask(model: ProxyModel, call: Call | None = None) -> tuple[int, Any]:
+async def ask(model: ProxyModel, call: ModelRequest | None = None) -> tuple[int, Any]:
     """
     Status and JSON of an answer.
     """

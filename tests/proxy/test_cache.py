@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.core.errors import GatewayError
-from appliance.core.model import Call, Operation
+from appliance.core.model import ModelRequest, Operation
 from appliance.proxy.cache_policy import key_of, may_keep
 from appliance.proxy.response_cache import Answers, AnswersSection, Kept
 
@@ -205,19 +205,19 @@ def test_only_what_is_the_same_every_time_is_kept(operation: Operation, body: by
     """
     Functions of their input, and completions that say so.
     """
-    assert may_keep(Call(operation, body), body) == may
-    assert not may_keep(Call(operation, body, {"cache-control": "max-age=0, No-Store"}), body)
+    assert may_keep(ModelRequest(operation, body), body) == may
+    assert not may_keep(ModelRequest(operation, body, {"cache-control": "max-age=0, No-Store"}), body)
 
 
 def test_questions_differ_by_what_the_upstream_sees() -> None:
     """
     Another key is another question; another trace is not.
     """
-    call = Call(Operation.EMBEDDING, b"", path="/v1/embeddings")
+    call = ModelRequest(Operation.EMBEDDING, b"", path="/v1/embeddings")
 
     same = key_of(call, {"traceparent": "1", "authorization": "a"}, b"body")
 
     assert key_of(call, {"traceparent": "2", "x-request-id": "r", "authorization": "a"}, b"body") == same
     assert key_of(call, {"authorization": "b"}, b"body") != same
     assert key_of(call, {"authorization": "a"}, b"bodY") != same
-    assert key_of(Call(Operation.SCORE, b""), {"authorization": "a"}, b"body") != same
+    assert key_of(ModelRequest(Operation.SCORE, b""), {"authorization": "a"}, b"body") != same

@@ -18,9 +18,9 @@ from proxy.raw_upstream import saying
 from served import free_port
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
 
-from appliance.core.errors import CallError, GatewayError, GatewayTimeoutError, UnavailableError
-from appliance.core.model import PATHS, Call, Operation, Peers
-from appliance.core.request_context import recorded
+from appliance.core.errors import GatewayError, GatewayTimeoutError, RequestError, UnavailableError
+from appliance.core.model import PATHS, ModelRequest, Operation, Peers
+from appliance.core.request_context import use_context
 from appliance.models.proxy import ProxyModel
 from appliance.proxy.pool import names
 
@@ -44,7 +44,7 @@ async def test_only_the_name_is_changed_on_the_way_up(upstream: Upstream) -> Non
     """
     body = b'{ "model":"mine","messages":[ ], "unknown" : {"a":null}, "seed": 12345678901234567890123, "top_p":1.0 }'
     async with proxied(upstream) as model:
-        await model.answer(Call(CHAT, body))
+        await model.answer(ModelRequest(CHAT, body))
 
     assert upstream.calls[0].body == body.replace(b'"mine"', b'"theirs"')
 
@@ -56,7 +56,7 @@ async def test_only_the_name_is_changed_on_the_way_down(upstream: Upstream) -> N
     body = b'{"model" : "theirs-2024", "x": 1.00, "choices":[{"message":{"content":"\\u00e9","extra":null}}]}'
     upstream.on(CHAT_PATH, Answer(body=body))
     async with proxied(upstream) as model:
-        reply = await model.answer(Call(CHAT, b'{"model": "an/alias"}'))
+        reply = await model.answer(ModelRequest(CHAT, b'{"model": "an/alias"}'))
 
     assert reply.body == body.replace(b"theirs-2024", b"an/alias")
 
@@ -67,7 +67,7 @@ async def test_an_upstream_without_a_name_of_its_own_gets_the_proxys(upstream: U
     """
     async with proxied(upstream, upstreams=[{"url": upstream.url}]) as model:
         for body in (b'{"model": "alias"}', b"{}"):
-            await model.answer(Call(CHAT, body))
+            await model.answer(ModelRequest(CHAT, body))
 
     assert [each.json()["model"] for each in upstream.calls] == ["mine", "mine"]
 
@@ -81,7 +81,7 @@ async def test_every_operation_goes_to_its_path(upstream: Upstream, operation: O
     async with proxied(upstream) as model:
         assert operation in model.operations
         for path in PATHS[operation]:
-            await model.answer(Call(operation, b"{}", path=path, query="beta=true"))
+            await model.answer(ModelRequest(operation, b"{}", path=path, query="beta=true"))
 
     assert [(each.path, each.query) for each in upstream.calls] == [(path, "beta=true") for path in PATHS[operation]]
 
@@ -96,9 +96,9 @@ async def test_bytes_pass_as_bytes(upstream: Upstream) -> None:
     )
     headers = {"content-type": "multipart/form-data; boundary=b"}
     async with proxied(upstream) as model:
-        speech = await model.answer(Call(Operation.SPEECH, b'{"model": "mine"}'))
+        speech = await model.answer(ModelRequest(Operation.SPEECH, b'{"model": "mine"}'))
         assert (speech.media_type, await read(speech)) == ("audio/wav", b"RIFF\x00\xff\xfe")
-        await ask(model, Call(Operation.TRANSCRIPTION, form, headers))
+        await ask(model, ModelRequest(Operation.TRANSCRIPTION, form, headers))
 
     assert upstream.calls[1].body == form.replace(b"\r\n\r\nmine\r\n", b"\r\n\r\ntheirs\r\n")
     assert upstream.calls[1].header("content-type") == headers["content-type"]
@@ -171,8 +171,8 @@ async def test_what_is_no_object_is_refused(upstream: Upstream) -> None:
     400, before anybody is asked.
     """
     async with proxied(upstream) as model:
-        with pytest.raises(CallError, match="not a request"):
-            await model.answer(Call(CHAT, b"[1]"))
+        with pytest.raises(RequestError, match="not a request"):
+            await model.answer(ModelRequest(CHAT, b"[1]"))
 
     assert upstream.calls == []
 
@@ -233,7 +233,7 @@ async def test_a_generation_that_may_have_begun_is_made_once(generations: bool, 
                 await model.answer(chat())
             assert silence.times == times
             with pytest.raises(GatewayError):
-                await model.answer(Call(Operation.EMBEDDING, b'{"input": "a"}'))
+                await model.answer(ModelRequest(Operation.EMBEDDING, b'{"input": "a"}'))
 
     assert silence.times == times + 3
 
@@ -268,7 +268,7 @@ async def test_what_is_kept_for_one_key_is_not_for_another(upstream: Upstream) -
     """
 
     async def asked_by(model: ProxyModel, key: str) -> str:
-        with recorded("r") as record:
+        with use_context("r") as record:
             record.key = key
             return (await model.answer(chat(temperature=0))).headers["x-cache"]
 
@@ -578,7 +578,7 @@ async def test_an_answer_is_kept_and_says_so(upstream: Upstream) -> None:
     """
     async with proxied(upstream, cache={}) as model:
         replies = [
-            await model.answer(Call(Operation.EMBEDDING, b'{"model": "%s", "input": "a"}' % name))
+            await model.answer(ModelRequest(Operation.EMBEDDING, b'{"model": "%s", "input": "a"}' % name))
             for name in (b"mine", b"alias")
         ]
         hits = REGISTRY.get_sample_value("appliance_cache_requests_total", {"model": "mine", "result": "hit"})
@@ -598,7 +598,7 @@ async def test_an_answer_is_kept_and_says_so(upstream: Upstream) -> None:
         chat(temperature=0, headers={"cache-control": "no-cache"}),
     ],
 )
-async def test_an_answer_is_not_kept_against_anybodys_will(upstream: Upstream, call: Call) -> None:
+async def test_an_answer_is_not_kept_against_anybodys_will(upstream: Upstream, call: ModelRequest) -> None:
     """
     Streams, chance, and clients who want it otherwise.
     """
@@ -640,7 +640,7 @@ async def test_the_same_prompt_finds_the_same_upstream(upstreams: tuple[Upstream
     async with proxied(*upstreams, balance="prefix_affinity") as model:
         for turn in range(5):
             messages = [{"role": "user", "content": "hi"}] + [{"role": "assistant", "content": "yes"}] * turn
-            await ask(model, Call(CHAT, json.dumps({"model": "mine", "messages": messages}).encode()))
+            await ask(model, ModelRequest(CHAT, json.dumps({"model": "mine", "messages": messages}).encode()))
         assert sorted(_counts(upstreams)) == [0, 0, 5]
         for number in range(30):
             await ask(model, chat(f"{number} other"))
@@ -683,7 +683,7 @@ async def test_an_answer_that_is_cut_off_is_held_against_its_upstream(upstream: 
     upstream.on("/v1/audio/speech", Answer(body=cut_off(), media_type="audio/wav"))
     labels = {"model": "cut", "upstream": f"127.0.0.1:{upstream.port}", "end": "cut_off"}
     async with proxied(upstream, name="cut", breaker={"failures": 1}) as model:
-        reply = await model.answer(Call(Operation.SPEECH, b"{}"))
+        reply = await model.answer(ModelRequest(Operation.SPEECH, b"{}"))
         with pytest.raises(GatewayError):
             await read(reply)
 

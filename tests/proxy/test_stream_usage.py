@@ -16,7 +16,7 @@ from proxy.proxied import chat, proxied, read
 from served import Served, until
 from upstreams import FOR_EVER, SSE, Answer, Upstream, event, stream
 
-from appliance.core.model import Call, Operation
+from appliance.core.model import ModelRequest, Operation
 
 CHAT = "/v1/chat/completions"
 KEYS = {name: f"sk-{name}-0123456789abcdef" for name in ("asks", "silent", "leaves", "messages")}
@@ -35,7 +35,7 @@ server:
 """
 
 
-def _streamed(**fields: Any) -> Call:
+def _streamed(**fields: Any) -> ModelRequest:
     return chat("one two three", stream=True, **fields)
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, cast
 
-from appliance.core.model import Call, Model, Operation, Reply
+from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
 from appliance.python_api.base_model import ServedModel
 from appliance.python_api.model_adapter import bridged
 
@@ -24,15 +24,15 @@ async def loaded(model: ServedModel) -> Model:
     return bridge
 
 
-async def ask(model: ServedModel, operation: Operation = Operation.CHAT_COMPLETION, /, **body: Any) -> Reply:
+async def ask(model: ServedModel, operation: Operation = Operation.CHAT_COMPLETION, /, **body: Any) -> ModelResponse:
     """
     The reply to a body; a chat says hello.
     """
     said = {**(CHAT if operation is Operation.CHAT_COMPLETION else {}), **body}
-    return await (await loaded(model)).answer(Call(operation, json.dumps(said).encode()))
+    return await (await loaded(model)).answer(ModelRequest(operation, json.dumps(said).encode()))
 
 
-def whole(reply: Reply) -> Any:
+def whole(reply: ModelResponse) -> Any:
     """
     The JSON of a whole answer.
     """
@@ -40,7 +40,7 @@ def whole(reply: Reply) -> Any:
     return json.loads(reply.body)
 
 
-async def events(reply: Reply) -> list[Any]:
+async def events(reply: ModelResponse) -> list[Any]:
     """
     The JSON of each event of a stream, which must end as OpenAI's do.
     """

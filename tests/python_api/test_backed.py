@@ -16,9 +16,9 @@ from python_api.asking import CHAT, events, whole
 from python_api.program import Program
 from upstreams import Upstream, error, json_answer
 
-from appliance.core.errors import ApplianceError, CallError, ConfigError, GatewayError
-from appliance.core.model import PATHS, Call, Model, Operation
-from appliance.core.model_traits import Dependent
+from appliance.core.errors import ApplianceError, ConfigError, GatewayError, RequestError
+from appliance.core.model import PATHS, Model, ModelRequest, Operation
+from appliance.core.model_traits import DependsOnModels
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel, OpenAIProxyModel
 from appliance.openai.types import ChatCompletion, ChatCompletionRequest
 from appliance.python_api.base_model import ServedModel
@@ -150,13 +150,13 @@ async def test_a_proxy_is_one_of_the_contract_with_upstreams(upstream: Upstream)
     Unchanged it is the proxy of a file: all operations, no proof, its upstreams.
     """
     model = await served(OpenAIProxyModel("mine", upstream.url, model="theirs"))
-    reply = await model.answer(Call(Operation.CHAT_COMPLETION, json.dumps(CHAT).encode()))
+    reply = await model.answer(ModelRequest(Operation.CHAT_COMPLETION, json.dumps(CHAT).encode()))
     await model.close()
 
     assert upstream.calls[0].json()["model"] == "theirs"
     assert model.operations == frozenset(PATHS)
     assert model.proof is None
-    assert isinstance(model, Dependent)
+    assert isinstance(model, DependsOnModels)
     assert whole(reply)["choices"][0]["message"]["content"] == "You said: Hello"
 
 
@@ -184,7 +184,7 @@ async def test_a_refusal_of_the_upstream_is_raised(upstream: Upstream) -> None:
     upstream.on("/v1/chat/completions", error(418, "too hot"))
     request = ChatCompletionRequest(**CHAT)
 
-    with pytest.raises(CallError, match="too hot") as refused:
+    with pytest.raises(RequestError, match="too hot") as refused:
         await model.create_chat_completion(request)
     upstream.on("/v1/chat/completions")
     answer = await model.create_chat_completion(request)
@@ -216,7 +216,9 @@ class Completing(OpenAIGenerativeModel):
 
 
 async def _chat(model: Model, /, **body: Any) -> Any:
-    return await model.answer(Call(Operation.CHAT_COMPLETION, json.dumps({**CHAT, **body}).encode(), {"x-a": "b"}))
+    return await model.answer(
+        ModelRequest(Operation.CHAT_COMPLETION, json.dumps({**CHAT, **body}).encode(), {"x-a": "b"})
+    )
 
 
 async def test_an_adapter_wraps_a_model_in_python() -> None:
@@ -227,7 +229,7 @@ async def test_an_adapter_wraps_a_model_in_python() -> None:
     model = await served(OpenAIChatAdapterModel("adapter", underlying, chat_template=TEMPLATE, stop=["<end>"]))
     answer = whole(await _chat(model, model="adapter"))
     streamed = await events(await _chat(model, stream=True))
-    completed = await model.answer(Call(Operation.COMPLETION, b'{"prompt": "as it is"}'))
+    completed = await model.answer(ModelRequest(Operation.COMPLETION, b'{"prompt": "as it is"}'))
     await model.close()
 
     assert answer["choices"][0]["message"]["content"] == "<user>Hello<bot>"

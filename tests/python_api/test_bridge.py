@@ -16,8 +16,8 @@ from python_api.asking import CHAT, ask, events, loaded, whole
 from served import until
 
 from appliance.core import model
-from appliance.core.errors import CallError, EngineDeadError, LoadError, UnavailableError, UnsupportedOperationError
-from appliance.core.model import Call, Operation
+from appliance.core.errors import EngineDeadError, LoadError, RequestError, UnavailableError, UnsupportedOperationError
+from appliance.core.model import ModelRequest, Operation
 from appliance.models.warmup import prove
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.openai.types import ChatCompletion, ErrorResponse
@@ -154,7 +154,7 @@ async def test_a_request_arrives_as_an_object_with_the_headers() -> None:
     bridge = await loaded(model)
     body = {**CHAT, "max_tokens": 5, "stop": ["a"], "mine": {"a": 1}}
     await bridge.answer(
-        Call(Operation.CHAT_COMPLETION, json.dumps(body).encode(), {"x-tenant": "blue"}, "/v1/x", "a=b")
+        ModelRequest(Operation.CHAT_COMPLETION, json.dumps(body).encode(), {"x-tenant": "blue"}, "/v1/x", "a=b")
     )
 
     request, raw_request, context = model.asked[0]
@@ -183,8 +183,8 @@ async def test_a_body_that_is_no_request_is_refused(body: bytes, param: str | No
     The model is not asked; the error names the field.
     """
     model = Model()
-    with pytest.raises(CallError, match=message) as refused:
-        await (await loaded(model)).answer(Call(Operation.CHAT_COMPLETION, body))
+    with pytest.raises(RequestError, match=message) as refused:
+        await (await loaded(model)).answer(ModelRequest(Operation.CHAT_COMPLETION, body))
 
     assert (refused.value.status, refused.value.param) == (400, param)
     assert model.asked == []
@@ -194,9 +194,9 @@ async def test_an_error_of_ours_is_passed_on() -> None:
     """
     The protocol renders it as the model chose it.
     """
-    fault = CallError("too long", status=413, param="messages")
+    fault = RequestError("too long", status=413, param="messages")
 
-    with pytest.raises(CallError) as raised:
+    with pytest.raises(RequestError) as raised:
         await ask(Model(fault))
     assert raised.value is fault
 

@@ -16,8 +16,8 @@ from python_api.program import Program
 
 from appliance import InferInput, InferOutput, InferRequest, InferResponse, Model
 from appliance.api.grpc import inference_pb2, inference_pb2_grpc
-from appliance.core.errors import CallError, UnsupportedOperationError
-from appliance.core.model import Call, Operation, Reply
+from appliance.core.errors import RequestError, UnsupportedOperationError
+from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.python_api.serialization import ModelFaultError
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
@@ -98,18 +98,18 @@ class Steps(Model):
         return [{"name": "x", "datatype": "FP32", "shape": [-1]}]
 
 
-async def ask(model: Model, operation: Operation, body: object = None) -> Reply:
+async def ask(model: Model, operation: Operation, body: object = None) -> ModelResponse:
     """
     The reply to JSON, or to one tensor.
     """
     bridge = await loaded(model)
     if operation is not Operation.INFERENCE:
-        return await bridge.answer(Call(operation, json.dumps(body).encode(), {"x-tenant": "blue"}))
+        return await bridge.answer(ModelRequest(operation, json.dumps(body).encode(), {"x-tenant": "blue"}))
     raw, says = write_request(InferenceRequest([Tensor.of_values("x", "FP32", [2], [1.0, 2.0])], id="7"))
-    return await bridge.answer(Call(operation, raw, says))
+    return await bridge.answer(ModelRequest(operation, raw, says))
 
 
-def inferred(reply: Reply) -> InferenceResponse:
+def inferred(reply: ModelResponse) -> InferenceResponse:
     """
     The tensors of a reply.
     """
@@ -200,9 +200,9 @@ async def test_a_method_that_is_not_there_is_not_offered() -> None:
 
     assert bridge.operations == {Operation.EXPLANATION}
     with pytest.raises(UnsupportedOperationError):
-        await bridge.answer(Call(Operation.EXPLANATION, b"{}"))
-    with pytest.raises(CallError, match="not valid JSON"):
-        await bridge.answer(Call(Operation.EXPLANATION, b"{"))
+        await bridge.answer(ModelRequest(Operation.EXPLANATION, b"{}"))
+    with pytest.raises(RequestError, match="not valid JSON"):
+        await bridge.answer(ModelRequest(Operation.EXPLANATION, b"{"))
 
 
 @pytest.mark.parametrize(

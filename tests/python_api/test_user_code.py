@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from appliance import Model
 from appliance.core.errors import LoadError, UnavailableError
-from appliance.core.model import Call, Operation
+from appliance.core.model import ModelRequest, Operation
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.python_api.model_adapter import bridged
 from appliance.python_api.serialization import ModelFaultError
@@ -253,14 +253,14 @@ async def test_a_prediction_in_pieces_is_streamed() -> None:
     Mappings are lines of JSON, texts and bytes pass as they are; tensors cannot be streamed.
     """
     model = await loaded(Counting("model"))
-    reply = await model.answer(Call(Operation.PREDICTION, b'{"instances": [1, 2]}'))
+    reply = await model.answer(ModelRequest(Operation.PREDICTION, b'{"instances": [1, 2]}'))
 
     assert not isinstance(reply.body, bytes)
     pieces = [piece async for piece in reply.body]
     assert b"".join(pieces) == b'{"prediction":1}\ntext 1\n\x00\xff{"prediction":2}\ntext 2\n\x00\xff'
     tensors = {"inputs": [{"name": "a", "shape": [1], "datatype": "INT32", "data": [1]}]}
     with pytest.raises(ModelFaultError, match="predict is a generator"):
-        await model.answer(Call(Operation.INFERENCE, json.dumps(tensors).encode()))
+        await model.answer(ModelRequest(Operation.INFERENCE, json.dumps(tensors).encode()))
 
 
 async def test_a_proof_that_is_no_mapping_is_told() -> None:

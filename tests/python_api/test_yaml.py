@@ -16,7 +16,7 @@ from served import Served
 
 from appliance.config import load
 from appliance.core.errors import LoadError
-from appliance.core.model import Call, Model, Operation
+from appliance.core.model import Model, ModelRequest, Operation
 from appliance.models.base_config import ModelSection
 from appliance.models.peer_client import Peers
 
@@ -157,7 +157,7 @@ async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
     What it is asked says what it is.
     """
     model = await loaded(section(module, {"python": "user_models:Tensors"}), model=module)
-    reply = await model.answer(Call(Operation.PREDICTION, b"{}"))
+    reply = await model.answer(ModelRequest(Operation.PREDICTION, b"{}"))
 
     assert reply.body == json.dumps({"predictions": [str(module)]}, separators=(",", ":")).encode()
 
@@ -202,7 +202,7 @@ async def test_the_operations_of_a_class_are_asked_through_the_contract(module: 
     """
     engine = {"python": "user_models:Reader", "args": {"greeting": "Hi", "punctuation": "?"}}
     model = await loaded(section(module, engine), model=module / "weights")
-    reply = await model.answer(Call(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user"}]}'))
+    reply = await model.answer(ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user"}]}'))
 
     assert isinstance(reply.body, bytes)
     assert json.loads(reply.body)["choices"][0]["message"]["content"] == "Hi Ada?"

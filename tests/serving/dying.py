@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 
 from appliance.config import load
-from appliance.core.model import Call, Operation
+from appliance.core.model import ModelRequest, Operation
 from appliance.models.manager import Lifecycle, Patience, State
 
-CALL = Call(Operation.COMPLETION, b'{"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}')
+CALL = ModelRequest(Operation.COMPLETION, b'{"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}')
 
 
 def _counts(process: psutil.Process) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.core.errors import CallError, EngineDeadError
+from appliance.core.errors import EngineDeadError, RequestError
 from appliance.engines.vllm.errors import vendor_faults
 from appliance.engines.vllm.sse import is_plain, quicken, raise_from_messages
 
@@ -212,7 +212,7 @@ def _faults() -> dict[str, tuple[Exception | Step, type[Exception]]]:
 
     return {
         "death": (VllmEngineDeadError(), EngineDeadError),
-        "mistake": (VLLMValidationError("no", parameter="top_k"), CallError),
+        "mistake": (VLLMValidationError("no", parameter="top_k"), RequestError),
         "fault": (BrokenError("inside"), BrokenError),
         "failure": (Step("", 0, "error"), GenerationError),
     }

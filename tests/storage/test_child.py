@@ -37,7 +37,7 @@ def test_every_line_is_heard_and_the_last_are_kept() -> None:
         python("import sys; print('a', flush=True); sys.stderr.write('b\\rc\\n'); print('d', end='')"), {}, heard.append
     )
     assert [line for line in heard if line] == ["a", "b", "c", "d"]
-    assert ended == child_process.Ended(0, ("a", "b", "c", "d"))
+    assert ended == child_process.ChildResult(0, ("a", "b", "c", "d"))
 
 
 def test_a_childs_end_is_told() -> None:

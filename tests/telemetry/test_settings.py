@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from upstreams import Upstream
 
-from appliance.core.request_context import Record
+from appliance.core.request_context import RequestContext
 from appliance.telemetry.access_log import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
 from appliance.telemetry.recorder import Settings, Telemetry
@@ -23,8 +23,10 @@ from appliance.telemetry.tracing import TracingSection
 QUIET = AccessSection(sample=0)
 
 
-def _record(request_id: str = "a", status: int = 200) -> Record:
-    record = Record(request_id, method="POST", path="/v1/completions", protocol="openai", model="one", status=status)
+def _record(request_id: str = "a", status: int = 200) -> RequestContext:
+    record = RequestContext(
+        request_id, method="POST", path="/v1/completions", protocol="openai", model="one", status=status
+    )
     record.operation, record.route, record.ended = "completion", "/v1/completions", time.monotonic()
     return record
 

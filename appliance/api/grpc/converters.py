@@ -8,7 +8,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from appliance.api.grpc import inference_pb2 as pb
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 from appliance.tensors.datatype import datatype
 
@@ -34,7 +34,7 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
     The request in a message.
 
     Raises:
-        CallError: its tensors are none.
+        RequestError: its tensors are none.
     """
     read = _raw(message) if message.raw_input_contents else [_typed(each) for each in message.inputs]
     return InferenceRequest(
@@ -52,7 +52,7 @@ def message_of(
     An answer as a message, with the outputs that are wanted; raw as the request was, or where it must be.
 
     Raises:
-        CallError: there is no such output.
+        RequestError: there is no such output.
     """
     outputs = response.chosen(wanted)
     message = pb.ModelInferResponse(
@@ -72,10 +72,10 @@ def message_of(
 
 def _raw(message: pb.ModelInferRequest) -> list[Tensor]:
     if any(each.HasField("contents") for each in message.inputs):
-        raise CallError("The request has both contents and raw_input_contents; it must have one of them")
+        raise RequestError("The request has both contents and raw_input_contents; it must have one of them")
     if len(message.raw_input_contents) != len(message.inputs):
         count = len(message.raw_input_contents)
-        raise CallError(f"The request has {len(message.inputs)} inputs, and {count} raw_input_contents")
+        raise RequestError(f"The request has {len(message.inputs)} inputs, and {count} raw_input_contents")
     return [
         Tensor.of_raw(each.name, each.datatype, each.shape, raw)
         for each, raw in zip(message.inputs, message.raw_input_contents, strict=True)
@@ -85,10 +85,12 @@ def _raw(message: pb.ModelInferRequest) -> list[Tensor]:
 def _typed(message: pb.ModelInferRequest.InferInputTensor) -> Tensor:
     kind = datatype(message.datatype).name
     if kind not in _FIELDS:
-        raise CallError(f"The tensor {message.name!r} is {kind}, for which there is raw_input_contents alone")
+        raise RequestError(f"The tensor {message.name!r} is {kind}, for which there is raw_input_contents alone")
     others = {field.name for field, _ in message.contents.ListFields()} - {_FIELDS[kind]}
     if others:
-        raise CallError(f"The tensor {message.name!r} is {kind}, and has {min(others)}; it must have {_FIELDS[kind]}")
+        raise RequestError(
+            f"The tensor {message.name!r} is {kind}, and has {min(others)}; it must have {_FIELDS[kind]}"
+        )
     values = list(getattr(message.contents, _FIELDS[kind]))
     return Tensor.of_values(message.name, kind, message.shape, values)
 

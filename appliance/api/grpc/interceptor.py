@@ -17,8 +17,8 @@ from grpc import StatusCode
 
 from appliance.api.error_responses import worded
 from appliance.auth import Access, Caller, calling, current_caller
-from appliance.core.errors import CallError, UnauthenticatedError
-from appliance.core.request_context import LEFT, recorded
+from appliance.core.errors import RequestError, UnauthenticatedError
+from appliance.core.request_context import LEFT, use_context
 from appliance.telemetry.payloads import Body
 from appliance.telemetry.recorder import Telemetry
 
@@ -122,7 +122,7 @@ async def _guarded(
     asked = sent.get("x-request-id", "")
     # A client's id goes into the log and into metadata as it is, and metadata is ASCII.
     request_id = asked if 0 < len(asked) <= _LONGEST_ID and asked.isascii() and asked.isprintable() else uuid4().hex
-    with structlog.contextvars.bound_contextvars(request_id=request_id), recorded(request_id) as record:
+    with structlog.contextvars.bound_contextvars(request_id=request_id), use_context(request_id) as record:
         record.path = record.route = method
         record.protocol, record.is_probe = PROTOCOL, method.startswith(_QUIET)
         record.grpc_status, record.status = StatusCode.OK.name, 200
@@ -157,6 +157,6 @@ def _keep(body: Body, message: Message | bytes) -> None:
 
 
 def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:
-    if isinstance(error, CallError) and error.retry_after is not None:
+    if isinstance(error, RequestError) and error.retry_after is not None:
         return (("retry-after", str(error.retry_after)),)
     return ()

@@ -20,7 +20,7 @@ from appliance.api.oip.inputs import Spec
 from appliance.api.oip.statistics import every_model, statistics
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
-from appliance.core.request_context import current
+from appliance.core.request_context import current_context
 from appliance.models.manager import RULES, Lifecycle, Standing
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
@@ -84,7 +84,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         authorize(self._lifecycle, request.model_name, Operation.INFERENCE)
         asked = await off_loop(request.ByteSize(), request_of, request)
         _, headers = recognised(self._lifecycle.access, context.invocation_metadata())
-        if record := current():
+        if record := current_context():
             headers |= record.trace_headers
         response = await infer(self._lifecycle, request.model_name, asked, headers)
         size, is_raw = sum(len(tensor.raw) for tensor in response.outputs), bool(request.raw_input_contents)

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.tensors.codec import decoded
 
 _STRUCTURED = "application/cloudevents+json"
@@ -39,11 +39,11 @@ def opened(body: bytes, headers: Mapping[str, str]) -> Envelope:
     A request taken out of its event, if it is in one.
 
     Raises:
-        CallError: it is in an event that is none.
+        RequestError: it is in an event that is none.
     """
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/cloudevents-batch+json":
-        raise CallError("A batch of events is not taken; send each by itself", status=415)
+        raise RequestError("A batch of events is not taken; send each by itself", status=415)
     if kind == _STRUCTURED:
         return Envelope(_structured(decoded(body, dict[str, Any])), "structured")
     if "ce-specversion" in headers:
@@ -78,12 +78,12 @@ def _structured(event: Mapping[str, Any]) -> bytes:  # Any: JSON values
     try:
         return base64.b64decode(event["data_base64"], validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
-        raise CallError("data_base64 of the event is not base64", param="data_base64") from error
+        raise RequestError("data_base64 of the event is not base64", param="data_base64") from error
 
 
 def _require(attributes: Mapping[str, Any]) -> None:  # Any: JSON values
     for name in _NEEDED:
         if not isinstance(attributes.get(name), str) or not attributes[name]:
-            raise CallError(f"The event has no {name}; CloudEvents need one", param=name)
+            raise RequestError(f"The event has no {name}; CloudEvents need one", param=name)
     if str(attributes.get("specversion")) not in {"1.0", "0.3"}:
-        raise CallError("The event's specversion must be 1.0", param="specversion")
+        raise RequestError("The event's specversion must be 1.0", param="specversion")

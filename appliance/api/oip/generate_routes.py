@@ -24,8 +24,8 @@ from appliance.api.oip.signatures import Meaning, usual
 from appliance.api.request_body import Intake
 from appliance.api.streaming_response import Streamed
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import CallError, GatewayError, UnsupportedOperationError
-from appliance.core.model import Operation, Reply
+from appliance.core.errors import GatewayError, RequestError, UnsupportedOperationError
+from appliance.core.model import ModelResponse, Operation
 from appliance.models.manager import Lifecycle
 from appliance.tensors.codec import decoded
 
@@ -97,9 +97,11 @@ def _question(body: bytes, name: str) -> _Question:
     asked = decoded(body, dict[str, Any])
     text, parameters = asked.get("text_input"), asked.get("parameters", {})
     if not isinstance(text, str):
-        raise CallError("text_input is missing, or is no text; it is what the model goes on from", param="text_input")
+        raise RequestError(
+            "text_input is missing, or is no text; it is what the model goes on from", param="text_input"
+        )
     if not isinstance(parameters, dict):
-        raise CallError('parameters must be an object, such as {"max_tokens": 20}', param="parameters")
+        raise RequestError('parameters must be an object, such as {"max_tokens": 20}', param="parameters")
     says: dict[str, Any] = {"model_name": name, "model_version": VERSION}
     if asked.get("id") is not None:
         says["id"] = asked["id"]
@@ -109,7 +111,7 @@ def _question(body: bytes, name: str) -> _Question:
     return _Question(Columns({"text_input": Column([text], (1,))}, fields_of(fields)), says)
 
 
-async def _events(reply: Reply, says: Mapping[str, Any]) -> AsyncGenerator[bytes]:  # Any: JSON values
+async def _events(reply: ModelResponse, says: Mapping[str, Any]) -> AsyncGenerator[bytes]:  # Any: JSON values
     """
     A stream of OpenAI's as one of the Open Inference Protocol's.
 
@@ -144,5 +146,5 @@ def _chunk(line: bytes) -> _Chunk | None:
     except (ValueError, RecursionError) as error:
         raise GatewayError(f"The model's stream is not what the operation gives: {error}") from error
     if chunk.error is not None:
-        raise refusal(Reply(data, status=502))
+        raise refusal(ModelResponse(data, status=502))
     return chunk

@@ -13,8 +13,8 @@ import msgspec
 from appliance.api.oip.inputs import Columns, columns_of
 from appliance.api.oip.signatures import Meaning, choose
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import CallError, GatewayError, UnknownModelError
-from appliance.core.model import Call, Operation, Reply
+from appliance.core.errors import GatewayError, RequestError, UnknownModelError
+from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.parallel import gathered
 from appliance.limits import require_within
 from appliance.models.manager import Entry, Lifecycle
@@ -52,7 +52,7 @@ def authorize(lifecycle: Lifecycle, name: str, operation: Operation) -> None:
     Of a model that does something else, what is asked of it is known only once the body is read.
 
     Raises:
-        CallError: it may not, or there is no such model.
+        RequestError: it may not, or there is no such model.
     """
     if operation in lifecycle.find(name).model.operations:
         lifecycle.access.require_operation(operation)
@@ -65,7 +65,7 @@ async def infer(
     Have the named model answer in tensors.
 
     Raises:
-        CallError: unknown model, not ready, or the request is at fault.
+        RequestError: unknown model, not ready, or the request is at fault.
         EngineDeadError: the model died over it.
     """
     operations = lifecycle.find(name).model.operations
@@ -84,11 +84,11 @@ async def ask(
     The tensors that the named model gives for these columns.
 
     Raises:
-        CallError: not ready, or the request is at fault.
+        RequestError: not ready, or the request is at fault.
         EngineDeadError: the model died over it.
     """
     if not all(column.texts for column in columns.texts.values()):
-        raise CallError(f"There is nothing to do: {', '.join(meaning.inputs)} must have an element or more")
+        raise RequestError(f"There is nothing to do: {', '.join(meaning.inputs)} must have an element or more")
     if meaning.operation is Operation.CHAT_COMPLETION:
         # Each text becomes a call of its own.
         texts = sum(len(column.texts) for column in columns.texts.values())
@@ -114,11 +114,11 @@ def call_of(
     operation: Operation,
     body: Mapping[str, Any],  # Any: JSON values
     headers: Mapping[str, str],
-) -> Call:
+) -> ModelRequest:
     """
     A call of OpenAI's protocol in the name of a client that speaks another.
     """
-    return Call(operation, msgspec.json.encode({**body, "model": name}), inner_headers(headers))
+    return ModelRequest(operation, msgspec.json.encode({**body, "model": name}), inner_headers(headers))
 
 
 def inner_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -129,7 +129,7 @@ def inner_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "content-type": "application/json"}
 
 
-def refusal(reply: Reply) -> CallError:
+def refusal(reply: ModelResponse) -> RequestError:
     """
     A model's own refusal, which is in OpenAI's shape, as an error.
     """
@@ -138,15 +138,15 @@ def refusal(reply: Reply) -> CallError:
         text = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, LookupError, TypeError, RecursionError):
         text = f"The model answered with status {reply.status}"
-    return CallError(text, status=reply.status)
+    return RequestError(text, status=reply.status)
 
 
-async def whole(reply: Reply) -> bytes:
+async def whole(reply: ModelResponse) -> bytes:
     """
     The body of a good answer.
 
     Raises:
-        CallError: it is a refusal.
+        RequestError: it is a refusal.
         GatewayError: it is a stream, which nobody asked for.
     """
     if not isinstance(reply.body, bytes):
@@ -161,11 +161,11 @@ async def _pass(
     lifecycle: Lifecycle, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
     body, says = write_request(request)
-    reply = await lifecycle.answer(name, Call(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
+    reply = await lifecycle.answer(name, ModelRequest(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
     body = await whole(reply)
     try:
         response = await off_loop(len(body), read_response, body, reply.headers.get(LENGTH_HEADER))
-    except CallError as error:
+    except RequestError as error:
         raise GatewayError(f"The model's answer is not what the operation gives: {error}") from error
     return InferenceResponse(name, VERSION, response.outputs, request.id, response.parameters)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.tensors import InferenceRequest, Tensor
 
 # A model that takes one tensor of texts takes it under any name, as KServe's own runtimes do.
@@ -69,7 +69,7 @@ def columns_of(request: InferenceRequest) -> Columns:
     The inputs and parameters of a request.
 
     Raises:
-        CallError: one of them is no text and no field.
+        RequestError: one of them is no text and no field.
     """
     inputs = list(request.inputs)
     if len(inputs) == 1 and inputs[0].datatype == "BYTES" and inputs[0].name not in _TEXTS:
@@ -86,7 +86,7 @@ def fields_of(parameters: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON 
     The parameters that are fields of the call's body.
 
     Raises:
-        CallError: one of them is the translation's own.
+        RequestError: one of them is the translation's own.
     """
     fields = {name: value for name, value in parameters.items() if name not in _NO_FIELDS}
     # As vLLM's backend of Triton has it.
@@ -98,7 +98,7 @@ def fields_of(parameters: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON 
     ours = sorted(_OURS & fields.keys())
     if ours:
         hint = "; ask generate_stream for a stream" if "stream" in ours else ""
-        raise CallError(f"{ours[0]} is no parameter here{hint}", param=ours[0])
+        raise RequestError(f"{ours[0]} is no parameter here{hint}", param=ours[0])
     return fields
 
 
@@ -116,7 +116,7 @@ def _column(tensor: Tensor) -> Column:
 def _field(tensor: Tensor) -> Mapping[str, Any]:  # Any: JSON values
     values = tensor.values()
     if len(values) != 1:
-        raise CallError(f"The input {tensor.name!r} is a parameter, and must have 1 element; it has {len(values)}")
+        raise RequestError(f"The input {tensor.name!r} is a parameter, and must have 1 element; it has {len(values)}")
     value = tensor.texts()[0] if tensor.datatype == "BYTES" else values[0]
     if tensor.name != "sampling_parameters":
         return {tensor.name: value}
@@ -124,4 +124,4 @@ def _field(tensor: Tensor) -> Mapping[str, Any]:  # Any: JSON values
     try:
         return msgspec.json.decode(value if isinstance(value, str) else b"", type=dict[str, Any])
     except (ValueError, RecursionError) as error:
-        raise CallError("The input 'sampling_parameters' must be the text of a JSON object") from error
+        raise RequestError("The input 'sampling_parameters' must be the text of a JSON object") from error

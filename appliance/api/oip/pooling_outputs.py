@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from appliance.api.oip.inputs import Columns, Spec
-from appliance.core.errors import CallError, GatewayError
+from appliance.core.errors import GatewayError, RequestError
 from appliance.tensors import DATATYPES, Tensor
 
 Facts = Mapping[str, Any]  # Any: JSON values
@@ -102,7 +102,7 @@ def ask_ranking(columns: Columns) -> Sequence[Body]:
     """
     queries = columns["query"].texts
     if len(queries) != 1:
-        raise CallError(f"The input 'query' must have 1 element; it has {len(queries)}", param="query")
+        raise RequestError(f"The input 'query' must have 1 element; it has {len(queries)}", param="query")
     return [{**columns.fields, "query": queries[0], "documents": list(columns["documents"].texts)}]
 
 

@@ -17,7 +17,7 @@ from litestar.params import FromPath
 from appliance.api.disconnect import AnyRequest, before_body
 from appliance.api.oip import metadata
 from appliance.api.request_body import Intake
-from appliance.core.errors import CallError, ForbiddenError
+from appliance.core.errors import ForbiddenError, RequestError
 from appliance.models.manager import Lifecycle
 from appliance.tensors.codec import decoded
 
@@ -58,7 +58,7 @@ async def load(lifecycle: Lifecycle, name: str) -> None:
     Load a model that was unloaded; see `Lifecycle.load`.
 
     Raises:
-        CallError: the config does not allow it, or it cannot be done.
+        RequestError: the config does not allow it, or it cannot be done.
     """
     _allow(lifecycle, "load", name)
     await lifecycle.load(name)
@@ -69,7 +69,7 @@ async def unload(lifecycle: Lifecycle, name: str) -> None:
     Unload a model; see `Lifecycle.unload`.
 
     Raises:
-        CallError: the config does not allow it, or it cannot be done.
+        RequestError: the config does not allow it, or it cannot be done.
     """
     _allow(lifecycle, "unload", name)
     await lifecycle.unload(name)
@@ -86,4 +86,4 @@ def _require_json(request: AnyRequest) -> None:
     # The form of a page in a browser has another type, and needs nobody's leave to be sent here.
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in {"", "application/json"}:
-        raise CallError(f"Content-Type is {media_type[:80]!r}; it must be application/json", status=415)
+        raise RequestError(f"Content-Type is {media_type[:80]!r}; it must be application/json", status=415)

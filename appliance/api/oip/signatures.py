@@ -13,7 +13,7 @@ from typing import Any
 from appliance.api.oip import pooling_outputs, text_generation
 from appliance.api.oip.inputs import Column, Columns, Spec, texts
 from appliance.auth import Access
-from appliance.core.errors import CallError, UnsupportedOperationError
+from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.tensors import Tensor
 
@@ -119,7 +119,7 @@ def choose(
     What these inputs, and the outputs that are wanted, mean to a model with these operations.
 
     Raises:
-        CallError: nothing.
+        RequestError: nothing.
         ForbiddenError: the current caller may ask for none of them.
         UnsupportedOperationError: none of its operations has a meaning in tensors.
     """
@@ -139,7 +139,7 @@ def choose(
         )
     )
     asked = f", and its outputs {', '.join(wanted)}" if wanted else ""
-    raise CallError(
+    raise RequestError(
         f"The request's inputs are {', '.join(columns) or 'none'}{asked}; the model takes {choices}", param="inputs"
     )
 

@@ -26,8 +26,8 @@ from appliance.api.oip.signatures import Meaning, choose
 from appliance.api.request_body import Intake
 from appliance.api.streaming_response import Streamed
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import CallError, UnsupportedOperationError
-from appliance.core.model import Call, Operation, Reply
+from appliance.core.errors import RequestError, UnsupportedOperationError
+from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.models.manager import Lifecycle
 from appliance.tensors import Tensor
 from appliance.tensors.codec import decoded
@@ -64,10 +64,10 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
         # What an event holds in base64 was not seen yet.
         await intake.require_shape(event.data)
         made = await unless_gone(request, _answer(lifecycle, name, _VERBS[verb], event.data, headers))
-        if isinstance(made, Reply) and not isinstance(made.body, bytes):
+        if isinstance(made, ModelResponse) and not isinstance(made.body, bytes):
             # As KServe does: a stream is no event.
             return Streamed(told(request, made.body, are_events=False), media_type=made.media_type)
-        body, kind, says = sealed(await whole(made) if isinstance(made, Reply) else made, event.mode, name)
+        body, kind, says = sealed(await whole(made) if isinstance(made, ModelResponse) else made, event.mode, name)
         body, coding = await compressed(body, headers.get("accept-encoding", ""))
         return Response(body, media_type=kind, headers={**says, **coding})
 
@@ -76,14 +76,14 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
 
 async def _answer(
     lifecycle: Lifecycle, name: str, operation: Operation, body: bytes, headers: Mapping[str, str]
-) -> bytes | Reply:
+) -> bytes | ModelResponse:
     """
     The answer in the protocol's first version, or the reply of a model that speaks it itself.
     """
     operations = lifecycle.find(name).model.operations
     request = await off_loop(len(body), decoded, body, _Request)
     if operation in operations:
-        return await lifecycle.answer(name, Call(operation, body, inner_headers(headers)))
+        return await lifecycle.answer(name, ModelRequest(operation, body, inner_headers(headers)))
     if operation is Operation.EXPLANATION:
         raise UnsupportedOperationError(f"The model {name!r} has no explanations; ask it with :predict")
     fields = fields_of(request.parameters or {})
@@ -128,12 +128,14 @@ def _questions(request: _Request) -> Sequence[Texts]:
     if request.instances is not None:
         questions = [_question(each, f"instances[{number}]") for number, each in enumerate(request.instances)]
         if not questions:
-            raise CallError("instances is empty; there is nothing to predict", param="instances")
+            raise RequestError("instances is empty; there is nothing to predict", param="instances")
         if any(question.keys() != questions[0].keys() for question in questions):
-            raise CallError("The instances have different keys; all must have the same", param="instances")
+            raise RequestError("The instances have different keys; all must have the same", param="instances")
         return questions
     if request.inputs is None:
-        raise CallError('The body has neither instances nor inputs; it must be {"instances": [...]}', param="instances")
+        raise RequestError(
+            'The body has neither instances nor inputs; it must be {"instances": [...]}', param="instances"
+        )
     return [_question({"text_input": request.inputs} if _is_text(request.inputs) else request.inputs, "inputs")]
 
 
@@ -142,7 +144,9 @@ def _question(instance: object, place: str) -> Texts:
         return {"text_input": [instance]}
     if isinstance(instance, dict) and instance and all(_is_text(value) for value in instance.values()):
         return {key: [value] if isinstance(value, str) else value for key, value in instance.items()}
-    raise CallError(f"{place} is neither a text nor an object of texts by the names of the model's inputs", param=place)
+    raise RequestError(
+        f"{place} is neither a text nor an object of texts by the names of the model's inputs", param=place
+    )
 
 
 def _is_text(value: object) -> bool:

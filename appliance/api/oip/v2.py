@@ -29,7 +29,7 @@ from appliance.api.route_tags import probing
 from appliance.auth import OPEN
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
-from appliance.core.request_context import current
+from appliance.core.request_context import current_context
 from appliance.models.manager import RULES, Entry, Lifecycle, Standing
 from appliance.tensors.codec import LENGTH_HEADER, read_request, write_response
 
@@ -143,7 +143,7 @@ def _place(rest: str) -> Place:
 
 
 def _ready(entry: Entry, name: str) -> Response[Any]:
-    rule, record = RULES[entry.state], current()
+    rule, record = RULES[entry.state], current_context()
     if record is not None:
         record.is_probe = True
     if rule.can_answer:

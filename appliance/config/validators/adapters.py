@@ -21,9 +21,9 @@ from appliance.config.block_scalar import inside
 from appliance.config.model_entries import model_entries
 from appliance.config.raw_config import Draft
 from appliance.config.source_location import DataPath, Fault
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.core.model import Operation
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 
 _PATHS = (("response",), ("stream",), ("finish_reason",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"))
 
@@ -84,7 +84,7 @@ def targets_answer(draft: Draft) -> Iterator[Fault]:
         elif target not in models:
             hint = "" if draft.secrets(where) else did_you_mean(target, models)
             yield draft.fault(
-                where, f"is {draft.quote(where)}, the name of no model here; {hint or known_ones('models', models)}"
+                where, f"is {draft.quote(where)}, the name of no model here; {hint or known_names('models', models)}"
             )
         elif models[target] is model:
             yield draft.fault(where, f"is {draft.quote(where)}, this model itself; must be another one")
@@ -154,7 +154,7 @@ def _error_of(template: _Template, renderer: Renderer) -> Exception | None:
         return _SyntaxError(error)
     try:
         render()
-    except (TemplateFaultError, CallError) as error:
+    except (TemplateFaultError, RequestError) as error:
         return error
     return None
 

@@ -13,7 +13,7 @@ from appliance.config.raw_config import Draft
 from appliance.config.security import digest_of
 from appliance.config.server import ServerSection
 from appliance.config.source_location import DataPath, Fault
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 
 API_KEYS: DataPath = ("server", "api_keys")
 """
@@ -88,4 +88,4 @@ def _digest(key: dict[str, Any]) -> str | None:  # Any: not checked yet
 
 
 def _known(hint: str, known: Sequence[str]) -> str:
-    return hint or known_ones("models", known)
+    return hint or known_names("models", known)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from appliance.config.model_entries import items, model_entries
 from appliance.config.raw_config import Draft
 from appliance.config.source_location import DataPath, Fault
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
 
@@ -24,7 +24,7 @@ def schemes_are_known(draft: Draft) -> Iterator[Fault]:
         if scheme is not None and scheme not in SCHEMES:
             # A hint at what is near would tell what a secret is.
             near = "" if draft.secrets(path) else did_you_mean(scheme, SCHEMES)
-            hint = near or f"{known_ones('schemes', SCHEMES)}, and plain paths need none"
+            hint = near or f"{known_names('schemes', SCHEMES)}, and plain paths need none"
             yield draft.fault(path, f"is {draft.quote(path)}, of an unknown scheme; {hint}")
 
 

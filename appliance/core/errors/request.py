@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from appliance.core.errors.base import ApplianceError
 
 
-class CallError(ApplianceError):
+class RequestError(ApplianceError):
     """
     One call is refused.
 
@@ -32,7 +32,7 @@ class CallError(ApplianceError):
         self.status = status or self.status
 
 
-class UnauthenticatedError(CallError):
+class UnauthenticatedError(RequestError):
     """
     The server has keys, and the caller came with none of them.
     """
@@ -44,7 +44,7 @@ class UnauthenticatedError(CallError):
         super().__init__("This server needs an API key; send it as: Authorization: Bearer KEY, or as x-api-key")
 
 
-class ForbiddenError(CallError):
+class ForbiddenError(RequestError):
     """
     The caller's key is good, and may not do this.
     """
@@ -53,13 +53,13 @@ class ForbiddenError(CallError):
     code = "not_allowed"
 
 
-class UnsupportedOperationError(CallError):
+class UnsupportedOperationError(RequestError):
     """
     The model exists and cannot do what was asked.
     """
 
 
-class UnknownModelError(CallError):
+class UnknownModelError(RequestError):
     """
     No model of the config has this name.
     """
@@ -67,7 +67,7 @@ class UnknownModelError(CallError):
     status = 404
 
 
-class LimitedError(CallError):
+class RateLimitedError(RequestError):
     """
     The request is one too many; after `retry_after` seconds there may be room for it.
     """
@@ -80,7 +80,7 @@ class LimitedError(CallError):
         self.headers = headers or {}
 
 
-class SlowBodyError(CallError):
+class SlowRequestBodyError(RequestError):
     """
     The client took too long to send its request.
 
@@ -91,7 +91,7 @@ class SlowBodyError(CallError):
     code = "request_timeout"
 
 
-class DeadlineError(CallError):
+class RequestTimeoutError(RequestError):
     """
     The answer takes longer than it may.
 
@@ -104,7 +104,7 @@ class DeadlineError(CallError):
     code = "deadline_exceeded"
 
 
-class UnavailableError(CallError):
+class UnavailableError(RequestError):
     """
     The model cannot answer now.
     """
@@ -117,7 +117,7 @@ class UnavailableError(CallError):
         self.retry_after = retry_after
 
 
-class GatewayError(CallError):
+class GatewayError(RequestError):
     """
     The upstream gave no answer, or broke off in the middle of one; nobody here is at fault.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from appliance.core.errors import EngineDeadError
-from appliance.core.model import ALONE, Call, FrontEnd, Operation, Reply
+from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.engine_args import Setup
 from appliance.engines.vllm.fork_server import ForkServer
 from appliance.engines.vllm.frontend_rendezvous import Meeting
@@ -97,7 +97,7 @@ class Engine:
             raise
         log.info("engine.started", model=self._setup.names[0], seconds=round(time.monotonic() - started, 2))
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: ModelRequest) -> ModelResponse:
         """
         Answer one call through vLLM's own serving class for its operation.
 

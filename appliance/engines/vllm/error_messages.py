@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 # By what a message has in it: the field at fault, and what is said instead.
 _OTHER_WORDS = (
@@ -60,7 +60,7 @@ def field_named(message: str, fields: Mapping[str, object]) -> str | None:
     return "structured_outputs" if "for structured outputs" in message and "structured_outputs" in fields else None
 
 
-def with_field(error: CallError, request: Any) -> CallError:  # Any: one of vLLM's request types
+def with_field(error: RequestError, request: Any) -> RequestError:  # Any: one of vLLM's request types
     """
     The error, its `param` being a field that this request has.
     """

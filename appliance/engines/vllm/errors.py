@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from appliance.core.errors import CallError, EngineDeadError, UnavailableError
+from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
 from appliance.engines.vllm.error_messages import ITS_NAMES, reworded, with_field
 from appliance.engines.vllm.validation_errors import for_clients, invalid
 
@@ -31,7 +31,7 @@ def vendor_faults(texts: str | None = None, request: object = None) -> Iterator[
     Translate what vLLM raises of a request; `texts` is the field of it that holds what may be too long.
 
     Raises:
-        CallError: the call is at fault.
+        RequestError: the call is at fault.
         UnavailableError: vLLM has too much to do.
         EngineDeadError: the engine core died meanwhile.
     """
@@ -39,7 +39,7 @@ def vendor_faults(texts: str | None = None, request: object = None) -> Iterator[
 
     try:
         yield
-    except CallError as error:
+    except RequestError as error:
         raise with_field(error, request) from error.__cause__
     except EngineDeadError:
         raise
@@ -49,17 +49,17 @@ def vendor_faults(texts: str | None = None, request: object = None) -> Iterator[
         raise invalid(error) from error
     except Exception as error:
         fault = translated(error, texts)
-        raise (with_field(fault, request) if isinstance(fault, CallError) else fault) from error
+        raise (with_field(fault, request) if isinstance(fault, RequestError) else fault) from error
 
 
-def refusal(response: ErrorResponse, texts: str | None = None) -> CallError:
+def refusal(response: ErrorResponse, texts: str | None = None) -> RequestError:
     """
     An error that vLLM returned.
     """
     if said := reworded(response.error.message):
-        return CallError(said[0], param=said[1], status=response.error.code)
+        return RequestError(said[0], param=said[1], status=response.error.code)
     param = texts if texts and response.error.param in ITS_NAMES else response.error.param
-    return CallError(for_clients(response.error.message, param), param=param, status=response.error.code)
+    return RequestError(for_clients(response.error.message, param), param=param, status=response.error.code)
 
 
 def translated(error: Exception, texts: str | None) -> Exception:
@@ -77,7 +77,7 @@ def translated(error: Exception, texts: str | None) -> Exception:
         return invalid(raised)
     response = create_error_response(raised)
     if isinstance(raised, NotImplementedError):
-        return CallError("The model does not support what the request asks for.")
+        return RequestError("The model does not support what the request asks for.")
     if response.error.code == UnavailableError.status:
         return UnavailableError(response.error.message, retry_after=1, code="engine_busy")
     if response.error.code >= 500:

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from appliance.core.errors import CallError, UnavailableError
+from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.fork_server import ForkServer, Spawning
 from appliance.engines.vllm.grammar_compiler import LENGTH_BYTES, serve
 
@@ -66,7 +66,7 @@ class GrammarCheck:
         Return when the constraint is known to compile in time, or when vLLM refuses it by itself.
 
         Raises:
-            CallError: it does not compile, or not in time.
+            RequestError: it does not compile, or not in time.
             UnavailableError: there is no process to find out.
         """
         # vLLM refuses what it has no tokenizer for.
@@ -108,11 +108,11 @@ class GrammarCheck:
         if fault is None:
             return
         if fault == "invalid":
-            raise CallError(
+            raise RequestError(
                 f"The schema or grammar cannot be compiled: {verdict['reason']}", param=_PARAM, code="schema_invalid"
             )
         takes = f"{self._seconds:g} seconds" if fault == "slow" else "the memory or depth there is"
-        raise CallError(
+        raise RequestError(
             f"The schema or grammar is too complex: to compile, it takes more than {takes}. Give it fewer properties, "
             "values and alternatives, less depth, or smaller bounds, such as maxLength and maxItems.",
             param=_PARAM,

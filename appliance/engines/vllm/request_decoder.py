@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import SchemaValidator
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.engines.vllm.error_messages import field_named
 from appliance.engines.vllm.errors import translated
 from appliance.engines.vllm.request_size import require_fitting
@@ -32,7 +32,7 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
     Decode the body as a request of vLLM's; that of a large one is work for a thread.
 
     Raises:
-        CallError: it is none, or asks for more than the model takes in one; `param` is the field at fault.
+        RequestError: it is none, or asks for more than the model takes in one; `param` is the field at fault.
     """
     from vllm.exceptions import VLLMError
 
@@ -43,7 +43,7 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
     except VLLMError as error:
         # It is no ValueError, so pydantic lets it through as it is.
         fault = translated(error, None)
-        if isinstance(fault, CallError) and fault.param is None:
+        if isinstance(fault, RequestError) and fault.param is None:
             fault.param = field_named(str(fault), _fields(request))
         raise fault from error
     except Exception as error:
@@ -77,7 +77,7 @@ def _failing_fast(schema: Any) -> Any:  # Any: parts of pydantic's schema, of an
     return {**changed, "fail_fast": True} if schema.get("type") in ("list", "set", "frozenset", "tuple") else changed
 
 
-def _misfit(request: TypeAdapter[Any], body: bytes) -> CallError:  # Any: vLLM's request types
+def _misfit(request: TypeAdapter[Any], body: bytes) -> RequestError:  # Any: vLLM's request types
     """
     The first field of the body whose value is of the wrong type, each looked at alone.
     """
@@ -91,8 +91,8 @@ def _misfit(request: TypeAdapter[Any], body: bytes) -> CallError:  # Any: vLLM's
             except ValidationError as error:
                 return invalid(error, body, (name,))
             except Exception:
-                return CallError(f"{name} has a value of the wrong type", param=name)
-    return CallError("The body is not a request for this operation: a value has the wrong type.")
+                return RequestError(f"{name} has a value of the wrong type", param=name)
+    return RequestError("The body is not a request for this operation: a value has the wrong type.")
 
 
 @lru_cache
@@ -136,10 +136,10 @@ def _require_texts(request: BaseModel) -> None:
         contents = getattr(item, "content", None) if getattr(item, "type", None) == "message" else None
         if contents and not hasattr(contents[0], "text"):
             place = f"input[{index}].content[0]"
-            raise CallError(f"{place} must be a text; the model reads no other turns of an assistant", param=place)
+            raise RequestError(f"{place} must be a text; the model reads no other turns of an assistant", param=place)
     kept = [item for item in items if id(item) not in empty]
     if items and not kept:
-        raise CallError("input has no text in it", param="input")
+        raise RequestError("input has no text in it", param="input")
     items[:] = kept
 
 
@@ -151,7 +151,7 @@ def _is_empty_turn(item: object) -> bool:
 def _require_integers(request: BaseModel) -> None:
     for name in request.model_fields_set - _FREE_FIELDS:
         if _has_large_integer(getattr(request, name)):
-            raise CallError(f"{name} is out of range: integers must be from -2^63 to 2^63 - 1", param=name)
+            raise RequestError(f"{name} is out of range: integers must be from -2^63 to 2^63 - 1", param=name)
 
 
 def _has_large_integer(value: Any) -> bool:  # Any: JSON values

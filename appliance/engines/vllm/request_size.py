@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.core.json_limits import has_more_containers
 from appliance.limits import current_slot, require_size
 
@@ -20,11 +20,11 @@ async def require_decodable(body: bytes) -> None:
     Return where the body of the current request has few enough objects and lists for pydantic to look at each.
 
     Raises:
-        CallError: it has more than its model takes.
+        RequestError: it has more than its model takes.
     """
     slot = current_slot()
     if slot is not None and await off_loop(len(body), has_more_containers, body, most := slot.limits.json_containers):
-        raise CallError(
+        raise RequestError(
             f"The body has more than {most} objects and lists, the most that are taken in one request "
             "(limits.json_containers)",
             code="invalid_json",
@@ -36,7 +36,7 @@ def require_fitting(request: Any) -> None:  # Any: one of vLLM's request types
     Return where the request is no larger than its model takes.
 
     Raises:
-        CallError: it has too many inputs, or asks for too many choices.
+        RequestError: it has too many inputs, or asks for too many choices.
     """
     sizes = {field: inputs_in(getattr(request, field, None)) for field in _FIELDS}
     field = max(sizes, key=sizes.__getitem__)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 from urllib.parse import unquote
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 # What these hold are values, whatever they look like.
 _VALUES = frozenset({"const", "default", "enum", "examples"})
@@ -33,7 +33,7 @@ def require_references(schema: Any) -> None:  # Any: JSON values
     Return where each `$ref` leads to something else than another `$ref`, sooner or later, and within the schema.
 
     Raises:
-        CallError: one does not.
+        RequestError: one does not.
     """
     followed: set[int] = set()
     for holder in _schemas(schema):
@@ -46,7 +46,7 @@ def require_tagged_references(tag: Any) -> None:  # Any: JSON values
     The same of each schema that is in a structural tag, all of which are apart.
 
     Raises:
-        CallError: one of their references leads nowhere.
+        RequestError: one of their references leads nowhere.
     """
     rest = [tag]
     while rest:
@@ -64,7 +64,7 @@ def require_single_rules(grammar: str) -> None:
     Return where a grammar defines each of its rules once.
 
     Raises:
-        CallError: it defines one several times.
+        RequestError: it defines one several times.
     """
     for name, count in Counter(_RULE.findall(grammar)).items():
         if count > 1:
@@ -122,5 +122,5 @@ def _target(schema: Any, reference: str) -> Any:  # Any: JSON values
     return value
 
 
-def _refusal(message: str) -> CallError:
-    return CallError(message, param="response_format", code="schema_invalid")
+def _refusal(message: str) -> RequestError:
+    return RequestError(message, param="response_format", code="schema_invalid")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from appliance.core.concurrency import off_loop
-from appliance.core.model import Call, Operation, Reply
+from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.error_messages import with_field
 from appliance.engines.vllm.errors import refusal, vendor_faults
 from appliance.engines.vllm.request_decoder import decode
@@ -22,7 +22,7 @@ from appliance.engines.vllm.sse import quicken, raise_from_messages, raise_from_
 if TYPE_CHECKING:
     from starlette.datastructures import State
 
-Answer = Callable[[Call], Awaitable[Reply]]
+Answer = Callable[[ModelRequest], Awaitable[ModelResponse]]
 """
 Answers the calls for one operation; raises what `Model.answer` does.
 """
@@ -43,7 +43,7 @@ class Endpoint:
     texts: str | None = None
     writes_bytes: bool = False
 
-    async def __call__(self, call: Call) -> Reply:
+    async def __call__(self, call: ModelRequest) -> ModelResponse:
         """
         Decode the call, have vLLM answer it, encode the answer.
 
@@ -60,9 +60,11 @@ class Endpoint:
             raise with_field(refusal(result, self.texts), request)
         if isinstance(result, AsyncGenerator):
             events = result if self.writes_bytes else _events(result, self.dump, request)
-            return Reply(events, media_type="text/event-stream")
+            return ModelResponse(events, media_type="text/event-stream")
         # The serving classes of pooling models write their answers themselves.
-        return Reply(bytes(result.body) if hasattr(result, "body") else result.model_dump_json(**self.dump).encode())
+        return ModelResponse(
+            bytes(result.body) if hasattr(result, "body") else result.model_dump_json(**self.dump).encode()
+        )
 
 
 class RawRequest:

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from appliance.config.engine import StructuredOutputsSection
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.engines.vllm.schema_references import (
     require_references,
     require_single_rules,
@@ -21,7 +21,7 @@ def require_compilable(constraint: Any, limits: StructuredOutputsSection) -> Non
     Return where vLLM compiles the constraint in a short time; it compiles those of all requests one after the other.
 
     Raises:
-        CallError: it is larger than the config allows, or part of it leads nowhere.
+        RequestError: it is larger than the config allows, or part of it leads nowhere.
     """
     if constraint is None:
         return
@@ -53,7 +53,7 @@ def _value(schema: Any) -> Any:  # Any: JSON text, or the value
 
 def _require(size: int, most: int, what: str) -> None:
     if size > most:
-        raise CallError(
+        raise RequestError(
             f"The schema, grammar or list of choices has {size} {what}; this model takes {most} at most.",
             param="response_format",
             code="schema_too_large",

@@ -10,8 +10,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from appliance.config.engine import StructuredOutputsSection
-from appliance.core.errors import CallError
-from appliance.core.request_context import Record, current
+from appliance.core.errors import RequestError
+from appliance.core.request_context import RequestContext, current_context
 from appliance.engines.vllm.choices import choices
 from appliance.engines.vllm.grammar_check import GrammarCheck
 from appliance.engines.vllm.single_waiter_event import Ready
@@ -62,7 +62,7 @@ def metered(limits: StructuredOutputsSection, grammars: GrammarCheck) -> type[As
                         meter.end()
 
         async def encode(self, *args: Any, **others: Any) -> AsyncGenerator[PoolingRequestOutput]:
-            record = current()
+            record = current_context()
             async with aclosing(_in_turn(super().encode(*args, **others))) as outputs:
                 async for output in outputs:
                     _count_prompt(record, output)
@@ -92,7 +92,7 @@ async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
             yield output
 
 
-def _count_prompt(record: Record | None, output: PoolingRequestOutput) -> None:
+def _count_prompt(record: RequestContext | None, output: PoolingRequestOutput) -> None:
     if record is not None:
         record.is_metered = True
         record.prompt_tokens = (record.prompt_tokens or 0) + len(output.prompt_token_ids)
@@ -104,7 +104,7 @@ def _meter(params: SamplingParams) -> Meter | None:
     """
     from vllm.sampling_params import RequestOutputKind
 
-    record = current()
+    record = current_context()
     return None if record is None else Meter(record, has_deltas=params.output_kind is RequestOutputKind.DELTA)
 
 
@@ -118,14 +118,14 @@ async def _require_possible(
     Refuse what would hold up the engine, or end it: vLLM's CPU kernels of LoRA take logits for new tokens alone.
 
     Raises:
-        CallError: the request asks for those of its prompt, or to be held to too large or complex a schema.
+        RequestError: the request asks for those of its prompt, or to be held to too large or complex a schema.
         UnavailableError: nothing can find out how complex it is.
     """
     from vllm.platforms import current_platform
 
     require_compilable(params.structured_outputs, limits)
     if params.prompt_logprobs is not None and config.lora_config is not None and current_platform.is_cpu():
-        raise CallError(
+        raise RequestError(
             "Log probabilities of the prompt (prompt_logprobs, or echo with logprobs) are not available: this model "
             "has adapters, and computes on a CPU.",
             param="prompt_logprobs",
@@ -148,7 +148,7 @@ class Meter:
     The tokens of one request of the engine, added to those of the record: a call may need several of them.
     """
 
-    def __init__(self, record: Record, *, has_deltas: bool) -> None:
+    def __init__(self, record: RequestContext, *, has_deltas: bool) -> None:
         self._record = record
         self._has_deltas = has_deltas
         self._stats: RequestStateStats | None = None

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 
 # What pydantic wants, by the type of its error: in JSON's words.
 _WANTED = {
@@ -73,20 +73,20 @@ class _Fault:
         return self.kind == "literal_error" and bool(self.path) and self.path[-1] in _TAGS
 
 
-def invalid(error: ValidationError, body: bytes | None = None, prefix: Sequence[str | int] = ()) -> CallError:
+def invalid(error: ValidationError, body: bytes | None = None, prefix: Sequence[str | int] = ()) -> RequestError:
     """
     Describe what pydantic found wrong with `body`, or with the part of it that `prefix` leads to.
 
     Without a body the fields are told from the types that pydantic tried by their names alone.
     """
     if error.error_count() > _MOST_FAULTS:
-        return CallError("The body is not a request for this operation: most of its values have a wrong type.")
+        return RequestError("The body is not a request for this operation: most of its values have a wrong type.")
     root = _at(json_of(body), prefix) if body is not None else None
     faults = [_fault(details, root, is_known=body is not None) for details in error.errors(include_url=False)]
     chosen = _nearest(faults)
     place = _written((*prefix, *chosen[0].path))
     text = _described(chosen)
-    return CallError(f"{place} {text}" if place else f"The body {text}", param=place or None)
+    return RequestError(f"{place} {text}" if place else f"The body {text}", param=place or None)
 
 
 def for_clients(message: str, param: str | None) -> str:

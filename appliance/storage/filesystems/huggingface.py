@@ -26,7 +26,7 @@ from appliance.core.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 from appliance.storage.filesystems import http_client, http_errors
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
 from appliance.storage.filesystems.http_body import Answer, next_page, part
@@ -138,7 +138,7 @@ class HubStore:
         refs = await self._json(f"api/models/{self._wanted.name}/refs")
         known = [ref["name"] for kind in ("branches", "tags") for ref in refs.get(kind, ())]
         revision = self._wanted.revision
-        hint = did_you_mean(revision, known) or known_ones("branches and tags", known)
+        hint = did_you_mean(revision, known) or known_names("branches and tags", known)
         return f"the model has no revision {revision!r}; {hint}"
 
     async def _json(self, path: str) -> Any:  # Any: JSON

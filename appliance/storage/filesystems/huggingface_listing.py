@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from appliance.core.errors import StorageError
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 from appliance.storage.filesystems.base import RemoteFile
 from appliance.storage.filesystems.object_listing import only_known
 
@@ -54,7 +54,7 @@ def absent(path: str, names: Collection[str]) -> str:
         return "the model has no files; check the name and the revision"
     parts = [name.split("/") for name in names]
     paths = {"/".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)}
-    hint = did_you_mean(path, paths) or known_ones("files", sorted(names)[:5])
+    hint = did_you_mean(path, paths) or known_names("files", sorted(names)[:5])
     return f"has no {path!r}; {hint}"
 
 

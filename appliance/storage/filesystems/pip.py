@@ -100,7 +100,7 @@ def _command(requirement: str, scratch: Path, log_file: Path) -> list[str]:
     return [*command, "--log", str(log_file), "--dest", str(scratch), requirement]
 
 
-def _fault(what: str, account: str, ended: child_process.Ended) -> StorageError:
+def _fault(what: str, account: str, ended: child_process.ChildResult) -> StorageError:
     for pattern, error, remedy in _FAULTS:
         if found := pattern.search(account):
             return error(f"{what}: {_plain(found[0])}; {remedy}")

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactNotFoundError, StorageError
-from appliance.core.suggestions import did_you_mean, known_ones
+from appliance.core.suggestions import did_you_mean, known_names
 from appliance.storage import path_safety
 from appliance.storage.cache import Report
 from appliance.storage.filesystems import local
@@ -49,5 +49,5 @@ def _unmounted(root: Path, claim: str) -> str:
     mounted = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     if not mounted:
         return f"{root} has no volumes; mount it at {root / claim}, or set storage.pvc_root"
-    hint = did_you_mean(claim, mounted) or known_ones("volumes", mounted)
+    hint = did_you_mean(claim, mounted) or known_names("volumes", mounted)
     return f"no such volume at {root / claim}; {hint}"

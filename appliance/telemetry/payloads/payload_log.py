@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import Counter
 
 from appliance.config.payload_log import PayloadsSection
-from appliance.core.request_context import Record
+from appliance.core.request_context import RequestContext
 from appliance.telemetry.payloads.captured_body import Body, Copy
 from appliance.telemetry.payloads.event import Payload, Side, event
 from appliance.telemetry.payloads.sinks import Sink, sink_of
@@ -69,7 +69,7 @@ class Payloads:
             return None
         return Copy(section.max_bytes)
 
-    def take(self, record: Record, copy: Copy) -> None:
+    def take(self, record: RequestContext, copy: Copy) -> None:
         """
         Log a request that has ended, if a model was asked.
         """
@@ -96,7 +96,7 @@ class Payloads:
         COUNT.labels("dropped").inc(len(self._waiting))
         self._waiting.clear()
 
-    def _put(self, section: PayloadsSection, record: Record, side: Side, body: Body, at: float) -> None:
+    def _put(self, section: PayloadsSection, record: RequestContext, side: Side, body: Body, at: float) -> None:
         whole = body.whole()
         if self._bytes + len(whole) > section.max_queued_bytes:
             COUNT.labels("dropped").inc()

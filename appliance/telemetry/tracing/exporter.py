@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from appliance.config.tracing import TracingSection
 from appliance.core.errors import MissingExtraError
-from appliance.core.request_context import LEFT, Record
+from appliance.core.request_context import LEFT, RequestContext
 from appliance.telemetry.tracing import spans
 
 try:
@@ -66,7 +66,7 @@ class Exporting:
         self._tracer = self._provider.get_tracer("appliance", version("appliance"))
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(self, record: Record, headers: Mapping[str, str]) -> Open:
+    def begin(self, record: RequestContext, headers: Mapping[str, str]) -> Open:
         """
         The span of a request that begins now; the record gets what carries its trace on.
         """
@@ -85,7 +85,7 @@ class Exporting:
         record.trace_headers = passed_on
         return Open(span, epoch_ns)
 
-    def end(self, record: Record, begun: Open) -> None:
+    def end(self, record: RequestContext, begun: Open) -> None:
         """
         End the span of a request, and tell what is below it.
         """

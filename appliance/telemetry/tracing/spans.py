@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from appliance.core.model import Operation
-from appliance.core.request_context import Record
+from appliance.core.request_context import RequestContext
 
 Value = str | int
 
@@ -37,7 +37,7 @@ class Part:
     parts: tuple[Part, ...] = ()
 
 
-def name(record: Record) -> str:
+def name(record: RequestContext) -> str:
     """
     The name of the request's span: its route, which is one of a few.
     """
@@ -46,7 +46,7 @@ def name(record: Record) -> str:
     return (record.route or "").removeprefix("/")
 
 
-def attributes(record: Record) -> dict[str, Value]:
+def attributes(record: RequestContext) -> dict[str, Value]:
     """
     What the request's span says.
     """
@@ -71,7 +71,7 @@ def attributes(record: Record) -> dict[str, Value]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def parts(record: Record) -> Iterator[Part]:
+def parts(record: RequestContext) -> Iterator[Part]:
     """
     Admission and engine, as far as the request got.
     """
@@ -87,7 +87,7 @@ def parts(record: Record) -> Iterator[Part]:
     yield Part("engine", admitted, record.ended, parts=tuple(below))
 
 
-def _waiting(record: Record, after: float, until: float | None) -> tuple[Part, ...]:
+def _waiting(record: RequestContext, after: float, until: float | None) -> tuple[Part, ...]:
     """
     The wait that began after one moment and ended at another, if there was one.
     """

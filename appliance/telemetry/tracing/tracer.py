@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.config.tracing import TracingSection
-from appliance.core.request_context import Record
+from appliance.core.request_context import RequestContext
 
 if TYPE_CHECKING:
     from appliance.telemetry.tracing.exporter import Exporting, Open
@@ -62,14 +62,14 @@ class Traces:
 
             self._exporting = Exporting(section)
 
-    def begin(self, record: Record, headers: Headers) -> Traced | None:
+    def begin(self, record: RequestContext, headers: Headers) -> Traced | None:
         """
         Trace a request that begins now; None where nobody traces.
         """
         exporting = self._exporting
         return None if exporting is None else Traced(exporting, exporting.begin(record, headers()))
 
-    def end(self, record: Record, traced: Traced) -> None:
+    def end(self, record: RequestContext, traced: Traced) -> None:
         """
         Tell of a request that has ended, unless it is a probe.
         """

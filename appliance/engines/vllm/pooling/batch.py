@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from appliance.core.errors import CallError
+from appliance.core.errors import RequestError
 from appliance.engines.vllm.long_texts import shortened
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Texts:
         Encode what a request gave as its `input`; cancelling the wait aborts it in the engine.
 
         Raises:
-            CallError: there is nothing to encode.
+            RequestError: there is nothing to encode.
             VLLMValidationError: a text is too long, or a token id is none of the model's.
         """
         renderer = self._llm.renderer
@@ -140,8 +140,8 @@ def _several(given: Input) -> Sequence[str] | Sequence[list[int]]:
     """
     inputs: Any = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given  # Any: mixed
     if not inputs:
-        raise CallError("input is empty; it must be a text, token ids, or a list of either", param="input")
+        raise RequestError("input is empty; it must be a text, token ids, or a list of either", param="input")
     for index, each in enumerate(inputs):
         if not each:
-            raise CallError(f"input[{index}] is empty; there is nothing to encode", param="input")
+            raise RequestError(f"input[{index}] is empty; there is nothing to encode", param="input")
     return inputs  # type: ignore[no-any-return]  # one kind of the union, which mypy cannot see

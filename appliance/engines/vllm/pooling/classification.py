@@ -15,7 +15,7 @@ import msgspec
 from pydantic import TypeAdapter
 
 from appliance.core.concurrency import off_loop
-from appliance.core.model import Call, Reply
+from appliance.core.model import ModelRequest, ModelResponse
 from appliance.engines.vllm.errors import vendor_faults
 from appliance.engines.vllm.pooling.batch import Encoded, Texts
 from appliance.engines.vllm.pooling.usage import Usage, usage_of
@@ -91,7 +91,7 @@ class ClassificationEndpoint:
         self._labels = labels_of(model.hf_config.id2label)
         self._request = TypeAdapter(ClassificationCompletionRequest)
 
-    async def __call__(self, call: Call) -> Reply:
+    async def __call__(self, call: ModelRequest) -> ModelResponse:
         """
         Answer one call; see `Answer`.
         """
@@ -108,7 +108,7 @@ class ClassificationEndpoint:
             data=self._of_tokens(encoded) if self._task == "token_classify" else self._of_texts(encoded),
             usage=usage_of(encoded),
         )
-        return Reply(msgspec.json.encode(answer))
+        return ModelResponse(msgspec.json.encode(answer))
 
     def _of_texts(self, encoded: Sequence[Encoded]) -> list[TextClass]:
         return [self._of_text(index, each.values.tolist()) for index, each in enumerate(encoded)]

@@ -15,8 +15,8 @@ import msgspec
 from pydantic import TypeAdapter
 
 from appliance.core.concurrency import off_loop
-from appliance.core.errors import CallError
-from appliance.core.model import Call, Reply
+from appliance.core.errors import RequestError
+from appliance.core.model import ModelRequest, ModelResponse
 from appliance.engines.vllm.errors import vendor_faults
 from appliance.engines.vllm.pooling.batch import Encoded, Texts
 from appliance.engines.vllm.pooling.encoding import require_json
@@ -65,7 +65,7 @@ class EmbeddingEndpoint:
         self._others = others
         self._request = TypeAdapter(EmbeddingCompletionRequest)
 
-    async def __call__(self, call: Call) -> Reply:
+    async def __call__(self, call: ModelRequest) -> ModelResponse:
         """
         Answer one call; see `Answer`.
         """
@@ -86,16 +86,16 @@ class EmbeddingEndpoint:
             data=[Embedding(index, write(each)) for index, each in enumerate(encoded)],
             usage=usage_of(encoded),
         )
-        return Reply(msgspec.json.encode(answer))
+        return ModelResponse(msgspec.json.encode(answer))
 
     def _pooling(self, request: EmbeddingCompletionRequest) -> PoolingParams:
         params = request.to_pooling_params()
         try:
             with vendor_faults():
                 params.verify(self._model)
-        except CallError as error:
+        except RequestError as error:
             # Of all that is verified, only this comes from the client.
-            raise CallError(str(error), param="dimensions") from error
+            raise RequestError(str(error), param="dimensions") from error
         return params
 
 

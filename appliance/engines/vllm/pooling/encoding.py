@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from appliance.core.errors import CallError
-from appliance.core.model import Call, Reply
+from appliance.core.errors import RequestError
+from appliance.core.model import ModelRequest, ModelResponse
 from appliance.engines.vllm.serving import Answer
 
 
@@ -22,10 +22,10 @@ def require_json(encoding_format: str) -> None:
     Refuse vLLM's answers in plain bytes, whose shape only headers of its own server tell.
 
     Raises:
-        CallError: the format is one of those.
+        RequestError: the format is one of those.
     """
     if encoding_format not in ("float", "base64"):
-        raise CallError(f"encoding_format is {encoding_format!r}; must be float or base64", param="encoding_format")
+        raise RequestError(f"encoding_format is {encoding_format!r}; must be float or base64", param="encoding_format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class InJson:
 
     answer: Answer
 
-    async def __call__(self, call: Call) -> Reply:
+    async def __call__(self, call: ModelRequest) -> ModelResponse:
         """
         Answer one call; see `Answer`.
         """
         try:
             require_json(msgspec.json.decode(call.body, type=_Format).encoding_format)
         except (ValueError, RecursionError) as error:
-            raise CallError(f"The body is not a request: {error}") from error
+            raise RequestError(f"The body is not a request: {error}") from error
         return await self.answer(call)

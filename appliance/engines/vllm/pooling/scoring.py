@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from pydantic import TypeAdapter
 
-from appliance.core.errors import CallError
-from appliance.core.model import Call, Operation, Reply
+from appliance.core.errors import RequestError
+from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.serving import Endpoint
 
 Serve = Callable[..., Awaitable[Any]]
@@ -36,14 +36,14 @@ class RerankEndpoint:
 
         self._endpoint = Endpoint(TypeAdapter(RerankRequest), serve, texts="documents")
 
-    async def __call__(self, call: Call) -> Reply:
+    async def __call__(self, call: ModelRequest) -> ModelResponse:
         """
         Answer one call; see `Answer`.
         """
         request = _members(call.body)
         for side in ("query", "documents"):
             if not request.get(side):
-                raise CallError(f"{side} is missing or empty; there is nothing to rank", param=side)
+                raise RequestError(f"{side} is missing or empty; there is nothing to rank", param=side)
         documents = request["documents"]
         if isinstance(documents, list):
             request["documents"] = [_text(each, f"documents[{index}]") for index, each in enumerate(documents)]
@@ -51,8 +51,8 @@ class RerankEndpoint:
         has_documents = request.pop("return_documents", None)
         if request.get("top_n", 0) is None:
             del request["top_n"]
-        reply = await self._endpoint(Call(Operation.RERANK, msgspec.json.encode(request), call.headers))
-        return Reply(_ranking(reply, has_documents=has_documents is not False))
+        reply = await self._endpoint(ModelRequest(Operation.RERANK, msgspec.json.encode(request), call.headers))
+        return ModelResponse(_ranking(reply, has_documents=has_documents is not False))
 
 
 class ScoreEndpoint:
@@ -65,7 +65,7 @@ class ScoreEndpoint:
 
         self._endpoint = Endpoint(TypeAdapter(ScoreRequest), serve)
 
-    async def __call__(self, call: Call) -> Reply:
+    async def __call__(self, call: ModelRequest) -> ModelResponse:
         """
         Answer one call; see `Answer`.
         """
@@ -74,10 +74,10 @@ class ScoreEndpoint:
         if sides is None:
             pairs = ", or ".join(" and ".join(pair) for pair in _SIDES)
             missing = next((pair[1] for pair in _SIDES if pair[0] in request), _SIDES[0][0])
-            raise CallError(f"{missing} is missing; there must be {pairs}", param=missing)
+            raise RequestError(f"{missing} is missing; there must be {pairs}", param=missing)
         for side in sides:
             if not request[side]:
-                raise CallError(f"{side} is empty; there is nothing to score", param=side)
+                raise RequestError(f"{side} is empty; there is nothing to score", param=side)
         return await self._endpoint(call)
 
 
@@ -85,7 +85,7 @@ def _members(body: bytes) -> dict[str, Any]:  # Any: JSON values
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
     except (ValueError, RecursionError) as error:
-        raise CallError(f"The body is not a request: {error}") from error
+        raise RequestError(f"The body is not a request: {error}") from error
 
 
 def _text(value: Any, place: str) -> Any:  # Any: JSON values
@@ -95,11 +95,13 @@ def _text(value: Any, place: str) -> Any:  # Any: JSON values
     if not isinstance(value, dict) or "content" in value:
         return value
     if not isinstance(value.get("text"), str):
-        raise CallError(f"{place} has no text; it must be a text, or an object with one", param=place.partition("[")[0])
+        raise RequestError(
+            f"{place} has no text; it must be a text, or an object with one", param=place.partition("[")[0]
+        )
     return value["text"]
 
 
-def _ranking(reply: Reply, *, has_documents: bool) -> bytes:
+def _ranking(reply: ModelResponse, *, has_documents: bool) -> bytes:
     """
     vLLM's ranking, which is Jina's, with Cohere's account of tokens and the documents only if they are wanted.
     """
