@@ -22,7 +22,7 @@ from appliance.api.kserve_names import Gateway
 from appliance.api.request_body import Intake, require_no_form
 from appliance.api.route_tags import speaking
 from appliance.api.streaming_response import Streamed
-from appliance.auth import Access
+from appliance.auth import Authorizer
 from appliance.core import multipart
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
@@ -149,7 +149,7 @@ def _listing(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
     return [list_models, show_model]
 
 
-def _card(entry: Entry, name: str, access: Access) -> dict[str, Any]:  # Any: JSON values
+def _card(entry: Entry, name: str, access: Authorizer) -> dict[str, Any]:  # Any: JSON values
     """
     OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
     what the current caller may ask of it.

@@ -2,10 +2,10 @@
 Who may ask, for what, and over which connections: keys, callers, certificates.
 """
 
-from appliance.auth.authorizer import Access, AccessSettings
-from appliance.auth.principal import Caller, calling, current_caller
+from appliance.auth.authorizer import Authorizer, AuthSettings
+from appliance.auth.principal import Principal, authenticated, current_principal
 
-__all__ = ["OPEN", "Access", "AccessSettings", "Caller", "calling", "current_caller"]
+__all__ = ["OPEN", "AuthSettings", "Authorizer", "Principal", "authenticated", "current_principal"]
 
 OPEN = "is_open"
 """

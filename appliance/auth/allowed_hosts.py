@@ -47,7 +47,7 @@ def is_private(name: str) -> bool:
     return True
 
 
-class HostNames:
+class AllowedHosts:
     """The names that requests may be for, next to the private ones; ``*.example.com`` is every name below it."""
 
     def __init__(self, allowed: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from appliance.auth.principal import Caller, current_caller, is_foreign, is_local
+from appliance.auth.principal import Principal, current_principal, is_foreign, is_local
 from appliance.config.security import KeySection
 from appliance.core.errors import ForbiddenError, UnauthenticatedError
 from appliance.core.model import Operation
@@ -22,7 +22,7 @@ _BARE = frozenset({b"x-api-key", b"api-key"})
 
 
 @dataclass(frozen=True, slots=True)
-class AccessSettings:
+class AuthSettings:
     """
     What the config says of access.
     """
@@ -31,17 +31,17 @@ class AccessSettings:
     are_metrics_open: bool = False
 
 
-class Access:
+class Authorizer:
     """
     Who may do what; without keys everybody may do everything.
 
     Each refusal is an `UnauthenticatedError` where nobody was recognised, and else a `ForbiddenError`.
     """
 
-    def __init__(self, settings: AccessSettings) -> None:
+    def __init__(self, settings: AuthSettings) -> None:
         self.apply(settings)
 
-    def apply(self, settings: AccessSettings) -> None:
+    def apply(self, settings: AuthSettings) -> None:
         """
         Go by these settings from now on; requests that were let in go on.
         """
@@ -62,7 +62,7 @@ class Access:
         """
         return self._settings.are_metrics_open
 
-    def recognise(self, headers: Iterable[Header]) -> tuple[Caller | None, list[Header]]:
+    def recognise(self, headers: Iterable[Header]) -> tuple[Principal | None, list[Header]]:
         """
         Who sent these headers, and the headers without our keys: no model and no upstream gets to see one.
         """
@@ -78,7 +78,7 @@ class Access:
         """
         Whether a model that has these names is there for the current caller.
         """
-        caller = current_caller()
+        caller = current_principal()
         return caller.may_use(*names) if caller is not None else self._is_for_everybody
 
     @property
@@ -86,7 +86,7 @@ class Access:
         """
         The current caller may use every model, and read what the server says of itself: its config, faults, metrics.
         """
-        caller = current_caller()
+        caller = current_principal()
         return caller.models is None if caller is not None else self._is_for_everybody
 
     @property
@@ -94,7 +94,7 @@ class Access:
         """
         The current caller runs the server, and may read why it fails: by its key, or without keys on this machine.
         """
-        caller = current_caller()
+        caller = current_principal()
         if caller is not None:
             return caller.is_admin or caller.models is None
         return self._is_for_everybody and is_local()
@@ -103,7 +103,7 @@ class Access:
         """
         Whether the current caller may ask models for this.
         """
-        caller = current_caller()
+        caller = current_principal()
         return caller.may_ask(operation) if caller is not None else self._is_for_everybody
 
     @property
@@ -114,7 +114,7 @@ class Access:
         """
         Return for whoever was recognised, and for everybody where there are no keys.
         """
-        if self.is_closed and current_caller() is None:
+        if self.is_closed and current_principal() is None:
             raise UnauthenticatedError
 
     def require_operation(self, operation: Operation) -> None:
@@ -130,7 +130,7 @@ class Access:
         Return where the current caller may load and unload models.
         """
         self.require_key()
-        caller = current_caller()
+        caller = current_principal()
         if caller is not None and not caller.is_admin:
             self._refuse("load and unload models", "server.api_keys[].admin")
 
@@ -149,7 +149,7 @@ class Access:
         if not self.sees_every_model:
             self._refuse(what, "server.api_keys[].models")
 
-    def _caller_of(self, header: Header) -> Caller | None:
+    def _caller_of(self, header: Header) -> Principal | None:
         value = _key_in(header)
         if value is None:
             return None
@@ -163,16 +163,16 @@ class Access:
 
     def _refuse(self, what: str, where: str) -> NoReturn:
         self.require_key()
-        caller = current_caller()
+        caller = current_principal()
         raise ForbiddenError(
             f"The key {caller.name if caller else ''!r} may not {what}; {where} in the config allows it"
         )
 
 
-def _caller(key: KeySection) -> Caller:
+def _caller(key: KeySection) -> Principal:
     models = None if key.models is None else frozenset(key.models)
     operations = None if key.operations is None else frozenset(key.operations)
-    return Caller(key.name, models, operations, key.admin)
+    return Principal(key.name, models, operations, key.admin)
 
 
 def _key_in(header: Header) -> bytes | None:

@@ -13,7 +13,7 @@ from appliance.core.model import Operation
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Principal:
     """
     A key by its name, never by its value; None is no limit.
     """
@@ -36,12 +36,12 @@ class Caller:
         return self.operations is None or operation in self.operations
 
 
-_current: ContextVar[Caller | None] = ContextVar("caller", default=None)
+_current: ContextVar[Principal | None] = ContextVar("caller", default=None)
 _local: ContextVar[bool] = ContextVar("local", default=False)
 _foreign: ContextVar[bool] = ContextVar("foreign", default=False)
 
 
-def current_caller() -> Caller | None:
+def current_principal() -> Principal | None:
     """
     Who this task works for; None where no keys are configured, or nobody was recognised.
     """
@@ -75,7 +75,7 @@ def foreign() -> Iterator[None]:
 
 
 @contextmanager
-def calling(caller: Caller | None, *, local: bool = False) -> Iterator[None]:
+def authenticated(caller: Principal | None, *, local: bool = False) -> Iterator[None]:
     """
     Make it the current caller until the end of the block, in tasks begun meanwhile as well.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.auth import AccessSettings
+from appliance.auth import AuthSettings
 from appliance.config.base import Change, Section
 from appliance.config.security import CorsSection, KeySection, TlsSection
 from appliance.config.server_limits import ServerLimitsSection, ServerTimeoutsSection
@@ -122,11 +122,11 @@ class ServerSection(Section):
     """
 
     @property
-    def access(self) -> AccessSettings:
+    def access(self) -> AuthSettings:
         """
         Who may ask, and for what.
         """
-        return AccessSettings(self.api_keys or (), self.metrics == "open")
+        return AuthSettings(self.api_keys or (), self.metrics == "open")
 
     def key_limits(self, workers: int) -> Mapping[str, KeyLimits]:
         """

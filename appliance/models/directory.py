@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from appliance.auth import Access
+from appliance.auth import Authorizer
 from appliance.core.errors import RequestError, UnknownModelError
 from appliance.models.model_runner import Life
 from appliance.models.model_status import Entry
@@ -21,7 +21,7 @@ class Directory:
     Finds models by any of their names.
     """
 
-    def __init__(self, roster: Roster, access: Access) -> None:
+    def __init__(self, roster: Roster, access: Authorizer) -> None:
         self._roster = roster
         self._access = access
 

@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
-from appliance.auth import current_caller
+from appliance.auth import current_principal
 from appliance.core.errors import RequestError, UnavailableError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.request_context import RequestContext, current_context
@@ -78,7 +78,7 @@ async def quiet(entries: Sequence[Entry], seconds: float) -> None:
 def _require(entry: Entry, call: ModelRequest, *, is_inner: bool) -> None:
     name, rule = entry.section.name, RULES[entry.state]
     if call.operation not in entry.model.operations:
-        caller = current_caller()
+        caller = current_principal()
         can = sorted(each for each in entry.model.operations if caller is None or caller.may_ask(each))
         raise UnsupportedOperationError(
             f"The model {name!r} does not support {call.operation}; it supports: {', '.join(can) or 'none'}",

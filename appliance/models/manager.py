@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from appliance.auth import Access
+from appliance.auth import Authorizer
 from appliance.config import Config
 from appliance.core.errors import UnavailableError
 from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse
@@ -43,7 +43,7 @@ class Lifecycle:
         """What is served now; what can change while we serve is read here each time it is wanted."""
         self.file: FileStanding | None = None
         """How the file of the config stands; None where a program made the config."""
-        self.access = Access(config.server.access)
+        self.access = Authorizer(config.server.access)
         self.keys = Keys(config.server.key_limits(front_end.count))
         self.ending = Ending()
         """Of the process, where a model's failure asks for it."""

@@ -14,7 +14,7 @@ from appliance import ui
 from appliance.api import error_responses, health, metrics, oip, openai, openapi
 from appliance.api.kserve_names import Gateway
 from appliance.api.request_body import Intake
-from appliance.auth import Access, AccessSettings
+from appliance.auth import Authorizer, AuthSettings
 from appliance.config import Config, Loaded
 from appliance.config.digest import digest
 from appliance.core.model import ALONE
@@ -80,7 +80,7 @@ def create_probes(lifecycle: Lifecycle, outlook: Outlook, telemetry: Telemetry) 
 
     What it calls of `lifecycle` and `telemetry` may be called from any thread.
     """
-    everybody = Access(AccessSettings())
+    everybody = Authorizer(AuthSettings())
     return _app(lifecycle, _probes(outlook, lifecycle, everybody), everybody, telemetry)
 
 
@@ -104,7 +104,7 @@ def _settings(config: Config) -> Settings:
     return Settings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
 
 
-def _probes(outlook: Outlook, lifecycle: Lifecycle, access: Access | None = None) -> Sequence[BaseRouteHandler]:
+def _probes(outlook: Outlook, lifecycle: Lifecycle, access: Authorizer | None = None) -> Sequence[BaseRouteHandler]:
     access = lifecycle.access if access is None else access
 
     def standing() -> Standing:
@@ -123,7 +123,9 @@ def _probes(outlook: Outlook, lifecycle: Lifecycle, access: Access | None = None
     return [*health.routes(standing), *metrics.routes(outlook.metrics, access.require_metrics)]
 
 
-def _app(lifecycle: Lifecycle, handlers: Sequence[BaseRouteHandler], access: Access, telemetry: Telemetry) -> Litestar:
+def _app(
+    lifecycle: Lifecycle, handlers: Sequence[BaseRouteHandler], access: Authorizer, telemetry: Telemetry
+) -> Litestar:
     server = lifecycle.config.server
     app = Litestar(
         handlers,

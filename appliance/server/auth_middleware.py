@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.api.disconnect import discard
 from appliance.api.error_responses import refused
-from appliance.auth import OPEN, Access, calling
+from appliance.auth import OPEN, Authorizer, authenticated
 from appliance.auth.allowed_hosts import is_local
 from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import current_context
@@ -25,7 +25,7 @@ class Gate:
     Inside it the caller is the current one, and no header has a key any more.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, handlers: Iterable[BaseRouteHandler]) -> None:
+    def __init__(self, app: ASGIApp, access: Authorizer, handlers: Iterable[BaseRouteHandler]) -> None:
         self._app = app
         self._access = access
         self._open = open_paths(handlers)
@@ -35,7 +35,7 @@ class Gate:
         record = current_context()
         if record is not None and caller is not None:
             record.key = caller.name
-        with calling(caller, local=scope["type"] == ScopeType.HTTP and is_local(scope)):
+        with authenticated(caller, local=scope["type"] == ScopeType.HTTP and is_local(scope)):
             if caller is not None or not self._access.is_closed or self._is_open(scope["path"]):
                 await self._app(scope, receive, send)
             else:

@@ -20,8 +20,8 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.utils import normalize_path
 
-from appliance.auth import Access
-from appliance.auth.allowed_hosts import HostNames, is_loopback, split_authority
+from appliance.auth import Authorizer
+from appliance.auth.allowed_hosts import AllowedHosts, is_loopback, split_authority
 from appliance.auth.principal import foreign
 from appliance.config.server import ServerSection
 from appliance.core.errors import ForbiddenError
@@ -40,13 +40,13 @@ class CrossOriginProtection:
     """
 
     def __init__(
-        self, app: ASGIApp, access: Access, server: ServerSection, handlers: Iterable[BaseRouteHandler]
+        self, app: ASGIApp, access: Authorizer, server: ServerSection, handlers: Iterable[BaseRouteHandler]
     ) -> None:
         self._app = app
         self._access = access
         self._open = open_paths(handlers)
         self._origins = frozenset(() if server.cors is None else (each.lower() for each in server.cors.origins))
-        self._hosts = HostNames(server.allowed_hosts or ())
+        self._hosts = AllowedHosts(server.allowed_hosts or ())
         # A server that all interfaces reach has names that only its network knows: those are for programs.
         self._is_strict = server.allowed_hosts is not None or is_loopback(server.host)
 

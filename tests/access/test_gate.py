@@ -13,7 +13,7 @@ from access_doubles import ALL, BOSS, EYES, HAND, ONE, Closed, Keeper, bearing, 
 from doubles import DoubleSection, config
 from structlog.testing import capture_logs
 
-from appliance.auth import AccessSettings
+from appliance.auth import AuthSettings
 from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.model import Operation
@@ -344,7 +344,7 @@ async def test_keys_are_exchanged_while_it_serves(fresh: Closed) -> None:
 
     assert (await fresh.get("/v1/models", headers=bearing(ALL))).status_code == 401
     assert (await fresh.get("/v1/models", headers=bearing("new-new-new-new-new-new"))).status_code == 200
-    fresh.lifecycle.access.apply(AccessSettings())
+    fresh.lifecycle.access.apply(AuthSettings())
     assert (await fresh.get("/v1/models")).status_code == 200
 
 

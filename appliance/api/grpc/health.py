@@ -15,7 +15,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from appliance.api.grpc.interceptor import recognised
-from appliance.auth import calling
+from appliance.auth import authenticated
 from appliance.core.errors import ApplianceError, UnknownModelError
 from appliance.models.manager import RULES, Lifecycle, Standing
 
@@ -53,7 +53,7 @@ class Health(HealthServicer):
         last: HealthCheckResponse | None = None
         while True:
             try:
-                with calling(caller):
+                with authenticated(caller):
                     now = _answer(self._is_good(request.service))
             except ApplianceError:
                 now = HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)

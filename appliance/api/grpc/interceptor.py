@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from grpc import StatusCode
 
 from appliance.api.error_responses import worded
-from appliance.auth import Access, Caller, calling, current_caller
+from appliance.auth import Authorizer, Principal, authenticated, current_principal
 from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import LEFT, use_context
 from appliance.telemetry.payloads import Body
@@ -64,7 +64,7 @@ class Guard(grpc.aio.ServerInterceptor):
     Wraps the methods that answer once; the streams, of health and reflection, answer for themselves.
     """
 
-    def __init__(self, access: Access, telemetry: Telemetry | None = None) -> None:
+    def __init__(self, access: Authorizer, telemetry: Telemetry | None = None) -> None:
         self._access = access
         self._telemetry = telemetry
 
@@ -88,7 +88,7 @@ class Guard(grpc.aio.ServerInterceptor):
         answer = _refuse if is_refused else handler.unary_unary
 
         async def guarded(request: Any, context: Any) -> Any:  # Any: each method has its own messages
-            with calling(caller):
+            with authenticated(caller):
                 return await _guarded(answer, method, request, context, self._telemetry)
 
         # The message of one who may not ask stays the bytes that came.
@@ -97,8 +97,8 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 def recognised(
-    access: Access, metadata: Iterable[tuple[str, str | bytes]] | None
-) -> tuple[Caller | None, dict[str, str]]:
+    access: Authorizer, metadata: Iterable[tuple[str, str | bytes]] | None
+) -> tuple[Principal | None, dict[str, str]]:
     """
     Who sent this metadata, and what of it is text, without keys, by lower-case name.
     """
@@ -126,7 +126,7 @@ async def _guarded(
         record.path = record.route = method
         record.protocol, record.is_probe = PROTOCOL, method.startswith(_QUIET)
         record.grpc_status, record.status = StatusCode.OK.name, 200
-        if (caller := current_caller()) is not None:
+        if (caller := current_principal()) is not None:
             record.key = caller.name
         traced = None if telemetry is None else telemetry.trace(record, lambda: sent)
         if (copy := None if telemetry is None else telemetry.copy()) is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.api.oip import pooling_outputs, text_generation
 from appliance.api.oip.inputs import Column, Columns, Spec, texts
-from appliance.auth import Access
+from appliance.auth import Authorizer
 from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.tensors import Tensor
@@ -99,7 +99,7 @@ In the order in which a model that has several of them is taken to be meant.
 """
 
 
-def usual(operations: Collection[Operation], access: Access | None = None) -> Meaning:
+def usual(operations: Collection[Operation], access: Authorizer | None = None) -> Meaning:
     """
     What tensors mean to a model with these operations, where they do not say it themselves.
 
@@ -113,7 +113,7 @@ def usual(operations: Collection[Operation], access: Access | None = None) -> Me
 
 
 def choose(
-    operations: Collection[Operation], columns: Mapping[str, Column], wanted: Collection[str], access: Access
+    operations: Collection[Operation], columns: Mapping[str, Column], wanted: Collection[str], access: Authorizer
 ) -> Meaning:
     """
     What these inputs, and the outputs that are wanted, mean to a model with these operations.
