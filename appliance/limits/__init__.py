@@ -3,21 +3,21 @@ Who is let in, and when: limits of each model and of each key, a queue before th
 """
 
 from appliance.config.limits import KeyLimits, LimitsSection, SloSection, share
-from appliance.limits.queue import Gate, Settings
-from appliance.limits.rate_limiter import Charge, Keys
-from appliance.limits.slots import Slot, current_slot, held, require_size, require_within, sequence
-from appliance.limits.timeouts import Deadlines
+from appliance.limits.queue import QueueSettings, RequestQueue
+from appliance.limits.rate_limiter import RateLimitCharge, RateLimiter
+from appliance.limits.slots import SequenceSlots, current_slot, held, require_size, require_within, sequence
+from appliance.limits.timeouts import Timeouts
 
 __all__ = [
-    "Charge",
-    "Deadlines",
-    "Gate",
     "KeyLimits",
-    "Keys",
     "LimitsSection",
-    "Settings",
+    "QueueSettings",
+    "RateLimitCharge",
+    "RateLimiter",
+    "RequestQueue",
+    "SequenceSlots",
     "SloSection",
-    "Slot",
+    "Timeouts",
     "current_slot",
     "held",
     "require_size",

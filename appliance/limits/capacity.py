@@ -19,7 +19,7 @@ _PART = 2
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class CapacityUnit:
     """
     Room for one sequence, taken at the moment `began`.
     """
@@ -28,17 +28,17 @@ class Place:
 
 
 @dataclass(slots=True, eq=False)
-class Share:
+class CapacityShare:
     """
     The places of one request.
     """
 
-    places: set[Place]
-    idle: Place | None
+    places: set[CapacityUnit]
+    idle: CapacityUnit | None
     """The one in which nothing is computed now; a request keeps its last one to its end."""
     sequences: int = 0
     """All that have asked for a place."""
-    waiting: deque[asyncio.Future[Place]] = field(default_factory=deque)
+    waiting: deque[asyncio.Future[CapacityUnit]] = field(default_factory=deque)
     ticket: int = 0
     """Its number in the queue of those who have no place."""
     is_over: bool = False
@@ -50,7 +50,7 @@ class Share:
         """
         return len(self.places)
 
-    def next(self) -> asyncio.Future[Place] | None:
+    def next(self) -> asyncio.Future[CapacityUnit] | None:
         """
         The first of its sequences that still waits.
         """
@@ -59,7 +59,7 @@ class Share:
         return self.waiting[0] if self.waiting else None
 
 
-class Places:
+class Capacity:
     """
     As many as `limit` says at each moment, None of which is no limit; `freed` is told that somebody may be served.
     """
@@ -70,9 +70,9 @@ class Places:
         self._freed = freed
         self._tickets = count()
         # The oldest first: a dict keeps the order, and lets go of any of them at once.
-        self._held: dict[Place, None] = {}
+        self._held: dict[CapacityUnit, None] = {}
         # Requests with sequences that wait; of those that have as many the first is served, and then is the last.
-        self._waiting: dict[Share, None] = {}
+        self._waiting: dict[CapacityShare, None] = {}
 
     @property
     def held(self) -> int:
@@ -101,14 +101,14 @@ class Places:
         """
         return next(self._tickets)
 
-    def enter(self) -> Share:
+    def enter(self) -> CapacityShare:
         """
         The share of a request whose turn it is; it must be left again.
         """
         place = self._take()
-        return Share({place}, place)
+        return CapacityShare({place}, place)
 
-    async def turn(self, share: Share) -> Place:
+    async def turn(self, share: CapacityShare) -> CapacityUnit:
         """
         A place for the next sequence of a request, once it is its turn; it must be given back.
         """
@@ -118,7 +118,7 @@ class Places:
             # Its time begins anew.
             self._drop(share, place)
             return self._lend(share)
-        turn: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[CapacityUnit] = asyncio.get_running_loop().create_future()
         share.waiting.append(turn)
         self._waiting[share] = None
         self._freed()
@@ -130,7 +130,7 @@ class Places:
                 self.give(share, turn.result())
             raise
 
-    def give(self, share: Share, place: Place) -> None:
+    def give(self, share: CapacityShare, place: CapacityUnit) -> None:
         """
         A sequence is over; its place goes to the next one.
         """
@@ -147,7 +147,7 @@ class Places:
             self._wait_last(share)
         self._freed()
 
-    def leave(self, share: Share) -> None:
+    def leave(self, share: CapacityShare) -> None:
         """
         A request is over.
         """
@@ -159,7 +159,7 @@ class Places:
             self._drop(share, place)
         self._freed()
 
-    def poorest(self) -> Share | None:
+    def poorest(self) -> CapacityShare | None:
         """
         The request that may have a further place, and has the fewest.
         """
@@ -169,7 +169,7 @@ class Places:
         may = (share for share in self._waiting if limit is None or share.held < -(-limit // _PART))
         return min(may, key=lambda share: share.held, default=None)
 
-    def serve(self, share: Share) -> None:
+    def serve(self, share: CapacityShare) -> None:
         """
         Have the next sequence of this request begin, which waits.
         """
@@ -179,20 +179,20 @@ class Places:
         turn.set_result(self._lend(share))
         self._wait_last(share)
 
-    def _wait_last(self, share: Share) -> None:
+    def _wait_last(self, share: CapacityShare) -> None:
         self._waiting.pop(share, None)
         self._waiting[share] = None
 
-    def _lend(self, share: Share) -> Place:
+    def _lend(self, share: CapacityShare) -> CapacityUnit:
         place = self._take()
         share.places.add(place)
         return place
 
-    def _take(self) -> Place:
-        place = Place(self._clock())
+    def _take(self) -> CapacityUnit:
+        place = CapacityUnit(self._clock())
         self._held[place] = None
         return place
 
-    def _drop(self, share: Share, place: Place) -> None:
+    def _drop(self, share: CapacityShare, place: CapacityUnit) -> None:
         del self._held[place]
         share.places.remove(place)

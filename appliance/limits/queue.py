@@ -2,7 +2,7 @@
 The way into one model: so many at once, so many in a queue before it, everybody else refused at once.
 
 What is counted is sequences: each text of a batch, each choice of each prompt. A request waits for its first place in
-the queue, and for further ones among the requests under way (`Places`).
+the queue, and for further ones among the requests under way (`Capacity`).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 
 from appliance.config.limits import LimitsSection, SloSection
 from appliance.core.errors import RateLimitedError, RequestTimeoutError
-from appliance.limits.capacity import Place, Places
+from appliance.limits.capacity import Capacity, CapacityUnit
 from appliance.limits.rejection import note, refusal
-from appliance.limits.slots import Sequence, Slot
-from appliance.limits.timeouts import Deadlines
-from appliance.limits.token_estimator import Ratio
-from appliance.limits.wait_estimator import Forecast
+from appliance.limits.slots import Sequence, SequenceSlots
+from appliance.limits.timeouts import Timeouts
+from appliance.limits.token_estimator import TokenEstimator
+from appliance.limits.wait_estimator import WaitEstimator
 
 # Requests differ, so a forecast may use up no more than this share of what is promised.
 _SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class QueueSettings:
     """
     What a gate holds to.
     """
@@ -35,23 +35,23 @@ class Settings:
     limits: LimitsSection
     slo: SloSection
 
-    def share(self, workers: int) -> Settings:
+    def share(self, workers: int) -> QueueSettings:
         """
         What the gate of one of so many workers holds to.
         """
-        return Settings(self.limits.share(workers), self.slo)
+        return QueueSettings(self.limits.share(workers), self.slo)
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    slot: asyncio.Future[Slot]
+    slot: asyncio.Future[SequenceSlots]
     size: int
     tokens: int
     ticket: int
 
 
 @dataclass(slots=True)
-class Gate:
+class RequestQueue:
     """
     Lets requests into the model of this name, and counts the others by the reason in `refused`.
 
@@ -59,19 +59,19 @@ class Gate:
     """
 
     model: str
-    settings: Settings
+    settings: QueueSettings
     clock: Callable[[], float] = time.monotonic
     engine_concurrent: int | None = None
     refused: Counter[str] = field(default_factory=Counter)
-    _ratio: Ratio = field(default_factory=Ratio)
-    _forecast: Forecast = field(default_factory=Forecast)
-    _slots: set[Slot] = field(default_factory=set)
+    _ratio: TokenEstimator = field(default_factory=TokenEstimator)
+    _forecast: WaitEstimator = field(default_factory=WaitEstimator)
+    _slots: set[SequenceSlots] = field(default_factory=set)
     # The oldest first: a dict keeps the order, and lets go of any of them at once.
     _waiters: dict[_Waiter, None] = field(default_factory=dict)
-    _places: Places = field(init=False)
+    _places: Capacity = field(init=False)
 
     def __post_init__(self) -> None:
-        self._places = Places(self.clock, lambda: self.concurrent, self._let_in)
+        self._places = Capacity(self.clock, lambda: self.concurrent, self._let_in)
 
     @property
     def limits(self) -> LimitsSection:
@@ -108,7 +108,7 @@ class Gate:
         """
         return self.settings.limits.concurrent or self.engine_concurrent
 
-    def apply(self, settings: Settings) -> None:
+    def apply(self, settings: QueueSettings) -> None:
         """
         Hold to other settings from now on; who waits already may have a place now.
         """
@@ -121,7 +121,7 @@ class Gate:
         """
         return self._ratio.tokens(size)
 
-    async def enter(self, size: int, deadlines: Deadlines) -> Slot:
+    async def enter(self, size: int, deadlines: Timeouts) -> SequenceSlots:
         """
         A place for a request with a body of this many bytes, once it is its turn; it must be left again.
 
@@ -147,7 +147,7 @@ class Gate:
                 note("deadline")
             raise
 
-    async def turn(self, slot: Slot) -> Place:
+    async def turn(self, slot: SequenceSlots) -> CapacityUnit:
         """
         A place for the next sequence of a request, once it is its turn.
         """
@@ -169,7 +169,7 @@ class Gate:
         now = self.clock()
         self._forecast.learn_first(self.running, now - began, now)
 
-    def leave(self, slot: Slot, prompt_tokens: int | None, *, is_answered: bool) -> None:
+    def leave(self, slot: SequenceSlots, prompt_tokens: int | None, *, is_answered: bool) -> None:
         """
         A request is over, or was never begun; its place goes to the next one.
         """
@@ -182,7 +182,7 @@ class Gate:
             self._ratio.learn(slot.size, prompt_tokens)
         self._places.leave(slot.share)
 
-    async def _turn(self, waiter: _Waiter) -> Slot:
+    async def _turn(self, waiter: _Waiter) -> SequenceSlots:
         """
         Its slot; what is promised is kept even where the forecast was wrong.
         """
@@ -202,8 +202,8 @@ class Gate:
         # Who comes now does not overtake who waits.
         return self._places.is_open and not self._waiters
 
-    def _take(self, size: int) -> Slot:
-        slot = Slot(self, size, self.clock(), self._places.enter())
+    def _take(self, size: int) -> SequenceSlots:
+        slot = SequenceSlots(self, size, self.clock(), self._places.enter())
         self._slots.add(slot)
         return slot
 

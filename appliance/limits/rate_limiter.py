@@ -37,12 +37,12 @@ class _Bucket:
 
 
 @dataclass(slots=True)
-class _Account:
+class _KeyBuckets:
     requests: _Bucket = field(default_factory=_Bucket)
     tokens: _Bucket = field(default_factory=_Bucket)
 
 
-class Keys:
+class RateLimiter:
     """
     The limits of all keys by their names, and what each has spent; `refused` counts by the reason.
     """
@@ -51,7 +51,7 @@ class Keys:
         self.refused: Counter[str] = Counter()
         self._limits = limits
         self._clock = clock
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, _KeyBuckets] = {}
 
     def apply(self, limits: Mapping[str, KeyLimits]) -> None:
         """
@@ -60,7 +60,7 @@ class Keys:
         self._limits = limits
         self._accounts = {name: account for name, account in self._accounts.items() if name in limits}
 
-    def charge(self, name: str | None, tokens: int) -> Charge | None:
+    def charge(self, name: str | None, tokens: int) -> RateLimitCharge | None:
         """
         One request with about so many prompt tokens, on the account of this key; None where nothing limits it.
 
@@ -70,7 +70,7 @@ class Keys:
         limits = None if name is None else self._limits.get(name)
         if name is None or limits is None or limits == KeyLimits():
             return None
-        charge = Charge(limits, self._accounts.setdefault(name, _Account()), tokens, self._clock)
+        charge = RateLimitCharge(limits, self._accounts.setdefault(name, _KeyBuckets()), tokens, self._clock)
         for reason, what, seconds in charge.shortages():
             self.refused[reason] += 1
             raise refusal(
@@ -85,13 +85,13 @@ class Keys:
 
 
 @dataclass(slots=True)
-class Charge:
+class RateLimitCharge:
     """
     What one request costs its key: one request, and the tokens it is estimated to have until they are counted.
     """
 
     limits: KeyLimits
-    account: _Account
+    account: _KeyBuckets
     tokens: int
     clock: Callable[[], float]
 

@@ -13,10 +13,10 @@ from typing import Protocol
 from appliance.config.limits import LimitsSection
 from appliance.core.errors import RequestError
 from appliance.core.request_context import current_context
-from appliance.limits.capacity import Place, Share
+from appliance.limits.capacity import CapacityShare, CapacityUnit
 
 
-class Lender(Protocol):
+class SlotLender(Protocol):
     """
     Who lends the places and learns from how long they are held.
     """
@@ -27,7 +27,7 @@ class Lender(Protocol):
         What the model takes on.
         """
 
-    async def turn(self, slot: Slot) -> Place:
+    async def turn(self, slot: SequenceSlots) -> CapacityUnit:
         """
         A place for the next sequence of a request, once it is its turn.
         """
@@ -42,22 +42,22 @@ class Lender(Protocol):
         A sequence is over; its place goes to the next one.
         """
 
-    def leave(self, slot: Slot, prompt_tokens: int | None, *, is_answered: bool) -> None:
+    def leave(self, slot: SequenceSlots, prompt_tokens: int | None, *, is_answered: bool) -> None:
         """
         A request is over, or was never begun; its place goes to the next one.
         """
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class SequenceSlots:
     """
     What one request under way holds; `size` is that of its body, in bytes.
     """
 
-    gate: Lender
+    gate: SlotLender
     size: int
     began: float
-    share: Share
+    share: CapacityShare
 
     @property
     def limits(self) -> LimitsSection:
@@ -100,8 +100,8 @@ class Sequence:
     One sequence that is computed, in the place it has.
     """
 
-    slot: Slot
-    place: Place
+    slot: SequenceSlots
+    place: CapacityUnit
     is_over: bool = False
 
     def first(self) -> None:
@@ -120,10 +120,10 @@ class Sequence:
             self.slot.gate.end(self, is_answered=is_answered)
 
 
-_slot: ContextVar[Slot | None] = ContextVar("slot", default=None)
+_slot: ContextVar[SequenceSlots | None] = ContextVar("slot", default=None)
 
 
-def current_slot() -> Slot | None:
+def current_slot() -> SequenceSlots | None:
     """
     That of the request that this task works for; None of no request.
     """
@@ -131,7 +131,7 @@ def current_slot() -> Slot | None:
 
 
 @contextmanager
-def held(slot: Slot | None) -> Iterator[None]:
+def held(slot: SequenceSlots | None) -> Iterator[None]:
     """
     Have what begins in the block belong to the request of this slot, None of which is no request.
     """

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Deadlines:
+class Timeouts:
     """
     The moments, in seconds of the monotonic clock, by which a request must have its first token and its last.
 
@@ -30,7 +30,7 @@ class Deadlines:
     total: float | None
 
     @classmethod
-    def of(cls, model: str, limits: LimitsSection) -> Deadlines:
+    def of(cls, model: str, limits: LimitsSection) -> Timeouts:
         """
         Those of a request that arrives now.
         """

@@ -13,7 +13,7 @@ _USUAL = 0.25
 _MEMORY_BYTES = 256 * 1024
 
 
-class Ratio:
+class TokenEstimator:
     """
     Tokens of a byte of request body, learned from requests whose tokens were counted.
     """

@@ -26,7 +26,7 @@ _SURE_PERCENT = 80
 _LEVELS = 33
 
 
-class Forecast:
+class WaitEstimator:
     """
     What is measured of one model; moments and durations are in seconds.
     """

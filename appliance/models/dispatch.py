@@ -16,7 +16,7 @@ from appliance.core.errors import RequestError, UnavailableError, UnsupportedOpe
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.request_context import RequestContext, current_context
 from appliance.core.token_usage import TokenUsage
-from appliance.limits import Charge, Deadlines, Keys, Slot, held
+from appliance.limits import RateLimitCharge, RateLimiter, SequenceSlots, Timeouts, held
 from appliance.models.model_status import Entry
 from appliance.models.state import RULES, State
 
@@ -34,7 +34,7 @@ _UNBOUNDED = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _OF_TOKENIZER = _UNBOUNDED | {Operation.COUNT_TOKENS}
 
 
-async def answer(entry: Entry, call: ModelRequest, keys: Keys | None = None) -> ModelResponse:
+async def answer(entry: Entry, call: ModelRequest, keys: RateLimiter | None = None) -> ModelResponse:
     """
     Have the entry's model answer; a stream is returned once its first bytes are there,
     so that a failure before them still has a status of its own.
@@ -105,14 +105,14 @@ def _require_still(entry: Entry) -> None:
 
 
 async def _work(
-    entry: Entry, call: ModelRequest, record: RequestContext | None, charge: Charge | None
+    entry: Entry, call: ModelRequest, record: RequestContext | None, charge: RateLimitCharge | None
 ) -> AsyncGenerator[ModelResponse | bytes]:
     """
     Yields the reply, then the bytes of its stream if it is one.
 
     A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
     """
-    deadlines = Deadlines.of(entry.section.name, entry.gate.settings.limits)
+    deadlines = Timeouts.of(entry.section.name, entry.gate.settings.limits)
     async with _place(entry, call, record, charge, deadlines) as place:
         _require_still(entry)
         usage = None if record is None else TokenUsage(record)
@@ -153,7 +153,7 @@ class _Place:
     What a call under way says of itself while it is.
     """
 
-    slot: Slot
+    slot: SequenceSlots
     record: RequestContext | None
     is_good: bool = False
     has_first: bool = False
@@ -167,7 +167,7 @@ class _Place:
 
 @asynccontextmanager
 async def _place(
-    entry: Entry, call: ModelRequest, record: RequestContext | None, charge: Charge | None, deadlines: Deadlines
+    entry: Entry, call: ModelRequest, record: RequestContext | None, charge: RateLimitCharge | None, deadlines: Timeouts
 ) -> AsyncGenerator[_Place]:
     """
     A place in the model once it is the call's turn, until it is over; its counts, and what its key pays.

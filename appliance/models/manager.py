@@ -13,7 +13,7 @@ from appliance.auth import Authorizer
 from appliance.config import Config
 from appliance.core.errors import UnavailableError
 from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse
-from appliance.limits import Keys
+from appliance.limits import RateLimiter
 from appliance.models import dispatch
 from appliance.models.base_config import ModelSection
 from appliance.models.directory import Directory
@@ -44,7 +44,7 @@ class Lifecycle:
         self.file: FileStanding | None = None
         """How the file of the config stands; None where a program made the config."""
         self.access = Authorizer(config.server.access)
-        self.keys = Keys(config.server.key_limits(front_end.count))
+        self.keys = RateLimiter(config.server.key_limits(front_end.count))
         self.ending = Ending()
         """Of the process, where a model's failure asks for it."""
         self._around = Surroundings(

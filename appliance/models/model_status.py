@@ -24,7 +24,7 @@ from appliance.core.model_traits import (
     ReportsLoadTimings,
     RunsOnSeveralNodes,
 )
-from appliance.limits import Gate, Settings, SloSection, share
+from appliance.limits import QueueSettings, RequestQueue, SloSection, share
 from appliance.models.base_config import ModelSection
 from appliance.models.fetch import bring, reporter
 from appliance.models.fetch_progress import Progress
@@ -45,8 +45,8 @@ class Entry:
 
     section: ModelSection
     model: Model
-    gate: Gate
-    tokenizer_gate: Gate
+    gate: RequestQueue
+    tokenizer_gate: RequestQueue
     """Of requests that the tokenizer answers alone: what the engine computes does not keep them waiting."""
     state: State = State.PENDING
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -100,7 +100,9 @@ class Entry:
         The entry of a section, which shares its limits with the other processes among its `peers`.
         """
         name, settings = section.name, _settings(section, peers.front_end.count)
-        return cls(section, section.build(peers), Gate(name, settings), Gate(name, _unpromised(settings)))
+        return cls(
+            section, section.build(peers), RequestQueue(name, settings), RequestQueue(name, _unpromised(settings))
+        )
 
     def apply(self, section: ModelSection, workers: int) -> None:
         """
@@ -236,9 +238,9 @@ class Entry:
         return shown
 
 
-def _settings(section: ModelSection, workers: int) -> Settings:
-    return Settings(section.limits, section.slo).share(workers)
+def _settings(section: ModelSection, workers: int) -> QueueSettings:
+    return QueueSettings(section.limits, section.slo).share(workers)
 
 
-def _unpromised(settings: Settings) -> Settings:
-    return Settings(settings.limits, SloSection())
+def _unpromised(settings: QueueSettings) -> QueueSettings:
+    return QueueSettings(settings.limits, SloSection())

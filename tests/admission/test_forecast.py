@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.limits.token_estimator import Ratio
-from appliance.limits.wait_estimator import Forecast
+from appliance.limits.token_estimator import TokenEstimator
+from appliance.limits.wait_estimator import WaitEstimator
 
 
-def forecast(*held: float) -> Forecast:
+def forecast(*held: float) -> WaitEstimator:
     """
     One that has seen requests hold their places for so long.
     """
-    made = Forecast()
+    made = WaitEstimator()
     for seconds in held:
         made.learn_held(seconds)
     return made
@@ -24,7 +24,7 @@ def test_nothing_is_known_before_a_request_has_ended() -> None:
     """
     A cold model forecasts no wait at all, not one of zero.
     """
-    assert Forecast().wait(0, 4, [0.0] * 4, 1.0) is None
+    assert WaitEstimator().wait(0, 4, [0.0] * 4, 1.0) is None
 
 
 def test_the_wait_is_what_is_ahead_over_the_rate_of_the_drain() -> None:
@@ -59,19 +59,19 @@ def test_a_first_token_is_expected_as_late_as_it_was_for_as_many_at_once() -> No
     """
     What one request alone found says less than what many found, and nothing at all is no delay.
     """
-    made = Forecast()
+    made = WaitEstimator()
     made.learn_first(1, 0.1, 0.0)
     made.learn_first(8, 2.0, 0.0)
 
     assert [made.first(running, 1.0) for running in (1, 2, 8, 15, 40)] == [0.1, 0.1, 2.0, 2.0, 2.0]
-    assert Forecast().first(8, 1.0) == 0
+    assert WaitEstimator().first(8, 1.0) == 0
 
 
 def test_a_slow_first_token_is_forgotten_in_a_minute() -> None:
     """
     Where everybody is refused for it, nobody could show that it is over.
     """
-    made = Forecast()
+    made = WaitEstimator()
     made.learn_first(1, 30.0, 0.0)
 
     assert made.first(1, 59.0) == 30
@@ -82,7 +82,7 @@ def test_one_late_first_token_among_many_is_not_expected_again() -> None:
     """
     A first request may have compiled something.
     """
-    made = Forecast()
+    made = WaitEstimator()
     for taken in (30.0, *[0.2] * 10):
         made.learn_first(1, taken, 0.0)
 
@@ -93,7 +93,7 @@ def test_tokens_are_estimated_from_bytes_as_they_were_counted() -> None:
     """
     Four bytes a token at first, then what requests really had.
     """
-    ratio = Ratio()
+    ratio = TokenEstimator()
     first = ratio.tokens(1000)
     for _ in range(100):
         ratio.learn(10_000, 1000)
@@ -106,7 +106,7 @@ def test_an_estimate_follows_what_is_asked_now() -> None:
     """
     Requests of an hour ago do not outweigh those of this minute.
     """
-    ratio = Ratio()
+    ratio = TokenEstimator()
     for _ in range(1000):
         ratio.learn(10_000, 1000)
     for _ in range(100):

@@ -11,7 +11,7 @@ import pytest
 
 from appliance.core.errors import RateLimitedError, RequestTimeoutError
 from appliance.core.request_context import use_context
-from appliance.limits import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot
+from appliance.limits import LimitsSection, QueueSettings, RequestQueue, SequenceSlots, SloSection, Timeouts
 
 
 class Clock:
@@ -32,31 +32,31 @@ class Way:
 
     def __init__(self, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
-        self.settings = Settings(LimitsSection(**limits), SloSection(ttft_seconds=ttft_seconds))
-        self.gate = Gate("m", self.settings, self.clock)
+        self.settings = QueueSettings(LimitsSection(**limits), SloSection(ttft_seconds=ttft_seconds))
+        self.gate = RequestQueue("m", self.settings, self.clock)
         self.order: list[str] = []
 
-    def come(self, name: str = "", size: int = 400) -> asyncio.Task[Slot]:
+    def come(self, name: str = "", size: int = 400) -> asyncio.Task[SequenceSlots]:
         """
         A request with a body of so many bytes.
         """
-        deadlines = Deadlines.of("m", self.gate.settings.limits)
+        deadlines = Timeouts.of("m", self.gate.settings.limits)
 
-        async def enter() -> Slot:
+        async def enter() -> SequenceSlots:
             slot = await self.gate.enter(size, deadlines)
             self.order.append(name)
             return slot
 
         return asyncio.create_task(enter())
 
-    def answer(self, task: asyncio.Task[Slot], seconds: float = 0.0) -> None:
+    def answer(self, task: asyncio.Task[SequenceSlots], seconds: float = 0.0) -> None:
         """
         A request that came is answered, and leaves.
         """
         self.clock.now += seconds
         task.result().leave(None, is_answered=True)
 
-    async def full(self, count: int) -> list[asyncio.Task[Slot]]:
+    async def full(self, count: int) -> list[asyncio.Task[SequenceSlots]]:
         """
         So many requests, all of them under way.
         """
@@ -208,7 +208,7 @@ async def test_new_settings_hold_from_now_on() -> None:
     await way.full(1)
     waiting = [way.come(), way.come()]
     await settle()
-    way.gate.apply(Settings(LimitsSection(concurrent=2, queued=0), SloSection()))
+    way.gate.apply(QueueSettings(LimitsSection(concurrent=2, queued=0), SloSection()))
     await settle()
 
     assert [task.done() for task in waiting] == [True, False]

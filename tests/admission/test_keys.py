@@ -8,7 +8,7 @@ import pytest
 
 from appliance.core.errors import RateLimitedError
 from appliance.core.request_context import use_context
-from appliance.limits import Charge, KeyLimits, Keys
+from appliance.limits import KeyLimits, RateLimitCharge, RateLimiter
 
 
 class Account:
@@ -18,9 +18,9 @@ class Account:
 
     def __init__(self, **limits: int) -> None:
         self.now = 0.0
-        self.keys = Keys({"a": KeyLimits(**limits)}, lambda: self.now)
+        self.keys = RateLimiter({"a": KeyLimits(**limits)}, lambda: self.now)
 
-    def ask(self, tokens: int = 0) -> Charge:
+    def ask(self, tokens: int = 0) -> RateLimitCharge:
         """
         One request with so many tokens in its prompt.
         """
@@ -123,7 +123,7 @@ def test_who_has_no_limits_is_not_charged(name: str | None) -> None:
     No key, or one without limits.
     """
     assert Account(requests_per_minute=1).keys.charge(name, 1) is None
-    assert Keys({"a": KeyLimits()}).charge("a", 1) is None
+    assert RateLimiter({"a": KeyLimits()}).charge("a", 1) is None
 
 
 def test_other_limits_hold_from_now_on_and_what_is_spent_stays_spent() -> None:

@@ -11,7 +11,17 @@ import pytest
 
 from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.request_context import use_context
-from appliance.limits import Deadlines, Gate, LimitsSection, Settings, SloSection, Slot, held, require_size, sequence
+from appliance.limits import (
+    LimitsSection,
+    QueueSettings,
+    RequestQueue,
+    SequenceSlots,
+    SloSection,
+    Timeouts,
+    held,
+    require_size,
+    sequence,
+)
 
 
 async def settle() -> None:
@@ -54,7 +64,7 @@ class Batch:
             self.running.pop(0).set_result(None)
 
     async def _answer(self) -> None:
-        slot = await self._house.gate.enter(400, Deadlines.of("m", self._house.gate.settings.limits))
+        slot = await self._house.gate.enter(400, Timeouts.of("m", self._house.gate.settings.limits))
         try:
             with held(slot):
                 async with asyncio.TaskGroup() as group:
@@ -82,8 +92,8 @@ class House:
 
     def __init__(self, concurrent: int | None, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
-        settings = Settings(LimitsSection(concurrent=concurrent, **limits), SloSection(ttft_seconds=ttft_seconds))
-        self.gate = Gate("m", settings, self.clock)
+        settings = QueueSettings(LimitsSection(concurrent=concurrent, **limits), SloSection(ttft_seconds=ttft_seconds))
+        self.gate = RequestQueue("m", settings, self.clock)
         self.order: list[str] = []
 
     async def come(self, name: str, size: int = 1) -> Batch:
@@ -177,7 +187,7 @@ async def test_a_place_is_kept_between_the_sequences_of_a_request() -> None:
     From its turn to its end a request is under way, even while nothing of it is computed.
     """
     house = House(1)
-    slot = await house.gate.enter(400, Deadlines.of("m", house.gate.settings.limits))
+    slot = await house.gate.enter(400, Timeouts.of("m", house.gate.settings.limits))
     for _ in range(3):
         async with slot.sequence():
             assert house.gate.running == 1
@@ -224,7 +234,7 @@ async def test_a_sequence_that_begins_after_its_request_holds_nothing_for_long()
     A generator that is closed late gives back what it took.
     """
     house = House(2)
-    slot = await house.gate.enter(400, Deadlines.of("m", house.gate.settings.limits))
+    slot = await house.gate.enter(400, Timeouts.of("m", house.gate.settings.limits))
     async with slot.sequence():
         slot.leave(None, is_answered=True)
         assert house.gate.running == 0
@@ -296,7 +306,7 @@ async def test_a_request_that_is_too_large_is_refused(inputs: int, choices: int,
     Before anything of it is computed, by the limits that hold now.
     """
     house = House(4, inputs_per_request=3, choices_per_request=2)
-    slot: Slot = await house.gate.enter(400, Deadlines.of("m", house.gate.settings.limits))
+    slot: SequenceSlots = await house.gate.enter(400, Timeouts.of("m", house.gate.settings.limits))
 
     with held(slot):
         require_size(3, 2, field="input")
