@@ -16,7 +16,7 @@ from appliance.config.root import MetadataSection
 from appliance.config.security import KeySection
 from appliance.config.server import ServerSection
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.server import create_app
 
 ALL = "all-all-all-all-all-all"
@@ -84,7 +84,7 @@ class Closed(AsyncClient):
 
     def __init__(self, of: Config) -> None:
         self.app = create_app(of)
-        self.lifecycle: Lifecycle = self.app.state.lifecycle
+        self.lifecycle: ModelManager = self.app.state.lifecycle
         super().__init__(transport=ASGITransport(cast("Any", self.app)), base_url="http://appliance")
 
     async def until_ready(self) -> None:

@@ -21,7 +21,7 @@ from appliance.config import Config, Loaded
 from appliance.config.server import ServerSection
 from appliance.core.errors import RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.server import create_app
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_request, read_response, write_request, write_response
@@ -178,7 +178,7 @@ class InferenceClient(AsyncClient):
 
     def __init__(self, config: Config) -> None:
         app = create_app(config)
-        self.lifecycle: Lifecycle = app.state.lifecycle
+        self.lifecycle: ModelManager = app.state.lifecycle
         super().__init__(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://appliance")  # type: ignore[arg-type]  # Litestar's ASGI types are its own
 
     def model(self, name: str) -> Any:

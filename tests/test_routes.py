@@ -14,7 +14,7 @@ from doubles import Double, DoubleSection, config
 from httpx import ASGITransport, AsyncClient
 
 from appliance.core.errors import EngineDeadError
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.server import create_app
 
 
@@ -25,7 +25,7 @@ class Client(AsyncClient):
 
     def __init__(self) -> None:
         app = create_app(config(DoubleSection(name="one", aliases=("org/uno",)), DoubleSection(name="two")))
-        self.lifecycle: Lifecycle = app.state.lifecycle
+        self.lifecycle: ModelManager = app.state.lifecycle
         super().__init__(transport=ASGITransport(cast("Any", app)), base_url="http://appliance")
 
 

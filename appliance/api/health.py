@@ -12,10 +12,10 @@ from litestar.handlers import BaseRouteHandler, route
 
 from appliance.api.route_tags import probing
 from appliance.auth import OPEN
-from appliance.models.manager import Standing
+from appliance.models.manager import HealthReport
 
 
-def routes(standing: Callable[[], Standing]) -> Sequence[BaseRouteHandler]:
+def routes(standing: Callable[[], HealthReport]) -> Sequence[BaseRouteHandler]:
     """
     `/livez`, `/readyz` and `/startupz`; `/health` and `/ping` mean readiness, as they do for vLLM and SageMaker.
     """
@@ -28,7 +28,7 @@ def routes(standing: Callable[[], Standing]) -> Sequence[BaseRouteHandler]:
 
 
 def _probe(
-    paths: list[str], word: str, is_good: Callable[[Standing], bool], standing: Callable[[], Standing]
+    paths: list[str], word: str, is_good: Callable[[HealthReport], bool], standing: Callable[[], HealthReport]
 ) -> BaseRouteHandler:
     # HEAD as well: load balancers probe with it.
     @route(paths, http_method=[HttpMethod.GET, HttpMethod.HEAD], name=word, media_type=MediaType.JSON, opt={OPEN: True})

@@ -13,9 +13,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from appliance.api.route_tags import probing
-from appliance.models.manager import Lifecycle, Progress, State
+from appliance.models.manager import FetchProgress, ModelManager, State
 
-_AMOUNTS: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (
+_AMOUNTS: tuple[tuple[str, str, Callable[[FetchProgress], float | None]], ...] = (
     ("appliance_fetched_bytes", "Bytes of the model that are here.", lambda progress: progress.fetched),
     ("appliance_fetch_total_bytes", "Bytes of the model in all, once known.", lambda progress: progress.total),
     ("appliance_fetch_bytes_per_second", "Bytes fetched in a second, of late.", lambda progress: progress.rate),
@@ -40,7 +40,7 @@ def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[B
     return probing([metrics])
 
 
-def of_models(lifecycle: Lifecycle) -> Sequence[Metric]:
+def of_models(lifecycle: ModelManager) -> Sequence[Metric]:
     """
     The metrics of the models' states; read from the lifecycle, so they cannot disagree with the probes.
 

@@ -27,7 +27,7 @@ from appliance.core import multipart
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.model import FORMS, PATHS, ModelRequest, ModelResponse, Operation
-from appliance.models.manager import RULES, Entry, Lifecycle
+from appliance.models.manager import RULES, ModelManager, ModelStatus
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
 _PREFIXES = ("", "/openai")
@@ -45,7 +45,7 @@ class Envelope(msgspec.Struct):
     stream: Any = None  # Any: only whether it is true; the rest is for whoever answers
 
 
-def routes(lifecycle: Lifecycle, gateway: Gateway, intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager, gateway: Gateway, intake: Intake) -> list[BaseRouteHandler]:
     """
     One route for each operation, and the listing of models.
     """
@@ -54,7 +54,7 @@ def routes(lifecycle: Lifecycle, gateway: Gateway, intake: Intake) -> list[BaseR
 
 
 def _operation(
-    operation: Operation, paths: tuple[str, ...], lifecycle: Lifecycle, gateway: Gateway, intake: Intake
+    operation: Operation, paths: tuple[str, ...], lifecycle: ModelManager, gateway: Gateway, intake: Intake
 ) -> BaseRouteHandler:
     @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
     async def answer(request: AnyRequest) -> Response[Any]:
@@ -134,7 +134,7 @@ def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelo
         raise RequestError(str(error), code="invalid_form") from error
 
 
-def _listing(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
+def _listing(lifecycle: ModelManager, gateway: Gateway) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> dict[str, Any]:  # Any: JSON values
         cards = [_card(entry, name, lifecycle.access) for entry, name in lifecycle.visible()]
@@ -149,7 +149,7 @@ def _listing(lifecycle: Lifecycle, gateway: Gateway) -> list[BaseRouteHandler]:
     return [list_models, show_model]
 
 
-def _card(entry: Entry, name: str, access: Authorizer) -> dict[str, Any]:  # Any: JSON values
+def _card(entry: ModelStatus, name: str, access: Authorizer) -> dict[str, Any]:  # Any: JSON values
     """
     OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
     what the current caller may ask of it.

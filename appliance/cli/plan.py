@@ -18,7 +18,7 @@ from appliance.config import Config, Loaded, load
 from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
-from appliance.models.local_config import ComputedSection
+from appliance.models.local_config import LocalModelConfig
 from appliance.planner import Hardware, Plan, Refusal, look, named, probes, seen
 from appliance.planner import plan as plan_one
 from appliance.planner.report import table
@@ -71,7 +71,7 @@ def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int
         StorageError: the files of a model cannot be read.
     """
     for index, section in enumerate(config.models):
-        if isinstance(section, ComputedSection) and section.demand is not None and section.storage is not None:
+        if isinstance(section, LocalModelConfig) and section.demand is not None and section.storage is not None:
             subject = look(section.storage, config.storage)
             yield index, plan_one(section.name, subject, section.layout, section.demand, hardware, gbit)
 

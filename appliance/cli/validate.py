@@ -12,7 +12,7 @@ from typing import Any
 from appliance.config import Loaded, load
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
-from appliance.models.local_config import ComputedSection
+from appliance.models.local_config import LocalModelConfig
 from appliance.planner import check
 
 
@@ -72,7 +72,7 @@ def _look(file: Path, loaded: Loaded) -> Finding:
     unread: list[Problem] = []
     codes: list[int] = []
     for index, section in enumerate(loaded.config.models):
-        if not isinstance(section, ComputedSection) or section.storage is None or section.demand is None:
+        if not isinstance(section, LocalModelConfig) or section.storage is None or section.demand is None:
             continue
         try:
             refused = check(section.storage, section.layout, section.demand.engine, loaded.config.storage)

@@ -8,24 +8,24 @@ from collections.abc import Sequence
 
 from appliance.auth import Authorizer
 from appliance.core.errors import RequestError, UnknownModelError
-from appliance.models.model_runner import Life
-from appliance.models.model_status import Entry
-from appliance.models.registry import Roster
+from appliance.models.model_runner import ModelRunner
+from appliance.models.model_status import ModelStatus
+from appliance.models.registry import ModelRegistry
 
 # Of a name that nobody has, so much is repeated.
 _LONGEST_NAME = 200
 
 
-class Directory:
+class ModelDirectory:
     """
     Finds models by any of their names.
     """
 
-    def __init__(self, roster: Roster, access: Authorizer) -> None:
+    def __init__(self, roster: ModelRegistry, access: Authorizer) -> None:
         self._roster = roster
         self._access = access
 
-    def find(self, name: str | None) -> Life:
+    def find(self, name: str | None) -> ModelRunner:
         """
         The model that answers to `name`, for a caller that may use it; None means the only one there is.
 
@@ -40,7 +40,7 @@ class Directory:
             raise self._unknown(name)
         return life
 
-    def named(self, name: str | None) -> Life:
+    def named(self, name: str | None) -> ModelRunner:
         """
         The model that answers to `name`, whoever asks; None means the only one there is.
 
@@ -63,7 +63,7 @@ class Directory:
         text = f"The model {name[:_LONGEST_NAME]!r} does not exist{hidden}; the models here are: {names}"
         return UnknownModelError(text, param="model", code="model_not_found")
 
-    def visible(self) -> Sequence[tuple[Entry, str]]:
+    def visible(self) -> Sequence[tuple[ModelStatus, str]]:
         """
         Every entry under each name that the current caller may use it by.
         """

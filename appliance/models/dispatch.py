@@ -17,7 +17,7 @@ from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.request_context import RequestContext, current_context
 from appliance.core.token_usage import TokenUsage
 from appliance.limits import RateLimitCharge, RateLimiter, SequenceSlots, Timeouts, held
-from appliance.models.model_status import Entry
+from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES, State
 
 # Of these nobody sees the first token but in a stream; of any other, the whole answer is one.
@@ -34,7 +34,7 @@ _UNBOUNDED = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _OF_TOKENIZER = _UNBOUNDED | {Operation.COUNT_TOKENS}
 
 
-async def answer(entry: Entry, call: ModelRequest, keys: RateLimiter | None = None) -> ModelResponse:
+async def answer(entry: ModelStatus, call: ModelRequest, keys: RateLimiter | None = None) -> ModelResponse:
     """
     Have the entry's model answer; a stream is returned once its first bytes are there,
     so that a failure before them still has a status of its own.
@@ -65,7 +65,7 @@ async def answer(entry: Entry, call: ModelRequest, keys: RateLimiter | None = No
     return reply if is_whole else replace(reply, body=cast("AsyncGenerator[bytes]", work))
 
 
-async def quiet(entries: Sequence[Entry], seconds: float) -> None:
+async def wait_idle(entries: Sequence[ModelStatus], seconds: float) -> None:
     """
     Wait up to `seconds` until no call is under way, here or at a server that computes with our help.
     """
@@ -75,7 +75,7 @@ async def quiet(entries: Sequence[Entry], seconds: float) -> None:
         await asyncio.sleep(0.05)
 
 
-def _require(entry: Entry, call: ModelRequest, *, is_inner: bool) -> None:
+def _require(entry: ModelStatus, call: ModelRequest, *, is_inner: bool) -> None:
     name, rule = entry.section.name, RULES[entry.state]
     if call.operation not in entry.model.operations:
         caller = current_principal()
@@ -96,7 +96,7 @@ def _require(entry: Entry, call: ModelRequest, *, is_inner: bool) -> None:
         raise UnavailableError(entry.outside, retry_after=rule.retry_after)
 
 
-def _require_still(entry: Entry) -> None:
+def _require_still(entry: ModelStatus) -> None:
     """
     Return where the model is there for a call that was let in, whatever happened while that waited for its turn.
     """
@@ -105,7 +105,7 @@ def _require_still(entry: Entry) -> None:
 
 
 async def _work(
-    entry: Entry, call: ModelRequest, record: RequestContext | None, charge: RateLimitCharge | None
+    entry: ModelStatus, call: ModelRequest, record: RequestContext | None, charge: RateLimitCharge | None
 ) -> AsyncGenerator[ModelResponse | bytes]:
     """
     Yields the reply, then the bytes of its stream if it is one.
@@ -148,7 +148,7 @@ async def _work(
 
 
 @dataclass(slots=True)
-class _Place:
+class _DispatchSlot:
     """
     What a call under way says of itself while it is.
     """
@@ -167,8 +167,12 @@ class _Place:
 
 @asynccontextmanager
 async def _place(
-    entry: Entry, call: ModelRequest, record: RequestContext | None, charge: RateLimitCharge | None, deadlines: Timeouts
-) -> AsyncGenerator[_Place]:
+    entry: ModelStatus,
+    call: ModelRequest,
+    record: RequestContext | None,
+    charge: RateLimitCharge | None,
+    deadlines: Timeouts,
+) -> AsyncGenerator[_DispatchSlot]:
     """
     A place in the model once it is the call's turn, until it is over; its counts, and what its key pays.
     """
@@ -184,7 +188,7 @@ async def _place(
     if record is not None:
         record.admitted = time.monotonic()
         record.queued = came if record.admitted - came > _NO_WAIT_SECONDS else None
-    began, place = time.monotonic_ns(), _Place(slot, record)
+    began, place = time.monotonic_ns(), _DispatchSlot(slot, record)
     try:
         yield place
     finally:

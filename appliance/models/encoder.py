@@ -15,14 +15,14 @@ from pydantic import Field
 from appliance.config.engine import EngineSection
 from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm.engine_args import Pooler, Setup
-from appliance.models.encoder_task import Choice, Task, choose
-from appliance.models.local_config import AnyEngine, ComputedSection
-from appliance.models.vllm_model import LocalModel
+from appliance.models.encoder_task import Task, TaskChoice, choose
+from appliance.models.local_config import AnyEngine, LocalModelConfig
+from appliance.models.vllm_model import VllmModel
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class EncoderSection(ComputedSection):
+class EncoderSection(LocalModelConfig):
     """
     An encoder: embeddings, reranking and scores, classification.
     """
@@ -54,7 +54,7 @@ class EncoderSection(ComputedSection):
     declares the model to be one. Unset is all of them.
     """
 
-    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> LocalModel:
+    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> VllmModel:
         return EncoderModel(self, engine, front_end)
 
 
@@ -75,7 +75,7 @@ _OPERATIONS: Mapping[Task, frozenset[Operation]] = {
 }
 
 
-class EncoderModel(LocalModel):
+class EncoderModel(VllmModel):
     """
     An encoder in a vLLM engine; what it can be asked depends on its task, which may only show when the bytes are here.
     """
@@ -84,7 +84,7 @@ class EncoderModel(LocalModel):
         super().__init__(section.name, section.layout, front_end)
         self._section = section
         self._settings = engine
-        self._choice: Choice | None = None
+        self._choice: TaskChoice | None = None
 
     @property
     def operations(self) -> frozenset[Operation]:

@@ -25,7 +25,7 @@ class Task(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TaskChoice:
     """
     A task, and what it was chosen by.
     """
@@ -34,7 +34,7 @@ class Choice:
     source: str
 
 
-def choose(wanted: Task | None, artifact: Path) -> Choice:
+def choose(wanted: Task | None, artifact: Path) -> TaskChoice:
     """
     The task of the model in the directory `artifact`.
 
@@ -45,16 +45,18 @@ def choose(wanted: Task | None, artifact: Path) -> Choice:
         LoadError: there is no ``config.json`` that can be read.
     """
     if wanted is not None:
-        return Choice(wanted, "the model's section")
+        return TaskChoice(wanted, "the model's section")
     config = _read(artifact / "config.json")
     architecture = next(iter(config.get("architectures") or ()), "none")
     source = f"config.json: architecture {architecture}"
     if architecture.endswith("ForTokenClassification"):
-        return Choice(Task.TOKEN_CLASSIFY, source)
+        return TaskChoice(Task.TOKEN_CLASSIFY, source)
     if architecture.endswith("ForSequenceClassification"):
         labels = _labels(config)
-        return Choice(Task.RERANK if labels == 1 else Task.CLASSIFY, f"{source}, {labels} label{'s'[: labels != 1]}")
-    return Choice(Task.EMBED, source)
+        return TaskChoice(
+            Task.RERANK if labels == 1 else Task.CLASSIFY, f"{source}, {labels} label{'s'[: labels != 1]}"
+        )
+    return TaskChoice(Task.EMBED, source)
 
 
 def _read(file: Path) -> dict[str, Any]:  # Any: JSON values

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Ending:
+class ExitSignal:
     """
     The first fault that the process is to end with; what follows may follow from it.
     """

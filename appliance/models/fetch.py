@@ -15,7 +15,7 @@ import structlog
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.models.base_config import ModelSection, Report
-from appliance.models.fetch_progress import Progress
+from appliance.models.fetch_progress import FetchProgress
 from appliance.planner import Plan
 from appliance.storage.in_use_lock import hold
 from appliance.storage.manifest import artifact_of
@@ -33,7 +33,7 @@ class _StoppedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class FetchedArtifacts:
     """
     What a section's storages became; `digests` has those that came from a store, `plan` says what they come to.
 
@@ -46,7 +46,7 @@ class Brought:
     plan: Plan | None
 
 
-def bring(section: ModelSection, settings: StorageSettings, report: Report) -> Brought:
+def fetch_artifacts(section: ModelSection, settings: StorageSettings, report: Report) -> FetchedArtifacts:
     """
     Materialize all storages of a section; blocks.
 
@@ -57,7 +57,7 @@ def bring(section: ModelSection, settings: StorageSettings, report: Report) -> B
     _require_possible(section, settings)
     artifacts = section.materialize(settings, report)
     found = {part: artifact_of(path) for part, path in artifacts.items()}
-    return Brought(
+    return FetchedArtifacts(
         artifacts=artifacts,
         digests={part: each[1].digest for part, each in found.items() if each is not None},
         holds=list(filter(None, map(hold, artifacts.values()))),
@@ -89,7 +89,7 @@ def _require_possible(section: ModelSection, settings: StorageSettings) -> None:
         raise LoadError("; ".join(f"{'.'.join(each.path)} {each.message}" for each in refusals))
 
 
-def reporter(name: str, progress: Progress, has_stopped: Callable[[], bool]) -> Report:
+def reporter(name: str, progress: FetchProgress, has_stopped: Callable[[], bool]) -> Report:
     """
     Notes the progress of the named model, tells of it now and then, and stops it once nobody waits for it.
     """

@@ -25,7 +25,7 @@ class _Part:
     total: int | None
 
 
-class Progress:
+class FetchProgress:
     """
     Heard in the thread that materializes and read in others, so each value is replaced whole.
     """

@@ -19,8 +19,8 @@ from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm import gguf_convert
 from appliance.engines.vllm.engine_args import Setup
 from appliance.models.base_config import Name, Report
-from appliance.models.local_config import ComputedSection
-from appliance.models.vllm_model import LocalModel
+from appliance.models.local_config import LocalModelConfig
+from appliance.models.vllm_model import VllmModel
 from appliance.storage import Cache
 
 _ADAPTER = "adapters."
@@ -38,7 +38,7 @@ class LoraSection(Section):
     """Where the adapter's bytes come from."""
 
 
-class GenerativeSection(ComputedSection):
+class GenerativeSection(LocalModelConfig):
     """
     A language model: chat, completions, responses, messages.
     """
@@ -75,11 +75,11 @@ class GenerativeSection(ComputedSection):
             artifacts["model"] = gguf_convert.convert(artifacts["model"], cache, partial(report, "conversion"))
         return artifacts
 
-    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> LocalModel:
+    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> VllmModel:
         return GenerativeModel(self, engine, front_end)
 
 
-class GenerativeModel(LocalModel):
+class GenerativeModel(VllmModel):
     """
     A language model in a vLLM engine.
     """

@@ -12,7 +12,7 @@ from appliance.models.state import State
 
 
 @dataclass(frozen=True, slots=True)
-class FileStanding:
+class ConfigStatus:
     """
     Which file is served, and what became of a newer one.
     """
@@ -31,7 +31,7 @@ class FileStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class HealthReport:
     """
     Answers to the probes, and the models behind them.
     """
@@ -79,7 +79,7 @@ def public_reason(state: str, reason: str) -> str:
     return _FAULTS.get(state) or (f"{said}; the log says why" if because else said)
 
 
-def public(standing: Standing) -> Standing:
+def public(standing: HealthReport) -> HealthReport:
     """
     The same for those who do not run the server.
     """

@@ -18,7 +18,7 @@ The phases of a load: the states on the way to the first answer.
 _BEGINNINGS = frozenset({State.PENDING, State.RESTARTING})
 
 
-class Phases:
+class LoadTimings:
     """
     The seconds that a model was in each state of its last load.
     """

@@ -21,8 +21,8 @@ from appliance.config.python_engine import PythonSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import FrontEnd, Model, Operation, Peers
 from appliance.models.base_config import ModelSection, Recovery
-from appliance.models.vllm_model import LocalModel
-from appliance.models.worker_node import FollowingModel
+from appliance.models.vllm_model import VllmModel
+from appliance.models.worker_node import WorkerNodeModel
 from appliance.planner import Demand, Plan, Refusal
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -51,7 +51,7 @@ _STORAGE_FOR_VLLM: JsonDict = {
 }
 
 
-class ComputedSection(ModelSection):
+class LocalModelConfig(ModelSection):
     """
     A model that is computed here.
     """
@@ -158,11 +158,11 @@ class ComputedSection(ModelSection):
             return Imported(self.name, self.engine, self.offered)
         model = self.in_vllm(self.engine, peers.front_end)
         if self.layout != "auto" and self.layout.is_following:
-            return FollowingModel(model, self.layout.nodes.address or "")
+            return WorkerNodeModel(model, self.layout.nodes.address or "")
         return model
 
     @abstractmethod
-    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> LocalModel:
+    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> VllmModel:
         """
         The model in an engine of vLLM's.
         """

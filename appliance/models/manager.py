@@ -16,57 +16,57 @@ from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse
 from appliance.limits import RateLimiter
 from appliance.models import dispatch
 from appliance.models.base_config import ModelSection
-from appliance.models.directory import Directory
-from appliance.models.exit_signal import Ending
-from appliance.models.fetch_progress import Progress
-from appliance.models.health import FileStanding, Standing
-from appliance.models.model_runner import Life
-from appliance.models.model_status import Entry
-from appliance.models.peer_client import Peers
-from appliance.models.registry import Roster
-from appliance.models.restart_policy import Patience
-from appliance.models.runner_context import Surroundings, Turn
+from appliance.models.directory import ModelDirectory
+from appliance.models.exit_signal import ExitSignal
+from appliance.models.fetch_progress import FetchProgress
+from appliance.models.health import ConfigStatus, HealthReport
+from appliance.models.model_runner import ModelRunner
+from appliance.models.model_status import ModelStatus
+from appliance.models.peer_client import PeerClient
+from appliance.models.registry import ModelRegistry
+from appliance.models.restart_policy import RestartPolicy
+from appliance.models.runner_context import RunnerContext, Turn
 from appliance.models.state import RULES, State
 
-__all__ = ["RULES", "Entry", "Lifecycle", "Patience", "Progress", "Standing", "State"]
+__all__ = ["RULES", "FetchProgress", "HealthReport", "ModelManager", "ModelStatus", "RestartPolicy", "State"]
 
 
-class Lifecycle:
+class ModelManager:
     """
     Brings every model of the config to life, watches them, and lets them go.
 
     `front_end` is this process among those that share its limits and engines.
     """
 
-    def __init__(self, config: Config, front_end: FrontEnd = ALONE, patience: Patience = Patience()) -> None:  # noqa: B008 - frozen
+    def __init__(self, config: Config, front_end: FrontEnd = ALONE, patience: RestartPolicy = RestartPolicy()) -> None:  # noqa: B008 - frozen
         self.config = config
         """What is served now; what can change while we serve is read here each time it is wanted."""
-        self.file: FileStanding | None = None
+        self.file: ConfigStatus | None = None
         """How the file of the config stands; None where a program made the config."""
         self.access = Authorizer(config.server.access)
         self.keys = RateLimiter(config.server.key_limits(front_end.count))
-        self.ending = Ending()
+        self.ending = ExitSignal()
         """Of the process, where a model's failure asks for it."""
-        self._around = Surroundings(
-            peers=Peers(lambda name: self.directory.named(name).entry, front_end),
+        self._around = RunnerContext(
+            peers=PeerClient(lambda name: self.directory.named(name).entry, front_end),
             storage=lambda: self.config.storage,
             turn=Turn(),
             patience=patience,
             serves=lambda entry: any(each is entry for each in self.entries),
             end=self.ending.begin,
         )
-        self.roster = Roster(self.life(section) for section in config.models)
-        self.directory = Directory(self.roster, self.access)
+        self.roster = ModelRegistry(self.life(section) for section in config.models)
+        self.directory = ModelDirectory(self.roster, self.access)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Lock()
         self.is_stopping = False
         """Readiness is off, and what comes is asked to go elsewhere."""
 
-    def life(self, section: ModelSection) -> Life:
+    def life(self, section: ModelSection) -> ModelRunner:
         """
         The life of a model, not begun yet.
         """
-        return Life(section, self._around)
+        return ModelRunner(section, self._around)
 
     def apply(self, config: Config) -> None:
         """
@@ -77,7 +77,7 @@ class Lifecycle:
         self.keys.apply(config.server.key_limits(self._around.peers.front_end.count))
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[ModelStatus, ...]:
         """
         The models that serve, or are to.
         """
@@ -112,11 +112,11 @@ class Lifecycle:
         """
         return max(RULES[entry.state].retry_after for entry in self.entries)
 
-    def standing(self) -> Standing:
+    def standing(self) -> HealthReport:
         """
         All of that at this moment.
         """
-        return Standing(
+        return HealthReport(
             self.is_live,
             self.is_ready,
             self.has_started,
@@ -137,16 +137,16 @@ class Lifecycle:
         for life in self.roster.lives:
             life.begin()
 
-    def find(self, name: str | None) -> Entry:
+    def find(self, name: str | None) -> ModelStatus:
         """
-        The entry that answers to `name`, for a caller that may use it; see `Directory.find`.
+        The entry that answers to `name`, for a caller that may use it; see `ModelDirectory.find`.
 
         Raises:
             CallError: there is none for this caller.
         """
         return self.directory.find(name).entry
 
-    def visible(self) -> Sequence[tuple[Entry, str]]:
+    def visible(self) -> Sequence[tuple[ModelStatus, str]]:
         """
         Every entry under each name that the current caller may use it by.
         """
@@ -180,7 +180,7 @@ class Lifecycle:
         entries = [life.entry for life in self.roster.everyone]
         if any(entry.is_busy for entry in entries):
             dismiss()
-            await dispatch.quiet(entries, seconds)
+            await dispatch.wait_idle(entries, seconds)
 
     def _retire(self, reason: str, *, answers: bool) -> None:
         for life in self.roster.lives:
@@ -216,21 +216,21 @@ class Lifecycle:
         life.entry.require("unloaded", State.READY, State.UNAVAILABLE)
         await asyncio.shield(self._own(self.empty(life, "an operator unloaded it")))
 
-    async def empty(self, life: Life, reason: str) -> None:
+    async def empty(self, life: ModelRunner, reason: str) -> None:
         """
         Unload a model that serves; who calls it is told the reason.
         """
         life.move(State.DRAINING, reason)
         await life.unload(self.config.server.drain_seconds, reason)
 
-    async def leave(self, life: Life, reason: str) -> None:
+    async def leave(self, life: ModelRunner, reason: str) -> None:
         """
         Wait until a model that no call finds any more has done its last, and is gone.
         """
         await life.leave(self.config.server.drain_seconds, reason)
         self.roster.forget(life)
 
-    def let_go(self, life: Life, reason: str) -> None:
+    def let_go(self, life: ModelRunner, reason: str) -> None:
         """
         The same, without waiting.
         """

@@ -11,11 +11,11 @@ import structlog
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.models import dispatch
 from appliance.models.base_config import ModelSection
-from appliance.models.model_status import Entry
-from appliance.models.restart_policy import Deaths, reason_of
-from appliance.models.runner_context import Surroundings
+from appliance.models.model_status import ModelStatus
+from appliance.models.restart_policy import RestartTracker, reason_of
+from appliance.models.runner_context import RunnerContext
 from appliance.models.state import RULES, State
-from appliance.models.warmup import prove
+from appliance.models.warmup import run_warmup
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -25,15 +25,15 @@ _CHECK_SECONDS = 0.5
 _WATCHED = frozenset({State.READY, State.FOLLOWING, State.UNAVAILABLE, State.DRAINING})
 
 
-class Life:
+class ModelRunner:
     """
     One model from its turn to load until nobody wants it; the one writer of its entry's state.
     """
 
-    def __init__(self, section: ModelSection, around: Surroundings) -> None:
-        self.entry = Entry.of(section, around.peers)
+    def __init__(self, section: ModelSection, around: RunnerContext) -> None:
+        self.entry = ModelStatus.of(section, around.peers)
         self._around = around
-        self._deaths = Deaths(around.patience)
+        self._deaths = RestartTracker(around.patience)
         self._task: asyncio.Task[None] | None = None
         self._has_loaded = asyncio.Event()
         self._is_abandoned = False
@@ -94,7 +94,7 @@ class Life:
         """
         Let go of a model that is draining, once its calls are done or `seconds` are over.
         """
-        await dispatch.quiet([self.entry], seconds)
+        await dispatch.wait_idle([self.entry], seconds)
         # It may have died meanwhile.
         if self.entry.state is State.DRAINING:
             self.move(State.UNLOADED, reason)
@@ -119,7 +119,7 @@ class Life:
         """
         if State.DRAINING in RULES[self.entry.state].leaves_to:
             self.move(State.DRAINING, reason)
-            await dispatch.quiet([self.entry], seconds)
+            await dispatch.wait_idle([self.entry], seconds)
         await self.stop(reason)
 
     async def stop(self, reason: str) -> None:
@@ -197,7 +197,7 @@ class Life:
         if model.proof is None:
             await self._look()
         else:
-            await prove(model, model.proof)
+            await run_warmup(model, model.proof)
             self.move(State.READY, "it answered")
         log.info("model.loaded", model=self.entry.section.name, **self.entry.load())
         self._deaths.come_alive()

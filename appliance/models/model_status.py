@@ -26,19 +26,19 @@ from appliance.core.model_traits import (
 )
 from appliance.limits import QueueSettings, RequestQueue, SloSection, share
 from appliance.models.base_config import ModelSection
-from appliance.models.fetch import bring, reporter
-from appliance.models.fetch_progress import Progress
+from appliance.models.fetch import fetch_artifacts, reporter
+from appliance.models.fetch_progress import FetchProgress
 from appliance.models.health import public_reason
-from appliance.models.load_timings import Phases
-from appliance.models.plan_check import Comparison
-from appliance.models.request_counter import Tally
+from appliance.models.load_timings import LoadTimings
+from appliance.models.plan_check import PlanVsActual
+from appliance.models.request_counter import RequestCounter
 from appliance.models.state import State
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Entry:
+class ModelStatus:
     """
     One model of the config and where it stands; written by its `Life` alone.
     """
@@ -57,10 +57,10 @@ class Entry:
     """How often it was started anew because it died."""
     answers_late: bool = False
     """While it drains, new calls are answered all the same."""
-    tally: Tally = field(default_factory=Tally)
-    progress: Progress | None = None
-    phases: Phases = field(default_factory=Phases)
-    comparison: Comparison | None = None
+    tally: RequestCounter = field(default_factory=RequestCounter)
+    progress: FetchProgress | None = None
+    phases: LoadTimings = field(default_factory=LoadTimings)
+    comparison: PlanVsActual | None = None
     """What its plan said, beside what its last load came to; None where there is no plan."""
     artifacts: Mapping[str, Path] = field(default_factory=dict)
     """What the section's storages became; empty until they are here."""
@@ -95,7 +95,7 @@ class Entry:
         return {"seconds": round(sum(phases.values()), 2), **shown}
 
     @classmethod
-    def of(cls, section: ModelSection, peers: Peers) -> Entry:
+    def of(cls, section: ModelSection, peers: Peers) -> ModelStatus:
         """
         The entry of a section, which shares its limits with the other processes among its `peers`.
         """
@@ -175,17 +175,17 @@ class Entry:
 
     async def fetch(self, settings: StorageSettings, has_stopped: Callable[[], bool]) -> None:
         """
-        Bring its bytes, in a thread, and hold them until they are released; raises as `bring` does.
+        Bring its bytes, in a thread, and hold them until they are released; raises as `fetch_artifacts` does.
 
         What its start needs and no byte changes begins meanwhile.
         """
         if isinstance(self.model, Preparable):
             self.model.prepare(settings.cache_dir)
-        self.progress = Progress()
+        self.progress = FetchProgress()
         report = reporter(self.section.name, self.progress, has_stopped)
-        brought = await asyncio.to_thread(bring, self.section, settings, report)
+        brought = await asyncio.to_thread(fetch_artifacts, self.section, settings, report)
         self.artifacts, self.digests, self.holds = brought.artifacts, brought.digests, brought.holds
-        self.comparison = Comparison.of(brought.plan) if brought.plan else None
+        self.comparison = PlanVsActual.of(brought.plan) if brought.plan else None
 
     def compare(self) -> None:
         """

@@ -10,16 +10,16 @@ from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.models import dispatch
 from appliance.models.health import public_reason
-from appliance.models.model_status import Entry
+from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES, State
 
 
-class Peers:
+class PeerClient:
     """
     The models of a lifecycle as one of them sees the others; their answers are counted like any client's.
     """
 
-    def __init__(self, find: Callable[[str], Entry], front_end: FrontEnd = ALONE) -> None:
+    def __init__(self, find: Callable[[str], ModelStatus], front_end: FrontEnd = ALONE) -> None:
         self._find = find
         self.front_end = front_end
 

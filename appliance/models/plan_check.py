@@ -14,7 +14,7 @@ from appliance.planner import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PlanVsActual:
     """
     Figures by the same names on both sides; `real` is empty until the model is loaded, and lacks what nobody can know.
 

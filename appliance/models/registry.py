@@ -6,37 +6,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from appliance.models.model_runner import Life
-from appliance.models.model_status import Entry
+from appliance.models.model_runner import ModelRunner
+from appliance.models.model_status import ModelStatus
 
 
-class Roster:
+class ModelRegistry:
     """
     Who is asked under which name; a change is one assignment, so that no call ever finds half of one.
     """
 
-    def __init__(self, lives: Iterable[Life]) -> None:
-        self.lives: tuple[Life, ...] = tuple(lives)
-        self.coming: tuple[Life, ...] = ()
+    def __init__(self, lives: Iterable[ModelRunner]) -> None:
+        self.lives: tuple[ModelRunner, ...] = tuple(lives)
+        self.coming: tuple[ModelRunner, ...] = ()
         """Those that a new config brings, until they are ready; no call finds them, and no probe waits for them."""
-        self._leaving: tuple[Life, ...] = ()
+        self._leaving: tuple[ModelRunner, ...] = ()
         self._by_name = {name: life for life in self.lives for name in life.entry.section.names}
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[ModelStatus, ...]:
         """
         The models that serve, or are to.
         """
         return tuple(life.entry for life in self.lives)
 
     @property
-    def everyone(self) -> tuple[Life, ...]:
+    def everyone(self) -> tuple[ModelRunner, ...]:
         """
         All that hold anything.
         """
         return (*self.lives, *self.coming, *self._leaving)
 
-    def named(self, name: str | None) -> Life | None:
+    def named(self, name: str | None) -> ModelRunner | None:
         """
         The one that answers to `name`, or None; of no name, the only one there is.
         """
@@ -44,13 +44,13 @@ class Roster:
             return self.lives[0] if len(self.lives) == 1 else None
         return self._by_name.get(name)
 
-    def get(self, name: str) -> Life | None:
+    def get(self, name: str) -> ModelRunner | None:
         """
         The one whose own name this is.
         """
         return next((life for life in self.lives if life.entry.section.name == name), None)
 
-    def put(self, life: Life) -> Life | None:
+    def put(self, life: ModelRunner) -> ModelRunner | None:
         """
         Have calls find `life`, instead of the one of its name that there was, which is returned and is leaving now.
         """
@@ -68,7 +68,7 @@ class Roster:
             self._leaving = (*self._leaving, old)
         return old
 
-    def remove(self, life: Life) -> None:
+    def remove(self, life: ModelRunner) -> None:
         """
         Have no call find it; it is leaving now.
         """
@@ -77,7 +77,7 @@ class Roster:
         self.coming = tuple(each for each in self.coming if each is not life)
         self._leaving = (*self._leaving, life)
 
-    def forget(self, life: Life) -> None:
+    def forget(self, life: ModelRunner) -> None:
         """
         It has left.
         """

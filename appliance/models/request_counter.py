@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Tally:
+class RequestCounter:
     """
     How many calls ended well, how many did not, and the nanoseconds both took; written by `calls` alone.
     """

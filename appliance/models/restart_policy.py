@@ -17,7 +17,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RestartPolicy:
     """
     When a model that dies over and over is given up.
     """
@@ -35,12 +35,12 @@ class Patience:
     """The longest pause."""
 
 
-class Deaths:
+class RestartTracker:
     """
     The deaths of one model in a row.
     """
 
-    def __init__(self, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, patience: RestartPolicy, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience = patience
         self._clock = clock
         self._came_alive: float | None = None

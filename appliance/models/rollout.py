@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 
 from appliance.models.base_config import ModelSection
-from appliance.models.manager import Lifecycle
-from appliance.models.model_runner import Life
+from appliance.models.manager import ModelManager
+from appliance.models.model_runner import ModelRunner
 from appliance.models.state import RULES, State
 
 _ANEW = "the config changed, and it is brought anew"
@@ -23,7 +23,7 @@ _WORTHY = frozenset({State.READY, State.FOLLOWING, State.UNAVAILABLE, State.DRAI
 _POLL_SECONDS = 0.05
 
 
-class Succession:
+class Rollout:
     """
     One change of models.
 
@@ -32,7 +32,7 @@ class Succession:
     new one fails.
     """
 
-    def __init__(self, lifecycle: Lifecycle, sections: Sequence[ModelSection], names: Collection[str]) -> None:
+    def __init__(self, lifecycle: ModelManager, sections: Sequence[ModelSection], names: Collection[str]) -> None:
         """
         `sections` are all models of the new config, of which those called `names` are new or others than they were.
         """
@@ -41,7 +41,7 @@ class Succession:
         self._order = [section.name for section in sections]
         self._coming = {section.name: lifecycle.life(section) for section in sections if section.name in names}
         self._gone = [life for life in self._roster.lives if life.entry.section.name not in self._order]
-        self._emptied: dict[str, Life] = {}
+        self._emptied: dict[str, ModelRunner] = {}
         self._has_room = False
         self.failed: dict[str, str] = {}
         """Why models of the new config are not there, by their names."""
@@ -81,7 +81,7 @@ class Succession:
         for life in self._coming.values():
             self._note(life)
 
-    async def _bring(self, life: Life, is_outdated: Callable[[], bool]) -> None:
+    async def _bring(self, life: ModelRunner, is_outdated: Callable[[], bool]) -> None:
         old = self._roster.get(life.entry.section.name)
         if old is not None and old.entry.state not in _WORTHY:
             # It never came up, or is dead: as if the file had been this one from the start.
@@ -101,11 +101,11 @@ class Succession:
             self._emptied.pop(life.entry.section.name, None)
             self._lifecycle.let_go(old, _REPLACED)
 
-    def _note(self, life: Life) -> None:
+    def _note(self, life: ModelRunner) -> None:
         if life.entry.state in {State.FAILED, State.UNAVAILABLE}:
             self.failed[life.entry.section.name] = life.entry.reason
 
-    async def _drop(self, life: Life) -> None:
+    async def _drop(self, life: ModelRunner) -> None:
         self._roster.remove(life)
         await self._lifecycle.leave(life, "the config that wanted it is not applied")
 
@@ -144,11 +144,11 @@ class Succession:
                 await life.load()
 
 
-def _is_heavy(life: Life) -> bool:
+def _is_heavy(life: ModelRunner) -> bool:
     return life.entry.section.computer == "vllm"
 
 
-def _waves(coming: Mapping[str, Life]) -> Iterator[Sequence[Life]]:
+def _waves(coming: Mapping[str, ModelRunner]) -> Iterator[Sequence[ModelRunner]]:
     """
     Who asks another model comes after it.
     """

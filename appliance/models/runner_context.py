@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from appliance.config.storage import StorageSettings
 from appliance.core.model import Peers
 from appliance.models.base_config import ModelSection
-from appliance.models.model_status import Entry
-from appliance.models.restart_policy import Patience
+from appliance.models.model_status import ModelStatus
+from appliance.models.restart_policy import RestartPolicy
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class RunnerContext:
     """
     What each of them lives with.
     """
@@ -48,8 +48,8 @@ class Surroundings:
 
     turn: Turn
 
-    patience: Patience
-    serves: Callable[[Entry], bool]
+    patience: RestartPolicy
+    serves: Callable[[ModelStatus], bool]
     """Whether calls find it: of who is on the way in or out, nothing ends the process."""
 
     end: Callable[[int], None]

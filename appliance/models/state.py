@@ -11,7 +11,7 @@ from enum import StrEnum
 
 class State(StrEnum):
     """
-    Where a model stands; `Rule` says what each state means.
+    Where a model stands; `StateRule` says what each state means.
     """
 
     PENDING = "pending"
@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class StateRule:
     """
     What a state means to a probe, whether it answers calls, where it leaves to, and the wait in seconds a refused
     caller is told.
@@ -42,11 +42,11 @@ class Rule:
     retry_after: int
 
 
-def _rule(live: bool, ready: bool, *leaves_to: State, retry_after: int, answers: bool | None = None) -> Rule:
-    return Rule(live, ready, ready if answers is None else answers, frozenset(leaves_to), retry_after)
+def _rule(live: bool, ready: bool, *leaves_to: State, retry_after: int, answers: bool | None = None) -> StateRule:
+    return StateRule(live, ready, ready if answers is None else answers, frozenset(leaves_to), retry_after)
 
 
-RULES: Mapping[State, Rule] = {
+RULES: Mapping[State, StateRule] = {
     State.PENDING: _rule(True, False, State.FETCHING, State.LOADING, State.FAILED, State.STOPPED, retry_after=5),
     State.FETCHING: _rule(True, False, State.LOADING, State.FAILED, State.STOPPED, retry_after=10),
     State.LOADING: _rule(True, False, State.PROVING, State.RESTARTING, State.FAILED, State.STOPPED, retry_after=5),

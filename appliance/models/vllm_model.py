@@ -16,7 +16,7 @@ from appliance.engines.vllm.engine import Engine
 from appliance.engines.vllm.engine_args import Setup
 
 
-class LocalModel(ABC):
+class VllmModel(ABC):
     """
     What the model classes that run in vLLM share: a setup of theirs, and the engine that comes of it.
     """

@@ -14,7 +14,7 @@ from appliance.core.model import Model, ModelRequest
 _PROVE_SECONDS = 300.0
 
 
-async def prove(model: Model, proof: ModelRequest) -> None:
+async def run_warmup(model: Model, proof: ModelRequest) -> None:
     """
     One real answer, from the first byte to the last.
 

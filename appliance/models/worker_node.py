@@ -11,17 +11,17 @@ from typing import Any
 from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.multi_node.headless import HeadlessEngine
-from appliance.models.vllm_model import LocalModel
+from appliance.models.vllm_model import VllmModel
 
 
-class FollowingModel:
+class WorkerNodeModel:
     """
     The ranks of this machine; what the model is, the other one says.
     """
 
     proof = None
 
-    def __init__(self, model: LocalModel, leader: str) -> None:
+    def __init__(self, model: VllmModel, leader: str) -> None:
         self._model = model
         self._leader = leader
         self._engine: HeadlessEngine | None = None

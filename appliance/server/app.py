@@ -19,7 +19,7 @@ from appliance.config import Config, Loaded
 from appliance.config.digest import digest
 from appliance.core.model import ALONE
 from appliance.models.health import public
-from appliance.models.manager import Lifecycle, Standing
+from appliance.models.manager import HealthReport, ModelManager
 from appliance.server.auth_middleware import Gate
 from appliance.server.connection_close_middleware import Parting
 from appliance.server.cors_middleware import Browsers
@@ -41,7 +41,7 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     its `telemetry`, and `apply`, which has all of it go by a config that differs in hot keys; `seat` is this process's
     place among several workers. `secrets` are texts that nobody may be shown.
     """
-    lifecycle = Lifecycle(config, ALONE if seat is None else seat.front_end)
+    lifecycle = ModelManager(config, ALONE if seat is None else seat.front_end)
     published = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
     outlook = Fresh(published, published.publish)
     telemetry, intake, told = _telemetry(config), Intake(config.server), Told(config, secrets)
@@ -74,7 +74,7 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     return app
 
 
-def create_probes(lifecycle: Lifecycle, outlook: Outlook, telemetry: Telemetry) -> Litestar:
+def create_probes(lifecycle: ModelManager, outlook: Outlook, telemetry: Telemetry) -> Litestar:
     """
     Probes and metrics alone, open to whoever reaches them, for a listener of its own in a thread of its own.
 
@@ -104,10 +104,10 @@ def _settings(config: Config) -> Settings:
     return Settings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
 
 
-def _probes(outlook: Outlook, lifecycle: Lifecycle, access: Authorizer | None = None) -> Sequence[BaseRouteHandler]:
+def _probes(outlook: Outlook, lifecycle: ModelManager, access: Authorizer | None = None) -> Sequence[BaseRouteHandler]:
     access = lifecycle.access if access is None else access
 
-    def standing() -> Standing:
+    def standing() -> HealthReport:
         now = outlook.standing()
         # Whether all is well is for everyone; what the models are called, and what ails them, is not.
         if not access.sees_every_model:
@@ -124,7 +124,7 @@ def _probes(outlook: Outlook, lifecycle: Lifecycle, access: Authorizer | None = 
 
 
 def _app(
-    lifecycle: Lifecycle, handlers: Sequence[BaseRouteHandler], access: Authorizer, telemetry: Telemetry
+    lifecycle: ModelManager, handlers: Sequence[BaseRouteHandler], access: Authorizer, telemetry: Telemetry
 ) -> Litestar:
     server = lifecycle.config.server
     app = Litestar(

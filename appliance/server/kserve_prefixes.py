@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client.core import Metric
 
-from appliance.models.manager import Lifecycle, Standing
+from appliance.models.manager import HealthReport, ModelManager
 from appliance.server.worker_health import Published
 
 # How old what a worker hears of the others can be, before they are ready and then.
@@ -28,7 +28,7 @@ class Publishing:
     Has an outlook publish over and over, while the event loop goes round.
     """
 
-    def __init__(self, published: Published, lifecycle: Lifecycle) -> None:
+    def __init__(self, published: Published, lifecycle: ModelManager) -> None:
         self._published = published
         self._lifecycle = lifecycle
         self._task: asyncio.Task[None] | None = None
@@ -63,7 +63,7 @@ class Fresh:
         self._published = published
         self._refresh = refresh
 
-    def standing(self) -> Standing:
+    def standing(self) -> HealthReport:
         self._refresh()
         return self._published.standing()
 

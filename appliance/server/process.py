@@ -26,7 +26,7 @@ from appliance.core.errors import ApplianceError
 from appliance.core.log_output import captured_output
 from appliance.core.service_links import REMEDY, service_links
 from appliance.core.system import leave
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.server.app import create_app, create_probes, probe_settings
 from appliance.server.kserve_prefixes import Fresh, Refresh
 from appliance.server.listener import Listener
@@ -126,7 +126,7 @@ def _work(loaded: Loaded, seat: Seat | None) -> int:
 async def _serve(loaded: Loaded, seat: Seat | None) -> int:
     config = loaded.config
     app = create_app(config, seat, loaded.secrets)
-    lifecycle: Lifecycle = app.state.lifecycle
+    lifecycle: ModelManager = app.state.lifecycle
     reloading = None if loaded.path is None else Reloading(loaded, lifecycle, [app.state.apply])
     certificates = None if config.server.tls is None else Certificates(config.server.tls)
     servers = _listeners(app, config, certificates)

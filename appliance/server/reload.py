@@ -16,9 +16,9 @@ from appliance.config.base import Change
 from appliance.config.root import LoggingSection
 from appliance.core import logging_setup
 from appliance.core.errors import ConfigError
-from appliance.models.health import FileStanding
-from appliance.models.manager import Lifecycle
-from appliance.models.rollout import Succession
+from appliance.models.health import ConfigStatus
+from appliance.models.manager import ModelManager
+from appliance.models.rollout import Rollout
 from appliance.server.file_watcher import Watch
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -28,7 +28,7 @@ Apply = Callable[[Loaded], None]
 """
 Takes the config that is served from now on; for somebody who holds a piece of it in a form of its own.
 
-Whoever reads `Lifecycle.config` each time it is wanted need not be one.
+Whoever reads `ModelManager.config` each time it is wanted need not be one.
 """
 
 
@@ -40,7 +40,7 @@ class Reloading:
     hot keys are applied at once, and its models are brought one succession after the other, the latest file last.
     """
 
-    def __init__(self, loaded: Loaded, lifecycle: Lifecycle, holders: Sequence[Apply]) -> None:
+    def __init__(self, loaded: Loaded, lifecycle: ModelManager, holders: Sequence[Apply]) -> None:
         self._served = loaded
         self._wanted = loaded
         self._latest: Loaded | None = loaded
@@ -51,7 +51,7 @@ class Reloading:
         self._is_wanted = asyncio.Event()
         self._watch = Watch(loaded.files)
         self._tasks: list[asyncio.Task[None]] = []
-        lifecycle.file = FileStanding(loaded.digest or "", _now())
+        lifecycle.file = ConfigStatus(loaded.digest or "", _now())
 
     def begin(self) -> None:
         """
@@ -146,7 +146,7 @@ class Reloading:
             found = differences(self._now_served(), wanted)
             # Once more: a model may have come meanwhile.
             self._apply_to_models(wanted, found)
-            succession = Succession(self._lifecycle, wanted.config.models, _models(found))
+            succession = Rollout(self._lifecycle, wanted.config.models, _models(found))
             try:
                 await succession.carry_out(lambda wanted=wanted: wanted is not self._wanted)  # type: ignore[misc]
             except Exception as error:
@@ -162,7 +162,7 @@ class Reloading:
                 self._say(error=f"{wanted.path}: not applied: {reason}")
             return
         log.info("config.applied", digest=wanted.digest)
-        now = FileStanding(wanted.digest or "", _now())
+        now = ConfigStatus(wanted.digest or "", _now())
         before = self._lifecycle.file
         # What was said of a still newer file holds.
         if before is not None and wanted is not self._latest:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.server.listener import Listener
 from appliance.server.probe_server import ProbeListener
 
@@ -27,7 +27,7 @@ _CLOSE_SECONDS = 5.0
 
 
 async def depart(
-    lifecycle: Lifecycle,
+    lifecycle: ModelManager,
     servers: Sequence[Listener | ProbeListener],
     serving: Sequence[asyncio.Task[None]],
     grpc_server: grpc.aio.Server | None,

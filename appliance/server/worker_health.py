@@ -18,7 +18,7 @@ from prometheus_client.core import Metric
 
 from appliance.api.metrics import of_models
 from appliance.core.model import FrontEnd
-from appliance.models.manager import Lifecycle, Standing, State
+from appliance.models.manager import HealthReport, ModelManager, State
 from appliance.server.multiprocess_metrics import Family, counted, merged
 from appliance.server.shared_memory import Slots
 from appliance.server.watchdog import UNREADY_SECONDS
@@ -34,7 +34,7 @@ class Outlook(Protocol):
     Where the appliance stands, and its metrics.
     """
 
-    def standing(self) -> Standing:
+    def standing(self) -> HealthReport:
         """
         What probes are told.
         """
@@ -61,7 +61,7 @@ class Alone:
     The outlook of the only process.
     """
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: ModelManager) -> None:
         self._lifecycle = lifecycle
         self._stall_seconds = lifecycle.config.server.stall_seconds
         self.publish()
@@ -69,7 +69,7 @@ class Alone:
     def publish(self) -> None:
         self._published = time.monotonic(), self._lifecycle.standing(), of_models(self._lifecycle)
 
-    def standing(self) -> Standing:
+    def standing(self) -> HealthReport:
         at, standing, _ = self._published
         silent = time.monotonic() - at
         if silent < min(UNREADY_SECONDS, self._stall_seconds):
@@ -94,7 +94,7 @@ class Snapshot:
 
     pid: int
     at: float
-    standing: Standing
+    standing: HealthReport
     families: Sequence[Family]
     past: Sequence[Family]
     """What those counted that had the slot before it, and died."""
@@ -124,7 +124,7 @@ class Together:
     The outlook of one worker among others: its own news, and what the others said last.
     """
 
-    def __init__(self, lifecycle: Lifecycle, seat: Seat) -> None:
+    def __init__(self, lifecycle: ModelManager, seat: Seat) -> None:
         self._lifecycle = lifecycle
         self._seat = seat
         before = read(seat.slots, seat.number)
@@ -148,7 +148,7 @@ class Together:
             log.error("metrics.dropped", reason=str(error))
             write(self._seat.slots, self._seat.number, replace(own, families=[], past=[]))
 
-    def standing(self) -> Standing:
+    def standing(self) -> HealthReport:
         """
         Good is what is good in every worker; a model is shown where it stands worst.
         """
@@ -158,7 +158,7 @@ class Together:
         models = [_together(models) for models in _by_name(seen)]
         if len(seen) < len(heard):
             models = [{**model, **_STARTING} for model in models]
-        return Standing(
+        return HealthReport(
             is_live=all(each.standing.is_live and now - each.at < self._stall_seconds for each in seen),
             is_ready=all(_is_ready(each, now) for each in heard),
             has_started=all(each is not None and each.standing.has_started for each in heard),

@@ -15,7 +15,7 @@ from served import free_port
 
 from appliance.config.root import MetadataSection
 from appliance.config.server import ServerSection
-from appliance.models.health import FileStanding
+from appliance.models.health import ConfigStatus
 from appliance.server.listener import Listener
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
@@ -173,7 +173,7 @@ PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz", "/readyz/", "/sh
 async def test_probes_tell_foreign_pages_their_status_alone(path: str, here: Closed, there: Closed) -> None:
     """A page whose name was pointed here reads neither models, nor upstreams, nor what is known of the file."""
     for client in (here, there):
-        client.lifecycle.file = FileStanding("digest", "now")
+        client.lifecycle.file = ConfigStatus("digest", "now")
         for headers in ({"Host": "evil.example"}, {"Host": "localhost", "Origin": "https://evil.example"}):
             foreign = await client.get(path, headers=headers)
             assert (foreign.status_code, sorted(foreign.json()), foreign.json()["models"]) == (

@@ -19,7 +19,7 @@ from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerSection
 from appliance.core.errors import ArtifactCorruptError, EngineDeadError, LoadError
-from appliance.models.health import FileStanding
+from appliance.models.health import ConfigStatus
 from appliance.models.state import State
 
 INSIDE = re.compile(
@@ -202,7 +202,7 @@ async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
     What is wrong with a new file quotes it, and which models it brings is not for every key.
     """
     async with Closed(closed_config()) as client:
-        client.lifecycle.file = FileStanding("digest", "now", error="/root/config.yaml:1:1: secret")
+        client.lifecycle.file = ConfigStatus("digest", "now", error="/root/config.yaml:1:1: secret")
         full = (await client.get("/readyz", headers=bearing(ALL))).json()
         some = (await client.get("/readyz", headers=bearing(ONLY))).json()
         none = (await client.get("/readyz")).json()

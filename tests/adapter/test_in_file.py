@@ -16,7 +16,7 @@ from doubles import Double, DoubleSection, config
 from appliance.core.errors import LoadError, RequestError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.adapter import AdapterSection
-from appliance.models.manager import Lifecycle, State
+from appliance.models.manager import ModelManager, State
 
 CHAT = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
 STREAM = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}], "stream": true}')
@@ -77,8 +77,8 @@ async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
 
 
 @asynccontextmanager
-async def _begun(*sections: Any) -> AsyncGenerator[tuple[Lifecycle, Completer]]:
-    lifecycle = Lifecycle(config(*(sections or (_adapter(), CompleterSection(name="base")))))
+async def _begun(*sections: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
+    lifecycle = ModelManager(config(*(sections or (_adapter(), CompleterSection(name="base")))))
     lifecycle.begin()
     try:
         yield lifecycle, cast("Completer", lifecycle.find("base").model)
@@ -87,7 +87,7 @@ async def _begun(*sections: Any) -> AsyncGenerator[tuple[Lifecycle, Completer]]:
 
 
 @asynccontextmanager
-async def _ready(*sections: Any) -> AsyncGenerator[tuple[Lifecycle, Completer]]:
+async def _ready(*sections: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
     async with _begun(*sections) as (lifecycle, target):
         target.may_load.set()
         await _until(lambda: lifecycle.is_ready)
@@ -175,7 +175,7 @@ async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:
             made.operations = frozenset({Operation.EMBEDDING})
             return made
 
-    lifecycle = Lifecycle(config(_adapter(), Silent(name="base")))
+    lifecycle = ModelManager(config(_adapter(), Silent(name="base")))
     lifecycle.begin()
     await _until(lambda: lifecycle.find("chat").state is State.FAILED)
     await lifecycle.stop()

@@ -19,7 +19,7 @@ from appliance.config.server import ServerSection
 from appliance.core.errors import GatewayError
 from appliance.core.model import ModelRequest, Operation
 from appliance.models.adapter import AdapterSection
-from appliance.models.manager import Lifecycle, State
+from appliance.models.manager import ModelManager, State
 
 PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz")
 
@@ -34,8 +34,8 @@ def _section(url: str, template: str = "{{ messages[0].content }}") -> AdapterSe
 
 
 @asynccontextmanager
-async def _begun(url: str, *template: str) -> AsyncGenerator[Lifecycle]:
-    lifecycle = Lifecycle(config(_section(url, *template)))
+async def _begun(url: str, *template: str) -> AsyncGenerator[ModelManager]:
+    lifecycle = ModelManager(config(_section(url, *template)))
     lifecycle.begin()
     try:
         yield lifecycle

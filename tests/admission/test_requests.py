@@ -20,7 +20,7 @@ from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.core.request_context import RequestContext, current_context, use_context
 from appliance.limits import KeyLimits, LimitsSection, SloSection
-from appliance.models.manager import Entry, Lifecycle
+from appliance.models.manager import ModelManager, ModelStatus
 from appliance.server import create_app
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
@@ -97,11 +97,11 @@ class Client(AsyncClient):
 
     def __init__(self, server: ServerSection, **section: Any) -> None:
         app = create_app(config(EngineSection(name="one", **section), server=server))
-        self.lifecycle: Lifecycle = app.state.lifecycle
+        self.lifecycle: ModelManager = app.state.lifecycle
         super().__init__(transport=ASGITransport(cast("Any", app)), base_url="http://appliance", timeout=60)
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> ModelStatus:
         """
         The only model.
         """

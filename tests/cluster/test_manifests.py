@@ -20,7 +20,7 @@ from reference_servers import environment
 
 from appliance.config import Config, load
 from appliance.models.generative import GenerativeSection
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.server.app import create_probes
 from appliance.server.worker_health import Alone
 from appliance.telemetry.recorder import Settings, Telemetry
@@ -106,7 +106,7 @@ def test_probes_and_ports_are_those_of_the_server(pod: Manifest, settings: Manif
     Probes ask the listener of probes for routes it has, and every port of the container is one that we listen on.
     """
     server = _config(settings, pod, tmp_path).server
-    lifecycle = Lifecycle(doubles())
+    lifecycle = ModelManager(doubles())
     app = create_probes(lifecycle, Alone(lifecycle), Telemetry(Settings()))
     container = manifests.container(pod)
     numbers = {each["name"]: each["containerPort"] for each in container["ports"]}

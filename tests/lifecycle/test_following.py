@@ -13,8 +13,8 @@ from doubles import Double, DoubleSection, config
 
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
-from appliance.models.manager import Lifecycle, State
-from appliance.models.rollout import Succession
+from appliance.models.manager import ModelManager, State
+from appliance.models.rollout import Rollout
 
 PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 
@@ -54,8 +54,8 @@ async def _until(is_so: Callable[[], bool], seconds: float = 5) -> None:
 
 
 @asynccontextmanager
-async def _following() -> AsyncGenerator[tuple[Lifecycle, Follower]]:
-    lifecycle = Lifecycle(config(FollowerSection(name="one")))
+async def _following() -> AsyncGenerator[tuple[ModelManager, Follower]]:
+    lifecycle = ModelManager(config(FollowerSection(name="one")))
     lifecycle.begin()
     try:
         await _until(lambda: lifecycle.is_ready)
@@ -120,7 +120,7 @@ async def test_a_follower_is_replaced_like_a_model_that_answers() -> None:
     """
     async with _following() as (lifecycle, old):
         new = FollowerSection(name="one", has_storage=True)
-        succession = Succession(lifecycle, [new], ["one"])
+        succession = Rollout(lifecycle, [new], ["one"])
         old.is_dead = True
         await asyncio.wait_for(succession.carry_out(lambda: False), 10)
 

@@ -24,7 +24,7 @@ from appliance.core.errors import (
     UnsupportedOperationError,
 )
 from appliance.core.model import ModelRequest, ModelResponse, Operation
-from appliance.models.manager import Lifecycle, Patience, State
+from appliance.models.manager import ModelManager, RestartPolicy, State
 
 PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 STREAM = ModelRequest(Operation.COMPLETION, b'{"stream": true}')
@@ -36,13 +36,13 @@ async def _until(is_so: Callable[[], bool], seconds: float = 3) -> None:
             await asyncio.sleep(0.01)
 
 
-def _double(lifecycle: Lifecycle, index: int = 0) -> Double:
+def _double(lifecycle: ModelManager, index: int = 0) -> Double:
     return cast("Double", lifecycle.entries[index].model)
 
 
 @asynccontextmanager
-async def _begun(*sections: DoubleSection, patience: Patience = Patience()) -> AsyncGenerator[Lifecycle]:  # noqa: B008 - frozen
-    lifecycle = Lifecycle(config(*sections), patience=patience)
+async def _begun(*sections: DoubleSection, patience: RestartPolicy = RestartPolicy()) -> AsyncGenerator[ModelManager]:  # noqa: B008 - frozen
+    lifecycle = ModelManager(config(*sections), patience=patience)
     lifecycle.begin()
     try:
         yield lifecycle
@@ -51,7 +51,7 @@ async def _begun(*sections: DoubleSection, patience: Patience = Patience()) -> A
 
 
 @asynccontextmanager
-async def _ready(*sections: DoubleSection) -> AsyncGenerator[Lifecycle]:
+async def _ready(*sections: DoubleSection) -> AsyncGenerator[ModelManager]:
     async with _begun(*sections) as lifecycle:
         for index in range(len(lifecycle.entries)):
             _double(lifecycle, index).may_load.set()
@@ -458,7 +458,7 @@ async def test_a_restart_does_not_wait_for_another_models_download() -> None:
     """
     may_fetch = threading.Event()
     slow = DoubleSection(name="slow", has_storage=True, may_fetch=may_fetch)
-    patience = Patience(first_seconds=0.01)
+    patience = RestartPolicy(first_seconds=0.01)
     async with _begun(DoubleSection(name="one", on_failure="restart"), slow, patience=patience) as lifecycle:
         one, two = lifecycle.entries
         _double(lifecycle).may_load.set()

@@ -15,8 +15,8 @@ from doubles import Double, RemoteSection, config
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
 from appliance.limits import LimitsSection
-from appliance.models.manager import Entry, Lifecycle, Patience, State
-from appliance.models.rollout import Succession
+from appliance.models.manager import ModelManager, ModelStatus, RestartPolicy, State
+from appliance.models.rollout import Rollout
 
 PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 WAITING = ModelRequest(Operation.COMPLETION, b'{"prompt": "wait"}')
@@ -83,9 +83,9 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def _ready(pause_seconds: float = 60, **section: Any) -> AsyncGenerator[tuple[Lifecycle, Entry]]:
+async def _ready(pause_seconds: float = 60, **section: Any) -> AsyncGenerator[tuple[ModelManager, ModelStatus]]:
     sections = SlowSection(name="one", on_failure="restart", **section)
-    lifecycle = Lifecycle(config(sections), patience=Patience(first_seconds=pause_seconds))
+    lifecycle = ModelManager(config(sections), patience=RestartPolicy(first_seconds=pause_seconds))
     lifecycle.begin()
     await _until(lambda: lifecycle.is_ready)
     try:
@@ -191,6 +191,6 @@ async def test_restarts_are_not_forgotten_with_a_config() -> None:
     async with _ready(pause_seconds=0.01) as (lifecycle, entry):
         SlowSection.built[0].is_dead = True
         await _until(lambda: entry.restarts == 1 and entry.state is State.READY)
-        await Succession(lifecycle, [SlowSection(name="one", aliases=("uno",))], ["one"]).carry_out(lambda: False)
+        await Rollout(lifecycle, [SlowSection(name="one", aliases=("uno",))], ["one"]).carry_out(lambda: False)
 
         assert lifecycle.find("uno").restarts == 1

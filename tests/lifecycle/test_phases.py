@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import MissingExtraError
-from appliance.models.load_timings import Phases
-from appliance.models.manager import Lifecycle, State
+from appliance.models.load_timings import LoadTimings
+from appliance.models.manager import ModelManager, State
 
 
 async def _until(is_so: Callable[[], bool]) -> None:
@@ -26,13 +26,13 @@ async def _until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def _double(lifecycle: Lifecycle) -> Double:
+def _double(lifecycle: ModelManager) -> Double:
     return cast("Double", lifecycle.entries[0].model)
 
 
 @asynccontextmanager
-async def _made(section: DoubleSection) -> AsyncGenerator[Lifecycle]:
-    lifecycle = Lifecycle(config(section).model_copy(update={"storage": StorageSettings(cache_dir=Path("/kept"))}))
+async def _made(section: DoubleSection) -> AsyncGenerator[ModelManager]:
+    lifecycle = ModelManager(config(section).model_copy(update={"storage": StorageSettings(cache_dir=Path("/kept"))}))
     try:
         yield lifecycle
     finally:
@@ -90,7 +90,7 @@ def test_a_load_begins_anew_after_a_death() -> None:
     What an earlier load was spent on is no part of the next, and what follows a load is none of it.
     """
     now = 0.0
-    phases = Phases(lambda: now)
+    phases = LoadTimings(lambda: now)
     for state, seconds in ((State.FETCHING, 1), (State.LOADING, 2), (State.PROVING, 3), (State.READY, 4)):
         now += seconds
         phases.enter(state)

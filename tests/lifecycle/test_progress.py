@@ -8,7 +8,7 @@ from doubles import DoubleSection, config
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from appliance.models.manager import Lifecycle, Progress
+from appliance.models.manager import FetchProgress, ModelManager
 from appliance.server.app import create_probes
 from appliance.server.worker_health import Alone
 from appliance.telemetry.recorder import Settings, Telemetry
@@ -31,7 +31,7 @@ def test_rate_and_time_to_go_are_of_the_last_while() -> None:
     A fetch that was fast and has stalled says so: the rate falls to nothing, and there is no end in sight.
     """
     clock = Clock()
-    progress = Progress(clock)
+    progress = FetchProgress(clock)
     for second in range(1, 11):
         clock.now += 1
         progress.hear("model", second * 100 - 100, 2000)
@@ -50,7 +50,7 @@ def test_bytes_of_an_earlier_fetch_are_no_speed() -> None:
     What a restart finds on the disk counts as there, and not as fetched within a second.
     """
     clock = Clock()
-    progress = Progress(clock)
+    progress = FetchProgress(clock)
     clock.now += 1
     progress.hear("model", 0, None)
     progress.hear("model", 5000, 10_000)
@@ -70,7 +70,7 @@ def test_parts_add_up() -> None:
     """
     A model and its adapters are one model; while one size is unknown, so is their sum.
     """
-    progress = Progress(Clock())
+    progress = FetchProgress(Clock())
     progress.hear("model", 100, 100)
     progress.hear("adapter x", 5, None)
     before = progress.describe()
@@ -84,8 +84,8 @@ def test_metrics_have_bytes_and_rate_of_each_model() -> None:
     """
     The same numbers that readiness shows, by model; none for a model that has nothing to fetch.
     """
-    lifecycle = Lifecycle(config(DoubleSection(name="one"), DoubleSection(name="two")))
-    lifecycle.entries[0].progress = Progress(Clock())
+    lifecycle = ModelManager(config(DoubleSection(name="one"), DoubleSection(name="two")))
+    lifecycle.entries[0].progress = FetchProgress(Clock())
     lifecycle.entries[0].progress.hear("model", 50, 200)
 
     with TestClient(create_probes(lifecycle, Alone(lifecycle), Telemetry(Settings()))) as client:

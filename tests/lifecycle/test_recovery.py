@@ -14,13 +14,13 @@ from doubles import Double, DoubleSection, config
 
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
-from appliance.models.manager import Entry, Lifecycle, Patience, State
-from appliance.models.restart_policy import Deaths
-from appliance.models.rollout import Succession
+from appliance.models.manager import ModelManager, ModelStatus, RestartPolicy, State
+from appliance.models.restart_policy import RestartTracker
+from appliance.models.rollout import Rollout
 
 PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 
-QUICK = Patience(most_deaths=3, first_seconds=0.01)
+QUICK = RestartPolicy(most_deaths=3, first_seconds=0.01)
 
 
 class Willing(DoubleSection):
@@ -60,8 +60,8 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def _ready(*sections: DoubleSection, patience: Patience = QUICK) -> AsyncGenerator[Lifecycle]:
-    lifecycle = Lifecycle(config(*sections), patience=patience)
+async def _ready(*sections: DoubleSection, patience: RestartPolicy = QUICK) -> AsyncGenerator[ModelManager]:
+    lifecycle = ModelManager(config(*sections), patience=patience)
     lifecycle.begin()
     try:
         await _until(lambda: lifecycle.is_ready)
@@ -70,7 +70,7 @@ async def _ready(*sections: DoubleSection, patience: Patience = QUICK) -> AsyncG
         await lifecycle.stop()
 
 
-def _is_again_ready(entry: Entry, restarts: int) -> Callable[[], bool]:
+def _is_again_ready(entry: ModelStatus, restarts: int) -> Callable[[], bool]:
     return lambda: entry.restarts == restarts and entry.state is State.READY
 
 
@@ -95,7 +95,7 @@ async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> 
     No platform needs to help; calls get a wait, and no error's text; the other model answers.
     """
     sections = Willing(name="one", on_failure="restart"), Willing(name="two", on_failure="restart")
-    async with _ready(*sections, patience=Patience(first_seconds=60)) as lifecycle:
+    async with _ready(*sections, patience=RestartPolicy(first_seconds=60)) as lifecycle:
         entry = lifecycle.entries[0]
         Willing.built[0].is_dead = True
         await _until(lambda: entry.state is State.RESTARTING)
@@ -143,7 +143,7 @@ async def test_a_model_that_was_well_for_long_begins_a_new_row() -> None:
     """
     Deaths that have nothing to do with each other are no crash loop.
     """
-    async with _ready(Willing(name="one", on_failure="restart"), patience=Patience(2, 0, 0.01)) as lifecycle:
+    async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(2, 0, 0.01)) as lifecycle:
         (entry,) = lifecycle.entries
         for restarts in (1, 2, 3):
             Willing.built[-1].is_dead = True
@@ -157,7 +157,7 @@ async def test_what_fails_the_first_time_is_not_tried_again() -> None:
     A missing artifact stays missing.
     """
     section = Willing(name="one", has_storage=True, on_failure="restart", fetch_fault=ArtifactNotFoundError("nothing"))
-    lifecycle = Lifecycle(config(section), patience=QUICK)
+    lifecycle = ModelManager(config(section), patience=QUICK)
     lifecycle.begin()
     await _until(lambda: lifecycle.entries[0].state is State.FAILED)
     await lifecycle.stop()
@@ -176,7 +176,7 @@ async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
         assert lifecycle.entries[0].state is State.FAILED
 
     section = Willing(name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing"))
-    lifecycle = Lifecycle(config(section))
+    lifecycle = ModelManager(config(section))
     lifecycle.begin()
     code = await asyncio.wait_for(lifecycle.ending.wait(), 5)
     await lifecycle.stop()
@@ -190,7 +190,7 @@ async def test_a_new_config_that_fails_ends_no_process() -> None:
     """
     section = Willing(name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing"))
     async with _ready(Willing(name="one", on_failure="exit")) as lifecycle:
-        succession = Succession(lifecycle, [section], ["one"])
+        succession = Rollout(lifecycle, [section], ["one"])
         await succession.carry_out(lambda: False)
 
         assert succession.failed == {"one": "nothing"}
@@ -215,7 +215,7 @@ async def test_a_stop_ends_a_restart() -> None:
     """
     In the pause before it, or in the middle of its load: nothing is left running.
     """
-    async with _ready(Willing(name="one", on_failure="restart"), patience=Patience(first_seconds=60)) as lifecycle:
+    async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(first_seconds=60)) as lifecycle:
         Willing.built[0].is_dead = True
         await _until(lambda: lifecycle.entries[0].state is State.RESTARTING)
 
@@ -263,7 +263,7 @@ def test_pauses_grow_up_to_a_bound() -> None:
     """
     1, 2, 4, ... seconds, by chance a half less or more, and never more than a minute and a half.
     """
-    deaths, pauses = Deaths(Patience(most_deaths=20)), []
+    deaths, pauses = RestartTracker(RestartPolicy(most_deaths=20)), []
     for _ in range(9):
         deaths.count()
         pauses.append(deaths.pause_seconds)
@@ -277,7 +277,7 @@ def test_only_time_spent_well_ends_a_row() -> None:
     A load that took long is no time spent well.
     """
     clock = _Clock()
-    deaths = Deaths(Patience(most_deaths=2, well_seconds=100), clock)
+    deaths = RestartTracker(RestartPolicy(most_deaths=2, well_seconds=100), clock)
     deaths.come_alive()
     clock.now += 10
     deaths.count()

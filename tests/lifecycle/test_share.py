@@ -8,7 +8,7 @@ from doubles import Double, DoubleSection
 
 from appliance.core.model import ALONE, FrontEnd, Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.limits import LimitsSection
-from appliance.models.model_status import Entry
+from appliance.models.model_status import ModelStatus
 
 
 class Seven(Double):
@@ -56,7 +56,7 @@ def test_workers_share_what_an_engine_computes_at_once() -> None:
     taken = []
     for front_end in (ALONE, FrontEnd(1, 2)):
         for section in (SevenSection(name="unsaid"), said):
-            entry = Entry.of(section, Fellows(front_end))
+            entry = ModelStatus.of(section, Fellows(front_end))
             entry.bound(front_end.count)
             taken.append(entry.gate.concurrent)
 

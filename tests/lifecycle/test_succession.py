@@ -19,9 +19,9 @@ from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
 from appliance.core.model import ModelRequest, Operation
 from appliance.models.base_config import ModelSection, Report
-from appliance.models.manager import Lifecycle, State
-from appliance.models.model_runner import Life
-from appliance.models.rollout import Succession
+from appliance.models.manager import ModelManager, State
+from appliance.models.model_runner import ModelRunner
+from appliance.models.rollout import Rollout
 
 PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 STREAM = ModelRequest(Operation.COMPLETION, b'{"stream": true}')
@@ -33,14 +33,14 @@ async def _until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def _double(life: Life | None) -> Double:
+def _double(life: ModelRunner | None) -> Double:
     assert life is not None
     return cast("Double", life.entry.model)
 
 
 @asynccontextmanager
-async def _serving(*sections: ModelSection, drain_seconds: float = 5) -> AsyncGenerator[Lifecycle]:
-    lifecycle = Lifecycle(config(*sections, server=ServerSection(drain_seconds=drain_seconds)))
+async def _serving(*sections: ModelSection, drain_seconds: float = 5) -> AsyncGenerator[ModelManager]:
+    lifecycle = ModelManager(config(*sections, server=ServerSection(drain_seconds=drain_seconds)))
     lifecycle.begin()
     for life in lifecycle.roster.lives:
         _double(life).may_load.set()
@@ -56,8 +56,8 @@ class _Begun:
     A succession under way, and its newcomers.
     """
 
-    def __init__(self, lifecycle: Lifecycle, sections: Sequence[ModelSection], *names: str) -> None:
-        self.succession = Succession(lifecycle, sections, names)
+    def __init__(self, lifecycle: ModelManager, sections: Sequence[ModelSection], *names: str) -> None:
+        self.succession = Rollout(lifecycle, sections, names)
         self.is_outdated = False
         self.task = asyncio.create_task(self.succession.carry_out(lambda: self.is_outdated))
         self._lifecycle = lifecycle
@@ -292,7 +292,7 @@ async def test_a_model_that_still_loads_is_replaced_at_once() -> None:
     """
     Nobody waits for what the config no longer wants.
     """
-    lifecycle = Lifecycle(config(DoubleSection(name="one")))
+    lifecycle = ModelManager(config(DoubleSection(name="one")))
     lifecycle.begin()
     await _until(lambda: lifecycle.find("one").state is State.LOADING)
     old = _double(lifecycle.roster.get("one"))

@@ -79,12 +79,12 @@ def _start(file: str) -> Answer:
     from appliance.core.model import ALONE
     from appliance.engines.vllm.engine_args import engine_arguments
     from appliance.engines.vllm.parallel_args import environment_of
-    from appliance.models.vllm_model import LocalModel
+    from appliance.models.vllm_model import VllmModel
 
     (section,) = load(Path(file)).config.models
     artifacts = section.materialize(StorageSettings(), lambda *_: None)
     model = section.build(SimpleNamespace(front_end=ALONE))
-    assert isinstance(model, LocalModel)
+    assert isinstance(model, VllmModel)
     setup = model.setup(artifacts)
     os.environ.update(environment_of(setup.layout))
     _import_model(setup.artifact)

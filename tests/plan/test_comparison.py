@@ -18,7 +18,7 @@ from appliance.core.errors import ArtifactCorruptError
 from appliance.core.model import Peers
 from appliance.models.base_config import Report
 from appliance.models.generative import GenerativeSection
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.planner import Plan
 
 Write = Callable[..., Path]
@@ -72,7 +72,7 @@ async def _served(section: DoubleSection) -> tuple[Mapping[str, Any], list[Any]]
     """
     The model as probes show it once it is ready, and what was logged.
     """
-    lifecycle = Lifecycle(config(section))
+    lifecycle = ModelManager(config(section))
     with capture_logs() as logged:
         lifecycle.begin()
         try:

@@ -19,7 +19,7 @@ from appliance.config import load
 from appliance.config.layout import LayoutSection
 from appliance.config.storage import StorageSettings, TransferSection
 from appliance.core.errors import StorageUnavailableError
-from appliance.models.fetch import bring
+from appliance.models.fetch import fetch_artifacts
 from appliance.models.generative import GenerativeSection
 
 Write = Callable[..., Path]
@@ -83,7 +83,7 @@ def test_a_store_that_does_not_answer_is_no_reason_to_refuse(tmp_path: Path) -> 
     settings = StorageSettings(cache_dir=tmp_path / "cache", transfer=TransferSection(retries=0))
 
     with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:9"):
-        bring(section, settings, lambda *_: None)
+        fetch_artifacts(section, settings, lambda *_: None)
 
 
 def test_a_layout_that_is_left_to_us_is_settled_by_the_files(write: Write, published: Published) -> None:

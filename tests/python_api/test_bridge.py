@@ -18,7 +18,7 @@ from served import until
 from appliance.core import model
 from appliance.core.errors import EngineDeadError, LoadError, RequestError, UnavailableError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, Operation
-from appliance.models.warmup import prove
+from appliance.models.warmup import run_warmup
 from appliance.openai import OpenAIEncoderModel, OpenAIGenerativeModel
 from appliance.openai.types import ChatCompletion, ErrorResponse
 from appliance.python_api.model_adapter import bridged
@@ -379,7 +379,7 @@ async def test_a_proof_that_is_refused_fails_the_load() -> None:
     assert bridge.proof is not None
 
     with pytest.raises(LoadError, match="not today"):
-        await prove(bridge, bridge.proof)
+        await run_warmup(bridge, bridge.proof)
 
 
 class Pulsed(Model):

@@ -18,9 +18,9 @@ from appliance.config import load
 from appliance.core.errors import LoadError
 from appliance.core.model import Model, ModelRequest, Operation
 from appliance.models.base_config import ModelSection
-from appliance.models.peer_client import Peers
+from appliance.models.peer_client import PeerClient
 
-NOBODY = Peers(lambda name: pytest.fail(name))
+NOBODY = PeerClient(lambda name: pytest.fail(name))
 
 MODELS = """
 from pathlib import Path

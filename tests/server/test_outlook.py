@@ -11,16 +11,16 @@ import pytest
 from doubles import config
 from prometheus_client import REGISTRY, Gauge
 
-from appliance.models.manager import Lifecycle, Standing
+from appliance.models.manager import HealthReport, ModelManager
 from appliance.server.shared_memory import Slots
 from appliance.server.worker_health import Seat, Snapshot, Together, bury, read, write
 
-GOOD = Standing(
+GOOD = HealthReport(
     True, True, True, 1, [{"name": "one", "state": "ready", "reason": "it answered", "running": 2, "queued": 1}]
 )
 
 
-def _said(standing: Standing = GOOD, *, seconds_ago: float = 0) -> Snapshot:
+def _said(standing: HealthReport = GOOD, *, seconds_ago: float = 0) -> Snapshot:
     return Snapshot(pid=7, at=time.monotonic() - seconds_ago, standing=standing, families=[], past=[])
 
 
@@ -35,7 +35,7 @@ def slots() -> Slots:
     return slots
 
 
-class _Ready(Lifecycle):
+class _Ready(ModelManager):
     """
     A lifecycle whose model is ready, though nobody loaded it.
     """
@@ -44,7 +44,7 @@ class _Ready(Lifecycle):
     def is_ready(self) -> bool:
         return True
 
-    def standing(self) -> Standing:
+    def standing(self) -> HealthReport:
         return GOOD
 
 

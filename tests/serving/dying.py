@@ -14,7 +14,7 @@ import psutil
 
 from appliance.config import load
 from appliance.core.model import ModelRequest, Operation
-from appliance.models.manager import Lifecycle, Patience, State
+from appliance.models.manager import ModelManager, RestartPolicy, State
 
 CALL = ModelRequest(Operation.COMPLETION, b'{"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}')
 
@@ -31,7 +31,7 @@ def _counts(process: psutil.Process) -> dict[str, int]:
 
 async def _die(file: Path, times: int) -> None:
     config = load(file, overrides=["models.smollm2.on_failure=restart"]).config
-    lifecycle = Lifecycle(config, patience=Patience(most_deaths=times + 1, first_seconds=0.1, most_seconds=0.1))
+    lifecycle = ModelManager(config, patience=RestartPolicy(most_deaths=times + 1, first_seconds=0.1, most_seconds=0.1))
     lifecycle.begin()
     (entry,), process = lifecycle.entries, psutil.Process()
     for restarts in range(times + 1):

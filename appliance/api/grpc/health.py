@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 from appliance.api.grpc.interceptor import recognised
 from appliance.auth import authenticated
 from appliance.core.errors import ApplianceError, UnknownModelError
-from appliance.models.manager import RULES, Lifecycle, Standing
+from appliance.models.manager import RULES, HealthReport, ModelManager
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -34,7 +34,7 @@ class Health(HealthServicer):
     Any other name is a model's, which needs a key for it where there are keys.
     """
 
-    def __init__(self, lifecycle: Lifecycle, standing: Callable[[], Standing]) -> None:
+    def __init__(self, lifecycle: ModelManager, standing: Callable[[], HealthReport]) -> None:
         self._lifecycle = lifecycle
         self._standing = standing
 

@@ -16,15 +16,15 @@ from appliance.api.grpc.interceptor import Guard
 from appliance.api.grpc.service import InferenceService
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
-from appliance.models.manager import Lifecycle, Standing
+from appliance.models.manager import HealthReport, ModelManager
 from appliance.server.tls import Certificate, Certificates
 from appliance.telemetry.recorder import Telemetry
 
 
 def create_server(
     config: Config,
-    lifecycle: Lifecycle,
-    standing: Callable[[], Standing],
+    lifecycle: ModelManager,
+    standing: Callable[[], HealthReport],
     telemetry: Telemetry | None = None,
     *,
     has_company: bool = False,

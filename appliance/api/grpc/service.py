@@ -21,7 +21,7 @@ from appliance.api.oip.statistics import every_model, statistics
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current_context
-from appliance.models.manager import RULES, Lifecycle, Standing
+from appliance.models.manager import RULES, HealthReport, ModelManager
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
 
@@ -31,7 +31,7 @@ class InferenceService(GRPCInferenceServiceServicer):
     The protocol's methods over one lifecycle; they raise what REST's do.
     """
 
-    def __init__(self, lifecycle: Lifecycle, standing: Callable[[], Standing]) -> None:
+    def __init__(self, lifecycle: ModelManager, standing: Callable[[], HealthReport]) -> None:
         self._lifecycle = lifecycle
         self._standing = standing
 

@@ -11,10 +11,10 @@ from litestar.handlers import BaseRouteHandler
 from appliance.api.oip import repository, v1, v2
 from appliance.api.request_body import Intake
 from appliance.api.route_tags import speaking
-from appliance.models.manager import Lifecycle, Standing
+from appliance.models.manager import HealthReport, ModelManager
 
 
-def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager, standing: Callable[[], HealthReport], intake: Intake) -> list[BaseRouteHandler]:
     """
     The routes of both versions, and of the repository.
     """

@@ -26,7 +26,7 @@ from appliance.api.streaming_response import Streamed
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError, RequestError, UnsupportedOperationError
 from appliance.core.model import ModelResponse, Operation
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.tensors.codec import decoded
 
 _UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -55,7 +55,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None  # Any: as the model's server has it
 
 
-async def whole_text(lifecycle: Lifecycle, request: AnyRequest, name: str, intake: Intake) -> Response[Any]:
+async def whole_text(lifecycle: ModelManager, request: AnyRequest, name: str, intake: Intake) -> Response[Any]:
     """
     ``{"text_input", "parameters"}`` to ``{"model_name", "model_version", "text_output"}``.
     """
@@ -68,7 +68,7 @@ async def whole_text(lifecycle: Lifecycle, request: AnyRequest, name: str, intak
     return Response({**question.says, "text_output": texts[0] if len(texts) == 1 else texts})
 
 
-async def streamed_text(lifecycle: Lifecycle, request: AnyRequest, name: str, intake: Intake) -> Response[Any]:
+async def streamed_text(lifecycle: ModelManager, request: AnyRequest, name: str, intake: Intake) -> Response[Any]:
     """
     The same as server-sent events, each with what is new.
     """
@@ -85,7 +85,7 @@ async def streamed_text(lifecycle: Lifecycle, request: AnyRequest, name: str, in
     return Streamed(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
 
 
-def _meaning(lifecycle: Lifecycle, name: str) -> Meaning:
+def _meaning(lifecycle: ModelManager, name: str) -> Meaning:
     meaning = usual(lifecycle.find(name).model.operations, lifecycle.access)
     if meaning.operation not in {Operation.COMPLETION, Operation.CHAT_COMPLETION}:
         raise UnsupportedOperationError(f"The model {name!r} generates no text; ask it with infer")

@@ -17,7 +17,7 @@ from appliance.core.errors import GatewayError, RequestError, UnknownModelError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.parallel import gathered
 from appliance.limits import require_within
-from appliance.models.manager import Entry, Lifecycle
+from appliance.models.manager import ModelManager, ModelStatus
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 
@@ -32,7 +32,7 @@ _ITS_OWN = frozenset({"accept", "accept-encoding", "content-encoding", "content-
 Answer = TypeVar("Answer")
 
 
-def entry_of(lifecycle: Lifecycle, name: str, version: str | None = None) -> Entry:
+def entry_of(lifecycle: ModelManager, name: str, version: str | None = None) -> ModelStatus:
     """
     The model of this name and version.
 
@@ -45,7 +45,7 @@ def entry_of(lifecycle: Lifecycle, name: str, version: str | None = None) -> Ent
     return entry
 
 
-def authorize(lifecycle: Lifecycle, name: str, operation: Operation) -> None:
+def authorize(lifecycle: ModelManager, name: str, operation: Operation) -> None:
     """
     Return where the current caller may use the named model and, if that is what the model does, ask for the operation.
 
@@ -59,7 +59,7 @@ def authorize(lifecycle: Lifecycle, name: str, operation: Operation) -> None:
 
 
 async def infer(
-    lifecycle: Lifecycle, name: str, request: InferenceRequest, headers: Mapping[str, str]
+    lifecycle: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
     """
     Have the named model answer in tensors.
@@ -78,7 +78,7 @@ async def infer(
 
 
 async def ask(
-    lifecycle: Lifecycle, name: str, meaning: Meaning, columns: Columns, headers: Mapping[str, str]
+    lifecycle: ModelManager, name: str, meaning: Meaning, columns: Columns, headers: Mapping[str, str]
 ) -> Sequence[Tensor]:
     """
     The tensors that the named model gives for these columns.
@@ -158,7 +158,7 @@ async def whole(reply: ModelResponse) -> bytes:
 
 
 async def _pass(
-    lifecycle: Lifecycle, name: str, request: InferenceRequest, headers: Mapping[str, str]
+    lifecycle: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
     body, says = write_request(request)
     reply = await lifecycle.answer(name, ModelRequest(Operation.INFERENCE, body, {**inner_headers(headers), **says}))

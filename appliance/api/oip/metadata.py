@@ -14,7 +14,7 @@ from appliance.api.oip.inputs import Spec
 from appliance.api.oip.signatures import usual
 from appliance.core.errors import UnsupportedOperationError
 from appliance.core.model import Operation
-from appliance.models.manager import RULES, Entry, Lifecycle, State
+from appliance.models.manager import RULES, ModelManager, ModelStatus, State
 
 SERVER = "appliance"
 
@@ -39,14 +39,14 @@ def server_version() -> str:
     return version("appliance")
 
 
-def platform(entry: Entry) -> str:
+def platform(entry: ModelStatus) -> str:
     """
     What computes the model, and its class.
     """
     return f"{entry.section.computer}_{getattr(entry.section, 'class_', 'model')}"
 
 
-def tensors(entry: Entry) -> tuple[Sequence[Spec], Sequence[Spec]]:
+def tensors(entry: ModelStatus) -> tuple[Sequence[Spec], Sequence[Spec]]:
     """
     The inputs and the outputs of a model; both are empty where tensors mean nothing to it.
     """
@@ -60,7 +60,7 @@ def tensors(entry: Entry) -> tuple[Sequence[Spec], Sequence[Spec]]:
     return meaning.specs(), meaning.outputs(facts)
 
 
-def describe(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
+def describe(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
     """
     The metadata of a model; its facts and the digests of its bytes are among the parameters.
     """
@@ -77,7 +77,7 @@ def describe(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
     }
 
 
-def configuration(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
+def configuration(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
     """
     The same as Triton's clients read it before they ask.
 
@@ -94,7 +94,7 @@ def configuration(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON value
     }
 
 
-def listed(lifecycle: Lifecycle, *, only_ready: bool = False) -> list[dict[str, str]]:
+def listed(lifecycle: ModelManager, *, only_ready: bool = False) -> list[dict[str, str]]:
     """
     Every name of every model as a repository lists it, with its state.
     """

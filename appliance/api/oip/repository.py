@@ -18,7 +18,7 @@ from appliance.api.disconnect import AnyRequest, before_body
 from appliance.api.oip import metadata
 from appliance.api.request_body import Intake
 from appliance.core.errors import ForbiddenError, RequestError
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.tensors.codec import decoded
 
 
@@ -26,7 +26,7 @@ class _Asked(msgspec.Struct):
     ready: bool = False
 
 
-def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager, intake: Intake) -> list[BaseRouteHandler]:
     """
     The listing of models with their states, and the loading and unloading of them where `server.admin` allows it.
     """
@@ -53,9 +53,9 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
     return [index, change]
 
 
-async def load(lifecycle: Lifecycle, name: str) -> None:
+async def load(lifecycle: ModelManager, name: str) -> None:
     """
-    Load a model that was unloaded; see `Lifecycle.load`.
+    Load a model that was unloaded; see `ModelManager.load`.
 
     Raises:
         RequestError: the config does not allow it, or it cannot be done.
@@ -64,9 +64,9 @@ async def load(lifecycle: Lifecycle, name: str) -> None:
     await lifecycle.load(name)
 
 
-async def unload(lifecycle: Lifecycle, name: str) -> None:
+async def unload(lifecycle: ModelManager, name: str) -> None:
     """
-    Unload a model; see `Lifecycle.unload`.
+    Unload a model; see `ModelManager.unload`.
 
     Raises:
         RequestError: the config does not allow it, or it cannot be done.
@@ -75,7 +75,7 @@ async def unload(lifecycle: Lifecycle, name: str) -> None:
     await lifecycle.unload(name)
 
 
-def _allow(lifecycle: Lifecycle, verb: str, name: str) -> None:
+def _allow(lifecycle: ModelManager, verb: str, name: str) -> None:
     lifecycle.access.require_admin()
     if not lifecycle.config.server.admin:
         raise ForbiddenError(f"Nobody may {verb} models here; server.admin: true in the config allows it")

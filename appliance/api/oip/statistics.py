@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.api.oip.inference import VERSION
-from appliance.models.manager import Entry, Lifecycle
+from appliance.models.manager import ModelManager, ModelStatus
 
 
-def statistics(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
+def statistics(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
     """
     The calls of this process to one model, whatever protocol they came by; what we do not measure is not there.
     """
@@ -31,11 +31,11 @@ def statistics(entry: Entry, name: str) -> dict[str, Any]:  # Any: JSON values
     }
 
 
-def every_model(lifecycle: Lifecycle) -> list[dict[str, Any]]:  # Any: JSON values
+def every_model(lifecycle: ModelManager) -> list[dict[str, Any]]:  # Any: JSON values
     """
     Those of each model that the caller may use, under the first of its names that is for the caller.
     """
-    first: dict[str, tuple[Entry, str]] = {}
+    first: dict[str, tuple[ModelStatus, str]] = {}
     for entry, name in lifecycle.visible():
         first.setdefault(entry.section.name, (entry, name))
     return [statistics(entry, name) for entry, name in first.values()]

@@ -28,7 +28,7 @@ from appliance.api.streaming_response import Streamed
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 from appliance.tensors import Tensor
 from appliance.tensors.codec import decoded
 
@@ -46,7 +46,7 @@ class _Request(msgspec.Struct):
     parameters: dict[str, Any] | None = None  # Any: JSON values
 
 
-def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager, intake: Intake) -> list[BaseRouteHandler]:
     """
     ``POST /v1/models/NAME:predict`` and ``:explain``.
     """
@@ -75,7 +75,7 @@ def routes(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
 
 
 async def _answer(
-    lifecycle: Lifecycle, name: str, operation: Operation, body: bytes, headers: Mapping[str, str]
+    lifecycle: ModelManager, name: str, operation: Operation, body: bytes, headers: Mapping[str, str]
 ) -> bytes | ModelResponse:
     """
     The answer in the protocol's first version, or the reply of a model that speaks it itself.
@@ -99,7 +99,7 @@ async def _answer(
 
 
 async def _rows(
-    lifecycle: Lifecycle,
+    lifecycle: ModelManager,
     name: str,
     meaning: Meaning,
     question: Texts,

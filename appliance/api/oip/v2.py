@@ -30,12 +30,12 @@ from appliance.auth import OPEN
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current_context
-from appliance.models.manager import RULES, Entry, Lifecycle, Standing
+from appliance.models.manager import RULES, HealthReport, ModelManager, ModelStatus
 from appliance.tensors.codec import LENGTH_HEADER, read_request, write_response
 
 _PLACE = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")
 
-_GETS: Mapping[str, Callable[[Entry, str], Any]] = {  # Any: JSON values
+_GETS: Mapping[str, Callable[[ModelStatus, str], Any]] = {  # Any: JSON values
     "": metadata.describe,
     "config": metadata.configuration,
     "stats": lambda entry, name: {"model_stats": [statistics(entry, name)]},
@@ -53,14 +53,14 @@ class Place:
     verb: str
 
 
-def routes(lifecycle: Lifecycle, standing: Callable[[], Standing], intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager, standing: Callable[[], HealthReport], intake: Intake) -> list[BaseRouteHandler]:
     """
     Health, metadata, inference and generation.
     """
     return [*_server(lifecycle, standing), *_models(lifecycle, intake)]
 
 
-def _server(lifecycle: Lifecycle, standing: Callable[[], Standing]) -> list[BaseRouteHandler]:
+def _server(lifecycle: ModelManager, standing: Callable[[], HealthReport]) -> list[BaseRouteHandler]:
     @get("/v2", name="v2")
     async def server() -> dict[str, Any]:  # Any: JSON values
         return {
@@ -78,7 +78,9 @@ def _server(lifecycle: Lifecycle, standing: Callable[[], Standing]) -> list[Base
     return [server, models, *probing([live, ready])]
 
 
-def _probe(word: str, is_good: Callable[[Standing], bool], standing: Callable[[], Standing]) -> BaseRouteHandler:
+def _probe(
+    word: str, is_good: Callable[[HealthReport], bool], standing: Callable[[], HealthReport]
+) -> BaseRouteHandler:
     @route(
         f"/v2/health/{word}",
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
@@ -95,7 +97,7 @@ def _probe(word: str, is_good: Callable[[Standing], bool], standing: Callable[[]
     return probe
 
 
-def _models(lifecycle: Lifecycle, intake: Intake) -> list[BaseRouteHandler]:
+def _models(lifecycle: ModelManager, intake: Intake) -> list[BaseRouteHandler]:
     answers: Mapping[str, Callable[[AnyRequest, Place], Awaitable[Response[Any]]]] = {
         "infer": lambda request, place: _infer(lifecycle, request, place, intake),
         "generate": lambda request, place: generate_routes.whole_text(lifecycle, request, place.name, intake),
@@ -142,7 +144,7 @@ def _place(rest: str) -> Place:
     return Place(rest.removeprefix("/"), None, "")
 
 
-def _ready(entry: Entry, name: str) -> Response[Any]:
+def _ready(entry: ModelStatus, name: str) -> Response[Any]:
     rule, record = RULES[entry.state], current_context()
     if record is not None:
         record.is_probe = True
@@ -152,7 +154,7 @@ def _ready(entry: Entry, name: str) -> Response[Any]:
     return Response(says, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
-async def _infer(lifecycle: Lifecycle, request: AnyRequest, place: Place, intake: Intake) -> Response[Any]:
+async def _infer(lifecycle: ModelManager, request: AnyRequest, place: Place, intake: Intake) -> Response[Any]:
     body = await intake.json(request)
     asked = await off_loop(len(body), read_request, body, request.headers.get(LENGTH_HEADER))
     response = await unless_gone(request, infer(lifecycle, place.name, asked, dict(request.headers)))

@@ -19,10 +19,10 @@ from appliance.api.openapi.catalogue import Told, operations
 from appliance.api.openapi.docs_page import PAGE, policy_of
 from appliance.api.openapi.schemas import SCHEMAS, ref
 from appliance.core.model import Operation
-from appliance.models.manager import Lifecycle
+from appliance.models.manager import ModelManager
 
 
-def routes(lifecycle: Lifecycle) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager) -> list[BaseRouteHandler]:
     """
     `/schema/openapi.json` and `/schema`.
     """
