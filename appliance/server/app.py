@@ -20,20 +20,20 @@ from appliance.config.digest import digest
 from appliance.core.model import ALONE
 from appliance.models.health import public
 from appliance.models.manager import HealthReport, ModelManager
-from appliance.server.auth_middleware import Gate
-from appliance.server.connection_close_middleware import Parting
-from appliance.server.cors_middleware import Browsers
+from appliance.server.auth_middleware import AuthMiddleware
+from appliance.server.connection_close_middleware import ConnectionCloseMiddleware
+from appliance.server.cors_middleware import CorsMiddleware
 from appliance.server.cross_origin import CrossOriginProtection
-from appliance.server.kserve_prefix_middleware import Publisher, Service
+from appliance.server.kserve_prefix_middleware import KServeHostMiddleware, KServePrefixMiddleware
 from appliance.server.kserve_prefixes import Fresh, Publishing
-from appliance.server.request_context_middleware import Observed
-from appliance.server.send_timeout_middleware import Sending
-from appliance.server.worker_health import Alone, Outlook, Seat, Together
+from appliance.server.request_context_middleware import RequestContextMiddleware
+from appliance.server.send_timeout_middleware import SendTimeoutMiddleware
+from appliance.server.worker_health import HealthProvider, MultiWorkerHealth, SingleProcessHealth, WorkerInfo
 from appliance.telemetry.recorder import Settings, Telemetry
 from appliance.ui.redacted_config import Told
 
 
-def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str] = ()) -> Litestar:
+def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collection[str] = ()) -> Litestar:
     """
     All routes; the load begins with the application's start-up and does not hold it up.
 
@@ -42,7 +42,7 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     place among several workers. `secrets` are texts that nobody may be shown.
     """
     lifecycle = ModelManager(config, ALONE if seat is None else seat.front_end)
-    published = Alone(lifecycle) if seat is None else Together(lifecycle, seat)
+    published = SingleProcessHealth(lifecycle) if seat is None else MultiWorkerHealth(lifecycle, seat)
     outlook = Fresh(published, published.publish)
     telemetry, intake, told = _telemetry(config), Intake(config.server), Told(config, secrets)
     gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
@@ -74,7 +74,7 @@ def create_app(config: Config, seat: Seat | None = None, secrets: Collection[str
     return app
 
 
-def create_probes(lifecycle: ModelManager, outlook: Outlook, telemetry: Telemetry) -> Litestar:
+def create_probes(lifecycle: ModelManager, outlook: HealthProvider, telemetry: Telemetry) -> Litestar:
     """
     Probes and metrics alone, open to whoever reaches them, for a listener of its own in a thread of its own.
 
@@ -104,7 +104,9 @@ def _settings(config: Config) -> Settings:
     return Settings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
 
 
-def _probes(outlook: Outlook, lifecycle: ModelManager, access: Authorizer | None = None) -> Sequence[BaseRouteHandler]:
+def _probes(
+    outlook: HealthProvider, lifecycle: ModelManager, access: Authorizer | None = None
+) -> Sequence[BaseRouteHandler]:
     access = lifecycle.access if access is None else access
 
     def standing() -> HealthReport:
@@ -139,8 +141,10 @@ def _app(
     # Around everything: Litestar's middleware sees no request that has no route.
     metadata = lifecycle.config.metadata
     protected = CrossOriginProtection(app.asgi_handler, access, server, handlers)
-    inner = Publisher(protected, metadata, lambda: [name for _, name in lifecycle.visible()])
-    service = Service(Gate(inner, access, handlers), metadata)
-    sending = Sending(Browsers(service, server.cors), server.timeouts.send_seconds)
-    app.asgi_handler = Observed(Parting(sending, lambda: lifecycle.is_stopping), telemetry)
+    inner = KServePrefixMiddleware(protected, metadata, lambda: [name for _, name in lifecycle.visible()])
+    service = KServeHostMiddleware(AuthMiddleware(inner, access, handlers), metadata)
+    sending = SendTimeoutMiddleware(CorsMiddleware(service, server.cors), server.timeouts.send_seconds)
+    app.asgi_handler = RequestContextMiddleware(
+        ConnectionCloseMiddleware(sending, lambda: lifecycle.is_stopping), telemetry
+    )
     return app

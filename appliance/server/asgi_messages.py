@@ -15,7 +15,7 @@ from appliance.telemetry.payloads import Copy
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-class Wire:
+class AsgiMessages:
     """
     What passes between the server and the application, and what the record learns from it.
     """

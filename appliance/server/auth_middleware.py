@@ -18,7 +18,7 @@ from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import current_context
 
 
-class Gate:
+class AuthMiddleware:
     """
     An ASGI application whose every path wants a key, those that nobody has too, but for the ones marked as open.
 

@@ -10,7 +10,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class Parting:
+class ConnectionCloseMiddleware:
     """
     An ASGI application whose answers close their connection once it is about to leave.
 

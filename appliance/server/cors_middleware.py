@@ -39,7 +39,7 @@ _PAGE: Headers = [
 _PREFLIGHT_SECONDS = b"600"
 
 
-class Browsers:
+class CorsMiddleware:
     """
     An ASGI application that says so with every answer, and answers the questions browsers have before a request.
 

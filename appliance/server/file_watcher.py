@@ -20,7 +20,7 @@ _RETRY_SECONDS = 5.0
 _RETRY_SHARE = 20
 
 
-class Watch:
+class FileWatcher:
     """
     Looks at the files that a config was read from; `begin` is called before they are read, `take` after, where it went
     well.

@@ -27,7 +27,7 @@ Connections that wait to be accepted.
 """
 
 
-class Generation:
+class GranianServer:
     """
     One Granian, with the certificate it began with; `task` is done when it is.
     """

@@ -15,7 +15,7 @@ from appliance.api.kserve_names import HEADER, prefix_of
 from appliance.config.root import MetadataSection
 
 
-class Service:
+class KServeHostMiddleware:
     """
     An ASGI application that is also below ``/NAMESPACE/NAME``; without a name it is nowhere else.
     """
@@ -30,7 +30,7 @@ class Service:
         await self._app(scope, receive, send)
 
 
-class Publisher:
+class KServePrefixMiddleware:
     """
     An ASGI application that is also below ``/publishers/NAMESPACE/models/MODEL``, where the service has a name.
 

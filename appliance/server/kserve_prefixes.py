@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 
 from appliance.models.manager import HealthReport, ModelManager
-from appliance.server.worker_health import Published
+from appliance.server.worker_health import WorkerHealthFile
 
 # How old what a worker hears of the others can be, before they are ready and then.
 _SAY_SOON_SECONDS = 0.1
@@ -28,7 +28,7 @@ class Publishing:
     Has an outlook publish over and over, while the event loop goes round.
     """
 
-    def __init__(self, published: Published, lifecycle: ModelManager) -> None:
+    def __init__(self, published: WorkerHealthFile, lifecycle: ModelManager) -> None:
         self._published = published
         self._lifecycle = lifecycle
         self._task: asyncio.Task[None] | None = None
@@ -59,7 +59,7 @@ class Fresh:
     An outlook that is published anew before it is read.
     """
 
-    def __init__(self, published: Published, refresh: Callable[[], None]) -> None:
+    def __init__(self, published: WorkerHealthFile, refresh: Callable[[], None]) -> None:
         self._published = published
         self._refresh = refresh
 

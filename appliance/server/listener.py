@@ -10,7 +10,7 @@ import socket
 
 from litestar import Litestar
 
-from appliance.server.granian_server import BACKLOG, Generation
+from appliance.server.granian_server import BACKLOG, GranianServer
 from appliance.server.tls import Certificates
 
 # What a client does not read is held up here, where the rest of a stream can still be put together, and not in the
@@ -90,7 +90,7 @@ class Listener:
 
     async def _serve(self, listening: socket.socket) -> None:
         generation = self._generation(listening)
-        retiring: dict[asyncio.Task[None], Generation] = {}
+        retiring: dict[asyncio.Task[None], GranianServer] = {}
         try:
             while not self._stopped.is_set() and not generation.task.done():
                 await self._news(generation)
@@ -109,7 +109,7 @@ class Listener:
             for task in (generation.task, *retiring):
                 task.cancel()
 
-    async def _news(self, generation: Generation) -> None:
+    async def _news(self, generation: GranianServer) -> None:
         """
         Return when something is asked for, or over, and when it is time to look at the certificate.
         """
@@ -130,21 +130,21 @@ class Listener:
         has_changed = self._certificates is not None and await asyncio.to_thread(self._certificates.refresh)
         return self._settle_seconds if has_changed else None
 
-    async def _succeed(self, old: Generation, listening: socket.socket) -> Generation:
+    async def _succeed(self, old: GranianServer, listening: socket.socket) -> GranianServer:
         new = self._generation(listening)
         await asyncio.wait({new.task}, timeout=_OVERLAP_SECONDS)
         return old if new.task.done() else new
 
-    async def _retire(self, old: Generation, settle_seconds: float) -> None:
+    async def _retire(self, old: GranianServer, settle_seconds: float) -> None:
         old.turn_away()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), settle_seconds)
         old.stop()
         await old.task
 
-    def _generation(self, listening: socket.socket) -> Generation:
+    def _generation(self, listening: socket.socket) -> GranianServer:
         certificate = None if self._certificates is None else self._certificates.current
-        return Generation(self._app, listening, certificate, self._header_seconds)
+        return GranianServer(self._app, listening, certificate, self._header_seconds)
 
 
 def _listening(host: str, port: int) -> socket.socket:

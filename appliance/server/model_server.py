@@ -26,7 +26,7 @@ from appliance.server import serve
 _SOURCE = "ModelServer"
 
 
-class GivenSection(ModelSection):
+class PythonModelConfig(ModelSection):
     """
     A model that the program brings along, which no file could declare.
     """
@@ -93,7 +93,7 @@ class ModelServer:
         problems = [*_wrong(models), *self._too_many_workers()]
         if problems:
             raise ConfigError(problems)
-        sections = tuple(GivenSection(name=model.name, given=model) for model in models)
+        sections = tuple(PythonModelConfig(name=model.name, given=model) for model in models)
         return Config.model_construct(models=sections, server=self._server, logging=self._logging)
 
     def _too_many_workers(self) -> Iterable[Problem]:
@@ -122,7 +122,7 @@ def _wrong(models: Sequence[object]) -> Iterable[Problem]:
 
 def _ill_named(model: ServedModel, where: str) -> Iterable[Problem]:
     try:
-        GivenSection(name=model.name, given=model)
+        PythonModelConfig(name=model.name, given=model)
     except ValidationError as error:
         yield _problem(f"{where}.name", f"is {model.name!r}; {error.errors()[0]['msg']}")
 

@@ -20,7 +20,7 @@ _CREATED = "_created"
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class MetricFamilySum:
     """
     A metric as one process has it: its samples are name, labels, value and, of what is everybody's, how late that is.
     """
@@ -31,19 +31,19 @@ class Family:
     samples: Sequence[tuple[str, Labels, float, float | None]]
 
     @staticmethod
-    def of(metric: Metric) -> Family:
+    def of(metric: Metric) -> MetricFamilySum:
         """
         What prometheus_client collected.
         """
         samples = [(each.name, each.labels, float(each.value), _moment(each)) for each in metric.samples]
-        return Family(metric.name, metric.documentation, metric.type, samples)
+        return MetricFamilySum(metric.name, metric.documentation, metric.type, samples)
 
 
 def _moment(sample: Sample) -> float | None:
     return None if sample.timestamp is None else float(sample.timestamp)
 
 
-def counted(families: Iterable[Family]) -> list[Family]:
+def counted(families: Iterable[MetricFamilySum]) -> list[MetricFamilySum]:
     """
     What remains of a process when it is gone: its counts, one family for each name.
     """
@@ -54,7 +54,7 @@ def counted(families: Iterable[Family]) -> list[Family]:
     return [each.family() for each in sums.values()]
 
 
-def merged(processes: Mapping[int, tuple[Sequence[Family], Sequence[Family]]]) -> Iterator[Metric]:
+def merged(processes: Mapping[int, tuple[Sequence[MetricFamilySum], Sequence[MetricFamilySum]]]) -> Iterator[Metric]:
     """
     One family for each name: counts of all processes and their pasts summed, the rest with its process's number.
 
@@ -75,12 +75,12 @@ class _Sum:
     A family under way.
     """
 
-    def __init__(self, first: Family) -> None:
+    def __init__(self, first: MetricFamilySum) -> None:
         self._first = first
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._moments: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
-    def add(self, family: Family, number: int | None = None) -> None:
+    def add(self, family: MetricFamilySum, number: int | None = None) -> None:
         for name, labels, value, moment in family.samples:
             of_all = moment is not None or family.type in _SUMMED
             key = name, (*labels.items(), *({} if of_all else {"worker": str(number)}).items())
@@ -94,9 +94,9 @@ class _Sum:
             else:
                 self._values[key] += value
 
-    def family(self) -> Family:
+    def family(self) -> MetricFamilySum:
         samples = [(name, dict(labels), value, None) for (name, labels), value in self._values.items()]
-        return Family(self._first.name, self._first.documentation, self._first.type, samples)
+        return MetricFamilySum(self._first.name, self._first.documentation, self._first.type, samples)
 
     def metric(self) -> Metric:
         metric = Metric(self._first.name, self._first.documentation, self._first.type)

@@ -31,14 +31,14 @@ from appliance.server.app import create_app, create_probes, probe_settings
 from appliance.server.kserve_prefixes import Fresh, Refresh
 from appliance.server.listener import Listener
 from appliance.server.probe_server import ProbeListener
-from appliance.server.reload import Reloading, newest
-from appliance.server.shutdown import depart
+from appliance.server.reload import ConfigReload, newest
+from appliance.server.shutdown import shutdown_gracefully
 from appliance.server.signals import Signals
 from appliance.server.supervisor import Supervisor, worker_count
 from appliance.server.tls import Certificates
 from appliance.server.tls import read as read_certificate
 from appliance.server.watchdog import Watchdog
-from appliance.server.worker_health import Seat, read
+from appliance.server.worker_health import WorkerInfo, read
 from appliance.telemetry.recorder import Telemetry
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _stop_seconds(config: Config) -> float:
     return config.server.drain_delay_seconds + config.server.drain_seconds + _LEAVE_SECONDS
 
 
-def _work(loaded: Loaded, seat: Seat | None) -> int:
+def _work(loaded: Loaded, seat: WorkerInfo | None) -> int:
     if seat is not None and read(seat.slots, seat.number) is not None:
         # In the place of one that died, and of a parent that began with the file of then.
         loaded = newest(loaded)
@@ -123,11 +123,11 @@ def _work(loaded: Loaded, seat: Seat | None) -> int:
         return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(loaded, seat))
 
 
-async def _serve(loaded: Loaded, seat: Seat | None) -> int:
+async def _serve(loaded: Loaded, seat: WorkerInfo | None) -> int:
     config = loaded.config
     app = create_app(config, seat, loaded.secrets)
     lifecycle: ModelManager = app.state.lifecycle
-    reloading = None if loaded.path is None else Reloading(loaded, lifecycle, [app.state.apply])
+    reloading = None if loaded.path is None else ConfigReload(loaded, lifecycle, [app.state.apply])
     certificates = None if config.server.tls is None else Certificates(config.server.tls)
     servers = _listeners(app, config, certificates)
     grpc_server = await _grpc_server(app, config, seat, certificates)
@@ -151,7 +151,7 @@ async def _serve(loaded: Loaded, seat: Seat | None) -> int:
         log.error("server.failed", reason=str(task.exception() or "Granian ended by itself"))
     if reloading is not None:
         await reloading.close()
-    await depart(lifecycle, servers, serving, grpc_server, is_expected=signals.is_termination)
+    await shutdown_gracefully(lifecycle, servers, serving, grpc_server, is_expected=signals.is_termination)
     watchdog.close()
     signals.close()
     code = 1 if ended else failing.result() if failing.done() else 0
@@ -174,7 +174,7 @@ def _listeners(app: Litestar, config: Config, certificates: Certificates | None)
 
 
 async def _grpc_server(
-    app: Litestar, config: Config, seat: Seat | None, certificates: Certificates | None
+    app: Litestar, config: Config, seat: WorkerInfo | None, certificates: Certificates | None
 ) -> grpc.aio.Server | None:
     if config.server.grpc_port is None:
         return None

@@ -19,7 +19,7 @@ from appliance.core.errors import ConfigError
 from appliance.models.health import ConfigStatus
 from appliance.models.manager import ModelManager
 from appliance.models.rollout import Rollout
-from appliance.server.file_watcher import Watch
+from appliance.server.file_watcher import FileWatcher
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -32,7 +32,7 @@ Whoever reads `ModelManager.config` each time it is wanted need not be one.
 """
 
 
-class Reloading:
+class ConfigReload:
     """
     The one who changes what a process serves.
 
@@ -49,7 +49,7 @@ class Reloading:
         self._holders = (self._apply_to_log, *holders)
         self._is_asked = asyncio.Event()
         self._is_wanted = asyncio.Event()
-        self._watch = Watch(loaded.files)
+        self._watch = FileWatcher(loaded.files)
         self._tasks: list[asyncio.Task[None]] = []
         lifecycle.file = ConfigStatus(loaded.digest or "", _now())
 
@@ -75,7 +75,7 @@ class Reloading:
 
     async def _look_often(self) -> None:
         while True:
-            await asyncio.sleep(Watch.seconds)
+            await asyncio.sleep(FileWatcher.seconds)
             if self._lifecycle.config.server.watch and await asyncio.to_thread(self._watch.has_changed):
                 self.ask()
 

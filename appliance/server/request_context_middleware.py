@@ -16,14 +16,14 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.api.route_tags import PROBE, PROTOCOL
 from appliance.core.request_context import RequestContext, use_context
-from appliance.server.asgi_messages import Wire, tapped
+from appliance.server.asgi_messages import AsgiMessages, tapped
 from appliance.telemetry.recorder import Telemetry
 
 # A client's id goes into logs and headers as it is, so it must be harmless there.
 _HARMLESS = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-class Observed:
+class RequestContextMiddleware:
     """
     An ASGI application that takes or gives `X-Request-Id`, echoes it, and binds it to all events.
     """
@@ -50,7 +50,7 @@ class Observed:
             copy = self._telemetry.copy()
             if copy is not None:
                 receive, send = tapped(copy, scope["headers"], receive, send)
-            wire = Wire(record, request_id, receive, send)
+            wire = AsgiMessages(record, request_id, receive, send)
             try:
                 await self._app(scope, wire.receive, wire.send)
             except Exception as error:

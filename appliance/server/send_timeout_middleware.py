@@ -17,7 +17,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _MESSAGES_PER_TURN = 32
 
 
-class Sending:
+class SendTimeoutMiddleware:
     """
     An ASGI application that ends a request whose client takes nothing for so many seconds.
     """

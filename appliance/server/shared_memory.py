@@ -18,7 +18,7 @@ _HEAD = struct.Struct("<QII")
 _TRIES = 10
 
 
-class Slots:
+class SharedSlots:
     """
     A slot for each worker, in memory that forked processes share; a slot has one writer and many readers.
 

@@ -26,7 +26,7 @@ _LATE_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 
 
-async def depart(
+async def shutdown_gracefully(
     lifecycle: ModelManager,
     servers: Sequence[Listener | ProbeListener],
     serving: Sequence[asyncio.Task[None]],

@@ -20,8 +20,8 @@ import structlog
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
 from appliance.core.system import die_with_parent, leave, usable_cores
-from appliance.server.shared_memory import Slots
-from appliance.server.worker_health import Seat, bury, read
+from appliance.server.shared_memory import SharedSlots
+from appliance.server.worker_health import WorkerInfo, mark_dead, read
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -51,12 +51,16 @@ class Supervisor:
     """
 
     def __init__(
-        self, count: int, work: Callable[[Seat], int], stop_seconds: Callable[[], float], folder: Path | None = None
+        self,
+        count: int,
+        work: Callable[[WorkerInfo], int],
+        stop_seconds: Callable[[], float],
+        folder: Path | None = None,
     ) -> None:
         """
         `folder` is where they meet that share engines, None where there are none.
         """
-        self._slots = Slots(count)
+        self._slots = SharedSlots(count)
         self._work = work
         self._stop_seconds = stop_seconds
         self._folder = folder
@@ -91,7 +95,7 @@ class Supervisor:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _become_worker(parent, self._work, Seat(number, self._slots, self._folder))
+            _become_worker(parent, self._work, WorkerInfo(number, self._slots, self._folder))
         self._numbers[pid] = number
 
     def _wait(self) -> None:
@@ -131,7 +135,7 @@ class Supervisor:
         log.error("worker.died", worker=number, pid=pid, reason=reason)
         self._deaths.append(time.monotonic())
         why = self._why_all_end(pid, number)
-        bury(self._slots, number)
+        mark_dead(self._slots, number)
         if why is None:
             self._start(number)
             return
@@ -163,7 +167,7 @@ def _ended() -> Iterator[tuple[int, int]]:
             yield ended[0], os.waitstatus_to_exitcode(ended[1])
 
 
-def _become_worker(parent: int, work: Callable[[Seat], int], seat: Seat) -> NoReturn:
+def _become_worker(parent: int, work: Callable[[WorkerInfo], int], seat: WorkerInfo) -> NoReturn:
     code = 1
     try:
         # Out of the terminal's process group: Ctrl-C goes to the parent alone, which passes it on once.

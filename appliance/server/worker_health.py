@@ -19,8 +19,8 @@ from prometheus_client.core import Metric
 from appliance.api.metrics import of_models
 from appliance.core.model import FrontEnd
 from appliance.models.manager import HealthReport, ModelManager, State
-from appliance.server.multiprocess_metrics import Family, counted, merged
-from appliance.server.shared_memory import Slots
+from appliance.server.multiprocess_metrics import MetricFamilySum, counted, merged
+from appliance.server.shared_memory import SharedSlots
 from appliance.server.watchdog import UNREADY_SECONDS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -29,7 +29,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _STARTING = {"state": State.PENDING.value, "reason": "a worker is starting"}
 
 
-class Outlook(Protocol):
+class HealthProvider(Protocol):
     """
     Where the appliance stands, and its metrics.
     """
@@ -45,7 +45,7 @@ class Outlook(Protocol):
         """
 
 
-class Published(Outlook, Protocol):
+class WorkerHealthFile(HealthProvider, Protocol):
     """
     The outlook as it was published last; any thread may read it.
     """
@@ -56,7 +56,7 @@ class Published(Outlook, Protocol):
         """
 
 
-class Alone:
+class SingleProcessHealth:
     """
     The outlook of the only process.
     """
@@ -95,19 +95,19 @@ class Snapshot:
     pid: int
     at: float
     standing: HealthReport
-    families: Sequence[Family]
-    past: Sequence[Family]
+    families: Sequence[MetricFamilySum]
+    past: Sequence[MetricFamilySum]
     """What those counted that had the slot before it, and died."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class WorkerInfo:
     """
     The place of one worker among all.
     """
 
     number: int
-    slots: Slots
+    slots: SharedSlots
     folder: Path | None = None
     """Where workers meet that share engines; None where there are none."""
 
@@ -119,12 +119,12 @@ class Seat:
         return FrontEnd(self.number, self.slots.count, self.folder)
 
 
-class Together:
+class MultiWorkerHealth:
     """
     The outlook of one worker among others: its own news, and what the others said last.
     """
 
-    def __init__(self, lifecycle: ModelManager, seat: Seat) -> None:
+    def __init__(self, lifecycle: ModelManager, seat: WorkerInfo) -> None:
         self._lifecycle = lifecycle
         self._seat = seat
         before = read(seat.slots, seat.number)
@@ -136,7 +136,7 @@ class Together:
         Say where this worker stands, so that the others see no less than is shown here.
         """
         try:
-            families = [Family.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._lifecycle))]
+            families = [MetricFamilySum.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._lifecycle))]
         except Exception as error:
             log.error("metrics.dropped", reason=type(error).__name__)
             families = []
@@ -180,7 +180,7 @@ class Together:
         return (read(self._seat.slots, number) for number in range(self._seat.slots.count))
 
 
-def read(slots: Slots, number: int) -> Snapshot | None:
+def read(slots: SharedSlots, number: int) -> Snapshot | None:
     """
     What the worker of this number said last; None when it never did.
     """
@@ -188,14 +188,14 @@ def read(slots: Slots, number: int) -> Snapshot | None:
     return None if said is None else msgspec.msgpack.decode(said, type=Snapshot)
 
 
-def write(slots: Slots, number: int, snapshot: Snapshot) -> None:
+def write(slots: SharedSlots, number: int, snapshot: Snapshot) -> None:
     """
     Put what a worker says in its slot.
     """
     slots.write(number, msgspec.msgpack.encode(snapshot))
 
 
-def bury(slots: Slots, number: int) -> None:
+def mark_dead(slots: SharedSlots, number: int) -> None:
     """
     Have a slot say that its worker is dead, and keep what it counted.
     """
@@ -207,7 +207,7 @@ def bury(slots: Slots, number: int) -> None:
         write(slots, number, replace(last, standing=standing, families=[], past=past_of(last)))
 
 
-def past_of(snapshot: Snapshot) -> list[Family]:
+def past_of(snapshot: Snapshot) -> list[MetricFamilySum]:
     """
     All that was counted in a slot so far.
     """

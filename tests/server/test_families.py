@@ -11,10 +11,10 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from appliance.server.multiprocess_metrics import Family, counted, merged
+from appliance.server.multiprocess_metrics import MetricFamilySum, counted, merged
 
 
-def _process(calls: int, seconds: float) -> list[Family]:
+def _process(calls: int, seconds: float) -> list[MetricFamilySum]:
     """
     What a process has after so many calls, one of them so long.
     """
@@ -22,7 +22,7 @@ def _process(calls: int, seconds: float) -> list[Family]:
     Counter("calls", "Calls.", ["model"], registry=registry).labels("a").inc(calls)
     Gauge("running", "Running.", registry=registry).set(calls)
     Histogram("seconds", "Seconds.", buckets=[1, 10], registry=registry).observe(seconds)
-    return [Family.of(metric) for metric in registry.collect()]
+    return [MetricFamilySum.of(metric) for metric in registry.collect()]
 
 
 class _Given(Collector):
@@ -53,13 +53,13 @@ def test_counts_are_summed_and_states_keep_their_worker() -> None:
     assert scraped["running", (("worker", "1"),)] == 4
 
 
-def _told(value: float, moment: float) -> list[Family]:
+def _told(value: float, moment: float) -> list[MetricFamilySum]:
     """
     What a process was told of an engine it shares, at that moment.
     """
     metric = Metric("waiting", "Waiting.", "gauge")
     metric.add_sample("waiting", {"engine": "0"}, value, timestamp=moment)
-    return [Family.of(metric)]
+    return [MetricFamilySum.of(metric)]
 
 
 def test_of_what_all_share_there_is_the_latest() -> None:

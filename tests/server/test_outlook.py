@@ -12,8 +12,8 @@ from doubles import config
 from prometheus_client import REGISTRY, Gauge
 
 from appliance.models.manager import HealthReport, ModelManager
-from appliance.server.shared_memory import Slots
-from appliance.server.worker_health import Seat, Snapshot, Together, bury, read, write
+from appliance.server.shared_memory import SharedSlots
+from appliance.server.worker_health import MultiWorkerHealth, Snapshot, WorkerInfo, mark_dead, read, write
 
 GOOD = HealthReport(
     True, True, True, 1, [{"name": "one", "state": "ready", "reason": "it answered", "running": 2, "queued": 1}]
@@ -25,11 +25,11 @@ def _said(standing: HealthReport = GOOD, *, seconds_ago: float = 0) -> Snapshot:
 
 
 @pytest.fixture
-def slots() -> Slots:
+def slots() -> SharedSlots:
     """
     Three slots, whose second and third workers are well.
     """
-    slots = Slots(3)
+    slots = SharedSlots(3)
     for number in (1, 2):
         write(slots, number, _said())
     return slots
@@ -49,16 +49,16 @@ class _Ready(ModelManager):
 
 
 @pytest.fixture
-def together(slots: Slots) -> Together:
+def together(slots: SharedSlots) -> MultiWorkerHealth:
     """
     The outlook of the first worker, which is well too.
     """
-    together = Together(_Ready(config()), Seat(0, slots))
+    together = MultiWorkerHealth(_Ready(config()), WorkerInfo(0, slots))
     together.publish()
     return together
 
 
-def test_all_is_well_where_each_is(together: Together) -> None:
+def test_all_is_well_where_each_is(together: MultiWorkerHealth) -> None:
     """
     And what runs is the sum.
     """
@@ -69,7 +69,7 @@ def test_all_is_well_where_each_is(together: Together) -> None:
     assert [worker["ready"] for worker in standing.workers] == [True] * 3
 
 
-def test_a_model_is_shown_where_it_stands_worst(together: Together, slots: Slots) -> None:
+def test_a_model_is_shown_where_it_stands_worst(together: MultiWorkerHealth, slots: SharedSlots) -> None:
     """
     One worker that is not ready is enough.
     """
@@ -86,7 +86,7 @@ def test_nobody_is_ready_before_each_was_heard() -> None:
     """
     A worker that never said anything is starting.
     """
-    together = Together(_Ready(config()), Seat(0, Slots(2)))
+    together = MultiWorkerHealth(_Ready(config()), WorkerInfo(0, SharedSlots(2)))
     together.publish()
     standing = together.standing()
 
@@ -96,7 +96,9 @@ def test_nobody_is_ready_before_each_was_heard() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "is_live"), [(7, True), (40, False)])
-def test_a_worker_that_hangs_is_noticed(together: Together, slots: Slots, seconds: float, is_live: bool) -> None:
+def test_a_worker_that_hangs_is_noticed(
+    together: MultiWorkerHealth, slots: SharedSlots, seconds: float, is_live: bool
+) -> None:
     """
     Silent for a while it is not ready; silent for long it will not come back, and the platform must know.
     """
@@ -107,11 +109,11 @@ def test_a_worker_that_hangs_is_noticed(together: Together, slots: Slots, second
     assert f"has said nothing for {seconds}" in standing.workers[1]["reason"]
 
 
-def test_a_dead_worker_is_not_ready(together: Together, slots: Slots) -> None:
+def test_a_dead_worker_is_not_ready(together: MultiWorkerHealth, slots: SharedSlots) -> None:
     """
     Until the one that takes its place says otherwise.
     """
-    bury(slots, 1)
+    mark_dead(slots, 1)
     last = read(slots, 1)
 
     assert last is not None
@@ -119,18 +121,18 @@ def test_a_dead_worker_is_not_ready(together: Together, slots: Slots) -> None:
     assert together.standing().is_ready is False
 
 
-def test_a_worker_that_left_takes_no_liveness_with_it(together: Together, slots: Slots) -> None:
+def test_a_worker_that_left_takes_no_liveness_with_it(together: MultiWorkerHealth, slots: SharedSlots) -> None:
     """
     The last it said is that its models stopped; another takes its place.
     """
     write(slots, 1, _said(replace(GOOD, is_live=False, is_ready=False)))
     assert not together.standing().is_live
-    bury(slots, 1)
+    mark_dead(slots, 1)
 
     assert together.standing().is_live
 
 
-def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: Together, slots: Slots) -> None:
+def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: MultiWorkerHealth, slots: SharedSlots) -> None:
     """
     A million series are a fault of somebody's; not being ready is not one.
     """

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
-from appliance.server.send_timeout_middleware import Sending
+from appliance.server.send_timeout_middleware import SendTimeoutMiddleware
 
 # Far more than may go out before others have had their turns.
 _MOST = 10_000
@@ -47,7 +47,9 @@ async def test_a_stream_that_is_always_ready_is_ended_within_a_few_messages() ->
         while sent < _MOST:
             await send(_PIECE)
 
-    streams = [asyncio.create_task(Sending(endless, 30)(_SCOPE, _receive, cast("Send", send))) for _ in range(10)]
+    streams = [
+        asyncio.create_task(SendTimeoutMiddleware(endless, 30)(_SCOPE, _receive, cast("Send", send))) for _ in range(10)
+    ]
     await asyncio.sleep(0)
     for each in streams:
         each.cancel()

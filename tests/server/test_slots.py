@@ -10,14 +10,14 @@ import time
 
 import pytest
 
-from appliance.server.shared_memory import Slots
+from appliance.server.shared_memory import SharedSlots
 
 
 def test_each_slot_holds_what_was_said_last() -> None:
     """
     Nothing before the first word; then the last word, whatever the length of those before.
     """
-    slots = Slots(2)
+    slots = SharedSlots(2)
     assert slots.read(1) is None
     for said in (b"a" * 1000, b"", b"last"):
         slots.write(1, said)
@@ -30,7 +30,7 @@ def test_too_much_is_refused_and_leaves_what_was() -> None:
     """
     A slot has an end, and nobody writes beyond it.
     """
-    slots = Slots(2)
+    slots = SharedSlots(2)
     slots.write(0, b"good")
 
     with pytest.raises(ValueError, match="do not fit"):
@@ -43,7 +43,7 @@ def test_a_reader_never_sees_half_of_a_word() -> None:
     """
     While another process writes without a pause, and when it is killed in the middle, what is read was said.
     """
-    slots = Slots(1)
+    slots = SharedSlots(1)
     writer = os.fork()
     if writer == 0:
         for number in range(10**9):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.server.file_watcher import Watch
+from appliance.server.file_watcher import FileWatcher
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
-def _watch(file: Path) -> Watch:
-    return Watch({file: sha256(file.read_bytes()).hexdigest()})
+def _watch(file: Path) -> FileWatcher:
+    return FileWatcher({file: sha256(file.read_bytes()).hexdigest()})
 
 
 def test_a_change_counts_once_it_holds_still(file: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_change_before_the_first_look_is_seen(file: Path) -> None:
     """
     What counts is what was read, not what was there when the watch began.
     """
-    watch = Watch({file: sha256(b"zero").hexdigest()})
+    watch = FileWatcher({file: sha256(b"zero").hexdigest()})
 
     assert [watch.has_changed(), watch.has_changed()] == [False, True]
 
