@@ -199,7 +199,7 @@ def _gunzip(body: bytes) -> bytes:
 
 
 def _envelope(content_type: str) -> Callable[[bytes], object]:
-    inlet = cast("request_body.Intake", type("_", (), {"server": type("_", (), {"limits": _LIMITS})}))
+    inlet = cast("request_body.BodyReader", type("_", (), {"server": type("_", (), {"limits": _LIMITS})}))
     return lambda body: openai_protocol._envelope(body, content_type, inlet)
 
 

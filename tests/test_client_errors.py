@@ -20,7 +20,7 @@ from litestar.testing import RequestFactory
 from openai import BaseModel as OpenAIModel
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from appliance.api.error_responses import told
+from appliance.api.error_responses import with_error_event
 from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.errors import vendor_faults
 from appliance.engines.vllm.request_decoder import _validator, decode
@@ -576,7 +576,7 @@ async def test_an_error_in_a_stream_has_the_shape_of_its_protocol(
         yield b'data: {"sequence_number":4}\n\n'
         raise RequestError("no", param="top_k")
 
-    _, last = [each async for each in told(RequestFactory().post(path), broken())]
+    _, last = [each async for each in with_error_event(RequestFactory().post(path), broken())]
 
     head, _, data = last.decode().partition("data: ")
     assert (head, json.loads(data)) == (name, event)

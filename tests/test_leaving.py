@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from litestar import Request
 
-from appliance.api.disconnect import ClientGoneError, unless_gone
+from appliance.api.disconnect import ClientDisconnectedError, cancel_on_disconnect
 
 
 class Client:
@@ -47,7 +47,7 @@ async def test_work_for_a_client_that_stays_is_done() -> None:
         await asyncio.sleep(0.01)
         return client.readers
 
-    assert await unless_gone(client.request(), work()) == 1
+    assert await cancel_on_disconnect(client.request(), work()) == 1
     assert client.readers == 0
 
 
@@ -65,8 +65,8 @@ async def test_work_for_a_client_that_leaves_is_cancelled() -> None:
             ends.append("cancelled")
             raise ValueError from error
 
-    with pytest.raises(ClientGoneError):
-        await unless_gone(client.request(), work())
+    with pytest.raises(ClientDisconnectedError):
+        await cancel_on_disconnect(client.request(), work())
     this = asyncio.current_task()
     assert ends == ["cancelled"]
     assert this is not None
@@ -83,7 +83,7 @@ async def test_an_error_of_the_work_is_its_own() -> None:
         raise ValueError("of the work")
 
     with pytest.raises(ValueError, match="of the work"):
-        await unless_gone(Client().request(), work())
+        await cancel_on_disconnect(Client().request(), work())
 
 
 async def test_a_task_that_is_cancelled_by_others_is_cancelled() -> None:
@@ -91,7 +91,7 @@ async def test_a_task_that_is_cancelled_by_others_is_cancelled() -> None:
     That is no client that left.
     """
     client = Client()
-    task = asyncio.create_task(unless_gone(client.request(), asyncio.sleep(60)))
+    task = asyncio.create_task(cancel_on_disconnect(client.request(), asyncio.sleep(60)))
     while not client.readers:
         await asyncio.sleep(0)
     task.cancel()

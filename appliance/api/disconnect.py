@@ -28,7 +28,7 @@ A request without a user, credentials or a state, which is what Litestar's type 
 _LINGER_SECONDS = 2.0
 
 
-class ClientGoneError(ClientException):
+class ClientDisconnectedError(ClientException):
     """
     The client closed the connection before its answer; nobody receives the status.
     """
@@ -37,14 +37,16 @@ class ClientGoneError(ClientException):
     detail = "The client closed the connection."
 
 
-async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) -> Result:  # Any: as Litestar has them
+async def cancel_on_disconnect(
+    request: AnyRequest, work: Coroutine[Any, Any, Result]
+) -> Result:  # Any: as Litestar has them
     """
     The result of `work`, which is cancelled when the client closes the connection.
 
     The request's body must have been read: the next thing the server says is then that the client left.
 
     Raises:
-        ClientGoneError: it left.
+        ClientDisconnectedError: it left.
     """
     watch = asyncio.create_task(_left(request))
     # In this task, not in one of its own: with many streams under way each change of tasks takes as long as they do.
@@ -63,7 +65,7 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) ->
     except BaseException as error:
         # Some work answers being cancelled with an error of its own; others may want the task to end, too.
         if is_gone and task.cancelling() == 1:
-            raise ClientGoneError from error
+            raise ClientDisconnectedError from error
         raise
     finally:
         is_done = True

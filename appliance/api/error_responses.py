@@ -54,7 +54,9 @@ def refused(path: str, error: RequestError) -> tuple[bytes, Mapping[str, str]]:
     return body, {"Content-Type": "application/json", "Content-Length": str(len(body)), **_headers(error)}
 
 
-async def told(request: AnyRequest, events: AsyncGenerator[bytes], *, are_events: bool = True) -> AsyncGenerator[bytes]:
+async def with_error_event(
+    request: AnyRequest, events: AsyncGenerator[bytes], *, are_events: bool = True
+) -> AsyncGenerator[bytes]:
     """
     Server-sent events, the last one an error where one ends them: the status is sent already.
 
@@ -77,7 +79,7 @@ async def told(request: AnyRequest, events: AsyncGenerator[bytes], *, are_events
             yield (f"{name}data: {json.dumps(body)}\n\n" if are_events else f"{json.dumps(body)}\n").encode()
 
 
-def worded(place: str, error: Exception) -> tuple[int, str]:
+def status_and_message(place: str, error: Exception) -> tuple[int, str]:
     """
     Status and message of an error in answering `place`, whatever protocol it is of.
     """
@@ -101,7 +103,7 @@ def _under_id() -> str:
 def _as_response(request: AnyRequest, error: Exception) -> tuple[int, str]:
     if isinstance(error, HTTPException):
         return error.status_code, _reworded(request, error)
-    return worded(request.url.path, error)
+    return status_and_message(request.url.path, error)
 
 
 def _body(path: str, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values

@@ -18,7 +18,7 @@ The header in which a gateway says which model it was asked for.
 """
 
 
-class Gateway:
+class KServeNames:
     """
     What the names in requests mean behind a gateway; `namespace` is None where there is none.
     """

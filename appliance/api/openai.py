@@ -17,11 +17,11 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from appliance.api import error_responses
-from appliance.api.disconnect import AnyRequest, before_body, unless_gone
-from appliance.api.kserve_names import Gateway
-from appliance.api.request_body import Intake, require_no_form
-from appliance.api.route_tags import speaking
-from appliance.api.streaming_response import Streamed
+from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
+from appliance.api.kserve_names import KServeNames
+from appliance.api.request_body import BodyReader, require_no_form
+from appliance.api.route_tags import tag_protocol
+from appliance.api.streaming_response import StreamingResponse
 from appliance.auth import Authorizer
 from appliance.core import multipart
 from appliance.core.concurrency import off_loop
@@ -45,16 +45,16 @@ class Envelope(msgspec.Struct):
     stream: Any = None  # Any: only whether it is true; the rest is for whoever answers
 
 
-def routes(lifecycle: ModelManager, gateway: Gateway, intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager, gateway: KServeNames, intake: BodyReader) -> list[BaseRouteHandler]:
     """
     One route for each operation, and the listing of models.
     """
     operations = [_operation(operation, paths, lifecycle, gateway, intake) for operation, paths in PATHS.items()]
-    return speaking("openai", [*operations, *_listing(lifecycle, gateway)])
+    return tag_protocol("openai", [*operations, *_listing(lifecycle, gateway)])
 
 
 def _operation(
-    operation: Operation, paths: tuple[str, ...], lifecycle: ModelManager, gateway: Gateway, intake: Intake
+    operation: Operation, paths: tuple[str, ...], lifecycle: ModelManager, gateway: KServeNames, intake: BodyReader
 ) -> BaseRouteHandler:
     @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
     async def answer(request: AnyRequest) -> Response[Any]:
@@ -71,7 +71,7 @@ def _operation(
             await intake.require_shape(body)
         call = _call(operation, request, body, headers, is_streamed=envelope.stream is True)
         name, call = await off_loop(len(body), gateway.named, call, envelope.model)
-        return _response(request, await unless_gone(request, lifecycle.answer(name, call)))
+        return _response(request, await cancel_on_disconnect(request, lifecycle.answer(name, call)))
 
     return answer
 
@@ -82,8 +82,10 @@ def _response(request: AnyRequest, reply: ModelResponse) -> Response[Any]:
     if isinstance(reply.body, bytes):
         return Response(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
     is_told = reply.media_type.startswith("text/event-stream")
-    stream = error_responses.told(request, reply.body) if is_told else reply.body
-    return Streamed(stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers})
+    stream = error_responses.with_error_event(request, reply.body) if is_told else reply.body
+    return StreamingResponse(
+        stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers}
+    )
 
 
 def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
@@ -110,7 +112,7 @@ def _call(
     return ModelRequest(operation, body, headers, path, query, is_streamed=is_streamed)
 
 
-def _envelope(body: bytes, content_type: str, intake: Intake) -> Envelope:
+def _envelope(body: bytes, content_type: str, intake: BodyReader) -> Envelope:
     if multipart.is_form(content_type):
         return _envelope_of_form(body, content_type, intake.server.limits.form_parts)
     try:
@@ -134,7 +136,7 @@ def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelo
         raise RequestError(str(error), code="invalid_form") from error
 
 
-def _listing(lifecycle: ModelManager, gateway: Gateway) -> list[BaseRouteHandler]:
+def _listing(lifecycle: ModelManager, gateway: KServeNames) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> dict[str, Any]:  # Any: JSON values
         cards = [_card(entry, name, lifecycle.access) for entry, name in lifecycle.visible()]

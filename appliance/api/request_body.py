@@ -11,7 +11,7 @@ from litestar.exceptions import InternalServerException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.api.compression import decompressed
-from appliance.api.disconnect import AnyRequest, ClientGoneError, before_body, discard
+from appliance.api.disconnect import AnyRequest, ClientDisconnectedError, before_body, discard
 from appliance.config.server import ServerSection
 from appliance.config.server_limits import ServerLimitsSection
 from appliance.core.concurrency import off_loop
@@ -35,7 +35,7 @@ def require_no_form(content_type: str) -> None:
 
 
 @dataclass(slots=True)
-class Intake:
+class BodyReader:
     """
     Reads what a client sends, as `server` allows.
     """
@@ -89,7 +89,7 @@ class Intake:
                 return await request.body()
         except InternalServerException as error:
             # What Litestar has for a client that leaves, and for nothing else that can happen here.
-            raise ClientGoneError from error
+            raise ClientDisconnectedError from error
         except RequestEntityTooLarge:
             await discard(request.receive)
             raise

@@ -14,7 +14,7 @@ Keys of a handler's `opt`: the protocol it speaks, and that machines ask it ever
 """
 
 
-def speaking(protocol: str, handlers: Iterable[BaseRouteHandler]) -> list[BaseRouteHandler]:
+def tag_protocol(protocol: str, handlers: Iterable[BaseRouteHandler]) -> list[BaseRouteHandler]:
     """
     The handlers as those of a protocol.
     """

@@ -13,7 +13,7 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 
-class Streamed(Stream):
+class StreamingResponse(Stream):
     """
     A stream that is closed when its client is done with it or leaves.
 

@@ -12,8 +12,8 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance import ui
 from appliance.api import error_responses, health, metrics, oip, openai, openapi
-from appliance.api.kserve_names import Gateway
-from appliance.api.request_body import Intake
+from appliance.api.kserve_names import KServeNames
+from appliance.api.request_body import BodyReader
 from appliance.auth import Authorizer, AuthSettings
 from appliance.config import Config, Loaded
 from appliance.config.digest import digest
@@ -44,8 +44,8 @@ def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collecti
     lifecycle = ModelManager(config, ALONE if seat is None else seat.front_end)
     published = SingleProcessHealth(lifecycle) if seat is None else MultiWorkerHealth(lifecycle, seat)
     outlook = Fresh(published, published.publish)
-    telemetry, intake, told = _telemetry(config), Intake(config.server), Told(config, secrets)
-    gateway = Gateway(config.metadata.namespace if config.metadata.name else None)
+    telemetry, intake, told = _telemetry(config), BodyReader(config.server), Told(config, secrets)
+    gateway = KServeNames(config.metadata.namespace if config.metadata.name else None)
     handlers = [
         *openai.routes(lifecycle, gateway, intake),
         *oip.routes(lifecycle, outlook.standing, intake),

@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import Message
 from grpc import StatusCode
 
-from appliance.api.error_responses import worded
+from appliance.api.error_responses import status_and_message
 from appliance.auth import Authorizer, Principal, authenticated, current_principal
 from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import LEFT, use_context
@@ -59,7 +59,7 @@ _MEDIA_TYPE = "application/protobuf"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # Any: each method has its own messages
 
 
-class Guard(grpc.aio.ServerInterceptor):
+class GrpcInterceptor(grpc.aio.ServerInterceptor):
     """
     Wraps the methods that answer once; the streams, of health and reflection, answer for themselves.
     """
@@ -141,7 +141,7 @@ async def _guarded(
             record.grpc_status, record.status = StatusCode.CANCELLED.name, LEFT
             raise
         except Exception as error:
-            status, text = worded(method, error)
+            status, text = status_and_message(method, error)
             code = _CODES.get(status, StatusCode.INTERNAL if status >= 500 else StatusCode.INVALID_ARGUMENT)
             record.grpc_status, record.status, record.error = code.name, status, type(error).__name__
             await context.abort(code, text, trailing_metadata=_trailing(error))

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from appliance.api.grpc import inference_pb2_grpc
 from appliance.api.grpc.health import SERVICE, Health
-from appliance.api.grpc.interceptor import Guard
+from appliance.api.grpc.interceptor import GrpcInterceptor
 from appliance.api.grpc.service import InferenceService
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
@@ -39,7 +39,7 @@ def create_server(
         ApplianceError: somebody else has the port.
     """
     server = grpc.aio.server(
-        interceptors=[Guard(lifecycle.access, telemetry)],
+        interceptors=[GrpcInterceptor(lifecycle.access, telemetry)],
         options=[
             ("grpc.max_receive_message_length", config.server.max_body_bytes),
             ("grpc.max_send_message_length", -1),

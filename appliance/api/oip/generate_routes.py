@@ -17,12 +17,12 @@ import msgspec
 from litestar import Response
 
 from appliance.api import error_responses
-from appliance.api.disconnect import AnyRequest, before_body, unless_gone
+from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
 from appliance.api.oip.inference import VERSION, ask, call_of, refusal
 from appliance.api.oip.inputs import Column, Columns, fields_of
-from appliance.api.oip.signatures import Meaning, usual
-from appliance.api.request_body import Intake
-from appliance.api.streaming_response import Streamed
+from appliance.api.oip.signatures import OperationSignature, usual
+from appliance.api.request_body import BodyReader
+from appliance.api.streaming_response import StreamingResponse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError, RequestError, UnsupportedOperationError
 from appliance.core.model import ModelResponse, Operation
@@ -55,7 +55,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None  # Any: as the model's server has it
 
 
-async def whole_text(lifecycle: ModelManager, request: AnyRequest, name: str, intake: Intake) -> Response[Any]:
+async def whole_text(lifecycle: ModelManager, request: AnyRequest, name: str, intake: BodyReader) -> Response[Any]:
     """
     ``{"text_input", "parameters"}`` to ``{"model_name", "model_version", "text_output"}``.
     """
@@ -63,12 +63,14 @@ async def whole_text(lifecycle: ModelManager, request: AnyRequest, name: str, in
         meaning = _meaning(lifecycle, name)
     body = await intake.json(request)
     question = await off_loop(len(body), _question, body, name)
-    (tensor,) = await unless_gone(request, ask(lifecycle, name, meaning, question.columns, dict(request.headers)))
+    (tensor,) = await cancel_on_disconnect(
+        request, ask(lifecycle, name, meaning, question.columns, dict(request.headers))
+    )
     texts = tensor.texts()
     return Response({**question.says, "text_output": texts[0] if len(texts) == 1 else texts})
 
 
-async def streamed_text(lifecycle: ModelManager, request: AnyRequest, name: str, intake: Intake) -> Response[Any]:
+async def streamed_text(lifecycle: ModelManager, request: AnyRequest, name: str, intake: BodyReader) -> Response[Any]:
     """
     The same as server-sent events, each with what is new.
     """
@@ -78,14 +80,14 @@ async def streamed_text(lifecycle: ModelManager, request: AnyRequest, name: str,
     question = await off_loop(len(body), _question, body, name)
     (fields,) = meaning.ask(question.columns)
     call = call_of(name, meaning.operation, {**fields, "stream": True}, dict(request.headers))
-    reply = await unless_gone(request, lifecycle.answer(name, replace(call, is_streamed=True)))
+    reply = await cancel_on_disconnect(request, lifecycle.answer(name, replace(call, is_streamed=True)))
     if reply.status >= 300:
         raise refusal(reply)
-    events = error_responses.told(request, _events(reply, question.says))
-    return Streamed(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
+    events = error_responses.with_error_event(request, _events(reply, question.says))
+    return StreamingResponse(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
 
 
-def _meaning(lifecycle: ModelManager, name: str) -> Meaning:
+def _meaning(lifecycle: ModelManager, name: str) -> OperationSignature:
     meaning = usual(lifecycle.find(name).model.operations, lifecycle.access)
     if meaning.operation not in {Operation.COMPLETION, Operation.CHAT_COMPLETION}:
         raise UnsupportedOperationError(f"The model {name!r} generates no text; ask it with infer")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.api.oip.inputs import Columns, columns_of
-from appliance.api.oip.signatures import Meaning, choose
+from appliance.api.oip.signatures import OperationSignature, choose
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError, RequestError, UnknownModelError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
@@ -78,7 +78,7 @@ async def infer(
 
 
 async def ask(
-    lifecycle: ModelManager, name: str, meaning: Meaning, columns: Columns, headers: Mapping[str, str]
+    lifecycle: ModelManager, name: str, meaning: OperationSignature, columns: Columns, headers: Mapping[str, str]
 ) -> Sequence[Tensor]:
     """
     The tensors that the named model gives for these columns.
@@ -105,7 +105,7 @@ async def ask(
     return await off_loop(sum(map(len, replies)), _read, meaning, columns, replies)
 
 
-def _read(meaning: Meaning, columns: Columns, replies: Sequence[bytes]) -> Sequence[Tensor]:
+def _read(meaning: OperationSignature, columns: Columns, replies: Sequence[bytes]) -> Sequence[Tensor]:
     return meaning.read(columns, [_decoded(reply, meaning.reply) for reply in replies])
 
 

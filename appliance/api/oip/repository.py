@@ -16,7 +16,7 @@ from litestar.params import FromPath
 
 from appliance.api.disconnect import AnyRequest, before_body
 from appliance.api.oip import metadata
-from appliance.api.request_body import Intake
+from appliance.api.request_body import BodyReader
 from appliance.core.errors import ForbiddenError, RequestError
 from appliance.models.manager import ModelManager
 from appliance.tensors.codec import decoded
@@ -26,7 +26,7 @@ class _Asked(msgspec.Struct):
     ready: bool = False
 
 
-def routes(lifecycle: ModelManager, intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
     """
     The listing of models with their states, and the loading and unloading of them where `server.admin` allows it.
     """

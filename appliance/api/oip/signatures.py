@@ -24,7 +24,7 @@ What a model says of itself.
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class OperationSignature:
     """
     One operation in tensors.
 
@@ -52,8 +52,8 @@ class Meaning:
         return set(self.inputs) <= set(names) and set(wanted) <= {spec.name for spec in self.outputs({})}
 
 
-MEANINGS: Sequence[Meaning] = (
-    Meaning(
+MEANINGS: Sequence[OperationSignature] = (
+    OperationSignature(
         Operation.COMPLETION,
         ("text_input",),
         texts("text_output"),
@@ -61,7 +61,7 @@ MEANINGS: Sequence[Meaning] = (
         text_generation.Completion,
         text_generation.read_completion,
     ),
-    Meaning(
+    OperationSignature(
         Operation.CHAT_COMPLETION,
         ("text_input",),
         texts("text_output"),
@@ -69,7 +69,7 @@ MEANINGS: Sequence[Meaning] = (
         text_generation.ChatCompletion,
         text_generation.read_chats,
     ),
-    Meaning(
+    OperationSignature(
         Operation.EMBEDDING,
         ("text_input",),
         pooling_outputs.embedding_specs,
@@ -77,7 +77,7 @@ MEANINGS: Sequence[Meaning] = (
         pooling_outputs.Embeddings,
         pooling_outputs.read_embeddings,
     ),
-    Meaning(
+    OperationSignature(
         Operation.RERANK,
         ("query", "documents"),
         pooling_outputs.ranking_specs,
@@ -85,7 +85,7 @@ MEANINGS: Sequence[Meaning] = (
         pooling_outputs.Ranking,
         pooling_outputs.read_ranking,
     ),
-    Meaning(
+    OperationSignature(
         Operation.CLASSIFICATION,
         ("text_input",),
         pooling_outputs.class_specs,
@@ -99,7 +99,7 @@ In the order in which a model that has several of them is taken to be meant.
 """
 
 
-def usual(operations: Collection[Operation], access: Authorizer | None = None) -> Meaning:
+def usual(operations: Collection[Operation], access: Authorizer | None = None) -> OperationSignature:
     """
     What tensors mean to a model with these operations, where they do not say it themselves.
 
@@ -114,7 +114,7 @@ def usual(operations: Collection[Operation], access: Authorizer | None = None) -
 
 def choose(
     operations: Collection[Operation], columns: Mapping[str, Column], wanted: Collection[str], access: Authorizer
-) -> Meaning:
+) -> OperationSignature:
     """
     What these inputs, and the outputs that are wanted, mean to a model with these operations.
 
@@ -144,7 +144,7 @@ def choose(
     )
 
 
-def _offered(operations: Collection[Operation]) -> Sequence[Meaning]:
+def _offered(operations: Collection[Operation]) -> Sequence[OperationSignature]:
     offered = [meaning for meaning in MEANINGS if meaning.operation in operations]
     if not offered:
         can = ", ".join(sorted(operations))

@@ -17,14 +17,14 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from appliance.api.compression import compressed
-from appliance.api.disconnect import AnyRequest, before_body, unless_gone
-from appliance.api.error_responses import told
+from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
+from appliance.api.error_responses import with_error_event
 from appliance.api.oip.cloudevents import opened, sealed
 from appliance.api.oip.inference import ask, authorize, inner_headers, whole
 from appliance.api.oip.inputs import Column, Columns, fields_of
-from appliance.api.oip.signatures import Meaning, choose
-from appliance.api.request_body import Intake
-from appliance.api.streaming_response import Streamed
+from appliance.api.oip.signatures import OperationSignature, choose
+from appliance.api.request_body import BodyReader
+from appliance.api.streaming_response import StreamingResponse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
@@ -46,7 +46,7 @@ class _Request(msgspec.Struct):
     parameters: dict[str, Any] | None = None  # Any: JSON values
 
 
-def routes(lifecycle: ModelManager, intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
     """
     ``POST /v1/models/NAME:predict`` and ``:explain``.
     """
@@ -63,10 +63,10 @@ def routes(lifecycle: ModelManager, intake: Intake) -> list[BaseRouteHandler]:
         event = await off_loop(len(body), opened, body, headers)
         # What an event holds in base64 was not seen yet.
         await intake.require_shape(event.data)
-        made = await unless_gone(request, _answer(lifecycle, name, _VERBS[verb], event.data, headers))
+        made = await cancel_on_disconnect(request, _answer(lifecycle, name, _VERBS[verb], event.data, headers))
         if isinstance(made, ModelResponse) and not isinstance(made.body, bytes):
             # As KServe does: a stream is no event.
-            return Streamed(told(request, made.body, are_events=False), media_type=made.media_type)
+            return StreamingResponse(with_error_event(request, made.body, are_events=False), media_type=made.media_type)
         body, kind, says = sealed(await whole(made) if isinstance(made, ModelResponse) else made, event.mode, name)
         body, coding = await compressed(body, headers.get("accept-encoding", ""))
         return Response(body, media_type=kind, headers={**says, **coding})
@@ -101,7 +101,7 @@ async def _answer(
 async def _rows(
     lifecycle: ModelManager,
     name: str,
-    meaning: Meaning,
+    meaning: OperationSignature,
     question: Texts,
     fields: Mapping[str, Any],  # Any: JSON values
     headers: Mapping[str, str],

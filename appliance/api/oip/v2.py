@@ -20,11 +20,11 @@ from litestar.handlers import BaseRouteHandler, route
 from litestar.params import FromPath
 
 from appliance.api.compression import compressed
-from appliance.api.disconnect import AnyRequest, before_body, unless_gone
+from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
 from appliance.api.oip import generate_routes, metadata
 from appliance.api.oip.inference import authorize, entry_of, infer
 from appliance.api.oip.statistics import every_model, statistics
-from appliance.api.request_body import Intake
+from appliance.api.request_body import BodyReader
 from appliance.api.route_tags import probing
 from appliance.auth import OPEN
 from appliance.core.concurrency import off_loop
@@ -43,7 +43,7 @@ _GETS: Mapping[str, Callable[[ModelStatus, str], Any]] = {  # Any: JSON values
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RouteModel:
     """
     What a path below ``/v2/models`` leads to: a model, and what is asked of it.
     """
@@ -53,7 +53,7 @@ class Place:
     verb: str
 
 
-def routes(lifecycle: ModelManager, standing: Callable[[], HealthReport], intake: Intake) -> list[BaseRouteHandler]:
+def routes(lifecycle: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:
     """
     Health, metadata, inference and generation.
     """
@@ -97,8 +97,8 @@ def _probe(
     return probe
 
 
-def _models(lifecycle: ModelManager, intake: Intake) -> list[BaseRouteHandler]:
-    answers: Mapping[str, Callable[[AnyRequest, Place], Awaitable[Response[Any]]]] = {
+def _models(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
+    answers: Mapping[str, Callable[[AnyRequest, RouteModel], Awaitable[Response[Any]]]] = {
         "infer": lambda request, place: _infer(lifecycle, request, place, intake),
         "generate": lambda request, place: generate_routes.whole_text(lifecycle, request, place.name, intake),
         "generate_stream": lambda request, place: generate_routes.streamed_text(lifecycle, request, place.name, intake),
@@ -130,7 +130,7 @@ def _models(lifecycle: ModelManager, intake: Intake) -> list[BaseRouteHandler]:
 _VERBS = frozenset({"ready", "infer", "generate", "generate_stream", *_GETS})
 
 
-def _place(rest: str) -> Place:
+def _place(rest: str) -> RouteModel:
     """
     A model's name may have slashes, so what follows it is told from its end.
     """
@@ -138,10 +138,10 @@ def _place(rest: str) -> Place:
     if found is None:
         raise NotFoundException
     if (found["verb"] or "") in _VERBS:
-        return Place(found["name"], found["version"], found["verb"] or "")
+        return RouteModel(found["name"], found["version"], found["verb"] or "")
     if found["version"] is not None:
         raise NotFoundException
-    return Place(rest.removeprefix("/"), None, "")
+    return RouteModel(rest.removeprefix("/"), None, "")
 
 
 def _ready(entry: ModelStatus, name: str) -> Response[Any]:
@@ -154,10 +154,10 @@ def _ready(entry: ModelStatus, name: str) -> Response[Any]:
     return Response(says, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
-async def _infer(lifecycle: ModelManager, request: AnyRequest, place: Place, intake: Intake) -> Response[Any]:
+async def _infer(lifecycle: ModelManager, request: AnyRequest, place: RouteModel, intake: BodyReader) -> Response[Any]:
     body = await intake.json(request)
     asked = await off_loop(len(body), read_request, body, request.headers.get(LENGTH_HEADER))
-    response = await unless_gone(request, infer(lifecycle, place.name, asked, dict(request.headers)))
+    response = await cancel_on_disconnect(request, infer(lifecycle, place.name, asked, dict(request.headers)))
     prefers_binary = asked.parameters.get("binary_data_output") is True
     size = sum(len(tensor.raw) for tensor in response.outputs)
     written, says = await off_loop(size, write_response, response, asked.outputs, prefers_binary=prefers_binary)

@@ -15,7 +15,7 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance.api.oip.inference import VERSION
 from appliance.api.oip.metadata import server_version
-from appliance.api.openapi.catalogue import Told, operations
+from appliance.api.openapi.catalogue import DocumentedRoute, operations
 from appliance.api.openapi.docs_page import PAGE, policy_of
 from appliance.api.openapi.schemas import SCHEMAS, ref
 from appliance.core.model import Operation
@@ -58,7 +58,7 @@ def document(
     }
 
 
-def _operation(told: Told, values: Mapping[str, Sequence[str]]) -> dict[str, Any]:  # Any: JSON values
+def _operation(told: DocumentedRoute, values: Mapping[str, Sequence[str]]) -> dict[str, Any]:  # Any: JSON values
     made: dict[str, Any] = {
         "summary": told.summary,
         "operationId": f"{told.method}{re.sub(r'[^A-Za-z0-9]+', '_', told.path)}",

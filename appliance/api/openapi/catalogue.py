@@ -11,7 +11,7 @@ from appliance.core.model import PATHS, Operation
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DocumentedRoute:
     """
     One method of one path: what it does, the shapes of its request and of its answer, and of its errors.
     """
@@ -41,26 +41,32 @@ _MODEL: Sequence[tuple[str, str, str, str | None, str | None]] = (
     ("post", "/generate_stream", "A text to a text, as it comes", "GenerateRequest", None),
 )
 
-_REST: Sequence[Told] = (
-    Told("get", "/", "Where to go", None, "Routes", "OpenAIError"),
-    Told("get", "/config", "The config, secrets left out", None, None, "OpenAIError"),
-    Told("get", "/v1/models", "Every model", None, "Models", "OpenAIError"),
-    Told("get", "/openai/v1/models", "Every model", None, "Models", "OpenAIError"),
-    Told("get", "/v1/models/{name}", "One model", None, "Model", "OpenAIError"),
-    Told("get", "/openai/v1/models/{name}", "One model", None, "Model", "OpenAIError"),
-    Told("post", "/v1/models/{name}:predict", "Predictions for instances", "PredictionRequest", "Prediction"),
-    Told("post", "/v1/models/{name}:explain", "Explanations for instances", "PredictionRequest", "Prediction"),
-    Told("get", "/v2", "What the server is", None, "Server"),
-    Told("get", "/v2/health/live", "Whether no model is beyond help", None, "Live"),
-    Told("get", "/v2/health/ready", "Whether every model answers", None, "Ready"),
-    Told("get", "/v2/models", "The name of every model", None, "ModelNames"),
-    Told("get", "/v2/models/stats", "How often every model answered", None, "Statistics"),
-    Told("post", "/v2/repository/index", "Every model with its state", "IndexRequest", "Index", takes_nothing=True),
-    Told("post", "/v2/repository/models/{name}/load", "Load a model", None, "RepositoryChange"),
-    Told("post", "/v2/repository/models/{name}/unload", "Unload a model", None, "RepositoryChange"),
-    Told("get", "/schema", "The page to read this", None, None, "OpenAIError"),
-    Told("get", "/schema/openapi.json", "This", None, None, "OpenAIError"),
-    Told("get", "/metrics", "Metrics for Prometheus", None, None, "OpenAIError"),
+_REST: Sequence[DocumentedRoute] = (
+    DocumentedRoute("get", "/", "Where to go", None, "Routes", "OpenAIError"),
+    DocumentedRoute("get", "/config", "The config, secrets left out", None, None, "OpenAIError"),
+    DocumentedRoute("get", "/v1/models", "Every model", None, "Models", "OpenAIError"),
+    DocumentedRoute("get", "/openai/v1/models", "Every model", None, "Models", "OpenAIError"),
+    DocumentedRoute("get", "/v1/models/{name}", "One model", None, "Model", "OpenAIError"),
+    DocumentedRoute("get", "/openai/v1/models/{name}", "One model", None, "Model", "OpenAIError"),
+    DocumentedRoute(
+        "post", "/v1/models/{name}:predict", "Predictions for instances", "PredictionRequest", "Prediction"
+    ),
+    DocumentedRoute(
+        "post", "/v1/models/{name}:explain", "Explanations for instances", "PredictionRequest", "Prediction"
+    ),
+    DocumentedRoute("get", "/v2", "What the server is", None, "Server"),
+    DocumentedRoute("get", "/v2/health/live", "Whether no model is beyond help", None, "Live"),
+    DocumentedRoute("get", "/v2/health/ready", "Whether every model answers", None, "Ready"),
+    DocumentedRoute("get", "/v2/models", "The name of every model", None, "ModelNames"),
+    DocumentedRoute("get", "/v2/models/stats", "How often every model answered", None, "Statistics"),
+    DocumentedRoute(
+        "post", "/v2/repository/index", "Every model with its state", "IndexRequest", "Index", takes_nothing=True
+    ),
+    DocumentedRoute("post", "/v2/repository/models/{name}/load", "Load a model", None, "RepositoryChange"),
+    DocumentedRoute("post", "/v2/repository/models/{name}/unload", "Unload a model", None, "RepositoryChange"),
+    DocumentedRoute("get", "/schema", "The page to read this", None, None, "OpenAIError"),
+    DocumentedRoute("get", "/schema/openapi.json", "This", None, None, "OpenAIError"),
+    DocumentedRoute("get", "/metrics", "Metrics for Prometheus", None, None, "OpenAIError"),
 )
 
 _PROBES: Mapping[str, str] = {
@@ -72,7 +78,7 @@ _PROBES: Mapping[str, str] = {
 }
 
 
-def operations() -> Iterator[Told]:
+def operations() -> Iterator[DocumentedRoute]:
     """
     All of them.
     """
@@ -81,10 +87,10 @@ def operations() -> Iterator[Told]:
             for prefix in ("", "/openai"):
                 request = None if operation in _FORMS else "OpenAIRequest"
                 summary = operation.replace("_", " ").capitalize()
-                yield Told("post", prefix + path, summary, request, None, "OpenAIError", operation=operation)
+                yield DocumentedRoute("post", prefix + path, summary, request, None, "OpenAIError", operation=operation)
     yield from _REST
     for path, summary in _PROBES.items():
-        yield Told("get", path, summary, None, "Probe", "OpenAIError")
+        yield DocumentedRoute("get", path, summary, None, "Probe", "OpenAIError")
     for method, ending, summary, request, answer in _MODEL:
         for version in ("", "/versions/{version}"):
-            yield Told(method, f"/v2/models/{{name}}{version}{ending}", summary, request, answer)
+            yield DocumentedRoute(method, f"/v2/models/{{name}}{version}{ending}", summary, request, answer)
