@@ -30,7 +30,7 @@ from appliance.server.request_context_middleware import RequestContextMiddleware
 from appliance.server.send_timeout_middleware import SendTimeoutMiddleware
 from appliance.server.worker_health import HealthProvider, MultiWorkerHealth, SingleProcessHealth, WorkerInfo
 from appliance.telemetry.recorder import Settings, Telemetry
-from appliance.ui.redacted_config import Told
+from appliance.ui.redacted_config import RedactedConfig
 
 
 def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collection[str] = ()) -> Litestar:
@@ -44,7 +44,7 @@ def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collecti
     lifecycle = ModelManager(config, ALONE if seat is None else seat.front_end)
     published = SingleProcessHealth(lifecycle) if seat is None else MultiWorkerHealth(lifecycle, seat)
     outlook = Fresh(published, published.publish)
-    telemetry, intake, told = _telemetry(config), BodyReader(config.server), Told(config, secrets)
+    telemetry, intake, told = _telemetry(config), BodyReader(config.server), RedactedConfig(config, secrets)
     gateway = KServeNames(config.metadata.namespace if config.metadata.name else None)
     handlers = [
         *openai.routes(lifecycle, gateway, intake),

@@ -18,7 +18,7 @@ from litestar import MediaType, Request, Response, get
 from litestar.handlers import BaseRouteHandler
 
 from appliance.auth import OPEN, Authorizer
-from appliance.ui.redacted_config import Told
+from appliance.ui.redacted_config import RedactedConfig
 
 _HERE = Path(__file__).parent
 
@@ -26,7 +26,7 @@ _HERE = Path(__file__).parent
 _SCRIPTS = ("server.js", "models.js", "playground.js", "page.js")
 
 
-def routes(has_page: bool, paths: Sequence[str], told: Told, access: Authorizer) -> list[BaseRouteHandler]:
+def routes(has_page: bool, paths: Sequence[str], told: RedactedConfig, access: Authorizer) -> list[BaseRouteHandler]:
     """
     `GET /`, for people the page and for programs a list of `paths`; and `GET /config`.
 

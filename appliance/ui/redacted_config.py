@@ -15,7 +15,7 @@ from appliance.config.base import Section
 from appliance.storage.uri import redact
 
 
-class Told:
+class RedactedConfig:
     """
     The config that is served, told with `***` for secrets, and URIs without passwords and query strings.
     """

@@ -17,7 +17,7 @@ from appliance.config.diff import differences
 from appliance.config.json_schema import engine_schema, schema_of
 from appliance.config.masking import is_secret_name
 from appliance.core.errors import ConfigError
-from appliance.ui.redacted_config import Told
+from appliance.ui.redacted_config import RedactedConfig
 
 SECRET = "hunter2-hunter2"
 
@@ -280,7 +280,7 @@ server: {{tls: {{certificate: a, key: b, key_password: {0}}}}}
 """
     old, new = load_text(text.format(WRITTEN)), load_text(text.format("correct-horse"))
 
-    shown = Told(new.config, new.secrets).as_yaml()
+    shown = RedactedConfig(new.config, new.secrets).as_yaml()
     found = as_text(differences(old, new)) + json.dumps(as_json(differences(old, new)))
     assert {WRITTEN, f"user:{WRITTEN}", f"sig={WRITTEN}-x", f"key={WRITTEN}"} <= old.secrets
     assert "correct" not in shown + found + repr(new.config.server)

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from appliance import ui
 from appliance.config import Config
 from appliance.server import create_app
-from appliance.ui.redacted_config import Told
+from appliance.ui.redacted_config import RedactedConfig
 
 SECTION = {
     "name": "away",
@@ -76,7 +76,7 @@ async def test_the_config_is_shown_as_it_was_set_without_its_secrets() -> None:
         }
     )
 
-    text = Told(config, {"referenced"}).as_yaml()
+    text = RedactedConfig(config, {"referenced"}).as_yaml()
     shown = YAML(typ="safe").load(text)
 
     assert not re.search(r"inline|pw|signed|referenced", text)
