@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from appliance.engines.vllm.fair_executor import FairPool
+from appliance.engines.vllm.fair_executor import FairExecutor
 
 
 class Requests:
@@ -21,7 +21,7 @@ class Requests:
         self.done: list[str] = []
         self._whose = ""
         self._submitted: list[Callable[[], None]] = []
-        self._pool = FairPool(self._submitted.append, lambda: self._whose)
+        self._pool = FairExecutor(self._submitted.append, lambda: self._whose)
 
     def submit(self, whose: str, name: str) -> Future[None]:
         """
@@ -71,7 +71,7 @@ def test_results_and_errors_come_to_whoever_submitted() -> None:
     As with any pool of threads.
     """
     with ThreadPoolExecutor(1) as threads:
-        pool = FairPool(threads.submit, lambda: None)
+        pool = FairExecutor(threads.submit, lambda: None)
         good, bad = pool.submit(pow, 2, 5), pool.submit(int, "x")
 
         assert good.result(60) == 32

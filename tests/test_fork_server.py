@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from appliance.engines.vllm.fork_server import ForkServer
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def test_what_is_forked_computes_with_its_own_threads_and_tells_what_it_does() -
     Threads and environment are those of each engine, whatever the first one had; its parts and last words come here.
     """
     for threads in (2, 1):
-        parts = Parts()
+        parts = StartupTimings()
         server = ForkServer(parts, {"SAID": f"for {threads}"}, threads)
         ours, theirs = server.Pipe(duplex=False)
         process = server.Process(target=_core, name="core", kwargs={"answers": theirs, "executor_class": _Executor})
@@ -72,7 +72,7 @@ def test_work_is_done_in_a_process_of_its_own() -> None:
     """
     What it returns comes back, and so does in words what it raises.
     """
-    server = ForkServer(Parts())
+    server = ForkServer(StartupTimings())
 
     def fail() -> None:
         raise KeyError("lost")

@@ -23,7 +23,7 @@ from appliance.config.storage import StorageSettings
 from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.fork_server import ForkServer
 from appliance.engines.vllm.grammar_check import GrammarCheck
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -76,7 +76,7 @@ def fork_server() -> ForkServer:
     """
     What the processes are forked from.
     """
-    return ForkServer(Parts())
+    return ForkServer(StartupTimings())
 
 
 @pytest.fixture

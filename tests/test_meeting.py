@@ -18,10 +18,10 @@ from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
 from appliance.core.errors import LoadError
 from appliance.core.model import ALONE, FrontEnd
-from appliance.engines.vllm.engine_args import Setup
-from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.engine_args import EngineSpec
+from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 from appliance.engines.vllm.startup import prepare
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 
 MODEL = "publishers/shop/" + "long" * 60
 
@@ -38,11 +38,11 @@ time.sleep(600)
 
 
 @pytest.fixture
-def enter(tmp_path: Path) -> Callable[[int], Meeting]:
+def enter(tmp_path: Path) -> Callable[[int], FrontendRendezvous]:
     """
     The meeting as the front end of this number sees it, of two.
     """
-    return lambda number: Meeting(FrontEnd(number, 2, tmp_path), MODEL)
+    return lambda number: FrontendRendezvous(FrontEnd(number, 2, tmp_path), MODEL)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def joined(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_each_waits_until_the_engine_is_there(enter: Callable[[int], Meeting]) -> None:
+def test_each_waits_until_the_engine_is_there(enter: Callable[[int], FrontendRendezvous]) -> None:
     """
     And hears then where its copies tell how busy they are.
     """
@@ -74,7 +74,7 @@ def test_each_waits_until_the_engine_is_there(enter: Callable[[int], Meeting]) -
     assert heard == ["ipc://stats"]
 
 
-def test_where_there_is_no_engine_each_says_why(enter: Callable[[int], Meeting]) -> None:
+def test_where_there_is_no_engine_each_says_why(enter: Callable[[int], FrontendRendezvous]) -> None:
     """
     The host's reason is that of all.
     """
@@ -84,7 +84,7 @@ def test_where_there_is_no_engine_each_says_why(enter: Callable[[int], Meeting])
         enter(1).join(lambda: None)
 
 
-def test_a_wait_that_nobody_wants_ends(enter: Callable[[int], Meeting]) -> None:
+def test_a_wait_that_nobody_wants_ends(enter: Callable[[int], FrontendRendezvous]) -> None:
     """
     A server that stops while it loads does not wait for an engine.
     """
@@ -96,12 +96,12 @@ def test_a_wait_that_nobody_wants_ends(enter: Callable[[int], Meeting]) -> None:
         enter(1).join(proceed)
 
 
-def test_the_host_stays_until_the_others_have_left(enter: Callable[[int], Meeting]) -> None:
+def test_the_host_stays_until_the_others_have_left(enter: Callable[[int], FrontendRendezvous]) -> None:
     """
     Their streams need the engine, which ends with it.
     """
 
-    async def part(host: Meeting, other: Meeting) -> bool:
+    async def part(host: FrontendRendezvous, other: FrontendRendezvous) -> bool:
         leaving = asyncio.create_task(host.dissolve())
         done, _ = await asyncio.wait([leaving], timeout=0.3)
         other.leave()
@@ -115,7 +115,7 @@ def test_the_host_stays_until_the_others_have_left(enter: Callable[[int], Meetin
     assert asyncio.run(part(host, other))
 
 
-def test_who_was_killed_has_left(enter: Callable[[int], Meeting], joined: subprocess.Popen[str]) -> None:
+def test_who_was_killed_has_left(enter: Callable[[int], FrontendRendezvous], joined: subprocess.Popen[str]) -> None:
     """
     The kernel says so for it.
     """
@@ -135,11 +135,11 @@ def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkey
     The next request of a conversation may meet another one.
     """
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    setup = Setup(("a",), tmp_path, LayoutSection(), EngineSection())
+    setup = EngineSpec(("a",), tmp_path, LayoutSection(), EngineSection())
     monkeypatch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
 
     with pytest.raises(LoadError, match=r"VLLM_ENABLE_RESPONSES_API_STORE is set, .* have one worker"):
-        prepare(setup, Meeting(FrontEnd(1, 2, tmp_path), "a"), Parts())
+        prepare(setup, FrontendRendezvous(FrontEnd(1, 2, tmp_path), "a"), StartupTimings())
 
 
 def test_models_meet_apart_and_each_address_fits_a_socket(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_models_meet_apart_and_each_address_fits_a_socket(tmp_path: Path) -> Non
     However long a model's name is, and whatever is in it.
     """
     front_ends = [FrontEnd(number, 2, Path("/tmp/appliance-abcdefgh")) for number in range(2)]
-    meetings = [Meeting(each, name) for each in front_ends for name in (MODEL, "a", "A")]
+    meetings = [FrontendRendezvous(each, name) for each in front_ends for name in (MODEL, "a", "A")]
 
     addresses = {address for each in meetings for address in each.addresses(each.number)}
 
@@ -160,7 +160,7 @@ def test_who_is_alone_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.Monkey
     It hosts nobody and waits for nobody, wherever it runs.
     """
     monkeypatch.chdir(tmp_path)
-    alone = Meeting(ALONE, MODEL)
+    alone = FrontendRendezvous(ALONE, MODEL)
 
     alone.open(None)
     alone.refuse("it broke")

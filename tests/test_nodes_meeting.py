@@ -18,11 +18,11 @@ from served import free_port
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection, NodesSection
 from appliance.core.errors import EngineDeadError, LoadError
-from appliance.engines.vllm.engine_args import Setup
-from appliance.engines.vllm.multi_node.leader import Followers
-from appliance.engines.vllm.multi_node.worker import Leader
+from appliance.engines.vllm.engine_args import EngineSpec
+from appliance.engines.vllm.multi_node.leader import LeaderNode
+from appliance.engines.vllm.multi_node.worker import WorkerNode
 
-Node = Callable[..., Setup]
+Node = Callable[..., EngineSpec]
 
 FOLLOWER = """
 import asyncio
@@ -54,17 +54,17 @@ def node() -> Node:
     """
     port = free_port()
 
-    def setup(rank: int, *, count: int = 2, **engine: int) -> Setup:
+    def setup(rank: int, *, count: int = 2, **engine: int) -> EngineSpec:
         nodes = NodesSection(count=count, rank=rank, address="127.0.0.1", port=port)
         layout = LayoutSection(tensor_parallel=count, nodes=nodes)
-        return Setup(("tiny",), Path("/nowhere"), layout, EngineSection.model_validate(engine))
+        return EngineSpec(("tiny",), Path("/nowhere"), layout, EngineSection.model_validate(engine))
 
     return setup
 
 
 @asynccontextmanager
-async def _met(node: Node) -> AsyncGenerator[tuple[Followers, Leader]]:
-    followers, leader = Followers(node(0)), Leader(node(1))
+async def _met(node: Node) -> AsyncGenerator[tuple[LeaderNode, WorkerNode]]:
+    followers, leader = LeaderNode(node(0)), WorkerNode(node(1))
     try:
         async with asyncio.timeout(20):
             await asyncio.gather(followers.gather(), leader.join())
@@ -74,7 +74,7 @@ async def _met(node: Node) -> AsyncGenerator[tuple[Followers, Leader]]:
         followers.close()
 
 
-async def _until_gone(side: Followers | Leader, seconds: float = 10) -> str:
+async def _until_gone(side: LeaderNode | WorkerNode, seconds: float = 10) -> str:
     async with asyncio.timeout(seconds):
         while True:
             try:
@@ -88,8 +88,8 @@ async def test_a_model_of_one_machine_waits_for_nobody() -> None:
     """
     Without nodes there is no port, and nobody to lose.
     """
-    setup = Setup(("tiny",), Path("/nowhere"), LayoutSection(), EngineSection())
-    followers = Followers(setup)
+    setup = EngineSpec(("tiny",), Path("/nowhere"), LayoutSection(), EngineSection())
+    followers = LeaderNode(setup)
 
     assert await followers.gather() is setup
     assert followers.standing() == {}
@@ -101,7 +101,7 @@ async def test_each_learns_the_addresses_by_which_the_others_reach_it(node: Node
     """
     Whoever comes first waits; what vLLM is told are the addresses of the connection, not a name.
     """
-    followers, leader = Followers(node(0)), Leader(node(1))
+    followers, leader = LeaderNode(node(0)), WorkerNode(node(1))
     joining = asyncio.create_task(leader.join())
     await asyncio.sleep(0.05)
     async with asyncio.timeout(20):
@@ -119,9 +119,9 @@ async def test_nobody_begins_before_all_are_there(node: Node) -> None:
     """
     Of three machines two wait, whoever goes meanwhile may come again, and all begin together.
     """
-    followers = Followers(node(0, count=3))
+    followers = LeaderNode(node(0, count=3))
     gathering = asyncio.create_task(followers.gather())
-    first = asyncio.create_task(Leader(node(1, count=3)).join())
+    first = asyncio.create_task(WorkerNode(node(1, count=3)).join())
     async with asyncio.timeout(20):
         while followers.missing != [2]:
             await asyncio.sleep(0.01)
@@ -129,7 +129,7 @@ async def test_nobody_begins_before_all_are_there(node: Node) -> None:
         while followers.missing != [1, 2]:
             await asyncio.sleep(0.01)
         was_waiting, awaited = not gathering.done(), followers.standing()
-        ranks = [Leader(node(rank, count=3)) for rank in (1, 2)]
+        ranks = [WorkerNode(node(rank, count=3)) for rank in (1, 2)]
         await asyncio.gather(gathering, *(each.join() for each in ranks))
     for each in ranks:
         each.leave("the test is over")
@@ -145,7 +145,7 @@ async def test_a_machine_with_another_config_is_refused(node: Node) -> None:
     """
     Ranks that were told different things would wait for each other for ever.
     """
-    followers, leader = Followers(node(0)), Leader(node(1, max_model_len=4096))
+    followers, leader = LeaderNode(node(0)), WorkerNode(node(1, max_model_len=4096))
     gathering = asyncio.create_task(followers.gather())
 
     with pytest.raises(LoadError, match="serve the same file on each"):
@@ -161,7 +161,7 @@ async def test_a_rank_is_there_once(node: Node) -> None:
     A second machine of the same rank takes nobody's place: it waits until that one is free.
     """
     async with _met(node) as (followers, _):
-        second = asyncio.create_task(Leader(node(1)).join())
+        second = asyncio.create_task(WorkerNode(node(1)).join())
         await asyncio.sleep(0.2)
 
         assert not second.done()
@@ -218,7 +218,7 @@ async def test_a_port_that_is_taken_is_named(node: Node) -> None:
         holder.bind(("127.0.0.1", node(0).layout.nodes.port))
         holder.listen()
         with pytest.raises(LoadError, match=r"choose another layout\.nodes\.port"):
-            await Followers(node(0)).gather()
+            await LeaderNode(node(0)).gather()
 
 
 @pytest.mark.faults
@@ -228,7 +228,7 @@ async def test_a_machine_without_power_is_gone_on_both_sides(node: Node) -> None
     """
     require_root("iptables")
     setup = node(0)
-    followers = Followers(setup)
+    followers = LeaderNode(setup)
     with link() as cable:
         program = [*cable.prefix, sys.executable, "-c", FOLLOWER.format(port=setup.layout.nodes.port, here=HERE)]
         process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 
 
 class Clock:
@@ -26,7 +26,7 @@ def test_what_is_heard_within_a_part_is_no_second_time_in_it() -> None:
     The engine core tells of its own parts while this process waits for all of it.
     """
     clock = Clock()
-    parts = Parts(clock)
+    parts = StartupTimings(clock)
     with parts.part("engine"):
         clock.now += 10
         parts.hear("weights", 6)
@@ -40,7 +40,7 @@ def test_a_part_that_breaks_counts_for_as_long_as_it_lasted() -> None:
     A load that fails after minutes says where they went.
     """
     clock = Clock()
-    parts = Parts(clock)
+    parts = StartupTimings(clock)
 
     def broken() -> None:
         with parts.part("config"):

@@ -8,14 +8,14 @@ import asyncio
 
 import pytest
 
-from appliance.engines.vllm.single_waiter_event import Ready
+from appliance.engines.vllm.single_waiter_event import SingleWaiterEvent
 
 
 async def test_a_reader_that_waits_goes_on_when_it_is_set() -> None:
     """
     It waits until then, and again once it is cleared.
     """
-    ready = Ready(asyncio.get_running_loop())
+    ready = SingleWaiterEvent(asyncio.get_running_loop())
     waiting = ready.wait()
 
     assert not waiting.done()
@@ -29,7 +29,7 @@ async def test_a_reader_that_comes_late_does_not_wait() -> None:
     """
     What is set stays set until it is cleared.
     """
-    ready = Ready(asyncio.get_running_loop())
+    ready = SingleWaiterEvent(asyncio.get_running_loop())
     ready.set()
     ready.set()
 
@@ -40,7 +40,7 @@ async def test_a_reader_that_left_is_in_nobodys_way() -> None:
     """
     A wait that was cancelled is not set, and the next one is.
     """
-    ready = Ready(asyncio.get_running_loop())
+    ready = SingleWaiterEvent(asyncio.get_running_loop())
     left = asyncio.ensure_future(ready.wait())
     left.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.errors import EngineDeadError
-from appliance.engines.vllm.watchdog import Pulse, Stall
+from appliance.engines.vllm.watchdog import Heartbeat, StallWatchdog
 
 
 class _Watched:
@@ -17,9 +17,9 @@ class _Watched:
     A watchdog of ten seconds that looks every half second, as the lifecycle does.
     """
 
-    def __init__(self, pulse: Pulse | None = None) -> None:
+    def __init__(self, pulse: Heartbeat | None = None) -> None:
         self.now = 0.0
-        self.stall = Stall(10, lambda: self.now, pulse)
+        self.stall = StallWatchdog(10, lambda: self.now, pulse)
 
     def passes(self, seconds: float, unfinished: int, step_every: float | None = None) -> None:
         """
@@ -102,7 +102,7 @@ def test_steps_that_another_front_end_sees_are_progress(tmp_path: Path) -> None:
     """
     file = tmp_path / "pulse"
     file.touch()
-    busy, waiting = _Watched(Pulse(file)), _Watched(Pulse(file))
+    busy, waiting = _Watched(Heartbeat(file)), _Watched(Heartbeat(file))
     for _ in range(120):
         busy.passes(1, unfinished=5, step_every=1)
         waiting.passes(1, unfinished=1)

@@ -16,10 +16,10 @@ from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
 from appliance.core.errors import LoadError
 from appliance.core.model import ALONE
-from appliance.engines.vllm.engine_args import Setup, engine_arguments
-from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
+from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 from appliance.engines.vllm.startup import prepare
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 from appliance.engines.vllm.weight_files import require_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -75,7 +75,7 @@ def test_allowed_pickles_are_what_the_engine_reads(pickled: Path) -> None:
     """
     vLLM is told a format that reads them, and gets the very numbers.
     """
-    setup = Setup(("a",), pickled, LAYOUT, EngineSection(), allow_pickle=True)
+    setup = EngineSpec(("a",), pickled, LAYOUT, EngineSection(), allow_pickle=True)
 
     require_weights(pickled, allow_pickle=True)
     assert _read(pickled, engine_arguments(setup, on_cpu=True)["load_format"]) == {"weight": [1.0, 1.0, 1.0]}
@@ -90,7 +90,7 @@ def test_safetensors_are_read_even_where_pickles_are_allowed(pickled: Path) -> N
 
     save_file({"weight": torch.zeros(3)}, pickled / "model.safetensors")
     (pickled / "pytorch_model.bin").write_bytes(b"not even a pickle")
-    setup = Setup(("a",), pickled, LAYOUT, EngineSection(), allow_pickle=True)
+    setup = EngineSpec(("a",), pickled, LAYOUT, EngineSection(), allow_pickle=True)
 
     assert _read(pickled, engine_arguments(setup, on_cpu=True)["load_format"]) == {"weight": [0.0, 0.0, 0.0]}
 
@@ -143,7 +143,7 @@ def _understand(artifact: Path, **engine: bool) -> None:
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    setup = Setup(("a",), artifact, LAYOUT, EngineSection(**engine))
+    setup = EngineSpec(("a",), artifact, LAYOUT, EngineSection(**engine))
     arguments = engine_arguments(setup, on_cpu=True) | {"skip_tokenizer_init": True}
     AsyncEngineArgs(**arguments).create_model_config()
 
@@ -171,9 +171,9 @@ def test_running_a_models_own_code_is_said_aloud(coded: Path) -> None:
     A warning in the log at each start.
     """
     (coded / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    setup = Setup(("a",), coded, LAYOUT, EngineSection(trust_remote_code=True))
+    setup = EngineSpec(("a",), coded, LAYOUT, EngineSection(trust_remote_code=True))
 
     with capture_logs() as logs:
-        prepare(setup, Meeting(ALONE, "a"), Parts())
+        prepare(setup, FrontendRendezvous(ALONE, "a"), StartupTimings())
 
     assert [(each["event"], each["log_level"]) for each in logs] == [("model.runs_its_own_code", "warning")]

@@ -17,9 +17,9 @@ import pytest
 from appliance.config.engine import OWNED, EngineSection
 from appliance.config.layout import LayoutSection, NodesSection
 from appliance.engines.vllm import engine_args
-from appliance.engines.vllm.engine_args import Pooler, Setup, engine_arguments
+from appliance.engines.vllm.engine_args import EngineSpec, Pooler, engine_arguments
 from appliance.engines.vllm.parallel_args import Addresses, environment_of, of_layout
-from appliance.engines.vllm.single_waiter_event import Ready
+from appliance.engines.vllm.single_waiter_event import SingleWaiterEvent
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -44,7 +44,7 @@ def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
     engine = EngineSection(
         max_model_len=1, max_num_seqs=1, quantization="fp8", kv_cache_memory_bytes=1, stream_interval=4
     )
-    setup = Setup(
+    setup = EngineSpec(
         names=("a",),
         artifact=tmp_path,
         layout=LayoutSection(memory_fraction=0.5),
@@ -315,7 +315,7 @@ async def test_an_answer_is_waited_for_as_we_have_it() -> None:
     collector = _get("vllm.v1.engine.output_processor.RequestOutputCollector")(
         _get("vllm.sampling_params.RequestOutputKind").DELTA, "id"
     )
-    collector.ready = Ready(asyncio.get_running_loop())
+    collector.ready = SingleWaiterEvent(asyncio.get_running_loop())
     waiting = asyncio.create_task(collector.get())
     await asyncio.sleep(0)
     output = _get("vllm.outputs.RequestOutput")("id", "x", [1], None, [], False)
@@ -358,7 +358,7 @@ def test_a_pooler_is_told_only_what_the_config_says(tmp_path: Path) -> None:
     """
     engine = EngineSection(args={"pooler_config": {"enable_chunked_processing": True}})
     pooler = Pooler(task="embed", pooling="cls", dimensions=64)
-    setup = Setup(names=("a",), artifact=tmp_path, layout=LayoutSection(), engine=engine, pooler=pooler)
+    setup = EngineSpec(names=("a",), artifact=tmp_path, layout=LayoutSection(), engine=engine, pooler=pooler)
 
     made = engine_arguments(setup, on_cpu=True)
 

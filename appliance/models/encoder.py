@@ -14,7 +14,7 @@ from pydantic import Field
 
 from appliance.config.engine import EngineSection
 from appliance.core.model import FrontEnd, ModelRequest, Operation
-from appliance.engines.vllm.engine_args import Pooler, Setup
+from appliance.engines.vllm.engine_args import EngineSpec, Pooler
 from appliance.models.encoder_task import Task, TaskChoice, choose
 from appliance.models.local_config import AnyEngine, LocalModelConfig
 from appliance.models.vllm_model import VllmModel
@@ -103,11 +103,11 @@ class EncoderModel(VllmModel):
         operation, body = _PROOFS[task]
         return ModelRequest(operation, json.dumps({"model": self._section.name, **body}).encode())
 
-    def setup(self, artifacts: Mapping[str, Path]) -> Setup:
+    def setup(self, artifacts: Mapping[str, Path]) -> EngineSpec:
         section = self._section
         self._choice = choice = choose(Task(section.task) if section.task else None, artifacts["model"])
         log.info("task.chosen", model=section.name, task=choice.task, source=choice.source)
-        return Setup(
+        return EngineSpec(
             names=(section.name, *section.aliases),
             artifact=artifacts["model"],
             layout=section.settled(artifacts["model"]),

@@ -17,7 +17,7 @@ from appliance.config.engine import EngineSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm import gguf_convert
-from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.models.base_config import Name, Report
 from appliance.models.local_config import LocalModelConfig
 from appliance.models.vllm_model import VllmModel
@@ -109,9 +109,9 @@ class GenerativeModel(VllmModel):
         prompt = {"model": self._section.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         return ModelRequest(Operation.COMPLETION, json.dumps(prompt).encode())
 
-    def setup(self, artifacts: Mapping[str, Path]) -> Setup:
+    def setup(self, artifacts: Mapping[str, Path]) -> EngineSpec:
         section = self._section
-        return Setup(
+        return EngineSpec(
             names=(section.name, *section.aliases),
             artifact=artifacts["model"],
             layout=section.settled(artifacts["model"]),

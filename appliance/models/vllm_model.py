@@ -13,7 +13,7 @@ from appliance.config.layout import AnyLayout
 from appliance.core.model import FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm import preload
 from appliance.engines.vllm.engine import Engine
-from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.engine_args import EngineSpec
 
 
 class VllmModel(ABC):
@@ -42,7 +42,7 @@ class VllmModel(ABC):
         """
 
     @abstractmethod
-    def setup(self, artifacts: Mapping[str, Path]) -> Setup:
+    def setup(self, artifacts: Mapping[str, Path]) -> EngineSpec:
         """
         What vLLM is told, now that the bytes are here.
 

@@ -14,7 +14,7 @@ from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.system import usable_memory
-from appliance.engines.vllm.engine_args import Setup, engine_arguments
+from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.planner.hardware import Hardware
 from appliance.planner.memory_estimate import Demand, estimate
 from appliance.planner.model_info import look
@@ -26,7 +26,7 @@ def _dtypes(folder: Path, engine: EngineSection) -> tuple[str, str]:
     """
     What the engine is told, and what the plan counts with.
     """
-    setup = Setup(("it",), folder, LayoutSection(), engine)
+    setup = EngineSpec(("it",), folder, LayoutSection(), engine)
     subject = look(StorageSection(uri=str(folder)), StorageSettings())
     planned = estimate(subject, LayoutSection(), Demand(engine), CPU)
     return engine_arguments(setup, on_cpu=True)["dtype"], planned.dtype
@@ -69,7 +69,7 @@ def test_what_a_share_leaves_to_the_cache_is_planned(write: Callable[..., Path],
     total, _ = usable_memory()
     layout = LayoutSection(memory_fraction=(loaded + 2**24) / total)
 
-    real = engine_arguments(Setup(("it",), folder, layout, EngineSection()), on_cpu=True)["kv_cache_memory_bytes"]
+    real = engine_arguments(EngineSpec(("it",), folder, layout, EngineSection()), on_cpu=True)["kv_cache_memory_bytes"]
     (planned,) = estimate(subject, layout, Demand(EngineSection()), CPU).ranks
 
     assert planned.weight_bytes == loaded

@@ -13,7 +13,7 @@ from typing import Any
 
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
-from appliance.engines.vllm.engine_args import Setup, engine_arguments
+from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.engines.vllm.parallel_args import environment_of
 
 
@@ -23,7 +23,9 @@ def main() -> None:
     """
     layout = LayoutSection(tensor_parallel=2, pipeline_parallel=2, executor="ray")
     os.environ.update(environment_of(layout))
-    setup = Setup(("tiny",), Path(sys.argv[1]), layout, EngineSection(max_model_len=256, args={"load_format": "dummy"}))
+    setup = EngineSpec(
+        ("tiny",), Path(sys.argv[1]), layout, EngineSection(max_model_len=256, args={"load_format": "dummy"})
+    )
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext

@@ -21,10 +21,10 @@ from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
 from appliance.core.errors import MissingExtraError
 from appliance.core.model import ALONE
-from appliance.engines.vllm.engine_args import Setup
-from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.engine_args import EngineSpec
+from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 from appliance.engines.vllm.startup import prepare
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 
 PROGRAM = Path(__file__).parent / "ray_cluster.py"
 
@@ -67,7 +67,7 @@ def test_ray_that_is_not_installed_is_named(tmp_path: Path) -> None:
     """
     if find_spec("ray") is not None:
         pytest.skip("Ray is installed")
-    setup = Setup(("tiny",), tmp_path, LayoutSection(executor="ray"), EngineSection())
+    setup = EngineSpec(("tiny",), tmp_path, LayoutSection(executor="ray"), EngineSection())
 
     with pytest.raises(MissingExtraError, match=r"appliance\[ray\]"):
-        prepare(setup, Meeting(ALONE, "tiny"), Parts())
+        prepare(setup, FrontendRendezvous(ALONE, "tiny"), StartupTimings())

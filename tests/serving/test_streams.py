@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from appliance.core.errors import EngineDeadError, RequestError
 from appliance.engines.vllm.errors import vendor_faults
-from appliance.engines.vllm.sse import is_plain, quicken, raise_from_messages
+from appliance.engines.vllm.sse import is_plain, patch_stream_writers, raise_from_messages
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -105,7 +105,7 @@ async def _objects(stream: AsyncGenerator[str | bytes]) -> list[Any]:
 
 async def _both(kind: str, steps: Sequence[Step | Exception], fingerprint: str | None, **options: Any) -> Any:
     ours, theirs = _serving(kind, fingerprint), _serving(kind, fingerprint)
-    quicken(*((ours, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), ours)))
+    patch_stream_writers(*((ours, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), ours)))
     request = _request(kind, **options)
     return (
         await _objects(_stream(ours, kind, request, steps)),
@@ -227,7 +227,9 @@ async def test_what_ends_a_stream_is_raised(kind: str, writes_plainly: bool, fau
     """
     step, error = _faults()[fault]
     serving = _serving(kind, None)
-    quicken(*((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving)))
+    patch_stream_writers(
+        *((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving))
+    )
 
     request = _request(kind, stream_options={"include_usage": True, "continuous_usage_stats": not writes_plainly})
 
@@ -244,7 +246,9 @@ async def test_a_refusal_of_the_engine_comes_before_the_stream(kind: str, writes
     """
     step, error = _faults()["mistake"]
     serving = _serving(kind, None)
-    quicken(*((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving)))
+    patch_stream_writers(
+        *((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving))
+    )
 
     request = _request(kind, stream_options={"include_usage": True, "continuous_usage_stats": not writes_plainly})
 
@@ -295,7 +299,7 @@ async def test_closing_a_stream_closes_the_engines() -> None:
             closed.append(True)
 
     serving = _serving("chat", None)
-    quicken(serving, _serving("completion", None))
+    patch_stream_writers(serving, _serving("completion", None))
     stream = serving.chat_completion_stream_generator(_request("chat"), endless(), "id", "m", [], object(), None)
     await anext(stream)
     await anext(stream)

@@ -17,20 +17,20 @@ import structlog
 
 from appliance.core.errors import EngineDeadError
 from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse, Operation
-from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.fork_server import ForkServer
-from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 from appliance.engines.vllm.memory_stats import measure
 from appliance.engines.vllm.metrics import ENGINES
-from appliance.engines.vllm.multi_node.leader import Followers
+from appliance.engines.vllm.multi_node.leader import LeaderNode
 from appliance.engines.vllm.pooling import pooling
 from appliance.engines.vllm.pooling.classification import labels_of
-from appliance.engines.vllm.process_group import Family
+from appliance.engines.vllm.process_group import EngineProcesses
 from appliance.engines.vllm.request_size import require_decodable
 from appliance.engines.vllm.serving import Answer, generation
-from appliance.engines.vllm.startup import as_load_error, launch, prepare, settle
-from appliance.engines.vllm.startup_timings import Parts
-from appliance.engines.vllm.watchdog import Pulse, Stall
+from appliance.engines.vllm.startup import as_load_error, freeze_gc, launch, prepare
+from appliance.engines.vllm.startup_timings import StartupTimings
+from appliance.engines.vllm.watchdog import Heartbeat, StallWatchdog
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -48,19 +48,19 @@ class Engine:
     The engine core dies with the process that starts it, whatever ends that; of several front ends it is the first one.
     """
 
-    def __init__(self, setup: Setup, front_end: FrontEnd = ALONE) -> None:
+    def __init__(self, setup: EngineSpec, front_end: FrontEnd = ALONE) -> None:
         self._setup = setup
-        self._meeting = Meeting(front_end, setup.names[0])
-        self._followers = Followers(setup)
-        self._family = Family()
+        self._meeting = FrontendRendezvous(front_end, setup.names[0])
+        self._followers = LeaderNode(setup)
+        self._family = EngineProcesses()
         self._llm: AsyncLLM | None = None
         self._answers: Mapping[Operation, Answer] = {}
         self._measured: Mapping[str, int] = {}
-        pulse = Pulse(self._meeting.pulse) if self._meeting.is_shared else None
-        self._stall = Stall(setup.engine.stall_seconds, pulse=pulse)
+        pulse = Heartbeat(self._meeting.pulse) if self._meeting.is_shared else None
+        self._stall = StallWatchdog(setup.engine.stall_seconds, pulse=pulse)
         self._told_at: dict[str, float] = {}
         self._server: ForkServer | None = None
-        self._parts = Parts()
+        self._parts = StartupTimings()
 
     async def start(self) -> None:
         """
@@ -83,7 +83,7 @@ class Engine:
             self._family.settle()
             self._llm = llm
             ENGINES.adopt(self, self._told_at if meeting.is_shared else None)
-            settle()
+            freeze_gc()
             self._followers.tell_started()
             meeting.open(llm.engine_core.stats_update_address)
         except Exception as error:

@@ -51,7 +51,7 @@ class Pooler:
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class EngineSpec:
     """
     All that vLLM needs to know of one model.
 
@@ -74,7 +74,7 @@ class Setup:
     addresses: Addresses | None = None
 
 
-def engine_arguments(setup: Setup, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
+def engine_arguments(setup: EngineSpec, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
     """
     Keyword arguments for vLLM's ``AsyncEngineArgs``: what the machine suggests, then what the config says.
     """
@@ -112,7 +112,7 @@ def _over(ours: Any, value: Any) -> Any:  # Any: vLLM's argument values
     return {**ours, **value} if isinstance(ours, dict) and isinstance(value, dict) else value
 
 
-def frontend_arguments(setup: Setup, engine_args: AsyncEngineArgs) -> Namespace:
+def frontend_arguments(setup: EngineSpec, engine_args: AsyncEngineArgs) -> Namespace:
     """
     The namespace vLLM's own server would hand to its serving classes.
     """
@@ -146,14 +146,14 @@ def template_text(template: str | None) -> str | None:
         ) from error
 
 
-def _load_format(setup: Setup) -> str:
+def _load_format(setup: EngineSpec) -> str:
     """
     Safetensors, since any other weights may be pickles; those only where they are allowed and there is nothing else.
     """
     return "hf" if setup.allow_pickle and has_only_pickles(setup.artifact) else "safetensors"
 
 
-def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values
+def _of_cpu(setup: EngineSpec) -> dict[str, Any]:  # Any: vLLM's argument values
     dtype = _cpu_dtype(setup) if setup.engine.dtype == "auto" else setup.engine.dtype
     arguments: dict[str, Any] = {
         # Compilation takes longer than it saves on the models a CPU serves.
@@ -167,7 +167,7 @@ def _of_cpu(setup: Setup) -> dict[str, Any]:  # Any: vLLM's argument values
     return arguments
 
 
-def _cpu_dtype(setup: Setup) -> str:
+def _cpu_dtype(setup: EngineSpec) -> str:
     """
     The number format on a CPU where the config leaves it to us; "auto" is the checkpoint's own.
     """
@@ -177,7 +177,7 @@ def _cpu_dtype(setup: Setup) -> str:
     return "float32" if is_small else "auto"
 
 
-def _is_quantized(setup: Setup) -> bool:
+def _is_quantized(setup: EngineSpec) -> bool:
     if setup.engine.quantization is not None:
         return True
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
@@ -188,7 +188,7 @@ def _is_quantized(setup: Setup) -> bool:
     return True
 
 
-def _cpu_kv_bytes(setup: Setup, *, is_float32: bool) -> int:
+def _cpu_kv_bytes(setup: EngineSpec, *, is_float32: bool) -> int:
     weights = weight_bytes(setup.artifact, 4 if is_float32 and not _is_quantized(setup) else None)
     left = cpu_kv_bytes(setup.layout, weights)
     if left < 1 and setup.layout.memory_fraction is not None:

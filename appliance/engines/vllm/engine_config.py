@@ -14,9 +14,9 @@ import structlog
 
 from appliance.core.errors import LoadError
 from appliance.engines.vllm.cpu_profile import CpuProfile
-from appliance.engines.vllm.engine_args import Setup, engine_arguments, frontend_arguments
+from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments, frontend_arguments
 from appliance.engines.vllm.env import set_environment
-from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def configure(setup: Setup, meeting: Meeting) -> tuple[VllmConfig, Namespace]:
+def configure(setup: EngineSpec, meeting: FrontendRendezvous) -> tuple[VllmConfig, Namespace]:
     """
     vLLM's config of the engine, and the arguments for its serving classes.
 
@@ -70,7 +70,7 @@ def _same_libraries() -> Iterator[None]:
             os.environ.pop("LD_PRELOAD", None)
 
 
-def _tell_profile(setup: Setup, config: VllmConfig) -> None:
+def _tell_profile(setup: EngineSpec, config: VllmConfig) -> None:
     """
     Say how it computes on the CPU, and by which keys and variables somebody chose in our place.
     """

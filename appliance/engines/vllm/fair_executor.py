@@ -34,7 +34,7 @@ class _Work:
             self.future.set_result(result)
 
 
-class FairPool:
+class FairExecutor:
     """
     Stands before the `submit` of a pool; `whose` says for which request work is submitted, in the caller's thread.
     """

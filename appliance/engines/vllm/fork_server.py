@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 from appliance.core import logging_setup
 from appliance.core.system import die_with_parent
-from appliance.engines.vllm.startup_timings import Parts, timed
+from appliance.engines.vllm.startup_timings import StartupTimings, timed
 
 Answer = TypeVar("Answer")
 
@@ -51,7 +51,7 @@ class ForkServer:
     it, and everything it forked ends with it: make it in the main thread. There is one for all engines.
     """
 
-    def __init__(self, parts: Parts, surroundings: Mapping[str, str] = {}, threads: int | None = None) -> None:
+    def __init__(self, parts: StartupTimings, surroundings: Mapping[str, str] = {}, threads: int | None = None) -> None:
         """
         `parts` are told of what the start of an engine core is spent on there.
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 
 from appliance.core.errors import LoadError
 from appliance.core.model import FrontEnd
-from appliance.engines.vllm.hangup_monitor import Line
+from appliance.engines.vllm.hangup_monitor import HangupMonitor
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -26,7 +26,7 @@ _LOOK_SECONDS = 0.05
 _NAME_LENGTH = 12
 
 
-class Meeting:
+class FrontendRendezvous:
     """
     How the front ends of one engine find it and each other: all in files, since they are forked before there is one.
 
@@ -41,7 +41,7 @@ class Meeting:
         # A Unix socket's path has room for some hundred bytes, and a name may have more, and slashes.
         self._stem = (folder or Path()) / sha256(model.encode()).hexdigest()[:_NAME_LENGTH]
         self._presence: IO[bytes] | None = None
-        self._line: Line | None = None
+        self._line: HangupMonitor | None = None
 
     @property
     def is_host(self) -> bool:
@@ -110,7 +110,7 @@ class Meeting:
         """
         Hear of the engine's end, as one who joined it.
         """
-        self._line = Line(llm)
+        self._line = HangupMonitor(llm)
 
     @property
     def is_cut(self) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _ADDRESS = "inproc://line"
 
 
-class Line:
+class HangupMonitor:
     """
     Hears when the engine hangs up: of a process that another one has started, nothing else tells of its death.
     """

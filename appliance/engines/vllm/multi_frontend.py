@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from appliance.core.errors import LoadError
-from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 
 
-def require_nothing_of_its_own() -> None:
+def reject_per_process_features() -> None:
     """
     Refuse what one front end would keep to itself: the next request may meet another one.
 
@@ -25,7 +25,7 @@ def require_nothing_of_its_own() -> None:
             raise LoadError(f"{name} is set, and server.workers is not 1; unset it, or have one worker")
 
 
-def client(meeting: Meeting, proceed: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
+def client(meeting: FrontendRendezvous, proceed: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
     """
     What vLLM's client is told of the others; of one that joins, once there is an engine to join.
     """
@@ -40,7 +40,7 @@ def client(meeting: Meeting, proceed: Callable[[], None]) -> dict[str, Any]:  # 
 
 
 @contextlib.contextmanager
-def heard_by_all(meeting: Meeting) -> Iterator[None]:
+def patch_client_addresses(meeting: FrontendRendezvous) -> Iterator[None]:
     """
     Have vLLM tell the engine core that it starts of the other front ends too.
 

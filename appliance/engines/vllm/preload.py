@@ -15,7 +15,7 @@ from appliance.core.errors import MissingExtraError
 from appliance.engines.vllm.cpu_profile import CpuProfile, is_cpu_build
 from appliance.engines.vllm.env import keep_compiled, set_environment
 from appliance.engines.vllm.fork_server import ForkServer
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 
 _IMPORTING = threading.Lock()
 
@@ -37,7 +37,7 @@ def begin(name: str, layout: AnyLayout, cache_dir: Path | None, *, forks: bool =
     if known is not None:
         set_environment(known)
     if known is not None and forks:
-        fork_server(known, Parts())
+        fork_server(known, StartupTimings())
     threading.Thread(target=_import_early, name="groundwork", daemon=True).start()
 
 
@@ -53,7 +53,7 @@ def require_vllm(name: str) -> None:
         raise MissingExtraError("vllm", extra, f"the model {name!r}")
 
 
-def fork_server(layout: LayoutSection, parts: Parts) -> ForkServer | None:
+def fork_server(layout: LayoutSection, parts: StartupTimings) -> ForkServer | None:
     """
     What the engine core is forked from, begun at once; None where vLLM starts its processes itself: on several devices.
 

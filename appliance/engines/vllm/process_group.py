@@ -20,7 +20,7 @@ from appliance.engines.vllm.grammar_check import PROCESS_NAME
 T = TypeVar("T")
 
 
-class Family:
+class EngineProcesses:
     """
     What vLLM starts in this process for one engine; engines start one after the other.
     """

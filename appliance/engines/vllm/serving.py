@@ -17,7 +17,7 @@ from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.error_messages import with_field
 from appliance.engines.vllm.errors import refusal, vendor_faults
 from appliance.engines.vllm.request_decoder import decode
-from appliance.engines.vllm.sse import quicken, raise_from_messages, raise_from_responses
+from appliance.engines.vllm.sse import patch_stream_writers, raise_from_messages, raise_from_responses
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
@@ -90,7 +90,7 @@ def generation(state: State) -> Mapping[Operation, Answer]:
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-    quicken(state.openai_serving_chat, state.openai_serving_completion)
+    patch_stream_writers(state.openai_serving_chat, state.openai_serving_completion)
     chat = state.openai_serving_chat.create_chat_completion
     completion = state.openai_serving_completion.create_completion
     messages = state.anthropic_serving_messages

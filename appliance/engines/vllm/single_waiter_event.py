@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Ready:
+class SingleWaiterEvent:
     """
     asyncio's event for a single reader: each token is waited for, and the queue of waiters costs as much as the rest.
     """

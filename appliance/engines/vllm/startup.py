@@ -16,17 +16,17 @@ import structlog
 from pydantic import ValidationError
 
 from appliance.core.errors import ApplianceError, LoadError, MissingExtraError
-from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.engine_config import configure
 from appliance.engines.vllm.env import set_environment
-from appliance.engines.vllm.fair_executor import FairPool
+from appliance.engines.vllm.fair_executor import FairExecutor
 from appliance.engines.vllm.fork_server import ForkServer, Spawning
-from appliance.engines.vllm.frontend_rendezvous import Meeting
+from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 from appliance.engines.vllm.grammar_check import GrammarCheck
 from appliance.engines.vllm.long_texts import shorten
-from appliance.engines.vllm.multi_frontend import client, heard_by_all, require_nothing_of_its_own
+from appliance.engines.vllm.multi_frontend import client, patch_client_addresses, reject_per_process_features
 from appliance.engines.vllm.preload import fork_server, import_vllm, require_vllm
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 from appliance.engines.vllm.usage_tracking import metered
 from appliance.engines.vllm.watchdog import Step, step_logger
 from appliance.engines.vllm.weight_files import require_weights
@@ -42,7 +42,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _YOUNG_OBJECTS = 10_000
 
 
-def prepare(setup: Setup, meeting: Meeting, parts: Parts) -> ForkServer | None:
+def prepare(setup: EngineSpec, meeting: FrontendRendezvous, parts: StartupTimings) -> ForkServer | None:
     """
     Look at the artifact, set vLLM's environment, and begin what the engine core is forked from; returns at once.
 
@@ -63,17 +63,17 @@ def prepare(setup: Setup, meeting: Meeting, parts: Parts) -> ForkServer | None:
         log.warning("model.runs_its_own_code", model=setup.names[0], artifact=str(setup.artifact))
     set_environment(setup.layout, setup.addresses)
     if meeting.is_shared:
-        require_nothing_of_its_own()
+        reject_per_process_features()
     return fork_server(setup.layout, parts) if meeting.is_host else None
 
 
 def launch(
-    setup: Setup,
+    setup: EngineSpec,
     server: ForkServer | None,
-    meeting: Meeting,
+    meeting: FrontendRendezvous,
     proceed: Callable[[], None],
     step: Step,
-    parts: Parts,
+    parts: StartupTimings,
 ) -> tuple[AsyncLLM, Namespace]:
     """
     Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
@@ -89,7 +89,7 @@ def launch(
         with parts.part("config"):
             config, arguments = configure(setup, meeting)
         proceed()
-        with parts.part("engine"), heard_by_all(meeting):
+        with parts.part("engine"), patch_client_addresses(meeting):
             others = client(meeting, proceed)
             limits = setup.engine.structured_outputs
             context = server or Spawning(multiprocessing.get_context("spawn"))
@@ -97,7 +97,7 @@ def launch(
             engines = metered(limits, grammars)
             llm = engines.from_vllm_config(config, stat_loggers=[step_logger(step)], **others)
             pool = llm.renderer._executor
-            pool.submit = FairPool(pool.submit, current_slot).submit
+            pool.submit = FairExecutor(pool.submit, current_slot).submit
             shorten(llm.renderer)
             if server is not None:
                 # What it tells of is no part of ours.
@@ -141,7 +141,7 @@ def _with_our_coordinator() -> Iterator[None]:
         coordinator.get_mp_context = original
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """
     Leave out of every later collection what the start brought: nearly all of it stays, and looking at it takes long.
 
@@ -155,7 +155,7 @@ def settle() -> None:
     envs.enable_envs_cache()
 
 
-def as_load_error(error: Exception, setup: Setup, server: ForkServer | None) -> ApplianceError:
+def as_load_error(error: Exception, setup: EngineSpec, server: ForkServer | None) -> ApplianceError:
     """
     Any failure of a start as an error of ours, with the engine core's own words where it had some.
     """

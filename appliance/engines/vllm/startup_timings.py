@@ -19,7 +19,7 @@ Told of a part when it ends: its name and its seconds.
 """
 
 
-class Parts:
+class StartupTimings:
     """
     The parts of one start in the order in which they ended; heard and read in any thread.
     """
@@ -57,7 +57,7 @@ def timed(executor: type[Executor], tell: Tell) -> type[Executor]:
     It lives in the engine core's process, wherever the model itself lives, and what it calls waits for the model.
     """
 
-    class Timed(executor):  # type: ignore[misc]  # vLLM is Any to mypy
+    class TimedPart(executor):  # type: ignore[misc]  # vLLM is Any to mypy
         def _init_executor(self) -> None:
             with telling("weights"):
                 super()._init_executor()
@@ -80,4 +80,4 @@ def timed(executor: type[Executor], tell: Tell) -> type[Executor]:
         yield
         tell(name, time.monotonic() - began)
 
-    return Timed
+    return TimedPart

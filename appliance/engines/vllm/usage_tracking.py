@@ -14,7 +14,7 @@ from appliance.core.errors import RequestError
 from appliance.core.request_context import RequestContext, current_context
 from appliance.engines.vllm.choices import choices
 from appliance.engines.vllm.grammar_check import GrammarCheck
-from appliance.engines.vllm.single_waiter_event import Ready
+from appliance.engines.vllm.single_waiter_event import SingleWaiterEvent
 from appliance.engines.vllm.structured_outputs import require_compilable
 from appliance.limits import sequence
 
@@ -40,7 +40,7 @@ def metered(limits: StructuredOutputsSection, grammars: GrammarCheck) -> type[As
         async def add_request(self, *args: Any, **others: Any) -> RequestOutputCollector:
             collector = await super().add_request(*args, **others)
             # Nobody waits for it yet.
-            collector.ready = Ready(asyncio.get_running_loop())
+            collector.ready = SingleWaiterEvent(asyncio.get_running_loop())
             return collector
 
         async def generate(self, prompt: Any, sampling_params: Any, request_id: str, **others: Any) -> _Outputs:
@@ -98,14 +98,14 @@ def _count_prompt(record: RequestContext | None, output: PoolingRequestOutput) -
         record.prompt_tokens = (record.prompt_tokens or 0) + len(output.prompt_token_ids)
 
 
-def _meter(params: SamplingParams) -> Meter | None:
+def _meter(params: SamplingParams) -> UsageMeter | None:
     """
     What counts the tokens of this request; None where nobody wants to know.
     """
     from vllm.sampling_params import RequestOutputKind
 
     record = current_context()
-    return None if record is None else Meter(record, has_deltas=params.output_kind is RequestOutputKind.DELTA)
+    return None if record is None else UsageMeter(record, has_deltas=params.output_kind is RequestOutputKind.DELTA)
 
 
 async def _require_possible(
@@ -143,7 +143,7 @@ def _require_good(output: RequestOutput) -> None:
         raise GenerationError
 
 
-class Meter:
+class UsageMeter:
     """
     The tokens of one request of the engine, added to those of the record: a call may need several of them.
     """

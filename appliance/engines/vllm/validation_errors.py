@@ -51,7 +51,7 @@ _LONGEST_MESSAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
+class _ValidationFault:
     """
     One error of pydantic.
 
@@ -115,7 +115,7 @@ def _at(value: Any, path: Sequence[str | int]) -> Any:  # Any: JSON values
     return value
 
 
-def _fault(details: Any, root: Any, *, is_known: bool) -> _Fault:  # Any: pydantic's details, JSON values
+def _fault(details: Any, root: Any, *, is_known: bool) -> _ValidationFault:  # Any: pydantic's details, JSON values
     """
     An error of pydantic's; its location mixes fields with the types that it tried, which no body has in it.
     """
@@ -134,7 +134,7 @@ def _fault(details: Any, root: Any, *, is_known: bool) -> _Fault:  # Any: pydant
             end = index
             value = value[part] if is_field and is_known else None
     expected = str(details.get("ctx", {}).get("expected", ""))
-    return _Fault(tuple(path), tuple(location[:end]), kind, _message(details), expected)
+    return _ValidationFault(tuple(path), tuple(location[:end]), kind, _message(details), expected)
 
 
 def _message(details: Any) -> str:  # Any: pydantic's details
@@ -154,14 +154,14 @@ def _message(details: Any) -> str:  # Any: pydantic's details
     return for_clients(details["msg"].replace("Input should", "must"), None)
 
 
-def _nearest(faults: Sequence[_Fault]) -> Sequence[_Fault]:
+def _nearest(faults: Sequence[_ValidationFault]) -> Sequence[_ValidationFault]:
     """
     The errors of the type that fits best, all about one value: of a union pydantic tells what is wrong with each.
 
     That is the one whose error lies deepest in the request; a type of another kind than the object says comes last.
     """
     depth = max(len(fault.path) for fault in faults)
-    branches: defaultdict[tuple[str | int, ...], list[_Fault]] = defaultdict(list)
+    branches: defaultdict[tuple[str | int, ...], list[_ValidationFault]] = defaultdict(list)
     for fault in faults:
         if len(fault.path) == depth:
             branches[fault.branch].append(fault)
@@ -176,11 +176,11 @@ def _nearest(faults: Sequence[_Fault]) -> Sequence[_Fault]:
     return [fault for fault in found if fault.path == found[0].path]
 
 
-def _missing(branch: Sequence[_Fault]) -> int:
+def _missing(branch: Sequence[_ValidationFault]) -> int:
     return sum(fault.kind == "missing" for fault in branch)
 
 
-def _described(faults: Sequence[_Fault]) -> str:
+def _described(faults: Sequence[_ValidationFault]) -> str:
     first = faults[0]
     if first.kind == "literal_error":
         expected = [word for fault in faults for word in re.findall(r"'[^']*'|\b\d+\b", fault.expected)]

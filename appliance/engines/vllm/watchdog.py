@@ -23,7 +23,7 @@ _MOST_BETWEEN_SECONDS = 2.0
 _MOST_GAP_SECONDS = 5.0
 
 
-class Stall:
+class StallWatchdog:
     """
     Time in which the engine had work and made no step, of whatever request.
 
@@ -31,7 +31,7 @@ class Stall:
     """
 
     def __init__(
-        self, most_seconds: float, clock: Callable[[], float] = time.monotonic, pulse: Pulse | None = None
+        self, most_seconds: float, clock: Callable[[], float] = time.monotonic, pulse: Heartbeat | None = None
     ) -> None:
         """
         `pulse` tells of steps that other front ends of the engine have seen, None where there are none.
@@ -77,7 +77,7 @@ class Stall:
             )
 
 
-class Pulse:
+class Heartbeat:
     """
     The steps of an engine that several front ends share, as all of them see it: each hears of its own requests' alone.
 
@@ -119,7 +119,7 @@ def step_logger(step: Step) -> Callable[[VllmConfig, int], StatLoggerBase]:
     """
     from vllm.v1.metrics.loggers import StatLoggerBase
 
-    class Steps(StatLoggerBase):  # type: ignore[misc]  # vLLM is Any to mypy
+    class StepCounter(StatLoggerBase):  # type: ignore[misc]  # vLLM is Any to mypy
         def __init__(self, _config: VllmConfig, engine_index: int = 0) -> None:
             self._number = engine_index
 
@@ -130,4 +130,4 @@ def step_logger(step: Step) -> Callable[[VllmConfig, int], StatLoggerBase]:
         def log_engine_initialized(self) -> None:
             pass
 
-    return Steps
+    return StepCounter

@@ -22,7 +22,7 @@ def _weigh_and_finish(model: Any, *args: Any, **kwargs: Any) -> None:  # Any: vL
 base_loader.process_weights_after_loading = _weigh_and_finish
 
 
-class Weighed:
+class MemoryReport:
     """
     What a worker can be asked beside what vLLM has it answer (``worker_extension_cls``).
     """

@@ -13,14 +13,14 @@ import structlog
 
 from appliance.core.errors import EngineDeadError
 from appliance.core.model import ALONE
-from appliance.engines.vllm.engine_args import Setup, engine_arguments
+from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.engines.vllm.env import set_environment
-from appliance.engines.vllm.frontend_rendezvous import Meeting
-from appliance.engines.vllm.multi_node.worker import Leader
+from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
+from appliance.engines.vllm.multi_node.worker import WorkerNode
 from appliance.engines.vllm.preload import import_vllm
-from appliance.engines.vllm.process_group import Family
+from appliance.engines.vllm.process_group import EngineProcesses
 from appliance.engines.vllm.startup import as_load_error, prepare
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -32,10 +32,10 @@ class HeadlessEngine:
     vLLM's processes of a follower; it answers nothing, and ends with the engine of rank 0.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: EngineSpec) -> None:
         self._setup = setup
-        self._family = Family()
-        self._leader = Leader(setup)
+        self._family = EngineProcesses()
+        self._leader = WorkerNode(setup)
         # vLLM ends its processes with the object that started them.
         self._keeper: object = None
 
@@ -49,7 +49,7 @@ class HeadlessEngine:
         """
         started = time.monotonic()
         try:
-            prepare(self._setup, Meeting(ALONE, self._setup.names[0]), Parts())
+            prepare(self._setup, FrontendRendezvous(ALONE, self._setup.names[0]), StartupTimings())
             setup = await self._leader.join()
             starting = self._family.start(partial(_launch, setup, self._family.proceed))
             self._keeper = await self._leader.unless_gone(starting)
@@ -105,7 +105,7 @@ class HeadlessEngine:
         self._family.kill()
 
 
-def _launch(setup: Setup, proceed: Callable[[], None]) -> object:
+def _launch(setup: EngineSpec, proceed: Callable[[], None]) -> object:
     """
     Start the ranks of this machine for a front end on another, as ``vllm serve --headless`` does; blocks until they
     have met those of rank 0, or in a model of several copies just until they run.

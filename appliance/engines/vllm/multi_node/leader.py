@@ -13,10 +13,10 @@ from typing import TypeVar
 import structlog
 
 from appliance.core.errors import LoadError
-from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.multi_node.protocol import (
     Hello,
-    Word,
+    NodeMessage,
     digest,
     hear,
     keep_alive,
@@ -35,12 +35,12 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _HELLO_SECONDS = 10.0
 
 
-class Followers:
+class LeaderNode:
     """
     Awaited, told to start, and watched; none for a model of one machine, nor for one in Ray's cluster.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: EngineSpec) -> None:
         self._setup = setup
         self._nodes = setup.layout.nodes
         self._here: dict[int, asyncio.StreamWriter] = {}
@@ -49,7 +49,7 @@ class Followers:
         self._gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._servers: list[asyncio.Server] = []
 
-    async def gather(self) -> Setup:
+    async def gather(self) -> EngineSpec:
         """
         Wait for all of them, for as long as it takes: they bring the model's bytes first.
 
@@ -71,7 +71,7 @@ class Followers:
         log.info("nodes.awaited", model=self._setup.names[0], missing=self.missing, port=self._nodes.port)
         await self._are_complete.wait()
         for writer in self._here.values():
-            say(writer, Word("begin"))
+            say(writer, NodeMessage("begin"))
         own = next(iter(self._here.values())).get_extra_info("sockname")[0]
         return replace(self._setup, addresses=Addresses(own=own, leader=own))
 
@@ -100,7 +100,7 @@ class Followers:
         The engine computes, with the help of all of them.
         """
         for writer in self._here.values():
-            say(writer, Word("started"))
+            say(writer, NodeMessage("started"))
 
     def check(self) -> None:
         """
@@ -135,17 +135,19 @@ class Followers:
                 return
             await self._keep(hello.rank, reader, writer)
 
-    def _refusal(self, hello: Hello) -> Word | None:
+    def _refusal(self, hello: Hello) -> NodeMessage | None:
         if hello.digest != digest(self._setup):
-            return Word("refused", "its config of this model, or its version, is another; serve the same file on each")
-        return None if hello.rank in self.missing else Word("taken", "this rank is here already")
+            return NodeMessage(
+                "refused", "its config of this model, or its version, is another; serve the same file on each"
+            )
+        return None if hello.rank in self.missing else NodeMessage("taken", "this rank is here already")
 
     async def _keep(self, rank: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._here[rank] = writer
         log.info("node.came", model=self._setup.names[0], rank=rank, missing=self.missing)
         if not self.missing:
             self._are_complete.set()
-        last = await hear(reader, Word)
+        last = await hear(reader, NodeMessage)
         if not self._are_complete.is_set():
             # It comes again, or another in its place.
             del self._here[rank]

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from appliance.core.errors import EngineDeadError
-from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.engine_args import EngineSpec
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Hello(msgspec.Struct, frozen=True):
     digest: str
 
 
-class Word(msgspec.Struct, frozen=True):
+class NodeMessage(msgspec.Struct, frozen=True):
     """
     Any other line. Rank 0 says `begin` once all have come and `started` once the engine computes; to a rank that it has
     already `taken`, and to one that will never fit `refused`. A follower says `over` when it goes.
@@ -46,7 +46,7 @@ class Word(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-def digest(setup: Setup) -> str:
+def digest(setup: EngineSpec) -> str:
     """
     SHA-256 of what must be alike on all machines; the rank, the devices and the way to rank 0 may differ.
     """
@@ -82,7 +82,7 @@ def listen(port: int) -> list[socket.socket]:
     return found
 
 
-def say(writer: asyncio.StreamWriter, line: Hello | Word) -> None:
+def say(writer: asyncio.StreamWriter, line: Hello | NodeMessage) -> None:
     """
     Send a line; to whoever is gone, nothing.
     """

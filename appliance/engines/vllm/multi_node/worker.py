@@ -12,10 +12,10 @@ from typing import TypeVar
 import structlog
 
 from appliance.core.errors import LoadError
-from appliance.engines.vllm.engine_args import Setup
+from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.multi_node.protocol import (
     Hello,
-    Word,
+    NodeMessage,
     digest,
     hear,
     keep_alive,
@@ -33,12 +33,12 @@ _CONNECT_SECONDS = 5.0
 _AGAIN_SECONDS = 0.5
 
 
-class Leader:
+class WorkerNode:
     """
     Joined, and watched until it goes.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: EngineSpec) -> None:
         nodes = setup.layout.nodes
         self._setup = setup
         self._hello = Hello(nodes.rank, digest(setup))
@@ -49,7 +49,7 @@ class Leader:
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
 
-    async def join(self) -> Setup:
+    async def join(self) -> EngineSpec:
         """
         Wait until it is there and has all the others, for as long as it takes.
 
@@ -78,7 +78,7 @@ class Leader:
         keep_alive(writer)
         say(writer, self._hello)
         try:
-            word = await hear(reader, Word)
+            word = await hear(reader, NodeMessage)
         except asyncio.CancelledError:
             writer.close()
             raise
@@ -90,7 +90,7 @@ class Leader:
         return None
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while (word := await hear(reader, Word)) is not None:
+        while (word := await hear(reader, NodeMessage)) is not None:
             if word.word == "started":
                 self.has_started = True
         self._gone.set_result(f"rank 0 at {self._place[0]} is gone")
@@ -130,5 +130,5 @@ class Leader:
         if self._listening is not None:
             self._listening.cancel()
         if self._writer is not None and not self._writer.is_closing():
-            say(self._writer, Word("over", reason))
+            say(self._writer, NodeMessage("over", reason))
             self._writer.close()

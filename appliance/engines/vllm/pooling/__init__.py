@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from appliance.core.model import Operation
-from appliance.engines.vllm.pooling.batch import Texts
+from appliance.engines.vllm.pooling.batch import TextBatcher
 from appliance.engines.vllm.pooling.classification import ClassificationEndpoint
 from appliance.engines.vllm.pooling.embedding import EmbeddingEndpoint
-from appliance.engines.vllm.pooling.encoding import InJson
+from appliance.engines.vllm.pooling.encoding import JsonEncoding
 from appliance.engines.vllm.pooling.scoring import RerankEndpoint, ScoreEndpoint
 from appliance.engines.vllm.serving import Answer, Endpoint, tokenization
 
@@ -29,11 +29,13 @@ def pooling(llm: AsyncLLM, state: State, task: str | None) -> Mapping[Operation,
     from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
     from vllm.entrypoints.pooling.pooling.protocol import PoolingRequest
 
-    texts, name = Texts(llm), state.openai_serving_models.base_model_paths[0].name
+    texts, name = TextBatcher(llm), state.openai_serving_models.base_model_paths[0].name
     answers: dict[Operation, Answer] = tokenization(state)
-    answers[Operation.POOLING] = InJson(Endpoint(TypeAdapter(PoolingRequest), state.serving_pooling, texts="input"))
+    answers[Operation.POOLING] = JsonEncoding(
+        Endpoint(TypeAdapter(PoolingRequest), state.serving_pooling, texts="input")
+    )
     if state.serving_embedding is not None:
-        chats = InJson(Endpoint(TypeAdapter(EmbeddingRequest), state.serving_embedding, texts="messages"))
+        chats = JsonEncoding(Endpoint(TypeAdapter(EmbeddingRequest), state.serving_embedding, texts="messages"))
         answers[Operation.EMBEDDING] = EmbeddingEndpoint(texts, llm.model_config, name, chats)
     if task in ("classify", "token_classify"):
         answers[Operation.CLASSIFICATION] = ClassificationEndpoint(texts, llm.model_config, name, task)

@@ -52,7 +52,7 @@ class _Prompt:
     spans: list[tuple[int, int]]
 
 
-class Texts:
+class TextBatcher:
     """
     The way of texts through one engine.
     """

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from appliance.core.concurrency import off_loop
 from appliance.core.model import ModelRequest, ModelResponse
 from appliance.engines.vllm.errors import vendor_faults
-from appliance.engines.vllm.pooling.batch import Encoded, Texts
-from appliance.engines.vllm.pooling.usage import Usage, usage_of
+from appliance.engines.vllm.pooling.batch import Encoded, TextBatcher
+from appliance.engines.vllm.pooling.usage import PoolingUsage, usage_of
 from appliance.engines.vllm.request_decoder import decode
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Classifications(msgspec.Struct, tag_field="object", tag="list"):
     created: int
     model: str
     data: list[TextClass] | list[TokenClasses]
-    usage: Usage
+    usage: PoolingUsage
 
 
 class ClassificationEndpoint:
@@ -81,7 +81,7 @@ class ClassificationEndpoint:
     Classifies texts, or each of their tokens.
     """
 
-    def __init__(self, texts: Texts, model: ModelConfig, name: str, task: PoolingTask) -> None:
+    def __init__(self, texts: TextBatcher, model: ModelConfig, name: str, task: PoolingTask) -> None:
         from vllm.entrypoints.pooling.classify.protocol import ClassificationCompletionRequest
 
         self._texts = texts

@@ -18,9 +18,9 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelRequest, ModelResponse
 from appliance.engines.vllm.errors import vendor_faults
-from appliance.engines.vllm.pooling.batch import Encoded, Texts
+from appliance.engines.vllm.pooling.batch import Encoded, TextBatcher
 from appliance.engines.vllm.pooling.encoding import require_json
-from appliance.engines.vllm.pooling.usage import Usage, usage_of
+from appliance.engines.vllm.pooling.usage import PoolingUsage, usage_of
 from appliance.engines.vllm.request_decoder import decode
 from appliance.engines.vllm.serving import Answer
 
@@ -48,7 +48,7 @@ class Embeddings(msgspec.Struct, tag_field="object", tag="list"):
     created: int
     model: str
     data: list[Embedding]
-    usage: Usage
+    usage: PoolingUsage
 
 
 class EmbeddingEndpoint:
@@ -56,7 +56,7 @@ class EmbeddingEndpoint:
     Embeds texts and token ids; what else vLLM takes, chats for one, goes to its own serving class.
     """
 
-    def __init__(self, texts: Texts, model: ModelConfig, name: str, others: Answer) -> None:
+    def __init__(self, texts: TextBatcher, model: ModelConfig, name: str, others: Answer) -> None:
         from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 
         self._texts = texts

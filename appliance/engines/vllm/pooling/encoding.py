@@ -29,7 +29,7 @@ def require_json(encoding_format: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class InJson:
+class JsonEncoding:
     """
     Another answer, for calls that want it in JSON.
     """

@@ -11,7 +11,7 @@ import msgspec
 from appliance.engines.vllm.pooling.batch import Encoded
 
 
-class Usage(msgspec.Struct):
+class PoolingUsage(msgspec.Struct):
     """
     Tokens that were computed, special ones among them, cut-off ones not; pooling makes none of its own.
     """
@@ -20,9 +20,9 @@ class Usage(msgspec.Struct):
     total_tokens: int
 
 
-def usage_of(encoded: Iterable[Encoded]) -> Usage:
+def usage_of(encoded: Iterable[Encoded]) -> PoolingUsage:
     """
     The tokens of all texts together.
     """
     tokens = sum(len(each.tokens) for each in encoded)
-    return Usage(tokens, tokens)
+    return PoolingUsage(tokens, tokens)

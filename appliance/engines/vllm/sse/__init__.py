@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
 
-def quicken(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
+def patch_stream_writers(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
     """
     Have these two of vLLM's write plain streams as this room does, and all others as before; all of them as bytes.
 

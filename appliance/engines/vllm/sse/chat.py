@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from appliance.engines.vllm.sse.writer import Writer, event_of
+from appliance.engines.vllm.sse.writer import StreamWriter, event_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _OBJECT = "chat.completion.chunk"
 
 
-class ChatWriter(Writer):
+class ChatWriter(StreamWriter):
     """
     Writes a chat completion: the role, the texts, the reason for the end.
     """

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from appliance.engines.vllm.sse.writer import Writer, event_of
+from appliance.engines.vllm.sse.writer import StreamWriter, event_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from vllm.outputs import CompletionOutput
 
 
-class CompletionWriter(Writer):
+class CompletionWriter(StreamWriter):
     """
     Writes a completion: the texts, the last with the reason for the end.
     """

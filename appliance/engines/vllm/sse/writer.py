@@ -28,7 +28,7 @@ _PLACE = b'"the text goes here"'
 _encode = msgspec.json.Encoder().encode
 
 
-class Writer(ABC):
+class StreamWriter(ABC):
     """
     Writes one stream of server-sent events out of what the engine gives for one answer to one prompt.
     """
