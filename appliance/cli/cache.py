@@ -15,7 +15,7 @@ from appliance.config import Config, load
 from appliance.core.errors import ArtifactCorruptError
 from appliance.storage import Cache, digest
 from appliance.storage.blobs import Blobs
-from appliance.storage.cache_admin import Wish, artifacts, damage, remove, unwanted
+from appliance.storage.cache_admin import PruneRule, artifacts, damage, remove, unwanted
 from appliance.storage.materialize import brought
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -133,7 +133,7 @@ def prune(directory: Path | None, age: float | None, size: int | None, files: Se
     configs = [load(file).config for file in files]
     root = Cache.at(directory or next((config.storage.cache_dir for config in configs), None))
     is_rest = bool(files) and age is None and size is None
-    wish = Wish(0 if is_rest else age, size, frozenset(_named(root, configs)))
+    wish = PruneRule(0 if is_rest else age, size, frozenset(_named(root, configs)))
     freed = 0
     for each in unwanted(artifacts(root), wish):
         is_gone = dry_run or remove(root, each)

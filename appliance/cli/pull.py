@@ -26,10 +26,10 @@ from appliance.config.storage import StorageSection, StorageSettings
 from appliance.models.base_config import ModelSection, Report
 from appliance.storage import Report as CacheReport
 from appliance.storage import lockfile, materialize, verify
-from appliance.storage.dry_run import Explanation
+from appliance.storage.dry_run import DryRun
 from appliance.storage.dry_run import explain as explain_one
-from appliance.storage.file_list import Contents, contents
-from appliance.storage.lockfile import Locked
+from appliance.storage.file_list import FileList, contents
+from appliance.storage.lockfile import LockedArtifact
 from appliance.storage.materialize import reread
 
 # Where there is no terminal for bars, a line now and then says that it goes on.
@@ -77,7 +77,7 @@ def lock(config: Config) -> None:
         with _bars(section.name) as report:
             for part, storage in _storages(section):
                 materialize(storage, settings, partial(report, part))
-                entries.append(Locked.of(storage, _reread(storage, settings, partial(report, part), deep=True)))
+                entries.append(LockedArtifact.of(storage, _reread(storage, settings, partial(report, part), deep=True)))
     lockfile.write(path, entries)
     counts = f"{_some(len(entries), 'storage')}, {_some(sum(len(entry.files) for entry in entries), 'file')}"
     Console().print(f"{path}: {counts}", soft_wrap=True, highlight=False)
@@ -102,7 +102,7 @@ def _storages(section: ModelSection) -> Collection[tuple[str, StorageSection]]:
     return section.storages.items()
 
 
-def _reread(storage: StorageSection, settings: StorageSettings, report: CacheReport, *, deep: bool = False) -> Contents:
+def _reread(storage: StorageSection, settings: StorageSettings, report: CacheReport, *, deep: bool = False) -> FileList:
     """
     Have every byte of a storage read again, and hold it to the lock; `deep` reads those outside the cache, too.
     """
@@ -114,7 +114,7 @@ def _reread(storage: StorageSection, settings: StorageSettings, report: CacheRep
     return found
 
 
-def _lines(explanation: Explanation) -> Iterator[tuple[str, str]]:
+def _lines(explanation: DryRun) -> Iterator[tuple[str, str]]:
     yield "uri", explanation.uri
     yield "place", explanation.place
     yield "credential", explanation.credential

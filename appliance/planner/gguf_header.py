@@ -13,7 +13,7 @@ from typing import Any
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.safetensors_header import require_count
 from appliance.planner.tensor_info import Tensor
-from appliance.storage.remote_reader import Peek, Range
+from appliance.storage.remote_reader import Range, RemoteReader
 
 _BLOCK = 1 << 20
 _MAGIC = b"GGUF"
@@ -74,7 +74,7 @@ _NAMES: Mapping[str, str] = {
 }
 
 
-def read_gguf(peek: Peek, name: str) -> tuple[Mapping[str, Any], list[Tensor], int]:  # Any: JSON values
+def read_gguf(peek: RemoteReader, name: str) -> tuple[Mapping[str, Any], list[Tensor], int]:  # Any: JSON values
     """
     A `config.json` of the model, its tensors as the conversion writes them, and how many bytes were read.
 
@@ -97,7 +97,7 @@ def read_gguf(peek: Peek, name: str) -> tuple[Mapping[str, Any], list[Tensor], i
         raise ArtifactCorruptError(f"{peek.place}: {name} is not a whole GGUF file ({error})") from error
 
 
-def _require_version(peek: Peek, name: str, version: int) -> None:
+def _require_version(peek: RemoteReader, name: str, version: int) -> None:
     if version not in _VERSIONS:
         raise ArtifactCorruptError(
             f"{peek.place}: GGUF version {version} is not known, which {name} has; must be one of {_VERSIONS}"
@@ -145,7 +145,7 @@ class _Cursor:
     Reads on from the beginning of a file, a megabyte at a time.
     """
 
-    def __init__(self, peek: Peek, name: str) -> None:
+    def __init__(self, peek: RemoteReader, name: str) -> None:
         self._peek, self._name, self._held, self._at = peek, name, b"", 0
         self.read_bytes = 0
 

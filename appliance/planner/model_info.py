@@ -17,7 +17,7 @@ from appliance.planner.model_config import Architecture, Config, architecture_of
 from appliance.planner.safetensors_header import config_of, require_count, tensors_of
 from appliance.planner.tensor_info import Tensor
 from appliance.planner.tensor_parallel import Group, Part, grouped, parts
-from appliance.storage.remote_reader import Peek, peek
+from appliance.storage.remote_reader import RemoteReader, peek
 
 _CONFIG = "config.json"
 
@@ -101,7 +101,7 @@ def look_at_config(storage: StorageSection, settings: StorageSettings) -> Archit
 
 
 def _subject(
-    files: Peek, config: Config, tensors: Sequence[Tensor], source: str, read: int, file: str = _CONFIG
+    files: RemoteReader, config: Config, tensors: Sequence[Tensor], source: str, read: int, file: str = _CONFIG
 ) -> Subject:
     model = _architecture(config, files.place, file)
     size = sum(files.files.values())

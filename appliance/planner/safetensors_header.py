@@ -15,7 +15,7 @@ from typing import Any
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.tensor_info import BITS, Tensor
 from appliance.storage import bounded_json
-from appliance.storage.remote_reader import Peek, Range
+from appliance.storage.remote_reader import Range, RemoteReader
 
 _LENGTH_BYTES = 8
 
@@ -44,7 +44,7 @@ class Read:
     read_bytes: int
 
 
-def config_of(peek: Peek) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
+def config_of(peek: RemoteReader) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
     """
     The `config.json` of a model and its size in bytes.
 
@@ -60,7 +60,7 @@ def config_of(peek: Peek) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
     return _mapping(peek, raw, "config.json"), len(raw)
 
 
-def tensors_of(peek: Peek) -> Read:
+def tensors_of(peek: RemoteReader) -> Read:
     """
     All tensors of the files that vLLM would load; none where there are no safetensors.
 
@@ -85,7 +85,7 @@ def tensors_of(peek: Peek) -> Read:
     return Read(list(tensors.values()), read)
 
 
-def _files(peek: Peek) -> tuple[list[str], int]:
+def _files(peek: RemoteReader) -> tuple[list[str], int]:
     """
     The files to read: those of the index where there is one, since others hold the same weights once more.
     """
@@ -101,7 +101,9 @@ def _files(peek: Peek) -> tuple[list[str], int]:
     return [name for name in names if name in indexed] or names, size
 
 
-def _tensors(header: Mapping[str, Any], peek: Peek, name: str, data_bytes: int) -> list[Tensor]:  # Any: JSON values
+def _tensors(
+    header: Mapping[str, Any], peek: RemoteReader, name: str, data_bytes: int
+) -> list[Tensor]:  # Any: JSON values
     entries = {tensor: entry for tensor, entry in header.items() if tensor != "__metadata__"}
     try:
         found = {tensor: _tensor(tensor, entry) for tensor, entry in entries.items()}
@@ -142,7 +144,7 @@ def _require_layout(found: Mapping[str, tuple[Tensor, int, int]], data_bytes: in
         at = end
 
 
-def require_count(peek: Peek, name: str, tensors: int) -> None:
+def require_count(peek: RemoteReader, name: str, tensors: int) -> None:
     """
     Return where a model has no more tensors than can be planned.
 
@@ -153,14 +155,14 @@ def require_count(peek: Peek, name: str, tensors: int) -> None:
         raise ArtifactCorruptError(f"{peek.place}: {name} has {tensors} tensors; must be at most {MOST_TENSORS}")
 
 
-def _require_size(peek: Peek, name: str, size: int, most: int) -> None:
+def _require_size(peek: RemoteReader, name: str, size: int, most: int) -> None:
     try:
         bounded_json.require_size(size, most)
     except ValueError as error:
         raise ArtifactCorruptError(f"{peek.place}: {name} cannot be read: {error}; bring the model again") from error
 
 
-def _mapping(peek: Peek, raw: bytes, name: str) -> Mapping[str, Any]:  # Any: JSON values
+def _mapping(peek: RemoteReader, raw: bytes, name: str) -> Mapping[str, Any]:  # Any: JSON values
     try:
         found = bounded_json.parse(raw)
     except ValueError as error:

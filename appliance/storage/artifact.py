@@ -47,7 +47,7 @@ def is_whole(place: Path) -> bool:
     return contents is not None and not contents.damage(place / FILES)
 
 
-def distrust(path: Path) -> None:
+def invalidate(path: Path) -> None:
     """
     Make the artifact that `path` lies in unfinished again: the next time, what is damaged of it is made anew.
     """

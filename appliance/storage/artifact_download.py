@@ -15,11 +15,11 @@ import structlog
 
 from appliance.config.storage import TransferSection
 from appliance.core.errors import NoSpaceError, StorageTimeoutError
-from appliance.storage.artifact_spec import Wanted
+from appliance.storage.artifact_spec import ArtifactSpec
 from appliance.storage.blobs import Blobs
 from appliance.storage.cache import Cache, Report
 from appliance.storage.disk_errors import disk_faults
-from appliance.storage.download import Transfer, attended
+from appliance.storage.download import Downloader, with_progress
 from appliance.storage.file_reuse import known_digests
 from appliance.storage.filesystems.base import RemoteFile, Store
 from appliance.storage.unpack import unpack
@@ -28,12 +28,12 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Filling:
+class ArtifactDownload:
     """
     One artifact to be, and where its bytes come from.
     """
 
-    wanted: Wanted
+    wanted: ArtifactSpec
     store: Store
     cache: Cache
     limits: TransferSection
@@ -67,9 +67,9 @@ class Filling:
         shared = self._take(files, target)
         size = sum(file.size for file in files if file.name in shared)
         rest = [file for file in files if file.name not in shared]
-        transfer = Transfer(self.store, self._place, rest, target, self.limits, others=shared)
+        transfer = Downloader(self.store, self._place, rest, target, self.limits, others=shared)
         digests = self.runner.run(
-            attended(self._bounded(transfer), lambda: self.report(size + transfer.done, size + transfer.total))
+            with_progress(self._bounded(transfer), lambda: self.report(size + transfer.done, size + transfer.total))
         )
         log.info(
             "artifact.fetched",
@@ -92,7 +92,7 @@ class Filling:
         sizes = {file.name: file.size for file in files}
         return {name: sha256 for name, sha256 in known.items() if blobs.take(sha256, sizes[name], target / name, tick)}
 
-    async def _bounded(self, transfer: Transfer) -> Mapping[str, str]:
+    async def _bounded(self, transfer: Downloader) -> Mapping[str, str]:
         try:
             async with asyncio.timeout(self.limits.timeout_seconds):
                 return await transfer.run()

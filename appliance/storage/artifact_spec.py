@@ -13,12 +13,12 @@ from pathlib import Path
 from appliance.config.storage import StorageSection
 from appliance.storage.archives import is_archive, top
 from appliance.storage.cache import Cache
-from appliance.storage.file_list import Contents, Held
+from appliance.storage.file_list import FileInfo, FileList
 from appliance.storage.filesystems.base import Listing, RemoteFile
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ArtifactSpec:
     """
     The files of a place that are selected by the rules of a storage.
     """
@@ -44,12 +44,12 @@ class Wanted:
         return f"{self.listing.place}#{hashlib.sha256(json.dumps([rules, *state]).encode()).hexdigest()}"
 
     @property
-    def listed(self) -> Contents:
+    def listed(self) -> FileList:
         """
         The files as the store describes them.
         """
-        held = {file.name: Held(file.size, file.digests.get("sha256")) for file in self.files}
-        return Contents(self.listing.place, held, self.listing.is_file)
+        held = {file.name: FileInfo(file.size, file.digests.get("sha256")) for file in self.files}
+        return FileList(self.listing.place, held, self.listing.is_file)
 
     def within(self, files: Path) -> Path:
         """

@@ -26,7 +26,7 @@ _LEFTOVER = re.compile(r"\.incomplete-[0-9a-f]{8}$")
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
+class CachedArtifact:
     """
     One directory of a cache: `source` is its URI without secrets, or None where nothing whole lies there.
 
@@ -62,7 +62,7 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PruneRule:
     """
     What may be removed: what was not used for `age` seconds, and as much as is needed to leave `size` bytes, first what
     was not used for longest; None is no such limit. What `keep` names stays.
@@ -73,7 +73,7 @@ class Wish:
     keep: frozenset[Path] = frozenset()
 
 
-def artifacts(cache: Cache) -> list[Artifact]:
+def artifacts(cache: Cache) -> list[CachedArtifact]:
     """
     Everything in a cache, finished or not, the last used first.
     """
@@ -82,7 +82,7 @@ def artifacts(cache: Cache) -> list[Artifact]:
     return sorted(found, key=lambda artifact: -artifact.used)
 
 
-def damage(artifact: Artifact, tick: Callable[[], None] = lambda: None) -> list[str]:
+def damage(artifact: CachedArtifact, tick: Callable[[], None] = lambda: None) -> list[str]:
     """
     Names of the files that are missing or not as they were stored, after every byte was read.
     """
@@ -92,7 +92,7 @@ def damage(artifact: Artifact, tick: Callable[[], None] = lambda: None) -> list[
     return contents.damage(artifact.path / FILES) or contents.altered(artifact.path / FILES, tick)
 
 
-def unwanted(found: Sequence[Artifact], wish: Wish) -> list[Artifact]:
+def unwanted(found: Sequence[CachedArtifact], wish: PruneRule) -> list[CachedArtifact]:
     """
     What a wish lets go, and all unfinished work; the longest unused first.
     """
@@ -106,7 +106,7 @@ def unwanted(found: Sequence[Artifact], wish: Wish) -> list[Artifact]:
     return gone
 
 
-def remove(cache: Cache, artifact: Artifact) -> bool:
+def remove(cache: Cache, artifact: CachedArtifact) -> bool:
     """
     Remove an artifact, unless a process holds it or works on it; says whether it is gone.
     """
@@ -143,11 +143,11 @@ def _directories(root: Path) -> Iterator[Path]:
             yield from sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
 
 
-def _artifact(path: Path) -> Artifact:
+def _artifact(path: Path) -> CachedArtifact:
     contents = None if _LEFTOVER.search(path.name) else manifest.read(path)
     files = [each for each in (path / FILES).rglob("*") if each.is_file()]
     marked = path / MARKER
-    return Artifact(
+    return CachedArtifact(
         path=path,
         source=contents.source if contents else None,
         size=sum(each.stat().st_size for each in files),
@@ -156,7 +156,7 @@ def _artifact(path: Path) -> Artifact:
     )
 
 
-def _locks(artifact: Artifact) -> Collection[str]:
+def _locks(artifact: CachedArtifact) -> Collection[str]:
     """
     The names of the locks that whoever makes this artifact holds.
     """

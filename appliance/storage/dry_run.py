@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config.storage import StorageSection, StorageSettings
-from appliance.storage.artifact_spec import Wanted
+from appliance.storage.artifact_spec import ArtifactSpec
 from appliance.storage.cache import Cache
-from appliance.storage.download import insist
+from appliance.storage.download import with_retries
 from appliance.storage.file_list import contents
 from appliance.storage.filesystems.base import Listing, Store
-from appliance.storage.filesystems.registry import Remote, way
+from appliance.storage.filesystems.registry import RemoteBackend, backend_for
 from appliance.storage.materialize import as_locked, brought, is_in_place
 from appliance.storage.selection import sort_out
 from appliance.storage.uri import redact
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class DryRun:
     """
     One storage; `files` and `size` are None where nobody has looked yet, and `path` where it is not on this machine.
 
@@ -39,7 +39,7 @@ class Explanation:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-def explain(storage: StorageSection, settings: StorageSettings) -> Explanation:
+def explain(storage: StorageSection, settings: StorageSettings) -> DryRun:
     """
     Ask the store what it has, unless `settings` allow no connection.
 
@@ -47,32 +47,32 @@ def explain(storage: StorageSection, settings: StorageSettings) -> Explanation:
         StorageError: the store does not answer, or has nothing that may be loaded.
     """
     wanted = as_locked(storage, settings)
-    scheme = way(wanted.uri)
-    if isinstance(scheme, Remote) and not settings.offline:
+    scheme = backend_for(wanted.uri)
+    if isinstance(scheme, RemoteBackend) and not settings.offline:
         return asyncio.run(_ask(scheme.open(wanted.uri, settings), storage, settings))
     path = scheme(wanted, settings, lambda *_: None) if is_in_place(wanted) else brought(storage, settings)
     credential = "none: it lies here" if is_in_place(wanted) else "none: offline"
-    if scheme is way("pypi://") and not settings.offline:
+    if scheme is backend_for("pypi://") and not settings.offline:
         credential = "whatever pip is set up with"
     found = contents(path, deep=False) if path else None
     place = (found and found.place) or str(path or redact(wanted.uri))
     files = list(found.files.values()) if found else None
     size = sum(held.size for held in files) if files is not None else None
-    return Explanation(redact(storage.uri), place, credential, None, None if files is None else len(files), size, path)
+    return DryRun(redact(storage.uri), place, credential, None, None if files is None else len(files), size, path)
 
 
-async def _ask(store: Store, storage: StorageSection, settings: StorageSettings) -> Explanation:
+async def _ask(store: Store, storage: StorageSection, settings: StorageSettings) -> DryRun:
     try:
-        listing: Listing = await insist(store.list, redact(storage.uri), settings.transfer)
+        listing: Listing = await with_retries(store.list, redact(storage.uri), settings.transfer)
         selection = sort_out(listing, storage)
-        return Explanation(
+        return DryRun(
             uri=redact(storage.uri),
             place=listing.place,
             credential=store.credential,
             revision=listing.revision,
             files=len(selection.files),
             size=sum(file.size for file in selection.files),
-            path=Wanted(listing, selection.files, storage).find(Cache.at(settings.cache_dir)),
+            path=ArtifactSpec(listing, selection.files, storage).find(Cache.at(settings.cache_dir)),
             left_out=selection.left_out,
         )
     finally:

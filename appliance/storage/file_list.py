@@ -17,7 +17,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class FileInfo:
     """
     One file: its size in bytes, and its SHA-256 in hex, None where nobody has read it yet.
     """
@@ -27,7 +27,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class FileList:
     """
     Files by their names relative to the materialized path; one file alone has its own name.
 
@@ -36,7 +36,7 @@ class Contents:
     """
 
     place: str | None
-    files: Mapping[str, Held]
+    files: Mapping[str, FileInfo]
     is_file: bool
 
     @property
@@ -52,7 +52,7 @@ class Contents:
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
-def contents(path: Path, tick: Callable[[], None] = lambda: None, *, deep: bool) -> Contents:
+def contents(path: Path, tick: Callable[[], None] = lambda: None, *, deep: bool) -> FileList:
     """
     What lies at `path`: of the cache by its manifest, else by a look at each file.
 
@@ -60,14 +60,14 @@ def contents(path: Path, tick: Callable[[], None] = lambda: None, *, deep: bool)
     """
     artifact, manifest = artifact_of(path) or (path, None)
     if manifest is None:
-        return Contents(None, _look(path, tick, deep), path.is_file())
+        return FileList(None, _look(path, tick, deep), path.is_file())
     inside = path.relative_to(artifact / FILES).as_posix()
     below = {
-        _under(inside, name): Held(entry.size, entry.sha256)
+        _under(inside, name): FileInfo(entry.size, entry.sha256)
         for name, entry in manifest.files.items()
         if inside == "." or f"{name}/".startswith(f"{inside}/")
     }
-    return Contents(manifest.source.partition("#")[0], below, path.is_file())
+    return FileList(manifest.source.partition("#")[0], below, path.is_file())
 
 
 def _under(inside: str, name: str) -> str:
@@ -77,12 +77,12 @@ def _under(inside: str, name: str) -> str:
     return name.rpartition("/")[2] if name == inside else name.removeprefix(f"{inside}/")
 
 
-def _look(path: Path, tick: Callable[[], None], deep: bool) -> Mapping[str, Held]:
+def _look(path: Path, tick: Callable[[], None], deep: bool) -> Mapping[str, FileInfo]:
     with disk_faults(path):
         found = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
         sizes = {each: each.stat().st_size for each in found}
     return {
-        (each.name if each == path else each.relative_to(path).as_posix()): Held(
+        (each.name if each == path else each.relative_to(path).as_posix()): FileInfo(
             size, _sha256(each, tick) if deep else None
         )
         for each, size in sizes.items()

@@ -17,7 +17,7 @@ from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.storage import bounded_json
 from appliance.storage.disk_errors import disk_faults
-from appliance.storage.file_list import Contents, Held
+from appliance.storage.file_list import FileInfo, FileList
 from appliance.storage.uri import redact
 
 NAME = "appliance.lock"
@@ -34,7 +34,7 @@ _COMMIT = re.compile(r"[@:]([0-9a-f]{40})(?=/|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Locked:
+class LockedArtifact:
     """
     The state of one storage; `uri` is as the config has it, without secrets, and `place` what it led to, a revision in
     it resolved to what cannot move, or None where the files were used in place.
@@ -44,10 +44,10 @@ class Locked:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     place: str | None
-    files: Mapping[str, Held]
+    files: Mapping[str, FileInfo]
 
     @classmethod
-    def of(cls, storage: StorageSection, found: Contents) -> Locked:
+    def of(cls, storage: StorageSection, found: FileList) -> LockedArtifact:
         """
         What `storage` led to.
         """
@@ -62,7 +62,7 @@ class Locked:
         """
         return (self.uri, self.include, self.exclude)
 
-    def require(self, found: Contents) -> None:
+    def require(self, found: FileList) -> None:
         """
         Return when the files are those that are locked; those that nobody has read are held to their sizes.
 
@@ -78,7 +78,7 @@ class Locked:
                 "if the change is wanted, accept it with: appliance lock FILE"
             )
 
-    def _differences(self, files: Mapping[str, Held]) -> Iterator[str]:
+    def _differences(self, files: Mapping[str, FileInfo]) -> Iterator[str]:
         for name in sorted({*files, *self.files}):
             found, locked = files.get(name), self.files.get(name)
             if locked is None:
@@ -91,7 +91,7 @@ class Locked:
                 yield f"{name} has the SHA-256 {found.sha256}, and {locked.sha256} is locked"
 
 
-def locked(storage: StorageSection, settings: StorageSettings) -> Locked | None:
+def locked(storage: StorageSection, settings: StorageSettings) -> LockedArtifact | None:
     """
     The state that `storage` is locked to, or None.
 
@@ -108,7 +108,7 @@ def locked(storage: StorageSection, settings: StorageSettings) -> Locked | None:
     return found
 
 
-def foresee(storage: StorageSection, settings: StorageSettings, listed: Contents) -> None:
+def foresee(storage: StorageSection, settings: StorageSettings, listed: FileList) -> None:
     """
     Return when files as a store lists them can be those that are locked: nothing is fetched only to be refused.
 
@@ -120,7 +120,7 @@ def foresee(storage: StorageSection, settings: StorageSettings, listed: Contents
         found.require(listed)
 
 
-def read(path: Path) -> dict[tuple[str, tuple[str, ...], tuple[str, ...]], Locked] | None:
+def read(path: Path) -> dict[tuple[str, tuple[str, ...], tuple[str, ...]], LockedArtifact] | None:
     """
     The entries of a lock by their keys, or None when there is no such file.
 
@@ -142,7 +142,7 @@ def read(path: Path) -> dict[tuple[str, tuple[str, ...], tuple[str, ...]], Locke
         ) from error
 
 
-def write(path: Path, entries: Iterable[Locked]) -> None:
+def write(path: Path, entries: Iterable[LockedArtifact]) -> None:
     """
     Put these entries into a lock, over those of the same storages; entries of others stay, for configs that share it.
 
@@ -166,7 +166,7 @@ def _key(storage: StorageSection) -> tuple[str, tuple[str, ...], tuple[str, ...]
     return (redact(storage.uri), storage.include, storage.exclude)
 
 
-def _render(entry: Locked) -> dict[str, object]:
+def _render(entry: LockedArtifact) -> dict[str, object]:
     """
     The entry as JSON, without what is empty.
     """
@@ -175,11 +175,11 @@ def _render(entry: Locked) -> dict[str, object]:
     return {name: value for name, value in {**facts, **asdict(entry)}.items() if value}
 
 
-def _parse(data: Mapping[str, Any]) -> Locked:  # Any: JSON values
-    return Locked(
+def _parse(data: Mapping[str, Any]) -> LockedArtifact:  # Any: JSON values
+    return LockedArtifact(
         uri=data["uri"],
         include=tuple(data.get("include", ())),
         exclude=tuple(data.get("exclude", ())),
         place=data.get("place"),
-        files={name: Held(int(held["size"]), str(held["sha256"])) for name, held in data["files"].items()},
+        files={name: FileInfo(int(held["size"]), str(held["sha256"])) for name, held in data["files"].items()},
     )

@@ -28,7 +28,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestEntry:
     """
     One file: its size in bytes, and its digest in hex.
     """
@@ -44,7 +44,7 @@ class Manifest:
     """
 
     source: str
-    files: Mapping[str, Entry]
+    files: Mapping[str, ManifestEntry]
 
     @property
     def digest(self) -> str:
@@ -100,7 +100,7 @@ def read(artifact: Path) -> Manifest | None:
     """
     try:
         data = bounded_json.read(artifact / MARKER, _MOST_BYTES)
-        manifest = Manifest(data["source"], {name: Entry(**entry) for name, entry in data["files"].items()})
+        manifest = Manifest(data["source"], {name: ManifestEntry(**entry) for name, entry in data["files"].items()})
         return manifest if manifest.digest == data["digest"] else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -161,7 +161,7 @@ def _names(files: Path) -> list[str]:
     return sorted(path.relative_to(files).as_posix() for path in files.rglob("*") if not path.is_dir())
 
 
-def _settle(path: Path, files: Path, known: str | None, tick: Callable[[], None]) -> Entry:
+def _settle(path: Path, files: Path, known: str | None, tick: Callable[[], None]) -> ManifestEntry:
     """
     Take the digest of one file and sync it, unless that was done.
     """
@@ -174,7 +174,7 @@ def _settle(path: Path, files: Path, known: str | None, tick: Callable[[], None]
             os.fchmod(file.fileno(), wanted)
         if known is None:
             os.fsync(file)
-        return Entry(facts.st_size, sha256)
+        return ManifestEntry(facts.st_size, sha256)
 
 
 def _sha256(path: Path, tick: Callable[[], None]) -> str:

@@ -13,12 +13,12 @@ import structlog
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactChangedError, ArtifactCorruptError, ArtifactNotFoundError
 from appliance.storage import lockfile, resolution_cache
-from appliance.storage.artifact import distrust
+from appliance.storage.artifact import invalidate
 from appliance.storage.cache import Cache, Report
 from appliance.storage.file_list import contents
 from appliance.storage.filesystems import local, pvc
-from appliance.storage.filesystems.registry import SCHEMES, way
-from appliance.storage.lockfile import Locked
+from appliance.storage.filesystems.registry import SCHEMES, backend_for
+from appliance.storage.lockfile import LockedArtifact
 from appliance.storage.manifest import verify
 from appliance.storage.uri import redact, scheme_of
 
@@ -43,7 +43,7 @@ def materialize(storage: StorageSection, settings: StorageSettings, report: Repo
                 "allows no connection; bring it with: appliance pull FILE"
             )
     else:
-        path = way(wanted.uri)(wanted, settings, report)
+        path = backend_for(wanted.uri)(wanted, settings, report)
         for each in {wanted, storage}:
             resolution_cache.remember(each, path, Cache.at(settings.cache_dir))
     _require(path, storage, locked, partial(report, 0, None))
@@ -63,7 +63,7 @@ def reread(storage: StorageSection, settings: StorageSettings, report: Report) -
         verify(path, tick)
     except ArtifactCorruptError as error:
         log.warning("artifact.distrusted", reason=str(error))
-        distrust(path)
+        invalidate(path)
         path = materialize(storage, settings, report)
         verify(path, tick)
     return path
@@ -74,7 +74,9 @@ def brought(storage: StorageSection, settings: StorageSettings) -> Path | None:
     What a storage led to the last time, in the state it is locked to if it is, and if all of it is still in the cache.
     """
     cache = Cache.at(settings.cache_dir)
-    return resolution_cache.brought(as_locked(storage, settings), cache) or resolution_cache.brought(storage, cache)
+    return resolution_cache.last_known_path(as_locked(storage, settings), cache) or resolution_cache.last_known_path(
+        storage, cache
+    )
 
 
 def as_locked(storage: StorageSection, settings: StorageSettings) -> StorageSection:
@@ -94,7 +96,7 @@ def is_in_place(storage: StorageSection) -> bool:
     return SCHEMES.get(scheme_of(storage.uri) or "file") in {local.find, pvc.find}
 
 
-def _require(path: Path, storage: StorageSection, locked: Locked | None, tick: Callable[[], None]) -> None:
+def _require(path: Path, storage: StorageSection, locked: LockedArtifact | None, tick: Callable[[], None]) -> None:
     """
     Return when the bytes are the ones that are locked and pinned.
 

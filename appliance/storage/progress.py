@@ -14,9 +14,9 @@ from appliance.storage.cache import Report
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)$")
 
 
-class Progress:
+class DownloadProgress:
     """
-    Passes on lines such as ``Progress 10 of 200``; any other line, or none, only says that the work goes on.
+    Passes on lines such as ``DownloadProgress 10 of 200``; any other line, or none, only says that the work goes on.
     """
 
     def __init__(self, report: Report) -> None:

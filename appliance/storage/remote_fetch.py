@@ -14,13 +14,13 @@ import structlog
 
 from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
-from appliance.storage.artifact_download import Filling
-from appliance.storage.artifact_spec import Wanted
+from appliance.storage.artifact_download import ArtifactDownload
+from appliance.storage.artifact_spec import ArtifactSpec
 from appliance.storage.cache import Cache, Report
-from appliance.storage.download import attended, insist
+from appliance.storage.download import with_progress, with_retries
 from appliance.storage.filesystems.base import Store
 from appliance.storage.lockfile import foresee
-from appliance.storage.resolution_cache import brought
+from appliance.storage.resolution_cache import last_known_path
 from appliance.storage.selection import select
 from appliance.storage.uri import redact
 
@@ -44,22 +44,22 @@ def fetch(store: Store, storage: StorageSection, settings: StorageSettings, repo
         StorageError: they cannot be brought.
     """
     cache, uri = Cache.at(settings.cache_dir), redact(storage.uri)
-    before = brought(storage, cache)
+    before = last_known_path(storage, cache)
     if before and store.is_fixed:
         return before
     with in_loop(store) as runner:
         try:
             limits = _less_patient(settings.transfer) if before else settings.transfer
-            listing = runner.run(attended(insist(store.list, uri, limits), partial(report, 0, None)))
+            listing = runner.run(with_progress(with_retries(store.list, uri, limits), partial(report, 0, None)))
         except (StorageUnavailableError, StorageTimeoutError) as error:
             if before is None:
                 raise
             log.warning("artifact.unconfirmed", uri=uri, path=str(before), reason=str(error))
             return before
-        wanted = Wanted(listing, select(listing, storage), storage)
+        wanted = ArtifactSpec(listing, select(listing, storage), storage)
         if wanted.archive is None:
             foresee(storage, settings, wanted.listed)
-        filling = Filling(wanted, store, cache, settings.transfer, report, runner)
+        filling = ArtifactDownload(wanted, store, cache, settings.transfer, report, runner)
         return wanted.within(cache.resume(wanted.key, filling.fill, report))
 
 

@@ -16,10 +16,10 @@ from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.core.threads import in_thread
 from appliance.storage.archives import is_archive
 from appliance.storage.disk_errors import disk_faults
-from appliance.storage.download import insist
+from appliance.storage.download import with_retries
 from appliance.storage.file_list import contents
 from appliance.storage.filesystems.base import Body, RemoteFile, Store
-from appliance.storage.filesystems.registry import Remote, way
+from appliance.storage.filesystems.registry import RemoteBackend, backend_for
 from appliance.storage.materialize import as_locked, brought, is_in_place
 from appliance.storage.remote_fetch import in_loop
 from appliance.storage.selection import sort_out
@@ -47,7 +47,7 @@ class Range:
         return self.end - self.start
 
 
-class Peek(Protocol):
+class RemoteReader(Protocol):
     """
     The files of one storage, as they are where they lie; `is_here` says that nothing need be brought.
     """
@@ -84,7 +84,7 @@ class Peek(Protocol):
 
 
 @contextmanager
-def peek(storage: StorageSection, settings: StorageSettings) -> Iterator[Peek]:
+def peek(storage: StorageSection, settings: StorageSettings) -> Iterator[RemoteReader]:
     """
     Open a storage for a look; what is in the cache is looked at there.
 
@@ -93,13 +93,13 @@ def peek(storage: StorageSection, settings: StorageSettings) -> Iterator[Peek]:
     """
     wanted = as_locked(storage, settings)
     if is_in_place(wanted):
-        yield _Local(way(wanted.uri)(wanted, settings, lambda *_: None))
+        yield _Local(backend_for(wanted.uri)(wanted, settings, lambda *_: None))
         return
     if path := brought(storage, settings):
         yield _Local(path)
         return
-    scheme = way(wanted.uri)
-    if settings.offline or not isinstance(scheme, Remote):
+    scheme = backend_for(wanted.uri)
+    if settings.offline or not isinstance(scheme, RemoteBackend):
         why = "storage.offline allows no connection" if settings.offline else "a wheel cannot be read in part"
         raise ArtifactNotFoundError(f"{redact(storage.uri)}: not in the cache, and {why}; run first: appliance pull")
     store = scheme.open(wanted.uri, settings)
@@ -141,7 +141,7 @@ class _Distant:
     ) -> None:
         self._store, self._runner, self._limits = store, runner, settings.transfer
         self.place = redact(storage.uri)
-        listing = runner.run(insist(store.list, self.place, self._limits))
+        listing = runner.run(with_retries(store.list, self.place, self._limits))
         self._files: Mapping[str, RemoteFile] = {file.name: file for file in sort_out(listing, storage).files}
         if archives := [name for name in self._files if listing.is_file and is_archive(name)]:
             raise StorageError(f"{self.place}: {archives[0]} cannot be read in part; run first: appliance pull")
@@ -155,7 +155,7 @@ class _Distant:
 
         async def one(wanted: Range) -> bytes:
             async with turns:
-                return await insist(lambda: self._read(wanted), f"{self.place}: {wanted.name}", self._limits)
+                return await with_retries(lambda: self._read(wanted), f"{self.place}: {wanted.name}", self._limits)
 
         return await asyncio.gather(*map(one, ranges))
 

@@ -22,7 +22,7 @@ def remember(storage: StorageSection, path: Path, cache: Cache) -> None:
         cache.note(_question(storage), path.relative_to(cache.root).as_posix())
 
 
-def brought(storage: StorageSection, cache: Cache) -> Path | None:
+def last_known_path(storage: StorageSection, cache: Cache) -> Path | None:
     """
     Where a storage led the last time, if all of it is still in the cache.
     """

@@ -28,10 +28,10 @@ def ours(place: Place) -> Callable[[], object]:
     """
     from appliance.config.storage import StorageSection, StorageSettings
     from appliance.storage import materialize
-    from appliance.storage.filesystems.registry import SCHEMES, Remote
+    from appliance.storage.filesystems.registry import SCHEMES, RemoteBackend
 
     scheme = SCHEMES[place["uri"].partition("://")[0]]
-    assert isinstance(scheme, Remote)
+    assert isinstance(scheme, RemoteBackend)
     # What a contender imports is not counted, for anyone; botocore is all that ours leaves for later.
     for module in (scheme.opener.partition(":")[0], *(["botocore.session"] if place["uri"].startswith("s3:") else [])):
         __import__(module)

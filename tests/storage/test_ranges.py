@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.config.storage import TransferSection
-from appliance.storage.download.ranges import Sizes, Span, gaps
+from appliance.storage.download.ranges import ByteRange, Sizes, gaps
 
 MIB = 1 << 20
 
@@ -25,7 +25,7 @@ def test_gaps_are_what_is_not_held(held: list[tuple[int, int]], missing: list[tu
     """
     Before, between and behind the spans that are there.
     """
-    assert list(gaps((Span(*span) for span in held), 10)) == [Span(*span) for span in missing]
+    assert list(gaps((ByteRange(*span) for span in held), 10)) == [ByteRange(*span) for span in missing]
 
 
 def test_an_empty_file_has_no_gap() -> None:
@@ -39,7 +39,7 @@ def test_a_span_is_cut_without_loss() -> None:
     """
     The parts follow one another, and only the last is smaller.
     """
-    assert list(Span(5, 30).cut(10)) == [Span(5, 15), Span(15, 25), Span(25, 30)]
+    assert list(ByteRange(5, 30).cut(10)) == [ByteRange(5, 15), ByteRange(15, 25), ByteRange(25, 30)]
 
 
 @pytest.mark.parametrize("total", [20 * MIB, 100 * MIB, 10**9, 10**12])

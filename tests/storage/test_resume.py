@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from appliance.config.storage import StorageSection, StorageSettings, TransferSection
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
 from appliance.storage import Cache, Report, verify
-from appliance.storage.artifact import distrust
+from appliance.storage.artifact import invalidate
 from appliance.storage.filesystems.base import Body, RemoteFile
 from appliance.storage.remote_fetch import fetch
 
@@ -229,7 +229,7 @@ def test_a_flipped_bit_costs_one_range(cache: Cache) -> None:
     damage(files)
     with pytest.raises(ArtifactCorruptError, match=r"a\.safetensors"):
         verify(files)
-    distrust(files)
+    invalidate(files)
     store = StoreDouble(FILES)
 
     verify(bring(store, cache))

@@ -15,10 +15,10 @@ from pathlib import Path
 from appliance.config.storage import TransferSection
 from appliance.storage.disk_errors import check_room, disk_faults
 from appliance.storage.download import journal
-from appliance.storage.download.file_download import Part
+from appliance.storage.download.file_download import FileDownload
 from appliance.storage.download.journal import Journal
-from appliance.storage.download.range_reader import Reader
-from appliance.storage.download.ranges import Sizes, Span
+from appliance.storage.download.range_reader import RangeReader
+from appliance.storage.download.ranges import ByteRange, Sizes
 from appliance.storage.download.repair import mend
 from appliance.storage.filesystems.base import RemoteFile, Store
 
@@ -26,7 +26,7 @@ from appliance.storage.filesystems.base import RemoteFile, Store
 _THREADS = 4
 
 
-class Transfer:
+class Downloader:
     """
     The fetch of some files of a store into the directory `target`, with a journal beside it.
 
@@ -49,14 +49,14 @@ class Transfer:
         self.verified = 0
         self.total = sum(file.size for file in files)
         self._sizes = Sizes.of(self.total, limits)
-        self._reader = Reader(store, place, limits, self._sizes.piece)
+        self._reader = RangeReader(store, place, limits, self._sizes.piece)
         self._others = others
         # The largest first: what is left at the end is small, and keeps all requests busy.
         self._files = sorted(files, key=lambda file: -file.size)
         self._target = target
         self._limits = limits
-        self._parts: Sequence[Part] = ()
-        self._queue: deque[tuple[Part, Span]] = deque()
+        self._parts: Sequence[FileDownload] = ()
+        self._queue: deque[tuple[FileDownload, ByteRange]] = deque()
 
     @property
     def done(self) -> int:
@@ -80,7 +80,7 @@ class Transfer:
             StorageError: a file cannot be brought; what others have is kept for the next time.
         """
         with closing(Journal(self._target.parent / journal.NAME)) as notes, ThreadPoolExecutor(_THREADS) as pool:
-            self._parts = [Part(file, self._target / file.name, notes, pool) for file in self._files]
+            self._parts = [FileDownload(file, self._target / file.name, notes, pool) for file in self._files]
             await self._recover(notes)
             check_room(self.total - self.done, self._target)
             self._queue.extend(self._in_turn())
@@ -93,7 +93,7 @@ class Transfer:
             await part.recover(claims.get(part.mark or "", ()))
         notes.begin((part.mark, piece) for part in self._parts for piece in part.pieces)
 
-    def _in_turn(self) -> Sequence[tuple[Part, Span]]:
+    def _in_turn(self) -> Sequence[tuple[FileDownload, ByteRange]]:
         """
         What is missing: of all large files the same share at a time, as each file's digest is one thread's work, and
         small ones last, since they keep all requests busy to the end.
@@ -131,7 +131,7 @@ class Transfer:
             part, span = self._queue.popleft()
             await self._reader.bring(part.file, span, partial(part.writing, self._sizes.piece))
 
-    async def _verified(self, part: Part) -> str:
+    async def _verified(self, part: FileDownload) -> str:
         digests = await part.digest()
         if not digests.are_as_promised:
             digests = await mend(self._reader, part, digests, self._chunks(part, (part.span,)))
@@ -139,7 +139,7 @@ class Transfer:
         await part.settle()
         return digests.sha256
 
-    def _chunks(self, part: Part, spans: Sequence[Span]) -> Sequence[Span]:
+    def _chunks(self, part: FileDownload, spans: Sequence[ByteRange]) -> Sequence[ByteRange]:
         if not part.file.is_divisible:
             return spans
         return tuple(chunk for span in spans for chunk in span.cut(self._sizes.chunk))

@@ -18,10 +18,10 @@ from uuid import uuid4
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.download.checksums import Digests
 from appliance.storage.download.crc import crc_of
-from appliance.storage.download.journal import Journal, Piece, mark
+from appliance.storage.download.journal import CompletedRange, Journal, mark
 from appliance.storage.download.range_reader import Take
 from appliance.storage.download.range_writer import writing
-from appliance.storage.download.ranges import Span, gaps
+from appliance.storage.download.ranges import ByteRange, gaps
 from appliance.storage.filesystems.base import RemoteFile
 
 P = ParamSpec("P")
@@ -37,7 +37,7 @@ _AT_ONCE = 8 << 20
 _BATCH = 64
 
 
-class Part:
+class FileDownload:
     """
     A file in the directory of an unfinished artifact.
 
@@ -54,31 +54,31 @@ class Part:
         self._journal = journal
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._held: dict[int, Piece] = {}
+        self._held: dict[int, CompletedRange] = {}
         self._grew = asyncio.Event()
 
     @property
-    def span(self) -> Span:
+    def span(self) -> ByteRange:
         """
         All of the file.
         """
-        return Span(0, self.file.size)
+        return ByteRange(0, self.file.size)
 
     @property
-    def pieces(self) -> Sequence[Piece]:
+    def pieces(self) -> Sequence[CompletedRange]:
         """
         What is on the disk, in order and without overlap.
         """
         return sorted(self._held.values(), key=lambda piece: piece.span)
 
     @property
-    def missing(self) -> Sequence[Span]:
+    def missing(self) -> Sequence[ByteRange]:
         """
         What is not on the disk yet.
         """
         return tuple(gaps((piece.span for piece in self.pieces), self.file.size))
 
-    async def recover(self, claims: Sequence[Piece]) -> None:
+    async def recover(self, claims: Sequence[CompletedRange]) -> None:
         """
         Believe of the claims what the disk confirms, and make the file where there is none.
         """
@@ -99,13 +99,13 @@ class Part:
             yield work.take
 
     @contextmanager
-    def mending(self, mended: list[Span]) -> Iterator[Take]:
+    def mending(self, mended: list[ByteRange]) -> Iterator[Take]:
         """
         What replaces bytes of the file that are others, and appends where they were to `mended`.
         """
 
         def take(start: int, block: bytes) -> None:
-            span = Span(start, start + len(block))
+            span = ByteRange(start, start + len(block))
             if self._read(span) != block:
                 work.take(start, block)
                 work.flush()
@@ -121,7 +121,7 @@ class Part:
         digests, at = Digests(self.file), 0
         while at < self.file.size:
             if (end := self._held_up_to(at)) > at:
-                await self._do(self._take_in, digests, Span(at, end))
+                await self._do(self._take_in, digests, ByteRange(at, end))
                 at = end
             else:
                 self._grew.clear()
@@ -152,14 +152,14 @@ class Part:
     async def _do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
 
-    def _wrote(self, piece: Piece) -> None:
+    def _wrote(self, piece: CompletedRange) -> None:
         self._note(piece)
         self._loop.call_soon_threadsafe(self._hold, piece)
 
-    def _note(self, piece: Piece) -> None:
+    def _note(self, piece: CompletedRange) -> None:
         self._journal.note(self.mark, piece)
 
-    def _hold(self, piece: Piece) -> None:
+    def _hold(self, piece: CompletedRange) -> None:
         self._held[piece.span.start] = piece
         self.held += piece.span.size
         self._grew.set()
@@ -194,17 +194,17 @@ class Part:
             if is_too_long:
                 os.truncate(self.path, self.file.size)
 
-    def _true_of(self, claims: Sequence[Piece]) -> list[Piece]:
+    def _true_of(self, claims: Sequence[CompletedRange]) -> list[CompletedRange]:
         return [piece for piece in claims if piece.span.end <= self.file.size and self._is_true(piece)]
 
-    def _is_true(self, piece: Piece) -> bool:
+    def _is_true(self, piece: CompletedRange) -> bool:
         return crc_of(self._read(span) for span in piece.span.cut(_BLOCK)) == piece.crc
 
-    def _read(self, span: Span) -> bytes:
+    def _read(self, span: ByteRange) -> bytes:
         with disk_faults(self.path), self.path.open("rb", buffering=0) as file:
             return os.pread(file.fileno(), span.size, span.start)
 
-    def _take_in(self, digests: Digests, span: Span) -> None:
+    def _take_in(self, digests: Digests, span: ByteRange) -> None:
         with disk_faults(self.path), self.path.open("rb", buffering=0) as file:
             for block in span.cut(_BLOCK):
                 digests.update(os.pread(file.fileno(), block.size, block.start))

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.download.crc import algorithm
-from appliance.storage.download.ranges import Span
+from appliance.storage.download.ranges import ByteRange
 from appliance.storage.filesystems.base import RemoteFile
 
 NAME = "appliance-journal.jsonl"
@@ -26,12 +26,12 @@ NAME = "appliance-journal.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class CompletedRange:
     """
     A span of a file that was written, with the checksum of its bytes.
     """
 
-    span: Span
+    span: ByteRange
     crc: int
 
 
@@ -44,21 +44,21 @@ class Journal:
         self._path = path
         self._out: BinaryIO | None = None
 
-    def claims(self) -> Mapping[str, list[Piece]]:
+    def claims(self) -> Mapping[str, list[CompletedRange]]:
         """
         What is said to be there, by the `mark` of its file; a line that was not written to its end says nothing.
         """
-        claims: dict[str, list[Piece]] = defaultdict(list)
+        claims: dict[str, list[CompletedRange]] = defaultdict(list)
         for line in self._lines():
             try:
                 mark, start, end, crc = json.loads(line)
                 if 0 <= int(start) < int(end):
-                    claims[str(mark)].append(Piece(Span(int(start), int(end)), int(crc)))
+                    claims[str(mark)].append(CompletedRange(ByteRange(int(start), int(end)), int(crc)))
             except (ValueError, TypeError):
                 continue
         return claims
 
-    def begin(self, kept: Iterable[tuple[str | None, Piece]]) -> None:
+    def begin(self, kept: Iterable[tuple[str | None, CompletedRange]]) -> None:
         """
         Start anew with what was found to be true, and be ready for more.
         """
@@ -69,7 +69,7 @@ class Journal:
             # Unbuffered, because what sits in a buffer dies with the process.
             self._out = self._path.open("ab", buffering=0)
 
-    def note(self, mark: str | None, piece: Piece) -> None:
+    def note(self, mark: str | None, piece: CompletedRange) -> None:
         """
         Say that a piece is on the disk; any thread may.
         """
@@ -105,6 +105,6 @@ def mark(file: RemoteFile) -> str | None:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
 
-def _line(mark: str | None, piece: Piece) -> bytes:
+def _line(mark: str | None, piece: CompletedRange) -> bytes:
     # Of a file without a mark there is nothing to claim.
     return json.dumps([mark, piece.span.start, piece.span.end, piece.crc]).encode() + b"\n" if mark else b""

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from appliance.config.storage import TransferSection
 from appliance.core.errors import ArtifactCorruptError, StorageUnavailableError
 from appliance.core.threads import start
-from appliance.storage.download.ranges import Span
-from appliance.storage.download.retry import Patience, silence
+from appliance.storage.download.ranges import ByteRange
+from appliance.storage.download.retry import Backoff, silence
 from appliance.storage.filesystems.base import Body, RemoteFile, Store
 
 Take = Callable[[int, bytes], None]
@@ -25,7 +25,7 @@ Takes the bytes at an offset of a file, in the thread that receives them.
 _LARGEST_BLOCK = 256 * 1024
 
 
-class Reader:
+class RangeReader:
     """
     One store's files, read in blocks of at most `piece` bytes; `fetched` counts all bytes that came.
     """
@@ -43,16 +43,16 @@ class Reader:
         """
         return f"{self._place}: {file.name}"
 
-    async def bring(self, file: RemoteFile, span: Span, into: Callable[[], AbstractContextManager[Take]]) -> None:
+    async def bring(self, file: RemoteFile, span: ByteRange, into: Callable[[], AbstractContextManager[Take]]) -> None:
         """
         Give `into` all bytes of a span, in order; a request that breaks is made again from its last byte on.
 
         Raises:
             StorageError: the store refuses it, or went on failing.
         """
-        at, patience = span.start, Patience(self._limits)
+        at, patience = span.start, Backoff(self._limits)
         while at < span.end:
-            flow = _Flow(self.what(file), Span(at, span.end), self._block, into)
+            flow = _Flow(self.what(file), ByteRange(at, span.end), self._block, into)
             try:
                 await self._run(flow, file)
             except StorageUnavailableError as error:
@@ -97,7 +97,9 @@ class _Flow:
     The bytes of one answer on their way to where they belong; `at` is how far they are, and all up to there is safe.
     """
 
-    def __init__(self, what: str, span: Span, block: int, into: Callable[[], AbstractContextManager[Take]]) -> None:
+    def __init__(
+        self, what: str, span: ByteRange, block: int, into: Callable[[], AbstractContextManager[Take]]
+    ) -> None:
         self.what = what
         self.at, self.end = span.start, span.end
         self._block = block

@@ -12,16 +12,16 @@ from pathlib import Path
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.download import writeback
 from appliance.storage.download.crc import extend
-from appliance.storage.download.journal import Piece
-from appliance.storage.download.ranges import Span
+from appliance.storage.download.journal import CompletedRange
+from appliance.storage.download.ranges import ByteRange
 
-Note = Callable[[Piece], None]
+Note = Callable[[CompletedRange], None]
 """
 Hears of a piece that is written.
 """
 
 
-class Writing:
+class RangeWriter:
     """
     Blocks of an open file, one behind the other; each `piece` bytes of them are noted once they are there.
     """
@@ -31,7 +31,7 @@ class Writing:
         self._handle = handle
         self._piece = piece
         self._note = note
-        self._span = Span(0, 0)
+        self._span = ByteRange(0, 0)
         self._crc = 0
 
     def take(self, start: int, block: bytes) -> None:
@@ -40,10 +40,10 @@ class Writing:
         """
         if start != self._span.end:
             self.flush()
-            self._span = Span(start, start)
+            self._span = ByteRange(start, start)
         with disk_faults(self._path):
             write(self._handle, start, block)
-        self._span = Span(self._span.start, start + len(block))
+        self._span = ByteRange(self._span.start, start + len(block))
         self._crc = extend(self._crc, block)
         if self._span.size >= self._piece:
             self.flush()
@@ -54,19 +54,19 @@ class Writing:
         """
         if self._span.size:
             writeback.begin(self._handle, self._span)
-            self._note(Piece(self._span, self._crc))
-        self._span, self._crc = Span(self._span.end, self._span.end), 0
+            self._note(CompletedRange(self._span, self._crc))
+        self._span, self._crc = ByteRange(self._span.end, self._span.end), 0
 
 
 @contextmanager
-def writing(path: Path, piece: int, note: Note) -> Iterator[Writing]:
+def writing(path: Path, piece: int, note: Note) -> Iterator[RangeWriter]:
     """
     A file that is there already, open for writing; all that was written is noted in the end, also after a fault.
     """
     with disk_faults(path):
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        work = Writing(path, handle, piece, note)
+        work = RangeWriter(path, handle, piece, note)
         try:
             yield work
         finally:

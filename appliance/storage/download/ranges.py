@@ -25,7 +25,7 @@ _LARGEST_PIECE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Span:
+class ByteRange:
     """
     The bytes from `start` up to `end`.
     """
@@ -40,11 +40,11 @@ class Span:
         """
         return self.end - self.start
 
-    def cut(self, size: int) -> Iterator[Span]:
+    def cut(self, size: int) -> Iterator[ByteRange]:
         """
         The span in spans of at most `size` bytes.
         """
-        return (Span(start, min(start + size, self.end)) for start in range(self.start, self.end, size))
+        return (ByteRange(start, min(start + size, self.end)) for start in range(self.start, self.end, size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class Sizes:
         return cls(chunk, min(chunk, _LARGEST_PIECE))
 
 
-def gaps(held: Iterable[Span], size: int) -> Iterator[Span]:
+def gaps(held: Iterable[ByteRange], size: int) -> Iterator[ByteRange]:
     """
     The spans that `held`, in order and apart, leaves open in a file of `size` bytes.
     """
     at = 0
-    for span in chain(held, (Span(size, size),)):
+    for span in chain(held, (ByteRange(size, size),)):
         if span.start > at:
-            yield Span(at, span.start)
+            yield ByteRange(at, span.start)
         at = span.end

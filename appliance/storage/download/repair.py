@@ -11,14 +11,14 @@ import structlog
 
 from appliance.core.errors import ArtifactCorruptError
 from appliance.storage.download.checksums import Digests
-from appliance.storage.download.file_download import Part
-from appliance.storage.download.range_reader import Reader
-from appliance.storage.download.ranges import Span
+from appliance.storage.download.file_download import FileDownload
+from appliance.storage.download.range_reader import RangeReader
+from appliance.storage.download.ranges import ByteRange
 
 log = structlog.get_logger()
 
 
-async def mend(reader: Reader, part: Part, found: Digests, chunks: Sequence[Span]) -> Digests:
+async def mend(reader: RangeReader, part: FileDownload, found: Digests, chunks: Sequence[ByteRange]) -> Digests:
     """
     Read chunk after chunk from the store again, replace what is different, and stop as soon as the digest holds.
 
@@ -27,7 +27,7 @@ async def mend(reader: Reader, part: Part, found: Digests, chunks: Sequence[Span
     """
     log.warning("artifact.mismatched", what=reader.what(part.file), algorithm=found.algorithm)
     for chunk in chunks:
-        mended: list[Span] = []
+        mended: list[ByteRange] = []
         await reader.bring(part.file, chunk, partial(part.mending, mended))
         if mended:
             found = await part.digest_anew()

@@ -32,7 +32,7 @@ class StallError(StorageUnavailableError):
     """
 
 
-class Patience:
+class Backoff:
     """
     Counts the failures in a row of one request, and pauses between its tries.
     """
@@ -66,14 +66,14 @@ class Patience:
         await asyncio.sleep(seconds)
 
 
-async def insist(ask: Callable[[], Coroutine[None, None, T]], what: str, limits: TransferSection) -> T:
+async def with_retries(ask: Callable[[], Coroutine[None, None, T]], what: str, limits: TransferSection) -> T:
     """
     The answer to a question that is asked again while the store cannot answer it.
 
     Raises:
         StorageError: the store refuses it, or went on failing.
     """
-    patience = Patience(limits)
+    patience = Backoff(limits)
     while True:
         try:
             async with asyncio.timeout(limits.stall_seconds):
@@ -84,7 +84,7 @@ async def insist(ask: Callable[[], Coroutine[None, None, T]], what: str, limits:
             await patience.pause(error)
 
 
-async def attended(work: Coroutine[None, None, T], tick: Callable[[], None]) -> T:
+async def with_progress(work: Coroutine[None, None, T], tick: Callable[[], None]) -> T:
     """
     The result of `work`, while `tick` is called every half second and at the end, and may raise to stop it.
     """

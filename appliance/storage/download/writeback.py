@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
-from appliance.storage.download.ranges import Span
+from appliance.storage.download.ranges import ByteRange
 
 # The number <linux/fs.h> gives it.
 _SYNC_FILE_RANGE_WRITE = 2
 
 
-def begin(handle: int, span: Span) -> None:
+def begin(handle: int, span: ByteRange) -> None:
     """
     Start writing a span of an open file out; a help that other systems do without, and no promise of anything.
     """

@@ -19,11 +19,11 @@ from yarl import URL
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError
 from appliance.storage.filesystems import http_client, http_errors
-from appliance.storage.filesystems.azure_auth import REMEDY, AzureAccess, access_to
+from appliance.storage.filesystems.azure_auth import REMEDY, AzureAuth, access_to
 from appliance.storage.filesystems.azure_uri import canonical, parse
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
-from appliance.storage.filesystems.http_body import Answer, part
-from appliance.storage.filesystems.http_errors import Access
+from appliance.storage.filesystems.http_body import HttpResponse, part
+from appliance.storage.filesystems.http_errors import AccessHint
 from appliance.storage.filesystems.object_listing import find, only_known
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class AzureStore:
         self._place = wanted.place
         self._uri = canonical(self._azure.account_url, wanted.place)
         self._settings = settings
-        self._web = http_client.Web(settings.transfer)
+        self._web = http_client.HttpClient(settings.transfer)
         self._stack = AsyncExitStack()
         self._opened: ContainerClient | None = None
         self._is_file = False
@@ -78,7 +78,7 @@ class AzureStore:
             given |= await self._authorization()
         headers = http_client.only_for(url, given)
 
-        def refusal(answer: Answer, _said: str) -> StorageError:
+        def refusal(answer: HttpResponse, _said: str) -> StorageError:
             return self._refused(what, answer.status, answer.headers.get("x-ms-error-code", ""))
 
         async with self._web.get(what, url, headers, self._access, refusal) as answer:
@@ -89,8 +89,8 @@ class AzureStore:
         await self._web.close()
 
     @property
-    def _access(self) -> Access:
-        return Access(self.credential, REMEDY)
+    def _access(self) -> AccessHint:
+        return AccessHint(self.credential, REMEDY)
 
     async def _authorization(self) -> dict[str, str]:
         tokens = self._azure.tokens
@@ -141,9 +141,7 @@ class AzureStore:
             raise http_errors.unanswered(what, error.inner_exception or error) from error
 
 
-async def _open(
-    azure: AzureAccess, container: str, settings: StorageSettings, stack: AsyncExitStack
-) -> ContainerClient:
+async def _open(azure: AzureAuth, container: str, settings: StorageSettings, stack: AsyncExitStack) -> ContainerClient:
     try:
         from azure.storage.blob.aio import ContainerClient
     except ImportError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from appliance.config.credentials import AzureCredentials, CredentialsSection, block_for, value_of
 from appliance.core.errors import StorageError
-from appliance.storage.filesystems.azure_uri import AzurePlace
+from appliance.storage.filesystems.azure_uri import AzureUri
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -33,7 +33,7 @@ _SAS_LIFE = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
-class AzureAccess:
+class AzureAuth:
     """
     The address of an account's blobs, and as whom we ask there: with a signature, with tokens, or as nobody.
     """
@@ -58,7 +58,7 @@ class _Way:
     account_url: str | None = None
 
 
-def access_to(wanted: AzurePlace, section: CredentialsSection, environ: Mapping[str, str]) -> AzureAccess:
+def access_to(wanted: AzureUri, section: CredentialsSection, environ: Mapping[str, str]) -> AzureAuth:
     """
     The first of these that is there: the signature in the URI, the config, the variables, nothing.
 
@@ -84,10 +84,10 @@ def access_to(wanted: AzurePlace, section: CredentialsSection, environ: Mapping[
             "set AZURE_STORAGE_ACCOUNT or storage.credentials.azure.account, or write the account into the URI"
         )
     sas = _signature(account, wanted.place.bucket, way.key) if way.key else way.sas
-    return AzureAccess(way.credential, url.rstrip("/"), sas.removeprefix("?"), way.tokens)
+    return AzureAuth(way.credential, url.rstrip("/"), sas.removeprefix("?"), way.tokens)
 
 
-def _block(wanted: AzurePlace, section: CredentialsSection, named: str | None) -> AzureCredentials | None:
+def _block(wanted: AzureUri, section: CredentialsSection, named: str | None) -> AzureCredentials | None:
     account = wanted.account or named
     # Where nothing names the account, the first block does.
     return block_for(section.azure, "account", account) or (None if account else next(iter(section.azure), None))
@@ -110,7 +110,7 @@ def _from_block(block: AzureCredentials) -> _Way | None:
     return _Way() if block.anonymous else None
 
 
-def _from_environment(wanted: AzurePlace, named: str | None, environ: Mapping[str, str]) -> _Way | None:
+def _from_environment(wanted: AzureUri, named: str | None, environ: Mapping[str, str]) -> _Way | None:
     if text := environ.get("AZURE_STORAGE_CONNECTION_STRING"):
         way = _from_connection_string(text, "AZURE_STORAGE_CONNECTION_STRING")
         # A signature for one account is no business of another's.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
 from appliance.core.errors import StorageError
-from appliance.storage.filesystems.object_listing import Place, place_of
+from appliance.storage.filesystems.object_listing import ObjectLocation, place_of
 from appliance.storage.uri import redact, scheme_of
 
 # Accounts, DNS zones (https://learn.microsoft.com/azure/storage/common/storage-account-overview) and sovereign clouds;
@@ -23,14 +23,14 @@ _CONTAINER = re.compile(r"\$web|\$root|[a-z0-9](?:-?[a-z0-9])+")
 
 
 @dataclass(frozen=True, slots=True)
-class AzurePlace:
+class AzureUri:
     """
     A place in a container; account and host are None where the URI leaves them to the credentials.
 
     `sas` is the shared access signature of the URI, or "".
     """
 
-    place: Place
+    place: ObjectLocation
     account: str | None = None
     host: str | None = None
     sas: str = ""
@@ -46,7 +46,7 @@ def is_azure(uri: str) -> bool:
         return False
 
 
-def parse(uri: str) -> AzurePlace:
+def parse(uri: str) -> AzureUri:
     """
     Read `az://CONTAINER/PREFIX`, `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX` (abfss and az likewise) or
     `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX?SAS`.
@@ -69,10 +69,10 @@ def parse(uri: str) -> AzurePlace:
             f"{redact(uri)}: names no container; "
             "write az://CONTAINER/PREFIX or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"
         )
-    return AzurePlace(place_of(container, path), found and found["account"], found and _blob_host(found))
+    return AzureUri(place_of(container, path), found and found["account"], found and _blob_host(found))
 
 
-def _from_url(uri: str) -> AzurePlace:
+def _from_url(uri: str) -> AzureUri:
     parts = urlsplit(uri)
     found = _HOST.fullmatch(parts.hostname or "")
     container, _, path = parts.path.lstrip("/").partition("/")
@@ -80,10 +80,10 @@ def _from_url(uri: str) -> AzurePlace:
         raise StorageError(
             f"{redact(uri)}: names no container; write https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX"
         )
-    return AzurePlace(place_of(container, unquote(path)), found["account"].lower(), _blob_host(found), parts.query)
+    return AzureUri(place_of(container, unquote(path)), found["account"].lower(), _blob_host(found), parts.query)
 
 
-def canonical(account_url: str, place: Place) -> str:
+def canonical(account_url: str, place: ObjectLocation) -> str:
     """
     The one spelling of a place, without secrets.
     """

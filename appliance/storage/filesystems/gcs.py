@@ -24,8 +24,8 @@ from appliance.storage.filesystems import http_client, http_errors
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
 from appliance.storage.filesystems.gcs_auth import REMEDY, GcsToken
 from appliance.storage.filesystems.http_body import part
-from appliance.storage.filesystems.http_errors import Access
-from appliance.storage.filesystems.object_listing import Place, find, hexadecimal, only_known, place_of
+from appliance.storage.filesystems.http_errors import AccessHint
+from appliance.storage.filesystems.object_listing import ObjectLocation, find, hexadecimal, only_known, place_of
 from appliance.storage.uri import redact
 
 _ENDPOINT = "https://storage.googleapis.com"
@@ -46,7 +46,7 @@ class GcsStore:
         block = block_for(settings.credentials.gcs, "bucket", self._place.bucket) or GcsCredentials()
         self._objects = f"{_endpoint(block)}/storage/v1/b/{self._place.bucket}/o"
         self._token = GcsToken(self._uri, block)
-        self._web = http_client.Web(settings.transfer)
+        self._web = http_client.HttpClient(settings.transfer)
         self._is_file = False
 
     @property
@@ -73,8 +73,8 @@ class GcsStore:
         await self._web.close()
 
     @property
-    def _access(self) -> Access:
-        return Access(self.credential, REMEDY)
+    def _access(self) -> AccessHint:
+        return AccessHint(self.credential, REMEDY)
 
     def _object(self, key: str) -> URL:
         return URL(f"{self._objects}/{quote(key, safe='')}", encoded=True)
@@ -111,7 +111,7 @@ class GcsStore:
         return found
 
 
-def parse(uri: str) -> Place:
+def parse(uri: str) -> ObjectLocation:
     """
     Read a `gs://` URI; its path is the name as it is, without any escapes.
 

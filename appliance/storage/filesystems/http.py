@@ -17,8 +17,8 @@ from appliance.storage.filesystems import http_client, http_errors, sha256sums
 from appliance.storage.filesystems.azure import AzureStore
 from appliance.storage.filesystems.azure_uri import is_azure
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile, Store
-from appliance.storage.filesystems.http_body import Answer, Window, part
-from appliance.storage.filesystems.http_headers import HttpAccess
+from appliance.storage.filesystems.http_body import HttpResponse, Window, part
+from appliance.storage.filesystems.http_headers import HttpHeaders
 from appliance.storage.filesystems.object_listing import each, hexadecimal, only_known
 from appliance.storage.uri import redact
 
@@ -42,8 +42,8 @@ class HttpStore:
     def __init__(self, uri: str, settings: StorageSettings) -> None:
         self._url, login = http_client.without_user(_url(uri))
         self._uri = redact(str(self._url))
-        self._access = HttpAccess(self._url, login, settings.credentials.http)
-        self._web = http_client.Web(settings.transfer)
+        self._access = HttpHeaders(self._url, login, settings.credentials.http)
+        self._web = http_client.HttpClient(settings.transfer)
 
     @property
     def credential(self) -> str:
@@ -136,7 +136,7 @@ def _url(uri: str) -> URL:
     return url
 
 
-def _size(answer: Answer) -> int | None:
+def _size(answer: HttpResponse) -> int | None:
     if answer.status == 200:
         length = answer.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
@@ -145,7 +145,7 @@ def _size(answer: Answer) -> int | None:
     return 0 if answer.status == 416 and content_range in ("", "bytes */0") else http_errors.total_size(content_range)
 
 
-def _version(answer: Answer) -> str | None:
+def _version(answer: HttpResponse) -> str | None:
     return answer.headers.get("ETag") or answer.headers.get("Last-Modified")
 
 

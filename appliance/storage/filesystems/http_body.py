@@ -97,7 +97,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """
     An answer from `url`, after redirects; its body is yet to come.
     """
@@ -129,7 +129,7 @@ class Answer:
         return b"".join(blocks)
 
 
-def part(answer: Answer, size: int, start: int, end: int) -> Body:
+def part(answer: HttpResponse, size: int, start: int, end: int) -> Body:
     """
     The body of an answer that should have the bytes from `start` up to `end` of a file of `size` bytes.
 
@@ -147,7 +147,7 @@ def part(answer: Answer, size: int, start: int, end: int) -> Body:
     return ExactBody(what, answer.body, end - start)
 
 
-def next_page(answer: Answer) -> URL | None:
+def next_page(answer: HttpResponse) -> URL | None:
     """
     Where an answer's Link header (RFC 8288) says that the rest of it is.
     """

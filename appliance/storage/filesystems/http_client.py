@@ -20,8 +20,8 @@ from appliance.config.storage import TransferSection
 from appliance.core.errors import StorageError, StorageUnavailableError
 from appliance.core.threads import opened_in_thread
 from appliance.storage.filesystems import http_errors
-from appliance.storage.filesystems.http_body import Answer, ResponseBody
-from appliance.storage.filesystems.http_errors import Access
+from appliance.storage.filesystems.http_body import HttpResponse, ResponseBody
+from appliance.storage.filesystems.http_errors import AccessHint
 from appliance.storage.filesystems.proxy_env import connections, login_for
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -41,7 +41,7 @@ The headers that a URL may see: asked again after each redirect, so that no cred
 """
 
 
-Refusal = Callable[[Answer, str], StorageError | None]
+Refusal = Callable[[HttpResponse, str], StorageError | None]
 """
 The error for an answer that is no success, given what its body says; None leaves it to its status.
 """
@@ -54,7 +54,7 @@ def range_header(start: int, end: int) -> Mapping[str, str]:
     return {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
 
 
-class Web:
+class HttpClient:
     """
     An HTTP client for one store; it connects when it is first asked.
     """
@@ -72,10 +72,10 @@ class Web:
         what: str,
         url: URL,
         headers: Headers,
-        access: Access,
+        access: AccessHint,
         refusal: Refusal = lambda *_: None,
         also: int = 200,
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncIterator[HttpResponse]:
         """
         The answer to a GET, after redirects; `also` is a status that is as good as a success.
 
@@ -94,12 +94,12 @@ class Web:
         for pools, _ in self._ways.values():
             pools.clear()
 
-    def _follow(self, what: str, url: URL, headers: Headers) -> Answer:
+    def _follow(self, what: str, url: URL, headers: Headers) -> HttpResponse:
         for _ in range(_MOST_REDIRECTS):
             response = self._ask(what, url, headers(url))
             body = ResponseBody(what, response)
             if response.status not in _REDIRECTS or "Location" not in response.headers:
-                return Answer(what, url, response.status, response.reason or "", response.headers, body)
+                return HttpResponse(what, url, response.status, response.reason or "", response.headers, body)
             # Read to its end, the connection can be used again.
             with suppress(StorageError):
                 body.read(_LONGEST_REFUSAL)
@@ -149,7 +149,7 @@ def _target(what: str, url: URL, location: str) -> URL:
     return target
 
 
-async def _refused(answer: Answer, access: Access, refusal: Refusal) -> StorageError:
+async def _refused(answer: HttpResponse, access: AccessHint, refusal: Refusal) -> StorageError:
     said = ""
     with suppress(StorageError):
         said = (await answer.read(_LONGEST_REFUSAL)).decode(errors="replace")

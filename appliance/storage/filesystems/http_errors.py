@@ -35,7 +35,7 @@ _NEVER = frozenset({501, 505})
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class AccessHint:
     """
     As whom we ask, and what to do where that is not enough.
     """
@@ -52,7 +52,7 @@ def patience(transfer: TransferSection) -> tuple[float, float]:
     return min(10.0, transfer.stall_seconds), 2 * transfer.stall_seconds
 
 
-def refused(what: str, status: int, said: str, access: Access, *, retry_after: float | None = None) -> StorageError:
+def refused(what: str, status: int, said: str, access: AccessHint, *, retry_after: float | None = None) -> StorageError:
     """
     The error for an HTTP status that is no success; `said` is what the store says about it, or "".
     """

@@ -13,10 +13,10 @@ from yarl import URL
 from appliance.config.credentials import HttpCredentials, value_of
 from appliance.core.errors import StorageError
 from appliance.storage.filesystems.http_client import Headers
-from appliance.storage.filesystems.http_errors import Access
+from appliance.storage.filesystems.http_errors import AccessHint
 
 
-class HttpAccess:
+class HttpHeaders:
     """
     What each host may see of what we know, for requests that begin at one URL.
     """
@@ -40,11 +40,11 @@ class HttpAccess:
         return "the query of the URI" if self._url.raw_query_string else "anonymous"
 
     @property
-    def access(self) -> Access:
+    def access(self) -> AccessHint:
         """
         As whom we ask, and what to do where that is not enough.
         """
-        return Access(self.credential, f"give {self._url.host} its headers in storage.credentials.http")
+        return AccessHint(self.credential, f"give {self._url.host} its headers in storage.credentials.http")
 
     def headers(self, more: Mapping[str, str]) -> Headers:
         """

@@ -29,11 +29,11 @@ from appliance.core.errors import (
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.storage.filesystems import http_client, http_errors
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
-from appliance.storage.filesystems.http_body import Answer, next_page, part
+from appliance.storage.filesystems.http_body import HttpResponse, next_page, part
 from appliance.storage.filesystems.huggingface_auth import access_to
 from appliance.storage.filesystems.huggingface_listing import absent, in_tree, siblings
 from appliance.storage.filesystems.huggingface_uri import parse
-from appliance.storage.filesystems.object_listing import Place
+from appliance.storage.filesystems.object_listing import ObjectLocation
 
 # How long the address that the hub leads to is asked before the hub is: they are signed for minutes, and each question
 # counts against the hub's limits.
@@ -51,7 +51,7 @@ class HubStore:
         self._wanted = parse(uri)
         self._uri = str(self._wanted)
         self._hub = access_to(self._wanted.owner, settings.credentials, os.environ)
-        self._web = http_client.Web(settings.transfer)
+        self._web = http_client.HttpClient(settings.transfer)
         self._leads: dict[str, tuple[URL, float]] = {}
         self._is_file = False
 
@@ -69,7 +69,7 @@ class HubStore:
         model = await self._model()
         self._wanted = replace(self._wanted, revision=model["sha"])
         entries = siblings(model) or await self._tree()
-        place = Place(self._wanted.name, self._wanted.path)
+        place = ObjectLocation(self._wanted.name, self._wanted.path)
         self._is_file = self._wanted.path in entries
         if self._is_file:
             names = {place.last: entries[self._wanted.path]}
@@ -106,14 +106,14 @@ class HubStore:
             self._leads[file.name] = (answer.url, time.monotonic() + _LEAD_SECONDS)
         return part(answer, file.size, start, end)
 
-    def _get(self, what: str, url: URL, headers: http_client.Headers) -> AbstractAsyncContextManager[Answer]:
+    def _get(self, what: str, url: URL, headers: http_client.Headers) -> AbstractAsyncContextManager[HttpResponse]:
         return self._web.get(what, url, headers, self._hub.access, self._refusal)
 
     def _headers(self, more: Mapping[str, str]) -> http_client.Headers:
         return http_client.only_for(self._hub.endpoint, {**more, **self._hub.headers})
 
     def _resolve(self, file: RemoteFile) -> URL:
-        key = Place(self._wanted.name, self._wanted.path).key(file.name, is_file=self._is_file)
+        key = ObjectLocation(self._wanted.name, self._wanted.path).key(file.name, is_file=self._is_file)
         return self._at(f"{self._wanted.name}/resolve/{self._wanted.revision}/{quote(key)}")
 
     def _at(self, path: str) -> URL:
@@ -170,7 +170,7 @@ class HubStore:
                 f"{self._uri}: no answer of a hub; try again, or check HF_ENDPOINT"
             ) from error
 
-    def _refusal(self, answer: Answer, _said: str) -> StorageError | None:
+    def _refusal(self, answer: HttpResponse, _said: str) -> StorageError | None:
         """
         The codes of https://huggingface.co's answers; statuses alone do not tell absent from private from gated.
         """

@@ -13,14 +13,14 @@ from yarl import URL
 from appliance.config.credentials import CredentialsSection, HubCredentials, block_for, value_of
 from appliance.core.errors import StorageError
 from appliance.storage.filesystems.http_client import without_user
-from appliance.storage.filesystems.http_errors import Access
+from appliance.storage.filesystems.http_errors import AccessHint
 from appliance.storage.uri import redact
 
 _ENDPOINT = "https://huggingface.co"
 
 
 @dataclass(frozen=True, slots=True)
-class HubAccess:
+class HubAuth:
     """
     The address of a hub and what it wants to see.
     """
@@ -30,14 +30,14 @@ class HubAccess:
     headers: Mapping[str, str] = field(repr=False)
 
     @property
-    def access(self) -> Access:
+    def access(self) -> AccessHint:
         """
         As whom we ask, and what to do where that is not enough.
         """
-        return Access(self.credential, "set HF_TOKEN to a valid token that may read the model")
+        return AccessHint(self.credential, "set HF_TOKEN to a valid token that may read the model")
 
 
-def access_to(owner: str, section: CredentialsSection, environ: Mapping[str, str]) -> HubAccess:
+def access_to(owner: str, section: CredentialsSection, environ: Mapping[str, str]) -> HubAuth:
     """
     The config's token and endpoint for an owner's models, or those of the user's variables and files.
     """
@@ -47,11 +47,11 @@ def access_to(owner: str, section: CredentialsSection, environ: Mapping[str, str
     if endpoint.scheme not in ("http", "https") or not endpoint.host:
         raise StorageError(f"HF_ENDPOINT is {redact(address)!r}, which is no web address; write https://HOST")
     if token := value_of(block.token):
-        return HubAccess(endpoint, "token of storage.credentials.hf", _bearer(token))
+        return HubAuth(endpoint, "token of storage.credentials.hf", _bearer(token))
     credential, token = _token(environ)
     if token:
-        return HubAccess(endpoint, credential, _bearer(token))
-    return HubAccess(endpoint, "the user in HF_ENDPOINT" if login else "anonymous", login)
+        return HubAuth(endpoint, credential, _bearer(token))
+    return HubAuth(endpoint, "the user in HF_ENDPOINT" if login else "anonymous", login)
 
 
 def _bearer(token: str) -> Mapping[str, str]:

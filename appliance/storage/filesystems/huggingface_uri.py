@@ -27,7 +27,7 @@ _OTHER_KINDS = frozenset({"datasets", "spaces", "buckets", "kernels"})
 
 
 @dataclass(frozen=True, slots=True)
-class HubPath:
+class HubUri:
     """
     A file or directory in one revision of a model; `path` is "" for all of it.
     """
@@ -56,7 +56,7 @@ class HubPath:
         return bool(_COMMIT.fullmatch(self.revision))
 
 
-def parse(uri: str) -> HubPath:
+def parse(uri: str) -> HubUri:
     """
     Read an `hf://` URI; without a revision it is `main`.
 
@@ -78,4 +78,4 @@ def parse(uri: str) -> HubPath:
     parts = [part for part in unquote(path).split("/") if part not in ("", ".")]
     if ".." in parts:
         raise StorageError(f"{redact(uri)}: the path leads out of the model; remove '..'")
-    return HubPath(name, revision, "/".join(parts))
+    return HubUri(name, revision, "/".join(parts))

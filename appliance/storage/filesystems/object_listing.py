@@ -22,7 +22,7 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ObjectLocation:
     """
     Part of a bucket: `path` is the prefix of keys up to a `/`, or the key of one object, or "" for all of the bucket.
     """
@@ -65,16 +65,16 @@ class Place:
         return None if key.endswith("/") else key.removeprefix(self.prefix)
 
 
-def place_of(bucket: str, path: str) -> Place:
+def place_of(bucket: str, path: str) -> ObjectLocation:
     """
     The place of a URI's path: a `/` at the end says that it is no object.
     """
-    return Place(bucket, path.strip("/"), must_be_directory=path.endswith("/"))
+    return ObjectLocation(bucket, path.strip("/"), must_be_directory=path.endswith("/"))
 
 
 async def find(
     uri: str,
-    place: Place,
+    place: ObjectLocation,
     below: Callable[[], Awaitable[Sequence[RemoteFile]]],
     alone: Callable[[], Awaitable[RemoteFile]],
 ) -> Listing:

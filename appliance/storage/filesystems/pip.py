@@ -20,7 +20,7 @@ from appliance.core.errors import (
 )
 from appliance.storage.cache import Report
 from appliance.storage.disk_errors import disk_faults
-from appliance.storage.progress import Progress
+from appliance.storage.progress import DownloadProgress
 from appliance.storage.uri import redact
 
 # pip has one exit status for every failure and no other machine-readable account of it, so what it said is searched:
@@ -79,7 +79,7 @@ def download(name: str, version: str, scratch: Path, report: Report) -> Path:
         _command(f"{name}=={version}", scratch, log_file),
         # pip unpacks and joins in the temporary directory: ours is removed with everything else, and on the right disk.
         {"TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
-        Progress(report),
+        DownloadProgress(report),
     )
     wheels = list(scratch.glob("*.whl"))
     if ended.status != 0 or len(wheels) != 1:

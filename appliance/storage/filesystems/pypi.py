@@ -31,7 +31,7 @@ _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.!+_-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
-class WheelPath:
+class PypiUri:
     """
     A file or directory in one version of a wheel; `path` is "" for all of it.
     """
@@ -54,7 +54,7 @@ def fetch(storage: StorageSection, settings: StorageSettings, report: Report) ->
     return files / wanted.path
 
 
-def parse(uri: str) -> WheelPath:
+def parse(uri: str) -> PypiUri:
     """
     Read a `pypi://` URI; the name comes out normalised, so that all its spellings share one artifact.
 
@@ -75,10 +75,10 @@ def parse(uri: str) -> WheelPath:
     parts = [part for part in unquote(path).split("/") if part not in ("", ".")]
     if ".." in parts:
         raise StorageError(f"{redact(uri)}: the path leads out of the wheel; remove '..'")
-    return WheelPath(re.sub(r"[-_.]+", "-", name).lower(), version, "/".join(parts))
+    return PypiUri(re.sub(r"[-_.]+", "-", name).lower(), version, "/".join(parts))
 
 
-def _fill(target: Path, wanted: WheelPath, limits: TransferSection, report: Report) -> None:
+def _fill(target: Path, wanted: PypiUri, limits: TransferSection, report: Report) -> None:
     begun = time.monotonic()
     scratch = target.with_name("scratch")
     with disk_faults(scratch):

@@ -26,7 +26,7 @@ Makes the bytes of a storage section a local directory or single file.
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteBackend:
     """
     A scheme whose files are listed and read over the network; `opener` is `module:name` of what makes its `Store` from
     a URI and the settings, imported when it is first used.
@@ -50,14 +50,14 @@ class Remote:
         return remote_fetch.fetch(self.open(storage.uri, settings), storage, settings, report)
 
 
-_AZURE = Remote("appliance.storage.filesystems.azure:AzureStore")
-_WEB = Remote("appliance.storage.filesystems.http:open_store")
+_AZURE = RemoteBackend("appliance.storage.filesystems.azure:AzureStore")
+_WEB = RemoteBackend("appliance.storage.filesystems.http:open_store")
 
 SCHEMES: Mapping[str, Bring] = {
     "file": local.find,
-    "hf": Remote("appliance.storage.filesystems.huggingface:HubStore"),
-    "s3": Remote("appliance.storage.filesystems.s3:S3Store"),
-    "gs": Remote("appliance.storage.filesystems.gcs:GcsStore"),
+    "hf": RemoteBackend("appliance.storage.filesystems.huggingface:HubStore"),
+    "s3": RemoteBackend("appliance.storage.filesystems.s3:S3Store"),
+    "gs": RemoteBackend("appliance.storage.filesystems.gcs:GcsStore"),
     "az": _AZURE,
     "abfs": _AZURE,
     "abfss": _AZURE,
@@ -65,11 +65,11 @@ SCHEMES: Mapping[str, Bring] = {
     "http": _WEB,
     "pvc": pvc.find,
     "pypi": pypi.fetch,
-    "memory": Remote("appliance.storage.filesystems.memory:MemoryStore"),
+    "memory": RemoteBackend("appliance.storage.filesystems.memory:MemoryStore"),
 }
 
 
-def way(uri: str) -> Bring:
+def backend_for(uri: str) -> Bring:
     """
     The row of the table that a URI leads to.
 

@@ -21,9 +21,9 @@ from appliance.core.threads import in_thread, opened_in_thread
 from appliance.storage.filesystems import http_errors
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
 from appliance.storage.filesystems.http_body import ExactBody, ResponseBody
-from appliance.storage.filesystems.http_errors import Access
+from appliance.storage.filesystems.http_errors import AccessHint
 from appliance.storage.filesystems.object_listing import (
-    Place,
+    ObjectLocation,
     each,
     find,
     hexadecimal,
@@ -101,7 +101,7 @@ class S3Store:
         return body
 
     def _faults(self, what: str) -> AbstractContextManager[None]:
-        access = self._opened.access if self._opened else Access(self.credential, REMEDY)
+        access = self._opened.access if self._opened else AccessHint(self.credential, REMEDY)
         return s3_faults(what, self._place.bucket, access)
 
     async def _below(self, client: Any) -> Sequence[RemoteFile]:  # Any: as above
@@ -127,7 +127,7 @@ class S3Store:
         return RemoteFile(name, head["ContentLength"], head.get("ETag") or None, _digests(head))
 
 
-def parse(uri: str) -> Place:
+def parse(uri: str) -> ObjectLocation:
     """
     Read an `s3://` URI; its path is the key as it is, without any escapes.
 

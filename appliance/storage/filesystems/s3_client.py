@@ -12,7 +12,7 @@ from typing import Any
 from appliance.config.credentials import S3Credentials, value_of
 from appliance.config.storage import TransferSection
 from appliance.storage.filesystems import http_errors
-from appliance.storage.filesystems.http_errors import Access
+from appliance.storage.filesystems.http_errors import AccessHint
 
 _REGION = "us-east-1"
 REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or storage.credentials.s3 to who may read it"
@@ -25,7 +25,7 @@ class S3Client:
     """
 
     client: Any  # Any: botocore makes its clients at run time, from tables
-    access: Access
+    access: AccessHint
 
 
 def open_client(block: S3Credentials, transfer: TransferSection) -> S3Client:
@@ -46,7 +46,7 @@ def open_client(block: S3Credentials, transfer: TransferSection) -> S3Client:
         **(keys or {}),
     )
     client.meta.events.register_first("before-parse.s3", _require_frame)
-    return S3Client(client, Access(credential, REMEDY))
+    return S3Client(client, AccessHint(credential, REMEDY))
 
 
 def _require_frame(response_dict: Mapping[str, Any], **_: object) -> None:  # Any: botocore's

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError, StorageUnavailableError
 from appliance.storage.filesystems import http_errors
-from appliance.storage.filesystems.http_errors import Access
+from appliance.storage.filesystems.http_errors import AccessHint
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html: where the status alone would mislead.
 _CREDENTIALS = frozenset(
@@ -19,7 +19,7 @@ _PASSING = frozenset({"RequestTimeout", "SlowDown", "InternalError", "ServiceUna
 
 
 @contextmanager
-def s3_faults(what: str, bucket: str, access: Access) -> Iterator[None]:
+def s3_faults(what: str, bucket: str, access: AccessHint) -> Iterator[None]:
     """
     Turn what work on a bucket raises into errors of ours.
     """
@@ -50,7 +50,7 @@ def s3_faults(what: str, bucket: str, access: Access) -> Iterator[None]:
         raise http_errors.unanswered(what, error) from error
 
 
-def _refusal(what: str, bucket: str, access: Access, error: Exception) -> StorageError:
+def _refusal(what: str, bucket: str, access: AccessHint, error: Exception) -> StorageError:
     response = getattr(error, "response", {})
     code = str(response.get("Error", {}).get("Code", ""))
     metadata = response.get("ResponseMetadata", {})

@@ -25,7 +25,7 @@ from storage.servers.s3 import ADMIN
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import StorageError
 from appliance.storage import materialize
-from appliance.storage.filesystems.registry import Remote, way
+from appliance.storage.filesystems.registry import RemoteBackend, backend_for
 
 AZURE = f"{azure.ACCOUNT}.blob.core.windows.net"
 FILES = {"model/config.json": b"{}", "model/a name é.txt": b"text", "model-v2/other": b"other"}
@@ -131,8 +131,8 @@ def outcome(uri: str, settings: StorageSettings) -> dict[str, object]:
     """
     try:
         path = materialize(StorageSection(uri=uri), settings, lambda *_: None)
-        scheme = way(uri)
-        assert isinstance(scheme, Remote)
+        scheme = backend_for(uri)
+        assert isinstance(scheme, RemoteBackend)
         files = {file.name: file.read_text() for file in path.iterdir()}
         return {"files": files, "credential": scheme.open(uri, settings).credential}
     except StorageError as error:

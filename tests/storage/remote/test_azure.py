@@ -13,8 +13,8 @@ from appliance.config.storage import StorageSettings
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems.azure import AzureStore
 from appliance.storage.filesystems.azure_auth import access_to
-from appliance.storage.filesystems.azure_uri import AzurePlace, is_azure, parse
-from appliance.storage.filesystems.object_listing import Place
+from appliance.storage.filesystems.azure_uri import AzureUri, is_azure, parse
+from appliance.storage.filesystems.object_listing import ObjectLocation
 
 Environment = pytest.MonkeyPatch
 HOST = "acct.blob.core.windows.net"
@@ -50,25 +50,28 @@ async def credential_and_contents(uri: str, given: StorageSettings) -> tuple[str
 @pytest.mark.parametrize(
     ("uri", "wanted"),
     [
-        ("az://models/a/b", AzurePlace(Place("models", "a/b"))),
-        ("abfs://models/a%20b", AzurePlace(Place("models", "a%20b"))),
-        ("abfss://models@acct.dfs.core.windows.net/a", AzurePlace(Place("models", "a"), "acct", HOST)),
-        ("abfs://models@acct.blob.core.windows.net", AzurePlace(Place("models", ""), "acct", HOST)),
-        (f"az://{HOST}/models/a", AzurePlace(Place("models", "a"), "acct", HOST)),
-        (f"https://{HOST}/models/a%20b", AzurePlace(Place("models", "a b"), "acct", HOST)),
-        (f"https://{HOST}/models", AzurePlace(Place("models", ""), "acct", HOST)),
-        (f"https://{HOST}/models/a?sv=1&sig=x%2F", AzurePlace(Place("models", "a"), "acct", HOST, "sv=1&sig=x%2F")),
+        ("az://models/a/b", AzureUri(ObjectLocation("models", "a/b"))),
+        ("abfs://models/a%20b", AzureUri(ObjectLocation("models", "a%20b"))),
+        ("abfss://models@acct.dfs.core.windows.net/a", AzureUri(ObjectLocation("models", "a"), "acct", HOST)),
+        ("abfs://models@acct.blob.core.windows.net", AzureUri(ObjectLocation("models", ""), "acct", HOST)),
+        (f"az://{HOST}/models/a", AzureUri(ObjectLocation("models", "a"), "acct", HOST)),
+        (f"https://{HOST}/models/a%20b", AzureUri(ObjectLocation("models", "a b"), "acct", HOST)),
+        (f"https://{HOST}/models", AzureUri(ObjectLocation("models", ""), "acct", HOST)),
+        (
+            f"https://{HOST}/models/a?sv=1&sig=x%2F",
+            AzureUri(ObjectLocation("models", "a"), "acct", HOST, "sv=1&sig=x%2F"),
+        ),
         (
             "https://acct.z12.blob.storage.azure.net/models/a",
-            AzurePlace(Place("models", "a"), "acct", "acct.z12.blob.storage.azure.net"),
+            AzureUri(ObjectLocation("models", "a"), "acct", "acct.z12.blob.storage.azure.net"),
         ),
         (
             "https://acct.blob.core.usgovcloudapi.net/models/a/",
-            AzurePlace(Place("models", "a", must_be_directory=True), "acct", "acct.blob.core.usgovcloudapi.net"),
+            AzureUri(ObjectLocation("models", "a", must_be_directory=True), "acct", "acct.blob.core.usgovcloudapi.net"),
         ),
     ],
 )
-def test_all_spellings_of_a_place_are_read(uri: str, wanted: AzurePlace) -> None:
+def test_all_spellings_of_a_place_are_read(uri: str, wanted: AzureUri) -> None:
     """
     Those of adlfs, of Azure's own drivers, and the URLs that its portal shows.
     """

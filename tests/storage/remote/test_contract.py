@@ -16,7 +16,7 @@ from storage.shelves import Shelf
 from appliance.config.storage import StorageSettings
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
-from appliance.storage.filesystems.registry import SCHEMES, Remote
+from appliance.storage.filesystems.registry import SCHEMES, RemoteBackend
 from appliance.storage.uri import scheme_of
 
 LARGE = random.Random(0).randbytes(700_000)
@@ -40,7 +40,7 @@ async def opened(uri: str, settings: StorageSettings) -> AsyncIterator[Store]:
     The store of a URI, closed in the end.
     """
     scheme = SCHEMES[scheme_of(uri) or ""]
-    assert isinstance(scheme, Remote)
+    assert isinstance(scheme, RemoteBackend)
     store = scheme.open(uri, settings)
     try:
         yield store

@@ -20,7 +20,7 @@ from appliance.core.errors import (
     StorageUnavailableError,
 )
 from appliance.storage import Cache, Report, materialize, verify
-from appliance.storage.filesystems.huggingface_uri import HubPath, parse
+from appliance.storage.filesystems.huggingface_uri import HubUri, parse
 
 WEIGHTS = bytes(range(256)) * 100
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "sub/x.txt": b"x"}
@@ -59,22 +59,22 @@ def left_behind(cache: Cache) -> list[str]:
 @pytest.mark.parametrize(
     ("uri", "wanted"),
     [
-        ("hf://owner/name", HubPath("owner/name", "main", "")),
-        ("HF://owner/name/", HubPath("owner/name", "main", "")),
-        ("hf://owner/name@v1.0", HubPath("owner/name", "v1.0", "")),
-        ("hf://owner/name:v1.0", HubPath("owner/name", "v1.0", "")),
-        ("hf://owner/name@v1//a/./b/", HubPath("owner/name", "v1", "a/b")),
-        ("hf://owner/name/file@1.gguf", HubPath("owner/name", "main", "file@1.gguf")),
-        ("hf://owner/name/x%20y%23:z", HubPath("owner/name", "main", "x y#:z")),
-        ("hf://owner/name@refs/pr/7", HubPath("owner/name", "refs/pr/7", "")),
-        ("hf://owner/name@refs/pr/7/a", HubPath("owner/name", "refs/pr/7", "a")),
-        ("hf://owner/name@feature%2Fx/a", HubPath("owner/name", "feature/x", "a")),
-        ("hf://gpt2", HubPath("gpt2", "main", "")),
-        ("hf://gpt2:v1", HubPath("gpt2", "v1", "")),
-        ("hf://gpt2@v1/model.safetensors", HubPath("gpt2", "v1", "model.safetensors")),
+        ("hf://owner/name", HubUri("owner/name", "main", "")),
+        ("HF://owner/name/", HubUri("owner/name", "main", "")),
+        ("hf://owner/name@v1.0", HubUri("owner/name", "v1.0", "")),
+        ("hf://owner/name:v1.0", HubUri("owner/name", "v1.0", "")),
+        ("hf://owner/name@v1//a/./b/", HubUri("owner/name", "v1", "a/b")),
+        ("hf://owner/name/file@1.gguf", HubUri("owner/name", "main", "file@1.gguf")),
+        ("hf://owner/name/x%20y%23:z", HubUri("owner/name", "main", "x y#:z")),
+        ("hf://owner/name@refs/pr/7", HubUri("owner/name", "refs/pr/7", "")),
+        ("hf://owner/name@refs/pr/7/a", HubUri("owner/name", "refs/pr/7", "a")),
+        ("hf://owner/name@feature%2Fx/a", HubUri("owner/name", "feature/x", "a")),
+        ("hf://gpt2", HubUri("gpt2", "main", "")),
+        ("hf://gpt2:v1", HubUri("gpt2", "v1", "")),
+        ("hf://gpt2@v1/model.safetensors", HubUri("gpt2", "v1", "model.safetensors")),
     ],
 )
-def test_all_spellings_of_a_model_are_read(uri: str, wanted: HubPath) -> None:
+def test_all_spellings_of_a_model_are_read(uri: str, wanted: HubUri) -> None:
     """
     Hugging Face's way and KServe's, names of one part and of two, revisions with a slash.
     """
