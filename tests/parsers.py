@@ -38,7 +38,7 @@ from appliance.core.json_edit import NotAnObjectError
 from appliance.core.json_limits import has_more_containers, has_more_members, is_deeper
 from appliance.core.model import ModelRequest, Operation
 from appliance.models import adapter
-from appliance.proxy.model_name import Events, Named, renamed
+from appliance.proxy.model_name import RenamableBody, RenamableEvents, renamed
 from appliance.proxy.prefix_affinity import head_of
 from appliance.proxy.rewrite import RequestSection, Rewrite
 from appliance.proxy.stream_usage import HiddenUsage, asking
@@ -204,7 +204,7 @@ def _envelope(content_type: str) -> Callable[[bytes], object]:
 
 
 def _renamed_form(body: bytes) -> bytes:
-    named = Named(body, FORM_TYPE)
+    named = RenamableBody(body, FORM_TYPE)
     made = named.under("another")
     was, now = multipart.read(body, FORM_TYPE).get("model"), multipart.read(made, FORM_TYPE).get("model")
     assert (was is None) == (now is None)
@@ -213,13 +213,13 @@ def _renamed_form(body: bytes) -> bytes:
 
 
 def _renamed_json(body: bytes) -> bytes:
-    made = Named(body, "").under("another")
+    made = RenamableBody(body, "").under("another")
     assert msgspec.json.decode(made, type=dict[str, msgspec.Raw])["model"] == msgspec.Raw(b'"another"')
     return made
 
 
 def _events(body: bytes) -> bytes:
-    events = Events("another")
+    events = RenamableEvents("another")
     return events.feed(body) + events.feed(b"")
 
 

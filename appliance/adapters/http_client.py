@@ -17,9 +17,9 @@ from appliance.config.upstreams import UpstreamSection
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
 from appliance.core.sse import json_events
-from appliance.proxy.client import Client
-from appliance.proxy.headers import upward
-from appliance.proxy.response import Answer
+from appliance.proxy.client import UpstreamClient
+from appliance.proxy.headers import forward_request_headers
+from appliance.proxy.response import UpstreamResponse
 from appliance.proxy.url import join
 
 Headers = Mapping[str, str]
@@ -38,7 +38,7 @@ class Wire:
     A server elsewhere that takes JSON and gives it.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: UpstreamClient) -> None:
         self._client = client
         self._secrets = tuple(_secrets(client.section))
         self.silences = 0
@@ -103,7 +103,7 @@ class Wire:
         """
         await self._client.close()
 
-    async def _whole(self, answer: Answer) -> Any:  # Any: JSON values
+    async def _whole(self, answer: UpstreamResponse) -> Any:  # Any: JSON values
         try:
             said = await answer.read()
         finally:
@@ -113,8 +113,11 @@ class Wire:
             said = said.replace(secret, b"***")
         return await off_loop(len(said), decoded, answer.status, said)
 
-    async def _send(self, url: URL, body: bytes, headers: Headers) -> Answer:
-        sent = upward(headers) | {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    async def _send(self, url: URL, body: bytes, headers: Headers) -> UpstreamResponse:
+        sent = forward_request_headers(headers) | {
+            "content-type": "application/json",
+            "accept": "application/json, text/event-stream",
+        }
         try:
             answer = await self._client.send_to(url, body, sent)
         except GatewayError:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from appliance.core.model import FORMS, ModelRequest
-from appliance.proxy.model_name import Named
+from appliance.proxy.model_name import RenamableBody
 
 HEADER = "x-gateway-model-name"
 """
@@ -48,7 +48,7 @@ class KServeNames:
         if plain is None or plain == name:
             return name, call
         content_type = call.headers.get("content-type", "") if call.operation in FORMS else ""
-        return plain, replace(call, body=Named(call.body, content_type).under(plain))
+        return plain, replace(call, body=RenamableBody(call.body, content_type).under(plain))
 
 
 def prefix_of(namespace: str) -> str:

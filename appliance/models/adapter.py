@@ -30,7 +30,7 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.base_config import ModelSection, Name
-from appliance.proxy.client import Client
+from appliance.proxy.client import UpstreamClient
 from appliance.proxy.url import place
 
 Part = TypeVar("Part")
@@ -87,7 +87,7 @@ class AdapterModel:
         self.operations = section.protocol.operations
         self._section = section
         self._peers = peers
-        self._wire = None if isinstance(section.target, str) else Wire(Client(section.target))
+        self._wire = None if isinstance(section.target, str) else Wire(UpstreamClient(section.target))
         self._renderer = Renderer()
         self._faces: Faces = {}
         self._readiness = Readiness(self._prove, self._look, lambda: self._wire.silences if self._wire else 0)

@@ -23,15 +23,15 @@ from appliance.core.request_context import current_context
 from appliance.models.base_config import ModelSection
 from appliance.proxy import cache_policy, event_stream, stream_usage
 from appliance.proxy.circuit_breaker import BreakerSection
-from appliance.proxy.exchange import Exchange, Request
-from appliance.proxy.headers import downward, upward
+from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
+from appliance.proxy.headers import forward_request_headers, forward_response_headers
 from appliance.proxy.health_check import HealthSection
 from appliance.proxy.load_balancing import Balance
-from appliance.proxy.model_name import Named, renamed
-from appliance.proxy.pool import Pool
+from appliance.proxy.model_name import RenamableBody, renamed
+from appliance.proxy.pool import UpstreamPool
 from appliance.proxy.prefix_affinity import head_of
-from appliance.proxy.response import Answer
-from appliance.proxy.response_cache import Answers, AnswersSection, Kept
+from appliance.proxy.response import UpstreamResponse
+from appliance.proxy.response_cache import AnswersSection, CachedResponse, ResponseCache
 from appliance.proxy.retry import GENERATIONS, RetrySection
 from appliance.proxy.rewrite import RequestSection, Rewrite
 from appliance.proxy.stream_usage import HiddenUsage
@@ -114,19 +114,19 @@ class ProxyModel:
     def __init__(self, section: ProxySection) -> None:
         self._section = section
         self._rewrite = Rewrite(section.request)
-        self._pool: Pool | None = None
-        self._answers: Answers | None = None
+        self._pool: UpstreamPool | None = None
+        self._answers: ResponseCache | None = None
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:  # noqa: ARG002 - a proxy has none
         section = self._section
         if section.cache is not None:
-            self._answers = Answers(section.cache, section.name, asyncio.get_running_loop().time)
+            self._answers = ResponseCache(section.cache, section.name, asyncio.get_running_loop().time)
         # Health checks carry what every request does.
         members = [
             member.model_copy(update={"headers": {**section.headers.set, **member.headers}})
             for member in section.upstreams
         ]
-        self._pool = Pool(
+        self._pool = UpstreamPool(
             members,
             section.name,
             balance=section.balance,
@@ -170,26 +170,26 @@ class ProxyModel:
             self._answers.close()
 
     @property
-    def _running(self) -> Pool:
+    def _running(self) -> UpstreamPool:
         if self._pool is None:
             raise AssertionError("asked before it was loaded; this is a bug")
         return self._pool
 
-    def _request(self, call: ModelRequest) -> tuple[Request, bytes, HiddenUsage | None]:
+    def _request(self, call: ModelRequest) -> tuple[UpstreamRequest, bytes, HiddenUsage | None]:
         section, is_form = self._section, call.operation in FORMS
         try:
             body, hidden = call.body, None
             if not is_form:
                 body, hidden = self._asked_usage(call, self._rewrite(call.operation, call.body))
-            named = Named(body, call.headers.get("content-type", "") if is_form else "")
+            named = RenamableBody(body, call.headers.get("content-type", "") if is_form else "")
         except FormError as error:
             raise RequestError(str(error), code="invalid_form") from error
         except NotAnObjectError as error:
             raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
-        request = Request(
+        request = UpstreamRequest(
             path=call.path or PATHS[call.operation][0],
             query=call.query,
-            headers=upward(call.headers, forward=section.headers.forward, drop=section.headers.drop),
+            headers=forward_request_headers(call.headers, forward=section.headers.forward, drop=section.headers.drop),
             body=named,
             is_generation=call.operation in GENERATIONS,
             key=head_of(body) if section.balance == "prefix_affinity" else b"",
@@ -208,7 +208,7 @@ class ProxyModel:
         asking = stream_usage.asking(body)
         return (body, None) if asking is None else (asking, HiddenUsage(call.on_usage))
 
-    async def _pass(self, request: Request, name: str, hidden: HiddenUsage | None) -> ModelResponse:
+    async def _pass(self, request: UpstreamRequest, name: str, hidden: HiddenUsage | None) -> ModelResponse:
         exchange = await self._running.ask(request)
         answer, silence = exchange.answer, self._section.keep_alive_seconds
         if answer.is_event_stream:
@@ -220,29 +220,29 @@ class ProxyModel:
             stream = event_stream.raw(exchange)
         return ModelResponse(stream, answer.status, answer.media_type, self._downward(answer))
 
-    def _key(self, call: ModelRequest, request: Request) -> bytes:
+    def _key(self, call: ModelRequest, request: UpstreamRequest) -> bytes:
         record, is_shared = current_context(), self._section.cache is None or self._section.cache.shared
         owner = None if record is None or is_shared else record.key
         return cache_policy.key_of(call, request.headers, request.body.under(""), owner)
 
-    async def _keep(self, request: Request) -> Kept:
+    async def _keep(self, request: UpstreamRequest) -> CachedResponse:
         return await self._read(await self._running.ask(request))
 
-    async def _read(self, exchange: Exchange) -> Kept:
+    async def _read(self, exchange: UpstreamExchange) -> CachedResponse:
         answer = exchange.answer
         try:
             body = await exchange.whole()
         finally:
             exchange.close()
         may_be_kept = answer.status == 200 and "no-store" not in cache_policy.directives(answer.headers)
-        return Kept(body, answer.status, answer.media_type, self._downward(answer), may_be_kept)
+        return CachedResponse(body, answer.status, answer.media_type, self._downward(answer), may_be_kept)
 
-    def _downward(self, answer: Answer) -> Mapping[str, str]:
+    def _downward(self, answer: UpstreamResponse) -> Mapping[str, str]:
         headers = self._section.headers
-        return downward(answer.headers, expose=headers.expose, drop=headers.drop)
+        return forward_response_headers(answer.headers, expose=headers.expose, drop=headers.drop)
 
 
-async def _reply(kept: Kept, name: str, headers: Mapping[str, str]) -> ModelResponse:
+async def _reply(kept: CachedResponse, name: str, headers: Mapping[str, str]) -> ModelResponse:
     """
     A whole answer under the client's name for the model; an error keeps its body.
     """

@@ -41,7 +41,7 @@ class Circuit(StrEnum):
     HALF_OPEN = "half_open"
 
 
-class Breaker:
+class CircuitBreaker:
     """
     The breaker of one upstream; `clock` is in seconds.
     """

@@ -15,7 +15,7 @@ from yarl import URL
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError
 from appliance.proxy.errors import broken, unanswered
-from appliance.proxy.response import Answer
+from appliance.proxy.response import UpstreamResponse
 from appliance.proxy.url import join
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LONG_BYTES = 256 * 1024
 
 
-class Client:
+class UpstreamClient:
     """
     Asks one upstream; connections are kept, and as many as there are requests.
     """
@@ -39,7 +39,9 @@ class Client:
         self._authorization = {"authorization": f"Bearer {key}"} if key else {}
         self._set = {name.lower(): value.get_secret_value() for name, value in section.headers.items()}
 
-    async def send(self, path: str, body: bytes | None, headers: Mapping[str, str] = {}, *, query: str = "") -> Answer:
+    async def send(
+        self, path: str, body: bytes | None, headers: Mapping[str, str] = {}, *, query: str = ""
+    ) -> UpstreamResponse:
         """
         POST `body` to a route of OpenAI's protocol such as ``/v1/embeddings``; None makes it a GET.
 
@@ -51,7 +53,7 @@ class Client:
         """
         return await self.send_to(join(self.section.url, path, query), body, headers)
 
-    async def send_to(self, url: URL, body: bytes | None, headers: Mapping[str, str] = {}) -> Answer:
+    async def send_to(self, url: URL, body: bytes | None, headers: Mapping[str, str] = {}) -> UpstreamResponse:
         """
         The same, for any URL of the upstream.
 
@@ -69,7 +71,7 @@ class Client:
             raise unanswered(error) from error
         try:
             _require_final(response.status)
-            return Answer(response, self.section, asked)
+            return UpstreamResponse(response, self.section, asked)
         except GatewayError:
             response.close()
             raise

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
-from appliance.proxy.exchange import Exchange
-from appliance.proxy.model_name import Events
+from appliance.proxy.exchange import UpstreamExchange
+from appliance.proxy.model_name import RenamableEvents
 from appliance.proxy.stream_usage import HiddenUsage
 
 # A line that begins with a colon says nothing, and keeps those on the way from closing a silent connection.
@@ -17,7 +17,7 @@ _COMMENT = b": keep-alive\n\n"
 
 
 async def events(
-    exchange: Exchange, name: str, silence_seconds: float | None, hidden: HiddenUsage | None = None
+    exchange: UpstreamExchange, name: str, silence_seconds: float | None, hidden: HiddenUsage | None = None
 ) -> AsyncGenerator[bytes]:
     """
     Server-sent events as they come, under the client's name for the model, without usage that is to be `hidden`.
@@ -27,7 +27,7 @@ async def events(
     Raises:
         GatewayError: the answer breaks off; what was begun is ended first, so that another event can follow.
     """
-    renamed = Events(name, hidden)
+    renamed = RenamableEvents(name, hidden)
     chunk = exchange.first
     try:
         while chunk != b"":
@@ -47,7 +47,7 @@ async def events(
         exchange.close()
 
 
-async def raw(exchange: Exchange) -> AsyncGenerator[bytes]:
+async def raw(exchange: UpstreamExchange) -> AsyncGenerator[bytes]:
     """
     Bytes as they come, such as speech.
 
@@ -63,9 +63,9 @@ async def raw(exchange: Exchange) -> AsyncGenerator[bytes]:
         exchange.close()
 
 
-async def _fed(renamed: Events, chunk: bytes) -> bytes:
+async def _fed(renamed: RenamableEvents, chunk: bytes) -> bytes:
     return await off_loop(renamed.held_bytes + len(chunk), renamed.feed, chunk)
 
 
-def _comment(renamed: Events) -> bytes:
+def _comment(renamed: RenamableEvents) -> bytes:
     return _COMMENT if renamed.is_between else b""

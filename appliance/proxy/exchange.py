@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from appliance.core.errors import GatewayError
-from appliance.proxy.model_name import Named
-from appliance.proxy.response import Answer
+from appliance.proxy.model_name import RenamableBody
+from appliance.proxy.response import UpstreamResponse
 
 End = str | BaseException
 """
@@ -18,7 +18,7 @@ How a request ended: with a class of status such as ``2xx``, or with an error; a
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class UpstreamRequest:
     """
     What is asked, whoever is asked; `key` is the head of the prompt.
     """
@@ -26,19 +26,19 @@ class Request:
     path: str
     query: str
     headers: Mapping[str, str]
-    body: Named
+    body: RenamableBody
     key: bytes
     is_generation: bool
     patience: float | None
     """Seconds of silence after which a stream goes out to its client without its first byte; None waits for it."""
 
 
-class Exchange:
+class UpstreamExchange:
     """
     An answer under way; whoever has it closes it, and only then it has ended.
     """
 
-    def __init__(self, answer: Answer, first: bytes | None, tell_end: Callable[[End], None]) -> None:
+    def __init__(self, answer: UpstreamResponse, first: bytes | None, tell_end: Callable[[End], None]) -> None:
         self.answer = answer
         self.first = first
         self._tell_end = tell_end
@@ -48,7 +48,7 @@ class Exchange:
 
     async def more(self, patience: float | None = None) -> bytes | None:
         """
-        As `Answer.more`, and a failure is held against the upstream.
+        As `UpstreamResponse.more`, and a failure is held against the upstream.
 
         Raises:
             GatewayError: the answer breaks off.
@@ -78,7 +78,7 @@ class Exchange:
 
     def require_room(self, size: int) -> None:
         """
-        As `Answer.require_room`, and a failure is held against the upstream.
+        As `UpstreamResponse.require_room`, and a failure is held against the upstream.
 
         Raises:
             GatewayError: the bytes are too many.

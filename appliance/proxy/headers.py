@@ -63,7 +63,9 @@ _OURS = frozenset({"content-encoding", "content-type", "date", "x-request-id"})
 _SENDABLE = re.compile(r"[\t\x20-\x7e]*")
 
 
-def upward(client: Mapping[str, str], *, forward: Collection[str] = (), drop: Collection[str] = ()) -> dict[str, str]:
+def forward_request_headers(
+    client: Mapping[str, str], *, forward: Collection[str] = (), drop: Collection[str] = ()
+) -> dict[str, str]:
     """
     Those of the client's headers, by lower-case name, that travel upstream: the ones for everyone, and `forward`.
 
@@ -74,7 +76,7 @@ def upward(client: Mapping[str, str], *, forward: Collection[str] = (), drop: Co
     return {name: client[name] for name in wanted - HOP_BY_HOP - FRAMING - named if name in client}
 
 
-def downward(
+def forward_response_headers(
     upstream: Mapping[str, str], *, expose: Collection[str] = (), drop: Collection[str] = ()
 ) -> dict[str, str]:
     """

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from appliance.config.base import Section
 from appliance.core.errors import GatewayError
-from appliance.proxy.client import Client
-from appliance.proxy.response import Answer
+from appliance.proxy.client import UpstreamClient
+from appliance.proxy.response import UpstreamResponse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -46,12 +46,12 @@ class HealthSection(Section):
     """Failed checks in a row after which an upstream that was healthy gets no more requests; one good one ends that."""
 
 
-class Health:
+class HealthCheck:
     """
     The health of one upstream: unknown is not healthy.
     """
 
-    def __init__(self, section: HealthSection, client: Client, name: str) -> None:
+    def __init__(self, section: HealthSection, client: UpstreamClient, name: str) -> None:
         self.is_healthy = False
         self.reason = "not checked yet"
         self._section = section
@@ -106,7 +106,7 @@ class Health:
         return f"GET {path} answered {answer.status}; {remedy}"
 
 
-async def _discard(answer: Answer) -> None:
+async def _discard(answer: UpstreamResponse) -> None:
     size = 0
     try:
         while size < _MOST_DISCARDED_BYTES and (chunk := await answer.more()):

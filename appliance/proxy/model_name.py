@@ -15,7 +15,7 @@ _PLACES = (("model",), ("response", "model"), ("message", "model"))
 _MENTION = b'"model"'
 
 
-class Named:
+class RenamableBody:
     """
     A request's body, ready to be sent under any name; it is JSON unless it has the content type of a form.
 
@@ -62,7 +62,7 @@ def renamed(body: bytes, name: str) -> bytes:
     return body if span is None else body[: span.start] + msgspec.json.encode(name) + body[span.stop :]
 
 
-class Events:
+class RenamableEvents:
     """
     Server-sent events under another name, as they come: lines wait for their end, and for nothing else.
 

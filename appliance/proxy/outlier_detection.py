@@ -13,7 +13,7 @@ _HALF_LIFE_SECONDS = 30.0
 _LEAST_REQUESTS = 10.0
 
 
-class Tally:
+class FailureWindow:
     """
     Good and bad requests of about the last minute; `clock` is in seconds.
     """
@@ -52,7 +52,7 @@ class Tally:
         self._at, self._good, self._bad = now, self._good * kept, self._bad * kept
 
 
-def outlier(tallies: Sequence[Tally], margin: float) -> Tally | None:
+def outlier(tallies: Sequence[FailureWindow], margin: float) -> FailureWindow | None:
     """
     The one whose share of bad requests is by more than `margin` above that of the others together; None mostly.
     """

@@ -13,19 +13,19 @@ from typing import Any
 from appliance.core.errors import GatewayError, UnavailableError
 from appliance.proxy import metrics
 from appliance.proxy.circuit_breaker import BreakerSection, Circuit
-from appliance.proxy.exchange import Exchange, Request
+from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
 from appliance.proxy.health_check import HealthSection
 from appliance.proxy.load_balancing import Balance, balancer
 from appliance.proxy.outlier_detection import outlier
-from appliance.proxy.retry import Budget, RetrySection
-from appliance.proxy.upstream import Member, MemberSection
+from appliance.proxy.retry import RetryBudget, RetrySection
+from appliance.proxy.upstream import MemberSection, Upstream
 from appliance.proxy.url import place
 
 # The same upstream would only say it again.
 _TOO_MANY = 429
 
 
-class Pool:
+class UpstreamPool:
     """
     The upstreams of one model.
     """
@@ -41,13 +41,13 @@ class Pool:
         health: HealthSection,
     ) -> None:
         self.members = tuple(
-            Member(section, name, model, health=health, breaker=breaker)
+            Upstream(section, name, model, health=health, breaker=breaker)
             for section, name in zip(sections, names(sections), strict=True)
         )
         self._balancer = balancer(balance, self.members)
         self._retry = retry
         self._margin = breaker.outlier_margin
-        self._budget = Budget(retry.budget_share)
+        self._budget = RetryBudget(retry.budget_share)
         self._retries = metrics.RETRIES.labels(model)
         self._watches: list[asyncio.Task[None]] = []
 
@@ -90,7 +90,7 @@ class Pool:
         """
         return [member.describe() for member in self.members]
 
-    async def ask(self, request: Request) -> Exchange:
+    async def ask(self, request: UpstreamRequest) -> UpstreamExchange:
         """
         The first answer that is no reason to try again, or the last one there was.
 
@@ -99,7 +99,7 @@ class Pool:
             GatewayError: there is no answer.
         """
         self._budget.pay_in()
-        tried: list[Member] = []
+        tried: list[Upstream] = []
         while True:
             member = self._pick(request, tried)
             tried.append(member)
@@ -119,13 +119,13 @@ class Pool:
                 exchange.discard()
             await asyncio.sleep(self._backoff(tried))
 
-    def _pick(self, request: Request, tried: Sequence[Member]) -> Member:
+    def _pick(self, request: UpstreamRequest, tried: Sequence[Upstream]) -> Upstream:
         self.require()
         available = [member for member in self.members if member.is_available]
         untried = [member for member in available if member not in tried]
         return self._balancer.pick(untried or available, request.key)
 
-    def _may_retry(self, tried: Sequence[Member], status: int | None = None) -> bool:
+    def _may_retry(self, tried: Sequence[Upstream], status: int | None = None) -> bool:
         available = [member for member in self.members if member.is_available]
         elsewhere = [member for member in available if member not in tried]
         is_of_use = elsewhere if status == _TOO_MANY else available
@@ -134,7 +134,7 @@ class Pool:
         self._retries.inc()
         return True
 
-    def _backoff(self, tried: Sequence[Member]) -> float:
+    def _backoff(self, tried: Sequence[Upstream]) -> float:
         if any(member.is_available and member not in tried for member in self.members):
             return 0
         return float(self._retry.backoff_seconds * 2 ** max(0, len(tried) - len(self.members)))

@@ -26,7 +26,7 @@ _UNBEGUN = "The upstream sent no whole line of its stream in time."
 _MOST_AT_ONCE = 16 * 1024
 
 
-class Answer:
+class UpstreamResponse:
     """
     Status and headers of an answer, and its bytes on demand.
 

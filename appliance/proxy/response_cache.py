@@ -43,7 +43,7 @@ class AnswersSection(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedResponse:
     """
     A whole answer, as the upstream gave it.
     """
@@ -63,12 +63,12 @@ class Kept:
 
 
 @dataclass(slots=True)
-class _Flight:
-    task: asyncio.Task[Kept]
+class _PendingResponse:
+    task: asyncio.Task[CachedResponse]
     waiting: int = 0
 
 
-class Answers:
+class ResponseCache:
     """
     Kept answers by the hash of their question; `clock` is in seconds.
     """
@@ -76,16 +76,16 @@ class Answers:
     def __init__(self, section: AnswersSection, model: str, clock: Callable[[], float]) -> None:
         self._section = section
         self._clock = clock
-        self._kept: OrderedDict[bytes, tuple[float, Kept]] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[float, CachedResponse]] = OrderedDict()
         self._bytes = 0
-        self._flights: dict[bytes, _Flight] = {}
+        self._flights: dict[bytes, _PendingResponse] = {}
         self._model = model
         self._counts = {result: metrics.CACHE.labels(model, result) for result in ("hit", "miss", "shared")}
         metrics.show_kept(model, self)
 
     async def get(
-        self, key: bytes, ask: Callable[[], Awaitable[Kept]], *, is_fresh: bool = False
-    ) -> tuple[Kept, Result, float]:
+        self, key: bytes, ask: Callable[[], Awaitable[CachedResponse]], *, is_fresh: bool = False
+    ) -> tuple[CachedResponse, Result, float]:
         """
         The answer to a question, how it was come by, and its age in seconds.
 
@@ -114,7 +114,7 @@ class Answers:
         self._bytes = 0
         metrics.hide_kept(self._model, self)
 
-    def _look(self, key: bytes) -> tuple[float, Kept] | None:
+    def _look(self, key: bytes) -> tuple[float, CachedResponse] | None:
         found = self._kept.get(key)
         if found is None:
             return None
@@ -124,13 +124,13 @@ class Answers:
         self._kept.move_to_end(key)
         return found
 
-    async def _fly(self, key: bytes, ask: Callable[[], Awaitable[Kept]]) -> Kept:
+    async def _fly(self, key: bytes, ask: Callable[[], Awaitable[CachedResponse]]) -> CachedResponse:
         """
         Wait for the one who asks; when all who wait have left, the asking ends too.
         """
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.ensure_future(self._ask(key, ask)))
+            flight = self._flights[key] = _PendingResponse(asyncio.ensure_future(self._ask(key, ask)))
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
@@ -142,7 +142,7 @@ class Answers:
                 flight.task.cancel()
                 await asyncio.gather(flight.task, return_exceptions=True)
 
-    async def _ask(self, key: bytes, ask: Callable[[], Awaitable[Kept]]) -> Kept:
+    async def _ask(self, key: bytes, ask: Callable[[], Awaitable[CachedResponse]]) -> CachedResponse:
         me = asyncio.current_task()
         try:
             kept = await ask()
@@ -153,7 +153,7 @@ class Answers:
             self._keep(key, kept)
         return kept
 
-    def _keep(self, key: bytes, kept: Kept) -> None:
+    def _keep(self, key: bytes, kept: CachedResponse) -> None:
         self._forget(key)
         self._kept[key] = self._clock(), kept
         self._bytes += kept.size

@@ -77,7 +77,7 @@ class RetrySection(Section):
         return not isinstance(outcome, GatewayTimeoutError)
 
 
-class Budget:
+class RetryBudget:
     """
     Each request pays in a share of a retry, each retry takes out one.
     """

@@ -15,12 +15,12 @@ from pydantic import Field
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.proxy import metrics
-from appliance.proxy.circuit_breaker import Breaker, BreakerSection, Circuit
-from appliance.proxy.client import Client
-from appliance.proxy.exchange import End, Exchange, Request
-from appliance.proxy.health_check import Health, HealthSection
-from appliance.proxy.outlier_detection import Tally
-from appliance.proxy.response import Answer
+from appliance.proxy.circuit_breaker import BreakerSection, Circuit, CircuitBreaker
+from appliance.proxy.client import UpstreamClient
+from appliance.proxy.exchange import End, UpstreamExchange, UpstreamRequest
+from appliance.proxy.health_check import HealthCheck, HealthSection
+from appliance.proxy.outlier_detection import FailureWindow
+from appliance.proxy.response import UpstreamResponse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class MemberSection(UpstreamSection):
     """Its share of the requests, beside the weights of the others; one that is to get none is left out."""
 
 
-class Member:
+class Upstream:
     """
     An upstream with its connections, its health and its breaker.
     """
@@ -49,10 +49,10 @@ class Member:
         self.name = name
         self.weight = section.weight
         self.inflight = 0
-        self.client = Client(section)
-        self.health = Health(health, self.client, name)
-        self.breaker = Breaker(breaker, clock)
-        self.tally = Tally(clock)
+        self.client = UpstreamClient(section)
+        self.health = HealthCheck(health, self.client, name)
+        self.breaker = CircuitBreaker(breaker, clock)
+        self.tally = FailureWindow(clock)
         self._clock = clock
         self._as = section.model or model
         self._labels = (model, name)
@@ -99,7 +99,7 @@ class Member:
             "running": self.inflight,
         }
 
-    async def ask(self, request: Request) -> Exchange:
+    async def ask(self, request: UpstreamRequest) -> UpstreamExchange:
         """
         Send a request, and wait for the first byte of its answer.
 
@@ -109,7 +109,7 @@ class Member:
         self.inflight += 1
         self.breaker.begin()
         asked = self._clock()
-        answer: Answer | None = None
+        answer: UpstreamResponse | None = None
         try:
             answer = await self.client.send(
                 request.path, request.body.under(self._as), request.headers, query=request.query
@@ -126,7 +126,7 @@ class Member:
             self.fail()
         else:
             self._succeed()
-        return Exchange(answer, first, partial(self.end, has_begun=True))
+        return UpstreamExchange(answer, first, partial(self.end, has_begun=True))
 
     def end(self, how: End, *, has_begun: bool = False) -> None:
         """

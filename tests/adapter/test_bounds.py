@@ -17,7 +17,7 @@ from appliance.adapters.http_client import Wire
 from appliance.adapters.messages import for_template, with_texts
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError, RequestError
-from appliance.proxy.client import Client
+from appliance.proxy.client import UpstreamClient
 
 LIMIT = 1024 * 1024
 ENDLESS = repeat(b"x" * 65536)
@@ -28,7 +28,7 @@ async def wire(upstream: Upstream) -> AsyncGenerator[Wire]:
     """
     The way to the scripted server, of whose answers a mebibyte is held.
     """
-    wire = Wire(Client(UpstreamSection(url=upstream.origin, max_response_bytes=LIMIT)))
+    wire = Wire(UpstreamClient(UpstreamSection(url=upstream.origin, max_response_bytes=LIMIT)))
     yield wire
     await wire.close()
 

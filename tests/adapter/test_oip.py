@@ -17,7 +17,7 @@ from appliance.adapters.oip import OipClient
 from appliance.config.oip_adapter import OipSection
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError
-from appliance.proxy.client import Client
+from appliance.proxy.client import UpstreamClient
 
 V2 = "/v2/models/m/infer"
 V1 = "/v1/models/m:predict"
@@ -28,7 +28,7 @@ async def wire(upstream: Upstream) -> AsyncGenerator[Wire]:
     """
     The way to the scripted server.
     """
-    wire = Wire(Client(UpstreamSection(url=upstream.origin)))
+    wire = Wire(UpstreamClient(UpstreamSection(url=upstream.origin)))
     yield wire
     await wire.close()
 
@@ -146,7 +146,7 @@ async def test_the_model_is_found_under_any_form_of_its_address(upstream: Upstre
     With the version or without, below a path, with a query; names with slashes are one part.
     """
     upstream.on("*", tensors(output("a", "BYTES", [1], ["x"])))
-    wire = Wire(Client(UpstreamSection(url=url.format(upstream.origin))))
+    wire = Wire(UpstreamClient(UpstreamSection(url=url.format(upstream.origin))))
     section = OipSection.model_validate({"kind": "oip", "embeddings": {}})
 
     await OipClient(section, wire, "org/m x").infer({"text": ["one"]}, None, {}, {})

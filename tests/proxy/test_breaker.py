@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.proxy.circuit_breaker import Breaker, BreakerSection, Circuit
-from appliance.proxy.outlier_detection import Tally, outlier
-from appliance.proxy.retry import Budget
+from appliance.proxy.circuit_breaker import BreakerSection, Circuit, CircuitBreaker
+from appliance.proxy.outlier_detection import FailureWindow, outlier
+from appliance.proxy.retry import RetryBudget
 
 
 class Clock:
@@ -35,20 +35,20 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def breaker(clock: Clock) -> Breaker:
+def breaker(clock: Clock) -> CircuitBreaker:
     """
     Opens for ten seconds after three failures in a row.
     """
-    return Breaker(BreakerSection(failures=3, open_seconds=10), clock)
+    return CircuitBreaker(BreakerSection(failures=3, open_seconds=10), clock)
 
 
-def _fail(breaker: Breaker, times: int) -> None:
+def _fail(breaker: CircuitBreaker, times: int) -> None:
     for _ in range(times):
         breaker.begin()
         breaker.fail()
 
 
-def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
+def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
     """
     A success in between begins the row anew.
     """
@@ -62,7 +62,7 @@ def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
     assert (breaker.circuit, breaker.lets_through, breaker.wait) == (Circuit.OPEN, False, 10)
 
 
-def test_half_open_it_lets_one_through(breaker: Breaker, clock: Clock) -> None:
+def test_half_open_it_lets_one_through(breaker: CircuitBreaker, clock: Clock) -> None:
     """
     While that one is under way, nobody else.
     """
@@ -74,7 +74,7 @@ def test_half_open_it_lets_one_through(breaker: Breaker, clock: Clock) -> None:
     assert not breaker.lets_through
 
 
-def test_a_good_trial_closes_it(breaker: Breaker, clock: Clock) -> None:
+def test_a_good_trial_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
     """
     As if nothing had been.
     """
@@ -87,7 +87,7 @@ def test_a_good_trial_closes_it(breaker: Breaker, clock: Clock) -> None:
     assert (breaker.circuit, breaker.lets_through) == (Circuit.CLOSED, True)
 
 
-def test_a_bad_trial_opens_it_again(breaker: Breaker, clock: Clock) -> None:
+def test_a_bad_trial_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> None:
     """
     For the whole time.
     """
@@ -98,7 +98,7 @@ def test_a_bad_trial_opens_it_again(breaker: Breaker, clock: Clock) -> None:
     assert (breaker.circuit, breaker.wait) == (Circuit.OPEN, 10)
 
 
-def test_a_trial_whose_client_left_leaves_room_for_another(breaker: Breaker, clock: Clock) -> None:
+def test_a_trial_whose_client_left_leaves_room_for_another(breaker: CircuitBreaker, clock: Clock) -> None:
     """
     Nothing was learned, so somebody else may try.
     """
@@ -115,7 +115,7 @@ def test_retries_are_a_share_of_the_traffic() -> None:
     """
     A few at first, then one in five, and no more after any quiet time.
     """
-    budget = Budget(0.2)
+    budget = RetryBudget(0.2)
     assert [budget.take() for _ in range(5)] == [True, True, True, False, False]
 
     for _ in range(11):
@@ -126,8 +126,8 @@ def test_retries_are_a_share_of_the_traffic() -> None:
     assert sum(budget.take() for _ in range(1000)) == 100
 
 
-def _tally(clock: Clock, good: int, bad: int) -> Tally:
-    tally = Tally(clock)
+def _tally(clock: Clock, good: int, bad: int) -> FailureWindow:
+    tally = FailureWindow(clock)
     for number in range(good + bad):
         tally.add(is_good=number < good)
     return tally

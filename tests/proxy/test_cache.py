@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from appliance.core.errors import GatewayError
 from appliance.core.model import ModelRequest, Operation
 from appliance.proxy.cache_policy import key_of, may_keep
-from appliance.proxy.response_cache import Answers, AnswersSection, Kept
+from appliance.proxy.response_cache import AnswersSection, CachedResponse, ResponseCache
 
 
 class Asked:
@@ -27,9 +27,9 @@ class Asked:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.fault: Exception | None = None
-        self._kept = Kept(body, 200, "application/json", {}, may_be_kept)
+        self._kept = CachedResponse(body, 200, "application/json", {}, may_be_kept)
 
-    async def __call__(self) -> Kept:
+    async def __call__(self) -> CachedResponse:
         """
         The answer.
         """
@@ -58,8 +58,8 @@ class Clock:
         return self.now
 
 
-def _answers(clock: Clock, **bounds: int) -> Answers:
-    return Answers(AnswersSection(**bounds), "tested", clock)
+def _answers(clock: Clock, **bounds: int) -> ResponseCache:
+    return ResponseCache(AnswersSection(**bounds), "tested", clock)
 
 
 async def test_the_second_time_is_a_hit_until_it_is_old() -> None:

@@ -15,8 +15,8 @@ from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
 
 from appliance.config.upstreams import TimeoutsSection, UpstreamSection
 from appliance.core.errors import GatewayError, GatewayTimeoutError
-from appliance.proxy.client import Client
-from appliance.proxy.headers import downward, upward
+from appliance.proxy.client import UpstreamClient
+from appliance.proxy.headers import forward_request_headers, forward_response_headers
 from appliance.proxy.url import join, place
 
 BODY = b'{"input": "a"}'
@@ -41,12 +41,14 @@ OBEYED = (
 
 
 @pytest.fixture
-async def client(upstream: Upstream) -> AsyncGenerator[Client]:
+async def client(upstream: Upstream) -> AsyncGenerator[UpstreamClient]:
     """
     A client with a key, and short patience.
     """
     timeouts = TimeoutsSection(connect_seconds=2, first_byte_seconds=2, idle_seconds=1)
-    client = Client(UpstreamSection(url=upstream.url, api_key="sk-secret", headers={"X-Team": "a"}, timeouts=timeouts))
+    client = UpstreamClient(
+        UpstreamSection(url=upstream.url, api_key="sk-secret", headers={"X-Team": "a"}, timeouts=timeouts)
+    )
     yield client
     await client.close()
 
@@ -80,7 +82,7 @@ def test_a_place_is_host_and_port_alone() -> None:
     assert place("http://[::1]:81/v1") == "[::1]:81"
 
 
-async def test_the_key_and_the_headers_of_the_section_travel(client: Client, upstream: Upstream) -> None:
+async def test_the_key_and_the_headers_of_the_section_travel(client: UpstreamClient, upstream: Upstream) -> None:
     """
     The upstream gets its own key, the configured headers and the body as it is.
     """
@@ -111,8 +113,10 @@ def test_only_harmless_headers_of_the_client_travel() -> None:
         "x-tenant": "t",
     }
 
-    assert upward(sent) == {"traceparent": "00-1-2-01", "x-request-id": "r"}
-    asked_for = upward(sent, forward=("X-Tenant", "Authorization", "te", "host", "x-mine"), drop=("TraceParent",))
+    assert forward_request_headers(sent) == {"traceparent": "00-1-2-01", "x-request-id": "r"}
+    asked_for = forward_request_headers(
+        sent, forward=("X-Tenant", "Authorization", "te", "host", "x-mine"), drop=("TraceParent",)
+    )
     assert asked_for == {"x-tenant": "t", "authorization": "Bearer theirs", "x-request-id": "r"}
 
 
@@ -139,7 +143,9 @@ def test_an_answers_headers_come_back_without_the_connections() -> None:
         **dict.fromkeys(OBEYED, "/etc/passwd"),
     }
 
-    assert downward(answered, expose=("X-Custom", "X-Secret", "Content-Length"), drop=("X-Secret",)) == {
+    assert forward_response_headers(
+        answered, expose=("X-Custom", "X-Secret", "Content-Length"), drop=("X-Secret",)
+    ) == {
         "retry-after": "3",
         "x-ratelimit-remaining": "9",
         "anthropic-ratelimit-tokens-remaining": "5",
@@ -153,9 +159,9 @@ def test_a_header_that_cannot_be_sent_stays_here() -> None:
     """
     Letters that are not ASCII are bytes that nobody agrees on.
     """
-    assert downward({"retry-after": "3\udce9", "openai-organization": "Größe", "x-ratelimit-limit": "1"}) == {
-        "x-ratelimit-limit": "1"
-    }
+    assert forward_response_headers(
+        {"retry-after": "3\udce9", "openai-organization": "Größe", "x-ratelimit-limit": "1"}
+    ) == {"x-ratelimit-limit": "1"}
 
 
 async def test_nobody_there_is_an_error_of_the_gateway() -> None:
@@ -163,7 +169,7 @@ async def test_nobody_there_is_an_error_of_the_gateway() -> None:
     Without an address in it, which is not the client's business.
     """
     port = free_port()
-    client = Client(UpstreamSection(url=f"http://127.0.0.1:{port}"))
+    client = UpstreamClient(UpstreamSection(url=f"http://127.0.0.1:{port}"))
 
     with pytest.raises(GatewayError, match="cannot be reached") as raised:
         await client.send("/v1/embeddings", BODY)
@@ -171,7 +177,7 @@ async def test_nobody_there_is_an_error_of_the_gateway() -> None:
     await client.close()
 
 
-async def test_no_first_byte_in_time_is_a_timeout(client: Client, upstream: Upstream) -> None:
+async def test_no_first_byte_in_time_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
     """
     504, and the upstream sees that nobody waits any more.
     """
@@ -182,7 +188,7 @@ async def test_no_first_byte_in_time_is_a_timeout(client: Client, upstream: Upst
     await _until_left(upstream)
 
 
-async def test_a_first_line_without_an_end_is_a_timeout(client: Client, upstream: Upstream) -> None:
+async def test_a_first_line_without_an_end_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
     """
     504 however often a byte of it comes, and one line in time is enough.
     """
@@ -200,7 +206,7 @@ async def test_a_first_line_without_an_end_is_a_timeout(client: Client, upstream
     await _until_left(upstream)
 
 
-async def test_silence_in_the_middle_is_a_timeout(client: Client, upstream: Upstream) -> None:
+async def test_silence_in_the_middle_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
     """
     What came before is there; patience shorter than the timeout is no error.
     """
@@ -221,7 +227,9 @@ async def test_the_whole_has_a_time_of_its_own(upstream: Upstream) -> None:
     """
     drip: list[bytes | float] = [b"data: 1\n\n", 0.1]
     upstream.on("/v1/embeddings", stream(*drip * 1000))
-    client = Client(UpstreamSection(url=upstream.url, timeouts=TimeoutsSection(idle_seconds=5, total_seconds=0.7)))
+    client = UpstreamClient(
+        UpstreamSection(url=upstream.url, timeouts=TimeoutsSection(idle_seconds=5, total_seconds=0.7))
+    )
     answer = await client.send("/v1/embeddings", BODY)
 
     with pytest.raises(GatewayTimeoutError):
@@ -242,7 +250,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up() -> None:
             waiting.setblocking(False)
             waiting.connect_ex(server.getsockname())
         url = "http://{}:{}".format(*server.getsockname())
-        client = Client(UpstreamSection(url=url, timeouts=TimeoutsSection(connect_seconds=0.3)))
+        client = UpstreamClient(UpstreamSection(url=url, timeouts=TimeoutsSection(connect_seconds=0.3)))
 
         with pytest.raises(GatewayError, match="cannot be reached in time") as raised:
             await client.send("/v1/embeddings", BODY)
@@ -251,7 +259,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up() -> None:
     assert raised.value.status == 502
 
 
-async def test_the_time_a_reader_takes_is_not_the_upstreams(client: Client, upstream: Upstream) -> None:
+async def test_the_time_a_reader_takes_is_not_the_upstreams(client: UpstreamClient, upstream: Upstream) -> None:
     """
     Idle is measured while somebody waits.
     """
@@ -263,7 +271,7 @@ async def test_the_time_a_reader_takes_is_not_the_upstreams(client: Client, upst
     assert (first, await answer.more(), await answer.more()) == (b"data: 1\n\n", b"data: 2\n\n", b"")
 
 
-async def test_a_coding_nobody_asked_for_is_undone(client: Client, upstream: Upstream) -> None:
+async def test_a_coding_nobody_asked_for_is_undone(client: UpstreamClient, upstream: Upstream) -> None:
     """
     We ask for none, and read gzip all the same.
     """
@@ -275,7 +283,7 @@ async def test_a_coding_nobody_asked_for_is_undone(client: Client, upstream: Ups
     assert upstream.asked[0].header("accept-encoding") == "identity"
 
 
-async def test_a_redirect_is_not_followed(client: Client, upstream: Upstream) -> None:
+async def test_a_redirect_is_not_followed(client: UpstreamClient, upstream: Upstream) -> None:
     """
     The key goes to no other address than the configured one; whoever configured it is told.
     """
@@ -287,7 +295,7 @@ async def test_a_redirect_is_not_followed(client: Client, upstream: Upstream) ->
     assert len(upstream.asked) == 1
 
 
-async def test_a_long_body_arrives_whole(client: Client, upstream: Upstream) -> None:
+async def test_a_long_body_arrives_whole(client: UpstreamClient, upstream: Upstream) -> None:
     """
     With its length, and in order.
     """
@@ -299,7 +307,7 @@ async def test_a_long_body_arrives_whole(client: Client, upstream: Upstream) -> 
     assert upstream.asked[0].header("content-length") == str(len(body))
 
 
-async def test_a_body_is_json_unless_said_otherwise(client: Client, upstream: Upstream) -> None:
+async def test_a_body_is_json_unless_said_otherwise(client: UpstreamClient, upstream: Upstream) -> None:
     """
     Calls that come from within have no headers.
     """
@@ -311,7 +319,7 @@ async def test_a_body_is_json_unless_said_otherwise(client: Client, upstream: Up
     assert kinds == ["application/json", "multipart/form-data; boundary=b", None]
 
 
-async def test_a_connection_is_used_again(client: Client, upstream: Upstream) -> None:
+async def test_a_connection_is_used_again(client: UpstreamClient, upstream: Upstream) -> None:
     """
     Two requests, one connection.
     """
@@ -327,7 +335,7 @@ async def _until_left(upstream: Upstream) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_fast_stream_leaves_the_event_loop_to_others(client: Client, upstream: Upstream) -> None:
+async def test_a_fast_stream_leaves_the_event_loop_to_others(client: UpstreamClient, upstream: Upstream) -> None:
     """
     However much has come, it is taken piece by piece, and whatever else waits has its turn between two of them.
     """

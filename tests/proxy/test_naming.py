@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.proxy.model_name import Events, Named, renamed
+from appliance.proxy.model_name import RenamableBody, RenamableEvents, renamed
 
 CHUNK = b'data: {"id":"1","model":"upstream-v2","choices":[{"delta":{"content":"%s"}}]}'
 STREAM = b"\n".join(
@@ -36,7 +36,7 @@ STREAM = b"\n".join(
 
 
 def _all(chunks: list[bytes]) -> bytes:
-    events = Events("mine")
+    events = RenamableEvents("mine")
     return b"".join([events.feed(chunk) for chunk in chunks if chunk] + [events.feed(b"")])
 
 
@@ -68,7 +68,7 @@ def test_whole_lines_do_not_wait(end: bytes) -> None:
     """
     What is complete goes out at once, and between events is said to be between.
     """
-    events = Events("mine")
+    events = RenamableEvents("mine")
 
     assert events.feed(b"data: 1" + end + end + b"data") == b"data: 1" + end + end
     assert events.is_between
@@ -145,7 +145,7 @@ def test_a_body_goes_under_another_name(body: bytes, name: str | None) -> None:
     """
     With a place for the name where it lacks one.
     """
-    named = Named(body, "application/json")
+    named = RenamableBody(body, "application/json")
     sent = named.under('u"p')
 
     assert named.name == name
@@ -159,7 +159,7 @@ def test_a_body_under_its_own_name_is_the_same_bytes() -> None:
     """
     body = b'{ "model" :"m",\t"a":1e5 }'
 
-    assert Named(body, "").under("m") == body
+    assert RenamableBody(body, "").under("m") == body
 
 
 def test_a_form_goes_under_another_name() -> None:
@@ -168,11 +168,13 @@ def test_a_form_goes_under_another_name() -> None:
     """
     head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
     form = head % b"file" + b"\xff\x00m\r\n" + head % b"model" + b"m\r\n--b--\r\n"
-    named = Named(form, "multipart/form-data; boundary=b")
+    named = RenamableBody(form, "multipart/form-data; boundary=b")
 
     assert named.name == "m"
     assert named.under("up") == form.replace(b"\r\n\r\nm\r\n", b"\r\n\r\nup\r\n")
-    assert Named(head % b"file" + b"x\r\n--b--", "multipart/form-data; boundary=b").under("up").count(b"up") == 0
+    assert (
+        RenamableBody(head % b"file" + b"x\r\n--b--", "multipart/form-data; boundary=b").under("up").count(b"up") == 0
+    )
 
 
 def test_names_are_written_as_json() -> None:

@@ -16,7 +16,7 @@ from served import free_port
 
 from appliance.config.upstreams import TimeoutsSection, UpstreamSection, UpstreamTlsSection
 from appliance.core.errors import GatewayError, UnreachableError
-from appliance.proxy.client import Client
+from appliance.proxy.client import UpstreamClient
 
 # A name that DNS never has (RFC 6761, section 6.4).
 NOWHERE = "upstream.invalid"
@@ -51,8 +51,8 @@ def ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def _client(url: str, tls: UpstreamTlsSection | None = None) -> AsyncGenerator[Client]:
-    client = Client(
+async def _client(url: str, tls: UpstreamTlsSection | None = None) -> AsyncGenerator[UpstreamClient]:
+    client = UpstreamClient(
         UpstreamSection(url=url, tls=tls, timeouts=TimeoutsSection(connect_seconds=60, first_byte_seconds=60))
     )
     yield client
