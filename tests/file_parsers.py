@@ -25,12 +25,12 @@ from appliance.config.layout import LayoutSection
 from appliance.config.yaml_parser import read as read_document
 from appliance.core.errors import ApplianceError, ArtifactCorruptError, ConfigError, GatewayError, StorageError
 from appliance.core.sse import json_events
-from appliance.planner.constraints import refusals
+from appliance.planner.constraints import constraint_violations
 from appliance.planner.gguf_header import read_gguf
 from appliance.planner.model_config import architecture_of
 from appliance.planner.model_info import _architecture, _expected
 from appliance.planner.safetensors_header import config_of, tensors_of
-from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_info import TensorInfo
 from appliance.planner.tensor_parallel import grouped, parts
 from appliance.planner.weight_sharding import weights
 from appliance.proxy.decoding import decoder
@@ -97,12 +97,12 @@ class Held:
 def _config(body: bytes) -> None:
     config, _ = config_of(Held({"config.json": body}))
     model = _architecture(config, "memory")
-    refusals(model, LayoutSection(tensor_parallel=2))
+    constraint_violations(model, LayoutSection(tensor_parallel=2))
     if model.layers * (model.experts + 1) < _MOST_EXPECTED:
         _cut(_expected(model, "memory"))
 
 
-def _cut(tensors: list[Tensor]) -> None:
+def _cut(tensors: list[TensorInfo]) -> None:
     model = architecture_of(CONFIG)
     weights(grouped(parts(tensors, model)), model, LayoutSection(tensor_parallel=2), "BF16")
 

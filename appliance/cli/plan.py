@@ -19,7 +19,15 @@ from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.models.local_config import LocalModelConfig
-from appliance.planner import Hardware, Plan, Refusal, look, named, probes, seen
+from appliance.planner import (
+    ConstraintViolation,
+    Hardware,
+    Plan,
+    detect_hardware,
+    inspect_model,
+    named_hardware,
+    probes,
+)
 from appliance.planner import plan as plan_one
 from appliance.planner.report import table
 
@@ -72,7 +80,7 @@ def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int
     """
     for index, section in enumerate(config.models):
         if isinstance(section, LocalModelConfig) and section.demand is not None and section.storage is not None:
-            subject = look(section.storage, config.storage)
+            subject = inspect_model(section.storage, config.storage)
             yield index, plan_one(section.name, subject, section.layout, section.demand, hardware, gbit)
 
 
@@ -130,7 +138,7 @@ def require_possible(loaded: Loaded) -> None:
         raise ConfigError(faults)
 
 
-def _crowded(made: Sequence[tuple[int, Plan]]) -> Iterator[tuple[int, Refusal]]:
+def _crowded(made: Sequence[tuple[int, Plan]]) -> Iterator[tuple[int, ConstraintViolation]]:
     """
     Models that share GPUs and do not say how: each would take what vLLM takes when it is alone.
     """
@@ -141,7 +149,12 @@ def _crowded(made: Sequence[tuple[int, Plan]]) -> Iterator[tuple[int, Refusal]]:
         others = [each.layout for number, each in made if number != index]
         if not plan.hardware.is_cpu and not said and any(_share_devices(plan, other.devices) for other in others):
             fault = "is not set, and other models take memory of the same devices"
-            yield index, Refusal(("layout", "memory_fraction"), fault, "must be set for each of them", is_memory=True)
+            yield (
+                index,
+                ConstraintViolation(
+                    ("layout", "memory_fraction"), fault, "must be set for each of them", is_memory=True
+                ),
+            )
 
 
 def _share_devices(plan: Plan, others: Sequence[int | str] | None) -> bool:
@@ -149,7 +162,7 @@ def _share_devices(plan: Plan, others: Sequence[int | str] | None) -> bool:
     return mine is None or others is None or bool(set(mine) & set(others))
 
 
-def _problem(loaded: Loaded, index: int, refusal: Refusal) -> Problem:
+def _problem(loaded: Loaded, index: int, refusal: ConstraintViolation) -> Problem:
     return loaded.problem(("models", index, *refusal.path), refusal.message)
 
 
@@ -158,6 +171,6 @@ def _hardware(gpu: str | None) -> Hardware:
     The hardware that is named, else this machine's.
     """
     try:
-        return seen() if gpu is None else named(gpu)
+        return detect_hardware() if gpu is None else named_hardware(gpu)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--gpu") from error

@@ -16,7 +16,7 @@ from appliance.config.base import Change, Section
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.model import Model, Peers
 from appliance.limits import LimitsSection, SloSection
-from appliance.planner import Demand, Plan, Refusal
+from appliance.planner import ConstraintViolation, EngineRequirements, Plan
 from appliance.storage import materialize
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
@@ -95,13 +95,13 @@ class ModelSection(Section):
         return {}
 
     @property
-    def demand(self) -> Demand | None:
+    def demand(self) -> EngineRequirements | None:
         """
         What a plan must know of it beside its storage and layout; None for a class that vLLM does not compute.
         """
         return None
 
-    def foresee(self, settings: StorageSettings) -> list[Refusal]:  # noqa: ARG002 - for those that have a layout
+    def foresee(self, settings: StorageSettings) -> list[ConstraintViolation]:  # noqa: ARG002 - for those that have a layout
         """
         What cannot work, known before anything is fetched; blocks.
 

@@ -23,7 +23,7 @@ from appliance.core.model import FrontEnd, Model, Operation, Peers
 from appliance.models.base_config import ModelSection, Recovery
 from appliance.models.vllm_model import VllmModel
 from appliance.models.worker_node import WorkerNodeModel
-from appliance.planner import Demand, Plan, Refusal
+from appliance.planner import ConstraintViolation, EngineRequirements, Plan
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -112,13 +112,15 @@ class LocalModelConfig(ModelSection):
         return {} if self.storage is None else {"model": self.storage}
 
     @property
-    def demand(self) -> Demand | None:
-        return Demand(self.engine, is_pooling=self.pools) if isinstance(self.engine, EngineSection) else None
+    def demand(self) -> EngineRequirements | None:
+        return (
+            EngineRequirements(self.engine, is_pooling=self.pools) if isinstance(self.engine, EngineSection) else None
+        )
 
-    def foresee(self, settings: StorageSettings) -> list[Refusal]:
+    def foresee(self, settings: StorageSettings) -> list[ConstraintViolation]:
         if self.storage is None or not isinstance(self.engine, EngineSection):
             return []
-        return planner.foresee(self.storage, self.layout, self.engine, settings)
+        return planner.precheck_layout(self.storage, self.layout, self.engine, settings)
 
     def settled(self, artifact: Path) -> LayoutSection:
         """
@@ -129,8 +131,8 @@ class LocalModelConfig(ModelSection):
         """
         if self.layout != "auto" or self.demand is None:
             return LayoutSection() if self.layout == "auto" else self.layout
-        subject = planner.look(StorageSection(uri=str(artifact)), StorageSettings())
-        layout, reason = planner.choose(subject, self.demand, planner.seen())
+        subject = planner.inspect_model(StorageSection(uri=str(artifact)), StorageSettings())
+        layout, reason = planner.search_layout(subject, self.demand, planner.detect_hardware())
         log.info("layout.chosen", model=self.name, reason=reason, **layout.model_dump(exclude_defaults=True))
         return layout
 
@@ -139,7 +141,13 @@ class LocalModelConfig(ModelSection):
         if self.demand is None or "hf_overrides" in self.demand.engine.args:
             return None
         here = StorageSection(uri=str(artifacts["model"]), allow_pickle=self.allow_pickle)
-        made = planner.plan(self.name, planner.look(here, StorageSettings()), self.layout, self.demand, planner.seen())
+        made = planner.plan(
+            self.name,
+            planner.inspect_model(here, StorageSettings()),
+            self.layout,
+            self.demand,
+            planner.detect_hardware(),
+        )
         # Where the layout cannot work, it is another one that was planned.
         return made if all(each.is_memory for each in made.refusals) else None
 

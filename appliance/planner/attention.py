@@ -33,7 +33,7 @@ _STATES = frozenset({"linear_attention", "mamba", "conv", "recurrent", "hybrid"}
 _PATTERNS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
 
 
-class Kind(StrEnum):
+class AttentionKind(StrEnum):
     """
     What a layer keeps: all tokens, the last ones, those of one chunk, a latent vector of each, a state, or nothing.
     """
@@ -54,7 +54,7 @@ class Attention:
     `window` is how many tokens are kept at most; 0 is all.
     """
 
-    kind: Kind
+    kind: AttentionKind
     heads: int
     elements: int
     window: int = 0
@@ -73,16 +73,21 @@ def attention_of(
     if is_latent(kind, text):
         # The keys' rotated part lies beside the latent vector (``MLAAttentionSpec``).
         elements = text["kv_lora_rank"] + text.get("qk_rope_head_dim", 0)
-        return (Attention(Kind.LATENT, 1, elements),) * layers
-    full = Attention(Kind.FULL, kv_heads, 2 * head_dim)
+        return (Attention(AttentionKind.LATENT, 1, elements),) * layers
+    full = Attention(AttentionKind.FULL, kv_heads, 2 * head_dim)
     types = text.get("layer_types") or text.get("layers_block_type") or _types(kind, text, layers)
     kept = {
-        "sliding_attention": Attention(Kind.SLIDING, kv_heads, 2 * head_dim, text.get("sliding_window") or 0),
-        "chunked_attention": Attention(Kind.CHUNKED, kv_heads, 2 * head_dim, text.get("attention_chunk_size") or 0),
+        "sliding_attention": Attention(AttentionKind.SLIDING, kv_heads, 2 * head_dim, text.get("sliding_window") or 0),
+        "chunked_attention": Attention(
+            AttentionKind.CHUNKED, kv_heads, 2 * head_dim, text.get("attention_chunk_size") or 0
+        ),
     }
-    state = Attention(Kind.STATE, 1, _state(text))
+    state = Attention(AttentionKind.STATE, 1, _state(text))
     found = [state if each in _STATES else kept.get(each, full) for each in types[:layers]]
-    return tuple(each if each.window or each.kind not in (Kind.SLIDING, Kind.CHUNKED) else full for each in found)
+    return tuple(
+        each if each.window or each.kind not in (AttentionKind.SLIDING, AttentionKind.CHUNKED) else full
+        for each in found
+    )
 
 
 def is_latent(kind: str, text: Mapping[str, Any]) -> bool:  # Any: JSON values

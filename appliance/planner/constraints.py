@@ -13,7 +13,7 @@ from appliance.planner.model_config import Architecture
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ConstraintViolation:
     """
     One thing that cannot work; `path` is the key at fault, below the model's entry.
 
@@ -33,12 +33,18 @@ class Refusal:
         return f"{self.fault}; {self.remedy}"
 
 
-def refusals(model: Architecture, layout: LayoutSection, max_model_len: int | None = None) -> list[Refusal]:
+def constraint_violations(
+    model: Architecture, layout: LayoutSection, max_model_len: int | None = None
+) -> list[ConstraintViolation]:
     """
     Everything about a layout that vLLM would refuse; `max_model_len` is the wanted one, None the model's own.
     """
     checks = (_heads, _feed_forward, _vocabulary, _experts, _layers, _context, _blocks)
-    found = [Refusal(("layout", key), fault, remedy) for check in checks for key, fault, remedy in check(model, layout)]
+    found = [
+        ConstraintViolation(("layout", key), fault, remedy)
+        for check in checks
+        for key, fault, remedy in check(model, layout)
+    ]
     return [*found, *_length(model, max_model_len)]
 
 
@@ -139,7 +145,7 @@ def _blocks(model: Architecture, layout: LayoutSection) -> Found:
             return
 
 
-def _length(model: Architecture, wanted: int | None) -> Sequence[Refusal]:
+def _length(model: Architecture, wanted: int | None) -> Sequence[ConstraintViolation]:
     """
     ``_get_and_verify_max_len``, which the variable bids to let anything pass.
     """
@@ -148,7 +154,7 @@ def _length(model: Architecture, wanted: int | None) -> Sequence[Refusal]:
     if wanted is None or model.max_length is None or wanted <= model.max_length:
         return ()
     fault = f"is {wanted}, and the model was made for {model.max_length} tokens"
-    return (Refusal(("engine", "max_model_len"), fault, "must be at most that"),)
+    return (ConstraintViolation(("engine", "max_model_len"), fault, "must be at most that"),)
 
 
 def _split(ranks: int, what: str, copies: int = 1) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from appliance.planner.encoder_tensors import encoder
 from appliance.planner.model_config import Architecture
-from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_info import TensorInfo
 
 # Models whose queries and keys are normalised.
 _NORMED = ("qwen3", "gemma3", "olmo2")
@@ -17,13 +17,13 @@ _NORMED = ("qwen3", "gemma3", "olmo2")
 _FOUR_NORMS = ("gemma2", "gemma3", "glm4")
 
 
-def expected(architecture: Architecture) -> list[Tensor]:
+def expected(architecture: Architecture) -> list[TensorInfo]:
     """
     The tensors of a model by its config alone, under the names that its checkpoint would have.
     """
     dtype = architecture.dtype or "BF16"
     shapes = encoder(architecture) if architecture.is_encoder else _decoder(architecture)
-    return [Tensor(name, dtype, shape) for name, shape in shapes]
+    return [TensorInfo(name, dtype, shape) for name, shape in shapes]
 
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]

@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.safetensors_header import require_count
-from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_info import TensorInfo
 from appliance.storage.remote_reader import Range, RemoteReader
 
 _BLOCK = 1 << 20
@@ -74,7 +74,7 @@ _NAMES: Mapping[str, str] = {
 }
 
 
-def read_gguf(peek: RemoteReader, name: str) -> tuple[Mapping[str, Any], list[Tensor], int]:  # Any: JSON values
+def read_gguf(peek: RemoteReader, name: str) -> tuple[Mapping[str, Any], list[TensorInfo], int]:  # Any: JSON values
     """
     A `config.json` of the model, its tensors as the conversion writes them, and how many bytes were read.
 
@@ -116,7 +116,7 @@ def _config(said: Mapping[str, Any], is_tied: bool) -> Mapping[str, Any]:  # Any
     return {**config, "model_type": kind, "tie_word_embeddings": is_tied, "dtype": "bfloat16"}
 
 
-def _tensor(cursor: _Cursor) -> Tensor:
+def _tensor(cursor: _Cursor) -> TensorInfo:
     name = cursor.text()
     dimensions = cursor.number("<I")
     _require(dimensions, _MOST_DIMENSIONS, f"dimensions of {name}")
@@ -126,7 +126,7 @@ def _tensor(cursor: _Cursor) -> Tensor:
     stem = ".".join(parts[2:-1]) if parts[0] == "blk" else ".".join(parts[:-1])
     prefix = f"model.layers.{parts[1]}." if parts[0] == "blk" else ""
     # Sizes are written innermost first.
-    return Tensor(f"{prefix}{_NAMES.get(stem, stem)}.{parts[-1]}", "BF16", shape[::-1])
+    return TensorInfo(f"{prefix}{_NAMES.get(stem, stem)}.{parts[-1]}", "BF16", shape[::-1])
 
 
 def _require(count: int, most: int, what: str) -> None:

@@ -68,7 +68,7 @@ class Hardware:
         return f"CPU with {memory}" if self.is_cpu else f"{self.count} x {self.name} with {memory} each"
 
 
-def named(text: str) -> Hardware:
+def named_hardware(text: str) -> Hardware:
     """
     Hardware by its name, such as `h100-80gb:8`; any name with its gigabytes will do after `any-`.
 
@@ -87,7 +87,7 @@ def named(text: str) -> Hardware:
     return Hardware(name, count, MEMORY_MIB[name] * _MIB, is_here=False)
 
 
-def seen() -> Hardware:
+def detect_hardware() -> Hardware:
     """
     The GPUs of this machine, else its CPU with the memory this process may have.
     """

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from appliance.config.layout import LayoutSection
-from appliance.planner.attention import Attention, Kind
+from appliance.planner.attention import Attention, AttentionKind
 from appliance.planner.model_config import Architecture
 from appliance.planner.weight_sharding import local_heads, stage_ends
 
@@ -110,13 +110,13 @@ class KvCache:
 
     def _blocks(self, pages: _Pages, tokens: int) -> int:
         match pages.attention.kind:
-            case Kind.STATE:
+            case AttentionKind.STATE:
                 return 1
-            case Kind.SLIDING:
+            case AttentionKind.SLIDING:
                 # The window need not begin where a block does.
                 kept = min(pages.attention.window - 1 + self.terms.in_flight, tokens)
                 return -(-kept // pages.tokens) + 1
-            case Kind.CHUNKED:
+            case AttentionKind.CHUNKED:
                 return -(-min(pages.attention.window + self.terms.in_flight, tokens) // pages.tokens)
             case _:
                 return -(-tokens // (pages.tokens * self.context_ranks))
@@ -125,7 +125,11 @@ class KvCache:
         return max((sum(self.layers[each] for each in layers if each in mine) for _, layers in self.groups), default=0)
 
     def _growth(self, mine: range) -> int:
-        grows = [(pages, layers) for pages, layers in self.groups if pages.attention.kind in (Kind.FULL, Kind.LATENT)]
+        grows = [
+            (pages, layers)
+            for pages, layers in self.groups
+            if pages.attention.kind in (AttentionKind.FULL, AttentionKind.LATENT)
+        ]
         return sum(self.layers[each] // pages.tokens for pages, layers in grows for each in layers if each in mine)
 
 
@@ -145,9 +149,9 @@ def cache_of(model: Architecture, layout: LayoutSection, terms: Terms) -> KvCach
 
 def _pages(attention: Attention, layout: LayoutSection, terms: Terms) -> _Pages:
     size = _BYTES.get(terms.dtype, terms.element_bytes)
-    if attention.kind is Kind.STATE:
+    if attention.kind is AttentionKind.STATE:
         return _Pages(attention, terms.block_tokens, attention.elements // layout.tensor_parallel * terms.element_bytes)
-    if attention.kind is Kind.LATENT:
+    if attention.kind is AttentionKind.LATENT:
         token = _PACKED.get(terms.dtype, attention.elements * size)
         return _Pages(attention, terms.block_tokens, terms.block_tokens * token)
     heads = local_heads(attention.heads, layout.tensor_parallel)
@@ -167,7 +171,7 @@ def _of_one_size(pages: list[_Pages]) -> list[_Pages]:
 
 
 def _grown(pages: _Pages, size: int) -> _Pages:
-    if pages.attention.kind is not Kind.STATE and size % pages.size_bytes == 0:
+    if pages.attention.kind is not AttentionKind.STATE and size % pages.size_bytes == 0:
         return _Pages(pages.attention, pages.tokens * (size // pages.size_bytes), size)
     return replace(pages, size_bytes=size)
 
@@ -176,7 +180,7 @@ def _groups(pages: Sequence[_Pages]) -> Iterable[tuple[_Pages, tuple[int, ...]]]
     """
     Groups of layers (``_get_kv_cache_groups_uniform_page_size``).
     """
-    alike: dict[tuple[Kind, int, int], list[int]] = {}
+    alike: dict[tuple[AttentionKind, int, int], list[int]] = {}
     for number, each in enumerate(pages):
         alike.setdefault((each.attention.kind, each.attention.window, each.tokens), []).append(number)
     if not alike:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from itertools import islice
 
 from appliance.config.layout import LayoutSection
-from appliance.planner.constraints import Refusal, refusals
+from appliance.planner.constraints import ConstraintViolation, constraint_violations
 from appliance.planner.hardware import Hardware
-from appliance.planner.memory_estimate import Demand, estimate
+from appliance.planner.memory_estimate import EngineRequirements, estimate
 from appliance.planner.model_config import Architecture
-from appliance.planner.model_info import Subject
+from appliance.planner.model_info import ModelInfo
 
 _MOST_NAMED = 3
 
@@ -26,7 +26,9 @@ The keys for which other sizes are a remedy.
 _MOST_RANKS = 16
 
 
-def nearest(subject: Subject, wanted: LayoutSection, demand: Demand, hardware: Hardware) -> list[LayoutSection]:
+def nearest(
+    subject: ModelInfo, wanted: LayoutSection, demand: EngineRequirements, hardware: Hardware
+) -> list[LayoutSection]:
     """
     Up to three layouts that work and are most like the wanted one.
     """
@@ -39,10 +41,10 @@ def dividing(model: Architecture, wanted: LayoutSection, most: int = _MOST_RANKS
     """
     Layouts that vLLM would take, whether they fit or not, those most like the wanted one first.
     """
-    return (each for each in candidates(wanted, max(most, wanted.ranks)) if not refusals(model, each))
+    return (each for each in candidates(wanted, max(most, wanted.ranks)) if not constraint_violations(model, each))
 
 
-def with_dividing(fault: Refusal, model: Architecture, wanted: LayoutSection) -> Refusal:
+def with_dividing(fault: ConstraintViolation, model: Architecture, wanted: LayoutSection) -> ConstraintViolation:
     """
     A fault of a layout with up to three that divide as its remedy.
     """
@@ -52,7 +54,7 @@ def with_dividing(fault: Refusal, model: Architecture, wanted: LayoutSection) ->
     return replace(fault, remedy=f"those that divide: {others}") if others else fault
 
 
-def choose(subject: Subject, demand: Demand, hardware: Hardware) -> tuple[LayoutSection, str]:
+def search_layout(subject: ModelInfo, demand: EngineRequirements, hardware: Hardware) -> tuple[LayoutSection, str]:
     """
     The layout with the fewest ranks that holds the model, and why it is that one.
 
@@ -62,7 +64,9 @@ def choose(subject: Subject, demand: Demand, hardware: Hardware) -> tuple[Layout
     possible = [
         layout
         for count in counts
-        if not refusals(subject.architecture, layout := LayoutSection(tensor_parallel=count), _length(demand))
+        if not constraint_violations(
+            subject.architecture, layout := LayoutSection(tensor_parallel=count), _length(demand)
+        )
     ] or [LayoutSection()]
     for layout in possible:
         found = estimate(subject, layout, demand, hardware)
@@ -71,11 +75,11 @@ def choose(subject: Subject, demand: Demand, hardware: Hardware) -> tuple[Layout
     return possible[-1], f"nothing holds it on {hardware}; this is the widest that divides"
 
 
-def works(subject: Subject, layout: LayoutSection, demand: Demand, hardware: Hardware) -> bool:
+def works(subject: ModelInfo, layout: LayoutSection, demand: EngineRequirements, hardware: Hardware) -> bool:
     """
     Whether vLLM would take the layout, and the model fits.
     """
-    if refusals(subject.architecture, layout, _length(demand)):
+    if constraint_violations(subject.architecture, layout, _length(demand)):
         return False
     return not estimate(subject, layout, demand, hardware).faults
 
@@ -124,7 +128,7 @@ def _distance(shape: tuple[int, int], wanted: LayoutSection) -> tuple[int, int, 
     return abs(pipeline - wanted.pipeline_parallel), apart, abs(tensor * pipeline - ranks)
 
 
-def _length(demand: Demand) -> int | None:
+def _length(demand: EngineRequirements) -> int | None:
     return demand.engine.max_model_len
 
 

@@ -22,7 +22,7 @@ _PERIOD_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class LoadTime:
     """
     Seconds until the bytes are here and until the model answers; estimates by `gbit` of the network, in Gbit/s.
     """
@@ -32,18 +32,18 @@ class Timing:
     gbit: float
 
 
-def timing_of(download_bytes: int, load_bytes: int, gbit: float, *, on_cpu: bool) -> Timing:
+def timing_of(download_bytes: int, load_bytes: int, gbit: float, *, on_cpu: bool) -> LoadTime:
     """
     Times of so many bytes; `load_bytes` are those of all ranks of a machine.
     """
-    return Timing(
+    return LoadTime(
         download_seconds=round(download_bytes * 8 / (gbit * 10**9), 1),
         load_seconds=round(load_bytes / _LOAD_BYTES_PER_SECOND + _START_SECONDS[on_cpu], 1),
         gbit=gbit,
     )
 
 
-def probes(timings: Iterable[Timing], port: int) -> dict[str, Any]:  # Any: YAML values
+def probes(timings: Iterable[LoadTime], port: int) -> dict[str, Any]:  # Any: YAML values
     """
     The probes of a container that serves these models, which load one after the other.
     """

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
 from appliance.planner import memory_budget
-from appliance.planner.constraints import Refusal
+from appliance.planner.constraints import ConstraintViolation
 from appliance.planner.hardware import Hardware
 from appliance.planner.kv_cache import KvCache, cache_of
 from appliance.planner.memory_plan import RankPlan
-from appliance.planner.model_info import Subject
+from appliance.planner.model_info import ModelInfo
 from appliance.planner.weight_sharding import Rank, weights
 
 _GIB = 2**30
@@ -27,7 +27,7 @@ _USUAL_LENGTH = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class EngineRequirements:
     """
     What is wanted of a model: how vLLM is set up, and whether it pools rather than writes.
     """
@@ -37,7 +37,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """
     The numbers of a plan.
     """
@@ -48,7 +48,7 @@ class Estimate:
     blocks: int
     max_model_len: int
     limit: int
-    faults: tuple[Refusal, ...] = ()
+    faults: tuple[ConstraintViolation, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -80,7 +80,9 @@ class Estimate:
         return {each: round(self.concurrency(each), 2) for each in lengths} if self.cache.groups else {}
 
 
-def estimate(subject: Subject, layout: LayoutSection, demand: Demand, hardware: Hardware) -> Estimate:
+def estimate(
+    subject: ModelInfo, layout: LayoutSection, demand: EngineRequirements, hardware: Hardware
+) -> MemoryEstimate:
     """
     Count and estimate; the layout's sizes divide.
     """
@@ -94,7 +96,7 @@ def estimate(subject: Subject, layout: LayoutSection, demand: Demand, hardware: 
     ranks = tuple(_rank(rank, size, reserve, layout, demand, hardware, cache) for rank, size in held.items())
     wanted = engine.max_model_len or model.usual_length or _USUAL_LENGTH
     blocks = cache.blocks_in(_smallest(ranks, layout.pipeline_parallel)) if cache.groups else 0
-    found = Estimate(dtype, ranks, cache, blocks, wanted, max(wanted, model.max_length or 0))
+    found = MemoryEstimate(dtype, ranks, cache, blocks, wanted, max(wanted, model.max_length or 0))
     return replace(found, faults=tuple(_faults(found, layout, hardware)))
 
 
@@ -103,7 +105,7 @@ def _rank(
     weight_bytes: int,
     reserve: int,
     layout: LayoutSection,
-    demand: Demand,
+    demand: EngineRequirements,
     hardware: Hardware,
     cache: KvCache,
 ) -> RankPlan:
@@ -117,7 +119,7 @@ def _smallest(ranks: Sequence[RankPlan], stages: int) -> list[int]:
     return [min(rank.kv_cache_bytes for rank in ranks if rank.pipeline == stage) for stage in range(stages)]
 
 
-def _faults(found: Estimate, layout: LayoutSection, hardware: Hardware) -> list[Refusal]:
+def _faults(found: MemoryEstimate, layout: LayoutSection, hardware: Hardware) -> list[ConstraintViolation]:
     faults = _too_few(layout, hardware)
     offloaded = int(layout.cpu_offload_gib * _GIB)
     needs = [max(0, rank.weight_bytes - offloaded) + rank.reserve_bytes for rank in found.ranks]
@@ -127,19 +129,21 @@ def _faults(found: Estimate, layout: LayoutSection, hardware: Hardware) -> list[
     key = "memory_fraction" if layout.memory_fraction else "tensor_parallel"
     if need > budget:
         fault = f"needs {_gib(need)} of each {have} for weights and work, and may take {_gib(budget)}"
-        faults.append(Refusal(("layout", key), fault, "more devices, a larger share, or a smaller model", True))
+        faults.append(
+            ConstraintViolation(("layout", key), fault, "more devices, a larger share, or a smaller model", True)
+        )
     elif found.cache.groups and (longest := found.longest) < found.max_model_len:
         fault = f"leaves a KV cache for {longest} tokens, and one text may have {found.max_model_len}"
         remedy = f"engine.max_model_len must be at most {longest}" if longest else "nothing is left for the cache"
-        faults.append(Refusal(("engine", "max_model_len"), fault, remedy, True))
+        faults.append(ConstraintViolation(("engine", "max_model_len"), fault, remedy, True))
     return faults
 
 
-def _too_few(layout: LayoutSection, hardware: Hardware) -> list[Refusal]:
+def _too_few(layout: LayoutSection, hardware: Hardware) -> list[ConstraintViolation]:
     if hardware.is_cpu or layout.ranks_here <= hardware.count or layout.executor == "ray":
         return []
     fault = f"takes {layout.ranks_here} devices of this machine, which has {hardware.count}"
-    return [Refusal(("layout", "tensor_parallel"), fault, "fewer ranks, or nodes with more machines", True)]
+    return [ConstraintViolation(("layout", "tensor_parallel"), fault, "fewer ranks, or nodes with more machines", True)]
 
 
 def _gib(size: int) -> str:

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from appliance.config.layout import LayoutSection
-from appliance.planner.constraints import Refusal
+from appliance.planner.constraints import ConstraintViolation
 from appliance.planner.hardware import Hardware
-from appliance.planner.load_time import Timing
+from appliance.planner.load_time import LoadTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Plan:
     longest: int
     concurrency: Mapping[int, float]
     disk_bytes: int
-    timing: Timing
-    refusals: tuple[Refusal, ...]
+    timing: LoadTime
+    refusals: tuple[ConstraintViolation, ...]
 
     @property
     def weight_bytes(self) -> int:

@@ -15,15 +15,15 @@ from appliance.planner.expected_tensors import expected
 from appliance.planner.gguf_header import read_gguf
 from appliance.planner.model_config import Architecture, Config, architecture_of
 from appliance.planner.safetensors_header import config_of, require_count, tensors_of
-from appliance.planner.tensor_info import Tensor
-from appliance.planner.tensor_parallel import Group, Part, grouped, parts
+from appliance.planner.tensor_info import TensorInfo
+from appliance.planner.tensor_parallel import Group, ShardPart, grouped, parts
 from appliance.storage.remote_reader import RemoteReader, peek
 
 _CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelInfo:
     """
     What a model is, which tensors it has, and what was read to know it.
 
@@ -31,7 +31,7 @@ class Subject:
     """
 
     architecture: Architecture
-    tensors: Sequence[Tensor]
+    tensors: Sequence[TensorInfo]
     source: str
     files: int
     size_bytes: int
@@ -39,7 +39,7 @@ class Subject:
     is_here: bool
 
     @cached_property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ShardPart]:
         """
         The tensors that are loaded, and how they are cut.
         """
@@ -69,7 +69,7 @@ class Subject:
         return sum(part.tensor.elements for part in self.parts)
 
 
-def look(storage: StorageSection, settings: StorageSettings) -> Subject:
+def inspect_model(storage: StorageSection, settings: StorageSettings) -> ModelInfo:
     """
     Read what a plan needs of a model, and no weights.
 
@@ -87,7 +87,7 @@ def look(storage: StorageSection, settings: StorageSettings) -> Subject:
         return _subject(files, config, found.tensors, source, config_bytes + found.read_bytes)
 
 
-def look_at_config(storage: StorageSection, settings: StorageSettings) -> Architecture:
+def inspect_config(storage: StorageSection, settings: StorageSettings) -> Architecture:
     """
     Read only what a model says it is.
 
@@ -101,16 +101,18 @@ def look_at_config(storage: StorageSection, settings: StorageSettings) -> Archit
 
 
 def _subject(
-    files: RemoteReader, config: Config, tensors: Sequence[Tensor], source: str, read: int, file: str = _CONFIG
-) -> Subject:
+    files: RemoteReader, config: Config, tensors: Sequence[TensorInfo], source: str, read: int, file: str = _CONFIG
+) -> ModelInfo:
     model = _architecture(config, files.place, file)
     size = sum(files.files.values())
     if not tensors:
         require_count(files, file, model.layers * (model.experts + 1) * 3)
-    return Subject(model, tensors or _expected(model, files.place), source, len(files.files), size, read, files.is_here)
+    return ModelInfo(
+        model, tensors or _expected(model, files.place), source, len(files.files), size, read, files.is_here
+    )
 
 
-def _expected(model: Architecture, place: str) -> list[Tensor]:
+def _expected(model: Architecture, place: str) -> list[TensorInfo]:
     with _told(place):
         return expected(model)
 

@@ -8,30 +8,30 @@ from dataclasses import replace
 
 from appliance.config.layout import AnyLayout, LayoutSection
 from appliance.planner import layout_search
-from appliance.planner.constraints import Refusal, refusals
+from appliance.planner.constraints import ConstraintViolation, constraint_violations
 from appliance.planner.hardware import Hardware
 from appliance.planner.load_time import USUAL_GBIT, timing_of
 from appliance.planner.memory_budget import budget_bytes
-from appliance.planner.memory_estimate import Demand, Estimate, estimate
+from appliance.planner.memory_estimate import EngineRequirements, MemoryEstimate, estimate
 from appliance.planner.memory_plan import Plan
-from appliance.planner.model_info import Subject
+from appliance.planner.model_info import ModelInfo
 
 
 def plan(
     name: str,
-    subject: Subject,
+    subject: ModelInfo,
     wanted: AnyLayout,
-    demand: Demand,
+    demand: EngineRequirements,
     hardware: Hardware,
     gbit: float = USUAL_GBIT,
 ) -> Plan:
     """
-    What a model comes to; what cannot work is in `refusals`, with the nearest layouts that do.
+    What a model comes to; what cannot work is in `constraint_violations`, with the nearest layouts that do.
 
     A layout whose sizes do not divide is planned as the nearest one that does, so that there is something to see.
     """
-    layout, reason = layout_search.choose(subject, demand, hardware) if wanted == "auto" else (wanted, "")
-    found = refusals(subject.architecture, layout, demand.engine.max_model_len)
+    layout, reason = layout_search.search_layout(subject, demand, hardware) if wanted == "auto" else (wanted, "")
+    found = constraint_violations(subject.architecture, layout, demand.engine.max_model_len)
     shown = layout
     if any(each.path[0] == "layout" for each in found):
         shown = next(layout_search.dividing(subject.architecture, layout, hardware.count), LayoutSection())
@@ -47,13 +47,13 @@ def plan(
 
 def _made(
     name: str,
-    subject: Subject,
+    subject: ModelInfo,
     layout: LayoutSection,
     reason: str,
-    counted: Estimate,
+    counted: MemoryEstimate,
     hardware: Hardware,
     gbit: float,
-    faults: tuple[Refusal, ...],
+    faults: tuple[ConstraintViolation, ...],
 ) -> Plan:
     here = sum(rank.weight_bytes for rank in counted.ranks) // layout.nodes.count
     fetched = 0 if subject.is_here else subject.size_bytes
@@ -83,7 +83,7 @@ def _made(
     )
 
 
-def _with_nearest(fault: Refusal, others: list[LayoutSection], hardware: Hardware) -> Refusal:
+def _with_nearest(fault: ConstraintViolation, others: list[LayoutSection], hardware: Hardware) -> ConstraintViolation:
     if fault.path not in layout_search.SPLITS:
         return fault
     said = ", ".join(map(layout_search.named, others))

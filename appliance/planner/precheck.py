@@ -7,17 +7,17 @@ from __future__ import annotations
 from appliance.config.engine import EngineSection
 from appliance.config.layout import AnyLayout, LayoutSection
 from appliance.config.storage import StorageSection, StorageSettings
-from appliance.planner.constraints import Refusal, refusals
+from appliance.planner.constraints import ConstraintViolation, constraint_violations
 from appliance.planner.layout_search import with_dividing
-from appliance.planner.model_info import look_at_config
+from appliance.planner.model_info import inspect_config
 
 # What a store has time for: its answer is only wanted early, and the fetch asks again.
 _STALL_SECONDS = 10
 
 
-def foresee(
+def precheck_layout(
     storage: StorageSection, layout: AnyLayout, engine: EngineSection, settings: StorageSettings
-) -> list[Refusal]:
+) -> list[ConstraintViolation]:
     """
     What vLLM would refuse, as `check` says it, where there is something to look for; a start is not held up for less.
 
@@ -34,7 +34,7 @@ def foresee(
 
 def check(
     storage: StorageSection, layout: AnyLayout, engine: EngineSection, settings: StorageSettings
-) -> list[Refusal]:
+) -> list[ConstraintViolation]:
     """
     What vLLM would refuse, by the model's `config.json` alone; memory is left to vLLM, which measures it.
 
@@ -44,11 +44,11 @@ def check(
     limits = settings.transfer.model_copy(
         update={"retries": 0, "stall_seconds": min(_STALL_SECONDS, settings.transfer.stall_seconds)}
     )
-    model = look_at_config(storage, settings.model_copy(update={"transfer": limits}))
+    model = inspect_config(storage, settings.model_copy(update={"transfer": limits}))
     if _changes_sizes(engine):
         return []
     said = LayoutSection() if layout == "auto" else layout
-    return [with_dividing(each, model, said) for each in refusals(model, said, engine.max_model_len)]
+    return [with_dividing(each, model, said) for each in constraint_violations(model, said, engine.max_model_len)]
 
 
 def _changes_sizes(engine: EngineSection) -> bool:

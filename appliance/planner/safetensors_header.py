@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from appliance.core.errors import ArtifactCorruptError
-from appliance.planner.tensor_info import BITS, Tensor
+from appliance.planner.tensor_info import BITS, TensorInfo
 from appliance.storage import bounded_json
 from appliance.storage.remote_reader import Range, RemoteReader
 
@@ -35,12 +35,12 @@ _LARGEST_INDEX = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class RangeRead:
     """
     What was read for a plan: the tensors, and how many bytes it took.
     """
 
-    tensors: list[Tensor]
+    tensors: list[TensorInfo]
     read_bytes: int
 
 
@@ -60,7 +60,7 @@ def config_of(peek: RemoteReader) -> tuple[Mapping[str, Any], int]:  # Any: JSON
     return _mapping(peek, raw, "config.json"), len(raw)
 
 
-def tensors_of(peek: RemoteReader) -> Read:
+def tensors_of(peek: RemoteReader) -> RangeRead:
     """
     All tensors of the files that vLLM would load; none where there are no safetensors.
 
@@ -76,13 +76,13 @@ def tensors_of(peek: RemoteReader) -> Read:
             raise ArtifactCorruptError(f"{peek.place}: {name} is not a safetensors file; bring the model again")
         ranges.append(Range(name, _LENGTH_BYTES, _LENGTH_BYTES + length))
     _require_size(peek, f"the headers of {len(ranges)} files", sum(each.size for each in ranges), _LARGEST_HEADERS)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, TensorInfo] = {}
     for name, raw in zip(names, peek.read(ranges), strict=True):
         data_bytes = peek.files[name] - _LENGTH_BYTES - len(raw)
         tensors |= {each.name: each for each in _tensors(_mapping(peek, raw, name), peek, name, data_bytes)}
         require_count(peek, name, len(tensors))
     read = index_bytes + sum(each.size for each in ranges) + _LENGTH_BYTES * len(names)
-    return Read(list(tensors.values()), read)
+    return RangeRead(list(tensors.values()), read)
 
 
 def _files(peek: RemoteReader) -> tuple[list[str], int]:
@@ -103,7 +103,7 @@ def _files(peek: RemoteReader) -> tuple[list[str], int]:
 
 def _tensors(
     header: Mapping[str, Any], peek: RemoteReader, name: str, data_bytes: int
-) -> list[Tensor]:  # Any: JSON values
+) -> list[TensorInfo]:  # Any: JSON values
     entries = {tensor: entry for tensor, entry in header.items() if tensor != "__metadata__"}
     try:
         found = {tensor: _tensor(tensor, entry) for tensor, entry in entries.items()}
@@ -115,7 +115,7 @@ def _tensors(
     return [tensor for tensor, _, _ in found.values()]
 
 
-def _tensor(name: str, entry: Any) -> tuple[Tensor, int, int]:  # Any: JSON values
+def _tensor(name: str, entry: Any) -> tuple[TensorInfo, int, int]:  # Any: JSON values
     """
     A tensor, and where it begins and ends.
     """
@@ -123,11 +123,11 @@ def _tensor(name: str, entry: Any) -> tuple[Tensor, int, int]:  # Any: JSON valu
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]}:
             if dtype not in BITS:
                 raise ValueError(f"the tensor {name[:200]!r} has the unknown type {dtype[:20]!r}")
-            return Tensor(name, dtype, tuple(shape)), start, end
+            return TensorInfo(name, dtype, tuple(shape)), start, end
     raise ValueError(f"the tensor {name[:200]!r} must have a dtype, a shape and two data_offsets")
 
 
-def _require_layout(found: Mapping[str, tuple[Tensor, int, int]], data_bytes: int) -> None:
+def _require_layout(found: Mapping[str, tuple[TensorInfo, int, int]], data_bytes: int) -> None:
     """
     Return where each tensor has as many bytes as its shape needs, and begins where the one before it ends.
 

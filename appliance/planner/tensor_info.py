@@ -49,7 +49,7 @@ _MOST_ELEMENTS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class TensorInfo:
     """
     One tensor of a checkpoint; `dtype` is a key of `BITS`.
     """

@@ -15,10 +15,10 @@ from enum import StrEnum
 from functools import lru_cache
 
 from appliance.planner.model_config import MOST_EXPERTS, Architecture
-from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_info import TensorInfo
 
 
-class Cut(StrEnum):
+class ShardRule(StrEnum):
     """
     What of a tensor a rank holds.
     """
@@ -43,15 +43,15 @@ class Cut(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ShardPart:
     """
     One tensor, and how it is cut; `expert` is the number of the one it belongs to, or None.
 
     A tensor that holds all experts of a layer has them in its first dimension, and `holds_experts`.
     """
 
-    tensor: Tensor
-    cut: Cut
+    tensor: TensorInfo
+    cut: ShardRule
     layer: int | None
     expert: int | None = None
     holds_experts: bool = False
@@ -65,7 +65,7 @@ class Group:
     They differ in nothing but the expert they belong to; `experts` is empty where they belong to none.
     """
 
-    part: Part
+    part: ShardPart
     experts: tuple[int, ...]
     count: int
 
@@ -79,20 +79,23 @@ _ALL_EXPERTS = re.compile(r"\.experts\.[^.\d]")
 _SEEING = re.compile(r"(?:^|\.)(?:visual|vision_tower|vision_model|audio_tower|multi_modal_projector)\.")
 
 # The layer's own name, before `weight`, `bias`, `scales` and the like.
-_NAMES: tuple[tuple[Cut, re.Pattern[str]], ...] = (
-    (Cut.VOCABULARY, re.compile(r"(embed_tokens|wte|tok_embeddings|word_embeddings|lm_head|embed_out|embed_in)$")),
-    (Cut.VOCABULARY, re.compile(r"embeddings\.(position|token_type)_embeddings$")),
-    (Cut.FUSED, re.compile(r"(qkv_proj|query_key_value|c_attn|Wqkv)$")),
-    (Cut.KEYS, re.compile(r"(k_proj|v_proj|key|value|k_lin|v_lin)$")),
+_NAMES: tuple[tuple[ShardRule, re.Pattern[str]], ...] = (
     (
-        Cut.COLUMN,
+        ShardRule.VOCABULARY,
+        re.compile(r"(embed_tokens|wte|tok_embeddings|word_embeddings|lm_head|embed_out|embed_in)$"),
+    ),
+    (ShardRule.VOCABULARY, re.compile(r"embeddings\.(position|token_type)_embeddings$")),
+    (ShardRule.FUSED, re.compile(r"(qkv_proj|query_key_value|c_attn|Wqkv)$")),
+    (ShardRule.KEYS, re.compile(r"(k_proj|v_proj|key|value|k_lin|v_lin)$")),
+    (
+        ShardRule.COLUMN,
         re.compile(
             r"(q_proj|query|q_lin|q_b_proj|kv_b_proj|gate_proj|up_proj|gate_up_proj|fc1|c_fc|w1|w3|wi|Wi|lin1|fc11|fc12"
             r"|dense_h_to_4h|intermediate\.dense)$"
         ),
     ),
     (
-        Cut.ROW,
+        ShardRule.ROW,
         re.compile(
             r"(o_proj|out_proj|out_lin|down_proj|fc2|c_proj|w2|wo|Wo|lin2|dense_4h_to_h|self_attention\.dense"
             r"|attention\.dense|output\.dense)$"
@@ -111,7 +114,7 @@ _ENDING = re.compile(
 )
 
 
-def parts(tensors: list[Tensor], model: Architecture) -> list[Part]:
+def parts(tensors: list[TensorInfo], model: Architecture) -> list[ShardPart]:
     """
     The tensors that are loaded, each with its cut.
     """
@@ -119,11 +122,11 @@ def parts(tensors: list[Tensor], model: Architecture) -> list[Part]:
     return [_part(tensor, plain) for tensor, plain in named if _is_loaded(tensor.name, plain, model)]
 
 
-def grouped(loaded: list[Part]) -> list[Group]:
+def grouped(loaded: list[ShardPart]) -> list[Group]:
     """
     The parts by what is alike, a few for each layer: a layout is then counted by these and not by each tensor.
     """
-    found: dict[object, tuple[Part, Counter[int | None]]] = {}
+    found: dict[object, tuple[ShardPart, Counter[int | None]]] = {}
     for part in loaded:
         tensor = part.tensor
         plain = _NUMBER.sub("0", tensor.name)
@@ -135,7 +138,7 @@ def grouped(loaded: list[Part]) -> list[Group]:
     return [group for part, counts in found.values() for group in _groups(part, counts)]
 
 
-def _groups(part: Part, counts: Counter[int | None]) -> Iterator[Group]:
+def _groups(part: ShardPart, counts: Counter[int | None]) -> Iterator[Group]:
     for count in set(counts.values()):
         experts = (expert for expert, each in counts.items() if each == count and expert is not None)
         yield Group(part, tuple(sorted(experts)), count)
@@ -184,9 +187,9 @@ def _is_embedder(model: Architecture) -> bool:
     return not model.name.endswith("Classification")
 
 
-def _part(tensor: Tensor, plain: str) -> Part:
+def _part(tensor: TensorInfo, plain: str) -> ShardPart:
     expert = _EXPERT.search(tensor.name)
-    return Part(
+    return ShardPart(
         tensor,
         _cut(plain),
         _layer(tensor.name, plain),
@@ -196,11 +199,11 @@ def _part(tensor: Tensor, plain: str) -> Part:
 
 
 @lru_cache(maxsize=4096)
-def _cut(name: str) -> Cut:
+def _cut(name: str) -> ShardRule:
     bare = _ENDING.sub("", name)
     if name.endswith((".sinks", ".attention_sink_bias")):
-        return Cut.COLUMN
-    found = next((cut for cut, pattern in _NAMES if pattern.search(bare)), Cut.WHOLE)
-    is_row_bias = found is Cut.ROW and name.endswith(("bias", "bias_ih"))
+        return ShardRule.COLUMN
+    found = next((cut for cut, pattern in _NAMES if pattern.search(bare)), ShardRule.WHOLE)
+    is_row_bias = found is ShardRule.ROW and name.endswith(("bias", "bias_ih"))
     # The indexer of sparse attention is on every rank (``Indexer`` of vLLM's deepseek_v2).
-    return Cut.WHOLE if is_row_bias or ".indexer." in name else found
+    return ShardRule.WHOLE if is_row_bias or ".indexer." in name else found

@@ -12,7 +12,7 @@ from math import prod
 from appliance.config.layout import LayoutSection
 from appliance.planner.model_config import Architecture
 from appliance.planner.tensor_info import PLAIN, bytes_of
-from appliance.planner.tensor_parallel import Cut, Group, Part
+from appliance.planner.tensor_parallel import Group, ShardPart, ShardRule
 
 # What vLLM keeps in 32 bits, in whatever type it was written.
 _PRECISE = ("e_score_correction_bias", "A_log")
@@ -87,12 +87,12 @@ def local_heads(heads: int, ranks: int) -> int:
     return max(1, heads // ranks)
 
 
-def _stages_of(part: Part, ends: list[int], model: Architecture) -> Iterable[int]:
+def _stages_of(part: ShardPart, ends: list[int], model: Architecture) -> Iterable[int]:
     last = len(ends) - 1
     if part.layer is not None:
         return (next((number for number, end in enumerate(ends) if part.layer < end), last),)
     name = part.tensor.name
-    if part.cut is Cut.VOCABULARY and "lm_head" not in name and "embed_out" not in name:
+    if part.cut is ShardRule.VOCABULARY and "lm_head" not in name and "embed_out" not in name:
         # Tied embeddings are the last stage's output as well.
         return {0, last} if model.is_tied else (0,)
     is_seeing = any(word in name for word in ("visual", "vision", "audio", "projector"))
@@ -118,7 +118,7 @@ def _add(stage: _Stage, group: Group, model: Architecture, layout: LayoutSection
     stage.experts[range(part.tensor.shape[0])] += each
 
 
-def _dtype(part: Part, model: Architecture, dtype: str) -> str:
+def _dtype(part: ShardPart, model: Architecture, dtype: str) -> str:
     """
     The type a tensor has once it is loaded: plain ones are turned into the model's, those of scales into float32
     unless they scale packs.
@@ -132,14 +132,14 @@ def _dtype(part: Part, model: Architecture, dtype: str) -> str:
     return "F32" if is_scale else dtype
 
 
-def _local(part: Part, shape: tuple[int, ...], ranks: int, model: Architecture) -> int:
+def _local(part: ShardPart, shape: tuple[int, ...], ranks: int, model: Architecture) -> int:
     """
     Elements that one rank holds of a tensor of this shape.
     """
-    if part.cut is Cut.VOCABULARY and len(shape) > 0:
+    if part.cut is ShardRule.VOCABULARY and len(shape) > 0:
         padded = -(-shape[0] // 64) * 64
         return padded // ranks * prod(shape[1:])
-    if part.cut is Cut.WHOLE or not shape:
+    if part.cut is ShardRule.WHOLE or not shape:
         return prod(shape)
     dimension = _dimension(part, shape, model)
     if dimension is None:
@@ -148,12 +148,12 @@ def _local(part: Part, shape: tuple[int, ...], ranks: int, model: Architecture) 
     return _share(part, shape[dimension], ranks, model) * others
 
 
-def _dimension(part: Part, shape: tuple[int, ...], model: Architecture) -> int | None:
+def _dimension(part: ShardPart, shape: tuple[int, ...], model: Architecture) -> int | None:
     """
     The dimension that is cut; None where all of it is on every rank, as one scale for many weights is.
     """
     ending = part.tensor.name.rpartition(".")[2]
-    is_row = part.cut is Cut.ROW
+    is_row = part.cut is ShardRule.ROW
     if ending in ("weight_shape", "weight_scale_2", "weight_global_scale") or (len(shape) == 1 and is_row):
         return None
     is_transposed = model.quantization is not None and model.quantization.is_transposed
@@ -163,10 +163,10 @@ def _dimension(part: Part, shape: tuple[int, ...], model: Architecture) -> int |
     return None if shape[dimension] == 1 else dimension
 
 
-def _share(part: Part, size: int, ranks: int, model: Architecture) -> int:
-    if part.cut is Cut.KEYS:
+def _share(part: ShardPart, size: int, ranks: int, model: Architecture) -> int:
+    if part.cut is ShardRule.KEYS:
         return -(-size * local_heads(model.kv_heads, ranks) // model.kv_heads)
-    if part.cut is Cut.FUSED:
+    if part.cut is ShardRule.FUSED:
         whole = model.heads + 2 * model.kv_heads
         local = model.heads // ranks + 2 * local_heads(model.kv_heads, ranks)
         return -(-size * local // whole)

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from appliance.planner.expected_tensors import expected
 from appliance.planner.model_config import architecture_of
-from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_info import TensorInfo
 
 Write = Callable[..., Path]
 
@@ -36,7 +36,7 @@ def write(tmp_path: Path) -> Write:
     Writes a model of a config as a directory: the headers are whole, and the weights take no room on the disk.
     """
 
-    def written(config: Mapping[str, Any], name: str = "model", tensors: Iterable[Tensor] | None = None) -> Path:
+    def written(config: Mapping[str, Any], name: str = "model", tensors: Iterable[TensorInfo] | None = None) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
@@ -46,7 +46,7 @@ def write(tmp_path: Path) -> Write:
     return written
 
 
-def _write_header(file: Path, tensors: Iterable[Tensor]) -> None:
+def _write_header(file: Path, tensors: Iterable[TensorInfo]) -> None:
     header, end = {}, 0
     for each in tensors:
         offsets = [end, end + each.size_bytes]

@@ -11,8 +11,8 @@ import pytest
 
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
-from appliance.planner.attention import Kind
-from appliance.planner.hardware import Hardware, named
+from appliance.planner.attention import AttentionKind
+from appliance.planner.hardware import Hardware, named_hardware
 from appliance.planner.kv_cache import KvCache, Terms, cache_of
 from appliance.planner.memory_budget import terms_of
 from appliance.planner.model_config import architecture_of
@@ -79,7 +79,7 @@ def test_as_many_batches_are_under_way_as_vllm_has(machine: str, stages: int, ba
     """
     One for each stage, and on GPUs another one, which is prepared meanwhile.
     """
-    hardware = Hardware("cpu", 1, 1 << 34, is_cpu=True) if machine == "cpu" else named(machine)
+    hardware = Hardware("cpu", 1, 1 << 34, is_cpu=True) if machine == "cpu" else named_hardware(machine)
     layout = LayoutSection(pipeline_parallel=stages)
 
     terms = terms_of(architecture_of(DENSE), EngineSection(), layout, hardware, "BF16")
@@ -164,4 +164,4 @@ def test_which_layers_slide(config: dict[str, Any], sliding: int) -> None:
     """
     kinds = [each.kind for each in architecture_of({**DENSE, **config}).attention]
 
-    assert kinds.count(Kind.SLIDING) == sliding
+    assert kinds.count(AttentionKind.SLIDING) == sliding

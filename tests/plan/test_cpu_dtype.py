@@ -16,8 +16,8 @@ from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.system import usable_memory
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.planner.hardware import Hardware
-from appliance.planner.memory_estimate import Demand, estimate
-from appliance.planner.model_info import look
+from appliance.planner.memory_estimate import EngineRequirements, estimate
+from appliance.planner.model_info import inspect_model
 
 CPU = Hardware("cpu", 1, 1 << 36, is_cpu=True)
 
@@ -27,8 +27,8 @@ def _dtypes(folder: Path, engine: EngineSection) -> tuple[str, str]:
     What the engine is told, and what the plan counts with.
     """
     setup = EngineSpec(("it",), folder, LayoutSection(), engine)
-    subject = look(StorageSection(uri=str(folder)), StorageSettings())
-    planned = estimate(subject, LayoutSection(), Demand(engine), CPU)
+    subject = inspect_model(StorageSection(uri=str(folder)), StorageSettings())
+    planned = estimate(subject, LayoutSection(), EngineRequirements(engine), CPU)
     return engine_arguments(setup, on_cpu=True)["dtype"], planned.dtype
 
 
@@ -64,13 +64,13 @@ def test_what_a_share_leaves_to_the_cache_is_planned(write: Callable[..., Path],
     Weights count as they are loaded, in float32 twice what their files hold in bfloat16.
     """
     folder = write(published["SmolLM2-135M"])
-    subject = look(StorageSection(uri=str(folder)), StorageSettings())
+    subject = inspect_model(StorageSection(uri=str(folder)), StorageSettings())
     loaded = 4 * sum(tensor.elements for tensor in subject.tensors)
     total, _ = usable_memory()
     layout = LayoutSection(memory_fraction=(loaded + 2**24) / total)
 
     real = engine_arguments(EngineSpec(("it",), folder, layout, EngineSection()), on_cpu=True)["kv_cache_memory_bytes"]
-    (planned,) = estimate(subject, layout, Demand(EngineSection()), CPU).ranks
+    (planned,) = estimate(subject, layout, EngineRequirements(EngineSection()), CPU).ranks
 
     assert planned.weight_bytes == loaded
     assert real == planned.kv_cache_bytes == pytest.approx(2**24, abs=8)

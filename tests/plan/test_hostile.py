@@ -19,9 +19,9 @@ from appliance.config.layout import LayoutSection
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError, LoadError
 from appliance.models.encoder_task import choose
-from appliance.planner import look
+from appliance.planner import inspect_model
 from appliance.planner.model_config import MOST_EXPERTS, architecture_of
-from appliance.planner.tensor_info import Tensor
+from appliance.planner.tensor_info import TensorInfo
 from appliance.planner.tensor_parallel import grouped, parts
 from appliance.planner.weight_sharding import weights
 
@@ -63,7 +63,7 @@ CONFIGS: Mapping[str, tuple[Mapping[str, Any], str]] = {
 
 
 def _look(folder: Path) -> object:
-    return look(StorageSection(uri=str(folder)), StorageSettings())
+    return inspect_model(StorageSection(uri=str(folder)), StorageSettings())
 
 
 def _appliance(*words: str) -> subprocess.CompletedProcess[str]:
@@ -257,7 +257,7 @@ def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() ->
     Nothing is made for each of them.
     """
     model = architecture_of({**SMALL, "num_experts": 8})
-    tensors = [Tensor("model.layers.0.mlp.experts.gate_up_proj", "BF16", (10**9, 64, 64))]
+    tensors = [TensorInfo("model.layers.0.mlp.experts.gate_up_proj", "BF16", (10**9, 64, 64))]
     loaded = parts(tensors, model)
 
     assert not loaded[0].holds_experts
@@ -272,7 +272,7 @@ def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.Monke
     model = architecture_of({**SMALL, "num_hidden_layers": 60, "num_experts": 1700})
     names = ("gate_proj", "up_proj", "down_proj")
     tensors = [
-        Tensor(f"model.layers.{layer}.mlp.experts.{expert}.{name}.weight", "BF16", (64, 64))
+        TensorInfo(f"model.layers.{layer}.mlp.experts.{expert}.{name}.weight", "BF16", (64, 64))
         for layer in range(60)
         for expert in range(1700)
         for name in names

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from appliance.cli.plan import plans
 from appliance.config import load
-from appliance.planner import Plan, seen
+from appliance.planner import Plan, detect_hardware
 
 Config = Mapping[str, Any]  # Any: JSON values
 
@@ -84,7 +84,7 @@ def _file(folder: Path, layout: Config, engine: Config | None = None, **args: ob
 
 
 def _plan(file: Path) -> Plan:
-    ((_, plan),) = plans(load(file).config, seen(), 1.0)
+    ((_, plan),) = plans(load(file).config, detect_hardware(), 1.0)
     return plan
 
 

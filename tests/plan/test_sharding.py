@@ -12,11 +12,11 @@ import pytest
 
 from appliance.config.layout import LayoutSection
 from appliance.config.storage import StorageSection, StorageSettings
-from appliance.planner import look
+from appliance.planner import inspect_model
 from appliance.planner.expected_tensors import expected
 from appliance.planner.model_config import architecture_of
-from appliance.planner.tensor_info import Tensor
-from appliance.planner.tensor_parallel import Cut, grouped, parts
+from appliance.planner.tensor_info import TensorInfo
+from appliance.planner.tensor_parallel import ShardRule, grouped, parts
 from appliance.planner.weight_sharding import Rank, stage_ends, weights
 
 DENSE = {
@@ -32,7 +32,7 @@ DENSE = {
 SPARSE = {**DENSE, "model_type": "mixtral", "num_local_experts": 6}
 
 
-def _weights(config: Mapping[str, Any], tensors: list[Tensor] | None = None, **layout: int) -> Mapping[Rank, int]:
+def _weights(config: Mapping[str, Any], tensors: list[TensorInfo] | None = None, **layout: int) -> Mapping[Rank, int]:
     model = architecture_of(config)
     loaded = grouped(parts(tensors or expected(model), model))
     return weights(loaded, model, LayoutSection(**layout), "BF16")
@@ -124,7 +124,7 @@ def test_packed_weights_are_cut_the_other_way(name: str, dtype: str, shape: tupl
     GPTQ and AWQ lie input first: outputs are their columns, inputs their rows.
     """
     config = {**DENSE, "quantization_config": {"quant_method": "gptq", "group_size": 32}}
-    tensor = Tensor(name, dtype, shape)
+    tensor = TensorInfo(name, dtype, shape)
 
     held = _weights(config, [tensor], tensor_parallel=2)
 
@@ -137,7 +137,7 @@ def test_scales_are_in_float32_unless_they_scale_packs(form: str, size: int) -> 
     Whatever type a quantizer of compressed-tensors wrote them in.
     """
     config = {**DENSE, "quantization_config": {"quant_method": "compressed-tensors", "format": form}}
-    scale = Tensor("model.layers.0.mlp.up_proj.weight_scale", "BF16", (128, 1))
+    scale = TensorInfo("model.layers.0.mlp.up_proj.weight_scale", "BF16", (128, 1))
 
     assert set(_weights(config, [scale]).values()) == {128 * size}
 
@@ -146,7 +146,7 @@ def test_what_chooses_experts_is_kept_in_float32() -> None:
     """
     The bias of DeepSeek's router, in whatever type it was written.
     """
-    bias = Tensor("model.layers.2.mlp.gate.e_score_correction_bias", "BF16", (6,))
+    bias = TensorInfo("model.layers.2.mlp.gate.e_score_correction_bias", "BF16", (6,))
 
     assert set(_weights(SPARSE, [bias]).values()) == {6 * 4}
 
@@ -156,7 +156,7 @@ def test_scales_of_blocks_are_cut_with_them_and_keep_their_type() -> None:
     FP8 in blocks: the scales of 2 x 3 blocks are one row of blocks for each of two ranks, in float32.
     """
     config = {**DENSE, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
-    scale = Tensor("model.layers.0.mlp.up_proj.weight_scale_inv", "F32", (2, 3))
+    scale = TensorInfo("model.layers.0.mlp.up_proj.weight_scale_inv", "F32", (2, 3))
 
     held = _weights(config, [scale], tensor_parallel=2)
 
@@ -169,11 +169,11 @@ def test_what_no_rank_loads_is_not_counted() -> None:
     memory.
     """
     unused = [
-        Tensor("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", (32,)),
-        Tensor("h.0.attn.bias", "F32", (1, 1, 64, 64)),
-        Tensor("model.layers.3.mlp.up_proj.weight", "BF16", (128, 64)),
-        Tensor("lm_head.weight", "BF16", (100, 64)),
-        Tensor("model.layers.0.mlp.up_proj.g_idx", "I32", (64,)),
+        TensorInfo("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", (32,)),
+        TensorInfo("h.0.attn.bias", "F32", (1, 1, 64, 64)),
+        TensorInfo("model.layers.3.mlp.up_proj.weight", "BF16", (128, 64)),
+        TensorInfo("lm_head.weight", "BF16", (100, 64)),
+        TensorInfo("model.layers.0.mlp.up_proj.g_idx", "I32", (64,)),
     ]
 
     held = _weights({**DENSE, "tie_word_embeddings": True}, unused)
@@ -185,8 +185,8 @@ def test_queries_keys_and_values_in_one_are_cut_by_heads() -> None:
     """
     GPT-2's bias of 8 heads each, and Phi's 8 heads of queries with 2 of keys, copied where there are four ranks.
     """
-    bias = Tensor("h.0.attn.c_attn.bias", "BF16", (3 * 64,))
-    fused = Tensor("model.layers.0.self_attn.qkv_proj.weight", "BF16", (64 + 2 * 16, 64))
+    bias = TensorInfo("h.0.attn.c_attn.bias", "BF16", (3 * 64,))
+    fused = TensorInfo("model.layers.0.self_attn.qkv_proj.weight", "BF16", (64 + 2 * 16, 64))
     alike = {**DENSE, "num_key_value_heads": 8}
 
     assert set(_weights(alike, [bias], tensor_parallel=2).values()) == {3 * 32 * 2}
@@ -197,7 +197,7 @@ def test_plain_weights_take_the_type_the_model_computes_in() -> None:
     """
     A checkpoint in float32 is half as large once it is loaded in bfloat16.
     """
-    tensor = Tensor("model.layers.0.mlp.up_proj.weight", "F32", (128, 64))
+    tensor = TensorInfo("model.layers.0.mlp.up_proj.weight", "F32", (128, 64))
 
     assert set(_weights(DENSE, [tensor]).values()) == {128 * 64 * 2}
 
@@ -209,7 +209,7 @@ def test_every_tensor_of_well_known_models_has_a_cut(published: Mapping[str, Map
     for name, config in published.items():
         model = architecture_of(config)
         loaded = parts(expected(model), model)
-        whole = sum(part.tensor.elements for part in loaded if part.cut is Cut.WHOLE)
+        whole = sum(part.tensor.elements for part in loaded if part.cut is ShardRule.WHOLE)
 
         assert whole < sum(part.tensor.elements for part in loaded) * (0.03 if model.is_latent else 0.01), name
 
@@ -221,7 +221,7 @@ def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published
     config = published["Qwen2.5-0.5B"]
     folder = write(config)
 
-    subject = look(StorageSection(uri=str(folder)), StorageSettings())
+    subject = inspect_model(StorageSection(uri=str(folder)), StorageSettings())
 
     assert subject.source == "the headers of its safetensors"
     assert list(subject.tensors) == expected(architecture_of(config))

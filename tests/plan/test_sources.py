@@ -13,16 +13,16 @@ import pytest
 
 from appliance.config.storage import StorageSection, StorageSettings
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError
-from appliance.planner import Subject, look
+from appliance.planner import ModelInfo, inspect_model
 from appliance.planner.expected_tensors import expected
-from appliance.planner.hardware import Hardware, named
+from appliance.planner.hardware import Hardware, named_hardware
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]
 
 
-def _look(uri: Path | str, **settings: Any) -> Subject:  # Any: of each setting
-    return look(StorageSection(uri=str(uri)), StorageSettings(**settings))
+def _look(uri: Path | str, **settings: Any) -> ModelInfo:  # Any: of each setting
+    return inspect_model(StorageSection(uri=str(uri)), StorageSettings(**settings))
 
 
 def test_a_gguf_file_says_it_all(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_hardware_has_names() -> None:
     """
     A known name, how many there are, and memory as its driver shows it.
     """
-    assert named("H100-80GB:8") == Hardware("h100-80gb", 8, 81559 * 2**20, is_here=False)
-    assert named("l4-24gb").count == 1
+    assert named_hardware("H100-80GB:8") == Hardware("h100-80gb", 8, 81559 * 2**20, is_here=False)
+    assert named_hardware("l4-24gb").count == 1
     for wrong in ("h100", "h100-80gb:0", "h100-80gb:x", "h100-81gb:2"):
         with pytest.raises(ValueError, match=r"must be NAME-GBgb:COUNT|unknown kind"):
-            named(wrong)
+            named_hardware(wrong)
