@@ -161,9 +161,9 @@ class LocalModelConfig(ModelSection):
     def build(self, peers: Peers) -> Model:
         if isinstance(self.engine, PythonSection):
             # The classes of requests and answers are no business of a program that only checks a file.
-            from appliance.python_api.class_loader import Imported
+            from appliance.python_api.class_loader import LazyPythonModel
 
-            return Imported(self.name, self.engine, self.offered)
+            return LazyPythonModel(self.name, self.engine, self.offered)
         model = self.in_vllm(self.engine, peers.front_end)
         if self.layout != "auto" and self.layout.is_following:
             return WorkerNodeModel(model, self.layout.nodes.address or "")

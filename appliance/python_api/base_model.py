@@ -28,7 +28,7 @@ def offered(method: Method) -> Method:
     return method
 
 
-class ServedModel:
+class BasePythonModel:
     """
     A model written in Python; subclass one of its kinds.
 
@@ -97,7 +97,7 @@ def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(load):
 
         @functools.wraps(load)
-        async def load_async(self: ServedModel, *args: Any, **keywords: Any) -> Any:
+        async def load_async(self: BasePythonModel, *args: Any, **keywords: Any) -> Any:
             with _unready_if_broken(self):
                 done = await load(self, *args, **keywords)
             self.ready = done is not False
@@ -106,7 +106,7 @@ def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
         return load_async
 
     @functools.wraps(load)
-    def load_plain(self: ServedModel, *args: Any, **keywords: Any) -> Any:
+    def load_plain(self: BasePythonModel, *args: Any, **keywords: Any) -> Any:
         with _unready_if_broken(self):
             done = load(self, *args, **keywords)
         self.ready = done is not False
@@ -116,7 +116,7 @@ def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _unready_if_broken(model: ServedModel) -> Iterator[None]:
+def _unready_if_broken(model: BasePythonModel) -> Iterator[None]:
     """
     The load of a parent class may have said that it is done.
     """
@@ -127,7 +127,7 @@ def _unready_if_broken(model: ServedModel) -> Iterator[None]:
         raise
 
 
-def overridden(model: ServedModel, name: str) -> Callable[..., Any] | None:
+def overridden(model: BasePythonModel, name: str) -> Callable[..., Any] | None:
     """
     The method of this name, or None where the class leaves it as it was offered.
     """

@@ -20,7 +20,7 @@ from appliance.core.model import ALONE, Model, ModelRequest, ModelResponse, Oper
 from appliance.python_api.arguments import checked
 from appliance.python_api.client import body_of, chunks, made
 from appliance.python_api.invoke import called
-from appliance.python_api.model_adapter import Bridge, bridged
+from appliance.python_api.model_adapter import PythonModelAdapter, bridged
 from appliance.python_api.openai_model import Context, OpenAIGenerativeModel, OpenAIModel, RawRequest
 from appliance.python_api.request_types import ChatCompletionRequest
 from appliance.python_api.response_types import ChatCompletion, ChatCompletionChunk
@@ -116,7 +116,7 @@ class _Completing:
     front_end = ALONE
 
     def __init__(self, adapter: OpenAIChatAdapterModel) -> None:
-        self._model: Model = Bridge(adapter)
+        self._model: Model = PythonModelAdapter(adapter)
 
     def operations(self, _name: str) -> frozenset[Operation]:
         return self._model.operations

@@ -16,7 +16,7 @@ from appliance.config.python_engine import PythonSection
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
 from appliance.core.suggestions import did_you_mean, known_names
-from appliance.python_api.base_model import ServedModel
+from appliance.python_api.base_model import BasePythonModel
 from appliance.python_api.invoke import in_thread
 from appliance.python_api.model_adapter import bridged
 from appliance.python_api.openai_model import METHODS
@@ -26,7 +26,7 @@ from appliance.python_api.user_code import reason_of, user_code
 Result = TypeVar("Result")
 
 
-class Imported:
+class LazyPythonModel:
     """
     A model of the contract out of a class that is not imported yet.
     """
@@ -84,7 +84,7 @@ class Imported:
         return self._bridge
 
 
-def made(name: str, section: PythonSection, model_dir: Path | None) -> ServedModel:
+def made(name: str, section: PythonSection, model_dir: Path | None) -> BasePythonModel:
     """
     An object of the class that a section names; `model_dir` is passed to a constructor that takes it.
 
@@ -110,7 +110,7 @@ def made(name: str, section: PythonSection, model_dir: Path | None) -> ServedMod
     return model
 
 
-def _imported(place: str) -> type[ServedModel]:
+def _imported(place: str) -> type[BasePythonModel]:
     module_name, _, class_name = place.partition(":")
     # As with `python -m`, but last: what lies there takes nobody's place.
     if str(Path.cwd()) not in sys.path:
@@ -124,9 +124,11 @@ def _imported(place: str) -> type[ServedModel]:
             f"or start the appliance in its directory, which is {Path.cwd()} now"
         ) from error
     found = getattr(module, class_name, None)
-    if isinstance(found, type) and issubclass(found, ServedModel):
+    if isinstance(found, type) and issubclass(found, BasePythonModel):
         return found
-    models = [name for name, each in vars(module).items() if isinstance(each, type) and issubclass(each, ServedModel)]
+    models = [
+        name for name, each in vars(module).items() if isinstance(each, type) and issubclass(each, BasePythonModel)
+    ]
     hint = did_you_mean(class_name, models) or known_names("models there", models) if models else "it has no models"
     what = "has no such class" if found is None else "is no subclass of a model of appliance.openai"
     raise LoadError(f"engine.python: {place} {what}; {hint}")

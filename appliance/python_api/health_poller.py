@@ -24,7 +24,7 @@ _SILENCE_SECONDS = 30.0
 _SECONDS_BETWEEN_LOGS = 600.0
 
 
-class Pulse:
+class HealthPoller:
     """
     What a model's own `healthy` said last; without one, all is well.
     """

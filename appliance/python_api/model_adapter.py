@@ -16,9 +16,9 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, UnsupportedOperationError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
 from appliance.core.model_traits import DependsOnModels
-from appliance.python_api.base_model import ServedModel, overridden
+from appliance.python_api.base_model import BasePythonModel, overridden
 from appliance.python_api.invoke import called
-from appliance.python_api.model_lifecycle import Life
+from appliance.python_api.model_lifecycle import ModelLifecycle
 from appliance.python_api.openai_model import METHODS, RawRequest
 from appliance.python_api.request_types import request_of
 from appliance.python_api.response_builder import reply
@@ -37,17 +37,17 @@ _PROOFS: Mapping[Operation, Mapping[str, Any]] = {  # Any: JSON values
 }
 
 
-class Bridge:
+class PythonModelAdapter:
     """
     Has a model written in Python answer calls.
     """
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: BasePythonModel) -> None:
         self._model = model
         named = {operation: overridden(model, name) for operation, name in METHODS.items()}
         self._methods = {operation: method for operation, method in named.items() if method is not None}
         self._backing = model.backing
-        self._life = Life.of(model)
+        self._life = ModelLifecycle.of(model)
         self._steps = Steps(model) if isinstance(model, TensorModel) else None
         of_steps = self._steps.operations if self._steps else frozenset()
         self.operations = (
@@ -112,12 +112,12 @@ class Bridge:
         return self._backing
 
 
-class DependentBridge(Bridge):
+class DependentModelAdapter(PythonModelAdapter):
     """
     The same for a model behind which servers elsewhere answer.
     """
 
-    def __init__(self, model: ServedModel, backing: DependsOnModels) -> None:
+    def __init__(self, model: BasePythonModel, backing: DependsOnModels) -> None:
         super().__init__(model)
         self._dependent = backing
 
@@ -128,9 +128,9 @@ class DependentBridge(Bridge):
         return self._dependent.upstreams()
 
 
-def bridged(model: ServedModel) -> Model:
+def bridged(model: BasePythonModel) -> Model:
     """
     The model as one of the contract.
     """
     backing = model.backing
-    return DependentBridge(model, backing) if isinstance(backing, DependsOnModels) else Bridge(model)
+    return DependentModelAdapter(model, backing) if isinstance(backing, DependsOnModels) else PythonModelAdapter(model)

@@ -10,31 +10,31 @@ from contextlib import suppress
 from pathlib import Path
 
 from appliance.core.errors import LoadError, UnavailableError
-from appliance.python_api.base_model import ServedModel, overridden
-from appliance.python_api.health_poller import Pulse
+from appliance.python_api.base_model import BasePythonModel, overridden
+from appliance.python_api.health_poller import HealthPoller
 from appliance.python_api.invoke import called
 from appliance.python_api.user_code import UserCodeError
 
 _LIFE = "_appliance_life"
 
 
-class Life:
+class ModelLifecycle:
     """
     From the first owner's beginning to the last one's end.
     """
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: BasePythonModel) -> None:
         self._model = model
-        self._pulse = Pulse(overridden(model, "healthy"))
+        self._pulse = HealthPoller(overridden(model, "healthy"))
         self._owners: set[object] = set()
         self._lock = asyncio.Lock()
 
     @staticmethod
-    def of(model: ServedModel) -> Life:
+    def of(model: BasePythonModel) -> ModelLifecycle:
         """
         The one life of a model.
         """
-        life: Life = vars(model).setdefault(_LIFE, Life(model))
+        life: ModelLifecycle = vars(model).setdefault(_LIFE, ModelLifecycle(model))
         return life
 
     async def begin(self, owner: object, artifacts: Mapping[str, Path]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from appliance.core.model import Operation
-from appliance.python_api.base_model import ServedModel, offered
+from appliance.python_api.base_model import BasePythonModel, offered
 from appliance.python_api.error_response import ErrorResponse
 from appliance.python_api.request_types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest
 from appliance.python_api.response_types import (
@@ -51,7 +51,7 @@ class RawRequest:
     query: str = ""
 
 
-class OpenAIModel(ServedModel):
+class OpenAIModel(BasePythonModel):
     """
     A model for OpenAI's clients; it can be asked whatever the methods that its class overrides answer.
 

@@ -12,7 +12,7 @@ from appliance.core.model import ModelResponse, Operation
 from appliance.python_api.error_response import ErrorResponse
 from appliance.python_api.invoke import is_stream
 from appliance.python_api.request_types import EmbeddingRequest, GenerationRequest, Request
-from appliance.python_api.response_envelope import Frame
+from appliance.python_api.response_envelope import ResponseEnvelope
 from appliance.python_api.serialization import Json, ModelFaultError, with_base64
 from appliance.python_api.sse import events, gathered, parted
 
@@ -30,7 +30,7 @@ async def reply(returned: Any, request: Request, operation: Operation, name: str
         return _refused(returned)
     if is_stream(returned) and not isinstance(request, GenerationRequest):
         raise ModelFaultError(f"the model answered {operation} with a stream; must return one whole answer")
-    frame = Frame.of(operation, request.model or name)
+    frame = ResponseEnvelope.of(operation, request.model or name)
     wants_stream = isinstance(request, GenerationRequest) and bool(request.stream)
     if is_stream(returned) and wants_stream:
         return ModelResponse(events(returned, frame), media_type=_EVENTS)
@@ -47,7 +47,7 @@ async def reply(returned: Any, request: Request, operation: Operation, name: str
     return ModelResponse(msgspec.json.encode(answer))
 
 
-def _streamed(answer: Json, frame: Frame, request: GenerationRequest, *, is_chat: bool) -> ModelResponse:
+def _streamed(answer: Json, frame: ResponseEnvelope, request: GenerationRequest, *, is_chat: bool) -> ModelResponse:
     wants_usage = bool((request.stream_options or {}).get("include_usage"))
     return ModelResponse(parted(answer, frame, is_chat=is_chat, wants_usage=wants_usage), media_type=_EVENTS)
 

@@ -25,7 +25,7 @@ _KINDS: Mapping[Operation, tuple[str, str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ResponseEnvelope:
     """
     The fields of one answer that say which it is.
     """
@@ -34,7 +34,7 @@ class Frame:
     chunk: Json
 
     @classmethod
-    def of(cls, operation: Operation, model: str) -> Frame:
+    def of(cls, operation: Operation, model: str) -> ResponseEnvelope:
         """
         A new answer's, under the name the client used for the model.
         """

@@ -44,7 +44,7 @@ def _plain(vector: _Vector | list[float] | str) -> list[float] | str:
     return vector if isinstance(vector, list | str) else vector.tolist()
 
 
-class Part(BaseModel):
+class ResponsePart(BaseModel):
     """
     A part of an answer: fields nobody named here are written too, and what was left unset is left out.
     """
@@ -60,7 +60,7 @@ class Part(BaseModel):
         return {name: value for name, value in write(self).items() if value is not None or name in shown}
 
 
-class Answer(Part):
+class OpenAIResponse(ResponsePart):
     """
     A whole answer; a `model` that is not set becomes the name the client used.
     """
@@ -68,7 +68,7 @@ class Answer(Part):
     model: str | None = None
 
 
-class Usage(Part):
+class Usage(ResponsePart):
     """
     Tokens that were read and written.
     """
@@ -79,7 +79,7 @@ class Usage(Part):
     prompt_tokens_details: Json | None = None
 
 
-class ChatMessage(Part):
+class ChatMessage(ResponsePart):
     """
     What the model said.
     """
@@ -93,7 +93,7 @@ class ChatMessage(Part):
     tool_calls: list[Json] | None = None
 
 
-class ChatCompletionChoice(Part):
+class ChatCompletionChoice(ResponsePart):
     """
     One alternative of a chat completion.
     """
@@ -106,7 +106,7 @@ class ChatCompletionChoice(Part):
     finish_reason: str | None = "stop"
 
 
-class ChatCompletion(Answer):
+class ChatCompletion(OpenAIResponse):
     """
     A whole answer to a chat completion request.
     """
@@ -118,7 +118,7 @@ class ChatCompletion(Answer):
     usage: Usage | None = None
 
 
-class ChatDelta(Part):
+class ChatDelta(ResponsePart):
     """
     What a chunk adds to a message.
     """
@@ -129,7 +129,7 @@ class ChatDelta(Part):
     tool_calls: list[Json] | None = None
 
 
-class ChatCompletionChunkChoice(Part):
+class ChatCompletionChunkChoice(ResponsePart):
     """
     What a chunk adds to one alternative; `finish_reason` stands in the last.
     """
@@ -142,7 +142,7 @@ class ChatCompletionChunkChoice(Part):
     finish_reason: str | None = None
 
 
-class ChatCompletionChunk(Answer):
+class ChatCompletionChunk(OpenAIResponse):
     """
     A piece of the stream that answers a chat completion request; give all of one stream the same `id`.
     """
@@ -154,7 +154,7 @@ class ChatCompletionChunk(Answer):
     usage: Usage | None = None
 
 
-class CompletionChoice(Part):
+class CompletionChoice(ResponsePart):
     """
     One alternative of a completion, or what a chunk adds to it.
     """
@@ -167,7 +167,7 @@ class CompletionChoice(Part):
     finish_reason: str | None = None
 
 
-class Completion(Answer):
+class Completion(OpenAIResponse):
     """
     A whole answer to a completion request.
     """
@@ -185,7 +185,7 @@ class CompletionChunk(Completion):
     """
 
 
-class EmbeddingData(Part):
+class EmbeddingData(ResponsePart):
     """
     The vector of one text: a list, an array of numpy's, or base64 of little-endian float32.
     """
@@ -195,7 +195,7 @@ class EmbeddingData(Part):
     embedding: Annotated[list[float] | str, BeforeValidator(_plain)]
 
 
-class Embedding(Answer):
+class Embedding(OpenAIResponse):
     """
     The answer to an embedding request.
     """
@@ -205,7 +205,7 @@ class Embedding(Answer):
     usage: Usage = Usage()
 
 
-class RerankDocument(Part):
+class RerankDocument(ResponsePart):
     """
     A document as it was sent.
     """
@@ -213,7 +213,7 @@ class RerankDocument(Part):
     text: str
 
 
-class RerankResult(Part):
+class RerankResult(ResponsePart):
     """
     How relevant the document at `index` is.
     """
@@ -223,7 +223,7 @@ class RerankResult(Part):
     document: RerankDocument | None = None
 
 
-class Rerank(Answer):
+class Rerank(OpenAIResponse):
     """
     The answer to a rerank request, the best document first.
     """

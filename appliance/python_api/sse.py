@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from appliance.python_api.invoke import items
-from appliance.python_api.response_envelope import Frame
+from appliance.python_api.response_envelope import ResponseEnvelope
 from appliance.python_api.serialization import Json, ModelFaultError
-from appliance.python_api.stream_aggregator import Gathered
+from appliance.python_api.stream_aggregator import StreamAggregator
 
 _DONE = "[DONE]"
 _LAST = b"data: [DONE]\n\n"
@@ -22,7 +22,7 @@ _LAST = b"data: [DONE]\n\n"
 _FIELDS = ("data:", "event:", "id:", "retry:", ":")
 
 
-async def events(stream: Any, frame: Frame) -> AsyncGenerator[bytes]:  # Any: whatever a user returned
+async def events(stream: Any, frame: ResponseEnvelope) -> AsyncGenerator[bytes]:  # Any: whatever a user returned
     """
     The events of a stream that a user returned, with OpenAI's end; closing it closes the stream.
 
@@ -40,14 +40,14 @@ async def events(stream: Any, frame: Frame) -> AsyncGenerator[bytes]:  # Any: wh
     yield _LAST
 
 
-async def gathered(stream: Any, frame: Frame, *, is_chat: bool) -> Json:  # Any: as above
+async def gathered(stream: Any, frame: ResponseEnvelope, *, is_chat: bool) -> Json:  # Any: as above
     """
     The one answer that a stream comes to, for a client that wants it whole; an error where the stream has one.
 
     Raises:
         ModelFaultError: an item is no chunk.
     """
-    whole = Gathered(frame.whole, is_chat=is_chat)
+    whole = StreamAggregator(frame.whole, is_chat=is_chat)
     async with aclosing(items(stream)) as yielded:
         async for item in yielded:
             for chunk in _chunks(item):
@@ -58,7 +58,7 @@ async def gathered(stream: Any, frame: Frame, *, is_chat: bool) -> Json:  # Any:
     return whole.answer()
 
 
-async def parted(answer: Json, frame: Frame, *, is_chat: bool, wants_usage: bool) -> AsyncGenerator[bytes]:
+async def parted(answer: Json, frame: ResponseEnvelope, *, is_chat: bool, wants_usage: bool) -> AsyncGenerator[bytes]:
     """
     A whole answer as the events of a stream, for a client that wants one.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from appliance.python_api.serialization import Json
 
 
-class Gathered:
+class StreamAggregator:
     """
     One answer under way, chunk by chunk.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from appliance.core.model import ModelRequest, ModelResponse, Operation
-from appliance.python_api.base_model import ServedModel, offered, overridden
+from appliance.python_api.base_model import BasePythonModel, offered, overridden
 from appliance.python_api.infer_types import InferRequest, InferResponse
 from appliance.python_api.invoke import called, is_stream, items
 from appliance.python_api.serialization import Json, ModelFaultError, kind_of, plain
@@ -39,7 +39,7 @@ What a model of tensors can be asked.
 
 
 # Any throughout: a step gives the next one what it likes, and may be asynchronous.
-class Model(ServedModel):
+class Model(BasePythonModel):
     """
     A model for clients of the Open Inference Protocol: what they ask goes through `preprocess`, `predict` or `explain`,
     and `postprocess`, each plain, in a thread, or asynchronous.

@@ -19,7 +19,7 @@ from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model, Peers
 from appliance.models.base_config import ModelSection
 from appliance.python_api.arguments import checked
-from appliance.python_api.base_model import ServedModel
+from appliance.python_api.base_model import BasePythonModel
 from appliance.python_api.model_adapter import bridged
 from appliance.server import serve
 
@@ -33,7 +33,7 @@ class PythonModelConfig(ModelSection):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    given: Annotated[ServedModel, SkipValidation]
+    given: Annotated[BasePythonModel, SkipValidation]
     """The model."""
 
     @property
@@ -67,7 +67,7 @@ class ModelServer:
         self._server = checked(ServerSection, {"port": http_port, "grpc_port": grpc_port, **server}, _SOURCE, "server")
         self._logging = checked(LoggingSection, dict(logging or {}), _SOURCE, "logging")
 
-    def start(self, models: Sequence[ServedModel]) -> None:
+    def start(self, models: Sequence[BasePythonModel]) -> None:
         """
         Serve the models until SIGTERM or Ctrl-C, and return when the requests under way are answered.
 
@@ -83,7 +83,7 @@ class ModelServer:
         if code:
             sys.exit(code)
 
-    def config(self, models: Sequence[ServedModel]) -> Config:
+    def config(self, models: Sequence[BasePythonModel]) -> Config:
         """
         What `start` serves, as the config that a file would become.
 
@@ -109,7 +109,7 @@ def _wrong(models: Sequence[object]) -> Iterable[Problem]:
     seen: set[str] = set()
     for index, model in enumerate(models):
         where = f"models[{index}]"
-        if not isinstance(model, ServedModel):
+        if not isinstance(model, BasePythonModel):
             hint = ", not the class itself" if isinstance(model, type) else ""
             kind = f"is {model!r}" if isinstance(model, type) else f"is a {type(model).__name__}"
             yield _problem(where, f"{kind}; must be an object of a subclass of appliance.openai's or Model{hint}")
@@ -120,7 +120,7 @@ def _wrong(models: Sequence[object]) -> Iterable[Problem]:
             yield from _ill_named(model, where)
 
 
-def _ill_named(model: ServedModel, where: str) -> Iterable[Problem]:
+def _ill_named(model: BasePythonModel, where: str) -> Iterable[Problem]:
     try:
         PythonModelConfig(name=model.name, given=model)
     except ValidationError as error:

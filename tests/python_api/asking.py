@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, cast
 
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
-from appliance.python_api.base_model import ServedModel
+from appliance.python_api.base_model import BasePythonModel
 from appliance.python_api.model_adapter import bridged
 
 CHAT: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
-async def loaded(model: ServedModel) -> Model:
+async def loaded(model: BasePythonModel) -> Model:
     """
     The model behind its bridge, ready.
     """
@@ -24,7 +24,9 @@ async def loaded(model: ServedModel) -> Model:
     return bridge
 
 
-async def ask(model: ServedModel, operation: Operation = Operation.CHAT_COMPLETION, /, **body: Any) -> ModelResponse:
+async def ask(
+    model: BasePythonModel, operation: Operation = Operation.CHAT_COMPLETION, /, **body: Any
+) -> ModelResponse:
     """
     The reply to a body; a chat says hello.
     """

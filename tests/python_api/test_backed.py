@@ -21,7 +21,7 @@ from appliance.core.model import PATHS, Model, ModelRequest, Operation
 from appliance.core.model_traits import DependsOnModels
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel, OpenAIProxyModel
 from appliance.openai.types import ChatCompletion, ChatCompletionRequest
-from appliance.python_api.base_model import ServedModel
+from appliance.python_api.base_model import BasePythonModel
 from appliance.python_api.model_adapter import bridged
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
@@ -30,7 +30,7 @@ TEMPLATE = (
 )
 
 
-async def served(model: ServedModel) -> Model:
+async def served(model: BasePythonModel) -> Model:
     """
     The model behind its bridge, loaded and well.
     """
