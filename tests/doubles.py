@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from appliance.config import Config
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.base_config import ModelSection, Recovery, Report
@@ -142,7 +142,7 @@ class DoubleSection(ModelSection):
     def storages(self) -> Mapping[str, StorageSection]:
         return {"model": StorageSection(uri="pypi://double==1/x")} if self.has_storage else {}
 
-    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
         report("model", 50, 200)
         if self.may_fetch is not None:
             self.may_fetch.wait(10)

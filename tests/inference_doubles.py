@@ -17,7 +17,7 @@ from typing import Any, Literal
 from doubles import Double, DoubleSection, config
 from httpx import ASGITransport, AsyncClient
 
-from appliance.config import Config, Loaded
+from appliance.config import Config, LoadedConfig
 from appliance.config.server import ServerSection
 from appliance.core.errors import RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
@@ -228,7 +228,7 @@ def main() -> None:
     from appliance.server import run
 
     server = ServerSection.model_validate(dict(word.split("=", 1) for word in sys.argv[1:]))
-    run(Loaded(speakers(server=server)))
+    run(LoadedConfig(speakers(server=server)))
 
 
 if __name__ == "__main__":

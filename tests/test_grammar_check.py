@@ -19,7 +19,7 @@ import pytest
 
 from appliance.config import load
 from appliance.config.engine import StructuredOutputsSection
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.fork_server import ForkServer
 from appliance.engines.vllm.grammar_check import GrammarCheck
@@ -67,7 +67,7 @@ def vllm_config(chat_file: Path) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     (section,) = load(chat_file).config.models
-    model = section.materialize(StorageSettings(), lambda *_: None)["model"]
+    model = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     return AsyncEngineArgs(model=str(model), max_model_len=2048, enforce_eager=True).create_engine_config()
 
 

@@ -18,7 +18,7 @@ from appliance.cli.diff import as_json, as_text, diff_help
 from appliance.cli.options import FILE, frozen, offline, overrides, said
 from appliance.cli.plan import plan, require_possible
 from appliance.cli.validate import validate as validate_one
-from appliance.config import Loaded, differences, load, schema_of
+from appliance.config import LoadedConfig, differences, load, schema_of
 from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError
@@ -176,7 +176,7 @@ def probe(what: str, file: Path | None, timeout: float, overrides: Sequence[str]
     sys.exit(0 if is_so else 1)
 
 
-def _running(overrides: Sequence[str]) -> Loaded:
+def _running(overrides: Sequence[str]) -> LoadedConfig:
     """
     The config of the one server that runs here.
     """
@@ -230,5 +230,5 @@ def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> No
         click.echo("  every promise held" if loaded.config.expect else "  it was ready; expect: promises nothing")
 
 
-def _log_quietly(loaded: Loaded) -> None:
+def _log_quietly(loaded: LoadedConfig) -> None:
     logging_setup.configure("auto", "warning", loaded.secrets)

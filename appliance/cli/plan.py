@@ -14,7 +14,7 @@ import click
 from ruamel.yaml import YAML
 
 from appliance.cli.options import FILE, offline, overrides, said
-from appliance.config import Config, Loaded, load
+from appliance.config import Config, LoadedConfig, load
 from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
@@ -105,7 +105,7 @@ def _show_probes(config: Config, made: Sequence[Plan]) -> str:
     return text.getvalue().rstrip()
 
 
-def _judge(loaded: Loaded, made: Sequence[tuple[int, Plan]], *, force: bool) -> None:
+def _judge(loaded: LoadedConfig, made: Sequence[tuple[int, Plan]], *, force: bool) -> None:
     """
     Return when all plans can work; with `force`, memory is no reason that one cannot, and is told of.
 
@@ -121,7 +121,7 @@ def _judge(loaded: Loaded, made: Sequence[tuple[int, Plan]], *, force: bool) -> 
         raise ConfigError(faults)
 
 
-def require_possible(loaded: Loaded) -> None:
+def require_possible(loaded: LoadedConfig) -> None:
     """
     Return when nothing that lies on this machine speaks against a layout; no store is asked.
 
@@ -162,7 +162,7 @@ def _share_devices(plan: Plan, others: Sequence[int | str] | None) -> bool:
     return mine is None or others is None or bool(set(mine) & set(others))
 
 
-def _problem(loaded: Loaded, index: int, refusal: ConstraintViolation) -> Problem:
+def _problem(loaded: LoadedConfig, index: int, refusal: ConstraintViolation) -> Problem:
     return loaded.problem(("models", index, *refusal.path), refusal.message)
 
 

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from appliance.config import Config
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.models.base_config import ModelSection, Report
 from appliance.storage import Report as CacheReport
 from appliance.storage import lockfile, materialize, verify
@@ -102,7 +102,9 @@ def _storages(section: ModelSection) -> Collection[tuple[str, StorageSection]]:
     return section.storages.items()
 
 
-def _reread(storage: StorageSection, settings: StorageSettings, report: CacheReport, *, deep: bool = False) -> FileList:
+def _reread(
+    storage: StorageSection, settings: GlobalStorageConfig, report: CacheReport, *, deep: bool = False
+) -> FileList:
     """
     Have every byte of a storage read again, and hold it to the lock; `deep` reads those outside the cache, too.
     """

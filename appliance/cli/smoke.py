@@ -19,7 +19,7 @@ import aiohttp
 
 from appliance.cli.key import new
 from appliance.config import Config
-from appliance.config.root import Expectation
+from appliance.config.root import ExpectConfig
 from appliance.core.errors import ApplianceError
 
 _POLL_SECONDS = 0.25
@@ -99,7 +99,7 @@ async def _readiness(session: aiohttp.ClientSession) -> tuple[int, list[dict[str
         return 0, []
 
 
-async def _hold(session: aiohttp.ClientSession, expectation: Expectation, say: Callable[[str], None]) -> None:
+async def _hold(session: aiohttp.ClientSession, expectation: ExpectConfig, say: Callable[[str], None]) -> None:
     method = "GET" if expectation.body is None else "POST"
     timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.config import Loaded, load
+from appliance.config import LoadedConfig, load
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.models.local_config import LocalModelConfig
@@ -66,7 +66,7 @@ def validate(file: Path, overrides: Sequence[str], *, deep: bool) -> Finding:
     return _look(file, loaded) if deep else Finding(file, ())
 
 
-def _look(file: Path, loaded: Loaded) -> Finding:
+def _look(file: Path, loaded: LoadedConfig) -> Finding:
     logging_setup.configure("auto", "warning", loaded.secrets)
     problems: list[Problem] = []
     unread: list[Problem] = []

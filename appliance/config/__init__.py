@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from appliance.config.diff import Difference, differences
     from appliance.config.json_schema import schema_of
-    from appliance.config.loader import Loaded, load
+    from appliance.config.loader import LoadedConfig, load
     from appliance.config.root import Config
 
-__all__ = ["Config", "Difference", "Loaded", "differences", "load", "schema_of"]
+__all__ = ["Config", "Difference", "LoadedConfig", "differences", "load", "schema_of"]
 
 _MODULES = {
     "Config": "appliance.config.root",
     "Difference": "appliance.config.diff",
-    "Loaded": "appliance.config.loader",
+    "LoadedConfig": "appliance.config.loader",
     "differences": "appliance.config.diff",
     "load": "appliance.config.loader",
     "schema_of": "appliance.config.json_schema",

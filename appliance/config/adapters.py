@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.config.storage import StorageSection
 from appliance.core.model import Operation
 
@@ -27,7 +27,7 @@ The operations that can be adapted, by the keys that offer them.
 """
 
 
-class ToolCallsSection(Section):
+class ToolCallsSection(BaseConfig):
     """
     How a model writes a call of a tool: JSON with `name` and `arguments` or `parameters`, or a list of such.
     """
@@ -39,7 +39,7 @@ class ToolCallsSection(Section):
     """What stands after it; null is the end of the answer."""
 
 
-class ChatSection(Section):
+class ChatSection(BaseConfig):
     """
     How a conversation becomes the text of one prompt.
     """
@@ -110,7 +110,7 @@ class CompletionsSection(RequiredChatSection):
         return frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
 
 
-class OfferingSection(Section):
+class OfferingSection(BaseConfig):
     """
     A kind of protocol that offers each operation there is a key for.
     """

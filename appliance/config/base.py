@@ -40,7 +40,7 @@ def without_free_keys(data: Any) -> Any:  # Any: what a file holds before it is 
     return {key: value for key, value in data.items() if not str(key).startswith(FREE_PREFIX)}
 
 
-class Section(BaseModel):
+class BaseConfig(BaseModel):
     """
     One part of the config.
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import re
 
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import DataPath, Place
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import DataPath, SourceLocation
 
 # What may stand between a value's place and the value itself: an anchor or a tag.
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")
 
 
-def inside(draft: Draft, path: DataPath, line: int = 1, offset: int | None = None) -> Place:
+def inside(draft: RawConfig, path: DataPath, line: int = 1, offset: int | None = None) -> SourceLocation:
     """
     The place of a character in the text at `path`: `line` counts from 1, `offset` in it from 0.
 
@@ -34,10 +34,10 @@ def inside(draft: Draft, path: DataPath, line: int = 1, offset: int | None = Non
         case quote:
             column = place.column + skipped + (1 if quote in "'\"" else 0) + (offset or 0)
             is_whole = line == 1 and column <= len(lines[place.line - 1]) + 1
-            return Place(place.source, place.line, column) if is_whole else place
+            return SourceLocation(place.source, place.line, column) if is_whole else place
 
 
-def _in_block(lines: tuple[str, ...], place: Place, line: int, offset: int | None) -> Place:
+def _in_block(lines: tuple[str, ...], place: SourceLocation, line: int, offset: int | None) -> SourceLocation:
     """
     In a literal block, whose lines begin below its sign, all indented alike.
     """
@@ -49,4 +49,4 @@ def _in_block(lines: tuple[str, ...], place: Place, line: int, offset: int | Non
     indent = len(first) - len(first.lstrip(" "))
     text = lines[number - 1]
     column = len(text) - len(text.lstrip()) if offset is None else indent + offset
-    return Place(place.source, number, min(column, len(text)) + 1)
+    return SourceLocation(place.source, number, min(column, len(text)) + 1)

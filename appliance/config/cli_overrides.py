@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from appliance.config.masking import MASK, is_private_name, mask
 from appliance.config.model_entries import named_models
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import DataPath, Fault, Place, Source, is_unicode, printable
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, is_unicode, printable
 from appliance.config.yaml_parser import parse
 from appliance.core.errors import ConfigError
 from appliance.core.suggestions import did_you_mean, known_names
@@ -20,20 +20,20 @@ _FORM = "must be a path, = and a value in YAML, such as server.port=9000"
 _LIST = "goes into a list, whose entries have no paths; must set the list as a whole, such as a=[b, c]"
 
 
-def lay(draft: Draft, overrides: Sequence[str]) -> tuple[Draft, list[Fault]]:
+def lay(draft: RawConfig, overrides: Sequence[str]) -> tuple[RawConfig, list[Diagnostic]]:
     """
     The draft with each of the overrides laid over it in turn, and a fault for each that cannot be.
     """
-    faults: list[Fault] = []
+    faults: list[Diagnostic] = []
     for override in overrides:
         source = Source(f"--set {_shown(override)}")
         try:
             draft, wrong = _laid(draft, override, source)
         except _MalformedError as malformed:
-            faults.append(Fault((), str(malformed), Place(source)))
+            faults.append(Diagnostic((), str(malformed), SourceLocation(source)))
         except ConfigError as error:
             # The value is a document of its own, and so is its one problem.
-            faults += [Fault((), problem.message, Place(source)) for problem in error.problems]
+            faults += [Diagnostic((), problem.message, SourceLocation(source)) for problem in error.problems]
         else:
             faults += wrong
     return draft, faults
@@ -60,7 +60,7 @@ class _MalformedError(Exception):
     """
 
 
-def _laid(draft: Draft, override: str, source: Source) -> tuple[Draft, list[Fault]]:
+def _laid(draft: RawConfig, override: str, source: Source) -> tuple[RawConfig, list[Diagnostic]]:
     name, equals, text = override.partition("=")
     if not is_unicode(override):
         raise _MalformedError("is not UTF-8 text; must be UTF-8")
@@ -72,11 +72,11 @@ def _laid(draft: Draft, override: str, source: Source) -> tuple[Draft, list[Faul
     if draft.goes_into_a_list(path):
         raise _MalformedError(_LIST)
     value, faults = parse(text, source)
-    wrong = [Fault((*path, *fault.path), fault.message, fault.place) for fault in faults]
-    return draft.with_value(path, value.data, Place(source)), wrong
+    wrong = [Diagnostic((*path, *fault.path), fault.message, fault.place) for fault in faults]
+    return draft.with_value(path, value.data, SourceLocation(source)), wrong
 
 
-def _path(draft: Draft, name: str) -> DataPath:
+def _path(draft: RawConfig, name: str) -> DataPath:
     section, _, rest = name.partition(".")
     if section != "models" or not rest:
         return tuple(name.split("."))

@@ -8,15 +8,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from appliance.config.raw_config import Draft
+from appliance.config.raw_config import RawConfig
 from appliance.config.root import Config
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.source_location import DataPath, Diagnostic
 
 # What pydantic puts before the text of an error that a validator of ours raised is not part of the text.
 _OURS = ("value_error", "assertion_error")
 
 
-def construct(draft: Draft) -> tuple[Config | None, list[Fault]]:
+def construct(draft: RawConfig) -> tuple[Config | None, list[Diagnostic]]:
     """
     The config, or None and what is wrong with the draft.
     """
@@ -28,7 +28,7 @@ def construct(draft: Draft) -> tuple[Config | None, list[Fault]]:
         return None, [_fault(draft, dict(detail)) for detail in details if detail["type"] != "missing"]
 
 
-def _fault(draft: Draft, detail: dict[str, Any]) -> Fault:  # Any: pydantic's own
+def _fault(draft: RawConfig, detail: dict[str, Any]) -> Diagnostic:  # Any: pydantic's own
     path = _path(draft, detail["loc"])
     if detail["type"] == "extra_forbidden":
         return draft.key_fault(path, "unknown key; must be left out")
@@ -41,7 +41,7 @@ def _fault(draft: Draft, detail: dict[str, Any]) -> Fault:  # Any: pydantic's ow
     return draft.fault(path, f"is {draft.quote(path)}; must {must}")
 
 
-def _path(draft: Draft, location: tuple[int | str, ...]) -> DataPath:
+def _path(draft: RawConfig, location: tuple[int | str, ...]) -> DataPath:
     """
     The path in the data: pydantic's has its own steps between, for model classes and for members of unions.
     """

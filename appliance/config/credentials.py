@@ -12,13 +12,13 @@ from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import Field, SecretStr, model_validator
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 
 Url = Annotated[str, Field(pattern="^https?://[^/]")]
 HeaderName = Annotated[str, Field(pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 
 
-class CredentialBlock(Section):
+class CredentialsBase(BaseConfig):
     """
     One block of credentials: at most one of its ways to be known is taken, and keys that belong together come together.
     """
@@ -41,7 +41,7 @@ class CredentialBlock(Section):
         return self
 
 
-class S3Credentials(CredentialBlock):
+class S3Credentials(CredentialsBase):
     """
     For `s3://`; what is unset is looked for where every AWS tool looks.
     """
@@ -74,7 +74,7 @@ class S3Credentials(CredentialBlock):
     """Region of the bucket; unset is `AWS_DEFAULT_REGION`, or what the AWS config files say."""
 
 
-class GcsCredentials(CredentialBlock):
+class GcsCredentials(CredentialsBase):
     """
     For `gs://`; what is unset is looked for where every Google tool looks.
     """
@@ -97,7 +97,7 @@ class GcsCredentials(CredentialBlock):
     """Address of an emulator or a proxy; unset is `STORAGE_EMULATOR_HOST`, or Google."""
 
 
-class AzureCredentials(CredentialBlock):
+class AzureCredentials(CredentialsBase):
     """
     For `az://`, `abfs://`, `abfss://` and Azure's `https://` URLs.
     """
@@ -154,7 +154,7 @@ class AzureCredentials(CredentialBlock):
         return self
 
 
-class HubCredentials(CredentialBlock):
+class HubCredentials(CredentialsBase):
     """
     For `hf://`.
     """
@@ -169,7 +169,7 @@ class HubCredentials(CredentialBlock):
     """Address of a mirror; unset is `HF_ENDPOINT`, or huggingface.co."""
 
 
-class HttpCredentials(CredentialBlock):
+class HttpCredentials(CredentialsBase):
     """
     For `https://` and `http://`.
     """
@@ -188,7 +188,7 @@ class HttpCredentials(CredentialBlock):
         return self
 
 
-class CredentialsSection(Section):
+class CredentialsSection(BaseConfig):
     """
     Credentials for each kind of store, as blocks; a block that names its bucket, account, owner or host goes before one
     for all of them.
@@ -210,7 +210,7 @@ class CredentialsSection(Section):
     """For `https://` and `http://`."""
 
 
-Block = TypeVar("Block", bound=CredentialBlock)
+Block = TypeVar("Block", bound=CredentialsBase)
 
 
 def block_for(blocks: Sequence[Block], key: str, value: str | None) -> Block | None:

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from appliance.config.base import Change, Section
-from appliance.config.loader import Loaded
+from appliance.config.base import BaseConfig, Change
+from appliance.config.loader import LoadedConfig
 from appliance.config.root import Config
 from appliance.config.source_location import DataPath, dotted
 from appliance.models import SECTIONS
@@ -51,11 +51,11 @@ class Difference:
     """Name of the model it belongs to."""
 
 
-def differences(old: Loaded, new: Loaded) -> list[Difference]:
+def differences(old: LoadedConfig, new: LoadedConfig) -> list[Difference]:
     """
     Every key in which two configs differ, in the order of the schema; free keys, comments and order are none.
     """
-    found = _Comparison(old.hidden | new.hidden).of(_as_written(old), _as_written(new), (), Change.RESTART)
+    found = _Differ(old.hidden | new.hidden).of(_as_written(old), _as_written(new), (), Change.RESTART)
     shared = _shared(old.config) | _shared(new.config)
     return [replace(each, change=Change.RESTART) if _would_swap(each, shared) else each for each in found]
 
@@ -79,7 +79,7 @@ def change_of(field: FieldInfo, above: Change) -> Change:
     return next((each for each in field.metadata if isinstance(each, Change)), above)
 
 
-def keys_of(change: Change, section: type[Section] = Config, path: str = "") -> Iterator[str]:
+def keys_of(change: Change, section: type[BaseConfig] = Config, path: str = "") -> Iterator[str]:
     """
     The topmost keys that are said to change so.
     """
@@ -87,14 +87,14 @@ def keys_of(change: Change, section: type[Section] = Config, path: str = "") -> 
         key = f"{path}{field.alias or name}"
         if change in field.metadata:
             yield key
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseConfig):
             yield from keys_of(change, field.annotation, f"{key}.")
         elif section is Config and name == "models":
             found = (each for model in SECTIONS.values() for each in keys_of(change, model, "models.NAME."))
             yield from dict.fromkeys(found)
 
 
-def _as_written(loaded: Loaded) -> Section:
+def _as_written(loaded: LoadedConfig) -> BaseConfig:
     """
     The config without the lock beside it, which follows the file wherever it lies.
     """
@@ -105,7 +105,7 @@ def _as_written(loaded: Loaded) -> Section:
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparison:
+class _Differ:
     """
     One walk down both configs; `hidden` are the paths of values that are not shown.
     """
@@ -118,7 +118,7 @@ class _Comparison:
         """
         if old == new:
             return
-        if isinstance(old, Section) and type(old) is type(new):
+        if isinstance(old, BaseConfig) and type(old) is type(new):
             for name, field in type(old).model_fields.items():
                 below = (*path, field.alias or name)
                 yield from self.of(getattr(old, name), getattr(new, name), below, change_of(field, change))
@@ -133,7 +133,7 @@ class _Comparison:
     def _shown(self, value: Any, path: DataPath) -> Any:  # Any: JSON values
         if isinstance(value, SecretStr) or path in self.hidden:
             return value if value is ABSENT or value is None else _SECRET
-        if isinstance(value, Section):
+        if isinstance(value, BaseConfig):
             fields = type(value).model_fields.items()
             said = {field.alias or name: getattr(value, name) for name, field in fields if _is_said(value, name, field)}
             return {key: self._shown(each, (*path, key)) for key, each in said.items()}
@@ -159,7 +159,7 @@ def _model(path: DataPath) -> str | None:
     return str(path[1]) if len(path) > 1 and path[0] == "models" else None
 
 
-def _is_said(section: Section, name: str, field: FieldInfo) -> bool:
+def _is_said(section: BaseConfig, name: str, field: FieldInfo) -> bool:
     return field.is_required() or getattr(section, name) != field.get_default(call_default_factory=True)
 
 
@@ -171,6 +171,6 @@ def _parts(value: object) -> Mapping[str | int, object] | None:
     """
     if isinstance(value, Mapping):
         return value
-    if not isinstance(value, tuple | list) or not all(isinstance(each, Section) for each in value):
+    if not isinstance(value, tuple | list) or not all(isinstance(each, BaseConfig) for each in value):
         return None
     return {each.name if isinstance(each, ModelSection) else index: each for index, each in enumerate(value)}

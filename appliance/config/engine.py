@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from appliance.config.base import Section, without_free_keys
+from appliance.config.base import BaseConfig, without_free_keys
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class StructuredOutputsSection(Section):
+class StructuredOutputsSection(BaseConfig):
     """
     How large and how complex the schema, grammar or list of choices of one request may be; beyond it is 400.
 
@@ -37,7 +37,7 @@ class StructuredOutputsSection(Section):
     """
 
 
-class EngineSection(Section):
+class EngineSection(BaseConfig):
     """
     How vLLM computes.
     """

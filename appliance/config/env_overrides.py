@@ -12,12 +12,12 @@ from typing import Any, cast
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.config.model_entries import named_models
-from appliance.config.raw_config import Draft
+from appliance.config.raw_config import RawConfig
 from appliance.config.root import Config
-from appliance.config.schema_lookup import Shape, converted
-from appliance.config.source_location import DataPath, Fault, Place, Source, is_unicode, printable
+from appliance.config.schema_lookup import SchemaLookup, converted
+from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, is_unicode, printable
 from appliance.core.service_links import service_links
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.models import SECTIONS
@@ -33,25 +33,25 @@ class _UnknownError(Exception):
     """
 
 
-def lay(draft: Draft, environ: Mapping[str, str], shape: Shape) -> tuple[Draft, list[Fault]]:
+def lay(draft: RawConfig, environ: Mapping[str, str], shape: SchemaLookup) -> tuple[RawConfig, list[Diagnostic]]:
     """
     The draft with the environment's settings laid over it, and a fault for each that names nothing.
     """
-    faults: list[Fault] = []
+    faults: list[Diagnostic] = []
     # A whole section goes before its parts, whatever the order of the variables.
     settings = {name for name in environ if name.upper().startswith(PREFIX)} - service_links(environ, PREFIX)
     names = sorted(settings, key=lambda name: (len(name), name))
     for name in names:
-        text, place = environ[name], Place(Source(f"environment {printable(name)}"))
+        text, place = environ[name], SourceLocation(Source(f"environment {printable(name)}"))
         try:
             path = _path(draft, name[len(PREFIX) :].lower())
         except _UnknownError as unknown:
-            faults.append(Fault((), str(unknown), place))
+            faults.append(Diagnostic((), str(unknown), place))
             continue
         if draft.goes_into_a_list(path):
-            faults.append(Fault((), "goes into a list; must set the list as a whole, in YAML", place))
+            faults.append(Diagnostic((), "goes into a list; must set the list as a whole, in YAML", place))
         elif not is_unicode(text):
-            faults.append(Fault(path, "is not UTF-8 text; must be UTF-8", place))
+            faults.append(Diagnostic(path, "is not UTF-8 text; must be UTF-8", place))
         else:
             draft = draft.with_value(path, converted(text, shape.at(draft.data, path)), place, is_text=True)
     return draft, faults
@@ -64,7 +64,7 @@ def slug(name: str) -> str:
     return re.sub("[^a-z0-9]", "_", name.lower())
 
 
-def _path(draft: Draft, name: str) -> DataPath:
+def _path(draft: RawConfig, name: str) -> DataPath:
     """
     The path of the setting that the variable with this name, without the prefix, means.
     """
@@ -83,7 +83,7 @@ def _path(draft: Draft, name: str) -> DataPath:
     return (*found[0].path, *_path_in(found[0].section, rest[longest:]))
 
 
-def _path_in(section: type[Section], name: str) -> DataPath:
+def _path_in(section: type[BaseConfig], name: str) -> DataPath:
     value: Any = _OneVariable(section, name)()
     path: DataPath = ()
     while isinstance(value, dict) and value:
@@ -96,16 +96,16 @@ def _path_in(section: type[Section], name: str) -> DataPath:
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
+class _ModelEntry:
     prefix: str
     path: DataPath
-    section: type[Section]
+    section: type[BaseConfig]
 
 
-def _models(draft: Draft) -> Iterator[_Model]:
+def _models(draft: RawConfig) -> Iterator[_ModelEntry]:
     for path, name, class_name in named_models(draft):
         if class_name in SECTIONS:
-            yield _Model(slug(name) + _DELIMITER, path, SECTIONS[class_name])
+            yield _ModelEntry(slug(name) + _DELIMITER, path, SECTIONS[class_name])
 
 
 def _no_such(what: str, name: str, known: Iterable[str]) -> str:
@@ -119,7 +119,7 @@ class _OneVariable(EnvSettingsSource):
     pydantic-settings' reading of one variable's name, so that a fault can name it.
     """
 
-    def __init__(self, section: type[Section], name: str) -> None:
+    def __init__(self, section: type[BaseConfig], name: str) -> None:
         self._variables = {name: "value"}
         # The source reads only the fields of the class, which any model has.
         super().__init__(

@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from appliance.config.adapters import ChatSection, Count, OfferingSection, Text
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 
 UrlPath = Annotated[str, Field(pattern=r"^(/[^\s#]*)?$")]
 
 
-class UsageSection(Section):
+class UsageSection(BaseConfig):
     """
     Where an answer tells its tokens.
     """
@@ -26,7 +26,7 @@ class UsageSection(Section):
     """JMESPath to the tokens of the answer; unset counts none."""
 
 
-class HttpExchangeSection(Section):
+class HttpExchangeSection(BaseConfig):
     """
     One request to a JSON service, and its answer.
     """

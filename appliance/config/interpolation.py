@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.base import FREE_PREFIX
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import DataPath, Diagnostic
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)(?P<end>\}?)")
 _ENV = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-.*)?", re.DOTALL)
@@ -63,7 +63,7 @@ class _Text:
         return value
 
 
-def resolve(draft: Draft, environ: Mapping[str, str], directory: Path) -> tuple[Draft, list[Fault]]:
+def resolve(draft: RawConfig, environ: Mapping[str, str], directory: Path) -> tuple[RawConfig, list[Diagnostic]]:
     """
     The draft with its references replaced, and a fault for each that leads nowhere.
 
@@ -71,7 +71,7 @@ def resolve(draft: Draft, environ: Mapping[str, str], directory: Path) -> tuple[
     """
     texts: dict[DataPath, frozenset[str]] = {}
     files = dict(draft.files)
-    faults: list[Fault] = []
+    faults: list[Diagnostic] = []
 
     def walk(value: Any, path: DataPath) -> Any:  # Any: what a file holds before it is checked
         if isinstance(value, dict):

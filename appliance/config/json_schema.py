@@ -11,7 +11,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from appliance.config.base import FREE_PREFIX, Section
+from appliance.config.base import FREE_PREFIX, BaseConfig
 from appliance.config.engine import EngineSection
 from appliance.config.root import Config
 from appliance.engines.vllm.schema import NAME as ENGINE_NAME
@@ -66,7 +66,7 @@ class _Generator(GenerateJsonSchema):
         A default where it says something: the one of a section is that of its keys, and null is a key left out.
         """
         made = super().default_schema(schema)
-        if made.get("default") is None or isinstance(schema.get("default"), Section):
+        if made.get("default") is None or isinstance(schema.get("default"), BaseConfig):
             made.pop("default", None)
         return made
 
@@ -128,7 +128,7 @@ def schema_of(class_name: str | None = None) -> dict[str, Any]:  # Any: JSON
     Raises:
         KeyError: there is no such model class.
     """
-    section: type[Section] = Config if class_name is None else SECTIONS[class_name]
+    section: type[BaseConfig] = Config if class_name is None else SECTIONS[class_name]
     made = section.model_json_schema(by_alias=True, schema_generator=_Generator)
     name, title = (
         (ROOT, "Config of an appliance") if class_name is None else (class_name, f"Model of class {class_name}")

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 
 Degree = Annotated[int, Field(ge=1, le=1024)]
 Device = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class KvCacheSection(Section):
+class KvCacheSection(BaseConfig):
     """
     The memory of the KV cache on each device, said outright: `bytes` or `fraction`.
     """
@@ -27,7 +27,7 @@ class KvCacheSection(Section):
     """Share of each device's memory; on a CPU, of the machine's memory."""
 
 
-class NodesSection(Section):
+class NodesSection(BaseConfig):
     """
     The machines that share one model: the same file is served on each, with a `rank` of its own, such as
     `${env:LWS_WORKER_INDEX}`. Rank 0 waits for the others and answers the calls; the others compute for it, refuse
@@ -50,7 +50,7 @@ class NodesSection(Section):
     """
 
 
-class LayoutSection(Section):
+class LayoutSection(BaseConfig):
     """
     The layout of one model: how many ranks share its weights, which devices and machines they are, and what memory
     they may take. `appliance plan FILE` says what it comes to, before anything is fetched.

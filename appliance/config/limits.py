@@ -8,13 +8,13 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class LimitsSection(Section):
+class LimitsSection(BaseConfig):
     """
     How much a model takes on; a request beyond it is refused with 429 and `Retry-After`, before its prompt is read.
 
@@ -88,7 +88,7 @@ class LimitsSection(Section):
         return self.model_copy(update=counts)
 
 
-class SloSection(Section):
+class SloSection(BaseConfig):
     """
     What a model promises to the requests it lets in.
     """
@@ -100,7 +100,7 @@ class SloSection(Section):
     """
 
 
-class KeyLimits(Section):
+class KeyLimitsConfig(BaseConfig):
     """
     How much may be asked with one key; beyond it is 429 with `Retry-After`, and `x-ratelimit-*` headers tell what is
     left.

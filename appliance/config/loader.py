@@ -14,11 +14,11 @@ from appliance.config.construct import construct
 from appliance.config.env_overrides import lay as lay_environment
 from appliance.config.interpolation import resolve
 from appliance.config.json_schema import engine_schema, schema_of
-from appliance.config.raw_config import Draft
+from appliance.config.raw_config import RawConfig
 from appliance.config.root import Config
 from appliance.config.schema_errors import check
-from appliance.config.schema_lookup import Shape, typed
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.schema_lookup import SchemaLookup, typed
+from appliance.config.source_location import DataPath, Diagnostic
 from appliance.config.validators import RULES
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError, Problem
@@ -26,7 +26,7 @@ from appliance.storage import lockfile
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedConfig:
     """
     A config that is right, and what must not be shown of it.
     """
@@ -47,7 +47,7 @@ class Loaded:
     overrides: tuple[str, ...] = ()
     """What was laid over it."""
 
-    draft: Draft | None = field(default=None, repr=False, compare=False)
+    draft: RawConfig | None = field(default=None, repr=False, compare=False)
     """The file as it was read, for faults that only show later."""
 
     @property
@@ -57,7 +57,7 @@ class Loaded:
         """
         return None if self.path is None else self.files.get(self.path)
 
-    def again(self) -> Loaded:
+    def again(self) -> LoadedConfig:
         """
         What the same walk makes of the file as it is now.
 
@@ -77,7 +77,7 @@ class Loaded:
         return self.draft.fault(path, message).problem(self.draft.secrets(()))
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> Loaded:
+def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
     """
     Read and check the config at `path`, with the environment and then the `overrides` laid over it.
 
@@ -87,7 +87,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
         ConfigError: something is wrong; it carries every problem found.
     """
     environ = os.environ if environ is None else environ
-    shape = Shape(schema_of(), (engine_schema(),))
+    shape = SchemaLookup(schema_of(), (engine_schema(),))
     draft, unread = read(path)
     draft, unresolved = resolve(draft, environ, path.parent)
     draft, unknown = lay_environment(typed(draft, shape), environ, shape)
@@ -102,7 +102,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
         hidden = draft.secrets(())
         raise ConfigError([fault.problem(hidden) for fault in sorted(faults, key=_order)]) from None
     secret = dict(_secrets(draft, shape))
-    return Loaded(
+    return LoadedConfig(
         _with_lock(config, path),
         frozenset[str]().union(*secret.values()),
         frozenset(_by_name(draft, place) for place in secret),
@@ -123,11 +123,11 @@ def _with_lock(config: Config, path: Path) -> Config:
     return config.model_copy(update={"storage": storage})
 
 
-def _distinct(faults: Iterable[Fault]) -> list[Fault]:
+def _distinct(faults: Iterable[Diagnostic]) -> list[Diagnostic]:
     """
     The first fault of each path, and of what an alias repeats from its anchor.
     """
-    kept: dict[object, Fault] = {}
+    kept: dict[object, Diagnostic] = {}
     for fault in faults:
         twin = (fault.place, fault.message)
         if twin not in kept and (not fault.path or fault.path not in kept):
@@ -135,7 +135,7 @@ def _distinct(faults: Iterable[Fault]) -> list[Fault]:
     return list(dict.fromkeys(kept.values()))
 
 
-def _new(faults: Iterable[Fault], known: Iterable[Fault]) -> Iterator[Fault]:
+def _new(faults: Iterable[Diagnostic], known: Iterable[Diagnostic]) -> Iterator[Diagnostic]:
     """
     The faults that no known one is above, at or below, or at the same anchor; pydantic says again what the schema said.
     """
@@ -148,11 +148,11 @@ def _new(faults: Iterable[Fault], known: Iterable[Fault]) -> Iterator[Fault]:
             yield fault
 
 
-def _order(fault: Fault) -> tuple[bool, int, int]:
+def _order(fault: Diagnostic) -> tuple[bool, int, int]:
     return fault.place.line is None, fault.place.line or 0, fault.place.column or 0
 
 
-def _secrets(draft: Draft, shape: Shape) -> Iterator[tuple[DataPath, frozenset[str]]]:
+def _secrets(draft: RawConfig, shape: SchemaLookup) -> Iterator[tuple[DataPath, frozenset[str]]]:
     """
     The texts from outside that are still text; a choice such as a log level is no secret, and would blot out logs.
     """
@@ -162,7 +162,7 @@ def _secrets(draft: Draft, shape: Shape) -> Iterator[tuple[DataPath, frozenset[s
             yield path, texts
 
 
-def _by_name(draft: Draft, path: DataPath) -> DataPath:
+def _by_name(draft: RawConfig, path: DataPath) -> DataPath:
     """
     The path with the model's name in the place of its number, which says less and may change.
     """

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from appliance.config.raw_config import Draft
+from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import DataPath
 
 
-def model_entries(draft: Draft) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
+def model_entries(draft: RawConfig) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
     """
     The entries of ``models:`` that are mappings at all.
     """
@@ -21,7 +21,7 @@ def model_entries(draft: Draft) -> Iterator[tuple[DataPath, dict[str, Any]]]:  #
             yield ("models", index), model
 
 
-def named_models(draft: Draft) -> Iterator[tuple[DataPath, str, str]]:
+def named_models(draft: RawConfig) -> Iterator[tuple[DataPath, str, str]]:
     """
     DataPath, name and class of each model that says both.
     """
@@ -31,7 +31,7 @@ def named_models(draft: Draft) -> Iterator[tuple[DataPath, str, str]]:
             yield path, name, class_name
 
 
-def name_paths(draft: Draft) -> Iterator[DataPath]:
+def name_paths(draft: RawConfig) -> Iterator[DataPath]:
     """
     Where names stand that clients may send: a model's own, its aliases, its adapters'.
     """

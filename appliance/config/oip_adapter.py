@@ -9,10 +9,10 @@ from typing import Literal
 from pydantic import Field
 
 from appliance.config.adapters import Count, OfferingSection, RequiredChatSection, Text
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 
 
-class OipTextSection(Section):
+class OipTextSection(BaseConfig):
     """
     Text in, text out.
     """
@@ -33,7 +33,7 @@ class OipChatSection(OipTextSection, RequiredChatSection):
     """
 
 
-class OipEmbeddingsSection(Section):
+class OipEmbeddingsSection(BaseConfig):
     """
     Texts in, vectors out.
     """
@@ -45,7 +45,7 @@ class OipEmbeddingsSection(Section):
     """Name of the tensor that holds the vectors, of shape [texts, dimensions]; unset is the only one there is."""
 
 
-class OipRerankSection(Section):
+class OipRerankSection(BaseConfig):
     """
     Pairs of a query and a document in, scores out.
     """

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 
 
-class PayloadsSection(Section):
+class PayloadsSection(BaseConfig):
     """
     Where the bodies of requests and answers go, as CloudEvents of the types that KServe's logger has. They hold what
     people said: mind who reads them. No header of a request is ever among them, and so no key. Messages of gRPC are

@@ -8,12 +8,12 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from appliance.config.base import Section, without_free_keys
+from appliance.config.base import BaseConfig, without_free_keys
 
 _NAME = r"[A-Za-z_]\w*"
 
 
-class PythonSection(Section):
+class PythonSection(BaseConfig):
     """
     A class of yours computes.
     """

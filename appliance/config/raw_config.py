@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any, TypeVar
 
 from appliance.config.masking import MASK, is_field, is_odd_address, is_private_name, is_secret_name, mask
-from appliance.config.source_location import DataPath, Fault, Place, printable
+from appliance.config.source_location import DataPath, Diagnostic, SourceLocation, printable
 from appliance.storage.uri import scheme_of, secret_spans
 
 Item = TypeVar("Item")
@@ -28,16 +28,16 @@ _QUOTE_WIDTH = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class RawConfig:
     """
     Plain data with places; each step of the walk makes a new one from the last.
     """
 
     data: Any  # Any: what a file holds before it is checked
-    values: Mapping[DataPath, Place]
+    values: Mapping[DataPath, SourceLocation]
     """Where each value stands; a value without an entry stands where its nearest parent does."""
 
-    keys: Mapping[DataPath, Place]
+    keys: Mapping[DataPath, SourceLocation]
     """Where the key of each value stands."""
 
     texts: Mapping[DataPath, frozenset[str]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Draft:
     files: Mapping[Path, str] = field(default_factory=dict)
     """Every file that was read, with the SHA-256 of what it held."""
 
-    def place(self, path: DataPath) -> Place:
+    def place(self, path: DataPath) -> SourceLocation:
         """
         Where the value at `path` stands, or the nearest parent that has a place.
         """
@@ -54,20 +54,20 @@ class Draft:
             path = path[:-1]
         return self.values[path]
 
-    def fault(self, path: DataPath, message: str) -> Fault:
+    def fault(self, path: DataPath, message: str) -> Diagnostic:
         """
         A fault of the value at `path`.
         """
         is_secret = self._is_private(path) and not isinstance(self.find(path), dict | list)
-        return Fault(path, message, self.place(path), is_secret, self._is_secret_key(path))
+        return Diagnostic(path, message, self.place(path), is_secret, self._is_secret_key(path))
 
-    def key_fault(self, path: DataPath, message: str) -> Fault:
+    def key_fault(self, path: DataPath, message: str) -> Diagnostic:
         """
         A fault of the key at the end of `path`, which no section has.
         """
         place = self.keys.get(path) or self.place(path)
         # The second half of `{api_key: a,b}` is a key of its own.
-        return Fault(path, message, place, has_secret_key=self.find(path) is None or self._is_secret_key(path))
+        return Diagnostic(path, message, place, has_secret_key=self.find(path) is None or self._is_secret_key(path))
 
     def _is_private(self, path: DataPath) -> bool:
         value = self.find(path)
@@ -101,7 +101,7 @@ class Draft:
         below = (secret for place, secret in self.texts.items() if place[: len(path)] == path)
         return frozenset[str]().union(*below)
 
-    def concealed(self) -> Draft:
+    def concealed(self) -> RawConfig:
         """
         The draft with the secrets that the file, or `--set`, spells out marked like those from outside.
         """
@@ -124,7 +124,7 @@ class Draft:
         is_address = isinstance(value, str) and secrets.issubset(_in_address(value))
         return quote(mask(value, 0)[0]) if is_address else MASK
 
-    def with_value(self, path: DataPath, value: Any, place: Place, *, is_text: bool = False) -> Draft:
+    def with_value(self, path: DataPath, value: Any, place: SourceLocation, *, is_text: bool = False) -> RawConfig:
         """
         The draft with `value` laid over what `path` held: a mapping key by key, anything else as a whole.
 

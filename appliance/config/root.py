@@ -10,9 +10,9 @@ from pydantic import Field, GetCoreSchemaHandler, JsonValue
 from pydantic_core import CoreSchema, core_schema
 
 from appliance import models
-from appliance.config.base import Change, Section
+from appliance.config.base import BaseConfig, Change
 from appliance.config.server import ServerSection
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.models.base_config import ModelSection
 from appliance.telemetry.access_log import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
@@ -35,7 +35,7 @@ class ByClass:
 Label = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 
 
-class MetadataSection(Section):
+class MetadataSection(BaseConfig):
     """
     What the service is called where KServe's gateway leads to it.
 
@@ -53,7 +53,7 @@ class MetadataSection(Section):
     """Namespace it is in; small letters, digits and `-`."""
 
 
-class LoggingSection(Section):
+class LoggingSection(BaseConfig):
     """
     What the log looks like.
     """
@@ -71,7 +71,7 @@ class LoggingSection(Section):
     """Where the bodies of requests and answers go; unset is nowhere."""
 
 
-class Expectation(Section):
+class ExpectConfig(BaseConfig):
     """
     One request and what its answer must be; `appliance smoke` checks it.
     """
@@ -89,7 +89,7 @@ class Expectation(Section):
     """Text, or several texts, that must occur in the answer's body."""
 
 
-class Config(Section):
+class Config(BaseConfig):
     """
     Which models to serve, where their bytes lie, and how they sit on the GPUs.
     """
@@ -109,8 +109,8 @@ class Config(Section):
     tracing: TracingSection | None = None
     """Where spans of requests go; unset is nowhere."""
 
-    storage: StorageSettings = StorageSettings()
+    storage: GlobalStorageConfig = GlobalStorageConfig()
     """Where the bytes of all models are kept, and how they are fetched."""
 
-    expect: Annotated[tuple[Expectation, ...], Change.HOT] = ()
+    expect: Annotated[tuple[ExpectConfig, ...], Change.HOT] = ()
     """What `appliance smoke` asks once the models are ready."""

@@ -12,9 +12,9 @@ from typing import Any
 from jsonschema import ValidationError
 
 from appliance.config.base import FREE_PREFIX
-from appliance.config.raw_config import Draft, quote
-from appliance.config.schema_lookup import Schema, Shape, json_types, types_of
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.raw_config import RawConfig, quote
+from appliance.config.schema_lookup import Schema, SchemaLookup, json_types, types_of
+from appliance.config.source_location import DataPath, Diagnostic
 from appliance.core.suggestions import did_you_mean, known_names, nearest
 
 _WORDS = {
@@ -27,7 +27,7 @@ _WORDS = {
 }
 
 
-def check(draft: Draft, shape: Shape) -> Iterator[Fault]:
+def check(draft: RawConfig, shape: SchemaLookup) -> Iterator[Diagnostic]:
     """
     Every fault that the schema finds in the draft.
     """
@@ -41,7 +41,7 @@ class _Error:
     A value that does not hold to one keyword of its schema; jsonschema's own type says less about its parts.
     """
 
-    draft: Draft
+    draft: RawConfig
     path: DataPath
     value: Any  # Any: what a file holds before it is checked
     keyword: str
@@ -51,7 +51,7 @@ class _Error:
     """The errors of each alternative, where the keyword has alternatives."""
 
     @classmethod
-    def of(cls, error: ValidationError, draft: Draft) -> _Error:
+    def of(cls, error: ValidationError, draft: RawConfig) -> _Error:
         schema = error.schema if isinstance(error.schema, Mapping) else {}
         inner = tuple((int(each.schema_path[0]), each) for each in error.context or ())
         path = tuple(error.absolute_path)
@@ -62,7 +62,7 @@ class _Error:
         return bool(self.draft.secrets(self.path))
 
 
-def _faults(error: _Error) -> Iterator[Fault]:
+def _faults(error: _Error) -> Iterator[Diagnostic]:
     draft, path = error.draft, error.path
     if error.keyword == "required":
         known = error.schema.get("properties", {})
@@ -70,7 +70,7 @@ def _faults(error: _Error) -> Iterator[Fault]:
         for key in error.wanted:
             # A misspelt key is one fault, not two.
             if key not in error.value and key not in misspelt:
-                yield Fault((*path, key), f"is missing; {_wanted(error.schema, key)}", draft.place(path))
+                yield Diagnostic((*path, key), f"is missing; {_wanted(error.schema, key)}", draft.place(path))
     elif error.keyword == "additionalProperties":
         known = error.schema.get("properties", {})
         for key in error.value:
@@ -96,7 +96,7 @@ def _about(schema: Schema) -> str:
     return f": {about}" if about else ""
 
 
-def _alternatives(error: _Error) -> Iterator[Fault]:
+def _alternatives(error: _Error) -> Iterator[Diagnostic]:
     """
     The faults of the one alternative that has the type of the value, or one fault that names them all.
     """
@@ -122,7 +122,7 @@ def _is(error: _Error) -> str:
     return f"is {error.draft.quote(error.path)}"
 
 
-def _fault(error: _Error, message: str) -> Fault:
+def _fault(error: _Error, message: str) -> Diagnostic:
     fault = error.draft.fault(error.path, message)
     return replace(fault, is_secret=True) if _is_scalar_for_section(error) else fault
 

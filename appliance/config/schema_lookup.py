@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from appliance.config.raw_config import Draft
+from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import DataPath, Source
 from appliance.config.yaml_parser import parse
 from appliance.core.errors import ConfigError
@@ -22,7 +22,7 @@ Schema = Mapping[str, Any]  # Any: JSON
 
 
 @dataclass(frozen=True)
-class Shape:
+class SchemaLookup:
     """
     A schema, and the other schemas that it refers to by their ids.
     """
@@ -62,7 +62,7 @@ class Shape:
         yield from self._walk(below, resolver, _child(data, head), rest)
 
 
-def typed(draft: Draft, shape: Shape) -> Draft:
+def typed(draft: RawConfig, shape: SchemaLookup) -> RawConfig:
     """
     The draft with each text from outside made what the schema wants in its place, where it can be made that.
     """

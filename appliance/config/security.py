@@ -10,9 +10,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, model_validator
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.core.model import Operation
-from appliance.limits import KeyLimits
+from appliance.limits import KeyLimitsConfig
 
 SHORTEST_KEY = 16
 """
@@ -42,7 +42,7 @@ def _hashed(value: str) -> str:
     return digest_of(value.encode())
 
 
-class KeySection(Section):
+class KeySection(BaseConfig):
     """
     One API key: its value or its SHA-256, and what it may be used for.
     """
@@ -68,7 +68,7 @@ class KeySection(Section):
     operations: tuple[Operation, ...] | None = None
     """What it may ask of them; an empty list may only look, as one for Prometheus does. Unset is every operation."""
 
-    limits: KeyLimits = KeyLimits()
+    limits: KeyLimitsConfig = KeyLimitsConfig()
     """How much may be asked with it in a minute; unset is no limit."""
 
     admin: bool = False
@@ -90,7 +90,7 @@ class KeySection(Section):
         return bytes.fromhex(self.value or self.sha256 or "")
 
 
-class TlsSection(Section):
+class TlsSection(BaseConfig):
     """
     The certificate that clients see. Its files are read anew when they change, without a connection lost.
     """
@@ -111,7 +111,7 @@ class TlsSection(Section):
     """
 
 
-class CorsSection(Section):
+class CorsSection(BaseConfig):
     """
     Pages of other origins whose scripts may ask this server.
     """

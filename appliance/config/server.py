@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from appliance.auth import AuthSettings
-from appliance.config.base import Change, Section
+from appliance.config.base import BaseConfig, Change
 from appliance.config.security import CorsSection, KeySection, TlsSection
 from appliance.config.server_limits import ServerLimitsSection, ServerTimeoutsSection
-from appliance.limits import KeyLimits
+from appliance.limits import KeyLimitsConfig
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -23,7 +23,7 @@ The name of a host without a port.
 """
 
 
-class ServerSection(Section):
+class ServerSection(BaseConfig):
     """
     Where the appliance listens, and how it lets go.
     """
@@ -128,7 +128,7 @@ class ServerSection(Section):
         """
         return AuthSettings(self.api_keys or (), self.metrics == "open")
 
-    def key_limits(self, workers: int) -> Mapping[str, KeyLimits]:
+    def key_limits(self, workers: int) -> Mapping[str, KeyLimitsConfig]:
         """
         What each key may ask in a minute of one of so many workers, by its name.
         """

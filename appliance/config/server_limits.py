@@ -8,11 +8,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.config.limits import Seconds
 
 
-class ServerLimitsSection(Section):
+class ServerLimitsSection(BaseConfig):
     """
     What a request may look like, whatever model it is for.
     """
@@ -27,7 +27,7 @@ class ServerLimitsSection(Section):
     """Most fields and files of a form; one with more is 400. The header of each has 4 KiB a line, and eight lines."""
 
 
-class ServerTimeoutsSection(Section):
+class ServerTimeoutsSection(BaseConfig):
     """
     How long clients may take.
     """

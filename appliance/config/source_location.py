@@ -44,15 +44,15 @@ class Source:
         """
         return cls(printable(name), tuple(_LINE_BREAK.split(text)))
 
-    def place(self, line: int, column: int) -> Place:
+    def place(self, line: int, column: int) -> SourceLocation:
         """
         The place at `line` and `column`, both counted from 0.
         """
-        return Place(self) if self.lines is None else Place(self, line + 1, column + 1)
+        return SourceLocation(self) if self.lines is None else SourceLocation(self, line + 1, column + 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourceLocation:
     """
     A point in a source; `line` and `column` count from 1 and are None where there are none.
     """
@@ -100,14 +100,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Diagnostic:
     """
     Something wrong at a path, before it is worded as a problem of the file.
     """
 
     path: DataPath
     message: str
-    place: Place
+    place: SourceLocation
 
     is_secret: bool = False
     """Whether what stands at the place may hold a secret, and is not shown."""

@@ -9,11 +9,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from appliance.config.base import Change, Section
+from appliance.config.base import BaseConfig, Change
 from appliance.config.credentials import CredentialsSection
 
 
-class StorageSection(Section):
+class StorageSection(BaseConfig):
     """
     Where the bytes come from.
     """
@@ -49,7 +49,7 @@ class StorageSection(Section):
     """
 
 
-class TransferSection(Section):
+class TransferSection(BaseConfig):
     """
     How bytes are fetched.
     """
@@ -70,7 +70,7 @@ class TransferSection(Section):
     """How often a request that brings nothing is tried again, after ever longer pauses."""
 
 
-class StorageSettings(Section):
+class GlobalStorageConfig(BaseConfig):
     """
     What holds for the bytes of all models: where they are kept, and how they are fetched.
     """

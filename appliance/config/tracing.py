@@ -8,10 +8,10 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 
 
-class TracingSection(Section):
+class TracingSection(BaseConfig):
     """
     Where spans of requests go, by OpenTelemetry's protocol over HTTP. A trace that a client began goes on
     (`traceparent`, W3C Trace Context), and goes along to upstreams and to the engine.

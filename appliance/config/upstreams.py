@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -23,7 +23,7 @@ HeaderValue = Annotated[
 ]
 
 
-class TimeoutsSection(Section):
+class TimeoutsSection(BaseConfig):
     """
     How long each part of a request may take.
     """
@@ -41,7 +41,7 @@ class TimeoutsSection(Section):
     """The whole request, in seconds; unset is no limit."""
 
 
-class UpstreamTlsSection(Section):
+class UpstreamTlsSection(BaseConfig):
     """
     Whom an `https://` upstream is trusted by, and the certificate it is shown.
     """
@@ -68,7 +68,7 @@ class UpstreamTlsSection(Section):
         return self
 
 
-class UpstreamSection(Section):
+class UpstreamSection(BaseConfig):
     """
     A server that speaks OpenAI's protocol.
     """

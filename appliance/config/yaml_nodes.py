@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from appliance.config.source_location import DataPath, Fault, Place, Source, is_unicode
+from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, is_unicode
 from appliance.core.errors import ConfigError
 
 MAX_DEPTH = 50
@@ -31,15 +31,15 @@ _MOST_DIGITS = 130
 _TOO_LONG = "is a number of too many digits; must fit in 64 bits"
 
 
-class Reader:
+class YamlConstructor:
     """
     Reads one document; afterwards `values` and `keys` say where everything stands, and `faults` what is wrong.
     """
 
     def __init__(self, source: Source) -> None:
-        self.values: dict[DataPath, Place] = {}
-        self.keys: dict[DataPath, Place] = {}
-        self.faults: list[Fault] = []
+        self.values: dict[DataPath, SourceLocation] = {}
+        self.keys: dict[DataPath, SourceLocation] = {}
+        self.faults: list[Diagnostic] = []
         self._source = source
         self._left = MAX_NODES
 
@@ -88,7 +88,7 @@ class Reader:
                 first = self._place(seen[key.value])
                 where = "" if first.line is None else f" (first on line {first.line})"
                 message, place = f"the key is here twice{where}; must be here once", self._place(key)
-                self.faults.append(Fault((*path, key.value), message, place, has_secret_key=place.is_secret))
+                self.faults.append(Diagnostic((*path, key.value), message, place, has_secret_key=place.is_secret))
             else:
                 seen[key.value] = key
                 yield key, value
@@ -123,16 +123,16 @@ class Reader:
         return value
 
     def _fault(self, path: DataPath, node: Node, message: str) -> None:
-        self.faults.append(Fault(path, message, self._place(node)))
+        self.faults.append(Diagnostic(path, message, self._place(node)))
 
-    def _place(self, node: Node) -> Place:
+    def _place(self, node: Node) -> SourceLocation:
         return self._source.place(node.start_mark.line, node.start_mark.column)
 
     def _count(self, node: Node, depth: int) -> None:
         self._left -= 1
         if self._left < 0 or depth > MAX_DEPTH:
             message = f"aliases make more than {MAX_NODES} values or {MAX_DEPTH} levels of it; must be fewer"
-            raise ConfigError([Fault((), message, self._place(node)).problem()])
+            raise ConfigError([Diagnostic((), message, self._place(node)).problem()])
 
 
 def _boolean(text: str) -> bool:

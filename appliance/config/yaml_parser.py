@@ -20,9 +20,9 @@ from ruamel.yaml.events import (
 from ruamel.yaml.nodes import Node
 from ruamel.yaml.reader import ReaderError
 
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import Fault, Place, Source
-from appliance.config.yaml_nodes import MAX_DEPTH, MAX_NODES, Reader
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import Diagnostic, Source, SourceLocation
+from appliance.config.yaml_nodes import MAX_DEPTH, MAX_NODES, YamlConstructor
 from appliance.core.errors import ConfigError
 from appliance.core.suggestions import did_you_mean
 
@@ -32,7 +32,7 @@ MAX_BYTES = 1024 * 1024
 _ESCAPE = r'must be written as an escape, such as "\u0007" in double quotes'
 
 
-def read(path: Path) -> tuple[Draft, list[Fault]]:
+def read(path: Path) -> tuple[RawConfig, list[Diagnostic]]:
     """
     The file as a draft, with the faults that leave the rest of it readable.
 
@@ -45,10 +45,12 @@ def read(path: Path) -> tuple[Draft, list[Fault]]:
             raw = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise _refusal(Place(Source.of_file(name, "")), f"cannot be read: {reason}; must be a YAML file") from None
+        raise _refusal(
+            SourceLocation(Source.of_file(name, "")), f"cannot be read: {reason}; must be a YAML file"
+        ) from None
     if len(raw) > MAX_BYTES:
         message = f"is larger than {MAX_BYTES} bytes; must be a config, which is far smaller"
-        raise _refusal(Place(Source.of_file(name, "")), message)
+        raise _refusal(SourceLocation(Source.of_file(name, "")), message)
     text = _decoded(name, raw)
     draft, faults = parse(text, Source.of_file(name, text))
     if isinstance(draft.data, dict):
@@ -57,7 +59,7 @@ def read(path: Path) -> tuple[Draft, list[Fault]]:
     raise _refusal(draft.place(()), f"{wrong}; must be a mapping that begins with the key models")
 
 
-def parse(text: str, source: Source) -> tuple[Draft, list[Fault]]:
+def parse(text: str, source: Source) -> tuple[RawConfig, list[Diagnostic]]:
     """
     The text of `source` as a draft, with the faults that leave the rest of it readable.
 
@@ -74,10 +76,10 @@ def parse(text: str, source: Source) -> tuple[Draft, list[Fault]]:
     except (YAMLError, ValueError, OverflowError) as error:
         raise _refusal(source.place(0, 0), f"is not YAML: {error}; must be YAML 1.2") from None
     if node is None:
-        return Draft(None, {(): source.place(0, 0)}, {}), []
-    reader = Reader(source)
+        return RawConfig(None, {(): source.place(0, 0)}, {}), []
+    reader = YamlConstructor(source)
     data = reader.read(node)
-    return Draft(data, reader.values, reader.keys), reader.faults
+    return RawConfig(data, reader.values, reader.keys), reader.faults
 
 
 def _yaml() -> YAML:
@@ -120,14 +122,14 @@ def _check_events(text: str, source: Source) -> None:
                 raise _refusal(place, f"is nested deeper than {MAX_DEPTH} levels; must be flatter")
 
 
-def _check_document(event: DocumentStartEvent, number: int, place: Place) -> None:
+def _check_document(event: DocumentStartEvent, number: int, place: SourceLocation) -> None:
     if number > 1:
         raise _refusal(place, "a second document begins here; must be one document in one file")
     if event.version is not None and tuple(event.version) != (1, 2):
         raise _refusal(place, "asks for another version of YAML; must be YAML 1.2, the default")
 
 
-def _check_alias(name: str, expansion: _Expansion, place: Place) -> None:
+def _check_alias(name: str, expansion: _Expansion, place: SourceLocation) -> None:
     if name in (anchor for anchor, _ in expansion.open):
         raise _refusal(place, f"*{name} stands inside its own anchor; must stand after it")
     if name not in expansion.sizes and place.is_secret:
@@ -192,10 +194,10 @@ def _syntax_error(source: Source, error: MarkedYAMLError) -> ConfigError:
     return _refusal(place, f"is not YAML: {', '.join(parts)}; must be YAML 1.2")
 
 
-def _place_at(source: Source, text: str, offset: int) -> Place:
+def _place_at(source: Source, text: str, offset: int) -> SourceLocation:
     lines = Source.of_file("", text[:offset]).lines or ("",)
     return source.place(len(lines) - 1, len(lines[-1]))
 
 
-def _refusal(place: Place, message: str) -> ConfigError:
-    return ConfigError([Fault((), message, place).problem()])
+def _refusal(place: SourceLocation, message: str) -> ConfigError:
+    return ConfigError([Diagnostic((), message, place).problem()])

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from appliance.config.limits import KeyLimits
+from appliance.config.limits import KeyLimitsConfig
 from appliance.limits.rejection import refusal
 
 _MINUTE = 60.0
@@ -47,13 +47,13 @@ class RateLimiter:
     The limits of all keys by their names, and what each has spent; `refused` counts by the reason.
     """
 
-    def __init__(self, limits: Mapping[str, KeyLimits], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Mapping[str, KeyLimitsConfig], clock: Callable[[], float] = time.monotonic) -> None:
         self.refused: Counter[str] = Counter()
         self._limits = limits
         self._clock = clock
         self._accounts: dict[str, _KeyBuckets] = {}
 
-    def apply(self, limits: Mapping[str, KeyLimits]) -> None:
+    def apply(self, limits: Mapping[str, KeyLimitsConfig]) -> None:
         """
         Hold to other limits from now on; what is spent stays spent.
         """
@@ -68,7 +68,7 @@ class RateLimiter:
             LimitedError: the key has spent too much.
         """
         limits = None if name is None else self._limits.get(name)
-        if name is None or limits is None or limits == KeyLimits():
+        if name is None or limits is None or limits == KeyLimitsConfig():
             return None
         charge = RateLimitCharge(limits, self._accounts.setdefault(name, _KeyBuckets()), tokens, self._clock)
         for reason, what, seconds in charge.shortages():
@@ -90,7 +90,7 @@ class RateLimitCharge:
     What one request costs its key: one request, and the tokens it is estimated to have until they are counted.
     """
 
-    limits: KeyLimits
+    limits: KeyLimitsConfig
     account: _KeyBuckets
     tokens: int
     clock: Callable[[], float]

@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from appliance.config.base import Change, Section
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.base import BaseConfig, Change
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.model import Model, Peers
 from appliance.limits import LimitsSection, SloSection
 from appliance.planner import ConstraintViolation, EngineRequirements, Plan
@@ -32,7 +32,7 @@ Told how far a part of the work is: its name, bytes done, bytes in all or None; 
 """
 
 
-class ModelSection(Section):
+class ModelSection(BaseConfig):
     """
     One entry of `models:`; each model class adds its own keys.
     """
@@ -101,7 +101,7 @@ class ModelSection(Section):
         """
         return None
 
-    def foresee(self, settings: StorageSettings) -> list[ConstraintViolation]:  # noqa: ARG002 - for those that have a layout
+    def foresee(self, settings: GlobalStorageConfig) -> list[ConstraintViolation]:  # noqa: ARG002 - for those that have a layout
         """
         What cannot work, known before anything is fetched; blocks.
 
@@ -110,7 +110,7 @@ class ModelSection(Section):
         """
         return []
 
-    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
         """
         Bring every storage to this machine, in a form the model can load; blocks.
 

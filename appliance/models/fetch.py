@@ -12,7 +12,7 @@ from typing import IO
 
 import structlog
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.models.base_config import ModelSection, Report
 from appliance.models.fetch_progress import FetchProgress
@@ -46,7 +46,7 @@ class FetchedArtifacts:
     plan: Plan | None
 
 
-def fetch_artifacts(section: ModelSection, settings: StorageSettings, report: Report) -> FetchedArtifacts:
+def fetch_artifacts(section: ModelSection, settings: GlobalStorageConfig, report: Report) -> FetchedArtifacts:
     """
     Materialize all storages of a section; blocks.
 
@@ -76,7 +76,7 @@ def _planned(section: ModelSection, artifacts: Mapping[str, Path]) -> Plan | Non
         return None
 
 
-def _require_possible(section: ModelSection, settings: StorageSettings) -> None:
+def _require_possible(section: ModelSection, settings: GlobalStorageConfig) -> None:
     """
     Return when nothing is known that speaks against the layout; a store that cannot say now is no reason to stop.
     """

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.config.engine import EngineSection
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm import gguf_convert
 from appliance.engines.vllm.engine_args import EngineSpec
@@ -26,7 +26,7 @@ from appliance.storage import Cache
 _ADAPTER = "adapters."
 
 
-class LoraSection(Section):
+class LoraSection(BaseConfig):
     """
     A LoRA adapter, served under its own name beside the model it changes.
     """
@@ -68,7 +68,7 @@ class GenerativeSection(LocalModelConfig):
     def storages(self) -> Mapping[str, StorageSection]:
         return {**super().storages} | {_ADAPTER + adapter.name: adapter.storage for adapter in self.adapters}
 
-    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
         artifacts = dict(super().materialize(settings, report))
         if isinstance(self.engine, EngineSection) and artifacts["model"].suffix == ".gguf":
             cache = Cache.at(settings.cache_dir)

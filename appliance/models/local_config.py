@@ -18,7 +18,7 @@ from appliance import planner
 from appliance.config.engine import EngineSection
 from appliance.config.layout import AnyLayout, LayoutSection
 from appliance.config.python_engine import PythonSection
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.model import FrontEnd, Model, Operation, Peers
 from appliance.models.base_config import ModelSection, Recovery
 from appliance.models.vllm_model import VllmModel
@@ -117,7 +117,7 @@ class LocalModelConfig(ModelSection):
             EngineRequirements(self.engine, is_pooling=self.pools) if isinstance(self.engine, EngineSection) else None
         )
 
-    def foresee(self, settings: StorageSettings) -> list[ConstraintViolation]:
+    def foresee(self, settings: GlobalStorageConfig) -> list[ConstraintViolation]:
         if self.storage is None or not isinstance(self.engine, EngineSection):
             return []
         return planner.precheck_layout(self.storage, self.layout, self.engine, settings)
@@ -131,7 +131,7 @@ class LocalModelConfig(ModelSection):
         """
         if self.layout != "auto" or self.demand is None:
             return LayoutSection() if self.layout == "auto" else self.layout
-        subject = planner.inspect_model(StorageSection(uri=str(artifact)), StorageSettings())
+        subject = planner.inspect_model(StorageSection(uri=str(artifact)), GlobalStorageConfig())
         layout, reason = planner.search_layout(subject, self.demand, planner.detect_hardware())
         log.info("layout.chosen", model=self.name, reason=reason, **layout.model_dump(exclude_defaults=True))
         return layout
@@ -143,7 +143,7 @@ class LocalModelConfig(ModelSection):
         here = StorageSection(uri=str(artifacts["model"]), allow_pickle=self.allow_pickle)
         made = planner.plan(
             self.name,
-            planner.inspect_model(here, StorageSettings()),
+            planner.inspect_model(here, GlobalStorageConfig()),
             self.layout,
             self.demand,
             planner.detect_hardware(),

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import structlog
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError
 from appliance.core.model import Model, Peers
 from appliance.core.model_traits import (
@@ -173,7 +173,7 @@ class ModelStatus:
                 f"The model {self.section.name!r} is {self.state}; it can be {done} when it is {must}", status=409
             )
 
-    async def fetch(self, settings: StorageSettings, has_stopped: Callable[[], bool]) -> None:
+    async def fetch(self, settings: GlobalStorageConfig, has_stopped: Callable[[], bool]) -> None:
         """
         Bring its bytes, in a thread, and hold them until they are released; raises as `fetch_artifacts` does.
 

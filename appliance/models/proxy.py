@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.config.upstreams import HeaderName, HeaderValue
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
@@ -38,7 +38,7 @@ from appliance.proxy.stream_usage import HiddenUsage
 from appliance.proxy.upstream import MemberSection
 
 
-class HeadersSection(Section):
+class HeadersSection(BaseConfig):
     """
     Which headers travel beside those that always do: traces, `X-Request-Id`, and what says how to read a body.
     """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.model import Peers
 from appliance.models.base_config import ModelSection
 from appliance.models.model_status import ModelStatus
@@ -43,7 +43,7 @@ class RunnerContext:
     """
 
     peers: Peers
-    storage: Callable[[], StorageSettings]
+    storage: Callable[[], GlobalStorageConfig]
     """What holds for a fetch that begins now."""
 
     turn: Turn

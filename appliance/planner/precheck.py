@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from appliance.config.engine import EngineSection
 from appliance.config.layout import AnyLayout, LayoutSection
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.planner.constraints import ConstraintViolation, constraint_violations
 from appliance.planner.layout_search import with_dividing
 from appliance.planner.model_info import inspect_config
@@ -16,7 +16,7 @@ _STALL_SECONDS = 10
 
 
 def precheck_layout(
-    storage: StorageSection, layout: AnyLayout, engine: EngineSection, settings: StorageSettings
+    storage: StorageSection, layout: AnyLayout, engine: EngineSection, settings: GlobalStorageConfig
 ) -> list[ConstraintViolation]:
     """
     What vLLM would refuse, as `check` says it, where there is something to look for; a start is not held up for less.
@@ -33,7 +33,7 @@ def precheck_layout(
 
 
 def check(
-    storage: StorageSection, layout: AnyLayout, engine: EngineSection, settings: StorageSettings
+    storage: StorageSection, layout: AnyLayout, engine: EngineSection, settings: GlobalStorageConfig
 ) -> list[ConstraintViolation]:
     """
     What vLLM would refuse, by the model's `config.json` alone; memory is left to vLLM, which measures it.

@@ -10,10 +10,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 
 
-class BreakerSection(Section):
+class BreakerSection(BaseConfig):
     """
     When an upstream is left alone.
     """

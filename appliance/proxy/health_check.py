@@ -11,7 +11,7 @@ from typing import Annotated
 import structlog
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.core.errors import GatewayError
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.response import UpstreamResponse
@@ -25,7 +25,7 @@ _MOST_DISCARDED_BYTES = 1024 * 1024
 _ALSO_GOOD = frozenset({403, 429})
 
 
-class HealthSection(Section):
+class HealthSection(BaseConfig):
     """
     How upstreams are asked, on an interval and never per request, whether they are there.
     """

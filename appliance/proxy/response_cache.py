@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.proxy import metrics
 
 # What an entry takes beside its body: the key, the objects, their places in tables.
@@ -21,7 +21,7 @@ _OVERHEAD_BYTES = 500
 Result = Literal["hit", "miss", "shared"]
 
 
-class AnswersSection(Section):
+class AnswersSection(BaseConfig):
     """
     Whether answers are kept: those of embeddings, rerank, scores and classes, and of completions without streaming
     that ask for temperature 0 or name a seed.

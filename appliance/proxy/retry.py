@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError, UnreachableError
 from appliance.core.model import Operation
 
@@ -40,7 +40,7 @@ What takes long, costs much, and may come out otherwise when it is asked again.
 _REFUSALS = frozenset({429, 503})
 
 
-class RetrySection(Section):
+class RetrySection(BaseConfig):
     """
     When a request is asked again: only before the first byte of an answer, and elsewhere if there is an elsewhere.
     """

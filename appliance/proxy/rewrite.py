@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from pydantic import BeforeValidator, Field, JsonValue
 
-from appliance.config.base import Section, without_free_keys
+from appliance.config.base import BaseConfig, without_free_keys
 from appliance.core import json_edit
 from appliance.core.json_edit import Change
 from appliance.core.json_limits import has_more_members
@@ -21,7 +21,7 @@ Fields = Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)]
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 
-class RequestSection(Section):
+class RequestSection(BaseConfig):
     """
     What is changed in the JSON of every request; forms, and all that is not named here, pass as they came.
     """

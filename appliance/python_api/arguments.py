@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.core.errors import ConfigError, Problem
 from appliance.core.suggestions import did_you_mean, known_names
 
-Part = TypeVar("Part", bound=Section)
+Part = TypeVar("Part", bound=BaseConfig)
 
 
 def checked(section: type[Part], given: Mapping[str, Any], source: str, path: str = "") -> Part:
@@ -30,7 +30,7 @@ def checked(section: type[Part], given: Mapping[str, Any], source: str, path: st
         raise ConfigError([_fault(section, dict(detail), source, path) for detail in details]) from None
 
 
-def _fault(section: type[Section], detail: Mapping[str, Any], source: str, path: str) -> Problem:
+def _fault(section: type[BaseConfig], detail: Mapping[str, Any], source: str, path: str) -> Problem:
     words = [str(part) for part in (path, *detail["loc"]) if part != ""]
     message = str(detail["msg"])
     if detail["type"] == "extra_forbidden":

@@ -15,7 +15,7 @@ from appliance.api import error_responses, health, metrics, oip, openai, openapi
 from appliance.api.kserve_names import KServeNames
 from appliance.api.request_body import BodyReader
 from appliance.auth import Authorizer, AuthSettings
-from appliance.config import Config, Loaded
+from appliance.config import Config, LoadedConfig
 from appliance.config.digest import digest
 from appliance.core.model import ALONE
 from appliance.models.health import public
@@ -58,7 +58,7 @@ def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collecti
     app.state.lifecycle, app.state.intake = lifecycle, intake
     app.state.outlook, app.state.published, app.state.telemetry = outlook, published, telemetry
 
-    def apply(loaded: Loaded) -> None:
+    def apply(loaded: LoadedConfig) -> None:
         lifecycle.apply(loaded.config)
         intake.apply(loaded.config.server)
         telemetry.apply(_settings(loaded.config))

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, SkipValidation, ValidationError
 
-from appliance.config import Config, Loaded
+from appliance.config import Config, LoadedConfig
 from appliance.config.root import LoggingSection
 from appliance.config.server import ServerSection
 from appliance.core.errors import ApplianceError, ConfigError, Problem
@@ -79,7 +79,7 @@ class ModelServer:
         """
         config = self.config(models)
         _require_main_thread()
-        code = serve(Loaded(config))
+        code = serve(LoadedConfig(config))
         if code:
             sys.exit(code)
 

@@ -20,7 +20,7 @@ import uvloop
 from litestar import Litestar
 
 from appliance.api import grpc as oip_grpc
-from appliance.config import Config, Loaded
+from appliance.config import Config, LoadedConfig
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError
 from appliance.core.log_output import captured_output
@@ -50,14 +50,14 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _LEAVE_SECONDS = 15.0
 
 
-def run(loaded: Loaded) -> NoReturn:
+def run(loaded: LoadedConfig) -> NoReturn:
     """
     Serve until a signal, then leave the process: 0 after a drain, else the exit code that says why not.
     """
     leave(serve(loaded))
 
 
-def serve(loaded: Loaded) -> int:
+def serve(loaded: LoadedConfig) -> int:
     """
     Serve until a signal, or until a model fails that is to end it: 0 after a drain, else the code that says why not.
     """
@@ -74,11 +74,11 @@ def serve(loaded: Loaded) -> int:
         return error.exit_code
 
 
-def _configure_log(loaded: Loaded) -> None:
+def _configure_log(loaded: LoadedConfig) -> None:
     logging_setup.configure(loaded.config.logging.format, loaded.config.logging.level, loaded.secrets)
 
 
-def _run(loaded: Loaded) -> int:
+def _run(loaded: LoadedConfig) -> int:
     server = loaded.config.server
     for key, port in (("port", server.port), ("probe_port", server.probe_port), ("grpc_port", server.grpc_port)):
         if port is not None:
@@ -113,7 +113,7 @@ def _stop_seconds(config: Config) -> float:
     return config.server.drain_delay_seconds + config.server.drain_seconds + _LEAVE_SECONDS
 
 
-def _work(loaded: Loaded, seat: WorkerInfo | None) -> int:
+def _work(loaded: LoadedConfig, seat: WorkerInfo | None) -> int:
     if seat is not None and read(seat.slots, seat.number) is not None:
         # In the place of one that died, and of a parent that began with the file of then.
         loaded = newest(loaded)
@@ -123,7 +123,7 @@ def _work(loaded: Loaded, seat: WorkerInfo | None) -> int:
         return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(loaded, seat))
 
 
-async def _serve(loaded: Loaded, seat: WorkerInfo | None) -> int:
+async def _serve(loaded: LoadedConfig, seat: WorkerInfo | None) -> int:
     config = loaded.config
     app = create_app(config, seat, loaded.secrets)
     lifecycle: ModelManager = app.state.lifecycle

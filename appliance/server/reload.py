@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from appliance.config import Difference, Loaded, differences
+from appliance.config import Difference, LoadedConfig, differences
 from appliance.config.base import Change
 from appliance.config.root import LoggingSection
 from appliance.core import logging_setup
@@ -24,7 +24,7 @@ from appliance.server.file_watcher import FileWatcher
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-Apply = Callable[[Loaded], None]
+Apply = Callable[[LoadedConfig], None]
 """
 Takes the config that is served from now on; for somebody who holds a piece of it in a form of its own.
 
@@ -40,10 +40,10 @@ class ConfigReload:
     hot keys are applied at once, and its models are brought one succession after the other, the latest file last.
     """
 
-    def __init__(self, loaded: Loaded, lifecycle: ModelManager, holders: Sequence[Apply]) -> None:
+    def __init__(self, loaded: LoadedConfig, lifecycle: ModelManager, holders: Sequence[Apply]) -> None:
         self._served = loaded
         self._wanted = loaded
-        self._latest: Loaded | None = loaded
+        self._latest: LoadedConfig | None = loaded
         """What was read last; None where that is not served."""
         self._lifecycle = lifecycle
         self._holders = (self._apply_to_log, *holders)
@@ -104,7 +104,7 @@ class ConfigReload:
         if self._say(error=reason):
             log.error("config.refused", reason=reason)
 
-    def _take(self, new: Loaded) -> None:
+    def _take(self, new: LoadedConfig) -> None:
         # Before anything is logged: what was a secret once stays one.
         known = self._served.secrets
         self._served = replace(self._served, secrets=known | new.secrets, hidden=self._served.hidden | new.hidden)
@@ -122,7 +122,7 @@ class ConfigReload:
         self._wanted = new
         self._is_wanted.set()
 
-    def _apply(self, new: Loaded, found: Sequence[Difference]) -> None:
+    def _apply(self, new: LoadedConfig, found: Sequence[Difference]) -> None:
         """
         The hot keys, those of models that are not brought anew among them.
         """
@@ -131,7 +131,7 @@ class ConfigReload:
             apply(self._served)
         self._apply_to_models(new, found)
 
-    def _apply_to_models(self, new: Loaded, found: Sequence[Difference]) -> None:
+    def _apply_to_models(self, new: LoadedConfig, found: Sequence[Difference]) -> None:
         swapped = _models(found)
         for section in new.config.models:
             life = self._lifecycle.roster.get(section.name)
@@ -154,7 +154,7 @@ class ConfigReload:
                 succession.failed["?"] = f"unexpected {type(error).__name__}: {error}"
             self._settle(wanted, succession.failed)
 
-    def _settle(self, wanted: Loaded, failed: Mapping[str, str]) -> None:
+    def _settle(self, wanted: LoadedConfig, failed: Mapping[str, str]) -> None:
         if failed:
             reason = "; ".join(f"models.{name}: {why}" for name, why in failed.items())
             log.error("config.not_applied", reason=reason)
@@ -169,7 +169,7 @@ class ConfigReload:
             now = replace(now, error=before.error, waiting=before.waiting)
         self._lifecycle.file = now
 
-    def _now_served(self) -> Loaded:
+    def _now_served(self) -> LoadedConfig:
         """
         The config with the models that are there.
         """
@@ -186,14 +186,14 @@ class ConfigReload:
         self._lifecycle.file = replace(before, error=error, waiting=waiting)
         return True
 
-    def _apply_to_log(self, loaded: Loaded) -> None:
+    def _apply_to_log(self, loaded: LoadedConfig) -> None:
         self._configure_log(loaded.config.logging)
 
     def _configure_log(self, settings: LoggingSection) -> None:
         logging_setup.configure(settings.format, settings.level, self._served.secrets)
 
 
-def newest(loaded: Loaded) -> Loaded:
+def newest(loaded: LoadedConfig) -> LoadedConfig:
     """
     The file as it is now, for a process that begins late, unless it is wrong or needs that all begin anew.
     """

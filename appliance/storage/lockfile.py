@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.storage import bounded_json
 from appliance.storage.disk_errors import disk_faults
@@ -91,7 +91,7 @@ class LockedArtifact:
                 yield f"{name} has the SHA-256 {found.sha256}, and {locked.sha256} is locked"
 
 
-def locked(storage: StorageSection, settings: StorageSettings) -> LockedArtifact | None:
+def locked(storage: StorageSection, settings: GlobalStorageConfig) -> LockedArtifact | None:
     """
     The state that `storage` is locked to, or None.
 
@@ -108,7 +108,7 @@ def locked(storage: StorageSection, settings: StorageSettings) -> LockedArtifact
     return found
 
 
-def foresee(storage: StorageSection, settings: StorageSettings, listed: FileList) -> None:
+def foresee(storage: StorageSection, settings: GlobalStorageConfig, listed: FileList) -> None:
     """
     Return when files as a store lists them can be those that are locked: nothing is fetched only to be refused.
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import structlog
 from pydantic import Field
 
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.core.request_context import RequestContext
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -19,7 +19,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _DIGITS = 4
 
 
-class AccessSection(Section):
+class AccessSection(BaseConfig):
     """
     Which requests have an event `request.ended` in the log; those of probes have none.
     """

@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from appliance.config import Config
-from appliance.config.base import Section
+from appliance.config.base import BaseConfig
 from appliance.storage.uri import redact
 
 
@@ -45,7 +45,7 @@ class RedactedConfig:
         return written.getvalue()
 
 
-def _set(section: Section, *besides: str) -> dict[str, Any]:  # Any: JSON values
+def _set(section: BaseConfig, *besides: str) -> dict[str, Any]:  # Any: JSON values
     # A model that a Python program brings along is told by its class.
     return section.model_dump(
         mode="json",

@@ -21,7 +21,7 @@ from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
 from appliance.config.security import KeySection
-from appliance.limits import KeyLimits
+from appliance.limits import KeyLimitsConfig
 
 _PROBES = {"ServerLive", "ServerReady"}
 _METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods)
@@ -152,7 +152,7 @@ async def test_a_keys_limits_hold_over_grpc() -> None:
     """
     Its requests are on its account, and under its name in the log.
     """
-    limited = KeySection(name="limited", value=ALL, limits=KeyLimits(requests_per_minute=1))
+    limited = KeySection(name="limited", value=ALL, limits=KeyLimitsConfig(requests_per_minute=1))
     async with _channel(limited) as channel:
         metadata = ("authorization", f"Bearer {ALL}")
         tensor = pb.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])

@@ -15,7 +15,7 @@ from questions import LONG, MESSAGES, TALK
 from served import Served, until
 
 from appliance.config import load
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files.
     """
     (section,) = load(chat_file).config.models
-    folder = section.materialize(StorageSettings(), lambda *_: None)["model"]
+    folder = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     file = tmp_path_factory.mktemp("own") / "config.yaml"
     file.write_text(
         f"models:\n"

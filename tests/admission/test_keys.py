@@ -8,7 +8,7 @@ import pytest
 
 from appliance.core.errors import RateLimitedError
 from appliance.core.request_context import use_context
-from appliance.limits import KeyLimits, RateLimitCharge, RateLimiter
+from appliance.limits import KeyLimitsConfig, RateLimitCharge, RateLimiter
 
 
 class Account:
@@ -18,7 +18,7 @@ class Account:
 
     def __init__(self, **limits: int) -> None:
         self.now = 0.0
-        self.keys = RateLimiter({"a": KeyLimits(**limits)}, lambda: self.now)
+        self.keys = RateLimiter({"a": KeyLimitsConfig(**limits)}, lambda: self.now)
 
     def ask(self, tokens: int = 0) -> RateLimitCharge:
         """
@@ -123,7 +123,7 @@ def test_who_has_no_limits_is_not_charged(name: str | None) -> None:
     No key, or one without limits.
     """
     assert Account(requests_per_minute=1).keys.charge(name, 1) is None
-    assert RateLimiter({"a": KeyLimits()}).charge("a", 1) is None
+    assert RateLimiter({"a": KeyLimitsConfig()}).charge("a", 1) is None
 
 
 def test_other_limits_hold_from_now_on_and_what_is_spent_stays_spent() -> None:
@@ -133,7 +133,7 @@ def test_other_limits_hold_from_now_on_and_what_is_spent_stays_spent() -> None:
     account = Account(requests_per_minute=4)
     for _ in range(4):
         account.ask()
-    account.keys.apply({"a": KeyLimits(requests_per_minute=6)})
+    account.keys.apply({"a": KeyLimitsConfig(requests_per_minute=6)})
     for _ in range(2):
         account.ask()
 
@@ -144,6 +144,6 @@ def test_workers_share_a_limit() -> None:
     """
     Rounded up, because a share of nothing would refuse all.
     """
-    limits = KeyLimits(requests_per_minute=10, tokens_per_minute=None).share(4)
+    limits = KeyLimitsConfig(requests_per_minute=10, tokens_per_minute=None).share(4)
 
     assert (limits.requests_per_minute, limits.tokens_per_minute) == (3, None)

@@ -19,7 +19,7 @@ from appliance.config.server import ServerSection
 from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.core.request_context import RequestContext, current_context, use_context
-from appliance.limits import KeyLimits, LimitsSection, SloSection
+from appliance.limits import KeyLimitsConfig, LimitsSection, SloSection
 from appliance.models.manager import ModelManager, ModelStatus
 from appliance.server import create_app
 
@@ -323,7 +323,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
     call = ModelRequest(Operation.COMPLETION, b"x" * 400)
     async with serving(limits=LimitsSection(concurrent=1, queued=0)) as client:
         lifecycle = client.lifecycle
-        lifecycle.keys.apply({"team": KeyLimits(requests_per_minute=2, tokens_per_minute=1000)})
+        lifecycle.keys.apply({"team": KeyLimitsConfig(requests_per_minute=2, tokens_per_minute=1000)})
 
         async def ask() -> tuple[ModelResponse, RequestContext]:
             with use_context("r") as record:

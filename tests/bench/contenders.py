@@ -26,7 +26,7 @@ def ours(place: Place) -> Callable[[], object]:
     """
     This project, all of it: listing, ranges, digests, fsync, manifest.
     """
-    from appliance.config.storage import StorageSection, StorageSettings
+    from appliance.config.storage import GlobalStorageConfig, StorageSection
     from appliance.storage import materialize
     from appliance.storage.filesystems.registry import SCHEMES, RemoteBackend
 
@@ -36,7 +36,7 @@ def ours(place: Place) -> Callable[[], object]:
     for module in (scheme.opener.partition(":")[0], *(["botocore.session"] if place["uri"].startswith("s3:") else [])):
         __import__(module)
     given = {"cache_dir": place["target"], "credentials": place["credentials"], "transfer": place.get("transfer", {})}
-    settings = StorageSettings.model_validate(given)
+    settings = GlobalStorageConfig.model_validate(given)
     return lambda: materialize(StorageSection(uri=place["uri"]), settings, lambda *_: None)
 
 

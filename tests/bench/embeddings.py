@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from appliance.config import load as read
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from bench.load import load
 
 EXAMPLE = Path(__file__).parents[2] / "examples/embeddings.yaml"
@@ -66,7 +66,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(_in_process(given.in_process, given.seconds)))
         return
     (section,) = read(EXAMPLE).config.models
-    model = section.materialize(StorageSettings(), lambda *_: None)["model"]
+    model = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     best: dict[str, dict[Point, float]] = {OURS: {}, THEIRS: {}, IN_PROCESS: {}}
     for _ in range(given.rounds):
         for name, rates in (

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config import load
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from bench import front_end_page
 from bench.chats import Measured
 from bench.front_ends import LOAD_CORE, MODEL, SUBJECTS, pinned_to, started
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--more", action="store_true", help="keep the runs that are there, and add to them")
     given = parser.parse_args()
     (section,) = load(_CHAT).config.models
-    artifact = section.materialize(StorageSettings(), lambda *_: None)["model"]
+    artifact = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     given.into.parent.mkdir(parents=True, exist_ok=True)
     for engine in given.engine:
         for figures in _measure(engine, artifact, given):

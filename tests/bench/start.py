@@ -29,7 +29,7 @@ import psutil
 from served import free_port
 
 from appliance.config import load
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from bench.arrivals import closed
 
 CONDITIONS = ("warm", "cold", "first")
@@ -200,7 +200,7 @@ def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
     All contenders by turns in each condition, then a table of medians.
     """
     section = load(_CHAT).config.models[0]
-    model = section.materialize(StorageSettings(), lambda *_: None)["model"]
+    model = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     say(f"{os.cpu_count()} cores; SmolLM2-135M, texts of {_LENGTH} tokens; medians of {given.rounds}\n\n{_head(given)}")
     for condition in given.conditions:
         starts: dict[str, list[Start]] = {server.name: [] for server in SERVERS}

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import Loaded, load
+from appliance.config import LoadedConfig, load
 
 
 @pytest.fixture
-def load_text(tmp_path: Path) -> Callable[..., Loaded]:
+def load_text(tmp_path: Path) -> Callable[..., LoadedConfig]:
     """
     Loads a config given as text, in an environment that is empty unless `environ` says otherwise.
     """
 
-    def load_text(text: str, *overrides: str, environ: dict[str, str] | None = None) -> Loaded:
+    def load_text(text: str, *overrides: str, environ: dict[str, str] | None = None) -> LoadedConfig:
         path = tmp_path / "config.yaml"
         path.write_text(text, encoding="utf-8")
         return load(path, overrides, environ=environ or {})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import Loaded
+from appliance.config import LoadedConfig
 from appliance.core.errors import ConfigError
 
 HEAD = "models:\n- name: a\n  class: adapter\n  target: {url: http://x}\n  protocol:\n"
@@ -17,7 +17,7 @@ CHAT = f"{HEAD}    kind: completions\n    chat_template: "
 HTTP = f"{HEAD}    kind: http\n    embeddings: "
 
 
-def _problem(load_text: Callable[..., Loaded], text: str, **environ: str) -> str:
+def _problem(load_text: Callable[..., LoadedConfig], text: str, **environ: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load_text(text, environ=environ)
     (problem,) = caught.value.problems
@@ -33,7 +33,7 @@ def _problem(load_text: Callable[..., Loaded], text: str, **environ: str) -> str
     ],
 )
 def test_a_fault_in_what_came_from_outside_is_told_without_it(
-    load_text: Callable[..., Loaded], text: str, said: str
+    load_text: Callable[..., LoadedConfig], text: str, said: str
 ) -> None:
     """
     The place of the reference, and the line of what it brought; nothing of the text itself.
@@ -41,7 +41,7 @@ def test_a_fault_in_what_came_from_outside_is_told_without_it(
     assert _problem(load_text, text, SECRET="x\n{% hunter2 %}\n") == said
 
 
-def test_a_target_from_outside_is_not_told(load_text: Callable[..., Loaded]) -> None:
+def test_a_target_from_outside_is_not_told(load_text: Callable[..., LoadedConfig]) -> None:
     """
     Neither the name itself nor one that is like it.
     """
@@ -50,7 +50,7 @@ def test_a_target_from_outside_is_not_told(load_text: Callable[..., Loaded]) -> 
     assert _problem(load_text, text, SECRET="aa") == "4:11: is ***, the name of no model here; the models here are a"
 
 
-def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., Loaded], tmp_path: Path) -> None:
+def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., LoadedConfig], tmp_path: Path) -> None:
     """
     The file's own line is told, and a good one is good.
     """
@@ -75,7 +75,9 @@ def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., Loaded], t
         ('"one\\n{% two %}"', "7:20"),
     ],
 )
-def test_a_fault_is_told_at_its_line_of_the_file(load_text: Callable[..., Loaded], written: str, place: str) -> None:
+def test_a_fault_is_told_at_its_line_of_the_file(
+    load_text: Callable[..., LoadedConfig], written: str, place: str
+) -> None:
     """
     However the text is written; where its lines are not the file's, at its beginning.
     """

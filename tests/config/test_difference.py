@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from appliance.config import Loaded, differences, load, schema_of
-from appliance.config.base import Change, Section
+from appliance.config import LoadedConfig, differences, load, schema_of
+from appliance.config.base import BaseConfig, Change
 from appliance.config.diff import ABSENT, Difference, change_of, keys_of
 from appliance.config.root import Config
 
@@ -37,7 +37,7 @@ def compare(tmp_path: Path) -> Compare:
     return compare
 
 
-def _loaded(file: Path, text: str, environ: dict[str, str]) -> Loaded:
+def _loaded(file: Path, text: str, environ: dict[str, str]) -> LoadedConfig:
     file.parent.mkdir(exist_ok=True)
     file.write_text(text)
     return load(file, environ=environ)
@@ -185,7 +185,7 @@ def _change(key: str) -> Change:
             break
         change = change_of(field, change)
         section = field.annotation
-        if not (isinstance(section, type) and issubclass(section, Section)):
+        if not (isinstance(section, type) and issubclass(section, BaseConfig)):
             break
     return change
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from appliance.config import Loaded, load
+from appliance.config import LoadedConfig, load
 from appliance.core.errors import ConfigError
 
 RICH = Path(__file__).with_name("rich.yaml").read_text(encoding="utf-8")
 
 
-def test_every_problem_of_every_source_is_told_in_one_run(load_text: Callable[..., Loaded]) -> None:
+def test_every_problem_of_every_source_is_told_in_one_run(load_text: Callable[..., LoadedConfig]) -> None:
     """
     Faults of YAML, references, schema, rules, environment and options come together: the file's first, in its order.
     """
@@ -52,7 +52,7 @@ server: {prot: 1}
     ]
 
 
-def test_the_config_is_frozen(load_text: Callable[..., Loaded]) -> None:
+def test_the_config_is_frozen(load_text: Callable[..., LoadedConfig]) -> None:
     """
     A loaded config cannot be changed.
     """

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import Loaded
-from appliance.config.source_location import Place, dotted
+from appliance.config import LoadedConfig
+from appliance.config.source_location import SourceLocation, dotted
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError
 from appliance.models import SECTIONS
@@ -22,7 +22,7 @@ FILES = [*RICH, *sorted((ROOT / "examples").glob("*.yaml"))]
 OPEN = frozenset({"body", "defaults", "override", "parameters", "set"})
 
 
-def closed_keys(file: Path) -> Iterator[tuple[str, str, Place]]:
+def closed_keys(file: Path) -> Iterator[tuple[str, str, SourceLocation]]:
     """
     Path, text and place of every key in a closed part of the file.
     """
@@ -57,7 +57,9 @@ def misspellings(key: str) -> dict[str, str]:
 KINDS = tuple(misspellings("some key"))
 
 
-def assert_each_is_found(file: Path, load_text: Callable[..., Loaded], kinds: Callable[[int], Sequence[str]]) -> None:
+def assert_each_is_found(
+    file: Path, load_text: Callable[..., LoadedConfig], kinds: Callable[[int], Sequence[str]]
+) -> None:
     """
     Misspell each key of a file by itself, in the ways that `kinds` gives for its number; list what is not found.
     """
@@ -85,7 +87,9 @@ def assert_each_is_found(file: Path, load_text: Callable[..., Loaded], kinds: Ca
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(file: Path, load_text: Callable[..., Loaded]) -> None:
+def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(
+    file: Path, load_text: Callable[..., LoadedConfig]
+) -> None:
     """
     A one-letter misspelling of any key is an error at the key that suggests the key which was meant.
 
@@ -96,14 +100,14 @@ def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(file: Path, load
 
 @pytest.mark.long
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_misspelling_of_every_key_is_found(file: Path, load_text: Callable[..., Loaded]) -> None:
+def test_every_misspelling_of_every_key_is_found(file: Path, load_text: Callable[..., LoadedConfig]) -> None:
     """
     Each key has every misspelling.
     """
     assert_each_is_found(file, load_text, lambda _: KINDS)
 
 
-def test_every_section_is_in_the_rich_configs(load_text: Callable[..., Loaded]) -> None:
+def test_every_section_is_in_the_rich_configs(load_text: Callable[..., LoadedConfig]) -> None:
     """
     The configs with everything in them are right, so that each misspelling is its only fault.
     """

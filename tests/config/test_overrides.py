@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from appliance.config import Config, Loaded
+from appliance.config import Config, LoadedConfig
 from appliance.core.errors import ConfigError
 
 CONFIG = """\
@@ -120,7 +120,7 @@ def test_what_is_laid_over_the_file_counts(
     overrides: tuple[str, ...],
     where: Where,
     value: object,
-    load_text: Callable[..., Loaded],
+    load_text: Callable[..., LoadedConfig],
 ) -> None:
     """
     The environment goes over the file and `--set` over both; each changes what it names and nothing else.
@@ -240,7 +240,7 @@ REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize(("environ", "overrides", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_laid_over_is_told_with_its_source(
-    environ: dict[str, str], overrides: tuple[str, ...], message: str, load_text: Callable[..., Loaded]
+    environ: dict[str, str], overrides: tuple[str, ...], message: str, load_text: Callable[..., LoadedConfig]
 ) -> None:
     """
     A fault of a variable or an option names it, and says what would be right.
@@ -251,7 +251,7 @@ def test_what_cannot_be_laid_over_is_told_with_its_source(
     assert str(caught.value) == message
 
 
-def test_two_models_that_share_a_variable_are_told_apart_by_nothing(load_text: Callable[..., Loaded]) -> None:
+def test_two_models_that_share_a_variable_are_told_apart_by_nothing(load_text: Callable[..., LoadedConfig]) -> None:
     """
     A variable that may mean two models means neither.
     """
@@ -261,7 +261,7 @@ def test_two_models_that_share_a_variable_are_told_apart_by_nothing(load_text: C
         load_text(text, environ={"APPLIANCE__MODELS__ORG_MODEL__ENGINE": "{}"})
 
 
-def test_the_environment_does_not_hide_a_fault_of_the_file(load_text: Callable[..., Loaded]) -> None:
+def test_the_environment_does_not_hide_a_fault_of_the_file(load_text: Callable[..., LoadedConfig]) -> None:
     """
     Where the file has no mapping to lay a key into, the file is told to be wrong.
     """
@@ -269,7 +269,7 @@ def test_the_environment_does_not_hide_a_fault_of_the_file(load_text: Callable[.
         load_text("server: 3\n" + CONFIG.partition("server")[0], environ={"APPLIANCE__SERVER__PORT": "1"})
 
 
-def test_an_empty_variable_unsets_what_may_be_unset(load_text: Callable[..., Loaded]) -> None:
+def test_an_empty_variable_unsets_what_may_be_unset(load_text: Callable[..., LoadedConfig]) -> None:
     """
     A variable with no value is null where null is a value, as for a port that is not used.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import Loaded
+from appliance.config import LoadedConfig
 from appliance.core.errors import ConfigError
 
 CONFIG = """\
@@ -34,7 +34,7 @@ RESOLVED = {
 
 
 @pytest.mark.parametrize(("written", "read"), RESOLVED.values(), ids=RESOLVED)
-def test_a_reference_becomes_what_it_names(written: str, read: str, load_text: Callable[..., Loaded]) -> None:
+def test_a_reference_becomes_what_it_names(written: str, read: str, load_text: Callable[..., LoadedConfig]) -> None:
     """
     References are replaced wherever they stand in a string, once, and everything else stays.
     """
@@ -45,7 +45,7 @@ def test_a_reference_becomes_what_it_names(written: str, read: str, load_text: C
     assert model.storages["model"].uri == read
 
 
-def test_a_file_is_read_without_its_last_line_end(tmp_path: Path, load_text: Callable[..., Loaded]) -> None:
+def test_a_file_is_read_without_its_last_line_end(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
     """
     `${file:...}` is the file's text, without the line end that editors and secrets end with.
     """
@@ -57,7 +57,7 @@ def test_a_file_is_read_without_its_last_line_end(tmp_path: Path, load_text: Cal
     assert loaded.secrets == {"to ken"}
 
 
-def test_a_relative_file_lies_beside_the_config(tmp_path: Path, load_text: Callable[..., Loaded]) -> None:
+def test_a_relative_file_lies_beside_the_config(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
     """
     A relative path starts at the config's directory, wherever we were started.
     """
@@ -68,7 +68,7 @@ def test_a_relative_file_lies_beside_the_config(tmp_path: Path, load_text: Calla
     assert loaded.config.models[0].storages["model"].uri == "file:///a"
 
 
-def test_a_file_that_is_not_text_is_a_problem(tmp_path: Path, load_text: Callable[..., Loaded]) -> None:
+def test_a_file_that_is_not_text_is_a_problem(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
     """
     Bytes that are not UTF-8 are refused at the reference's line.
     """
@@ -78,7 +78,7 @@ def test_a_file_that_is_not_text_is_a_problem(tmp_path: Path, load_text: Callabl
         load_text(CONFIG.format(uri="${file:key.der}"))
 
 
-def test_a_reference_is_converted_where_it_is_the_whole_value(load_text: Callable[..., Loaded]) -> None:
+def test_a_reference_is_converted_where_it_is_the_whole_value(load_text: Callable[..., LoadedConfig]) -> None:
     """
     Text from outside becomes the number or flag that its place wants, in sections and in engine arguments.
     """
@@ -110,7 +110,7 @@ server: {port: "${env:PORT:-9000}", drain_seconds: "${env:DRAIN}"}
     assert config.models[0].tool_call_parser == "2048"  # type: ignore[attr-defined] # a generative section
 
 
-def test_references_under_free_keys_are_left_alone(load_text: Callable[..., Loaded]) -> None:
+def test_references_under_free_keys_are_left_alone(load_text: Callable[..., LoadedConfig]) -> None:
     """
     What stands under a free key is the user's own; it counts only where an alias brings it into the config.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.cli.diff import as_json, as_text
-from appliance.config import Loaded
+from appliance.config import LoadedConfig
 from appliance.config.diff import differences
 from appliance.config.json_schema import engine_schema, schema_of
 from appliance.config.masking import is_secret_name
@@ -35,7 +35,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("line", FAULTS.values(), ids=FAULTS)
 def test_a_secret_is_in_no_message_and_no_traceback(
-    line: str, tmp_path: Path, load_text: Callable[..., Loaded]
+    line: str, tmp_path: Path, load_text: Callable[..., LoadedConfig]
 ) -> None:
     """
     A fault of a value from outside shows `***`, and the error carries the value nowhere.
@@ -60,7 +60,7 @@ models:
     assert SECRET not in shown
 
 
-def test_a_secret_near_a_choice_is_not_hinted_at(load_text: Callable[..., Loaded]) -> None:
+def test_a_secret_near_a_choice_is_not_hinted_at(load_text: Callable[..., LoadedConfig]) -> None:
     """
     There is no did-you-mean for a value from outside: it would give most of the value away.
     """
@@ -74,7 +74,7 @@ def test_a_secret_near_a_choice_is_not_hinted_at(load_text: Callable[..., Loaded
     assert "pypy" not in str(caught.value)
 
 
-def test_texts_from_outside_are_handed_on_for_redaction(load_text: Callable[..., Loaded]) -> None:
+def test_texts_from_outside_are_handed_on_for_redaction(load_text: Callable[..., LoadedConfig]) -> None:
     """
     The texts of the environment that stand in the config as text are its secrets, and nothing else is.
     """
@@ -98,7 +98,7 @@ logging: {level: '${env:LEVEL}'}
     assert load_text(text, environ=environ).secrets == {"private-bucket", "hidden", "alias"}
 
 
-def test_a_value_that_is_laid_over_takes_the_secret_with_it(load_text: Callable[..., Loaded]) -> None:
+def test_a_value_that_is_laid_over_takes_the_secret_with_it(load_text: Callable[..., LoadedConfig]) -> None:
     """
     A secret that `--set` replaces is no part of the config any more.
     """
@@ -143,7 +143,7 @@ OF_SERVER = {
 
 @pytest.mark.parametrize("line", [*SPELLED_OUT.values(), *OF_SERVER.values()], ids=[*SPELLED_OUT, *OF_SERVER])
 def test_a_secret_that_the_file_spells_out_is_not_shown(
-    line: str, load_text: Callable[..., Loaded], tmp_path: Path
+    line: str, load_text: Callable[..., LoadedConfig], tmp_path: Path
 ) -> None:
     """
     Neither in a message nor in the line of the file, whose caret stays where the fault is.
@@ -163,7 +163,7 @@ def test_a_secret_that_the_file_spells_out_is_not_shown(
     assert "***" in shown or "***" not in line
 
 
-def test_the_caret_stays_under_the_fault(load_text: Callable[..., Loaded]) -> None:
+def test_the_caret_stays_under_the_fault(load_text: Callable[..., LoadedConfig]) -> None:
     """
     Whether the secret before it is longer or shorter than what is shown for it.
     """
@@ -220,7 +220,7 @@ MISPLACED = {
 
 
 @pytest.mark.parametrize("text", MISPLACED.values(), ids=MISPLACED)
-def test_what_stands_near_a_secret_is_not_shown(text: str, load_text: Callable[..., Loaded]) -> None:
+def test_what_stands_near_a_secret_is_not_shown(text: str, load_text: Callable[..., LoadedConfig]) -> None:
     """
     Only where it is, and what must be there.
     """
@@ -257,7 +257,7 @@ def test_what_stands_near_a_secret_is_not_shown(text: str, load_text: Callable[.
         "storage.credentials.hub=[{token: hunter2-hunter2, nonsense: 1}]",
     ],
 )
-def test_a_secret_of_the_command_line_is_not_shown(override: str, load_text: Callable[..., Loaded]) -> None:
+def test_a_secret_of_the_command_line_is_not_shown(override: str, load_text: Callable[..., LoadedConfig]) -> None:
     """
     A fault of `--set` says which one without its secret.
     """
@@ -268,7 +268,7 @@ def test_a_secret_of_the_command_line_is_not_shown(override: str, load_text: Cal
     assert "--set" in str(caught.value)
 
 
-def test_secrets_that_the_file_spells_out_are_hidden_everywhere(load_text: Callable[..., Loaded]) -> None:
+def test_secrets_that_the_file_spells_out_are_hidden_everywhere(load_text: Callable[..., LoadedConfig]) -> None:
     """
     The log and the page get them as texts to hide, and a comparison shows that they differ.
     """

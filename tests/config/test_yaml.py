@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import Loaded, load
+from appliance.config import LoadedConfig, load
 from appliance.core.errors import ConfigError
 
 MODEL = "{name: smollm2, class: generative, storage: {uri: file:///models/smollm2}}"
@@ -39,7 +39,7 @@ BOMBS = {
 }
 
 
-def test_a_minimal_config_is_three_keys_of_one_model(load_text: Callable[..., Loaded]) -> None:
+def test_a_minimal_config_is_three_keys_of_one_model(load_text: Callable[..., LoadedConfig]) -> None:
     """
     Name, class and storage of one model are enough; everything else has a default.
     """
@@ -49,7 +49,7 @@ def test_a_minimal_config_is_three_keys_of_one_model(load_text: Callable[..., Lo
     assert config.server.port == 8080
 
 
-def test_words_of_yaml_1_1_are_text(load_text: Callable[..., Loaded]) -> None:
+def test_words_of_yaml_1_1_are_text(load_text: Callable[..., LoadedConfig]) -> None:
     """
     `yes`, `off`, dates and base-60 numbers are text, as in YAML 1.2.
     """
@@ -58,7 +58,7 @@ def test_words_of_yaml_1_1_are_text(load_text: Callable[..., Loaded]) -> None:
     assert config.expect[0].body == ["yes", "off", "2001-01-01", "12:30:00", 15, "="]
 
 
-def test_aliases_and_merge_keys_work_from_free_keys(load_text: Callable[..., Loaded]) -> None:
+def test_aliases_and_merge_keys_work_from_free_keys(load_text: Callable[..., LoadedConfig]) -> None:
     """
     An anchor under a free key can be used whole or merged, and a mapping's own keys win over merged ones.
     """
@@ -87,7 +87,7 @@ models:
     }
 
 
-def test_free_keys_are_dropped_from_sections_and_engine_arguments(load_text: Callable[..., Loaded]) -> None:
+def test_free_keys_are_dropped_from_sections_and_engine_arguments(load_text: Callable[..., LoadedConfig]) -> None:
     """
     A free key never reaches the config, nor vLLM.
     """
@@ -98,7 +98,7 @@ def test_free_keys_are_dropped_from_sections_and_engine_arguments(load_text: Cal
     assert model.engine.args == {"seed": 4}  # type: ignore[attr-defined] # a generative section, by its class
 
 
-def test_an_anchor_may_be_set_anew(load_text: Callable[..., Loaded]) -> None:
+def test_an_anchor_may_be_set_anew(load_text: Callable[..., LoadedConfig]) -> None:
     """
     Of two anchors with one name the nearest before the alias counts, without a warning.
     """
@@ -121,7 +121,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
-def test_deep_nesting_is_refused_at_once(text: str, load_text: Callable[..., Loaded]) -> None:
+def test_deep_nesting_is_refused_at_once(text: str, load_text: Callable[..., LoadedConfig]) -> None:
     """
     100 kB of nesting is one problem with a place, told within seconds.
     """
@@ -135,7 +135,7 @@ def test_deep_nesting_is_refused_at_once(text: str, load_text: Callable[..., Loa
     assert time.monotonic() - start < 10
 
 
-def test_an_alias_bomb_is_told_at_the_alias_that_is_too_much(load_text: Callable[..., Loaded]) -> None:
+def test_an_alias_bomb_is_told_at_the_alias_that_is_too_much(load_text: Callable[..., LoadedConfig]) -> None:
     """
     What aliases stand for is counted without following them.
     """
@@ -152,7 +152,7 @@ def test_an_alias_bomb_is_told_at_the_alias_that_is_too_much(load_text: Callable
 
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
-def test_alias_bombs_are_refused(text: str, load_text: Callable[..., Loaded]) -> None:
+def test_alias_bombs_are_refused(text: str, load_text: Callable[..., LoadedConfig]) -> None:
     """
     Aliases that stand for more than a config can hold are one problem, told before they fill the memory.
     """
@@ -165,7 +165,7 @@ def test_alias_bombs_are_refused(text: str, load_text: Callable[..., Loaded]) ->
     assert time.monotonic() - start < 20
 
 
-def test_a_very_large_file_is_refused(load_text: Callable[..., Loaded]) -> None:
+def test_a_very_large_file_is_refused(load_text: Callable[..., LoadedConfig]) -> None:
     """
     More than a ConfigMap can hold is no config.
     """

@@ -15,7 +15,7 @@ import pytest
 from served import Served
 
 from appliance.config import load
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -29,7 +29,7 @@ def minilm() -> Path:
     The directory of all-MiniLM-L6-v2.
     """
     (section,) = load(EXAMPLES / "embeddings.yaml").config.models
-    return section.materialize(StorageSettings(), lambda *_: None)["model"]
+    return section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
 
 
 @pytest.fixture(scope="package")

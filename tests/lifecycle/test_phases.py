@@ -14,7 +14,7 @@ from typing import cast
 from doubles import Double, DoubleSection, config
 from structlog.testing import capture_logs
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import MissingExtraError
 from appliance.models.load_timings import LoadTimings
 from appliance.models.manager import ModelManager, State
@@ -32,7 +32,9 @@ def _double(lifecycle: ModelManager) -> Double:
 
 @asynccontextmanager
 async def _made(section: DoubleSection) -> AsyncGenerator[ModelManager]:
-    lifecycle = ModelManager(config(section).model_copy(update={"storage": StorageSettings(cache_dir=Path("/kept"))}))
+    lifecycle = ModelManager(
+        config(section).model_copy(update={"storage": GlobalStorageConfig(cache_dir=Path("/kept"))})
+    )
     try:
         yield lifecycle
     finally:

@@ -15,7 +15,7 @@ import pytest
 from doubles import Double, DoubleSection, RemoteSection, config
 
 from appliance.config.server import ServerSection
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
 from appliance.core.model import ModelRequest, Operation
 from appliance.models.base_config import ModelSection, Report
@@ -196,7 +196,7 @@ class _Endless(RemoteSection):
     Declares a double whose bytes never come.
     """
 
-    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
         while True:
             report("model", 1, 2)
             time.sleep(0.01)

@@ -75,14 +75,14 @@ def _start(file: str) -> Answer:
     from vllm.v1.executor.abstract import Executor
 
     from appliance.config import load
-    from appliance.config.storage import StorageSettings
+    from appliance.config.storage import GlobalStorageConfig
     from appliance.core.model import ALONE
     from appliance.engines.vllm.engine_args import engine_arguments
     from appliance.engines.vllm.parallel_args import environment_of
     from appliance.models.vllm_model import VllmModel
 
     (section,) = load(Path(file)).config.models
-    artifacts = section.materialize(StorageSettings(), lambda *_: None)
+    artifacts = section.materialize(GlobalStorageConfig(), lambda *_: None)
     model = section.build(SimpleNamespace(front_end=ALONE))
     assert isinstance(model, VllmModel)
     setup = model.setup(artifacts)

@@ -13,7 +13,7 @@ import pytest
 from doubles import Double, DoubleSection, config
 from structlog.testing import capture_logs
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.core.model import Peers
 from appliance.models.base_config import Report
@@ -45,7 +45,7 @@ class PlannedSection(DoubleSection):
     folder: Path
     """Where these are."""
 
-    def materialize(self, settings: StorageSettings, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
         return {"model": self.folder}
 
     def planned(self, artifacts: Mapping[str, Path]) -> Plan | None:

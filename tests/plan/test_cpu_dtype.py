@@ -12,7 +12,7 @@ import pytest
 
 from appliance.config.engine import EngineSection
 from appliance.config.layout import LayoutSection
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.system import usable_memory
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.planner.hardware import Hardware
@@ -27,7 +27,7 @@ def _dtypes(folder: Path, engine: EngineSection) -> tuple[str, str]:
     What the engine is told, and what the plan counts with.
     """
     setup = EngineSpec(("it",), folder, LayoutSection(), engine)
-    subject = inspect_model(StorageSection(uri=str(folder)), StorageSettings())
+    subject = inspect_model(StorageSection(uri=str(folder)), GlobalStorageConfig())
     planned = estimate(subject, LayoutSection(), EngineRequirements(engine), CPU)
     return engine_arguments(setup, on_cpu=True)["dtype"], planned.dtype
 
@@ -64,7 +64,7 @@ def test_what_a_share_leaves_to_the_cache_is_planned(write: Callable[..., Path],
     Weights count as they are loaded, in float32 twice what their files hold in bfloat16.
     """
     folder = write(published["SmolLM2-135M"])
-    subject = inspect_model(StorageSection(uri=str(folder)), StorageSettings())
+    subject = inspect_model(StorageSection(uri=str(folder)), GlobalStorageConfig())
     loaded = 4 * sum(tensor.elements for tensor in subject.tensors)
     total, _ = usable_memory()
     layout = LayoutSection(memory_fraction=(loaded + 2**24) / total)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from appliance.config.layout import LayoutSection
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.errors import ArtifactCorruptError, LoadError
 from appliance.models.encoder_task import choose
 from appliance.planner import inspect_model
@@ -63,7 +63,7 @@ CONFIGS: Mapping[str, tuple[Mapping[str, Any], str]] = {
 
 
 def _look(folder: Path) -> object:
-    return inspect_model(StorageSection(uri=str(folder)), StorageSettings())
+    return inspect_model(StorageSection(uri=str(folder)), GlobalStorageConfig())
 
 
 def _appliance(*words: str) -> subprocess.CompletedProcess[str]:

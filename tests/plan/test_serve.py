@@ -17,7 +17,7 @@ from storage.range_server import serving
 
 from appliance.config import load
 from appliance.config.layout import LayoutSection
-from appliance.config.storage import StorageSettings, TransferSection
+from appliance.config.storage import GlobalStorageConfig, TransferSection
 from appliance.core.errors import StorageUnavailableError
 from appliance.models.fetch import fetch_artifacts
 from appliance.models.generative import GenerativeSection
@@ -80,7 +80,7 @@ def test_a_store_that_does_not_answer_is_no_reason_to_refuse(tmp_path: Path) -> 
     The model is fetched, or fails to be, as it would without a plan.
     """
     (section,) = load(_config(tmp_path, "http://127.0.0.1:9/model/", tensor_parallel=8), environ={}).config.models
-    settings = StorageSettings(cache_dir=tmp_path / "cache", transfer=TransferSection(retries=0))
+    settings = GlobalStorageConfig(cache_dir=tmp_path / "cache", transfer=TransferSection(retries=0))
 
     with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:9"):
         fetch_artifacts(section, settings, lambda *_: None)

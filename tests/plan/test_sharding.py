@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.config.layout import LayoutSection
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.planner import inspect_model
 from appliance.planner.expected_tensors import expected
 from appliance.planner.model_config import architecture_of
@@ -221,7 +221,7 @@ def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published
     config = published["Qwen2.5-0.5B"]
     folder = write(config)
 
-    subject = inspect_model(StorageSection(uri=str(folder)), StorageSettings())
+    subject = inspect_model(StorageSection(uri=str(folder)), GlobalStorageConfig())
 
     assert subject.source == "the headers of its safetensors"
     assert list(subject.tensors) == expected(architecture_of(config))

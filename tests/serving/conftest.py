@@ -14,7 +14,7 @@ import pytest
 from served import Served
 
 from appliance.config import load
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 
 HIDDEN, LAYERS, RANK = 576, 30, 8  # SmolLM2-135M
 
@@ -25,7 +25,7 @@ def smollm2(chat_file: Path) -> Path:
     The directory of SmolLM2's safetensors.
     """
     (section,) = load(chat_file).config.models
-    return section.materialize(StorageSettings(), lambda *_: None)["model"]
+    return section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
 
 
 @pytest.fixture

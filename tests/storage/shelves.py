@@ -11,7 +11,7 @@ from urllib.parse import quote
 from storage.hub_double import Hub
 from storage.servers import azure, gcs, s3, web
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 
 Fill = Callable[[str, Mapping[str, bytes]], None]
 
@@ -37,13 +37,13 @@ class Shelf:
         """
         return self.locate(path, port or self.port)[0]
 
-    def settings(self, port: int | None = None, **more: object) -> StorageSettings:
+    def settings(self, port: int | None = None, **more: object) -> GlobalStorageConfig:
         """
         Settings that reach the store, with little patience.
         """
         transfer = {"stall_seconds": 30, "retries": 3, "chunk_bytes": 64 * 1024, "parallel": 4}
         credentials = self.locate("root", port or self.port)[1]
-        return StorageSettings.model_validate({"transfer": transfer, "credentials": credentials, **more})
+        return GlobalStorageConfig.model_validate({"transfer": transfer, "credentials": credentials, **more})
 
 
 def of_s3(kind: str, server: s3.S3Server) -> Shelf:

@@ -16,7 +16,7 @@ import pytest
 import zstandard
 from storage.store_double import Fault, StoreDouble
 
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.errors import ArtifactCorruptError, StorageError
 from appliance.storage import Cache
 from appliance.storage.filesystems.base import Listing
@@ -64,7 +64,7 @@ class OneFile(StoreDouble):
 
 def _bring(cache: Cache, store: StoreDouble, **storage: object) -> dict[str, bytes]:
     section = StorageSection.model_validate({"uri": "double://place", **storage})
-    settings = StorageSettings.model_validate(
+    settings = GlobalStorageConfig.model_validate(
         {"cache_dir": cache.root, "transfer": {"retries": 1, "parallel": 1, "chunk_bytes": 262_144}}
     )
     path = fetch(store, section, settings, lambda *_: None)

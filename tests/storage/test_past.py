@@ -11,7 +11,7 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.config.storage import StorageSection, StorageSettings, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
 from appliance.core.errors import AccessDeniedError, StorageUnavailableError
 from appliance.storage import Cache
 from appliance.storage.remote_fetch import fetch
@@ -25,7 +25,7 @@ def bring(store: StoreDouble, cache: Cache, storage: StorageSection = STORAGE) -
     """
     Fetch what a store has, and remember it.
     """
-    settings = StorageSettings(cache_dir=cache.root, transfer=TransferSection(stall_seconds=0.2, retries=0))
+    settings = GlobalStorageConfig(cache_dir=cache.root, transfer=TransferSection(stall_seconds=0.2, retries=0))
     path = fetch(store, storage, settings, lambda *_: None)
     remember(storage, path, cache)
     return path

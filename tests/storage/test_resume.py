@@ -15,7 +15,7 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.config.storage import StorageSection, StorageSettings, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
 from appliance.storage import Cache, Report, verify
 from appliance.storage.artifact import invalidate
@@ -40,7 +40,10 @@ def bring(store: StoreDouble, cache: Cache, report: Report = quiet) -> Path:
     """
     transfer = TransferSection(stall_seconds=5, retries=0, parallel=2)
     return fetch(
-        store, StorageSection(uri="double://model"), StorageSettings(cache_dir=cache.root, transfer=transfer), report
+        store,
+        StorageSection(uri="double://model"),
+        GlobalStorageConfig(cache_dir=cache.root, transfer=transfer),
+        report,
     )
 
 

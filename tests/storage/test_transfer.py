@@ -17,7 +17,7 @@ import pytest
 from storage.store_double import BLOCK, Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.config.storage import StorageSection, StorageSettings, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
 from appliance.core.errors import (
     AccessDeniedError,
     ApplianceError,
@@ -52,7 +52,7 @@ def bring(store: StoreDouble, cache: Cache, report: Report = quiet, **limits: fl
     Fetch all that a store has, with impatient limits.
     """
     transfer = TransferSection.model_validate({"stall_seconds": 0.3, "retries": 2, **limits})
-    settings = StorageSettings(cache_dir=cache.root, transfer=transfer)
+    settings = GlobalStorageConfig(cache_dir=cache.root, transfer=transfer)
     return fetch(store, StorageSection(uri="double://model"), settings, report)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
 
@@ -28,7 +28,7 @@ def bring(uri: str, root: Path) -> Path:
     """
     Materialize a URI.
     """
-    settings = StorageSettings(pvc_root=root, cache_dir=root.parent / "cache")
+    settings = GlobalStorageConfig(pvc_root=root, cache_dir=root.parent / "cache")
     return materialize(StorageSection(uri=uri), settings, lambda *_: None)
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import Fault
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import Diagnostic
 from appliance.config.validators import adapters, engines, keys, layouts, names, server, storage, upstreams
 
-Rule = Callable[[Draft], Iterator[Fault]]
+Rule = Callable[[RawConfig], Iterator[Diagnostic]]
 
 RULES: tuple[Rule, ...] = (
     names.names_are_unique,

@@ -19,8 +19,8 @@ from appliance.adapters.sandbox import TemplateFaultError
 from appliance.config.adapters import OPERATIONS
 from appliance.config.block_scalar import inside
 from appliance.config.model_entries import model_entries
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import DataPath, Diagnostic
 from appliance.core.errors import RequestError
 from appliance.core.model import Operation
 from appliance.core.suggestions import did_you_mean, known_names
@@ -68,7 +68,7 @@ class _SyntaxError(Exception):
         self.fault = fault
 
 
-def targets_answer(draft: Draft) -> Iterator[Fault]:
+def targets_answer(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     A target that is a name is that of another model, of one that completes, and no circle leads back.
     """
@@ -95,7 +95,7 @@ def targets_answer(draft: Draft) -> Iterator[Fault]:
             yield draft.fault(where, f"is {what}; must be one that does")
 
 
-def templates_render(draft: Draft) -> Iterator[Fault]:
+def templates_render(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     What is a Jinja template is one that renders the smallest request there is, and that of a request gives JSON.
     """
@@ -123,7 +123,7 @@ def templates_render(draft: Draft) -> Iterator[Fault]:
             yield from fault(draft, where, wrong)
 
 
-def paths_compile(draft: Draft) -> Iterator[Fault]:
+def paths_compile(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     What is a JMESPath is one.
     """
@@ -159,14 +159,14 @@ def _error_of(template: _Template, renderer: Renderer) -> Exception | None:
     return None
 
 
-def _wrong_chat(draft: Draft, where: DataPath, error: Exception) -> Iterator[Fault]:
+def _wrong_chat(draft: RawConfig, where: DataPath, error: Exception) -> Iterator[Diagnostic]:
     # It may refuse, or want a token of the tokenizer, which is not here.
     if isinstance(error.__cause__, RenderError) and error.__cause__.kind in ("broken", "ended"):
         fault = f"fails for the smallest conversation{_told(draft, where, error.__cause__)}"
         yield draft.fault(where, f"{fault}; must render in little time and memory")
 
 
-def _wrong_request(draft: Draft, where: DataPath, error: Exception) -> Iterator[Fault]:
+def _wrong_request(draft: RawConfig, where: DataPath, error: Exception) -> Iterator[Diagnostic]:
     if isinstance(error, TemplateFaultError):
         yield draft.fault(where, f"{error}; must give some for the smallest request, so put values through | tojson")
     # What it refuses by itself is its own business.
@@ -177,42 +177,44 @@ def _wrong_request(draft: Draft, where: DataPath, error: Exception) -> Iterator[
         yield draft.fault(where, f"fails for the smallest request{_told(draft, where, error.__cause__)}; {remedy}")
 
 
-def _wrong_path(draft: Draft, where: DataPath, source: str) -> Iterator[Fault]:
+def _wrong_path(draft: RawConfig, where: DataPath, source: str) -> Iterator[Diagnostic]:
     try:
         JmesPath(source)
     except PathFaultError as error:
         above = source[: error.offset]
         line, offset = above.count("\n") + 1, len(above) - above.rfind("\n") - 1
-        yield Fault(where, f"is no JMESPath{_told(draft, where, error)}", inside(draft, where, line, offset))
+        yield Diagnostic(where, f"is no JMESPath{_told(draft, where, error)}", inside(draft, where, line, offset))
 
 
-def _unread(draft: Draft, where: DataPath, error: OSError | ValueError) -> Fault:
+def _unread(draft: RawConfig, where: DataPath, error: OSError | ValueError) -> Diagnostic:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else "is not UTF-8 text"
     return draft.fault(where, f"is {draft.quote(where)}, a file that cannot be read: {reason}; must be a template")
 
 
-def _no_template(draft: Draft, where: DataPath, file: Path | None, error: TemplateFaultError) -> Fault:
+def _no_template(draft: RawConfig, where: DataPath, file: Path | None, error: TemplateFaultError) -> Diagnostic:
     if file is not None:
         return draft.fault(where, f"is {draft.quote(where)}, and line {error.line} of it no Jinja: {error}")
     # Where the text came from elsewhere, the line is all that can be told.
     line = f" in line {error.line}" if draft.secrets(where) else ""
-    return Fault(where, f"is no Jinja template{line}{_told(draft, where, error)}", inside(draft, where, error.line))
+    return Diagnostic(
+        where, f"is no Jinja template{line}{_told(draft, where, error)}", inside(draft, where, error.line)
+    )
 
 
-def _told(draft: Draft, where: DataPath, error: object) -> str:
+def _told(draft: RawConfig, where: DataPath, error: object) -> str:
     """
     What an error says, unless it may quote a secret.
     """
     return "" if draft.secrets(where) else f": {error}"
 
 
-def _adapters(draft: Draft) -> Iterator[tuple[DataPath, Model]]:
+def _adapters(draft: RawConfig) -> Iterator[tuple[DataPath, Model]]:
     for path, model in model_entries(draft):
         if model.get("class") == "adapter":
             yield path, model
 
 
-def _by_name(draft: Draft) -> dict[str, Model]:
+def _by_name(draft: RawConfig) -> dict[str, Model]:
     """
     Every model by each of its names, those of LoRA adapters among them.
     """

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from appliance.config.engine import OWNED, EngineSection
 from appliance.config.model_entries import model_entries
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import Fault
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import Diagnostic
 from appliance.core.suggestions import did_you_mean
 from appliance.models import SECTIONS
 
@@ -17,7 +17,7 @@ from appliance.models import SECTIONS
 _OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo", "on_failure"})
 
 
-def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
+def engine_arguments_are_free(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     What the config says in a place of its own is not said again among vLLM's arguments.
     """
@@ -29,7 +29,7 @@ def engine_arguments_are_free(draft: Draft) -> Iterator[Fault]:
                 yield draft.key_fault((*path, "engine", "args", name), f"is not set here; {OWNED[name]}")
 
 
-def engines_name_their_class(draft: Draft) -> Iterator[Fault]:
+def engines_name_their_class(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     A key that is nearly `python` is not one of vLLM's, for which the schema takes it.
     """
@@ -41,7 +41,7 @@ def engines_name_their_class(draft: Draft) -> Iterator[Fault]:
                 yield draft.key_fault((*path, "engine", key), f"unknown key; {hint}")
 
 
-def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
+def python_models_have_their_own_keys(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     What shapes vLLM is not said of a model that a class of the user's computes.
     """
@@ -54,7 +54,7 @@ def python_models_have_their_own_keys(draft: Draft) -> Iterator[Fault]:
             yield draft.key_fault((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
 
 
-def encoder_keys_fit_the_task(draft: Draft) -> Iterator[Fault]:
+def encoder_keys_fit_the_task(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     What shapes embeddings is only said of a model that embeds.
     """

@@ -9,10 +9,10 @@ from typing import Any
 
 from appliance.auth.allowed_hosts import is_loopback
 from appliance.config.model_entries import name_paths
-from appliance.config.raw_config import Draft
+from appliance.config.raw_config import RawConfig
 from appliance.config.security import digest_of
 from appliance.config.server import ServerSection
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.source_location import DataPath, Diagnostic
 from appliance.core.suggestions import did_you_mean, known_names
 
 API_KEYS: DataPath = ("server", "api_keys")
@@ -21,7 +21,7 @@ Where keys stand.
 """
 
 
-def keys_are_apart(draft: Draft) -> Iterator[Fault]:
+def keys_are_apart(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     A key is one caller's, and a name says which.
     """
@@ -38,7 +38,7 @@ def keys_are_apart(draft: Draft) -> Iterator[Fault]:
             yield draft.fault(place, f"is the key of server.api_keys[{first}]; each must be another")
 
 
-def keys_lead_to_models(draft: Draft) -> Iterator[Fault]:
+def keys_lead_to_models(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     What a key may use is there.
     """
@@ -53,7 +53,7 @@ def keys_lead_to_models(draft: Draft) -> Iterator[Fault]:
                 yield draft.fault(place, f"is {draft.quote(place)}, which no model has; {_known(hint, known)}")
 
 
-def an_operator_has_a_key(draft: Draft) -> Iterator[Fault]:
+def an_operator_has_a_key(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     What stops a model for everyone is not open to everyone, unless nobody else can connect.
     """
@@ -73,7 +73,7 @@ def an_operator_has_a_key(draft: Draft) -> Iterator[Fault]:
         )
 
 
-def _entries(draft: Draft) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
+def _entries(draft: RawConfig) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
     keys = draft.find(API_KEYS)
     for index, key in enumerate(keys if isinstance(keys, list) else ()):
         if isinstance(key, dict):

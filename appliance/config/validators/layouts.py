@@ -10,8 +10,8 @@ from typing import Any
 
 from appliance.config.layout import NodesSection
 from appliance.config.model_entries import model_entries
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import DataPath, Diagnostic
 
 # Shares such as 0.7, 0.2 and 0.1 are no exact sum.
 _ROUNDING = 1e-9
@@ -20,7 +20,7 @@ _ROUNDING = 1e-9
 _ANY = "any"
 
 
-def sizes_fit(draft: Draft) -> Iterator[Fault]:
+def sizes_fit(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Sizes that split one another divide (``ParallelConfig`` of vLLM).
     """
@@ -35,7 +35,7 @@ def sizes_fit(draft: Draft) -> Iterator[Fault]:
             yield draft.fault(at, f"is {local}, and data_parallel is {copies}; must be at most that")
 
 
-def devices_fit(draft: Draft) -> Iterator[Fault]:
+def devices_fit(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     There is one device for each rank of this machine, named once, and all in one way.
     """
@@ -53,7 +53,7 @@ def devices_fit(draft: Draft) -> Iterator[Fault]:
             yield draft.fault(at, f"has {len(devices)}, and the layout ({shape}) takes {ranks} here; must have {ranks}")
 
 
-def nodes_fit(draft: Draft) -> Iterator[Fault]:
+def nodes_fit(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     The ranks are spread evenly over the machines, and each of them knows which it is and where the first one is.
     """
@@ -83,7 +83,7 @@ def nodes_fit(draft: Draft) -> Iterator[Fault]:
             )
 
 
-def nodes_meet_apart(draft: Draft) -> Iterator[Fault]:
+def nodes_meet_apart(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Models that share machines meet at ports of their own; each takes two.
     """
@@ -101,7 +101,7 @@ def nodes_meet_apart(draft: Draft) -> Iterator[Fault]:
         taken[port] = f"models[{path[1]}]"
 
 
-def the_cache_is_sized_once(draft: Draft) -> Iterator[Fault]:
+def the_cache_is_sized_once(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     The size of the KV cache is said in one place.
     """
@@ -117,7 +117,7 @@ def the_cache_is_sized_once(draft: Draft) -> Iterator[Fault]:
             yield draft.key_fault(at, "is set beside engine.kv_cache_memory_bytes; must be one of the two")
 
 
-def memory_fractions_fit(draft: Draft) -> Iterator[Fault]:
+def memory_fractions_fit(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Models that share devices do not take more than there is; one that names no devices shares them with all.
     """
@@ -166,7 +166,7 @@ def _size(section: Mapping[str, Any], key: str) -> int:  # Any: not checked yet
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
 
 
-def _layouts(draft: Draft) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
+def _layouts(draft: RawConfig) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
     for path, model in model_entries(draft):
         layout = model.get("layout")
         if isinstance(layout, dict):

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from appliance.config.model_entries import name_paths
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import DataPath, Diagnostic
 
 
-def names_are_unique(draft: Draft) -> Iterator[Fault]:
+def names_are_unique(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     A name leads to one model, be it a model's own, an alias or an adapter's.
     """

@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from appliance.config.model_entries import model_entries
-from appliance.config.raw_config import Draft
+from appliance.config.raw_config import RawConfig
 from appliance.config.server import ServerSection
-from appliance.config.source_location import Fault
+from appliance.config.source_location import Diagnostic
 from appliance.models import SECTIONS
 
 
-def listeners_are_apart(draft: Draft) -> Iterator[Fault]:
+def listeners_are_apart(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Each listener has a port of its own.
     """
@@ -30,7 +30,7 @@ def listeners_are_apart(draft: Draft) -> Iterator[Fault]:
             seen[port] = f"server.{name}"
 
 
-def workers_share_what_can_be_shared(draft: Draft) -> Iterator[Fault]:
+def workers_share_what_can_be_shared(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Several workers share an engine of vLLM's on one machine, which takes each of them in once.
     """
@@ -54,7 +54,7 @@ def workers_share_what_can_be_shared(draft: Draft) -> Iterator[Fault]:
             yield draft.fault((*place, "on_failure"), f"{fault}; must be stay or exit")
 
 
-def an_operator_has_one_process(draft: Draft) -> Iterator[Fault]:
+def an_operator_has_one_process(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     What an operator loads and unloads is one process's: of several workers, the others would go on as they are.
     """

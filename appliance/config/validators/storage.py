@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from appliance.config.model_entries import items, model_entries
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import DataPath, Diagnostic
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.storage import SCHEMES
 from appliance.storage.uri import scheme_of
 
 
-def schemes_are_known(draft: Draft) -> Iterator[Fault]:
+def schemes_are_known(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Whatever is to be brought has a scheme that can be brought, or is a plain path.
     """
@@ -28,7 +28,7 @@ def schemes_are_known(draft: Draft) -> Iterator[Fault]:
             yield draft.fault(path, f"is {draft.quote(path)}, of an unknown scheme; {hint}")
 
 
-def _uri_paths(draft: Draft) -> Iterator[DataPath]:
+def _uri_paths(draft: RawConfig) -> Iterator[DataPath]:
     for path, model in model_entries(draft):
         yield (*path, "storage", "uri")
         yield (*path, "protocol", "tokenizer", "uri")

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 
 from appliance.config.model_entries import items, model_entries
-from appliance.config.raw_config import Draft
-from appliance.config.source_location import DataPath, Fault
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import DataPath, Diagnostic
 from appliance.config.upstreams import HEADER_NAME
 from appliance.core.model import PATHS
 from appliance.proxy.headers import FRAMING, HOP_BY_HOP
@@ -34,7 +34,7 @@ _UNMOVED = "which belongs to one connection or its body; must be left out"
 _ADDRESS = "must be a URL with a host and a port that there can be, such as http://llm:8000/v1"
 
 
-def headers_may_travel(draft: Draft) -> Iterator[Fault]:
+def headers_may_travel(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     What belongs to one connection, or follows from the body, is not a header that upstreams can be sent.
     """
@@ -51,7 +51,7 @@ def headers_may_travel(draft: Draft) -> Iterator[Fault]:
                 yield draft.key_fault((*path, name), f"is not set here, {_UNMOVED}")
 
 
-def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
+def addresses_are_possible(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Upstreams have a host, and a port that there can be.
     """
@@ -61,7 +61,7 @@ def addresses_are_possible(draft: Draft) -> Iterator[Fault]:
             yield draft.fault((*section, "url"), f"is {draft.quote((*section, 'url'))}; {_ADDRESS}")
 
 
-def addresses_are_bases(draft: Draft) -> Iterator[Fault]:
+def addresses_are_bases(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Routes are joined to the URL of a server of OpenAI's protocol, so that it has none itself; no shell fills in a name.
     """
@@ -88,20 +88,20 @@ def addresses_are_bases(draft: Draft) -> Iterator[Fault]:
             )
 
 
-def _is_joined(draft: Draft, section: DataPath) -> bool:
+def _is_joined(draft: RawConfig, section: DataPath) -> bool:
     """
     Whether routes are put after an upstream's URL; the other kinds of adapters ask the URL itself, or paths of theirs.
     """
     return section[-1] != "target" or draft.find((*section[:-1], "protocol", "kind")) == "completions"
 
 
-def _header_paths(draft: Draft) -> Iterator[DataPath]:
+def _header_paths(draft: RawConfig) -> Iterator[DataPath]:
     for path, _ in model_entries(draft):
         yield from ((*path, "headers", key) for key in ("forward", "set", "expose"))
     yield from ((*path, "headers") for path in _upstream_paths(draft))
 
 
-def _upstream_paths(draft: Draft) -> Iterator[DataPath]:
+def _upstream_paths(draft: RawConfig) -> Iterator[DataPath]:
     for path, model in model_entries(draft):
         yield from ((*path, "upstreams", index) for index, _ in items(model.get("upstreams")))
         yield (*path, "target")

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError
 from appliance.storage.filesystems import http_client, http_errors
 from appliance.storage.filesystems.azure_auth import REMEDY, AzureAuth, access_to
@@ -43,7 +43,7 @@ class AzureStore:
 
     is_fixed = False
 
-    def __init__(self, uri: str, settings: StorageSettings) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         wanted = parse(uri)
         try:
             self._azure = access_to(wanted, settings.credentials, os.environ)
@@ -141,7 +141,9 @@ class AzureStore:
             raise http_errors.unanswered(what, error.inner_exception or error) from error
 
 
-async def _open(azure: AzureAuth, container: str, settings: StorageSettings, stack: AsyncExitStack) -> ContainerClient:
+async def _open(
+    azure: AzureAuth, container: str, settings: GlobalStorageConfig, stack: AsyncExitStack
+) -> ContainerClient:
     try:
         from azure.storage.blob.aio import ContainerClient
     except ImportError as error:

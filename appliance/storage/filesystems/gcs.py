@@ -18,7 +18,7 @@ from urllib.parse import quote
 from yarl import URL
 
 from appliance.config.credentials import GcsCredentials, block_for
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import StorageError, StorageUnavailableError
 from appliance.storage.filesystems import http_client, http_errors
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
@@ -40,7 +40,7 @@ class GcsStore:
 
     is_fixed = False
 
-    def __init__(self, uri: str, settings: StorageSettings) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         self._place = parse(uri)
         self._uri = f"gs://{self._place.bucket}/{self._place.path}".rstrip("/")
         block = block_for(settings.credentials.gcs, "bucket", self._place.bucket) or GcsCredentials()

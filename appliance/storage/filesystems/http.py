@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 from yarl import URL
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems import http_client, http_errors, sha256sums
 from appliance.storage.filesystems.azure import AzureStore
@@ -25,7 +25,7 @@ from appliance.storage.uri import redact
 _LARGEST_LISTING = 16 << 20
 
 
-def open_store(uri: str, settings: StorageSettings) -> Store:
+def open_store(uri: str, settings: GlobalStorageConfig) -> Store:
     """
     The store of a web URL: Azure's has a listing.
     """
@@ -39,7 +39,7 @@ class HttpStore:
 
     is_fixed = False
 
-    def __init__(self, uri: str, settings: StorageSettings) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         self._url, login = http_client.without_user(_url(uri))
         self._uri = redact(str(self._url))
         self._access = HttpHeaders(self._url, login, settings.credentials.http)

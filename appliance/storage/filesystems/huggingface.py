@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactNotFoundError,
@@ -47,7 +47,7 @@ class HubStore:
     One revision of a model, a directory or a file in it.
     """
 
-    def __init__(self, uri: str, settings: StorageSettings) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         self._wanted = parse(uri)
         self._uri = str(self._wanted)
         self._hub = access_to(self._wanted.owner, settings.credentials, os.environ)

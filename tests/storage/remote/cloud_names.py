@@ -22,7 +22,7 @@ from storage.servers import azure, gcs
 from storage.servers.processes import running
 from storage.servers.s3 import ADMIN
 
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.errors import StorageError
 from appliance.storage import materialize
 from appliance.storage.filesystems.registry import RemoteBackend, backend_for
@@ -125,7 +125,7 @@ def identity() -> Iterator[None]:
         server.server_close()
 
 
-def outcome(uri: str, settings: StorageSettings) -> dict[str, object]:
+def outcome(uri: str, settings: GlobalStorageConfig) -> dict[str, object]:
     """
     What a URI leads to.
     """
@@ -169,7 +169,7 @@ def main(directory: Path) -> None:
         found = {}
         for number, (name, (uri, credentials)) in enumerate(cases.items()):
             given = {"cache_dir": directory / f"cache-{number}", "credentials": credentials, "transfer": {"retries": 1}}
-            found[name] = outcome(uri, StorageSettings.model_validate(given))
+            found[name] = outcome(uri, GlobalStorageConfig.model_validate(given))
         print(json.dumps(found))
 
 

@@ -9,7 +9,7 @@ from storage.remote.test_contract import listed, opened, read
 from storage.servers.azure import ACCOUNT, CONTAINER, KEY, PRIVATE, AzureServer
 
 from appliance.config.credentials import CredentialsSection
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems.azure import AzureStore
 from appliance.storage.filesystems.azure_auth import access_to
@@ -20,12 +20,14 @@ Environment = pytest.MonkeyPatch
 HOST = "acct.blob.core.windows.net"
 
 
-def settings(**block: object) -> StorageSettings:
+def settings(**block: object) -> GlobalStorageConfig:
     """
     Settings with one block of credentials.
     """
     transfer = {"stall_seconds": 30, "retries": 0}
-    return StorageSettings.model_validate({"transfer": transfer, "credentials": {"azure": [block] if block else []}})
+    return GlobalStorageConfig.model_validate(
+        {"transfer": transfer, "credentials": {"azure": [block] if block else []}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def server(azurite: AzureServer) -> AzureServer:
     return azurite
 
 
-async def credential_and_contents(uri: str, given: StorageSettings) -> tuple[str, dict[str, bytes]]:
+async def credential_and_contents(uri: str, given: GlobalStorageConfig) -> tuple[str, dict[str, bytes]]:
     """
     Which credential was used, and what it could read.
     """
@@ -110,7 +112,7 @@ def test_a_place_without_an_account_says_what_to_set() -> None:
     `az://` leaves it to the credentials.
     """
     with pytest.raises(StorageError, match=r"set AZURE_STORAGE_ACCOUNT or storage.credentials.azure.account"):
-        AzureStore("az://models/x", StorageSettings())
+        AzureStore("az://models/x", GlobalStorageConfig())
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ async def test_a_connection_string_says_it_all(server: AzureServer, only_given_c
     """
     only_given_credentials.setenv("AZURE_STORAGE_CONNECTION_STRING", server.connection_string)
 
-    found = await credential_and_contents(f"az://{PRIVATE}/closed", StorageSettings())
+    found = await credential_and_contents(f"az://{PRIVATE}/closed", GlobalStorageConfig())
     assert found == ("AZURE_STORAGE_CONNECTION_STRING", {"x.txt": b"closed"})
 
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from storage.shelves import Shelf
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
 from appliance.storage.filesystems.registry import SCHEMES, RemoteBackend
@@ -35,7 +35,7 @@ BELOW = {name.removeprefix("model/"): data for name, data in FILES.items() if na
 
 
 @asynccontextmanager
-async def opened(uri: str, settings: StorageSettings) -> AsyncIterator[Store]:
+async def opened(uri: str, settings: GlobalStorageConfig) -> AsyncIterator[Store]:
     """
     The store of a URI, closed in the end.
     """
@@ -48,7 +48,7 @@ async def opened(uri: str, settings: StorageSettings) -> AsyncIterator[Store]:
         await store.close()
 
 
-async def listed(uri: str, settings: StorageSettings) -> Listing:
+async def listed(uri: str, settings: GlobalStorageConfig) -> Listing:
     """
     What lies at a URI.
     """
@@ -56,7 +56,7 @@ async def listed(uri: str, settings: StorageSettings) -> Listing:
         return await store.list()
 
 
-async def contents(uri: str, settings: StorageSettings) -> Mapping[str, bytes]:
+async def contents(uri: str, settings: GlobalStorageConfig) -> Mapping[str, bytes]:
     """
     What lies at a URI, with all of its bytes.
     """

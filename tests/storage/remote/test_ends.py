@@ -18,7 +18,7 @@ from faultproxy import Fault, FaultProxy
 from storage.remote.conftest import WITHOUT_MOTO
 from storage.shelves import Shelf
 
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.errors import NoSpaceError
 from appliance.storage import materialize
 
@@ -41,7 +41,7 @@ def fetch(uri: str, settings: Mapping[str, object]) -> None:
     """
     What the process does that is killed.
     """
-    materialize(StorageSection(uri=uri), StorageSettings.model_validate(settings), lambda *_: None)
+    materialize(StorageSection(uri=uri), GlobalStorageConfig.model_validate(settings), lambda *_: None)
 
 
 @pytest.fixture(scope="module")

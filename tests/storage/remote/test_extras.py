@@ -11,7 +11,7 @@ import pytest
 from storage.remote.test_contract import listed
 from storage.servers.azure import KEY
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import MissingExtraError
 
 CLIENTS = ("aiobotocore", "botocore", "google.auth", "azure", "huggingface_hub", "aiohttp", "s3fs", "gcsfs", "adlfs")
@@ -36,7 +36,7 @@ async def test_a_missing_client_names_its_extra(
     monkeypatch.setitem(sys.modules, module, None)
 
     with pytest.raises(MissingExtraError, match=rf"pip install 'appliance\[{extra}\]'"):
-        await listed(uri, StorageSettings.model_validate({"credentials": credentials}))
+        await listed(uri, GlobalStorageConfig.model_validate({"credentials": credentials}))
 
 
 def test_importing_storage_imports_no_client() -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from storage.remote.test_contract import listed, opened
 from storage.servers.gcs import BUCKET, GcsServer
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems.gcs import GcsStore
 
@@ -122,11 +122,11 @@ def account(guarded: Google, private_key: str) -> str:
     )
 
 
-def settings(**block: object) -> StorageSettings:
+def settings(**block: object) -> GlobalStorageConfig:
     """
     Settings with one block of credentials.
     """
-    return StorageSettings.model_validate({"credentials": {"gcs": [block]}})
+    return GlobalStorageConfig.model_validate({"credentials": {"gcs": [block]}})
 
 
 async def test_the_key_in_the_config_is_used(guarded: Google, account: str) -> None:
@@ -202,7 +202,7 @@ async def test_the_variable_is_used(
     (tmp_path / "key.json").write_text(account)
     only_given_credentials.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
 
-    async with opened("gs://bucket/model", StorageSettings()) as store:
+    async with opened("gs://bucket/model", GlobalStorageConfig()) as store:
         with pytest.raises(AccessDeniedError, match=r"GOOGLE_APPLICATION_CREDENTIALS: .*invalid_grant"):
             await store.list()
 
@@ -223,7 +223,7 @@ async def test_an_emulator_is_asked_as_nobody(gcs_server: GcsServer, only_given_
     for host in (gcs_server.url, gcs_server.url.removeprefix("http://")):
         only_given_credentials.setenv("STORAGE_EMULATOR_HOST", host)
 
-        async with opened(f"gs://{BUCKET}/emulated", StorageSettings()) as store:
+        async with opened(f"gs://{BUCKET}/emulated", GlobalStorageConfig()) as store:
             assert [file.name for file in (await store.list()).files] == ["x"]
             assert store.credential == "anonymous"
 
@@ -252,5 +252,5 @@ def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
     And no secret in it is shown.
     """
     with pytest.raises(StorageError, match="names no bucket") as caught:
-        GcsStore(uri, StorageSettings())
+        GcsStore(uri, GlobalStorageConfig())
     assert "s3cret" not in str(caught.value)

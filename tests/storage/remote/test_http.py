@@ -15,7 +15,7 @@ from storage.servers import web
 from storage.servers.s3 import PRIVATE, S3Server
 from storage.servers.web import WebServer
 
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
 from appliance.storage.filesystems import sha256sums
@@ -24,11 +24,11 @@ Environment = pytest.MonkeyPatch
 SECRET = {"Authorization": "Bearer s3cret"}
 
 
-def settings(*blocks: object, **more: object) -> StorageSettings:
+def settings(*blocks: object, **more: object) -> GlobalStorageConfig:
     """
     Settings with blocks of headers.
     """
-    return StorageSettings.model_validate({"credentials": {"http": blocks}, "transfer": {"retries": 1}, **more})
+    return GlobalStorageConfig.model_validate({"credentials": {"http": blocks}, "transfer": {"retries": 1}, **more})
 
 
 @pytest.fixture

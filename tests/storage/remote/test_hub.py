@@ -10,7 +10,7 @@ import pytest
 from storage.hub_double import Hub
 from structlog.testing import capture_logs
 
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import GlobalStorageConfig, StorageSection
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
@@ -38,7 +38,7 @@ def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
     Materialize a URI.
     """
     transfer = {"retries": 1, "stall_seconds": 30}
-    settings = StorageSettings.model_validate({"cache_dir": cache.root, "transfer": transfer})
+    settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "transfer": transfer})
     return materialize(StorageSection(uri=uri), settings, report)
 
 
@@ -477,7 +477,7 @@ def test_a_token_of_the_config_is_for_one_owner(hub: Hub, cache: Cache) -> None:
         repository.commit(FILES)
         repository.token = "hf_good"
     block = {"owner": "mine", "token": "hf_good\n"}
-    settings = StorageSettings.model_validate({"cache_dir": cache.root, "credentials": {"hf": [block]}})
+    settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "credentials": {"hf": [block]}})
 
     assert contents(materialize(StorageSection(uri="hf://mine/model"), settings, quiet)) == BROUGHT
     with pytest.raises(GatedError):

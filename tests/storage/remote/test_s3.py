@@ -11,7 +11,7 @@ import pytest
 from storage.remote.test_contract import listed, opened, read
 from storage.servers.s3 import ADMIN, BUCKET, PRIVATE, READER, S3Server
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems.s3 import S3Store
 
@@ -28,15 +28,15 @@ def store(seaweedfs: S3Server) -> S3Server:
     return seaweedfs
 
 
-def settings(**block: object) -> StorageSettings:
+def settings(**block: object) -> GlobalStorageConfig:
     """
     Settings with one block of credentials.
     """
     transfer = {"stall_seconds": 30, "retries": 0}
-    return StorageSettings.model_validate({"transfer": transfer, "credentials": {"s3": [block] if block else []}})
+    return GlobalStorageConfig.model_validate({"transfer": transfer, "credentials": {"s3": [block] if block else []}})
 
 
-async def credential_and_names(uri: str, given: StorageSettings) -> tuple[str, list[str]]:
+async def credential_and_names(uri: str, given: GlobalStorageConfig) -> tuple[str, list[str]]:
     """
     Which credential was used, and what it could see.
     """
@@ -119,7 +119,7 @@ async def test_the_block_of_a_bucket_goes_before_the_one_for_all(store: S3Server
         "secret_access_key": READER[1],
         "endpoint_url": store.url,
     }
-    both = StorageSettings.model_validate({"credentials": {"s3": [general, special]}})
+    both = GlobalStorageConfig.model_validate({"credentials": {"s3": [general, special]}})
 
     assert await credential_and_names(f"s3://{BUCKET}/open", both) == ("anonymous", ["x.txt"])
     used, names = await credential_and_names(f"s3://{PRIVATE}/closed", both)

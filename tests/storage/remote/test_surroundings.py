@@ -13,7 +13,7 @@ from storage.remote.test_contract import contents, opened
 from storage.servers import web
 from storage.servers.web import WebServer
 
-from appliance.config.storage import StorageSettings
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError
 
 Environment = pytest.MonkeyPatch
@@ -45,7 +45,7 @@ async def test_the_users_proxy_is_asked(server: WebServer, only_given_credential
     only_given_credentials.setenv("http_proxy", f"http://me:s%40cret@127.0.0.1:{server.port}")
     server.wants = {"Host": "models.test", "Proxy-Authorization": basic("me:s@cret")}
 
-    assert await contents("http://models.test/model.gguf", StorageSettings()) == MODEL
+    assert await contents("http://models.test/model.gguf", GlobalStorageConfig()) == MODEL
 
 
 async def test_what_no_proxy_names_is_reached_directly(server: WebServer, only_given_credentials: Environment) -> None:
@@ -55,7 +55,7 @@ async def test_what_no_proxy_names_is_reached_directly(server: WebServer, only_g
     only_given_credentials.setenv("http_proxy", "http://127.0.0.1:9")
     only_given_credentials.setenv("no_proxy", "127.0.0.1")
 
-    assert await contents(f"{server.url}/model.gguf", StorageSettings()) == MODEL
+    assert await contents(f"{server.url}/model.gguf", GlobalStorageConfig()) == MODEL
 
 
 async def test_a_login_of_the_users_netrc_is_used(
@@ -69,8 +69,8 @@ async def test_a_login_of_the_users_netrc_is_used(
     only_given_credentials.setenv("NETRC", str(logins))
     server.wants = {"Authorization": basic("me:s3cret")}
 
-    assert await contents(f"{server.url}/model.gguf", StorageSettings()) == MODEL
+    assert await contents(f"{server.url}/model.gguf", GlobalStorageConfig()) == MODEL
     uri = f"http://you:other@127.0.0.1:{server.port}/model.gguf"
-    async with opened(uri, StorageSettings()) as store:
+    async with opened(uri, GlobalStorageConfig()) as store:
         with pytest.raises(AccessDeniedError, match="the user in the URI"):
             await store.list()
