@@ -15,7 +15,7 @@ import click
 
 from appliance.cli.cache import cache
 from appliance.cli.diff import as_json, as_text, diff_help
-from appliance.cli.options import FILE, frozen, offline, overrides, said
+from appliance.cli.options import FILE, frozen, offline, overrides, to_overrides
 from appliance.cli.plan import plan, require_possible
 from appliance.cli.validate import validate as validate_one
 from appliance.config import LoadedConfig, differences, load, schema_of
@@ -73,7 +73,7 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
     finish, a second one ends at once. SIGHUP reads FILE again and applies what differs. Bytes are held to
     appliance.lock beside FILE where there is one.
     """
-    loaded = load(file, said(overrides, offline, frozen))
+    loaded = load(file, to_overrides(overrides, offline, frozen))
     # The web framework is no business of the verbs that only read a file.
     from appliance.server import run
 
@@ -130,7 +130,7 @@ def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequ
     """
     from appliance.cli import pull as bringing
 
-    loaded = load(file, said(overrides, offline, frozen))
+    loaded = load(file, to_overrides(overrides, offline, frozen))
     _log_quietly(loaded)
     (bringing.explain if explain else bringing.pull)(loaded.config)
 

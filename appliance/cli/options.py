@@ -30,7 +30,7 @@ frozen = click.option(
 )
 
 
-def said(overrides: Sequence[str], offline: bool, frozen: bool = False) -> Sequence[str]:
+def to_overrides(overrides: Sequence[str], offline: bool, frozen: bool = False) -> Sequence[str]:
     """
     The overrides, with those that have a flag of their own.
     """
