@@ -45,7 +45,7 @@ _REFUSED: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class ChatRequestBuilder:
     """
     How a model chats that only completes: its template, and what ends a turn.
     """

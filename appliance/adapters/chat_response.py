@@ -20,7 +20,7 @@ _OF_CHOICE = frozenset({"text", "index", "logprobs", "finish_reason"})
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
+class ChatResponseBuilder:
     """
     What the client knows that the completion does not: the model's name, the role, the alternatives it asked for.
     """
@@ -32,7 +32,7 @@ class Face:
     """How tools are called in the text; None where none may be."""
 
     @classmethod
-    def of(cls, request: Json, model: str, section: ChatSection) -> Face:
+    def of(cls, request: Json, model: str, section: ChatSection) -> ChatResponseBuilder:
         """
         The face that a chat request wants to see.
         """
@@ -42,7 +42,7 @@ class Face:
         )
 
 
-def chat_completion(completion: Json, face: Face) -> Json:
+def chat_completion(completion: Json, face: ChatResponseBuilder) -> Json:
     """
     The whole answer; fields that only the target knows are kept.
 
@@ -69,7 +69,7 @@ def choices_of(answer: Json) -> list[Json]:
     return choices
 
 
-def _choice(choice: Json, index: int, face: Face) -> Json:
+def _choice(choice: Json, index: int, face: ChatResponseBuilder) -> Json:
     text: str = choice.get("text") or ""
     calls: list[Json] = []
     if face.marks is not None:

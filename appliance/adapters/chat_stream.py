@@ -10,14 +10,14 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from appliance.adapters.chat_response import Face, chat_id, choices_of, extras_of, reason_of
+from appliance.adapters.chat_response import ChatResponseBuilder, chat_id, choices_of, extras_of, reason_of
 from appliance.adapters.logprobs import chat_logprobs
 from appliance.adapters.messages import Json
 from appliance.adapters.tool_calls import ToolCalls
 from appliance.core.errors import GatewayError
 
 
-async def chat_chunks(chunks: AsyncGenerator[Json], face: Face) -> AsyncGenerator[Json]:
+async def chat_chunks(chunks: AsyncGenerator[Json], face: ChatResponseBuilder) -> AsyncGenerator[Json]:
     """
     The chunks of a chat completion: the role in the first one of each choice, the reason it ended in the last.
 
@@ -75,7 +75,7 @@ class _Stream:
     One answer under way.
     """
 
-    face: Face
+    face: ChatResponseBuilder
     frame: Json = field(default_factory=dict)
     """What every chunk begins with."""
     choices: dict[int, _Choice] = field(default_factory=dict)

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from appliance.adapters.chat_request import Chat, Prompted
-from appliance.adapters.chat_response import Face, chat_completion
+from appliance.adapters.chat_request import ChatRequestBuilder, Prompted
+from appliance.adapters.chat_response import ChatResponseBuilder, chat_completion
 from appliance.adapters.chat_stream import chat_chunks
 from appliance.adapters.http_client import Headers
 from appliance.adapters.messages import Json
@@ -21,12 +21,14 @@ from appliance.core.model import Operation
 _DEFAULT_MAX_TOKENS = 1024
 
 
-class OverCompletions:
+class CompletionsAdapter:
     """
     What is asked under `name`, asked of the target as completions.
     """
 
-    def __init__(self, name: str, section: CompletionsSection, target: Target, chat: Chat | Prompted) -> None:
+    def __init__(
+        self, name: str, section: CompletionsSection, target: Target, chat: ChatRequestBuilder | Prompted
+    ) -> None:
         self._name = name
         self._section = section
         self._target = target
@@ -45,7 +47,7 @@ class OverCompletions:
         request = {name: value for name, value in merged.items() if value is not None}
         if "max_tokens" not in request:
             request["max_tokens"] = await self._room(completion["prompt"], headers)
-        face = Face.of(body, self._name, self._section)
+        face = ChatResponseBuilder.of(body, self._name, self._section)
         answer = await self._asked(request, headers)
         return chat_completion(answer, face) if isinstance(answer, dict) else chat_chunks(answer, face)
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
-from appliance.adapters.chat_request import Chat
-from appliance.adapters.completions import OverCompletions
+from appliance.adapters.chat_request import ChatRequestBuilder
+from appliance.adapters.completions import CompletionsAdapter
 from appliance.adapters.http import HttpEmbedder, HttpRanker, HttpWriter
-from appliance.adapters.http_client import Headers, Wire
+from appliance.adapters.http_client import Headers, ServiceClient
 from appliance.adapters.messages import Json
 from appliance.adapters.oip import OipClient, OipEmbedder, OipRanker, OipWriter
 from appliance.adapters.operations import Chatting, Completing, Embedding, Ranking
@@ -25,18 +25,20 @@ Face = Callable[[Json, Headers], Awaitable[Json | AsyncGenerator[Json]]]
 Answers the body of a request, with the client's headers.
 """
 
-Faces = Mapping[Operation, Face]
+Handlers = Mapping[Operation, Face]
 
 
-def over_completions(name: str, section: CompletionsSection, target: Target, chat: Chat) -> Faces:
+def over_completions(name: str, section: CompletionsSection, target: Target, chat: ChatRequestBuilder) -> Handlers:
     """
     The operations of a target that completes.
     """
-    over = OverCompletions(name, section, target, chat)
+    over = CompletionsAdapter(name, section, target, chat)
     return {Operation.CHAT_COMPLETION: over.chat, Operation.COMPLETION: over.complete}
 
 
-def over_oip(name: str, section: OipSection, wire: Wire, model: str, chat: Chat | None) -> Faces:
+def over_oip(
+    name: str, section: OipSection, wire: ServiceClient, model: str, chat: ChatRequestBuilder | None
+) -> Handlers:
     """
     The operations of a target that speaks the Open Inference Protocol; `model` is its name there.
     """
@@ -55,7 +57,14 @@ def over_oip(name: str, section: OipSection, wire: Wire, model: str, chat: Chat 
     return made
 
 
-def over_http(name: str, section: HttpSection, wire: Wire, model: str, chat: Chat | None, renderer: Renderer) -> Faces:
+def over_http(
+    name: str,
+    section: HttpSection,
+    wire: ServiceClient,
+    model: str,
+    chat: ChatRequestBuilder | None,
+    renderer: Renderer,
+) -> Handlers:
     """
     The operations of a service with JSON of its own; `model` is its name there.
     """

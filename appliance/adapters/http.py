@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from appliance.adapters.http_client import Headers, Wire
+from appliance.adapters.http_client import Headers, ServiceClient
 from appliance.adapters.jinja import JsonTemplate
 from appliance.adapters.jmespath import JmesPath
 from appliance.adapters.messages import Json, with_texts
-from appliance.adapters.openai_responses import Text, Usage
+from appliance.adapters.openai_responses import AdapterUsage, GeneratedText
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.adapters.sandbox import TemplateFaultError
@@ -82,7 +82,7 @@ class _Exchange:
     One kind of request to a service.
     """
 
-    def __init__(self, section: HttpExchangeSection, wire: Wire, renderer: Renderer) -> None:
+    def __init__(self, section: HttpExchangeSection, wire: ServiceClient, renderer: Renderer) -> None:
         self._template = JsonTemplate(section.request, renderer)
         self._usage = _Tokens(section.usage)
         self._wire = wire
@@ -103,7 +103,7 @@ class HttpWriter(_Exchange):
     A service that writes text.
     """
 
-    def __init__(self, section: HttpTextSection, wire: Wire, model: str, renderer: Renderer) -> None:
+    def __init__(self, section: HttpTextSection, wire: ServiceClient, model: str, renderer: Renderer) -> None:
         super().__init__(section, wire, renderer)
         self._model = model
         self._response = JmesPath(section.response)
@@ -112,31 +112,31 @@ class HttpWriter(_Exchange):
         self._stream_url = self._url if section.stream_path is None else wire.under(section.stream_path)
         self._knows_tools = bool({"tools", "request"} & self._template.variables)
 
-    async def write(self, body: Json, prompt: str, headers: Headers) -> Text:
+    async def write(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
         self._require_tools(body)
         variables = self._variables(body, prompt) | {"stream": False}
         answer = await self._asked(variables, headers)
         # In a thread, as everywhere that a whole answer is read: it may be large.
         return await asyncio.to_thread(self._text_of, answer)
 
-    async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[Text]:
+    async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[GeneratedText]:
         if self._piece is None:
             yield await self.write(body, prompt, headers)
             return
         self._require_tools(body)
         sent = await self._rendered(self._variables(body, prompt))
-        last = Usage()
+        last = AdapterUsage()
         async with aclosing(await self._wire.lines(self._stream_url, sent, headers)) as events:
             async for event in events:
                 # The counts are of all so far, where a service tells them more than once.
                 last = self._usage.of(event) if self._usage.of(event).is_told else last
                 # The first and the last event often have no text.
                 text = "" if self._piece.find(event) is None else self._piece.text(event)
-                yield Text(text, self._reason_in(event))
-        yield Text("", None, last)
+                yield GeneratedText(text, self._reason_in(event))
+        yield GeneratedText("", None, last)
 
-    def _text_of(self, answer: Any) -> Text:  # Any: JSON values
-        return Text(self._response.text(answer), self._reason_in(answer) or "stop", self._usage.of(answer))
+    def _text_of(self, answer: Any) -> GeneratedText:  # Any: JSON values
+        return GeneratedText(self._response.text(answer), self._reason_in(answer) or "stop", self._usage.of(answer))
 
     def _variables(self, body: Json, prompt: str) -> Json:
         variables = text_variables(body, prompt, self._model)
@@ -168,14 +168,14 @@ class HttpEmbedder(_Exchange):
     A service that makes vectors.
     """
 
-    def __init__(self, section: HttpEmbeddingsSection, wire: Wire, model: str, renderer: Renderer) -> None:
+    def __init__(self, section: HttpEmbeddingsSection, wire: ServiceClient, model: str, renderer: Renderer) -> None:
         super().__init__(section, wire, renderer)
         self._model = model
         self._response = JmesPath(section.response)
 
     async def embed(
         self, request: EmbeddingRequest, texts: Sequence[str], headers: Headers
-    ) -> tuple[list[list[float]], Usage]:
+    ) -> tuple[list[list[float]], AdapterUsage]:
         """
         A vector for each of the texts.
 
@@ -195,12 +195,12 @@ class HttpRanker(_Exchange):
     A service that scores documents.
     """
 
-    def __init__(self, section: HttpRerankSection, wire: Wire, model: str, renderer: Renderer) -> None:
+    def __init__(self, section: HttpRerankSection, wire: ServiceClient, model: str, renderer: Renderer) -> None:
         super().__init__(section, wire, renderer)
         self._model = model
         self._response = JmesPath(section.response)
 
-    async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], Usage]:
+    async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], AdapterUsage]:
         """
         A score for each of the documents.
 
@@ -221,6 +221,6 @@ class _Tokens:
         self._prompt = None if section.prompt_tokens is None else JmesPath(section.prompt_tokens)
         self._answer = None if section.completion_tokens is None else JmesPath(section.completion_tokens)
 
-    def of(self, answer: Any) -> Usage:  # Any: JSON values
+    def of(self, answer: Any) -> AdapterUsage:  # Any: JSON values
         prompt, written = (0 if path is None else path.count(answer) for path in (self._prompt, self._answer))
-        return Usage(prompt, written)
+        return AdapterUsage(prompt, written)

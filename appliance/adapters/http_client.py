@@ -33,7 +33,7 @@ Most that is held of an answer of a model of the same file; a proxy among them h
 _SHORTEST_SECRET = 8
 
 
-class Wire:
+class ServiceClient:
     """
     A server elsewhere that takes JSON and gives it.
     """

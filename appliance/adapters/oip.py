@@ -15,9 +15,9 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from appliance.adapters.http_client import Headers, Wire
+from appliance.adapters.http_client import Headers, ServiceClient
 from appliance.adapters.messages import Json
-from appliance.adapters.openai_responses import Text, Usage
+from appliance.adapters.openai_responses import AdapterUsage, GeneratedText
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.config.oip_adapter import OipEmbeddingsSection, OipRerankSection, OipSection, OipTextSection
 from appliance.core.errors import GatewayError
@@ -47,7 +47,7 @@ class OipClient:
     One model behind the protocol; `model` is the name it has there.
     """
 
-    def __init__(self, section: OipSection, wire: Wire, model: str) -> None:
+    def __init__(self, section: OipSection, wire: ServiceClient, model: str) -> None:
         self._section = section
         self._wire = wire
         name = quote(model, safe="")
@@ -89,7 +89,7 @@ class OipClient:
         return made if output is None else made | {"outputs": [{"name": output}]}
 
 
-def _beside(wire: Wire, path: str) -> URL:
+def _beside(wire: ServiceClient, path: str) -> URL:
     """
     The protocol's path at the target, whose URL may end in the version already.
     """
@@ -172,7 +172,7 @@ class OipWriter:
         self._section = section
         self._client = client
 
-    async def write(self, body: Json, prompt: str, headers: Headers) -> Text:
+    async def write(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
         section = self._section
         parameters = dict(section.parameters) | {name: body[name] for name in _SAMPLING if _is_scalar(body.get(name))}
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -185,9 +185,9 @@ class OipWriter:
         (text,) = await self._client.infer({input_: [prompt]}, output or None, parameters, headers)
         if not isinstance(text, str):
             raise GatewayError("The target's output is no text")
-        return Text(text, "stop")
+        return GeneratedText(text, "stop")
 
-    async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[Text]:
+    async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[GeneratedText]:
         """
         One piece: the protocol has no streams.
         """
@@ -209,7 +209,7 @@ class OipEmbedder:
 
     async def embed(
         self, _request: EmbeddingRequest, texts: Sequence[str], headers: Headers
-    ) -> tuple[list[list[float]], Usage]:
+    ) -> tuple[list[list[float]], AdapterUsage]:
         """
         A vector for each of the texts.
 
@@ -221,7 +221,7 @@ class OipEmbedder:
         rows = await self._client.infer({input_: texts}, self._section.output, {}, headers)
         # A vector of one number comes as that number.
         vectors = [row if isinstance(row, list) else [row] for row in rows]
-        return [[_number(each) for each in vector] for vector in vectors], Usage()
+        return [[_number(each) for each in vector] for vector in vectors], AdapterUsage()
 
 
 class OipRanker:
@@ -233,7 +233,7 @@ class OipRanker:
         self._section = section
         self._client = client
 
-    async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], Usage]:
+    async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], AdapterUsage]:
         """
         A score for each of the documents.
 
@@ -244,7 +244,7 @@ class OipRanker:
         section = self._section
         columns = {section.query: [request.query] * len(request.documents), section.document: request.documents}
         rows = await self._client.infer(columns, section.output, {}, headers)
-        return [_number(row[0] if isinstance(row, list) and len(row) == 1 else row) for row in rows], Usage()
+        return [_number(row[0] if isinstance(row, list) and len(row) == 1 else row) for row in rows], AdapterUsage()
 
 
 def _number(value: Any) -> float:  # Any: JSON values

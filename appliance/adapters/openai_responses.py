@@ -20,7 +20,7 @@ from appliance.core.errors import GatewayError, RequestError
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class AdapterUsage:
     """
     Tokens, as far as the target tells; 0 where it does not.
     """
@@ -35,8 +35,8 @@ class Usage:
         """
         return bool(self.prompt or self.answer)
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(self.prompt + other.prompt, self.answer + other.answer)
+    def __add__(self, other: AdapterUsage) -> AdapterUsage:
+        return AdapterUsage(self.prompt + other.prompt, self.answer + other.answer)
 
     def describe(self) -> Json:
         """
@@ -47,14 +47,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class GeneratedText:
     """
     What a target wrote, or a piece of it: `reason` is why it ended, None while it goes on.
     """
 
     text: str
     reason: str | None = None
-    usage: Usage = Usage()
+    usage: AdapterUsage = AdapterUsage()
 
 
 def head(kind: str, prefix: str, model: str) -> Json:
@@ -71,7 +71,7 @@ def completion_choice(index: int, text: str, reason: str | None) -> Json:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
 
 
-def embeddings(vectors: Sequence[Sequence[float]], request: EmbeddingRequest, model: str, usage: Usage) -> Json:
+def embeddings(vectors: Sequence[Sequence[float]], request: EmbeddingRequest, model: str, usage: AdapterUsage) -> Json:
     """
     The vectors in the order of the texts, as numbers or as base64 of little-endian float32.
 
@@ -99,7 +99,7 @@ def _base64(vector: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def rerank(scores: Sequence[float], request: RerankRequest, model: str, usage: Usage) -> Json:
+def rerank(scores: Sequence[float], request: RerankRequest, model: str, usage: AdapterUsage) -> Json:
     """
     The documents, best first.
 

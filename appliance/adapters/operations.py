@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Protocol
 
-from appliance.adapters.chat_request import Chat
-from appliance.adapters.chat_response import Face, chat_completion
+from appliance.adapters.chat_request import ChatRequestBuilder
+from appliance.adapters.chat_response import ChatResponseBuilder, chat_completion
 from appliance.adapters.chat_stream import chat_chunks
 from appliance.adapters.http_client import Headers
 from appliance.adapters.messages import Json
-from appliance.adapters.openai_responses import Usage, embeddings, rerank
+from appliance.adapters.openai_responses import AdapterUsage, embeddings, rerank
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest, TextRequest
-from appliance.adapters.text_generation import Writer, Writing
+from appliance.adapters.text_generation import TextGeneration, Writer
 from appliance.config.adapters import ChatSection
 from appliance.core.errors import RequestError
 from appliance.core.parallel import gathered
 
-Vectors = tuple[list[list[float]], Usage]
-Scores = tuple[list[float], Usage]
+Vectors = tuple[list[list[float]], AdapterUsage]
+Scores = tuple[list[float], AdapterUsage]
 
 
 class Embedder(Protocol):
@@ -56,7 +56,7 @@ class Chatting:
     name: str
     writer: Writer
     section: ChatSection
-    chat: Chat | None
+    chat: ChatRequestBuilder | None
 
     async def answer(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
         """
@@ -66,8 +66,8 @@ class Chatting:
             RequestError: the request is wrong, or refused.
             GatewayError: the target does not answer.
         """
-        made = await Writing(self.writer, await self._request(body), headers, self.name).answer()
-        face = Face.of(body, self.name, self.section)
+        made = await TextGeneration(self.writer, await self._request(body), headers, self.name).answer()
+        face = ChatResponseBuilder.of(body, self.name, self.section)
         return chat_completion(made, face) if isinstance(made, dict) else chat_chunks(made, face)
 
     async def _request(self, body: Json) -> TextRequest:
@@ -95,7 +95,7 @@ class Completing:
             RequestError: the request is wrong, or refused.
             GatewayError: the target does not answer.
         """
-        return await Writing(self.writer, TextRequest.of(body), headers, self.name).answer()
+        return await TextGeneration(self.writer, TextRequest.of(body), headers, self.name).answer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Embedding:
         batches = _batches(request.texts, self.max_batch)
         parts = await gathered([partial(self.embedder.embed, request, batch, headers) for batch in batches])
         vectors = [vector for part, _ in parts for vector in part]
-        return embeddings(vectors, request, self.name, reduce(Usage.__add__, (usage for _, usage in parts)))
+        return embeddings(vectors, request, self.name, reduce(AdapterUsage.__add__, (usage for _, usage in parts)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Ranking:
         batches = [replace(request, documents=batch) for batch in _batches(request.documents, self.max_batch)]
         parts = await gathered([partial(self.ranker.score, batch, headers) for batch in batches])
         scores = [score for part, _ in parts for score in part]
-        return rerank(scores, request, self.name, reduce(Usage.__add__, (usage for _, usage in parts)))
+        return rerank(scores, request, self.name, reduce(AdapterUsage.__add__, (usage for _, usage in parts)))
 
 
 def _batches(texts: Sequence[str], size: int | None) -> list[Sequence[str]]:

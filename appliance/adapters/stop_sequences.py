@@ -14,7 +14,7 @@ def cut(text: str, stop: Sequence[str]) -> str:
     return text[: min((at for each in stop if (at := text.find(each)) >= 0), default=len(text))]
 
 
-class Stops:
+class StopSequences:
     """
     The same for text that comes in pieces: what may be the beginning of a stop text is held back.
     """

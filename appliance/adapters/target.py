@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.adapters.http_client import LONGEST_BYTES, Headers, Wire, decoded, events, object_of
+from appliance.adapters.http_client import LONGEST_BYTES, Headers, ServiceClient, decoded, events, object_of
 from appliance.adapters.messages import Json
 from appliance.core.errors import GatewayError, RequestError
 from appliance.core.model import PATHS, ModelRequest, Operation, Peers
@@ -39,7 +39,7 @@ class Target(Protocol):
         """
 
 
-class Peer:
+class PeerTarget:
     """
     A model of the same file.
     """
@@ -75,7 +75,7 @@ class Peer:
         return max(1, longest - count) if isinstance(longest, int) and isinstance(count, int) else None
 
 
-class Remote:
+class RemoteTarget:
     """
     A server elsewhere; `name` is what it knows the model by.
     """
@@ -83,7 +83,7 @@ class Remote:
     # A stranger may refuse what it does not know.
     of_prompts: Json = {}  # noqa: RUF012 - nobody writes to it
 
-    def __init__(self, wire: Wire, name: str) -> None:
+    def __init__(self, wire: ServiceClient, name: str) -> None:
         self._wire = wire
         self._name = name
 

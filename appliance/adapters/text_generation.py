@@ -14,9 +14,9 @@ from typing import Protocol
 
 from appliance.adapters.http_client import Headers
 from appliance.adapters.messages import Json
-from appliance.adapters.openai_responses import Text, Usage, completion_choice, head
+from appliance.adapters.openai_responses import AdapterUsage, GeneratedText, completion_choice, head
 from appliance.adapters.requests import TextRequest
-from appliance.adapters.stop_sequences import Stops, cut
+from appliance.adapters.stop_sequences import StopSequences, cut
 from appliance.core.errors import RequestError
 from appliance.core.parallel import gathered, merged
 
@@ -28,7 +28,7 @@ class Writer(Protocol):
     A target that writes text.
     """
 
-    async def write(self, body: Json, prompt: str, headers: Headers) -> Text:
+    async def write(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
         """
         All of the text.
 
@@ -37,7 +37,7 @@ class Writer(Protocol):
             GatewayError: it does not answer.
         """
 
-    def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[Text]:
+    def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[GeneratedText]:
         """
         The text in pieces.
 
@@ -48,7 +48,7 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class TextGeneration:
     """
     One request for text, as a completion under the name of `model`.
     """
@@ -77,14 +77,14 @@ class Writing:
         write = self.writer.write
         texts = await gathered([partial(write, request.body, each, self.headers) for each in self._prompts()])
         choices = [_choice(index, text, request.stop) for index, text in enumerate(texts)]
-        usage = reduce(Usage.__add__, (text.usage for text in texts))
+        usage = reduce(AdapterUsage.__add__, (text.usage for text in texts))
         made = head("text_completion", "cmpl", self.model) | {"choices": choices}
         return made | {"usage": usage.describe() if usage.is_told else None}
 
     async def _chunks(self) -> AsyncGenerator[Json]:
         frame = head("text_completion", "cmpl", self.model) | ({"usage": None} if self.request.wants_usage else {})
         streams = [self._pieces(prompt) for prompt in self._prompts()]
-        usage = Usage()
+        usage = AdapterUsage()
         async with aclosing(merged(streams)) as pieces:
             async for index, piece in pieces:
                 usage += piece.usage
@@ -92,25 +92,25 @@ class Writing:
         if self.request.wants_usage:
             yield frame | {"choices": [], "usage": usage.describe()}
 
-    async def _pieces(self, prompt: str) -> AsyncGenerator[Text]:
+    async def _pieces(self, prompt: str) -> AsyncGenerator[GeneratedText]:
         """
         The pieces of one choice up to a stop text; the last one alone has a reason.
         """
-        stops, reason, usage = Stops(self.request.stop), "stop", Usage()
+        stops, reason, usage = StopSequences(self.request.stop), "stop", AdapterUsage()
         async with aclosing(self.writer.stream(self.request.body, prompt, self.headers)) as pieces:
             async for piece in pieces:
                 usage, reason = usage + piece.usage, piece.reason or reason
                 if text := stops.take(piece.text):
-                    yield Text(text)
+                    yield GeneratedText(text)
                 if stops.has_met:
                     reason = "stop"
                     break
-        yield Text(stops.rest(), reason, usage)
+        yield GeneratedText(stops.rest(), reason, usage)
 
     def _prompts(self) -> list[str]:
         return [prompt for prompt in self.request.prompts for _ in range(self.request.n)]
 
 
-def _choice(index: int, text: Text, stop: Sequence[str]) -> Json:
+def _choice(index: int, text: GeneratedText, stop: Sequence[str]) -> Json:
     kept = cut(text.text, stop)
     return completion_choice(index, kept, "stop" if kept != text.text else text.reason or "stop")

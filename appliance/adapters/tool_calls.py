@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from appliance.adapters.messages import Json
-from appliance.adapters.stop_sequences import Stops
+from appliance.adapters.stop_sequences import StopSequences
 from appliance.config.adapters import ToolCallsSection
 
 
@@ -36,7 +36,7 @@ class ToolCalls:
 
     def __init__(self, marks: ToolCallsSection) -> None:
         self._marks = marks
-        self._outside = Stops([marks.begin])
+        self._outside = StopSequences([marks.begin])
         self._call: str | None = None
         """What has come of a call since its mark."""
         self.has_called = False
@@ -51,7 +51,7 @@ class ToolCalls:
                     yield text
                 if not self._outside.has_met:
                     return
-                piece, self._call, self._outside = self._outside.after, "", Stops([self._marks.begin])
+                piece, self._call, self._outside = self._outside.after, "", StopSequences([self._marks.begin])
             self._call += piece
             if self._marks.end is None or self._marks.end not in self._call:
                 return

@@ -13,14 +13,14 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from pydantic import Field
 
-from appliance.adapters.chat_request import Chat
+from appliance.adapters.chat_request import ChatRequestBuilder
 from appliance.adapters.chat_template import chat_template
-from appliance.adapters.handlers import Faces, over_completions, over_http, over_oip
-from appliance.adapters.http_client import Wire
+from appliance.adapters.handlers import Handlers, over_completions, over_http, over_oip
+from appliance.adapters.http_client import ServiceClient
 from appliance.adapters.messages import Json
 from appliance.adapters.readiness import Readiness
 from appliance.adapters.renderer import Renderer
-from appliance.adapters.target import Peer, Remote
+from appliance.adapters.target import PeerTarget, RemoteTarget
 from appliance.config.adapters import CompletionsSection
 from appliance.config.http_adapter import HttpSection
 from appliance.config.oip_adapter import OipSection
@@ -87,9 +87,9 @@ class AdapterModel:
         self.operations = section.protocol.operations
         self._section = section
         self._peers = peers
-        self._wire = None if isinstance(section.target, str) else Wire(UpstreamClient(section.target))
+        self._wire = None if isinstance(section.target, str) else ServiceClient(UpstreamClient(section.target))
         self._renderer = Renderer()
-        self._faces: Faces = {}
+        self._faces: Handlers = {}
         self._readiness = Readiness(self._prove, self._look, lambda: self._wire.silences if self._wire else 0)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
@@ -126,14 +126,14 @@ class AdapterModel:
         if self._wire is not None:
             await self._wire.close()
 
-    def _made(self, artifacts: Mapping[str, Path]) -> Faces:
+    def _made(self, artifacts: Mapping[str, Path]) -> Handlers:
         templated = self._section.protocol.templated
         template = None if templated is None else chat_template(templated, artifacts.get(_TOKENIZER), self._renderer)
-        chat = None if template is None or templated is None else Chat(template, templated.stop)
+        chat = None if template is None or templated is None else ChatRequestBuilder(template, templated.stop)
         name, target, protocol = self._section.name, self._section.target, self._section.protocol
         model = name if isinstance(target, str) else target.model or name
         if isinstance(protocol, CompletionsSection):
-            asked = Remote(self._wire, model) if self._wire else Peer(str(target), self._peers)
+            asked = RemoteTarget(self._wire, model) if self._wire else PeerTarget(str(target), self._peers)
             return over_completions(name, protocol, asked, _given(chat))
         wire = _given(self._wire)
         if isinstance(protocol, OipSection):

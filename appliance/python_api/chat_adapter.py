@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.adapters.chat_request import Chat, Prompted
+from appliance.adapters.chat_request import ChatRequestBuilder, Prompted
 from appliance.adapters.chat_template import chat_template as template_of
-from appliance.adapters.completions import OverCompletions
-from appliance.adapters.target import Peer
+from appliance.adapters.completions import CompletionsAdapter
+from appliance.adapters.target import PeerTarget
 from appliance.config.adapters import CompletionsSection
 from appliance.core.errors import ApplianceError, RequestError
 from appliance.core.model import ALONE, Model, ModelRequest, ModelResponse, Operation
@@ -73,7 +73,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         }
         self._section = checked(CompletionsSection, keys, type(self).__name__)
         compiled = template_of(self._section, None)
-        self._chat = None if chat_template is None or compiled is None else Chat(compiled, tuple(stop))
+        self._chat = None if chat_template is None or compiled is None else ChatRequestBuilder(compiled, tuple(stop))
         self.backing = None if underlying_model is None else bridged(underlying_model)
         if Operation.COMPLETION not in bridged(self).operations:
             raise ApplianceError(f"{type(self).__name__}: nothing completes; give an underlying_model that does")
@@ -102,7 +102,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         prompt = await called(self.apply_chat_template, request)
         section = self._section.model_copy(update={"response_role": prompt.response_role})
         chat = Prompted(prompt.prompt, section.stop)
-        over = OverCompletions(request.model or self.name, section, Peer(self.name, _Completing(self)), chat)
+        over = CompletionsAdapter(request.model or self.name, section, PeerTarget(self.name, _Completing(self)), chat)
         headers = {} if raw_request is None else dict(raw_request.headers)
         said = await over.chat(body_of(request, self.name), headers)
         return made(ChatCompletion, said) if isinstance(said, dict) else chunks(said, ChatCompletionChunk)

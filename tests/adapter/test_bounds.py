@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from upstreams import SSE, Answer, Upstream
 
-from appliance.adapters.http_client import Wire
+from appliance.adapters.http_client import ServiceClient
 from appliance.adapters.messages import for_template, with_texts
 from appliance.config.upstreams import UpstreamSection
 from appliance.core.errors import GatewayError, RequestError
@@ -24,16 +24,16 @@ ENDLESS = repeat(b"x" * 65536)
 
 
 @pytest.fixture
-async def wire(upstream: Upstream) -> AsyncGenerator[Wire]:
+async def wire(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
     """
     The way to the scripted server, of whose answers a mebibyte is held.
     """
-    wire = Wire(UpstreamClient(UpstreamSection(url=upstream.origin, max_response_bytes=LIMIT)))
+    wire = ServiceClient(UpstreamClient(UpstreamSection(url=upstream.origin, max_response_bytes=LIMIT)))
     yield wire
     await wire.close()
 
 
-async def test_an_endless_answer_is_given_up(wire: Wire, upstream: Upstream) -> None:
+async def test_an_endless_answer_is_given_up(wire: ServiceClient, upstream: Upstream) -> None:
     """
     Whether it is good or an error.
     """
@@ -45,7 +45,9 @@ async def test_an_endless_answer_is_given_up(wire: Wire, upstream: Upstream) -> 
 
 @pytest.mark.parametrize("media_type", [SSE, "application/x-ndjson"])
 @pytest.mark.parametrize("piece", [b"x" * 65536, b"data: " + b"x" * 65536 + b"\n"])
-async def test_an_endless_event_is_given_up(wire: Wire, upstream: Upstream, media_type: str, piece: bytes) -> None:
+async def test_an_endless_event_is_given_up(
+    wire: ServiceClient, upstream: Upstream, media_type: str, piece: bytes
+) -> None:
     """
     In one line, or in many lines of one event.
     """
@@ -57,7 +59,7 @@ async def test_an_endless_event_is_given_up(wire: Wire, upstream: Upstream, medi
 
 
 @pytest.mark.parametrize("status", [200, 400])
-async def test_an_answer_nested_without_end_is_no_answer(wire: Wire, upstream: Upstream, status: int) -> None:
+async def test_an_answer_nested_without_end_is_no_answer(wire: ServiceClient, upstream: Upstream, status: int) -> None:
     """
     Neither the stack nor the server ends over it.
     """
@@ -70,7 +72,7 @@ async def test_an_answer_nested_without_end_is_no_answer(wire: Wire, upstream: U
         await anext(await wire.lines(wire.under("/a"), b"{}", {}))
 
 
-async def test_a_large_answer_is_read(wire: Wire, upstream: Upstream) -> None:
+async def test_a_large_answer_is_read(wire: ServiceClient, upstream: Upstream) -> None:
     """
     In a thread, so that others are served meanwhile.
     """

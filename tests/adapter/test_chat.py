@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from appliance.adapters.chat_request import Chat
-from appliance.adapters.chat_response import Face, chat_completion
+from appliance.adapters.chat_request import ChatRequestBuilder
+from appliance.adapters.chat_response import ChatResponseBuilder, chat_completion
 from appliance.adapters.chat_stream import chat_chunks
 from appliance.adapters.jinja import ChatTemplate
 from appliance.adapters.logprobs import chat_logprobs
 from appliance.adapters.messages import for_template
-from appliance.adapters.stop_sequences import Stops, cut
+from appliance.adapters.stop_sequences import StopSequences, cut
 from appliance.core.errors import GatewayError, RequestError
 
 Json = dict[str, Any]
 
-FACE = Face("face", "assistant", top_logprobs=1)
+FACE = ChatResponseBuilder("face", "assistant", top_logprobs=1)
 HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
-def _chat(source: str = "{{ messages[-1].content }}", *stop: str) -> Chat:
-    return Chat(ChatTemplate(source), stop)
+def _chat(source: str = "{{ messages[-1].content }}", *stop: str) -> ChatRequestBuilder:
+    return ChatRequestBuilder(ChatTemplate(source), stop)
 
 
 async def _stream(*chunks: Json) -> AsyncGenerator[Json]:
@@ -358,7 +358,7 @@ def test_a_stop_text_is_met_however_it_is_cut(size: int) -> None:
     Nothing of it and nothing after it is told, and nothing before it is lost.
     """
     text, stop = "one <|im_ two <|im_end|> three", ["<|im_end|>", "never"]
-    stops, told = Stops(stop), ""
+    stops, told = StopSequences(stop), ""
     for start in range(0, len(text), size):
         if stops.has_met:
             break
@@ -371,6 +371,6 @@ def test_what_only_began_like_a_stop_text_is_told() -> None:
     """
     At the end, what was held back comes out.
     """
-    stops = Stops(["<|im_end|>"])
+    stops = StopSequences(["<|im_end|>"])
 
     assert (stops.take("Hi <|im"), stops.rest()) == ("Hi ", "<|im")

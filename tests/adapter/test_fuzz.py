@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.adapters.chat_request import Chat
-from appliance.adapters.completions import OverCompletions
+from appliance.adapters.chat_request import ChatRequestBuilder
+from appliance.adapters.completions import CompletionsAdapter
 from appliance.adapters.jinja import ChatTemplate
-from appliance.adapters.openai_responses import Text, Usage
+from appliance.adapters.openai_responses import AdapterUsage, GeneratedText
 from appliance.adapters.operations import Chatting, Completing, Embedding, Ranking
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.config.adapters import ChatSection, CompletionsSection
@@ -21,7 +21,7 @@ from appliance.core.errors import RequestError
 from appliance.core.model import Operation
 
 TEMPLATE = "{{ tools }}{{ documents }}{% for m in messages %}{{ m.role + m.content }}{{ m.tool_calls }}{% endfor %}"
-CHAT = Chat(ChatTemplate(TEMPLATE), ["END"])
+CHAT = ChatRequestBuilder(ChatTemplate(TEMPLATE), ["END"])
 SECTION = CompletionsSection.model_validate({"kind": "completions", "chat_template": TEMPLATE, "tool_calls": {}})
 
 scalars = st.none() | st.booleans() | st.integers(-3, 200) | st.floats(allow_nan=False) | st.text(max_size=5)
@@ -60,29 +60,29 @@ class Service:
 
     of_prompts: dict[str, Any] = {}  # noqa: RUF012 - nobody writes to it
 
-    async def write(self, body: Any, prompt: str, headers: Any) -> Text:
+    async def write(self, body: Any, prompt: str, headers: Any) -> GeneratedText:
         """
         A word.
         """
-        return Text("word", "stop", Usage(1, 1))
+        return GeneratedText("word", "stop", AdapterUsage(1, 1))
 
-    async def stream(self, body: Any, prompt: str, headers: Any) -> AsyncGenerator[Text]:
+    async def stream(self, body: Any, prompt: str, headers: Any) -> AsyncGenerator[GeneratedText]:
         """
         The same.
         """
-        yield Text("word", "stop")
+        yield GeneratedText("word", "stop")
 
     async def embed(self, request: EmbeddingRequest, texts: Sequence[str], headers: Any) -> Any:
         """
         A vector each.
         """
-        return [[1.0, 2.0] for _ in texts], Usage()
+        return [[1.0, 2.0] for _ in texts], AdapterUsage()
 
     async def score(self, request: RerankRequest, headers: Any) -> Any:
         """
         A score each.
         """
-        return [1.0 for _ in request.documents], Usage()
+        return [1.0 for _ in request.documents], AdapterUsage()
 
     async def ask(self, operation: Operation, body: Any, headers: Any) -> Any:
         """
@@ -99,8 +99,8 @@ class Service:
 
 SERVICE = Service()
 FACES = (
-    OverCompletions("m", SECTION, SERVICE, CHAT).chat,
-    OverCompletions("m", SECTION, SERVICE, CHAT).complete,
+    CompletionsAdapter("m", SECTION, SERVICE, CHAT).chat,
+    CompletionsAdapter("m", SECTION, SERVICE, CHAT).complete,
     Chatting("m", SERVICE, ChatSection(), CHAT).answer,
     Chatting("m", SERVICE, ChatSection(), None).answer,
     Completing("m", SERVICE).answer,

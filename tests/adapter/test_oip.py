@@ -12,7 +12,7 @@ import pytest
 from services import output, tensors
 from upstreams import Answer, Upstream, json_answer
 
-from appliance.adapters.http_client import Wire
+from appliance.adapters.http_client import ServiceClient
 from appliance.adapters.oip import OipClient
 from appliance.config.oip_adapter import OipSection
 from appliance.config.upstreams import UpstreamSection
@@ -24,16 +24,16 @@ V1 = "/v1/models/m:predict"
 
 
 @pytest.fixture
-async def wire(upstream: Upstream) -> AsyncGenerator[Wire]:
+async def wire(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
     """
     The way to the scripted server.
     """
-    wire = Wire(UpstreamClient(UpstreamSection(url=upstream.origin)))
+    wire = ServiceClient(UpstreamClient(UpstreamSection(url=upstream.origin)))
     yield wire
     await wire.close()
 
 
-async def _infer(wire: Wire, version: str, texts: list[str], name: str | None = None) -> list[Any]:
+async def _infer(wire: ServiceClient, version: str, texts: list[str], name: str | None = None) -> list[Any]:
     section = OipSection.model_validate({"kind": "oip", "version": version, "embeddings": {}})
     return await OipClient(section, wire, "m").infer({"text": texts}, name, {}, {})
 
@@ -51,7 +51,7 @@ async def _infer(wire: Wire, version: str, texts: list[str], name: str | None = 
     ids=["flat", "nested", "deep", "texts", "column", "several"],
 )
 async def test_a_tensor_is_read_along_its_first_dimension(
-    wire: Wire, upstream: Upstream, answer: Answer, rows: list[Any]
+    wire: ServiceClient, upstream: Upstream, answer: Answer, rows: list[Any]
 ) -> None:
     """
     Whether its data is nested, which the protocol allows, or in one list.
@@ -77,7 +77,7 @@ async def test_a_tensor_is_read_along_its_first_dimension(
     ],
 )
 async def test_a_broken_tensor_is_the_targets_fault(
-    wire: Wire, upstream: Upstream, answer: object, message: str
+    wire: ServiceClient, upstream: Upstream, answer: object, message: str
 ) -> None:
     """
     502 with what is wrong with it; never an answer made of half of it.
@@ -98,7 +98,7 @@ async def test_a_broken_tensor_is_the_targets_fault(
     ],
 )
 async def test_predictions_are_read_as_they_come(
-    wire: Wire, upstream: Upstream, answer: object, name: str | None, rows: list[Any]
+    wire: ServiceClient, upstream: Upstream, answer: object, name: str | None, rows: list[Any]
 ) -> None:
     """
     Plain, or by name.
@@ -120,7 +120,7 @@ async def test_predictions_are_read_as_they_come(
     ],
 )
 async def test_broken_predictions_are_the_targets_fault(
-    wire: Wire, upstream: Upstream, answer: object, message: str
+    wire: ServiceClient, upstream: Upstream, answer: object, message: str
 ) -> None:
     """
     502 with what is wrong with them.
@@ -146,7 +146,7 @@ async def test_the_model_is_found_under_any_form_of_its_address(upstream: Upstre
     With the version or without, below a path, with a query; names with slashes are one part.
     """
     upstream.on("*", tensors(output("a", "BYTES", [1], ["x"])))
-    wire = Wire(UpstreamClient(UpstreamSection(url=url.format(upstream.origin))))
+    wire = ServiceClient(UpstreamClient(UpstreamSection(url=url.format(upstream.origin))))
     section = OipSection.model_validate({"kind": "oip", "embeddings": {}})
 
     await OipClient(section, wire, "org/m x").infer({"text": ["one"]}, None, {}, {})
