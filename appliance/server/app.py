@@ -29,7 +29,7 @@ from appliance.server.kserve_prefixes import Fresh, Publishing
 from appliance.server.request_context_middleware import RequestContextMiddleware
 from appliance.server.send_timeout_middleware import SendTimeoutMiddleware
 from appliance.server.worker_health import HealthProvider, MultiWorkerHealth, SingleProcessHealth, WorkerInfo
-from appliance.telemetry.recorder import Settings, Telemetry
+from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 from appliance.ui.redacted_config import RedactedConfig
 
 
@@ -74,7 +74,7 @@ def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collecti
     return app
 
 
-def create_probes(lifecycle: ModelManager, outlook: HealthProvider, telemetry: Telemetry) -> Litestar:
+def create_probes(lifecycle: ModelManager, outlook: HealthProvider, telemetry: RequestRecorder) -> Litestar:
     """
     Probes and metrics alone, open to whoever reaches them, for a listener of its own in a thread of its own.
 
@@ -84,24 +84,24 @@ def create_probes(lifecycle: ModelManager, outlook: HealthProvider, telemetry: T
     return _app(lifecycle, _probes(outlook, lifecycle, everybody), everybody, telemetry)
 
 
-def _telemetry(config: Config) -> Telemetry:
+def _telemetry(config: Config) -> RequestRecorder:
     # As KServe's logger says whose payloads they are.
     metadata, settings = config.metadata, _settings(config)
     if metadata.name is None:
-        return Telemetry(settings)
+        return RequestRecorder(settings)
     facts = {"inferenceservicename": metadata.name, "namespace": metadata.namespace, "component": "predictor"}
-    return Telemetry(settings, f"/{metadata.namespace}/{metadata.name}", facts)
+    return RequestRecorder(settings, f"/{metadata.namespace}/{metadata.name}", facts)
 
 
-def probe_settings(config: Config) -> Settings:
+def probe_settings(config: Config) -> TelemetrySettings:
     """
     What is told of requests to the probe port: no bodies are kept, and nothing is traced.
     """
-    return Settings(access=config.logging.access, digest=digest(config))
+    return TelemetrySettings(access=config.logging.access, digest=digest(config))
 
 
-def _settings(config: Config) -> Settings:
-    return Settings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
+def _settings(config: Config) -> TelemetrySettings:
+    return TelemetrySettings(config.logging.access, config.logging.payloads, config.tracing, digest(config))
 
 
 def _probes(
@@ -126,7 +126,7 @@ def _probes(
 
 
 def _app(
-    lifecycle: ModelManager, handlers: Sequence[BaseRouteHandler], access: Authorizer, telemetry: Telemetry
+    lifecycle: ModelManager, handlers: Sequence[BaseRouteHandler], access: Authorizer, telemetry: RequestRecorder
 ) -> Litestar:
     server = lifecycle.config.server
     app = Litestar(

@@ -10,7 +10,7 @@ from typing import Any
 from litestar.types import Message, Receive, Send
 
 from appliance.core.request_context import LEFT, RequestContext
-from appliance.telemetry.payloads import Copy
+from appliance.telemetry.payloads import BodyCapture
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -54,7 +54,7 @@ class AsgiMessages:
             self._record.status = LEFT
 
 
-def tapped(copy: Copy, headers: Headers, receive: Receive, send: Send) -> tuple[Receive, Send]:
+def tapped(copy: BodyCapture, headers: Headers, receive: Receive, send: Send) -> tuple[Receive, Send]:
     """
     The same two, which copy both bodies on their way; `headers` are those of the request.
     """

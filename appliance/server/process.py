@@ -39,7 +39,7 @@ from appliance.server.tls import Certificates
 from appliance.server.tls import read as read_certificate
 from appliance.server.watchdog import Watchdog
 from appliance.server.worker_health import WorkerInfo, read
-from appliance.telemetry.recorder import Telemetry
+from appliance.telemetry.recorder import RequestRecorder
 
 if TYPE_CHECKING:
     import grpc
@@ -167,7 +167,7 @@ def _listeners(app: Litestar, config: Config, certificates: Certificates | None)
     if port is None:
         return [listener]
     outlook = Fresh(app.state.published, Refresh(asyncio.get_running_loop(), app.state.published.publish))
-    telemetry = Telemetry(probe_settings(config))
+    telemetry = RequestRecorder(probe_settings(config))
     probes = create_probes(app.state.lifecycle, outlook, telemetry)
     # Without TLS: a platform's probes have no certificate to show.
     return [listener, ProbeListener(Listener(probes, host, port, header_seconds=header_seconds))]

@@ -17,7 +17,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from appliance.api.route_tags import PROBE, PROTOCOL
 from appliance.core.request_context import RequestContext, use_context
 from appliance.server.asgi_messages import AsgiMessages, tapped
-from appliance.telemetry.recorder import Telemetry
+from appliance.telemetry.recorder import RequestRecorder
 
 # A client's id goes into logs and headers as it is, so it must be harmless there.
 _HARMLESS = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -28,7 +28,7 @@ class RequestContextMiddleware:
     An ASGI application that takes or gives `X-Request-Id`, echoes it, and binds it to all events.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, telemetry: RequestRecorder) -> None:
         self._app = app
         self._telemetry = telemetry
 

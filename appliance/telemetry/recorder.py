@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from appliance.core.request_context import RequestContext
 from appliance.telemetry import build_info, request_metrics
 from appliance.telemetry.access_log import AccessLog, AccessSection
-from appliance.telemetry.payloads import Copy, Payloads, PayloadsSection
-from appliance.telemetry.tracing import Headers, Traced, Traces, TracingSection
+from appliance.telemetry.payloads import BodyCapture, PayloadLog, PayloadsSection
+from appliance.telemetry.tracing import Headers, RequestSpan, Tracer, TracingSection
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TelemetrySettings:
     """
     What is to be told; `payloads` and `tracing` are None where nobody wants them, `digest` is the config's.
     """
@@ -27,20 +27,20 @@ class Settings:
     digest: str = "none"
 
 
-class Telemetry:
+class RequestRecorder:
     """
     Counts, logs and traces the requests of this process.
 
     `source` and `facts` say in the payload log whose they are.
     """
 
-    def __init__(self, settings: Settings, source: str = "appliance", facts: Mapping[str, str] = {}) -> None:
+    def __init__(self, settings: TelemetrySettings, source: str = "appliance", facts: Mapping[str, str] = {}) -> None:
         self._access = AccessLog(settings.access)
-        self._payloads = Payloads(settings.payloads, source, facts)
-        self._traces = Traces(settings.tracing)
+        self._payloads = PayloadLog(settings.payloads, source, facts)
+        self._traces = Tracer(settings.tracing)
         build_info.show(settings.digest)
 
-    def apply(self, settings: Settings) -> None:
+    def apply(self, settings: TelemetrySettings) -> None:
         """
         Go by these settings from now on.
 
@@ -52,19 +52,19 @@ class Telemetry:
         self._traces.apply(settings.tracing)
         build_info.show(settings.digest)
 
-    def copy(self) -> Copy | None:
+    def copy(self) -> BodyCapture | None:
         """
         Where to copy the bodies of a request that begins now; None where nobody wants them.
         """
         return self._payloads.copy()
 
-    def trace(self, record: RequestContext, headers: Headers) -> Traced | None:
+    def trace(self, record: RequestContext, headers: Headers) -> RequestSpan | None:
         """
         Trace a request that begins now; None where nobody traces.
         """
         return self._traces.begin(record, headers)
 
-    def tell(self, record: RequestContext, copy: Copy | None = None, traced: Traced | None = None) -> None:
+    def tell(self, record: RequestContext, copy: BodyCapture | None = None, traced: RequestSpan | None = None) -> None:
         """
         Take in a request that has ended.
         """

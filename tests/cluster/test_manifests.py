@@ -23,7 +23,7 @@ from appliance.models.generative import GenerativeSection
 from appliance.models.manager import ModelManager
 from appliance.server.app import create_probes
 from appliance.server.worker_health import SingleProcessHealth
-from appliance.telemetry.recorder import Settings, Telemetry
+from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 
 KUBERNETES = "1.37"
 PROGRAM = Path(__file__).parent / "kserve_models.py"
@@ -107,7 +107,7 @@ def test_probes_and_ports_are_those_of_the_server(pod: Manifest, settings: Manif
     """
     server = _config(settings, pod, tmp_path).server
     lifecycle = ModelManager(doubles())
-    app = create_probes(lifecycle, SingleProcessHealth(lifecycle), Telemetry(Settings()))
+    app = create_probes(lifecycle, SingleProcessHealth(lifecycle), RequestRecorder(TelemetrySettings()))
     container = manifests.container(pod)
     numbers = {each["name"]: each["containerPort"] for each in container["ports"]}
     probes = [container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")]

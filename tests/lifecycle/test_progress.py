@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from appliance.models.manager import FetchProgress, ModelManager
 from appliance.server.app import create_probes
 from appliance.server.worker_health import SingleProcessHealth
-from appliance.telemetry.recorder import Settings, Telemetry
+from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 
 
 class Clock:
@@ -88,7 +88,9 @@ def test_metrics_have_bytes_and_rate_of_each_model() -> None:
     lifecycle.entries[0].progress = FetchProgress(Clock())
     lifecycle.entries[0].progress.hear("model", 50, 200)
 
-    with TestClient(create_probes(lifecycle, SingleProcessHealth(lifecycle), Telemetry(Settings()))) as client:
+    with TestClient(
+        create_probes(lifecycle, SingleProcessHealth(lifecycle), RequestRecorder(TelemetrySettings()))
+    ) as client:
         text = client.get("/metrics").text
     samples = {
         sample.name: (sample.labels, sample.value)

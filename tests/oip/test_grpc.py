@@ -30,12 +30,12 @@ from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerSection
 from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
 from appliance.telemetry.payloads import PayloadsSection
-from appliance.telemetry.recorder import Settings, Telemetry
+from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 from appliance.tensors import Tensor
 
 ROOT = Path(__file__).parent.parent.parent
 SERVER = ServerSection(host="127.0.0.1", max_body_bytes=4096)
-QUIET = Settings()
+QUIET = TelemetrySettings()
 
 
 class Remote:
@@ -51,11 +51,13 @@ class Remote:
 
 
 @asynccontextmanager
-async def _remote(server_section: ServerSection = SERVER, settings: Settings = QUIET) -> AsyncGenerator[Remote]:
+async def _remote(
+    server_section: ServerSection = SERVER, settings: TelemetrySettings = QUIET
+) -> AsyncGenerator[Remote]:
     config = speakers(server=server_section)
     async with InferenceClient(config) as inner:
         await inner.until_ready()
-        telemetry = Telemetry(settings)
+        telemetry = RequestRecorder(settings)
         server, port = create_server(config, inner.lifecycle, inner.lifecycle.standing, telemetry)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -155,7 +157,7 @@ async def test_both_messages_go_to_the_payload_log(tmp_path: Path) -> None:
     """
     sink = tmp_path / "payloads"
     request = _request("mood", _text("HEY"))
-    async with _remote(settings=Settings(payloads=PayloadsSection(sink=str(sink)))) as remote:
+    async with _remote(settings=TelemetrySettings(payloads=PayloadsSection(sink=str(sink)))) as remote:
         answer = await remote.call.ModelInfer(request, metadata=[("x-request-id", "mine")])
         await remote.call.ServerReady(pb.ServerReadyRequest())
         await _code(remote.call.ModelInfer(_request("mood", Tensor.of_values("text_input", "FP32", (1,), [1]))))

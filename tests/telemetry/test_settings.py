@@ -17,7 +17,7 @@ from upstreams import Upstream
 from appliance.core.request_context import RequestContext
 from appliance.telemetry.access_log import AccessSection
 from appliance.telemetry.payloads import PayloadsSection
-from appliance.telemetry.recorder import Settings, Telemetry
+from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 from appliance.telemetry.tracing import TracingSection
 
 QUIET = AccessSection(sample=0)
@@ -36,7 +36,7 @@ def test_an_error_is_logged_whatever_the_sample(status: int, lines: int) -> None
     """
     A thinner log loses only what went well.
     """
-    telemetry = Telemetry(Settings(access=QUIET))
+    telemetry = RequestRecorder(TelemetrySettings(access=QUIET))
 
     with capture_logs() as logged:
         telemetry.tell(_record(status=status))
@@ -52,7 +52,7 @@ def test_a_stream_that_broke_is_an_error() -> None:
     record.late_status = 502
 
     with capture_logs() as logged:
-        Telemetry(Settings(access=QUIET)).tell(record)
+        RequestRecorder(TelemetrySettings(access=QUIET)).tell(record)
 
     assert [(each["status"], each["late_status"]) for each in logged] == [(200, 502)]
 
@@ -61,8 +61,8 @@ def test_new_settings_hold_for_the_next_request() -> None:
     """
     The digest of the config is that of the new one, and of it alone.
     """
-    telemetry = Telemetry(Settings(access=QUIET, digest="old"))
-    telemetry.apply(Settings(digest="new"))
+    telemetry = RequestRecorder(TelemetrySettings(access=QUIET, digest="old"))
+    telemetry.apply(TelemetrySettings(digest="new"))
 
     with capture_logs() as logged:
         telemetry.tell(_record())
@@ -78,17 +78,17 @@ async def test_payloads_go_where_the_newest_settings_say(tmp_path: Path) -> None
     """
     On, elsewhere, and off again.
     """
-    telemetry = Telemetry(Settings())
+    telemetry = RequestRecorder(TelemetrySettings())
     assert telemetry.copy() is None
 
     for name in ("one", "two"):
-        telemetry.apply(Settings(payloads=PayloadsSection(sink=str(tmp_path / name), mode="request")))
+        telemetry.apply(TelemetrySettings(payloads=PayloadsSection(sink=str(tmp_path / name), mode="request")))
         copy = telemetry.copy()
         assert copy is not None
         copy.request.add(name.encode())
         telemetry.tell(_record(name), copy)
         await telemetry.stop()
-    telemetry.apply(Settings())
+    telemetry.apply(TelemetrySettings())
 
     assert telemetry.copy() is None
     for name in ("one", "two"):
@@ -100,9 +100,12 @@ async def test_a_request_is_told_to_the_collector_it_began_with(plain: Upstream)
     Traces may be switched off while requests are under way.
     """
     collector.listen(plain)
-    telemetry, record = Telemetry(Settings(tracing=TracingSection(endpoint=plain.origin))), _record("under-way")
+    telemetry, record = (
+        RequestRecorder(TelemetrySettings(tracing=TracingSection(endpoint=plain.origin))),
+        _record("under-way"),
+    )
     traced = telemetry.trace(record, dict)
-    telemetry.apply(Settings())
+    telemetry.apply(TelemetrySettings())
 
     telemetry.tell(record, traced=traced)
     await telemetry.stop()

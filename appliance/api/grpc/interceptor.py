@@ -19,8 +19,8 @@ from appliance.api.error_responses import status_and_message
 from appliance.auth import Authorizer, Principal, authenticated, current_principal
 from appliance.core.errors import RequestError, UnauthenticatedError
 from appliance.core.request_context import LEFT, use_context
-from appliance.telemetry.payloads import Body
-from appliance.telemetry.recorder import Telemetry
+from appliance.telemetry.payloads import CapturedBody
+from appliance.telemetry.recorder import RequestRecorder
 
 PROTOCOL = "oip_grpc"
 """
@@ -64,7 +64,7 @@ class GrpcInterceptor(grpc.aio.ServerInterceptor):
     Wraps the methods that answer once; the streams, of health and reflection, answer for themselves.
     """
 
-    def __init__(self, access: Authorizer, telemetry: Telemetry | None = None) -> None:
+    def __init__(self, access: Authorizer, telemetry: RequestRecorder | None = None) -> None:
         self._access = access
         self._telemetry = telemetry
 
@@ -116,7 +116,7 @@ async def _refuse_stream(_requests: Any, context: Any) -> None:  # Any: each met
 
 
 async def _guarded(
-    answer: Any, method: str, request: Any, context: Any, telemetry: Telemetry | None
+    answer: Any, method: str, request: Any, context: Any, telemetry: RequestRecorder | None
 ) -> Any:  # Any: of each method
     sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
     asked = sent.get("x-request-id", "")
@@ -151,7 +151,7 @@ async def _guarded(
                 telemetry.tell(record, copy, traced)
 
 
-def _keep(body: Body, message: Message | bytes) -> None:
+def _keep(body: CapturedBody, message: Message | bytes) -> None:
     body.media_type = _MEDIA_TYPE
     body.add(message if isinstance(message, bytes) else message.SerializeToString())
 

@@ -18,14 +18,14 @@ from appliance.config import Config
 from appliance.core.errors import ApplianceError
 from appliance.models.manager import HealthReport, ModelManager
 from appliance.server.tls import Certificate, Certificates
-from appliance.telemetry.recorder import Telemetry
+from appliance.telemetry.recorder import RequestRecorder
 
 
 def create_server(
     config: Config,
     lifecycle: ModelManager,
     standing: Callable[[], HealthReport],
-    telemetry: Telemetry | None = None,
+    telemetry: RequestRecorder | None = None,
     *,
     has_company: bool = False,
     certificates: Certificates | None = None,

@@ -3,7 +3,7 @@ The payload log: what was asked and answered, for those who need it, as CloudEve
 """
 
 from appliance.config.payload_log import PayloadsSection
-from appliance.telemetry.payloads.captured_body import Body, Copy
-from appliance.telemetry.payloads.payload_log import Payloads
+from appliance.telemetry.payloads.captured_body import BodyCapture, CapturedBody
+from appliance.telemetry.payloads.payload_log import PayloadLog
 
-__all__ = ["Body", "Copy", "Payloads", "PayloadsSection"]
+__all__ = ["BodyCapture", "CapturedBody", "PayloadLog", "PayloadsSection"]

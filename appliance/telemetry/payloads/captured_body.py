@@ -5,7 +5,7 @@ A copy of what passes by in one request: as much as may be kept, and nothing hel
 from __future__ import annotations
 
 
-class Body:
+class CapturedBody:
     """
     The beginning of a body, up to `most` bytes.
     """
@@ -35,7 +35,7 @@ class Body:
         return b"".join(self._chunks)
 
 
-class Copy:
+class BodyCapture:
     """
     The two bodies of a request.
     """
@@ -43,4 +43,4 @@ class Copy:
     __slots__ = ("request", "response")
 
     def __init__(self, most: int) -> None:
-        self.request, self.response = Body(most), Body(most)
+        self.request, self.response = CapturedBody(most), CapturedBody(most)

@@ -23,7 +23,7 @@ MEDIA_TYPE = "application/cloudevents+json"
 
 
 @dataclass(frozen=True, slots=True)
-class Payload:
+class PayloadEvent:
     """
     One body, and whose it is; `at` is a moment of the monotonic clock.
     """
@@ -38,7 +38,7 @@ class Payload:
     """Further attributes: names of small letters and digits."""
 
 
-def event(payload: Payload, source: str) -> bytes:
+def event(payload: PayloadEvent, source: str) -> bytes:
     """
     The event, in one line.
     """
@@ -56,7 +56,7 @@ def event(payload: Payload, source: str) -> bytes:
     return msgspec.json.encode({**attributes, **_data(payload)})
 
 
-def _data(payload: Payload) -> Mapping[str, object]:
+def _data(payload: PayloadEvent) -> Mapping[str, object]:
     """
     JSON as it came, text as text, anything else in base64.
     """

@@ -15,8 +15,8 @@ from prometheus_client import Counter
 
 from appliance.config.payload_log import PayloadsSection
 from appliance.core.request_context import RequestContext
-from appliance.telemetry.payloads.captured_body import Body, Copy
-from appliance.telemetry.payloads.event import Payload, Side, event
+from appliance.telemetry.payloads.captured_body import BodyCapture, CapturedBody
+from appliance.telemetry.payloads.event import PayloadEvent, Side, event
 from appliance.telemetry.payloads.sinks import Sink, sink_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -37,7 +37,7 @@ _TELL_SECONDS = 30.0
 _FLUSH_SECONDS = 3.0
 
 
-class Payloads:
+class PayloadLog:
     """
     Copies what a section asks for, and brings it to its sink; None copies nothing.
 
@@ -48,7 +48,7 @@ class Payloads:
         self._section = section
         self._source = source
         self._facts = facts
-        self._waiting: deque[Payload] = deque()
+        self._waiting: deque[PayloadEvent] = deque()
         self._bytes = 0
         self._has_more = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -60,16 +60,16 @@ class Payloads:
         """
         self._section = section
 
-    def copy(self) -> Copy | None:
+    def copy(self) -> BodyCapture | None:
         """
         Where to copy a request that begins now; None where it is not to be logged.
         """
         section = self._section
         if section is None or random.random() >= section.sample:  # noqa: S311 - not a secret
             return None
-        return Copy(section.max_bytes)
+        return BodyCapture(section.max_bytes)
 
-    def take(self, record: RequestContext, copy: Copy) -> None:
+    def take(self, record: RequestContext, copy: BodyCapture) -> None:
         """
         Log a request that has ended, if a model was asked.
         """
@@ -96,7 +96,7 @@ class Payloads:
         COUNT.labels("dropped").inc(len(self._waiting))
         self._waiting.clear()
 
-    def _put(self, section: PayloadsSection, record: RequestContext, side: Side, body: Body, at: float) -> None:
+    def _put(self, section: PayloadsSection, record: RequestContext, side: Side, body: CapturedBody, at: float) -> None:
         whole = body.whole()
         if self._bytes + len(whole) > section.max_queued_bytes:
             COUNT.labels("dropped").inc()
@@ -104,7 +104,7 @@ class Payloads:
             return
         facts = {"model": record.model, "operation": record.operation, "status": record.status, **self._facts}
         known = {name: value for name, value in facts.items() if value is not None}
-        self._waiting.append(Payload(side, record.id, at, body.media_type, whole, body.is_cut, known))
+        self._waiting.append(PayloadEvent(side, record.id, at, body.media_type, whole, body.is_cut, known))
         self._bytes += len(whole) + 1
         self._has_more.set()
         if self._writer is None:

@@ -3,6 +3,6 @@ Traces: a span for each request, and what it waited for below it, for OpenTeleme
 """
 
 from appliance.config.tracing import TracingSection
-from appliance.telemetry.tracing.tracer import Headers, Traced, Traces
+from appliance.telemetry.tracing.tracer import Headers, RequestSpan, Tracer
 
-__all__ = ["Headers", "Traced", "Traces", "TracingSection"]
+__all__ = ["Headers", "RequestSpan", "Tracer", "TracingSection"]

@@ -49,7 +49,7 @@ class Open:
         return self.epoch_ns + int(moment * 1e9)
 
 
-class Exporting:
+class SpanExporter:
     """
     Spans on their way to one collector.
     """
@@ -108,7 +108,7 @@ class Exporting:
         self._processor.force_flush(int(seconds * 1000))
         self._provider.shutdown()
 
-    def _tell(self, part: spans.Part, above: trace.Span, begun: Open) -> None:
+    def _tell(self, part: spans.SpanPart, above: trace.Span, begun: Open) -> None:
         context = trace.set_span_in_context(above, Context())
         span = self._tracer.start_span(
             part.name, context=context, start_time=begun.at(part.began), attributes=dict(part.attributes)

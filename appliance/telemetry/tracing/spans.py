@@ -25,7 +25,7 @@ _WORDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SpanPart:
     """
     One span below the request's, between two moments of the monotonic clock, with those below it.
     """
@@ -34,7 +34,7 @@ class Part:
     began: float
     ended: float
     attributes: Mapping[str, Value] = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SpanPart, ...] = ()
 
 
 def name(record: RequestContext) -> str:
@@ -71,27 +71,27 @@ def attributes(record: RequestContext) -> dict[str, Value]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def parts(record: RequestContext) -> Iterator[Part]:
+def parts(record: RequestContext) -> Iterator[SpanPart]:
     """
     Admission and engine, as far as the request got.
     """
     if record.operation is None or record.ended is None:
         return
     admitted = record.admitted
-    yield Part("admission", record.began, admitted or record.ended, parts=_waiting(record, record.began, admitted))
+    yield SpanPart("admission", record.began, admitted or record.ended, parts=_waiting(record, record.began, admitted))
     if admitted is None:
         return
     below = list(_waiting(record, admitted, record.scheduled))
     if record.first is not None:
-        below.append(Part("first token", record.scheduled or admitted, record.first))
-    yield Part("engine", admitted, record.ended, parts=tuple(below))
+        below.append(SpanPart("first token", record.scheduled or admitted, record.first))
+    yield SpanPart("engine", admitted, record.ended, parts=tuple(below))
 
 
-def _waiting(record: RequestContext, after: float, until: float | None) -> tuple[Part, ...]:
+def _waiting(record: RequestContext, after: float, until: float | None) -> tuple[SpanPart, ...]:
     """
     The wait that began after one moment and ended at another, if there was one.
     """
     queued = record.queued
     if queued is None or until is None or not after <= queued <= until:
         return ()
-    return (Part("queue", queued, until),)
+    return (SpanPart("queue", queued, until),)

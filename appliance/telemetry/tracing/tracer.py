@@ -13,7 +13,7 @@ from appliance.config.tracing import TracingSection
 from appliance.core.request_context import RequestContext
 
 if TYPE_CHECKING:
-    from appliance.telemetry.tracing.exporter import Exporting, Open
+    from appliance.telemetry.tracing.exporter import Open, SpanExporter
 
 # How long what waits may take to leave once the server stops.
 _FLUSH_SECONDS = 3.0
@@ -25,24 +25,24 @@ A request's headers by lower-case name, read only where somebody traces.
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
+class RequestSpan:
     """
     A request that is traced, and by whom.
     """
 
-    exporting: Exporting
+    exporting: SpanExporter
     open: Open
 
 
-class Traces:
+class Tracer:
     """
     Traces requests as a section says; None traces none, and costs nothing.
     """
 
     def __init__(self, section: TracingSection | None) -> None:
         self._section: TracingSection | None = None
-        self._exporting: Exporting | None = None
-        self._past: list[Exporting] = []
+        self._exporting: SpanExporter | None = None
+        self._past: list[SpanExporter] = []
         self.apply(section)
 
     def apply(self, section: TracingSection | None) -> None:
@@ -58,18 +58,18 @@ class Traces:
             self._past.append(self._exporting)
         self._section, self._exporting = section, None
         if section is not None:
-            from appliance.telemetry.tracing.exporter import Exporting
+            from appliance.telemetry.tracing.exporter import SpanExporter
 
-            self._exporting = Exporting(section)
+            self._exporting = SpanExporter(section)
 
-    def begin(self, record: RequestContext, headers: Headers) -> Traced | None:
+    def begin(self, record: RequestContext, headers: Headers) -> RequestSpan | None:
         """
         Trace a request that begins now; None where nobody traces.
         """
         exporting = self._exporting
-        return None if exporting is None else Traced(exporting, exporting.begin(record, headers()))
+        return None if exporting is None else RequestSpan(exporting, exporting.begin(record, headers()))
 
-    def end(self, record: RequestContext, traced: Traced) -> None:
+    def end(self, record: RequestContext, traced: RequestSpan) -> None:
         """
         Tell of a request that has ended, unless it is a probe.
         """
