@@ -8,13 +8,13 @@ import asyncio
 import hashlib
 from typing import Any, cast
 
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleConfig, config
 from httpx import ASGITransport, AsyncClient
 
 from appliance.config import Config
-from appliance.config.root import MetadataSection
-from appliance.config.security import KeySection
-from appliance.config.server import ServerSection
+from appliance.config.root import MetadataConfig
+from appliance.config.security import KeyConfig
+from appliance.config.server import ServerConfig
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.manager import ModelManager
 from appliance.server import create_app
@@ -45,7 +45,7 @@ class Keeper(Double):
         return await super().answer(call)
 
 
-class KeeperSection(DoubleSection):
+class KeeperConfig(DoubleConfig):
     """
     Declares one.
     """
@@ -54,27 +54,27 @@ class KeeperSection(DoubleSection):
         return Keeper()
 
 
-def keys() -> tuple[KeySection, ...]:
+def keys() -> tuple[KeyConfig, ...]:
     """
     One for everything, one for a model, one that may only look, one for operators, and two more for a model.
     """
     return (
-        KeySection(name="all", value=ALL),
-        KeySection(name="one", sha256=hashlib.sha256(ONE.encode()).hexdigest(), models=("uno",)),
-        KeySection(name="eyes", value=EYES, operations=()),
-        KeySection(name="boss", value=BOSS, operations=(Operation.COMPLETION,), admin=True),
-        KeySection(name="only", value=ONLY, models=("one",)),
-        KeySection(name="hand", value=HAND, models=("uno",), admin=True),
+        KeyConfig(name="all", value=ALL),
+        KeyConfig(name="one", sha256=hashlib.sha256(ONE.encode()).hexdigest(), models=("uno",)),
+        KeyConfig(name="eyes", value=EYES, operations=()),
+        KeyConfig(name="boss", value=BOSS, operations=(Operation.COMPLETION,), admin=True),
+        KeyConfig(name="only", value=ONLY, models=("one",)),
+        KeyConfig(name="hand", value=HAND, models=("uno",), admin=True),
     )
 
 
-def closed_config(*api_keys: KeySection, **server: Any) -> Config:  # Any: keys of the section
+def closed_config(*api_keys: KeyConfig, **server: Any) -> Config:  # Any: keys of the section
     """
     Two doubles behind these keys, or those above, published by KServe's gateway too.
     """
-    sections = KeeperSection(name="one", aliases=("uno",)), KeeperSection(name="two")
-    metadata = MetadataSection(name="talk", namespace="shop")
-    return config(*sections, server=ServerSection(api_keys=api_keys or keys(), **server), metadata=metadata)
+    configs = KeeperConfig(name="one", aliases=("uno",)), KeeperConfig(name="two")
+    metadata = MetadataConfig(name="talk", namespace="shop")
+    return config(*configs, server=ServerConfig(api_keys=api_keys or keys(), **server), metadata=metadata)
 
 
 class Closed(AsyncClient):
@@ -84,16 +84,16 @@ class Closed(AsyncClient):
 
     def __init__(self, of: Config) -> None:
         self.app = create_app(of)
-        self.lifecycle: ModelManager = self.app.state.lifecycle
+        self.manager: ModelManager = self.app.state.manager
         super().__init__(transport=ASGITransport(cast("Any", self.app)), base_url="http://appliance")
 
     async def until_ready(self) -> None:
         """
         Load everything.
         """
-        self.lifecycle.begin()
+        self.manager.begin()
         async with asyncio.timeout(30):
-            while not self.lifecycle.is_ready:
+            while not self.manager.is_ready:
                 await asyncio.sleep(0.01)
 
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from appliance.config import Config
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.base_config import ModelSection, Recovery, Report
+from appliance.models.base_config import ModelConfig, Recovery, Report
 
 PROOF = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
 
@@ -114,7 +114,7 @@ class Double:
         self.closed += 1
 
 
-class DoubleSection(ModelSection):
+class DoubleConfig(ModelConfig):
     """
     Declares a double; `storages` and their failure are as the test wants them.
     """
@@ -139,8 +139,8 @@ class DoubleSection(ModelSection):
         return self.on_failure
 
     @property
-    def storages(self) -> Mapping[str, StorageSection]:
-        return {"model": StorageSection(uri="pypi://double==1/x")} if self.has_storage else {}
+    def storages(self) -> Mapping[str, StorageConfig]:
+        return {"model": StorageConfig(uri="pypi://double==1/x")} if self.has_storage else {}
 
     def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
         report("model", 50, 200)
@@ -154,7 +154,7 @@ class DoubleSection(ModelSection):
         return Double()
 
 
-class RemoteSection(DoubleSection):
+class RemoteConfig(DoubleConfig):
     """
     Declares a double that computes elsewhere, and is proved by its check.
     """
@@ -172,10 +172,10 @@ class RemoteSection(DoubleSection):
         return Double(proof=None)
 
 
-def config(*sections: ModelSection, **others: Any) -> Config:
+def config(*configs: ModelConfig, **others: Any) -> Config:
     """
     A config of doubles, which no file could declare.
     """
     plain = Config.model_fields.keys() - {"models"}
     defaults = {name: Config.model_fields[name].get_default(call_default_factory=True) for name in plain}
-    return Config.model_construct(models=sections or (DoubleSection(name="one"),), **(defaults | others))
+    return Config.model_construct(models=configs or (DoubleConfig(name="one"),), **(defaults | others))

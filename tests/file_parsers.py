@@ -21,7 +21,7 @@ from parsers import Parser
 from appliance.adapters.jmespath import JmesPath, PathFaultError
 from appliance.adapters.sandbox import TemplateFaultError, compiled, sandbox, undeclared
 from appliance.config import load
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.config.yaml_parser import read as read_document
 from appliance.core.errors import ApplianceError, ArtifactCorruptError, ConfigError, GatewayError, StorageError
 from appliance.core.sse import json_events
@@ -97,14 +97,14 @@ class Held:
 def _config(body: bytes) -> None:
     config, _ = config_of(Held({"config.json": body}))
     model = _architecture(config, "memory")
-    constraint_violations(model, LayoutSection(tensor_parallel=2))
+    constraint_violations(model, LayoutConfig(tensor_parallel=2))
     if model.layers * (model.experts + 1) < _MOST_EXPECTED:
         _cut(_expected(model, "memory"))
 
 
 def _cut(tensors: list[TensorInfo]) -> None:
     model = architecture_of(CONFIG)
-    weights(grouped(parts(tensors, model)), model, LayoutSection(tensor_parallel=2), "BF16")
+    weights(grouped(parts(tensors, model)), model, LayoutConfig(tensor_parallel=2), "BF16")
 
 
 def _file(header: bytes) -> bytes:

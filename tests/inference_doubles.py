@@ -14,11 +14,11 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Literal
 
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleConfig, config
 from httpx import ASGITransport, AsyncClient
 
 from appliance.config import Config, LoadedConfig
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.core.errors import RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.manager import ModelManager
@@ -152,7 +152,7 @@ def _twice(call: ModelRequest) -> ModelResponse:
     return ModelResponse(body, headers=headers)
 
 
-class SpeakerSection(DoubleSection):
+class SpeakerConfig(DoubleConfig):
     """
     Declares one.
     """
@@ -168,7 +168,7 @@ def speakers(*kinds: Kind, **others: Any) -> Config:
     """
     A config of one model of each kind, under the kind's name.
     """
-    return config(*(SpeakerSection(name=kind, kind=kind) for kind in kinds or OPERATIONS), **others)
+    return config(*(SpeakerConfig(name=kind, kind=kind) for kind in kinds or OPERATIONS), **others)
 
 
 class InferenceClient(AsyncClient):
@@ -178,21 +178,21 @@ class InferenceClient(AsyncClient):
 
     def __init__(self, config: Config) -> None:
         app = create_app(config)
-        self.lifecycle: ModelManager = app.state.lifecycle
+        self.manager: ModelManager = app.state.manager
         super().__init__(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://appliance")  # type: ignore[arg-type]  # Litestar's ASGI types are its own
 
     def model(self, name: str) -> Any:
         """
         The double of this name.
         """
-        return self.lifecycle.find(name).model
+        return self.manager.find(name).model
 
     async def until_ready(self) -> InferenceClient:
         """
         Load everything.
         """
-        self.lifecycle.begin()
-        await self.until(lambda: self.lifecycle.is_ready)
+        self.manager.begin()
+        await self.until(lambda: self.manager.is_ready)
         return self
 
     async def until(self, is_so: Callable[[], bool]) -> None:
@@ -227,7 +227,7 @@ def main() -> None:
     """
     from appliance.server import run
 
-    server = ServerSection.model_validate(dict(word.split("=", 1) for word in sys.argv[1:]))
+    server = ServerConfig.model_validate(dict(word.split("=", 1) for word in sys.argv[1:]))
     run(LoadedConfig(speakers(server=server)))
 
 

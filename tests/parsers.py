@@ -31,7 +31,7 @@ from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.converters import request_of
 from appliance.api.oip import cloudevents, generate_routes, v1
 from appliance.api.oip.inputs import columns_of
-from appliance.config.server_limits import ServerLimitsSection
+from appliance.config.server_limits import ServerLimitsConfig
 from appliance.core import multipart
 from appliance.core.errors import RequestError
 from appliance.core.json_edit import NotAnObjectError
@@ -40,7 +40,7 @@ from appliance.core.model import ModelRequest, Operation
 from appliance.models import adapter
 from appliance.proxy.model_name import RenamableBody, RenamableEvents, renamed
 from appliance.proxy.prefix_affinity import head_of
-from appliance.proxy.rewrite import RequestSection, Rewrite
+from appliance.proxy.rewrite import RequestRewriteConfig, Rewrite
 from appliance.proxy.stream_usage import HiddenUsage, asking
 from appliance.python_api import request_types as python_requests
 from appliance.tensors import InferenceRequest, Tensor
@@ -181,9 +181,9 @@ _EVENT = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data": {
 _V2 = [json.dumps(body).encode() for path, body in sorted(BODIES.items()) if path.endswith("/infer")]
 _V1 = [json.dumps(body).encode() for path, body in sorted(BODIES.items()) if path.endswith(":predict")]
 _TEXTS = b'{"inputs":[{"name":"text_input","datatype":"BYTES","shape":[1],"data":['
-_LIMITS = ServerLimitsSection()
+_LIMITS = ServerLimitsConfig()
 _REWRITE = Rewrite(
-    RequestSection.model_validate(
+    RequestRewriteConfig.model_validate(
         {
             "defaults": {"options": {"a": 1}, "temperature": 0.2},
             "override": {"seed": 1},

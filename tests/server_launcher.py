@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.engines.vllm.cpu_profile import CpuProfile
 
 # linux/prctl.h
@@ -126,7 +126,7 @@ class _Launcher:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 # Engines compute with the libraries that they are usually born with.
-                env=dict(os.environ) | dict(CpuProfile.of(LayoutSection()).environment if with_engine else {}),
+                env=dict(os.environ) | dict(CpuProfile.of(LayoutConfig()).environment if with_engine else {}),
             )
         atexit.register(self._end)
         assert self._ours.recv(1) == b"+", "the launcher of servers did not start"
@@ -213,7 +213,7 @@ def _import(*, with_engine: bool) -> None:
     from appliance.engines.vllm.preload import import_vllm
 
     before = dict(os.environ)
-    set_environment(LayoutSection())
+    set_environment(LayoutConfig())
     import_vllm()
     import vllm.v1.engine.core
     import vllm.v1.worker.cpu_worker  # noqa: F401 - likewise

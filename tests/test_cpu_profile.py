@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.core.system import usable_cores
 from appliance.engines.vllm.cpu_profile import CpuProfile, is_cpu_build
 
-ALONE = LayoutSection()
+ALONE = LayoutConfig()
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_every_core_computes_unless_somebody_says_how_many(monkeypatch: pytest.M
     by_machine = CpuProfile.of(ALONE)
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
     by_variable = CpuProfile.of(ALONE)
-    by_key = CpuProfile.of(LayoutSection(cpu_threads=3))
+    by_key = CpuProfile.of(LayoutConfig(cpu_threads=3))
 
     assert (by_machine.threads, by_machine.said) == (usable_cores(), ())
     assert (by_variable.threads, by_variable.said) == (5, ("OMP_NUM_THREADS",))
@@ -81,7 +81,7 @@ def test_a_look_at_the_profile_changes_nothing_here() -> None:
     """
     before = dict(os.environ)
 
-    CpuProfile.of(LayoutSection(cpu_threads=3))
+    CpuProfile.of(LayoutConfig(cpu_threads=3))
 
     assert dict(os.environ) == before
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import LoadError, StorageError
 from appliance.engines.vllm.gguf_convert import convert
 from appliance.storage import Cache, materialize, verify
@@ -135,7 +135,7 @@ def smollm2() -> Path:
     """
     The real model as GGUF, in the user's own cache, so that it is fetched once on each machine.
     """
-    return materialize(StorageSection(uri=SMOLLM2), GlobalStorageConfig(), quiet)
+    return materialize(StorageConfig(uri=SMOLLM2), GlobalStorageConfig(), quiet)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from appliance.config import load
-from appliance.config.engine import StructuredOutputsSection
+from appliance.config.engine import StructuredOutputsConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.fork_server import ForkServer
@@ -66,8 +66,8 @@ def vllm_config(chat_file: Path) -> Any:
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    (section,) = load(chat_file).config.models
-    model = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    (model_config,) = load(chat_file).config.models
+    model = model_config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     return AsyncEngineArgs(model=str(model), max_model_len=2048, enforce_eager=True).create_engine_config()
 
 
@@ -99,7 +99,7 @@ def shared(fork_server: ForkServer, vllm_config: Any) -> Iterator[GrammarCheck]:
     """
     A check with the default limit.
     """
-    grammars = GrammarCheck(fork_server, vllm_config, StructuredOutputsSection().compile_seconds)
+    grammars = GrammarCheck(fork_server, vllm_config, StructuredOutputsConfig().compile_seconds)
     yield grammars
     grammars.close()
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from served import until
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.model import ALONE, FrontEnd
 from appliance.engines.vllm.engine_args import EngineSpec
@@ -135,7 +135,7 @@ def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkey
     The next request of a conversation may meet another one.
     """
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    setup = EngineSpec(("a",), tmp_path, LayoutSection(), EngineSection())
+    setup = EngineSpec(("a",), tmp_path, LayoutConfig(), EngineConfig())
     monkeypatch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
 
     with pytest.raises(LoadError, match=r"VLLM_ENABLE_RESPONSES_API_STORE is set, .* have one worker"):

@@ -15,8 +15,8 @@ import pytest
 from faults.confined import HERE, THERE, link, require_root
 from served import free_port
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection, NodesSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig, NodesConfig
 from appliance.core.errors import EngineDeadError, LoadError
 from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.multi_node.leader import LeaderNode
@@ -55,9 +55,9 @@ def node() -> Node:
     port = free_port()
 
     def setup(rank: int, *, count: int = 2, **engine: int) -> EngineSpec:
-        nodes = NodesSection(count=count, rank=rank, address="127.0.0.1", port=port)
-        layout = LayoutSection(tensor_parallel=count, nodes=nodes)
-        return EngineSpec(("tiny",), Path("/nowhere"), layout, EngineSection.model_validate(engine))
+        nodes = NodesConfig(count=count, rank=rank, address="127.0.0.1", port=port)
+        layout = LayoutConfig(tensor_parallel=count, nodes=nodes)
+        return EngineSpec(("tiny",), Path("/nowhere"), layout, EngineConfig.model_validate(engine))
 
     return setup
 
@@ -88,7 +88,7 @@ async def test_a_model_of_one_machine_waits_for_nobody() -> None:
     """
     Without nodes there is no port, and nobody to lose.
     """
-    setup = EngineSpec(("tiny",), Path("/nowhere"), LayoutSection(), EngineSection())
+    setup = EngineSpec(("tiny",), Path("/nowhere"), LayoutConfig(), EngineConfig())
     followers = LeaderNode(setup)
 
     assert await followers.gather() is setup

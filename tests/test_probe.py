@@ -77,12 +77,12 @@ def test_a_server_that_wants_clients_certificates_is_asked_at_its_probe_port(
     On IPv6 as well; without a probe port the probe says what to do.
     """
     port = free_port()
-    section = f"host: '::1', port: {port}, tls: {{TLS, client_ca: {tmp_path}/tls.crt}}"
-    file = config(f"{section}, probe_port: {free_port()}")
+    model_config = f"host: '::1', port: {port}, tls: {{TLS, client_ca: {tmp_path}/tls.crt}}"
+    file = config(f"{model_config}, probe_port: {free_port()}")
     server = _start(file, tmp_path / "log", "::1", port)
     server.end()
 
-    code, said = _probe("live", str(config(section)))
+    code, said = _probe("live", str(config(model_config)))
     assert code == 1
     assert "set server.probe_port" in said
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from appliance.core.errors import RequestError
 from appliance.engines.vllm.request_decoder import decode
 from appliance.engines.vllm.request_size import require_decodable
-from appliance.limits import LimitsSection, QueueSettings, RequestQueue, SloSection, Timeouts, held
+from appliance.limits import LimitsConfig, QueueSettings, RequestQueue, SloConfig, Timeouts, held
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -41,8 +41,8 @@ def _types() -> dict[str, Any]:  # Any: vLLM has no types for us
 
 
 async def _decoded(kind: str, body: dict[str, Any]) -> Any:  # Any: one of vLLM's request types
-    limits = LimitsSection(inputs_per_request=3, choices_per_request=2)
-    slot = await RequestQueue("m", QueueSettings(limits, SloSection())).enter(1, Timeouts.of("m", limits))
+    limits = LimitsConfig(inputs_per_request=3, choices_per_request=2)
+    slot = await RequestQueue("m", QueueSettings(limits, SloConfig())).enter(1, Timeouts.of("m", limits))
     with held(slot):
         return decode(TypeAdapter(_types()[kind]), json.dumps(body).encode())
 
@@ -99,8 +99,8 @@ async def test_what_is_no_list_of_texts_is_one(kind: str, body: dict[str, Any]) 
 
 
 async def _held(body: object) -> None:
-    limits = LimitsSection()
-    slot = await RequestQueue("m", QueueSettings(limits, SloSection())).enter(1, Timeouts.of("m", limits))
+    limits = LimitsConfig()
+    slot = await RequestQueue("m", QueueSettings(limits, SloConfig())).enter(1, Timeouts.of("m", limits))
     with held(slot):
         await require_decodable(json.dumps(body).encode())
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 import pytest
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleConfig, config
 from httpx import ASGITransport, AsyncClient
 
 from appliance.core.errors import EngineDeadError
@@ -24,8 +24,8 @@ class Client(AsyncClient):
     """
 
     def __init__(self) -> None:
-        app = create_app(config(DoubleSection(name="one", aliases=("org/uno",)), DoubleSection(name="two")))
-        self.lifecycle: ModelManager = app.state.lifecycle
+        app = create_app(config(DoubleConfig(name="one", aliases=("org/uno",)), DoubleConfig(name="two")))
+        self.manager: ModelManager = app.state.manager
         super().__init__(transport=ASGITransport(cast("Any", app)), base_url="http://appliance")
 
 
@@ -35,20 +35,20 @@ async def client() -> AsyncGenerator[Client]:
     The client, and the load begun.
     """
     async with Client() as client:
-        client.lifecycle.begin()
+        client.manager.begin()
         yield client
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 def _doubles(client: Client) -> list[Double]:
-    return [cast("Double", entry.model) for entry in client.lifecycle.entries]
+    return [cast("Double", entry.model) for entry in client.manager.entries]
 
 
 async def _make_ready(client: Client) -> None:
     for double in _doubles(client):
         double.may_load.set()
     async with asyncio.timeout(3):
-        while not client.lifecycle.is_ready:
+        while not client.manager.is_ready:
             await asyncio.sleep(0.01)
 
 

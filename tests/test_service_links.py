@@ -12,7 +12,7 @@ import pytest
 from served import Served, until
 
 from appliance.config import load
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.core.service_links import service_links
 from appliance.engines.vllm.env import set_environment
 
@@ -72,7 +72,7 @@ def test_vllm_takes_none_of_them_for_a_port(monkeypatch: pytest.MonkeyPatch) -> 
     """
     for name, value in {**VLLM, **MASTER, "VLLM_NIXL_SIDE_CHANNEL_PORT": "5601"}.items():
         monkeypatch.setenv(name, value)
-    set_environment(LayoutSection())
+    set_environment(LayoutConfig())
     from vllm import envs
 
     assert envs.VLLM_PORT is None

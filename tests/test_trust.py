@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.model import ALONE
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
@@ -24,7 +24,7 @@ from appliance.engines.vllm.weight_files import require_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-LAYOUT = LayoutSection(tensor_parallel=2)
+LAYOUT = LayoutConfig(tensor_parallel=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +75,7 @@ def test_allowed_pickles_are_what_the_engine_reads(pickled: Path) -> None:
     """
     vLLM is told a format that reads them, and gets the very numbers.
     """
-    setup = EngineSpec(("a",), pickled, LAYOUT, EngineSection(), allow_pickle=True)
+    setup = EngineSpec(("a",), pickled, LAYOUT, EngineConfig(), allow_pickle=True)
 
     require_weights(pickled, allow_pickle=True)
     assert _read(pickled, engine_arguments(setup, on_cpu=True)["load_format"]) == {"weight": [1.0, 1.0, 1.0]}
@@ -90,7 +90,7 @@ def test_safetensors_are_read_even_where_pickles_are_allowed(pickled: Path) -> N
 
     save_file({"weight": torch.zeros(3)}, pickled / "model.safetensors")
     (pickled / "pytorch_model.bin").write_bytes(b"not even a pickle")
-    setup = EngineSpec(("a",), pickled, LAYOUT, EngineSection(), allow_pickle=True)
+    setup = EngineSpec(("a",), pickled, LAYOUT, EngineConfig(), allow_pickle=True)
 
     assert _read(pickled, engine_arguments(setup, on_cpu=True)["load_format"]) == {"weight": [0.0, 0.0, 0.0]}
 
@@ -143,7 +143,7 @@ def _understand(artifact: Path, **engine: bool) -> None:
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    setup = EngineSpec(("a",), artifact, LAYOUT, EngineSection(**engine))
+    setup = EngineSpec(("a",), artifact, LAYOUT, EngineConfig(**engine))
     arguments = engine_arguments(setup, on_cpu=True) | {"skip_tokenizer_init": True}
     AsyncEngineArgs(**arguments).create_model_config()
 
@@ -171,7 +171,7 @@ def test_running_a_models_own_code_is_said_aloud(coded: Path) -> None:
     A warning in the log at each start.
     """
     (coded / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    setup = EngineSpec(("a",), coded, LAYOUT, EngineSection(trust_remote_code=True))
+    setup = EngineSpec(("a",), coded, LAYOUT, EngineConfig(trust_remote_code=True))
 
     with capture_logs() as logs:
         prepare(setup, FrontendRendezvous(ALONE, "a"), StartupTimings())

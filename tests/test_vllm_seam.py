@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 import pytest
 
-from appliance.config.engine import OWNED, EngineSection
-from appliance.config.layout import LayoutSection, NodesSection
+from appliance.config.engine import OWNED, EngineConfig
+from appliance.config.layout import LayoutConfig, NodesConfig
 from appliance.engines.vllm import engine_args
 from appliance.engines.vllm.engine_args import EngineSpec, Pooler, engine_arguments
 from appliance.engines.vllm.parallel_args import Addresses, environment_of, of_layout
@@ -41,13 +41,13 @@ def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
     All engine arguments that a config can lead to are fields of `AsyncEngineArgs`.
     """
     (tmp_path / "adapter_config.json").write_text('{"r": 9}')
-    engine = EngineSection(
+    engine = EngineConfig(
         max_model_len=1, max_num_seqs=1, quantization="fp8", kv_cache_memory_bytes=1, stream_interval=4
     )
     setup = EngineSpec(
         names=("a",),
         artifact=tmp_path,
-        layout=LayoutSection(memory_fraction=0.5),
+        layout=LayoutConfig(memory_fraction=0.5),
         engine=engine,
         adapters={"x": tmp_path},
     )
@@ -64,7 +64,7 @@ def test_every_key_of_a_layout_is_an_argument_it_takes() -> None:
     """
     A layout that says all it can leads to fields of `AsyncEngineArgs` alone, and each of them is refused under `args`.
     """
-    layout = LayoutSection(
+    layout = LayoutConfig(
         devices=(0, 1, 2, 3),
         tensor_parallel=4,
         pipeline_parallel=2,
@@ -75,7 +75,7 @@ def test_every_key_of_a_layout_is_an_argument_it_takes() -> None:
         decode_context_parallel=2,
         memory_fraction=0.5,
         cpu_offload_gib=1,
-        nodes=NodesSection(count=2, rank=1, address="a"),
+        nodes=NodesConfig(count=2, rank=1, address="a"),
         executor="multiprocess",
     )
     fields = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
@@ -86,7 +86,7 @@ def test_every_key_of_a_layout_is_an_argument_it_takes() -> None:
     assert made["device_ids"] == [0, 1, 2, 3]
     assert (made["data_parallel_size"], made["data_parallel_size_local"]) == (4, 2)
     assert (made["distributed_executor_backend"], made["enable_expert_parallel"]) == ("mp", True)
-    assert of_layout(LayoutSection()) == {"tensor_parallel_size": 1, "pipeline_parallel_size": 1}
+    assert of_layout(LayoutConfig()) == {"tensor_parallel_size": 1, "pipeline_parallel_size": 1}
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -95,9 +95,9 @@ def test_a_copy_is_spread_over_machines_or_each_machine_has_its_own(rank: int) -
     One copy is vLLM's nodes; several are copies of which each machine has its share, where a first copy that is told of
     makes a machine a follower, and so is not told to rank 0. The address is the one by which the machines met.
     """
-    nodes = NodesSection(count=2, rank=rank, address="lead", port=7000)
-    spread = LayoutSection(tensor_parallel=4, nodes=nodes)
-    whole = LayoutSection(tensor_parallel=2, data_parallel=4, nodes=nodes)
+    nodes = NodesConfig(count=2, rank=rank, address="lead", port=7000)
+    spread = LayoutConfig(tensor_parallel=4, nodes=nodes)
+    whole = LayoutConfig(tensor_parallel=2, data_parallel=4, nodes=nodes)
     addresses = Addresses(own="192.0.2.7", leader="192.0.2.1")
     fields = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
 
@@ -116,7 +116,7 @@ def test_a_machine_says_by_which_address_and_interface_it_is_reached() -> None:
     """
     vLLM and gloo hear of the network that leads to the other machines; an address of no interface names none.
     """
-    layout = LayoutSection(tensor_parallel=2, nodes=NodesSection(count=2, address="lead"))
+    layout = LayoutConfig(tensor_parallel=2, nodes=NodesConfig(count=2, address="lead"))
 
     near = environment_of(layout, Addresses(own="127.0.0.1", leader="127.0.0.1"))
     far = environment_of(layout, Addresses(own="192.0.2.7", leader="192.0.2.1"))
@@ -356,9 +356,9 @@ def test_a_pooler_is_told_only_what_the_config_says(tmp_path: Path) -> None:
     """
     Unset keys are left to the model's own files; `engine.args` goes over ours key by key.
     """
-    engine = EngineSection(args={"pooler_config": {"enable_chunked_processing": True}})
+    engine = EngineConfig(args={"pooler_config": {"enable_chunked_processing": True}})
     pooler = Pooler(task="embed", pooling="cls", dimensions=64)
-    setup = EngineSpec(names=("a",), artifact=tmp_path, layout=LayoutSection(), engine=engine, pooler=pooler)
+    setup = EngineSpec(names=("a",), artifact=tmp_path, layout=LayoutConfig(), engine=engine, pooler=pooler)
 
     made = engine_arguments(setup, on_cpu=True)
 

@@ -33,11 +33,11 @@ class Watched(Served):
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
-def write(folder: Path, upstream: Upstream, sections: Mapping[str, object]) -> Path:
+def write(folder: Path, upstream: Upstream, configs: Mapping[str, object]) -> Path:
     """
     A file of a proxy named `talk`, with an alias; JSON is YAML.
     """
     model = {"name": "talk", "aliases": ["gpt"], "class": "proxy", "upstreams": [{"url": upstream.url}]}
     file = folder / "config.yaml"
-    file.write_text(json.dumps({"models": [model], **sections}))
+    file.write_text(json.dumps({"models": [model], **configs}))
     return file

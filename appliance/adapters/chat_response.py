@@ -13,7 +13,7 @@ from typing import Any
 from appliance.adapters.logprobs import chat_logprobs
 from appliance.adapters.messages import Json
 from appliance.adapters.tool_calls import split
-from appliance.config.adapters import ChatSection, ToolCallsSection
+from appliance.config.adapters import ChatConfig, ToolCallsConfig
 from appliance.core.errors import GatewayError
 
 _OF_CHOICE = frozenset({"text", "index", "logprobs", "finish_reason"})
@@ -28,17 +28,17 @@ class ChatResponseBuilder:
     model: str
     role: str
     top_logprobs: int = 0
-    marks: ToolCallsSection | None = None
+    marks: ToolCallsConfig | None = None
     """How tools are called in the text; None where none may be."""
 
     @classmethod
-    def of(cls, request: Json, model: str, section: ChatSection) -> ChatResponseBuilder:
+    def of(cls, request: Json, model: str, config: ChatConfig) -> ChatResponseBuilder:
         """
         The face that a chat request wants to see.
         """
         may_call = request.get("tools") and request.get("tool_choice") != "none"
         return cls(
-            model, section.response_role, request.get("top_logprobs") or 0, section.tool_calls if may_call else None
+            model, config.response_role, request.get("top_logprobs") or 0, config.tool_calls if may_call else None
         )
 
 

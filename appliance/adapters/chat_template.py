@@ -15,7 +15,7 @@ from appliance.adapters.jinja import ChatTemplate
 from appliance.adapters.messages import Json
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.sandbox import TemplateFaultError
-from appliance.config.adapters import ChatSection
+from appliance.config.adapters import ChatConfig
 from appliance.core.errors import LoadError
 
 _CONFIG = "tokenizer_config.json"
@@ -31,9 +31,7 @@ def is_inline(chat_template: str) -> bool:
     return any(sign in chat_template for sign in ("{{", "{%", "{#", "\n"))
 
 
-def chat_template(
-    section: ChatSection, tokenizer: Path | None, renderer: Renderer | None = None
-) -> ChatTemplate | None:
+def chat_template(config: ChatConfig, tokenizer: Path | None, renderer: Renderer | None = None) -> ChatTemplate | None:
     """
     The template of a section, None where it has none; `tokenizer` is where its storage was materialized.
 
@@ -43,7 +41,7 @@ def chat_template(
         LoadError: there is no template in the place it should be, or it is not one.
     """
     files = {} if tokenizer is None else _files(tokenizer)
-    source = section.chat_template
+    source = config.chat_template
     if source is None:
         if tokenizer is None:
             return None

@@ -13,7 +13,7 @@ from appliance.adapters.chat_stream import chat_chunks
 from appliance.adapters.http_client import Headers
 from appliance.adapters.messages import Json
 from appliance.adapters.target import Target
-from appliance.config.adapters import CompletionsSection
+from appliance.config.adapters import CompletionsConfig
 from appliance.core.errors import GatewayError
 from appliance.core.model import Operation
 
@@ -27,10 +27,10 @@ class CompletionsAdapter:
     """
 
     def __init__(
-        self, name: str, section: CompletionsSection, target: Target, chat: ChatRequestBuilder | Prompted
+        self, name: str, config: CompletionsConfig, target: Target, chat: ChatRequestBuilder | Prompted
     ) -> None:
         self._name = name
-        self._section = section
+        self._config = config
         self._target = target
         self._chat = chat
 
@@ -43,11 +43,11 @@ class CompletionsAdapter:
             GatewayError: the target does not answer, or not with a completion.
         """
         completion = await self._chat.completion_async(body)
-        merged = {**self._target.of_prompts, **self._section.defaults, **completion}
+        merged = {**self._target.of_prompts, **self._config.defaults, **completion}
         request = {name: value for name, value in merged.items() if value is not None}
         if "max_tokens" not in request:
             request["max_tokens"] = await self._room(completion["prompt"], headers)
-        face = ChatResponseBuilder.of(body, self._name, self._section)
+        face = ChatResponseBuilder.of(body, self._name, self._config)
         answer = await self._asked(request, headers)
         return chat_completion(answer, face) if isinstance(answer, dict) else chat_chunks(answer, face)
 
@@ -59,7 +59,7 @@ class CompletionsAdapter:
             CallError: the request is refused.
             GatewayError: the target does not answer.
         """
-        answer = await self._asked({**self._section.defaults, **body}, headers)
+        answer = await self._asked({**self._config.defaults, **body}, headers)
         return answer | {"model": self._name} if isinstance(answer, dict) else _named(answer, self._name)
 
     async def _asked(self, request: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
@@ -72,8 +72,8 @@ class CompletionsAdapter:
         return answer
 
     async def _room(self, prompt: str, headers: Headers) -> int:
-        if self._section.max_tokens is not None:
-            return self._section.max_tokens
+        if self._config.max_tokens is not None:
+            return self._config.max_tokens
         return await self._target.room(prompt, headers) or _DEFAULT_MAX_TOKENS
 
 

@@ -15,9 +15,9 @@ from appliance.adapters.oip import OipClient, OipEmbedder, OipRanker, OipWriter
 from appliance.adapters.operations import Chatting, Completing, Embedding, Ranking
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.target import Target
-from appliance.config.adapters import CompletionsSection
-from appliance.config.http_adapter import HttpSection
-from appliance.config.oip_adapter import OipSection
+from appliance.config.adapters import CompletionsConfig
+from appliance.config.http_adapter import HttpConfig
+from appliance.config.oip_adapter import OipConfig
 from appliance.core.model import Operation
 
 Face = Callable[[Json, Headers], Awaitable[Json | AsyncGenerator[Json]]]
@@ -28,38 +28,38 @@ Answers the body of a request, with the client's headers.
 Handlers = Mapping[Operation, Face]
 
 
-def over_completions(name: str, section: CompletionsSection, target: Target, chat: ChatRequestBuilder) -> Handlers:
+def over_completions(name: str, config: CompletionsConfig, target: Target, chat: ChatRequestBuilder) -> Handlers:
     """
     The operations of a target that completes.
     """
-    over = CompletionsAdapter(name, section, target, chat)
+    over = CompletionsAdapter(name, config, target, chat)
     return {Operation.CHAT_COMPLETION: over.chat, Operation.COMPLETION: over.complete}
 
 
 def over_oip(
-    name: str, section: OipSection, wire: ServiceClient, model: str, chat: ChatRequestBuilder | None
+    name: str, config: OipConfig, wire: ServiceClient, model: str, chat: ChatRequestBuilder | None
 ) -> Handlers:
     """
     The operations of a target that speaks the Open Inference Protocol; `model` is its name there.
     """
-    client = OipClient(section, wire, model)
+    client = OipClient(config, wire, model)
     made: dict[Operation, Face] = {}
-    if section.chat is not None:
-        writer = OipWriter(section.chat, client)
-        made[Operation.CHAT_COMPLETION] = Chatting(name, writer, section.chat, chat).answer
-    if section.completions is not None:
-        made[Operation.COMPLETION] = Completing(name, OipWriter(section.completions, client)).answer
-    if section.embeddings is not None:
-        embedder = OipEmbedder(section.embeddings, client)
-        made[Operation.EMBEDDING] = Embedding(name, embedder, section.max_batch).answer
-    if section.rerank is not None:
-        made[Operation.RERANK] = Ranking(name, OipRanker(section.rerank, client), section.max_batch).answer
+    if config.chat is not None:
+        writer = OipWriter(config.chat, client)
+        made[Operation.CHAT_COMPLETION] = Chatting(name, writer, config.chat, chat).answer
+    if config.completions is not None:
+        made[Operation.COMPLETION] = Completing(name, OipWriter(config.completions, client)).answer
+    if config.embeddings is not None:
+        embedder = OipEmbedder(config.embeddings, client)
+        made[Operation.EMBEDDING] = Embedding(name, embedder, config.max_batch).answer
+    if config.rerank is not None:
+        made[Operation.RERANK] = Ranking(name, OipRanker(config.rerank, client), config.max_batch).answer
     return made
 
 
 def over_http(
     name: str,
-    section: HttpSection,
+    config: HttpConfig,
     wire: ServiceClient,
     model: str,
     chat: ChatRequestBuilder | None,
@@ -69,14 +69,14 @@ def over_http(
     The operations of a service with JSON of its own; `model` is its name there.
     """
     made: dict[Operation, Face] = {}
-    if section.chat is not None:
-        writer = HttpWriter(section.chat, wire, model, renderer)
-        made[Operation.CHAT_COMPLETION] = Chatting(name, writer, section.chat, chat).answer
-    if section.completions is not None:
-        made[Operation.COMPLETION] = Completing(name, HttpWriter(section.completions, wire, model, renderer)).answer
-    if section.embeddings is not None:
-        embedder = HttpEmbedder(section.embeddings, wire, model, renderer)
-        made[Operation.EMBEDDING] = Embedding(name, embedder, section.max_batch).answer
-    if section.rerank is not None:
-        made[Operation.RERANK] = Ranking(name, HttpRanker(section.rerank, wire, model, renderer)).answer
+    if config.chat is not None:
+        writer = HttpWriter(config.chat, wire, model, renderer)
+        made[Operation.CHAT_COMPLETION] = Chatting(name, writer, config.chat, chat).answer
+    if config.completions is not None:
+        made[Operation.COMPLETION] = Completing(name, HttpWriter(config.completions, wire, model, renderer)).answer
+    if config.embeddings is not None:
+        embedder = HttpEmbedder(config.embeddings, wire, model, renderer)
+        made[Operation.EMBEDDING] = Embedding(name, embedder, config.max_batch).answer
+    if config.rerank is not None:
+        made[Operation.RERANK] = Ranking(name, HttpRanker(config.rerank, wire, model, renderer)).answer
     return made

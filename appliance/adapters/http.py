@@ -18,11 +18,11 @@ from appliance.adapters.renderer import Renderer
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.adapters.sandbox import TemplateFaultError
 from appliance.config.http_adapter import (
-    HttpEmbeddingsSection,
-    HttpExchangeSection,
-    HttpRerankSection,
-    HttpTextSection,
-    UsageSection,
+    HttpEmbeddingsConfig,
+    HttpExchangeConfig,
+    HttpRerankConfig,
+    HttpTextConfig,
+    UsageConfig,
 )
 from appliance.core.errors import GatewayError, RequestError
 from appliance.core.model import Operation
@@ -82,11 +82,11 @@ class _Exchange:
     One kind of request to a service.
     """
 
-    def __init__(self, section: HttpExchangeSection, wire: ServiceClient, renderer: Renderer) -> None:
-        self._template = JsonTemplate(section.request, renderer)
-        self._usage = _Tokens(section.usage)
+    def __init__(self, config: HttpExchangeConfig, wire: ServiceClient, renderer: Renderer) -> None:
+        self._template = JsonTemplate(config.request, renderer)
+        self._usage = _Tokens(config.usage)
         self._wire = wire
-        self._url = wire.under(section.path)
+        self._url = wire.under(config.path)
 
     async def _asked(self, variables: Json, headers: Headers) -> Any:  # Any: JSON values
         return await self._wire.post(self._url, await self._rendered(variables), headers)
@@ -103,13 +103,13 @@ class HttpWriter(_Exchange):
     A service that writes text.
     """
 
-    def __init__(self, section: HttpTextSection, wire: ServiceClient, model: str, renderer: Renderer) -> None:
-        super().__init__(section, wire, renderer)
+    def __init__(self, config: HttpTextConfig, wire: ServiceClient, model: str, renderer: Renderer) -> None:
+        super().__init__(config, wire, renderer)
         self._model = model
-        self._response = JmesPath(section.response)
-        self._reason = None if section.finish_reason is None else JmesPath(section.finish_reason)
-        self._piece = None if section.stream is None else JmesPath(section.stream)
-        self._stream_url = self._url if section.stream_path is None else wire.under(section.stream_path)
+        self._response = JmesPath(config.response)
+        self._reason = None if config.finish_reason is None else JmesPath(config.finish_reason)
+        self._piece = None if config.stream is None else JmesPath(config.stream)
+        self._stream_url = self._url if config.stream_path is None else wire.under(config.stream_path)
         self._knows_tools = bool({"tools", "request"} & self._template.variables)
 
     async def write(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
@@ -168,10 +168,10 @@ class HttpEmbedder(_Exchange):
     A service that makes vectors.
     """
 
-    def __init__(self, section: HttpEmbeddingsSection, wire: ServiceClient, model: str, renderer: Renderer) -> None:
-        super().__init__(section, wire, renderer)
+    def __init__(self, config: HttpEmbeddingsConfig, wire: ServiceClient, model: str, renderer: Renderer) -> None:
+        super().__init__(config, wire, renderer)
         self._model = model
-        self._response = JmesPath(section.response)
+        self._response = JmesPath(config.response)
 
     async def embed(
         self, request: EmbeddingRequest, texts: Sequence[str], headers: Headers
@@ -195,10 +195,10 @@ class HttpRanker(_Exchange):
     A service that scores documents.
     """
 
-    def __init__(self, section: HttpRerankSection, wire: ServiceClient, model: str, renderer: Renderer) -> None:
-        super().__init__(section, wire, renderer)
+    def __init__(self, config: HttpRerankConfig, wire: ServiceClient, model: str, renderer: Renderer) -> None:
+        super().__init__(config, wire, renderer)
         self._model = model
-        self._response = JmesPath(section.response)
+        self._response = JmesPath(config.response)
 
     async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], AdapterUsage]:
         """
@@ -217,9 +217,9 @@ class _Tokens:
     Where a service tells its tokens.
     """
 
-    def __init__(self, section: UsageSection) -> None:
-        self._prompt = None if section.prompt_tokens is None else JmesPath(section.prompt_tokens)
-        self._answer = None if section.completion_tokens is None else JmesPath(section.completion_tokens)
+    def __init__(self, config: UsageConfig) -> None:
+        self._prompt = None if config.prompt_tokens is None else JmesPath(config.prompt_tokens)
+        self._answer = None if config.completion_tokens is None else JmesPath(config.completion_tokens)
 
     def of(self, answer: Any) -> AdapterUsage:  # Any: JSON values
         prompt, written = (0 if path is None else path.count(answer) for path in (self._prompt, self._answer))

@@ -13,7 +13,7 @@ from yarl import URL
 
 from appliance.adapters.error_mapping import of_error, refusal
 from appliance.adapters.messages import Json
-from appliance.config.upstreams import UpstreamSection
+from appliance.config.upstreams import UpstreamConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
 from appliance.core.sse import json_events
@@ -40,7 +40,7 @@ class ServiceClient:
 
     def __init__(self, client: UpstreamClient) -> None:
         self._client = client
-        self._secrets = tuple(_secrets(client.section))
+        self._secrets = tuple(_secrets(client.config))
         self.silences = 0
         """Requests in a row that got no answer at all."""
 
@@ -48,13 +48,13 @@ class ServiceClient:
         """
         The URL of a route of OpenAI's protocol.
         """
-        return join(self._client.section.url, path)
+        return join(self._client.config.url, path)
 
     def under(self, path: str) -> URL:
         """
         The URL with a path after it, as it stands; the URL's query comes first.
         """
-        url, rest = URL(self._client.section.url, encoded=True), URL(path, encoded=True)
+        url, rest = URL(self._client.config.url, encoded=True), URL(path, encoded=True)
         if not path:
             return url
         query = "&".join(part for part in (url.raw_query_string, rest.raw_query_string) if part)
@@ -127,8 +127,8 @@ class ServiceClient:
         return answer
 
 
-def _secrets(section: UpstreamSection) -> Iterator[bytes]:
-    hidden = [*section.headers.values(), *([section.api_key] if section.api_key else [])]
+def _secrets(config: UpstreamConfig) -> Iterator[bytes]:
+    hidden = [*config.headers.values(), *([config.api_key] if config.api_key else [])]
     for each in hidden:
         if len(each.get_secret_value()) >= _SHORTEST_SECRET:
             yield each.get_secret_value().encode()

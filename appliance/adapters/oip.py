@@ -19,7 +19,7 @@ from appliance.adapters.http_client import Headers, ServiceClient
 from appliance.adapters.messages import Json
 from appliance.adapters.openai_responses import AdapterUsage, GeneratedText
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
-from appliance.config.oip_adapter import OipEmbeddingsSection, OipRerankSection, OipSection, OipTextSection
+from appliance.config.oip_adapter import OipConfig, OipEmbeddingsConfig, OipRerankConfig, OipTextConfig
 from appliance.core.errors import GatewayError
 
 # What OpenAI's clients send about sampling, as far as a parameter of the protocol can hold it: no lists, no mappings.
@@ -47,15 +47,15 @@ class OipClient:
     One model behind the protocol; `model` is the name it has there.
     """
 
-    def __init__(self, section: OipSection, wire: ServiceClient, model: str) -> None:
-        self._section = section
+    def __init__(self, config: OipConfig, wire: ServiceClient, model: str) -> None:
+        self._config = config
         self._wire = wire
         name = quote(model, safe="")
         self._url: URL = _beside(wire, f"/v1/models/{name}:predict" if self._is_v1 else f"/v2/models/{name}/infer")
 
     @property
     def _is_v1(self) -> bool:
-        return self._section.version == "v1"
+        return self._config.version == "v1"
 
     def name(self, declared: str | None, usual: str) -> str:
         """
@@ -80,7 +80,7 @@ class OipClient:
         return items
 
     def _tensors(self, columns: Columns, output: str | None, parameters: Json) -> Json:
-        rest = [1] * (self._section.text_rank - 1)
+        rest = [1] * (self._config.text_rank - 1)
         inputs = [
             {"name": name, "shape": [len(texts), *rest], "datatype": "BYTES", "data": list(texts)}
             for name, texts in columns.items()
@@ -168,19 +168,19 @@ class OipWriter:
     A model that writes text.
     """
 
-    def __init__(self, section: OipTextSection, client: OipClient) -> None:
-        self._section = section
+    def __init__(self, config: OipTextConfig, client: OipClient) -> None:
+        self._config = config
         self._client = client
 
     async def write(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
-        section = self._section
-        parameters = dict(section.parameters) | {name: body[name] for name in _SAMPLING if _is_scalar(body.get(name))}
+        config = self._config
+        parameters = dict(config.parameters) | {name: body[name] for name in _SAMPLING if _is_scalar(body.get(name))}
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         if _is_scalar(limit):
             parameters["max_tokens"] = limit
         input_, output = (
-            self._client.name(section.input, "text_input"),
-            self._client.name(section.output, "text_output"),
+            self._client.name(config.input, "text_input"),
+            self._client.name(config.output, "text_output"),
         )
         (text,) = await self._client.infer({input_: [prompt]}, output or None, parameters, headers)
         if not isinstance(text, str):
@@ -203,8 +203,8 @@ class OipEmbedder:
     A model that makes vectors.
     """
 
-    def __init__(self, section: OipEmbeddingsSection, client: OipClient) -> None:
-        self._section = section
+    def __init__(self, config: OipEmbeddingsConfig, client: OipClient) -> None:
+        self._config = config
         self._client = client
 
     async def embed(
@@ -217,8 +217,8 @@ class OipEmbedder:
             CallError: the target refuses.
             GatewayError: it does not answer, or not with vectors.
         """
-        input_ = self._client.name(self._section.input, "text_input")
-        rows = await self._client.infer({input_: texts}, self._section.output, {}, headers)
+        input_ = self._client.name(self._config.input, "text_input")
+        rows = await self._client.infer({input_: texts}, self._config.output, {}, headers)
         # A vector of one number comes as that number.
         vectors = [row if isinstance(row, list) else [row] for row in rows]
         return [[_number(each) for each in vector] for vector in vectors], AdapterUsage()
@@ -229,8 +229,8 @@ class OipRanker:
     A model that scores pairs.
     """
 
-    def __init__(self, section: OipRerankSection, client: OipClient) -> None:
-        self._section = section
+    def __init__(self, config: OipRerankConfig, client: OipClient) -> None:
+        self._config = config
         self._client = client
 
     async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], AdapterUsage]:
@@ -241,9 +241,9 @@ class OipRanker:
             CallError: the target refuses.
             GatewayError: it does not answer, or not with scores.
         """
-        section = self._section
-        columns = {section.query: [request.query] * len(request.documents), section.document: request.documents}
-        rows = await self._client.infer(columns, section.output, {}, headers)
+        config = self._config
+        columns = {config.query: [request.query] * len(request.documents), config.document: request.documents}
+        rows = await self._client.infer(columns, config.output, {}, headers)
         return [_number(row[0] if isinstance(row, list) and len(row) == 1 else row) for row in rows], AdapterUsage()
 
 

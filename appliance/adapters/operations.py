@@ -17,7 +17,7 @@ from appliance.adapters.messages import Json
 from appliance.adapters.openai_responses import AdapterUsage, embeddings, rerank
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest, TextRequest
 from appliance.adapters.text_generation import TextGeneration, Writer
-from appliance.config.adapters import ChatSection
+from appliance.config.adapters import ChatConfig
 from appliance.core.errors import RequestError
 from appliance.core.parallel import gathered
 
@@ -55,7 +55,7 @@ class Chatting:
 
     name: str
     writer: Writer
-    section: ChatSection
+    config: ChatConfig
     chat: ChatRequestBuilder | None
 
     async def answer(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
@@ -67,7 +67,7 @@ class Chatting:
             GatewayError: the target does not answer.
         """
         made = await TextGeneration(self.writer, await self._request(body), headers, self.name).answer()
-        face = ChatResponseBuilder.of(body, self.name, self.section)
+        face = ChatResponseBuilder.of(body, self.name, self.config)
         return chat_completion(made, face) if isinstance(made, dict) else chat_chunks(made, face)
 
     async def _request(self, body: Json) -> TextRequest:
@@ -75,7 +75,7 @@ class Chatting:
         if not isinstance(messages, list) or not messages:
             raise RequestError("messages is missing; it must be a list of one message or more", param="messages")
         made = body if self.chat is None else body | await self.chat.completion_async(body)
-        return TextRequest.with_prompts(made, [made.get("prompt") or ""], self.section.stop)
+        return TextRequest.with_prompts(made, [made.get("prompt") or ""], self.config.stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from typing import Any
 
 from appliance.adapters.messages import Json
 from appliance.adapters.stop_sequences import StopSequences
-from appliance.config.adapters import ToolCallsSection
+from appliance.config.adapters import ToolCallsConfig
 
 
-def split(text: str, marks: ToolCallsSection) -> tuple[str, list[Json]]:
+def split(text: str, marks: ToolCallsConfig) -> tuple[str, list[Json]]:
     """
     The text without its calls, and the calls in OpenAI's shape; what is no call stays text.
     """
@@ -34,7 +34,7 @@ class ToolCalls:
     The same for text that comes in pieces: texts and calls as soon as they are sure.
     """
 
-    def __init__(self, marks: ToolCallsSection) -> None:
+    def __init__(self, marks: ToolCallsConfig) -> None:
         self._marks = marks
         self._outside = StopSequences([marks.begin])
         self._call: str | None = None

@@ -40,7 +40,7 @@ def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[B
     return probing([metrics])
 
 
-def of_models(lifecycle: ModelManager) -> Sequence[Metric]:
+def of_models(manager: ModelManager) -> Sequence[Metric]:
     """
     The metrics of the models' states; read from the lifecycle, so they cannot disagree with the probes.
 
@@ -63,20 +63,20 @@ def of_models(lifecycle: ModelManager) -> Sequence[Metric]:
         labels=["model", "part"],
     )
     amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
-    for entry in lifecycle.entries:
-        running.add_metric([entry.section.name], entry.running)
-        queued.add_metric([entry.section.name], entry.queued)
-        restarts.add_metric([entry.section.name], entry.restarts)
+    for entry in manager.entries:
+        running.add_metric([entry.config.name], entry.running)
+        queued.add_metric([entry.config.name], entry.queued)
+        restarts.add_metric([entry.config.name], entry.restarts)
         for phase, seconds in entry.phases.seconds().items():
-            phases.add_metric([entry.section.name, phase], seconds)
+            phases.add_metric([entry.config.name, phase], seconds)
         for part, seconds in entry.parts().items():
-            parts.add_metric([entry.section.name, part], seconds)
+            parts.add_metric([entry.config.name, part], seconds)
         for each in State:
-            state.add_metric([entry.section.name, each], float(entry.state is each))
+            state.add_metric([entry.config.name, each], float(entry.state is each))
         if entry.progress is not None:
             for family, (_, _, read) in zip(amounts, _AMOUNTS, strict=True):
                 if (value := read(entry.progress)) is not None:
-                    family.add_metric([entry.section.name], value)
+                    family.add_metric([entry.config.name], value)
     return [state, running, queued, restarts, phases, parts, *amounts]
 
 

@@ -45,33 +45,33 @@ class Envelope(msgspec.Struct):
     stream: Any = None  # Any: only whether it is true; the rest is for whoever answers
 
 
-def routes(lifecycle: ModelManager, gateway: KServeNames, intake: BodyReader) -> list[BaseRouteHandler]:
+def routes(manager: ModelManager, gateway: KServeNames, intake: BodyReader) -> list[BaseRouteHandler]:
     """
     One route for each operation, and the listing of models.
     """
-    operations = [_operation(operation, paths, lifecycle, gateway, intake) for operation, paths in PATHS.items()]
-    return tag_protocol("openai", [*operations, *_listing(lifecycle, gateway)])
+    operations = [_operation(operation, paths, manager, gateway, intake) for operation, paths in PATHS.items()]
+    return tag_protocol("openai", [*operations, *_listing(manager, gateway)])
 
 
 def _operation(
-    operation: Operation, paths: tuple[str, ...], lifecycle: ModelManager, gateway: KServeNames, intake: BodyReader
+    operation: Operation, paths: tuple[str, ...], manager: ModelManager, gateway: KServeNames, intake: BodyReader
 ) -> BaseRouteHandler:
     @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
     async def answer(request: AnyRequest) -> Response[Any]:
         headers = dict(request.headers)
         async with before_body(request):
-            lifecycle.access.require_operation(operation)
+            manager.access.require_operation(operation)
             headers["content-type"] = _content_type(operation, headers)
         body = await intake.body(request)
         # It is decompressed by now.
         headers.pop("content-encoding", None)
         envelope = await off_loop(len(body), _envelope, body, headers["content-type"], intake)
-        lifecycle.find(gateway.meant(envelope.model, headers))
+        manager.find(gateway.meant(envelope.model, headers))
         if operation not in FORMS:
             await intake.require_shape(body)
         call = _call(operation, request, body, headers, is_streamed=envelope.stream is True)
         name, call = await off_loop(len(body), gateway.named, call, envelope.model)
-        return _response(request, await cancel_on_disconnect(request, lifecycle.answer(name, call)))
+        return _response(request, await cancel_on_disconnect(request, manager.answer(name, call)))
 
     return answer
 
@@ -136,17 +136,17 @@ def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelo
         raise RequestError(str(error), code="invalid_form") from error
 
 
-def _listing(lifecycle: ModelManager, gateway: KServeNames) -> list[BaseRouteHandler]:
+def _listing(manager: ModelManager, gateway: KServeNames) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> dict[str, Any]:  # Any: JSON values
-        cards = [_card(entry, name, lifecycle.access) for entry, name in lifecycle.visible()]
+        cards = [_card(entry, name, manager.access) for entry, name in manager.visible()]
         # The names alone are the Open Inference Protocol's: one answer for the clients of both.
         return {"object": "list", "data": cards, "models": [card["id"] for card in cards]}
 
     @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
     async def show_model(name: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
         name = gateway.plain(name.removeprefix("/")) or ""
-        return _card(lifecycle.find(name), name, lifecycle.access)
+        return _card(manager.find(name), name, manager.access)
 
     return [list_models, show_model]
 
@@ -156,17 +156,17 @@ def _card(entry: ModelStatus, name: str, access: Authorizer) -> dict[str, Any]: 
     OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
     what the current caller may ask of it.
     """
-    section = entry.section
+    config = entry.config
     # A key for an alias or an adapter does not learn what the model behind it is called.
-    root = section.name if access.sees(section.name) else name
+    root = config.name if access.sees(config.name) else name
     return {
         "id": name,
         "object": "model",
         "created": int(entry.since.timestamp()),
         "owned_by": "appliance",
         "root": root,
-        "parent": None if name in {section.name, *section.aliases} else root,
-        "aliases": list(section.aliases) if name == section.name else [],
+        "parent": None if name in {config.name, *config.aliases} else root,
+        "aliases": list(config.aliases) if name == config.name else [],
         "name": name,
         "ready": RULES[entry.state].can_answer,
         "operations": sorted(filter(access.may_ask, entry.model.operations)),

@@ -12,8 +12,8 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.api.compression import decompressed
 from appliance.api.disconnect import AnyRequest, ClientDisconnectedError, before_body, discard
-from appliance.config.server import ServerSection
-from appliance.config.server_limits import ServerLimitsSection
+from appliance.config.server import ServerConfig
+from appliance.config.server_limits import ServerLimitsConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, SlowRequestBodyError
 from appliance.core.json_limits import has_more_members, is_deeper
@@ -40,9 +40,9 @@ class BodyReader:
     Reads what a client sends, as `server` allows.
     """
 
-    server: ServerSection
+    server: ServerConfig
 
-    def apply(self, server: ServerSection) -> None:
+    def apply(self, server: ServerConfig) -> None:
         """
         Hold to other settings from now on; `max_body_bytes` stays what it was when the server began.
         """
@@ -110,7 +110,7 @@ class BodyReader:
         await off_loop(len(body), _require_shape, body, self.server.limits)
 
 
-def _require_shape(body: bytes, limits: ServerLimitsSection) -> None:
+def _require_shape(body: bytes, limits: ServerLimitsConfig) -> None:
     if is_deeper(body, limits.json_depth):
         raise RequestError(
             f"The body is nested too deeply; server.limits.json_depth allows {limits.json_depth} levels",

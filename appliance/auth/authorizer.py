@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from appliance.auth.principal import Principal, current_principal, is_foreign, is_local
-from appliance.config.security import KeySection
+from appliance.config.security import KeyConfig
 from appliance.core.errors import ForbiddenError, UnauthenticatedError
 from appliance.core.model import Operation
 
@@ -27,7 +27,7 @@ class AuthSettings:
     What the config says of access.
     """
 
-    keys: Sequence[KeySection] = ()
+    keys: Sequence[KeyConfig] = ()
     are_metrics_open: bool = False
 
 
@@ -169,7 +169,7 @@ class Authorizer:
         )
 
 
-def _caller(key: KeySection) -> Principal:
+def _caller(key: KeyConfig) -> Principal:
     models = None if key.models is None else frozenset(key.models)
     operations = None if key.operations is None else frozenset(key.operations)
     return Principal(key.name, models, operations, key.admin)

@@ -151,7 +151,7 @@ def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
     """
     for config in configs:
         settings = config.storage.model_copy(update={"cache_dir": root.root, "frozen": False})
-        for storage in (each for section in config.models for each in section.storages.values()):
+        for storage in (each for model_config in config.models for each in model_config.storages.values()):
             path = brought(storage, settings)
             if path is None:
                 continue

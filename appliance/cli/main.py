@@ -22,7 +22,7 @@ from appliance.config import LoadedConfig, differences, load, schema_of
 from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError
-from appliance.models import SECTIONS
+from appliance.models import MODEL_CONFIGS
 
 
 class _Verbs(click.Group):
@@ -202,7 +202,7 @@ def key() -> None:
 
 
 @main.command()
-@click.argument("class_", metavar="[CLASS]", type=click.Choice(sorted(SECTIONS)), required=False)
+@click.argument("class_", metavar="[CLASS]", type=click.Choice(sorted(MODEL_CONFIGS)), required=False)
 def schema(class_: str | None) -> None:
     """
     Print the JSON Schema of the whole file, or of one model CLASS.

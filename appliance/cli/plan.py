@@ -78,10 +78,14 @@ def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int
     Raises:
         StorageError: the files of a model cannot be read.
     """
-    for index, section in enumerate(config.models):
-        if isinstance(section, LocalModelConfig) and section.demand is not None and section.storage is not None:
-            subject = inspect_model(section.storage, config.storage)
-            yield index, plan_one(section.name, subject, section.layout, section.demand, hardware, gbit)
+    for index, model_config in enumerate(config.models):
+        if (
+            isinstance(model_config, LocalModelConfig)
+            and model_config.demand is not None
+            and model_config.storage is not None
+        ):
+            subject = inspect_model(model_config.storage, config.storage)
+            yield index, plan_one(model_config.name, subject, model_config.layout, model_config.demand, hardware, gbit)
 
 
 def _show(made: Sequence[Plan], form: str) -> str:
@@ -130,10 +134,10 @@ def require_possible(loaded: LoadedConfig) -> None:
     """
     here = loaded.config.storage.model_copy(update={"offline": True})
     faults: list[Problem] = []
-    for index, section in enumerate(loaded.config.models):
+    for index, model_config in enumerate(loaded.config.models):
         # What is not here is looked at before it is fetched, while the port answers.
         with contextlib.suppress(ApplianceError):
-            faults += [_problem(loaded, index, each) for each in section.foresee(here)]
+            faults += [_problem(loaded, index, each) for each in model_config.foresee(here)]
     if faults:
         raise ConfigError(faults)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.core.errors import ApplianceError
 
 PATHS: Mapping[str, str] = {"live": "/livez", "ready": "/readyz", "started": "/startupz"}
@@ -79,7 +79,7 @@ def _arguments(line: Sequence[str]) -> Sequence[str] | None:
     return None
 
 
-def ask(server: ServerSection, what: str, seconds: float) -> tuple[bool, str]:
+def ask(server: ServerConfig, what: str, seconds: float) -> tuple[bool, str]:
     """
     Whether the server says that it is `what`, one of `PATHS`, and what it says.
 
@@ -99,7 +99,7 @@ def ask(server: ServerSection, what: str, seconds: float) -> tuple[bool, str]:
         connection.close()
 
 
-def _connection(server: ServerSection, seconds: float) -> http.client.HTTPConnection:
+def _connection(server: ServerConfig, seconds: float) -> http.client.HTTPConnection:
     host = _LOOPBACK.get(server.host, server.host)
     if server.probe_port is not None or server.tls is None:
         return http.client.HTTPConnection(host, server.probe_port or server.port, timeout=seconds)

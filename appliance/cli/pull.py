@@ -22,8 +22,8 @@ from rich.progress import (
 )
 
 from appliance.config import Config
-from appliance.config.storage import GlobalStorageConfig, StorageSection
-from appliance.models.base_config import ModelSection, Report
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.models.base_config import ModelConfig, Report
 from appliance.storage import Report as CacheReport
 from appliance.storage import lockfile, materialize, verify
 from appliance.storage.dry_run import DryRun
@@ -48,17 +48,19 @@ def pull(config: Config) -> None:
         StorageError: the bytes of a model cannot be brought, or are not as they were stored, pinned or locked.
     """
     console = Console()
-    for section in config.models:
-        with _bars(section.name) as report:
-            artifacts = section.materialize(config.storage, report)
-            found = {part: _reread(each, config.storage, partial(report, part)) for part, each in _storages(section)}
+    for model_config in config.models:
+        with _bars(model_config.name) as report:
+            artifacts = model_config.materialize(config.storage, report)
+            found = {
+                part: _reread(each, config.storage, partial(report, part)) for part, each in _storages(model_config)
+            }
             # What was made of them, such as a conversion.
             for part, path in artifacts.items():
                 verify(path, partial(report, part, 0, None))
         for part, path in artifacts.items():
-            console.print(f"{section.name} {part}: {path}", soft_wrap=True, highlight=False)
+            console.print(f"{model_config.name} {part}: {path}", soft_wrap=True, highlight=False)
             if part in found and (digest := found[part].digest):
-                console.print(f"{section.name} {part} digest: sha256:{digest}", soft_wrap=True, highlight=False)
+                console.print(f"{model_config.name} {part} digest: sha256:{digest}", soft_wrap=True, highlight=False)
 
 
 def lock(config: Config) -> None:
@@ -73,9 +75,9 @@ def lock(config: Config) -> None:
         raise AssertionError("a config that was loaded has a place for its lock; this is a bug")
     settings = config.storage.model_copy(update={"lock_file": None, "frozen": False})
     entries = []
-    for section in config.models:
-        with _bars(section.name) as report:
-            for part, storage in _storages(section):
+    for model_config in config.models:
+        with _bars(model_config.name) as report:
+            for part, storage in _storages(model_config):
                 materialize(storage, settings, partial(report, part))
                 entries.append(LockedArtifact.of(storage, _reread(storage, settings, partial(report, part), deep=True)))
     lockfile.write(path, entries)
@@ -91,19 +93,19 @@ def explain(config: Config) -> None:
         StorageError: a store does not answer, or has nothing that may be loaded.
     """
     console = Console()
-    for section in config.models:
-        for part, storage in _storages(section):
-            console.print(f"{section.name} {part}", highlight=False)
+    for model_config in config.models:
+        for part, storage in _storages(model_config):
+            console.print(f"{model_config.name} {part}", highlight=False)
             for word, value in _lines(explain_one(storage, config.storage)):
                 console.print(f"  {word:<11}{value}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _storages(section: ModelSection) -> Collection[tuple[str, StorageSection]]:
-    return section.storages.items()
+def _storages(model_config: ModelConfig) -> Collection[tuple[str, StorageConfig]]:
+    return model_config.storages.items()
 
 
 def _reread(
-    storage: StorageSection, settings: GlobalStorageConfig, report: CacheReport, *, deep: bool = False
+    storage: StorageConfig, settings: GlobalStorageConfig, report: CacheReport, *, deep: bool = False
 ) -> FileList:
     """
     Have every byte of a storage read again, and hold it to the lock; `deep` reads those outside the cache, too.

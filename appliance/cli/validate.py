@@ -71,11 +71,11 @@ def _look(file: Path, loaded: LoadedConfig) -> Finding:
     problems: list[Problem] = []
     unread: list[Problem] = []
     codes: list[int] = []
-    for index, section in enumerate(loaded.config.models):
-        if not isinstance(section, LocalModelConfig) or section.storage is None or section.demand is None:
+    for index, config in enumerate(loaded.config.models):
+        if not isinstance(config, LocalModelConfig) or config.storage is None or config.demand is None:
             continue
         try:
-            refused = check(section.storage, section.layout, section.demand.engine, loaded.config.storage)
+            refused = check(config.storage, config.layout, config.demand.engine, loaded.config.storage)
         except ApplianceError as error:
             unread.append(loaded.problem(("models", index, "storage", "uri"), f"cannot be looked into; {error}"))
             codes.append(error.exit_code)

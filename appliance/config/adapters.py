@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from appliance.config.base import BaseConfig
-from appliance.config.storage import StorageSection
+from appliance.config.storage import StorageConfig
 from appliance.core.model import Operation
 
 Text = Annotated[str, Field(min_length=1)]
@@ -27,7 +27,7 @@ The operations that can be adapted, by the keys that offer them.
 """
 
 
-class ToolCallsSection(BaseConfig):
+class ToolCallsConfig(BaseConfig):
     """
     How a model writes a call of a tool: JSON with `name` and `arguments` or `parameters`, or a list of such.
     """
@@ -39,7 +39,7 @@ class ToolCallsSection(BaseConfig):
     """What stands after it; null is the end of the answer."""
 
 
-class ChatSection(BaseConfig):
+class ChatConfig(BaseConfig):
     """
     How a conversation becomes the text of one prompt.
     """
@@ -47,7 +47,7 @@ class ChatSection(BaseConfig):
     chat_template: Text | None = None
     """Jinja template for chat, inline or the path of a file; unset is the tokenizer's."""
 
-    tokenizer: StorageSection | None = None
+    tokenizer: StorageConfig | None = None
     """
     Where the tokenizer's chat template and special tokens come from: a directory with `tokenizer_config.json`, or that
     file, such as `hf://OWNER/NAME/tokenizer_config.json`; of a whole repository the weights are fetched too.
@@ -59,11 +59,11 @@ class ChatSection(BaseConfig):
     stop: tuple[Text, ...] = ()
     """Texts that end an answer, besides those the client names, such as `<|im_end|>`."""
 
-    tool_calls: ToolCallsSection | None = None
+    tool_calls: ToolCallsConfig | None = None
     """How the model writes tool calls, `{}` for `<tool_call>` marks; unset leaves them in the text."""
 
 
-class RequiredChatSection(ChatSection):
+class RequiredChatConfig(ChatConfig):
     """
     The same where a conversation must become a prompt.
     """
@@ -75,7 +75,7 @@ class RequiredChatSection(ChatSection):
         return self
 
 
-class CompletionsSection(RequiredChatSection):
+class CompletionsConfig(RequiredChatConfig):
     """
     The target completes prompts, as OpenAI's `/v1/completions`, and does not chat.
     """
@@ -96,7 +96,7 @@ class CompletionsSection(RequiredChatSection):
     """
 
     @property
-    def templated(self) -> ChatSection | None:
+    def templated(self) -> ChatConfig | None:
         """
         The part that has a chat template.
         """
@@ -110,7 +110,7 @@ class CompletionsSection(RequiredChatSection):
         return frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
 
 
-class OfferingSection(BaseConfig):
+class OfferingConfig(BaseConfig):
     """
     A kind of protocol that offers each operation there is a key for.
     """
@@ -129,9 +129,9 @@ class OfferingSection(BaseConfig):
         return frozenset(each for key, each in OPERATIONS.items() if getattr(self, key) is not None)
 
     @property
-    def templated(self) -> ChatSection | None:
+    def templated(self) -> ChatConfig | None:
         """
         The part that may have a chat template.
         """
-        chat: ChatSection | None = getattr(self, "chat", None)
+        chat: ChatConfig | None = getattr(self, "chat", None)
         return chat

@@ -77,8 +77,8 @@ def _laid(draft: RawConfig, override: str, source: Source) -> tuple[RawConfig, l
 
 
 def _path(draft: RawConfig, name: str) -> DataPath:
-    section, _, rest = name.partition(".")
-    if section != "models" or not rest:
+    config, _, rest = name.partition(".")
+    if config != "models" or not rest:
         return tuple(name.split("."))
     # Names of models hold dots too: the longest that fits is meant.
     models = {model: path for path, model, _ in named_models(draft)}

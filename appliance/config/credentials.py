@@ -188,7 +188,7 @@ class HttpCredentials(CredentialsBase):
         return self
 
 
-class CredentialsSection(BaseConfig):
+class CredentialsConfig(BaseConfig):
     """
     Credentials for each kind of store, as blocks; a block that names its bucket, account, owner or host goes before one
     for all of them.

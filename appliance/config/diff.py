@@ -16,8 +16,8 @@ from appliance.config.base import BaseConfig, Change
 from appliance.config.loader import LoadedConfig
 from appliance.config.root import Config
 from appliance.config.source_location import DataPath, dotted
-from appliance.models import SECTIONS
-from appliance.models.base_config import ModelSection
+from appliance.models import MODEL_CONFIGS
+from appliance.models.base_config import ModelConfig
 from appliance.storage import lockfile
 
 _SECRET = "***"  # noqa: S105 - stands for one
@@ -65,7 +65,7 @@ def _shared(config: Config) -> set[str]:
     The names of models whose engine several workers share: it takes each of them in once, and so is never brought anew.
     """
     is_one = config.server.workers in (1, "auto")
-    return set() if is_one else {section.name for section in config.models if section.computer == "vllm"}
+    return set() if is_one else {model_config.name for model_config in config.models if model_config.computer == "vllm"}
 
 
 def _would_swap(difference: Difference, shared: set[str]) -> bool:
@@ -79,18 +79,18 @@ def change_of(field: FieldInfo, above: Change) -> Change:
     return next((each for each in field.metadata if isinstance(each, Change)), above)
 
 
-def keys_of(change: Change, section: type[BaseConfig] = Config, path: str = "") -> Iterator[str]:
+def keys_of(change: Change, model_config: type[BaseConfig] = Config, path: str = "") -> Iterator[str]:
     """
     The topmost keys that are said to change so.
     """
-    for name, field in section.model_fields.items():
+    for name, field in model_config.model_fields.items():
         key = f"{path}{field.alias or name}"
         if change in field.metadata:
             yield key
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseConfig):
             yield from keys_of(change, field.annotation, f"{key}.")
-        elif section is Config and name == "models":
-            found = (each for model in SECTIONS.values() for each in keys_of(change, model, "models.NAME."))
+        elif model_config is Config and name == "models":
+            found = (each for model in MODEL_CONFIGS.values() for each in keys_of(change, model, "models.NAME."))
             yield from dict.fromkeys(found)
 
 
@@ -159,8 +159,8 @@ def _model(path: DataPath) -> str | None:
     return str(path[1]) if len(path) > 1 and path[0] == "models" else None
 
 
-def _is_said(section: BaseConfig, name: str, field: FieldInfo) -> bool:
-    return field.is_required() or getattr(section, name) != field.get_default(call_default_factory=True)
+def _is_said(model_config: BaseConfig, name: str, field: FieldInfo) -> bool:
+    return field.is_required() or getattr(model_config, name) != field.get_default(call_default_factory=True)
 
 
 def _parts(value: object) -> Mapping[str | int, object] | None:
@@ -173,4 +173,4 @@ def _parts(value: object) -> Mapping[str | int, object] | None:
         return value
     if not isinstance(value, tuple | list) or not all(isinstance(each, BaseConfig) for each in value):
         return None
-    return {each.name if isinstance(each, ModelSection) else index: each for index, each in enumerate(value)}
+    return {each.name if isinstance(each, ModelConfig) else index: each for index, each in enumerate(value)}

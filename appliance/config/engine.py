@@ -14,7 +14,7 @@ from appliance.config.base import BaseConfig, without_free_keys
 Count = Annotated[int, Field(ge=1)]
 
 
-class StructuredOutputsSection(BaseConfig):
+class StructuredOutputsConfig(BaseConfig):
     """
     How large and how complex the schema, grammar or list of choices of one request may be; beyond it is 400.
 
@@ -37,7 +37,7 @@ class StructuredOutputsSection(BaseConfig):
     """
 
 
-class EngineSection(BaseConfig):
+class EngineConfig(BaseConfig):
     """
     How vLLM computes.
     """
@@ -87,7 +87,7 @@ class EngineSection(BaseConfig):
     progress, whosever request it is for, a part of a long prompt too; the default is what vLLM itself gives a step.
     """
 
-    structured_outputs: StructuredOutputsSection = StructuredOutputsSection()
+    structured_outputs: StructuredOutputsConfig = StructuredOutputsConfig()
     """How large and how complex the schema, grammar or list of choices of one request may be."""
 
     args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)

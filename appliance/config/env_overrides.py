@@ -20,7 +20,7 @@ from appliance.config.schema_lookup import SchemaLookup, converted
 from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, is_unicode, printable
 from appliance.core.service_links import service_links
 from appliance.core.suggestions import did_you_mean, known_names
-from appliance.models import SECTIONS
+from appliance.models import MODEL_CONFIGS
 
 PREFIX = "APPLIANCE__"
 _DELIMITER = "__"
@@ -80,17 +80,17 @@ def _path(draft: RawConfig, name: str) -> DataPath:
         raise _UnknownError(_no_such("model", rest.split(_DELIMITER)[0], known))
     if len(found) > 1:
         raise _UnknownError("means more than one model; must mean one, so rename one of them")
-    return (*found[0].path, *_path_in(found[0].section, rest[longest:]))
+    return (*found[0].path, *_path_in(found[0].config, rest[longest:]))
 
 
-def _path_in(section: type[BaseConfig], name: str) -> DataPath:
-    value: Any = _OneVariable(section, name)()
+def _path_in(config: type[BaseConfig], name: str) -> DataPath:
+    value: Any = _OneVariable(config, name)()
     path: DataPath = ()
     while isinstance(value, dict) and value:
         ((key, value),) = value.items()
         path = (*path, key)
     if not path:
-        known = (field.alias or key for key, field in section.model_fields.items())
+        known = (field.alias or key for key, field in config.model_fields.items())
         raise _UnknownError(_no_such("setting", name.split(_DELIMITER)[0], known))
     return path
 
@@ -99,13 +99,13 @@ def _path_in(section: type[BaseConfig], name: str) -> DataPath:
 class _ModelEntry:
     prefix: str
     path: DataPath
-    section: type[BaseConfig]
+    config: type[BaseConfig]
 
 
 def _models(draft: RawConfig) -> Iterator[_ModelEntry]:
     for path, name, class_name in named_models(draft):
-        if class_name in SECTIONS:
-            yield _ModelEntry(slug(name) + _DELIMITER, path, SECTIONS[class_name])
+        if class_name in MODEL_CONFIGS:
+            yield _ModelEntry(slug(name) + _DELIMITER, path, MODEL_CONFIGS[class_name])
 
 
 def _no_such(what: str, name: str, known: Iterable[str]) -> str:
@@ -119,11 +119,11 @@ class _OneVariable(EnvSettingsSource):
     pydantic-settings' reading of one variable's name, so that a fault can name it.
     """
 
-    def __init__(self, section: type[BaseConfig], name: str) -> None:
+    def __init__(self, config: type[BaseConfig], name: str) -> None:
         self._variables = {name: "value"}
         # The source reads only the fields of the class, which any model has.
         super().__init__(
-            cast("type[BaseSettings]", section),
+            cast("type[BaseSettings]", config),
             case_sensitive=False,
             env_prefix="",
             env_nested_delimiter=_DELIMITER,

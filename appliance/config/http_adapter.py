@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.config.adapters import ChatSection, Count, OfferingSection, Text
+from appliance.config.adapters import ChatConfig, Count, OfferingConfig, Text
 from appliance.config.base import BaseConfig
 
 UrlPath = Annotated[str, Field(pattern=r"^(/[^\s#]*)?$")]
 
 
-class UsageSection(BaseConfig):
+class UsageConfig(BaseConfig):
     """
     Where an answer tells its tokens.
     """
@@ -26,7 +26,7 @@ class UsageSection(BaseConfig):
     """JMESPath to the tokens of the answer; unset counts none."""
 
 
-class HttpExchangeSection(BaseConfig):
+class HttpExchangeConfig(BaseConfig):
     """
     One request to a JSON service, and its answer.
     """
@@ -45,11 +45,11 @@ class HttpExchangeSection(BaseConfig):
     as they came.
     """
 
-    usage: UsageSection = UsageSection()
+    usage: UsageConfig = UsageConfig()
     """Where the answer tells its tokens."""
 
 
-class HttpTextSection(HttpExchangeSection):
+class HttpTextConfig(HttpExchangeConfig):
     """
     A request to a JSON service that is answered with text.
     """
@@ -67,13 +67,13 @@ class HttpTextSection(HttpExchangeSection):
     """Path after `target.url` of requests that stream; unset is `path`, and the template asks `{% if stream %}`."""
 
 
-class HttpChatSection(HttpTextSection, ChatSection):
+class HttpChatConfig(HttpTextConfig, ChatConfig):
     """
     A request to a JSON service that is answered with the next message; with a chat template, `prompt` is a variable.
     """
 
 
-class HttpEmbeddingsSection(HttpExchangeSection):
+class HttpEmbeddingsConfig(HttpExchangeConfig):
     """
     A request to a JSON service that is answered with vectors.
     """
@@ -82,7 +82,7 @@ class HttpEmbeddingsSection(HttpExchangeSection):
     """JMESPath to the list of vectors, or to one vector where `max_batch` is 1."""
 
 
-class HttpRerankSection(HttpExchangeSection):
+class HttpRerankConfig(HttpExchangeConfig):
     """
     A request to a JSON service that is answered with scores.
     """
@@ -91,7 +91,7 @@ class HttpRerankSection(HttpExchangeSection):
     """JMESPath to the list of scores, in the order of the documents."""
 
 
-class HttpSection(OfferingSection):
+class HttpConfig(OfferingConfig):
     """
     The target is a service with JSON of its own at `target.url`.
     """
@@ -102,14 +102,14 @@ class HttpSection(OfferingSection):
     max_batch: Count | None = None
     """Most texts in one request for embeddings; unset is no limit."""
 
-    chat: HttpChatSection | None = None
+    chat: HttpChatConfig | None = None
     """How chat completions are made; unset does not offer them."""
 
-    completions: HttpTextSection | None = None
+    completions: HttpTextConfig | None = None
     """How completions are made; unset does not offer them."""
 
-    embeddings: HttpEmbeddingsSection | None = None
+    embeddings: HttpEmbeddingsConfig | None = None
     """How embeddings are made; unset does not offer them."""
 
-    rerank: HttpRerankSection | None = None
+    rerank: HttpRerankConfig | None = None
     """How documents are ranked; unset does not offer it."""

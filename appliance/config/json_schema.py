@@ -12,11 +12,11 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from appliance.config.base import FREE_PREFIX, BaseConfig
-from appliance.config.engine import EngineSection
+from appliance.config.engine import EngineConfig
 from appliance.config.root import Config
 from appliance.engines.vllm.schema import NAME as ENGINE_NAME
 from appliance.engines.vllm.schema import directory
-from appliance.models import SECTIONS
+from appliance.models import MODEL_CONFIGS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ROOT = "appliance"
@@ -128,8 +128,8 @@ def schema_of(class_name: str | None = None) -> dict[str, Any]:  # Any: JSON
     Raises:
         KeyError: there is no such model class.
     """
-    section: type[BaseConfig] = Config if class_name is None else SECTIONS[class_name]
-    made = section.model_json_schema(by_alias=True, schema_generator=_Generator)
+    config: type[BaseConfig] = Config if class_name is None else MODEL_CONFIGS[class_name]
+    made = config.model_json_schema(by_alias=True, schema_generator=_Generator)
     name, title = (
         (ROOT, "Config of an appliance") if class_name is None else (class_name, f"Model of class {class_name}")
     )
@@ -141,7 +141,7 @@ def _with_engine_arguments(schema: dict[str, Any]) -> dict[str, Any]:  # Any: JS
     """
     The schema with vLLM's own arguments behind ``engine.args``; pydantic refuses to refer to another file.
     """
-    definition = schema.get("$defs", {}).get(EngineSection.__name__)
+    definition = schema.get("$defs", {}).get(EngineConfig.__name__)
     if definition is not None:
         args = definition["properties"]["args"]
         definition["properties"]["args"] = {"$ref": ENGINE_NAME, "description": args["description"]}

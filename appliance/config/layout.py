@@ -15,7 +15,7 @@ Device = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(GPU|MIG)
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class KvCacheSection(BaseConfig):
+class KvCacheConfig(BaseConfig):
     """
     The memory of the KV cache on each device, said outright: `bytes` or `fraction`.
     """
@@ -27,7 +27,7 @@ class KvCacheSection(BaseConfig):
     """Share of each device's memory; on a CPU, of the machine's memory."""
 
 
-class NodesSection(BaseConfig):
+class NodesConfig(BaseConfig):
     """
     The machines that share one model: the same file is served on each, with a `rank` of its own, such as
     `${env:LWS_WORKER_INDEX}`. Rank 0 waits for the others and answers the calls; the others compute for it, refuse
@@ -50,7 +50,7 @@ class NodesSection(BaseConfig):
     """
 
 
-class LayoutSection(BaseConfig):
+class LayoutConfig(BaseConfig):
     """
     The layout of one model: how many ranks share its weights, which devices and machines they are, and what memory
     they may take. `appliance plan FILE` says what it comes to, before anything is fetched.
@@ -89,7 +89,7 @@ class LayoutSection(BaseConfig):
     The shares of all models in the file must fit together; unset is vLLM's default, which is meant for a model alone.
     """
 
-    kv_cache: KvCacheSection | None = None
+    kv_cache: KvCacheConfig | None = None
     """Memory of the KV cache, instead of what `memory_fraction` leaves; unset leaves it to that."""
 
     cpu_offload_gib: Annotated[float, Field(ge=0)] = 0
@@ -101,7 +101,7 @@ class LayoutSection(BaseConfig):
     cores that this process may use, by its affinity and its container's limit.
     """
 
-    nodes: NodesSection = NodesSection()
+    nodes: NodesConfig = NodesConfig()
     """The machines that share the model; unset is this one."""
 
     executor: Literal["auto", "ray", "multiprocess"] = "auto"
@@ -156,7 +156,7 @@ class LayoutSection(BaseConfig):
         return max(1, self.ranks // self.nodes.count)
 
 
-AnyLayout = LayoutSection | Literal["auto"]
+AnyLayout = LayoutConfig | Literal["auto"]
 """
 A layout, or `auto`: the fewest devices of this machine that hold the model, chosen when its files are here.
 """

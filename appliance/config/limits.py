@@ -14,7 +14,7 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class LimitsSection(BaseConfig):
+class LimitsConfig(BaseConfig):
     """
     How much a model takes on; a request beyond it is refused with 429 and `Retry-After`, before its prompt is read.
 
@@ -88,7 +88,7 @@ class LimitsSection(BaseConfig):
         return self.model_copy(update=counts)
 
 
-class SloSection(BaseConfig):
+class SloConfig(BaseConfig):
     """
     What a model promises to the requests it lets in.
     """

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from appliance.config.adapters import Count, OfferingSection, RequiredChatSection, Text
+from appliance.config.adapters import Count, OfferingConfig, RequiredChatConfig, Text
 from appliance.config.base import BaseConfig
 
 
-class OipTextSection(BaseConfig):
+class OipTextConfig(BaseConfig):
     """
     Text in, text out.
     """
@@ -27,13 +27,13 @@ class OipTextSection(BaseConfig):
     """Parameters of every request; the client's sampling fields go over them."""
 
 
-class OipChatSection(OipTextSection, RequiredChatSection):
+class OipChatConfig(OipTextConfig, RequiredChatConfig):
     """
     Messages in, through a chat template, text out.
     """
 
 
-class OipEmbeddingsSection(BaseConfig):
+class OipEmbeddingsConfig(BaseConfig):
     """
     Texts in, vectors out.
     """
@@ -45,7 +45,7 @@ class OipEmbeddingsSection(BaseConfig):
     """Name of the tensor that holds the vectors, of shape [texts, dimensions]; unset is the only one there is."""
 
 
-class OipRerankSection(BaseConfig):
+class OipRerankConfig(BaseConfig):
     """
     Pairs of a query and a document in, scores out.
     """
@@ -60,7 +60,7 @@ class OipRerankSection(BaseConfig):
     """Name of the tensor that holds one score for each document; unset is the only one there is."""
 
 
-class OipSection(OfferingSection):
+class OipConfig(OfferingConfig):
     """
     The target speaks the Open Inference Protocol at `target.url`.
     """
@@ -77,14 +77,14 @@ class OipSection(OfferingSection):
     max_batch: Count | None = None
     """Most texts in one request to the target; unset is no limit."""
 
-    chat: OipChatSection | None = None
+    chat: OipChatConfig | None = None
     """How chat completions are made; unset does not offer them."""
 
-    completions: OipTextSection | None = None
+    completions: OipTextConfig | None = None
     """How completions are made; unset does not offer them."""
 
-    embeddings: OipEmbeddingsSection | None = None
+    embeddings: OipEmbeddingsConfig | None = None
     """How embeddings are made; unset does not offer them."""
 
-    rerank: OipRerankSection | None = None
+    rerank: OipRerankConfig | None = None
     """How documents are ranked; unset does not offer it."""

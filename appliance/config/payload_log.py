@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr
 from appliance.config.base import BaseConfig
 
 
-class PayloadsSection(BaseConfig):
+class PayloadLogConfig(BaseConfig):
     """
     Where the bodies of requests and answers go, as CloudEvents of the types that KServe's logger has. They hold what
     people said: mind who reads them. No header of a request is ever among them, and so no key. Messages of gRPC are

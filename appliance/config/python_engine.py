@@ -13,7 +13,7 @@ from appliance.config.base import BaseConfig, without_free_keys
 _NAME = r"[A-Za-z_]\w*"
 
 
-class PythonSection(BaseConfig):
+class PythonConfig(BaseConfig):
     """
     A class of yours computes.
     """

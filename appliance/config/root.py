@@ -11,12 +11,12 @@ from pydantic_core import CoreSchema, core_schema
 
 from appliance import models
 from appliance.config.base import BaseConfig, Change
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.config.storage import GlobalStorageConfig
-from appliance.models.base_config import ModelSection
-from appliance.telemetry.access_log import AccessSection
-from appliance.telemetry.payloads import PayloadsSection
-from appliance.telemetry.tracing import TracingSection
+from appliance.models.base_config import ModelConfig
+from appliance.telemetry.access_log import AccessLogConfig
+from appliance.telemetry.payloads import PayloadLogConfig
+from appliance.telemetry.tracing import TracingConfig
 
 
 class ByClass:
@@ -28,14 +28,14 @@ class ByClass:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices = {name: handler.generate_schema(section) for name, section in models.SECTIONS.items()}
+        choices = {name: handler.generate_schema(config) for name, config in models.MODEL_CONFIGS.items()}
         return core_schema.tagged_union_schema(choices, discriminator="class")
 
 
 Label = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 
 
-class MetadataSection(BaseConfig):
+class MetadataConfig(BaseConfig):
     """
     What the service is called where KServe's gateway leads to it.
 
@@ -53,7 +53,7 @@ class MetadataSection(BaseConfig):
     """Namespace it is in; small letters, digits and `-`."""
 
 
-class LoggingSection(BaseConfig):
+class LoggingConfig(BaseConfig):
     """
     What the log looks like.
     """
@@ -64,10 +64,10 @@ class LoggingSection(BaseConfig):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe event that is written."""
 
-    access: AccessSection = AccessSection()
+    access: AccessLogConfig = AccessLogConfig()
     """Which requests have an event of their own."""
 
-    payloads: PayloadsSection | None = None
+    payloads: PayloadLogConfig | None = None
     """Where the bodies of requests and answers go; unset is nowhere."""
 
 
@@ -94,19 +94,19 @@ class Config(BaseConfig):
     Which models to serve, where their bytes lie, and how they sit on the GPUs.
     """
 
-    models: Annotated[tuple[Annotated[ModelSection, ByClass], ...], Field(min_length=1), Change.SWAP]
+    models: Annotated[tuple[Annotated[ModelConfig, ByClass], ...], Field(min_length=1), Change.SWAP]
     """The models to serve, one or more."""
 
-    metadata: MetadataSection = MetadataSection()
+    metadata: MetadataConfig = MetadataConfig()
     """What the service is called behind KServe's gateway."""
 
-    server: ServerSection = ServerSection()
+    server: ServerConfig = ServerConfig()
     """Where the appliance listens."""
 
-    logging: Annotated[LoggingSection, Change.HOT] = LoggingSection()
+    logging: Annotated[LoggingConfig, Change.HOT] = LoggingConfig()
     """What the log looks like."""
 
-    tracing: TracingSection | None = None
+    tracing: TracingConfig | None = None
     """Where spans of requests go; unset is nowhere."""
 
     storage: GlobalStorageConfig = GlobalStorageConfig()

@@ -42,7 +42,7 @@ def _hashed(value: str) -> str:
     return digest_of(value.encode())
 
 
-class KeySection(BaseConfig):
+class KeyConfig(BaseConfig):
     """
     One API key: its value or its SHA-256, and what it may be used for.
     """
@@ -90,7 +90,7 @@ class KeySection(BaseConfig):
         return bytes.fromhex(self.value or self.sha256 or "")
 
 
-class TlsSection(BaseConfig):
+class TlsConfig(BaseConfig):
     """
     The certificate that clients see. Its files are read anew when they change, without a connection lost.
     """
@@ -111,7 +111,7 @@ class TlsSection(BaseConfig):
     """
 
 
-class CorsSection(BaseConfig):
+class CorsConfig(BaseConfig):
     """
     Pages of other origins whose scripts may ask this server.
     """

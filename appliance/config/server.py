@@ -11,8 +11,8 @@ from pydantic import Field
 
 from appliance.auth import AuthSettings
 from appliance.config.base import BaseConfig, Change
-from appliance.config.security import CorsSection, KeySection, TlsSection
-from appliance.config.server_limits import ServerLimitsSection, ServerTimeoutsSection
+from appliance.config.security import CorsConfig, KeyConfig, TlsConfig
+from appliance.config.server_limits import ServerLimitsConfig, ServerTimeoutsConfig
 from appliance.limits import KeyLimitsConfig
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -23,7 +23,7 @@ The name of a host without a port.
 """
 
 
-class ServerSection(BaseConfig):
+class ServerConfig(BaseConfig):
     """
     Where the appliance listens, and how it lets go.
     """
@@ -46,7 +46,7 @@ class ServerSection(BaseConfig):
     page: bool = True
     """Whether browsers get a page at `/`, with the models, a playground and the config, secrets left out."""
 
-    api_keys: Annotated[Annotated[tuple[KeySection, ...], Field(min_length=1)] | None, Change.HOT] = None
+    api_keys: Annotated[Annotated[tuple[KeyConfig, ...], Field(min_length=1)] | None, Change.HOT] = None
     """
     Keys of those who may ask; everything but the probes then needs one, as `Authorization: Bearer KEY`, `x-api-key` or
     `api-key`. Unset asks nobody for a key.
@@ -58,10 +58,10 @@ class ServerSection(BaseConfig):
     `probe_port` are open.
     """
 
-    tls: TlsSection | None = None
+    tls: TlsConfig | None = None
     """The certificate of `port` and `grpc_port`, and whose clients may connect; unset has no TLS."""
 
-    cors: CorsSection | None = None
+    cors: CorsConfig | None = None
     """Which other origins' pages may ask from a browser; unset is none."""
 
     allowed_hosts: Annotated[tuple[HostName, ...], Field(min_length=1)] | None = None
@@ -93,10 +93,10 @@ class ServerSection(BaseConfig):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body, and message of gRPC; a larger one is 413, or RESOURCE_EXHAUSTED."""
 
-    limits: Annotated[ServerLimitsSection, Change.HOT] = ServerLimitsSection()
+    limits: Annotated[ServerLimitsConfig, Change.HOT] = ServerLimitsConfig()
     """What a request may look like."""
 
-    timeouts: ServerTimeoutsSection = ServerTimeoutsSection()
+    timeouts: ServerTimeoutsConfig = ServerTimeoutsConfig()
     """How long clients may take."""
 
     drain_delay_seconds: Annotated[float, Field(ge=0), Change.HOT] = 5

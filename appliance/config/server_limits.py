@@ -12,7 +12,7 @@ from appliance.config.base import BaseConfig
 from appliance.config.limits import Seconds
 
 
-class ServerLimitsSection(BaseConfig):
+class ServerLimitsConfig(BaseConfig):
     """
     What a request may look like, whatever model it is for.
     """
@@ -27,7 +27,7 @@ class ServerLimitsSection(BaseConfig):
     """Most fields and files of a form; one with more is 400. The header of each has 4 KiB a line, and eight lines."""
 
 
-class ServerTimeoutsSection(BaseConfig):
+class ServerTimeoutsConfig(BaseConfig):
     """
     How long clients may take.
     """

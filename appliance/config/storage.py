@@ -10,10 +10,10 @@ from typing import Annotated
 from pydantic import Field
 
 from appliance.config.base import BaseConfig, Change
-from appliance.config.credentials import CredentialsSection
+from appliance.config.credentials import CredentialsConfig
 
 
-class StorageSection(BaseConfig):
+class StorageConfig(BaseConfig):
     """
     Where the bytes come from.
     """
@@ -49,7 +49,7 @@ class StorageSection(BaseConfig):
     """
 
 
-class TransferSection(BaseConfig):
+class TransferConfig(BaseConfig):
     """
     How bytes are fetched.
     """
@@ -84,10 +84,10 @@ class GlobalStorageConfig(BaseConfig):
     pvc_root: Path = Path("/mnt/pvc")
     """Directory with the mounted volumes that `pvc://NAME/path` names."""
 
-    credentials: Annotated[CredentialsSection, Change.HOT] = CredentialsSection()
+    credentials: Annotated[CredentialsConfig, Change.HOT] = CredentialsConfig()
     """Who we are to each store; unset takes what the stores' own tools would take."""
 
-    transfer: Annotated[TransferSection, Change.HOT] = TransferSection()
+    transfer: Annotated[TransferConfig, Change.HOT] = TransferConfig()
     """How bytes are fetched."""
 
     lock_file: Path | None = None

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr
 from appliance.config.base import BaseConfig
 
 
-class TracingSection(BaseConfig):
+class TracingConfig(BaseConfig):
     """
     Where spans of requests go, by OpenTelemetry's protocol over HTTP. A trace that a client began goes on
     (`traceparent`, W3C Trace Context), and goes along to upstreams and to the engine.

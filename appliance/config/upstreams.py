@@ -23,7 +23,7 @@ HeaderValue = Annotated[
 ]
 
 
-class TimeoutsSection(BaseConfig):
+class TimeoutsConfig(BaseConfig):
     """
     How long each part of a request may take.
     """
@@ -41,7 +41,7 @@ class TimeoutsSection(BaseConfig):
     """The whole request, in seconds; unset is no limit."""
 
 
-class UpstreamTlsSection(BaseConfig):
+class UpstreamTlsConfig(BaseConfig):
     """
     Whom an `https://` upstream is trusted by, and the certificate it is shown.
     """
@@ -68,7 +68,7 @@ class UpstreamTlsSection(BaseConfig):
         return self
 
 
-class UpstreamSection(BaseConfig):
+class UpstreamConfig(BaseConfig):
     """
     A server that speaks OpenAI's protocol.
     """
@@ -85,10 +85,10 @@ class UpstreamSection(BaseConfig):
     headers: dict[str, HeaderValue] = Field(default_factory=dict)
     """Headers that every request to it carries, such as `x-api-key`; their values are never shown."""
 
-    tls: UpstreamTlsSection | None = None
+    tls: UpstreamTlsConfig | None = None
     """How an `https://` upstream proves who it is, and we do; unset trusts what the system trusts."""
 
-    timeouts: TimeoutsSection = TimeoutsSection()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
     """How long each part of a request may take."""
 
     max_response_bytes: Annotated[int, Field(ge=1024)] = 128 * 1024 * 1024

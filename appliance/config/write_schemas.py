@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 from appliance.config.json_schema import schema_of
 from appliance.engines.vllm.schema import write_or_check
-from appliance.models import SECTIONS
+from appliance.models import MODEL_CONFIGS
 
 
 def files() -> Mapping[str, str]:
     """
     The text of each schema file, by its name: the whole config's, and one for each model class.
     """
-    schemas = [schema_of(None), *(schema_of(name) for name in SECTIONS)]
+    schemas = [schema_of(None), *(schema_of(name) for name in MODEL_CONFIGS)]
     return {schema["$id"]: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for schema in schemas}
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from appliance.config.limits import LimitsSection, SloSection
+from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError, RequestTimeoutError
 from appliance.limits.capacity import Capacity, CapacityUnit
 from appliance.limits.rejection import note, refusal
@@ -32,8 +32,8 @@ class QueueSettings:
     What a gate holds to.
     """
 
-    limits: LimitsSection
-    slo: SloSection
+    limits: LimitsConfig
+    slo: SloConfig
 
     def share(self, workers: int) -> QueueSettings:
         """
@@ -74,7 +74,7 @@ class RequestQueue:
         self._places = Capacity(self.clock, lambda: self.concurrent, self._let_in)
 
     @property
-    def limits(self) -> LimitsSection:
+    def limits(self) -> LimitsConfig:
         """
         What the model takes on.
         """

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
-from appliance.config.limits import LimitsSection
+from appliance.config.limits import LimitsConfig
 from appliance.core.errors import RequestError
 from appliance.core.request_context import current_context
 from appliance.limits.capacity import CapacityShare, CapacityUnit
@@ -22,7 +22,7 @@ class SlotLender(Protocol):
     """
 
     @property
-    def limits(self) -> LimitsSection:
+    def limits(self) -> LimitsConfig:
         """
         What the model takes on.
         """
@@ -60,7 +60,7 @@ class SequenceSlots:
     share: CapacityShare
 
     @property
-    def limits(self) -> LimitsSection:
+    def limits(self) -> LimitsConfig:
         """
         What its model takes on.
         """
@@ -169,7 +169,7 @@ def require_size(inputs: int, choices: int, *, field: str) -> None:
         require_within(slot.limits, inputs, choices, field=field)
 
 
-def require_within(limits: LimitsSection, inputs: int, choices: int, *, field: str) -> None:
+def require_within(limits: LimitsConfig, inputs: int, choices: int, *, field: str) -> None:
     """
     Return where a request of this size is within the limits.
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from appliance.config.limits import LimitsSection
+from appliance.config.limits import LimitsConfig
 from appliance.core.errors import RequestTimeoutError
 
 Result = TypeVar("Result")
@@ -25,12 +25,12 @@ class Timeouts:
     """
 
     model: str
-    limits: LimitsSection
+    limits: LimitsConfig
     first: float | None
     total: float | None
 
     @classmethod
-    def of(cls, model: str, limits: LimitsSection) -> Timeouts:
+    def of(cls, model: str, limits: LimitsConfig) -> Timeouts:
         """
         Those of a request that arrives now.
         """

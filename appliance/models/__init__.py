@@ -6,15 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from appliance.models.adapter import AdapterSection
-from appliance.models.base_config import ModelSection
-from appliance.models.encoder import EncoderSection
-from appliance.models.generative import GenerativeSection
-from appliance.models.proxy import ProxySection
+from appliance.models.adapter import AdapterConfig
+from appliance.models.base_config import ModelConfig
+from appliance.models.encoder import EncoderConfig
+from appliance.models.generative import GenerativeConfig
+from appliance.models.proxy import ProxyConfig
 
-SECTIONS: Mapping[str, type[ModelSection]] = {
-    "adapter": AdapterSection,
-    "generative": GenerativeSection,
-    "encoder": EncoderSection,
-    "proxy": ProxySection,
+MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {
+    "adapter": AdapterConfig,
+    "generative": GenerativeConfig,
+    "encoder": EncoderConfig,
+    "proxy": ProxyConfig,
 }

@@ -21,15 +21,15 @@ from appliance.adapters.messages import Json
 from appliance.adapters.readiness import Readiness
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.target import PeerTarget, RemoteTarget
-from appliance.config.adapters import CompletionsSection
-from appliance.config.http_adapter import HttpSection
-from appliance.config.oip_adapter import OipSection
-from appliance.config.storage import StorageSection
-from appliance.config.upstreams import UpstreamSection
+from appliance.config.adapters import CompletionsConfig
+from appliance.config.http_adapter import HttpConfig
+from appliance.config.oip_adapter import OipConfig
+from appliance.config.storage import StorageConfig
+from appliance.config.upstreams import UpstreamConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.base_config import ModelSection, Name
+from appliance.models.base_config import ModelConfig, Name
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.url import place
 
@@ -46,7 +46,7 @@ _PROOFS: Mapping[Operation, Json] = {
 }
 
 
-class AdapterSection(ModelSection):
+class AdapterConfig(ModelConfig):
     """
     An OpenAI face on a model that lacks one.
     """
@@ -56,10 +56,10 @@ class AdapterSection(ModelSection):
     class_: Annotated[Literal["adapter"], Field(alias="class")]
     """The model class."""
 
-    target: Name | UpstreamSection
+    target: Name | UpstreamConfig
     """What is asked: the name of another model of this file, or where a server elsewhere is."""
 
-    protocol: Annotated[CompletionsSection | OipSection | HttpSection, Field(discriminator="kind")]
+    protocol: Annotated[CompletionsConfig | OipConfig | HttpConfig, Field(discriminator="kind")]
     """What the target speaks."""
 
     @property
@@ -67,7 +67,7 @@ class AdapterSection(ModelSection):
         return (self.target,) if isinstance(self.target, str) else ()
 
     @property
-    def storages(self) -> Mapping[str, StorageSection]:
+    def storages(self) -> Mapping[str, StorageConfig]:
         templated = self.protocol.templated
         tokenizer = None if templated is None else templated.tokenizer
         return {} if tokenizer is None else {_TOKENIZER: tokenizer}
@@ -83,17 +83,17 @@ class AdapterModel:
 
     proof = None
 
-    def __init__(self, section: AdapterSection, peers: Peers) -> None:
-        self.operations = section.protocol.operations
-        self._section = section
+    def __init__(self, config: AdapterConfig, peers: Peers) -> None:
+        self.operations = config.protocol.operations
+        self._config = config
         self._peers = peers
-        self._wire = None if isinstance(section.target, str) else ServiceClient(UpstreamClient(section.target))
+        self._wire = None if isinstance(config.target, str) else ServiceClient(UpstreamClient(config.target))
         self._renderer = Renderer()
         self._faces: Handlers = {}
         self._readiness = Readiness(self._prove, self._look, lambda: self._wire.silences if self._wire else 0)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        target = self._section.target
+        target = self._config.target
         if isinstance(target, str) and Operation.COMPLETION not in self._peers.operations(target):
             raise LoadError(f"its target {target!r} does not complete prompts; name one that does")
         # In a thread: templates are read and compiled, which may take seconds.
@@ -114,7 +114,7 @@ class AdapterModel:
         """
         How the target is, for probes.
         """
-        target = self._section.target
+        target = self._config.target
         return [{"name": target if isinstance(target, str) else place(target.url)}]
 
     def describe(self) -> Mapping[str, Any]:
@@ -127,16 +127,16 @@ class AdapterModel:
             await self._wire.close()
 
     def _made(self, artifacts: Mapping[str, Path]) -> Handlers:
-        templated = self._section.protocol.templated
+        templated = self._config.protocol.templated
         template = None if templated is None else chat_template(templated, artifacts.get(_TOKENIZER), self._renderer)
         chat = None if template is None or templated is None else ChatRequestBuilder(template, templated.stop)
-        name, target, protocol = self._section.name, self._section.target, self._section.protocol
+        name, target, protocol = self._config.name, self._config.target, self._config.protocol
         model = name if isinstance(target, str) else target.model or name
-        if isinstance(protocol, CompletionsSection):
+        if isinstance(protocol, CompletionsConfig):
             asked = RemoteTarget(self._wire, model) if self._wire else PeerTarget(str(target), self._peers)
             return over_completions(name, protocol, asked, _given(chat))
         wire = _given(self._wire)
-        if isinstance(protocol, OipSection):
+        if isinstance(protocol, OipConfig):
             return over_oip(name, protocol, wire, model, chat)
         return over_http(name, protocol, wire, model, chat, self._renderer)
 
@@ -145,8 +145,8 @@ class AdapterModel:
         await self._faces[operation](dict(_PROOFS[operation]), {})
 
     def _look(self) -> None:
-        if isinstance(self._section.target, str):
-            self._peers.check(self._section.target)
+        if isinstance(self._config.target, str):
+            self._peers.check(self._config.target)
 
 
 def _given(part: Part | None) -> Part:

@@ -13,9 +13,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from appliance.config.base import BaseConfig, Change
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.model import Model, Peers
-from appliance.limits import LimitsSection, SloSection
+from appliance.limits import LimitsConfig, SloConfig
 from appliance.planner import ConstraintViolation, EngineRequirements, Plan
 from appliance.storage import materialize
 
@@ -32,7 +32,7 @@ Told how far a part of the work is: its name, bytes done, bytes in all or None; 
 """
 
 
-class ModelSection(BaseConfig):
+class ModelConfig(BaseConfig):
     """
     One entry of `models:`; each model class adds its own keys.
     """
@@ -46,10 +46,10 @@ class ModelSection(BaseConfig):
     aliases: tuple[Name, ...] = ()
     """Other names clients may send for the same model."""
 
-    limits: Annotated[LimitsSection, Change.HOT] = LimitsSection()
+    limits: Annotated[LimitsConfig, Change.HOT] = LimitsConfig()
     """How much the model takes on at once, and how long a request may take."""
 
-    slo: Annotated[SloSection, Change.HOT] = SloSection()
+    slo: Annotated[SloConfig, Change.HOT] = SloConfig()
     """What the model promises to the requests it lets in."""
 
     @property
@@ -88,7 +88,7 @@ class ModelSection(BaseConfig):
         return "stay"
 
     @property
-    def storages(self) -> Mapping[str, StorageSection]:
+    def storages(self) -> Mapping[str, StorageConfig]:
         """
         What must be materialized before the model loads; empty for a class without storage.
         """

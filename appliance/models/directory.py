@@ -35,7 +35,7 @@ class ModelDirectory:
         """
         self._access.require_key()
         life = self._roster.named(name)
-        own = "" if life is None else life.entry.section.name
+        own = "" if life is None else life.entry.config.name
         if life is None or not self._access.sees(name or own, own):
             raise self._unknown(name)
         return life
@@ -70,6 +70,6 @@ class ModelDirectory:
         return [
             (entry, name)
             for entry in self._roster.entries
-            for name in entry.section.names
-            if self._access.sees(name, entry.section.name)
+            for name in entry.config.names
+            if self._access.sees(name, entry.config.name)
         ]

@@ -50,7 +50,7 @@ async def answer(entry: ModelStatus, call: ModelRequest, keys: RateLimiter | Non
     # An inner call belongs to a request that has its own entry in it.
     record = None if keys is None else current_context()
     if record is not None:
-        record.model, record.operation = entry.section.name, call.operation
+        record.model, record.operation = entry.config.name, call.operation
     _require(entry, call, is_inner=keys is None)
     charge = None
     if keys is not None and record is not None:
@@ -76,7 +76,7 @@ async def wait_idle(entries: Sequence[ModelStatus], seconds: float) -> None:
 
 
 def _require(entry: ModelStatus, call: ModelRequest, *, is_inner: bool) -> None:
-    name, rule = entry.section.name, RULES[entry.state]
+    name, rule = entry.config.name, RULES[entry.state]
     if call.operation not in entry.model.operations:
         caller = current_principal()
         can = sorted(each for each in entry.model.operations if caller is None or caller.may_ask(each))
@@ -85,7 +85,7 @@ def _require(entry: ModelStatus, call: ModelRequest, *, is_inner: bool) -> None:
             param="model",
             code="unsupported_operation",
         )
-    most = entry.section.limits.tokenizer_bytes
+    most = entry.config.limits.tokenizer_bytes
     if call.operation in _UNBOUNDED and len(call.body) > most:
         raise RequestError(
             f"The body has {len(call.body)} bytes; at most {most} are tokenized in one request "
@@ -112,7 +112,7 @@ async def _work(
 
     A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
     """
-    deadlines = Timeouts.of(entry.section.name, entry.gate.settings.limits)
+    deadlines = Timeouts.of(entry.config.name, entry.gate.settings.limits)
     async with _place(entry, call, record, charge, deadlines) as place:
         _require_still(entry)
         usage = None if record is None else TokenUsage(record)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import Field
 
-from appliance.config.engine import EngineSection
+from appliance.config.engine import EngineConfig
 from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm.engine_args import EngineSpec, Pooler
 from appliance.models.encoder_task import Task, TaskChoice, choose
@@ -22,7 +22,7 @@ from appliance.models.vllm_model import VllmModel
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class EncoderSection(LocalModelConfig):
+class EncoderConfig(LocalModelConfig):
     """
     An encoder: embeddings, reranking and scores, classification.
     """
@@ -33,7 +33,7 @@ class EncoderSection(LocalModelConfig):
     class_: Annotated[Literal["encoder"], Field(alias="class")]
     """The model class."""
 
-    engine: AnyEngine = EngineSection()
+    engine: AnyEngine = EngineConfig()
     """What computes: vLLM, whose `dtype: auto` is float32 on a CPU, or with the key `python` a class of yours."""
 
     task: Literal["embed", "rerank", "classify", "token_classify"] | None = None
@@ -54,7 +54,7 @@ class EncoderSection(LocalModelConfig):
     declares the model to be one. Unset is all of them.
     """
 
-    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> VllmModel:
+    def in_vllm(self, engine: EngineConfig, front_end: FrontEnd) -> VllmModel:
         return EncoderModel(self, engine, front_end)
 
 
@@ -80,9 +80,9 @@ class EncoderModel(VllmModel):
     An encoder in a vLLM engine; what it can be asked depends on its task, which may only show when the bytes are here.
     """
 
-    def __init__(self, section: EncoderSection, engine: EngineSection, front_end: FrontEnd) -> None:
-        super().__init__(section.name, section.layout, front_end)
-        self._section = section
+    def __init__(self, config: EncoderConfig, engine: EngineConfig, front_end: FrontEnd) -> None:
+        super().__init__(config.name, config.layout, front_end)
+        self._config = config
         self._settings = engine
         self._choice: TaskChoice | None = None
 
@@ -91,7 +91,7 @@ class EncoderModel(VllmModel):
         """
         What it can be asked; while its task is unknown, what any encoder can.
         """
-        task = self._choice.task if self._choice else self._section.task
+        task = self._choice.task if self._choice else self._config.task
         return _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
 
     @property
@@ -101,23 +101,23 @@ class EncoderModel(VllmModel):
         """
         task = self._choice.task if self._choice else Task.EMBED
         operation, body = _PROOFS[task]
-        return ModelRequest(operation, json.dumps({"model": self._section.name, **body}).encode())
+        return ModelRequest(operation, json.dumps({"model": self._config.name, **body}).encode())
 
     def setup(self, artifacts: Mapping[str, Path]) -> EngineSpec:
-        section = self._section
-        self._choice = choice = choose(Task(section.task) if section.task else None, artifacts["model"])
-        log.info("task.chosen", model=section.name, task=choice.task, source=choice.source)
+        config = self._config
+        self._choice = choice = choose(Task(config.task) if config.task else None, artifacts["model"])
+        log.info("task.chosen", model=config.name, task=choice.task, source=choice.source)
         return EngineSpec(
-            names=(section.name, *section.aliases),
+            names=(config.name, *config.aliases),
             artifact=artifacts["model"],
-            layout=section.settled(artifacts["model"]),
+            layout=config.settled(artifacts["model"]),
             engine=self._settings,
-            allow_pickle=section.allow_pickle,
+            allow_pickle=config.allow_pickle,
             pooler=Pooler(
                 task="classify" if choice.task is Task.RERANK else choice.task.value,
-                pooling=section.pooling,
-                normalize=section.normalize,
-                dimensions=section.dimensions,
+                pooling=config.pooling,
+                normalize=config.normalize,
+                dimensions=config.dimensions,
             ),
         )
 
@@ -127,5 +127,5 @@ class EncoderModel(VllmModel):
         facts = {"task": self._choice.task, "task_source": self._choice.source, **super().describe()}
         if self._choice.task in {Task.CLASSIFY, Task.TOKEN_CLASSIFY}:
             return {**facts, "labels": self.running.labels}
-        size = self._section.dimensions or self.running.embedding_size if self._choice.task is Task.EMBED else None
+        size = self._config.dimensions or self.running.embedding_size if self._choice.task is Task.EMBED else None
         return facts if size is None else {**facts, "dimensions": size}

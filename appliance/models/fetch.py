@@ -14,7 +14,7 @@ import structlog
 
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
-from appliance.models.base_config import ModelSection, Report
+from appliance.models.base_config import ModelConfig, Report
 from appliance.models.fetch_progress import FetchProgress
 from appliance.planner import Plan
 from appliance.storage.in_use_lock import hold
@@ -46,7 +46,7 @@ class FetchedArtifacts:
     plan: Plan | None
 
 
-def fetch_artifacts(section: ModelSection, settings: GlobalStorageConfig, report: Report) -> FetchedArtifacts:
+def fetch_artifacts(config: ModelConfig, settings: GlobalStorageConfig, report: Report) -> FetchedArtifacts:
     """
     Materialize all storages of a section; blocks.
 
@@ -54,36 +54,36 @@ def fetch_artifacts(section: ModelSection, settings: GlobalStorageConfig, report
         LoadError: the model cannot be laid out as the config asks; nothing is fetched then.
         StorageError: the bytes cannot be brought.
     """
-    _require_possible(section, settings)
-    artifacts = section.materialize(settings, report)
+    _require_possible(config, settings)
+    artifacts = config.materialize(settings, report)
     found = {part: artifact_of(path) for part, path in artifacts.items()}
     return FetchedArtifacts(
         artifacts=artifacts,
         digests={part: each[1].digest for part, each in found.items() if each is not None},
         holds=list(filter(None, map(hold, artifacts.values()))),
-        plan=_planned(section, artifacts),
+        plan=_planned(config, artifacts),
     )
 
 
-def _planned(section: ModelSection, artifacts: Mapping[str, Path]) -> Plan | None:
+def _planned(config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
     """
     The plan of what is here. It only tells: one that cannot be made keeps no model from its load.
     """
     try:
-        return section.planned(artifacts)
+        return config.planned(artifacts)
     except Exception as error:
-        log.info("model.unplanned", model=section.name, reason=f"{type(error).__name__}: {error}")
+        log.info("model.unplanned", model=config.name, reason=f"{type(error).__name__}: {error}")
         return None
 
 
-def _require_possible(section: ModelSection, settings: GlobalStorageConfig) -> None:
+def _require_possible(config: ModelConfig, settings: GlobalStorageConfig) -> None:
     """
     Return when nothing is known that speaks against the layout; a store that cannot say now is no reason to stop.
     """
     try:
-        refusals = section.foresee(settings)
+        refusals = config.foresee(settings)
     except ApplianceError as error:
-        log.info("layout.unforeseen", model=section.name, reason=str(error))
+        log.info("layout.unforeseen", model=config.name, reason=str(error))
         return
     if refusals:
         raise LoadError("; ".join(f"{'.'.join(each.path)} {each.message}" for each in refusals))

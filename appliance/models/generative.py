@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from appliance.config.base import BaseConfig
-from appliance.config.engine import EngineSection
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.engine import EngineConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm import gguf_convert
 from appliance.engines.vllm.engine_args import EngineSpec
@@ -26,7 +26,7 @@ from appliance.storage import Cache
 _ADAPTER = "adapters."
 
 
-class LoraSection(BaseConfig):
+class LoraConfig(BaseConfig):
     """
     A LoRA adapter, served under its own name beside the model it changes.
     """
@@ -34,11 +34,11 @@ class LoraSection(BaseConfig):
     name: Name
     """The name clients send as `model` to get the adapted model."""
 
-    storage: StorageSection
+    storage: StorageConfig
     """Where the adapter's bytes come from."""
 
 
-class GenerativeSection(LocalModelConfig):
+class GenerativeConfig(LocalModelConfig):
     """
     A language model: chat, completions, responses, messages.
     """
@@ -57,7 +57,7 @@ class GenerativeSection(LocalModelConfig):
     reasoning_parser: str | None = None
     """vLLM's parser that splits reasoning from the answer, such as `qwen3`; unset leaves them together."""
 
-    adapters: tuple[LoraSection, ...] = ()
+    adapters: tuple[LoraConfig, ...] = ()
     """LoRA adapters, each servable by its name."""
 
     @property
@@ -65,17 +65,17 @@ class GenerativeSection(LocalModelConfig):
         return (*super().names, *(adapter.name for adapter in self.adapters))
 
     @property
-    def storages(self) -> Mapping[str, StorageSection]:
+    def storages(self) -> Mapping[str, StorageConfig]:
         return {**super().storages} | {_ADAPTER + adapter.name: adapter.storage for adapter in self.adapters}
 
     def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
         artifacts = dict(super().materialize(settings, report))
-        if isinstance(self.engine, EngineSection) and artifacts["model"].suffix == ".gguf":
+        if isinstance(self.engine, EngineConfig) and artifacts["model"].suffix == ".gguf":
             cache = Cache.at(settings.cache_dir)
             artifacts["model"] = gguf_convert.convert(artifacts["model"], cache, partial(report, "conversion"))
         return artifacts
 
-    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> VllmModel:
+    def in_vllm(self, engine: EngineConfig, front_end: FrontEnd) -> VllmModel:
         return GenerativeModel(self, engine, front_end)
 
 
@@ -96,9 +96,9 @@ class GenerativeModel(VllmModel):
         }
     )
 
-    def __init__(self, section: GenerativeSection, engine: EngineSection, front_end: FrontEnd) -> None:
-        super().__init__(section.name, section.layout, front_end)
-        self._section = section
+    def __init__(self, config: GenerativeConfig, engine: EngineConfig, front_end: FrontEnd) -> None:
+        super().__init__(config.name, config.layout, front_end)
+        self._config = config
         self._settings = engine
 
     @property
@@ -106,19 +106,19 @@ class GenerativeModel(VllmModel):
         """
         One token.
         """
-        prompt = {"model": self._section.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        prompt = {"model": self._config.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         return ModelRequest(Operation.COMPLETION, json.dumps(prompt).encode())
 
     def setup(self, artifacts: Mapping[str, Path]) -> EngineSpec:
-        section = self._section
+        config = self._config
         return EngineSpec(
-            names=(section.name, *section.aliases),
+            names=(config.name, *config.aliases),
             artifact=artifacts["model"],
-            layout=section.settled(artifacts["model"]),
+            layout=config.settled(artifacts["model"]),
             engine=self._settings,
-            chat_template=section.chat_template,
-            allow_pickle=section.allow_pickle,
-            tool_call_parser=section.tool_call_parser,
-            reasoning_parser=section.reasoning_parser,
-            adapters={adapter.name: artifacts[_ADAPTER + adapter.name] for adapter in section.adapters},
+            chat_template=config.chat_template,
+            allow_pickle=config.allow_pickle,
+            tool_call_parser=config.tool_call_parser,
+            reasoning_parser=config.reasoning_parser,
+            adapters={adapter.name: artifacts[_ADAPTER + adapter.name] for adapter in config.adapters},
         )

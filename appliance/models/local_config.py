@@ -15,12 +15,12 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
 from appliance import planner
-from appliance.config.engine import EngineSection
-from appliance.config.layout import AnyLayout, LayoutSection
-from appliance.config.python_engine import PythonSection
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import AnyLayout, LayoutConfig
+from appliance.config.python_engine import PythonConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.model import FrontEnd, Model, Operation, Peers
-from appliance.models.base_config import ModelSection, Recovery
+from appliance.models.base_config import ModelConfig, Recovery
 from appliance.models.vllm_model import VllmModel
 from appliance.models.worker_node import WorkerNodeModel
 from appliance.planner import ConstraintViolation, EngineRequirements, Plan
@@ -31,12 +31,12 @@ _PYTHON = "python"
 
 
 def _kind(engine: Any) -> str:  # Any: what a file holds before it is checked
-    is_python = _PYTHON in engine if isinstance(engine, dict) else isinstance(engine, PythonSection)
-    return "PythonSection" if is_python else "EngineSection"
+    is_python = _PYTHON in engine if isinstance(engine, dict) else isinstance(engine, PythonConfig)
+    return "PythonConfig" if is_python else "EngineConfig"
 
 
 AnyEngine = Annotated[
-    Annotated[EngineSection, Tag("EngineSection")] | Annotated[PythonSection, Tag("PythonSection")],
+    Annotated[EngineConfig, Tag("EngineConfig")] | Annotated[PythonConfig, Tag("PythonConfig")],
     Discriminator(_kind),
 ]
 """
@@ -51,7 +51,7 @@ _STORAGE_FOR_VLLM: JsonDict = {
 }
 
 
-class LocalModelConfig(ModelSection):
+class LocalModelConfig(ModelConfig):
     """
     A model that is computed here.
     """
@@ -64,16 +64,16 @@ class LocalModelConfig(ModelSection):
     pools: ClassVar[bool] = False
     """It makes vectors or classes of a text, and writes none."""
 
-    storage: StorageSection | SkipJsonSchema[None] = None
+    storage: StorageConfig | SkipJsonSchema[None] = None
     """Where the model's bytes come from; it may be left out with `engine.python`, which finds them as `model_dir`."""
 
-    layout: AnyLayout = LayoutSection()
+    layout: AnyLayout = LayoutConfig()
     """
     How the model sits on devices and machines; unset is one device. `auto` takes the fewest devices of this machine
     that hold the model, and the log says why.
     """
 
-    engine: AnyEngine = EngineSection()
+    engine: AnyEngine = EngineConfig()
     """What computes: vLLM, or with the key `python` a class of yours."""
 
     on_failure: Recovery = "stay"
@@ -87,13 +87,13 @@ class LocalModelConfig(ModelSection):
 
     @model_validator(mode="after")
     def _has_storage(self) -> Self:
-        if self.storage is None and not isinstance(self.engine, PythonSection):
+        if self.storage is None and not isinstance(self.engine, PythonConfig):
             raise ValueError(f"has no storage; must have it: {_WHERE_FROM.lower()}")
         return self
 
     @property
     def computer(self) -> str:
-        return _PYTHON if isinstance(self.engine, PythonSection) else super().computer
+        return _PYTHON if isinstance(self.engine, PythonConfig) else super().computer
 
     @property
     def facts(self) -> Mapping[str, JsonValue]:
@@ -108,21 +108,19 @@ class LocalModelConfig(ModelSection):
         return self.on_failure
 
     @property
-    def storages(self) -> Mapping[str, StorageSection]:
+    def storages(self) -> Mapping[str, StorageConfig]:
         return {} if self.storage is None else {"model": self.storage}
 
     @property
     def demand(self) -> EngineRequirements | None:
-        return (
-            EngineRequirements(self.engine, is_pooling=self.pools) if isinstance(self.engine, EngineSection) else None
-        )
+        return EngineRequirements(self.engine, is_pooling=self.pools) if isinstance(self.engine, EngineConfig) else None
 
     def foresee(self, settings: GlobalStorageConfig) -> list[ConstraintViolation]:
-        if self.storage is None or not isinstance(self.engine, EngineSection):
+        if self.storage is None or not isinstance(self.engine, EngineConfig):
             return []
         return planner.precheck_layout(self.storage, self.layout, self.engine, settings)
 
-    def settled(self, artifact: Path) -> LayoutSection:
+    def settled(self, artifact: Path) -> LayoutConfig:
         """
         The layout, chosen now where that was left to us; `artifact` is the model's directory.
 
@@ -130,8 +128,8 @@ class LocalModelConfig(ModelSection):
             StorageError: the directory is no model's.
         """
         if self.layout != "auto" or self.demand is None:
-            return LayoutSection() if self.layout == "auto" else self.layout
-        subject = planner.inspect_model(StorageSection(uri=str(artifact)), GlobalStorageConfig())
+            return LayoutConfig() if self.layout == "auto" else self.layout
+        subject = planner.inspect_model(StorageConfig(uri=str(artifact)), GlobalStorageConfig())
         layout, reason = planner.search_layout(subject, self.demand, planner.detect_hardware())
         log.info("layout.chosen", model=self.name, reason=reason, **layout.model_dump(exclude_defaults=True))
         return layout
@@ -140,7 +138,7 @@ class LocalModelConfig(ModelSection):
         # Sizes that are changed later are not known.
         if self.demand is None or "hf_overrides" in self.demand.engine.args:
             return None
-        here = StorageSection(uri=str(artifacts["model"]), allow_pickle=self.allow_pickle)
+        here = StorageConfig(uri=str(artifacts["model"]), allow_pickle=self.allow_pickle)
         made = planner.plan(
             self.name,
             planner.inspect_model(here, GlobalStorageConfig()),
@@ -159,7 +157,7 @@ class LocalModelConfig(ModelSection):
         return self.storage is not None and self.storage.allow_pickle
 
     def build(self, peers: Peers) -> Model:
-        if isinstance(self.engine, PythonSection):
+        if isinstance(self.engine, PythonConfig):
             # The classes of requests and answers are no business of a program that only checks a file.
             from appliance.python_api.class_loader import LazyPythonModel
 
@@ -170,7 +168,7 @@ class LocalModelConfig(ModelSection):
         return model
 
     @abstractmethod
-    def in_vllm(self, engine: EngineSection, front_end: FrontEnd) -> VllmModel:
+    def in_vllm(self, engine: EngineConfig, front_end: FrontEnd) -> VllmModel:
         """
         The model in an engine of vLLM's.
         """

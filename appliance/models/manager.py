@@ -15,7 +15,7 @@ from appliance.core.errors import UnavailableError
 from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse
 from appliance.limits import RateLimiter
 from appliance.models import dispatch
-from appliance.models.base_config import ModelSection
+from appliance.models.base_config import ModelConfig
 from appliance.models.directory import ModelDirectory
 from appliance.models.exit_signal import ExitSignal
 from appliance.models.fetch_progress import FetchProgress
@@ -55,18 +55,18 @@ class ModelManager:
             serves=lambda entry: any(each is entry for each in self.entries),
             end=self.ending.begin,
         )
-        self.roster = ModelRegistry(self.life(section) for section in config.models)
+        self.roster = ModelRegistry(self.life(model_config) for model_config in config.models)
         self.directory = ModelDirectory(self.roster, self.access)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Lock()
         self.is_stopping = False
         """Readiness is off, and what comes is asked to go elsewhere."""
 
-    def life(self, section: ModelSection) -> ModelRunner:
+    def life(self, model_config: ModelConfig) -> ModelRunner:
         """
         The life of a model, not begun yet.
         """
-        return ModelRunner(section, self._around)
+        return ModelRunner(model_config, self._around)
 
     def apply(self, config: Config) -> None:
         """

@@ -10,7 +10,7 @@ import structlog
 
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.models import dispatch
-from appliance.models.base_config import ModelSection
+from appliance.models.base_config import ModelConfig
 from appliance.models.model_status import ModelStatus
 from appliance.models.restart_policy import RestartTracker, reason_of
 from appliance.models.runner_context import RunnerContext
@@ -30,8 +30,8 @@ class ModelRunner:
     One model from its turn to load until nobody wants it; the one writer of its entry's state.
     """
 
-    def __init__(self, section: ModelSection, around: RunnerContext) -> None:
-        self.entry = ModelStatus.of(section, around.peers)
+    def __init__(self, config: ModelConfig, around: RunnerContext) -> None:
+        self.entry = ModelStatus.of(config, around.peers)
         self._around = around
         self._deaths = RestartTracker(around.patience)
         self._task: asyncio.Task[None] | None = None
@@ -74,7 +74,7 @@ class ModelRunner:
         try:
             await self._bring()
         except Exception as error:
-            await self._fail(error, reason_of(error, self.entry.section.name))
+            await self._fail(error, reason_of(error, self.entry.config.name))
 
     async def load(self) -> None:
         """
@@ -85,10 +85,10 @@ class ModelRunner:
                 if self.entry.state is State.PENDING:
                     await self._bring()
                 # Not while its bytes are on their way: an engine that died would wait for another model's download.
-                async with self._around.turn.of(self.entry.section):
+                async with self._around.turn.of(self.entry.config):
                     await self._start_undisturbed()
         except Exception as error:
-            await self._fail(error, reason_of(error, self.entry.section.name))
+            await self._fail(error, reason_of(error, self.entry.config.name))
 
     async def unload(self, seconds: float, reason: str) -> None:
         """
@@ -101,7 +101,7 @@ class ModelRunner:
             # Without a turn: what another one's load would wait for is memory.
             async with self._emptying:
                 await self._close()
-                self.entry.release(self.entry.section.build(self._around.peers))
+                self.entry.release(self.entry.config.build(self._around.peers))
 
     def retire(self, reason: str, *, answers: bool) -> None:
         """
@@ -136,11 +136,11 @@ class ModelRunner:
         if State.STOPPED in RULES[self.entry.state].leaves_to:
             self.move(State.STOPPED, reason)
 
-    def apply(self, section: ModelSection) -> None:
+    def apply(self, config: ModelConfig) -> None:
         """
         Go on by a section that differs in hot keys alone.
         """
-        self.entry.apply(section, self._around.peers.front_end.count)
+        self.entry.apply(config, self._around.peers.front_end.count)
 
     def move(self, state: State, reason: str) -> None:
         """
@@ -148,9 +148,9 @@ class ModelRunner:
         """
         entry = self.entry
         if state not in RULES[entry.state].leaves_to:
-            raise AssertionError(f"{entry.section.name}: {entry.state} does not leave to {state}; this is a bug")
+            raise AssertionError(f"{entry.config.name}: {entry.state} does not leave to {state}; this is a bug")
         write = log.error if state in {State.FAILED, State.RESTARTING} else log.info
-        write("model.moved", model=entry.section.name, left=entry.state, state=state, reason=reason)
+        write("model.moved", model=entry.config.name, left=entry.state, state=state, reason=reason)
         entry.enter(state, reason)
         if state in {State.READY, State.FOLLOWING} and self._farewell is not None:
             farewell, answers = self._farewell
@@ -165,23 +165,23 @@ class ModelRunner:
         Start it, a second time where another model was closed meanwhile: vLLM fails when memory becomes free while it
         measures.
         """
-        has_engine, closed = self.entry.section.has_engine, self._around.turn.closed
+        has_engine, closed = self.entry.config.has_engine, self._around.turn.closed
         try:
             await self._start("the engine is starting" if has_engine else "it is starting")
         except Exception as error:
             if not has_engine or self._around.turn.closed == closed:
                 raise
-            await self._renew(f"{reason_of(error, self.entry.section.name)}; another model was closed meanwhile")
+            await self._renew(f"{reason_of(error, self.entry.config.name)}; another model was closed meanwhile")
             await self._start("the engine is starting again")
 
     async def _renew(self, reason: str) -> None:
         self.move(State.RESTARTING, reason)
         await self._close()
-        self.entry.model = self.entry.section.build(self._around.peers)
+        self.entry.model = self.entry.config.build(self._around.peers)
 
     async def _bring(self) -> None:
         entry = self.entry
-        if not entry.section.storages:
+        if not entry.config.storages:
             return
         self.move(State.FETCHING, "its bytes are being brought")
         await entry.fetch(self._around.storage(), lambda: self._is_abandoned)
@@ -199,7 +199,7 @@ class ModelRunner:
         else:
             await run_warmup(model, model.proof)
             self.move(State.READY, "it answered")
-        log.info("model.loaded", model=self.entry.section.name, **self.entry.load())
+        log.info("model.loaded", model=self.entry.config.name, **self.entry.load())
         self._deaths.come_alive()
 
     async def _look(self) -> None:
@@ -218,7 +218,7 @@ class ModelRunner:
             elif entry.state is State.UNAVAILABLE and entry.reason != str(error):
                 # It waits for something else by now.
                 entry.reason = str(error)
-                log.info("model.waits", model=entry.section.name, state=entry.state, reason=entry.reason)
+                log.info("model.waits", model=entry.config.name, state=entry.state, reason=entry.reason)
         else:
             if entry.state in {State.PROVING, State.UNAVAILABLE}:
                 self.move(*entry.well())
@@ -227,10 +227,10 @@ class ModelRunner:
         """
         It served, and never will again: start it anew where the config asks for it, until it answers or is given up.
         """
-        wants_restart = self.entry.section.recovery == "restart"
+        wants_restart = self.entry.config.recovery == "restart"
         while wants_restart and State.RESTARTING in RULES[self.entry.state].leaves_to:
             self._deaths.count()
-            reason = reason_of(error, self.entry.section.name)
+            reason = reason_of(error, self.entry.config.name)
             if self._deaths.is_loop:
                 row = f"{self._deaths.in_a_row} deaths within {self._deaths.lasted_seconds:.0f} seconds"
                 await self._fail(error, f"{reason}; given up after {row}")
@@ -241,19 +241,19 @@ class ModelRunner:
                 error = next_error
             else:
                 return
-        await self._fail(error, reason_of(error, self.entry.section.name))
+        await self._fail(error, reason_of(error, self.entry.config.name))
 
     async def _restart(self, reason: str) -> None:
         entry, pause = self.entry, self._deaths.pause_seconds
         entry.restarts += 1
         await self._renew(f"{reason}; restart {entry.restarts} begins in {pause:.1f} seconds")
         await asyncio.sleep(pause)
-        async with self._around.turn.of(self.entry.section):
+        async with self._around.turn.of(self.entry.config):
             await self._start(f"restart {entry.restarts}, because {reason}")
 
     async def _fail(self, error: Exception, reason: str) -> None:
         self.move(State.FAILED, reason)
         # Before the model closes: whatever becomes of that, the process is to end.
-        if self.entry.section.recovery == "exit" and self._around.serves(self.entry):
+        if self.entry.config.recovery == "exit" and self._around.serves(self.entry):
             self._around.end(error.exit_code if isinstance(error, ApplianceError) else 1)
         await self._close()

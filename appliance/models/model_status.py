@@ -24,8 +24,8 @@ from appliance.core.model_traits import (
     ReportsLoadTimings,
     RunsOnSeveralNodes,
 )
-from appliance.limits import QueueSettings, RequestQueue, SloSection, share
-from appliance.models.base_config import ModelSection
+from appliance.limits import QueueSettings, RequestQueue, SloConfig, share
+from appliance.models.base_config import ModelConfig
 from appliance.models.fetch import fetch_artifacts, reporter
 from appliance.models.fetch_progress import FetchProgress
 from appliance.models.health import public_reason
@@ -43,7 +43,7 @@ class ModelStatus:
     One model of the config and where it stands; written by its `Life` alone.
     """
 
-    section: ModelSection
+    config: ModelConfig
     model: Model
     gate: RequestQueue
     tokenizer_gate: RequestQueue
@@ -95,21 +95,19 @@ class ModelStatus:
         return {"seconds": round(sum(phases.values()), 2), **shown}
 
     @classmethod
-    def of(cls, section: ModelSection, peers: Peers) -> ModelStatus:
+    def of(cls, config: ModelConfig, peers: Peers) -> ModelStatus:
         """
         The entry of a section, which shares its limits with the other processes among its `peers`.
         """
-        name, settings = section.name, _settings(section, peers.front_end.count)
-        return cls(
-            section, section.build(peers), RequestQueue(name, settings), RequestQueue(name, _unpromised(settings))
-        )
+        name, settings = config.name, _settings(config, peers.front_end.count)
+        return cls(config, config.build(peers), RequestQueue(name, settings), RequestQueue(name, _unpromised(settings)))
 
-    def apply(self, section: ModelSection, workers: int) -> None:
+    def apply(self, config: ModelConfig, workers: int) -> None:
         """
         Go on by a section that differs in hot keys alone.
         """
-        self.section = section
-        settings = _settings(section, workers)
+        self.config = config
+        settings = _settings(config, workers)
         self.gate.apply(settings)
         self.tokenizer_gate.apply(_unpromised(settings))
 
@@ -158,7 +156,7 @@ class ModelStatus:
         """
         Where it stands in words for callers; why it failed speaks of paths and classes, and is for the log.
         """
-        return f"The model {self.section.name!r} is {self.state}: {public_reason(self.state, self.reason)}"
+        return f"The model {self.config.name!r} is {self.state}: {public_reason(self.state, self.reason)}"
 
     def require(self, done: str, *states: State) -> None:
         """
@@ -170,7 +168,7 @@ class ModelStatus:
         if self.state not in states:
             must = " or ".join(states)
             raise RequestError(
-                f"The model {self.section.name!r} is {self.state}; it can be {done} when it is {must}", status=409
+                f"The model {self.config.name!r} is {self.state}; it can be {done} when it is {must}", status=409
             )
 
     async def fetch(self, settings: GlobalStorageConfig, has_stopped: Callable[[], bool]) -> None:
@@ -182,8 +180,8 @@ class ModelStatus:
         if isinstance(self.model, Preparable):
             self.model.prepare(settings.cache_dir)
         self.progress = FetchProgress()
-        report = reporter(self.section.name, self.progress, has_stopped)
-        brought = await asyncio.to_thread(fetch_artifacts, self.section, settings, report)
+        report = reporter(self.config.name, self.progress, has_stopped)
+        brought = await asyncio.to_thread(fetch_artifacts, self.config, settings, report)
         self.artifacts, self.digests, self.holds = brought.artifacts, brought.digests, brought.holds
         self.comparison = PlanVsActual.of(brought.plan) if brought.plan else None
 
@@ -193,7 +191,7 @@ class ModelStatus:
         """
         if self.comparison is not None:
             self.comparison = made = self.comparison.measure(self.model, self.phases.seconds()[State.LOADING])
-            log.info("model.measured", model=self.section.name, **made.describe(), ratio=made.ratios)
+            log.info("model.measured", model=self.config.name, **made.describe(), ratio=made.ratios)
 
     def release(self, model: Model) -> None:
         """
@@ -209,7 +207,7 @@ class ModelStatus:
         The entry as probes show it.
         """
         shown: dict[str, Any] = {
-            "name": self.section.name,
+            "name": self.config.name,
             "state": self.state,
             "since": self.since.isoformat(timespec="milliseconds"),
             "reason": self.reason,
@@ -220,14 +218,14 @@ class ModelStatus:
         try:
             return shown | self._details()
         except Exception as error:
-            log.error("model.not_described", model=self.section.name, error=type(error).__name__)
+            log.error("model.not_described", model=self.config.name, error=type(error).__name__)
             return shown
 
     def _details(self) -> dict[str, Any]:  # Any: JSON values
-        shown: dict[str, Any] = {**self.section.facts}
+        shown: dict[str, Any] = {**self.config.facts}
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()
-        if self.section.has_engine:
+        if self.config.has_engine:
             shown["load"] = self.load()
         if self.comparison is not None:
             shown["plan"] = self.comparison.describe()
@@ -238,9 +236,9 @@ class ModelStatus:
         return shown
 
 
-def _settings(section: ModelSection, workers: int) -> QueueSettings:
-    return QueueSettings(section.limits, section.slo).share(workers)
+def _settings(config: ModelConfig, workers: int) -> QueueSettings:
+    return QueueSettings(config.limits, config.slo).share(workers)
 
 
 def _unpromised(settings: QueueSettings) -> QueueSettings:
-    return QueueSettings(settings.limits, SloSection())
+    return QueueSettings(settings.limits, SloConfig())

@@ -20,25 +20,25 @@ from appliance.core.json_edit import NotAnObjectError
 from appliance.core.model import FORMS, PATHS, Model, ModelRequest, ModelResponse, Peers
 from appliance.core.multipart import FormError
 from appliance.core.request_context import current_context
-from appliance.models.base_config import ModelSection
+from appliance.models.base_config import ModelConfig
 from appliance.proxy import cache_policy, event_stream, stream_usage
-from appliance.proxy.circuit_breaker import BreakerSection
+from appliance.proxy.circuit_breaker import CircuitBreakerConfig
 from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
-from appliance.proxy.health_check import HealthSection
+from appliance.proxy.health_check import HealthCheckConfig
 from appliance.proxy.load_balancing import Balance
 from appliance.proxy.model_name import RenamableBody, renamed
 from appliance.proxy.pool import UpstreamPool
 from appliance.proxy.prefix_affinity import head_of
 from appliance.proxy.response import UpstreamResponse
-from appliance.proxy.response_cache import AnswersSection, CachedResponse, ResponseCache
-from appliance.proxy.retry import GENERATIONS, RetrySection
-from appliance.proxy.rewrite import RequestSection, Rewrite
+from appliance.proxy.response_cache import CachedResponse, ResponseCache, ResponseCacheConfig
+from appliance.proxy.retry import GENERATIONS, RetryConfig
+from appliance.proxy.rewrite import RequestRewriteConfig, Rewrite
 from appliance.proxy.stream_usage import HiddenUsage
-from appliance.proxy.upstream import MemberSection
+from appliance.proxy.upstream import PoolMemberConfig
 
 
-class HeadersSection(BaseConfig):
+class HeadersConfig(BaseConfig):
     """
     Which headers travel beside those that always do: traces, `X-Request-Id`, and what says how to read a body.
     """
@@ -59,7 +59,7 @@ class HeadersSection(BaseConfig):
     """Headers that travel neither to the upstream nor back to the client."""
 
 
-class ProxySection(ModelSection):
+class ProxyConfig(ModelConfig):
     """
     A model that other servers compute: any operation of OpenAI's protocol that they have.
     """
@@ -69,7 +69,7 @@ class ProxySection(ModelSection):
     class_: Annotated[Literal["proxy"], Field(alias="class")]
     """The model class."""
 
-    upstreams: Annotated[tuple[MemberSection, ...], Field(min_length=1)]
+    upstreams: Annotated[tuple[PoolMemberConfig, ...], Field(min_length=1)]
     """The servers that answer, one or more."""
 
     balance: Balance = "least_inflight"
@@ -78,22 +78,22 @@ class ProxySection(ModelSection):
     the prompt before, so that its prefix cache hits.
     """
 
-    request: RequestSection = RequestSection()
+    request: RequestRewriteConfig = RequestRewriteConfig()
     """What is changed in requests; unset is nothing but the model's name."""
 
-    headers: HeadersSection = HeadersSection()
+    headers: HeadersConfig = HeadersConfig()
     """Which headers travel."""
 
-    retry: RetrySection = RetrySection()
+    retry: RetryConfig = RetryConfig()
     """When a request is asked again."""
 
-    breaker: BreakerSection = BreakerSection()
+    breaker: CircuitBreakerConfig = CircuitBreakerConfig()
     """When an upstream is left alone."""
 
-    health: HealthSection = HealthSection()
+    health: HealthCheckConfig = HealthCheckConfig()
     """How upstreams are checked."""
 
-    cache: AnswersSection | None = None
+    cache: ResponseCacheConfig | None = None
     """Whether answers are kept; unset keeps none, `{}` keeps them with the defaults."""
 
     keep_alive_seconds: Annotated[float, Field(gt=0)] | None = 15
@@ -111,28 +111,28 @@ class ProxyModel:
     operations = frozenset(PATHS)
     proof = None
 
-    def __init__(self, section: ProxySection) -> None:
-        self._section = section
-        self._rewrite = Rewrite(section.request)
+    def __init__(self, config: ProxyConfig) -> None:
+        self._config = config
+        self._rewrite = Rewrite(config.request)
         self._pool: UpstreamPool | None = None
         self._answers: ResponseCache | None = None
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:  # noqa: ARG002 - a proxy has none
-        section = self._section
-        if section.cache is not None:
-            self._answers = ResponseCache(section.cache, section.name, asyncio.get_running_loop().time)
+        config = self._config
+        if config.cache is not None:
+            self._answers = ResponseCache(config.cache, config.name, asyncio.get_running_loop().time)
         # Health checks carry what every request does.
         members = [
-            member.model_copy(update={"headers": {**section.headers.set, **member.headers}})
-            for member in section.upstreams
+            member.model_copy(update={"headers": {**config.headers.set, **member.headers}})
+            for member in config.upstreams
         ]
         self._pool = UpstreamPool(
             members,
-            section.name,
-            balance=section.balance,
-            retry=section.retry,
-            breaker=section.breaker,
-            health=section.health,
+            config.name,
+            balance=config.balance,
+            retry=config.retry,
+            breaker=config.breaker,
+            health=config.health,
         )
         await self._pool.open()
 
@@ -141,7 +141,7 @@ class ProxyModel:
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
         request, body, hidden = await off_loop(len(call.body), self._request, call)
-        name = request.body.name or self._section.name
+        name = request.body.name or self._config.name
         if self._answers is None or not cache_policy.may_keep(call, body):
             return await self._pass(request, name, hidden)
         kept, result, age = await self._answers.get(
@@ -176,7 +176,7 @@ class ProxyModel:
         return self._pool
 
     def _request(self, call: ModelRequest) -> tuple[UpstreamRequest, bytes, HiddenUsage | None]:
-        section, is_form = self._section, call.operation in FORMS
+        config, is_form = self._config, call.operation in FORMS
         try:
             body, hidden = call.body, None
             if not is_form:
@@ -189,11 +189,11 @@ class ProxyModel:
         request = UpstreamRequest(
             path=call.path or PATHS[call.operation][0],
             query=call.query,
-            headers=forward_request_headers(call.headers, forward=section.headers.forward, drop=section.headers.drop),
+            headers=forward_request_headers(call.headers, forward=config.headers.forward, drop=config.headers.drop),
             body=named,
             is_generation=call.operation in GENERATIONS,
-            key=head_of(body) if section.balance == "prefix_affinity" else b"",
-            patience=section.keep_alive_seconds,
+            key=head_of(body) if config.balance == "prefix_affinity" else b"",
+            patience=config.keep_alive_seconds,
         )
         return request, body, hidden
 
@@ -202,7 +202,7 @@ class ProxyModel:
         The body with its usage asked for, and what takes that out of the answer, where the client did not ask.
         """
         # Who drops the option has an upstream that refuses it.
-        is_dropped = stream_usage.OPTION in self._section.request.drop
+        is_dropped = stream_usage.OPTION in self._config.request.drop
         if call.on_usage is None or call.operation not in stream_usage.OPERATIONS or is_dropped:
             return body, None
         asking = stream_usage.asking(body)
@@ -210,7 +210,7 @@ class ProxyModel:
 
     async def _pass(self, request: UpstreamRequest, name: str, hidden: HiddenUsage | None) -> ModelResponse:
         exchange = await self._running.ask(request)
-        answer, silence = exchange.answer, self._section.keep_alive_seconds
+        answer, silence = exchange.answer, self._config.keep_alive_seconds
         if answer.is_event_stream:
             stream = event_stream.events(exchange, name, silence, hidden)
         elif answer.is_json or answer.status >= 300:
@@ -221,7 +221,7 @@ class ProxyModel:
         return ModelResponse(stream, answer.status, answer.media_type, self._downward(answer))
 
     def _key(self, call: ModelRequest, request: UpstreamRequest) -> bytes:
-        record, is_shared = current_context(), self._section.cache is None or self._section.cache.shared
+        record, is_shared = current_context(), self._config.cache is None or self._config.cache.shared
         owner = None if record is None or is_shared else record.key
         return cache_policy.key_of(call, request.headers, request.body.under(""), owner)
 
@@ -238,7 +238,7 @@ class ProxyModel:
         return CachedResponse(body, answer.status, answer.media_type, self._downward(answer), may_be_kept)
 
     def _downward(self, answer: UpstreamResponse) -> Mapping[str, str]:
-        headers = self._section.headers
+        headers = self._config.headers
         return forward_response_headers(answer.headers, expose=headers.expose, drop=headers.drop)
 
 

@@ -20,7 +20,7 @@ class ModelRegistry:
         self.coming: tuple[ModelRunner, ...] = ()
         """Those that a new config brings, until they are ready; no call finds them, and no probe waits for them."""
         self._leaving: tuple[ModelRunner, ...] = ()
-        self._by_name = {name: life for life in self.lives for name in life.entry.section.names}
+        self._by_name = {name: life for life in self.lives for name in life.entry.config.names}
 
     @property
     def entries(self) -> tuple[ModelStatus, ...]:
@@ -48,16 +48,16 @@ class ModelRegistry:
         """
         The one whose own name this is.
         """
-        return next((life for life in self.lives if life.entry.section.name == name), None)
+        return next((life for life in self.lives if life.entry.config.name == name), None)
 
     def put(self, life: ModelRunner) -> ModelRunner | None:
         """
         Have calls find `life`, instead of the one of its name that there was, which is returned and is leaving now.
         """
-        old = self.get(life.entry.section.name)
+        old = self.get(life.entry.config.name)
         others = {name: each for name, each in self._by_name.items() if each is not old}
         # The latest who claims a name has it: an alias may move from one model to another.
-        self._by_name = others | dict.fromkeys(life.entry.section.names, life)
+        self._by_name = others | dict.fromkeys(life.entry.config.names, life)
         self.coming = tuple(each for each in self.coming if each is not life)
         if old is None:
             self.lives = (*self.lives, life)
@@ -87,4 +87,4 @@ class ModelRegistry:
         """
         Show the models in the order of their config.
         """
-        self.lives = tuple(sorted(self.lives, key=lambda life: names.index(life.entry.section.name)))
+        self.lives = tuple(sorted(self.lives, key=lambda life: names.index(life.entry.config.name)))

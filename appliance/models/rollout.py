@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 
-from appliance.models.base_config import ModelSection
+from appliance.models.base_config import ModelConfig
 from appliance.models.manager import ModelManager
 from appliance.models.model_runner import ModelRunner
 from appliance.models.state import RULES, State
@@ -32,15 +32,15 @@ class Rollout:
     new one fails.
     """
 
-    def __init__(self, lifecycle: ModelManager, sections: Sequence[ModelSection], names: Collection[str]) -> None:
+    def __init__(self, manager: ModelManager, configs: Sequence[ModelConfig], names: Collection[str]) -> None:
         """
         `sections` are all models of the new config, of which those called `names` are new or others than they were.
         """
-        self._lifecycle = lifecycle
-        self._roster = lifecycle.roster
-        self._order = [section.name for section in sections]
-        self._coming = {section.name: lifecycle.life(section) for section in sections if section.name in names}
-        self._gone = [life for life in self._roster.lives if life.entry.section.name not in self._order]
+        self._manager = manager
+        self._roster = manager.roster
+        self._order = [config.name for config in configs]
+        self._coming = {config.name: manager.life(config) for config in configs if config.name in names}
+        self._gone = [life for life in self._roster.lives if life.entry.config.name not in self._order]
         self._emptied: dict[str, ModelRunner] = {}
         self._has_room = False
         self.failed: dict[str, str] = {}
@@ -65,7 +65,7 @@ class Rollout:
                     await self._bring(life, is_outdated)
         for life in self._gone:
             self._roster.remove(life)
-            self._lifecycle.let_go(life, _REMOVED)
+            self._manager.let_go(life, _REMOVED)
         await self._bring_back()
         self._roster.arrange(self._order)
 
@@ -82,11 +82,11 @@ class Rollout:
             self._note(life)
 
     async def _bring(self, life: ModelRunner, is_outdated: Callable[[], bool]) -> None:
-        old = self._roster.get(life.entry.section.name)
+        old = self._roster.get(life.entry.config.name)
         if old is not None and old.entry.state not in _WORTHY:
             # It never came up, or is dead: as if the file had been this one from the start.
             self._roster.put(life)
-            await self._lifecycle.leave(old, _REPLACED)
+            await self._manager.leave(old, _REPLACED)
             life.begin()
             await life.loaded()
             return
@@ -98,16 +98,16 @@ class Rollout:
             self._note(life)
             await self._drop(life)
         elif (old := self._roster.put(life)) is not None:
-            self._emptied.pop(life.entry.section.name, None)
-            self._lifecycle.let_go(old, _REPLACED)
+            self._emptied.pop(life.entry.config.name, None)
+            self._manager.let_go(old, _REPLACED)
 
     def _note(self, life: ModelRunner) -> None:
         if life.entry.state in {State.FAILED, State.UNAVAILABLE}:
-            self.failed[life.entry.section.name] = life.entry.reason
+            self.failed[life.entry.config.name] = life.entry.reason
 
     async def _drop(self, life: ModelRunner) -> None:
         self._roster.remove(life)
-        await self._lifecycle.leave(life, "the config that wanted it is not applied")
+        await self._manager.leave(life, "the config that wanted it is not applied")
 
     async def _make_room(self) -> None:
         """
@@ -130,8 +130,8 @@ class Rollout:
             if old is not None and _is_heavy(old) and State.DRAINING in RULES[old.entry.state].leaves_to
         }
         await asyncio.gather(
-            *(self._lifecycle.leave(life, _REMOVED) for life in gone),
-            *(self._lifecycle.empty(life, _ANEW) for life in self._emptied.values()),
+            *(self._manager.leave(life, _REMOVED) for life in gone),
+            *(self._manager.empty(life, _ANEW) for life in self._emptied.values()),
         )
 
     async def _bring_back(self) -> None:
@@ -145,14 +145,14 @@ class Rollout:
 
 
 def _is_heavy(life: ModelRunner) -> bool:
-    return life.entry.section.computer == "vllm"
+    return life.entry.config.computer == "vllm"
 
 
 def _waves(coming: Mapping[str, ModelRunner]) -> Iterator[Sequence[ModelRunner]]:
     """
     Who asks another model comes after it.
     """
-    asks = {name: [each for each in life.entry.section.targets if each in coming] for name, life in coming.items()}
+    asks = {name: [each for each in life.entry.config.targets if each in coming] for name, life in coming.items()}
     order = TopologicalSorter(asks)
     order.prepare()
     while order.is_active():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.model import Peers
-from appliance.models.base_config import ModelSection
+from appliance.models.base_config import ModelConfig
 from appliance.models.model_status import ModelStatus
 from appliance.models.restart_policy import RestartPolicy
 
@@ -29,11 +29,11 @@ class Turn:
     closed: int = 0
     """How many models were closed so far."""
 
-    def of(self, section: ModelSection) -> AbstractAsyncContextManager[object]:
+    def of(self, config: ModelConfig) -> AbstractAsyncContextManager[object]:
         """
         One engine after the other: each measures the memory that the ones before it left.
         """
-        return self.lock if section.has_engine else contextlib.nullcontext()
+        return self.lock if config.has_engine else contextlib.nullcontext()
 
 
 @dataclass(frozen=True, slots=True)

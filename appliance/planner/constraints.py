@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.planner.model_config import Architecture
 
 
@@ -34,7 +34,7 @@ class ConstraintViolation:
 
 
 def constraint_violations(
-    model: Architecture, layout: LayoutSection, max_model_len: int | None = None
+    model: Architecture, layout: LayoutConfig, max_model_len: int | None = None
 ) -> list[ConstraintViolation]:
     """
     Everything about a layout that vLLM would refuse; `max_model_len` is the wanted one, None the model's own.
@@ -51,7 +51,7 @@ def constraint_violations(
 Found = Iterator[tuple[str, str, str]]
 
 
-def _heads(model: Architecture, layout: LayoutSection) -> Found:
+def _heads(model: Architecture, layout: LayoutConfig) -> Found:
     """
     ``ModelConfig.verify_with_parallel_config``, and ``QKVParallelLinear``.
     """
@@ -63,7 +63,7 @@ def _heads(model: Architecture, layout: LayoutSection) -> Found:
         yield "tensor_parallel", fault, "one of the two must divide the other"
 
 
-def _feed_forward(model: Architecture, layout: LayoutSection) -> Found:
+def _feed_forward(model: Architecture, layout: LayoutConfig) -> Found:
     """
     ``ColumnParallelLinear`` and ``FusedMoE``.
     """
@@ -76,7 +76,7 @@ def _feed_forward(model: Architecture, layout: LayoutSection) -> Found:
         yield _split(over, f"experts of width {model.expert_intermediate}", layout.data_parallel)
 
 
-def _vocabulary(model: Architecture, layout: LayoutSection) -> Found:
+def _vocabulary(model: Architecture, layout: LayoutConfig) -> Found:
     """
     ``VocabParallelEmbedding``: padded to a multiple of 64, the rows must divide.
     """
@@ -84,7 +84,7 @@ def _vocabulary(model: Architecture, layout: LayoutSection) -> Found:
         yield _split(layout.tensor_parallel, f"a vocabulary of {model.padded_vocabulary}, padded")
 
 
-def _experts(model: Architecture, layout: LayoutSection) -> Found:
+def _experts(model: Architecture, layout: LayoutConfig) -> Found:
     """
     ``ModelConfig._verify_with_expert_parallelism``, and ``determine_expert_map``.
     """
@@ -98,7 +98,7 @@ def _experts(model: Architecture, layout: LayoutSection) -> Found:
         yield "expert_parallel", fault, "each rank must have one"
 
 
-def _layers(model: Architecture, layout: LayoutSection) -> Found:
+def _layers(model: Architecture, layout: LayoutConfig) -> Found:
     """
     ``get_pp_indices``, and the interface ``SupportsPP``, which encoders lack.
     """
@@ -109,7 +109,7 @@ def _layers(model: Architecture, layout: LayoutSection) -> Found:
         yield "pipeline_parallel", f"is {stages}, and vLLM runs encoders in one stage", "must be 1"
 
 
-def _context(model: Architecture, layout: LayoutSection) -> Found:
+def _context(model: Architecture, layout: LayoutConfig) -> Found:
     """
     ``ModelConfig.verify_with_parallel_config``: the ranks that share tokens are those that would hold copies of heads.
     """
@@ -125,7 +125,7 @@ def _context(model: Architecture, layout: LayoutSection) -> Found:
         yield key, f"is {ranks}, and each head of keys has {each} of queries, which do not divide by it", "must divide"
 
 
-def _blocks(model: Architecture, layout: LayoutSection) -> Found:
+def _blocks(model: Architecture, layout: LayoutConfig) -> Found:
     """
     Quantized layers are cut between their blocks: those of FP8 both ways (``validate_fp8_block_shape``), the groups of
     GPTQ and AWQ by their inputs.

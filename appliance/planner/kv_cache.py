@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.planner.attention import Attention, AttentionKind
 from appliance.planner.model_config import Architecture
 from appliance.planner.weight_sharding import local_heads, stage_ends
@@ -133,7 +133,7 @@ class KvCache:
         return sum(self.layers[each] // pages.tokens for pages, layers in grows for each in layers if each in mine)
 
 
-def cache_of(model: Architecture, layout: LayoutSection, terms: Terms) -> KvCache:
+def cache_of(model: Architecture, layout: LayoutConfig, terms: Terms) -> KvCache:
     """
     The cache of a model in a layout.
     """
@@ -147,7 +147,7 @@ def cache_of(model: Architecture, layout: LayoutSection, terms: Terms) -> KvCach
     )
 
 
-def _pages(attention: Attention, layout: LayoutSection, terms: Terms) -> _Pages:
+def _pages(attention: Attention, layout: LayoutConfig, terms: Terms) -> _Pages:
     size = _BYTES.get(terms.dtype, terms.element_bytes)
     if attention.kind is AttentionKind.STATE:
         return _Pages(attention, terms.block_tokens, attention.elements // layout.tensor_parallel * terms.element_bytes)

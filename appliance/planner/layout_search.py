@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.planner.constraints import ConstraintViolation, constraint_violations
 from appliance.planner.hardware import Hardware
 from appliance.planner.memory_estimate import EngineRequirements, estimate
@@ -27,8 +27,8 @@ _MOST_RANKS = 16
 
 
 def nearest(
-    subject: ModelInfo, wanted: LayoutSection, demand: EngineRequirements, hardware: Hardware
-) -> list[LayoutSection]:
+    subject: ModelInfo, wanted: LayoutConfig, demand: EngineRequirements, hardware: Hardware
+) -> list[LayoutConfig]:
     """
     Up to three layouts that work and are most like the wanted one.
     """
@@ -37,14 +37,14 @@ def nearest(
     return list(islice(fitting, _MOST_NAMED))
 
 
-def dividing(model: Architecture, wanted: LayoutSection, most: int = _MOST_RANKS) -> Iterator[LayoutSection]:
+def dividing(model: Architecture, wanted: LayoutConfig, most: int = _MOST_RANKS) -> Iterator[LayoutConfig]:
     """
     Layouts that vLLM would take, whether they fit or not, those most like the wanted one first.
     """
     return (each for each in candidates(wanted, max(most, wanted.ranks)) if not constraint_violations(model, each))
 
 
-def with_dividing(fault: ConstraintViolation, model: Architecture, wanted: LayoutSection) -> ConstraintViolation:
+def with_dividing(fault: ConstraintViolation, model: Architecture, wanted: LayoutConfig) -> ConstraintViolation:
     """
     A fault of a layout with up to three that divide as its remedy.
     """
@@ -54,7 +54,7 @@ def with_dividing(fault: ConstraintViolation, model: Architecture, wanted: Layou
     return replace(fault, remedy=f"those that divide: {others}") if others else fault
 
 
-def search_layout(subject: ModelInfo, demand: EngineRequirements, hardware: Hardware) -> tuple[LayoutSection, str]:
+def search_layout(subject: ModelInfo, demand: EngineRequirements, hardware: Hardware) -> tuple[LayoutConfig, str]:
     """
     The layout with the fewest ranks that holds the model, and why it is that one.
 
@@ -65,9 +65,9 @@ def search_layout(subject: ModelInfo, demand: EngineRequirements, hardware: Hard
         layout
         for count in counts
         if not constraint_violations(
-            subject.architecture, layout := LayoutSection(tensor_parallel=count), _length(demand)
+            subject.architecture, layout := LayoutConfig(tensor_parallel=count), _length(demand)
         )
-    ] or [LayoutSection()]
+    ] or [LayoutConfig()]
     for layout in possible:
         found = estimate(subject, layout, demand, hardware)
         if not found.faults:
@@ -75,7 +75,7 @@ def search_layout(subject: ModelInfo, demand: EngineRequirements, hardware: Hard
     return possible[-1], f"nothing holds it on {hardware}; this is the widest that divides"
 
 
-def works(subject: ModelInfo, layout: LayoutSection, demand: EngineRequirements, hardware: Hardware) -> bool:
+def works(subject: ModelInfo, layout: LayoutConfig, demand: EngineRequirements, hardware: Hardware) -> bool:
     """
     Whether vLLM would take the layout, and the model fits.
     """
@@ -84,7 +84,7 @@ def works(subject: ModelInfo, layout: LayoutSection, demand: EngineRequirements,
     return not estimate(subject, layout, demand, hardware).faults
 
 
-def named(layout: LayoutSection) -> str:
+def named(layout: LayoutConfig) -> str:
     """
     A layout in the words of the file.
     """
@@ -97,14 +97,14 @@ def named(layout: LayoutSection) -> str:
     return " x ".join(said) + (" with expert_parallel" if layout.expert_parallel else "")
 
 
-def _most(wanted: LayoutSection, hardware: Hardware) -> int:
+def _most(wanted: LayoutConfig, hardware: Hardware) -> int:
     """
     How many ranks there can be.
     """
     return max(wanted.ranks, _MOST_RANKS) if hardware.is_cpu else hardware.count * wanted.nodes.count
 
 
-def candidates(wanted: LayoutSection, most: int) -> Iterator[LayoutSection]:
+def candidates(wanted: LayoutConfig, most: int) -> Iterator[LayoutConfig]:
     """
     Ways to lay it out over up to so many ranks, those most like the wanted one first.
     """
@@ -121,7 +121,7 @@ def candidates(wanted: LayoutSection, most: int) -> Iterator[LayoutSection]:
         yield wanted.model_copy(update={**sizes, "devices": None, "decode_context_parallel": 1})
 
 
-def _distance(shape: tuple[int, int], wanted: LayoutSection) -> tuple[int, int, int]:
+def _distance(shape: tuple[int, int], wanted: LayoutConfig) -> tuple[int, int, int]:
     tensor, pipeline = shape
     ranks = wanted.tensor_parallel * wanted.pipeline_parallel
     apart = abs(tensor - wanted.tensor_parallel)
@@ -132,7 +132,7 @@ def _length(demand: EngineRequirements) -> int | None:
     return demand.engine.max_model_len
 
 
-def _why(layout: LayoutSection, hardware: Hardware) -> str:
+def _why(layout: LayoutConfig, hardware: Hardware) -> str:
     if hardware.is_cpu:
         return "there is no GPU: one rank on the CPU"
     if layout.tensor_parallel == 1:

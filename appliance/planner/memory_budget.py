@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig
 from appliance.engines.vllm.cpu_memory import computes_in_float32, cpu_kv_bytes
 from appliance.planner.hardware import Hardware
 from appliance.planner.kv_cache import Terms
@@ -41,7 +41,7 @@ class Batch:
 
 
 def dtype_of(
-    model: Architecture, engine: EngineSection, hardware: Hardware, *, stored_bytes: int, is_pooling: bool
+    model: Architecture, engine: EngineConfig, hardware: Hardware, *, stored_bytes: int, is_pooling: bool
 ) -> str:
     """
     The type that the model computes in (``_resolve_auto_dtype`` of vLLM, and what we choose on a CPU).
@@ -58,7 +58,7 @@ def dtype_of(
     return model.dtype
 
 
-def batch_of(engine: EngineSection, layout: LayoutSection, hardware: Hardware) -> Batch:
+def batch_of(engine: EngineConfig, layout: LayoutConfig, hardware: Hardware) -> Batch:
     """
     vLLM's defaults for its server (``EngineArgs.get_batch_defaults``), or what the config says.
     """
@@ -75,9 +75,7 @@ def batch_of(engine: EngineSection, layout: LayoutSection, hardware: Hardware) -
     return Batch(int(said) if isinstance(said, int) else tokens, engine.max_num_seqs or texts)
 
 
-def terms_of(
-    model: Architecture, engine: EngineSection, layout: LayoutSection, hardware: Hardware, dtype: str
-) -> Terms:
+def terms_of(model: Architecture, engine: EngineConfig, layout: LayoutConfig, hardware: Hardware, dtype: str) -> Terms:
     """
     What the KV cache is built of on this hardware.
     """
@@ -92,7 +90,7 @@ def terms_of(
     )
 
 
-def budget_bytes(layout: LayoutSection, hardware: Hardware) -> int:
+def budget_bytes(layout: LayoutConfig, hardware: Hardware) -> int:
     """
     What the engine may take of each device; on a CPU, of the machine, all ranks together.
     """
@@ -101,7 +99,7 @@ def budget_bytes(layout: LayoutSection, hardware: Hardware) -> int:
 
 
 def reserve_bytes(
-    model: Architecture, engine: EngineSection, layout: LayoutSection, hardware: Hardware, dtype: str
+    model: Architecture, engine: EngineConfig, layout: LayoutConfig, hardware: Hardware, dtype: str
 ) -> int:
     """
     An estimate of what a rank needs beside weights and cache: the vectors of a full batch, its logits, the libraries.
@@ -117,7 +115,7 @@ def reserve_bytes(
     return vectors + logits + _LIBRARIES_BYTES
 
 
-def kv_bytes(engine: EngineSection, layout: LayoutSection, hardware: Hardware, taken: int, weights: int) -> int:
+def kv_bytes(engine: EngineConfig, layout: LayoutConfig, hardware: Hardware, taken: int, weights: int) -> int:
     """
     Memory of the KV cache of a rank: what the config says, or what the budget leaves beside `taken`.
     """

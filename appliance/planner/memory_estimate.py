@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig
 from appliance.planner import memory_budget
 from appliance.planner.constraints import ConstraintViolation
 from appliance.planner.hardware import Hardware
@@ -32,7 +32,7 @@ class EngineRequirements:
     What is wanted of a model: how vLLM is set up, and whether it pools rather than writes.
     """
 
-    engine: EngineSection
+    engine: EngineConfig
     is_pooling: bool = False
 
 
@@ -81,7 +81,7 @@ class MemoryEstimate:
 
 
 def estimate(
-    subject: ModelInfo, layout: LayoutSection, demand: EngineRequirements, hardware: Hardware
+    subject: ModelInfo, layout: LayoutConfig, demand: EngineRequirements, hardware: Hardware
 ) -> MemoryEstimate:
     """
     Count and estimate; the layout's sizes divide.
@@ -104,7 +104,7 @@ def _rank(
     rank: Rank,
     weight_bytes: int,
     reserve: int,
-    layout: LayoutSection,
+    layout: LayoutConfig,
     demand: EngineRequirements,
     hardware: Hardware,
     cache: KvCache,
@@ -119,7 +119,7 @@ def _smallest(ranks: Sequence[RankPlan], stages: int) -> list[int]:
     return [min(rank.kv_cache_bytes for rank in ranks if rank.pipeline == stage) for stage in range(stages)]
 
 
-def _faults(found: MemoryEstimate, layout: LayoutSection, hardware: Hardware) -> list[ConstraintViolation]:
+def _faults(found: MemoryEstimate, layout: LayoutConfig, hardware: Hardware) -> list[ConstraintViolation]:
     faults = _too_few(layout, hardware)
     offloaded = int(layout.cpu_offload_gib * _GIB)
     needs = [max(0, rank.weight_bytes - offloaded) + rank.reserve_bytes for rank in found.ranks]
@@ -139,7 +139,7 @@ def _faults(found: MemoryEstimate, layout: LayoutSection, hardware: Hardware) ->
     return faults
 
 
-def _too_few(layout: LayoutSection, hardware: Hardware) -> list[ConstraintViolation]:
+def _too_few(layout: LayoutConfig, hardware: Hardware) -> list[ConstraintViolation]:
     if hardware.is_cpu or layout.ranks_here <= hardware.count or layout.executor == "ray":
         return []
     fault = f"takes {layout.ranks_here} devices of this machine, which has {hardware.count}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.planner.constraints import ConstraintViolation
 from appliance.planner.hardware import Hardware
 from appliance.planner.load_time import LoadTime
@@ -45,7 +45,7 @@ class Plan:
     files: int
     size_bytes: int
     read_bytes: int
-    layout: LayoutSection
+    layout: LayoutConfig
     reason: str
     hardware: Hardware
     budget_bytes: int

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.planner.expected_tensors import expected
 from appliance.planner.gguf_header import read_gguf
@@ -69,7 +69,7 @@ class ModelInfo:
         return sum(part.tensor.elements for part in self.parts)
 
 
-def inspect_model(storage: StorageSection, settings: GlobalStorageConfig) -> ModelInfo:
+def inspect_model(storage: StorageConfig, settings: GlobalStorageConfig) -> ModelInfo:
     """
     Read what a plan needs of a model, and no weights.
 
@@ -87,7 +87,7 @@ def inspect_model(storage: StorageSection, settings: GlobalStorageConfig) -> Mod
         return _subject(files, config, found.tensors, source, config_bytes + found.read_bytes)
 
 
-def inspect_config(storage: StorageSection, settings: GlobalStorageConfig) -> Architecture:
+def inspect_config(storage: StorageConfig, settings: GlobalStorageConfig) -> Architecture:
     """
     Read only what a model says it is.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from appliance.config.layout import AnyLayout, LayoutSection
+from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.planner import layout_search
 from appliance.planner.constraints import ConstraintViolation, constraint_violations
 from appliance.planner.hardware import Hardware
@@ -34,7 +34,7 @@ def plan(
     found = constraint_violations(subject.architecture, layout, demand.engine.max_model_len)
     shown = layout
     if any(each.path[0] == "layout" for each in found):
-        shown = next(layout_search.dividing(subject.architecture, layout, hardware.count), LayoutSection())
+        shown = next(layout_search.dividing(subject.architecture, layout, hardware.count), LayoutConfig())
         reason = f"in place of {layout_search.named(layout)}, which cannot work"
     counted = estimate(subject, shown, demand, hardware)
     # One fault of a key is enough: its remedy mends the others.
@@ -48,7 +48,7 @@ def plan(
 def _made(
     name: str,
     subject: ModelInfo,
-    layout: LayoutSection,
+    layout: LayoutConfig,
     reason: str,
     counted: MemoryEstimate,
     hardware: Hardware,
@@ -83,7 +83,7 @@ def _made(
     )
 
 
-def _with_nearest(fault: ConstraintViolation, others: list[LayoutSection], hardware: Hardware) -> ConstraintViolation:
+def _with_nearest(fault: ConstraintViolation, others: list[LayoutConfig], hardware: Hardware) -> ConstraintViolation:
     if fault.path not in layout_search.SPLITS:
         return fault
     said = ", ".join(map(layout_search.named, others))

@@ -4,9 +4,9 @@ The part of a plan that is wanted before anything is fetched: whether a layout c
 
 from __future__ import annotations
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import AnyLayout, LayoutSection
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import AnyLayout, LayoutConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.planner.constraints import ConstraintViolation, constraint_violations
 from appliance.planner.layout_search import with_dividing
 from appliance.planner.model_info import inspect_config
@@ -16,7 +16,7 @@ _STALL_SECONDS = 10
 
 
 def precheck_layout(
-    storage: StorageSection, layout: AnyLayout, engine: EngineSection, settings: GlobalStorageConfig
+    storage: StorageConfig, layout: AnyLayout, engine: EngineConfig, settings: GlobalStorageConfig
 ) -> list[ConstraintViolation]:
     """
     What vLLM would refuse, as `check` says it, where there is something to look for; a start is not held up for less.
@@ -33,7 +33,7 @@ def precheck_layout(
 
 
 def check(
-    storage: StorageSection, layout: AnyLayout, engine: EngineSection, settings: GlobalStorageConfig
+    storage: StorageConfig, layout: AnyLayout, engine: EngineConfig, settings: GlobalStorageConfig
 ) -> list[ConstraintViolation]:
     """
     What vLLM would refuse, by the model's `config.json` alone; memory is left to vLLM, which measures it.
@@ -47,11 +47,11 @@ def check(
     model = inspect_config(storage, settings.model_copy(update={"transfer": limits}))
     if _changes_sizes(engine):
         return []
-    said = LayoutSection() if layout == "auto" else layout
+    said = LayoutConfig() if layout == "auto" else layout
     return [with_dividing(each, model, said) for each in constraint_violations(model, said, engine.max_model_len)]
 
 
-def _changes_sizes(engine: EngineSection) -> bool:
+def _changes_sizes(engine: EngineConfig) -> bool:
     """
     Whether the model's sizes are others in the end than its files say.
     """

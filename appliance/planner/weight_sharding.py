@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.planner.model_config import Architecture
 from appliance.planner.tensor_info import PLAIN, bytes_of
 from appliance.planner.tensor_parallel import Group, ShardPart, ShardRule
@@ -49,7 +49,7 @@ class _Stage:
         return found
 
 
-def weights(loaded: list[Group], model: Architecture, layout: LayoutSection, dtype: str) -> Mapping[Rank, int]:
+def weights(loaded: list[Group], model: Architecture, layout: LayoutConfig, dtype: str) -> Mapping[Rank, int]:
     """
     Bytes of weights by rank; `dtype` is what the model computes in, which plain tensors are turned into.
     """
@@ -99,7 +99,7 @@ def _stages_of(part: ShardPart, ends: list[int], model: Architecture) -> Iterabl
     return (0,) if is_seeing else (last,)
 
 
-def _add(stage: _Stage, group: Group, model: Architecture, layout: LayoutSection, dtype: str) -> None:
+def _add(stage: _Stage, group: Group, model: Architecture, layout: LayoutConfig, dtype: str) -> None:
     part = group.part
     kept = _dtype(part, model, dtype)
     is_expert = part.expert is not None or part.holds_experts
@@ -173,7 +173,7 @@ def _share(part: ShardPart, size: int, ranks: int, model: Architecture) -> int:
     return -(-size // ranks)
 
 
-def _expert_shares(experts: int, layout: LayoutSection) -> Mapping[int, range]:
+def _expert_shares(experts: int, layout: LayoutConfig) -> Mapping[int, range]:
     """
     The experts of each rank, in a row; the first ranks have those that are left over (``determine_expert_map``).
     """

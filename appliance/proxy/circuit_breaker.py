@@ -13,7 +13,7 @@ from pydantic import Field
 from appliance.config.base import BaseConfig
 
 
-class BreakerSection(BaseConfig):
+class CircuitBreakerConfig(BaseConfig):
     """
     When an upstream is left alone.
     """
@@ -46,8 +46,8 @@ class CircuitBreaker:
     The breaker of one upstream; `clock` is in seconds.
     """
 
-    def __init__(self, section: BreakerSection, clock: Callable[[], float]) -> None:
-        self._section = section
+    def __init__(self, config: CircuitBreakerConfig, clock: Callable[[], float]) -> None:
+        self._config = config
         self._clock = clock
         self._failures = 0
         self._opened: float | None = None
@@ -67,7 +67,7 @@ class CircuitBreaker:
         """
         Seconds until something is let through again.
         """
-        return 0 if self._opened is None else max(0, self._opened + self._section.open_seconds - self._clock())
+        return 0 if self._opened is None else max(0, self._opened + self._config.open_seconds - self._clock())
 
     @property
     def lets_through(self) -> bool:
@@ -97,7 +97,7 @@ class CircuitBreaker:
         A request failed.
         """
         self._failures += 1
-        if self._opened is not None or self._failures >= self._section.failures:
+        if self._opened is not None or self._failures >= self._config.failures:
             self.open()
 
     def forget(self) -> None:

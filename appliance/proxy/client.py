@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from yarl import URL
 
-from appliance.config.upstreams import UpstreamSection
+from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError
 from appliance.proxy.errors import broken, unanswered
 from appliance.proxy.response import UpstreamResponse
@@ -31,13 +31,13 @@ class UpstreamClient:
     Asks one upstream; connections are kept, and as many as there are requests.
     """
 
-    def __init__(self, section: UpstreamSection) -> None:
-        self.section = section
+    def __init__(self, config: UpstreamConfig) -> None:
+        self.config = config
         self._connections: Connections | None = None
         self._own = {"user-agent": f"appliance/{version('appliance')}", "accept-encoding": "identity"}
-        key = section.api_key.get_secret_value() if section.api_key else ""
+        key = config.api_key.get_secret_value() if config.api_key else ""
         self._authorization = {"authorization": f"Bearer {key}"} if key else {}
-        self._set = {name.lower(): value.get_secret_value() for name, value in section.headers.items()}
+        self._set = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
 
     async def send(
         self, path: str, body: bytes | None, headers: Mapping[str, str] = {}, *, query: str = ""
@@ -51,7 +51,7 @@ class UpstreamClient:
             GatewayError: there is no answer.
             GatewayTimeoutError: there is none in time.
         """
-        return await self.send_to(join(self.section.url, path, query), body, headers)
+        return await self.send_to(join(self.config.url, path, query), body, headers)
 
     async def send_to(self, url: URL, body: bytes | None, headers: Mapping[str, str] = {}) -> UpstreamResponse:
         """
@@ -71,7 +71,7 @@ class UpstreamClient:
             raise unanswered(error) from error
         try:
             _require_final(response.status)
-            return UpstreamResponse(response, self.section, asked)
+            return UpstreamResponse(response, self.config, asked)
         except GatewayError:
             response.close()
             raise
@@ -86,14 +86,14 @@ class UpstreamClient:
 
     @property
     def _until_first_byte(self) -> float:
-        timeouts = self.section.timeouts
+        timeouts = self.config.timeouts
         return min(timeouts.first_byte_seconds, timeouts.total_seconds or timeouts.first_byte_seconds)
 
     async def _request(self, url: URL, body: bytes | None, headers: Mapping[str, str]) -> ClientResponse:
         if self._connections is None:
             from appliance.proxy.connection import Connections
 
-            self._connections = Connections.open(self.section)
+            self._connections = Connections.open(self.config)
         connections = self._connections
         return await connections.session.request(
             "GET" if body is None else "POST",

@@ -18,7 +18,7 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 from yarl import URL
 
-from appliance.config.upstreams import UpstreamSection, UpstreamTlsSection
+from appliance.config.upstreams import UpstreamConfig, UpstreamTlsConfig
 from appliance.core.errors import UnreachableError
 from appliance.proxy.errors import UNREACHABLE
 from appliance.storage.filesystems.proxy_env import proxy_for
@@ -58,18 +58,18 @@ class Connections:
     """To the proxy alone, where it makes a tunnel."""
 
     @classmethod
-    def open(cls, section: UpstreamSection) -> Connections:
+    def open(cls, config: UpstreamConfig) -> Connections:
         """
         The connections of a section, none of which stands yet.
 
         Raises:
             UnreachableError: the certificates cannot be read, or the environment's proxy is none that can be used.
         """
-        proxy = _proxy(URL(section.url))
+        proxy = _proxy(URL(config.url))
         connector = TCPConnector(
             # The number of connections is the number of requests; what limits those stands before us.
             limit=0,
-            ssl=True if section.tls is None else _context(section.tls),
+            ssl=True if config.tls is None else _context(config.tls),
         )
         connector._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # its own
         session = ClientSession(
@@ -77,7 +77,7 @@ class Connections:
             # One client's cookies are not another's.
             cookie_jar=DummyCookieJar(),
             # The other timeouts are ours: aiohttp's would count a slow client's time as the upstream's silence.
-            timeout=ClientTimeout(total=None, connect=section.timeouts.connect_seconds),
+            timeout=ClientTimeout(total=None, connect=config.timeouts.connect_seconds),
             # They are undone in `decoding`, which has bounds.
             auto_decompress=False,
             proxy=None if proxy is None else proxy.with_user(None),
@@ -85,7 +85,7 @@ class Connections:
         if proxy is None or proxy.user is None:
             return cls(session)
         login = {"Proxy-Authorization": encode_basic_auth(proxy.user, proxy.password or "")}
-        return cls(session, proxy_headers=login) if section.url.startswith("https:") else cls(session, login)
+        return cls(session, proxy_headers=login) if config.url.startswith("https:") else cls(session, login)
 
 
 def _proxy(url: URL) -> URL | None:
@@ -103,18 +103,18 @@ def _proxy(url: URL) -> URL | None:
     return proxy
 
 
-def _context(section: UpstreamTlsSection) -> ssl.SSLContext:
+def _context(config: UpstreamTlsConfig) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=section.ca)
+        context = ssl.create_default_context(cafile=config.ca)
     except OSError as error:
-        raise UnreachableError(UNREACHABLE, detail=f"its tls.ca {section.ca} cannot be used: {error}") from error
-    if section.certificate is not None:
+        raise UnreachableError(UNREACHABLE, detail=f"its tls.ca {config.ca} cannot be used: {error}") from error
+    if config.certificate is not None:
         # Without a password OpenSSL would ask for one on the terminal.
-        password = section.key_password.get_secret_value() if section.key_password else ""
+        password = config.key_password.get_secret_value() if config.key_password else ""
         try:
-            context.load_cert_chain(section.certificate, section.key, password)
+            context.load_cert_chain(config.certificate, config.key, password)
         except (OSError, ValueError) as error:
             raise UnreachableError(
-                UNREACHABLE, detail=f"its tls.certificate {section.certificate} or its key cannot be used: {error}"
+                UNREACHABLE, detail=f"its tls.certificate {config.certificate} or its key cannot be used: {error}"
             ) from error
     return context

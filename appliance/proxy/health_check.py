@@ -25,7 +25,7 @@ _MOST_DISCARDED_BYTES = 1024 * 1024
 _ALSO_GOOD = frozenset({403, 429})
 
 
-class HealthSection(BaseConfig):
+class HealthCheckConfig(BaseConfig):
     """
     How upstreams are asked, on an interval and never per request, whether they are there.
     """
@@ -51,10 +51,10 @@ class HealthCheck:
     The health of one upstream: unknown is not healthy.
     """
 
-    def __init__(self, section: HealthSection, client: UpstreamClient, name: str) -> None:
+    def __init__(self, config: HealthCheckConfig, client: UpstreamClient, name: str) -> None:
         self.is_healthy = False
         self.reason = "not checked yet"
-        self._section = section
+        self._config = config
         self._client = client
         self._name = name
         self._failures = 0
@@ -64,7 +64,7 @@ class HealthCheck:
         """
         Seconds between two checks.
         """
-        return self._section.interval_seconds
+        return self._config.interval_seconds
 
     async def watch(self) -> None:
         """
@@ -72,32 +72,32 @@ class HealthCheck:
         """
         while True:
             # Not in step with the other upstreams and the other workers.
-            await asyncio.sleep(self._section.interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
+            await asyncio.sleep(self._config.interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
             await self.check()
 
     async def check(self) -> None:
         """
         Ask once, and know better.
         """
-        path = self._section.path
+        path = self._config.path
         fault = None if path is None else await self._fault(path)
         self._failures = self._failures + 1 if fault else 0
         before = self.is_healthy, self.reason
         if fault is None:
             self.is_healthy, self.reason = True, "never asked" if path is None else "it answers"
-        elif not self.is_healthy or self._failures >= self._section.failures:
+        elif not self.is_healthy or self._failures >= self._config.failures:
             self.is_healthy, self.reason = False, fault
         if before != (self.is_healthy, self.reason):
             log.info("upstream.checked", upstream=self._name, healthy=self.is_healthy, reason=self.reason)
 
     async def _fault(self, path: str) -> str | None:
-        section = self._section
+        config = self._config
         try:
-            async with asyncio.timeout(section.timeout_seconds):
+            async with asyncio.timeout(config.timeout_seconds):
                 answer = await self._client.send(path, None)
                 await _discard(answer)
         except TimeoutError:
-            return f"GET {path} was not answered within {section.timeout_seconds:g} seconds"
+            return f"GET {path} was not answered within {config.timeout_seconds:g} seconds"
         except GatewayError as error:
             return error.detail
         if answer.status < 300 or answer.status in _ALSO_GOOD:

@@ -12,13 +12,13 @@ from typing import Any
 
 from appliance.core.errors import GatewayError, UnavailableError
 from appliance.proxy import metrics
-from appliance.proxy.circuit_breaker import BreakerSection, Circuit
+from appliance.proxy.circuit_breaker import Circuit, CircuitBreakerConfig
 from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
-from appliance.proxy.health_check import HealthSection
+from appliance.proxy.health_check import HealthCheckConfig
 from appliance.proxy.load_balancing import Balance, balancer
 from appliance.proxy.outlier_detection import outlier
-from appliance.proxy.retry import RetryBudget, RetrySection
-from appliance.proxy.upstream import MemberSection, Upstream
+from appliance.proxy.retry import RetryBudget, RetryConfig
+from appliance.proxy.upstream import PoolMemberConfig, Upstream
 from appliance.proxy.url import place
 
 # The same upstream would only say it again.
@@ -32,17 +32,17 @@ class UpstreamPool:
 
     def __init__(
         self,
-        sections: Sequence[MemberSection],
+        configs: Sequence[PoolMemberConfig],
         model: str,
         *,
         balance: Balance,
-        retry: RetrySection,
-        breaker: BreakerSection,
-        health: HealthSection,
+        retry: RetryConfig,
+        breaker: CircuitBreakerConfig,
+        health: HealthCheckConfig,
     ) -> None:
         self.members = tuple(
-            Upstream(section, name, model, health=health, breaker=breaker)
-            for section, name in zip(sections, names(sections), strict=True)
+            Upstream(config, name, model, health=health, breaker=breaker)
+            for config, name in zip(configs, names(configs), strict=True)
         )
         self._balancer = balancer(balance, self.members)
         self._retry = retry
@@ -152,14 +152,14 @@ class UpstreamPool:
                 member.eject()
 
 
-def names(sections: Sequence[MemberSection]) -> list[str]:
+def names(configs: Sequence[PoolMemberConfig]) -> list[str]:
     """
     What each upstream is called, no two of them alike.
     """
     seen: Counter[str] = Counter()
     made = []
-    for section in sections:
-        name = section.name or place(section.url)
+    for config in configs:
+        name = config.name or place(config.url)
         seen[name] += 1
         made.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return made

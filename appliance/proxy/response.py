@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from appliance.config.upstreams import UpstreamSection
+from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.proxy.decoding import decoder
 from appliance.proxy.errors import broken
@@ -37,15 +37,15 @@ class UpstreamResponse:
         GatewayError: nobody here knows its content coding.
     """
 
-    def __init__(self, response: ClientResponse, section: UpstreamSection, asked: float) -> None:
+    def __init__(self, response: ClientResponse, config: UpstreamConfig, asked: float) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
-        self.longest = section.max_response_bytes
+        self.longest = config.max_response_bytes
         """Most bytes of it that are held at once."""
         self._decoder = decoder(self.headers.get("content-encoding", ""))
         self._decoded: Iterator[bytes] = iter(())
         self._response = response
-        self._timeouts = section.timeouts
+        self._timeouts = config.timeouts
         self._asked = asked
         self._silent_since: float | None = None
         self._has_begun = False

@@ -21,7 +21,7 @@ _OVERHEAD_BYTES = 500
 Result = Literal["hit", "miss", "shared"]
 
 
-class AnswersSection(BaseConfig):
+class ResponseCacheConfig(BaseConfig):
     """
     Whether answers are kept: those of embeddings, rerank, scores and classes, and of completions without streaming
     that ask for temperature 0 or name a seed.
@@ -73,8 +73,8 @@ class ResponseCache:
     Kept answers by the hash of their question; `clock` is in seconds.
     """
 
-    def __init__(self, section: AnswersSection, model: str, clock: Callable[[], float]) -> None:
-        self._section = section
+    def __init__(self, config: ResponseCacheConfig, model: str, clock: Callable[[], float]) -> None:
+        self._config = config
         self._clock = clock
         self._kept: OrderedDict[bytes, tuple[float, CachedResponse]] = OrderedDict()
         self._bytes = 0
@@ -118,7 +118,7 @@ class ResponseCache:
         found = self._kept.get(key)
         if found is None:
             return None
-        if self._clock() - found[0] > self._section.max_age_seconds:
+        if self._clock() - found[0] > self._config.max_age_seconds:
             self._forget(key)
             return None
         self._kept.move_to_end(key)
@@ -149,7 +149,7 @@ class ResponseCache:
         finally:
             if key in self._flights and self._flights[key].task is me:
                 del self._flights[key]
-        if kept.may_be_kept and kept.size <= self._section.max_bytes:
+        if kept.may_be_kept and kept.size <= self._config.max_bytes:
             self._keep(key, kept)
         return kept
 
@@ -157,7 +157,7 @@ class ResponseCache:
         self._forget(key)
         self._kept[key] = self._clock(), kept
         self._bytes += kept.size
-        while self._bytes > self._section.max_bytes:
+        while self._bytes > self._config.max_bytes:
             self._forget(next(iter(self._kept)))
 
     def _forget(self, key: bytes) -> None:

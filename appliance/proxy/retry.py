@@ -40,7 +40,7 @@ What takes long, costs much, and may come out otherwise when it is asked again.
 _REFUSALS = frozenset({429, 503})
 
 
-class RetrySection(BaseConfig):
+class RetryConfig(BaseConfig):
     """
     When a request is asked again: only before the first byte of an answer, and elsewhere if there is an elsewhere.
     """

@@ -21,7 +21,7 @@ Fields = Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)]
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 
-class RequestSection(BaseConfig):
+class RequestRewriteConfig(BaseConfig):
     """
     What is changed in the JSON of every request; forms, and all that is not named here, pass as they came.
     """
@@ -50,13 +50,13 @@ class Rewrite:
     A section's changes, made ready once for all requests.
     """
 
-    def __init__(self, section: RequestSection) -> None:
+    def __init__(self, config: RequestRewriteConfig) -> None:
         self._steps: list[Mapping[str, Change]] = [
-            dict.fromkeys(section.drop, json_edit.drop),
-            {name: json_edit.add(value) for name, value in section.defaults.items()},
-            {name: json_edit.lay(value) for name, value in section.override.items()},
+            dict.fromkeys(config.drop, json_edit.drop),
+            {name: json_edit.add(value) for name, value in config.defaults.items()},
+            {name: json_edit.lay(value) for name, value in config.override.items()},
         ]
-        self._prompts = {} if section.system_prompt is None else _prompts(section.system_prompt)
+        self._prompts = {} if config.system_prompt is None else _prompts(config.system_prompt)
 
     def __call__(self, operation: Operation, body: bytes) -> bytes:
         """

@@ -12,20 +12,20 @@ from typing import Annotated, Any
 import structlog
 from pydantic import Field
 
-from appliance.config.upstreams import UpstreamSection
+from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.proxy import metrics
-from appliance.proxy.circuit_breaker import BreakerSection, Circuit, CircuitBreaker
+from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, CircuitBreakerConfig
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.exchange import End, UpstreamExchange, UpstreamRequest
-from appliance.proxy.health_check import HealthCheck, HealthSection
+from appliance.proxy.health_check import HealthCheck, HealthCheckConfig
 from appliance.proxy.outlier_detection import FailureWindow
 from appliance.proxy.response import UpstreamResponse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class MemberSection(UpstreamSection):
+class PoolMemberConfig(UpstreamConfig):
     """
     One of the servers that answer for a proxy.
     """
@@ -43,18 +43,24 @@ class Upstream:
     """
 
     def __init__(
-        self, section: MemberSection, name: str, model: str, *, health: HealthSection, breaker: BreakerSection
+        self,
+        config: PoolMemberConfig,
+        name: str,
+        model: str,
+        *,
+        health: HealthCheckConfig,
+        breaker: CircuitBreakerConfig,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self.name = name
-        self.weight = section.weight
+        self.weight = config.weight
         self.inflight = 0
-        self.client = UpstreamClient(section)
+        self.client = UpstreamClient(config)
         self.health = HealthCheck(health, self.client, name)
         self.breaker = CircuitBreaker(breaker, clock)
         self.tally = FailureWindow(clock)
         self._clock = clock
-        self._as = section.model or model
+        self._as = config.model or model
         self._labels = (model, name)
         self._first_byte = metrics.FIRST_BYTE.labels(*self._labels)
         metrics.show(self._labels, self)

@@ -16,7 +16,7 @@ from appliance.core.suggestions import did_you_mean, known_names
 Part = TypeVar("Part", bound=BaseConfig)
 
 
-def checked(section: type[Part], given: Mapping[str, Any], source: str, path: str = "") -> Part:
+def checked(config: type[Part], given: Mapping[str, Any], source: str, path: str = "") -> Part:
     """
     The section that the keywords make; `source` and `path` say in an error where they stand.
 
@@ -24,16 +24,16 @@ def checked(section: type[Part], given: Mapping[str, Any], source: str, path: st
         ConfigError: some of them are wrong; it names them all, and no value that may be a secret.
     """
     try:
-        return section.model_validate(given)
+        return config.model_validate(given)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        raise ConfigError([_fault(section, dict(detail), source, path) for detail in details]) from None
+        raise ConfigError([_fault(config, dict(detail), source, path) for detail in details]) from None
 
 
-def _fault(section: type[BaseConfig], detail: Mapping[str, Any], source: str, path: str) -> Problem:
+def _fault(config: type[BaseConfig], detail: Mapping[str, Any], source: str, path: str) -> Problem:
     words = [str(part) for part in (path, *detail["loc"]) if part != ""]
     message = str(detail["msg"])
     if detail["type"] == "extra_forbidden":
-        known = list(section.model_fields)
+        known = list(config.model_fields)
         message = f"unknown key; {did_you_mean(words[-1], known) or known_names('keys', known)}"
     return Problem(source, None, None, ".".join(words), message)

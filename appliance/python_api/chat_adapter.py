@@ -14,7 +14,7 @@ from appliance.adapters.chat_request import ChatRequestBuilder, Prompted
 from appliance.adapters.chat_template import chat_template as template_of
 from appliance.adapters.completions import CompletionsAdapter
 from appliance.adapters.target import PeerTarget
-from appliance.config.adapters import CompletionsSection
+from appliance.config.adapters import CompletionsConfig
 from appliance.core.errors import ApplianceError, RequestError
 from appliance.core.model import ALONE, Model, ModelRequest, ModelResponse, Operation
 from appliance.python_api.arguments import checked
@@ -71,8 +71,8 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
             "max_tokens": max_tokens,
             "tool_calls": tool_calls,
         }
-        self._section = checked(CompletionsSection, keys, type(self).__name__)
-        compiled = template_of(self._section, None)
+        self._config = checked(CompletionsConfig, keys, type(self).__name__)
+        compiled = template_of(self._config, None)
         self._chat = None if chat_template is None or compiled is None else ChatRequestBuilder(compiled, tuple(stop))
         self.backing = None if underlying_model is None else bridged(underlying_model)
         if Operation.COMPLETION not in bridged(self).operations:
@@ -91,7 +91,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         """
         if self._chat is None:
             raise RequestError("This model has no chat template")
-        return ChatPrompt(self._chat.prompt(body_of(request, self.name)), self._section.response_role)
+        return ChatPrompt(self._chat.prompt(body_of(request, self.name)), self._config.response_role)
 
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
@@ -100,9 +100,9 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
         The conversation continued; every field of the request goes along.
         """
         prompt = await called(self.apply_chat_template, request)
-        section = self._section.model_copy(update={"response_role": prompt.response_role})
-        chat = Prompted(prompt.prompt, section.stop)
-        over = CompletionsAdapter(request.model or self.name, section, PeerTarget(self.name, _Completing(self)), chat)
+        config = self._config.model_copy(update={"response_role": prompt.response_role})
+        chat = Prompted(prompt.prompt, config.stop)
+        over = CompletionsAdapter(request.model or self.name, config, PeerTarget(self.name, _Completing(self)), chat)
         headers = {} if raw_request is None else dict(raw_request.headers)
         said = await over.chat(body_of(request, self.name), headers)
         return made(ChatCompletion, said) if isinstance(said, dict) else chunks(said, ChatCompletionChunk)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from appliance.config.python_engine import PythonSection
+from appliance.config.python_engine import PythonConfig
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
 from appliance.core.suggestions import did_you_mean, known_names
@@ -31,12 +31,12 @@ class LazyPythonModel:
     A model of the contract out of a class that is not imported yet.
     """
 
-    def __init__(self, name: str, section: PythonSection, offered: frozenset[Operation]) -> None:
+    def __init__(self, name: str, config: PythonConfig, offered: frozenset[Operation]) -> None:
         """
         `offered` is what a model of this kind can be asked, of which the class must do something.
         """
         self._name = name
-        self._section = section
+        self._config = config
         self._offered = offered
         self._bridge: Model | None = None
 
@@ -53,12 +53,12 @@ class LazyPythonModel:
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         # In a thread: modules such as torch take seconds to import.
-        model = await in_thread(partial(made, self._name, self._section, artifacts.get("model")))
+        model = await in_thread(partial(made, self._name, self._config, artifacts.get("model")))
         bridge = bridged(model)
         if not bridge.operations & (self._offered | OF_TENSORS):
             wanted = ", ".join(METHODS[operation] for operation in sorted(self._offered))
             raise LoadError(
-                f"engine.python: {self._section.python} has none of the methods {wanted} or predict, which this class "
+                f"engine.python: {self._config.python} has none of the methods {wanted} or predict, which this class "
                 "of models answers with; override one, or declare the model with another class"
             )
         self._bridge = bridge
@@ -84,29 +84,29 @@ class LazyPythonModel:
         return self._bridge
 
 
-def made(name: str, section: PythonSection, model_dir: Path | None) -> BasePythonModel:
+def made(name: str, config: PythonConfig, model_dir: Path | None) -> BasePythonModel:
     """
     An object of the class that a section names; `model_dir` is passed to a constructor that takes it.
 
     Raises:
         LoadError: the class cannot be imported, is no model, or does not take the arguments.
     """
-    kind = _imported(section.python)
+    kind = _imported(config.python)
     takes = inspect.signature(kind).parameters
-    keywords: dict[str, Any] = dict(section.args)
+    keywords: dict[str, Any] = dict(config.args)
     if model_dir is not None and "model_dir" in takes:
         keywords.setdefault("model_dir", model_dir)
     for word in keywords:
         if word not in takes and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
             hint = did_you_mean(word, takes) or known_names("arguments", [each for each in takes if each != "name"])
-            raise LoadError(f"engine.args: {section.python} takes no {word!r}; {hint}")
+            raise LoadError(f"engine.args: {config.python} takes no {word!r}; {hint}")
     try:
         inspect.signature(kind).bind(name, **keywords)
     except TypeError as error:
-        raise LoadError(f"engine.args: {section.python} cannot be made: {error}; correct engine.args") from error
-    model = _run(f"{section.python} cannot be made", partial(kind, name, **keywords))
+        raise LoadError(f"engine.args: {config.python} cannot be made: {error}; correct engine.args") from error
+    model = _run(f"{config.python} cannot be made", partial(kind, name, **keywords))
     if getattr(model, "name", None) is None:
-        raise LoadError(f"engine.python: {section.python} has no name; have its __init__ call super().__init__(name)")
+        raise LoadError(f"engine.python: {config.python} has no name; have its __init__ call super().__init__(name)")
     return model
 
 

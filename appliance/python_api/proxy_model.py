@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from appliance.core.model import Operation
-from appliance.models.proxy import ProxyModel, ProxySection
+from appliance.models.proxy import ProxyConfig, ProxyModel
 from appliance.python_api.arguments import checked
 from appliance.python_api.base_model import offered
 from appliance.python_api.client import asked, body_of, chunks, made
@@ -66,8 +66,8 @@ class OpenAIProxyModel(OpenAIGenerativeModel, OpenAIEncoderModel):
         """
         super().__init__(name)
         upstreams = [{"url": target_url, "api_key": api_key, "model": model}]
-        section = {"upstreams": upstreams, **keys, "name": name, "class": "proxy"}
-        self._proxy = self.backing = ProxyModel(checked(ProxySection, section, type(self).__name__))
+        config = {"upstreams": upstreams, **keys, "name": name, "class": "proxy"}
+        self._proxy = self.backing = ProxyModel(checked(ProxyConfig, config, type(self).__name__))
 
     @offered
     async def create_completion(

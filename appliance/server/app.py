@@ -37,51 +37,51 @@ def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collecti
     """
     All routes; the load begins with the application's start-up and does not hold it up.
 
-    `app.state` has the `lifecycle` behind it, the `outlook` of its probes, what it has `published` for other threads,
+    `app.state` has the `manager` behind it, the `outlook` of its probes, what it has `published` for other threads,
     its `telemetry`, and `apply`, which has all of it go by a config that differs in hot keys; `seat` is this process's
     place among several workers. `secrets` are texts that nobody may be shown.
     """
-    lifecycle = ModelManager(config, ALONE if seat is None else seat.front_end)
-    published = SingleProcessHealth(lifecycle) if seat is None else MultiWorkerHealth(lifecycle, seat)
+    manager = ModelManager(config, ALONE if seat is None else seat.front_end)
+    published = SingleProcessHealth(manager) if seat is None else MultiWorkerHealth(manager, seat)
     outlook = Fresh(published, published.publish)
     telemetry, intake, told = _telemetry(config), BodyReader(config.server), RedactedConfig(config, secrets)
     gateway = KServeNames(config.metadata.namespace if config.metadata.name else None)
     handlers = [
-        *openai.routes(lifecycle, gateway, intake),
-        *oip.routes(lifecycle, outlook.standing, intake),
-        *openapi.routes(lifecycle),
-        *_probes(outlook, lifecycle),
+        *openai.routes(manager, gateway, intake),
+        *oip.routes(manager, outlook.standing, intake),
+        *openapi.routes(manager),
+        *_probes(outlook, manager),
     ]
     paths = [path for handler in handlers for path in handler.paths]
-    handlers += ui.routes(config.server.page, paths, told, lifecycle.access)
-    app = _app(lifecycle, handlers, lifecycle.access, telemetry)
-    app.state.lifecycle, app.state.intake = lifecycle, intake
+    handlers += ui.routes(config.server.page, paths, told, manager.access)
+    app = _app(manager, handlers, manager.access, telemetry)
+    app.state.manager, app.state.intake = manager, intake
     app.state.outlook, app.state.published, app.state.telemetry = outlook, published, telemetry
 
     def apply(loaded: LoadedConfig) -> None:
-        lifecycle.apply(loaded.config)
+        manager.apply(loaded.config)
         intake.apply(loaded.config.server)
         telemetry.apply(_settings(loaded.config))
         told.apply(loaded.config, loaded.secrets)
 
     app.state.apply = apply
-    app.on_startup.append(lifecycle.begin)
-    app.on_shutdown.extend([lifecycle.stop, telemetry.stop])
+    app.on_startup.append(manager.begin)
+    app.on_shutdown.extend([manager.stop, telemetry.stop])
     if seat is not None or config.server.probe_port is not None:
-        publishing = Publishing(published, lifecycle)
+        publishing = Publishing(published, manager)
         app.on_startup.append(publishing.begin)
         app.on_shutdown.append(publishing.stop)
     return app
 
 
-def create_probes(lifecycle: ModelManager, outlook: HealthProvider, telemetry: RequestRecorder) -> Litestar:
+def create_probes(manager: ModelManager, outlook: HealthProvider, telemetry: RequestRecorder) -> Litestar:
     """
     Probes and metrics alone, open to whoever reaches them, for a listener of its own in a thread of its own.
 
-    What it calls of `lifecycle` and `telemetry` may be called from any thread.
+    What it calls of `manager` and `telemetry` may be called from any thread.
     """
     everybody = Authorizer(AuthSettings())
-    return _app(lifecycle, _probes(outlook, lifecycle, everybody), everybody, telemetry)
+    return _app(manager, _probes(outlook, manager, everybody), everybody, telemetry)
 
 
 def _telemetry(config: Config) -> RequestRecorder:
@@ -105,17 +105,17 @@ def _settings(config: Config) -> TelemetrySettings:
 
 
 def _probes(
-    outlook: HealthProvider, lifecycle: ModelManager, access: Authorizer | None = None
+    outlook: HealthProvider, manager: ModelManager, access: Authorizer | None = None
 ) -> Sequence[BaseRouteHandler]:
-    access = lifecycle.access if access is None else access
+    access = manager.access if access is None else access
 
     def standing() -> HealthReport:
         now = outlook.standing()
         # Whether all is well is for everyone; what the models are called, and what ails them, is not.
         if not access.sees_every_model:
             names: dict[str, str] = {}
-            for entry, name in lifecycle.visible():
-                names.setdefault(entry.section.name, name)
+            for entry, name in manager.visible():
+                names.setdefault(entry.config.name, name)
             # A key may be for an alias: that is the only name it knows.
             models = [{**model, "name": names[model["name"]]} for model in now.models if model["name"] in names]
             now = replace(now, models=models, config=None, workers=())
@@ -126,9 +126,9 @@ def _probes(
 
 
 def _app(
-    lifecycle: ModelManager, handlers: Sequence[BaseRouteHandler], access: Authorizer, telemetry: RequestRecorder
+    manager: ModelManager, handlers: Sequence[BaseRouteHandler], access: Authorizer, telemetry: RequestRecorder
 ) -> Litestar:
-    server = lifecycle.config.server
+    server = manager.config.server
     app = Litestar(
         handlers,
         exception_handlers={Exception: error_responses.render},
@@ -139,12 +139,12 @@ def _app(
         logging_config=None,
     )
     # Around everything: Litestar's middleware sees no request that has no route.
-    metadata = lifecycle.config.metadata
+    metadata = manager.config.metadata
     protected = CrossOriginProtection(app.asgi_handler, access, server, handlers)
-    inner = KServePrefixMiddleware(protected, metadata, lambda: [name for _, name in lifecycle.visible()])
+    inner = KServePrefixMiddleware(protected, metadata, lambda: [name for _, name in manager.visible()])
     service = KServeHostMiddleware(AuthMiddleware(inner, access, handlers), metadata)
     sending = SendTimeoutMiddleware(CorsMiddleware(service, server.cors), server.timeouts.send_seconds)
     app.asgi_handler = RequestContextMiddleware(
-        ConnectionCloseMiddleware(sending, lambda: lifecycle.is_stopping), telemetry
+        ConnectionCloseMiddleware(sending, lambda: manager.is_stopping), telemetry
     )
     return app

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Mapping
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from appliance.config.security import CorsSection
+from appliance.config.security import CorsConfig
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -46,7 +46,7 @@ class CorsMiddleware:
     Without `cors` no page of another origin may ask. Keys travel in headers, never in cookies: no origin gets those.
     """
 
-    def __init__(self, app: ASGIApp, cors: CorsSection | None) -> None:
+    def __init__(self, app: ASGIApp, cors: CorsConfig | None) -> None:
         self._app = app
         self._origins = frozenset(() if cors is None else (origin.lower() for origin in cors.origins))
 

@@ -23,7 +23,7 @@ from litestar.utils import normalize_path
 from appliance.auth import Authorizer
 from appliance.auth.allowed_hosts import AllowedHosts, is_loopback, split_authority
 from appliance.auth.principal import foreign
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.core.errors import ForbiddenError
 from appliance.server.auth_middleware import open_paths, refuse
 
@@ -40,7 +40,7 @@ class CrossOriginProtection:
     """
 
     def __init__(
-        self, app: ASGIApp, access: Authorizer, server: ServerSection, handlers: Iterable[BaseRouteHandler]
+        self, app: ASGIApp, access: Authorizer, server: ServerConfig, handlers: Iterable[BaseRouteHandler]
     ) -> None:
         self._app = app
         self._access = access

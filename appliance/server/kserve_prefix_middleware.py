@@ -12,7 +12,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.api.kserve_names import HEADER, prefix_of
-from appliance.config.root import MetadataSection
+from appliance.config.root import MetadataConfig
 
 
 class KServeHostMiddleware:
@@ -20,7 +20,7 @@ class KServeHostMiddleware:
     An ASGI application that is also below ``/NAMESPACE/NAME``; without a name it is nowhere else.
     """
 
-    def __init__(self, app: ASGIApp, metadata: MetadataSection) -> None:
+    def __init__(self, app: ASGIApp, metadata: MetadataConfig) -> None:
         self._app = app
         self._place = None if metadata.name is None else f"/{metadata.namespace}/{metadata.name}"
 
@@ -37,7 +37,7 @@ class KServePrefixMiddleware:
     It belongs behind the gate: which models there are is not for everybody to try out.
     """
 
-    def __init__(self, app: ASGIApp, metadata: MetadataSection, models: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, app: ASGIApp, metadata: MetadataConfig, models: Callable[[], Iterable[str]]) -> None:
         """
         `models` are the names that the current caller may use at this moment.
         """

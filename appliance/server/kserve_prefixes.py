@@ -28,9 +28,9 @@ class Publishing:
     Has an outlook publish over and over, while the event loop goes round.
     """
 
-    def __init__(self, published: WorkerHealthFile, lifecycle: ModelManager) -> None:
+    def __init__(self, published: WorkerHealthFile, manager: ModelManager) -> None:
         self._published = published
-        self._lifecycle = lifecycle
+        self._manager = manager
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -51,7 +51,7 @@ class Publishing:
     async def _publish_often(self) -> None:
         while True:
             self._published.publish()
-            await asyncio.sleep(_SAY_SECONDS if self._lifecycle.is_ready else _SAY_SOON_SECONDS)
+            await asyncio.sleep(_SAY_SECONDS if self._manager.is_ready else _SAY_SOON_SECONDS)
 
 
 class Fresh:

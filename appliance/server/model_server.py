@@ -13,11 +13,11 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, SkipValidation, ValidationError
 
 from appliance.config import Config, LoadedConfig
-from appliance.config.root import LoggingSection
-from appliance.config.server import ServerSection
+from appliance.config.root import LoggingConfig
+from appliance.config.server import ServerConfig
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model, Peers
-from appliance.models.base_config import ModelSection
+from appliance.models.base_config import ModelConfig
 from appliance.python_api.arguments import checked
 from appliance.python_api.base_model import BasePythonModel
 from appliance.python_api.model_adapter import bridged
@@ -26,7 +26,7 @@ from appliance.server import serve
 _SOURCE = "ModelServer"
 
 
-class PythonModelConfig(ModelSection):
+class PythonModelConfig(ModelConfig):
     """
     A model that the program brings along, which no file could declare.
     """
@@ -64,8 +64,8 @@ class ModelServer:
         Raises:
             ConfigError: one of them is wrong.
         """
-        self._server = checked(ServerSection, {"port": http_port, "grpc_port": grpc_port, **server}, _SOURCE, "server")
-        self._logging = checked(LoggingSection, dict(logging or {}), _SOURCE, "logging")
+        self._server = checked(ServerConfig, {"port": http_port, "grpc_port": grpc_port, **server}, _SOURCE, "server")
+        self._logging = checked(LoggingConfig, dict(logging or {}), _SOURCE, "logging")
 
     def start(self, models: Sequence[BasePythonModel]) -> None:
         """
@@ -93,8 +93,8 @@ class ModelServer:
         problems = [*_wrong(models), *self._too_many_workers()]
         if problems:
             raise ConfigError(problems)
-        sections = tuple(PythonModelConfig(name=model.name, given=model) for model in models)
-        return Config.model_construct(models=sections, server=self._server, logging=self._logging)
+        configs = tuple(PythonModelConfig(name=model.name, given=model) for model in models)
+        return Config.model_construct(models=configs, server=self._server, logging=self._logging)
 
     def _too_many_workers(self) -> Iterable[Problem]:
         if self._server.workers not in (1, "auto"):

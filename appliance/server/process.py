@@ -101,7 +101,7 @@ def _meeting_place(config: Config) -> Iterator[Path | None]:
     """
     A directory for workers that share engines, which only we may enter: who can speak to an engine can do anything.
     """
-    if not any(section.computer == "vllm" for section in config.models):
+    if not any(model_config.computer == "vllm" for model_config in config.models):
         yield None
         return
     # Where vLLM puts its own sockets; its variable is for those whose paths are too long for one.
@@ -126,12 +126,12 @@ def _work(loaded: LoadedConfig, seat: WorkerInfo | None) -> int:
 async def _serve(loaded: LoadedConfig, seat: WorkerInfo | None) -> int:
     config = loaded.config
     app = create_app(config, seat, loaded.secrets)
-    lifecycle: ModelManager = app.state.lifecycle
-    reloading = None if loaded.path is None else ConfigReload(loaded, lifecycle, [app.state.apply])
+    manager: ModelManager = app.state.manager
+    reloading = None if loaded.path is None else ConfigReload(loaded, manager, [app.state.apply])
     certificates = None if config.server.tls is None else Certificates(config.server.tls)
     servers = _listeners(app, config, certificates)
     grpc_server = await _grpc_server(app, config, seat, certificates)
-    signals = Signals(None if reloading is None else reloading.ask, lambda: _stop_seconds(lifecycle.config))
+    signals = Signals(None if reloading is None else reloading.ask, lambda: _stop_seconds(manager.config))
     watchdog = Watchdog(config.server.stall_seconds)
     serving = [asyncio.create_task(server.serve()) for server in servers]
     log.info(
@@ -143,7 +143,7 @@ async def _serve(loaded: LoadedConfig, seat: WorkerInfo | None) -> int:
     )
     if reloading is not None:
         reloading.begin()
-    failing = asyncio.create_task(lifecycle.ending.wait())
+    failing = asyncio.create_task(manager.ending.wait())
     ends: list[asyncio.Future[Any]] = [*serving, signals.first, failing]  # Any: each has a result of its own
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     ended = [task for task in serving if task.done()]
@@ -151,7 +151,7 @@ async def _serve(loaded: LoadedConfig, seat: WorkerInfo | None) -> int:
         log.error("server.failed", reason=str(task.exception() or "Granian ended by itself"))
     if reloading is not None:
         await reloading.close()
-    await shutdown_gracefully(lifecycle, servers, serving, grpc_server, is_expected=signals.is_termination)
+    await shutdown_gracefully(manager, servers, serving, grpc_server, is_expected=signals.is_termination)
     watchdog.close()
     signals.close()
     code = 1 if ended else failing.result() if failing.done() else 0
@@ -168,7 +168,7 @@ def _listeners(app: Litestar, config: Config, certificates: Certificates | None)
         return [listener]
     outlook = Fresh(app.state.published, Refresh(asyncio.get_running_loop(), app.state.published.publish))
     telemetry = RequestRecorder(probe_settings(config))
-    probes = create_probes(app.state.lifecycle, outlook, telemetry)
+    probes = create_probes(app.state.manager, outlook, telemetry)
     # Without TLS: a platform's probes have no certificate to show.
     return [listener, ProbeListener(Listener(probes, host, port, header_seconds=header_seconds))]
 
@@ -184,7 +184,7 @@ async def _grpc_server(
     standing = app.state.outlook.standing
     server, _ = create_server(
         config,
-        app.state.lifecycle,
+        app.state.manager,
         standing,
         app.state.telemetry,
         has_company=seat is not None,

@@ -13,7 +13,7 @@ import structlog
 
 from appliance.config import Difference, LoadedConfig, differences
 from appliance.config.base import Change
-from appliance.config.root import LoggingSection
+from appliance.config.root import LoggingConfig
 from appliance.core import logging_setup
 from appliance.core.errors import ConfigError
 from appliance.models.health import ConfigStatus
@@ -40,18 +40,18 @@ class ConfigReload:
     hot keys are applied at once, and its models are brought one succession after the other, the latest file last.
     """
 
-    def __init__(self, loaded: LoadedConfig, lifecycle: ModelManager, holders: Sequence[Apply]) -> None:
+    def __init__(self, loaded: LoadedConfig, manager: ModelManager, holders: Sequence[Apply]) -> None:
         self._served = loaded
         self._wanted = loaded
         self._latest: LoadedConfig | None = loaded
         """What was read last; None where that is not served."""
-        self._lifecycle = lifecycle
+        self._manager = manager
         self._holders = (self._apply_to_log, *holders)
         self._is_asked = asyncio.Event()
         self._is_wanted = asyncio.Event()
         self._watch = FileWatcher(loaded.files)
         self._tasks: list[asyncio.Task[None]] = []
-        lifecycle.file = ConfigStatus(loaded.digest or "", _now())
+        manager.file = ConfigStatus(loaded.digest or "", _now())
 
     def begin(self) -> None:
         """
@@ -76,7 +76,7 @@ class ConfigReload:
     async def _look_often(self) -> None:
         while True:
             await asyncio.sleep(FileWatcher.seconds)
-            if self._lifecycle.config.server.watch and await asyncio.to_thread(self._watch.has_changed):
+            if self._manager.config.server.watch and await asyncio.to_thread(self._watch.has_changed):
                 self.ask()
 
     async def _read_often(self) -> None:
@@ -109,7 +109,7 @@ class ConfigReload:
         known = self._served.secrets
         self._served = replace(self._served, secrets=known | new.secrets, hidden=self._served.hidden | new.hidden)
         if not new.secrets <= known:
-            self._configure_log(self._lifecycle.config.logging)
+            self._configure_log(self._manager.config.logging)
         found = differences(self._now_served(), new)
         waiting = [each.path for each in found if each.change is Change.RESTART]
         _tell(found)
@@ -133,10 +133,10 @@ class ConfigReload:
 
     def _apply_to_models(self, new: LoadedConfig, found: Sequence[Difference]) -> None:
         swapped = _models(found)
-        for section in new.config.models:
-            life = self._lifecycle.roster.get(section.name)
-            if life is not None and section.name not in swapped:
-                life.apply(section)
+        for model_config in new.config.models:
+            life = self._manager.roster.get(model_config.name)
+            if life is not None and model_config.name not in swapped:
+                life.apply(model_config)
 
     async def _change(self) -> None:
         while True:
@@ -146,7 +146,7 @@ class ConfigReload:
             found = differences(self._now_served(), wanted)
             # Once more: a model may have come meanwhile.
             self._apply_to_models(wanted, found)
-            succession = Rollout(self._lifecycle, wanted.config.models, _models(found))
+            succession = Rollout(self._manager, wanted.config.models, _models(found))
             try:
                 await succession.carry_out(lambda wanted=wanted: wanted is not self._wanted)  # type: ignore[misc]
             except Exception as error:
@@ -163,33 +163,33 @@ class ConfigReload:
             return
         log.info("config.applied", digest=wanted.digest)
         now = ConfigStatus(wanted.digest or "", _now())
-        before = self._lifecycle.file
+        before = self._manager.file
         # What was said of a still newer file holds.
         if before is not None and wanted is not self._latest:
             now = replace(now, error=before.error, waiting=before.waiting)
-        self._lifecycle.file = now
+        self._manager.file = now
 
     def _now_served(self) -> LoadedConfig:
         """
         The config with the models that are there.
         """
-        sections = tuple(life.entry.section for life in self._lifecycle.roster.lives)
-        return replace(self._served, config=self._lifecycle.config.model_copy(update={"models": sections}))
+        configs = tuple(life.entry.config for life in self._manager.roster.lives)
+        return replace(self._served, config=self._manager.config.model_copy(update={"models": configs}))
 
     def _say(self, error: str | None = None, waiting: Sequence[str] = ()) -> bool:
         """
         Show in the probes why the latest file is not served; whether it is news.
         """
-        before = self._lifecycle.file
+        before = self._manager.file
         if before is None or (before.error, list(before.waiting)) == (error, list(waiting)):
             return False
-        self._lifecycle.file = replace(before, error=error, waiting=waiting)
+        self._manager.file = replace(before, error=error, waiting=waiting)
         return True
 
     def _apply_to_log(self, loaded: LoadedConfig) -> None:
         self._configure_log(loaded.config.logging)
 
-    def _configure_log(self, settings: LoggingSection) -> None:
+    def _configure_log(self, settings: LoggingConfig) -> None:
         logging_setup.configure(settings.format, settings.level, self._served.secrets)
 
 

@@ -27,7 +27,7 @@ _CLOSE_SECONDS = 5.0
 
 
 async def shutdown_gracefully(
-    lifecycle: ModelManager,
+    manager: ModelManager,
     servers: Sequence[Listener | ProbeListener],
     serving: Sequence[asyncio.Task[None]],
     grpc_server: grpc.aio.Server | None,
@@ -39,7 +39,7 @@ async def shutdown_gracefully(
 
     `is_expected` is that somebody tells those who send calls here, which takes a while in which they are answered.
     """
-    settings = lifecycle.config.server
+    settings = manager.config.server
     delay = settings.drain_delay_seconds if is_expected else 0
     closing: list[asyncio.Future[None]] = list(serving)
 
@@ -54,11 +54,11 @@ async def shutdown_gracefully(
         end_grpc(settings.drain_seconds)
 
     log.info("server.draining", delay_seconds=delay, seconds=settings.drain_seconds)
-    await lifecycle.drain(settings.drain_seconds, delay, dismiss)
+    await manager.drain(settings.drain_seconds, delay, dismiss)
     for server in servers:
         server.stop()
     end_grpc(_CLOSE_SECONDS)
     await asyncio.wait(closing, timeout=_LATE_SECONDS)
-    await lifecycle.stop()
+    await manager.stop()
     # Bounded: Granian waits for every connection, and a client may never read what it asked for.
     await asyncio.wait(closing, timeout=_CLOSE_SECONDS)

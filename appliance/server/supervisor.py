@@ -39,7 +39,7 @@ def worker_count(config: Config) -> int:
     """
     if config.server.workers != "auto":
         return config.server.workers
-    return 1 if any(section.has_engine for section in config.models) else usable_cores()
+    return 1 if any(model_config.has_engine for model_config in config.models) else usable_cores()
 
 
 class Supervisor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from appliance.config.security import TlsSection
+from appliance.config.security import TlsConfig
 from appliance.core.errors import ApplianceError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ class Certificates:
     The certificate that new connections see.
     """
 
-    def __init__(self, section: TlsSection) -> None:
+    def __init__(self, config: TlsConfig) -> None:
         """
         Raises:
             CertificateError: the files are not there, or do not fit.
         """
-        self._section = section
+        self._config = config
         self._stamps = self._look()
-        self.current = read(section)
+        self.current = read(config)
         log.info("certificate.loaded", expires=self.current.expires.isoformat())
 
     def refresh(self) -> bool:
@@ -71,7 +71,7 @@ class Certificates:
             return False
         self._stamps = stamps
         try:
-            new = read(self._section)
+            new = read(self._config)
         except CertificateError as error:
             log.error("certificate.refused", reason=str(error))
             return False
@@ -85,11 +85,11 @@ class Certificates:
         """
         What tells that a file was changed or a link to it led elsewhere.
         """
-        section = self._section
-        return tuple(_stamp(path) for path in (section.certificate, section.key, section.client_ca) if path is not None)
+        config = self._config
+        return tuple(_stamp(path) for path in (config.certificate, config.key, config.client_ca) if path is not None)
 
 
-def read(section: TlsSection) -> Certificate:
+def read(config: TlsConfig) -> Certificate:
     """
     The certificate that the section names.
 
@@ -101,19 +101,19 @@ def read(section: TlsSection) -> Certificate:
         raise MissingExtraError("cryptography", "tls", "server.tls")
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    chain = _chain("server.tls.certificate", section.certificate)
-    key = _key(section)
+    chain = _chain("server.tls.certificate", config.certificate)
+    key = _key(config)
     leaf = chain[0]
     if leaf.public_key() != key.public_key():
         raise CertificateError(
-            f"server.tls.key: {section.key} is not the key of the certificate in {section.certificate}; "
+            f"server.tls.key: {config.key} is not the key of the certificate in {config.certificate}; "
             "both must come from one request"
         )
     if leaf.not_valid_after_utc < datetime.now(UTC):
         raise CertificateError(
-            f"server.tls.certificate: {section.certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it"
+            f"server.tls.certificate: {config.certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it"
         )
-    authorities = None if section.client_ca is None else _chain("server.tls.client_ca", section.client_ca)
+    authorities = None if config.client_ca is None else _chain("server.tls.client_ca", config.client_ca)
     return Certificate(
         chain=b"".join(each.public_bytes(Encoding.PEM) for each in chain),
         key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -137,11 +137,11 @@ def _chain(key: str, path: Path) -> list[x509.Certificate]:
     return chain
 
 
-def _key(section: TlsSection) -> PrivateKeyTypes:
+def _key(config: TlsConfig) -> PrivateKeyTypes:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    path, password = section.key, section.key_password
+    path, password = config.key, config.key_password
     pem = _bytes("server.tls.key", path)
     try:
         key = load_pem_private_key(pem, None if password is None else password.get_secret_value().encode())

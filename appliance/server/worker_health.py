@@ -61,13 +61,13 @@ class SingleProcessHealth:
     The outlook of the only process.
     """
 
-    def __init__(self, lifecycle: ModelManager) -> None:
-        self._lifecycle = lifecycle
-        self._stall_seconds = lifecycle.config.server.stall_seconds
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+        self._stall_seconds = manager.config.server.stall_seconds
         self.publish()
 
     def publish(self) -> None:
-        self._published = time.monotonic(), self._lifecycle.standing(), of_models(self._lifecycle)
+        self._published = time.monotonic(), self._manager.standing(), of_models(self._manager)
 
     def standing(self) -> HealthReport:
         at, standing, _ = self._published
@@ -124,23 +124,23 @@ class MultiWorkerHealth:
     The outlook of one worker among others: its own news, and what the others said last.
     """
 
-    def __init__(self, lifecycle: ModelManager, seat: WorkerInfo) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, manager: ModelManager, seat: WorkerInfo) -> None:
+        self._manager = manager
         self._seat = seat
         before = read(seat.slots, seat.number)
         self._past = past_of(before) if before else []
-        self._stall_seconds = lifecycle.config.server.stall_seconds
+        self._stall_seconds = manager.config.server.stall_seconds
 
     def publish(self) -> None:
         """
         Say where this worker stands, so that the others see no less than is shown here.
         """
         try:
-            families = [MetricFamilySum.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._lifecycle))]
+            families = [MetricFamilySum.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._manager))]
         except Exception as error:
             log.error("metrics.dropped", reason=type(error).__name__)
             families = []
-        own = Snapshot(os.getpid(), time.monotonic(), self._lifecycle.standing(), families, self._past)
+        own = Snapshot(os.getpid(), time.monotonic(), self._manager.standing(), families, self._past)
         try:
             write(self._seat.slots, self._seat.number, own)
         except ValueError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 from appliance.core.errors import NoSpaceError, StorageTimeoutError
 from appliance.storage.artifact_spec import ArtifactSpec
 from appliance.storage.blobs import Blobs
@@ -36,7 +36,7 @@ class ArtifactDownload:
     wanted: ArtifactSpec
     store: Store
     cache: Cache
-    limits: TransferSection
+    limits: TransferConfig
     report: Report
     runner: asyncio.Runner
 

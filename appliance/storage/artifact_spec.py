@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.config.storage import StorageSection
+from appliance.config.storage import StorageConfig
 from appliance.storage.archives import is_archive, top
 from appliance.storage.cache import Cache
 from appliance.storage.file_list import FileInfo, FileList
@@ -25,7 +25,7 @@ class ArtifactSpec:
 
     listing: Listing
     files: Sequence[RemoteFile]
-    storage: StorageSection
+    storage: StorageConfig
 
     @property
     def archive(self) -> RemoteFile | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage.artifact_spec import ArtifactSpec
 from appliance.storage.cache import Cache
 from appliance.storage.download import with_retries
@@ -39,7 +39,7 @@ class DryRun:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-def explain(storage: StorageSection, settings: GlobalStorageConfig) -> DryRun:
+def explain(storage: StorageConfig, settings: GlobalStorageConfig) -> DryRun:
     """
     Ask the store what it has, unless `settings` allow no connection.
 
@@ -61,7 +61,7 @@ def explain(storage: StorageSection, settings: GlobalStorageConfig) -> DryRun:
     return DryRun(redact(storage.uri), place, credential, None, None if files is None else len(files), size, path)
 
 
-async def _ask(store: Store, storage: StorageSection, settings: GlobalStorageConfig) -> DryRun:
+async def _ask(store: Store, storage: StorageConfig, settings: GlobalStorageConfig) -> DryRun:
     try:
         listing: Listing = await with_retries(store.list, redact(storage.uri), settings.transfer)
         selection = sort_out(listing, storage)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.storage import bounded_json
 from appliance.storage.disk_errors import disk_faults
@@ -47,7 +47,7 @@ class LockedArtifact:
     files: Mapping[str, FileInfo]
 
     @classmethod
-    def of(cls, storage: StorageSection, found: FileList) -> LockedArtifact:
+    def of(cls, storage: StorageConfig, found: FileList) -> LockedArtifact:
         """
         What `storage` led to.
         """
@@ -91,7 +91,7 @@ class LockedArtifact:
                 yield f"{name} has the SHA-256 {found.sha256}, and {locked.sha256} is locked"
 
 
-def locked(storage: StorageSection, settings: GlobalStorageConfig) -> LockedArtifact | None:
+def locked(storage: StorageConfig, settings: GlobalStorageConfig) -> LockedArtifact | None:
     """
     The state that `storage` is locked to, or None.
 
@@ -108,7 +108,7 @@ def locked(storage: StorageSection, settings: GlobalStorageConfig) -> LockedArti
     return found
 
 
-def foresee(storage: StorageSection, settings: GlobalStorageConfig, listed: FileList) -> None:
+def foresee(storage: StorageConfig, settings: GlobalStorageConfig, listed: FileList) -> None:
     """
     Return when files as a store lists them can be those that are locked: nothing is fetched only to be refused.
 
@@ -162,7 +162,7 @@ def write(path: Path, entries: Iterable[LockedArtifact]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _key(storage: StorageSection) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+def _key(storage: StorageConfig) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     return (redact(storage.uri), storage.include, storage.exclude)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactCorruptError, ArtifactNotFoundError
 from appliance.storage import lockfile, resolution_cache
 from appliance.storage.artifact import invalidate
@@ -25,7 +25,7 @@ from appliance.storage.uri import redact, scheme_of
 log = structlog.get_logger()
 
 
-def materialize(storage: StorageSection, settings: GlobalStorageConfig, report: Report) -> Path:
+def materialize(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
     """
     A local directory or single file with the bytes `storage` names, verified; blocks until it is there.
 
@@ -50,7 +50,7 @@ def materialize(storage: StorageSection, settings: GlobalStorageConfig, report: 
     return path
 
 
-def reread(storage: StorageSection, settings: GlobalStorageConfig, report: Report) -> Path:
+def reread(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
     """
     What a storage leads to, after every byte in the cache was read again, and fetched anew where it was damaged.
 
@@ -69,7 +69,7 @@ def reread(storage: StorageSection, settings: GlobalStorageConfig, report: Repor
     return path
 
 
-def brought(storage: StorageSection, settings: GlobalStorageConfig) -> Path | None:
+def brought(storage: StorageConfig, settings: GlobalStorageConfig) -> Path | None:
     """
     What a storage led to the last time, in the state it is locked to if it is, and if all of it is still in the cache.
     """
@@ -79,7 +79,7 @@ def brought(storage: StorageSection, settings: GlobalStorageConfig) -> Path | No
     )
 
 
-def as_locked(storage: StorageSection, settings: GlobalStorageConfig) -> StorageSection:
+def as_locked(storage: StorageConfig, settings: GlobalStorageConfig) -> StorageConfig:
     """
     The storage with the locked revision in place of one that can move.
     """
@@ -89,14 +89,14 @@ def as_locked(storage: StorageSection, settings: GlobalStorageConfig) -> Storage
     return storage.model_copy(update={"uri": locked.place})
 
 
-def is_in_place(storage: StorageSection) -> bool:
+def is_in_place(storage: StorageConfig) -> bool:
     """
     Whether the bytes are used where they lie, without the cache.
     """
     return SCHEMES.get(scheme_of(storage.uri) or "file") in {local.find, pvc.find}
 
 
-def _require(path: Path, storage: StorageSection, locked: LockedArtifact | None, tick: Callable[[], None]) -> None:
+def _require(path: Path, storage: StorageConfig, locked: LockedArtifact | None, tick: Callable[[], None]) -> None:
     """
     Return when the bytes are the ones that are locked and pinned.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import time
 
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 from appliance.core.errors import StorageTimeoutError
 from appliance.storage.cache import Report
 
@@ -31,7 +31,7 @@ class DownloadProgress:
         self._report(self._done, self._total)
 
 
-def bounded(report: Report, what: str, limits: TransferSection) -> Report:
+def bounded(report: Report, what: str, limits: TransferConfig) -> Report:
     """
     The same report, that also stops what stands still or takes too long; `what` names it.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
 from appliance.storage.artifact_download import ArtifactDownload
 from appliance.storage.artifact_spec import ArtifactSpec
@@ -33,7 +33,7 @@ _CLOSE_SECONDS = 5.0
 _FEWER_RETRIES = 2
 
 
-def fetch(store: Store, storage: StorageSection, settings: GlobalStorageConfig, report: Report) -> Path:
+def fetch(store: Store, storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
     """
     The directory, or single file, with the selected files of a store, fetched once for each state of them.
 
@@ -63,7 +63,7 @@ def fetch(store: Store, storage: StorageSection, settings: GlobalStorageConfig, 
         return wanted.within(cache.resume(wanted.key, filling.fill, report))
 
 
-def _less_patient(limits: TransferSection) -> TransferSection:
+def _less_patient(limits: TransferConfig) -> TransferConfig:
     return limits.model_copy(update={"retries": min(_FEWER_RETRIES, limits.retries)})
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.core.threads import in_thread
 from appliance.storage.archives import is_archive
@@ -84,7 +84,7 @@ class RemoteReader(Protocol):
 
 
 @contextmanager
-def peek(storage: StorageSection, settings: GlobalStorageConfig) -> Iterator[RemoteReader]:
+def peek(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterator[RemoteReader]:
     """
     Open a storage for a look; what is in the cache is looked at there.
 
@@ -137,7 +137,7 @@ class _Distant:
     is_here = False
 
     def __init__(
-        self, store: Store, runner: asyncio.Runner, storage: StorageSection, settings: GlobalStorageConfig
+        self, store: Store, runner: asyncio.Runner, storage: StorageConfig, settings: GlobalStorageConfig
     ) -> None:
         self._store, self._runner, self._limits = store, runner, settings.transfer
         self.place = redact(storage.uri)

@@ -7,14 +7,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from appliance.config.storage import StorageSection
+from appliance.config.storage import StorageConfig
 from appliance.storage import path_safety
 from appliance.storage.cache import Cache
 from appliance.storage.manifest import FILES, artifact_of
 from appliance.storage.uri import redact
 
 
-def remember(storage: StorageSection, path: Path, cache: Cache) -> None:
+def remember(storage: StorageConfig, path: Path, cache: Cache) -> None:
     """
     Keep in mind where a storage led; what does not lie in the cache is found again anyway.
     """
@@ -22,7 +22,7 @@ def remember(storage: StorageSection, path: Path, cache: Cache) -> None:
         cache.note(_question(storage), path.relative_to(cache.root).as_posix())
 
 
-def last_known_path(storage: StorageSection, cache: Cache) -> Path | None:
+def last_known_path(storage: StorageConfig, cache: Cache) -> Path | None:
     """
     Where a storage led the last time, if all of it is still in the cache.
     """
@@ -35,5 +35,5 @@ def last_known_path(storage: StorageSection, cache: Cache) -> Path | None:
     return None
 
 
-def _question(storage: StorageSection) -> str:
+def _question(storage: StorageConfig) -> str:
     return f"{redact(storage.uri)}#{json.dumps([storage.include, storage.exclude, storage.allow_pickle])}"

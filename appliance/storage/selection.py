@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 import structlog
 
-from appliance.config.storage import StorageSection
+from appliance.config.storage import StorageConfig
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage import path_safety
 from appliance.storage.filesystems.base import Listing, RemoteFile
@@ -46,7 +46,7 @@ class Selection:
     left_out: Mapping[str, str]
 
 
-def select(listing: Listing, storage: StorageSection) -> tuple[RemoteFile, ...]:
+def select(listing: Listing, storage: StorageConfig) -> tuple[RemoteFile, ...]:
     """
     The files to fetch; what is left out is logged.
 
@@ -60,7 +60,7 @@ def select(listing: Listing, storage: StorageSection) -> tuple[RemoteFile, ...]:
     return selection.files
 
 
-def sort_out(listing: Listing, storage: StorageSection) -> Selection:
+def sort_out(listing: Listing, storage: StorageConfig) -> Selection:
     """
     Tell the files of a place apart; every name is checked, and one bad name condemns the place.
 
@@ -106,7 +106,7 @@ def _require_good_names(listing: Listing) -> None:
             raise ArtifactCorruptError(f"{listing.place}: the file {file.name!r} {fault}; the model is refused")
 
 
-def _left_out(place: str, given: Collection[str], storage: StorageSection) -> dict[str, str]:
+def _left_out(place: str, given: Collection[str], storage: StorageConfig) -> dict[str, str]:
     excluded = {name: "exclude names it" for name in given if _matches(name, storage.exclude)}
     rest = [name for name in given if name not in excluded]
     if storage.include:
@@ -116,7 +116,7 @@ def _left_out(place: str, given: Collection[str], storage: StorageSection) -> di
     return excluded | others
 
 
-def _others(place: str, given: Sequence[str], storage: StorageSection) -> dict[str, str]:
+def _others(place: str, given: Sequence[str], storage: StorageConfig) -> dict[str, str]:
     """
     What nobody here would load: copies of the weights in other formats, and bookkeeping.
     """
@@ -131,7 +131,7 @@ def _others(place: str, given: Sequence[str], storage: StorageSection) -> dict[s
     return {name: reason for reason, fits in reversed(rows) for name in given if fits(name)}
 
 
-def _require_loadable(place: str, given: Sequence[str], storage: StorageSection) -> None:
+def _require_loadable(place: str, given: Sequence[str], storage: StorageConfig) -> None:
     """
     Return when files without safetensors among them are worth fetching.
     """
@@ -146,7 +146,7 @@ def _require_loadable(place: str, given: Sequence[str], storage: StorageSection)
     _require_no_pickles(place, given, storage)
 
 
-def _require_no_pickles(place: str, given: Sequence[str], storage: StorageSection) -> None:
+def _require_no_pickles(place: str, given: Sequence[str], storage: StorageConfig) -> None:
     pickles = [name for name in given if is_pickle(name)]
     if pickles and not storage.allow_pickle:
         raise StorageError(
@@ -155,7 +155,7 @@ def _require_no_pickles(place: str, given: Sequence[str], storage: StorageSectio
         )
 
 
-def _nothing(listing: Listing, storage: StorageSection) -> str:
+def _nothing(listing: Listing, storage: StorageConfig) -> str:
     if not listing.files:
         return "nothing lies there; check the path"
     largest = sorted(listing.files, key=lambda file: file.size, reverse=True)[:3]

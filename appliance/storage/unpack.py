@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance.config.storage import StorageSection
+from appliance.config.storage import StorageConfig
 from appliance.storage.archives import extract, top
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.selection import select
 
 
-def unpack(archive: Path, place: str, target: Path, storage: StorageSection, tick: Callable[[], None]) -> None:
+def unpack(archive: Path, place: str, target: Path, storage: StorageConfig, tick: Callable[[], None]) -> None:
     """
     Fill `target` with the files of an archive that are wanted, and remove the archive and its directory.
 

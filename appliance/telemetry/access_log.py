@@ -19,7 +19,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _DIGITS = 4
 
 
-class AccessSection(BaseConfig):
+class AccessLogConfig(BaseConfig):
     """
     Which requests have an event `request.ended` in the log; those of probes have none.
     """
@@ -33,21 +33,21 @@ class AccessLog:
     Writes it.
     """
 
-    def __init__(self, section: AccessSection) -> None:
-        self._section = section
+    def __init__(self, config: AccessLogConfig) -> None:
+        self._config = config
 
-    def apply(self, section: AccessSection) -> None:
+    def apply(self, config: AccessLogConfig) -> None:
         """
         Go by this section from now on.
         """
-        self._section = section
+        self._config = config
 
     def tell(self, record: RequestContext) -> None:
         """
         Log a request that has ended, if it is one of those to log.
         """
         has_failed = record.outcome >= 400 or record.outcome == 0
-        if record.is_probe or not (has_failed or random.random() < self._section.sample):  # noqa: S311 - not a secret
+        if record.is_probe or not (has_failed or random.random() < self._config.sample):  # noqa: S311 - not a secret
             return
         log.info("request.ended", **_facts(record))
 

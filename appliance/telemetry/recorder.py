@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from appliance.core.request_context import RequestContext
 from appliance.telemetry import build_info, request_metrics
-from appliance.telemetry.access_log import AccessLog, AccessSection
-from appliance.telemetry.payloads import BodyCapture, PayloadLog, PayloadsSection
-from appliance.telemetry.tracing import Headers, RequestSpan, Tracer, TracingSection
+from appliance.telemetry.access_log import AccessLog, AccessLogConfig
+from appliance.telemetry.payloads import BodyCapture, PayloadLog, PayloadLogConfig
+from appliance.telemetry.tracing import Headers, RequestSpan, Tracer, TracingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class TelemetrySettings:
     What is to be told; `payloads` and `tracing` are None where nobody wants them, `digest` is the config's.
     """
 
-    access: AccessSection = field(default_factory=AccessSection)
-    payloads: PayloadsSection | None = None
-    tracing: TracingSection | None = None
+    access: AccessLogConfig = field(default_factory=AccessLogConfig)
+    payloads: PayloadLogConfig | None = None
+    tracing: TracingConfig | None = None
     digest: str = "none"
 
 

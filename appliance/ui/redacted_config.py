@@ -45,9 +45,9 @@ class RedactedConfig:
         return written.getvalue()
 
 
-def _set(section: BaseConfig, *besides: str) -> dict[str, Any]:  # Any: JSON values
+def _set(model_config: BaseConfig, *besides: str) -> dict[str, Any]:  # Any: JSON values
     # A model that a Python program brings along is told by its class.
-    return section.model_dump(
+    return model_config.model_dump(
         mode="json",
         by_alias=True,
         exclude_unset=True,

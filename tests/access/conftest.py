@@ -18,7 +18,7 @@ async def closed() -> AsyncGenerator[Closed]:
     async with Closed(closed_config(admin=True)) as client:
         await client.until_ready()
         yield client
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 @pytest.fixture
@@ -29,4 +29,4 @@ async def fresh() -> AsyncGenerator[Closed]:
     async with Closed(closed_config(admin=True)) as client:
         await client.until_ready()
         yield client
-        await client.lifecycle.stop()
+        await client.manager.stop()

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from served import free_port
 
-from appliance.config.security import TlsSection
+from appliance.config.security import TlsConfig
 from appliance.server.tls import CertificateError, read
 
 LEAF = trustme.CA().issue_cert("localhost")
@@ -51,11 +51,11 @@ def _self_signed(key: PrivateKey, days: int = 1) -> bytes:
     return made.public_bytes(Encoding.PEM)
 
 
-def _section(tmp_path: Path, chain: bytes | None, key: bytes | None, password: str | None = None) -> TlsSection:
+def _config(tmp_path: Path, chain: bytes | None, key: bytes | None, password: str | None = None) -> TlsConfig:
     for name, content in (("tls.crt", chain), ("tls.key", key)):
         if content is not None:
             (tmp_path / name).write_bytes(content)
-    return TlsSection(certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key", key_password=password)
+    return TlsConfig(certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key", key_password=password)
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_files_that_do_not_fit_are_named(
     """
     The key of the config, the file, the fault and the remedy; never the password.
     """
-    section = _section(tmp_path, chain, key, password)
+    model_config = _config(tmp_path, chain, key, password)
 
     with pytest.raises(CertificateError) as caught:
-        read(section)
+        read(model_config)
 
     assert re.search(words, str(caught.value))
     assert caught.value.exit_code == 1
@@ -92,7 +92,7 @@ def test_an_encrypted_key_is_opened(tmp_path: Path) -> None:
     """
     Even in the format of old.
     """
-    certificate = read(_section(tmp_path, CHAIN, LOCKED, "open sesame"))
+    certificate = read(_config(tmp_path, CHAIN, LOCKED, "open sesame"))
 
     assert certificate.key.startswith(b"-----BEGIN PRIVATE KEY-----")
 
@@ -112,15 +112,15 @@ def test_keys_that_end_granian_are_refused(tmp_path: Path, key: PrivateKey, is_s
     """
     Granian would abort the process over them.
     """
-    section = _section(
+    model_config = _config(
         tmp_path, _self_signed(key), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     )
 
     if is_served:
-        assert read(section).client_ca is None
+        assert read(model_config).client_ca is None
     else:
         with pytest.raises(CertificateError, match="of a kind that cannot be served"):
-            read(section)
+            read(model_config)
 
 
 def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
@@ -131,14 +131,14 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     with pytest.raises(CertificateError, match="expired on"):
-        read(_section(tmp_path, _self_signed(key, days=-1), pem))
+        read(_config(tmp_path, _self_signed(key, days=-1), pem))
 
 
 def test_serving_ends_before_a_port_opens(tmp_path: Path) -> None:
     """
     Exit code 1, and the reason in the log.
     """
-    _section(tmp_path, CHAIN, OTHER.private_key_pem.bytes())
+    _config(tmp_path, CHAIN, OTHER.private_key_pem.bytes())
     config = tmp_path / "config.yaml"
     config.write_text(
         "models: [{name: up, class: proxy, upstreams: [{url: 'http://127.0.0.1:1'}]}]\n"

@@ -9,17 +9,17 @@ from typing import Any
 
 import http2
 import pytest
-from access_doubles import ALL, Closed, KeeperSection, bearing, closed_config
+from access_doubles import ALL, Closed, KeeperConfig, bearing, closed_config
 from doubles import config
 from served import free_port
 
-from appliance.config.root import MetadataSection
-from appliance.config.server import ServerSection
+from appliance.config.root import MetadataConfig
+from appliance.config.server import ServerConfig
 from appliance.models.health import ConfigStatus
 from appliance.server.listener import Listener
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
-METADATA = MetadataSection(name="talk", namespace="shop")
+METADATA = MetadataConfig(name="talk", namespace="shop")
 UNLOAD = "/v2/repository/models/one/unload"
 
 LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
@@ -28,7 +28,7 @@ IMAGE = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
 
 def keyless(host: str = LOOPBACK, **server: Any) -> Closed:  # Any: keys of the section
     """A client of an application that wants no key."""
-    return Closed(config(KeeperSection(name="one"), server=ServerSection(host=host, **server), metadata=METADATA))
+    return Closed(config(KeeperConfig(name="one"), server=ServerConfig(host=host, **server), metadata=METADATA))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ async def here() -> AsyncGenerator[Closed]:
     """One that listens on the loopback."""
     async with keyless(admin=True) as client:
         yield await _ready(client)
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ async def there() -> AsyncGenerator[Closed]:
     """One that listens on all interfaces."""
     async with keyless(EVERYWHERE) as client:
         yield await _ready(client)
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 async def _ready(client: Closed) -> Closed:
@@ -78,7 +78,7 @@ async def test_pages_of_other_origins_do_nothing(headers: dict[str, str], here: 
     assert [each.status_code for each in (form, asked, tensors, seen)] == [403] * 4
     assert asked.json()["error"]["type"] == "permission_error"
     assert isinstance(tensors.json()["error"], str)
-    assert here.lifecycle.entries[0].state == "ready"
+    assert here.manager.entries[0].state == "ready"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz", "/readyz/", "/sh
 async def test_probes_tell_foreign_pages_their_status_alone(path: str, here: Closed, there: Closed) -> None:
     """A page whose name was pointed here reads neither models, nor upstreams, nor what is known of the file."""
     for client in (here, there):
-        client.lifecycle.file = ConfigStatus("digest", "now")
+        client.manager.file = ConfigStatus("digest", "now")
         for headers in ({"Host": "evil.example"}, {"Host": "localhost", "Origin": "https://evil.example"}):
             foreign = await client.get(path, headers=headers)
             assert (foreign.status_code, sorted(foreign.json()), foreign.json()["models"]) == (
@@ -182,7 +182,7 @@ async def test_probes_tell_foreign_pages_their_status_alone(path: str, here: Clo
                 [],
             )
         own = (await client.get(path, headers={"Host": "10.1.2.3:8080"})).json()
-        client.lifecycle.file = None
+        client.manager.file = None
 
         assert [model["name"] for model in own["models"]] == ["one"]
         assert "config" in own
@@ -232,7 +232,7 @@ async def test_what_changes_state_wants_json(media_type: str | None, status: int
         await client.until_ready()
         headers = {} if media_type is None else {"Content-Type": media_type}
         answer = await client.post(UNLOAD, content=b"{}", headers=headers)
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
     assert answer.status_code == status
 

@@ -10,12 +10,12 @@ from typing import cast
 
 import pytest
 from access_doubles import ALL, BOSS, EYES, HAND, ONE, Closed, Keeper, bearing, closed_config
-from doubles import DoubleSection, config
+from doubles import DoubleConfig, config
 from structlog.testing import capture_logs
 
 from appliance.auth import AuthSettings
-from appliance.config.security import KeySection
-from appliance.config.server import ServerSection
+from appliance.config.security import KeyConfig
+from appliance.config.server import ServerConfig
 from appliance.core.model import Operation
 from appliance.server import create_app
 
@@ -233,7 +233,7 @@ async def test_a_refused_operation_names_only_those_the_key_may_ask() -> None:
     What the model can do beside them is told to other keys.
     """
     asks = (Operation.COMPLETION, Operation.MODERATION)
-    async with Closed(closed_config(KeySection(name="asks", value=ALL, operations=asks))) as client:
+    async with Closed(closed_config(KeyConfig(name="asks", value=ALL, operations=asks))) as client:
         await client.until_ready()
 
         answer = await client.post("/v1/moderations", json={"model": "one", "input": "a"}, headers=bearing(ALL))
@@ -246,7 +246,7 @@ async def test_a_missing_model_is_not_found_out_by_leaving_its_name_away() -> No
     """
     A key for an alias gets no answer from the only model there is without naming it.
     """
-    of = closed_config(KeySection(name="one", value=ONE, models=("uno",)))
+    of = closed_config(KeyConfig(name="one", value=ONE, models=("uno",)))
     async with Closed(of.model_copy(update={"models": of.models[:1]})) as client:
         answer = await client.post("/v1/completions", json={"prompt": "a"}, headers=bearing(ONE))
 
@@ -324,7 +324,7 @@ async def test_no_keys_ask_for_nothing() -> None:
     """
     A config without keys answers everybody, and takes no notice of the keys that clients send anyway.
     """
-    async with Closed(config(DoubleSection(name="one"), server=ServerSection())) as client:
+    async with Closed(config(DoubleConfig(name="one"), server=ServerConfig())) as client:
         statuses = [
             (await client.get(path, headers=headers)).status_code
             for path in ("/", "/metrics", "/v1/models", "/schema")
@@ -338,13 +338,13 @@ async def test_keys_are_exchanged_while_it_serves(fresh: Closed) -> None:
     """
     The next request goes by the new ones.
     """
-    new = ServerSection.model_validate({"api_keys": [{"name": "new", "value": "new-new-new-new-new-new"}]})
+    new = ServerConfig.model_validate({"api_keys": [{"name": "new", "value": "new-new-new-new-new-new"}]})
 
-    fresh.lifecycle.access.apply(new.access)
+    fresh.manager.access.apply(new.access)
 
     assert (await fresh.get("/v1/models", headers=bearing(ALL))).status_code == 401
     assert (await fresh.get("/v1/models", headers=bearing("new-new-new-new-new-new"))).status_code == 200
-    fresh.lifecycle.access.apply(AuthSettings())
+    fresh.manager.access.apply(AuthSettings())
     assert (await fresh.get("/v1/models")).status_code == 200
 
 
@@ -355,7 +355,7 @@ async def test_models_never_get_to_see_a_key(closed: Closed) -> None:
     headers = {"Authorization": "Bearer for-the-upstream", "x-api-key": ALL, "api-key": ALL}
     await closed.post("/v1/completions", json={"model": "one"}, headers=headers)
 
-    seen = cast("Keeper", closed.lifecycle.entries[0].model).calls[-1].headers
+    seen = cast("Keeper", closed.manager.entries[0].model).calls[-1].headers
     assert seen["authorization"] == "Bearer for-the-upstream"
     assert ALL not in json.dumps(dict(seen))
 

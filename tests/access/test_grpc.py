@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
-from appliance.config.security import KeySection
+from appliance.config.security import KeyConfig
 from appliance.limits import KeyLimitsConfig
 
 _PROBES = {"ServerLive", "ServerReady"}
@@ -28,16 +28,16 @@ _METHODS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["GRPC
 
 
 @asynccontextmanager
-async def _channel(*api_keys: KeySection) -> AsyncGenerator[grpc.aio.Channel]:
+async def _channel(*api_keys: KeyConfig) -> AsyncGenerator[grpc.aio.Channel]:
     of = closed_config(*api_keys, host="127.0.0.1", admin=True)
     async with Closed(of) as client:
         await client.until_ready()
-        server, port = create_server(of, client.lifecycle, client.lifecycle.standing, client.app.state.telemetry)
+        server, port = create_server(of, client.manager, client.manager.standing, client.app.state.telemetry)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield channel
         await server.stop(None)
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ async def test_a_keys_limits_hold_over_grpc() -> None:
     """
     Its requests are on its account, and under its name in the log.
     """
-    limited = KeySection(name="limited", value=ALL, limits=KeyLimitsConfig(requests_per_minute=1))
+    limited = KeyConfig(name="limited", value=ALL, limits=KeyLimitsConfig(requests_per_minute=1))
     async with _channel(limited) as channel:
         metadata = ("authorization", f"Bearer {ALL}")
         tensor = pb.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])

@@ -17,7 +17,7 @@ from inference_doubles import InferenceClient, Speaker, speakers
 from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.core.errors import ArtifactCorruptError, EngineDeadError, LoadError
 from appliance.models.health import ConfigStatus
 from appliance.models.state import State
@@ -80,13 +80,13 @@ async def client() -> AsyncGenerator[InferenceClient]:
     """
     Of an application with a model of each kind, which a test may break as long as it mends them.
     """
-    async with InferenceClient(speakers(server=ServerSection(max_body_bytes=8192))) as client:
+    async with InferenceClient(speakers(server=ServerConfig(max_body_bytes=8192))) as client:
         yield await client.until_ready()
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 def _break(client: InferenceClient, fault: Exception | None) -> None:
-    for entry in client.lifecycle.entries:
+    for entry in client.manager.entries:
         model = entry.model
         assert isinstance(model, Speaker)
         model.answer_fault = fault
@@ -130,12 +130,12 @@ async def test_a_failed_model_is_refused_without_its_reason() -> None:
     Why it failed is for the probes.
     """
     async with InferenceClient(speakers("writer")) as client:
-        model = client.lifecycle.entries[0].model
+        model = client.manager.entries[0].model
         assert isinstance(model, Speaker)
         model.load_fault = LoadError("/models/secret/config.json: is no JSON")
-        client.lifecycle.begin()
+        client.manager.begin()
         async with asyncio.timeout(20):
-            while client.lifecycle.is_live:
+            while client.manager.is_live:
                 await asyncio.sleep(0.01)
         answers = [
             await client.post("/v1/completions", json={"model": "writer"}),
@@ -152,7 +152,7 @@ async def test_a_failed_model_is_refused_without_its_reason() -> None:
                 {"Host": "localhost:8080"},
             )
         ]
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
     assert [answer.status_code for answer in answers] == [503, 503, 503, 200]
     assert not [answer.text for answer in answers if INSIDE.search(answer.text)]
@@ -183,7 +183,7 @@ async def test_why_a_model_is_unwell_is_for_operators(state: str, reason: str, s
     A key that sees every model, and an operator's, read the error; others read that there is one, clients too.
     """
     async with Closed(closed_config()) as client:
-        entry = client.lifecycle.entries[0]
+        entry = client.manager.entries[0]
         entry.state, entry.reason = State(state), reason
         seen = {
             key: [each["reason"] for each in (await client.get("/readyz", headers=bearing(key))).json()["models"]][:1]
@@ -202,7 +202,7 @@ async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
     What is wrong with a new file quotes it, and which models it brings is not for every key.
     """
     async with Closed(closed_config()) as client:
-        client.lifecycle.file = ConfigStatus("digest", "now", error="/root/config.yaml:1:1: secret")
+        client.manager.file = ConfigStatus("digest", "now", error="/root/config.yaml:1:1: secret")
         full = (await client.get("/readyz", headers=bearing(ALL))).json()
         some = (await client.get("/readyz", headers=bearing(ONLY))).json()
         none = (await client.get("/readyz")).json()
@@ -217,8 +217,8 @@ async def test_grpc_says_nothing_of_the_inside(client: InferenceClient, fault: s
     """
     Its details are as bare as the bodies of HTTP.
     """
-    of = speakers(server=ServerSection(host="127.0.0.1"))
-    server, port = create_server(of, client.lifecycle, client.lifecycle.standing)
+    of = speakers(server=ServerConfig(host="127.0.0.1"))
+    server, port = create_server(of, client.manager, client.manager.standing)
     await server.start()
     _break(client, FAULTS[fault]())
     tensor = pb.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])

@@ -20,7 +20,7 @@ from litestar import Litestar, get
 from litestar.response import Stream
 from served import free_port
 
-from appliance.config.security import TlsSection
+from appliance.config.security import TlsConfig
 from appliance.server.listener import Listener
 from appliance.server.tls import Certificates
 
@@ -55,12 +55,12 @@ class Volume:
         self.serial += 1
         return x509.load_pem_x509_certificates(chain)[0]
 
-    def section(self, *, asks_clients: bool = False) -> TlsSection:
+    def config(self, *, asks_clients: bool = False) -> TlsConfig:
         """
         The config that names it.
         """
         client_ca = self.root / "ca.crt" if asks_clients else None
-        return TlsSection(certificate=self.root / "tls.crt", key=self.root / "tls.key", client_ca=client_ca)
+        return TlsConfig(certificate=self.root / "tls.crt", key=self.root / "tls.key", client_ca=client_ca)
 
 
 @get("/")
@@ -83,10 +83,10 @@ _held = asyncio.Event()
 
 
 @asynccontextmanager
-async def _serving(section: TlsSection) -> AsyncGenerator[int]:
+async def _serving(config: TlsConfig) -> AsyncGenerator[int]:
     port = free_port()
     app = Litestar([_quick, _slow], openapi_config=None)
-    listener = Listener(app, "127.0.0.1", port, Certificates(section), settle_seconds=2)
+    listener = Listener(app, "127.0.0.1", port, Certificates(config), settle_seconds=2)
     serving = asyncio.create_task(listener.serve())
     async with asyncio.timeout(20):
         while not await _listens(port):
@@ -159,7 +159,7 @@ async def test_a_new_certificate_costs_no_connection(volume: Volume) -> None:
     first = volume.put(AUTHORITY.issue_cert("localhost"))
     seen: Counter[bytes] = Counter()
     _held.set()
-    async with _serving(volume.section()) as port:
+    async with _serving(volume.config()) as port:
         slow = asyncio.create_task(_get(port, "/slow"))
         await _get(port)
 
@@ -196,7 +196,7 @@ async def test_a_certificate_that_does_not_fit_is_not_taken(volume: Volume) -> N
     """
     first = volume.put(AUTHORITY.issue_cert("localhost"))
     stranger = AUTHORITY.issue_cert("localhost").private_key_pem.bytes()
-    certificates = Certificates(volume.section())
+    certificates = Certificates(volume.config())
 
     for key in (stranger, b"nonsense"):
         volume.put(AUTHORITY.issue_cert("localhost"), key)
@@ -217,7 +217,7 @@ async def test_clients_without_a_certificate_are_turned_away(volume: Volume) -> 
     AUTHORITY.issue_cert("client").configure_cert(known)
     trustme.CA().issue_cert("client").configure_cert(stranger)
 
-    async with _serving(volume.section(asks_clients=True)) as port:
+    async with _serving(volume.config(asks_clients=True)) as port:
         _, answer = await _get(port, context=known)
         for context in (_trusting(), stranger):
             with pytest.raises((ssl.SSLError, ConnectionResetError)):
@@ -232,7 +232,7 @@ async def test_nothing_is_left_open(volume: Volume) -> None:
     """
     volume.put(AUTHORITY.issue_cert("localhost"))
 
-    async with _serving(volume.section()) as port:
+    async with _serving(volume.config()) as port:
         await _get(port)
         during = _open_certificates()
 
@@ -247,7 +247,7 @@ async def test_nobody_waits_for_one_that_stops(volume: Volume) -> None:
     volume.put(AUTHORITY.issue_cert("localhost"))
     port = free_port()
     listener = Listener(
-        Litestar([_quick, _slow], openapi_config=None), "127.0.0.1", port, Certificates(volume.section())
+        Litestar([_quick, _slow], openapi_config=None), "127.0.0.1", port, Certificates(volume.config())
     )
     serving = asyncio.create_task(listener.serve())
     async with asyncio.timeout(30):

@@ -15,7 +15,7 @@ from upstreams import SSE, Answer, Upstream
 
 from appliance.adapters.http_client import ServiceClient
 from appliance.adapters.messages import for_template, with_texts
-from appliance.config.upstreams import UpstreamSection
+from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError, RequestError
 from appliance.proxy.client import UpstreamClient
 
@@ -28,7 +28,7 @@ async def wire(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
     """
     The way to the scripted server, of whose answers a mebibyte is held.
     """
-    wire = ServiceClient(UpstreamClient(UpstreamSection(url=upstream.origin, max_response_bytes=LIMIT)))
+    wire = ServiceClient(UpstreamClient(UpstreamConfig(url=upstream.origin, max_response_bytes=LIMIT)))
     yield wire
     await wire.close()
 

@@ -16,13 +16,13 @@ from appliance.adapters.jinja import ChatTemplate
 from appliance.adapters.openai_responses import AdapterUsage, GeneratedText
 from appliance.adapters.operations import Chatting, Completing, Embedding, Ranking
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
-from appliance.config.adapters import ChatSection, CompletionsSection
+from appliance.config.adapters import ChatConfig, CompletionsConfig
 from appliance.core.errors import RequestError
 from appliance.core.model import Operation
 
 TEMPLATE = "{{ tools }}{{ documents }}{% for m in messages %}{{ m.role + m.content }}{{ m.tool_calls }}{% endfor %}"
 CHAT = ChatRequestBuilder(ChatTemplate(TEMPLATE), ["END"])
-SECTION = CompletionsSection.model_validate({"kind": "completions", "chat_template": TEMPLATE, "tool_calls": {}})
+SECTION = CompletionsConfig.model_validate({"kind": "completions", "chat_template": TEMPLATE, "tool_calls": {}})
 
 scalars = st.none() | st.booleans() | st.integers(-3, 200) | st.floats(allow_nan=False) | st.text(max_size=5)
 anything = st.recursive(
@@ -101,8 +101,8 @@ SERVICE = Service()
 FACES = (
     CompletionsAdapter("m", SECTION, SERVICE, CHAT).chat,
     CompletionsAdapter("m", SECTION, SERVICE, CHAT).complete,
-    Chatting("m", SERVICE, ChatSection(), CHAT).answer,
-    Chatting("m", SERVICE, ChatSection(), None).answer,
+    Chatting("m", SERVICE, ChatConfig(), CHAT).answer,
+    Chatting("m", SERVICE, ChatConfig(), None).answer,
     Completing("m", SERVICE).answer,
     Embedding("m", SERVICE, 1).answer,
     Ranking("m", SERVICE, 2).answer,

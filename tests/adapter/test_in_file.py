@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleConfig, config
 
 from appliance.core.errors import LoadError, RequestError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.adapter import AdapterSection
+from appliance.models.adapter import AdapterConfig
 from appliance.models.manager import ModelManager, State
 
 CHAT = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
@@ -56,7 +56,7 @@ class Completer(Double):
             yield f"data: {json.dumps({'id': 'c', 'created': 1, 'choices': [choice]})}\n\n".encode()
 
 
-class CompleterSection(DoubleSection):
+class CompleterConfig(DoubleConfig):
     """
     Declares it.
     """
@@ -65,9 +65,9 @@ class CompleterSection(DoubleSection):
         return Completer()
 
 
-def _adapter(name: str = "chat", target: str = "base", **fields: Any) -> AdapterSection:
+def _adapter(name: str = "chat", target: str = "base", **fields: Any) -> AdapterConfig:
     protocol = {"kind": "completions", "chat_template": "{{ messages[0].content }}", **fields}
-    return AdapterSection.model_validate({"name": name, "class": "adapter", "target": target, "protocol": protocol})
+    return AdapterConfig.model_validate({"name": name, "class": "adapter", "target": target, "protocol": protocol})
 
 
 async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
@@ -77,47 +77,47 @@ async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
 
 
 @asynccontextmanager
-async def _begun(*sections: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
-    lifecycle = ModelManager(config(*(sections or (_adapter(), CompleterSection(name="base")))))
-    lifecycle.begin()
+async def _begun(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
+    manager = ModelManager(config(*(configs or (_adapter(), CompleterConfig(name="base")))))
+    manager.begin()
     try:
-        yield lifecycle, cast("Completer", lifecycle.find("base").model)
+        yield manager, cast("Completer", manager.find("base").model)
     finally:
-        await lifecycle.stop()
+        await manager.stop()
 
 
 @asynccontextmanager
-async def _ready(*sections: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
-    async with _begun(*sections) as (lifecycle, target):
+async def _ready(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
+    async with _begun(*configs) as (manager, target):
         target.may_load.set()
-        await _until(lambda: lifecycle.is_ready)
+        await _until(lambda: manager.is_ready)
         target.asked.clear()
-        yield lifecycle, target
+        yield manager, target
 
 
 async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
     """
     Whatever the order in the file: until then the probe says what it waits for, and calls are told to come back.
     """
-    async with _begun() as (lifecycle, target):
-        chat = lifecycle.find("chat")
+    async with _begun() as (manager, target):
+        chat = manager.find("chat")
         await _until(lambda: chat.state is State.UNAVAILABLE and "its target 'base' is loading" in chat.reason)
         with pytest.raises(UnavailableError, match="its target 'base' is loading"):
-            await lifecycle.answer("chat", CHAT)
-        assert lifecycle.is_live
+            await manager.answer("chat", CHAT)
+        assert manager.is_live
 
         target.may_load.set()
         await _until(lambda: chat.state is State.READY)
 
-        assert lifecycle.find("base").state is State.READY
+        assert manager.find("base").state is State.READY
 
 
 async def test_an_adapter_is_ready_only_after_a_real_answer() -> None:
     """
     A target that answers nonsense is told with its reason, and asked again.
     """
-    async with _begun() as (lifecycle, target):
-        chat, target.refusal = lifecycle.find("chat"), RequestError("no chat today")
+    async with _begun() as (manager, target):
+        chat, target.refusal = manager.find("chat"), RequestError("no chat today")
         target.may_load.set()
         await _until(lambda: "no chat today" in chat.reason)
 
@@ -131,37 +131,37 @@ async def test_a_target_that_dies_takes_its_adapter_along() -> None:
     """
     The reason names the target.
     """
-    async with _ready() as (lifecycle, target):
+    async with _ready() as (manager, target):
         target.is_dead = True
-        await _until(lambda: lifecycle.find("chat").state is State.FAILED)
+        await _until(lambda: manager.find("chat").state is State.FAILED)
 
-        assert "its target 'base' is failed" in lifecycle.find("chat").reason
+        assert "its target 'base' is failed" in manager.find("chat").reason
 
 
 async def test_a_target_that_cannot_load_is_the_adapters_reason() -> None:
     """
     Both are failed; what the target's error says is for operators, and stays with the target.
     """
-    async with _begun() as (lifecycle, target):
+    async with _begun() as (manager, target):
         target.load_fault = LoadError("too big")
         target.may_load.set()
-        await _until(lambda: lifecycle.find("chat").state is State.FAILED)
+        await _until(lambda: manager.find("chat").state is State.FAILED)
 
-        assert lifecycle.find("base").reason == "too big"
-        assert lifecycle.find("chat").reason == "its target 'base' is failed: it failed; the log says why"
+        assert manager.find("base").reason == "too big"
+        assert manager.find("chat").reason == "its target 'base' is failed: it failed; the log says why"
 
 
 async def test_a_target_that_is_away_makes_its_adapter_wait() -> None:
     """
     Not failed: it comes back when the target does.
     """
-    async with _ready() as (lifecycle, target):
+    async with _ready() as (manager, target):
         target.is_away = True
-        await _until(lambda: lifecycle.find("chat").state is State.UNAVAILABLE)
+        await _until(lambda: manager.find("chat").state is State.UNAVAILABLE)
         target.is_away = False
-        await _until(lambda: lifecycle.is_ready)
+        await _until(lambda: manager.is_ready)
 
-        assert lifecycle.is_live
+        assert manager.is_live
 
 
 async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:
@@ -169,26 +169,26 @@ async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:
     The class could not tell; the model can.
     """
 
-    class Silent(DoubleSection):
+    class Silent(DoubleConfig):
         def build(self, peers: Peers) -> Model:
             made = Double()
             made.operations = frozenset({Operation.EMBEDDING})
             return made
 
-    lifecycle = ModelManager(config(_adapter(), Silent(name="base")))
-    lifecycle.begin()
-    await _until(lambda: lifecycle.find("chat").state is State.FAILED)
-    await lifecycle.stop()
+    manager = ModelManager(config(_adapter(), Silent(name="base")))
+    manager.begin()
+    await _until(lambda: manager.find("chat").state is State.FAILED)
+    await manager.stop()
 
-    assert lifecycle.find("chat").reason == "its target 'base' does not complete prompts; name one that does"
+    assert manager.find("chat").reason == "its target 'base' does not complete prompts; name one that does"
 
 
 async def test_the_target_is_asked_by_its_own_name_with_all_its_room() -> None:
     """
     What the prompt leaves of the context is the limit where nobody names one; no second beginning is put before it.
     """
-    async with _ready() as (lifecycle, target):
-        reply = await lifecycle.answer("chat", CHAT)
+    async with _ready() as (manager, target):
+        reply = await manager.answer("chat", CHAT)
 
         assert json.loads(cast("bytes", reply.body))["choices"][0]["message"]["content"] == "Hello"
         assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 7, "add_special_tokens": False}]
@@ -214,7 +214,7 @@ async def _bytes(body: bytes) -> AsyncGenerator[bytes]:
     yield body[5:]
 
 
-class StrangerSection(DoubleSection):
+class StrangerConfig(DoubleConfig):
     """
     Declares it.
     """
@@ -228,8 +228,8 @@ async def test_a_stranger_behind_a_proxy_is_asked_what_it_knows() -> None:
     Where nobody counts, the usual limit holds, and what it would refuse is taken out by the config.
     """
     adapter = _adapter(defaults={"add_special_tokens": None})
-    async with _ready(adapter, StrangerSection(name="base")) as (lifecycle, target):
-        reply = await lifecycle.answer("chat", CHAT)
+    async with _ready(adapter, StrangerConfig(name="base")) as (manager, target):
+        reply = await manager.answer("chat", CHAT)
 
         assert json.loads(cast("bytes", reply.body))["choices"][0]["message"]["content"] == "Hello"
         assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 1024}]
@@ -239,8 +239,8 @@ async def test_completions_go_to_the_target_as_they_are() -> None:
     """
     Nothing is decided for the client there: neither a limit nor the special tokens.
     """
-    async with _ready() as (lifecycle, target):
-        await lifecycle.answer("chat", ModelRequest(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
+    async with _ready() as (manager, target):
+        await manager.answer("chat", ModelRequest(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
 
         assert target.asked == [{"model": "base", "prompt": "Hi", "mine": None}]
 
@@ -249,9 +249,9 @@ async def test_adapters_stack() -> None:
     """
     An adapter's target may be an adapter, and an alias.
     """
-    base = CompleterSection(name="base", aliases=("ground",))
-    async with _ready(_adapter("top", "middle"), _adapter("middle", "ground"), base) as (lifecycle, _):
-        reply = await lifecycle.answer("top", CHAT)
+    base = CompleterConfig(name="base", aliases=("ground",))
+    async with _ready(_adapter("top", "middle"), _adapter("middle", "ground"), base) as (manager, _):
+        reply = await manager.answer("top", CHAT)
 
         assert json.loads(cast("bytes", reply.body))["model"] == "top"
 
@@ -260,12 +260,12 @@ async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
     """
     A stream under way counts at the adapter and at its target, and what it still asks is answered.
     """
-    async with _ready() as (lifecycle, target):
-        reply = await lifecycle.answer("chat", STREAM)
-        running = [entry.running for entry in lifecycle.entries]
-        drain = asyncio.create_task(lifecycle.drain(5))
-        await _until(lambda: lifecycle.find("base").state is State.DRAINING)
-        inner = await lifecycle.find("chat").model.answer(CHAT)
+    async with _ready() as (manager, target):
+        reply = await manager.answer("chat", STREAM)
+        running = [entry.running for entry in manager.entries]
+        drain = asyncio.create_task(manager.drain(5))
+        await _until(lambda: manager.find("base").state is State.DRAINING)
+        inner = await manager.find("chat").model.answer(CHAT)
         is_waiting = not drain.done()
         target.may_finish.set()
         rest = [chunk async for chunk in cast("AsyncGenerator[bytes]", reply.body)]
@@ -275,18 +275,18 @@ async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
         assert is_waiting
         assert json.loads(cast("bytes", inner.body))["choices"]
         assert rest[-1] == b"data: [DONE]\n\n"
-        assert [entry.running for entry in lifecycle.entries] == [0, 0]
+        assert [entry.running for entry in manager.entries] == [0, 0]
 
 
 async def test_a_stream_that_nobody_reads_ends_at_the_target() -> None:
     """
     Closing the adapter's stream closes the target's.
     """
-    async with _ready() as (lifecycle, target):
-        reply = await lifecycle.answer("chat", STREAM)
+    async with _ready() as (manager, target):
+        reply = await manager.answer("chat", STREAM)
         stream = cast("AsyncGenerator[bytes]", reply.body)
         await anext(stream)
         await stream.aclose()
 
         await _until(lambda: target.streams_closed == 1)
-        assert [entry.running for entry in lifecycle.entries] == [0, 0]
+        assert [entry.running for entry in manager.entries] == [0, 0]

@@ -14,8 +14,8 @@ from upstreams import Answer, Upstream, json_answer
 
 from appliance.adapters.http_client import ServiceClient
 from appliance.adapters.oip import OipClient
-from appliance.config.oip_adapter import OipSection
-from appliance.config.upstreams import UpstreamSection
+from appliance.config.oip_adapter import OipConfig
+from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError
 from appliance.proxy.client import UpstreamClient
 
@@ -28,14 +28,14 @@ async def wire(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
     """
     The way to the scripted server.
     """
-    wire = ServiceClient(UpstreamClient(UpstreamSection(url=upstream.origin)))
+    wire = ServiceClient(UpstreamClient(UpstreamConfig(url=upstream.origin)))
     yield wire
     await wire.close()
 
 
 async def _infer(wire: ServiceClient, version: str, texts: list[str], name: str | None = None) -> list[Any]:
-    section = OipSection.model_validate({"kind": "oip", "version": version, "embeddings": {}})
-    return await OipClient(section, wire, "m").infer({"text": texts}, name, {}, {})
+    config = OipConfig.model_validate({"kind": "oip", "version": version, "embeddings": {}})
+    return await OipClient(config, wire, "m").infer({"text": texts}, name, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ async def test_the_model_is_found_under_any_form_of_its_address(upstream: Upstre
     With the version or without, below a path, with a query; names with slashes are one part.
     """
     upstream.on("*", tensors(output("a", "BYTES", [1], ["x"])))
-    wire = ServiceClient(UpstreamClient(UpstreamSection(url=url.format(upstream.origin))))
-    section = OipSection.model_validate({"kind": "oip", "embeddings": {}})
+    wire = ServiceClient(UpstreamClient(UpstreamConfig(url=url.format(upstream.origin))))
+    config = OipConfig.model_validate({"kind": "oip", "embeddings": {}})
 
-    await OipClient(section, wire, "org/m x").infer({"text": ["one"]}, None, {}, {})
+    await OipClient(config, wire, "org/m x").infer({"text": ["one"]}, None, {}, {})
     await wire.close()
 
     (seen,) = upstream.asked

@@ -25,8 +25,8 @@ def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """
     SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files.
     """
-    (section,) = load(chat_file).config.models
-    folder = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    (config,) = load(chat_file).config.models
+    folder = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     file = tmp_path_factory.mktemp("own") / "config.yaml"
     file.write_text(
         f"models:\n"

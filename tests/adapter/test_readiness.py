@@ -14,11 +14,11 @@ from doubles import config
 from faultproxy import Fault, FaultProxy
 from upstreams import Upstream, error
 
-from appliance.config.security import KeySection
-from appliance.config.server import ServerSection
+from appliance.config.security import KeyConfig
+from appliance.config.server import ServerConfig
 from appliance.core.errors import GatewayError
 from appliance.core.model import ModelRequest, Operation
-from appliance.models.adapter import AdapterSection
+from appliance.models.adapter import AdapterConfig
 from appliance.models.manager import ModelManager, State
 
 PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz")
@@ -26,21 +26,21 @@ PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz")
 CALL = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
 
 
-def _section(url: str, template: str = "{{ messages[0].content }}") -> AdapterSection:
+def _config(url: str, template: str = "{{ messages[0].content }}") -> AdapterConfig:
     protocol = {"kind": "completions", "chat_template": template}
-    return AdapterSection.model_validate(
+    return AdapterConfig.model_validate(
         {"name": "chat", "class": "adapter", "target": {"url": url}, "protocol": protocol}
     )
 
 
 @asynccontextmanager
 async def _begun(url: str, *template: str) -> AsyncGenerator[ModelManager]:
-    lifecycle = ModelManager(config(_section(url, *template)))
-    lifecycle.begin()
+    manager = ModelManager(config(_config(url, *template)))
+    manager.begin()
     try:
-        yield lifecycle
+        yield manager
     finally:
-        await lifecycle.stop()
+        await manager.stop()
 
 
 async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
@@ -57,15 +57,15 @@ async def test_an_adapter_waits_for_a_target_that_is_not_there_yet(
     """
     proxy = fault_proxies(upstream.port)
     proxy.set(Fault("refuse"))
-    async with _begun(proxy.url) as lifecycle:
-        await _until(lambda: "cannot be reached" in lifecycle.entries[0].reason)
+    async with _begun(proxy.url) as manager:
+        await _until(lambda: "cannot be reached" in manager.entries[0].reason)
 
-        assert lifecycle.entries[0].state is State.UNAVAILABLE
-        assert lifecycle.is_live
-        assert lifecycle.entries[0].describe()["upstreams"] == [{"name": f"127.0.0.1:{proxy.port}"}]
+        assert manager.entries[0].state is State.UNAVAILABLE
+        assert manager.is_live
+        assert manager.entries[0].describe()["upstreams"] == [{"name": f"127.0.0.1:{proxy.port}"}]
 
         proxy.set(None)
-        await _until(lambda: lifecycle.is_ready)
+        await _until(lambda: manager.is_ready)
 
 
 async def test_silence_in_the_middle_of_life_is_noticed(
@@ -75,15 +75,15 @@ async def test_silence_in_the_middle_of_life_is_noticed(
     One request without an answer is an accident, three in a row are not; an answer is the way back.
     """
     proxy = fault_proxies(upstream.port)
-    async with _begun(proxy.url) as lifecycle:
-        await _until(lambda: lifecycle.is_ready)
+    async with _begun(proxy.url) as manager:
+        await _until(lambda: manager.is_ready)
         proxy.set(Fault("refuse"))
         for _ in range(3):
             with pytest.raises(GatewayError):
-                await lifecycle.entries[0].model.answer(CALL)
-        await _until(lambda: not lifecycle.is_ready)
+                await manager.entries[0].model.answer(CALL)
+        await _until(lambda: not manager.is_ready)
         proxy.set(None)
-        await _until(lambda: lifecycle.is_ready)
+        await _until(lambda: manager.is_ready)
 
 
 async def test_a_template_that_fails_is_not_said_to_be_a_refusal(upstream: Upstream) -> None:
@@ -91,10 +91,10 @@ async def test_a_template_that_fails_is_not_said_to_be_a_refusal(upstream: Upstr
     The target was never asked.
     """
     upstream.asked.clear()
-    async with _begun(upstream.url, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}") as lifecycle:
-        await _until(lambda: "calls itself too often" in lifecycle.entries[0].reason)
+    async with _begun(upstream.url, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}") as manager:
+        await _until(lambda: "calls itself too often" in manager.entries[0].reason)
 
-        assert "the first request cannot be made" in lifecycle.entries[0].reason
+        assert "the first request cannot be made" in manager.entries[0].reason
         assert not upstream.asked
 
 
@@ -103,10 +103,10 @@ async def test_a_target_that_refuses_its_first_request_is_told_with_its_words(up
     A wrong key or a wrong name shows in the probe, not in the first client's answer.
     """
     upstream.on("/v1/completions", error(401, "wrong key"))
-    async with _begun(upstream.url) as lifecycle:
-        await _until(lambda: "wrong key" in lifecycle.entries[0].reason)
+    async with _begun(upstream.url) as manager:
+        await _until(lambda: "wrong key" in manager.entries[0].reason)
 
-        assert lifecycle.entries[0].state is State.UNAVAILABLE
+        assert manager.entries[0].state is State.UNAVAILABLE
 
 
 @pytest.mark.parametrize("has_keys", [False, True])
@@ -118,17 +118,17 @@ async def test_only_operators_are_told_where_the_target_is(
     """
     proxy = fault_proxies(upstream.port)
     proxy.set(Fault("refuse"))
-    keys = (KeySection(name="only", value=ONLY, models=("chat",)),) if has_keys else None
+    keys = (KeyConfig(name="only", value=ONLY, models=("chat",)),) if has_keys else None
     headers = bearing(ONLY) if has_keys else {}
-    async with Closed(config(_section(proxy.url), server=ServerSection(api_keys=keys))) as client:
-        client.lifecycle.begin()
-        entry = client.lifecycle.entries[0]
+    async with Closed(config(_config(proxy.url), server=ServerConfig(api_keys=keys))) as client:
+        client.manager.begin()
+        entry = client.manager.entries[0]
         await _until(lambda: "cannot be reached" in entry.reason)
         probes = [await client.get(path, headers=headers) for path in PROBES]
         strangers = [await client.get(path, headers={"Host": "evil.example"}) for path in PROBES]
         index = await client.post("/v2/repository/index", headers=headers)
         asked = await client.post("/v1/chat/completions", json={"model": "chat", "messages": []}, headers=headers)
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
     assert [each.status_code for each in probes] == [each.status_code for each in strangers] == [200, *3 * [503], 200]
     assert (index.status_code, asked.status_code) == (200, 503)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from appliance.adapters.tool_calls import ToolCalls, split
-from appliance.config.adapters import ToolCallsSection
+from appliance.config.adapters import ToolCallsConfig
 
-HERMES = ToolCallsSection()
-MISTRAL = ToolCallsSection(begin="[TOOL_CALLS]", end=None)
-LLAMA = ToolCallsSection(begin="<|python_tag|>", end="<|eom_id|>")
+HERMES = ToolCallsConfig()
+MISTRAL = ToolCallsConfig(begin="[TOOL_CALLS]", end=None)
+LLAMA = ToolCallsConfig(begin="<|python_tag|>", end="<|eom_id|>")
 
 
 def _named(calls: list[Any]) -> list[tuple[str, Any]]:
@@ -41,7 +41,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("marks", "text", "said", "calls"), CASES)
-def test_calls_are_told_from_text(marks: ToolCallsSection, text: str, said: str, calls: list[Any]) -> None:
+def test_calls_are_told_from_text(marks: ToolCallsConfig, text: str, said: str, calls: list[Any]) -> None:
     """
     Whatever the model's marks; what is no call stays in the text, marks and all.
     """
@@ -55,7 +55,7 @@ def test_calls_are_told_from_text(marks: ToolCallsSection, text: str, said: str,
 @pytest.mark.parametrize("size", [1, 3, 7])
 @pytest.mark.parametrize(("marks", "text", "said", "calls"), CASES)
 def test_calls_are_told_from_text_in_pieces(
-    marks: ToolCallsSection, text: str, said: str, calls: list[Any], size: int
+    marks: ToolCallsConfig, text: str, said: str, calls: list[Any], size: int
 ) -> None:
     """
     The same, however the text is cut.

@@ -11,7 +11,7 @@ import pytest
 
 from appliance.core.errors import RateLimitedError, RequestTimeoutError
 from appliance.core.request_context import use_context
-from appliance.limits import LimitsSection, QueueSettings, RequestQueue, SequenceSlots, SloSection, Timeouts
+from appliance.limits import LimitsConfig, QueueSettings, RequestQueue, SequenceSlots, SloConfig, Timeouts
 
 
 class Clock:
@@ -32,7 +32,7 @@ class Way:
 
     def __init__(self, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
-        self.settings = QueueSettings(LimitsSection(**limits), SloSection(ttft_seconds=ttft_seconds))
+        self.settings = QueueSettings(LimitsConfig(**limits), SloConfig(ttft_seconds=ttft_seconds))
         self.gate = RequestQueue("m", self.settings, self.clock)
         self.order: list[str] = []
 
@@ -208,7 +208,7 @@ async def test_new_settings_hold_from_now_on() -> None:
     await way.full(1)
     waiting = [way.come(), way.come()]
     await settle()
-    way.gate.apply(QueueSettings(LimitsSection(concurrent=2, queued=0), SloSection()))
+    way.gate.apply(QueueSettings(LimitsConfig(concurrent=2, queued=0), SloConfig()))
     await settle()
 
     assert [task.done() for task in waiting] == [True, False]

@@ -12,11 +12,11 @@ import pytest
 from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.request_context import use_context
 from appliance.limits import (
-    LimitsSection,
+    LimitsConfig,
     QueueSettings,
     RequestQueue,
     SequenceSlots,
-    SloSection,
+    SloConfig,
     Timeouts,
     held,
     require_size,
@@ -92,7 +92,7 @@ class House:
 
     def __init__(self, concurrent: int | None, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
-        settings = QueueSettings(LimitsSection(concurrent=concurrent, **limits), SloSection(ttft_seconds=ttft_seconds))
+        settings = QueueSettings(LimitsConfig(concurrent=concurrent, **limits), SloConfig(ttft_seconds=ttft_seconds))
         self.gate = RequestQueue("m", settings, self.clock)
         self.order: list[str] = []
 

@@ -12,14 +12,14 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleConfig, config
 from httpx import ASGITransport, AsyncClient, Response
 
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.core.request_context import RequestContext, current_context, use_context
-from appliance.limits import KeyLimitsConfig, LimitsSection, SloSection
+from appliance.limits import KeyLimitsConfig, LimitsConfig, SloConfig
 from appliance.models.manager import ModelManager, ModelStatus
 from appliance.server import create_app
 
@@ -81,7 +81,7 @@ class Engine(Double):
             raise
 
 
-class EngineSection(DoubleSection):
+class EngineConfig(DoubleConfig):
     """
     Declares one.
     """
@@ -95,9 +95,9 @@ class Client(AsyncClient):
     Talks to an application of one engine, in this event loop.
     """
 
-    def __init__(self, server: ServerSection, **section: Any) -> None:
-        app = create_app(config(EngineSection(name="one", **section), server=server))
-        self.lifecycle: ModelManager = app.state.lifecycle
+    def __init__(self, server: ServerConfig, **model_config: Any) -> None:
+        app = create_app(config(EngineConfig(name="one", **model_config), server=server))
+        self.manager: ModelManager = app.state.manager
         super().__init__(transport=ASGITransport(cast("Any", app)), base_url="http://appliance", timeout=60)
 
     @property
@@ -105,7 +105,7 @@ class Client(AsyncClient):
         """
         The only model.
         """
-        return self.lifecycle.entries[0]
+        return self.manager.entries[0]
 
     @property
     def engine(self) -> Engine:
@@ -122,17 +122,17 @@ class Client(AsyncClient):
 
 
 @asynccontextmanager
-async def serving(server: ServerSection | None = None, **section: Any) -> AsyncGenerator[Client]:
+async def serving(server: ServerConfig | None = None, **model_config: Any) -> AsyncGenerator[Client]:
     """
     A client of an engine that is ready, with these limits.
     """
-    client = Client(server or ServerSection(), **section)
+    client = Client(server or ServerConfig(), **model_config)
     client.engine.may_load.set()
-    client.lifecycle.begin()
-    await until(lambda: client.lifecycle.is_ready)
+    client.manager.begin()
+    await until(lambda: client.manager.is_ready)
     async with client:
         yield client
-    await client.lifecycle.stop()
+    await client.manager.stop()
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -151,7 +151,7 @@ async def test_overload_is_refused_before_it_costs_anything(times: float) -> Non
 
     Who was let in is answered, in the order of coming; the others hear 429 at once, and no prompt of theirs is read.
     """
-    async with serving(limits=LimitsSection(concurrent=4, queued=4)) as client:
+    async with serving(limits=LimitsConfig(concurrent=4, queued=4)) as client:
         engine, gate = client.engine, client.entry.gate
         asked: list[asyncio.Task[Response]] = []
         for _ in range(5):
@@ -184,7 +184,7 @@ async def test_a_promise_refuses_who_would_have_to_wait_for_too_long() -> None:
     """
     With a tenth of a second promised and places that are held for longer, nobody waits.
     """
-    async with serving(limits=LimitsSection(concurrent=1), slo=SloSection(ttft_seconds=0.1)) as client:
+    async with serving(limits=LimitsConfig(concurrent=1), slo=SloConfig(ttft_seconds=0.1)) as client:
         first = client.ask("slow")
         await until(lambda: client.engine.read != [])
         await asyncio.sleep(0.2)
@@ -204,7 +204,7 @@ async def test_a_client_that_leaves_the_queue_is_never_computed() -> None:
     """
     Its turn goes to the next one.
     """
-    async with serving(limits=LimitsSection(concurrent=1)) as client:
+    async with serving(limits=LimitsConfig(concurrent=1)) as client:
         asked = [client.ask(each) for each in ("first", "gone", "next")]
         await until(lambda: client.entry.gate.queued == 2)
         asked[1].cancel()
@@ -221,7 +221,7 @@ async def test_the_tokenizer_needs_no_turn() -> None:
     """
     It is not the engine that answers.
     """
-    async with serving(limits=LimitsSection(concurrent=1, queued=0)) as client:
+    async with serving(limits=LimitsConfig(concurrent=1, queued=0)) as client:
         running = client.ask("first")
         await until(lambda: client.entry.gate.running == 1)
 
@@ -234,7 +234,7 @@ async def test_the_tokenizer_has_limits_of_its_own() -> None:
     """
     As many requests are under way there as in the engine, and one more waits or is refused as there.
     """
-    async with serving(limits=LimitsSection(concurrent=1, queued=1)) as client:
+    async with serving(limits=LimitsConfig(concurrent=1, queued=1)) as client:
         client.engine.tokenizes_at_once = False
         under_way = [client.ask(str(number), path="/tokenize") for number in range(2)]
         await until(lambda: client.entry.queued == 1)
@@ -253,7 +253,7 @@ async def test_what_is_tokenized_alone_has_a_bound_of_its_own(path: str, status:
     """
     No model's length bounds it, and it holds the tokenizer.
     """
-    async with serving(limits=LimitsSection(tokenizer_bytes=1000)) as client:
+    async with serving(limits=LimitsConfig(tokenizer_bytes=1000)) as client:
         asked = client.ask("x" * 1000, path=path)
         while not asked.done():
             client.engine.finish()
@@ -270,7 +270,7 @@ async def test_an_answer_that_takes_too_long_is_504_and_its_work_is_ended(answer
     """
     Nothing was sent yet, so there is a status to say it with, whatever the engine makes of being told to stop.
     """
-    async with serving(limits=LimitsSection(total_seconds=0.05)) as client:
+    async with serving(limits=LimitsConfig(total_seconds=0.05)) as client:
         client.engine.answers_when_cancelled = answers
         late = await client.ask("first")
 
@@ -288,7 +288,7 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_of_its_protocol(p
     """
     Its first token came in time, which is another limit; its work is ended.
     """
-    limits = LimitsSection(first_token_seconds=60, total_seconds=0.05)
+    limits = LimitsConfig(first_token_seconds=60, total_seconds=0.05)
     async with serving(limits=limits) as client:
         late = await client.ask("first", path, stream=True)
         first, last = late.text.strip().split("\n\n")
@@ -304,7 +304,7 @@ async def test_who_waits_for_longer_than_a_first_token_may_take_is_504() -> None
     """
     The wait for its turn counts.
     """
-    async with serving(limits=LimitsSection(concurrent=1, first_token_seconds=0.05)) as client:
+    async with serving(limits=LimitsConfig(concurrent=1, first_token_seconds=0.05)) as client:
         running = client.ask("first")
         await until(lambda: client.entry.gate.running == 1)
         late = await client.ask("late")
@@ -321,14 +321,14 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
     With each answer; what was counted goes in the place of what was estimated, and what was refused costs nothing.
     """
     call = ModelRequest(Operation.COMPLETION, b"x" * 400)
-    async with serving(limits=LimitsSection(concurrent=1, queued=0)) as client:
-        lifecycle = client.lifecycle
-        lifecycle.keys.apply({"team": KeyLimitsConfig(requests_per_minute=2, tokens_per_minute=1000)})
+    async with serving(limits=LimitsConfig(concurrent=1, queued=0)) as client:
+        manager = client.manager
+        manager.keys.apply({"team": KeyLimitsConfig(requests_per_minute=2, tokens_per_minute=1000)})
 
         async def ask() -> tuple[ModelResponse, RequestContext]:
             with use_context("r") as record:
                 record.key = "team"
-                reply = await lifecycle.answer("one", call)
+                reply = await manager.answer("one", call)
                 return reply, record
 
         first = asyncio.create_task(ask())
@@ -351,7 +351,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
         # The prompt had more tokens than its size let expect, and so is expected of the next one.
         assert int(estimated.headers["x-ratelimit-remaining-tokens"]) < 100
         assert caught.value.headers["x-ratelimit-remaining-requests"] == "0"
-        assert lifecycle.keys.refused == {"key_requests": 1}
+        assert manager.keys.refused == {"key_requests": 1}
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ async def test_what_is_nested_too_deeply_is_refused_wherever_it_comes_in(path: s
     """
     In the shape of errors that the protocol has, and before anything decodes it.
     """
-    server = ServerSection.model_validate({"limits": {"json_depth": 8}})
+    server = ServerConfig.model_validate({"limits": {"json_depth": 8}})
     deep = b'{"model": "one", "x": ' + b"[" * 8 + b"]" * 8 + b"}"
     async with serving(server) as client:
         refused = await client.post(path, content=deep)
@@ -383,7 +383,7 @@ async def test_depth_is_told_of_what_was_compressed() -> None:
     """
     And of what an event holds.
     """
-    server = ServerSection.model_validate({"limits": {"json_depth": 8}})
+    server = ServerConfig.model_validate({"limits": {"json_depth": 8}})
     deep = gzip.compress(b'{"instances": ' + b"[" * 9 + b"]" * 9 + b"}")
     async with serving(server) as client:
         refused = await client.post("/v1/models/one:predict", content=deep, headers={"content-encoding": "gzip"})

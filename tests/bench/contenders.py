@@ -26,7 +26,7 @@ def ours(place: Place) -> Callable[[], object]:
     """
     This project, all of it: listing, ranges, digests, fsync, manifest.
     """
-    from appliance.config.storage import GlobalStorageConfig, StorageSection
+    from appliance.config.storage import GlobalStorageConfig, StorageConfig
     from appliance.storage import materialize
     from appliance.storage.filesystems.registry import SCHEMES, RemoteBackend
 
@@ -37,7 +37,7 @@ def ours(place: Place) -> Callable[[], object]:
         __import__(module)
     given = {"cache_dir": place["target"], "credentials": place["credentials"], "transfer": place.get("transfer", {})}
     settings = GlobalStorageConfig.model_validate(given)
-    return lambda: materialize(StorageSection(uri=place["uri"]), settings, lambda *_: None)
+    return lambda: materialize(StorageConfig(uri=place["uri"]), settings, lambda *_: None)
 
 
 def s3fs(place: Place) -> Callable[[], object]:

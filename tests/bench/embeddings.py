@@ -65,8 +65,8 @@ def main() -> None:
     if given.in_process:
         sys.stdout.write(json.dumps(_in_process(given.in_process, given.seconds)))
         return
-    (section,) = read(EXAMPLE).config.models
-    model = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    (config,) = read(EXAMPLE).config.models
+    model = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     best: dict[str, dict[Point, float]] = {OURS: {}, THEIRS: {}, IN_PROCESS: {}}
     for _ in range(given.rounds):
         for name, rates in (

@@ -70,8 +70,8 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=_FIGURES, help="a file of JSON; what it has of others stays")
     parser.add_argument("--more", action="store_true", help="keep the runs that are there, and add to them")
     given = parser.parse_args()
-    (section,) = load(_CHAT).config.models
-    artifact = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    (config,) = load(_CHAT).config.models
+    artifact = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     given.into.parent.mkdir(parents=True, exist_ok=True)
     for engine in given.engine:
         for figures in _measure(engine, artifact, given):

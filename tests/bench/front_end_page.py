@@ -46,7 +46,7 @@ def write(figures: Path) -> str:
     """
     engines: Mapping[str, Mapping[str, Runs]] = json.loads(figures.read_text())
     parts = [_HEAD.format(plot=figures.with_suffix(".svg").name)]
-    parts += [_section(engine, levels) for engine, levels in engines.items()]
+    parts += [_config(engine, levels) for engine, levels in engines.items()]
     text = "\n".join(parts)
     figures.with_suffix(".md").write_text(text)
     if "fake" in engines:
@@ -74,7 +74,7 @@ vLLM 0.24, whose inside it uses.
 """
 
 
-def _section(engine: str, levels: Mapping[str, Runs]) -> str:
+def _config(engine: str, levels: Mapping[str, Runs]) -> str:
     head = ["streams", "server", *(title for title, _ in _COLUMNS.values())]
     lines = [f"## {_TITLES[engine]}", "", _line(head), _line(["---"] * len(head))]
     for level, runs in levels.items():

@@ -199,8 +199,8 @@ def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
     """
     All contenders by turns in each condition, then a table of medians.
     """
-    section = load(_CHAT).config.models[0]
-    model = section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    config = load(_CHAT).config.models[0]
+    model = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     say(f"{os.cpu_count()} cores; SmolLM2-135M, texts of {_LENGTH} tokens; medians of {given.rounds}\n\n{_head(given)}")
     for condition in given.conditions:
         starts: dict[str, list[Start]] = {server.name: [] for server in SERVERS}

@@ -19,7 +19,7 @@ from doubles import config as doubles
 from reference_servers import environment
 
 from appliance.config import Config, load
-from appliance.models.generative import GenerativeSection
+from appliance.models.generative import GenerativeConfig
 from appliance.models.manager import ModelManager
 from appliance.server.app import create_probes
 from appliance.server.worker_health import SingleProcessHealth
@@ -106,8 +106,8 @@ def test_probes_and_ports_are_those_of_the_server(pod: Manifest, settings: Manif
     Probes ask the listener of probes for routes it has, and every port of the container is one that we listen on.
     """
     server = _config(settings, pod, tmp_path).server
-    lifecycle = ModelManager(doubles())
-    app = create_probes(lifecycle, SingleProcessHealth(lifecycle), RequestRecorder(TelemetrySettings()))
+    manager = ModelManager(doubles())
+    app = create_probes(manager, SingleProcessHealth(manager), RequestRecorder(TelemetrySettings()))
     container = manifests.container(pod)
     numbers = {each["name"]: each["containerPort"] for each in container["ports"]}
     probes = [container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")]
@@ -236,7 +236,7 @@ def test_the_config_of_a_group_is_each_machines(tmp_path: Path) -> None:
     """
     ((_, pod, settings),) = manifests.pods(manifests.read("leaderworkerset.yaml"))
     (model,) = _config(settings, pod, tmp_path).models
-    assert isinstance(model, GenerativeSection)
+    assert isinstance(model, GenerativeConfig)
     layout = model.layout
 
     assert layout != "auto"

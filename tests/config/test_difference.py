@@ -177,15 +177,15 @@ def _expected(key: str, hot: set[str]) -> Change:
 
 
 def _change(key: str) -> Change:
-    section: Any = Config
+    config: Any = Config
     change = Change.RESTART
     for part in key.split("."):
-        field = next((each for name, each in section.model_fields.items() if (each.alias or name) == part), None)
+        field = next((each for name, each in config.model_fields.items() if (each.alias or name) == part), None)
         if field is None:
             break
         change = change_of(field, change)
-        section = field.annotation
-        if not (isinstance(section, type) and issubclass(section, BaseConfig)):
+        config = field.annotation
+        if not (isinstance(config, type) and issubclass(config, BaseConfig)):
             break
     return change
 

@@ -13,7 +13,7 @@ from appliance.config import LoadedConfig
 from appliance.config.source_location import SourceLocation, dotted
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError
-from appliance.models import SECTIONS
+from appliance.models import MODEL_CONFIGS
 
 ROOT = Path(__file__).parents[2]
 RICH = [Path(__file__).with_name(name) for name in ("rich.yaml", "rich-adapter.yaml")]
@@ -114,4 +114,4 @@ def test_every_section_is_in_the_rich_configs(load_text: Callable[..., LoadedCon
     config, adapters = (load_text(file.read_text(encoding="utf-8")).config for file in RICH)
 
     assert config.model_fields_set == set(type(config).model_fields)
-    assert {type(model) for model in (*config.models, *adapters.models)} == set(SECTIONS.values())
+    assert {type(model) for model in (*config.models, *adapters.models)} == set(MODEL_CONFIGS.values())

@@ -17,10 +17,10 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from appliance.config import schema_of
-from appliance.config.engine import LOAD_FORMATS, OWNED, EngineSection
+from appliance.config.engine import LOAD_FORMATS, OWNED, EngineConfig
 from appliance.config.write_schemas import files
 from appliance.engines.vllm.schema import directory, write_or_check
-from appliance.models import SECTIONS
+from appliance.models import MODEL_CONFIGS
 
 Schema = dict[str, Any]
 COMMITTED = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in directory().glob("*.json")}
@@ -97,9 +97,9 @@ def test_every_property_is_described(schema: Schema) -> None:
     Each key has the text an editor shows for it, its own or its section's, and no title that only repeats the key.
     """
     for name, found in properties(schema):
-        section = schema.get("$defs", {}).get(str(found.get("$ref")).rpartition("/")[2], {})
+        config = schema.get("$defs", {}).get(str(found.get("$ref")).rpartition("/")[2], {})
 
-        assert found.get("description") or section.get("description"), name
+        assert found.get("description") or config.get("description"), name
         assert "title" not in found, name
 
 
@@ -107,8 +107,8 @@ def test_there_is_a_schema_of_each_model_class() -> None:
     """
     Every model class has its own file, which describes one entry of `models:`.
     """
-    assert {f"{name}.schema.json" for name in SECTIONS} <= set(COMMITTED)
-    for name in SECTIONS:
+    assert {f"{name}.schema.json" for name in MODEL_CONFIGS} <= set(COMMITTED)
+    for name in MODEL_CONFIGS:
         assert schema_of(name)["properties"]["class"]["const"] == name
 
 
@@ -134,7 +134,7 @@ def test_engine_arguments_that_the_config_owns_are_not_among_vllms() -> None:
     arguments = COMMITTED["vllm-engine.schema.json"]["properties"]
 
     assert not OWNED.keys() & arguments.keys()
-    assert not EngineSection.model_fields.keys() & arguments.keys()
+    assert not EngineConfig.model_fields.keys() & arguments.keys()
 
 
 def test_no_load_format_unpickles() -> None:

@@ -28,8 +28,8 @@ def minilm() -> Path:
     """
     The directory of all-MiniLM-L6-v2.
     """
-    (section,) = load(EXAMPLES / "embeddings.yaml").config.models
-    return section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    (model_config,) = load(EXAMPLES / "embeddings.yaml").config.models
+    return model_config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
 
 
 @pytest.fixture(scope="package")

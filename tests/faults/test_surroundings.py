@@ -35,9 +35,9 @@ def _elsewhere(url: str) -> dict[str, object]:
     return {"name": "elsewhere", "class": "proxy", "health": health, "upstreams": [{"url": url, "timeouts": timeouts}]}
 
 
-def _file(folder: Path, *models: object, **sections: object) -> Path:
+def _file(folder: Path, *models: object, **configs: object) -> Path:
     file = folder / "config.yaml"
-    file.write_text(json.dumps({"models": models, **sections}))
+    file.write_text(json.dumps({"models": models, **configs}))
     return file
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleConfig, config
 
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
@@ -38,7 +38,7 @@ class Follower(Double):
         return not self.is_dead
 
 
-class FollowerSection(DoubleSection):
+class FollowerConfig(DoubleConfig):
     """
     Declares one.
     """
@@ -55,54 +55,54 @@ async def _until(is_so: Callable[[], bool], seconds: float = 5) -> None:
 
 @asynccontextmanager
 async def _following() -> AsyncGenerator[tuple[ModelManager, Follower]]:
-    lifecycle = ModelManager(config(FollowerSection(name="one")))
-    lifecycle.begin()
+    manager = ModelManager(config(FollowerConfig(name="one")))
+    manager.begin()
     try:
-        await _until(lambda: lifecycle.is_ready)
-        model = lifecycle.entries[0].model
+        await _until(lambda: manager.is_ready)
+        model = manager.entries[0].model
         assert isinstance(model, Follower)
-        yield lifecycle, model
+        yield manager, model
     finally:
-        await lifecycle.stop()
+        await manager.stop()
 
 
 async def test_a_follower_is_ready_and_says_what_it_does() -> None:
     """
     It does its part, so the probes are good; its state is not that of a model that answers.
     """
-    async with _following() as (lifecycle, _):
-        (shown,) = lifecycle.standing().models
+    async with _following() as (manager, _):
+        (shown,) = manager.standing().models
 
         assert (shown["state"], shown["reason"]) == ("following", "it computes for rank 0 at lead, which answers")
-        assert lifecycle.has_started
+        assert manager.has_started
 
 
 async def test_a_follower_refuses_calls_and_says_who_answers() -> None:
     """
     A client that came to the wrong server learns which is the right one.
     """
-    async with _following() as (lifecycle, _):
+    async with _following() as (manager, _):
         with pytest.raises(UnavailableError, match="following: it computes for rank 0 at lead, which answers"):
-            await lifecycle.answer("one", PLAIN)
+            await manager.answer("one", PLAIN)
 
 
 async def test_a_follower_fails_when_the_other_server_goes() -> None:
     """
     What it computes is good for nothing then.
     """
-    async with _following() as (lifecycle, model):
+    async with _following() as (manager, model):
         model.is_dead = True
-        await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+        await _until(lambda: manager.entries[0].state is State.FAILED)
 
-        assert not lifecycle.is_live
+        assert not manager.is_live
 
 
 async def test_a_follower_drains_until_the_other_server_has_gone() -> None:
     """
     Both are told to end at the same time, and the other one has calls under way; its end is no failure then.
     """
-    async with _following() as (lifecycle, model):
-        draining = asyncio.create_task(lifecycle.drain(60))
+    async with _following() as (manager, model):
+        draining = asyncio.create_task(manager.drain(60))
         # Longer than the watch takes to look.
         await asyncio.sleep(0.7)
         was_draining = not draining.done()
@@ -111,19 +111,19 @@ async def test_a_follower_drains_until_the_other_server_has_gone() -> None:
         await asyncio.sleep(0.7)
 
         assert was_draining
-        assert lifecycle.entries[0].state is State.DRAINING
+        assert manager.entries[0].state is State.DRAINING
 
 
 async def test_a_follower_is_replaced_like_a_model_that_answers() -> None:
     """
     With a new config the new one takes the place of the old one.
     """
-    async with _following() as (lifecycle, old):
-        new = FollowerSection(name="one", has_storage=True)
-        succession = Rollout(lifecycle, [new], ["one"])
+    async with _following() as (manager, old):
+        new = FollowerConfig(name="one", has_storage=True)
+        succession = Rollout(manager, [new], ["one"])
         old.is_dead = True
         await asyncio.wait_for(succession.carry_out(lambda: False), 10)
 
         assert succession.failed == {}
-        assert lifecycle.entries[0].section is new
-        assert lifecycle.entries[0].state is State.FOLLOWING
+        assert manager.entries[0].config is new
+        assert manager.entries[0].state is State.FOLLOWING

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
-from doubles import Double, RemoteSection, config
+from doubles import Double, RemoteConfig, config
 
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
-from appliance.limits import LimitsSection
+from appliance.limits import LimitsConfig
 from appliance.models.manager import ModelManager, ModelStatus, RestartPolicy, State
 from appliance.models.rollout import Rollout
 
@@ -59,7 +59,7 @@ class Slow(Double):
         await super().close()
 
 
-class SlowSection(RemoteSection):
+class SlowConfig(RemoteConfig):
     """
     Declares one, and remembers each.
     """
@@ -73,7 +73,7 @@ class SlowSection(RemoteSection):
 
 @pytest.fixture(autouse=True)
 def _nobody_built() -> None:
-    SlowSection.built.clear()
+    SlowConfig.built.clear()
 
 
 async def _until(is_so: Callable[[], bool]) -> None:
@@ -83,29 +83,29 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def _ready(pause_seconds: float = 60, **section: Any) -> AsyncGenerator[tuple[ModelManager, ModelStatus]]:
-    sections = SlowSection(name="one", on_failure="restart", **section)
-    lifecycle = ModelManager(config(sections), patience=RestartPolicy(first_seconds=pause_seconds))
-    lifecycle.begin()
-    await _until(lambda: lifecycle.is_ready)
+async def _ready(pause_seconds: float = 60, **model_config: Any) -> AsyncGenerator[tuple[ModelManager, ModelStatus]]:
+    configs = SlowConfig(name="one", on_failure="restart", **model_config)
+    manager = ModelManager(config(configs), patience=RestartPolicy(first_seconds=pause_seconds))
+    manager.begin()
+    await _until(lambda: manager.is_ready)
     try:
-        yield lifecycle, lifecycle.entries[0]
+        yield manager, manager.entries[0]
     finally:
-        await lifecycle.stop()
+        await manager.stop()
 
 
 async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_next_one() -> None:
     """
     That one is not loaded; the wait is told, as to everybody who comes now.
     """
-    async with _ready(limits=LimitsSection(concurrent=1)) as (lifecycle, entry):
-        first = asyncio.create_task(lifecycle.answer("one", WAITING))
+    async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
+        first = asyncio.create_task(manager.answer("one", WAITING))
         await _until(lambda: entry.running == 1)
-        second = asyncio.create_task(lifecycle.answer("one", PLAIN))
+        second = asyncio.create_task(manager.answer("one", PLAIN))
         await _until(lambda: entry.gate.queued == 1)
-        SlowSection.built[0].is_dead = True
-        await _until(lambda: len(SlowSection.built) == 2)
-        SlowSection.built[0].may_finish.set()
+        SlowConfig.built[0].is_dead = True
+        await _until(lambda: len(SlowConfig.built) == 2)
+        SlowConfig.built[0].may_finish.set()
 
         await first
         with pytest.raises(UnavailableError, match="'one' is restarting") as refused:
@@ -118,16 +118,16 @@ async def test_a_drain_lets_the_queue_finish() -> None:
     """
     Who waited before it is answered, though nobody else is.
     """
-    async with _ready(limits=LimitsSection(concurrent=1)) as (lifecycle, entry):
-        first = asyncio.create_task(lifecycle.answer("one", WAITING))
+    async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
+        first = asyncio.create_task(manager.answer("one", WAITING))
         await _until(lambda: entry.running == 1)
-        second = asyncio.create_task(lifecycle.answer("one", PLAIN))
+        second = asyncio.create_task(manager.answer("one", PLAIN))
         await _until(lambda: entry.gate.queued == 1)
-        draining = asyncio.create_task(lifecycle.drain(5))
+        draining = asyncio.create_task(manager.drain(5))
         await _until(lambda: entry.state is State.DRAINING)
         with pytest.raises(UnavailableError):
-            await lifecycle.answer("one", PLAIN)
-        SlowSection.built[0].may_finish.set()
+            await manager.answer("one", PLAIN)
+        SlowConfig.built[0].may_finish.set()
 
         assert [reply.body for reply in await asyncio.gather(first, second)] == [WAITING.body, PLAIN.body]
         await asyncio.wait_for(draining, 5)
@@ -137,49 +137,49 @@ async def test_a_restart_that_ends_in_a_drain_serves_nobody() -> None:
     """
     It drains like the others, for the same reason.
     """
-    async with _ready(pause_seconds=0.2) as (lifecycle, entry):
-        SlowSection.built[0].is_dead = True
+    async with _ready(pause_seconds=0.2) as (manager, entry):
+        SlowConfig.built[0].is_dead = True
         await _until(lambda: entry.state is State.RESTARTING)
-        await lifecycle.drain(0)
+        await manager.drain(0)
         await _until(lambda: entry.state is State.DRAINING)
 
         with pytest.raises(UnavailableError, match="the server is stopping"):
-            await lifecycle.answer("one", PLAIN)
+            await manager.answer("one", PLAIN)
 
 
 async def test_a_model_is_loaded_again_only_once_it_is_gone() -> None:
     """
     Who loads it while it still closes gets the new one, loaded.
     """
-    async with _ready() as (lifecycle, entry):
-        old = SlowSection.built[0]
+    async with _ready() as (manager, entry):
+        old = SlowConfig.built[0]
         old.may_close.clear()
-        unloading = asyncio.create_task(lifecycle.unload("one"))
+        unloading = asyncio.create_task(manager.unload("one"))
         await _until(lambda: entry.state is State.UNLOADED)
-        loading = asyncio.create_task(lifecycle.load("one"))
+        loading = asyncio.create_task(manager.load("one"))
         await asyncio.sleep(0.05)
         old.may_close.set()
         await asyncio.gather(unloading, loading)
 
         assert entry.state is State.READY
-        assert entry.model is SlowSection.built[1]
-        assert [each.loads for each in SlowSection.built] == [1, 1]
+        assert entry.model is SlowConfig.built[1]
+        assert [each.loads for each in SlowConfig.built] == [1, 1]
 
 
 async def test_a_model_that_was_unloaded_while_it_was_looked_at_has_not_died() -> None:
     """
     What is found out of it too late is nobody's any more, and its successor is watched.
     """
-    async with _ready() as (lifecycle, entry):
-        old = SlowSection.built[0]
+    async with _ready() as (manager, entry):
+        old = SlowConfig.built[0]
         old.may_check.clear()
         old.is_asked = False
         await _until(lambda: old.is_asked)
-        await lifecycle.unload("one")
+        await manager.unload("one")
         old.is_dead = True
         old.may_check.set()
-        await lifecycle.load("one")
-        SlowSection.built[1].is_dead = True
+        await manager.load("one")
+        SlowConfig.built[1].is_dead = True
 
         await _until(lambda: entry.state is State.RESTARTING)
 
@@ -188,9 +188,9 @@ async def test_restarts_are_not_forgotten_with_a_config() -> None:
     """
     A counter that goes back is read as many more of them.
     """
-    async with _ready(pause_seconds=0.01) as (lifecycle, entry):
-        SlowSection.built[0].is_dead = True
+    async with _ready(pause_seconds=0.01) as (manager, entry):
+        SlowConfig.built[0].is_dead = True
         await _until(lambda: entry.restarts == 1 and entry.state is State.READY)
-        await Rollout(lifecycle, [SlowSection(name="one", aliases=("uno",))], ["one"]).carry_out(lambda: False)
+        await Rollout(manager, [SlowConfig(name="one", aliases=("uno",))], ["one"]).carry_out(lambda: False)
 
-        assert lifecycle.find("uno").restarts == 1
+        assert manager.find("uno").restarts == 1

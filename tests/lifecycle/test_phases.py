@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleConfig, config
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig
@@ -26,19 +26,19 @@ async def _until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def _double(lifecycle: ModelManager) -> Double:
-    return cast("Double", lifecycle.entries[0].model)
+def _double(manager: ModelManager) -> Double:
+    return cast("Double", manager.entries[0].model)
 
 
 @asynccontextmanager
-async def _made(section: DoubleSection) -> AsyncGenerator[ModelManager]:
-    lifecycle = ModelManager(
-        config(section).model_copy(update={"storage": GlobalStorageConfig(cache_dir=Path("/kept"))})
+async def _made(model_config: DoubleConfig) -> AsyncGenerator[ModelManager]:
+    manager = ModelManager(
+        config(model_config).model_copy(update={"storage": GlobalStorageConfig(cache_dir=Path("/kept"))})
     )
     try:
-        yield lifecycle
+        yield manager
     finally:
-        await lifecycle.stop()
+        await manager.stop()
 
 
 async def test_a_model_prepares_while_its_bytes_are_on_their_way() -> None:
@@ -46,40 +46,40 @@ async def test_a_model_prepares_while_its_bytes_are_on_their_way() -> None:
     What needs no byte of it does not wait for the last one, and is told where things are kept.
     """
     may_fetch = threading.Event()
-    async with _made(DoubleSection(name="one", has_storage=True, may_fetch=may_fetch)) as lifecycle:
-        lifecycle.begin()
-        await _until(lambda: bool(_double(lifecycle).prepared))
-        state = lifecycle.entries[0].state
+    async with _made(DoubleConfig(name="one", has_storage=True, may_fetch=may_fetch)) as manager:
+        manager.begin()
+        await _until(lambda: bool(_double(manager).prepared))
+        state = manager.entries[0].state
         may_fetch.set()
-        await _until(lambda: lifecycle.entries[0].state is State.LOADING)
+        await _until(lambda: manager.entries[0].state is State.LOADING)
 
         assert state is State.FETCHING
-        assert _double(lifecycle).prepared == [Path("/kept")]
+        assert _double(manager).prepared == [Path("/kept")]
 
 
 async def test_nothing_is_fetched_for_a_model_that_cannot_be_served_here() -> None:
     """
     What is not installed is said before a byte has come, not after hours of them.
     """
-    async with _made(DoubleSection(name="one", has_storage=True)) as lifecycle:
-        _double(lifecycle).prepare_fault = MissingExtraError("vllm", "gpu", "the model 'one'")
-        lifecycle.begin()
-        await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+    async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
+        _double(manager).prepare_fault = MissingExtraError("vllm", "gpu", "the model 'one'")
+        manager.begin()
+        await _until(lambda: manager.entries[0].state is State.FAILED)
 
-        assert "appliance[gpu]" in lifecycle.entries[0].reason
-        assert lifecycle.entries[0].progress is None
+        assert "appliance[gpu]" in manager.entries[0].reason
+        assert manager.entries[0].progress is None
 
 
 async def test_the_log_and_the_probes_say_what_a_load_was_spent_on() -> None:
     """
     The same figures in both: seconds of each phase, their sum, and the parts that the model tells of.
     """
-    async with _made(DoubleSection(name="one", has_storage=True)) as lifecycle:
-        _double(lifecycle).may_load.set()
+    async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
+        _double(manager).may_load.set()
         with capture_logs() as logs:
-            lifecycle.begin()
-            await _until(lambda: lifecycle.is_ready)
-        shown = lifecycle.entries[0].describe()["load"]
+            manager.begin()
+            await _until(lambda: manager.is_ready)
+        shown = manager.entries[0].describe()["load"]
         (told,) = [each for each in logs if each["event"] == "model.loaded"]
 
         assert list(shown["phases"]) == ["pending", "fetching", "loading", "proving"]

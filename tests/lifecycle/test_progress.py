@@ -4,7 +4,7 @@ What is said of bytes on their way.
 
 from __future__ import annotations
 
-from doubles import DoubleSection, config
+from doubles import DoubleConfig, config
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -84,12 +84,12 @@ def test_metrics_have_bytes_and_rate_of_each_model() -> None:
     """
     The same numbers that readiness shows, by model; none for a model that has nothing to fetch.
     """
-    lifecycle = ModelManager(config(DoubleSection(name="one"), DoubleSection(name="two")))
-    lifecycle.entries[0].progress = FetchProgress(Clock())
-    lifecycle.entries[0].progress.hear("model", 50, 200)
+    manager = ModelManager(config(DoubleConfig(name="one"), DoubleConfig(name="two")))
+    manager.entries[0].progress = FetchProgress(Clock())
+    manager.entries[0].progress.hear("model", 50, 200)
 
     with TestClient(
-        create_probes(lifecycle, SingleProcessHealth(lifecycle), RequestRecorder(TelemetrySettings()))
+        create_probes(manager, SingleProcessHealth(manager), RequestRecorder(TelemetrySettings()))
     ) as client:
         text = client.get("/metrics").text
     samples = {

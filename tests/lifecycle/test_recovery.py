@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import ClassVar, cast
 
 import pytest
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleConfig, config
 
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
@@ -23,7 +23,7 @@ PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 QUICK = RestartPolicy(most_deaths=3, first_seconds=0.01)
 
 
-class Willing(DoubleSection):
+class Willing(DoubleConfig):
     """
     Its doubles load without being told to, and each is remembered.
     """
@@ -60,14 +60,14 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def _ready(*sections: DoubleSection, patience: RestartPolicy = QUICK) -> AsyncGenerator[ModelManager]:
-    lifecycle = ModelManager(config(*sections), patience=patience)
-    lifecycle.begin()
+async def _ready(*configs: DoubleConfig, patience: RestartPolicy = QUICK) -> AsyncGenerator[ModelManager]:
+    manager = ModelManager(config(*configs), patience=patience)
+    manager.begin()
     try:
-        await _until(lambda: lifecycle.is_ready)
-        yield lifecycle
+        await _until(lambda: manager.is_ready)
+        yield manager
     finally:
-        await lifecycle.stop()
+        await manager.stop()
 
 
 def _is_again_ready(entry: ModelStatus, restarts: int) -> Callable[[], bool]:
@@ -78,11 +78,11 @@ async def test_a_model_that_dies_is_started_anew_in_place() -> None:
     """
     The old one is closed, another takes its place with the same bytes, and it is ready after an answer.
     """
-    async with _ready(Willing(name="one", has_storage=True, on_failure="restart")) as lifecycle:
-        (entry,), first = lifecycle.entries, Willing.built[0]
+    async with _ready(Willing(name="one", has_storage=True, on_failure="restart")) as manager:
+        (entry,), first = manager.entries, Willing.built[0]
         first.is_dead = True
         await _until(_is_again_ready(entry, 1))
-        reply = await lifecycle.answer("one", PLAIN)
+        reply = await manager.answer("one", PLAIN)
 
         assert reply.body == PLAIN.body
         assert first.closed == 1
@@ -94,32 +94,32 @@ async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> 
     """
     No platform needs to help; calls get a wait, and no error's text; the other model answers.
     """
-    sections = Willing(name="one", on_failure="restart"), Willing(name="two", on_failure="restart")
-    async with _ready(*sections, patience=RestartPolicy(first_seconds=60)) as lifecycle:
-        entry = lifecycle.entries[0]
+    configs = Willing(name="one", on_failure="restart"), Willing(name="two", on_failure="restart")
+    async with _ready(*configs, patience=RestartPolicy(first_seconds=60)) as manager:
+        entry = manager.entries[0]
         Willing.built[0].is_dead = True
         await _until(lambda: entry.state is State.RESTARTING)
         with pytest.raises(
             UnavailableError, match=r"'one' is restarting: it failed, and is started again; the log says why"
         ) as refused:
-            await lifecycle.answer("one", PLAIN)
+            await manager.answer("one", PLAIN)
 
         assert refused.value.retry_after == 5
-        assert (lifecycle.is_live, lifecycle.is_ready, lifecycle.has_started) == (True, False, True)
-        assert (await lifecycle.answer("two", PLAIN)).body == PLAIN.body
+        assert (manager.is_live, manager.is_ready, manager.has_started) == (True, False, True)
+        assert (await manager.answer("two", PLAIN)).body == PLAIN.body
 
 
 async def test_a_model_that_does_not_load_again_is_given_up() -> None:
     """
     Each vain start counts as a death; the last one's reason and their number are told, and liveness is gone.
     """
-    async with _ready(Doomed(name="one", on_failure="restart")) as lifecycle:
-        (entry,) = lifecycle.entries
+    async with _ready(Doomed(name="one", on_failure="restart")) as manager:
+        (entry,) = manager.entries
         Willing.built[0].is_dead = True
         await _until(lambda: entry.state is State.FAILED)
 
         assert "no memory; given up after 3 deaths within" in entry.reason
-        assert not lifecycle.is_live
+        assert not manager.is_live
         assert entry.restarts == 2
         assert [double.closed for double in Willing.built] == [1, 1, 1]
 
@@ -128,8 +128,8 @@ async def test_a_model_that_dies_soon_after_each_start_is_given_up() -> None:
     """
     An answer alone does not end the row of its deaths.
     """
-    async with _ready(Willing(name="one", on_failure="restart")) as lifecycle:
-        (entry,) = lifecycle.entries
+    async with _ready(Willing(name="one", on_failure="restart")) as manager:
+        (entry,) = manager.entries
         for restarts in (1, 2):
             Willing.built[-1].is_dead = True
             await _until(_is_again_ready(entry, restarts))
@@ -143,43 +143,47 @@ async def test_a_model_that_was_well_for_long_begins_a_new_row() -> None:
     """
     Deaths that have nothing to do with each other are no crash loop.
     """
-    async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(2, 0, 0.01)) as lifecycle:
-        (entry,) = lifecycle.entries
+    async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(2, 0, 0.01)) as manager:
+        (entry,) = manager.entries
         for restarts in (1, 2, 3):
             Willing.built[-1].is_dead = True
             await _until(_is_again_ready(entry, restarts))
 
-        assert lifecycle.is_live
+        assert manager.is_live
 
 
 async def test_what_fails_the_first_time_is_not_tried_again() -> None:
     """
     A missing artifact stays missing.
     """
-    section = Willing(name="one", has_storage=True, on_failure="restart", fetch_fault=ArtifactNotFoundError("nothing"))
-    lifecycle = ModelManager(config(section), patience=QUICK)
-    lifecycle.begin()
-    await _until(lambda: lifecycle.entries[0].state is State.FAILED)
-    await lifecycle.stop()
+    model_config = Willing(
+        name="one", has_storage=True, on_failure="restart", fetch_fault=ArtifactNotFoundError("nothing")
+    )
+    manager = ModelManager(config(model_config), patience=QUICK)
+    manager.begin()
+    await _until(lambda: manager.entries[0].state is State.FAILED)
+    await manager.stop()
 
-    assert (lifecycle.entries[0].reason, lifecycle.entries[0].restarts) == ("nothing", 0)
+    assert (manager.entries[0].reason, manager.entries[0].restarts) == ("nothing", 0)
 
 
 async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
     """
     An engine's death has a code of its own, and a fault of storage has its own.
     """
-    async with _ready(Willing(name="one", on_failure="exit"), Willing(name="two")) as lifecycle:
+    async with _ready(Willing(name="one", on_failure="exit"), Willing(name="two")) as manager:
         Willing.built[0].is_dead = True
 
-        assert await asyncio.wait_for(lifecycle.ending.wait(), 5) == EngineDeadError.exit_code
-        assert lifecycle.entries[0].state is State.FAILED
+        assert await asyncio.wait_for(manager.ending.wait(), 5) == EngineDeadError.exit_code
+        assert manager.entries[0].state is State.FAILED
 
-    section = Willing(name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing"))
-    lifecycle = ModelManager(config(section))
-    lifecycle.begin()
-    code = await asyncio.wait_for(lifecycle.ending.wait(), 5)
-    await lifecycle.stop()
+    model_config = Willing(
+        name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing")
+    )
+    manager = ModelManager(config(model_config))
+    manager.begin()
+    code = await asyncio.wait_for(manager.ending.wait(), 5)
+    await manager.stop()
 
     assert code == ArtifactNotFoundError.exit_code
 
@@ -188,38 +192,40 @@ async def test_a_new_config_that_fails_ends_no_process() -> None:
     """
     Whatever its models do on failure: those it was to replace serve on.
     """
-    section = Willing(name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing"))
-    async with _ready(Willing(name="one", on_failure="exit")) as lifecycle:
-        succession = Rollout(lifecycle, [section], ["one"])
+    model_config = Willing(
+        name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing")
+    )
+    async with _ready(Willing(name="one", on_failure="exit")) as manager:
+        succession = Rollout(manager, [model_config], ["one"])
         await succession.carry_out(lambda: False)
 
         assert succession.failed == {"one": "nothing"}
-        assert lifecycle.is_ready
+        assert manager.is_ready
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(lifecycle.ending.wait(), 0.05)
+            await asyncio.wait_for(manager.ending.wait(), 0.05)
 
 
 async def test_a_model_that_stays_ends_nothing() -> None:
     """
     Its failure is for probes to tell.
     """
-    async with _ready(Willing(name="one")) as lifecycle:
+    async with _ready(Willing(name="one")) as manager:
         Willing.built[0].is_dead = True
-        await _until(lambda: lifecycle.entries[0].state is State.FAILED)
+        await _until(lambda: manager.entries[0].state is State.FAILED)
 
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(lifecycle.ending.wait(), 0.05)
+            await asyncio.wait_for(manager.ending.wait(), 0.05)
 
 
 async def test_a_stop_ends_a_restart() -> None:
     """
     In the pause before it, or in the middle of its load: nothing is left running.
     """
-    async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(first_seconds=60)) as lifecycle:
+    async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(first_seconds=60)) as manager:
         Willing.built[0].is_dead = True
-        await _until(lambda: lifecycle.entries[0].state is State.RESTARTING)
+        await _until(lambda: manager.entries[0].state is State.RESTARTING)
 
-    assert lifecycle.entries[0].state is State.STOPPED
+    assert manager.entries[0].state is State.STOPPED
     assert [double.closed for double in Willing.built] == [1, 1]
 
 
@@ -227,15 +233,15 @@ async def test_calls_are_answered_for_a_while_after_readiness_has_gone() -> None
     """
     Whoever was not told yet gets an answer; the drain ends with the last call, and refuses none meanwhile.
     """
-    async with _ready(Willing(name="one")) as lifecycle:
-        (entry,) = lifecycle.entries
-        stream = await lifecycle.answer("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
-        draining = asyncio.create_task(lifecycle.drain(5, delay=0.2))
+    async with _ready(Willing(name="one")) as manager:
+        (entry,) = manager.entries
+        stream = await manager.answer("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
+        draining = asyncio.create_task(manager.drain(5, delay=0.2))
         await _until(lambda: entry.state is State.DRAINING)
-        in_delay = await lifecycle.answer("one", PLAIN)
-        was_ready = lifecycle.is_ready
+        in_delay = await manager.answer("one", PLAIN)
+        was_ready = manager.is_ready
         await asyncio.sleep(0.3)
-        beside_the_stream = await lifecycle.answer("one", PLAIN)
+        beside_the_stream = await manager.answer("one", PLAIN)
         was_done = draining.done()
         Willing.built[0].may_finish.set()
         assert not isinstance(stream.body, bytes)

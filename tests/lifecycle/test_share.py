@@ -4,10 +4,10 @@ What one of several workers takes on.
 
 from __future__ import annotations
 
-from doubles import Double, DoubleSection
+from doubles import Double, DoubleConfig
 
 from appliance.core.model import ALONE, FrontEnd, Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.limits import LimitsSection
+from appliance.limits import LimitsConfig
 from appliance.models.model_status import ModelStatus
 
 
@@ -19,7 +19,7 @@ class Seven(Double):
     concurrent = 7
 
 
-class SevenSection(DoubleSection):
+class SevenConfig(DoubleConfig):
     """
     Declares one.
     """
@@ -52,11 +52,11 @@ def test_workers_share_what_an_engine_computes_at_once() -> None:
     """
     What the config says and what the engine says alike, rounded up; one alone has all of it.
     """
-    said = SevenSection(name="said", limits=LimitsSection(concurrent=5))
+    said = SevenConfig(name="said", limits=LimitsConfig(concurrent=5))
     taken = []
     for front_end in (ALONE, FrontEnd(1, 2)):
-        for section in (SevenSection(name="unsaid"), said):
-            entry = ModelStatus.of(section, Fellows(front_end))
+        for config in (SevenConfig(name="unsaid"), said):
+            entry = ModelStatus.of(config, Fellows(front_end))
             entry.bound(front_end.count)
             taken.append(entry.gate.concurrent)
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from doubles import Double, DoubleSection, RemoteSection, config
+from doubles import Double, DoubleConfig, RemoteConfig, config
 
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
 from appliance.core.model import ModelRequest, Operation
-from appliance.models.base_config import ModelSection, Report
+from appliance.models.base_config import ModelConfig, Report
 from appliance.models.manager import ModelManager, State
 from appliance.models.model_runner import ModelRunner
 from appliance.models.rollout import Rollout
@@ -39,16 +39,16 @@ def _double(life: ModelRunner | None) -> Double:
 
 
 @asynccontextmanager
-async def _serving(*sections: ModelSection, drain_seconds: float = 5) -> AsyncGenerator[ModelManager]:
-    lifecycle = ModelManager(config(*sections, server=ServerSection(drain_seconds=drain_seconds)))
-    lifecycle.begin()
-    for life in lifecycle.roster.lives:
+async def _serving(*configs: ModelConfig, drain_seconds: float = 5) -> AsyncGenerator[ModelManager]:
+    manager = ModelManager(config(*configs, server=ServerConfig(drain_seconds=drain_seconds)))
+    manager.begin()
+    for life in manager.roster.lives:
         _double(life).may_load.set()
-    await _until(lambda: lifecycle.is_ready)
+    await _until(lambda: manager.is_ready)
     try:
-        yield lifecycle
+        yield manager
     finally:
-        await lifecycle.stop()
+        await manager.stop()
 
 
 class _Begun:
@@ -56,18 +56,18 @@ class _Begun:
     A succession under way, and its newcomers.
     """
 
-    def __init__(self, lifecycle: ModelManager, sections: Sequence[ModelSection], *names: str) -> None:
-        self.succession = Rollout(lifecycle, sections, names)
+    def __init__(self, manager: ModelManager, configs: Sequence[ModelConfig], *names: str) -> None:
+        self.succession = Rollout(manager, configs, names)
         self.is_outdated = False
         self.task = asyncio.create_task(self.succession.carry_out(lambda: self.is_outdated))
-        self._lifecycle = lifecycle
+        self._manager = manager
 
     async def newcomer(self, name: str = "one") -> Double:
         """
         The model on its way in.
         """
         await asyncio.sleep(0)
-        found = [life for life in self._lifecycle.roster.coming if life.entry.section.name == name]
+        found = [life for life in self._manager.roster.coming if life.entry.config.name == name]
         return _double(found[0])
 
     async def end(self) -> dict[str, str]:
@@ -82,97 +82,97 @@ async def test_a_model_without_an_engine_comes_up_beside_the_old_one() -> None:
     """
     The old one answers until the new one is ready, ends what is under way, and is closed; no probe notices.
     """
-    async with _serving(RemoteSection(name="one"), RemoteSection(name="two")) as lifecycle:
-        old = _double(lifecycle.roster.get("one"))
-        stream = await lifecycle.answer("one", STREAM)
-        begun = _Begun(lifecycle, [RemoteSection(name="one", aliases=("uno",)), RemoteSection(name="two")], "one")
+    async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
+        old = _double(manager.roster.get("one"))
+        stream = await manager.answer("one", STREAM)
+        begun = _Begun(manager, [RemoteConfig(name="one", aliases=("uno",)), RemoteConfig(name="two")], "one")
         new = await begun.newcomer()
-        before = await lifecycle.answer("one", PLAIN)
+        before = await manager.answer("one", PLAIN)
 
         assert before.body == PLAIN.body
-        assert lifecycle.is_ready
+        assert manager.is_ready
         with pytest.raises(UnknownModelError):
-            lifecycle.find("uno")
+            manager.find("uno")
 
         new.may_load.set()
         assert await begun.end() == {}
-        assert _double(lifecycle.roster.get("one")) is new
-        assert lifecycle.find("uno").model is new
+        assert _double(manager.roster.get("one")) is new
+        assert manager.find("uno").model is new
         assert old.closed == 0
 
         old.may_finish.set()
         assert b"".join([chunk async for chunk in stream.body]).endswith(b"[DONE]\n\n")  # type: ignore[union-attr]
         await _until(lambda: old.closed == 1)
-        assert lifecycle.is_ready
-        assert [entry.section.name for entry in lifecycle.entries] == ["one", "two"]
+        assert manager.is_ready
+        assert [entry.config.name for entry in manager.entries] == ["one", "two"]
 
 
 async def test_a_new_model_that_fails_leaves_the_old_one() -> None:
     """
     It is closed and forgotten, the reason is told, and no probe fails.
     """
-    async with _serving(RemoteSection(name="one")) as lifecycle:
-        old = _double(lifecycle.roster.get("one"))
-        begun = _Begun(lifecycle, [RemoteSection(name="one", aliases=("uno",))], "one")
+    async with _serving(RemoteConfig(name="one")) as manager:
+        old = _double(manager.roster.get("one"))
+        begun = _Begun(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
         new = await begun.newcomer()
         new.load_fault = LoadError("no such class")
         new.may_load.set()
 
         assert await begun.end() == {"one": "no such class"}
-        assert lifecycle.is_live
-        assert lifecycle.is_ready
-        assert _double(lifecycle.roster.get("one")) is old
+        assert manager.is_live
+        assert manager.is_ready
+        assert _double(manager.roster.get("one")) is old
         assert old.closed == 0
         assert new.closed > 0
-        assert lifecycle.roster.everyone == lifecycle.roster.lives
+        assert manager.roster.everyone == manager.roster.lives
 
 
 async def test_a_new_model_whose_servers_are_away_waits_while_the_old_one_serves() -> None:
     """
     It takes over once they answer; a newer config ends the wait.
     """
-    async with _serving(RemoteSection(name="one"), RemoteSection(name="two")) as lifecycle:
-        olds = [_double(life) for life in lifecycle.roster.lives]
-        begun = _Begun(lifecycle, [RemoteSection(name=n, aliases=(n * 2,)) for n in ("one", "two")], "one", "two")
+    async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
+        olds = [_double(life) for life in manager.roster.lives]
+        begun = _Begun(manager, [RemoteConfig(name=n, aliases=(n * 2,)) for n in ("one", "two")], "one", "two")
         one, two = await begun.newcomer("one"), await begun.newcomer("two")
         for new in (one, two):
             new.is_away = True
             new.may_load.set()
-        await _until(lambda: [life.entry.state for life in lifecycle.roster.coming] == [State.UNAVAILABLE] * 2)
+        await _until(lambda: [life.entry.state for life in manager.roster.coming] == [State.UNAVAILABLE] * 2)
 
-        assert [_double(life) for life in lifecycle.roster.lives] == olds
-        assert lifecycle.is_ready
+        assert [_double(life) for life in manager.roster.lives] == olds
+        assert manager.is_ready
 
         one.is_away = False
-        await _until(lambda: _double(lifecycle.roster.get("one")) is one)
+        await _until(lambda: _double(manager.roster.get("one")) is one)
         begun.is_outdated = True
         assert await begun.end() == {"two": "nobody answers"}
-        assert _double(lifecycle.roster.get("two")) is olds[1]
+        assert _double(manager.roster.get("two")) is olds[1]
 
 
 async def test_of_two_engines_the_old_one_goes_first() -> None:
     """
     Its calls end before it is closed, nothing loads before that, and the other models stay ready.
     """
-    async with _serving(DoubleSection(name="one"), RemoteSection(name="two")) as lifecycle:
-        old = _double(lifecycle.roster.get("one"))
-        stream = await lifecycle.answer("one", STREAM)
-        begun = _Begun(lifecycle, [DoubleSection(name="one", aliases=("uno",)), RemoteSection(name="two")], "one")
-        await _until(lambda: lifecycle.find("one").state is State.DRAINING)
+    async with _serving(DoubleConfig(name="one"), RemoteConfig(name="two")) as manager:
+        old = _double(manager.roster.get("one"))
+        stream = await manager.answer("one", STREAM)
+        begun = _Begun(manager, [DoubleConfig(name="one", aliases=("uno",)), RemoteConfig(name="two")], "one")
+        await _until(lambda: manager.find("one").state is State.DRAINING)
         new = await begun.newcomer()
 
-        assert lifecycle.roster.coming[0].entry.state is State.PENDING
+        assert manager.roster.coming[0].entry.state is State.PENDING
         old.may_finish.set()
         assert b"".join([chunk async for chunk in stream.body]).endswith(b"[DONE]\n\n")  # type: ignore[union-attr]
-        await _until(lambda: lifecycle.roster.coming[0].entry.state is State.LOADING)
+        await _until(lambda: manager.roster.coming[0].entry.state is State.LOADING)
 
         assert old.closed == 1
-        assert lifecycle.is_ready
-        assert "brought anew" in lifecycle.find("one").reason
+        assert manager.is_ready
+        assert "brought anew" in manager.find("one").reason
         new.may_load.set()
         assert await begun.end() == {}
-        assert _double(lifecycle.roster.get("one")) is new
-        assert lifecycle.find("uno").state is State.READY
+        assert _double(manager.roster.get("one")) is new
+        assert manager.find("uno").state is State.READY
 
 
 async def test_bytes_are_here_before_an_engine_goes() -> None:
@@ -180,18 +180,18 @@ async def test_bytes_are_here_before_an_engine_goes() -> None:
     A storage that fails changes nothing at all, not even what could have been changed.
     """
     fault = ArtifactNotFoundError("nothing there")
-    async with _serving(DoubleSection(name="one"), RemoteSection(name="two")) as lifecycle:
-        olds = lifecycle.roster.lives
-        wanted = [DoubleSection(name="one", has_storage=True, fetch_fault=fault), RemoteSection(name="3")]
-        begun = _Begun(lifecycle, wanted, "one", "3")
+    async with _serving(DoubleConfig(name="one"), RemoteConfig(name="two")) as manager:
+        olds = manager.roster.lives
+        wanted = [DoubleConfig(name="one", has_storage=True, fetch_fault=fault), RemoteConfig(name="3")]
+        begun = _Begun(manager, wanted, "one", "3")
 
         assert await begun.end() == {"one": "nothing there"}
-        assert lifecycle.roster.everyone == olds
+        assert manager.roster.everyone == olds
         assert [life.entry.state for life in olds] == [State.READY] * 2
         assert [_double(life).closed for life in olds] == [0, 0]
 
 
-class _Endless(RemoteSection):
+class _Endless(RemoteConfig):
     """
     Declares a double whose bytes never come.
     """
@@ -206,51 +206,51 @@ async def test_a_newer_config_ends_a_fetch() -> None:
     """
     Whoever corrects a storage need not wait for the wrong one.
     """
-    async with _serving(RemoteSection(name="one")) as lifecycle:
-        olds = lifecycle.roster.everyone
-        begun = _Begun(lifecycle, [_Endless(name="one", has_storage=True)], "one")
-        await _until(lambda: any(life.entry.progress for life in lifecycle.roster.coming))
+    async with _serving(RemoteConfig(name="one")) as manager:
+        olds = manager.roster.everyone
+        begun = _Begun(manager, [_Endless(name="one", has_storage=True)], "one")
+        await _until(lambda: any(life.entry.progress for life in manager.roster.coming))
         begun.is_outdated = True
 
         assert await begun.end() == {"one": "a newer config came before its bytes"}
-        assert lifecycle.roster.everyone == olds
-        assert lifecycle.is_ready
+        assert manager.roster.everyone == olds
+        assert manager.is_ready
 
 
 async def test_an_engine_that_refuses_brings_the_old_one_back() -> None:
     """
     The last good model serves again, and liveness never failed.
     """
-    async with _serving(DoubleSection(name="one"), RemoteSection(name="two")) as lifecycle:
-        begun = _Begun(lifecycle, [DoubleSection(name="one", aliases=("uno",)), RemoteSection(name="two")], "one")
+    async with _serving(DoubleConfig(name="one"), RemoteConfig(name="two")) as manager:
+        begun = _Begun(manager, [DoubleConfig(name="one", aliases=("uno",)), RemoteConfig(name="two")], "one")
         new = await begun.newcomer()
         new.load_fault = LoadError("out of memory")
         new.may_load.set()
-        await _until(lambda: lifecycle.find("one").state is State.LOADING)
-        assert lifecycle.is_live
-        _double(lifecycle.roster.get("one")).may_load.set()
+        await _until(lambda: manager.find("one").state is State.LOADING)
+        assert manager.is_live
+        _double(manager.roster.get("one")).may_load.set()
 
         assert await begun.end() == {"one": "out of memory"}
-        assert lifecycle.is_ready
-        assert lifecycle.find("one").section.aliases == ()
+        assert manager.is_ready
+        assert manager.find("one").config.aliases == ()
 
 
 async def test_models_are_added_and_removed() -> None:
     """
     One that comes holds up nobody's readiness; one that goes ends its calls, and is unknown from then on.
     """
-    async with _serving(RemoteSection(name="one"), RemoteSection(name="two")) as lifecycle:
-        gone = _double(lifecycle.roster.get("one"))
-        stream = await lifecycle.answer("one", STREAM)
-        begun = _Begun(lifecycle, [DoubleSection(name="zero"), RemoteSection(name="two")], "zero")
+    async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
+        gone = _double(manager.roster.get("one"))
+        stream = await manager.answer("one", STREAM)
+        begun = _Begun(manager, [DoubleConfig(name="zero"), RemoteConfig(name="two")], "zero")
         new = await begun.newcomer("zero")
 
-        assert lifecycle.is_ready
+        assert manager.is_ready
         new.may_load.set()
         assert await begun.end() == {}
-        assert [entry.section.name for entry in lifecycle.entries] == ["zero", "two"]
+        assert [entry.config.name for entry in manager.entries] == ["zero", "two"]
         with pytest.raises(UnknownModelError):
-            lifecycle.find("one")
+            manager.find("one")
         gone.may_finish.set()
         assert b"".join([chunk async for chunk in stream.body]).endswith(b"[DONE]\n\n")  # type: ignore[union-attr]
         await _until(lambda: gone.closed == 1)
@@ -260,115 +260,115 @@ async def test_a_name_may_move_to_another_model() -> None:
     """
     Each call under it finds one of the two.
     """
-    async with _serving(RemoteSection(name="one", aliases=("both",)), RemoteSection(name="two")) as lifecycle:
-        wanted = [RemoteSection(name="one"), RemoteSection(name="two", aliases=("both",))]
-        begun = _Begun(lifecycle, wanted, "one", "two")
+    async with _serving(RemoteConfig(name="one", aliases=("both",)), RemoteConfig(name="two")) as manager:
+        wanted = [RemoteConfig(name="one"), RemoteConfig(name="two", aliases=("both",))]
+        begun = _Begun(manager, wanted, "one", "two")
         (await begun.newcomer("two")).may_load.set()
-        await _until(lambda: lifecycle.find("both").section.name == "two")
+        await _until(lambda: manager.find("both").config.name == "two")
         (await begun.newcomer("one")).may_load.set()
 
         assert await begun.end() == {}
-        assert lifecycle.find("both").section.name == "two"
+        assert manager.find("both").config.name == "two"
 
 
 async def test_a_dead_model_is_replaced_at_once() -> None:
     """
     There is nothing to lose, so liveness comes back while the new one loads.
     """
-    async with _serving(RemoteSection(name="one")) as lifecycle:
-        old = _double(lifecycle.roster.get("one"))
+    async with _serving(RemoteConfig(name="one")) as manager:
+        old = _double(manager.roster.get("one"))
         old.is_dead = True
-        await _until(lambda: lifecycle.find("one").state is State.FAILED)
-        assert not lifecycle.is_live
-        begun = _Begun(lifecycle, [RemoteSection(name="one", aliases=("uno",))], "one")
-        await _until(lambda: lifecycle.is_live)
-        _double(lifecycle.roster.get("one")).may_load.set()
+        await _until(lambda: manager.find("one").state is State.FAILED)
+        assert not manager.is_live
+        begun = _Begun(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
+        await _until(lambda: manager.is_live)
+        _double(manager.roster.get("one")).may_load.set()
 
         assert await begun.end() == {}
-        assert lifecycle.is_ready
+        assert manager.is_ready
 
 
 async def test_a_model_that_still_loads_is_replaced_at_once() -> None:
     """
     Nobody waits for what the config no longer wants.
     """
-    lifecycle = ModelManager(config(DoubleSection(name="one")))
-    lifecycle.begin()
-    await _until(lambda: lifecycle.find("one").state is State.LOADING)
-    old = _double(lifecycle.roster.get("one"))
-    begun = _Begun(lifecycle, [DoubleSection(name="one", aliases=("uno",))], "one")
+    manager = ModelManager(config(DoubleConfig(name="one")))
+    manager.begin()
+    await _until(lambda: manager.find("one").state is State.LOADING)
+    old = _double(manager.roster.get("one"))
+    begun = _Begun(manager, [DoubleConfig(name="one", aliases=("uno",))], "one")
     await _until(lambda: old.was_cancelled)
-    await _until(lambda: lifecycle.find("one").state is State.LOADING)
-    _double(lifecycle.roster.get("one")).may_load.set()
+    await _until(lambda: manager.find("one").state is State.LOADING)
+    _double(manager.roster.get("one")).may_load.set()
 
     assert await begun.end() == {}
-    assert lifecycle.is_ready
-    await lifecycle.stop()
+    assert manager.is_ready
+    await manager.stop()
 
 
 async def test_an_unloaded_model_stays_so_unless_its_section_changed() -> None:
     """
     What an operator unloaded is loaded by a new section, and by nothing else.
     """
-    async with _serving(RemoteSection(name="one"), RemoteSection(name="two")) as lifecycle:
-        await lifecycle.unload("one")
-        await lifecycle.unload("two")
-        begun = _Begun(lifecycle, [RemoteSection(name="one"), RemoteSection(name="two", aliases=("dos",))], "two")
+    async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
+        await manager.unload("one")
+        await manager.unload("two")
+        begun = _Begun(manager, [RemoteConfig(name="one"), RemoteConfig(name="two", aliases=("dos",))], "two")
         (await begun.newcomer("two")).may_load.set()
 
         assert await begun.end() == {}
-        assert [entry.state for entry in lifecycle.entries] == [State.UNLOADED, State.READY]
+        assert [entry.state for entry in manager.entries] == [State.UNLOADED, State.READY]
 
 
 async def test_who_asks_another_model_comes_after_it() -> None:
     """
     A newcomer finds the newcomer that it asks.
     """
-    async with _serving(RemoteSection(name="one")) as lifecycle:
-        wanted = [RemoteSection(name="one"), RemoteSection(name="asker", asks=("base",)), DoubleSection(name="base")]
-        begun = _Begun(lifecycle, wanted, "asker", "base")
+    async with _serving(RemoteConfig(name="one")) as manager:
+        wanted = [RemoteConfig(name="one"), RemoteConfig(name="asker", asks=("base",)), DoubleConfig(name="base")]
+        begun = _Begun(manager, wanted, "asker", "base")
         base, asker = await begun.newcomer("base"), await begun.newcomer("asker")
         asker.may_load.set()
-        await _until(lambda: any(life.entry.state is State.LOADING for life in lifecycle.roster.coming))
+        await _until(lambda: any(life.entry.state is State.LOADING for life in manager.roster.coming))
 
-        assert {life.entry.section.name: life.entry.state for life in lifecycle.roster.coming} == {
+        assert {life.entry.config.name: life.entry.state for life in manager.roster.coming} == {
             "asker": State.PENDING,
             "base": State.LOADING,
         }
         base.may_load.set()
         assert await begun.end() == {}
-        assert lifecycle.find("asker").state is State.READY
+        assert manager.find("asker").state is State.READY
 
 
 async def test_the_server_may_stop_in_the_middle() -> None:
     """
     Newcomers are closed like everyone.
     """
-    async with _serving(RemoteSection(name="one")) as lifecycle:
-        begun = _Begun(lifecycle, [RemoteSection(name="one", aliases=("uno",))], "one")
+    async with _serving(RemoteConfig(name="one")) as manager:
+        begun = _Begun(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
         new = await begun.newcomer()
-        await _until(lambda: lifecycle.roster.coming[0].entry.state is State.LOADING)
+        await _until(lambda: manager.roster.coming[0].entry.state is State.LOADING)
         begun.task.cancel()
         await asyncio.gather(begun.task, return_exceptions=True)
-        await lifecycle.stop()
+        await manager.stop()
 
         assert new.was_cancelled
         assert new.closed == 1
-        assert _double(lifecycle.roster.get("one")).closed == 1
+        assert _double(manager.roster.get("one")).closed == 1
 
 
 async def test_a_model_that_dies_while_it_is_replaced_harms_nobody() -> None:
     """
     It is closed all the same.
     """
-    async with _serving(RemoteSection(name="one")) as lifecycle:
-        old = _double(lifecycle.roster.get("one"))
-        begun = _Begun(lifecycle, [RemoteSection(name="one", aliases=("uno",))], "one")
+    async with _serving(RemoteConfig(name="one")) as manager:
+        old = _double(manager.roster.get("one"))
+        begun = _Begun(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
         new = await begun.newcomer()
         old.answer_fault, old.is_dead = EngineDeadError("it died"), True
-        await _until(lambda: lifecycle.find("one").state is State.FAILED)
+        await _until(lambda: manager.find("one").state is State.FAILED)
         new.may_load.set()
 
         assert await begun.end() == {}
-        assert lifecycle.is_live
-        assert lifecycle.is_ready
+        assert manager.is_live
+        assert manager.is_ready

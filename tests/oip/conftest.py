@@ -17,7 +17,7 @@ async def client() -> AsyncGenerator[InferenceClient]:
     """
     async with InferenceClient(speakers()) as client:
         yield await client.until_ready()
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 @pytest.fixture
@@ -27,4 +27,4 @@ async def fresh() -> AsyncGenerator[InferenceClient]:
     """
     async with InferenceClient(speakers()) as client:
         yield await client.until_ready()
-        await client.lifecycle.stop()
+        await client.manager.stop()

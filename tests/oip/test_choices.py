@@ -8,14 +8,14 @@ import pytest
 from access_doubles import bearing
 from inference_doubles import InferenceClient, speakers
 
-from appliance.config.security import KeySection
-from appliance.config.server import ServerSection
+from appliance.config.security import KeyConfig
+from appliance.config.server import ServerConfig
 from appliance.core.model import Operation
 
 CHAT, LOOK = "chat-chat-chat-chat-chat", "look-look-look-look-look"
 KEYS = (
-    KeySection(name="chat", value=CHAT, operations=(Operation.CHAT_COMPLETION,)),
-    KeySection(name="look", value=LOOK, operations=()),
+    KeyConfig(name="chat", value=CHAT, operations=(Operation.CHAT_COMPLETION,)),
+    KeyConfig(name="look", value=LOOK, operations=()),
 )
 
 
@@ -30,12 +30,12 @@ async def test_a_request_without_inputs_is_told_what_its_key_may_ask(path: str, 
     """
     Each pair of inputs and outputs once, and none of an operation that the key is not for.
     """
-    async with InferenceClient(speakers("everything", server=ServerSection(api_keys=KEYS))) as client:
+    async with InferenceClient(speakers("everything", server=ServerConfig(api_keys=KEYS))) as client:
         await client.until_ready()
         chat = await client.post(path, json=body, headers=bearing(CHAT))
         look = await client.post(path, json=body, headers=bearing(LOOK))
         generated = await client.post("/v2/models/everything/generate", json={"text_input": "a"}, headers=bearing(CHAT))
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
     assert chat.status_code == 400
     assert chat.json()["error"].endswith("; the model takes text_input for text_output")

@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator
 
 import pytest
 from doubles import config
-from inference_doubles import InferenceClient, SpeakerSection
+from inference_doubles import InferenceClient, SpeakerConfig
 
-from appliance.config.root import MetadataSection
+from appliance.config.root import MetadataConfig
 
 PUBLISHED = "publishers/shop/models"
 
@@ -21,11 +21,11 @@ async def behind() -> AsyncGenerator[InferenceClient]:
     """
     Two models, of which one has a slash in its name, as the service `shop/talk`.
     """
-    sections = [SpeakerSection(name=name, kind="writer") for name in ("one", "org/one")]
-    metadata = MetadataSection(namespace="shop", name="talk")
-    async with InferenceClient(config(*sections, metadata=metadata)) as client:
+    configs = [SpeakerConfig(name=name, kind="writer") for name in ("one", "org/one")]
+    metadata = MetadataConfig(namespace="shop", name="talk")
+    async with InferenceClient(config(*configs, metadata=metadata)) as client:
         yield await client.until_ready()
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 @pytest.mark.parametrize("prefix", ["", "/shop/talk", f"/{PUBLISHED}/one", f"/{PUBLISHED}/org/one"])

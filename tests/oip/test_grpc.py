@@ -27,14 +27,14 @@ from structlog.testing import capture_logs
 from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
-from appliance.telemetry.payloads import PayloadsSection
+from appliance.telemetry.payloads import PayloadLogConfig
 from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 from appliance.tensors import Tensor
 
 ROOT = Path(__file__).parent.parent.parent
-SERVER = ServerSection(host="127.0.0.1", max_body_bytes=4096)
+SERVER = ServerConfig(host="127.0.0.1", max_body_bytes=4096)
 QUIET = TelemetrySettings()
 
 
@@ -51,20 +51,18 @@ class Remote:
 
 
 @asynccontextmanager
-async def _remote(
-    server_section: ServerSection = SERVER, settings: TelemetrySettings = QUIET
-) -> AsyncGenerator[Remote]:
+async def _remote(server_section: ServerConfig = SERVER, settings: TelemetrySettings = QUIET) -> AsyncGenerator[Remote]:
     config = speakers(server=server_section)
     async with InferenceClient(config) as inner:
         await inner.until_ready()
         telemetry = RequestRecorder(settings)
-        server, port = create_server(config, inner.lifecycle, inner.lifecycle.standing, telemetry)
+        server, port = create_server(config, inner.manager, inner.manager.standing, telemetry)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Remote(inner, channel)
         await server.stop(None)
         await telemetry.stop()
-        await inner.lifecycle.stop()
+        await inner.manager.stop()
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +155,7 @@ async def test_both_messages_go_to_the_payload_log(tmp_path: Path) -> None:
     """
     sink = tmp_path / "payloads"
     request = _request("mood", _text("HEY"))
-    async with _remote(settings=TelemetrySettings(payloads=PayloadsSection(sink=str(sink)))) as remote:
+    async with _remote(settings=TelemetrySettings(payloads=PayloadLogConfig(sink=str(sink)))) as remote:
         answer = await remote.call.ModelInfer(request, metadata=[("x-request-id", "mine")])
         await remote.call.ServerReady(pb.ServerReadyRequest())
         await _code(remote.call.ModelInfer(_request("mood", Tensor.of_values("text_input", "FP32", (1,), [1]))))
@@ -351,7 +349,7 @@ async def test_a_client_that_cancels_ends_the_work(fragile: Remote) -> None:
     What it asked for is not computed to its end.
     """
     call = fragile.call.ModelInfer(_request("writer", _text("wait")))
-    entry = fragile.inner.lifecycle.find("writer")
+    entry = fragile.inner.manager.find("writer")
     await fragile.inner.until(lambda: entry.running == 1)
 
     call.cancel()
@@ -385,7 +383,7 @@ async def test_statistics_count_calls_of_either_protocol(fragile: Remote) -> Non
     all_ = await fragile.call.ModelStatistics(pb.ModelStatisticsRequest())
 
     assert told.model_stats[0].inference_stats.success.count == 2
-    assert len(all_.model_stats) == len(fragile.inner.lifecycle.entries)
+    assert len(all_.model_stats) == len(fragile.inner.manager.entries)
 
 
 async def test_an_operator_unloads_and_loads_where_the_config_allows_it(remote: Remote) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inference_doubles import InferenceClient, speakers
 
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.core.errors import EngineDeadError, RequestError
 from appliance.tensors import DATATYPES
 
@@ -38,7 +38,7 @@ async def test_ready_means_that_all_models_are(fresh: InferenceClient) -> None:
     """
     before = [await fresh.get(f"/v2/health/{word}") for word in ("live", "ready")]
     fresh.model("mood").is_away = True
-    await fresh.until(lambda: not fresh.lifecycle.is_ready)
+    await fresh.until(lambda: not fresh.manager.is_ready)
 
     live, ready = [await fresh.get(f"/v2/health/{word}") for word in ("live", "ready")]
     mood, writer = [await fresh.get(f"/v2/models/{name}/ready") for name in ("mood", "writer")]
@@ -144,7 +144,7 @@ async def test_the_repository_lists_every_model_with_its_state(fresh: InferenceC
     In its own words, with the reason where a model does not answer; or those that do, alone.
     """
     fresh.model("mood").is_away = True
-    await fresh.until(lambda: not fresh.lifecycle.is_ready)
+    await fresh.until(lambda: not fresh.manager.is_ready)
 
     listed = {each["name"]: each for each in (await fresh.post("/v2/repository/index")).json()}
     ready = (await fresh.post("/v2/repository/index", json={"ready": True})).json()
@@ -161,7 +161,7 @@ async def test_an_operator_unloads_and_loads_where_the_config_allows_it() -> Non
     """
     The index says where each model stands; what cannot be done is told with its own status.
     """
-    async with InferenceClient(speakers("writer", "mood", server=ServerSection(admin=True))) as client:
+    async with InferenceClient(speakers("writer", "mood", server=ServerConfig(admin=True))) as client:
         await client.until_ready()
 
         unloaded = await client.post("/v2/repository/models/mood/unload", json={})
@@ -175,7 +175,7 @@ async def test_an_operator_unloads_and_loads_where_the_config_allows_it() -> Non
         assert (asked[0], again.status_code, unknown.status_code) == (503, 409, 404)
         assert listed == {"writer": "READY", "mood": "UNAVAILABLE"}
         assert (await client.ask("mood", ASK))[0] == 200
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
@@ -187,7 +187,7 @@ async def test_nobody_is_an_operator_unless_the_config_says_so(client: Inference
 
     assert answer.status_code == 403
     assert "server.admin" in answer.json()["error"]
-    assert client.lifecycle.is_ready
+    assert client.manager.is_ready
 
 
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
@@ -209,7 +209,7 @@ async def test_a_compressed_body_is_not_larger_than_it_may_be() -> None:
     """
     A small body that would fill the memory is 413, and one that is not what it says 400 or 415.
     """
-    async with InferenceClient(speakers("writer", server=ServerSection(max_body_bytes=4096))) as client:
+    async with InferenceClient(speakers("writer", server=ServerConfig(max_body_bytes=4096))) as client:
         await client.until_ready()
         cases = {
             ("gzip", gzip.compress(b" " * 50_000_000)): 413,
@@ -222,7 +222,7 @@ async def test_a_compressed_body_is_not_larger_than_it_may_be() -> None:
             headers = {"Content-Encoding": coding}
             answer = await client.post("/v2/models/writer/infer", content=body, headers=headers)
             assert (answer.status_code, [*answer.json()]) == (status, ["error"])
-        await client.lifecycle.stop()
+        await client.manager.stop()
 
 
 @pytest.mark.parametrize("path", ["/v2/models/writer/infer", "/v1/models/writer:predict", "/v2/models/writer/generate"])

@@ -81,9 +81,9 @@ def _start(file: str) -> Answer:
     from appliance.engines.vllm.parallel_args import environment_of
     from appliance.models.vllm_model import VllmModel
 
-    (section,) = load(Path(file)).config.models
-    artifacts = section.materialize(GlobalStorageConfig(), lambda *_: None)
-    model = section.build(SimpleNamespace(front_end=ALONE))
+    (model_config,) = load(Path(file)).config.models
+    artifacts = model_config.materialize(GlobalStorageConfig(), lambda *_: None)
+    model = model_config.build(SimpleNamespace(front_end=ALONE))
     assert isinstance(model, VllmModel)
     setup = model.setup(artifacts)
     os.environ.update(environment_of(setup.layout))

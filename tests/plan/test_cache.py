@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig
 from appliance.planner.attention import AttentionKind
 from appliance.planner.hardware import Hardware, named_hardware
 from appliance.planner.kv_cache import KvCache, Terms, cache_of
@@ -35,7 +35,7 @@ MIXED = {
 
 
 def _cache(config: Mapping[str, Any], terms: Terms = TERMS, **layout: int) -> KvCache:
-    return cache_of(architecture_of(config), LayoutSection(**layout), terms)
+    return cache_of(architecture_of(config), LayoutConfig(**layout), terms)
 
 
 @pytest.mark.parametrize(("ranks", "heads"), [(1, 4), (2, 2), (4, 1), (8, 1)])
@@ -80,9 +80,9 @@ def test_as_many_batches_are_under_way_as_vllm_has(machine: str, stages: int, ba
     One for each stage, and on GPUs another one, which is prepared meanwhile.
     """
     hardware = Hardware("cpu", 1, 1 << 34, is_cpu=True) if machine == "cpu" else named_hardware(machine)
-    layout = LayoutSection(pipeline_parallel=stages)
+    layout = LayoutConfig(pipeline_parallel=stages)
 
-    terms = terms_of(architecture_of(DENSE), EngineSection(), layout, hardware, "BF16")
+    terms = terms_of(architecture_of(DENSE), EngineConfig(), layout, hardware, "BF16")
 
     assert terms.in_flight == batches * tokens
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import Double, DoubleSection, config
+from doubles import Double, DoubleConfig, config
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.core.model import Peers
 from appliance.models.base_config import Report
-from appliance.models.generative import GenerativeSection
+from appliance.models.generative import GenerativeConfig
 from appliance.models.manager import ModelManager
 from appliance.planner import Plan
 
@@ -37,7 +37,7 @@ class MeasuredDouble(Double):
         return {"kv_tokens": 250}
 
 
-class PlannedSection(DoubleSection):
+class PlannedConfig(DoubleConfig):
     """
     Declares a double that is planned as a generative model of the same files is.
     """
@@ -51,7 +51,7 @@ class PlannedSection(DoubleSection):
     def planned(self, artifacts: Mapping[str, Path]) -> Plan | None:
         said = {"name": self.name, "class": "generative", "storage": {"uri": str(self.folder)}}
         engine = {"kv_cache_memory_bytes": 1 << 28, "max_model_len": 1024}
-        return GenerativeSection.model_validate(said | {"engine": engine}).planned(artifacts)
+        return GenerativeConfig.model_validate(said | {"engine": engine}).planned(artifacts)
 
     def build(self, peers: Peers) -> MeasuredDouble:
         made = MeasuredDouble()
@@ -59,7 +59,7 @@ class PlannedSection(DoubleSection):
         return made
 
 
-class UnplannedSection(PlannedSection):
+class UnplannedConfig(PlannedConfig):
     """
     Declares one of which no plan can be made.
     """
@@ -68,20 +68,20 @@ class UnplannedSection(PlannedSection):
         raise ArtifactCorruptError("it is none of the known ones")
 
 
-async def _served(section: DoubleSection) -> tuple[Mapping[str, Any], list[Any]]:
+async def _served(model_config: DoubleConfig) -> tuple[Mapping[str, Any], list[Any]]:
     """
     The model as probes show it once it is ready, and what was logged.
     """
-    lifecycle = ModelManager(config(section))
+    manager = ModelManager(config(model_config))
     with capture_logs() as logged:
-        lifecycle.begin()
+        manager.begin()
         try:
             async with asyncio.timeout(30):
-                while not lifecycle.is_ready:
+                while not manager.is_ready:
                     await asyncio.sleep(0.01)
-            return lifecycle.standing().models[0], logged
+            return manager.standing().models[0], logged
         finally:
-            await lifecycle.stop()
+            await manager.stop()
 
 
 async def test_probes_and_log_hold_the_plan_against_the_load(
@@ -92,7 +92,7 @@ async def test_probes_and_log_hold_the_plan_against_the_load(
     """
     folder = write(published["SmolLM2-135M"])
 
-    shown, logged = await _served(PlannedSection(name="it", has_storage=True, folder=folder))
+    shown, logged = await _served(PlannedConfig(name="it", has_storage=True, folder=folder))
 
     planned, real = shown["plan"]["planned"], shown["plan"]["real"]
     (event,) = [each for each in logged if each["event"] == "model.measured"]
@@ -109,7 +109,7 @@ async def test_a_model_without_a_plan_is_served_all_the_same(tmp_path: Path) -> 
     """
     The probes have no plan, and the log says why.
     """
-    shown, logged = await _served(UnplannedSection(name="it", has_storage=True, folder=tmp_path))
+    shown, logged = await _served(UnplannedConfig(name="it", has_storage=True, folder=tmp_path))
 
     (event,) = [each for each in logged if each["event"] == "model.unplanned"]
     assert "plan" not in shown
@@ -122,9 +122,9 @@ def test_a_layout_that_cannot_work_has_no_figures(write: Write, published: Publi
     """
     folder = write(published["SmolLM2-135M"])
     said = {"name": "it", "class": "generative", "storage": {"uri": str(folder)}}
-    sections = [
-        GenerativeSection.model_validate(said | more)
+    configs = [
+        GenerativeConfig.model_validate(said | more)
         for more in ({"layout": {"tensor_parallel": 2}}, {"engine": {"args": {"hf_overrides": {"hidden_size": 8}}}})
     ]
 
-    assert [section.planned({"model": folder}) for section in sections] == [None, None]
+    assert [model_config.planned({"model": folder}) for model_config in configs] == [None, None]

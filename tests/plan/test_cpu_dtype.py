@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.system import usable_memory
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.planner.hardware import Hardware
@@ -22,13 +22,13 @@ from appliance.planner.model_info import inspect_model
 CPU = Hardware("cpu", 1, 1 << 36, is_cpu=True)
 
 
-def _dtypes(folder: Path, engine: EngineSection) -> tuple[str, str]:
+def _dtypes(folder: Path, engine: EngineConfig) -> tuple[str, str]:
     """
     What the engine is told, and what the plan counts with.
     """
-    setup = EngineSpec(("it",), folder, LayoutSection(), engine)
-    subject = inspect_model(StorageSection(uri=str(folder)), GlobalStorageConfig())
-    planned = estimate(subject, LayoutSection(), EngineRequirements(engine), CPU)
+    setup = EngineSpec(("it",), folder, LayoutConfig(), engine)
+    subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
+    planned = estimate(subject, LayoutConfig(), EngineRequirements(engine), CPU)
     return engine_arguments(setup, on_cpu=True)["dtype"], planned.dtype
 
 
@@ -56,7 +56,7 @@ def test_a_small_model_computes_in_float32(
     """
     folder = write({**published[name], **changes})
 
-    assert _dtypes(folder, EngineSection.model_validate(engine)) == dtypes
+    assert _dtypes(folder, EngineConfig.model_validate(engine)) == dtypes
 
 
 def test_what_a_share_leaves_to_the_cache_is_planned(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
@@ -64,13 +64,13 @@ def test_what_a_share_leaves_to_the_cache_is_planned(write: Callable[..., Path],
     Weights count as they are loaded, in float32 twice what their files hold in bfloat16.
     """
     folder = write(published["SmolLM2-135M"])
-    subject = inspect_model(StorageSection(uri=str(folder)), GlobalStorageConfig())
+    subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
     loaded = 4 * sum(tensor.elements for tensor in subject.tensors)
     total, _ = usable_memory()
-    layout = LayoutSection(memory_fraction=(loaded + 2**24) / total)
+    layout = LayoutConfig(memory_fraction=(loaded + 2**24) / total)
 
-    real = engine_arguments(EngineSpec(("it",), folder, layout, EngineSection()), on_cpu=True)["kv_cache_memory_bytes"]
-    (planned,) = estimate(subject, layout, EngineRequirements(EngineSection()), CPU).ranks
+    real = engine_arguments(EngineSpec(("it",), folder, layout, EngineConfig()), on_cpu=True)["kv_cache_memory_bytes"]
+    (planned,) = estimate(subject, layout, EngineRequirements(EngineConfig()), CPU).ranks
 
     assert planned.weight_bytes == loaded
     assert real == planned.kv_cache_bytes == pytest.approx(2**24, abs=8)

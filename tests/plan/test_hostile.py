@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from appliance.config.layout import LayoutSection
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.layout import LayoutConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, LoadError
 from appliance.models.encoder_task import choose
 from appliance.planner import inspect_model
@@ -63,7 +63,7 @@ CONFIGS: Mapping[str, tuple[Mapping[str, Any], str]] = {
 
 
 def _look(folder: Path) -> object:
-    return inspect_model(StorageSection(uri=str(folder)), GlobalStorageConfig())
+    return inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
 
 
 def _appliance(*words: str) -> subprocess.CompletedProcess[str]:
@@ -261,7 +261,7 @@ def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() ->
     loaded = parts(tensors, model)
 
     assert not loaded[0].holds_experts
-    assert weights(grouped(loaded), model, LayoutSection(), "BF16")
+    assert weights(grouped(loaded), model, LayoutConfig(), "BF16")
     assert MOST_EXPERTS < 10**9
 
 

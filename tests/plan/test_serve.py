@@ -16,11 +16,11 @@ from served import Served, environment, until
 from storage.range_server import serving
 
 from appliance.config import load
-from appliance.config.layout import LayoutSection
-from appliance.config.storage import GlobalStorageConfig, TransferSection
+from appliance.config.layout import LayoutConfig
+from appliance.config.storage import GlobalStorageConfig, TransferConfig
 from appliance.core.errors import StorageUnavailableError
 from appliance.models.fetch import fetch_artifacts
-from appliance.models.generative import GenerativeSection
+from appliance.models.generative import GenerativeConfig
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]
@@ -79,11 +79,11 @@ def test_a_store_that_does_not_answer_is_no_reason_to_refuse(tmp_path: Path) -> 
     """
     The model is fetched, or fails to be, as it would without a plan.
     """
-    (section,) = load(_config(tmp_path, "http://127.0.0.1:9/model/", tensor_parallel=8), environ={}).config.models
-    settings = GlobalStorageConfig(cache_dir=tmp_path / "cache", transfer=TransferSection(retries=0))
+    (model_config,) = load(_config(tmp_path, "http://127.0.0.1:9/model/", tensor_parallel=8), environ={}).config.models
+    settings = GlobalStorageConfig(cache_dir=tmp_path / "cache", transfer=TransferConfig(retries=0))
 
     with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:9"):
-        fetch_artifacts(section, settings, lambda *_: None)
+        fetch_artifacts(model_config, settings, lambda *_: None)
 
 
 def test_a_layout_that_is_left_to_us_is_settled_by_the_files(write: Write, published: Published) -> None:
@@ -93,8 +93,8 @@ def test_a_layout_that_is_left_to_us_is_settled_by_the_files(write: Write, publi
     folder = write(published["SmolLM2-135M"])
     said = {"name": "it", "class": "generative", "storage": {"uri": str(folder)}}
 
-    chosen = GenerativeSection.model_validate({**said, "layout": "auto"}).settled(folder)
-    kept = GenerativeSection.model_validate({**said, "layout": {"tensor_parallel": 3}}).settled(folder)
+    chosen = GenerativeConfig.model_validate({**said, "layout": "auto"}).settled(folder)
+    kept = GenerativeConfig.model_validate({**said, "layout": {"tensor_parallel": 3}}).settled(folder)
 
-    assert chosen == LayoutSection()
-    assert kept == LayoutSection(tensor_parallel=3)
+    assert chosen == LayoutConfig()
+    assert kept == LayoutConfig(tensor_parallel=3)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from appliance.config.layout import LayoutSection
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.layout import LayoutConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.planner import inspect_model
 from appliance.planner.expected_tensors import expected
 from appliance.planner.model_config import architecture_of
@@ -35,7 +35,7 @@ SPARSE = {**DENSE, "model_type": "mixtral", "num_local_experts": 6}
 def _weights(config: Mapping[str, Any], tensors: list[TensorInfo] | None = None, **layout: int) -> Mapping[Rank, int]:
     model = architecture_of(config)
     loaded = grouped(parts(tensors or expected(model), model))
-    return weights(loaded, model, LayoutSection(**layout), "BF16")
+    return weights(loaded, model, LayoutConfig(**layout), "BF16")
 
 
 def test_one_rank_holds_all_with_its_vocabulary_padded() -> None:
@@ -221,7 +221,7 @@ def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published
     config = published["Qwen2.5-0.5B"]
     folder = write(config)
 
-    subject = inspect_model(StorageSection(uri=str(folder)), GlobalStorageConfig())
+    subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
 
     assert subject.source == "the headers of its safetensors"
     assert list(subject.tensors) == expected(architecture_of(config))

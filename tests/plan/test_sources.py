@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError
 from appliance.planner import ModelInfo, inspect_model
 from appliance.planner.expected_tensors import expected
@@ -22,7 +22,7 @@ Published = Mapping[str, Mapping[str, Any]]
 
 
 def _look(uri: Path | str, **settings: Any) -> ModelInfo:  # Any: of each setting
-    return inspect_model(StorageSection(uri=str(uri)), GlobalStorageConfig(**settings))
+    return inspect_model(StorageConfig(uri=str(uri)), GlobalStorageConfig(**settings))
 
 
 def test_a_gguf_file_says_it_all(tmp_path: Path) -> None:

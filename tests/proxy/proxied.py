@@ -12,7 +12,7 @@ from typing import Any, cast
 from upstreams import Upstream
 
 from appliance.core.model import ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.proxy import ProxyModel, ProxySection
+from appliance.models.proxy import ProxyConfig, ProxyModel
 
 CHAT = Operation.CHAT_COMPLETION
 
@@ -20,14 +20,14 @@ CHAT = Operation.CHAT_COMPLETION
 NEVER = 3600
 
 
-def section(*upstreams: Upstream, **keys: Any) -> ProxySection:
+def config(*upstreams: Upstream, **keys: Any) -> ProxyConfig:
     """
     A proxy called `mine` for some upstreams, without retries and with short patience.
     """
     timeouts = {"connect_seconds": 2, "first_byte_seconds": 2, "idle_seconds": 1}
     members = [{"url": each.url, "model": "theirs", "timeouts": timeouts} for each in upstreams]
     defaults: dict[str, Any] = {"retry": {"attempts": 0}, "health": {"interval_seconds": NEVER}, "upstreams": members}
-    return ProxySection.model_validate({"name": "mine", "class": "proxy", **defaults, **keys})
+    return ProxyConfig.model_validate({"name": "mine", "class": "proxy", **defaults, **keys})
 
 
 @asynccontextmanager
@@ -35,7 +35,7 @@ async def proxied(*upstreams: Upstream, **keys: Any) -> AsyncGenerator[ProxyMode
     """
     The model of such a section, loaded; what was asked of upstreams so far is forgotten.
     """
-    model = cast("ProxyModel", section(*upstreams, **keys).build(cast("Peers", None)))
+    model = cast("ProxyModel", config(*upstreams, **keys).build(cast("Peers", None)))
     await model.load({})
     for upstream in upstreams:
         upstream.asked.clear()

@@ -17,7 +17,7 @@ from proxy.proxied import ask, chat, proxied, read
 from proxy.raw_upstream import saying
 from upstreams import SSE, Answer, Piece, Upstream
 
-from appliance.config.upstreams import UpstreamSection
+from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.decoding import decoder
@@ -144,7 +144,7 @@ async def test_an_upstream_that_only_says_to_go_on_is_given_up() -> None:
     One or two of such responses are HTTP; one after the other for ever is no answer, long before the timeout.
     """
     async with saying(repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)) as port:
-        client = UpstreamClient(UpstreamSection(url=f"http://127.0.0.1:{port}"))
+        client = UpstreamClient(UpstreamConfig(url=f"http://127.0.0.1:{port}"))
         with pytest.raises(GatewayError, match="not HTTP") as raised:
             await client.send("/v1/embeddings", b"{}")
         await client.close()
@@ -158,7 +158,7 @@ async def test_a_few_interim_responses_are_no_answer() -> None:
     """
     final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
     async with saying([b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", final]) as port:
-        client = UpstreamClient(UpstreamSection(url=f"http://127.0.0.1:{port}"))
+        client = UpstreamClient(UpstreamConfig(url=f"http://127.0.0.1:{port}"))
         answer = await client.send("/v1/embeddings", b"{}")
         assert (answer.status, await answer.read()) == (200, b"{}")
         await client.close()
@@ -170,7 +170,7 @@ async def test_a_status_that_ends_no_request_is_no_answer(status: int) -> None:
     502 with its number: a client of ours could make nothing of it.
     """
     async with saying([f"HTTP/1.1 {status} Odd\r\nContent-Length: 0\r\n\r\n".encode()]) as port:
-        client = UpstreamClient(UpstreamSection(url=f"http://127.0.0.1:{port}"))
+        client = UpstreamClient(UpstreamConfig(url=f"http://127.0.0.1:{port}"))
         with pytest.raises(GatewayError, match=f"status {status}"):
             await client.send("/v1/embeddings", b"{}")
         await client.close()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.proxy.circuit_breaker import BreakerSection, Circuit, CircuitBreaker
+from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, CircuitBreakerConfig
 from appliance.proxy.outlier_detection import FailureWindow, outlier
 from appliance.proxy.retry import RetryBudget
 
@@ -39,7 +39,7 @@ def breaker(clock: Clock) -> CircuitBreaker:
     """
     Opens for ten seconds after three failures in a row.
     """
-    return CircuitBreaker(BreakerSection(failures=3, open_seconds=10), clock)
+    return CircuitBreaker(CircuitBreakerConfig(failures=3, open_seconds=10), clock)
 
 
 def _fail(breaker: CircuitBreaker, times: int) -> None:

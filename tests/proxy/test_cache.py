@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from appliance.core.errors import GatewayError
 from appliance.core.model import ModelRequest, Operation
 from appliance.proxy.cache_policy import key_of, may_keep
-from appliance.proxy.response_cache import AnswersSection, CachedResponse, ResponseCache
+from appliance.proxy.response_cache import CachedResponse, ResponseCache, ResponseCacheConfig
 
 
 class Asked:
@@ -59,7 +59,7 @@ class Clock:
 
 
 def _answers(clock: Clock, **bounds: int) -> ResponseCache:
-    return ResponseCache(AnswersSection(**bounds), "tested", clock)
+    return ResponseCache(ResponseCacheConfig(**bounds), "tested", clock)
 
 
 async def test_the_second_time_is_a_hit_until_it_is_old() -> None:

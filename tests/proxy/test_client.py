@@ -13,7 +13,7 @@ import pytest
 from served import free_port
 from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
 
-from appliance.config.upstreams import TimeoutsSection, UpstreamSection
+from appliance.config.upstreams import TimeoutsConfig, UpstreamConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
@@ -45,9 +45,9 @@ async def client(upstream: Upstream) -> AsyncGenerator[UpstreamClient]:
     """
     A client with a key, and short patience.
     """
-    timeouts = TimeoutsSection(connect_seconds=2, first_byte_seconds=2, idle_seconds=1)
+    timeouts = TimeoutsConfig(connect_seconds=2, first_byte_seconds=2, idle_seconds=1)
     client = UpstreamClient(
-        UpstreamSection(url=upstream.url, api_key="sk-secret", headers={"X-Team": "a"}, timeouts=timeouts)
+        UpstreamConfig(url=upstream.url, api_key="sk-secret", headers={"X-Team": "a"}, timeouts=timeouts)
     )
     yield client
     await client.close()
@@ -93,7 +93,7 @@ async def test_the_key_and_the_headers_of_the_section_travel(client: UpstreamCli
     assert (asked.path, asked.body) == ("/v1/embeddings", BODY)
     assert asked.header("authorization") == "Bearer sk-secret"
     assert asked.header("x-team") == "a"
-    assert "sk-secret" not in repr(client.section)
+    assert "sk-secret" not in repr(client.config)
 
 
 def test_only_harmless_headers_of_the_client_travel() -> None:
@@ -169,7 +169,7 @@ async def test_nobody_there_is_an_error_of_the_gateway() -> None:
     Without an address in it, which is not the client's business.
     """
     port = free_port()
-    client = UpstreamClient(UpstreamSection(url=f"http://127.0.0.1:{port}"))
+    client = UpstreamClient(UpstreamConfig(url=f"http://127.0.0.1:{port}"))
 
     with pytest.raises(GatewayError, match="cannot be reached") as raised:
         await client.send("/v1/embeddings", BODY)
@@ -228,7 +228,7 @@ async def test_the_whole_has_a_time_of_its_own(upstream: Upstream) -> None:
     drip: list[bytes | float] = [b"data: 1\n\n", 0.1]
     upstream.on("/v1/embeddings", stream(*drip * 1000))
     client = UpstreamClient(
-        UpstreamSection(url=upstream.url, timeouts=TimeoutsSection(idle_seconds=5, total_seconds=0.7))
+        UpstreamConfig(url=upstream.url, timeouts=TimeoutsConfig(idle_seconds=5, total_seconds=0.7))
     )
     answer = await client.send("/v1/embeddings", BODY)
 
@@ -250,7 +250,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up() -> None:
             waiting.setblocking(False)
             waiting.connect_ex(server.getsockname())
         url = "http://{}:{}".format(*server.getsockname())
-        client = UpstreamClient(UpstreamSection(url=url, timeouts=TimeoutsSection(connect_seconds=0.3)))
+        client = UpstreamClient(UpstreamConfig(url=url, timeouts=TimeoutsConfig(connect_seconds=0.3)))
 
         with pytest.raises(GatewayError, match="cannot be reached in time") as raised:
             await client.send("/v1/embeddings", BODY)

@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
-from proxy.proxied import CHAT, ask, chat, proxied, read, section
+from proxy.proxied import CHAT, ask, chat, config, proxied, read
 from proxy.raw_upstream import saying
 from served import free_port
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
@@ -430,7 +430,7 @@ async def test_closing_twice_is_closing_once(upstream: Upstream) -> None:
     """
     async with proxied(upstream, cache={}) as model:
         await model.close()
-    await section(upstream).build(cast("Peers", None)).close()
+    await config(upstream).build(cast("Peers", None)).close()
 
     assert upstream.asked == []
 

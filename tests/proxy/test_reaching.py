@@ -14,7 +14,7 @@ import trustme
 from proxy.raw_upstream import OK, saying, tunnels
 from served import free_port
 
-from appliance.config.upstreams import TimeoutsSection, UpstreamSection, UpstreamTlsSection
+from appliance.config.upstreams import TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig
 from appliance.core.errors import GatewayError, UnreachableError
 from appliance.proxy.client import UpstreamClient
 
@@ -51,9 +51,9 @@ def ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def _client(url: str, tls: UpstreamTlsSection | None = None) -> AsyncGenerator[UpstreamClient]:
+async def _client(url: str, tls: UpstreamTlsConfig | None = None) -> AsyncGenerator[UpstreamClient]:
     client = UpstreamClient(
-        UpstreamSection(url=url, tls=tls, timeouts=TimeoutsSection(connect_seconds=60, first_byte_seconds=60))
+        UpstreamConfig(url=url, tls=tls, timeouts=TimeoutsConfig(connect_seconds=60, first_byte_seconds=60))
     )
     yield client
     await client.close()
@@ -74,7 +74,7 @@ async def test_a_private_authority_is_named_for_an_upstream(authority: trustme.C
     """
     async with saying([OK], _server_context(authority)) as port:
         url = f"https://127.0.0.1:{port}"
-        async with _client(url, UpstreamTlsSection(ca=ca)) as client:
+        async with _client(url, UpstreamTlsConfig(ca=ca)) as client:
             assert (await client.send("/v1/embeddings", b"{}")).status == 200
         async with _client(url) as client:
             with pytest.raises(UnreachableError) as raised:
@@ -94,7 +94,7 @@ async def test_a_certificate_for_other_names_is_told_as_that(authority: trustme.
     authority.issue_cert("other.example").configure_cert(context)
     async with (
         saying([OK], context) as port,
-        _client(f"https://127.0.0.1:{port}", UpstreamTlsSection(ca=ca)) as client,
+        _client(f"https://127.0.0.1:{port}", UpstreamTlsConfig(ca=ca)) as client,
     ):
         with pytest.raises(UnreachableError) as raised:
             await client.send("/v1/embeddings", b"{}")
@@ -111,7 +111,7 @@ async def test_a_certificate_is_shown_to_an_upstream_that_asks(authority: trustm
     ours = authority.issue_cert("us.example")
     ours.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
     async with saying([OK], _server_context(authority, asks_client=True)) as port:
-        tls = UpstreamTlsSection(ca=ca, certificate=tmp_path / "both.pem")
+        tls = UpstreamTlsConfig(ca=ca, certificate=tmp_path / "both.pem")
         async with _client(f"https://127.0.0.1:{port}", tls) as client:
             assert (await client.send("/v1/embeddings", b"{}")).status == 200
 
@@ -123,7 +123,7 @@ async def test_a_file_that_is_no_certificate_is_named(part: str, tmp_path: Path)
     """
     (tmp_path / "bad.pem").write_text("nothing")
     for name in ("bad.pem", "missing.pem"):
-        tls = UpstreamTlsSection.model_validate({part: tmp_path / name})
+        tls = UpstreamTlsConfig.model_validate({part: tmp_path / name})
         async with _client("https://127.0.0.1:1", tls) as client:
             with pytest.raises(UnreachableError) as raised:
                 await client.send("/v1/embeddings", b"{}")
@@ -159,7 +159,7 @@ async def test_the_proxy_of_the_environment_is_taken(
     async with tunnels(heads) as proxy, saying([OK], _server_context(authority)) as port, saying([OK]) as direct:
         for name in ("HTTP_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(name, f"http://user:pass%40word@127.0.0.1:{proxy}")
-        async with _client(f"https://127.0.0.1:{port}", UpstreamTlsSection(ca=ca)) as client:
+        async with _client(f"https://127.0.0.1:{port}", UpstreamTlsConfig(ca=ca)) as client:
             assert (await client.send("/v1/embeddings", b"{}")).status == 200
         async with _client(f"http://{NOWHERE}") as client:
             assert (await client.send("/v1/embeddings", b"{}")).status == 200

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance.core.model import Operation
-from appliance.proxy.rewrite import RequestSection, Rewrite
+from appliance.proxy.rewrite import RequestRewriteConfig, Rewrite
 
 CHAT, MESSAGE, RESPONSE = Operation.CHAT_COMPLETION, Operation.MESSAGE, Operation.RESPONSE
 
@@ -21,14 +21,14 @@ def test_nothing_asked_for_is_nothing_changed() -> None:
     """
     body = b'{ "messages": [ ],"seed":1.0}'
 
-    assert Rewrite(RequestSection())(CHAT, body) is body
+    assert Rewrite(RequestRewriteConfig())(CHAT, body) is body
 
 
 def test_defaults_overrides_and_drops() -> None:
     """
     What the client sends beats a default and not an override; what is dropped can be set again.
     """
-    section = RequestSection(
+    config = RequestRewriteConfig(
         defaults={"temperature": 0.5, "top_p": 1, "stream_options": {"include_usage": True}},
         override={"user": "us", "chat_template_kwargs": {"enable_thinking": False}},
         drop=("user", "logit_bias"),
@@ -38,7 +38,7 @@ def test_defaults_overrides_and_drops() -> None:
         b'"chat_template_kwargs": {"a": 1}, "unknown": null}'
     )
 
-    made = Rewrite(section)(CHAT, body)
+    made = Rewrite(config)(CHAT, body)
 
     assert json.loads(made) == {
         "temperature": 0.1,
@@ -88,7 +88,7 @@ def test_a_system_prompt_goes_before_the_clients_own(operation: Operation, befor
     """
     Where each protocol keeps it, in one message where there is one; what is wrong is left to the upstream.
     """
-    rewrite = Rewrite(RequestSection(system_prompt="P"))
+    rewrite = Rewrite(RequestRewriteConfig(system_prompt="P"))
 
     assert json.loads(rewrite(operation, json.dumps(before).encode())) == after
 
@@ -99,6 +99,6 @@ def test_other_messages_keep_their_bytes() -> None:
     """
     body = b'{"messages": [ {"role":"system","content":"a\\u00e9"} , {"role": "user", "content": "\\u00e9", "n": 1.0}]}'
 
-    made = Rewrite(RequestSection(system_prompt="P"))(CHAT, body)
+    made = Rewrite(RequestRewriteConfig(system_prompt="P"))(CHAT, body)
 
     assert made == body.replace(b'"a\\u00e9"', b'"P\\n\\na\\u00e9"')

@@ -17,7 +17,7 @@ from served import Served
 from appliance.config import load
 from appliance.core.errors import LoadError
 from appliance.core.model import Model, ModelRequest, Operation
-from appliance.models.base_config import ModelSection
+from appliance.models.base_config import ModelConfig
 from appliance.models.peer_client import PeerClient
 
 NOBODY = PeerClient(lambda name: pytest.fail(name))
@@ -80,7 +80,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def section(folder: Path, engine: Mapping[str, Any], class_: str = "generative", **keys: Any) -> ModelSection:
+def config(folder: Path, engine: Mapping[str, Any], class_: str = "generative", **keys: Any) -> ModelConfig:
     """
     The one model of a file with this engine.
     """
@@ -90,7 +90,7 @@ def section(folder: Path, engine: Mapping[str, Any], class_: str = "generative",
     return load(file).config.models[0]
 
 
-async def loaded(made: ModelSection, **artifacts: Path) -> Model:
+async def loaded(made: ModelConfig, **artifacts: Path) -> Model:
     """
     Its model, loaded.
     """
@@ -129,7 +129,7 @@ def test_a_file_is_checked_without_running_its_code(module: Path) -> None:
     """
     Validating imports nothing of the user's.
     """
-    section(module, {"python": "user_raising:Model"}).build(NOBODY)
+    config(module, {"python": "user_raising:Model"}).build(NOBODY)
 
     assert "user_raising" not in sys.modules
 
@@ -138,7 +138,7 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
     """
     A model in Python may have no bytes; its operations are known once it is made.
     """
-    made = section(module, {"python": "user_models:Ranker"}, "encoder")
+    made = config(module, {"python": "user_models:Ranker"}, "encoder")
     before = made.build(NOBODY).operations
     model = await loaded(made)
     proof = model.proof
@@ -156,7 +156,7 @@ async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
     """
     What it is asked says what it is.
     """
-    model = await loaded(section(module, {"python": "user_models:Tensors"}), model=module)
+    model = await loaded(config(module, {"python": "user_models:Tensors"}), model=module)
     reply = await model.answer(ModelRequest(Operation.PREDICTION, b"{}"))
 
     assert reply.body == json.dumps({"predictions": [str(module)]}, separators=(",", ":")).encode()
@@ -191,7 +191,7 @@ async def test_what_is_wrong_with_a_class_is_told_when_it_is_loaded(
     The error names the key, the class, the fault and the remedy.
     """
     with pytest.raises(LoadError, match=message) as fault:
-        await loaded(section(module, engine), model=module / "weights")
+        await loaded(config(module, engine), model=module / "weights")
 
     assert str(fault.value).startswith("engine.")
 
@@ -201,7 +201,7 @@ async def test_the_operations_of_a_class_are_asked_through_the_contract(module: 
     A constructor that takes `model_dir` gets it.
     """
     engine = {"python": "user_models:Reader", "args": {"greeting": "Hi", "punctuation": "?"}}
-    model = await loaded(section(module, engine), model=module / "weights")
+    model = await loaded(config(module, engine), model=module / "weights")
     reply = await model.answer(ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user"}]}'))
 
     assert isinstance(reply.body, bytes)

@@ -47,11 +47,11 @@ class File:
         self.content: dict[str, Any] = {"models": models, "server": {}, "logging": {}}
         self.write()
 
-    def write(self, **sections: Any) -> None:
+    def write(self, **configs: Any) -> None:
         """
         Put other sections in.
         """
-        self.content |= sections
+        self.content |= configs
         self.path.write_text(json.dumps(self.content, indent=2))
 
     @property
@@ -165,8 +165,8 @@ def _asked(server: Served) -> set[str]:
 
 
 def _hot_here(file: File) -> set[str]:
-    sections = {key: value for key, value in file.content.items() if key != "models"}
-    return {*sections, *(f"{key}.{each}" for key, value in sections.items() if key != "expect" for each in value)}
+    configs = {key: value for key, value in file.content.items() if key != "models"}
+    return {*configs, *(f"{key}.{each}" for key, value in configs.items() if key != "expect" for each in value)}
 
 
 def test_a_model_without_an_engine_is_swapped_without_a_lost_request(

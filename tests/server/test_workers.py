@@ -13,12 +13,12 @@ from typing import ClassVar
 
 import psutil
 import pytest
-from doubles import DoubleSection, config
+from doubles import DoubleConfig, config
 from prometheus_client.parser import text_string_to_metric_families
 from served import Served, free_port, is_gone, open_stream, until
 from upstreams import Upstream, event, stream
 
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.core.system import usable_cores
 from appliance.server.supervisor import worker_count
 
@@ -184,7 +184,7 @@ def test_a_config_that_cannot_start_ends_with_its_reason(
     assert "worker.died" not in second.tail()
 
 
-class _Light(DoubleSection):
+class _Light(DoubleConfig):
     has_engine: ClassVar[bool] = False
 
 
@@ -192,11 +192,11 @@ def test_auto_is_a_worker_for_each_core_where_nothing_computes() -> None:
     """
     An engine wants one process; what only forwards takes what there is.
     """
-    auto = ServerSection(workers="auto")
+    auto = ServerConfig(workers="auto")
 
     assert worker_count(config(_Light(name="one"), server=auto)) == usable_cores()
-    assert worker_count(config(_Light(name="one"), DoubleSection(name="two"), server=auto)) == 1
-    assert worker_count(config(_Light(name="one"), server=ServerSection(workers=3))) == 3
+    assert worker_count(config(_Light(name="one"), DoubleConfig(name="two"), server=auto)) == 1
+    assert worker_count(config(_Light(name="one"), server=ServerConfig(workers=3))) == 3
     assert worker_count(config(_Light(name="one"))) == 1
 
 

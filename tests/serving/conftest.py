@@ -24,8 +24,8 @@ def smollm2(chat_file: Path) -> Path:
     """
     The directory of SmolLM2's safetensors.
     """
-    (section,) = load(chat_file).config.models
-    return section.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    (model_config,) = load(chat_file).config.models
+    return model_config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
 
 
 @pytest.fixture

@@ -31,17 +31,17 @@ def _counts(process: psutil.Process) -> dict[str, int]:
 
 async def _die(file: Path, times: int) -> None:
     config = load(file, overrides=["models.smollm2.on_failure=restart"]).config
-    lifecycle = ModelManager(config, patience=RestartPolicy(most_deaths=times + 1, first_seconds=0.1, most_seconds=0.1))
-    lifecycle.begin()
-    (entry,), process = lifecycle.entries, psutil.Process()
+    manager = ModelManager(config, patience=RestartPolicy(most_deaths=times + 1, first_seconds=0.1, most_seconds=0.1))
+    manager.begin()
+    (entry,), process = manager.entries, psutil.Process()
     for restarts in range(times + 1):
         while entry.state is not State.READY or entry.restarts < restarts:
             assert entry.state is not State.FAILED, entry.reason
             await asyncio.sleep(0.1)
-        await lifecycle.answer("smollm2", CALL)
+        await manager.answer("smollm2", CALL)
         print(json.dumps(_counts(process)), flush=True)
         max(process.children(recursive=True), key=lambda each: each.memory_info().rss).kill()
-    await lifecycle.stop()
+    await manager.stop()
 
 
 if __name__ == "__main__":

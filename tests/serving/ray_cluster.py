@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.engines.vllm.parallel_args import environment_of
 
@@ -21,10 +21,10 @@ def main() -> None:
     """
     The arguments are those of the model in the directory of the first argument; its network has the loopback alone.
     """
-    layout = LayoutSection(tensor_parallel=2, pipeline_parallel=2, executor="ray")
+    layout = LayoutConfig(tensor_parallel=2, pipeline_parallel=2, executor="ray")
     os.environ.update(environment_of(layout))
     setup = EngineSpec(
-        ("tiny",), Path(sys.argv[1]), layout, EngineSection(max_model_len=256, args={"load_format": "dummy"})
+        ("tiny",), Path(sys.argv[1]), layout, EngineConfig(max_model_len=256, args={"load_format": "dummy"})
     )
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform

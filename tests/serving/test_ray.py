@@ -17,8 +17,8 @@ import pytest
 from faults.confined import require_root
 from reference_servers import environment
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig
 from appliance.core.errors import MissingExtraError
 from appliance.core.model import ALONE
 from appliance.engines.vllm.engine_args import EngineSpec
@@ -67,7 +67,7 @@ def test_ray_that_is_not_installed_is_named(tmp_path: Path) -> None:
     """
     if find_spec("ray") is not None:
         pytest.skip("Ray is installed")
-    setup = EngineSpec(("tiny",), tmp_path, LayoutSection(executor="ray"), EngineSection())
+    setup = EngineSpec(("tiny",), tmp_path, LayoutConfig(executor="ray"), EngineConfig())
 
     with pytest.raises(MissingExtraError, match=r"appliance\[ray\]"):
         prepare(setup, FrontendRendezvous(ALONE, "tiny"), StartupTimings())

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from appliance.cli.cache import cache as verbs
 from appliance.config import load
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import Cache, materialize
 from appliance.storage.filesystems.memory import PLACES
 
@@ -49,7 +49,7 @@ def bring(cache: Cache, place: str, days: float = 0) -> Path:
     Fetch a place, as if so many days ago.
     """
     settings = GlobalStorageConfig(cache_dir=cache.root)
-    artifact = materialize(StorageSection(uri=f"memory://{place}"), settings, lambda *_: None).parent
+    artifact = materialize(StorageConfig(uri=f"memory://{place}"), settings, lambda *_: None).parent
     when = time.time() - days * DAY
     os.utime(artifact / "appliance-manifest.json", (when, when))
     return artifact

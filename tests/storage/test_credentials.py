@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from appliance.config.credentials import CredentialsSection, block_for, value_of
+from appliance.config.credentials import CredentialsConfig, block_for, value_of
 
 WHOLE = [
     ("s3", {"access_key_id": "a", "secret_access_key": "b"}),
@@ -43,9 +43,9 @@ def test_each_way_to_be_known_can_be_written(kind: str, block: dict[str, object]
     """
     Alone, with whatever belongs to it.
     """
-    section = CredentialsSection.model_validate({kind: [block]})
+    config = CredentialsConfig.model_validate({kind: [block]})
 
-    assert getattr(section, kind)
+    assert getattr(config, kind)
 
 
 @pytest.mark.parametrize(("kind", "block", "fault"), BROKEN)
@@ -54,7 +54,7 @@ def test_half_a_way_and_two_ways_are_refused(kind: str, block: dict[str, object]
     With what is missing, or what is too much.
     """
     with pytest.raises(ValidationError, match=fault):
-        CredentialsSection.model_validate({kind: [block]})
+        CredentialsConfig.model_validate({kind: [block]})
 
 
 def test_no_secret_is_shown() -> None:
@@ -68,17 +68,17 @@ def test_no_secret_is_shown() -> None:
         "hf": [{"token": "s3cret"}],
         "http": [{"host": "example.com", "headers": {"Authorization": "s3cret"}}],
     }
-    section = CredentialsSection.model_validate(blocks)
+    config = CredentialsConfig.model_validate(blocks)
 
-    assert "s3cret" not in repr(section) + str(section) + section.model_dump_json()
+    assert "s3cret" not in repr(config) + str(config) + config.model_dump_json()
 
 
 def test_a_block_by_name_goes_before_one_for_all() -> None:
     """
     Whatever their order; a block for somebody else is for nobody here.
     """
-    section = CredentialsSection.model_validate({"hf": [{"token": "all"}, {"owner": "me", "token": "mine"}]})
+    config = CredentialsConfig.model_validate({"hf": [{"token": "all"}, {"owner": "me", "token": "mine"}]})
 
-    found = {owner: block_for(section.hf, "owner", owner) for owner in ("me", "you")}
+    found = {owner: block_for(config.hf, "owner", owner) for owner in ("me", "you")}
     assert {owner: block and value_of(block.token) for owner, block in found.items()} == {"me": "mine", "you": "all"}
-    assert block_for(section.hf[1:], "owner", "you") is None
+    assert block_for(config.hf[1:], "owner", "you") is None

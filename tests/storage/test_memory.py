@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError
 from appliance.storage import Cache, Report, materialize
 from appliance.storage.filesystems.memory import PLACES
@@ -31,7 +31,7 @@ def bring(uri: str, cache: Cache, report: Report = lambda *_: None) -> Path:
     """
     Materialize a URI.
     """
-    return materialize(StorageSection(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
+    return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
 
 
 @pytest.mark.usefixtures("place")

@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 from storage.hub_double import Hub, Repository
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactNotFoundError
 from appliance.storage import Cache, materialize
 
@@ -37,7 +37,7 @@ print(materialize(StorageSection(uri=sys.argv[2]), settings, lambda *_: None))
 
 
 def _online(cache: Cache, uri: str) -> Path:
-    return materialize(StorageSection(uri=uri), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None)
+    return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None)
 
 
 def _offline(cache: Cache, uri: str) -> subprocess.CompletedProcess[str]:
@@ -103,7 +103,7 @@ def test_what_was_never_brought_is_said(cache: Cache) -> None:
     settings = GlobalStorageConfig(cache_dir=cache.root, offline=True)
 
     with pytest.raises(ArtifactNotFoundError, match=rf"not in the cache {cache.root}.*appliance pull FILE"):
-        materialize(StorageSection(uri="hf://org/model"), settings, lambda *_: None)
+        materialize(StorageConfig(uri="hf://org/model"), settings, lambda *_: None)
 
 
 def test_what_lies_on_a_disk_needs_no_cache(cache: Cache, tmp_path: Path) -> None:
@@ -123,4 +123,4 @@ def test_a_damaged_artifact_is_not_served(cache: Cache, web: str) -> None:
     _online(cache, web).write_bytes(b"G")
 
     with pytest.raises(ArtifactNotFoundError):
-        materialize(StorageSection(uri=web), GlobalStorageConfig(cache_dir=cache.root, offline=True), lambda *_: None)
+        materialize(StorageConfig(uri=web), GlobalStorageConfig(cache_dir=cache.root, offline=True), lambda *_: None)

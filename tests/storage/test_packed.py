@@ -16,7 +16,7 @@ import pytest
 import zstandard
 from storage.store_double import Fault, StoreDouble
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, StorageError
 from appliance.storage import Cache
 from appliance.storage.filesystems.base import Listing
@@ -63,11 +63,11 @@ class OneFile(StoreDouble):
 
 
 def _bring(cache: Cache, store: StoreDouble, **storage: object) -> dict[str, bytes]:
-    section = StorageSection.model_validate({"uri": "double://place", **storage})
+    config = StorageConfig.model_validate({"uri": "double://place", **storage})
     settings = GlobalStorageConfig.model_validate(
         {"cache_dir": cache.root, "transfer": {"retries": 1, "parallel": 1, "chunk_bytes": 262_144}}
     )
-    path = fetch(store, section, settings, lambda *_: None)
+    path = fetch(store, config, settings, lambda *_: None)
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 

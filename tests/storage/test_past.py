@@ -11,21 +11,21 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import AccessDeniedError, StorageUnavailableError
 from appliance.storage import Cache
 from appliance.storage.remote_fetch import fetch
 from appliance.storage.resolution_cache import remember
 
-STORAGE = StorageSection(uri="double://model")
+STORAGE = StorageConfig(uri="double://model")
 FILES = {"config.json": b"{}", "model.safetensors": b"w"}
 
 
-def bring(store: StoreDouble, cache: Cache, storage: StorageSection = STORAGE) -> Path:
+def bring(store: StoreDouble, cache: Cache, storage: StorageConfig = STORAGE) -> Path:
     """
     Fetch what a store has, and remember it.
     """
-    settings = GlobalStorageConfig(cache_dir=cache.root, transfer=TransferSection(stall_seconds=0.2, retries=0))
+    settings = GlobalStorageConfig(cache_dir=cache.root, transfer=TransferConfig(stall_seconds=0.2, retries=0))
     path = fetch(store, storage, settings, lambda *_: None)
     remember(storage, path, cache)
     return path

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
@@ -38,7 +38,7 @@ def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
     """
     Materialize a URI.
     """
-    return materialize(StorageSection(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
+    return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
 
 
 def left_behind(cache: Cache) -> list[str]:
@@ -322,10 +322,10 @@ def test_an_index_cannot_keep_us_waiting(
     """
     serve(index, make_wheel)
     index.stalls = True
-    settings = GlobalStorageConfig(cache_dir=cache.root, transfer=TransferSection.model_validate({limit: 2}))
+    settings = GlobalStorageConfig(cache_dir=cache.root, transfer=TransferConfig.model_validate({limit: 2}))
 
     with pytest.raises(StorageTimeoutError, match=said):
-        materialize(StorageSection(uri="pypi://model==1/m"), settings, lambda *_: None)
+        materialize(StorageConfig(uri="pypi://model==1/m"), settings, lambda *_: None)
     assert left_behind(cache) == []
 
 

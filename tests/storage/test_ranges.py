@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 from appliance.storage.download.ranges import ByteRange, Sizes, gaps
 
 MIB = 1 << 20
@@ -48,7 +48,7 @@ def test_a_kill_can_cost_no_more_than_a_25th(total: int, parallel: int) -> None:
     """
     All requests together have no more than that under way at any moment, asked for or in the kernel's buffers.
     """
-    sizes = Sizes.of(total, TransferSection(parallel=parallel))
+    sizes = Sizes.of(total, TransferConfig(parallel=parallel))
 
     assert parallel * min(sizes.chunk, 4 * MIB) <= total / 25
     assert sizes.piece <= sizes.chunk
@@ -58,5 +58,5 @@ def test_a_request_asks_for_no_more_than_the_config_says() -> None:
     """
     However large the model, and for no less than is worth a request, however small.
     """
-    assert Sizes.of(10**12, TransferSection(chunk_bytes=MIB)).chunk == MIB
-    assert Sizes.of(1, TransferSection()).chunk == 64 * 1024
+    assert Sizes.of(10**12, TransferConfig(chunk_bytes=MIB)).chunk == MIB
+    assert Sizes.of(1, TransferConfig()).chunk == 64 * 1024

@@ -15,7 +15,7 @@ import pytest
 from storage.store_double import Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
 from appliance.storage import Cache, Report, verify
 from appliance.storage.artifact import invalidate
@@ -38,10 +38,10 @@ def bring(store: StoreDouble, cache: Cache, report: Report = quiet) -> Path:
     """
     Fetch all that a store has, without a second try.
     """
-    transfer = TransferSection(stall_seconds=5, retries=0, parallel=2)
+    transfer = TransferConfig(stall_seconds=5, retries=0, parallel=2)
     return fetch(
         store,
-        StorageSection(uri="double://model"),
+        StorageConfig(uri="double://model"),
         GlobalStorageConfig(cache_dir=cache.root, transfer=transfer),
         report,
     )

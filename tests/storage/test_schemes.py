@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import StorageError
 from appliance.storage import SCHEMES, Cache, materialize
 
@@ -17,7 +17,7 @@ def test_an_unknown_scheme_names_the_known_ones(cache: Cache) -> None:
     """
     with pytest.raises(StorageError) as caught:
         materialize(
-            StorageSection(uri="gopher://host/model"), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None
+            StorageConfig(uri="gopher://host/model"), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None
         )
 
     assert "unknown scheme 'gopher'" in str(caught.value)
@@ -29,7 +29,7 @@ def test_a_misspelt_scheme_is_guessed(cache: Cache) -> None:
     A scheme that is nearly right gets a did-you-mean.
     """
     with pytest.raises(StorageError, match='did you mean "pypi"'):
-        materialize(StorageSection(uri="pypy://model==1/x"), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None)
+        materialize(StorageConfig(uri="pypy://model==1/x"), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None)
 
 
 def test_an_unknown_scheme_shows_no_secret(cache: Cache) -> None:
@@ -38,7 +38,7 @@ def test_an_unknown_scheme_shows_no_secret(cache: Cache) -> None:
     """
     with pytest.raises(StorageError) as caught:
         materialize(
-            StorageSection(uri="gopher://me:s3cret@host/model?key=s3cret"),
+            StorageConfig(uri="gopher://me:s3cret@host/model?key=s3cret"),
             GlobalStorageConfig(cache_dir=cache.root),
             lambda *_: None,
         )

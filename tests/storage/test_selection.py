@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from appliance.config.storage import StorageSection
+from appliance.config.storage import StorageConfig
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems.base import Listing, RemoteFile
 from appliance.storage.selection import is_pickle, select, sort_out
@@ -21,7 +21,7 @@ def selected(*names: str, is_file: bool = False, **settings: object) -> list[str
     The names of what is fetched out of files of one byte.
     """
     listing = Listing(PLACE, tuple(RemoteFile(name, 1) for name in names), is_file)
-    storage = StorageSection.model_validate({"uri": PLACE, **settings})
+    storage = StorageConfig.model_validate({"uri": PLACE, **settings})
     return [file.name for file in select(listing, storage)]
 
 
@@ -68,7 +68,7 @@ def test_empty_files_are_fetched_and_markers_of_directories_are_not() -> None:
     A file of no bytes is a file; what a console makes for an empty directory is none.
     """
     files = (RemoteFile("__init__.py", 0), RemoteFile("sub/", 0), RemoteFile("sub/x", 1))
-    selection = sort_out(Listing(PLACE, files), StorageSection(uri=PLACE))
+    selection = sort_out(Listing(PLACE, files), StorageConfig(uri=PLACE))
 
     assert [file.name for file in selection.files] == ["__init__.py", "sub/x"]
     assert selection.left_out == {"sub/": "stands for a directory"}

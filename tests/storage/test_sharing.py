@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from storage.store_double import StoreDouble
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import Cache
 from appliance.storage.blobs import Blobs
 from appliance.storage.remote_fetch import fetch
@@ -20,7 +20,7 @@ WEIGHTS = bytes(range(256)) * 4000
 
 
 def _fetch(store: StoreDouble, cache: Cache, uri: str = "double://place") -> Path:
-    return fetch(store, StorageSection(uri=uri), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None)
+    return fetch(store, StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None)
 
 
 def _read(store: StoreDouble) -> int:

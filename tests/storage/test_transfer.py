@@ -17,7 +17,7 @@ import pytest
 from storage.store_double import BLOCK, Fault, StoreDouble
 from structlog.testing import capture_logs
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import (
     AccessDeniedError,
     ApplianceError,
@@ -51,9 +51,9 @@ def bring(store: StoreDouble, cache: Cache, report: Report = quiet, **limits: fl
     """
     Fetch all that a store has, with impatient limits.
     """
-    transfer = TransferSection.model_validate({"stall_seconds": 0.3, "retries": 2, **limits})
+    transfer = TransferConfig.model_validate({"stall_seconds": 0.3, "retries": 2, **limits})
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=transfer)
-    return fetch(store, StorageSection(uri="double://model"), settings, report)
+    return fetch(store, StorageConfig(uri="double://model"), settings, report)
 
 
 def contents(path: Path) -> dict[str, bytes]:

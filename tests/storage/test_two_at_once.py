@@ -17,7 +17,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import Cache, materialize
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -235,7 +235,7 @@ def test_pip_dies_with_the_process_it_works_for(
     assert alive == []
 
     index.stalls = False
-    storage = StorageSection(uri="pypi://model==1/m")
+    storage = StorageConfig(uri="pypi://model==1/m")
     assert (
         materialize(storage, GlobalStorageConfig(cache_dir=cache.root), lambda *_: None) / "weights"
     ).stat().st_size == 2 << 20

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
 
@@ -29,7 +29,7 @@ def bring(uri: str, root: Path) -> Path:
     Materialize a URI.
     """
     settings = GlobalStorageConfig(pvc_root=root, cache_dir=root.parent / "cache")
-    return materialize(StorageSection(uri=uri), settings, lambda *_: None)
+    return materialize(StorageConfig(uri=uri), settings, lambda *_: None)
 
 
 @pytest.mark.parametrize("uri", ["pvc://claim/models/a%20b", "pvc://claim/models/a%20b/", "PVC://claim/models/a b"])

@@ -28,8 +28,8 @@ def start(tmp_path: Path, plain: Upstream) -> Any:
     """
     servers = []
 
-    def start(**section: object) -> Watched:
-        file = write(tmp_path, plain, {"logging": {"payloads": section}, "metadata": METADATA})
+    def start(**config: object) -> Watched:
+        file = write(tmp_path, plain, {"logging": {"payloads": config}, "metadata": METADATA})
         servers.append(Watched(file, tmp_path / "server.log"))
         return servers[-1].until_ready(60)
 

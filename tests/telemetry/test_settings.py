@@ -15,12 +15,12 @@ from structlog.testing import capture_logs
 from upstreams import Upstream
 
 from appliance.core.request_context import RequestContext
-from appliance.telemetry.access_log import AccessSection
-from appliance.telemetry.payloads import PayloadsSection
+from appliance.telemetry.access_log import AccessLogConfig
+from appliance.telemetry.payloads import PayloadLogConfig
 from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
-from appliance.telemetry.tracing import TracingSection
+from appliance.telemetry.tracing import TracingConfig
 
-QUIET = AccessSection(sample=0)
+QUIET = AccessLogConfig(sample=0)
 
 
 def _record(request_id: str = "a", status: int = 200) -> RequestContext:
@@ -82,7 +82,7 @@ async def test_payloads_go_where_the_newest_settings_say(tmp_path: Path) -> None
     assert telemetry.copy() is None
 
     for name in ("one", "two"):
-        telemetry.apply(TelemetrySettings(payloads=PayloadsSection(sink=str(tmp_path / name), mode="request")))
+        telemetry.apply(TelemetrySettings(payloads=PayloadLogConfig(sink=str(tmp_path / name), mode="request")))
         copy = telemetry.copy()
         assert copy is not None
         copy.request.add(name.encode())
@@ -101,7 +101,7 @@ async def test_a_request_is_told_to_the_collector_it_began_with(plain: Upstream)
     """
     collector.listen(plain)
     telemetry, record = (
-        RequestRecorder(TelemetrySettings(tracing=TracingSection(endpoint=plain.origin))),
+        RequestRecorder(TelemetrySettings(tracing=TracingConfig(endpoint=plain.origin))),
         _record("under-way"),
     )
     traced = telemetry.trace(record, dict)

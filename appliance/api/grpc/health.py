@@ -34,8 +34,8 @@ class Health(HealthServicer):
     Any other name is a model's, which needs a key for it where there are keys.
     """
 
-    def __init__(self, lifecycle: ModelManager, standing: Callable[[], HealthReport]) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, manager: ModelManager, standing: Callable[[], HealthReport]) -> None:
+        self._manager = manager
         self._standing = standing
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
@@ -49,7 +49,7 @@ class Health(HealthServicer):
         Where a service stands, now and whenever that changes; one that nobody has is unknown.
         """
         # The guard leaves streams alone, so the caller is recognised here.
-        caller, _ = recognised(self._lifecycle.access, context.invocation_metadata())
+        caller, _ = recognised(self._manager.access, context.invocation_metadata())
         last: HealthCheckResponse | None = None
         while True:
             try:
@@ -68,7 +68,7 @@ class Health(HealthServicer):
         if service == "liveness":
             return self._standing().is_live
         try:
-            return RULES[self._lifecycle.find(service).state].can_answer
+            return RULES[self._manager.find(service).state].can_answer
         except UnknownModelError as error:
             raise UnknownModelError(
                 f"There is no service {service[:80]!r}; it may be empty, {SERVICE}, liveness, readiness, or a model's "

@@ -23,7 +23,7 @@ from appliance.telemetry.recorder import RequestRecorder
 
 def create_server(
     config: Config,
-    lifecycle: ModelManager,
+    manager: ModelManager,
     standing: Callable[[], HealthReport],
     telemetry: RequestRecorder | None = None,
     *,
@@ -39,7 +39,7 @@ def create_server(
         ApplianceError: somebody else has the port.
     """
     server = grpc.aio.server(
-        interceptors=[GrpcInterceptor(lifecycle.access, telemetry)],
+        interceptors=[GrpcInterceptor(manager.access, telemetry)],
         options=[
             ("grpc.max_receive_message_length", config.server.max_body_bytes),
             ("grpc.max_send_message_length", -1),
@@ -47,8 +47,8 @@ def create_server(
         ],
     )
     add = inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-    add(InferenceService(lifecycle, standing), server)  # type: ignore[no-untyped-call]  # generated
-    health_pb2_grpc.add_HealthServicer_to_server(Health(lifecycle, standing), server)
+    add(InferenceService(manager, standing), server)  # type: ignore[no-untyped-call]  # generated
+    health_pb2_grpc.add_HealthServicer_to_server(Health(manager, standing), server)
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), server)
     return server, _listen(server, config.server.host, config.server.grpc_port or 0, certificates)

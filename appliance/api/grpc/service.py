@@ -31,8 +31,8 @@ class InferenceService(GRPCInferenceServiceServicer):
     The protocol's methods over one lifecycle; they raise what REST's do.
     """
 
-    def __init__(self, lifecycle: ModelManager, standing: Callable[[], HealthReport]) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, manager: ModelManager, standing: Callable[[], HealthReport]) -> None:
+        self._manager = manager
         self._standing = standing
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
@@ -51,7 +51,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         Whether one model answers.
         """
-        entry = entry_of(self._lifecycle, request.name, request.version)
+        entry = entry_of(self._manager, request.name, request.version)
         return pb.ModelReadyResponse(ready=RULES[entry.state].can_answer)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
@@ -66,7 +66,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         What a model takes and gives.
         """
-        entry = entry_of(self._lifecycle, request.name, request.version)
+        entry = entry_of(self._manager, request.name, request.version)
         inputs, outputs = metadata.tensors(entry)
         return pb.ModelMetadataResponse(
             name=request.name,
@@ -80,13 +80,13 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         Tensors to tensors.
         """
-        entry_of(self._lifecycle, request.model_name, request.model_version)
-        authorize(self._lifecycle, request.model_name, Operation.INFERENCE)
+        entry_of(self._manager, request.model_name, request.model_version)
+        authorize(self._manager, request.model_name, Operation.INFERENCE)
         asked = await off_loop(request.ByteSize(), request_of, request)
-        _, headers = recognised(self._lifecycle.access, context.invocation_metadata())
+        _, headers = recognised(self._manager.access, context.invocation_metadata())
         if record := current_context():
             headers |= record.trace_headers
-        response = await infer(self._lifecycle, request.model_name, asked, headers)
+        response = await infer(self._manager, request.model_name, asked, headers)
         size, is_raw = sum(len(tensor.raw) for tensor in response.outputs), bool(request.raw_input_contents)
         return await off_loop(size, message_of, response, asked.outputs, is_raw=is_raw)
 
@@ -94,7 +94,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         What a model takes and gives, in Triton's words.
         """
-        entry = entry_of(self._lifecycle, request.name, request.version)
+        entry = entry_of(self._manager, request.name, request.version)
         config = ParseDict(metadata.configuration(entry, request.name), pb.ModelConfig())
         return pb.ModelConfigResponse(config=config)
 
@@ -102,11 +102,11 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         How often models answered, and for how long.
         """
-        lifecycle = self._lifecycle
+        manager = self._manager
         if request.name:
-            shown = [statistics(entry_of(lifecycle, request.name, request.version), request.name)]
+            shown = [statistics(entry_of(manager, request.name, request.version), request.name)]
         else:
-            shown = every_model(lifecycle)
+            shown = every_model(manager)
         told = {"model_stats": shown}
         return ParseDict(told, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
 
@@ -114,7 +114,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         Every model with its state.
         """
-        models = metadata.listed(self._lifecycle, only_ready=request.ready)
+        models = metadata.listed(self._manager, only_ready=request.ready)
         return ParseDict({"models": models}, pb.RepositoryIndexResponse())
 
     async def RepositoryModelLoad(
@@ -123,7 +123,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         Load a model that was unloaded, where the config allows it.
         """
-        await repository.load(self._lifecycle, request.model_name)
+        await repository.load(self._manager, request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
@@ -132,7 +132,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """
         Unload a model, where the config allows it.
         """
-        await repository.unload(self._lifecycle, request.model_name)
+        await repository.unload(self._manager, request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
 

@@ -14,12 +14,12 @@ from appliance.api.route_tags import tag_protocol
 from appliance.models.manager import HealthReport, ModelManager
 
 
-def routes(lifecycle: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:
+def routes(manager: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:
     """
     The routes of both versions, and of the repository.
     """
     return [
-        *tag_protocol("oip_v1", v1.routes(lifecycle, intake)),
-        *tag_protocol("oip_v2", v2.routes(lifecycle, standing, intake)),
-        *tag_protocol("oip_v2", repository.routes(lifecycle, intake)),
+        *tag_protocol("oip_v1", v1.routes(manager, intake)),
+        *tag_protocol("oip_v2", v2.routes(manager, standing, intake)),
+        *tag_protocol("oip_v2", repository.routes(manager, intake)),
     ]

@@ -55,43 +55,43 @@ class _Chunk(msgspec.Struct):
     error: Any = None  # Any: as the model's server has it
 
 
-async def whole_text(lifecycle: ModelManager, request: AnyRequest, name: str, intake: BodyReader) -> Response[Any]:
+async def whole_text(manager: ModelManager, request: AnyRequest, name: str, intake: BodyReader) -> Response[Any]:
     """
     ``{"text_input", "parameters"}`` to ``{"model_name", "model_version", "text_output"}``.
     """
     async with before_body(request):
-        meaning = _meaning(lifecycle, name)
+        meaning = _meaning(manager, name)
     body = await intake.json(request)
     question = await off_loop(len(body), _question, body, name)
     (tensor,) = await cancel_on_disconnect(
-        request, ask(lifecycle, name, meaning, question.columns, dict(request.headers))
+        request, ask(manager, name, meaning, question.columns, dict(request.headers))
     )
     texts = tensor.texts()
     return Response({**question.says, "text_output": texts[0] if len(texts) == 1 else texts})
 
 
-async def streamed_text(lifecycle: ModelManager, request: AnyRequest, name: str, intake: BodyReader) -> Response[Any]:
+async def streamed_text(manager: ModelManager, request: AnyRequest, name: str, intake: BodyReader) -> Response[Any]:
     """
     The same as server-sent events, each with what is new.
     """
     async with before_body(request):
-        meaning = _meaning(lifecycle, name)
+        meaning = _meaning(manager, name)
     body = await intake.json(request)
     question = await off_loop(len(body), _question, body, name)
     (fields,) = meaning.ask(question.columns)
     call = call_of(name, meaning.operation, {**fields, "stream": True}, dict(request.headers))
-    reply = await cancel_on_disconnect(request, lifecycle.answer(name, replace(call, is_streamed=True)))
+    reply = await cancel_on_disconnect(request, manager.answer(name, replace(call, is_streamed=True)))
     if reply.status >= 300:
         raise refusal(reply)
     events = error_responses.with_error_event(request, _events(reply, question.says))
     return StreamingResponse(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
 
 
-def _meaning(lifecycle: ModelManager, name: str) -> OperationSignature:
-    meaning = usual(lifecycle.find(name).model.operations, lifecycle.access)
+def _meaning(manager: ModelManager, name: str) -> OperationSignature:
+    meaning = usual(manager.find(name).model.operations, manager.access)
     if meaning.operation not in {Operation.COMPLETION, Operation.CHAT_COMPLETION}:
         raise UnsupportedOperationError(f"The model {name!r} generates no text; ask it with infer")
-    lifecycle.access.require_operation(meaning.operation)
+    manager.access.require_operation(meaning.operation)
     return meaning
 
 

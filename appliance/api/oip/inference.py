@@ -32,20 +32,20 @@ _ITS_OWN = frozenset({"accept", "accept-encoding", "content-encoding", "content-
 Answer = TypeVar("Answer")
 
 
-def entry_of(lifecycle: ModelManager, name: str, version: str | None = None) -> ModelStatus:
+def entry_of(manager: ModelManager, name: str, version: str | None = None) -> ModelStatus:
     """
     The model of this name and version.
 
     Raises:
         UnknownModelError: there is none.
     """
-    entry = lifecycle.find(name)
+    entry = manager.find(name)
     if version not in {None, "", VERSION}:
         raise UnknownModelError(f"The model {name!r} has version {VERSION} and no other; there is no {version[:40]!r}")
     return entry
 
 
-def authorize(lifecycle: ModelManager, name: str, operation: Operation) -> None:
+def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
     """
     Return where the current caller may use the named model and, if that is what the model does, ask for the operation.
 
@@ -54,12 +54,12 @@ def authorize(lifecycle: ModelManager, name: str, operation: Operation) -> None:
     Raises:
         RequestError: it may not, or there is no such model.
     """
-    if operation in lifecycle.find(name).model.operations:
-        lifecycle.access.require_operation(operation)
+    if operation in manager.find(name).model.operations:
+        manager.access.require_operation(operation)
 
 
 async def infer(
-    lifecycle: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
+    manager: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
     """
     Have the named model answer in tensors.
@@ -68,17 +68,17 @@ async def infer(
         RequestError: unknown model, not ready, or the request is at fault.
         EngineDeadError: the model died over it.
     """
-    operations = lifecycle.find(name).model.operations
+    operations = manager.find(name).model.operations
     if Operation.INFERENCE in operations:
-        return await _pass(lifecycle, name, request, headers)
+        return await _pass(manager, name, request, headers)
     columns = await off_loop(sum(len(tensor.raw) for tensor in request.inputs), columns_of, request)
-    meaning = choose(operations, columns.texts, [output.name for output in request.outputs], lifecycle.access)
-    outputs = await ask(lifecycle, name, meaning, columns, headers)
+    meaning = choose(operations, columns.texts, [output.name for output in request.outputs], manager.access)
+    outputs = await ask(manager, name, meaning, columns, headers)
     return InferenceResponse(name, VERSION, outputs, request.id)
 
 
 async def ask(
-    lifecycle: ModelManager, name: str, meaning: OperationSignature, columns: Columns, headers: Mapping[str, str]
+    manager: ModelManager, name: str, meaning: OperationSignature, columns: Columns, headers: Mapping[str, str]
 ) -> Sequence[Tensor]:
     """
     The tensors that the named model gives for these columns.
@@ -92,14 +92,14 @@ async def ask(
     if meaning.operation is Operation.CHAT_COMPLETION:
         # Each text becomes a call of its own.
         texts = sum(len(column.texts) for column in columns.texts.values())
-        require_within(lifecycle.find(name).section.limits, texts, 1, field="inputs")
+        require_within(manager.find(name).config.limits, texts, 1, field="inputs")
     # An element counts, even where its text is empty.
     size = sum(len(column.texts) + sum(map(len, column.texts)) for column in columns.texts.values())
     bodies = await off_loop(size, meaning.ask, columns)
 
     async def one(body: Mapping[str, Any]) -> bytes:  # Any: JSON values
         call = await off_loop(size // len(bodies), call_of, name, meaning.operation, body, headers)
-        return await whole(await lifecycle.answer(name, call))
+        return await whole(await manager.answer(name, call))
 
     replies = await gathered([partial(one, body) for body in bodies])
     return await off_loop(sum(map(len, replies)), _read, meaning, columns, replies)
@@ -158,10 +158,10 @@ async def whole(reply: ModelResponse) -> bytes:
 
 
 async def _pass(
-    lifecycle: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
+    manager: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
     body, says = write_request(request)
-    reply = await lifecycle.answer(name, ModelRequest(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
+    reply = await manager.answer(name, ModelRequest(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
     body = await whole(reply)
     try:
         response = await off_loop(len(body), read_response, body, reply.headers.get(LENGTH_HEADER))

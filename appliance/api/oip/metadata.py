@@ -43,7 +43,7 @@ def platform(entry: ModelStatus) -> str:
     """
     What computes the model, and its class.
     """
-    return f"{entry.section.computer}_{getattr(entry.section, 'class_', 'model')}"
+    return f"{entry.config.computer}_{getattr(entry.config, 'class_', 'model')}"
 
 
 def tensors(entry: ModelStatus) -> tuple[Sequence[Spec], Sequence[Spec]]:
@@ -94,7 +94,7 @@ def configuration(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON
     }
 
 
-def listed(lifecycle: ModelManager, *, only_ready: bool = False) -> list[dict[str, str]]:
+def listed(manager: ModelManager, *, only_ready: bool = False) -> list[dict[str, str]]:
     """
     Every name of every model as a repository lists it, with its state.
     """
@@ -105,7 +105,7 @@ def listed(lifecycle: ModelManager, *, only_ready: bool = False) -> list[dict[st
             "state": _STATES.get(entry.state, "UNAVAILABLE"),
             "reason": "" if RULES[entry.state].can_answer else entry.outside,
         }
-        for entry, name in lifecycle.visible()
+        for entry, name in manager.visible()
         if RULES[entry.state].can_answer or not only_ready
     ]
 

@@ -26,7 +26,7 @@ class _Asked(msgspec.Struct):
     ready: bool = False
 
 
-def routes(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
+def routes(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
     """
     The listing of models with their states, and the loading and unloading of them where `server.admin` allows it.
     """
@@ -35,7 +35,7 @@ def routes(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler
     async def index(request: AnyRequest) -> list[dict[str, Any]]:  # Any: JSON values
         body = await intake.json(request)
         asked = decoded(body, _Asked) if body else _Asked()
-        return metadata.listed(lifecycle, only_ready=asked.ready)
+        return metadata.listed(manager, only_ready=asked.ready)
 
     @post("/v2/repository/models/{rest:path}", name="v2-repository", status_code=200)
     async def change(request: AnyRequest, rest: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
@@ -43,43 +43,43 @@ def routes(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler
         if verb not in {"load", "unload"} or not name:
             raise NotFoundException
         async with before_body(request):
-            _allow(lifecycle, verb, name)
+            _allow(manager, verb, name)
             _require_json(request)
         # What is in it says how models are to be loaded, and that the config says.
         await intake.json(request)
-        await (load(lifecycle, name) if verb == "load" else unload(lifecycle, name))
+        await (load(manager, name) if verb == "load" else unload(manager, name))
         return {"name": name, verb: True}
 
     return [index, change]
 
 
-async def load(lifecycle: ModelManager, name: str) -> None:
+async def load(manager: ModelManager, name: str) -> None:
     """
     Load a model that was unloaded; see `ModelManager.load`.
 
     Raises:
         RequestError: the config does not allow it, or it cannot be done.
     """
-    _allow(lifecycle, "load", name)
-    await lifecycle.load(name)
+    _allow(manager, "load", name)
+    await manager.load(name)
 
 
-async def unload(lifecycle: ModelManager, name: str) -> None:
+async def unload(manager: ModelManager, name: str) -> None:
     """
     Unload a model; see `ModelManager.unload`.
 
     Raises:
         RequestError: the config does not allow it, or it cannot be done.
     """
-    _allow(lifecycle, "unload", name)
-    await lifecycle.unload(name)
+    _allow(manager, "unload", name)
+    await manager.unload(name)
 
 
-def _allow(lifecycle: ModelManager, verb: str, name: str) -> None:
-    lifecycle.access.require_admin()
-    if not lifecycle.config.server.admin:
+def _allow(manager: ModelManager, verb: str, name: str) -> None:
+    manager.access.require_admin()
+    if not manager.config.server.admin:
         raise ForbiddenError(f"Nobody may {verb} models here; server.admin: true in the config allows it")
-    lifecycle.find(name)
+    manager.find(name)
 
 
 def _require_json(request: AnyRequest) -> None:

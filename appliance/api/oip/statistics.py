@@ -31,11 +31,11 @@ def statistics(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON va
     }
 
 
-def every_model(lifecycle: ModelManager) -> list[dict[str, Any]]:  # Any: JSON values
+def every_model(manager: ModelManager) -> list[dict[str, Any]]:  # Any: JSON values
     """
     Those of each model that the caller may use, under the first of its names that is for the caller.
     """
     first: dict[str, tuple[ModelStatus, str]] = {}
-    for entry, name in lifecycle.visible():
-        first.setdefault(entry.section.name, (entry, name))
+    for entry, name in manager.visible():
+        first.setdefault(entry.config.name, (entry, name))
     return [statistics(entry, name) for entry, name in first.values()]

@@ -46,7 +46,7 @@ class _Request(msgspec.Struct):
     parameters: dict[str, Any] | None = None  # Any: JSON values
 
 
-def routes(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
+def routes(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
     """
     ``POST /v1/models/NAME:predict`` and ``:explain``.
     """
@@ -57,13 +57,13 @@ def routes(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler
         if verb not in _VERBS or not name:
             raise MethodNotAllowedException(headers={"Allow": "GET"})
         async with before_body(request):
-            authorize(lifecycle, name, _VERBS[verb])
+            authorize(manager, name, _VERBS[verb])
         headers = dict(request.headers)
         body = await intake.json(request)
         event = await off_loop(len(body), opened, body, headers)
         # What an event holds in base64 was not seen yet.
         await intake.require_shape(event.data)
-        made = await cancel_on_disconnect(request, _answer(lifecycle, name, _VERBS[verb], event.data, headers))
+        made = await cancel_on_disconnect(request, _answer(manager, name, _VERBS[verb], event.data, headers))
         if isinstance(made, ModelResponse) and not isinstance(made.body, bytes):
             # As KServe does: a stream is no event.
             return StreamingResponse(with_error_event(request, made.body, are_events=False), media_type=made.media_type)
@@ -75,31 +75,31 @@ def routes(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler
 
 
 async def _answer(
-    lifecycle: ModelManager, name: str, operation: Operation, body: bytes, headers: Mapping[str, str]
+    manager: ModelManager, name: str, operation: Operation, body: bytes, headers: Mapping[str, str]
 ) -> bytes | ModelResponse:
     """
     The answer in the protocol's first version, or the reply of a model that speaks it itself.
     """
-    operations = lifecycle.find(name).model.operations
+    operations = manager.find(name).model.operations
     request = await off_loop(len(body), decoded, body, _Request)
     if operation in operations:
-        return await lifecycle.answer(name, ModelRequest(operation, body, inner_headers(headers)))
+        return await manager.answer(name, ModelRequest(operation, body, inner_headers(headers)))
     if operation is Operation.EXPLANATION:
         raise UnsupportedOperationError(f"The model {name!r} has no explanations; ask it with :predict")
     fields = fields_of(request.parameters or {})
     questions = _questions(request)
-    meaning = choose(operations, {key: Column((), ()) for key in questions[0]}, (), lifecycle.access)
+    meaning = choose(operations, {key: Column((), ()) for key in questions[0]}, (), manager.access)
     if len(meaning.inputs) == 1:
         together = {
             each: [text for question in questions for text in question.get(each, ())] for each in meaning.inputs
         }
-        return _written(await _rows(lifecycle, name, meaning, together, fields, headers))
-    rows = [await _rows(lifecycle, name, meaning, question, fields, headers) for question in questions]
+        return _written(await _rows(manager, name, meaning, together, fields, headers))
+    rows = [await _rows(manager, name, meaning, question, fields, headers) for question in questions]
     return _written(rows[0] if request.instances is None else rows)
 
 
 async def _rows(
-    lifecycle: ModelManager,
+    manager: ModelManager,
     name: str,
     meaning: OperationSignature,
     question: Texts,
@@ -110,7 +110,7 @@ async def _rows(
     A prediction for each text: a value or list where the model has one output, an object of them where it has several.
     """
     texts = {key: Column(each, (len(each),)) for key, each in question.items()}
-    outputs = await ask(lifecycle, name, meaning, Columns(texts, fields), headers)
+    outputs = await ask(manager, name, meaning, Columns(texts, fields), headers)
     rows = [_nested(tensor) for tensor in outputs]
     if len(rows) == 1:
         return rows[0]

@@ -53,14 +53,14 @@ class RouteModel:
     verb: str
 
 
-def routes(lifecycle: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:
+def routes(manager: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:
     """
     Health, metadata, inference and generation.
     """
-    return [*_server(lifecycle, standing), *_models(lifecycle, intake)]
+    return [*_server(manager, standing), *_models(manager, intake)]
 
 
-def _server(lifecycle: ModelManager, standing: Callable[[], HealthReport]) -> list[BaseRouteHandler]:
+def _server(manager: ModelManager, standing: Callable[[], HealthReport]) -> list[BaseRouteHandler]:
     @get("/v2", name="v2")
     async def server() -> dict[str, Any]:  # Any: JSON values
         return {
@@ -71,7 +71,7 @@ def _server(lifecycle: ModelManager, standing: Callable[[], HealthReport]) -> li
 
     @get("/v2/models", name="v2-models")
     async def models() -> dict[str, list[str]]:
-        return {"models": [name for _, name in lifecycle.visible()]}
+        return {"models": [name for _, name in manager.visible()]}
 
     live = _probe("live", lambda now: now.is_live, standing)
     ready = _probe("ready", lambda now: now.is_ready, standing)
@@ -97,21 +97,21 @@ def _probe(
     return probe
 
 
-def _models(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
+def _models(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
     answers: Mapping[str, Callable[[AnyRequest, RouteModel], Awaitable[Response[Any]]]] = {
-        "infer": lambda request, place: _infer(lifecycle, request, place, intake),
-        "generate": lambda request, place: generate_routes.whole_text(lifecycle, request, place.name, intake),
-        "generate_stream": lambda request, place: generate_routes.streamed_text(lifecycle, request, place.name, intake),
+        "infer": lambda request, place: _infer(manager, request, place, intake),
+        "generate": lambda request, place: generate_routes.whole_text(manager, request, place.name, intake),
+        "generate_stream": lambda request, place: generate_routes.streamed_text(manager, request, place.name, intake),
     }
 
     @get("/v2/models/{rest:path}", name="v2-model")
     async def show(rest: FromPath[str]) -> Response[Any]:
         if rest == "/stats":
-            return Response({"model_stats": every_model(lifecycle)})
+            return Response({"model_stats": every_model(manager)})
         place = _place(rest)
         if place.verb in answers:
             raise MethodNotAllowedException(headers={"Allow": "POST"})
-        entry = entry_of(lifecycle, place.name, place.version)
+        entry = entry_of(manager, place.name, place.version)
         return _ready(entry, place.name) if place.verb == "ready" else Response(_GETS[place.verb](entry, place.name))
 
     @post("/v2/models/{rest:path}", name="v2-inference", status_code=200)
@@ -120,8 +120,8 @@ def _models(lifecycle: ModelManager, intake: BodyReader) -> list[BaseRouteHandle
         if place.verb not in answers:
             raise MethodNotAllowedException(headers={"Allow": "GET"})
         async with before_body(request):
-            entry_of(lifecycle, place.name, place.version)
-            authorize(lifecycle, place.name, Operation.INFERENCE)
+            entry_of(manager, place.name, place.version)
+            authorize(manager, place.name, Operation.INFERENCE)
         return await answers[place.verb](request, place)
 
     return [show, answer]
@@ -154,10 +154,10 @@ def _ready(entry: ModelStatus, name: str) -> Response[Any]:
     return Response(says, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
-async def _infer(lifecycle: ModelManager, request: AnyRequest, place: RouteModel, intake: BodyReader) -> Response[Any]:
+async def _infer(manager: ModelManager, request: AnyRequest, place: RouteModel, intake: BodyReader) -> Response[Any]:
     body = await intake.json(request)
     asked = await off_loop(len(body), read_request, body, request.headers.get(LENGTH_HEADER))
-    response = await cancel_on_disconnect(request, infer(lifecycle, place.name, asked, dict(request.headers)))
+    response = await cancel_on_disconnect(request, infer(manager, place.name, asked, dict(request.headers)))
     prefers_binary = asked.parameters.get("binary_data_output") is True
     size = sum(len(tensor.raw) for tensor in response.outputs)
     written, says = await off_loop(size, write_response, response, asked.outputs, prefers_binary=prefers_binary)

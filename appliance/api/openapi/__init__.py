@@ -22,14 +22,14 @@ from appliance.core.model import Operation
 from appliance.models.manager import ModelManager
 
 
-def routes(lifecycle: ModelManager) -> list[BaseRouteHandler]:
+def routes(manager: ModelManager) -> list[BaseRouteHandler]:
     """
     `/schema/openapi.json` and `/schema`.
     """
 
     @get("/schema/openapi.json", name="openapi", sync_to_thread=False)
     def show_document() -> dict[str, Any]:  # Any: JSON values
-        return document([name for _, name in lifecycle.visible()], lifecycle.access.may_ask)
+        return document([name for _, name in manager.visible()], manager.access.may_ask)
 
     @get("/schema", name="openapi-page", sync_to_thread=False)
     def show_page() -> Response[str]:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.config.engine import OWNED, EngineSection
+from appliance.config.engine import OWNED, EngineConfig
 from appliance.config.model_entries import model_entries
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import Diagnostic
 from appliance.core.suggestions import did_you_mean
-from appliance.models import SECTIONS
+from appliance.models import MODEL_CONFIGS
 
 # The keys of a model that a class of the user's computes.
 _OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo", "on_failure"})
@@ -36,7 +36,7 @@ def engines_name_their_class(draft: RawConfig) -> Iterator[Diagnostic]:
     for path, model in model_entries(draft):
         engine = model.get("engine")
         for key in engine if isinstance(engine, dict) and "python" not in engine else ():
-            hint = did_you_mean(str(key), ("python", *EngineSection.model_fields))
+            hint = did_you_mean(str(key), ("python", *EngineConfig.model_fields))
             if '"python"' in hint:
                 yield draft.key_fault((*path, "engine", key), f"unknown key; {hint}")
 
@@ -46,10 +46,10 @@ def python_models_have_their_own_keys(draft: RawConfig) -> Iterator[Diagnostic]:
     What shapes vLLM is not said of a model that a class of the user's computes.
     """
     for path, model in model_entries(draft):
-        engine, section = model.get("engine"), SECTIONS.get(str(model.get("class")))
-        if not isinstance(engine, dict) or "python" not in engine or section is None:
+        engine, config = model.get("engine"), MODEL_CONFIGS.get(str(model.get("class")))
+        if not isinstance(engine, dict) or "python" not in engine or config is None:
             continue
-        known = {field.alias or name for name, field in section.model_fields.items()}
+        known = {field.alias or name for name, field in config.model_fields.items()}
         for key in known & model.keys() - _OF_PYTHON:
             yield draft.key_fault((*path, key), "shapes vLLM, and engine.python computes; must go under engine.args")
 

@@ -11,7 +11,7 @@ from appliance.auth.allowed_hosts import is_loopback
 from appliance.config.model_entries import name_paths
 from appliance.config.raw_config import RawConfig
 from appliance.config.security import digest_of
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.config.source_location import DataPath, Diagnostic
 from appliance.core.suggestions import did_you_mean, known_names
 
@@ -62,7 +62,7 @@ def an_operator_has_a_key(draft: RawConfig) -> Iterator[Diagnostic]:
         return
     keys = [key for _, key in _entries(draft)]
     host = draft.find(("server", "host"))
-    is_among_us = is_loopback(str(host if host is not None else ServerSection().host))
+    is_among_us = is_loopback(str(host if host is not None else ServerConfig().host))
     if keys and not any(key.get("admin") is True for key in keys):
         yield draft.fault(path, "is true, and no key has admin: true; must be false, or one of server.api_keys have it")
     elif not keys and not is_among_us and draft.find(("server", "tls", "client_ca")) is None:

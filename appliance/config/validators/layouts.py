@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-from appliance.config.layout import NodesSection
+from appliance.config.layout import NodesConfig
 from appliance.config.model_entries import model_entries
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import DataPath, Diagnostic
@@ -92,7 +92,7 @@ def nodes_meet_apart(draft: RawConfig) -> Iterator[Diagnostic]:
         nodes = layout.get("nodes")
         if not isinstance(nodes, dict) or _size(nodes, "count") == 1:
             continue
-        port = _size(nodes, "port") if "port" in nodes else NodesSection().port
+        port = _size(nodes, "port") if "port" in nodes else NodesConfig().port
         place = (*path, "nodes", *(["port"] if "port" in nodes else []))
         if other := next((name for first, name in taken.items() if abs(first - port) < 2), None):
             yield draft.fault(
@@ -161,8 +161,8 @@ def _ranks_here(layout: Mapping[str, Any]) -> int:  # Any: not checked yet
     return max(1, prod(_size(layout, name) for name in _SPLITS) // count)
 
 
-def _size(section: Mapping[str, Any], key: str) -> int:  # Any: not checked yet
-    value = section.get(key)
+def _size(config: Mapping[str, Any], key: str) -> int:  # Any: not checked yet
+    value = config.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from appliance.config.model_entries import model_entries
 from appliance.config.raw_config import RawConfig
-from appliance.config.server import ServerSection
+from appliance.config.server import ServerConfig
 from appliance.config.source_location import Diagnostic
-from appliance.models import SECTIONS
+from appliance.models import MODEL_CONFIGS
 
 
 def listeners_are_apart(draft: RawConfig) -> Iterator[Diagnostic]:
@@ -20,7 +20,7 @@ def listeners_are_apart(draft: RawConfig) -> Iterator[Diagnostic]:
     server = draft.find(("server",))
     if not isinstance(server, dict):
         return
-    ports = {"port": ServerSection().port} | server
+    ports = {"port": ServerConfig().port} | server
     seen: dict[int, str] = {}
     for name in ("port", "probe_port", "grpc_port"):
         path, port = ("server", name), ports.get(name)
@@ -39,8 +39,8 @@ def workers_share_what_can_be_shared(draft: RawConfig) -> Iterator[Diagnostic]:
     if not isinstance(workers, int) or workers == 1:
         return
     for place, model in model_entries(draft):
-        section = SECTIONS.get(str(model.get("class")))
-        if section is None or not section.has_engine:
+        config = MODEL_CONFIGS.get(str(model.get("class")))
+        if config is None or not config.has_engine:
             continue
         engine, name = model.get("engine"), f"models[{place[-1]}]"
         if isinstance(engine, dict) and "python" in engine:

@@ -55,18 +55,18 @@ def addresses_are_possible(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Upstreams have a host, and a port that there can be.
     """
-    for section in _upstream_paths(draft):
-        url = draft.find((*section, "url"))
+    for config in _upstream_paths(draft):
+        url = draft.find((*config, "url"))
         if isinstance(url, str) and not is_possible(url):
-            yield draft.fault((*section, "url"), f"is {draft.quote((*section, 'url'))}; {_ADDRESS}")
+            yield draft.fault((*config, "url"), f"is {draft.quote((*config, 'url'))}; {_ADDRESS}")
 
 
 def addresses_are_bases(draft: RawConfig) -> Iterator[Diagnostic]:
     """
     Routes are joined to the URL of a server of OpenAI's protocol, so that it has none itself; no shell fills in a name.
     """
-    for section in _upstream_paths(draft):
-        path = (*section, "url")
+    for config in _upstream_paths(draft):
+        path = (*config, "url")
         url = draft.find(path)
         if not isinstance(url, str):
             continue
@@ -75,7 +75,7 @@ def addresses_are_bases(draft: RawConfig) -> Iterator[Diagnostic]:
         base = url.partition("?")[0].rstrip("/")
         if _PLACEHOLDER.search(base) is not None:
             yield draft.fault(path, "has a placeholder, which nothing fills in; must be an address, or ${env:NAME}")
-        if not _is_joined(draft, section):
+        if not _is_joined(draft, config):
             continue
         if (twice := _TWICE.search(base)) is not None:
             yield draft.fault(path, f"ends in {twice[0]}, a version twice; must be the base URL, which has it once")
@@ -88,11 +88,11 @@ def addresses_are_bases(draft: RawConfig) -> Iterator[Diagnostic]:
             )
 
 
-def _is_joined(draft: RawConfig, section: DataPath) -> bool:
+def _is_joined(draft: RawConfig, config: DataPath) -> bool:
     """
     Whether routes are put after an upstream's URL; the other kinds of adapters ask the URL itself, or paths of theirs.
     """
-    return section[-1] != "target" or draft.find((*section[:-1], "protocol", "kind")) == "completions"
+    return config[-1] != "target" or draft.find((*config[:-1], "protocol", "kind")) == "completions"
 
 
 def _header_paths(draft: RawConfig) -> Iterator[DataPath]:

@@ -4,7 +4,7 @@ Memory of an engine on a CPU: its KV cache, which vLLM would have take most of t
 
 from __future__ import annotations
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.core.system import usable_memory
 
 _MOST_BYTES = 2 * 1024**3
@@ -14,7 +14,7 @@ _MOST_BYTES = 2 * 1024**3
 _SMALL_WEIGHT_BYTES = 1024**3
 
 
-def cpu_kv_bytes(layout: LayoutSection, weight_bytes: int) -> int:
+def cpu_kv_bytes(layout: LayoutConfig, weight_bytes: int) -> int:
     """
     What is usual, or what the model's share of the machine (of its container, where that has less) leaves beside its
     weights; less than 1 where that is none.

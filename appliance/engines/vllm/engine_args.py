@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.config.engine import EngineSection
-from appliance.config.layout import LayoutSection
+from appliance.config.engine import EngineConfig
+from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.system import usable_memory
 from appliance.engines.vllm.cpu_memory import computes_in_float32, cpu_kv_bytes
@@ -63,8 +63,8 @@ class EngineSpec:
 
     names: tuple[str, ...]
     artifact: Path
-    layout: LayoutSection
-    engine: EngineSection
+    layout: LayoutConfig
+    engine: EngineConfig
     chat_template: str | None = None
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
@@ -201,7 +201,7 @@ def _cpu_kv_bytes(setup: EngineSpec, *, is_float32: bool) -> int:
     return left
 
 
-def _said_kv_bytes(layout: LayoutSection, *, on_cpu: bool) -> int | None:
+def _said_kv_bytes(layout: LayoutConfig, *, on_cpu: bool) -> int | None:
     """
     Memory of the KV cache where the layout says it outright.
     """

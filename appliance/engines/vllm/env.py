@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 from appliance.core.errors import StorageError
 from appliance.core.service_links import addresses as addresses_of_services
 from appliance.core.system import processor_flags
@@ -46,7 +46,7 @@ Where vLLM, Torch's compiler and Triton keep what they compile, each in a direct
 """
 
 
-def set_environment(layout: LayoutSection, addresses: Addresses | None = None) -> None:
+def set_environment(layout: LayoutConfig, addresses: Addresses | None = None) -> None:
     """
     Tell vLLM what holds for every engine, and the layout of the next one; `addresses` are as in `Setup`.
     """

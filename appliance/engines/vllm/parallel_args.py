@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from appliance.config.layout import LayoutSection
+from appliance.config.layout import LayoutConfig
 
 _EXECUTORS = {"ray": "ray", "multiprocess": "mp"}
 
@@ -24,7 +24,7 @@ class Addresses:
     leader: str
 
 
-def of_layout(layout: LayoutSection, addresses: Addresses | None = None) -> dict[str, Any]:  # Any: vLLM's values
+def of_layout(layout: LayoutConfig, addresses: Addresses | None = None) -> dict[str, Any]:  # Any: vLLM's values
     """
     What a layout says, in vLLM's words; what it does not say is left to vLLM.
 
@@ -55,7 +55,7 @@ def of_layout(layout: LayoutSection, addresses: Addresses | None = None) -> dict
     return arguments | {name: value for name, value in said.items() if value is not None}
 
 
-def _of_nodes(layout: LayoutSection, leader: str | None) -> dict[str, Any]:  # Any: vLLM's values
+def _of_nodes(layout: LayoutConfig, leader: str | None) -> dict[str, Any]:  # Any: vLLM's values
     """
     One copy of the model, spread over the machines.
     """
@@ -63,7 +63,7 @@ def _of_nodes(layout: LayoutSection, leader: str | None) -> dict[str, Any]:  # A
     return {"nnodes": nodes.count, "node_rank": nodes.rank, "master_addr": leader, "master_port": nodes.port + 1}
 
 
-def _of_copies(layout: LayoutSection, leader: str | None) -> dict[str, Any]:  # Any: vLLM's values
+def _of_copies(layout: LayoutConfig, leader: str | None) -> dict[str, Any]:  # Any: vLLM's values
     """
     Copies of the model, each of them on one machine.
     """
@@ -77,7 +77,7 @@ def _of_copies(layout: LayoutSection, leader: str | None) -> dict[str, Any]:  # 
     return arguments | ({"data_parallel_start_rank": here * layout.nodes.rank} if layout.is_following else {})
 
 
-def environment_of(layout: LayoutSection, addresses: Addresses | None = None) -> dict[str, str]:
+def environment_of(layout: LayoutConfig, addresses: Addresses | None = None) -> dict[str, str]:
     """
     What vLLM hears of a layout only through the environment, for processes that it starts itself.
     """

@@ -10,7 +10,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from appliance.config.layout import AnyLayout, LayoutSection
+from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.core.errors import MissingExtraError
 from appliance.engines.vllm.cpu_profile import CpuProfile, is_cpu_build
 from appliance.engines.vllm.env import keep_compiled, set_environment
@@ -33,7 +33,7 @@ def begin(name: str, layout: AnyLayout, cache_dir: Path | None, *, forks: bool =
     require_vllm(name)
     keep_compiled(cache_dir)
     # A CPU is one device, whatever there is to choose from.
-    known = layout if isinstance(layout, LayoutSection) else LayoutSection() if is_cpu_build() else None
+    known = layout if isinstance(layout, LayoutConfig) else LayoutConfig() if is_cpu_build() else None
     if known is not None:
         set_environment(known)
     if known is not None and forks:
@@ -53,7 +53,7 @@ def require_vllm(name: str) -> None:
         raise MissingExtraError("vllm", extra, f"the model {name!r}")
 
 
-def fork_server(layout: LayoutSection, parts: StartupTimings) -> ForkServer | None:
+def fork_server(layout: LayoutConfig, parts: StartupTimings) -> ForkServer | None:
     """
     What the engine core is forked from, begun at once; None where vLLM starts its processes itself: on several devices.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from appliance.config.engine import StructuredOutputsSection
+from appliance.config.engine import StructuredOutputsConfig
 from appliance.core.errors import RequestError
 from appliance.engines.vllm.schema_references import (
     require_references,
@@ -16,7 +16,7 @@ from appliance.engines.vllm.schema_references import (
 )
 
 
-def require_compilable(constraint: Any, limits: StructuredOutputsSection) -> None:  # Any: vLLM's parameters
+def require_compilable(constraint: Any, limits: StructuredOutputsConfig) -> None:  # Any: vLLM's parameters
     """
     Return where vLLM compiles the constraint in a short time; it compiles those of all requests one after the other.
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from appliance.config.engine import StructuredOutputsSection
+from appliance.config.engine import StructuredOutputsConfig
 from appliance.core.errors import RequestError
 from appliance.core.request_context import RequestContext, current_context
 from appliance.engines.vllm.choices import choices
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     _Outputs = AsyncGenerator[RequestOutput]
 
 
-def metered(limits: StructuredOutputsSection, grammars: GrammarCheck) -> type[AsyncLLM]:
+def metered(limits: StructuredOutputsConfig, grammars: GrammarCheck) -> type[AsyncLLM]:
     """
     A class of engines that compute the sequences of a request in turns with those of others, and count their tokens
     into its record; what belongs to no request waits for nobody, and nobody counts it. They close `grammars`.
@@ -111,7 +111,7 @@ def _meter(params: SamplingParams) -> UsageMeter | None:
 async def _require_possible(
     config: Any,  # Any: vLLM's config and parameters
     params: Any,
-    limits: StructuredOutputsSection,
+    limits: StructuredOutputsConfig,
     grammars: GrammarCheck,
 ) -> None:
     """

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 from appliance.storage.disk_errors import check_room, disk_faults
 from appliance.storage.download import journal
 from appliance.storage.download.file_download import FileDownload
@@ -42,7 +42,7 @@ class Downloader:
         place: str,
         files: Sequence[RemoteFile],
         target: Path,
-        limits: TransferSection,
+        limits: TransferConfig,
         *,
         others: Collection[str] = (),
     ) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, AsyncExitStack
 
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 from appliance.core.errors import ArtifactCorruptError, StorageUnavailableError
 from appliance.core.threads import start
 from appliance.storage.download.ranges import ByteRange
@@ -30,7 +30,7 @@ class RangeReader:
     One store's files, read in blocks of at most `piece` bytes; `fetched` counts all bytes that came.
     """
 
-    def __init__(self, store: Store, place: str, limits: TransferSection, piece: int) -> None:
+    def __init__(self, store: Store, place: str, limits: TransferConfig, piece: int) -> None:
         self.fetched = 0
         self._store = store
         self._place = place

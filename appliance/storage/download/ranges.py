@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 
 # What all requests together may have under way and lose when the process is killed: one 25th of the model, so that a
 # restart fetches at most 1.05 times the bytes.
@@ -57,7 +57,7 @@ class Sizes:
     piece: int
 
     @classmethod
-    def of(cls, total: int, limits: TransferSection) -> Sizes:
+    def of(cls, total: int, limits: TransferConfig) -> Sizes:
         """
         The sizes for a model of `total` bytes.
         """

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
 
 log = structlog.get_logger()
@@ -37,7 +37,7 @@ class Backoff:
     Counts the failures in a row of one request, and pauses between its tries.
     """
 
-    def __init__(self, limits: TransferSection) -> None:
+    def __init__(self, limits: TransferConfig) -> None:
         self._limits = limits
         self._failures = 0
 
@@ -66,7 +66,7 @@ class Backoff:
         await asyncio.sleep(seconds)
 
 
-async def with_retries(ask: Callable[[], Coroutine[None, None, T]], what: str, limits: TransferSection) -> T:
+async def with_retries(ask: Callable[[], Coroutine[None, None, T]], what: str, limits: TransferConfig) -> T:
     """
     The answer to a question that is asked again while the store cannot answer it.
 
@@ -101,7 +101,7 @@ async def with_progress(work: Coroutine[None, None, T], tick: Callable[[], None]
         await asyncio.wait({task})
 
 
-def silence(what: str, limits: TransferSection) -> StallError:
+def silence(what: str, limits: TransferConfig) -> StallError:
     """
     The error for `stall_seconds` in which nothing came.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from appliance.config.credentials import AzureCredentials, CredentialsSection, block_for, value_of
+from appliance.config.credentials import AzureCredentials, CredentialsConfig, block_for, value_of
 from appliance.core.errors import StorageError
 from appliance.storage.filesystems.azure_uri import AzureUri
 
@@ -58,7 +58,7 @@ class _Way:
     account_url: str | None = None
 
 
-def access_to(wanted: AzureUri, section: CredentialsSection, environ: Mapping[str, str]) -> AzureAuth:
+def access_to(wanted: AzureUri, config: CredentialsConfig, environ: Mapping[str, str]) -> AzureAuth:
     """
     The first of these that is there: the signature in the URI, the config, the variables, nothing.
 
@@ -66,7 +66,7 @@ def access_to(wanted: AzureUri, section: CredentialsSection, environ: Mapping[st
         StorageError: nothing says which account it is.
     """
     named = environ.get("AZURE_STORAGE_ACCOUNT") or environ.get("AZURE_STORAGE_ACCOUNT_NAME")
-    block = _block(wanted, section, named)
+    block = _block(wanted, config, named)
     if wanted.sas:
         way = _Way("the signature in the URI", sas=wanted.sas)
     else:
@@ -87,10 +87,10 @@ def access_to(wanted: AzureUri, section: CredentialsSection, environ: Mapping[st
     return AzureAuth(way.credential, url.rstrip("/"), sas.removeprefix("?"), way.tokens)
 
 
-def _block(wanted: AzureUri, section: CredentialsSection, named: str | None) -> AzureCredentials | None:
+def _block(wanted: AzureUri, config: CredentialsConfig, named: str | None) -> AzureCredentials | None:
     account = wanted.account or named
     # Where nothing names the account, the first block does.
-    return block_for(section.azure, "account", account) or (None if account else next(iter(section.azure), None))
+    return block_for(config.azure, "account", account) or (None if account else next(iter(config.azure), None))
 
 
 def _from_block(block: AzureCredentials) -> _Way | None:

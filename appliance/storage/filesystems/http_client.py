@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 from yarl import URL
 
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 from appliance.core.errors import StorageError, StorageUnavailableError
 from appliance.core.threads import opened_in_thread
 from appliance.storage.filesystems import http_errors
@@ -59,7 +59,7 @@ class HttpClient:
     An HTTP client for one store; it connects when it is first asked.
     """
 
-    def __init__(self, transfer: TransferSection) -> None:
+    def __init__(self, transfer: TransferConfig) -> None:
         connect, silence = http_errors.patience(transfer)
         self._timeout = urllib3.Timeout(connect=connect, read=silence)
         self._kept = max(_FEWEST_KEPT, transfer.parallel)

@@ -13,7 +13,7 @@ import urllib3
 from urllib3.exceptions import NewConnectionError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactChangedError,
@@ -44,7 +44,7 @@ class AccessHint:
     remedy: str
 
 
-def patience(transfer: TransferSection) -> tuple[float, float]:
+def patience(transfer: TransferConfig) -> tuple[float, float]:
     """
     The seconds that a vendor's client may take to connect, and may be silent: the transfer, which knows what silence
     means, loses its own patience sooner.

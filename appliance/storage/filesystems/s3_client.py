@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.config.credentials import S3Credentials, value_of
-from appliance.config.storage import TransferSection
+from appliance.config.storage import TransferConfig
 from appliance.storage.filesystems import http_errors
 from appliance.storage.filesystems.http_errors import AccessHint
 
@@ -28,7 +28,7 @@ class S3Client:
     access: AccessHint
 
 
-def open_client(block: S3Credentials, transfer: TransferSection) -> S3Client:
+def open_client(block: S3Credentials, transfer: TransferConfig) -> S3Client:
     """
     A client with the keys that a block has, or that AWS's own tools would find.
     """
@@ -57,7 +57,7 @@ def _require_frame(response_dict: Mapping[str, Any], **_: object) -> None:  # An
         raise ConnectionClosedError(endpoint_url="the store")
 
 
-def _config(transfer: TransferSection, *, is_signed: bool) -> Any:  # Any: as above
+def _config(transfer: TransferConfig, *, is_signed: bool) -> Any:  # Any: as above
     from botocore import UNSIGNED  # type: ignore[import-untyped] # as above
     from botocore.config import Config  # type: ignore[import-untyped] # as above
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import structlog
 from prometheus_client import Counter
 
-from appliance.config.payload_log import PayloadsSection
+from appliance.config.payload_log import PayloadLogConfig
 from appliance.core.request_context import RequestContext
 from appliance.telemetry.payloads.captured_body import BodyCapture, CapturedBody
 from appliance.telemetry.payloads.event import PayloadEvent, Side, event
@@ -44,8 +44,8 @@ class PayloadLog:
     `facts` are attributes of every event, `source` says whose they are.
     """
 
-    def __init__(self, section: PayloadsSection | None, source: str, facts: Mapping[str, str]) -> None:
-        self._section = section
+    def __init__(self, config: PayloadLogConfig | None, source: str, facts: Mapping[str, str]) -> None:
+        self._config = config
         self._source = source
         self._facts = facts
         self._waiting: deque[PayloadEvent] = deque()
@@ -54,32 +54,32 @@ class PayloadLog:
         self._writer: asyncio.Task[None] | None = None
         self._told = -_TELL_SECONDS
 
-    def apply(self, section: PayloadsSection | None) -> None:
+    def apply(self, config: PayloadLogConfig | None) -> None:
         """
         Go by this section from now on; what waits goes to its sink.
         """
-        self._section = section
+        self._config = config
 
     def copy(self) -> BodyCapture | None:
         """
         Where to copy a request that begins now; None where it is not to be logged.
         """
-        section = self._section
-        if section is None or random.random() >= section.sample:  # noqa: S311 - not a secret
+        config = self._config
+        if config is None or random.random() >= config.sample:  # noqa: S311 - not a secret
             return None
-        return BodyCapture(section.max_bytes)
+        return BodyCapture(config.max_bytes)
 
     def take(self, record: RequestContext, copy: BodyCapture) -> None:
         """
         Log a request that has ended, if a model was asked.
         """
-        section = self._section
-        if section is None or record.operation is None:
+        config = self._config
+        if config is None or record.operation is None:
             return
-        if section.mode != "response":
-            self._put(section, record, "request", copy.request, record.began)
-        if section.mode != "request":
-            self._put(section, record, "response", copy.response, record.ended or record.began)
+        if config.mode != "response":
+            self._put(config, record, "request", copy.request, record.began)
+        if config.mode != "request":
+            self._put(config, record, "response", copy.response, record.ended or record.began)
 
     async def stop(self) -> None:
         """
@@ -96,9 +96,9 @@ class PayloadLog:
         COUNT.labels("dropped").inc(len(self._waiting))
         self._waiting.clear()
 
-    def _put(self, section: PayloadsSection, record: RequestContext, side: Side, body: CapturedBody, at: float) -> None:
+    def _put(self, config: PayloadLogConfig, record: RequestContext, side: Side, body: CapturedBody, at: float) -> None:
         whole = body.whole()
-        if self._bytes + len(whole) > section.max_queued_bytes:
+        if self._bytes + len(whole) > config.max_queued_bytes:
             COUNT.labels("dropped").inc()
             self._tell("too many wait")
             return
@@ -111,15 +111,15 @@ class PayloadLog:
             self._writer = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        section, sink = self._section, None
+        config, sink = self._config, None
         try:
             while True:
                 await self._has_more.wait()
                 self._has_more.clear()
-                if self._section is not None and (sink is None or self._section is not section):
+                if self._config is not None and (sink is None or self._config is not config):
                     if sink is not None:
                         await sink.close()
-                    section, sink = self._section, sink_of(self._section)
+                    config, sink = self._config, sink_of(self._config)
                 while self._waiting and sink is not None:
                     await self._send(sink)
         finally:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from appliance.config.payload_log import PayloadsSection
+from appliance.config.payload_log import PayloadLogConfig
 from appliance.telemetry.payloads.event import MEDIA_TYPE
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class Sink(Protocol):
         """
 
 
-def sink_of(section: PayloadsSection) -> Sink:
+def sink_of(config: PayloadLogConfig) -> Sink:
     """
     The sink that a section names.
     """
-    return FileSink(Path(section.sink)) if section.sink.startswith("/") else HttpSink(section)
+    return FileSink(Path(config.sink)) if config.sink.startswith("/") else HttpSink(config)
 
 
 class FileSink:
@@ -70,9 +70,9 @@ class HttpSink:
     A URL that each event is posted to.
     """
 
-    def __init__(self, section: PayloadsSection) -> None:
-        self._url = section.sink
-        self._headers = {name: value.get_secret_value() for name, value in section.headers.items()}
+    def __init__(self, config: PayloadLogConfig) -> None:
+        self._url = config.sink
+        self._headers = {name: value.get_secret_value() for name, value in config.headers.items()}
         self._session: ClientSession | None = None
 
     async def send(self, events: Sequence[bytes]) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
-from appliance.config.tracing import TracingSection
+from appliance.config.tracing import TracingConfig
 from appliance.core.errors import MissingExtraError
 from appliance.core.request_context import LEFT, RequestContext
 from appliance.telemetry.tracing import spans
@@ -54,12 +54,12 @@ class SpanExporter:
     Spans on their way to one collector.
     """
 
-    def __init__(self, section: TracingSection) -> None:
-        headers = {name.lower(): value.get_secret_value() for name, value in section.headers.items()}
-        exporter = OTLPSpanExporter(_url(section.endpoint), headers=headers, timeout=_EXPORT_SECONDS)
-        resource = Resource.create({SERVICE_NAME: section.service_name, SERVICE_VERSION: version("appliance")})
+    def __init__(self, config: TracingConfig) -> None:
+        headers = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
+        exporter = OTLPSpanExporter(_url(config.endpoint), headers=headers, timeout=_EXPORT_SECONDS)
+        resource = Resource.create({SERVICE_NAME: config.service_name, SERVICE_VERSION: version("appliance")})
         self._provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(section.sample)), resource=resource, shutdown_on_exit=False
+            sampler=ParentBased(TraceIdRatioBased(config.sample)), resource=resource, shutdown_on_exit=False
         )
         self._processor = BatchSpanProcessor(exporter, schedule_delay_millis=_DELAY_MS)
         self._provider.add_span_processor(self._processor)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from appliance.config.tracing import TracingSection
+from appliance.config.tracing import TracingConfig
 from appliance.core.request_context import RequestContext
 
 if TYPE_CHECKING:
@@ -39,28 +39,28 @@ class Tracer:
     Traces requests as a section says; None traces none, and costs nothing.
     """
 
-    def __init__(self, section: TracingSection | None) -> None:
-        self._section: TracingSection | None = None
+    def __init__(self, config: TracingConfig | None) -> None:
+        self._config: TracingConfig | None = None
         self._exporting: SpanExporter | None = None
         self._past: list[SpanExporter] = []
-        self.apply(section)
+        self.apply(config)
 
-    def apply(self, section: TracingSection | None) -> None:
+    def apply(self, config: TracingConfig | None) -> None:
         """
         Go by this section from now on; requests under way are told where they began.
 
         Raises:
             MissingExtraError: OpenTelemetry is not installed.
         """
-        if section == self._section:
+        if config == self._config:
             return
         if self._exporting is not None:
             self._past.append(self._exporting)
-        self._section, self._exporting = section, None
-        if section is not None:
+        self._config, self._exporting = config, None
+        if config is not None:
             from appliance.telemetry.tracing.exporter import SpanExporter
 
-            self._exporting = SpanExporter(section)
+            self._exporting = SpanExporter(config)
 
     def begin(self, record: RequestContext, headers: Headers) -> RequestSpan | None:
         """

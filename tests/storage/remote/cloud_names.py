@@ -22,7 +22,7 @@ from storage.servers import azure, gcs
 from storage.servers.processes import running
 from storage.servers.s3 import ADMIN
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import StorageError
 from appliance.storage import materialize
 from appliance.storage.filesystems.registry import RemoteBackend, backend_for
@@ -130,7 +130,7 @@ def outcome(uri: str, settings: GlobalStorageConfig) -> dict[str, object]:
     What a URI leads to.
     """
     try:
-        path = materialize(StorageSection(uri=uri), settings, lambda *_: None)
+        path = materialize(StorageConfig(uri=uri), settings, lambda *_: None)
         scheme = backend_for(uri)
         assert isinstance(scheme, RemoteBackend)
         files = {file.name: file.read_text() for file in path.iterdir()}

@@ -8,7 +8,7 @@ import pytest
 from storage.remote.test_contract import listed, opened, read
 from storage.servers.azure import ACCOUNT, CONTAINER, KEY, PRIVATE, AzureServer
 
-from appliance.config.credentials import CredentialsSection
+from appliance.config.credentials import CredentialsConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems.azure import AzureStore
@@ -139,7 +139,7 @@ def test_the_variables_are_those_of_azures_tools(environment: dict[str, str], cr
     """
     And KServe's; what is for another account is left alone.
     """
-    found = access_to(parse(f"https://{HOST}/models/x"), CredentialsSection(), environment)
+    found = access_to(parse(f"https://{HOST}/models/x"), CredentialsConfig(), environment)
 
     assert (found.credential, found.account_url) == (credential, f"https://{HOST}")
 

@@ -18,7 +18,7 @@ from faultproxy import Fault, FaultProxy
 from storage.remote.conftest import WITHOUT_MOTO
 from storage.shelves import Shelf
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import NoSpaceError
 from appliance.storage import materialize
 
@@ -41,7 +41,7 @@ def fetch(uri: str, settings: Mapping[str, object]) -> None:
     """
     What the process does that is killed.
     """
-    materialize(StorageSection(uri=uri), GlobalStorageConfig.model_validate(settings), lambda *_: None)
+    materialize(StorageConfig(uri=uri), GlobalStorageConfig.model_validate(settings), lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_midway_is_told(shelf: Shelf, root: str, small_disk
     """
     shelf.fill(root, FILES)
     settings = shelf.settings(cache_dir=small_disk / "cache")
-    storage = StorageSection(uri=shelf.uri(f"{root}/model/"))
+    storage = StorageConfig(uri=shelf.uri(f"{root}/model/"))
     other = small_disk / "other"
 
     def fill_up(done: int, total: int | None) -> None:

@@ -13,7 +13,7 @@ from faultproxy import ALWAYS, Fault, FaultProxy
 from storage.remote.conftest import KINDS, WITHOUT_MOTO
 from storage.shelves import Shelf
 
-from appliance.config.storage import StorageSection
+from appliance.config.storage import StorageConfig
 from appliance.core.errors import StorageError, StorageTimeoutError, StorageUnavailableError
 from appliance.storage import materialize
 
@@ -39,7 +39,7 @@ def bring(shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, stall_seco
     """
     transfer = {"stall_seconds": stall_seconds, "retries": 2, "chunk_bytes": 64 * 1024, "parallel": 4}
     settings = shelf.settings(proxy.port, cache_dir=tmp_path / "cache", transfer=transfer)
-    path = materialize(StorageSection(uri=shelf.uri(f"{root}/model/", proxy.port)), settings, lambda *_: None)
+    path = materialize(StorageConfig(uri=shelf.uri(f"{root}/model/", proxy.port)), settings, lambda *_: None)
     return {f"model/{file.name}": file.read_bytes() for file in path.iterdir()}
 
 
@@ -136,7 +136,7 @@ def test_a_fetch_goes_on_where_it_was_broken_off(shelf: Shelf, filled: str, prox
             raise StopError
 
     settings = shelf.settings(proxy.port, cache_dir=tmp_path / "cache")
-    storage = StorageSection(uri=shelf.uri(f"{filled}/model/", proxy.port))
+    storage = StorageConfig(uri=shelf.uri(f"{filled}/model/", proxy.port))
     with pytest.raises(StopError):
         materialize(storage, settings, stop)
     proxy.set(None)

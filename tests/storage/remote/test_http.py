@@ -15,7 +15,7 @@ from storage.servers import web
 from storage.servers.s3 import PRIVATE, S3Server
 from storage.servers.web import WebServer
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
 from appliance.storage.filesystems import sha256sums
@@ -189,7 +189,7 @@ def test_a_listing_is_what_files_are_held_to(server: WebServer, tmp_path: Path) 
     server.put("model/x.txt", b"y")
 
     with pytest.raises(ArtifactCorruptError, match=r"x\.txt"):
-        materialize(StorageSection(uri=f"{server.url}/model/"), settings(cache_dir=tmp_path / "cache"), lambda *_: None)
+        materialize(StorageConfig(uri=f"{server.url}/model/"), settings(cache_dir=tmp_path / "cache"), lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_server_without_ranges_sends_its_files_whole(tmp_path: Path) -> None:
         server.list_files("model")
 
         path = materialize(
-            StorageSection(uri=f"{server.url}/model/"),
+            StorageConfig(uri=f"{server.url}/model/"),
             settings(cache_dir=tmp_path / "cache"),
             lambda *_: None,
         )

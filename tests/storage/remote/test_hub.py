@@ -10,7 +10,7 @@ import pytest
 from storage.hub_double import Hub
 from structlog.testing import capture_logs
 
-from appliance.config.storage import GlobalStorageConfig, StorageSection
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
@@ -39,7 +39,7 @@ def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
     """
     transfer = {"retries": 1, "stall_seconds": 30}
     settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "transfer": transfer})
-    return materialize(StorageSection(uri=uri), settings, report)
+    return materialize(StorageConfig(uri=uri), settings, report)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -479,9 +479,9 @@ def test_a_token_of_the_config_is_for_one_owner(hub: Hub, cache: Cache) -> None:
     block = {"owner": "mine", "token": "hf_good\n"}
     settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "credentials": {"hf": [block]}})
 
-    assert contents(materialize(StorageSection(uri="hf://mine/model"), settings, quiet)) == BROUGHT
+    assert contents(materialize(StorageConfig(uri="hf://mine/model"), settings, quiet)) == BROUGHT
     with pytest.raises(GatedError):
-        materialize(StorageSection(uri="hf://other/model"), settings, quiet)
+        materialize(StorageConfig(uri="hf://other/model"), settings, quiet)
 
 
 def test_a_mirror_behind_a_password_is_let_in(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
