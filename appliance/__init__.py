@@ -1,6 +1,4 @@
-"""
-Serve models from one YAML file, or from a few lines of Python.
-"""
+"""Serve models from one YAML file, or from a few lines of Python."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-``python -m appliance``, and the command ``appliance``.
-"""
+"""``python -m appliance``, and the command ``appliance``."""
 
 from appliance.cli.main import main
 

@@ -1,6 +1,4 @@
-"""
-Applications that ask for keys.
-"""
+"""Applications that ask for keys."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ ONLY = "only-only-only-only-only"
 
 
 class Keeper(Double):
-    """
-    Keeps what it was asked.
-    """
+    """Keeps what it was asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,26 +34,20 @@ class Keeper(Double):
         self.may_load.set()
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        As any double.
-        """
+        """As any double."""
         self.calls.append(call)
         return await super().answer(call)
 
 
 class KeeperConfig(DoubleConfig):
-    """
-    Declares one.
-    """
+    """Declares one."""
 
     def build(self, peers: Peers) -> Model:
         return Keeper()
 
 
 def keys() -> tuple[KeyConfig, ...]:
-    """
-    One for everything, one for a model, one that may only look, one for operators, and two more for a model.
-    """
+    """One for everything, one for a model, one that may only look, one for operators, and two more for a model."""
     return (
         KeyConfig(name="all", value=ALL),
         KeyConfig(name="one", sha256=hashlib.sha256(ONE.encode()).hexdigest(), models=("uno",)),
@@ -69,18 +59,14 @@ def keys() -> tuple[KeyConfig, ...]:
 
 
 def closed_config(*api_keys: KeyConfig, **server: Any) -> Config:  # Any: keys of the section
-    """
-    Two doubles behind these keys, or those above, published by KServe's gateway too.
-    """
+    """Two doubles behind these keys, or those above, published by KServe's gateway too."""
     configs = KeeperConfig(name="one", aliases=("uno",)), KeeperConfig(name="two")
     metadata = MetadataConfig(name="talk", namespace="shop")
     return config(*configs, server=ServerConfig(api_keys=api_keys or keys(), **server), metadata=metadata)
 
 
 class Closed(AsyncClient):
-    """
-    A client without a key of an application in this event loop.
-    """
+    """A client without a key of an application in this event loop."""
 
     def __init__(self, of: Config) -> None:
         self.app = create_app(of)
@@ -88,9 +74,7 @@ class Closed(AsyncClient):
         super().__init__(transport=ASGITransport(cast("Any", self.app)), base_url="http://appliance")
 
     async def until_ready(self) -> None:
-        """
-        Load everything.
-        """
+        """Load everything."""
         self.manager.begin()
         async with asyncio.timeout(30):
             while not self.manager.is_ready:
@@ -98,7 +82,5 @@ class Closed(AsyncClient):
 
 
 def bearing(key: str) -> dict[str, str]:
-    """
-    The header that OpenAI's clients send.
-    """
+    """The header that OpenAI's clients send."""
     return {"Authorization": f"Bearer {key}"}

@@ -1,6 +1,4 @@
-"""
-Clients that ask without a pause while something changes.
-"""
+"""Clients that ask without a pause while something changes."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ class Asking:
             thread.join(120)
 
     def more(self, count: int = 10, seconds: float = 60) -> None:
-        """
-        Wait for that many more answers, so that there was traffic before and after a change.
-        """
+        """Wait for that many more answers, so that there was traffic before and after a change."""
         wanted = self.answered + count
         until(lambda: self.answered >= wanted or bool(self.failures), seconds, lambda: str(self.failures))
 
@@ -56,8 +52,6 @@ class Asking:
 
 
 def chats(*models: str) -> Sequence[dict[str, Any]]:
-    """
-    The same question to each of the models.
-    """
+    """The same question to each of the models."""
     question = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "temperature": 0}
     return [{"model": model, **question} for model in models]

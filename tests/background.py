@@ -1,6 +1,4 @@
-"""
-An event loop in a thread of its own, for servers that a test talks to from outside.
-"""
+"""An event loop in a thread of its own, for servers that a test talks to from outside."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ _PATIENCE_SECONDS = 10.0
 
 
 class Background:
-    """
-    A server in a thread: a subclass says how it opens and closes.
+    """A server in a thread: a subclass says how it opens and closes.
 
     ``with`` it, or `start` and `stop` it.
     """
@@ -26,35 +23,25 @@ class Background:
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 
     async def open(self) -> None:
-        """
-        Begin to listen.
-        """
+        """Begin to listen."""
         raise NotImplementedError
 
     async def close(self) -> None:
-        """
-        Let go of everything that `open` and its clients began.
-        """
+        """Let go of everything that `open` and its clients began."""
         raise NotImplementedError
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """
-        The result of a coroutine in the loop of the thread.
-        """
+        """The result of a coroutine in the loop of the thread."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(_PATIENCE_SECONDS)
 
     def start(self) -> Self:
-        """
-        Listen when this returns.
-        """
+        """Listen when this returns."""
         self._thread.start()
         self.run(self.open())
         return self
 
     def stop(self) -> None:
-        """
-        Nothing is left of it when this returns.
-        """
+        """Nothing is left of it when this returns."""
         self.run(self.close())
         self.run(_settle())
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -69,9 +56,7 @@ class Background:
 
 
 async def _settle() -> None:
-    """
-    Cancel what still runs, and let transports close.
-    """
+    """Cancel what still runs, and let transports close."""
     rest = asyncio.all_tasks() - {asyncio.current_task()}
     for task in rest:
         task.cancel()

@@ -1,6 +1,4 @@
-"""
-A person's browser: headless Chromium, where the machine has one.
-"""
+"""A person's browser: headless Chromium, where the machine has one."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 
 @contextmanager
 def opened(url: str, scheme: str = "light") -> Iterator[Page]:
-    """
-    The page at `url`; at the end it must not have complained, nor asked anybody but its own server.
+    """The page at `url`; at the end it must not have complained, nor asked anybody but its own server.
 
     Skips the test where no Chromium is installed.
     """
@@ -50,15 +47,11 @@ def opened(url: str, scheme: str = "light") -> Iterator[Page]:
 
 
 def barriers(page: Page) -> list[str]:
-    """
-    What axe finds that keeps people out (https://github.com/dequelabs/axe-core), and the elements it finds it at.
-    """
+    """What axe finds that keeps people out (https://github.com/dequelabs/axe-core), and the elements it finds it at."""
     found = Axe().run(page).response["violations"]
     return [f"{each['id']}: {node['html']}" for each in found for node in each["nodes"]]
 
 
 def keep(page: Page, folder: Path, name: str) -> None:
-    """
-    A screenshot of the whole page, to be looked at.
-    """
+    """A screenshot of the whole page, to be looked at."""
     page.screenshot(path=folder / f"{name}.png", full_page=True)

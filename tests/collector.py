@@ -1,6 +1,4 @@
-"""
-A collector of OpenTelemetry: it takes spans in and remembers them.
-"""
+"""A collector of OpenTelemetry: it takes spans in and remembers them."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ TRACES = "/v1/traces"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """
-    One span as it came over the wire; times are nanoseconds since 1970.
-    """
+    """One span as it came over the wire; times are nanoseconds since 1970."""
 
     name: str
     trace: str
@@ -31,16 +27,12 @@ class Span:
 
 
 def listen(upstream: Upstream) -> None:
-    """
-    Have a scripted server answer as a collector does.
-    """
+    """Have a scripted server answer as a collector does."""
     upstream.on(TRACES, Answer(200, media_type="application/x-protobuf"))
 
 
 def spans(upstream: Upstream) -> list[Span]:
-    """
-    All that came so far.
-    """
+    """All that came so far."""
     return [span for asked in upstream.asked if asked.path == TRACES for span in _spans(asked)]
 
 

@@ -1,6 +1,4 @@
-"""
-One real engine for the whole run; tests that end a server start their own.
-"""
+"""One real engine for the whole run; tests that end a server start their own."""
 
 from __future__ import annotations
 
@@ -24,17 +22,13 @@ settings.load_profile("default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """
-    An option for the number format of the real model.
-    """
+    """An option for the number format of the real model."""
     parser.addoption("--dtype", choices=["float32", "bfloat16"], help="number format of the chat example in tests")
 
 
 @pytest.fixture(scope="session")
 def chat_file(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """
-    The embedded default: SmolLM2 from a wheel, in its own number format or that of `--dtype`.
-    """
+    """The embedded default: SmolLM2 from a wheel, in its own number format or that of `--dtype`."""
     example = EXAMPLES / "chat.yaml"
     dtype = pytestconfig.getoption("--dtype")
     if dtype is None:
@@ -48,9 +42,7 @@ def chat_file(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def serve(tmp_path: Path, chat_file: Path) -> Iterator[Callable[..., Served]]:
-    """
-    Starts servers of the test's own, and ends whatever is left of them.
-    """
+    """Starts servers of the test's own, and ends whatever is left of them."""
     servers: list[Served] = []
 
     def start(
@@ -83,25 +75,19 @@ def offspring() -> Callable[[], list[psutil.Process]]:
 
 @pytest.fixture
 def upstreams() -> Iterator[Callable[[], Upstream]]:
-    """
-    Starts well-behaved upstreams, until the test tells them otherwise.
-    """
+    """Starts well-behaved upstreams, until the test tells them otherwise."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(Upstream())
 
 
 @pytest.fixture
 def upstream(upstreams: Callable[[], Upstream]) -> Upstream:
-    """
-    One upstream.
-    """
+    """One upstream."""
     return upstreams()
 
 
 @pytest.fixture
 def fault_proxies() -> Iterator[Callable[[int], FaultProxy]]:
-    """
-    Puts fault proxies before ports.
-    """
+    """Puts fault proxies before ports."""
     with ExitStack() as stack:
         yield lambda port: stack.enter_context(FaultProxy(port))

@@ -1,6 +1,4 @@
-"""
-A model that is no model: the one double, standing at the contract.
-"""
+"""A model that is no model: the one double, standing at the contract."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ PROOF = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
 
 
 class Double:
-    """
-    Answers with what it is asked, and does what the test tells it to.
-    """
+    """Answers with what it is asked, and does what the test tells it to."""
 
     operations = frozenset({Operation.COMPLETION, Operation.CHAT_COMPLETION})
 
@@ -44,23 +40,17 @@ class Double:
         self.prepare_fault: Exception | None = None
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """
-        Notes where it may keep things.
-        """
+        """Notes where it may keep things."""
         self.prepared.append(cache_dir)
         if self.prepare_fault:
             raise self.prepare_fault
 
     def parts(self) -> Mapping[str, float]:
-        """
-        One part, as engines have several.
-        """
+        """One part, as engines have several."""
         return {"weights": 1.5}
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        """
-        Waits for `may_load`.
-        """
+        """Waits for `may_load`."""
         self.artifacts = artifacts
         try:
             await self.may_load.wait()
@@ -71,18 +61,14 @@ class Double:
             raise self.load_fault
 
     async def check(self) -> None:
-        """
-        Fails once `is_dead`, and while `is_away`.
-        """
+        """Fails once `is_dead`, and while `is_away`."""
         if self.is_away:
             raise UnavailableError("nobody answers")
         if self.is_dead:
             raise EngineDeadError("the engine died: it was told to")
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        Echoes; a body that says stream gets one that waits for `may_finish` before its end.
-        """
+        """Echoes; a body that says stream gets one that waits for `may_finish` before its end."""
         if self.answer_fault:
             raise self.answer_fault
         if b"wait" in call.body:
@@ -102,22 +88,16 @@ class Double:
             self.streams_closed += 1
 
     def describe(self) -> Mapping[str, Any]:
-        """
-        A length, as real models have one.
-        """
+        """A length, as real models have one."""
         return {"max_model_len": 8}
 
     async def close(self) -> None:
-        """
-        Counts.
-        """
+        """Counts."""
         self.closed += 1
 
 
 class DoubleConfig(ModelConfig):
-    """
-    Declares a double; `storages` and their failure are as the test wants them.
-    """
+    """Declares a double; `storages` and their failure are as the test wants them."""
 
     class_: Literal["double"] = Field("double", alias="class")
     """The model class."""
@@ -155,9 +135,7 @@ class DoubleConfig(ModelConfig):
 
 
 class RemoteConfig(DoubleConfig):
-    """
-    Declares a double that computes elsewhere, and is proved by its check.
-    """
+    """Declares a double that computes elsewhere, and is proved by its check."""
 
     has_engine: ClassVar[bool] = False
 
@@ -173,9 +151,7 @@ class RemoteConfig(DoubleConfig):
 
 
 def config(*configs: ModelConfig, **others: Any) -> Config:
-    """
-    A config of doubles, which no file could declare.
-    """
+    """A config of doubles, which no file could declare."""
     plain = Config.model_fields.keys() - {"models"}
     defaults = {name: Config.model_fields[name].get_default(call_default_factory=True) for name in plain}
     return Config.model_construct(models=configs or (DoubleConfig(name="one"),), **(defaults | others))

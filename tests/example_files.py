@@ -1,5 +1,4 @@
-"""
-The examples, and which of them this machine can run.
+"""The examples, and which of them this machine can run.
 
 ``python tests/example_files.py`` prints their paths.
 """

@@ -1,6 +1,4 @@
-"""
-A TCP proxy that breaks connections on demand; of what it carries it knows one header of HTTP.
-"""
+"""A TCP proxy that breaks connections on demand; of what it carries it knows one header of HTTP."""
 
 from __future__ import annotations
 
@@ -32,8 +30,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """
-    What happens to connections.
+    """What happens to connections.
 
     - ``refuse``: nobody listens, and the connections there are are reset
     - ``hang_up``: each connection is reset as soon as it is accepted, and so are those there are
@@ -54,9 +51,7 @@ class Fault:
 
 
 class FaultProxy(Background):
-    """
-    Stands on a port of the loopback, or of another address of this machine, before a port of the loopback.
-    """
+    """Stands on a port of the loopback, or of another address of this machine, before a port of the loopback."""
 
     def __init__(self, target_port: int, host: str = "127.0.0.1") -> None:
         super().__init__()
@@ -77,34 +72,24 @@ class FaultProxy(Background):
 
     @property
     def url(self) -> str:
-        """
-        The address of an HTTP server behind it.
-        """
+        """The address of an HTTP server behind it."""
         return f"http://{self._host}:{self.port}"
 
     @property
     def sent(self) -> int:
-        """
-        Bytes that went to clients since a fault was set.
-        """
+        """Bytes that went to clients since a fault was set."""
         return self._sent + sum(connection.passed for connection in list(self._connections))
 
     def set(self, fault: Fault | None) -> None:
-        """
-        Break connections so from now on; None leaves them whole.
-        """
+        """Break connections so from now on; None leaves them whole."""
         self.run(self._set(fault))
 
     async def open(self) -> None:
-        """
-        Listen.
-        """
+        """Listen."""
         self._server = await asyncio.start_server(self._accept, sock=_socket(self._host, self.port))
 
     async def close(self) -> None:
-        """
-        Listen no more, and reset every connection.
-        """
+        """Listen no more, and reset every connection."""
         await self._refuse()
         for connection in list(self._connections):
             connection.reset()
@@ -172,9 +157,7 @@ class FaultProxy(Background):
             writer.write_eof()
 
     async def _pass(self, connection: _Connection, piece: bytes) -> bool:
-        """
-        One piece to the client, with whatever befalls it; False when the connection is over.
-        """
+        """One piece to the client, with whatever befalls it; False when the connection is over."""
         fault = self._fault
         if fault is None:
             await connection.send(piece)
@@ -202,9 +185,7 @@ class FaultProxy(Background):
         return False
 
     def _take(self, *kinds: Kind) -> bool:
-        """
-        Whether one of these faults is set and has not happened often enough; counts it.
-        """
+        """Whether one of these faults is set and has not happened often enough; counts it."""
         if not self._is(*kinds) or not self._left:
             return False
         self._left -= 1
@@ -216,9 +197,7 @@ class FaultProxy(Background):
 
 
 class _Connection:
-    """
-    A client's connection and, once there is one, that to the target.
-    """
+    """A client's connection and, once there is one, that to the target."""
 
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
@@ -251,9 +230,7 @@ async def _slowly(connection: _Connection, piece: bytes, rate: int) -> None:
 
 
 def _socket(host: str, port: int) -> socket.socket:
-    """
-    Bound, and not listening.
-    """
+    """Bound, and not listening."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

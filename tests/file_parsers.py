@@ -1,6 +1,4 @@
-"""
-Every parser of what a model's files, a config, or an upstream say, as rows of the table of `parsers.py`.
-"""
+"""Every parser of what a model's files, a config, or an upstream say, as rows of the table of `parsers.py`."""
 
 from __future__ import annotations
 
@@ -72,9 +70,7 @@ _MOST_EXPECTED = 2000
 
 @dataclass(frozen=True)
 class Held:
-    """
-    Files of a model in memory, for a look.
-    """
+    """Files of a model in memory, for a look."""
 
     held: dict[str, bytes]
     place: str = "memory"
@@ -82,15 +78,11 @@ class Held:
 
     @property
     def files(self) -> dict[str, int]:
-        """
-        Their sizes.
-        """
+        """Their sizes."""
         return {name: len(raw) for name, raw in self.held.items()}
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        """
-        Their bytes.
-        """
+        """Their bytes."""
         return [self.held[each.name][each.start : each.end] for each in ranges]
 
 
@@ -239,9 +231,7 @@ _EVENTS = b': hi\nevent: a\ndata: {"a":\ndata: 1}\n\ndata: [DONE]\n\n'
 
 
 def _odd(config: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    """
-    One that is wrong in one value, for each.
-    """
+    """One that is wrong in one value, for each."""
     values: Sequence[object] = (-1, 0, 1e999, 10**400, "a", [], {}, [None], {"a": []}, True, None)
     for key in config:
         for value in values:
@@ -260,9 +250,7 @@ def _manifest(file: Path) -> object:
 
 
 def file_parsers() -> Sequence[Parser]:
-    """
-    The rows.
-    """
+    """The rows."""
     corrupt, config = (ArtifactCorruptError,), (ConfigError,)
     configs = [json.dumps(each).encode() for each in (CONFIG, LATENT, *_odd(CONFIG), *_odd(LATENT))]
     index = json.dumps({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}).encode()

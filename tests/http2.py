@@ -1,6 +1,4 @@
-"""
-HTTP/2 down to its frames, for what clients keep to themselves: when they are told to go.
-"""
+"""HTTP/2 down to its frames, for what clients keep to themselves: when they are told to go."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ _HEAD_BYTES = 9
 
 
 def ask(port: int, path: str, body: object, authority: str = "localhost") -> socket.socket:
-    """
-    A connection with one request on it, of stream 1; what comes of it is read with `frames`.
-    """
+    """A connection with one request on it, of stream 1; what comes of it is read with `frames`."""
     data = json.dumps(body).encode()
     said = {":method": "POST", ":scheme": "http", ":path": path, ":authority": authority}
     head = b"".join(map(_field, said | {"content-type": "application/json"}, [*said.values(), "application/json"]))
@@ -34,9 +30,7 @@ def ask(port: int, path: str, body: object, authority: str = "localhost") -> soc
 
 
 def frames(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
-    """
-    The kind and the payload of each frame, until the answer is whole.
-    """
+    """The kind and the payload of each frame, until the answer is whole."""
     with connection.makefile("rb") as received:
         while len(head := received.read(_HEAD_BYTES)) == _HEAD_BYTES:
             kind, flags, stream = head[3], head[4], int.from_bytes(head[5:])
@@ -50,7 +44,5 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def _field(name: str, value: str) -> bytes:
-    """
-    A literal that nobody is to remember (RFC 7541, section 6.2.2).
-    """
+    """A literal that nobody is to remember (RFC 7541, section 6.2.2)."""
     return b"\0" + b"".join(bytes((len(each),)) + each.encode() for each in (name, value))

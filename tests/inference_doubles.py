@@ -1,5 +1,4 @@
-"""
-Doubles that answer as real models do, by rules so simple that a test can say what must come out.
+"""Doubles that answer as real models do, by rules so simple that a test can say what must come out.
 
 As a program, an appliance of them: ``python inference_doubles.py KEY=VALUE...`` with keys of `server`.
 """
@@ -42,9 +41,7 @@ OPERATIONS: Mapping[Kind, frozenset[Operation]] = {
 
 
 class Speaker(Double):
-    """
-    Upper-case texts, their lengths as numbers, and tensors twice as large.
-    """
+    """Upper-case texts, their lengths as numbers, and tensors twice as large."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(proof=None)
@@ -55,15 +52,11 @@ class Speaker(Double):
 
     @property
     def operations(self) -> frozenset[Operation]:  # type: ignore[override]  # each kind has its own
-        """
-        What its kind can be asked.
-        """
+        """What its kind can be asked."""
         return OPERATIONS[self.kind]
 
     def describe(self) -> Mapping[str, Any]:
-        """
-        What a model of its kind says of itself.
-        """
+        """What a model of its kind says of itself."""
         if self.kind == "mood":
             return {"task": "classify", "labels": ["calm", "loud"]}
         if self.kind == "tagger":
@@ -74,9 +67,7 @@ class Speaker(Double):
         return {"dimensions": 3} if self.kind == "embedder" else {}
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        Answer by the rules.
-        """
+        """Answer by the rules."""
         self.calls.append(call)
         if self.answer_fault:
             raise self.answer_fault
@@ -153,9 +144,7 @@ def _twice(call: ModelRequest) -> ModelResponse:
 
 
 class SpeakerConfig(DoubleConfig):
-    """
-    Declares one.
-    """
+    """Declares one."""
 
     kind: Kind = "writer"
     """What it can be asked."""
@@ -165,16 +154,12 @@ class SpeakerConfig(DoubleConfig):
 
 
 def speakers(*kinds: Kind, **others: Any) -> Config:
-    """
-    A config of one model of each kind, under the kind's name.
-    """
+    """A config of one model of each kind, under the kind's name."""
     return config(*(SpeakerConfig(name=kind, kind=kind) for kind in kinds or OPERATIONS), **others)
 
 
 class InferenceClient(AsyncClient):
-    """
-    Talks to an application of doubles in this event loop.
-    """
+    """Talks to an application of doubles in this event loop."""
 
     def __init__(self, config: Config) -> None:
         app = create_app(config)
@@ -182,39 +167,29 @@ class InferenceClient(AsyncClient):
         super().__init__(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://appliance")  # type: ignore[arg-type]  # Litestar's ASGI types are its own
 
     def model(self, name: str) -> Any:
-        """
-        The double of this name.
-        """
+        """The double of this name."""
         return self.manager.find(name).model
 
     async def until_ready(self) -> InferenceClient:
-        """
-        Load everything.
-        """
+        """Load everything."""
         self.manager.begin()
         await self.until(lambda: self.manager.is_ready)
         return self
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """
-        Wait until something is so.
-        """
+        """Wait until something is so."""
         async with asyncio.timeout(5):
             while not is_so():
                 await asyncio.sleep(0.01)
 
     async def ask(self, name: str, body: object, **headers: str) -> Any:
-        """
-        The status and the body of an inference.
-        """
+        """The status and the body of an inference."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         answer = await self.post(f"/v2/models/{name}/infer", content=content, headers=headers)
         return answer.status_code, answer.json()
 
     async def infer(self, name: str, request: InferenceRequest) -> InferenceResponse:
-        """
-        A good inference, all tensors as bytes.
-        """
+        """A good inference, all tensors as bytes."""
         body, headers = write_request(request)
         answer = await self.post(f"/v2/models/{name}/infer", content=body, headers=headers)
         assert answer.status_code == 200, answer.text
@@ -222,9 +197,7 @@ class InferenceClient(AsyncClient):
 
 
 def main() -> None:
-    """
-    Serve one of each kind until SIGTERM.
-    """
+    """Serve one of each kind until SIGTERM."""
     from appliance.server import run
 
     server = ServerConfig.model_validate(dict(word.split("=", 1) for word in sys.argv[1:]))

@@ -1,6 +1,4 @@
-"""
-What real upstreams do that no specification has: streams and errors as they were seen in the wild.
-"""
+"""What real upstreams do that no specification has: streams and errors as they were seen in the wild."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""
-Every parser of bytes that strangers send, as a table: what it may raise, what it is fed, and what would hurt it.
+"""Every parser of bytes that strangers send, as a table: what it may raise, what it is fed, and what would hurt it.
 
 A new parser is a row. `test_parsers.py` feeds each one with mutated seeds, and `just bench parsing` measures each one
 with the shapes it has and those of its seeds, from 1 kB to the limit.
@@ -57,9 +56,7 @@ _MOST_BYTES = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Parser:
-    """
-    One function of bytes; anything it raises beside `errors` is a fault of ours.
-    """
+    """One function of bytes; anything it raises beside `errors` is a fault of ours."""
 
     name: str
     parse: Callable[[bytes], object]
@@ -69,16 +66,12 @@ class Parser:
 
 
 def repeated(unit: bytes, head: bytes = b"", tail: bytes = b"") -> Shape:
-    """
-    One thing again and again.
-    """
+    """One thing again and again."""
     return lambda size: head + unit * max(1, (size - len(head) - len(tail)) // len(unit)) + tail
 
 
 def numbered(unit: bytes, between: bytes, head: bytes, tail: bytes) -> Shape:
-    """
-    The same with a number in it, so that no two are alike.
-    """
+    """The same with a number in it, so that no two are alike."""
     return lambda size: head + between.join(unit % n for n in range(max(1, size // (len(unit) + 4)))) + tail
 
 
@@ -117,9 +110,7 @@ FORM_SHAPES: Mapping[str, Shape] = {
 
 @cache
 def of_clients() -> Mapping[str, Sequence[tuple[str, bytes]]]:
-    """
-    Bodies that the official clients write, with their content types, by the path they are sent to.
-    """
+    """Bodies that the official clients write, with their content types, by the path they are sent to."""
     sent: dict[str, list[tuple[str, bytes]]] = {}
 
     def keep(request: httpx.Request | httpx2.Request) -> None:
@@ -241,9 +232,7 @@ def _grpc(body: bytes) -> object:
 
 
 def parsers() -> Sequence[Parser]:
-    """
-    The table.
-    """
+    """The table."""
     wrong, seeds, forms = (RequestError,), _json_seeds(), _form_seeds()
     return (
         Parser("JSON's depth", lambda body: is_deeper(body, 100), (), seeds, JSON_SHAPES),

@@ -1,5 +1,4 @@
-"""
-Questions to SmolLM2 whose answers every processor and number format agree on.
+"""Questions to SmolLM2 whose answers every processor and number format agree on.
 
 The likeliest token of each answer is at least `MARGIN` ahead of the next in log probability, which
 `serving/test_margins.py` measures. A step of bfloat16 is 1/8 at the size of its logits.

@@ -20,25 +20,19 @@ from served import free_port, until
 
 @dataclass(frozen=True)
 class Reference:
-    """
-    A server that answers on two ports of the loopback.
-    """
+    """A server that answers on two ports of the loopback."""
 
     http: int
     grpc: int
 
     @property
     def url(self) -> str:
-        """
-        Where it answers HTTP.
-        """
+        """Where it answers HTTP."""
         return f"http://127.0.0.1:{self.http}"
 
 
 def environment(config: pytest.Config, name: str, *packages: str) -> Path:
-    """
-    The Python of an environment with these packages, made once; skips where it cannot be made.
-    """
+    """The Python of an environment with these packages, made once; skips where it cannot be made."""
     assert config.cache is not None
     cache, uv = config.cache.mkdir(name), [sys.executable, "-m", "uv"]
     folder = cache / "venv"
@@ -59,9 +53,7 @@ def environment(config: pytest.Config, name: str, *packages: str) -> Path:
 def serving(
     log: Path, words: Sequence[str | Path], ready: str, settings: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Reference]:
-    """
-    A program that serves, once it answers at `ready`; ``{http}``, ``{grpc}`` and ``{more}`` become free ports.
-    """
+    """A program that serves, once it answers at `ready`; ``{http}``, ``{grpc}`` and ``{more}`` become free ports."""
     ports = {name: str(free_port()) for name in ("http", "grpc", "more")}
     command = [str(word).format(**ports) for word in words]
     variables = {name: value.format(**ports) for name, value in settings.items()}

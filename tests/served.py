@@ -1,6 +1,4 @@
-"""
-The appliance as a process of its own, as people run it.
-"""
+"""The appliance as a process of its own, as people run it."""
 
 from __future__ import annotations
 
@@ -22,8 +20,7 @@ from server_launcher import ForkedServer, launch
 
 
 class Served:
-    """
-    ``appliance serve FILE`` on a free port of the loopback, its log in a file.
+    """``appliance serve FILE`` on a free port of the loopback, its log in a file.
 
     It is forked from a process that has imported the appliance, unless it `is_cold`: then it is started as people do.
     `prefix` is what to put before the command, which is cold; it ends in becoming it. `host` is where it listens then.
@@ -61,23 +58,17 @@ class Served:
             )
 
     def get(self, path: str, port: int | None = None) -> tuple[int, Any]:
-        """
-        Status and JSON body; status 0 where nobody listens.
-        """
+        """Status and JSON body; status 0 where nobody listens."""
         return self.ask(path, None, port=port)
 
     def post(self, path: str, body: object) -> tuple[int, Any]:
-        """
-        Status and JSON body.
-        """
+        """Status and JSON body."""
         return self.ask(path, body)
 
     def ask(
         self, path: str, body: object, headers: Mapping[str, str] | None = None, port: int | None = None
     ) -> tuple[int, Any]:
-        """
-        Status and JSON body; bytes are sent as they are, None makes it a GET.
-        """
+        """Status and JSON body; bytes are sent as they are, None makes it a GET."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         url = f"http://{self.host}:{port or self.port}{path}"
         request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
@@ -92,9 +83,7 @@ class Served:
     def stream(
         self, path: str, body: object, headers: Mapping[str, str] | None = None, port: int | None = None
     ) -> bytes:
-        """
-        The whole of an answer, as its bytes; None makes it a GET.
-        """
+        """The whole of an answer, as its bytes; None makes it a GET."""
         sent = {"Content-Type": "application/json", **(headers or {})}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://{self.host}:{port or self.port}{path}", data, sent)
@@ -103,16 +92,12 @@ class Served:
             return whole
 
     def state(self) -> str | None:
-        """
-        The first model's state, or None while nobody listens.
-        """
+        """The first model's state, or None while nobody listens."""
         _, body = self.get("/readyz")
         return body["models"][0]["state"] if body else None
 
     def until_ready(self, seconds: float = 240) -> Self:
-        """
-        Wait until it is ready; when it never is, fail with its log and leave nothing running.
-        """
+        """Wait until it is ready; when it never is, fail with its log and leave nothing running."""
         try:
             until(self._is_settled, seconds, self.tail)
             assert self.get("/readyz")[0] == 200, self.tail()
@@ -128,27 +113,19 @@ class Served:
         return status == 200 or has_failed or self.process.poll() is not None
 
     def descendants(self) -> list[psutil.Process]:
-        """
-        Every process under it, the engine core among them.
-        """
+        """Every process under it, the engine core among them."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def engine_core(self) -> psutil.Process:
-        """
-        The process the model runs in: the one with the most memory.
-        """
+        """The process the model runs in: the one with the most memory."""
         return max(self.descendants(), key=lambda process: process.memory_info().rss)
 
     def events(self) -> list[dict[str, Any]]:
-        """
-        The log, one object a line.
-        """
+        """The log, one object a line."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def ended(self, request_id: str) -> dict[str, Any]:
-        """
-        The one event that tells of the end of a request, once it is there.
-        """
+        """The one event that tells of the end of a request, once it is there."""
 
         def found() -> list[dict[str, Any]]:
             ends = (event for event in self.events() if event["event"] == "request.ended")
@@ -159,15 +136,11 @@ class Served:
         return event
 
     def tail(self) -> str:
-        """
-        The end of the log, for a failure's message.
-        """
+        """The end of the log, for a failure's message."""
         return self.log.read_text()[-4000:]
 
     def end(self) -> int:
-        """
-        SIGTERM, wait, exit code.
-        """
+        """SIGTERM, wait, exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -178,9 +151,7 @@ class Served:
 
 
 def free_port() -> int:
-    """
-    A port of the loopback that nobody listens on.
-    """
+    """A port of the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -188,9 +159,7 @@ def free_port() -> int:
 
 
 def until(is_so: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "") -> float:
-    """
-    Wait until something is so, and say how long it took.
-    """
+    """Wait until something is so, and say how long it took."""
     started = time.monotonic()
     while not is_so():
         assert time.monotonic() - started < seconds, f"not so after {seconds} seconds\n{why()}"
@@ -199,16 +168,12 @@ def until(is_so: Callable[[], bool], seconds: float, why: Callable[[], str] = la
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """
-    It has ended; a zombie that nobody has reaped yet counts.
-    """
+    """It has ended; a zombie that nobody has reaped yet counts."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def open_stream(port: int, path: str, body: object) -> socket.socket:
-    """
-    A raw connection whose request is sent and whose answer is not read.
-    """
+    """A raw connection whose request is sent and whose answer is not read."""
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
     connection = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -217,7 +182,5 @@ def open_stream(port: int, path: str, body: object) -> socket.socket:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """
-    This process's environment with changes.
-    """
+    """This process's environment with changes."""
     return {**os.environ, **changes}

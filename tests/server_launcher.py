@@ -54,8 +54,7 @@ class ForkedServer:
         return self._exit_code(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """
-        Return the exit code once the process has ended.
+        """Return the exit code once the process has ended.
 
         Raises:
             subprocess.TimeoutExpired: it still runs.
@@ -100,8 +99,7 @@ class ForkedServer:
 
 
 def launch(file: Path, arguments: Sequence[str], log: Path) -> ForkedServer | None:
-    """
-    Start `appliance` with the arguments, its output in `log`, for the config `file`.
+    """Start `appliance` with the arguments, its output in `log`, for the config `file`.
 
     None where the imports depend on the environment, which has changed since the launcher was started.
     """
@@ -255,8 +253,7 @@ def _serve(request: Mapping[str, Any], *, with_engine: bool) -> None:  # Any: JS
 
 
 def _prepare_fork_server() -> None:
-    """
-    Have multiprocessing's fork server be a fork of this process, which has imported vLLM, instead of a new one.
+    """Have multiprocessing's fork server be a fork of this process, which has imported vLLM, instead of a new one.
 
     It is forked now, while there is one thread, and waits until it is wanted.
     """

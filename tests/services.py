@@ -1,6 +1,4 @@
-"""
-Services that speak no OpenAI: text, vectors and scores in JSON of their own, and the Open Inference Protocol.
-"""
+"""Services that speak no OpenAI: text, vectors and scores in JSON of their own, and the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -14,18 +12,14 @@ NDJSON = "application/x-ndjson"
 
 
 def generate(asked: Asked) -> Answer:
-    """
-    Text as TGI has it: whole, with why it ended and the counts.
-    """
+    """Text as TGI has it: whole, with why it ended and the counts."""
     prompt = asked.json()["inputs"]
     details = {"finish_reason": "eos_token", "generated_tokens": 3, "prefill": len(prompt)}
     return json_answer([{"generated_text": f"Echo: {prompt}", "details": details}])
 
 
 def generate_stream(asked: Asked) -> Answer:
-    """
-    The same word by word, a line each, as Ollama and its like have it; the last one has the counts.
-    """
+    """The same word by word, a line each, as Ollama and its like have it; the last one has the counts."""
     words = f"Echo: {asked.json()['inputs']}".split(" ")
     texts = [words[0], *(f" {word}" for word in words[1:])]
     lines: list[dict[str, Any]] = [{"token": text, "done_reason": None} for text in texts]
@@ -36,30 +30,22 @@ def generate_stream(asked: Asked) -> Answer:
 
 
 def embed(asked: Asked) -> Answer:
-    """
-    A vector of three for each text.
-    """
+    """A vector of three for each text."""
     return json_answer({"vectors": [vector(text) for text in asked.json()["texts"]], "tokens": 5})
 
 
 def vector(text: str) -> list[float]:
-    """
-    A text's vector: numbers that 32 bits hold exactly.
-    """
+    """A text's vector: numbers that 32 bits hold exactly."""
     return [float(len(text)), 0.5, -0.25]
 
 
 def rank(asked: Asked) -> Answer:
-    """
-    A score for each document: how long it is.
-    """
+    """A score for each document: how long it is."""
     return json_answer({"results": [{"score": len(text) / 10} for text in asked.json()["docs"]]})
 
 
 def infer(asked: Asked) -> Answer:
-    """
-    v2 of the protocol: text for `text_input`, vectors for `text`, scores for `query` and `document`.
-    """
+    """v2 of the protocol: text for `text_input`, vectors for `text`, scores for `query` and `document`."""
     inputs = {each["name"]: each for each in asked.json()["inputs"]}
     first = next(iter(inputs.values()))
     size = len(first["data"])
@@ -73,23 +59,17 @@ def infer(asked: Asked) -> Answer:
 
 
 def tensors(*outputs: Mapping[str, Any]) -> Answer:
-    """
-    An answer of v2.
-    """
+    """An answer of v2."""
     return json_answer({"model_name": "m", "model_version": "1", "id": "1", "outputs": list(outputs)})
 
 
 def output(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
-    """
-    One tensor.
-    """
+    """One tensor."""
     return {"name": name, "datatype": datatype, "shape": shape, "data": data}
 
 
 def predict(asked: Asked) -> Answer:
-    """
-    v1 of the protocol: scores for pairs, and for plain texts what comes out of a pipeline of one's own.
-    """
+    """v1 of the protocol: scores for pairs, and for plain texts what comes out of a pipeline of one's own."""
     instances = asked.json()["instances"]
     if isinstance(instances[0], dict):
         return json_answer({"predictions": [{"score": len(each["document"]) / 10} for each in instances]})
@@ -110,9 +90,7 @@ SERVICES: Mapping[str, Reaction] = {
 
 
 def install(upstream: Upstream) -> None:
-    """
-    Well-behaved, with all the services, and nothing remembered.
-    """
+    """Well-behaved, with all the services, and nothing remembered."""
     upstream.reset()
     for path, reaction in SERVICES.items():
         upstream.on(path, reaction)

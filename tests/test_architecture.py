@@ -78,18 +78,14 @@ def _functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def test_every_room_has_a_floor() -> None:
-    """
-    A new room is named in the table, or this test says so.
-    """
+    """A new room is named in the table, or this test says so."""
     rooms = {_room(file) for file in FILES} - {"__init__"}
 
     assert rooms == set(FLOOR_OF)
 
 
 def test_a_room_imports_only_from_floors_below() -> None:
-    """
-    Never sideways, never upwards.
-    """
+    """Never sideways, never upwards."""
     above = [
         f"{_name(file)} imports {room}"
         for file in FILES
@@ -102,9 +98,7 @@ def test_a_room_imports_only_from_floors_below() -> None:
 
 
 def test_no_file_imports_itself_in_a_ring() -> None:
-    """
-    Within the rooms too, the modules have an order.
-    """
+    """Within the rooms too, the modules have an order."""
     modules = {".".join(("appliance", *file.relative_to(HOUSE).with_suffix("").parts)): file for file in FILES}
     graph = {}
     for module, file in modules.items():
@@ -116,9 +110,7 @@ def test_no_file_imports_itself_in_a_ring() -> None:
 
 
 def test_one_room_alone_knows_vllm() -> None:
-    """
-    A new vLLM is a change of one room.
-    """
+    """A new vLLM is a change of one room."""
     knowing = {
         _room(file) for file in FILES for name in _imports(ast.parse(file.read_text())) if name.split(".")[0] in HEAVY
     }
@@ -128,9 +120,7 @@ def test_one_room_alone_knows_vllm() -> None:
 
 @pytest.mark.parametrize("module", ["appliance.config", "appliance.cli.main", "appliance.server", "appliance.models"])
 def test_importing_needs_no_engine(module: str) -> None:
-    """
-    Whatever reads a config or proxies starts at once, with none of the heavy packages.
-    """
+    """Whatever reads a config or proxies starts at once, with none of the heavy packages."""
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -138,9 +128,7 @@ def test_importing_needs_no_engine(module: str) -> None:
 
 
 def test_reading_a_config_opens_no_connection() -> None:
-    """
-    What speaks HTTP takes longer to import than a file takes to check.
-    """
+    """What speaks HTTP takes longer to import than a file takes to check."""
     code = "import sys, appliance.config; print(*sorted({'aiohttp', 'litestar', 'granian'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -148,9 +136,7 @@ def test_reading_a_config_opens_no_connection() -> None:
 
 
 def test_files_and_functions_fit() -> None:
-    """
-    A file is one concept, 600 lines at most; a function fits one glance, 50 lines at most.
-    """
+    """A file is one concept, 600 lines at most; a function fits one glance, 50 lines at most."""
     lines = {_name(file): len(file.read_text().splitlines()) for file in FILES}
     functions = {
         f"{_name(file)}: {each.name}": (each.end_lineno or 0) - each.lineno + 1
@@ -163,9 +149,7 @@ def test_files_and_functions_fit() -> None:
 
 
 def test_everything_public_is_described() -> None:
-    """
-    Modules, public classes and public functions say what they are; overriding methods inherit that.
-    """
+    """Modules, public classes and public functions say what they are; overriding methods inherit that."""
     bare = [f"{_name(file)}: {name}" for file in FILES for name in _undescribed(ast.parse(file.read_text()))]
 
     assert bare == []

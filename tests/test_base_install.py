@@ -1,6 +1,4 @@
-"""
-The base install, without an engine and without this checkout.
-"""
+"""The base install, without an engine and without this checkout."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """
-    A virtual environment with the wheel of the appliance and what it needs, and no extra.
-    """
+    """A virtual environment with the wheel of the appliance and what it needs, and no extra."""
     folder = tmp_path_factory.mktemp("base") / "venv"
     uv = [sys.executable, "-m", "uv"]
     pins = ["--constraints", str(ROOT / "requirements/cpu.txt")]
@@ -35,9 +31,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_file_is_checked_without_any_engine(python: Path, tmp_path: Path) -> None:
-    """
-    `validate` and `schema` work, the schemas are in the wheel, and arguments of vLLM are checked without vLLM.
-    """
+    """`validate` and `schema` work, the schemas are in the wheel, and arguments of vLLM are checked without vLLM."""
     file = tmp_path / "config.yaml"
     file.write_text(
         "models:\n- name: a\n  class: generative\n  storage: {uri: /x}\n"
@@ -54,9 +48,7 @@ def test_a_file_is_checked_without_any_engine(python: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_serving_without_the_engine_names_the_extra(python: Path, tmp_path: Path) -> None:
-    """
-    The model fails with what to install, and `smoke` says so.
-    """
+    """The model fails with what to install, and `smoke` says so."""
     (tmp_path / "config.json").write_text("{}")
     file = tmp_path / "config.yaml"
     file.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {tmp_path}}}}}]\n")
@@ -75,9 +67,7 @@ def test_serving_without_the_engine_names_the_extra(python: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_proxy_needs_nothing_else(python: Path, tmp_path: Path) -> None:
-    """
-    It starts, answers, streams and stops with no engine to import.
-    """
+    """It starts, answers, streams and stops with no engine to import."""
     file = tmp_path / "proxy.yaml"
     with Upstream() as upstream:
         file.write_text(
@@ -97,9 +87,7 @@ def test_a_proxy_needs_nothing_else(python: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_port_for_grpc_without_grpc_names_the_extra(python: Path, tmp_path: Path) -> None:
-    """
-    Before anything starts; and without one, nothing misses it.
-    """
+    """Before anything starts; and without one, nothing misses it."""
     file = tmp_path / "config.yaml"
     file.write_text("models: [{name: a, class: proxy, upstreams: [{url: 'http://127.0.0.1:9'}]}]\n")
     port, grpc_port = free_port(), free_port()
@@ -123,9 +111,7 @@ class Parrot(OpenAIGenerativeModel):
 
 @pytest.mark.slow
 def test_a_model_in_python_needs_no_engine(python: Path, tmp_path: Path) -> None:
-    """
-    It is served from a file with nothing but the base install, and keeps its promise.
-    """
+    """It is served from a file with nothing but the base install, and keeps its promise."""
     (tmp_path / "parrots.py").write_text(_MODEL)
     body = {"messages": [{"role": "user", "content": "polly"}]}
     promise = {"path": "/v1/chat/completions", "body": body, "contains": '"content":"polly"'}

@@ -1,6 +1,4 @@
-"""
-A process of the engine that does not get far.
-"""
+"""A process of the engine that does not get far."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ print(json.dumps([process.exitcode, causes.recv()]))
 
 
 def test_it_says_why_it_broke_and_writes_past_no_log() -> None:
-    """
-    Its parent hears the reason; what is no line of the log is not written at all.
-    """
+    """Its parent hears the reason; what is no line of the log is not written at all."""
     done = subprocess.run([sys.executable, "-c", BREAKS], capture_output=True, text=True, timeout=60, check=True)
 
     assert json.loads(done.stdout) == [1, "ValueError: no memory for the cache"]

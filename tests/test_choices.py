@@ -1,6 +1,4 @@
-"""
-Several choices for one prompt, with vLLM's own parameters and outputs.
-"""
+"""Several choices for one prompt, with vLLM's own parameters and outputs."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 class Engine:
-    """
-    Writes two tokens for each choice, and notes what it was asked.
-    """
+    """Writes two tokens for each choice, and notes what it was asked."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self.asked: list[tuple[int | None, str]] = []
@@ -26,9 +22,7 @@ class Engine:
         self._fails = fails
 
     async def generate(self, params: Any, name: str) -> AsyncGenerator[Any]:
-        """
-        Each choice knows itself as the first, as the only one it is.
-        """
+        """Each choice knows itself as the first, as the only one it is."""
         from vllm.outputs import CompletionOutput, RequestOutput
         from vllm.sampling_params import RequestOutputKind
 
@@ -55,9 +49,7 @@ def _params(n: int, *, has_deltas: bool, seed: int | None = None) -> Any:
 
 
 async def test_a_whole_answer_has_all_choices_in_their_order() -> None:
-    """
-    One output, at the end, as vLLM's own.
-    """
+    """One output, at the end, as vLLM's own."""
     outputs = [output async for output in choices(Engine().generate, _params(3, has_deltas=False), "a")]
 
     assert [(output.finished, output.prompt_token_ids) for output in outputs] == [(True, [1, 2])]
@@ -65,9 +57,7 @@ async def test_a_whole_answer_has_all_choices_in_their_order() -> None:
 
 
 async def test_a_stream_names_the_choice_of_each_piece() -> None:
-    """
-    The request is finished with the last piece of the last choice.
-    """
+    """The request is finished with the last piece of the last choice."""
     outputs = [output async for output in choices(Engine().generate, _params(3, has_deltas=True), "a")]
 
     pieces = [(choice.index, choice.text) for output in outputs for choice in output.outputs]
@@ -77,9 +67,7 @@ async def test_a_stream_names_the_choice_of_each_piece() -> None:
 
 @pytest.mark.parametrize(("seed", "seeds"), [(7, [7, 8, 9]), (None, [None] * 3)])
 async def test_seeds_are_vllms_own(seed: int | None, seeds: list[int | None]) -> None:
-    """
-    Each choice is seeded apart, as `ParentRequest` does it.
-    """
+    """Each choice is seeded apart, as `ParentRequest` does it."""
     engine = Engine()
     [_ async for _ in choices(engine.generate, _params(3, has_deltas=False, seed=seed), "a")]
 
@@ -87,9 +75,7 @@ async def test_seeds_are_vllms_own(seed: int | None, seeds: list[int | None]) ->
 
 
 async def test_the_first_error_ends_all_choices() -> None:
-    """
-    What is under way is closed.
-    """
+    """What is under way is closed."""
     engine = Engine(fails=True)
     with pytest.raises(ValueError, match="broke"):
         [_ async for _ in choices(engine.generate, _params(3, has_deltas=False), "a")]

@@ -1,6 +1,4 @@
-"""
-The command line as people meet it.
-"""
+"""The command line as people meet it."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ def _run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_names_every_verb_and_a_first_command() -> None:
-    """
-    A newcomer sees what there is and what to type first.
-    """
+    """A newcomer sees what there is and what to type first."""
     done = _run("--help")
 
     assert done.returncode == 0
@@ -42,9 +38,7 @@ def test_help_names_every_verb_and_a_first_command() -> None:
 
 @pytest.mark.parametrize("verb", ["serve", "validate", "plan", "pull", "lock", "cache", "schema", "smoke"])
 def test_every_verb_explains_itself(verb: str) -> None:
-    """
-    Each verb has a help of its own.
-    """
+    """Each verb has a help of its own."""
     done = _run(verb, "--help")
 
     assert done.returncode == 0
@@ -52,9 +46,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
 
 
 def test_the_version_is_told() -> None:
-    """
-    One line: name and version.
-    """
+    """One line: name and version."""
     done = _run("--version")
 
     assert done.stdout.split() == ["appliance", "0.1.0"]
@@ -62,9 +54,7 @@ def test_the_version_is_told() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_every_example_is_valid_and_opens_with_its_schema(example: Path) -> None:
-    """
-    `validate` finds nothing, and editors find the schema.
-    """
+    """`validate` finds nothing, and editors find the schema."""
     done = _run("validate", str(example), APPLIANCE_CACHE="", ASSISTANT_KEY="x" * 32)
     first = example.read_text().splitlines()[0]
 
@@ -73,9 +63,7 @@ def test_every_example_is_valid_and_opens_with_its_schema(example: Path) -> None
 
 
 def test_problems_are_printed_for_people(tmp_path: Path) -> None:
-    """
-    Exit code 2, and FILE:LINE:COLUMN with a caret for each problem.
-    """
+    """Exit code 2, and FILE:LINE:COLUMN with a caret for each problem."""
     file = tmp_path / "config.yaml"
     file.write_text("models:\n  - name: a\n    class: generative\n    storge: {uri: /x}\nserver: {prt: 1}\n")
 
@@ -91,9 +79,7 @@ def test_problems_are_printed_for_people(tmp_path: Path) -> None:
 
 
 def test_problems_are_printed_for_machines(tmp_path: Path) -> None:
-    """
-    `--format json` has every file with its problems, good ones included.
-    """
+    """`--format json` has every file with its problems, good ones included."""
     file = tmp_path / "config.yaml"
     file.write_text("models: []\n")
 
@@ -107,9 +93,7 @@ def test_problems_are_printed_for_machines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["serve", "pull", "lock", "smoke"])
 def test_every_verb_refuses_a_bad_file_alike(verb: str) -> None:
-    """
-    Exit code 2 with the problems on standard error, before anything is started.
-    """
+    """Exit code 2 with the problems on standard error, before anything is started."""
     done = _run(verb, str(BROKEN / "unknown_keys.yaml"))
 
     assert done.returncode == 2
@@ -119,9 +103,7 @@ def test_every_verb_refuses_a_bad_file_alike(verb: str) -> None:
 
 
 def test_a_missing_file_is_no_traceback(tmp_path: Path) -> None:
-    """
-    Exit code 2 and the name of the file.
-    """
+    """Exit code 2 and the name of the file."""
     done = _run("serve", str(tmp_path / "nothing.yaml"))
 
     assert done.returncode == 2
@@ -130,9 +112,7 @@ def test_a_missing_file_is_no_traceback(tmp_path: Path) -> None:
 
 
 def test_a_schema_is_printed_whole_or_for_a_class() -> None:
-    """
-    `schema` prints the file's schema, `schema generative` that of one class.
-    """
+    """`schema` prints the file's schema, `schema generative` that of one class."""
     whole, one = json.loads(_run("schema").stdout), json.loads(_run("schema", "generative").stdout)
 
     assert "models" in whole["properties"]
@@ -140,9 +120,7 @@ def test_a_schema_is_printed_whole_or_for_a_class() -> None:
 
 
 def test_pull_says_where_the_bytes_lie(tmp_path: Path) -> None:
-    """
-    A directory on disk is used in place, and named.
-    """
+    """A directory on disk is used in place, and named."""
     (tmp_path / "config.json").write_text("{}")
     file = tmp_path / "config.yaml"
     file.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {tmp_path}}}}}]\n")
@@ -154,9 +132,7 @@ def test_pull_says_where_the_bytes_lie(tmp_path: Path) -> None:
 
 
 def test_pull_of_nothing_says_what_is_missing(tmp_path: Path) -> None:
-    """
-    Each fault of storage has an exit code of its own.
-    """
+    """Each fault of storage has an exit code of its own."""
     file = tmp_path / "config.yaml"
     file.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {tmp_path}/absent}}}}]\n")
 
@@ -168,9 +144,7 @@ def test_pull_of_nothing_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_smoke_fails_with_the_reason(tmp_path: Path) -> None:
-    """
-    A model that cannot load fails the smoke test by its reason.
-    """
+    """A model that cannot load fails the smoke test by its reason."""
     file = tmp_path / "config.yaml"
     file.write_text(f"models: [{{name: a, class: generative, storage: {{uri: {tmp_path}/absent}}}}]\n")
 

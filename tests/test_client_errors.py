@@ -235,9 +235,7 @@ UNREACHABLE: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Site:
-    """
-    One ``raise VLLMValidationError``: the file, and its first and last line.
-    """
+    """One ``raise VLLMValidationError``: the file, and its first and last line."""
 
     file: str
     first: int
@@ -246,9 +244,7 @@ class Site:
 
 @cache
 def sites() -> Mapping[str, Site]:
-    """
-    Every one in the modules of requests, from their source.
-    """
+    """Every one in the modules of requests, from their source."""
     found: dict[str, Site] = {}
     for module in PROTOCOLS:
         spec = importlib.util.find_spec(module)
@@ -273,9 +269,7 @@ def _raises(node: ast.AST, names: tuple[str, ...]) -> Iterator[tuple[str, ast.Ra
 
 
 def _words(node: ast.Raise) -> str:
-    """
-    The message's own text, a space for what is put in.
-    """
+    """The message's own text, a space for what is put in."""
     (message, *_) = node.exc.args if isinstance(node.exc, ast.Call) else (None,)
     if isinstance(message, ast.JoinedStr):
         return "".join(str(part.value) if isinstance(part, ast.Constant) else " " for part in message.values)
@@ -284,42 +278,32 @@ def _words(node: ast.Raise) -> str:
 
 @cache
 def adapter(operation: str) -> TypeAdapter[Any]:
-    """
-    What decodes the operation's requests.
-    """
+    """What decodes the operation's requests."""
     module, _, name = TYPES[operation].rpartition(".")
     return TypeAdapter(getattr(importlib.import_module(module), name))
 
 
 def body_of(operation: str, members: Mapping[str, Any]) -> bytes:
-    """
-    A whole request.
-    """
+    """A whole request."""
     return json.dumps({**NEEDED[operation], **members}).encode()
 
 
 def refused(operation: str, members: Mapping[str, Any]) -> RequestError:
-    """
-    The error that the request is answered with.
-    """
+    """The error that the request is answered with."""
     with pytest.raises(RequestError) as caught:
         decode(adapter(operation), body_of(operation, members))
     return caught.value
 
 
 def test_every_place_has_its_request() -> None:
-    """
-    A new version of vLLM that refuses requests elsewhere is found here.
-    """
+    """A new version of vLLM that refuses requests elsewhere is found here."""
     assert set(sites()) == set(SITES) | set(UNREACHABLE)
     assert len(sites()) > 50
 
 
 @pytest.mark.parametrize("site", SITES)
 async def test_what_vllm_refuses_is_refused_alike(site: str) -> None:
-    """
-    The request reaches that place, and has the status that vLLM's own server gives; the message names no class.
-    """
+    """The request reaches that place, and has the status that vLLM's own server gives; the message names no class."""
     operation, members = SITES[site]
     with pytest.raises(Exception) as caught:  # noqa: PT011 - looked at below
         adapter(operation).validate_json(body_of(operation, members))
@@ -341,9 +325,7 @@ def _raised_at(error: BaseException) -> Site:
 
 
 async def _status_of_vllm(error: Exception) -> int:
-    """
-    The status of its own handler of such errors.
-    """
+    """The status of its own handler of such errors."""
     from fastapi import FastAPI
     from starlette.requests import Request
     from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
@@ -416,9 +398,7 @@ PART = {"role": "user", "content": [{"type": "smell"}]}
 def test_a_value_of_the_wrong_kind_is_named(
     operation: str, members: Mapping[str, Any], param: str | None, words: str
 ) -> None:
-    """
-    The message names the field as the client wrote it, and what it may be; no type of vLLM's or pydantic's.
-    """
+    """The message names the field as the client wrote it, and what it may be; no type of vLLM's or pydantic's."""
     error = refused(operation, members)
 
     assert (error.status, error.param) == (400, param)
@@ -430,9 +410,7 @@ TURN = {"role": "assistant", "type": "message", "id": "m", "status": "completed"
 
 
 def test_an_empty_turn_of_the_assistant_is_left_out() -> None:
-    """
-    Agents send them back; vLLM would read the first of its texts.
-    """
+    """Agents send them back; vLLM would read the first of its texts."""
     items = [{**TURN, "content": []}, {"role": "user", "content": "Hi"}]
 
     request = decode(adapter("response"), body_of("response", {"input": items}))
@@ -444,18 +422,14 @@ def test_an_empty_turn_of_the_assistant_is_left_out() -> None:
     ("content", "param"), [([], "input"), ([{"type": "refusal", "refusal": "no"}], "input[0].content[0]")]
 )
 def test_a_turn_without_a_text_is_refused(content: list[Any], param: str) -> None:
-    """
-    There is nothing to go on from.
-    """
+    """There is nothing to go on from."""
     error = refused("response", {"input": [{**TURN, "content": content}]})
 
     assert (error.status, error.param) == (400, param)
 
 
 def test_a_body_full_of_mistakes_is_refused_without_a_list_of_them() -> None:
-    """
-    A description of each of a hundred thousand values would take longer than all else about the request.
-    """
+    """A description of each of a hundred thousand values would take longer than all else about the request."""
     assert "most of its values" in str(refused("chat", {"logit_bias": dict.fromkeys(map(str, range(20_000)), "x")}))
 
 
@@ -477,9 +451,7 @@ def test_only_the_first_faulty_item_of_a_list_is_described(operation: str, item:
 
 
 def test_only_the_first_faulty_part_of_an_item_is_described() -> None:
-    """
-    The parts of a message are as many types as the items of a list; types that were used before are no exception.
-    """
+    """The parts of a message are as many types as the items of a list; types that were used before are no exception."""
     for kind in _kinds(OpenAIModel):
         kind.model_rebuild()
     body = body_of("response", {"input": [{"role": "user", "content": [{}] * 20_000}]})
@@ -502,9 +474,7 @@ def _raise(error: Exception) -> None:
 
 
 def test_what_the_engine_raises_about_a_request_is_the_clients() -> None:
-    """
-    vLLM wraps the errors of one request; what a client can do nothing with is left out of the messages.
-    """
+    """vLLM wraps the errors of one request; what a client can do nothing with is left out of the messages."""
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.exceptions import EngineGenerateError
 
@@ -528,9 +498,7 @@ def test_what_the_engine_raises_about_a_request_is_the_clients() -> None:
 
 
 def test_an_engine_with_too_much_to_do_is_asked_again() -> None:
-    """
-    vLLM's own limits are 503 with `Retry-After`.
-    """
+    """vLLM's own limits are 503 with `Retry-After`."""
     from vllm.exceptions import QueueOverflowError
 
     with pytest.raises(UnavailableError) as caught:
@@ -568,9 +536,7 @@ def test_an_engine_with_too_much_to_do_is_asked_again() -> None:
 async def test_an_error_in_a_stream_has_the_shape_of_its_protocol(
     path: str, name: str, event: Mapping[str, Any]
 ) -> None:
-    """
-    It comes after what was sent, and numbers itself where the protocol numbers events.
-    """
+    """It comes after what was sent, and numbers itself where the protocol numbers events."""
 
     async def broken() -> Any:
         yield b'data: {"sequence_number":4}\n\n'
@@ -583,9 +549,7 @@ async def test_an_error_in_a_stream_has_the_shape_of_its_protocol(
 
 
 def _told(message: str, parameter: str | None, operation: str, members: Mapping[str, Any]) -> RequestError:
-    """
-    What a client is told of an error of vLLM's that this request made it raise.
-    """
+    """What a client is told of an error of vLLM's that this request made it raise."""
     from vllm.exceptions import VLLMValidationError
 
     request = decode(adapter(operation), body_of(operation, members))
@@ -612,16 +576,12 @@ def _told(message: str, parameter: str | None, operation: str, members: Mapping[
 def test_the_field_at_fault_is_one_of_the_request(
     message: str, parameter: str | None, operation: str, members: Mapping[str, Any], param: str | None
 ) -> None:
-    """
-    vLLM leaves it out, or names one of its own parameters.
-    """
+    """vLLM leaves it out, or names one of its own parameters."""
     assert _told(message, parameter, operation, members).param == param
 
 
 def test_of_two_constraints_the_field_is_named() -> None:
-    """
-    The message speaks of several.
-    """
+    """The message speaks of several."""
     assert refused("chat", {"structured_outputs": {"regex": "a", "choice": ["a"]}}).param == "structured_outputs"
 
 
@@ -640,9 +600,7 @@ def test_of_two_constraints_the_field_is_named() -> None:
     ],
 )
 def test_what_only_an_operator_understands_is_said_otherwise(message: str, words: str) -> None:
-    """
-    No classes, no versions of libraries, no options of another server.
-    """
+    """No classes, no versions of libraries, no options of another server."""
     error = _told(message, None, "chat", {})
 
     assert words in str(error)

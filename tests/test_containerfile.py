@@ -1,6 +1,4 @@
-"""
-What can be told of the image without building it.
-"""
+"""What can be told of the image without building it."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ Instruction = tuple[str, str]
 
 @pytest.fixture(scope="module")
 def instructions() -> Sequence[Instruction]:
-    """
-    The Containerfile as instructions and their arguments, each on one line, without comments.
-    """
+    """The Containerfile as instructions and their arguments, each on one line, without comments."""
     text = (_ROOT / "Containerfile").read_text()
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     joined = re.sub(r"\\\n\s*", "", lines)
@@ -32,17 +28,13 @@ def instructions() -> Sequence[Instruction]:
 
 @pytest.fixture(scope="module")
 def final(instructions: Sequence[Instruction]) -> Sequence[Instruction]:
-    """
-    The instructions of the last stage, which is the image.
-    """
+    """The instructions of the last stage, which is the image."""
     start = max(index for index, (name, _) in enumerate(instructions) if name == "FROM")
     return instructions[start:]
 
 
 def test_every_base_image_has_a_version(instructions: Sequence[Instruction]) -> None:
-    """
-    An image is built from a named release or an earlier stage, never from whatever is latest.
-    """
+    """An image is built from a named release or an earlier stage, never from whatever is latest."""
     stages = {words[2] for words in _arguments(instructions, "FROM") if len(words) == 3}
     bases = {words[0] for words in _arguments(instructions, "FROM")} - stages - {"scratch", "runtime-${VARIANT}"}
 
@@ -52,9 +44,7 @@ def test_every_base_image_has_a_version(instructions: Sequence[Instruction]) -> 
 
 @pytest.mark.parametrize("variant", _VARIANTS)
 def test_each_variant_has_its_stage_and_its_requirements(instructions: Sequence[Instruction], variant: str) -> None:
-    """
-    Whatever VARIANT chooses is there.
-    """
+    """Whatever VARIANT chooses is there."""
     stages = {words[2] for words in _arguments(instructions, "FROM") if len(words) == 3}
     copied = [words[0].replace("${VARIANT}", variant) for words in _arguments(instructions, "COPY")]
 
@@ -64,18 +54,14 @@ def test_each_variant_has_its_stage_and_its_requirements(instructions: Sequence[
 
 
 def test_the_image_has_pip(instructions: Sequence[Instruction]) -> None:
-    """
-    Storage of the scheme pypi:// runs it.
-    """
+    """Storage of the scheme pypi:// runs it."""
     assert all(
         re.search("^pip==", (_ROOT / f"requirements/{variant}.txt").read_text(), re.MULTILINE) for variant in _VARIANTS
     )
 
 
 def test_all_that_is_copied_passes_the_ignore_file(instructions: Sequence[Instruction]) -> None:
-    """
-    What the build needs is in its context, and exists.
-    """
+    """What the build needs is in its context, and exists."""
     sources = [
         word.replace("${VARIANT}", "cpu")
         for words in _arguments(instructions, "COPY")
@@ -91,16 +77,12 @@ def test_all_that_is_copied_passes_the_ignore_file(instructions: Sequence[Instru
     "path", [".git/HEAD", ".venv/bin/python", "appliance/__pycache__/cli.pyc", "tests", "examples"]
 )
 def test_what_no_image_needs_stays_out_of_the_context(path: str) -> None:
-    """
-    History, environments, caches and tests never reach a builder.
-    """
+    """History, environments, caches and tests never reach a builder."""
     assert _is_ignored(path)
 
 
 def test_the_user_is_not_root(final: Sequence[Instruction]) -> None:
-    """
-    The user is a number, so that Kubernetes can tell that it is not root.
-    """
+    """The user is a number, so that Kubernetes can tell that it is not root."""
     user = _last(final, "USER").partition(":")[0]
 
     assert user.isdigit()
@@ -109,35 +91,27 @@ def test_the_user_is_not_root(final: Sequence[Instruction]) -> None:
 
 @pytest.mark.parametrize("name", ["ENTRYPOINT", "CMD"])
 def test_the_command_is_run_without_a_shell(final: Sequence[Instruction], name: str) -> None:
-    """
-    A shell in between would keep SIGTERM for itself.
-    """
+    """A shell in between would keep SIGTERM for itself."""
     words = json.loads(_last(final, name))
 
     assert all(isinstance(word, str) for word in words)
 
 
 def test_the_image_serves_the_mounted_config(final: Sequence[Instruction]) -> None:
-    """
-    Without arguments it serves the one file it is given.
-    """
+    """Without arguments it serves the one file it is given."""
     assert json.loads(_last(final, "ENTRYPOINT"))[-1] == "appliance"
     assert json.loads(_last(final, "CMD")) == ["serve", "/etc/appliance/config.yaml"]
 
 
 def test_health_is_liveness(final: Sequence[Instruction]) -> None:
-    """
-    A container whose model still loads is healthy.
-    """
+    """A container whose model still loads is healthy."""
     check = _last(final, "HEALTHCHECK")
 
     assert json.loads(check.partition("CMD ")[2]) == ["appliance", "probe", "live"]
 
 
 def test_all_caches_lie_on_the_one_volume(final: Sequence[Instruction]) -> None:
-    """
-    With a read-only root nothing else can be written.
-    """
+    """With a read-only root nothing else can be written."""
     volume = _last(final, "VOLUME")
     environment = dict(word.split("=", 1) for word in shlex.split(_last(final, "ENV")))
 
@@ -155,9 +129,7 @@ def _last(instructions: Sequence[Instruction], name: str) -> str:
 
 
 def _is_ignored(path: str) -> bool:
-    """
-    Whether the ignore file keeps `path` out; its last pattern that matches decides.
-    """
+    """Whether the ignore file keeps `path` out; its last pattern that matches decides."""
     ignored = False
     for line in (_ROOT / ".containerignore").read_text().splitlines():
         if line and not line.startswith("#"):

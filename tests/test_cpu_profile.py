@@ -1,6 +1,4 @@
-"""
-What an engine on a CPU is born with: chosen for the machine, unless the config or the environment says it.
-"""
+"""What an engine on a CPU is born with: chosen for the machine, unless the config or the environment says it."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ def _unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_core_computes_unless_somebody_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    As many threads as a container may use; the variable goes over that, the config's key over both.
-    """
+    """As many threads as a container may use; the variable goes over that, the config's key over both."""
     by_machine = CpuProfile.of(ALONE)
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
     by_variable = CpuProfile.of(ALONE)
@@ -37,9 +33,7 @@ def test_every_core_computes_unless_somebody_says_how_many(monkeypatch: pytest.M
 
 
 def test_a_variable_that_is_no_number_is_nobodys_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    An empty one too, as templates leave them.
-    """
+    """An empty one too, as templates leave them."""
     for nonsense in ("", "many", "0"):
         monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
 
@@ -47,9 +41,7 @@ def test_a_variable_that_is_no_number_is_nobodys_word(monkeypatch: pytest.Monkey
 
 
 def test_threads_that_wait_give_the_processor_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Intel's OpenMP is preloaded before what is preloaded already, and spins for a fifth of a millisecond at most.
-    """
+    """Intel's OpenMP is preloaded before what is preloaded already, and spins for a fifth of a millisecond at most."""
     monkeypatch.setenv("LD_PRELOAD", "/opt/libother.so")
 
     profile = CpuProfile.of(ALONE)
@@ -62,9 +54,7 @@ def test_threads_that_wait_give_the_processor_back(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_the_user_says_of_openmp_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    How long threads spin, and the library itself: two of them in one process would not work.
-    """
+    """How long threads spin, and the library itself: two of them in one process would not work."""
     monkeypatch.setenv("KMP_BLOCKTIME", "200")
     spinning = CpuProfile.of(ALONE)
     monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libgomp.so.1")
@@ -76,9 +66,7 @@ def test_what_the_user_says_of_openmp_stays(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_look_at_the_profile_changes_nothing_here() -> None:
-    """
-    It is for processes that are not born yet.
-    """
+    """It is for processes that are not born yet."""
     before = dict(os.environ)
 
     CpuProfile.of(LayoutConfig(cpu_threads=3))
@@ -87,9 +75,7 @@ def test_a_look_at_the_profile_changes_nothing_here() -> None:
 
 
 def test_the_build_is_told_without_an_import() -> None:
-    """
-    The installed one, as vLLM itself says when it is asked.
-    """
+    """The installed one, as vLLM itself says when it is asked."""
     from vllm.platforms import current_platform
 
     assert is_cpu_build() == current_platform.is_cpu()

@@ -1,6 +1,4 @@
-"""
-The verb that compares two files.
-"""
+"""The verb that compares two files."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ def _diff(folder: Path, new: str, *options: str) -> Result:
     ids=["same", "hot", "swap", "others", "restart"],
 )
 def test_the_last_line_says_what_would_happen(tmp_path: Path, new: str, code: int, outcome: str) -> None:
-    """
-    And the exit code is that of diff: 0 where nothing differs, 1 where something does.
-    """
+    """And the exit code is that of diff: 0 where nothing differs, 1 where something does."""
     result = _diff(tmp_path, new)
 
     assert result.exit_code == code
@@ -47,9 +43,7 @@ def test_the_last_line_says_what_would_happen(tmp_path: Path, new: str, code: in
 
 
 def test_it_is_a_table_for_people_and_json_for_machines(tmp_path: Path) -> None:
-    """
-    Path, old value, new value and change; a value that is not there is a dash, or left out.
-    """
+    """Path, old value, new value and change; a value that is not there is a dash, or left out."""
     new = ONE.replace('"${file:key}"}', '"${file:key}-2"}, {url: "http://b:1"}')
     table = [line.split() for line in _diff(tmp_path, new).output.splitlines()]
     rows = json.loads(_diff(tmp_path, new, "--format", "json").output)
@@ -70,9 +64,7 @@ def test_it_is_a_table_for_people_and_json_for_machines(tmp_path: Path) -> None:
 
 
 def test_a_bad_file_is_named_with_its_line(tmp_path: Path) -> None:
-    """
-    Exit code 2, as everywhere.
-    """
+    """Exit code 2, as everywhere."""
     result = _diff(tmp_path, f"{ONE}servr: {{}}\n")
 
     assert result.exit_code == 2
@@ -80,9 +72,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path) -> None:
 
 
 def test_the_help_and_the_readme_name_what_is_hot() -> None:
-    """
-    Nobody has to try it out.
-    """
+    """Nobody has to try it out."""
     told = CliRunner().invoke(main, ["diff", "--help"]).output
 
     assert [key for key in keys_of(Change.HOT) if key not in told] == []

@@ -1,6 +1,4 @@
-"""
-The error tree: what is drawn is what there is.
-"""
+"""The error tree: what is drawn is what there is."""
 
 from __future__ import annotations
 
@@ -16,16 +14,12 @@ _ROW = re.compile(r"^ {4}(?P<rank>[│├└─ ]*)(?P<name>\w+Error)\s+(?P<stat
 
 
 def rows() -> list[re.Match[str]]:
-    """
-    The lines of the drawing.
-    """
+    """The lines of the drawing."""
     return [found for line in (errors.__doc__ or "").splitlines() if (found := _ROW.match(line))]
 
 
 def below(error: type[ApplianceError]) -> Iterator[type[ApplianceError]]:
-    """
-    An error and everything under it, of our own.
-    """
+    """An error and everything under it, of our own."""
     yield error
     for each in error.__subclasses__():
         if each.__module__.startswith(errors.__name__):
@@ -33,17 +27,13 @@ def below(error: type[ApplianceError]) -> Iterator[type[ApplianceError]]:
 
 
 def test_the_drawing_has_every_error_once() -> None:
-    """
-    A new error is drawn where it belongs, or this test says so.
-    """
+    """A new error is drawn where it belongs, or this test says so."""
     assert sorted(row["name"] for row in rows()) == sorted(error.__name__ for error in below(ApplianceError))
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row["name"])
 def test_the_drawing_tells_status_and_exit_code(row: re.Match[str]) -> None:
-    """
-    Where a line has a number, the class has it, too.
-    """
+    """Where a line has a number, the class has it, too."""
     error = getattr(errors, row["name"])
 
     assert row["status"] is None or error.status == int(row["status"])
@@ -51,9 +41,7 @@ def test_the_drawing_tells_status_and_exit_code(row: re.Match[str]) -> None:
 
 
 def test_a_line_stands_under_what_it_derives_from() -> None:
-    """
-    Each branch of the drawing is one step of inheritance.
-    """
+    """Each branch of the drawing is one step of inheritance."""
     above: dict[int, str] = {}
     for row in rows():
         depth = len(row["rank"])
@@ -64,9 +52,7 @@ def test_a_line_stands_under_what_it_derives_from() -> None:
 
 
 def test_each_fault_of_storage_has_an_exit_code_of_its_own() -> None:
-    """
-    Whoever runs `appliance pull` in a script can tell them apart.
-    """
+    """Whoever runs `appliance pull` in a script can tell them apart."""
     codes = [error.exit_code for error in below(StorageError)]
 
     assert len(set(codes)) == len(codes)

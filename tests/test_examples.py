@@ -1,6 +1,4 @@
-"""
-The examples, started for real where this machine can run them.
-"""
+"""The examples, started for real where this machine can run them."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ FORWARDING = frozenset(
     [pytest.param(each, marks=[pytest.mark.long] * (each in SELDOM)) for each in sorted(NAMES - FORWARDING)],
 )
 def test_an_example_keeps_its_promises(name: str) -> None:
-    """
-    `smoke` starts it, asks what `expect:` promises, and stops it with exit code 0.
-    """
+    """`smoke` starts it, asks what `expect:` promises, and stops it with exit code 0."""
     if name in NEEDS:
         pytest.skip(f"needs {NEEDS[name]}")
     done = subprocess.run(
@@ -48,9 +44,7 @@ def test_an_example_keeps_its_promises(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FORWARDING))
 def test_an_example_that_forwards_keeps_its_promises(name: str) -> None:
-    """
-    Beside an upstream it does what it says, and needs no engine for it.
-    """
+    """Beside an upstream it does what it says, and needs no engine for it."""
     smoke = [sys.executable, "-m", "appliance", "smoke", str(EXAMPLES / name), "--timeout", "60"]
     beside = [sys.executable, str(Path(__file__).parent / "with_upstreams.py")]
     done = subprocess.run([*beside, *smoke], capture_output=True, text=True, check=False)

@@ -1,6 +1,4 @@
-"""
-Work of several requests on one thread, whose steps the test takes.
-"""
+"""Work of several requests on one thread, whose steps the test takes."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from appliance.engines.vllm.fair_executor import FairExecutor
 
 
 class Requests:
-    """
-    A pool that runs what was submitted when the test says so, and requests that submit work to it.
-    """
+    """A pool that runs what was submitted when the test says so, and requests that submit work to it."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -24,24 +20,18 @@ class Requests:
         self._pool = FairExecutor(self._submitted.append, lambda: self._whose)
 
     def submit(self, whose: str, name: str) -> Future[None]:
-        """
-        Work of this request; its name is noted when it is done.
-        """
+        """Work of this request; its name is noted when it is done."""
         self._whose = whose
         return self._pool.submit(self.done.append, name)
 
     def run(self, count: int) -> None:
-        """
-        So many of the things that were submitted to the pool.
-        """
+        """So many of the things that were submitted to the pool."""
         for _ in range(count):
             self._submitted.pop(0)()
 
 
 def test_a_request_of_much_work_takes_turns_with_others() -> None:
-    """
-    What another one submits is next, however much there was before it.
-    """
+    """What another one submits is next, however much there was before it."""
     requests = Requests()
     for number in range(3):
         requests.submit("large", f"large {number}")
@@ -54,9 +44,7 @@ def test_a_request_of_much_work_takes_turns_with_others() -> None:
 
 
 def test_work_that_nobody_waits_for_is_not_done() -> None:
-    """
-    A client that left has cancelled it.
-    """
+    """A client that left has cancelled it."""
     requests = Requests()
     first, second = requests.submit("a", "first"), requests.submit("a", "second")
     first.cancel()
@@ -67,9 +55,7 @@ def test_work_that_nobody_waits_for_is_not_done() -> None:
 
 
 def test_results_and_errors_come_to_whoever_submitted() -> None:
-    """
-    As with any pool of threads.
-    """
+    """As with any pool of threads."""
     with ThreadPoolExecutor(1) as threads:
         pool = FairExecutor(threads.submit, lambda: None)
         good, bad = pool.submit(pow, 2, 5), pool.submit(int, "x")

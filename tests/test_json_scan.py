@@ -1,6 +1,4 @@
-"""
-How deep and how wide JSON is, told before anything decodes it.
-"""
+"""How deep and how wide JSON is, told before anything decodes it."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ MOST = 8
 
 
 def depth(value: Any) -> int:
-    """
-    Objects and lists within each other, counted the slow way.
-    """
+    """Objects and lists within each other, counted the slow way."""
     if isinstance(value, dict | list):
         inside = value.values() if isinstance(value, dict) else value
         return 1 + max((depth(each) for each in inside), default=0)
@@ -27,9 +23,7 @@ def depth(value: Any) -> int:
 
 
 def containers(value: Any) -> int:
-    """
-    Objects and lists, counted the slow way.
-    """
+    """Objects and lists, counted the slow way."""
     if isinstance(value, dict | list):
         return 1 + sum(map(containers, value.values() if isinstance(value, dict) else value))
     return 0
@@ -44,9 +38,7 @@ VALUES = st.recursive(
 
 @given(VALUES, st.integers(0, MOST))
 def test_it_says_what_counting_says(value: Any, levels: int) -> None:
-    """
-    Whatever is in the texts, and however the brackets lie.
-    """
+    """Whatever is in the texts, and however the brackets lie."""
     for _ in range(levels):
         value = [value, value]
 
@@ -75,9 +67,7 @@ def test_it_says_what_counting_says(value: Any, levels: int) -> None:
     ],
 )
 def test_it_holds_where_the_body_is_no_json(body: bytes, is_so: bool) -> None:
-    """
-    What is never closed counts, and what is in a text does not.
-    """
+    """What is never closed counts, and what is in a text does not."""
     assert is_deeper(body, MOST) is is_so
 
 
@@ -92,9 +82,7 @@ def test_it_holds_where_the_body_is_no_json(body: bytes, is_so: bool) -> None:
     ],
 )
 def test_only_what_is_outermost_counts_as_wide(body: bytes, count: int) -> None:
-    """
-    Members of an object and elements of a list, whatever is within them.
-    """
+    """Members of an object and elements of a list, whatever is within them."""
     assert not has_more_members(body, count)
     assert has_more_members(body, count - 1)
 
@@ -102,9 +90,7 @@ def test_only_what_is_outermost_counts_as_wide(body: bytes, count: int) -> None:
 @pytest.mark.parametrize("length", [*range(65_530, 65_541), 131_072, 200_000])
 @pytest.mark.parametrize("filling", [b"x", b"\\\\", b'\\"', b"[", "é".encode()])
 def test_a_long_text_ends_where_it_ends(filling: bytes, length: int) -> None:
-    """
-    Wherever a chunk ends: in a text, after a backslash, before a quote.
-    """
+    """Wherever a chunk ends: in a text, after a backslash, before a quote."""
     text = b'["' + (filling * length)[: length // len(filling) * len(filling)] + b'"'
 
     assert is_deeper(text + b"[" * MOST, MOST)

@@ -1,6 +1,4 @@
-"""
-Work that is done for a client, which may leave.
-"""
+"""Work that is done for a client, which may leave."""
 
 from __future__ import annotations
 
@@ -14,18 +12,14 @@ from appliance.api.disconnect import ClientDisconnectedError, cancel_on_disconne
 
 
 class Client:
-    """
-    One that has sent all of its request, and stays until it is told to leave.
-    """
+    """One that has sent all of its request, and stays until it is told to leave."""
 
     def __init__(self) -> None:
         self.leaves = asyncio.Event()
         self.readers = 0
 
     def request(self) -> Request[Any, Any, Any]:
-        """
-        Its request.
-        """
+        """Its request."""
         return Request({"type": "http"}, receive=self._receive)  # type: ignore[arg-type]  # all that it needs
 
     async def _receive(self) -> dict[str, str]:
@@ -38,9 +32,7 @@ class Client:
 
 
 async def test_work_for_a_client_that_stays_is_done() -> None:
-    """
-    Its result is returned, and nobody reads the connection any more.
-    """
+    """Its result is returned, and nobody reads the connection any more."""
     client = Client()
 
     async def work() -> int:
@@ -52,9 +44,7 @@ async def test_work_for_a_client_that_stays_is_done() -> None:
 
 
 async def test_work_for_a_client_that_leaves_is_cancelled() -> None:
-    """
-    Also where it answers being cancelled with another error; the task itself goes on uncancelled.
-    """
+    """Also where it answers being cancelled with another error; the task itself goes on uncancelled."""
     client, ends = Client(), []
 
     async def work() -> None:
@@ -74,9 +64,7 @@ async def test_work_for_a_client_that_leaves_is_cancelled() -> None:
 
 
 async def test_an_error_of_the_work_is_its_own() -> None:
-    """
-    While the client is there.
-    """
+    """While the client is there."""
 
     async def work() -> None:
         await asyncio.sleep(0)
@@ -87,9 +75,7 @@ async def test_an_error_of_the_work_is_its_own() -> None:
 
 
 async def test_a_task_that_is_cancelled_by_others_is_cancelled() -> None:
-    """
-    That is no client that left.
-    """
+    """That is no client that left."""
     client = Client()
     task = asyncio.create_task(cancel_on_disconnect(client.request(), asyncio.sleep(60)))
     while not client.readers:

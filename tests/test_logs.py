@@ -1,6 +1,4 @@
-"""
-The log: one stream, of one form, without secrets.
-"""
+"""The log: one stream, of one form, without secrets."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ def _spoken(format: str = "json", level: str = "info", secrets: tuple[str, ...] 
 
 
 def test_every_event_is_one_object_whoever_logs_it() -> None:
-    """
-    Ours and a library's have the same keys: event, level, logger, timestamp.
-    """
+    """Ours and a library's have the same keys: event, level, logger, timestamp."""
     events = [json.loads(line) for line in _spoken().splitlines()]
 
     assert [event["event"] for event in events] == ["model.moved", "from vLLM", "vLLM failed", "model.broke"]
@@ -40,9 +36,7 @@ def test_every_event_is_one_object_whoever_logs_it() -> None:
 
 
 def test_a_secret_never_comes_out() -> None:
-    """
-    Wherever it stands in the line, and however JSON writes it.
-    """
+    """Wherever it stands in the line, and however JSON writes it."""
     spoken = _spoken(secrets=("key-4711-abc", 'quo"ted-secret'))
 
     assert "4711" not in spoken
@@ -52,9 +46,7 @@ def test_a_secret_never_comes_out() -> None:
 
 
 def test_a_traceback_has_no_locals() -> None:
-    """
-    Where it failed is told, what was in the variables is not.
-    """
+    """Where it failed is told, what was in the variables is not."""
     spoken = _spoken()
 
     assert "it broke" in spoken
@@ -62,9 +54,7 @@ def test_a_traceback_has_no_locals() -> None:
 
 
 def test_a_terminal_shows_ours_and_errors_of_others() -> None:
-    """
-    On the console a library's steps are left out, its errors are not; with debug everything is there.
-    """
+    """On the console a library's steps are left out, its errors are not; with debug everything is there."""
     calm, everything = _spoken("console"), _spoken("console", "debug")
 
     assert "model.moved" in calm
@@ -74,9 +64,7 @@ def test_a_terminal_shows_ours_and_errors_of_others() -> None:
 
 
 def test_a_text_of_a_client_neither_begins_a_line_nor_moves_the_cursor() -> None:
-    """
-    On a terminal a path shows what would act there; a traceback and a library's own lines stay as they are.
-    """
+    """On a terminal a path shows what would act there; a traceback and a library's own lines stay as they are."""
     code = r"""
 import logging, structlog
 from appliance import logs
@@ -93,9 +81,7 @@ logging.getLogger("appliance.y").info("two\nlines \x1b[2J")
 
 
 def test_another_config_holds_for_loggers_that_are_in_use() -> None:
-    """
-    Level, format and secrets are those of the last call, for every logger.
-    """
+    """Level, format and secrets are those of the last call, for every logger."""
     code = """
 import structlog
 from appliance import logs
@@ -133,9 +119,7 @@ def _written(code: str, format: str = "json") -> subprocess.CompletedProcess[str
 
 
 def test_captured_output_is_cut_into_events_between_characters() -> None:
-    """
-    Nothing of a long line is lost, secrets do not come out, and output is the program's own again afterwards.
-    """
+    """Nothing of a long line is lost, secrets do not come out, and output is the program's own again afterwards."""
     done = _written("print('ab' + 'é' * 20_000); print('key-4711-abc'); print('begun', end='')")
     texts = [json.loads(line)["text"] for line in done.stderr.splitlines()]
 
@@ -146,27 +130,21 @@ def test_captured_output_is_cut_into_events_between_characters() -> None:
 
 
 def test_a_character_may_come_in_two_pieces() -> None:
-    """
-    Bytes are put together before they are read as text; what is no text is escaped.
-    """
+    """Bytes are put together before they are read as text; what is no text is escaped."""
     done = _written(r"[sys.stdout.buffer.write(each) for each in (b'\xc3', b'\xa9\n', b'\xff\n')]")
 
     assert [json.loads(line)["text"] for line in done.stderr.splitlines()] == ["é", r"\xff"]
 
 
 def test_on_a_console_output_stays_as_it_is_written() -> None:
-    """
-    People read it, and debuggers and progress bars write parts of lines.
-    """
+    """People read it, and debuggers and progress bars write parts of lines."""
     done = _written("print('50 %', end='\\r'); print('wrong', file=sys.stderr)", "console")
 
     assert (done.stdout, done.stderr) == ("50 %\nafter\n", "wrong\n")
 
 
 def test_a_log_that_cannot_be_written_ends_nothing() -> None:
-    """
-    The error of writing the event is not an event again.
-    """
+    """The error of writing the event is not an event again."""
     done = _written("os.close(2); print('lost'); print('lost', file=sys.stderr)")
 
     assert done.stdout == "after\n"

@@ -1,6 +1,4 @@
-"""
-How much of a text is read that is much too long for its model.
-"""
+"""How much of a text is read that is much too long for its model."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from appliance.engines.vllm.long_texts import shortened
 
 
 class Tokenizer:
-    """
-    Each word is a token; it counts the characters that it reads.
-    """
+    """Each word is a token; it counts the characters that it reads."""
 
     truncation_side = "right"
 
@@ -34,9 +30,7 @@ def _shortened(tokenizer: Tokenizer, text: str, side: str | None = None, most: i
 
 
 def test_of_megabytes_a_beginning_is_read_that_is_too_long_already() -> None:
-    """
-    Its length goes by what the model takes, not by what was sent.
-    """
+    """Its length goes by what the model takes, not by what was sent."""
     tokenizer, text = Tokenizer(), "word " * 2_000_000
 
     short = _shortened(tokenizer, text)
@@ -47,9 +41,7 @@ def test_of_megabytes_a_beginning_is_read_that_is_too_long_already() -> None:
 
 
 def test_a_long_text_of_few_tokens_stays_whole() -> None:
-    """
-    Spaces may be no tokens at all.
-    """
+    """Spaces may be no tokens at all."""
     tokenizer, text = Tokenizer(), " " * 100_000 + "word"
 
     assert _shortened(tokenizer, text) == text
@@ -60,9 +52,7 @@ def test_a_long_text_of_few_tokens_stays_whole() -> None:
     [("word " * 2_000, None, 1000), ("word " * 100_000, "left", 1000), ("word " * 100_000, None, None)],
 )
 def test_what_may_be_wanted_whole_is_not_read_twice(text: str, side: str | None, most: int | None) -> None:
-    """
-    A text of a usual length, one whose end is kept, and one that nothing bounds.
-    """
+    """A text of a usual length, one whose end is kept, and one that nothing bounds."""
     tokenizer = Tokenizer()
 
     assert _shortened(tokenizer, text, side, most) == text

@@ -1,6 +1,4 @@
-"""
-Where the front ends of one engine meet, without an engine.
-"""
+"""Where the front ends of one engine meet, without an engine."""
 
 from __future__ import annotations
 
@@ -39,17 +37,13 @@ time.sleep(600)
 
 @pytest.fixture
 def enter(tmp_path: Path) -> Callable[[int], FrontendRendezvous]:
-    """
-    The meeting as the front end of this number sees it, of two.
-    """
+    """The meeting as the front end of this number sees it, of two."""
     return lambda number: FrontendRendezvous(FrontEnd(number, 2, tmp_path), MODEL)
 
 
 @pytest.fixture
 def joined(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """
-    Another process that has joined, once the engine is there.
-    """
+    """Another process that has joined, once the engine is there."""
     process = subprocess.Popen([sys.executable, "-c", JOINS, str(tmp_path), MODEL], stdout=subprocess.PIPE, text=True)
     yield process
     process.kill()
@@ -57,9 +51,7 @@ def joined(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_each_waits_until_the_engine_is_there(enter: Callable[[int], FrontendRendezvous]) -> None:
-    """
-    And hears then where its copies tell how busy they are.
-    """
+    """And hears then where its copies tell how busy they are."""
     host, other = enter(0), enter(1)
     heard: list[str | None] = []
     joining = threading.Thread(target=lambda: heard.append(other.join(lambda: None)))
@@ -75,9 +67,7 @@ def test_each_waits_until_the_engine_is_there(enter: Callable[[int], FrontendRen
 
 
 def test_where_there_is_no_engine_each_says_why(enter: Callable[[int], FrontendRendezvous]) -> None:
-    """
-    The host's reason is that of all.
-    """
+    """The host's reason is that of all."""
     enter(0).refuse("vLLM cannot serve 'a': it has no weights")
 
     with pytest.raises(LoadError, match="it has no weights"):
@@ -85,9 +75,7 @@ def test_where_there_is_no_engine_each_says_why(enter: Callable[[int], FrontendR
 
 
 def test_a_wait_that_nobody_wants_ends(enter: Callable[[int], FrontendRendezvous]) -> None:
-    """
-    A server that stops while it loads does not wait for an engine.
-    """
+    """A server that stops while it loads does not wait for an engine."""
 
     def proceed() -> None:
         raise LoadError("the load was stopped")
@@ -97,9 +85,7 @@ def test_a_wait_that_nobody_wants_ends(enter: Callable[[int], FrontendRendezvous
 
 
 def test_the_host_stays_until_the_others_have_left(enter: Callable[[int], FrontendRendezvous]) -> None:
-    """
-    Their streams need the engine, which ends with it.
-    """
+    """Their streams need the engine, which ends with it."""
 
     async def part(host: FrontendRendezvous, other: FrontendRendezvous) -> bool:
         leaving = asyncio.create_task(host.dissolve())
@@ -116,9 +102,7 @@ def test_the_host_stays_until_the_others_have_left(enter: Callable[[int], Fronte
 
 
 def test_who_was_killed_has_left(enter: Callable[[int], FrontendRendezvous], joined: subprocess.Popen[str]) -> None:
-    """
-    The kernel says so for it.
-    """
+    """The kernel says so for it."""
     host = enter(0)
     host.open(None)
     assert joined.stdout is not None
@@ -131,9 +115,7 @@ def test_who_was_killed_has_left(enter: Callable[[int], FrontendRendezvous], joi
 
 
 def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    The next request of a conversation may meet another one.
-    """
+    """The next request of a conversation may meet another one."""
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     setup = EngineSpec(("a",), tmp_path, LayoutConfig(), EngineConfig())
     monkeypatch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
@@ -143,9 +125,7 @@ def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkey
 
 
 def test_models_meet_apart_and_each_address_fits_a_socket(tmp_path: Path) -> None:
-    """
-    However long a model's name is, and whatever is in it.
-    """
+    """However long a model's name is, and whatever is in it."""
     front_ends = [FrontEnd(number, 2, Path("/tmp/appliance-abcdefgh")) for number in range(2)]
     meetings = [FrontendRendezvous(each, name) for each in front_ends for name in (MODEL, "a", "A")]
 
@@ -156,9 +136,7 @@ def test_models_meet_apart_and_each_address_fits_a_socket(tmp_path: Path) -> Non
 
 
 def test_who_is_alone_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    It hosts nobody and waits for nobody, wherever it runs.
-    """
+    """It hosts nobody and waits for nobody, wherever it runs."""
     monkeypatch.chdir(tmp_path)
     alone = FrontendRendezvous(ALONE, MODEL)
 

@@ -49,9 +49,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def node() -> Node:
-    """
-    The setup of one of the machines, by its rank.
-    """
+    """The setup of one of the machines, by its rank."""
     port = free_port()
 
     def setup(rank: int, *, count: int = 2, **engine: int) -> EngineSpec:
@@ -85,9 +83,7 @@ async def _until_gone(side: LeaderNode | WorkerNode, seconds: float = 10) -> str
 
 
 async def test_a_model_of_one_machine_waits_for_nobody() -> None:
-    """
-    Without nodes there is no port, and nobody to lose.
-    """
+    """Without nodes there is no port, and nobody to lose."""
     setup = EngineSpec(("tiny",), Path("/nowhere"), LayoutConfig(), EngineConfig())
     followers = LeaderNode(setup)
 
@@ -98,9 +94,7 @@ async def test_a_model_of_one_machine_waits_for_nobody() -> None:
 
 
 async def test_each_learns_the_addresses_by_which_the_others_reach_it(node: Node) -> None:
-    """
-    Whoever comes first waits; what vLLM is told are the addresses of the connection, not a name.
-    """
+    """Whoever comes first waits; what vLLM is told are the addresses of the connection, not a name."""
     followers, leader = LeaderNode(node(0)), WorkerNode(node(1))
     joining = asyncio.create_task(leader.join())
     await asyncio.sleep(0.05)
@@ -116,9 +110,7 @@ async def test_each_learns_the_addresses_by_which_the_others_reach_it(node: Node
 
 
 async def test_nobody_begins_before_all_are_there(node: Node) -> None:
-    """
-    Of three machines two wait, whoever goes meanwhile may come again, and all begin together.
-    """
+    """Of three machines two wait, whoever goes meanwhile may come again, and all begin together."""
     followers = LeaderNode(node(0, count=3))
     gathering = asyncio.create_task(followers.gather())
     first = asyncio.create_task(WorkerNode(node(1, count=3)).join())
@@ -142,9 +134,7 @@ async def test_nobody_begins_before_all_are_there(node: Node) -> None:
 
 
 async def test_a_machine_with_another_config_is_refused(node: Node) -> None:
-    """
-    Ranks that were told different things would wait for each other for ever.
-    """
+    """Ranks that were told different things would wait for each other for ever."""
     followers, leader = LeaderNode(node(0)), WorkerNode(node(1, max_model_len=4096))
     gathering = asyncio.create_task(followers.gather())
 
@@ -157,9 +147,7 @@ async def test_a_machine_with_another_config_is_refused(node: Node) -> None:
 
 
 async def test_a_rank_is_there_once(node: Node) -> None:
-    """
-    A second machine of the same rank takes nobody's place: it waits until that one is free.
-    """
+    """A second machine of the same rank takes nobody's place: it waits until that one is free."""
     async with _met(node) as (followers, _):
         second = asyncio.create_task(WorkerNode(node(1)).join())
         await asyncio.sleep(0.2)
@@ -170,9 +158,7 @@ async def test_a_rank_is_there_once(node: Node) -> None:
 
 
 async def test_strangers_change_nothing(node: Node) -> None:
-    """
-    Whoever connects and says nothing that fits, or nothing at all, is no node, and its end is nobody's.
-    """
+    """Whoever connects and says nothing that fits, or nothing at all, is no node, and its end is nobody's."""
     async with _met(node) as (followers, leader):
         for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank":1,"digest":"x"}\n'):
             stranger = socket.create_connection(("127.0.0.1", node(0).layout.nodes.port))
@@ -185,9 +171,7 @@ async def test_strangers_change_nothing(node: Node) -> None:
 
 
 async def test_rank_0_hears_why_a_follower_went(node: Node) -> None:
-    """
-    The reason of the one that ended is in the reason of the one that others look at.
-    """
+    """The reason of the one that ended is in the reason of the one that others look at."""
     async with _met(node) as (followers, leader):
         leader.leave("process 7 ended with exit code -9")
 
@@ -196,9 +180,7 @@ async def test_rank_0_hears_why_a_follower_went(node: Node) -> None:
 
 
 async def test_a_follower_notices_that_rank_0_went(node: Node) -> None:
-    """
-    It is no longer wanted then, and its load breaks off where it had not ended.
-    """
+    """It is no longer wanted then, and its load breaks off where it had not ended."""
     async with _met(node) as (followers, leader):
         loading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         followers.close()
@@ -211,9 +193,7 @@ async def test_a_follower_notices_that_rank_0_went(node: Node) -> None:
 
 
 async def test_a_port_that_is_taken_is_named(node: Node) -> None:
-    """
-    The fault says which key to change.
-    """
+    """The fault says which key to change."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", node(0).layout.nodes.port))
         holder.listen()
@@ -223,9 +203,7 @@ async def test_a_port_that_is_taken_is_named(node: Node) -> None:
 
 @pytest.mark.faults
 async def test_a_machine_without_power_is_gone_on_both_sides(node: Node) -> None:
-    """
-    No connection is closed, only nothing arrives any more: within half a minute each has noticed.
-    """
+    """No connection is closed, only nothing arrives any more: within half a minute each has noticed."""
     require_root("iptables")
     setup = node(0)
     followers = LeaderNode(setup)

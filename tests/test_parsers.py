@@ -1,6 +1,4 @@
-"""
-Whatever strangers send, a parser takes it or says that it is wrong, in time that grows with its size alone.
-"""
+"""Whatever strangers send, a parser takes it or says that it is wrong, in time that grows with its size alone."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ TOKENS += [b"null", b"NaN", b"-1", b"1e999", b"99999999999999999999", b'"model"'
 
 @st.composite
 def mutated(draw: st.DrawFn, parser: Parser) -> bytes:
-    """
-    A seed with a few cuts, copies and insertions.
-    """
+    """A seed with a few cuts, copies and insertions."""
     body = draw(st.sampled_from(parser.seeds) | st.binary(max_size=64))
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(body)))
@@ -45,9 +41,7 @@ def mutated(draw: st.DrawFn, parser: Parser) -> bytes:
     "seconds", [SECONDS, pytest.param(FAULT_SECONDS, marks=[pytest.mark.faults, pytest.mark.timeout(900)])]
 )
 def test_a_parser_raises_nothing_but_what_it_says(parser: Parser, seconds: float) -> None:
-    """
-    Bodies of the official clients, and good ones of every route, with something wrong.
-    """
+    """Bodies of the official clients, and good ones of every route, with something wrong."""
     end = time.monotonic() + seconds
 
     @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -64,9 +58,7 @@ def test_a_parser_raises_nothing_but_what_it_says(parser: Parser, seconds: float
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
 def test_a_good_body_is_taken(parser: Parser) -> None:
-    """
-    A row whose seeds are all refused would test nothing.
-    """
+    """A row whose seeds are all refused would test nothing."""
     assert any(_is_taken(parser, body) for body in parser.seeds)
 
 

@@ -1,6 +1,4 @@
-"""
-What a start is spent on adds up: each second belongs to one part.
-"""
+"""What a start is spent on adds up: each second belongs to one part."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ from appliance.engines.vllm.startup_timings import StartupTimings
 
 
 class Clock:
-    """
-    Stands still until it is moved.
-    """
+    """Stands still until it is moved."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -22,9 +18,7 @@ class Clock:
 
 
 def test_what_is_heard_within_a_part_is_no_second_time_in_it() -> None:
-    """
-    The engine core tells of its own parts while this process waits for all of it.
-    """
+    """The engine core tells of its own parts while this process waits for all of it."""
     clock = Clock()
     parts = StartupTimings(clock)
     with parts.part("engine"):
@@ -36,9 +30,7 @@ def test_what_is_heard_within_a_part_is_no_second_time_in_it() -> None:
 
 
 def test_a_part_that_breaks_counts_for_as_long_as_it_lasted() -> None:
-    """
-    A load that fails after minutes says where they went.
-    """
+    """A load that fails after minutes says where they went."""
     clock = Clock()
     parts = StartupTimings(clock)
 

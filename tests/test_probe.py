@@ -1,6 +1,4 @@
-"""
-The command `probe`: it asks the server of a file where that listens, and says what it hears.
-"""
+"""The command `probe`: it asks the server of a file where that listens, and says what it hears."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ def _probe(*words: str) -> tuple[int, str]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Callable[[str], Path]:
-    """
-    Writes a config with a proxy and this section `server`; `TLS` in it is a certificate's.
-    """
+    """Writes a config with a proxy and this section `server`; `TLS` in it is a certificate's."""
     leaf = trustme.CA().issue_cert("server.example")
     (tmp_path / "tls.crt").write_bytes(b"".join(each.bytes() for each in leaf.cert_chain_pems))
     (tmp_path / "tls.key").write_bytes(leaf.private_key_pem.bytes())
@@ -52,9 +48,7 @@ def _start(file: Path, log: Path, host: str, port: int) -> Served:
 
 
 def test_a_server_with_a_certificate_on_all_addresses_is_asked(config: Callable[[str], Path], tmp_path: Path) -> None:
-    """
-    At the port of the file, whatever the certificate's name; what is wrong with each model is printed.
-    """
+    """At the port of the file, whatever the certificate's name; what is wrong with each model is printed."""
     port = free_port()
     file = config(f"port: {port}, tls: {{TLS}}")
     server = _start(file, tmp_path / "log", "0.0.0.0", port)
@@ -73,9 +67,7 @@ def test_a_server_with_a_certificate_on_all_addresses_is_asked(config: Callable[
 def test_a_server_that_wants_clients_certificates_is_asked_at_its_probe_port(
     config: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """
-    On IPv6 as well; without a probe port the probe says what to do.
-    """
+    """On IPv6 as well; without a probe port the probe says what to do."""
     port = free_port()
     model_config = f"host: '::1', port: {port}, tls: {{TLS, client_ca: {tmp_path}/tls.crt}}"
     file = config(f"{model_config}, probe_port: {free_port()}")
@@ -88,9 +80,7 @@ def test_a_server_that_wants_clients_certificates_is_asked_at_its_probe_port(
 
 
 def test_a_server_that_does_not_answer_is_not_live(config: Callable[[str], Path]) -> None:
-    """
-    Where it was asked is said.
-    """
+    """Where it was asked is said."""
     port = free_port()
     code, said = _probe("ready", str(config(f"port: {port}")))
 
@@ -99,9 +89,7 @@ def test_a_server_that_does_not_answer_is_not_live(config: Callable[[str], Path]
 
 
 def test_a_wrong_file_is_a_wrong_file(tmp_path: Path) -> None:
-    """
-    With the exit code of one, which is neither yes nor no.
-    """
+    """With the exit code of one, which is neither yes nor no."""
     assert _probe("live", str(tmp_path / "none.yaml"))[0] == 2
 
 

@@ -1,6 +1,4 @@
-"""
-What a process knows of its machine.
-"""
+"""What a process knows of its machine."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ CORES = len(os.sched_getaffinity(0))
     ],
 )
 def test_cores_are_those_a_container_may_use(tmp_path: Path, files: dict[str, str], cores: int) -> None:
-    """
-    A container on a large machine with a small limit has few; no limit is all there are.
-    """
+    """A container on a large machine with a small limit has few; no limit is all there are."""
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -49,9 +45,7 @@ def test_cores_are_those_a_container_may_use(tmp_path: Path, files: dict[str, st
     ],
 )
 def test_the_usable_memory_is_no_more_than_the_limit(tmp_path: Path, files: dict[str, str], limit: int | None) -> None:
-    """
-    A container's share of a large machine; no limit is all there is.
-    """
+    """A container's share of a large machine; no limit is all there is."""
     (tmp_path / "memory").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -73,9 +67,7 @@ def test_the_usable_memory_is_no_more_than_the_limit(tmp_path: Path, files: dict
     ids=["x86", "arm", "silent", "no file"],
 )
 def test_a_processor_says_what_it_can_do(tmp_path: Path, text: str | None, flags: set[str]) -> None:
-    """
-    By the first of its kind; where the kernel does not say, nothing is known.
-    """
+    """By the first of its kind; where the kernel does not say, nothing is known."""
     file = tmp_path / "cpuinfo"
     if text is not None:
         file.write_text(text)

@@ -1,6 +1,4 @@
-"""
-The README keeps its word: its YAML is good, its commands exist, its answer is the one given.
-"""
+"""The README keeps its word: its YAML is good, its commands exist, its answer is the one given."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_its_yaml_is_good_and_is_the_example(tmp_path: Path) -> None:
-    """
-    What a reader copies validates, and is what `just serve examples/chat.yaml` serves.
-    """
+    """What a reader copies validates, and is what `just serve examples/chat.yaml` serves."""
     text, *_ = _blocks("yaml")
     file = tmp_path / "config.yaml"
     file.write_text(text)
@@ -41,9 +37,7 @@ def test_its_yaml_is_good_and_is_the_example(tmp_path: Path) -> None:
 
 
 def test_its_parts_of_a_file_are_good(tmp_path: Path) -> None:
-    """
-    What it shows of a file validates beside the models of the whole one, once the variables in it are set.
-    """
+    """What it shows of a file validates beside the models of the whole one, once the variables in it are set."""
     whole, *parts = _blocks("yaml")
     variables = {name: "x" * 32 for part in parts for name in re.findall(r"\$\{env:(\w+)\}", part)}
     file = tmp_path / "config.yaml"
@@ -61,9 +55,7 @@ def test_its_parts_of_a_file_are_good(tmp_path: Path) -> None:
 
 
 def test_its_program_serves(tmp_path: Path) -> None:
-    """
-    What a reader copies answers; on a free port here.
-    """
+    """What a reader copies answers; on a free port here."""
     (text,) = _blocks("python")
     port = free_port()
     file = tmp_path / "program.py"
@@ -90,9 +82,7 @@ def _chat(port: int) -> str | None:
 
 
 def test_its_commands_exist() -> None:
-    """
-    Each recipe is in the Justfile, each example on disk, and CI runs the test command.
-    """
+    """Each recipe is in the Justfile, each example on disk, and CI runs the test command."""
     commands = "\n".join(_blocks("sh"))
     recipes = re.findall(r"^([a-z][a-z-]*)(?: [^:]*)?:", (ROOT / "Justfile").read_text(), re.MULTILINE)
     used = re.findall(r"just ([a-z-]+)", README)
@@ -104,9 +94,7 @@ def test_its_commands_exist() -> None:
 
 
 def test_its_verbs_are_all_the_verbs() -> None:
-    """
-    The table of commands and `--help` agree.
-    """
+    """The table of commands and `--help` agree."""
     done = subprocess.run([sys.executable, "-m", "appliance", "--help"], capture_output=True, text=True, check=True)
     offered = re.findall(r"^  ([a-z]+)  ", done.stdout.split("Commands:")[1], re.MULTILINE)
 
@@ -114,9 +102,7 @@ def test_its_verbs_are_all_the_verbs() -> None:
 
 
 def test_its_schemes_are_all_the_schemes() -> None:
-    """
-    Whoever looks for a store in the table finds each one that is there; `s` stands for a scheme's encrypted twin.
-    """
+    """Whoever looks for a store in the table finds each one that is there; `s` stands for a scheme's encrypted twin."""
     named = set(re.findall(r"^\| .*", README.partition("## Storage")[2].partition("\n## ")[0], re.MULTILINE))
     found = set(re.findall(r"`([a-z0-9]+)(?:\[s\])?://", "\n".join(named)))
 
@@ -124,9 +110,7 @@ def test_its_schemes_are_all_the_schemes() -> None:
 
 
 def test_its_map_is_the_house() -> None:
-    """
-    Every room stands on the map, and nothing else does.
-    """
+    """Every room stands on the map, and nothing else does."""
     drawn = next(block for block in _blocks("text") if block.startswith("appliance/"))
     names = set(re.findall(r"([a-z_]+)(?:/|\.py)", drawn)) - {"appliance", "schemas", "test_architecture"}
     rooms = {path.stem for path in (ROOT / "appliance").iterdir()} - {"__init__", "__main__", "__pycache__"}
@@ -135,16 +119,12 @@ def test_its_map_is_the_house() -> None:
 
 
 def question() -> dict[str, object]:
-    """
-    The body of the README's curl.
-    """
+    """The body of the README's curl."""
     curl = next(block for block in _blocks("sh") if block.startswith("curl"))
     body: dict[str, object] = json.loads(re.search(r"-d '(.*)'", curl, re.DOTALL)[1])  # type: ignore[index]
     return body
 
 
 def answer() -> str:
-    """
-    The answer it shows.
-    """
+    """The answer it shows."""
     return README.split("```text\n")[1].split("```")[0].strip()

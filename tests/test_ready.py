@@ -1,6 +1,4 @@
-"""
-What the reader of an answer waits for.
-"""
+"""What the reader of an answer waits for."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from appliance.engines.vllm.single_waiter_event import SingleWaiterEvent
 
 
 async def test_a_reader_that_waits_goes_on_when_it_is_set() -> None:
-    """
-    It waits until then, and again once it is cleared.
-    """
+    """It waits until then, and again once it is cleared."""
     ready = SingleWaiterEvent(asyncio.get_running_loop())
     waiting = ready.wait()
 
@@ -26,9 +22,7 @@ async def test_a_reader_that_waits_goes_on_when_it_is_set() -> None:
 
 
 async def test_a_reader_that_comes_late_does_not_wait() -> None:
-    """
-    What is set stays set until it is cleared.
-    """
+    """What is set stays set until it is cleared."""
     ready = SingleWaiterEvent(asyncio.get_running_loop())
     ready.set()
     ready.set()
@@ -37,9 +31,7 @@ async def test_a_reader_that_comes_late_does_not_wait() -> None:
 
 
 async def test_a_reader_that_left_is_in_nobodys_way() -> None:
-    """
-    A wait that was cancelled is not set, and the next one is.
-    """
+    """A wait that was cancelled is not set, and the next one is."""
     ready = SingleWaiterEvent(asyncio.get_running_loop())
     left = asyncio.ensure_future(ready.wait())
     left.cancel()

@@ -1,6 +1,4 @@
-"""
-The record of a request: begun, found by whoever works for it, ended.
-"""
+"""The record of a request: begun, found by whoever works for it, ended."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ from appliance.core.request_context import RequestContext, current_context, use_
 
 
 def test_there_is_no_record_outside_of_a_request() -> None:
-    """
-    Whoever works for no request finds none, before one and after it.
-    """
+    """Whoever works for no request finds none, before one and after it."""
     with use_context("a") as record:
         assert current_context() is record
 
@@ -22,9 +18,7 @@ def test_there_is_no_record_outside_of_a_request() -> None:
 
 
 def test_tokens_of_a_request_are_settled_once() -> None:
-    """
-    Each of its calls settles what was counted since the one before; nothing where nobody counts.
-    """
+    """Each of its calls settles what was counted since the one before; nothing where nobody counts."""
     record = RequestContext("a")
     nobody = record.settle()
     record.prompt_tokens = 10
@@ -35,9 +29,7 @@ def test_tokens_of_a_request_are_settled_once() -> None:
 
 
 async def test_a_task_begun_for_a_request_writes_into_its_record() -> None:
-    """
-    Two requests at once do not mix, and what a task of theirs learns is seen by the one who began it.
-    """
+    """Two requests at once do not mix, and what a task of theirs learns is seen by the one who began it."""
 
     async def work(name: str) -> RequestContext:
         with use_context(name) as record:

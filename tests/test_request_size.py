@@ -1,6 +1,4 @@
-"""
-How much work a request of vLLM's is, by vLLM's own types of requests.
-"""
+"""How much work a request of vLLM's is, by vLLM's own types of requests."""
 
 from __future__ import annotations
 
@@ -70,9 +68,7 @@ async def _decoded(kind: str, body: dict[str, Any]) -> Any:  # Any: one of vLLM'
 async def test_more_than_a_model_takes_is_refused_when_it_is_decoded(
     kind: str, body: dict[str, Any], param: str
 ) -> None:
-    """
-    The error names the field, and the limit.
-    """
+    """The error names the field, and the limit."""
     with pytest.raises(RequestError, match=r"limits\.(inputs|choices)_per_request") as caught:
         await _decoded(kind, body)
 
@@ -92,9 +88,7 @@ async def test_more_than_a_model_takes_is_refused_when_it_is_decoded(
     ],
 )
 async def test_what_is_no_list_of_texts_is_one(kind: str, body: dict[str, Any]) -> None:
-    """
-    Neither the tokens of a text nor the messages of a chat are counted.
-    """
+    """Neither the tokens of a text nor the messages of a chat are counted."""
     assert await _decoded(kind, body) is not None
 
 
@@ -106,9 +100,7 @@ async def _held(body: object) -> None:
 
 
 async def test_a_body_of_more_objects_and_lists_than_a_model_takes_is_refused() -> None:
-    """
-    Before anything decodes it; the error names the key.
-    """
+    """Before anything decodes it; the error names the key."""
     with pytest.raises(RequestError, match=r"limits\.json_containers") as caught:
         await _held({"messages": [[[]]] * 1_000_000})
 
@@ -124,7 +116,5 @@ async def test_a_body_of_more_objects_and_lists_than_a_model_takes_is_refused() 
     ],
 )
 async def test_long_conversations_and_batches_are_not_refused(body: object) -> None:
-    """
-    Thousands of turns, hundreds of tools, as many lists of tokens as a request may have.
-    """
+    """Thousands of turns, hundreds of tools, as many lists of tokens as a request may have."""
     await _held(body)

@@ -1,6 +1,4 @@
-"""
-Routes and probes over doubles: what goes over the wire before any engine exists.
-"""
+"""Routes and probes over doubles: what goes over the wire before any engine exists."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from appliance.server import create_app
 
 
 class Client(AsyncClient):
-    """
-    Talks to an application of two doubles that still load, in this event loop.
-    """
+    """Talks to an application of two doubles that still load, in this event loop."""
 
     def __init__(self) -> None:
         app = create_app(config(DoubleConfig(name="one", aliases=("org/uno",)), DoubleConfig(name="two")))
@@ -31,9 +27,7 @@ class Client(AsyncClient):
 
 @pytest.fixture
 async def client() -> AsyncGenerator[Client]:
-    """
-    The client, and the load begun.
-    """
+    """The client, and the load begun."""
     async with Client() as client:
         client.manager.begin()
         yield client
@@ -53,9 +47,7 @@ async def _make_ready(client: Client) -> None:
 
 
 async def test_probes_tell_each_model_with_its_reason(client: Client) -> None:
-    """
-    While models load: live, not ready, not started, and why.
-    """
+    """While models load: live, not ready, not started, and why."""
     live, ready, started = [await client.get(path) for path in ("/livez", "/readyz", "/startupz")]
 
     assert (live.status_code, ready.status_code, started.status_code) == (200, 503, 503)
@@ -65,9 +57,7 @@ async def test_probes_tell_each_model_with_its_reason(client: Client) -> None:
 
 
 async def test_probes_agree_once_models_are_ready(client: Client) -> None:
-    """
-    Every probe, under every name and method a platform may use, says yes.
-    """
+    """Every probe, under every name and method a platform may use, says yes."""
     await _make_ready(client)
 
     for path in ("/livez", "/readyz", "/startupz", "/health", "/ping"):
@@ -76,9 +66,7 @@ async def test_probes_agree_once_models_are_ready(client: Client) -> None:
 
 
 async def test_a_refusal_while_loading_says_when_to_come_back(client: Client) -> None:
-    """
-    503 in OpenAI's shape with `Retry-After`.
-    """
+    """503 in OpenAI's shape with `Retry-After`."""
     answer = await client.post("/v1/completions", json={"model": "one"})
 
     assert answer.status_code == 503
@@ -88,9 +76,7 @@ async def test_a_refusal_while_loading_says_when_to_come_back(client: Client) ->
 
 
 async def test_models_are_listed_with_all_their_names(client: Client) -> None:
-    """
-    OpenAI's listing holds every name, and a name with a slash can be looked up.
-    """
+    """OpenAI's listing holds every name, and a name with a slash can be looked up."""
     listed = (await client.get("/v1/models")).json()
     one = (await client.get("/openai/v1/models/org/uno")).json()
     missing = await client.get("/v1/models/three")
@@ -102,9 +88,7 @@ async def test_models_are_listed_with_all_their_names(client: Client) -> None:
 
 
 async def test_the_body_reaches_the_model_as_it_came(client: Client) -> None:
-    """
-    Nothing is decoded and encoded again on the way.
-    """
+    """Nothing is decoded and encoded again on the way."""
     await _make_ready(client)
     body = b'{ "model":"one",\n "prompt" : "\\u00e9" }'
 
@@ -114,9 +98,7 @@ async def test_the_body_reaches_the_model_as_it_came(client: Client) -> None:
 
 
 async def test_a_model_must_be_named_where_there_are_two(client: Client) -> None:
-    """
-    400 that names the choices.
-    """
+    """400 that names the choices."""
     answer = await client.post("/v1/completions", json={})
 
     assert answer.status_code == 400
@@ -126,9 +108,7 @@ async def test_a_model_must_be_named_where_there_are_two(client: Client) -> None
 
 @pytest.mark.parametrize("body", [b"{", b'{"model": 3}', b'{"model": "\xff"}', b"[" * 100_000])
 async def test_a_body_that_is_none_is_refused(client: Client, body: bytes) -> None:
-    """
-    400, whatever is wrong with it.
-    """
+    """400, whatever is wrong with it."""
     assert (await client.post("/v1/completions", content=body)).status_code == 400
 
 
@@ -136,9 +116,7 @@ async def test_a_body_that_is_none_is_refused(client: Client, body: bytes) -> No
     ("fault", "status"), [(RuntimeError("secret detail"), 500), (EngineDeadError("the engine died"), 503)]
 )
 async def test_a_failure_says_nothing_about_the_inside(client: Client, fault: Exception, status: int) -> None:
-    """
-    An unforeseen exception is 500 without its text; a dead engine is 503.
-    """
+    """An unforeseen exception is 500 without its text; a dead engine is 503."""
     await _make_ready(client)
     _doubles(client)[0].answer_fault = fault
 
@@ -150,9 +128,7 @@ async def test_a_failure_says_nothing_about_the_inside(client: Client, fault: Ex
 
 
 async def test_an_anthropic_error_has_the_word_its_clients_look_for(client: Client) -> None:
-    """
-    Under the messages path the error object has its type beside it.
-    """
+    """Under the messages path the error object has its type beside it."""
     answer = await client.post("/v1/messages", json={"model": "one"})
 
     assert answer.json()["type"] == "error"
@@ -160,18 +136,14 @@ async def test_an_anthropic_error_has_the_word_its_clients_look_for(client: Clie
 
 
 async def test_the_index_lists_the_routes(client: Client) -> None:
-    """
-    A person who opens the root sees where to go.
-    """
+    """A person who opens the root sees where to go."""
     body: dict[str, Any] = (await client.get("/")).json()
 
     assert {"/v1/chat/completions", "/openai/v1/models", "/readyz", "/metrics"} <= set(body["routes"])
 
 
 async def test_metrics_say_where_each_model_stands(client: Client) -> None:
-    """
-    One series for each model and state.
-    """
+    """One series for each model and state."""
     text = (await client.get("/metrics")).text
 
     assert 'appliance_model_state{model="one",state="ready"} 0.0' in text
@@ -180,9 +152,7 @@ async def test_metrics_say_where_each_model_stands(client: Client) -> None:
 
 
 async def test_metrics_say_how_long_each_phase_of_a_load_took(client: Client) -> None:
-    """
-    The phase under way too, so that one that hangs shows; a model that is ready has no further phase.
-    """
+    """The phase under way too, so that one that hangs shows; a model that is ready has no further phase."""
     loading = (await client.get("/metrics")).text
     await _make_ready(client)
     ready = (await client.get("/metrics")).text
@@ -193,9 +163,7 @@ async def test_metrics_say_how_long_each_phase_of_a_load_took(client: Client) ->
 
 
 async def test_a_fault_in_the_middle_of_a_stream_is_its_last_event(client: Client) -> None:
-    """
-    The status is sent already, so the error comes as an event in OpenAI's shape, and the stream ends.
-    """
+    """The status is sent already, so the error comes as an event in OpenAI's shape, and the stream ends."""
     await _make_ready(client)
     double = _doubles(client)[0]
     double.stream_fault = EngineDeadError("the engine died: it was told to")

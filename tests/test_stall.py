@@ -1,6 +1,4 @@
-"""
-The watchdog of an engine, by a clock of the test's.
-"""
+"""The watchdog of an engine, by a clock of the test's."""
 
 from __future__ import annotations
 
@@ -13,18 +11,14 @@ from appliance.engines.vllm.watchdog import Heartbeat, StallWatchdog
 
 
 class _Watched:
-    """
-    A watchdog of ten seconds that looks every half second, as the lifecycle does.
-    """
+    """A watchdog of ten seconds that looks every half second, as the lifecycle does."""
 
     def __init__(self, pulse: Heartbeat | None = None) -> None:
         self.now = 0.0
         self.stall = StallWatchdog(10, lambda: self.now, pulse)
 
     def passes(self, seconds: float, unfinished: int, step_every: float | None = None) -> None:
-        """
-        Time with so many requests, and a step every so often.
-        """
+        """Time with so many requests, and a step every so often."""
         stepped = self.now
         for _ in range(round(seconds * 2)):
             self.now += 0.5
@@ -35,9 +29,7 @@ class _Watched:
 
 
 def test_work_without_a_step_is_a_stall() -> None:
-    """
-    After the time that is set, and not before.
-    """
+    """After the time that is set, and not before."""
     watched = _Watched()
     watched.passes(9.5, unfinished=3)
 
@@ -46,9 +38,7 @@ def test_work_without_a_step_is_a_stall() -> None:
 
 
 def test_ten_minutes_of_saturation_are_no_stall() -> None:
-    """
-    A queue of any length waits for an engine that makes its steps, be they slow ones.
-    """
+    """A queue of any length waits for an engine that makes its steps, be they slow ones."""
     watched = _Watched()
     watched.passes(600, unfinished=1000, step_every=9)
 
@@ -57,9 +47,7 @@ def test_ten_minutes_of_saturation_are_no_stall() -> None:
 
 
 def test_an_engine_without_work_does_not_stall() -> None:
-    """
-    An hour without a request is no fault, and the first one after it has all its time.
-    """
+    """An hour without a request is no fault, and the first one after it has all its time."""
     watched = _Watched()
     watched.passes(3600, unfinished=0)
     watched.passes(9.5, unfinished=1)
@@ -69,9 +57,7 @@ def test_an_engine_without_work_does_not_stall() -> None:
 
 
 def test_clients_that_give_up_do_not_hide_a_stall() -> None:
-    """
-    Each request lasts four seconds, and the next one comes a second later: the engine has work all the time.
-    """
+    """Each request lasts four seconds, and the next one comes a second later: the engine has work all the time."""
     watched = _Watched()
 
     for _ in range(2):
@@ -83,9 +69,7 @@ def test_clients_that_give_up_do_not_hide_a_stall() -> None:
 
 
 def test_time_that_nobody_watched_is_not_counted() -> None:
-    """
-    A container that was paused for a minute goes on as it was.
-    """
+    """A container that was paused for a minute goes on as it was."""
     watched = _Watched()
     watched.passes(5, unfinished=1)
     watched.now += 60
@@ -97,9 +81,7 @@ def test_time_that_nobody_watched_is_not_counted() -> None:
 
 
 def test_steps_that_another_front_end_sees_are_progress(tmp_path: Path) -> None:
-    """
-    A request that waits behind those of others hears of no step; both stall when the engine does.
-    """
+    """A request that waits behind those of others hears of no step; both stall when the engine does."""
     file = tmp_path / "pulse"
     file.touch()
     busy, waiting = _Watched(Heartbeat(file)), _Watched(Heartbeat(file))

@@ -1,6 +1,4 @@
-"""
-How large a schema, grammar or list of choices may be.
-"""
+"""How large a schema, grammar or list of choices may be."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ def _object(count: int) -> dict[str, Any]:
     ],
 )
 def test_what_takes_minutes_to_compile_is_refused(kind: dict[str, Any], words: str) -> None:
-    """
-    Everybody's structured answers would wait for it.
-    """
+    """Everybody's structured answers would wait for it."""
     with pytest.raises(RequestError, match=words) as caught:
         require_compilable(_constraint(**kind), StructuredOutputsConfig())
 
@@ -61,17 +57,13 @@ def test_what_takes_minutes_to_compile_is_refused(kind: dict[str, Any], words: s
     ],
 )
 def test_what_people_ask_for_is_taken(kind: dict[str, Any]) -> None:
-    """
-    So is what vLLM refuses with a better message.
-    """
+    """So is what vLLM refuses with a better message."""
     require_compilable(_constraint(**kind), StructuredOutputsConfig())
     require_compilable(None, StructuredOutputsConfig())
 
 
 def test_the_config_sets_the_sizes() -> None:
-    """
-    Whoever serves alone may take more, or less.
-    """
+    """Whoever serves alone may take more, or less."""
     with pytest.raises(RequestError, match="takes 1 at most"):
         require_compilable(_constraint(json=_object(2)), StructuredOutputsConfig(max_properties=1))
 
@@ -93,9 +85,7 @@ DEEP = {"$defs": {"a/b": {"type": "string"}, "list": {"anyOf": [{"type": "null"}
     ],
 )
 def test_a_schema_or_grammar_that_leads_nowhere_is_refused(kind: dict[str, Any], words: str) -> None:
-    """
-    The answer would be empty, with status 200.
-    """
+    """The answer would be empty, with status 200."""
     with pytest.raises(RequestError, match=words) as caught:
         require_compilable(_constraint(**kind), StructuredOutputsConfig())
 
@@ -114,7 +104,5 @@ def test_a_schema_or_grammar_that_leads_nowhere_is_refused(kind: dict[str, Any],
     ],
 )
 def test_a_schema_may_refer_to_itself_and_its_parts(kind: dict[str, Any]) -> None:
-    """
-    Trees do, and so does what pydantic writes.
-    """
+    """Trees do, and so does what pydantic writes."""
     require_compilable(_constraint(**kind), StructuredOutputsConfig())

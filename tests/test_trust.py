@@ -1,6 +1,4 @@
-"""
-What can run code when it is read: pickled weights and a model's own Python, refused unless allowed.
-"""
+"""What can run code when it is read: pickled weights and a model's own Python, refused unless allowed."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ def _quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def pickled(tmp_path: Path) -> Path:
-    """
-    A directory with pickled weights alone.
-    """
+    """A directory with pickled weights alone."""
     import torch
 
     torch.save({"weight": torch.ones(3)}, tmp_path / "pytorch_model.bin")
@@ -52,9 +48,7 @@ def pickled(tmp_path: Path) -> Path:
 
 
 def _read(artifact: Path, load_format: str) -> dict[str, list[float]]:
-    """
-    The weights as vLLM's own loader reads them.
-    """
+    """The weights as vLLM's own loader reads them."""
     from vllm.config.load import LoadConfig
     from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
@@ -64,17 +58,13 @@ def _read(artifact: Path, load_format: str) -> dict[str, list[float]]:
 
 
 def test_pickled_weights_are_refused_before_the_engine_starts(pickled: Path) -> None:
-    """
-    The error says how to allow them.
-    """
+    """The error says how to allow them."""
     with pytest.raises(LoadError, match="allow_pickle: true"):
         require_weights(pickled)
 
 
 def test_allowed_pickles_are_what_the_engine_reads(pickled: Path) -> None:
-    """
-    vLLM is told a format that reads them, and gets the very numbers.
-    """
+    """vLLM is told a format that reads them, and gets the very numbers."""
     setup = EngineSpec(("a",), pickled, LAYOUT, EngineConfig(), allow_pickle=True)
 
     require_weights(pickled, allow_pickle=True)
@@ -82,9 +72,7 @@ def test_allowed_pickles_are_what_the_engine_reads(pickled: Path) -> None:
 
 
 def test_safetensors_are_read_even_where_pickles_are_allowed(pickled: Path) -> None:
-    """
-    With both there, the pickle is never opened.
-    """
+    """With both there, the pickle is never opened."""
     import torch
     from safetensors.torch import save_file
 
@@ -96,9 +84,7 @@ def test_safetensors_are_read_even_where_pickles_are_allowed(pickled: Path) -> N
 
 
 def test_a_pickle_that_runs_code_is_refused_even_where_pickles_are_allowed(tmp_path: Path) -> None:
-    """
-    vLLM's unpickler takes tensors only, so allowing pickles does not mean allowing everything.
-    """
+    """vLLM's unpickler takes tensors only, so allowing pickles does not mean allowing everything."""
     import pickle
 
     import torch
@@ -116,9 +102,7 @@ def test_a_pickle_that_runs_code_is_refused_even_where_pickles_are_allowed(tmp_p
 
 @pytest.fixture
 def coded(tmp_path: Path) -> Path:
-    """
-    A model whose config is a Python class of its own, which leaves a file where it runs.
-    """
+    """A model whose config is a Python class of its own, which leaves a file where it runs."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "of_its_own",
@@ -138,9 +122,7 @@ def coded(tmp_path: Path) -> Path:
 
 
 def _understand(artifact: Path, **engine: bool) -> None:
-    """
-    Have vLLM read the model's config.
-    """
+    """Have vLLM read the model's config."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     setup = EngineSpec(("a",), artifact, LAYOUT, EngineConfig(**engine))
@@ -149,27 +131,21 @@ def _understand(artifact: Path, **engine: bool) -> None:
 
 
 def test_a_models_own_code_is_not_run(coded: Path) -> None:
-    """
-    By default it is an error that names the option, and nothing has run.
-    """
+    """By default it is an error that names the option, and nothing has run."""
     with pytest.raises(ValueError, match="trust_remote_code"):
         _understand(coded)
     assert not (coded / "ran").exists()
 
 
 def test_a_models_own_code_runs_where_it_is_trusted(coded: Path) -> None:
-    """
-    `engine.trust_remote_code: true` reaches vLLM.
-    """
+    """`engine.trust_remote_code: true` reaches vLLM."""
     _understand(coded, trust_remote_code=True)
 
     assert (coded / "ran").exists()
 
 
 def test_running_a_models_own_code_is_said_aloud(coded: Path) -> None:
-    """
-    A warning in the log at each start.
-    """
+    """A warning in the log at each start."""
     (coded / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     setup = EngineSpec(("a",), coded, LAYOUT, EngineConfig(trust_remote_code=True))
 

@@ -1,6 +1,4 @@
-"""
-The scripted upstream says what it is told to, byte for byte, and remembers who asked.
-"""
+"""The scripted upstream says what it is told to, byte for byte, and remembers who asked."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ async def _post(upstream: Upstream, body: object) -> tuple[int, bytes]:
 
 
 def test_a_real_client_is_pleased(upstream: Upstream) -> None:
-    """
-    Left alone it is a model that says back what it hears, whole and streamed.
-    """
+    """Left alone it is a model that says back what it hears, whole and streamed."""
     with openai.OpenAI(base_url=upstream.url, api_key="k", max_retries=0) as client:
         whole = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "grüß dich"}])
         chunks = list(
@@ -40,9 +36,7 @@ def test_a_real_client_is_pleased(upstream: Upstream) -> None:
 
 
 async def test_it_reacts_as_scripted_one_after_the_other(upstream: Upstream) -> None:
-    """
-    The last reaction stays; without any it behaves again.
-    """
+    """The last reaction stays; without any it behaves again."""
     upstream.on("/v1/chat/completions", error(500), Answer(201, b"{}"))
     answers = [await _post(upstream, {}) for _ in range(3)]
     upstream.on("/v1/chat/completions")
@@ -53,9 +47,7 @@ async def test_it_reacts_as_scripted_one_after_the_other(upstream: Upstream) -> 
 
 @pytest.mark.parametrize("odd", STREAMS)
 async def test_oddities_are_one_answer_in_other_bytes(upstream: Upstream, odd: str) -> None:
-    """
-    Each odd stream begins as the good one does, once comments, names and packing are put aside.
-    """
+    """Each odd stream begins as the good one does, once comments, names and packing are put aside."""
     upstream.on("/v1/chat/completions", STREAMS[odd])
 
     _, received = await _post(upstream, {"stream": True, "messages": [{"role": "user", "content": "é"}]})
@@ -65,9 +57,7 @@ async def test_oddities_are_one_answer_in_other_bytes(upstream: Upstream, odd: s
 
 
 async def test_it_notices_who_leaves(upstream: Upstream) -> None:
-    """
-    A client that goes away in the middle is remembered as gone.
-    """
+    """A client that goes away in the middle is remembered as gone."""
     upstream.on("/v1/chat/completions", stream(b"data: 1\n\n", FOR_EVER))
     async with aiohttp.ClientSession() as session:
         response = await session.post(f"{upstream.url}/chat/completions", json={})
@@ -79,9 +69,7 @@ async def test_it_notices_who_leaves(upstream: Upstream) -> None:
 
 
 async def test_there_may_be_several(upstreams: Callable[[], Upstream]) -> None:
-    """
-    Each has a port and a memory of its own.
-    """
+    """Each has a port and a memory of its own."""
     one, two = upstreams(), upstreams()
     await _post(two, {"messages": []})
 

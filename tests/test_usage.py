@@ -1,6 +1,4 @@
-"""
-The tokens of answers that other servers made.
-"""
+"""The tokens of answers that other servers made."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def _tokens(record: RequestContext) -> Tokens:
     ],
 )
 def test_each_protocols_usage_is_understood(body: bytes, tokens: Tokens) -> None:
-    """
-    And what is none says nothing.
-    """
+    """And what is none says nothing."""
     record = RequestContext("a")
 
     TokenUsage(record).read(body)
@@ -47,9 +43,7 @@ def test_each_protocols_usage_is_understood(body: bytes, tokens: Tokens) -> None
 
 
 def test_the_last_word_of_a_stream_counts() -> None:
-    """
-    Anthropic says the prompt in its first event and the answer in its last; others repeat the sum so far.
-    """
+    """Anthropic says the prompt in its first event and the answer in its last; others repeat the sum so far."""
     record = RequestContext("a")
     usage = TokenUsage(record)
 
@@ -61,9 +55,7 @@ def test_the_last_word_of_a_stream_counts() -> None:
 
 
 def test_several_answers_for_one_request_add_up() -> None:
-    """
-    An adapter may need several.
-    """
+    """An adapter may need several."""
     record = RequestContext("a")
     one, two = TokenUsage(record), TokenUsage(record)
 
@@ -75,9 +67,7 @@ def test_several_answers_for_one_request_add_up() -> None:
 
 
 def test_what_an_engine_of_ours_counts_is_not_read_again() -> None:
-    """
-    It knows better.
-    """
+    """It knows better."""
     record = RequestContext("a")
     assert TokenUsage(record).is_needed
 
@@ -94,9 +84,7 @@ MESSAGE = b'data: {"type": "content_block_delta", "delta":{"type": "text_delta",
 
 @pytest.mark.parametrize("event", [CHAT, COMPLETION, RESPONSE, MESSAGE])
 def test_an_answer_that_tells_no_tokens_is_counted_by_its_events(event: bytes) -> None:
-    """
-    One for each piece of text, until a usage says it better.
-    """
+    """One for each piece of text, until a usage says it better."""
     record = RequestContext("a")
     usage = TokenUsage(record)
     for _ in range(3):

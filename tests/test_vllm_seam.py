@@ -1,6 +1,4 @@
-"""
-Everything we touch of vLLM, so that a new version says at once what it moved.
-"""
+"""Everything we touch of vLLM, so that a new version says at once what it moved."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ def _get(path: str) -> Any:  # Any: vLLM has no types for us
 
 
 def test_every_argument_we_pass_is_one_it_takes(tmp_path: Path) -> None:
-    """
-    All engine arguments that a config can lead to are fields of `AsyncEngineArgs`.
-    """
+    """All engine arguments that a config can lead to are fields of `AsyncEngineArgs`."""
     (tmp_path / "adapter_config.json").write_text('{"r": 9}')
     engine = EngineConfig(
         max_model_len=1, max_num_seqs=1, quantization="fp8", kv_cache_memory_bytes=1, stream_interval=4
@@ -113,9 +109,7 @@ def test_a_copy_is_spread_over_machines_or_each_machine_has_its_own(rank: int) -
 
 
 def test_a_machine_says_by_which_address_and_interface_it_is_reached() -> None:
-    """
-    vLLM and gloo hear of the network that leads to the other machines; an address of no interface names none.
-    """
+    """vLLM and gloo hear of the network that leads to the other machines; an address of no interface names none."""
     layout = LayoutConfig(tensor_parallel=2, nodes=NodesConfig(count=2, address="lead"))
 
     near = environment_of(layout, Addresses(own="127.0.0.1", leader="127.0.0.1"))
@@ -127,9 +121,7 @@ def test_a_machine_says_by_which_address_and_interface_it_is_reached() -> None:
 
 
 def test_ranks_without_a_front_end_start_as_it_starts_them() -> None:
-    """
-    What we call for a follower is what vLLM's own command calls, with the same words.
-    """
+    """What we call for a follower is what vLLM's own command calls, with the same words."""
     source = inspect.getsource(_get("vllm.entrypoints.cli.serve.run_headless"))
     manager = inspect.signature(_get("vllm.v1.engine.utils.CoreEngineProcManager")).parameters
     needed = {name for name, each in manager.items() if each.default is inspect.Parameter.empty}
@@ -151,9 +143,7 @@ def test_ranks_without_a_front_end_start_as_it_starts_them() -> None:
 
 
 def test_the_ranks_of_adapters_are_its_ranks() -> None:
-    """
-    Our table of LoRA ranks is vLLM's.
-    """
+    """Our table of LoRA ranks is vLLM's."""
     assert get_args(_get("vllm.config.lora.MaxLoRARanks")) == engine_args._LORA_RANKS
 
 
@@ -207,9 +197,7 @@ def test_the_ranks_of_adapters_are_its_ranks() -> None:
     ],
 )
 def test_functions_take_what_we_give_them(function: str, names: list[str]) -> None:
-    """
-    The parameters we pass by place are there, first and in this order.
-    """
+    """The parameters we pass by place are there, first and in this order."""
     owner, _, method = function.rpartition(".")
     target = getattr(_get(owner), method) if owner.rpartition(".")[2][0].isupper() else _get(function)
     found = [name for name in inspect.signature(target).parameters if name != "self"]
@@ -218,8 +206,7 @@ def test_functions_take_what_we_give_them(function: str, names: list[str]) -> No
 
 
 def test_processes_are_made_where_we_step_in() -> None:
-    """
-    The engine core, and what spreads requests over copies, come from `get_mp_context()` of
+    """The engine core, and what spreads requests over copies, come from `get_mp_context()` of
     their modules, as `context.Process(target=, name=, kwargs=)`.
     """
     makers = ("vllm.v1.engine.utils.CoreEngineProcManager", "vllm.v1.engine.coordinator.DPCoordinator")
@@ -232,9 +219,7 @@ def test_processes_are_made_where_we_step_in() -> None:
 
 
 def test_front_ends_join_where_we_step_in() -> None:
-    """
-    A client starts its engine core by `launch_core_engines` of its own module, unless it is told of addresses.
-    """
+    """A client starts its engine core by `launch_core_engines` of its own module, unless it is told of addresses."""
     module = importlib.import_module("vllm.v1.engine.core_client")
     source = inspect.getsource(module.MPClient.__init__)
     client = inspect.signature(_get("vllm.v1.engine.async_llm.AsyncLLM").from_vllm_config).parameters
@@ -270,9 +255,7 @@ def test_a_start_is_timed_and_forked_where_we_step_in() -> None:
 
 
 def test_the_engine_has_the_parts_we_hold() -> None:
-    """
-    What `Engine` reads of `AsyncLLM` is set by its constructor.
-    """
+    """What `Engine` reads of `AsyncLLM` is set by its constructor."""
     cls = _get("vllm.v1.engine.async_llm.AsyncLLM")
     source = inspect.getsource(cls.__init__) + inspect.getsource(
         _get("vllm.v1.engine.output_processor.OutputProcessor")
@@ -296,9 +279,7 @@ def test_weights_are_weighed_before_they_are_packed() -> None:
 
 
 def test_an_output_has_what_we_count() -> None:
-    """
-    Tokens, those that were cached, the moments of the engine, and whether outputs repeat what came before.
-    """
+    """Tokens, those that were cached, the moments of the engine, and whether outputs repeat what came before."""
     output = inspect.signature(_get("vllm.outputs.RequestOutput").__init__).parameters
     stats = {each.name for each in dataclasses.fields(_get("vllm.v1.metrics.stats.RequestStateStats"))}
 
@@ -309,9 +290,7 @@ def test_an_output_has_what_we_count() -> None:
 
 
 async def test_an_answer_is_waited_for_as_we_have_it() -> None:
-    """
-    What collects an answer's outputs sets, clears and awaits `ready`, and nothing else of it.
-    """
+    """What collects an answer's outputs sets, clears and awaits `ready`, and nothing else of it."""
     collector = _get("vllm.v1.engine.output_processor.RequestOutputCollector")(
         _get("vllm.sampling_params.RequestOutputKind").DELTA, "id"
     )
@@ -326,18 +305,14 @@ async def test_an_answer_is_waited_for_as_we_have_it() -> None:
 
 
 def test_its_metrics_are_told_by_their_names() -> None:
-    """
-    What an engine registers is known by a prefix, and is taken out again when another one starts.
-    """
+    """What an engine registers is known by a prefix, and is taken out again when another one starts."""
     source = inspect.getsource(_get("vllm.v1.metrics.prometheus.unregister_vllm_metrics"))
 
     assert '_name.startswith("vllm:")' in source
 
 
 def test_pooling_has_the_parts_we_hold() -> None:
-    """
-    The serving classes of pooling models are attributes of the state, made with what our own answers are made of.
-    """
+    """The serving classes of pooling models are attributes of the state, made with what our own answers are made of."""
     state = inspect.getsource(_get("vllm.entrypoints.pooling.factories.init_pooling_state"))
     renderer = inspect.getsource(_get("vllm.renderers.BaseRenderer").__init__)
     tokens = inspect.getsource(_get("vllm.renderers.TokenizeParams"))
@@ -353,9 +328,7 @@ def test_pooling_has_the_parts_we_hold() -> None:
 
 
 def test_a_pooler_is_told_only_what_the_config_says(tmp_path: Path) -> None:
-    """
-    Unset keys are left to the model's own files; `engine.args` goes over ours key by key.
-    """
+    """Unset keys are left to the model's own files; `engine.args` goes over ours key by key."""
     engine = EngineConfig(args={"pooler_config": {"enable_chunked_processing": True}})
     pooler = Pooler(task="embed", pooling="cls", dimensions=64)
     setup = EngineSpec(names=("a",), artifact=tmp_path, layout=LayoutConfig(), engine=engine, pooler=pooler)
@@ -373,9 +346,7 @@ def test_a_pooler_is_told_only_what_the_config_says(tmp_path: Path) -> None:
 
 
 def test_its_errors_have_the_status_and_field_we_pass_on() -> None:
-    """
-    A refused value is 400 with its field; a dead engine has the class we catch.
-    """
+    """A refused value is 400 with its field; a dead engine has the class we catch."""
     respond = _get("vllm.entrypoints.serve.create_error_response")
     error = _get("vllm.exceptions.VLLMValidationError")("no", parameter="temperature")
 
@@ -386,9 +357,7 @@ def test_its_errors_have_the_status_and_field_we_pass_on() -> None:
 
 
 def test_texts_are_tokenized_by_what_we_put_in_its_place() -> None:
-    """
-    The renderer asks its own attribute each time, and its pool's `submit`, which is looked up each time too.
-    """
+    """The renderer asks its own attribute each time, and its pool's `submit`, which is looked up each time too."""
     renderer = _get("vllm.renderers.BaseRenderer")
     executor = _get("vllm.renderers.base._SwappableExecutor")
 
@@ -398,9 +367,7 @@ def test_texts_are_tokenized_by_what_we_put_in_its_place() -> None:
 
 
 def test_choices_are_seeded_as_its_own() -> None:
-    """
-    What `n` makes of a seed is what vLLM would make of it.
-    """
+    """What `n` makes of a seed is what vLLM would make of it."""
     parent = _get("vllm.v1.engine.parallel_sampling.ParentRequest")
     source = inspect.getsource(parent._get_child_sampling_params)
 

@@ -1,6 +1,4 @@
-"""
-Clients of many kinds that ask without a pause, and note every answer that is not whole.
-"""
+"""Clients of many kinds that ask without a pause, and note every answer that is not whole."""
 
 from __future__ import annotations
 
@@ -30,14 +28,10 @@ Asks once, and gives the text of the answer; raises where there is none.
 
 
 class Traffic:
-    """
-    Two clients of each kind, none of which asks again what failed.
-    """
+    """Two clients of each kind, none of which asks again what failed."""
 
     def __init__(self, port: int, end: str, kinds: tuple[str, ...] = ()) -> None:
-        """
-        `end` is the last word of every whole answer.
-        """
+        """`end` is the last word of every whole answer."""
         self.answers: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -59,9 +53,7 @@ class Traffic:
             thread.join()
 
     def goes_on(self, count: int) -> None:
-        """
-        Wait until each kind of client has got so many more answers, or one has failed.
-        """
+        """Wait until each kind of client has got so many more answers, or one has failed."""
         goal = {kind: self.answers[kind] + count for kind in self.answers}
         until(lambda: bool(self.failures) or all(self.answers[kind] >= goal[kind] for kind in goal), 120)
 
@@ -82,9 +74,7 @@ class Traffic:
 
 @contextmanager
 def _openai(url: str) -> Iterator[Ask]:
-    """
-    OpenAI's client, whole answers, connections kept.
-    """
+    """OpenAI's client, whole answers, connections kept."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
 
         def ask() -> str:
@@ -98,9 +88,7 @@ def _openai(url: str) -> Iterator[Ask]:
 
 @contextmanager
 def _openai_stream(url: str) -> Iterator[Ask]:
-    """
-    OpenAI's client, streams.
-    """
+    """OpenAI's client, streams."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
 
         def ask() -> str:
@@ -114,9 +102,7 @@ def _openai_stream(url: str) -> Iterator[Ask]:
 
 @contextmanager
 def _kept(url: str) -> Iterator[Ask]:
-    """
-    The standard library's client: one connection, for as long as the server keeps it.
-    """
+    """The standard library's client: one connection, for as long as the server keeps it."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
 
     def ask() -> str:
@@ -132,9 +118,7 @@ def _kept(url: str) -> Iterator[Ask]:
 
 @contextmanager
 def _fresh(url: str) -> Iterator[Ask]:
-    """
-    A connection for each request.
-    """
+    """A connection for each request."""
     limits = httpx.Limits(max_keepalive_connections=0)
     with httpx.Client(base_url=url, timeout=60, limits=limits) as client:
         yield lambda: _posted(client)

@@ -1,5 +1,4 @@
-"""
-What a well-behaved upstream says: answers in the shapes of OpenAI, Anthropic, Cohere and vLLM.
+"""What a well-behaved upstream says: answers in the shapes of OpenAI, Anthropic, Cohere and vLLM.
 
 Chats, completions and responses say back the last text they were sent; numbers are made from the input.
 """
@@ -20,9 +19,7 @@ WIDTH = 4
 
 
 def said(body: Body) -> str:
-    """
-    The text an answer is made of: the last one of the request.
-    """
+    """The text an answer is made of: the last one of the request."""
     messages = body.get("messages") or body.get("input") or body.get("prompt") or ""
     last = messages[-1] if isinstance(messages, list) and messages else messages
     content = last.get("content", "") if isinstance(last, dict) else last
@@ -32,17 +29,13 @@ def said(body: Body) -> str:
 
 
 def usage(text: str) -> dict[str, int]:
-    """
-    OpenAI's counts, a token for each word.
-    """
+    """OpenAI's counts, a token for each word."""
     count = len(text.split())
     return {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}
 
 
 def chat(body: Body) -> dict[str, Any]:
-    """
-    A chat completion; it calls the first tool it is offered.
-    """
+    """A chat completion; it calls the first tool it is offered."""
     text = said(body)
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     reason = "stop"
@@ -54,9 +47,7 @@ def chat(body: Body) -> dict[str, Any]:
 
 
 def chat_chunks(body: Body) -> Iterator[dict[str, Any]]:
-    """
-    The same as a stream: the role, a piece for each word or part of a tool call, the end, and usage if asked for.
-    """
+    """The same as a stream: the role, a piece for each word or part of a tool call, the end, and usage if asked for."""
     head = _object("chat.completion.chunk", body)
 
     def chunk(delta: Body, reason: str | None = None) -> dict[str, Any]:
@@ -79,18 +70,14 @@ def chat_chunks(body: Body) -> Iterator[dict[str, Any]]:
 
 
 def completion(body: Body) -> dict[str, Any]:
-    """
-    A completion.
-    """
+    """A completion."""
     text = said(body)
     choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}
     return _object("text_completion", body) | {"choices": [choice], "usage": usage(text)}
 
 
 def completion_chunks(body: Body) -> Iterator[dict[str, Any]]:
-    """
-    The same as a stream.
-    """
+    """The same as a stream."""
     head = _object("text_completion", body)
     text = said(body)
     for piece in pieces(text):
@@ -101,9 +88,7 @@ def completion_chunks(body: Body) -> Iterator[dict[str, Any]]:
 
 
 def response(body: Body) -> dict[str, Any]:
-    """
-    An answer of the Responses API.
-    """
+    """An answer of the Responses API."""
     content = [{"type": "output_text", "text": said(body), "annotations": []}]
     message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
     return {
@@ -121,9 +106,7 @@ def response(body: Body) -> dict[str, Any]:
 
 
 def response_events(body: Body) -> Iterator[tuple[str, dict[str, Any]]]:
-    """
-    The same as events, each with its name; the model's name stands inside them.
-    """
+    """The same as events, each with its name; the model's name stands inside them."""
     whole = response(body)
     yield "response.created", {"response": whole | {"status": "in_progress", "output": []}}
     where = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
@@ -133,9 +116,7 @@ def response_events(body: Body) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def message(body: Body) -> dict[str, Any]:
-    """
-    An answer of Anthropic's Messages API.
-    """
+    """An answer of Anthropic's Messages API."""
     return {
         "id": "msg_1",
         "type": "message",
@@ -149,9 +130,7 @@ def message(body: Body) -> dict[str, Any]:
 
 
 def message_events(body: Body) -> Iterator[tuple[str, dict[str, Any]]]:
-    """
-    The same as events.
-    """
+    """The same as events."""
     yield "message_start", {"message": message(body) | {"content": [], "stop_reason": None}}
     yield "content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}
     for piece in pieces(said(body)):
@@ -162,9 +141,7 @@ def message_events(body: Body) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def embeddings(body: Body) -> dict[str, Any]:
-    """
-    A vector for each input, as numbers or as base64.
-    """
+    """A vector for each input, as numbers or as base64."""
     inputs = body.get("input")
     texts = inputs if isinstance(inputs, list) else [inputs]
     vectors: list[Any] = [vector(str(text)) for text in texts]
@@ -176,16 +153,12 @@ def embeddings(body: Body) -> dict[str, Any]:
 
 
 def vector(text: str) -> list[float]:
-    """
-    A text's embedding: numbers that 32 bits hold exactly.
-    """
+    """A text's embedding: numbers that 32 bits hold exactly."""
     return [float(len(text)), 0.5, -0.25, float(sum(text.encode()) % 97)]
 
 
 def rerank(body: Body) -> dict[str, Any]:
-    """
-    Documents by the words they share with the query.
-    """
+    """Documents by the words they share with the query."""
     wanted = set(str(body.get("query")).lower().split())
     texts = [each if isinstance(each, str) else str(each.get("text")) for each in body.get("documents", [])]
     scores = [len(wanted & set(text.lower().split())) / max(len(wanted), 1) for text in texts]
@@ -195,25 +168,19 @@ def rerank(body: Body) -> dict[str, Any]:
 
 
 def score(body: Body) -> dict[str, Any]:
-    """
-    One score.
-    """
+    """One score."""
     data = [{"index": 0, "object": "score", "score": 0.75}]
     return {"id": "score-1", "object": "list", "created": 1, "model": body.get("model"), "data": data, "usage": {}}
 
 
 def tokenize(body: Body) -> dict[str, Any]:
-    """
-    A token for each byte.
-    """
+    """A token for each byte."""
     tokens = list(str(body.get("prompt", "")).encode())
     return {"tokens": tokens, "count": len(tokens), "max_model_len": 2048, "token_strs": None}
 
 
 def pieces(text: str) -> list[str]:
-    """
-    Word by word, the spaces with the word after them.
-    """
+    """Word by word, the spaces with the word after them."""
     first, *rest = text.split(" ")
     return [first, *(f" {word}" for word in rest)]
 
@@ -250,9 +217,7 @@ def _object(kind: str, body: Body) -> dict[str, Any]:
 
 
 def _tool(body: Body) -> dict[str, Any] | None:
-    """
-    The first tool, unless none may be called or its answer is there already.
-    """
+    """The first tool, unless none may be called or its answer is there already."""
     answered = any(isinstance(each, dict) and each.get("role") == "tool" for each in body.get("messages", ()))
     if body.get("tool_choice") == "none" or answered:
         return None

@@ -1,6 +1,4 @@
-"""
-Upstreams beyond our border: HTTP servers that answer as they are told and remember what arrived.
-"""
+"""Upstreams beyond our border: HTTP servers that answer as they are told and remember what arrived."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ FOR_EVER = 3600.0
 
 @dataclass(slots=True)
 class Asked:
-    """
-    One request as it arrived, and what became of it.
-    """
+    """One request as it arrived, and what became of it."""
 
     method: str
     path: str
@@ -46,15 +42,11 @@ class Asked:
     """The path as it was written, escapes and all."""
 
     def header(self, name: str) -> str | None:
-        """
-        The value of a header, or None.
-        """
+        """The value of a header, or None."""
         return next((value for each, value in self.headers if each == name.lower()), None)
 
     def json(self) -> Any:
-        """
-        The body as JSON.
-        """
+        """The body as JSON."""
         return json.loads(self.body)
 
 
@@ -66,8 +58,7 @@ Bytes to send, or seconds to wait.
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """
-    What an upstream says.
+    """What an upstream says.
 
     `body` goes out at once with its length; pieces go out one by one, in chunks: bytes, and seconds of silence.
     """
@@ -87,39 +78,29 @@ An answer, or how to find one.
 
 
 def json_answer(body: object, status: int = 200, **headers: str) -> Answer:
-    """
-    A JSON body.
-    """
+    """A JSON body."""
     return Answer(status, json.dumps(body, ensure_ascii=False).encode(), headers=headers)
 
 
 def error(status: int, message: str = "no", **fields: object) -> Answer:
-    """
-    An error in OpenAI's shape; `fields` go over `type`, `param` and `code`.
-    """
+    """An error in OpenAI's shape; `fields` go over `type`, `param` and `code`."""
     known: dict[str, object] = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
     return json_answer({"error": known | fields}, status)
 
 
 def event(data: object, name: str | None = None) -> bytes:
-    """
-    One server-sent event; text is sent as it is, anything else as JSON.
-    """
+    """One server-sent event; text is sent as it is, anything else as JSON."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
     return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
 
 
 def stream(*pieces: Piece, **options: Any) -> Answer:
-    """
-    A stream of server-sent events out of pieces.
-    """
+    """A stream of server-sent events out of pieces."""
     return Answer(body=pieces, media_type=SSE, **options)
 
 
 def sse(asked: Asked) -> list[bytes]:
-    """
-    The events a well-behaved upstream streams for a request, ``[DONE]`` included where its protocol has it.
-    """
+    """The events a well-behaved upstream streams for a request, ``[DONE]`` included where its protocol has it."""
     events: list[bytes] = []
     for each in upstream_answers.STREAMED[asked.path](asked.json()):
         if isinstance(each, tuple):
@@ -131,9 +112,7 @@ def sse(asked: Asked) -> list[bytes]:
 
 
 def well_behaved(asked: Asked) -> Answer:
-    """
-    The answer an upstream gives when nobody told it otherwise.
-    """
+    """The answer an upstream gives when nobody told it otherwise."""
     if asked.path in {"/health", "/v1/health"}:
         return Answer()
     if asked.path == "/v1/models":
@@ -151,9 +130,7 @@ def well_behaved(asked: Asked) -> Answer:
 
 
 class Upstream(Background):
-    """
-    A scripted server on a free port of the loopback.
-    """
+    """A scripted server on a free port of the loopback."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,44 +141,33 @@ class Upstream(Background):
 
     @property
     def url(self) -> str:
-        """
-        Its base URL, with OpenAI's `/v1`.
-        """
+        """Its base URL, with OpenAI's `/v1`."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def origin(self) -> str:
-        """
-        The same without a path.
-        """
+        """The same without a path."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def calls(self) -> list[Asked]:
-        """
-        What was asked, without health checks and listings.
-        """
+        """What was asked, without health checks and listings."""
         return [each for each in self.asked if each.method == "POST"]
 
     def on(self, path: str, *reactions: Reaction) -> None:
-        """
-        React so at a path, one after the other, the last one from then on; none of them is good behaviour again.
+        """React so at a path, one after the other, the last one from then on; none of them is good behaviour again.
 
         The path ``*`` is every path without reactions of its own.
         """
         self._scripts[path] = list(reactions)
 
     def reset(self) -> None:
-        """
-        Well-behaved again, and nothing remembered.
-        """
+        """Well-behaved again, and nothing remembered."""
         self._scripts.clear()
         self.asked.clear()
 
     async def open(self) -> None:
-        """
-        Listen.
-        """
+        """Listen."""
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{path:.*}", self._handle)
         # Its handlers hear when the client leaves.
@@ -212,9 +178,7 @@ class Upstream(Background):
         self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:
-        """
-        Listen no more, and end what is under way.
-        """
+        """Listen no more, and end what is under way."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -275,9 +239,7 @@ async def _pieces(body: Iterable[Piece] | AsyncIterator[Piece]) -> AsyncIterator
 
 
 def zipped(answer: Answer) -> Answer:
-    """
-    The same answer in gzip.
-    """
+    """The same answer in gzip."""
     assert isinstance(answer.body, bytes)
     headers = {**answer.headers, "Content-Encoding": "gzip"}
     return Answer(answer.status, gzip.compress(answer.body, mtime=0), answer.media_type, headers)

@@ -1,6 +1,4 @@
-"""
-An appliance that tests look at from where its operators do.
-"""
+"""An appliance that tests look at from where its operators do."""
 
 from __future__ import annotations
 
@@ -19,14 +17,10 @@ QUESTION: dict[str, Any] = {"model": "talk", "messages": [{"role": "user", "cont
 
 
 class Watched(Served):
-    """
-    A proxy whose metrics are read.
-    """
+    """A proxy whose metrics are read."""
 
     def metric(self, name: str, labels: Mapping[str, str]) -> float:
-        """
-        The sum of the samples of this name that have these labels.
-        """
+        """The sum of the samples of this name that have these labels."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
             families = list(text_string_to_metric_families(response.read().decode()))
         samples = [sample for family in families for sample in family.samples if sample.name == name]
@@ -34,9 +28,7 @@ class Watched(Served):
 
 
 def write(folder: Path, upstream: Upstream, configs: Mapping[str, object]) -> Path:
-    """
-    A file of a proxy named `talk`, with an alias; JSON is YAML.
-    """
+    """A file of a proxy named `talk`, with an alias; JSON is YAML."""
     model = {"name": "talk", "aliases": ["gpt"], "class": "proxy", "upstreams": [{"url": upstream.url}]}
     file = folder / "config.yaml"
     file.write_text(json.dumps({"models": [model], **configs}))

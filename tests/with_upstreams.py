@@ -1,5 +1,4 @@
-"""
-Run a command beside scripted upstreams, as examples that forward want them.
+"""Run a command beside scripted upstreams, as examples that forward want them.
 
 ``python tests/with_upstreams.py appliance smoke examples/proxy.yaml`` starts them on free ports, tells the command
 where they are, and ends with its exit code.
@@ -18,9 +17,7 @@ from upstreams import Upstream
 
 
 def main(command: Sequence[str]) -> int:
-    """
-    The exit code of the command.
-    """
+    """The exit code of the command."""
     with Upstream() as one, Upstream() as two, Upstream() as service:
         install(service)
         urls = {"UPSTREAM_URL": one.url, "UPSTREAM_URL_2": two.url, "SERVICE_URL": service.origin}

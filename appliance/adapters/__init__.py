@@ -1,3 +1,1 @@
-"""
-OpenAI's requests and answers from and to what other models speak: templates, paths, tensors, chunks.
-"""
+"""OpenAI's requests and answers from and to what other models speak: templates, paths, tensors, chunks."""

@@ -1,5 +1,4 @@
-"""
-A chat completion as a completion: the conversation becomes a prompt, every other field goes along.
+"""A chat completion as a completion: the conversation becomes a prompt, every other field goes along.
 
 Source: https://platform.openai.com/docs/api-reference/chat/create and .../completions/create; fields beyond them are
 vLLM's, https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html.
@@ -46,16 +45,13 @@ _REFUSED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ChatRequestBuilder:
-    """
-    How a model chats that only completes: its template, and what ends a turn.
-    """
+    """How a model chats that only completes: its template, and what ends a turn."""
 
     template: ChatTemplate
     stop: Sequence[str] = ()
 
     def completion(self, request: Json) -> Json:
-        """
-        The completion request whose answer continues the conversation; blocks while the template is rendered.
+        """The completion request whose answer continues the conversation; blocks while the template is rendered.
 
         Raises:
             RequestError: the request is wrong, or wants what this model cannot do.
@@ -63,14 +59,11 @@ class ChatRequestBuilder:
         return _completion(request, self.prompt(request), self.stop)
 
     async def completion_async(self, request: Json) -> Json:
-        """
-        The same, without blocking the event loop.
-        """
+        """The same, without blocking the event loop."""
         return await self.template.run(self.completion, request)
 
     def prompt(self, request: Json) -> str:
-        """
-        The conversation as the text to continue.
+        """The conversation as the text to continue.
 
         Raises:
             RequestError: the request is wrong, or wants what this model cannot do.
@@ -96,9 +89,7 @@ class ChatRequestBuilder:
         return _continued(prompt, messages[-1]["content"]) if is_continued else prompt
 
     def _tools(self, request: Json) -> list[Json] | None:
-        """
-        The tools, as far as they may be called.
-        """
+        """The tools, as far as they may be called."""
         choice = request.get("tool_choice")
         tools = request.get("tools") or None
         if choice not in (None, "auto", "none"):
@@ -120,16 +111,13 @@ class ChatRequestBuilder:
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """
-    The same where somebody else has made the prompt.
-    """
+    """The same where somebody else has made the prompt."""
 
     text: str
     stop: Sequence[str] = ()
 
     async def completion_async(self, request: Json) -> Json:
-        """
-        The completion request whose answer continues the prompt.
+        """The completion request whose answer continues the prompt.
 
         Raises:
             RequestError: the request wants what this model cannot do.
@@ -166,9 +154,7 @@ def _stops(asked: Any, always: Sequence[str]) -> Any:  # Any: JSON values
 
 
 def _logprobs(request: Json) -> Json:
-    """
-    Chat has a flag and a number, completions have the number alone.
-    """
+    """Chat has a flag and a number, completions have the number alone."""
     top = request.get("top_logprobs")
     if not request.get("logprobs"):
         if top:
@@ -187,9 +173,7 @@ def _mapping(request: Json, field: str) -> Json:
 
 
 def _continued(prompt: str, last: str) -> str:
-    """
-    The prompt up to the end of the last message, without what the template puts behind it.
-    """
+    """The prompt up to the end of the last message, without what the template puts behind it."""
     text = last.strip()
     at = prompt.rfind(text)
     if at < 0:

@@ -1,5 +1,4 @@
-"""
-A completion as a chat completion.
+"""A completion as a chat completion.
 
 Source: https://platform.openai.com/docs/api-reference/chat/object
 """
@@ -21,9 +20,7 @@ _OF_CHOICE = frozenset({"text", "index", "logprobs", "finish_reason"})
 
 @dataclass(frozen=True, slots=True)
 class ChatResponseBuilder:
-    """
-    What the client knows that the completion does not: the model's name, the role, the alternatives it asked for.
-    """
+    """What the client knows that the completion does not: the model's name, the role, the alternatives it asked for."""
 
     model: str
     role: str
@@ -33,9 +30,7 @@ class ChatResponseBuilder:
 
     @classmethod
     def of(cls, request: Json, model: str, config: ChatConfig) -> ChatResponseBuilder:
-        """
-        The face that a chat request wants to see.
-        """
+        """The face that a chat request wants to see."""
         may_call = request.get("tools") and request.get("tool_choice") != "none"
         return cls(
             model, config.response_role, request.get("top_logprobs") or 0, config.tool_calls if may_call else None
@@ -43,8 +38,7 @@ class ChatResponseBuilder:
 
 
 def chat_completion(completion: Json, face: ChatResponseBuilder) -> Json:
-    """
-    The whole answer; fields that only the target knows are kept.
+    """The whole answer; fields that only the target knows are kept.
 
     Raises:
         GatewayError: it is no completion.
@@ -57,8 +51,7 @@ def chat_completion(completion: Json, face: ChatResponseBuilder) -> Json:
 
 
 def choices_of(answer: Json) -> list[Json]:
-    """
-    The choices of a completion, or of a chunk of one.
+    """The choices of a completion, or of a chunk of one.
 
     Raises:
         GatewayError: they are none.
@@ -85,22 +78,16 @@ def _choice(choice: Json, index: int, face: ChatResponseBuilder) -> Json:
 
 
 def reason_of(reason: str, *, has_called: bool) -> str:
-    """
-    Why a choice ended, as chat has it.
-    """
+    """Why a choice ended, as chat has it."""
     return "tool_calls" if has_called and reason == "stop" else reason
 
 
 def extras_of(choice: Json) -> Json:
-    """
-    What only the target knows of a choice.
-    """
+    """What only the target knows of a choice."""
     return {name: value for name, value in choice.items() if name not in _OF_CHOICE}
 
 
 def chat_id(completion_id: Any) -> str:  # Any: JSON values
-    """
-    The id of a chat completion that was made of a completion.
-    """
+    """The id of a chat completion that was made of a completion."""
     rest = str(completion_id).removeprefix("cmpl-") if completion_id else uuid.uuid4().hex
     return f"chatcmpl-{rest}"

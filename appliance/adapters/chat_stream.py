@@ -1,5 +1,4 @@
-"""
-The chunks of a completion as those of a chat completion.
+"""The chunks of a completion as those of a chat completion.
 
 Source: https://platform.openai.com/docs/api-reference/chat/streaming
 """
@@ -18,8 +17,7 @@ from appliance.core.errors import GatewayError
 
 
 async def chat_chunks(chunks: AsyncGenerator[Json], face: ChatResponseBuilder) -> AsyncGenerator[Json]:
-    """
-    The chunks of a chat completion: the role in the first one of each choice, the reason it ended in the last.
+    """The chunks of a chat completion: the role in the first one of each choice, the reason it ended in the last.
 
     The reason is held back to the end, because some servers give one with every chunk.
 
@@ -37,9 +35,7 @@ async def chat_chunks(chunks: AsyncGenerator[Json], face: ChatResponseBuilder) -
 
 @dataclass(slots=True)
 class _Choice:
-    """
-    One choice under way; `calls` is None where no tool may be called.
-    """
+    """One choice under way; `calls` is None where no tool may be called."""
 
     calls: ToolCalls | None
     called: int = 0
@@ -48,18 +44,14 @@ class _Choice:
     """What the target said about its end besides the reason."""
 
     def deltas(self, text: str) -> Iterator[Json]:
-        """
-        What a piece of text adds to the message.
-        """
+        """What a piece of text adds to the message."""
         if self.calls is None:
             yield from [{"content": text}] if text else []
         else:
             yield from map(self._delta, self.calls.take(text))
 
     def rest(self) -> Iterator[Json]:
-        """
-        What was not sure before the end.
-        """
+        """What was not sure before the end."""
         yield from map(self._delta, self.calls.rest() if self.calls is not None else ())
 
     def _delta(self, part: str | Json) -> Json:
@@ -71,9 +63,7 @@ class _Choice:
 
 @dataclass(slots=True)
 class _Stream:
-    """
-    One answer under way.
-    """
+    """One answer under way."""
 
     face: ChatResponseBuilder
     frame: Json = field(default_factory=dict)

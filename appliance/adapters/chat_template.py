@@ -1,5 +1,4 @@
-"""
-A chat template from where the config says: inline, a file, or what lies beside a tokenizer; no tokenizer is loaded.
+"""A chat template from where the config says: inline, a file, or what lies beside a tokenizer; no tokenizer is loaded.
 
 Source: https://huggingface.co/docs/transformers/chat_templating and the files that `save_pretrained` writes.
 """
@@ -25,15 +24,12 @@ _MAX_BYTES = 8 * 1024 * 1024
 
 
 def is_inline(chat_template: str) -> bool:
-    """
-    The text is a template itself, and not the path of one; no path has Jinja's signs, or several lines.
-    """
+    """The text is a template itself, and not the path of one; no path has Jinja's signs, or several lines."""
     return any(sign in chat_template for sign in ("{{", "{%", "{#", "\n"))
 
 
 def chat_template(config: ChatConfig, tokenizer: Path | None, renderer: Renderer | None = None) -> ChatTemplate | None:
-    """
-    The template of a section, None where it has none; `tokenizer` is where its storage was materialized.
+    """The template of a section, None where it has none; `tokenizer` is where its storage was materialized.
 
     It is rendered by `renderer`, or in this process.
 
@@ -55,17 +51,13 @@ def chat_template(config: ChatConfig, tokenizer: Path | None, renderer: Renderer
 
 
 def _files(tokenizer: Path) -> Mapping[str, Path]:
-    """
-    The files beside the tokenizer by their names; a file alone is the only one.
-    """
+    """The files beside the tokenizer by their names; a file alone is the only one."""
     paths = [tokenizer] if tokenizer.is_file() else list(tokenizer.iterdir())
     return {path.name: path for path in paths if path.is_file()}
 
 
 def _of_tokenizer(files: Mapping[str, Path], tokenizer: Path) -> str:
-    """
-    The file of its own wins over the config's key, as it does for transformers.
-    """
+    """The file of its own wins over the config's key, as it does for transformers."""
     if "chat_template.jinja" in files:
         return _text(files["chat_template.jinja"])
     only = next(iter(files.values())) if len(files) == 1 else None
@@ -81,9 +73,7 @@ def _of_tokenizer(files: Mapping[str, Path], tokenizer: Path) -> str:
 
 
 def _chosen(template: Any) -> str | None:  # Any: JSON values
-    """
-    The default one, where there are several with names.
-    """
+    """The default one, where there are several with names."""
     if isinstance(template, list):
         named = {each.get("name"): each.get("template") for each in template if isinstance(each, dict)}
         template = named.get("default")
@@ -91,9 +81,7 @@ def _chosen(template: Any) -> str | None:  # Any: JSON values
 
 
 def _tokens(files: Mapping[str, Path]) -> dict[str, str]:
-    """
-    The special tokens, such as ``bos_token``, which templates write out.
-    """
+    """The special tokens, such as ``bos_token``, which templates write out."""
     found: Json = {}
     for name in ("special_tokens_map.json", _CONFIG):
         if name in files:

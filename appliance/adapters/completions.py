@@ -1,6 +1,4 @@
-"""
-Chat over a target that completes prompts.
-"""
+"""Chat over a target that completes prompts."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ _DEFAULT_MAX_TOKENS = 1024
 
 
 class CompletionsAdapter:
-    """
-    What is asked under `name`, asked of the target as completions.
-    """
+    """What is asked under `name`, asked of the target as completions."""
 
     def __init__(
         self, name: str, config: CompletionsConfig, target: Target, chat: ChatRequestBuilder | Prompted
@@ -35,8 +31,7 @@ class CompletionsAdapter:
         self._chat = chat
 
     async def chat(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        """
-        The chat completion, or its chunks.
+        """The chat completion, or its chunks.
 
         Raises:
             CallError: the request is wrong, or refused.
@@ -52,8 +47,7 @@ class CompletionsAdapter:
         return chat_completion(answer, face) if isinstance(answer, dict) else chat_chunks(answer, face)
 
     async def complete(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        """
-        The completion as the target makes it, or its chunks.
+        """The completion as the target makes it, or its chunks.
 
         Raises:
             CallError: the request is refused.
@@ -78,9 +72,7 @@ class CompletionsAdapter:
 
 
 async def _pieces(completion: Json) -> AsyncGenerator[Json]:
-    """
-    The chunks of a target that does not stream: one with everything.
-    """
+    """The chunks of a target that does not stream: one with everything."""
     yield {name: value for name, value in completion.items() if name != "usage"}
     if completion.get("usage"):
         yield {**completion, "choices": []}

@@ -1,6 +1,4 @@
-"""
-A target's refusal in our own words: status, message, and what of OpenAI's shape it has.
-"""
+"""A target's refusal in our own words: status, message, and what of OpenAI's shape it has."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ _LONGEST = 500
 
 
 def refusal(status: int, body: bytes) -> RequestError:
-    """
-    The error to raise for an answer with a status of 400 or more, whatever shape its body has.
-    """
+    """The error to raise for an answer with a status of 400 or more, whatever shape its body has."""
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):

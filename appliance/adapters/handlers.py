@@ -1,6 +1,4 @@
-"""
-What answers each operation of an adapter, by the kind of its protocol.
-"""
+"""What answers each operation of an adapter, by the kind of its protocol."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ Handlers = Mapping[Operation, Face]
 
 
 def over_completions(name: str, config: CompletionsConfig, target: Target, chat: ChatRequestBuilder) -> Handlers:
-    """
-    The operations of a target that completes.
-    """
+    """The operations of a target that completes."""
     over = CompletionsAdapter(name, config, target, chat)
     return {Operation.CHAT_COMPLETION: over.chat, Operation.COMPLETION: over.complete}
 
@@ -39,9 +35,7 @@ def over_completions(name: str, config: CompletionsConfig, target: Target, chat:
 def over_oip(
     name: str, config: OipConfig, wire: ServiceClient, model: str, chat: ChatRequestBuilder | None
 ) -> Handlers:
-    """
-    The operations of a target that speaks the Open Inference Protocol; `model` is its name there.
-    """
+    """The operations of a target that speaks the Open Inference Protocol; `model` is its name there."""
     client = OipClient(config, wire, model)
     made: dict[Operation, Face] = {}
     if config.chat is not None:
@@ -65,9 +59,7 @@ def over_http(
     chat: ChatRequestBuilder | None,
     renderer: Renderer,
 ) -> Handlers:
-    """
-    The operations of a service with JSON of its own; `model` is its name there.
-    """
+    """The operations of a service with JSON of its own; `model` is its name there."""
     made: dict[Operation, Face] = {}
     if config.chat is not None:
         writer = HttpWriter(config.chat, wire, model, renderer)

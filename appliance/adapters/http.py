@@ -1,6 +1,4 @@
-"""
-Services with JSON of their own: a Jinja template makes the request, JMESPaths read the answer.
-"""
+"""Services with JSON of their own: a Jinja template makes the request, JMESPaths read the answer."""
 
 from __future__ import annotations
 
@@ -32,40 +30,30 @@ _CUT = ("length", "max")
 
 
 def text_variables(body: Json, prompt: str, model: str) -> Json:
-    """
-    What the template of a request for text can use.
-    """
+    """What the template of a request for text can use."""
     made: Json = {"stop": [], "tools": None} | _given(body) | {"request": body, "prompt": prompt, "model": model}
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     return made | {"stream": bool(body.get("stream"))} | ({} if limit is None else {"max_tokens": limit})
 
 
 def embedding_variables(body: Json, texts: Sequence[str], model: str) -> Json:
-    """
-    What the template of a request for embeddings can use.
-    """
+    """What the template of a request for embeddings can use."""
     return _given(body) | {"request": body, "texts": list(texts), "model": model}
 
 
 def rerank_variables(request: RerankRequest, model: str) -> Json:
-    """
-    What the template of a request for a ranking can use.
-    """
+    """What the template of a request for a ranking can use."""
     known = {"query": request.query, "documents": list(request.documents), "model": model}
     return _given(request.body) | {"request": request.body} | known
 
 
 def _given(body: Json) -> Json:
-    """
-    What the client says; null is what it leaves out, so that the template's defaults stand in for it.
-    """
+    """What the client says; null is what it leaves out, so that the template's defaults stand in for it."""
     return {name: value for name, value in body.items() if value is not None}
 
 
 def smallest(operation: Operation) -> Json:
-    """
-    The variables of the smallest request there is for an operation; a template must cope with it.
-    """
+    """The variables of the smallest request there is for an operation; a template must cope with it."""
     match operation:
         case Operation.EMBEDDING:
             return embedding_variables({"input": "Hello"}, ["Hello"], "model")
@@ -78,9 +66,7 @@ def smallest(operation: Operation) -> Json:
 
 
 class _Exchange:
-    """
-    One kind of request to a service.
-    """
+    """One kind of request to a service."""
 
     def __init__(self, config: HttpExchangeConfig, wire: ServiceClient, renderer: Renderer) -> None:
         self._template = JsonTemplate(config.request, renderer)
@@ -99,9 +85,7 @@ class _Exchange:
 
 
 class HttpWriter(_Exchange):
-    """
-    A service that writes text.
-    """
+    """A service that writes text."""
 
     def __init__(self, config: HttpTextConfig, wire: ServiceClient, model: str, renderer: Renderer) -> None:
         super().__init__(config, wire, renderer)
@@ -146,9 +130,7 @@ class HttpWriter(_Exchange):
         return variables | {"messages": with_texts(body.get("messages"))}
 
     def _reason_in(self, answer: Any) -> str | None:  # Any: JSON values
-        """
-        Why it ended in OpenAI's words; None where it goes on.
-        """
+        """Why it ended in OpenAI's words; None where it goes on."""
         found = None if self._reason is None else self._reason.find(answer)
         if not isinstance(found, str) or not found:
             return None
@@ -164,9 +146,7 @@ class HttpWriter(_Exchange):
 
 
 class HttpEmbedder(_Exchange):
-    """
-    A service that makes vectors.
-    """
+    """A service that makes vectors."""
 
     def __init__(self, config: HttpEmbeddingsConfig, wire: ServiceClient, model: str, renderer: Renderer) -> None:
         super().__init__(config, wire, renderer)
@@ -176,8 +156,7 @@ class HttpEmbedder(_Exchange):
     async def embed(
         self, request: EmbeddingRequest, texts: Sequence[str], headers: Headers
     ) -> tuple[list[list[float]], AdapterUsage]:
-        """
-        A vector for each of the texts.
+        """A vector for each of the texts.
 
         Raises:
             RequestError: the target refuses.
@@ -191,9 +170,7 @@ class HttpEmbedder(_Exchange):
 
 
 class HttpRanker(_Exchange):
-    """
-    A service that scores documents.
-    """
+    """A service that scores documents."""
 
     def __init__(self, config: HttpRerankConfig, wire: ServiceClient, model: str, renderer: Renderer) -> None:
         super().__init__(config, wire, renderer)
@@ -201,8 +178,7 @@ class HttpRanker(_Exchange):
         self._response = JmesPath(config.response)
 
     async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], AdapterUsage]:
-        """
-        A score for each of the documents.
+        """A score for each of the documents.
 
         Raises:
             RequestError: the target refuses.
@@ -213,9 +189,7 @@ class HttpRanker(_Exchange):
 
 
 class _Tokens:
-    """
-    Where a service tells its tokens.
-    """
+    """Where a service tells its tokens."""
 
     def __init__(self, config: UsageConfig) -> None:
         self._prompt = None if config.prompt_tokens is None else JmesPath(config.prompt_tokens)

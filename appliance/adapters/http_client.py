@@ -1,6 +1,4 @@
-"""
-JSON over HTTP: what goes to a target, and what it says.
-"""
+"""JSON over HTTP: what goes to a target, and what it says."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ _SHORTEST_SECRET = 8
 
 
 class ServiceClient:
-    """
-    A server elsewhere that takes JSON and gives it.
-    """
+    """A server elsewhere that takes JSON and gives it."""
 
     def __init__(self, client: UpstreamClient) -> None:
         self._client = client
@@ -45,15 +41,11 @@ class ServiceClient:
         """Requests in a row that got no answer at all."""
 
     def route(self, path: str) -> URL:
-        """
-        The URL of a route of OpenAI's protocol.
-        """
+        """The URL of a route of OpenAI's protocol."""
         return join(self._client.config.url, path)
 
     def under(self, path: str) -> URL:
-        """
-        The URL with a path after it, as it stands; the URL's query comes first.
-        """
+        """The URL with a path after it, as it stands; the URL's query comes first."""
         url, rest = URL(self._client.config.url, encoded=True), URL(path, encoded=True)
         if not path:
             return url
@@ -62,8 +54,7 @@ class ServiceClient:
         return URL(f"{whole}?{query}" if query else whole, encoded=True)
 
     async def post(self, url: URL, body: bytes, headers: Headers) -> Any:  # Any: JSON values
-        """
-        The JSON it answers.
+        """The JSON it answers.
 
         Raises:
             CallError: it refuses.
@@ -72,8 +63,7 @@ class ServiceClient:
         return await self._whole(await self._send(url, body, headers))
 
     async def stream(self, url: URL, body: bytes, headers: Headers) -> Any | AsyncGenerator[Any]:  # Any: JSON values
-        """
-        The JSON of each server-sent event, or that of the whole answer where it has no events.
+        """The JSON of each server-sent event, or that of the whole answer where it has no events.
 
         Raises:
             CallError: it refuses.
@@ -85,8 +75,7 @@ class ServiceClient:
         return await self._whole(answer)
 
     async def lines(self, url: URL, body: bytes, headers: Headers) -> AsyncGenerator[Any]:  # Any: JSON values
-        """
-        The JSON of each server-sent event, or of each line: services name those in many ways, or not at all.
+        """The JSON of each server-sent event, or of each line: services name those in many ways, or not at all.
 
         Raises:
             CallError: it refuses.
@@ -98,9 +87,7 @@ class ServiceClient:
         return events(answer.chunks(), is_sse=answer.is_event_stream, longest=answer.longest)
 
     async def close(self) -> None:
-        """
-        Let go of connections; safe to call twice.
-        """
+        """Let go of connections; safe to call twice."""
         await self._client.close()
 
     async def _whole(self, answer: UpstreamResponse) -> Any:  # Any: JSON values
@@ -135,8 +122,7 @@ def _secrets(config: UpstreamConfig) -> Iterator[bytes]:
 
 
 def decoded(status: int, body: bytes) -> Any:  # Any: JSON values
-    """
-    The JSON of a whole answer.
+    """The JSON of a whole answer.
 
     Raises:
         CallError: it says that it refuses.
@@ -157,8 +143,7 @@ def decoded(status: int, body: bytes) -> Any:  # Any: JSON values
 async def events(
     stream: AsyncGenerator[bytes], *, is_sse: bool, longest: int = LONGEST_BYTES
 ) -> AsyncGenerator[Any]:  # Any: JSON values
-    """
-    The JSON of each event or line.
+    """The JSON of each event or line.
 
     Raises:
         CallError: one of them says that something went wrong.
@@ -171,9 +156,7 @@ async def events(
 
 
 def _require_good(said: Any) -> None:  # Any: JSON values
-    """
-    Refuse what calls itself an error, be its status 200.
-    """
+    """Refuse what calls itself an error, be its status 200."""
     if isinstance(said, dict) and said.get("error"):
         raise of_error(said, _status_of(said["error"]))
 
@@ -184,8 +167,7 @@ def _status_of(error: Any) -> int:  # Any: JSON values
 
 
 def object_of(said: Any) -> Json:  # Any: JSON values
-    """
-    The same, where it must be an object.
+    """The same, where it must be an object.
 
     Raises:
         GatewayError: it is something else.

@@ -1,5 +1,4 @@
-"""
-Jinja templates from outside: chat templates as transformers renders them, and JSON for services.
+"""Jinja templates from outside: chat templates as transformers renders them, and JSON for services.
 
 They are rendered in Jinja's sandbox, and where requests are served in a process of their own as well.
 """
@@ -26,9 +25,7 @@ Most characters of a template. The longest chat templates have 40,000; Jinja com
 
 
 class _SandboxedTemplate:
-    """
-    What the kinds of templates have in common.
-    """
+    """What the kinds of templates have in common."""
 
     kind: str
     """The word by which the renderer's process knows it."""
@@ -40,8 +37,7 @@ class _SandboxedTemplate:
     """What stands in for a variable that there is none of."""
 
     def __init__(self, source: str, renderer: Renderer | None = None) -> None:
-        """
-        `renderer` is the process that renders it; None renders here, without limits.
+        """`renderer` is the process that renders it; None renders here, without limits.
 
         Raises:
             TemplateFaultError: it is not a template.
@@ -56,16 +52,13 @@ class _SandboxedTemplate:
         """The names it asks for."""
 
     async def run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """
-        Return the result of `work`, which renders this template, without blocking the event loop.
-        """
+        """Return the result of `work`, which renders this template, without blocking the event loop."""
         if self._renderer is None:
             return work(*args, **kwargs)
         return await self._renderer.run(work, *args, **kwargs)
 
     def render_here(self, variables: Mapping[str, Any]) -> str:  # Any: JSON values
-        """
-        The text it renders to, made in this process.
+        """The text it renders to, made in this process.
 
         Raises:
             RenderError: it refuses, or breaks.
@@ -73,8 +66,7 @@ class _SandboxedTemplate:
         return _rendered(self._template, variables)
 
     def _text(self, variables: Mapping[str, Any]) -> str:  # Any: JSON values
-        """
-        The text it renders to.
+        """The text it renders to.
 
         Raises:
             RequestError: the template refuses the request, or cannot cope with it.
@@ -92,15 +84,12 @@ class _SandboxedTemplate:
 
 
 class ChatTemplate(_SandboxedTemplate):
-    """
-    A conversation as the text of one prompt.
-    """
+    """A conversation as the text of one prompt."""
 
     kind, what, undefined = "chat", "chat template", Undefined
 
     def __init__(self, source: str, tokens: Mapping[str, str] | None = None, renderer: Renderer | None = None) -> None:
-        """
-        `tokens` are the tokenizer's special ones, such as ``bos_token``.
+        """`tokens` are the tokenizer's special ones, such as ``bos_token``.
 
         Raises:
             TemplateFaultError: it is not a template.
@@ -110,8 +99,7 @@ class ChatTemplate(_SandboxedTemplate):
         self.knows_developer = "developer" in source
 
     def render(self, variables: Mapping[str, Any]) -> str:  # Any: JSON values
-        """
-        The prompt.
+        """The prompt.
 
         Raises:
             RequestError: the template refuses the request, or cannot cope with it.
@@ -120,15 +108,12 @@ class ChatTemplate(_SandboxedTemplate):
 
 
 class JsonTemplate(_SandboxedTemplate):
-    """
-    A request as the JSON that a service of its own kind takes.
-    """
+    """A request as the JSON that a service of its own kind takes."""
 
     kind, what, undefined = "json", "request template", StrictUndefined
 
     def render(self, variables: Mapping[str, Any]) -> bytes:  # Any: JSON values
-        """
-        The service's request, as compact JSON.
+        """The service's request, as compact JSON.
 
         Raises:
             RequestError: the template refuses the request, or cannot cope with it.

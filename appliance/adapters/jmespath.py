@@ -1,5 +1,4 @@
-"""
-JMESPaths into the answers of services, and what must be found there.
+"""JMESPaths into the answers of services, and what must be found there.
 
 Source: https://jmespath.org/specification.html
 """
@@ -19,9 +18,7 @@ from appliance.core.suggestions import did_you_mean, known_names
 
 
 class PathFaultError(Exception):
-    """
-    A path is wrong; `offset` of it counts from 0.
-    """
+    """A path is wrong; `offset` of it counts from 0."""
 
     def __init__(self, message: str, offset: int = 0) -> None:
         super().__init__(message)
@@ -29,14 +26,11 @@ class PathFaultError(Exception):
 
 
 class JmesPath:
-    """
-    A place in a JSON answer.
-    """
+    """A place in a JSON answer."""
 
     def __init__(self, source: str) -> None:
-        """
-        Raises:
-            PathFaultError: it is not a JMESPath.
+        """Raises:
+        PathFaultError: it is not a JMESPath.
         """
         self._source = source
         try:
@@ -57,8 +51,7 @@ class JmesPath:
         _require_functions(self._path.parsed, source)
 
     def find(self, answer: Any) -> Any:  # Any: JSON values
-        """
-        What is there, or None.
+        """What is there, or None.
 
         Raises:
             GatewayError: a function of the path cannot take what it finds.
@@ -72,8 +65,7 @@ class JmesPath:
             ) from error
 
     def text(self, answer: Any) -> str:  # Any: JSON values
-        """
-        The text there.
+        """The text there.
 
         Raises:
             GatewayError: there is none.
@@ -84,15 +76,12 @@ class JmesPath:
         return found
 
     def count(self, answer: Any) -> int:  # Any: JSON values
-        """
-        The whole number there; 0 where there is none.
-        """
+        """The whole number there; 0 where there is none."""
         found = self.find(answer)
         return int(found) if _is_number(found) else 0
 
     def scores(self, answer: Any) -> list[float]:  # Any: JSON values
-        """
-        The list of numbers there.
+        """The list of numbers there.
 
         Raises:
             GatewayError: there is none.
@@ -105,8 +94,7 @@ class JmesPath:
         return [float(number) for number in found]
 
     def vectors(self, answer: Any) -> list[list[float]]:  # Any: JSON values
-        """
-        The list of vectors there; a vector alone is a list of one.
+        """The list of vectors there; a vector alone is a list of one.
 
         Raises:
             GatewayError: there is none.
@@ -124,9 +112,7 @@ class JmesPath:
 
 
 def _require_functions(node: Any, source: str) -> None:  # Any: a node of the library's tree
-    """
-    Refuse a function that there is none of; the library would only notice when it is called.
-    """
+    """Refuse a function that there is none of; the library would only notice when it is called."""
     if not isinstance(node, dict):
         return
     if node.get("type") == "function_expression" and node["value"] not in Functions.FUNCTION_TABLE:

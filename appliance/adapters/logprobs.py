@@ -1,5 +1,4 @@
-"""
-Log probabilities of a completion as those of a chat completion.
+"""Log probabilities of a completion as those of a chat completion.
 
 Source: https://platform.openai.com/docs/api-reference/chat/object (`logprobs.content`) and
 https://platform.openai.com/docs/api-reference/completions/object (`logprobs`).
@@ -21,9 +20,7 @@ _BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
 
 
 def chat_logprobs(logprobs: Any, top: int) -> Json | None:  # Any: JSON values
-    """
-    The log probabilities of one choice, or of one piece of it, with at most `top` alternatives a token.
-    """
+    """The log probabilities of one choice, or of one piece of it, with at most `top` alternatives a token."""
     if not isinstance(logprobs, dict) or not isinstance(logprobs.get("tokens"), list):
         return None
     tokens = logprobs["tokens"]
@@ -39,9 +36,7 @@ def _token(token: Any, logprob: Any, _others: Any = None) -> Json:  # Any: JSON 
 
 
 def _best(others: Any, top: int) -> list[Json]:  # Any: JSON values
-    """
-    The likeliest first; a completion may list the chosen token as one more.
-    """
+    """The likeliest first; a completion may list the chosen token as one more."""
     if not isinstance(others, dict):
         return []
     made = [_token(token, logprob) for token, logprob in others.items()]
@@ -49,9 +44,7 @@ def _best(others: Any, top: int) -> list[Json]:  # Any: JSON values
 
 
 def _bytes(token: str) -> list[int] | None:
-    """
-    The token in UTF-8, or None where it is a piece of a character that nobody can tell any more.
-    """
+    """The token in UTF-8, or None where it is a piece of a character that nobody can tell any more."""
     if found := _BYTES.fullmatch(token):
         return list(bytes.fromhex(found[1].replace("\\x", "")))
     return None if "\ufffd" in token else list(token.encode("utf-8", "replace"))

@@ -1,5 +1,4 @@
-"""
-OpenAI's messages as chat templates take them: content as text, arguments of tool calls as mappings.
+"""OpenAI's messages as chat templates take them: content as text, arguments of tool calls as mappings.
 
 Source: https://platform.openai.com/docs/api-reference/chat/create and what templates expect,
 https://huggingface.co/docs/transformers/chat_templating.
@@ -19,8 +18,7 @@ _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 
 
 def for_template(messages: Any, *, knows_developer: bool) -> list[Json]:  # Any: JSON values
-    """
-    The messages of a request, each with its content as one text.
+    """The messages of a request, each with its content as one text.
 
     Raises:
         RequestError: they are no messages, or hold what is not text.
@@ -31,8 +29,7 @@ def for_template(messages: Any, *, knows_developer: bool) -> list[Json]:  # Any:
 
 
 def with_texts(messages: Any) -> Any:  # Any: JSON values
-    """
-    The messages as they are, but for content in parts, which becomes one text.
+    """The messages as they are, but for content in parts, which becomes one text.
 
     Raises:
         RequestError: content is no text, or has a part that is none.
@@ -90,9 +87,7 @@ def _tool_call(call: Any, where: str) -> Json:  # Any: JSON values
 
 
 def _arguments(arguments: Any, where: str) -> Mapping[str, Any]:  # Any: JSON values
-    """
-    The arguments as a mapping, which templates write in their own way; OpenAI has them as JSON in a text.
-    """
+    """The arguments as a mapping, which templates write in their own way; OpenAI has them as JSON in a text."""
     try:
         made = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
     except ValueError as error:

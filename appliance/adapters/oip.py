@@ -1,5 +1,4 @@
-"""
-The Open Inference Protocol as a client speaks it: tensors of text in, tensors of text or numbers out.
+"""The Open Inference Protocol as a client speaks it: tensors of text in, tensors of text or numbers out.
 
 Source: v2 is https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md,
 v1 is https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol.
@@ -43,9 +42,7 @@ Texts of equal number by the names of their tensors; with v1, a column alone und
 
 
 class OipClient:
-    """
-    One model behind the protocol; `model` is the name it has there.
-    """
+    """One model behind the protocol; `model` is the name it has there."""
 
     def __init__(self, config: OipConfig, wire: ServiceClient, model: str) -> None:
         self._config = config
@@ -58,14 +55,11 @@ class OipClient:
         return self._config.version == "v1"
 
     def name(self, declared: str | None, usual: str) -> str:
-        """
-        The name of a tensor; "" is none.
-        """
+        """The name of a tensor; "" is none."""
         return declared or ("" if self._is_v1 else usual)
 
     async def infer(self, columns: Columns, output: str | None, parameters: Json, headers: Headers) -> list[Any]:
-        """
-        One item of the output for each row of the inputs: a text, a number or a vector.
+        """One item of the output for each row of the inputs: a text, a number or a vector.
 
         Raises:
             CallError: the target refuses.
@@ -90,9 +84,7 @@ class OipClient:
 
 
 def _beside(wire: ServiceClient, path: str) -> URL:
-    """
-    The protocol's path at the target, whose URL may end in the version already.
-    """
+    """The protocol's path at the target, whose URL may end in the version already."""
     url = wire.under("")
     parts = url.raw_path.rstrip("/").split("/")
     if parts[-1] in ("v1", "v2"):
@@ -101,9 +93,7 @@ def _beside(wire: ServiceClient, path: str) -> URL:
 
 
 def _instances(columns: Columns, parameters: Json) -> Json:
-    """
-    A row of the inputs each: a mapping by name.
-    """
+    """A row of the inputs each: a mapping by name."""
     named = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     rows = list(columns[""]) if "" in columns else named
     return {"instances": rows} | ({"parameters": parameters} if parameters else {})
@@ -137,9 +127,7 @@ def _tensor(answer: Any, output: str | None) -> Json:  # Any: JSON values
 
 
 def _rows(tensor: Json) -> list[Any]:  # Any: JSON values
-    """
-    The items along the first dimension; data may be nested, or in one row-major list.
-    """
+    """The items along the first dimension; data may be nested, or in one row-major list."""
     flat, shape = _flat(tensor.get("data")), tensor.get("shape")
     is_shape = isinstance(shape, list) and bool(shape) and all(type(size) is int and size >= 0 for size in shape)
     if not isinstance(shape, list) or not is_shape or prod(shape) != len(flat):
@@ -164,9 +152,7 @@ def _flat(data: Any) -> list[Any]:  # Any: JSON values
 
 
 class OipWriter:
-    """
-    A model that writes text.
-    """
+    """A model that writes text."""
 
     def __init__(self, config: OipTextConfig, client: OipClient) -> None:
         self._config = config
@@ -188,9 +174,7 @@ class OipWriter:
         return GeneratedText(text, "stop")
 
     async def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[GeneratedText]:
-        """
-        One piece: the protocol has no streams.
-        """
+        """One piece: the protocol has no streams."""
         yield await self.write(body, prompt, headers)
 
 
@@ -199,9 +183,7 @@ def _is_scalar(value: Any) -> bool:  # Any: JSON values
 
 
 class OipEmbedder:
-    """
-    A model that makes vectors.
-    """
+    """A model that makes vectors."""
 
     def __init__(self, config: OipEmbeddingsConfig, client: OipClient) -> None:
         self._config = config
@@ -210,8 +192,7 @@ class OipEmbedder:
     async def embed(
         self, _request: EmbeddingRequest, texts: Sequence[str], headers: Headers
     ) -> tuple[list[list[float]], AdapterUsage]:
-        """
-        A vector for each of the texts.
+        """A vector for each of the texts.
 
         Raises:
             CallError: the target refuses.
@@ -225,17 +206,14 @@ class OipEmbedder:
 
 
 class OipRanker:
-    """
-    A model that scores pairs.
-    """
+    """A model that scores pairs."""
 
     def __init__(self, config: OipRerankConfig, client: OipClient) -> None:
         self._config = config
         self._client = client
 
     async def score(self, request: RerankRequest, headers: Headers) -> tuple[list[float], AdapterUsage]:
-        """
-        A score for each of the documents.
+        """A score for each of the documents.
 
         Raises:
             CallError: the target refuses.

@@ -1,5 +1,4 @@
-"""
-OpenAI's answers out of texts, vectors and scores.
+"""OpenAI's answers out of texts, vectors and scores.
 
 Source: https://platform.openai.com/docs/api-reference/completions/object and .../embeddings/object; rerank is Cohere's
 and Jina's, https://docs.cohere.com/reference/rerank and https://api.jina.ai/redoc.
@@ -21,36 +20,28 @@ from appliance.core.errors import GatewayError, RequestError
 
 @dataclass(frozen=True, slots=True)
 class AdapterUsage:
-    """
-    Tokens, as far as the target tells; 0 where it does not.
-    """
+    """Tokens, as far as the target tells; 0 where it does not."""
 
     prompt: int = 0
     answer: int = 0
 
     @property
     def is_told(self) -> bool:
-        """
-        The target told something.
-        """
+        """The target told something."""
         return bool(self.prompt or self.answer)
 
     def __add__(self, other: AdapterUsage) -> AdapterUsage:
         return AdapterUsage(self.prompt + other.prompt, self.answer + other.answer)
 
     def describe(self) -> Json:
-        """
-        As completions have it.
-        """
+        """As completions have it."""
         total = self.prompt + self.answer
         return {"prompt_tokens": self.prompt, "completion_tokens": self.answer, "total_tokens": total}
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedText:
-    """
-    What a target wrote, or a piece of it: `reason` is why it ended, None while it goes on.
-    """
+    """What a target wrote, or a piece of it: `reason` is why it ended, None while it goes on."""
 
     text: str
     reason: str | None = None
@@ -58,22 +49,17 @@ class GeneratedText:
 
 
 def head(kind: str, prefix: str, model: str) -> Json:
-    """
-    What every object of an answer begins with.
-    """
+    """What every object of an answer begins with."""
     return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
 
 def completion_choice(index: int, text: str, reason: str | None) -> Json:
-    """
-    One choice of a completion, or of a chunk of it.
-    """
+    """One choice of a completion, or of a chunk of it."""
     return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
 
 
 def embeddings(vectors: Sequence[Sequence[float]], request: EmbeddingRequest, model: str, usage: AdapterUsage) -> Json:
-    """
-    The vectors in the order of the texts, as numbers or as base64 of little-endian float32.
+    """The vectors in the order of the texts, as numbers or as base64 of little-endian float32.
 
     Raises:
         GatewayError: there are more or fewer vectors than texts, or their lengths differ.
@@ -100,8 +86,7 @@ def _base64(vector: Sequence[float]) -> str:
 
 
 def rerank(scores: Sequence[float], request: RerankRequest, model: str, usage: AdapterUsage) -> Json:
-    """
-    The documents, best first.
+    """The documents, best first.
 
     Raises:
         GatewayError: there are more or fewer scores than documents.

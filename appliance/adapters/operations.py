@@ -1,6 +1,4 @@
-"""
-OpenAI's operations over a service that has none of its protocol: text, vectors and scores become its answers.
-"""
+"""OpenAI's operations over a service that has none of its protocol: text, vectors and scores become its answers."""
 
 from __future__ import annotations
 
@@ -26,32 +24,22 @@ Scores = tuple[list[float], AdapterUsage]
 
 
 class Embedder(Protocol):
-    """
-    A target that makes vectors.
-    """
+    """A target that makes vectors."""
 
     async def embed(self, request: EmbeddingRequest, texts: Sequence[str], headers: Headers) -> Vectors:
-        """
-        A vector for each of the texts, which are all or some of the request's.
-        """
+        """A vector for each of the texts, which are all or some of the request's."""
 
 
 class Ranker(Protocol):
-    """
-    A target that scores documents.
-    """
+    """A target that scores documents."""
 
     async def score(self, request: RerankRequest, headers: Headers) -> Scores:
-        """
-        A score for each document of the request.
-        """
+        """A score for each document of the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chatting:
-    """
-    Chat over a writer: `chat` is None where its request takes the messages as they are.
-    """
+    """Chat over a writer: `chat` is None where its request takes the messages as they are."""
 
     name: str
     writer: Writer
@@ -59,8 +47,7 @@ class Chatting:
     chat: ChatRequestBuilder | None
 
     async def answer(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        """
-        The chat completion, or its chunks.
+        """The chat completion, or its chunks.
 
         Raises:
             RequestError: the request is wrong, or refused.
@@ -80,16 +67,13 @@ class Chatting:
 
 @dataclass(frozen=True, slots=True)
 class Completing:
-    """
-    Completions over a writer.
-    """
+    """Completions over a writer."""
 
     name: str
     writer: Writer
 
     async def answer(self, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        """
-        The completion, or its chunks.
+        """The completion, or its chunks.
 
         Raises:
             RequestError: the request is wrong, or refused.
@@ -100,17 +84,14 @@ class Completing:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """
-    Embeddings, at most `max_batch` texts in one request to the target.
-    """
+    """Embeddings, at most `max_batch` texts in one request to the target."""
 
     name: str
     embedder: Embedder
     max_batch: int | None
 
     async def answer(self, body: Json, headers: Headers) -> Json:
-        """
-        The embeddings.
+        """The embeddings.
 
         Raises:
             RequestError: the request is wrong, or refused.
@@ -125,17 +106,14 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """
-    Documents in order, at most `max_batch` of them in one request to the target.
-    """
+    """Documents in order, at most `max_batch` of them in one request to the target."""
 
     name: str
     ranker: Ranker
     max_batch: int | None = None
 
     async def answer(self, body: Json, headers: Headers) -> Json:
-        """
-        The ranking.
+        """The ranking.
 
         Raises:
             RequestError: the request is wrong, or refused.

@@ -1,6 +1,4 @@
-"""
-Whether a target answers: shown by one real answer, and again after a silence.
-"""
+"""Whether a target answers: shown by one real answer, and again after a silence."""
 
 from __future__ import annotations
 
@@ -23,15 +21,12 @@ _PATIENCE_SECONDS = 300.0
 
 
 class Readiness:
-    """
-    `check` says what is known, at once; a task of its own finds it out.
-    """
+    """`check` says what is known, at once; a task of its own finds it out."""
 
     def __init__(
         self, prove: Callable[[], Awaitable[object]], look: Callable[[], None], silences: Callable[[], int]
     ) -> None:
-        """
-        `prove` asks for one real answer, `look` raises what is known of the target without asking it, and `silences`
+        """`prove` asks for one real answer, `look` raises what is known of the target without asking it, and `silences`
         counts the requests in a row that got no answer.
         """
         self._prove = prove
@@ -41,14 +36,11 @@ class Readiness:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """
-        Start to find out.
-        """
+        """Start to find out."""
         self._task = asyncio.create_task(self._watch())
 
     def check(self) -> None:
-        """
-        Return where the target answers.
+        """Return where the target answers.
 
         Raises:
             EngineDeadError: it never will again.
@@ -59,9 +51,7 @@ class Readiness:
             raise UnavailableError(self._reason)
 
     async def close(self) -> None:
-        """
-        Find out no more; safe to call twice.
-        """
+        """Find out no more; safe to call twice."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -77,9 +67,7 @@ class Readiness:
                 self._reason = "its target does not answer"
 
     async def _ask(self, wait: float) -> float:
-        """
-        Ask once, and say how long to wait before the next time.
-        """
+        """Ask once, and say how long to wait before the next time."""
         try:
             self._look()
         except (UnavailableError, EngineDeadError):

@@ -1,6 +1,4 @@
-"""
-The child process of `Renderer`: reads a template and its variables, writes what it renders to.
-"""
+"""The child process of `Renderer`: reads a template and its variables, writes what it renders to."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ _MEMORY_BYTES = 1024 * 1024 * 1024
 
 
 def main() -> None:
-    """
-    Answer requests until the parent closes the pipe.
-    """
+    """Answer requests until the parent closes the pipe."""
     parent = os.getppid()
     die_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))

@@ -1,5 +1,4 @@
-"""
-Templates rendered in a child process with a time limit and a memory limit.
+"""Templates rendered in a child process with a time limit and a memory limit.
 
 A template is a program from outside, and Jinja's sandbox bounds neither its time nor its memory. A thread could not be
 ended, and a loop or an operator of C holds the interpreter's lock; a process can be killed.
@@ -49,9 +48,7 @@ _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 
 
 class RenderError(Exception):
-    """
-    A template could not be rendered; `kind` is "refused", "undefined", "broken", "not_json" or "ended".
-    """
+    """A template could not be rendered; `kind` is "refused", "undefined", "broken", "not_json" or "ended"."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -59,16 +56,13 @@ class RenderError(Exception):
 
 
 class Renderer:
-    """
-    The child process of one model's templates; it starts with the first rendering, and again after it was killed.
+    """The child process of one model's templates; it starts with the first rendering, and again after it was killed.
 
     One template is rendered at a time.
     """
 
     def __init__(self, seconds: float = RENDER_SECONDS) -> None:
-        """
-        `seconds` is the time limit of one rendering.
-        """
+        """`seconds` is the time limit of one rendering."""
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._is_closed = False
@@ -82,14 +76,11 @@ class Renderer:
         self.close()
 
     async def run(self, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """
-        Return the result of `work`, which renders, without blocking the event loop.
-        """
+        """Return the result of `work`, which renders, without blocking the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
     def render(self, kind: str, source: str, variables: Mapping[str, Any]) -> str:  # Any: JSON values
-        """
-        Render the text of a template of the `kind` "chat" or "json"; blocks.
+        """Render the text of a template of the `kind` "chat" or "json"; blocks.
 
         Raises:
             RenderError: the template refuses, breaks, takes too long, or takes or gives too much.
@@ -116,9 +107,7 @@ class Renderer:
         return str(reply["text"])
 
     def close(self) -> None:
-        """
-        Kill the process and wait until a rendering under way has failed; blocks.
-        """
+        """Kill the process and wait until a rendering under way has failed; blocks."""
         self._is_closed = True
         if (process := self._process) is not None:
             process.kill()

@@ -1,5 +1,4 @@
-"""
-OpenAI's requests for completions, embeddings and rankings, as far as a target without its protocol can serve them.
+"""OpenAI's requests for completions, embeddings and rankings, as far as a target without its protocol can serve them.
 
 Source: https://platform.openai.com/docs/api-reference/completions/create and .../embeddings/create;
 rerank is Cohere's and Jina's, https://docs.cohere.com/reference/rerank and https://api.jina.ai/redoc.
@@ -18,9 +17,7 @@ from appliance.limits import require_size
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """
-    A request for text: each prompt is continued `n` times.
-    """
+    """A request for text: each prompt is continued `n` times."""
 
     body: Json
     prompts: Sequence[str]
@@ -32,9 +29,8 @@ class TextRequest:
 
     @classmethod
     def of(cls, body: Json) -> TextRequest:
-        """
-        Raises:
-            RequestError: the body is not such a request.
+        """Raises:
+        RequestError: the body is not such a request.
         """
         prompts = _texts(body.get("prompt"))
         if not prompts:
@@ -43,8 +39,7 @@ class TextRequest:
 
     @classmethod
     def with_prompts(cls, body: Json, prompts: Sequence[str], always: Sequence[str] = ()) -> TextRequest:
-        """
-        The same for prompts that come from elsewhere; `always` are stop texts besides the client's.
+        """The same for prompts that come from elsewhere; `always` are stop texts besides the client's.
 
         Raises:
             RequestError: the body is not such a request.
@@ -63,9 +58,7 @@ class TextRequest:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """
-    Texts whose vectors are wanted.
-    """
+    """Texts whose vectors are wanted."""
 
     body: Json
     texts: Sequence[str]
@@ -74,9 +67,8 @@ class EmbeddingRequest:
 
     @classmethod
     def of(cls, body: Json) -> EmbeddingRequest:
-        """
-        Raises:
-            RequestError: the body is not such a request.
+        """Raises:
+        RequestError: the body is not such a request.
         """
         texts = _texts(body.get("input"))
         if not texts:
@@ -93,9 +85,7 @@ class EmbeddingRequest:
 
 @dataclass(frozen=True, slots=True)
 class RerankRequest:
-    """
-    Documents to be put in the order of what they say about the query; `top_n` of None is all of them.
-    """
+    """Documents to be put in the order of what they say about the query; `top_n` of None is all of them."""
 
     body: Json
     query: str
@@ -105,9 +95,8 @@ class RerankRequest:
 
     @classmethod
     def of(cls, body: Json) -> RerankRequest:
-        """
-        Raises:
-            RequestError: the body is not such a request.
+        """Raises:
+        RequestError: the body is not such a request.
         """
         query = body.get("query")
         if not isinstance(query, str):
@@ -128,9 +117,7 @@ def _document(given: Any) -> Any:  # Any: JSON values
 
 
 def _texts(value: Any) -> list[str]:  # Any: JSON values
-    """
-    One text or several as a list, which is empty where the value is neither.
-    """
+    """One text or several as a list, which is empty where the value is neither."""
     if isinstance(value, str):
         return [value]
     is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)

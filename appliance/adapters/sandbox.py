@@ -1,5 +1,4 @@
-"""
-Jinja's sandbox with what chat templates count on, and without the computing that Jinja does when it compiles.
+"""Jinja's sandbox with what chat templates count on, and without the computing that Jinja does when it compiles.
 
 Source: https://huggingface.co/docs/transformers/chat_templating_writing and transformers'
 `utils/chat_template_utils.py` for what a chat template can count on.
@@ -28,9 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 class TemplateFaultError(Exception):
-    """
-    A template is wrong; `line` of it counts from 1.
-    """
+    """A template is wrong; `line` of it counts from 1."""
 
     def __init__(self, message: str, line: int = 1) -> None:
         super().__init__(message)
@@ -38,24 +35,18 @@ class TemplateFaultError(Exception):
 
 
 class _Generation(Extension):
-    """
-    The block that marks what a model is trained on; rendering only needs what stands in it.
-    """
+    """The block that marks what a model is trained on; rendering only needs what stands in it."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja has it
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """
-        The nodes inside the block.
-        """
+        """The nodes inside the block."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def sandbox(undefined: type[Undefined]) -> Environment:
-    """
-    An environment for templates; `undefined` stands in for a variable that there is none of.
-    """
+    """An environment for templates; `undefined` stands in for a variable that there is none of."""
     # No autoescape: prompts and JSON are no HTML.
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
@@ -74,9 +65,7 @@ def sandbox(undefined: type[Undefined]) -> Environment:
 
 
 def undeclared(environment: Environment, source: str) -> frozenset[str]:
-    """
-    The names that a template asks for, as ``find_undeclared_variables`` of Jinja finds them.
-    """
+    """The names that a template asks for, as ``find_undeclared_variables`` of Jinja finds them."""
     generator = meta.TrackingCodeGenerator(environment)
     # Jinja's own function ignores `optimized`, and would compute constants.
     generator.optimizer = None
@@ -91,8 +80,7 @@ def _finalize(_context: Context, value: Any) -> Any:  # Any: what an expression 
 
 
 def compiled(environment: Environment, source: str) -> Template:
-    """
-    The template of this text.
+    """The template of this text.
 
     Raises:
         TemplateFaultError: it is none.

@@ -1,6 +1,4 @@
-"""
-Stop texts for targets that know of none: the text ends before the first of them.
-"""
+"""Stop texts for targets that know of none: the text ends before the first of them."""
 
 from __future__ import annotations
 
@@ -8,16 +6,12 @@ from collections.abc import Sequence
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
-    """
-    The text up to the first stop text in it.
-    """
+    """The text up to the first stop text in it."""
     return text[: min((at for each in stop if (at := text.find(each)) >= 0), default=len(text))]
 
 
 class StopSequences:
-    """
-    The same for text that comes in pieces: what may be the beginning of a stop text is held back.
-    """
+    """The same for text that comes in pieces: what may be the beginning of a stop text is held back."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = stop
@@ -28,9 +22,7 @@ class StopSequences:
         """What stood after it so far."""
 
     def take(self, piece: str) -> str:
-        """
-        What can be told for sure after another piece.
-        """
+        """What can be told for sure after another piece."""
         text = self._held + piece
         kept = cut(text, self._stop)
         self.has_met = kept != text
@@ -42,15 +34,11 @@ class StopSequences:
         return kept[: len(kept) - held]
 
     def rest(self) -> str:
-        """
-        What was held back for nothing.
-        """
+        """What was held back for nothing."""
         return self._held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """
-    The longest end of `text` that a stop text begins with.
-    """
+    """The longest end of `text` that a stop text begins with."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if stop.startswith(text[-size:])), 0)

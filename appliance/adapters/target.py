@@ -1,6 +1,4 @@
-"""
-What an adapter of completions asks: a model of the same file, or a server elsewhere with OpenAI's protocol.
-"""
+"""What an adapter of completions asks: a model of the same file, or a server elsewhere with OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -17,16 +15,13 @@ from appliance.core.model import PATHS, ModelRequest, Operation, Peers
 
 
 class Target(Protocol):
-    """
-    Answers OpenAI's requests in JSON.
-    """
+    """Answers OpenAI's requests in JSON."""
 
     of_prompts: Json
     """Fields of a request whose prompt a template made, unless somebody sets them."""
 
     async def ask(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
-        """
-        The answer, or its chunks where the body asks for a stream and the target has one.
+        """The answer, or its chunks where the body asks for a stream and the target has one.
 
         Raises:
             RequestError: the target refuses.
@@ -34,15 +29,11 @@ class Target(Protocol):
         """
 
     async def room(self, prompt: str, headers: Headers) -> int | None:
-        """
-        Tokens the context has left after the prompt; None where nobody can tell.
-        """
+        """Tokens the context has left after the prompt; None where nobody can tell."""
 
 
 class PeerTarget:
-    """
-    A model of the same file.
-    """
+    """A model of the same file."""
 
     # It speaks vLLM's dialect, and the template has put special tokens where they belong.
     of_prompts: Json = {"add_special_tokens": False}  # noqa: RUF012 - nobody writes to it
@@ -76,9 +67,7 @@ class PeerTarget:
 
 
 class RemoteTarget:
-    """
-    A server elsewhere; `name` is what it knows the model by.
-    """
+    """A server elsewhere; `name` is what it knows the model by."""
 
     # A stranger may refuse what it does not know.
     of_prompts: Json = {}  # noqa: RUF012 - nobody writes to it

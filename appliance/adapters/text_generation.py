@@ -1,5 +1,4 @@
-"""
-Completions out of targets that only write text: prompts and choices side by side, stop texts, chunks.
+"""Completions out of targets that only write text: prompts and choices side by side, stop texts, chunks.
 
 Source: https://platform.openai.com/docs/api-reference/completions/object
 """
@@ -24,13 +23,10 @@ _UNTOLD = ("logprobs", "top_logprobs", "prompt_logprobs", "echo", "suffix")
 
 
 class Writer(Protocol):
-    """
-    A target that writes text.
-    """
+    """A target that writes text."""
 
     async def write(self, body: Json, prompt: str, headers: Headers) -> GeneratedText:
-        """
-        All of the text.
+        """All of the text.
 
         Raises:
             RequestError: the target refuses.
@@ -38,8 +34,7 @@ class Writer(Protocol):
         """
 
     def stream(self, body: Json, prompt: str, headers: Headers) -> AsyncGenerator[GeneratedText]:
-        """
-        The text in pieces.
+        """The text in pieces.
 
         Raises:
             RequestError: the target refuses.
@@ -49,9 +44,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextGeneration:
-    """
-    One request for text, as a completion under the name of `model`.
-    """
+    """One request for text, as a completion under the name of `model`."""
 
     writer: Writer
     request: TextRequest
@@ -59,8 +52,7 @@ class TextGeneration:
     model: str
 
     async def answer(self) -> Json | AsyncGenerator[Json]:
-        """
-        The completion, or its chunks.
+        """The completion, or its chunks.
 
         Raises:
             RequestError: the request wants what text alone cannot give, or the target refuses.
@@ -93,9 +85,7 @@ class TextGeneration:
             yield frame | {"choices": [], "usage": usage.describe()}
 
     async def _pieces(self, prompt: str) -> AsyncGenerator[GeneratedText]:
-        """
-        The pieces of one choice up to a stop text; the last one alone has a reason.
-        """
+        """The pieces of one choice up to a stop text; the last one alone has a reason."""
         stops, reason, usage = StopSequences(self.request.stop), "stop", AdapterUsage()
         async with aclosing(self.writer.stream(self.request.body, prompt, self.headers)) as pieces:
             async for piece in pieces:

@@ -1,5 +1,4 @@
-"""
-Tool calls out of a model's text, whole or piece by piece.
+"""Tool calls out of a model's text, whole or piece by piece.
 
 Source: https://platform.openai.com/docs/api-reference/chat/object (`message.tool_calls`); models write a call as JSON
 between marks of their own, https://huggingface.co/docs/transformers/chat_extras.
@@ -18,9 +17,7 @@ from appliance.config.adapters import ToolCallsConfig
 
 
 def split(text: str, marks: ToolCallsConfig) -> tuple[str, list[Json]]:
-    """
-    The text without its calls, and the calls in OpenAI's shape; what is no call stays text.
-    """
+    """The text without its calls, and the calls in OpenAI's shape; what is no call stays text."""
     reader = ToolCalls(marks)
     parts = [*reader.take(text), *reader.rest()]
     said = "".join(part for part in parts if isinstance(part, str))
@@ -30,9 +27,7 @@ def split(text: str, marks: ToolCallsConfig) -> tuple[str, list[Json]]:
 
 
 class ToolCalls:
-    """
-    The same for text that comes in pieces: texts and calls as soon as they are sure.
-    """
+    """The same for text that comes in pieces: texts and calls as soon as they are sure."""
 
     def __init__(self, marks: ToolCallsConfig) -> None:
         self._marks = marks
@@ -42,9 +37,7 @@ class ToolCalls:
         self.has_called = False
 
     def take(self, piece: str) -> Iterator[str | Json]:
-        """
-        What can be told for sure after another piece.
-        """
+        """What can be told for sure after another piece."""
         while True:
             if self._call is None:
                 if text := self._outside.take(piece):
@@ -60,9 +53,7 @@ class ToolCalls:
             yield from self._calls(written, self._marks.end)
 
     def rest(self) -> Iterator[str | Json]:
-        """
-        What is left at the end; a call may end there too.
-        """
+        """What is left at the end; a call may end there too."""
         if self._call is not None:
             yield from self._calls(self._call, "")
         elif text := self._outside.rest():
@@ -82,9 +73,7 @@ class ToolCalls:
 
 
 def _call(said: Any) -> Json | None:  # Any: JSON values
-    """
-    One call in OpenAI's shape; None where it is none.
-    """
+    """One call in OpenAI's shape; None where it is none."""
     if not isinstance(said, dict) or not isinstance(said.get("name"), str):
         return None
     arguments = said.get("arguments", said.get("parameters", {}))

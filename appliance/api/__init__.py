@@ -1,3 +1,1 @@
-"""
-One file for each wire protocol: its wire types and its routes.
-"""
+"""One file for each wire protocol: its wire types and its routes."""

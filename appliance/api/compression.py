@@ -1,5 +1,4 @@
-"""
-Bodies that are compressed on their way, in either direction.
+"""Bodies that are compressed on their way, in either direction.
 
 Source: https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1; `deflate` is the format of zlib.
 """
@@ -23,8 +22,7 @@ _LEAST_BYTES = 1024
 
 
 async def decompressed(body: bytes, coding: str, most: int) -> bytes:
-    """
-    A body that has this `Content-Encoding`, in small letters; `most` is the size in bytes it may have then.
+    """A body that has this `Content-Encoding`, in small letters; `most` is the size in bytes it may have then.
 
     Raises:
         RequestError: it is not compressed as it says, or in a way nobody here knows.
@@ -38,9 +36,7 @@ async def decompressed(body: bytes, coding: str, most: int) -> bytes:
 
 
 async def compressed(body: bytes, accepts: str) -> tuple[bytes, dict[str, str]]:
-    """
-    A body as a client wants it that sent this `Accept-Encoding`, and the headers that say so.
-    """
+    """A body as a client wants it that sent this `Accept-Encoding`, and the headers that say so."""
     wanted = {word.split(";")[0].strip().lower() for word in accepts.split(",") if not _is_refused(word)}
     coding = next((name for name in ("gzip", "deflate") if name in wanted), None)
     if coding is None or len(body) < _LEAST_BYTES:

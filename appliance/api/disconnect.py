@@ -1,6 +1,4 @@
-"""
-Clients that leave early.
-"""
+"""Clients that leave early."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ _LINGER_SECONDS = 2.0
 
 
 class ClientDisconnectedError(ClientException):
-    """
-    The client closed the connection before its answer; nobody receives the status.
-    """
+    """The client closed the connection before its answer; nobody receives the status."""
 
     status_code = 400
     detail = "The client closed the connection."
@@ -40,8 +36,7 @@ class ClientDisconnectedError(ClientException):
 async def cancel_on_disconnect(
     request: AnyRequest, work: Coroutine[Any, Any, Result]
 ) -> Result:  # Any: as Litestar has them
-    """
-    The result of `work`, which is cancelled when the client closes the connection.
+    """The result of `work`, which is cancelled when the client closes the connection.
 
     The request's body must have been read: the next thing the server says is then that the client left.
 
@@ -86,8 +81,7 @@ async def _left(request: AnyRequest) -> None:
 
 @asynccontextmanager
 async def before_body(request: AnyRequest) -> AsyncGenerator[None]:
-    """
-    What is refused within it is refused before anything looks at the body; the client is heard out, or it would not
+    """What is refused within it is refused before anything looks at the body; the client is heard out, or it would not
     hear the refusal.
     """
     try:
@@ -98,9 +92,7 @@ async def before_body(request: AnyRequest) -> AsyncGenerator[None]:
 
 
 async def discard(receive: Receive) -> None:
-    """
-    Read the rest of a body that is refused, as long as that takes no time to speak of.
-    """
+    """Read the rest of a body that is refused, as long as that takes no time to speak of."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_SECONDS):
             message = await receive()

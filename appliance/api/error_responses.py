@@ -1,5 +1,4 @@
-"""
-Every error in the shape of the protocol it is an answer in.
+"""Every error in the shape of the protocol it is an answer in.
 
 OpenAI's is ``{"error": {"message", "type", "param", "code"}}``, the Open Inference Protocol's ``{"error": "text"}``.
 """
@@ -36,9 +35,7 @@ _TYPES: Mapping[int, str] = {
 
 
 def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
-    """
-    The response for any exception; one that nobody foresaw is logged and says nothing about itself.
-    """
+    """The response for any exception; one that nobody foresaw is logged and says nothing about itself."""
     status, message = _as_response(request, error)
     if record := current_context():
         record.error = type(error).__name__
@@ -47,9 +44,7 @@ def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
 
 
 def refused(path: str, error: RequestError) -> tuple[bytes, Mapping[str, str]]:
-    """
-    Body and headers of a refusal before any route is looked for.
-    """
+    """Body and headers of a refusal before any route is looked for."""
     body = json.dumps(_body(path, error.status, str(error), error)).encode()
     return body, {"Content-Type": "application/json", "Content-Length": str(len(body)), **_headers(error)}
 
@@ -57,8 +52,7 @@ def refused(path: str, error: RequestError) -> tuple[bytes, Mapping[str, str]]:
 async def with_error_event(
     request: AnyRequest, events: AsyncGenerator[bytes], *, are_events: bool = True
 ) -> AsyncGenerator[bytes]:
-    """
-    Server-sent events, the last one an error where one ends them: the status is sent already.
+    """Server-sent events, the last one an error where one ends them: the status is sent already.
 
     Where `are_events` is False they are pieces of some other stream, and the error is a line of JSON.
     """
@@ -80,9 +74,7 @@ async def with_error_event(
 
 
 def status_and_message(place: str, error: Exception) -> tuple[int, str]:
-    """
-    Status and message of an error in answering `place`, whatever protocol it is of.
-    """
+    """Status and message of an error in answering `place`, whatever protocol it is of."""
     if isinstance(error, RequestError):
         return error.status, str(error)
     if isinstance(error, ApplianceError):
@@ -126,8 +118,7 @@ def _body(path: str, status: int, message: str, error: Exception) -> dict[str, A
 
 
 def _response_event(error: Mapping[str, Any], last: bytes) -> dict[str, Any]:  # Any: JSON values
-    """
-    The error as an event of OpenAI's responses, numbered after the `last` one that was sent.
+    """The error as an event of OpenAI's responses, numbered after the `last` one that was sent.
 
     Source: https://platform.openai.com/docs/api-reference/responses-streaming/error
     """

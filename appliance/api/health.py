@@ -1,6 +1,4 @@
-"""
-The probes: liveness, readiness and start-up, each with a body that says why.
-"""
+"""The probes: liveness, readiness and start-up, each with a body that says why."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from appliance.models.manager import HealthReport
 
 
 def routes(standing: Callable[[], HealthReport]) -> Sequence[BaseRouteHandler]:
-    """
-    `/livez`, `/readyz` and `/startupz`; `/health` and `/ping` mean readiness, as they do for vLLM and SageMaker.
-    """
+    """`/livez`, `/readyz` and `/startupz`; `/health` and `/ping` mean readiness, as they do for vLLM and SageMaker."""
     probes = [
         _probe(["/livez"], "live", lambda now: now.is_live, standing),
         _probe(["/readyz", "/health", "/ping"], "ready", lambda now: now.is_ready, standing),

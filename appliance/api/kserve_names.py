@@ -1,5 +1,4 @@
-"""
-Models under the names that KServe's gateway has for them: ``publishers/NAMESPACE/models/MODEL``.
+"""Models under the names that KServe's gateway has for them: ``publishers/NAMESPACE/models/MODEL``.
 
 Source: https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), spec.model.name.
 """
@@ -19,23 +18,17 @@ The header in which a gateway says which model it was asked for.
 
 
 class KServeNames:
-    """
-    What the names in requests mean behind a gateway; `namespace` is None where there is none.
-    """
+    """What the names in requests mean behind a gateway; `namespace` is None where there is none."""
 
     def __init__(self, namespace: str | None) -> None:
         self._prefix = None if namespace is None else prefix_of(namespace)
 
     def plain(self, name: str | None) -> str | None:
-        """
-        A name as the config has it.
-        """
+        """A name as the config has it."""
         return name.removeprefix(self._prefix) if name and self._prefix else name
 
     def meant(self, name: str | None, headers: Mapping[str, str]) -> str | None:
-        """
-        The config's name of the model that a request is for, which has this name in its body or none.
-        """
+        """The config's name of the model that a request is for, which has this name in its body or none."""
         return name if self._prefix is None else self.plain(name or headers.get(HEADER))
 
     def named(self, call: ModelRequest, name: str | None) -> tuple[str | None, ModelRequest]:
@@ -52,7 +45,5 @@ class KServeNames:
 
 
 def prefix_of(namespace: str) -> str:
-    """
-    What comes before the name of each model in this namespace.
-    """
+    """What comes before the name of each model in this namespace."""
     return f"publishers/{namespace}/models/"

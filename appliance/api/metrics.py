@@ -1,6 +1,4 @@
-"""
-Metrics for Prometheus: vLLM's under their own names, what is counted of requests, and where each model stands.
-"""
+"""Metrics for Prometheus: vLLM's under their own names, what is counted of requests, and where each model stands."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ Reads every metric there is.
 
 
 def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[BaseRouteHandler]:
-    """
-    `GET /metrics`; `require` raises for a caller that may not read them.
-    """
+    """`GET /metrics`; `require` raises for a caller that may not read them."""
 
     @get("/metrics", name="metrics")
     async def metrics() -> Response[bytes]:
@@ -41,8 +37,7 @@ def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[B
 
 
 def of_models(manager: ModelManager) -> Sequence[Metric]:
-    """
-    The metrics of the models' states; read from the lifecycle, so they cannot disagree with the probes.
+    """The metrics of the models' states; read from the lifecycle, so they cannot disagree with the probes.
 
     All others of this process are in its `prometheus_client.REGISTRY`.
     """
@@ -81,9 +76,7 @@ def of_models(manager: ModelManager) -> Sequence[Metric]:
 
 
 class _Gathered(Collector):
-    """
-    What the exposition format is written from.
-    """
+    """What the exposition format is written from."""
 
     def __init__(self, gather: Gather) -> None:
         self._gather = gather

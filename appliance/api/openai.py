@@ -1,5 +1,4 @@
-"""
-The OpenAI protocol: its routes, its listing of models, its shape of errors.
+"""The OpenAI protocol: its routes, its listing of models, its shape of errors.
 
 Source: https://platform.openai.com/docs/api-reference; messages are Anthropic's
 (https://docs.anthropic.com/en/api/messages), rerank Cohere's and Jina's (https://docs.cohere.com/reference/rerank,
@@ -37,18 +36,14 @@ _UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-bufferin
 
 
 class Envelope(msgspec.Struct):
-    """
-    All of a request that the protocol reads; the body travels on as it came.
-    """
+    """All of a request that the protocol reads; the body travels on as it came."""
 
     model: str | None = None
     stream: Any = None  # Any: only whether it is true; the rest is for whoever answers
 
 
 def routes(manager: ModelManager, gateway: KServeNames, intake: BodyReader) -> list[BaseRouteHandler]:
-    """
-    One route for each operation, and the listing of models.
-    """
+    """One route for each operation, and the listing of models."""
     operations = [_operation(operation, paths, manager, gateway, intake) for operation, paths in PATHS.items()]
     return tag_protocol("openai", [*operations, *_listing(manager, gateway)])
 
@@ -89,8 +84,7 @@ def _response(request: AnyRequest, reply: ModelResponse) -> Response[Any]:
 
 
 def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
-    """
-    What the body is read as here and everywhere after: the operation decides it, and not the client's header.
+    """What the body is read as here and everywhere after: the operation decides it, and not the client's header.
 
     Raises:
         RequestError: the client says that it sends something else.
@@ -152,8 +146,7 @@ def _listing(manager: ModelManager, gateway: KServeNames) -> list[BaseRouteHandl
 
 
 def _card(entry: ModelStatus, name: str, access: Authorizer) -> dict[str, Any]:  # Any: JSON values
-    """
-    OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
+    """OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
     what the current caller may ask of it.
     """
     config = entry.config

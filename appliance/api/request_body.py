@@ -1,6 +1,4 @@
-"""
-The bodies of requests as they come in: no larger, deeper or slower than they may be.
-"""
+"""The bodies of requests as they come in: no larger, deeper or slower than they may be."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ _DIGITS = 20
 
 
 def require_no_form(content_type: str) -> None:
-    """
-    Return where a body may be JSON.
+    """Return where a body may be JSON.
 
     Raises:
         RequestError: the client says that it is a form.
@@ -36,21 +33,16 @@ def require_no_form(content_type: str) -> None:
 
 @dataclass(slots=True)
 class BodyReader:
-    """
-    Reads what a client sends, as `server` allows.
-    """
+    """Reads what a client sends, as `server` allows."""
 
     server: ServerConfig
 
     def apply(self, server: ServerConfig) -> None:
-        """
-        Hold to other settings from now on; `max_body_bytes` stays what it was when the server began.
-        """
+        """Hold to other settings from now on; `max_body_bytes` stays what it was when the server began."""
         self.server = server
 
     async def body(self, request: AnyRequest) -> bytes:
-        """
-        The body of a request, decompressed; nothing else has looked at it.
+        """The body of a request, decompressed; nothing else has looked at it.
 
         Raises:
             RequestError: it is not compressed as it says, or in a way nobody here knows.
@@ -61,8 +53,7 @@ class BodyReader:
         return await decompressed(await self._whole(request), coding, self.server.max_body_bytes)
 
     async def json(self, request: AnyRequest) -> bytes:
-        """
-        The body of a request, which is JSON with binary tensors after it where the headers say so.
+        """The body of a request, which is JSON with binary tensors after it where the headers say so.
 
         Raises:
             RequestError: the client says that it is a form; as `body` and `require_shape`.
@@ -77,8 +68,7 @@ class BodyReader:
         return body
 
     async def _whole(self, request: AnyRequest) -> bytes:
-        """
-        The bytes as they came.
+        """The bytes as they came.
 
         A client that is still sending does not hear a refusal: its connection breaks first.
         So what is too large is read to its end, and thrown away, before it is refused.
@@ -101,8 +91,7 @@ class BodyReader:
             ) from error
 
     async def require_shape(self, body: bytes) -> None:
-        """
-        Return when JSON is nested no deeper, and has no more members, than it may.
+        """Return when JSON is nested no deeper, and has no more members, than it may.
 
         Raises:
             RequestError: it is, or has.

@@ -1,6 +1,4 @@
-"""
-What a route says of itself to those who watch requests.
-"""
+"""What a route says of itself to those who watch requests."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ Keys of a handler's `opt`: the protocol it speaks, and that machines ask it ever
 
 
 def tag_protocol(protocol: str, handlers: Iterable[BaseRouteHandler]) -> list[BaseRouteHandler]:
-    """
-    The handlers as those of a protocol.
-    """
+    """The handlers as those of a protocol."""
     made = list(handlers)
     for handler in made:
         handler.opt[PROTOCOL] = protocol
@@ -25,9 +21,7 @@ def tag_protocol(protocol: str, handlers: Iterable[BaseRouteHandler]) -> list[Ba
 
 
 def probing(handlers: Iterable[BaseRouteHandler]) -> list[BaseRouteHandler]:
-    """
-    The handlers as those of probes, of which nobody wants to hear.
-    """
+    """The handlers as those of probes, of which nobody wants to hear."""
     made = list(handlers)
     for handler in made:
         handler.opt[PROBE] = True

@@ -1,6 +1,4 @@
-"""
-Streams as responses.
-"""
+"""Streams as responses."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ from litestar.types import Receive, Scope, Send
 
 
 class StreamingResponse(Stream):
-    """
-    A stream that is closed when its client is done with it or leaves.
+    """A stream that is closed when its client is done with it or leaves.
 
     Litestar only stops to read it then: its end would be left to the garbage collector, and what it holds until then.
     """

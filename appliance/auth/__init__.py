@@ -1,6 +1,4 @@
-"""
-Who may ask, for what, and over which connections: keys, callers, certificates.
-"""
+"""Who may ask, for what, and over which connections: keys, callers, certificates."""
 
 from appliance.auth.authorizer import Authorizer, AuthSettings
 from appliance.auth.principal import Principal, authenticated, current_principal

@@ -23,17 +23,14 @@ _BARE = frozenset({b"x-api-key", b"api-key"})
 
 @dataclass(frozen=True, slots=True)
 class AuthSettings:
-    """
-    What the config says of access.
-    """
+    """What the config says of access."""
 
     keys: Sequence[KeyConfig] = ()
     are_metrics_open: bool = False
 
 
 class Authorizer:
-    """
-    Who may do what; without keys everybody may do everything.
+    """Who may do what; without keys everybody may do everything.
 
     Each refusal is an `UnauthenticatedError` where nobody was recognised, and else a `ForbiddenError`.
     """
@@ -42,30 +39,22 @@ class Authorizer:
         self.apply(settings)
 
     def apply(self, settings: AuthSettings) -> None:
-        """
-        Go by these settings from now on; requests that were let in go on.
-        """
+        """Go by these settings from now on; requests that were let in go on."""
         keys = tuple((key.digest, _caller(key)) for key in settings.keys)
         self._settings, self._keys = settings, keys
 
     @property
     def is_closed(self) -> bool:
-        """
-        There are keys, and so nobody may do anything without one.
-        """
+        """There are keys, and so nobody may do anything without one."""
         return bool(self._keys)
 
     @property
     def are_metrics_open(self) -> bool:
-        """
-        Everybody may read metrics, whoever they are.
-        """
+        """Everybody may read metrics, whoever they are."""
         return self._settings.are_metrics_open
 
     def recognise(self, headers: Iterable[Header]) -> tuple[Principal | None, list[Header]]:
-        """
-        Who sent these headers, and the headers without our keys: no model and no upstream gets to see one.
-        """
+        """Who sent these headers, and the headers without our keys: no model and no upstream gets to see one."""
         caller, kept = None, []
         for header in headers:
             found = self._caller_of(header) if self._keys else None
@@ -75,9 +64,7 @@ class Authorizer:
         return caller, kept
 
     def sees(self, *names: str) -> bool:
-        """
-        Whether a model that has these names is there for the current caller.
-        """
+        """Whether a model that has these names is there for the current caller."""
         caller = current_principal()
         return caller.may_use(*names) if caller is not None else self._is_for_everybody
 
@@ -100,9 +87,7 @@ class Authorizer:
         return self._is_for_everybody and is_local()
 
     def may_ask(self, operation: Operation) -> bool:
-        """
-        Whether the current caller may ask models for this.
-        """
+        """Whether the current caller may ask models for this."""
         caller = current_principal()
         return caller.may_ask(operation) if caller is not None else self._is_for_everybody
 
@@ -111,40 +96,30 @@ class Authorizer:
         return not self.is_closed and not is_foreign()
 
     def require_key(self) -> None:
-        """
-        Return for whoever was recognised, and for everybody where there are no keys.
-        """
+        """Return for whoever was recognised, and for everybody where there are no keys."""
         if self.is_closed and current_principal() is None:
             raise UnauthenticatedError
 
     def require_operation(self, operation: Operation) -> None:
-        """
-        Return where the current caller may ask for this operation.
-        """
+        """Return where the current caller may ask for this operation."""
         self.require_key()
         if not self.may_ask(operation):
             self._refuse(f"ask for {operation}", "server.api_keys[].operations")
 
     def require_admin(self) -> None:
-        """
-        Return where the current caller may load and unload models.
-        """
+        """Return where the current caller may load and unload models."""
         self.require_key()
         caller = current_principal()
         if caller is not None and not caller.is_admin:
             self._refuse("load and unload models", "server.api_keys[].admin")
 
     def require_metrics(self) -> None:
-        """
-        Return where the current caller may read what is measured of all models.
-        """
+        """Return where the current caller may read what is measured of all models."""
         if not self.are_metrics_open:
             self.require_every_model("read the metrics of all models")
 
     def require_every_model(self, what: str) -> None:
-        """
-        Return where the current caller may use every model, without which it may not do `what`.
-        """
+        """Return where the current caller may use every model, without which it may not do `what`."""
         self.require_key()
         if not self.sees_every_model:
             self._refuse(what, "server.api_keys[].models")
@@ -176,9 +151,7 @@ def _caller(key: KeyConfig) -> Principal:
 
 
 def _key_in(header: Header) -> bytes | None:
-    """
-    What may be a key: all of a header that is for keys, or what follows ``Bearer`` (RFC 6750, section 2.1).
-    """
+    """What may be a key: all of a header that is for keys, or what follows ``Bearer`` (RFC 6750, section 2.1)."""
     name, value = header[0].lower(), header[1].strip()
     if name in _BARE:
         return value

@@ -1,6 +1,4 @@
-"""
-Who asks: the key that a request came with, and what it may do.
-"""
+"""Who asks: the key that a request came with, and what it may do."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from appliance.core.model import Operation
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """
-    A key by its name, never by its value; None is no limit.
-    """
+    """A key by its name, never by its value; None is no limit."""
 
     name: str
     models: frozenset[str] | None = None
@@ -24,15 +20,11 @@ class Principal:
     is_admin: bool = False
 
     def may_use(self, *names: str) -> bool:
-        """
-        Whether it may use a model under one of these names.
-        """
+        """Whether it may use a model under one of these names."""
         return self.models is None or not self.models.isdisjoint(names)
 
     def may_ask(self, operation: Operation) -> bool:
-        """
-        Whether it may ask models for this.
-        """
+        """Whether it may ask models for this."""
         return self.operations is None or operation in self.operations
 
 
@@ -42,31 +34,23 @@ _foreign: ContextVar[bool] = ContextVar("foreign", default=False)
 
 
 def current_principal() -> Principal | None:
-    """
-    Who this task works for; None where no keys are configured, or nobody was recognised.
-    """
+    """Who this task works for; None where no keys are configured, or nobody was recognised."""
     return _current.get()
 
 
 def is_local() -> bool:
-    """
-    Whether this task works for a client on this machine, as far as its connection tells.
-    """
+    """Whether this task works for a client on this machine, as far as its connection tells."""
     return _local.get()
 
 
 def is_foreign() -> bool:
-    """
-    Whether this task may work for a page of another origin, which is told as little as a client without its key.
-    """
+    """Whether this task may work for a page of another origin, which is told as little as a client without its key."""
     return _foreign.get()
 
 
 @contextmanager
 def foreign() -> Iterator[None]:
-    """
-    Until the end of the block the request is one of another origin's page.
-    """
+    """Until the end of the block the request is one of another origin's page."""
     token = _foreign.set(True)
     try:
         yield
@@ -76,8 +60,7 @@ def foreign() -> Iterator[None]:
 
 @contextmanager
 def authenticated(caller: Principal | None, *, local: bool = False) -> Iterator[None]:
-    """
-    Make it the current caller until the end of the block, in tasks begun meanwhile as well.
+    """Make it the current caller until the end of the block, in tasks begun meanwhile as well.
 
     `local` is that the client is on this machine.
     """

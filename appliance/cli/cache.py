@@ -1,6 +1,4 @@
-"""
-The verbs over the cache: list what it holds, verify it, prune it.
-"""
+"""The verbs over the cache: list what it holds, verify it, prune it."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 class Age(click.ParamType):  # type: ignore[type-arg] # click's stubs and click differ
-    """
-    A time such as 12h, 30d or 2w, in seconds.
-    """
+    """A time such as 12h, 30d or 2w, in seconds."""
 
     name = "age"
 
@@ -37,9 +33,7 @@ class Age(click.ParamType):  # type: ignore[type-arg] # click's stubs and click 
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
-    """
-    An amount such as 500M, 50GB or 1TiB, in bytes.
-    """
+    """An amount such as 500M, 50GB or 1TiB, in bytes."""
 
     name = "size"
 
@@ -52,8 +46,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]
 
 @click.group()
 def cache() -> None:
-    """
-    List, verify and prune what was fetched.
+    """List, verify and prune what was fetched.
 
     Without --dir it is the cache of whoever types this: `appliance` under the user's cache home.
     """
@@ -72,9 +65,7 @@ _directory = click.option(
 @cache.command("list")
 @_directory
 def list_(directory: Path | None) -> None:
-    """
-    Print each artifact with its size, files, time since its last use, and where it came from; last used first.
-    """
+    """Print each artifact with its size, files, time since its last use, and where it came from; last used first."""
     from rich.console import Console
     from rich.table import Table
 
@@ -93,8 +84,7 @@ def list_(directory: Path | None) -> None:
 @_directory
 @click.option("--remove", "is_removing", is_flag=True, help="Remove what is damaged, so that it is fetched again.")
 def verify(directory: Path | None, is_removing: bool) -> None:
-    """
-    Read every byte of every artifact, and name each file that is missing or not as it was stored.
+    """Read every byte of every artifact, and name each file that is missing or not as it was stored.
 
     Exit code 16 when there is one.
     """
@@ -125,8 +115,7 @@ def verify(directory: Path | None, is_removing: bool) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def prune(directory: Path | None, age: float | None, size: int | None, files: Sequence[Path], dry_run: bool) -> None:
-    """
-    Remove artifacts that are not wanted any more.
+    """Remove artifacts that are not wanted any more.
 
     Without options only what killed and failed fetches left. What a process serves or works on is never removed.
     """
@@ -146,9 +135,7 @@ def prune(directory: Path | None, age: float | None, size: int | None, files: Se
 
 
 def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
-    """
-    The artifacts that configs lead to, and what was made of them.
-    """
+    """The artifacts that configs lead to, and what was made of them."""
     for config in configs:
         settings = config.storage.model_copy(update={"cache_dir": root.root, "frozen": False})
         for storage in (each for model_config in config.models for each in model_config.storages.values()):
@@ -161,9 +148,7 @@ def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
 
 
 def _on_disk(root: Path) -> int:
-    """
-    Bytes of all files, each counted once however many names it has.
-    """
+    """Bytes of all files, each counted once however many names it has."""
     facts = (path.lstat() for path in root.rglob("*") if path.is_file())
     return sum({(each.st_dev, each.st_ino): each.st_size for each in facts}.values())
 

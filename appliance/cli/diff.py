@@ -1,6 +1,4 @@
-"""
-What differs between two configs, for people and for machines, and what a server that runs would make of it.
-"""
+"""What differs between two configs, for people and for machines, and what a server that runs would make of it."""
 
 from __future__ import annotations
 
@@ -31,23 +29,17 @@ Exit code 0 when nothing differs, 1 when something does, 2 when a file is wrong.
 
 
 def diff_help() -> str:
-    """
-    What `appliance diff --help` says.
-    """
+    """What `appliance diff --help` says."""
     return _HELP.format(hot=", ".join(keys_of(Change.HOT)))
 
 
 def as_json(found: Sequence[Difference]) -> Mapping[str, Any]:  # Any: JSON values
-    """
-    The differences as plain data; a value that one of the two lacks is left out.
-    """
+    """The differences as plain data; a value that one of the two lacks is left out."""
     return {"outcome": outcome(found), "differences": [_row(each) for each in found]}
 
 
 def as_text(found: Sequence[Difference]) -> str:
-    """
-    A table, and a last line with what would happen.
-    """
+    """A table, and a last line with what would happen."""
     if not found:
         return outcome(found)
     rows = [("PATH", "OLD", "NEW", "CHANGE")]
@@ -58,9 +50,7 @@ def as_text(found: Sequence[Difference]) -> str:
 
 
 def outcome(found: Sequence[Difference]) -> str:
-    """
-    What a server that runs makes of these differences, as one sentence.
-    """
+    """What a server that runs makes of these differences, as one sentence."""
     waiting = [each.path for each in found if each.change is Change.RESTART]
     if waiting:
         return f"needs a restart, before which nothing is applied: {', '.join(waiting)}"

@@ -1,6 +1,4 @@
-"""
-A new API key, for whoever configures one.
-"""
+"""A new API key, for whoever configures one."""
 
 from __future__ import annotations
 
@@ -13,8 +11,6 @@ _BYTES = 32
 
 
 def new() -> tuple[str, str]:
-    """
-    A random key, and its SHA-256 in hexadecimal.
-    """
+    """A random key, and its SHA-256 in hexadecimal."""
     key = f"sk-{secrets.token_urlsafe(_BYTES)}"
     return key, digest_of(key.encode())

@@ -1,6 +1,4 @@
-"""
-The command line: serve, validate, plan, diff, pull, lock, cache, probe, key, schema, smoke.
-"""
+"""The command line: serve, validate, plan, diff, pull, lock, cache, probe, key, schema, smoke."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ from appliance.models import MODEL_CONFIGS
 
 
 class _Verbs(click.Group):
-    """
-    Turns every error of ours into its text on standard error and its exit code.
-    """
+    """Turns every error of ours into its text on standard error and its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:  # Any: as click has it
         try:
@@ -43,17 +39,14 @@ class _Verbs(click.Group):
 
 
 def _printable(text: str) -> str:
-    """
-    The lines of a text, which may quote a model's files, without anything that a terminal acts on.
-    """
+    """The lines of a text, which may quote a model's files, without anything that a terminal acts on."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="appliance", message="%(package)s %(version)s")
 def main() -> None:
-    """
-    Serve models from one YAML file.
+    """Serve models from one YAML file.
 
     The file says which models to serve, where their bytes lie and how they sit on the GPUs.
     Start with: appliance serve examples/chat.yaml
@@ -66,8 +59,7 @@ def main() -> None:
 @frozen
 @overrides
 def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> NoReturn:
-    """
-    Check FILE, bring its models to life, and answer calls until SIGTERM.
+    """Check FILE, bring its models to life, and answer calls until SIGTERM.
 
     The port answers at once; /readyz says when the models do. SIGTERM or Ctrl-C lets requests under way
     finish, a second one ends at once. SIGHUP reads FILE again and applies what differs. Bytes are held to
@@ -87,8 +79,7 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print problems.")
 @overrides
 def validate(files: Sequence[Path], deep: bool, format_: str, overrides: Sequence[str]) -> None:
-    """
-    Check each FILE, offline and within a second, and print every problem with its line and column.
+    """Check each FILE, offline and within a second, and print every problem with its line and column.
 
     Exit code 0 when all are good, 2 when one is not. With --deep, a storage that cannot be looked into is named too,
     and where nothing else is wrong the exit code is that of its fault.
@@ -108,9 +99,7 @@ def validate(files: Sequence[Path], deep: bool, format_: str, overrides: Sequenc
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
 @overrides
 def diff(old: Path, new: Path, format_: str, overrides: Sequence[str]) -> None:
-    """
-    Compare two files; the help is made from what the keys say of themselves.
-    """
+    """Compare two files; the help is made from what the keys say of themselves."""
     found = differences(load(old, overrides), load(new, overrides))
     click.echo(json.dumps(as_json(found), indent=2) if format_ == "json" else as_text(found))
     sys.exit(1 if found else 0)
@@ -123,8 +112,7 @@ def diff(old: Path, new: Path, format_: str, overrides: Sequence[str]) -> None:
 @frozen
 @overrides
 def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequence[str]) -> None:
-    """
-    Bring the bytes of FILE's models to this machine and stop, so that serving them later starts at once.
+    """Bring the bytes of FILE's models to this machine and stop, so that serving them later starts at once.
 
     Every byte is read again at the end, and held to appliance.lock beside FILE where there is one.
     """
@@ -139,8 +127,7 @@ def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequ
 @click.argument("file", type=FILE)
 @overrides
 def lock(file: Path, overrides: Sequence[str]) -> None:
-    """
-    Write appliance.lock beside FILE: every file of its models as it is now, with size and SHA-256.
+    """Write appliance.lock beside FILE: every file of its models as it is now, with size and SHA-256.
 
     The bytes are brought for it. Commit the lock: serve and pull then refuse any other bytes, and a branch of the
     hub stays at the commit that is locked.
@@ -162,8 +149,7 @@ main.add_command(cache)
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=4, show_default=True, help="Seconds to wait.")
 @overrides
 def probe(what: str, file: Path | None, timeout: float, overrides: Sequence[str]) -> None:
-    """
-    Ask the server of FILE whether it is live, ready or started, and print what it says.
+    """Ask the server of FILE whether it is live, ready or started, and print what it says.
 
     It is asked on this machine, where FILE, the environment and --set have it listen. Without FILE it is the one
     server that runs here, as in a container. Exit code 0 when it says yes, 1 when it says no or does not answer.
@@ -177,9 +163,7 @@ def probe(what: str, file: Path | None, timeout: float, overrides: Sequence[str]
 
 
 def _running(overrides: Sequence[str]) -> LoadedConfig:
-    """
-    The config of the one server that runs here.
-    """
+    """The config of the one server that runs here."""
     from appliance.cli import probe as probing
 
     command = probing.running()
@@ -189,8 +173,7 @@ def _running(overrides: Sequence[str]) -> LoadedConfig:
 
 @main.command()
 def key() -> None:
-    """
-    Make a random API key, and print it with its SHA-256.
+    """Make a random API key, and print it with its SHA-256.
 
     The key goes to whoever may ask, and sha256 into the file, under server.api_keys: nobody can get the one from the
     other.
@@ -204,9 +187,7 @@ def key() -> None:
 @main.command()
 @click.argument("class_", metavar="[CLASS]", type=click.Choice(sorted(MODEL_CONFIGS)), required=False)
 def schema(class_: str | None) -> None:
-    """
-    Print the JSON Schema of the whole file, or of one model CLASS.
-    """
+    """Print the JSON Schema of the whole file, or of one model CLASS."""
     click.echo(json.dumps(schema_of(class_), indent=2))
 
 
@@ -215,8 +196,7 @@ def schema(class_: str | None) -> None:
 @click.option("--timeout", type=float, default=1800, show_default=True, help="Seconds each FILE may take to be ready.")
 @overrides
 def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> None:
-    """
-    Serve each FILE for real, ask what its `expect:` promises, and stop it.
+    """Serve each FILE for real, ask what its `expect:` promises, and stop it.
 
     Exit code 0 when every promise held.
     """

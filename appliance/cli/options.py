@@ -1,6 +1,4 @@
-"""
-Arguments and options that several verbs share.
-"""
+"""Arguments and options that several verbs share."""
 
 from __future__ import annotations
 
@@ -31,8 +29,6 @@ frozen = click.option(
 
 
 def to_overrides(overrides: Sequence[str], offline: bool, frozen: bool = False) -> Sequence[str]:
-    """
-    The overrides, with those that have a flag of their own.
-    """
+    """The overrides, with those that have a flag of their own."""
     flags = {"storage.offline=true": offline, "storage.frozen=true": frozen}
     return [*overrides, *(override for override, is_set in flags.items() if is_set)]

@@ -1,6 +1,4 @@
-"""
-Plan every model of a config, print the plans, and refuse what cannot work with its line in the file.
-"""
+"""Plan every model of a config, print the plans, and refuse what cannot work with its line in the file."""
 
 from __future__ import annotations
 
@@ -57,8 +55,7 @@ def plan(
     offline: bool,
     overrides: Sequence[str],
 ) -> None:
-    """
-    Say what FILE's models come to, before anything is fetched: memory of each rank, tokens, times.
+    """Say what FILE's models come to, before anything is fetched: memory of each rank, tokens, times.
 
     Only configs and headers are read. Exit code 2 when a layout cannot work, with its line and the nearest layouts
     that do.
@@ -72,8 +69,7 @@ def plan(
 
 
 def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int, Plan]]:
-    """
-    The plan of each model that vLLM computes, with its place among the models.
+    """The plan of each model that vLLM computes, with its place among the models.
 
     Raises:
         StorageError: the files of a model cannot be read.
@@ -89,9 +85,7 @@ def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int
 
 
 def _show(made: Sequence[Plan], form: str) -> str:
-    """
-    The plans as `text` or as `json`.
-    """
+    """The plans as `text` or as `json`."""
     if form == "json":
         return json.dumps([each.describe() for each in made], indent=2)
     # What a model calls itself is whatever its file says.
@@ -100,9 +94,7 @@ def _show(made: Sequence[Plan], form: str) -> str:
 
 
 def _show_probes(config: Config, made: Sequence[Plan]) -> str:
-    """
-    The probes of a container that serves the config, as YAML.
-    """
+    """The probes of a container that serves the config, as YAML."""
     text = io.StringIO()
     port = config.server.probe_port or config.server.port
     YAML().dump(probes([each.timing for each in made], port), text)
@@ -110,8 +102,7 @@ def _show_probes(config: Config, made: Sequence[Plan]) -> str:
 
 
 def _judge(loaded: LoadedConfig, made: Sequence[tuple[int, Plan]], *, force: bool) -> None:
-    """
-    Return when all plans can work; with `force`, memory is no reason that one cannot, and is told of.
+    """Return when all plans can work; with `force`, memory is no reason that one cannot, and is told of.
 
     Raises:
         ConfigError: one cannot.
@@ -126,8 +117,7 @@ def _judge(loaded: LoadedConfig, made: Sequence[tuple[int, Plan]], *, force: boo
 
 
 def require_possible(loaded: LoadedConfig) -> None:
-    """
-    Return when nothing that lies on this machine speaks against a layout; no store is asked.
+    """Return when nothing that lies on this machine speaks against a layout; no store is asked.
 
     Raises:
         ConfigError: one cannot work.
@@ -143,9 +133,7 @@ def require_possible(loaded: LoadedConfig) -> None:
 
 
 def _crowded(made: Sequence[tuple[int, Plan]]) -> Iterator[tuple[int, ConstraintViolation]]:
-    """
-    Models that share GPUs and do not say how: each would take what vLLM takes when it is alone.
-    """
+    """Models that share GPUs and do not say how: each would take what vLLM takes when it is alone."""
     if len(made) < 2:
         return
     for index, plan in made:
@@ -171,9 +159,7 @@ def _problem(loaded: LoadedConfig, index: int, refusal: ConstraintViolation) -> 
 
 
 def _hardware(gpu: str | None) -> Hardware:
-    """
-    The hardware that is named, else this machine's.
-    """
+    """The hardware that is named, else this machine's."""
     try:
         return detect_hardware() if gpu is None else named_hardware(gpu)
     except ValueError as error:

@@ -1,6 +1,4 @@
-"""
-The command `probe`: whether a server of this machine is live or ready, asked where its config says it listens.
-"""
+"""The command `probe`: whether a server of this machine is live or ready, asked where its config says it listens."""
 
 from __future__ import annotations
 
@@ -24,16 +22,12 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not 
 
 
 class ProbeError(ApplianceError):
-    """
-    The server cannot be asked.
-    """
+    """The server cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """
-    The arguments that a running `appliance serve` was given, its directory and its environment.
-    """
+    """The arguments that a running `appliance serve` was given, its directory and its environment."""
 
     arguments: Sequence[str]
     directory: Path
@@ -41,8 +35,7 @@ class Command:
 
 
 def running() -> Command:
-    """
-    The one server that runs here, and may be looked at.
+    """The one server that runs here, and may be looked at.
 
     Raises:
         ProbeError: there is none, or more than one.
@@ -68,9 +61,7 @@ def _servers() -> Iterator[tuple[psutil.Process, Command]]:
 
 
 def _arguments(line: Sequence[str]) -> Sequence[str] | None:
-    """
-    What follows `appliance serve` on the command line of a Python; None where it is another.
-    """
+    """What follows `appliance serve` on the command line of a Python; None where it is another."""
     if not line or not Path(line[0]).name.startswith("python"):
         return None
     for index in range(1, len(line) - 1):
@@ -80,8 +71,7 @@ def _arguments(line: Sequence[str]) -> Sequence[str] | None:
 
 
 def ask(server: ServerConfig, what: str, seconds: float) -> tuple[bool, str]:
-    """
-    Whether the server says that it is `what`, one of `PATHS`, and what it says.
+    """Whether the server says that it is `what`, one of `PATHS`, and what it says.
 
     Raises:
         ProbeError: it cannot be asked.
@@ -115,9 +105,7 @@ def _connection(server: ServerConfig, seconds: float) -> http.client.HTTPConnect
 
 
 def _told(what: str, status: int, body: bytes) -> str:
-    """
-    A line for the answer, and where it is no, one for each model that is not ready.
-    """
+    """A line for the answer, and where it is no, one for each model that is not ready."""
     try:
         said: Any = json.loads(body)  # Any: JSON values
         if status == 200:

@@ -1,6 +1,4 @@
-"""
-Bring a config's models with progress bars, and nothing more: pull them, lock them, or say what would be done.
-"""
+"""Bring a config's models with progress bars, and nothing more: pull them, lock them, or say what would be done."""
 
 from __future__ import annotations
 
@@ -39,8 +37,7 @@ _MOST_NAMED = 8
 
 
 def pull(config: Config) -> None:
-    """
-    Bring every model's bytes, one model after the other, read them all again, and print where they lie.
+    """Bring every model's bytes, one model after the other, read them all again, and print where they lie.
 
     Serving looks at names and sizes alone, to start at once; here is the time for every byte.
 
@@ -64,8 +61,7 @@ def pull(config: Config) -> None:
 
 
 def lock(config: Config) -> None:
-    """
-    Bring every model's bytes as they are now, and write what they are into the lock.
+    """Bring every model's bytes as they are now, and write what they are into the lock.
 
     Raises:
         StorageError: the bytes of a model cannot be brought, or the lock cannot be written.
@@ -86,8 +82,7 @@ def lock(config: Config) -> None:
 
 
 def explain(config: Config) -> None:
-    """
-    Say for every storage where its bytes would come from, as whom, and what is here already.
+    """Say for every storage where its bytes would come from, as whom, and what is here already.
 
     Raises:
         StorageError: a store does not answer, or has nothing that may be loaded.
@@ -107,9 +102,7 @@ def _storages(model_config: ModelConfig) -> Collection[tuple[str, StorageConfig]
 def _reread(
     storage: StorageConfig, settings: GlobalStorageConfig, report: CacheReport, *, deep: bool = False
 ) -> FileList:
-    """
-    Have every byte of a storage read again, and hold it to the lock; `deep` reads those outside the cache, too.
-    """
+    """Have every byte of a storage read again, and hold it to the lock; `deep` reads those outside the cache, too."""
     locked = lockfile.locked(storage, settings)
     path = reread(storage, settings, report)
     found = contents(path, partial(report, 0, None), deep=deep or locked is not None)
@@ -139,9 +132,7 @@ def _some(count: int, word: str) -> str:
 
 @contextmanager
 def _bars(name: str) -> Iterator[Report]:
-    """
-    Draws a bar for each part on a terminal, and elsewhere prints a line now and then, to standard error.
-    """
+    """Draws a bar for each part on a terminal, and elsewhere prints a line now and then, to standard error."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

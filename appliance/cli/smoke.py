@@ -1,6 +1,4 @@
-"""
-The smoke test: start a config for real, ask what its `expect:` promises, stop it.
-"""
+"""The smoke test: start a config for real, ask what its `expect:` promises, stop it."""
 
 from __future__ import annotations
 
@@ -28,16 +26,13 @@ _LINES_OF_LOG = 25
 
 
 class SmokeError(ApplianceError):
-    """
-    The config did not do what it promises.
-    """
+    """The config did not do what it promises."""
 
 
 async def smoke(
     file: Path, config: Config, overrides: Sequence[str], seconds: float, say: Callable[[str], None]
 ) -> None:
-    """
-    Serve `file` in a process of its own on a free port, and hold its answers against `expect:`.
+    """Serve `file` in a process of its own on a free port, and hold its answers against `expect:`.
 
     `seconds` bounds the wait until it is ready; `say` is told each step.
 

@@ -1,6 +1,4 @@
-"""
-What `appliance validate` finds in a file, and with `--deep` in the storages that it names.
-"""
+"""What `appliance validate` finds in a file, and with `--deep` in the storages that it names."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from appliance.planner import check
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """
-    What was found in one file.
-    """
+    """What was found in one file."""
 
     file: Path
     problems: Sequence[Problem]
@@ -32,21 +28,15 @@ class Finding:
 
     @property
     def exit_code(self) -> int:
-        """
-        What is wrong with the file goes before what is wrong with its storages.
-        """
+        """What is wrong with the file goes before what is wrong with its storages."""
         return ConfigError.exit_code if self.problems else self.storage_exit_code
 
     def as_text(self) -> str:
-        """
-        Every problem with its place, or that there is none.
-        """
+        """Every problem with its place, or that there is none."""
         return "\n".join(map(str, (*self.problems, *self.unread))) or f"{self.file}: good"
 
     def as_json(self) -> dict[str, Any]:  # Any: JSON values
-        """
-        The same for programs.
-        """
+        """The same for programs."""
         return {
             "file": str(self.file),
             "valid": not self.problems,
@@ -56,9 +46,7 @@ class Finding:
 
 
 def validate(file: Path, overrides: Sequence[str], *, deep: bool) -> Finding:
-    """
-    Check a file, and with `deep` its layouts against what the models in its storages say of themselves.
-    """
+    """Check a file, and with `deep` its layouts against what the models in its storages say of themselves."""
     try:
         loaded = load(file, overrides)
     except ConfigError as error:

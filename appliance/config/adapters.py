@@ -1,6 +1,4 @@
-"""
-What the kinds of protocol share, and the section of the kind `completions`.
-"""
+"""What the kinds of protocol share, and the section of the kind `completions`."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ The operations that can be adapted, by the keys that offer them.
 
 
 class ToolCallsConfig(BaseConfig):
-    """
-    How a model writes a call of a tool: JSON with `name` and `arguments` or `parameters`, or a list of such.
-    """
+    """How a model writes a call of a tool: JSON with `name` and `arguments` or `parameters`, or a list of such."""
 
     begin: Text = "<tool_call>"
     """What stands before the JSON."""
@@ -40,9 +36,7 @@ class ToolCallsConfig(BaseConfig):
 
 
 class ChatConfig(BaseConfig):
-    """
-    How a conversation becomes the text of one prompt.
-    """
+    """How a conversation becomes the text of one prompt."""
 
     chat_template: Text | None = None
     """Jinja template for chat, inline or the path of a file; unset is the tokenizer's."""
@@ -64,9 +58,7 @@ class ChatConfig(BaseConfig):
 
 
 class RequiredChatConfig(ChatConfig):
-    """
-    The same where a conversation must become a prompt.
-    """
+    """The same where a conversation must become a prompt."""
 
     @model_validator(mode="after")
     def _has_template(self) -> Self:
@@ -76,9 +68,7 @@ class RequiredChatConfig(ChatConfig):
 
 
 class CompletionsConfig(RequiredChatConfig):
-    """
-    The target completes prompts, as OpenAI's `/v1/completions`, and does not chat.
-    """
+    """The target completes prompts, as OpenAI's `/v1/completions`, and does not chat."""
 
     kind: Literal["completions"]
     """What the target speaks."""
@@ -97,23 +87,17 @@ class CompletionsConfig(RequiredChatConfig):
 
     @property
     def templated(self) -> ChatConfig | None:
-        """
-        The part that has a chat template.
-        """
+        """The part that has a chat template."""
         return self
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """
-        What the adapter can be asked.
-        """
+        """What the adapter can be asked."""
         return frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
 
 
 class OfferingConfig(BaseConfig):
-    """
-    A kind of protocol that offers each operation there is a key for.
-    """
+    """A kind of protocol that offers each operation there is a key for."""
 
     @model_validator(mode="after")
     def _offers_something(self) -> Self:
@@ -123,15 +107,11 @@ class OfferingConfig(BaseConfig):
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """
-        What the adapter can be asked.
-        """
+        """What the adapter can be asked."""
         return frozenset(each for key, each in OPERATIONS.items() if getattr(self, key) is not None)
 
     @property
     def templated(self) -> ChatConfig | None:
-        """
-        The part that may have a chat template.
-        """
+        """The part that may have a chat template."""
         chat: ChatConfig | None = getattr(self, "chat", None)
         return chat

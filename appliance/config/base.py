@@ -1,6 +1,4 @@
-"""
-Base of every section of the config: frozen, closed, and described by its own docstrings.
-"""
+"""Base of every section of the config: frozen, closed, and described by its own docstrings."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ FREE_PREFIX = "x-"
 
 
 class Change(StrEnum):
-    """
-    What a new value of a key asks of a server that runs; said once, among the metadata of the key's field.
+    """What a new value of a key asks of a server that runs; said once, among the metadata of the key's field.
 
     It holds for all keys below, down to one that says otherwise. Where none does it is a restart, so that a new key is
     safe until somebody makes it more.
@@ -32,17 +29,14 @@ class Change(StrEnum):
 
 
 def without_free_keys(data: Any) -> Any:  # Any: what a file holds before it is checked
-    """
-    A mapping without the user's own keys; anything else as it is.
-    """
+    """A mapping without the user's own keys; anything else as it is."""
     if not isinstance(data, dict):
         return data
     return {key: value for key, value in data.items() if not str(key).startswith(FREE_PREFIX)}
 
 
 class BaseConfig(BaseModel):
-    """
-    One part of the config.
+    """One part of the config.
 
     The docstring under a field is its description in the schema, in editors and in the manual,
     so it is written once, there.

@@ -1,6 +1,4 @@
-"""
-Places inside a text of the file: the line of a template, the character of a path.
-"""
+"""Places inside a text of the file: the line of a template, the character of a path."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")
 
 
 def inside(draft: RawConfig, path: DataPath, line: int = 1, offset: int | None = None) -> SourceLocation:
-    """
-    The place of a character in the text at `path`: `line` counts from 1, `offset` in it from 0.
+    """The place of a character in the text at `path`: `line` counts from 1, `offset` in it from 0.
 
     Without an offset it is the first character of the line that is not blank. Where the text does not stand in the file
     as it is, because it is folded, escaped or came out of a reference, it is the place of the whole text.
@@ -38,9 +35,7 @@ def inside(draft: RawConfig, path: DataPath, line: int = 1, offset: int | None =
 
 
 def _in_block(lines: tuple[str, ...], place: SourceLocation, line: int, offset: int | None) -> SourceLocation:
-    """
-    In a literal block, whose lines begin below its sign, all indented alike.
-    """
+    """In a literal block, whose lines begin below its sign, all indented alike."""
     head = place.line or 0
     number = head + line
     if number > len(lines):

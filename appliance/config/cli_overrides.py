@@ -1,6 +1,4 @@
-"""
-The command line over everything: ``--set server.port=9000``.
-"""
+"""The command line over everything: ``--set server.port=9000``."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ _LIST = "goes into a list, whose entries have no paths; must set the list as a w
 
 
 def lay(draft: RawConfig, overrides: Sequence[str]) -> tuple[RawConfig, list[Diagnostic]]:
-    """
-    The draft with each of the overrides laid over it in turn, and a fault for each that cannot be.
-    """
+    """The draft with each of the overrides laid over it in turn, and a fault for each that cannot be."""
     faults: list[Diagnostic] = []
     for override in overrides:
         source = Source(f"--set {_shown(override)}")
@@ -40,9 +36,7 @@ def lay(draft: RawConfig, overrides: Sequence[str]) -> tuple[RawConfig, list[Dia
 
 
 def _shown(override: str) -> str:
-    """
-    An override without the value of a secret key, and without one that is more than a word of text.
-    """
+    """An override without the value of a secret key, and without one that is more than a word of text."""
     name, equals, text = override.partition("=")
     parts = re.split(r"[^\w-]+", name)
     first = next((part for part in parts if is_private_name(part)), None)
@@ -55,9 +49,7 @@ def _shown(override: str) -> str:
 
 
 class _MalformedError(Exception):
-    """
-    An override names nothing; its text is the message.
-    """
+    """An override names nothing; its text is the message."""
 
 
 def _laid(draft: RawConfig, override: str, source: Source) -> tuple[RawConfig, list[Diagnostic]]:

@@ -1,6 +1,4 @@
-"""
-The frozen config from plain data, and pydantic's errors as faults of the draft.
-"""
+"""The frozen config from plain data, and pydantic's errors as faults of the draft."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ _OURS = ("value_error", "assertion_error")
 
 
 def construct(draft: RawConfig) -> tuple[Config | None, list[Diagnostic]]:
-    """
-    The config, or None and what is wrong with the draft.
-    """
+    """The config, or None and what is wrong with the draft."""
     try:
         return Config.model_validate(draft.data), []
     except ValidationError as error:
@@ -42,9 +38,7 @@ def _fault(draft: RawConfig, detail: dict[str, Any]) -> Diagnostic:  # Any: pyda
 
 
 def _path(draft: RawConfig, location: tuple[int | str, ...]) -> DataPath:
-    """
-    The path in the data: pydantic's has its own steps between, for model classes and for members of unions.
-    """
+    """The path in the data: pydantic's has its own steps between, for model classes and for members of unions."""
     value = draft.data
     path: DataPath = ()
     for part in location:

@@ -1,5 +1,4 @@
-"""
-Who we are to each store: the section `storage.credentials`.
+"""Who we are to each store: the section `storage.credentials`.
 
 What it leaves out comes from the variables and files that the stores' own tools read.
 """
@@ -42,9 +41,7 @@ class CredentialsBase(BaseConfig):
 
 
 class S3Credentials(CredentialsBase):
-    """
-    For `s3://`; what is unset is looked for where every AWS tool looks.
-    """
+    """For `s3://`; what is unset is looked for where every AWS tool looks."""
 
     WAYS = (("access_key_id", "secret_access_key", "session_token"), ("profile",), ("anonymous",))
     OPTIONAL = frozenset({"session_token"})
@@ -75,9 +72,7 @@ class S3Credentials(CredentialsBase):
 
 
 class GcsCredentials(CredentialsBase):
-    """
-    For `gs://`; what is unset is looked for where every Google tool looks.
-    """
+    """For `gs://`; what is unset is looked for where every Google tool looks."""
 
     WAYS = (("key_file",), ("key",), ("anonymous",))
 
@@ -98,9 +93,7 @@ class GcsCredentials(CredentialsBase):
 
 
 class AzureCredentials(CredentialsBase):
-    """
-    For `az://`, `abfs://`, `abfss://` and Azure's `https://` URLs.
-    """
+    """For `az://`, `abfs://`, `abfss://` and Azure's `https://` URLs."""
 
     WAYS = (
         ("connection_string",),
@@ -155,9 +148,7 @@ class AzureCredentials(CredentialsBase):
 
 
 class HubCredentials(CredentialsBase):
-    """
-    For `hf://`.
-    """
+    """For `hf://`."""
 
     owner: str | None = None
     """The owner of models this block is for; unset is every owner that no other block is for."""
@@ -170,9 +161,7 @@ class HubCredentials(CredentialsBase):
 
 
 class HttpCredentials(CredentialsBase):
-    """
-    For `https://` and `http://`.
-    """
+    """For `https://` and `http://`."""
 
     host: Annotated[str, Field(min_length=1)]
     """The host these headers are for, and no other; with `:PORT` for one port of it only."""
@@ -214,16 +203,12 @@ Block = TypeVar("Block", bound=CredentialsBase)
 
 
 def block_for(blocks: Sequence[Block], key: str, value: str | None) -> Block | None:
-    """
-    The block whose `key` is `value`, or else the one that leaves `key` open.
-    """
+    """The block whose `key` is `value`, or else the one that leaves `key` open."""
     fitting = [block for block in blocks if getattr(block, key) in (value, None)]
     return min(fitting, key=lambda block: getattr(block, key) is None, default=None)
 
 
 def value_of(secret: SecretStr | None) -> str | None:
-    """
-    The text of a secret, to be handed to a vendor and to nobody else.
-    """
+    """The text of a secret, to be handed to a vendor and to nobody else."""
     # What was read from a file often ends with a newline, which no secret does.
     return secret.get_secret_value().strip() if secret else None

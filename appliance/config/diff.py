@@ -1,6 +1,4 @@
-"""
-Two configs compared key by key: what differs, and what that asks of a server that runs.
-"""
+"""Two configs compared key by key: what differs, and what that asks of a server that runs."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ _SECRET = "***"  # noqa: S105 - stands for one
 
 
 class _Absent:
-    """
-    Stands where one of the two has nothing.
-    """
+    """Stands where one of the two has nothing."""
 
     def __repr__(self) -> str:
         return "ABSENT"
@@ -37,9 +33,7 @@ ABSENT = _Absent()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """
-    One key that two configs have different values of; the values are JSON, with ``***`` for secrets, or ABSENT.
-    """
+    """One key that two configs have different values of; the values are JSON, with ``***`` for secrets, or ABSENT."""
 
     path: str
     """Dotted, and models by their names, as ``--set`` writes it."""
@@ -52,9 +46,7 @@ class Difference:
 
 
 def differences(old: LoadedConfig, new: LoadedConfig) -> list[Difference]:
-    """
-    Every key in which two configs differ, in the order of the schema; free keys, comments and order are none.
-    """
+    """Every key in which two configs differ, in the order of the schema; free keys, comments and order are none."""
     found = _Differ(old.hidden | new.hidden).of(_as_written(old), _as_written(new), (), Change.RESTART)
     shared = _shared(old.config) | _shared(new.config)
     return [replace(each, change=Change.RESTART) if _would_swap(each, shared) else each for each in found]
@@ -73,16 +65,12 @@ def _would_swap(difference: Difference, shared: set[str]) -> bool:
 
 
 def change_of(field: FieldInfo, above: Change) -> Change:
-    """
-    What a field says of itself, or what is said `above` it.
-    """
+    """What a field says of itself, or what is said `above` it."""
     return next((each for each in field.metadata if isinstance(each, Change)), above)
 
 
 def keys_of(change: Change, model_config: type[BaseConfig] = Config, path: str = "") -> Iterator[str]:
-    """
-    The topmost keys that are said to change so.
-    """
+    """The topmost keys that are said to change so."""
     for name, field in model_config.model_fields.items():
         key = f"{path}{field.alias or name}"
         if change in field.metadata:
@@ -95,9 +83,7 @@ def keys_of(change: Change, model_config: type[BaseConfig] = Config, path: str =
 
 
 def _as_written(loaded: LoadedConfig) -> BaseConfig:
-    """
-    The config without the lock beside it, which follows the file wherever it lies.
-    """
+    """The config without the lock beside it, which follows the file wherever it lies."""
     storage = loaded.config.storage
     if loaded.path is None or storage.lock_file != loaded.path.with_name(lockfile.NAME):
         return loaded.config
@@ -106,16 +92,12 @@ def _as_written(loaded: LoadedConfig) -> BaseConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Differ:
-    """
-    One walk down both configs; `hidden` are the paths of values that are not shown.
-    """
+    """One walk down both configs; `hidden` are the paths of values that are not shown."""
 
     hidden: frozenset[DataPath]
 
     def of(self, old: object, new: object, path: DataPath, change: Change) -> Iterator[Difference]:
-        """
-        What differs at `path` and below it.
-        """
+        """What differs at `path` and below it."""
         if old == new:
             return
         if isinstance(old, BaseConfig) and type(old) is type(new):
@@ -145,9 +127,7 @@ class _Differ:
 
 
 def written(path: DataPath) -> str:
-    """
-    The path as ``--set`` writes it: ``models.smollm2.engine.max_model_len``.
-    """
+    """The path as ``--set`` writes it: ``models.smollm2.engine.max_model_len``."""
     match path:
         case ("models", str(name), *rest):
             below = dotted(tuple(rest))
@@ -164,8 +144,7 @@ def _is_said(model_config: BaseConfig, name: str, field: FieldInfo) -> bool:
 
 
 def _parts(value: object) -> Mapping[str | int, object] | None:
-    """
-    What is compared one by one: entries of a mapping, and the sections of a list, models by name.
+    """What is compared one by one: entries of a mapping, and the sections of a list, models by name.
 
     A list of anything else is one value.
     """

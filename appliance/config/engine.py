@@ -1,6 +1,4 @@
-"""
-The engine section: the options of vLLM that people set, and a typed way to all the others.
-"""
+"""The engine section: the options of vLLM that people set, and a typed way to all the others."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class StructuredOutputsConfig(BaseConfig):
-    """
-    How large and how complex the schema, grammar or list of choices of one request may be; beyond it is 400.
+    """How large and how complex the schema, grammar or list of choices of one request may be; beyond it is 400.
 
     They are compiled one after the other, for all requests, and the time grows with the square of some sizes.
     """
@@ -38,9 +35,7 @@ class StructuredOutputsConfig(BaseConfig):
 
 
 class EngineConfig(BaseConfig):
-    """
-    How vLLM computes.
-    """
+    """How vLLM computes."""
 
     max_model_len: Count | None = None
     """Longest prompt and answer together, in tokens; unset is the model's own limit."""

@@ -1,6 +1,4 @@
-"""
-The environment over the file: ``APPLIANCE__SERVER__PORT=9000``, read by pydantic-settings.
-"""
+"""The environment over the file: ``APPLIANCE__SERVER__PORT=9000``, read by pydantic-settings."""
 
 from __future__ import annotations
 
@@ -28,15 +26,11 @@ _MODELS = f"models{_DELIMITER}"
 
 
 class _UnknownError(Exception):
-    """
-    A variable names no setting; its text is the message.
-    """
+    """A variable names no setting; its text is the message."""
 
 
 def lay(draft: RawConfig, environ: Mapping[str, str], shape: SchemaLookup) -> tuple[RawConfig, list[Diagnostic]]:
-    """
-    The draft with the environment's settings laid over it, and a fault for each that names nothing.
-    """
+    """The draft with the environment's settings laid over it, and a fault for each that names nothing."""
     faults: list[Diagnostic] = []
     # A whole section goes before its parts, whatever the order of the variables.
     settings = {name for name in environ if name.upper().startswith(PREFIX)} - service_links(environ, PREFIX)
@@ -65,9 +59,7 @@ def slug(name: str) -> str:
 
 
 def _path(draft: RawConfig, name: str) -> DataPath:
-    """
-    The path of the setting that the variable with this name, without the prefix, means.
-    """
+    """The path of the setting that the variable with this name, without the prefix, means."""
     if not name.startswith(_MODELS):
         return _path_in(Config, name)
     rest = name.removeprefix(_MODELS)
@@ -115,9 +107,7 @@ def _no_such(what: str, name: str, known: Iterable[str]) -> str:
 
 
 class _OneVariable(EnvSettingsSource):
-    """
-    pydantic-settings' reading of one variable's name, so that a fault can name it.
-    """
+    """pydantic-settings' reading of one variable's name, so that a fault can name it."""
 
     def __init__(self, config: type[BaseConfig], name: str) -> None:
         self._variables = {name: "value"}
@@ -133,7 +123,5 @@ class _OneVariable(EnvSettingsSource):
         return self._variables
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ARG002 - as above
-        """
-        The text as it is: the schema says later what it is converted to.
-        """
+        """The text as it is: the schema says later what it is converted to."""
         return value

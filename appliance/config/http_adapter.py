@@ -1,6 +1,4 @@
-"""
-The section of the kind `http`: a target with JSON of its own.
-"""
+"""The section of the kind `http`: a target with JSON of its own."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ UrlPath = Annotated[str, Field(pattern=r"^(/[^\s#]*)?$")]
 
 
 class UsageConfig(BaseConfig):
-    """
-    Where an answer tells its tokens.
-    """
+    """Where an answer tells its tokens."""
 
     prompt_tokens: Text | None = None
     """JMESPath to the tokens of the request; unset counts none."""
@@ -27,9 +23,7 @@ class UsageConfig(BaseConfig):
 
 
 class HttpExchangeConfig(BaseConfig):
-    """
-    One request to a JSON service, and its answer.
-    """
+    """One request to a JSON service, and its answer."""
 
     path: UrlPath = ""
     """Path after `target.url`, such as `/generate`; unset is the URL itself."""
@@ -50,9 +44,7 @@ class HttpExchangeConfig(BaseConfig):
 
 
 class HttpTextConfig(HttpExchangeConfig):
-    """
-    A request to a JSON service that is answered with text.
-    """
+    """A request to a JSON service that is answered with text."""
 
     response: Text
     """JMESPath to the text of the answer, such as `outputs[0].text`."""
@@ -74,27 +66,21 @@ class HttpChatConfig(HttpTextConfig, ChatConfig):
 
 
 class HttpEmbeddingsConfig(HttpExchangeConfig):
-    """
-    A request to a JSON service that is answered with vectors.
-    """
+    """A request to a JSON service that is answered with vectors."""
 
     response: Text
     """JMESPath to the list of vectors, or to one vector where `max_batch` is 1."""
 
 
 class HttpRerankConfig(HttpExchangeConfig):
-    """
-    A request to a JSON service that is answered with scores.
-    """
+    """A request to a JSON service that is answered with scores."""
 
     response: Text
     """JMESPath to the list of scores, in the order of the documents."""
 
 
 class HttpConfig(OfferingConfig):
-    """
-    The target is a service with JSON of its own at `target.url`.
-    """
+    """The target is a service with JSON of its own at `target.url`."""
 
     kind: Literal["http"]
     """What the target speaks."""

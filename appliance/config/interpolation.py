@@ -1,6 +1,4 @@
-"""
-References in strings: ``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:/path}``; ``$${`` is a plain ``${``.
-"""
+"""References in strings: ``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:/path}``; ``$${`` is a plain ``${``."""
 
 from __future__ import annotations
 
@@ -24,16 +22,12 @@ _MAX_BYTES = 1024 * 1024
 
 
 class _UnresolvedError(Exception):
-    """
-    A reference leads nowhere; its text is the message.
-    """
+    """A reference leads nowhere; its text is the message."""
 
 
 @dataclass(slots=True)
 class _Text:
-    """
-    One string while its references are replaced.
-    """
+    """One string while its references are replaced."""
 
     environ: Mapping[str, str]
     directory: Path
@@ -64,8 +58,7 @@ class _Text:
 
 
 def resolve(draft: RawConfig, environ: Mapping[str, str], directory: Path) -> tuple[RawConfig, list[Diagnostic]]:
-    """
-    The draft with its references replaced, and a fault for each that leads nowhere.
+    """The draft with its references replaced, and a fault for each that leads nowhere.
 
     Relative paths of files start at `directory`. What stands under a free key is left alone.
     """

@@ -1,6 +1,4 @@
-"""
-The JSON Schemas of the config, generated from its classes.
-"""
+"""The JSON Schemas of the config, generated from its classes."""
 
 from __future__ import annotations
 
@@ -25,30 +23,22 @@ _FREE_KEYS = {f"^{FREE_PREFIX}": True}
 
 
 class _Generator(GenerateJsonSchema):
-    """
-    pydantic's generator, made to read well in an editor.
-    """
+    """pydantic's generator, made to read well in an editor."""
 
     schema_dialect = DIALECT
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic asks so
-        """
-        Never: a title would only repeat the key.
-        """
+        """Never: a title would only repeat the key."""
         return False
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        """
-        A closed mapping with room for free keys.
-        """
+        """A closed mapping with room for free keys."""
         made = super().model_schema(schema)
         made.pop("title", None)
         return made | {"patternProperties": _FREE_KEYS}
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """
-        A type or null, as one list of types where that says it all.
-        """
+        """A type or null, as one list of types where that says it all."""
         inner = self.generate_inner(schema["schema"])
         if not isinstance(inner.get("type"), str):
             return self._typed_choices(super().nullable_schema(schema))
@@ -56,23 +46,18 @@ class _Generator(GenerateJsonSchema):
         return made | {"enum": [*inner["enum"], None]} if "enum" in inner else made
 
     def union_schema(self, schema: core_schema.UnionSchema) -> JsonSchemaValue:
-        """
-        Choices that each say their type.
-        """
+        """Choices that each say their type."""
         return self._typed_choices(super().union_schema(schema))
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """
-        A default where it says something: the one of a section is that of its keys, and null is a key left out.
-        """
+        """A default where it says something: the one of a section is that of its keys, and null is a key left out."""
         made = super().default_schema(schema)
         if made.get("default") is None or isinstance(schema.get("default"), BaseConfig):
             made.pop("default", None)
         return made
 
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
-        """
-        One choice after the other as if and then: where the tag is known, the errors are those of its choice alone.
+        """One choice after the other as if and then: where the tag is known, the errors are those of its choice alone.
 
         Where it is not, any key of any choice is one that may have been meant.
         """
@@ -97,9 +82,7 @@ class _Generator(GenerateJsonSchema):
         }
 
     def _by_key(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
-        """
-        Two choices, of which the one that requires a key is meant where that key is there.
-        """
+        """Two choices, of which the one that requires a key is meant where that key is there."""
         one, other = (self.generate_inner(choice) for choice in schema["choices"].values())
         if "required" not in self.resolve_ref_schema(one):
             one, other = other, one
@@ -107,9 +90,7 @@ class _Generator(GenerateJsonSchema):
         return {"type": "object", "if": {"type": "object", "required": required}, "then": one, "else": other}
 
     def _typed_choices(self, schema: JsonSchemaValue) -> JsonSchemaValue:
-        """
-        A choice that is a section says that it is a mapping: by its type the one that is meant is found.
-        """
+        """A choice that is a section says that it is a mapping: by its type the one that is meant is found."""
         for choice in schema.get("anyOf", ()):
             if "$ref" in choice:
                 choice["type"] = self.resolve_ref_schema(choice).get("type", "object")
@@ -122,8 +103,7 @@ class _Generator(GenerateJsonSchema):
 
 @cache
 def schema_of(class_name: str | None = None) -> dict[str, Any]:  # Any: JSON
-    """
-    The schema of the whole config, or of one model class.
+    """The schema of the whole config, or of one model class.
 
     Raises:
         KeyError: there is no such model class.
@@ -138,9 +118,7 @@ def schema_of(class_name: str | None = None) -> dict[str, Any]:  # Any: JSON
 
 
 def _with_engine_arguments(schema: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
-    """
-    The schema with vLLM's own arguments behind ``engine.args``; pydantic refuses to refer to another file.
-    """
+    """The schema with vLLM's own arguments behind ``engine.args``; pydantic refuses to refer to another file."""
     definition = schema.get("$defs", {}).get(EngineConfig.__name__)
     if definition is not None:
         args = definition["properties"]["args"]
@@ -149,7 +127,5 @@ def _with_engine_arguments(schema: dict[str, Any]) -> dict[str, Any]:  # Any: JS
 
 
 def engine_schema() -> dict[str, Any]:  # Any: JSON
-    """
-    The committed schema of vLLM's engine arguments.
-    """
+    """The committed schema of vLLM's engine arguments."""
     return dict(json.loads((directory() / ENGINE_NAME).read_text(encoding="utf-8")))

@@ -1,6 +1,4 @@
-"""
-How a model sits on devices and machines.
-"""
+"""How a model sits on devices and machines."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class KvCacheConfig(BaseConfig):
-    """
-    The memory of the KV cache on each device, said outright: `bytes` or `fraction`.
-    """
+    """The memory of the KV cache on each device, said outright: `bytes` or `fraction`."""
 
     bytes: Annotated[int, Field(ge=1)] | None = None
     """Bytes on each device; of several models, each has its own."""
@@ -28,8 +24,7 @@ class KvCacheConfig(BaseConfig):
 
 
 class NodesConfig(BaseConfig):
-    """
-    The machines that share one model: the same file is served on each, with a `rank` of its own, such as
+    """The machines that share one model: the same file is served on each, with a `rank` of its own, such as
     `${env:LWS_WORKER_INDEX}`. Rank 0 waits for the others and answers the calls; the others compute for it, refuse
     calls, and end when it does, as it does when one of them ends. They trust each other and their network.
     """
@@ -51,8 +46,7 @@ class NodesConfig(BaseConfig):
 
 
 class LayoutConfig(BaseConfig):
-    """
-    The layout of one model: how many ranks share its weights, which devices and machines they are, and what memory
+    """The layout of one model: how many ranks share its weights, which devices and machines they are, and what memory
     they may take. `appliance plan FILE` says what it comes to, before anything is fetched.
     """
 
@@ -113,44 +107,32 @@ class LayoutConfig(BaseConfig):
 
     @property
     def is_followed(self) -> bool:
-        """
-        The calls of this model are answered here, and other machines compute for it.
-        """
+        """The calls of this model are answered here, and other machines compute for it."""
         return self.nodes.count > 1 and self.nodes.rank == 0
 
     @property
     def is_following(self) -> bool:
-        """
-        This machine computes for another one, which answers.
-        """
+        """This machine computes for another one, which answers."""
         return self.nodes.rank > 0
 
     @property
     def has_whole_copies(self) -> bool:
-        """
-        No copy of the model is spread over machines.
-        """
+        """No copy of the model is spread over machines."""
         return self.data_parallel % self.nodes.count == 0
 
     @property
     def ranks(self) -> int:
-        """
-        How many devices the model takes, on all machines.
-        """
+        """How many devices the model takes, on all machines."""
         return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
     @property
     def is_alone(self) -> bool:
-        """
-        Whether it is one rank, and nobody is named who is to start it.
-        """
+        """Whether it is one rank, and nobody is named who is to start it."""
         return self.ranks == 1 and self.executor == "auto"
 
     @property
     def ranks_here(self) -> int:
-        """
-        How many of them are this machine's.
-        """
+        """How many of them are this machine's."""
         if self.data_parallel_local is not None and self.nodes.count == 1:
             return self.tensor_parallel * self.pipeline_parallel * self.data_parallel_local
         return max(1, self.ranks // self.nodes.count)

@@ -1,6 +1,4 @@
-"""
-What a model takes on, what it promises, and what a key may ask.
-"""
+"""What a model takes on, what it promises, and what a key may ask."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class LimitsConfig(BaseConfig):
-    """
-    How much a model takes on; a request beyond it is refused with 429 and `Retry-After`, before its prompt is read.
+    """How much a model takes on; a request beyond it is refused with 429 and `Retry-After`, before its prompt is read.
 
     Of several workers each has an equal share.
     """
@@ -77,9 +74,7 @@ class LimitsConfig(BaseConfig):
     """
 
     def share(self, workers: int) -> Self:
-        """
-        What one of so many workers takes on.
-        """
+        """What one of so many workers takes on."""
         counts = {
             "concurrent": share(self.concurrent, workers),
             "queued": -(-self.queued // workers),
@@ -89,9 +84,7 @@ class LimitsConfig(BaseConfig):
 
 
 class SloConfig(BaseConfig):
-    """
-    What a model promises to the requests it lets in.
-    """
+    """What a model promises to the requests it lets in."""
 
     ttft_seconds: Seconds | None = None
     """
@@ -101,8 +94,7 @@ class SloConfig(BaseConfig):
 
 
 class KeyLimitsConfig(BaseConfig):
-    """
-    How much may be asked with one key; beyond it is 429 with `Retry-After`, and `x-ratelimit-*` headers tell what is
+    """How much may be asked with one key; beyond it is 429 with `Retry-After`, and `x-ratelimit-*` headers tell what is
     left.
 
     Unused minutes do not add up: a key that rested may spend one minute's worth at once. Of several workers each has
@@ -122,9 +114,7 @@ class KeyLimitsConfig(BaseConfig):
     """
 
     def share(self, workers: int) -> Self:
-        """
-        What one of so many workers allows.
-        """
+        """What one of so many workers allows."""
         counts = {
             "requests_per_minute": share(self.requests_per_minute, workers),
             "tokens_per_minute": share(self.tokens_per_minute, workers),
@@ -133,8 +123,6 @@ class KeyLimitsConfig(BaseConfig):
 
 
 def share(count: int | None, workers: int) -> int | None:
-    """
-    What one of so many workers has of a limit, None of none.
-    """
+    """What one of so many workers has of a limit, None of none."""
     # Rounded up: a share of nothing would refuse all.
     return None if count is None else -(-count // workers)

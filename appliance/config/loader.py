@@ -1,6 +1,4 @@
-"""
-The walk from a file to the config: read, resolve, lay over, check, construct.
-"""
+"""The walk from a file to the config: read, resolve, lay over, check, construct."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ from appliance.storage import lockfile
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """
-    A config that is right, and what must not be shown of it.
-    """
+    """A config that is right, and what must not be shown of it."""
 
     config: Config
     secrets: frozenset[str] = frozenset()
@@ -52,14 +48,11 @@ class LoadedConfig:
 
     @property
     def digest(self) -> str | None:
-        """
-        The SHA-256 of the config's own file, as `sha256sum` prints it.
-        """
+        """The SHA-256 of the config's own file, as `sha256sum` prints it."""
         return None if self.path is None else self.files.get(self.path)
 
     def again(self) -> LoadedConfig:
-        """
-        What the same walk makes of the file as it is now.
+        """What the same walk makes of the file as it is now.
 
         Raises:
             ConfigError: something is wrong.
@@ -69,17 +62,14 @@ class LoadedConfig:
         return load(self.path, self.overrides)
 
     def problem(self, path: DataPath, message: str) -> Problem:
-        """
-        A fault of the value at `path`, with its place in the file.
-        """
+        """A fault of the value at `path`, with its place in the file."""
         if self.draft is None:
             raise AssertionError("this config is of no file; this is a bug")
         return self.draft.fault(path, message).problem(self.draft.secrets(()))
 
 
 def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
-    """
-    Read and check the config at `path`, with the environment and then the `overrides` laid over it.
+    """Read and check the config at `path`, with the environment and then the `overrides` laid over it.
 
     An override reads ``server.port=9000``. `environ` is the environment; None means the one of this process.
 
@@ -114,9 +104,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
 
 
 def _with_lock(config: Config, path: Path) -> Config:
-    """
-    The config with the lock beside it, where it names no other.
-    """
+    """The config with the lock beside it, where it names no other."""
     if config.storage.lock_file is not None:
         return config
     storage = config.storage.model_copy(update={"lock_file": path.with_name(lockfile.NAME)})
@@ -124,9 +112,7 @@ def _with_lock(config: Config, path: Path) -> Config:
 
 
 def _distinct(faults: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """
-    The first fault of each path, and of what an alias repeats from its anchor.
-    """
+    """The first fault of each path, and of what an alias repeats from its anchor."""
     kept: dict[object, Diagnostic] = {}
     for fault in faults:
         twin = (fault.place, fault.message)
@@ -163,9 +149,7 @@ def _secrets(draft: RawConfig, shape: SchemaLookup) -> Iterator[tuple[DataPath, 
 
 
 def _by_name(draft: RawConfig, path: DataPath) -> DataPath:
-    """
-    The path with the model's name in the place of its number, which says less and may change.
-    """
+    """The path with the model's name in the place of its number, which says less and may change."""
     match path:
         case ("models", int(index), *rest):
             return ("models", str(draft.get(("models", index, "name"))), *rest)

@@ -1,6 +1,4 @@
-"""
-The models of a draft by their names.
-"""
+"""The models of a draft by their names."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from appliance.config.source_location import DataPath
 
 
 def model_entries(draft: RawConfig) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
-    """
-    The entries of ``models:`` that are mappings at all.
-    """
+    """The entries of ``models:`` that are mappings at all."""
     models = draft.data.get("models")
     for index, model in enumerate(models if isinstance(models, list) else ()):
         if isinstance(model, dict):
@@ -22,9 +18,7 @@ def model_entries(draft: RawConfig) -> Iterator[tuple[DataPath, dict[str, Any]]]
 
 
 def named_models(draft: RawConfig) -> Iterator[tuple[DataPath, str, str]]:
-    """
-    DataPath, name and class of each model that says both.
-    """
+    """DataPath, name and class of each model that says both."""
     for path, model in model_entries(draft):
         name, class_name = model.get("name"), model.get("class")
         if isinstance(name, str) and isinstance(class_name, str):
@@ -32,9 +26,7 @@ def named_models(draft: RawConfig) -> Iterator[tuple[DataPath, str, str]]:
 
 
 def name_paths(draft: RawConfig) -> Iterator[DataPath]:
-    """
-    Where names stand that clients may send: a model's own, its aliases, its adapters'.
-    """
+    """Where names stand that clients may send: a model's own, its aliases, its adapters'."""
     for path, model in model_entries(draft):
         yield from [(*path, "name")] if "name" in model else []
         yield from ((*path, "aliases", index) for index, _ in items(model.get("aliases")))
@@ -44,7 +36,5 @@ def name_paths(draft: RawConfig) -> Iterator[DataPath]:
 
 
 def items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet
-    """
-    The entries of a list with their indices; none of anything else.
-    """
+    """The entries of a list with their indices; none of anything else."""
     yield from enumerate(value if isinstance(value, list) else ())

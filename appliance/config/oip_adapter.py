@@ -1,6 +1,4 @@
-"""
-The section of the kind `oip`: a target that speaks the Open Inference Protocol.
-"""
+"""The section of the kind `oip`: a target that speaks the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from appliance.config.base import BaseConfig
 
 
 class OipTextConfig(BaseConfig):
-    """
-    Text in, text out.
-    """
+    """Text in, text out."""
 
     input: Text | None = None
     """Name of the tensor that takes the prompt; unset is `text_input`, and with v1 the prompt itself is an instance."""
@@ -28,15 +24,11 @@ class OipTextConfig(BaseConfig):
 
 
 class OipChatConfig(OipTextConfig, RequiredChatConfig):
-    """
-    Messages in, through a chat template, text out.
-    """
+    """Messages in, through a chat template, text out."""
 
 
 class OipEmbeddingsConfig(BaseConfig):
-    """
-    Texts in, vectors out.
-    """
+    """Texts in, vectors out."""
 
     input: Text | None = None
     """Name of the tensor that takes the texts; unset is `text_input`, and with v1 each text itself is an instance."""
@@ -46,9 +38,7 @@ class OipEmbeddingsConfig(BaseConfig):
 
 
 class OipRerankConfig(BaseConfig):
-    """
-    Pairs of a query and a document in, scores out.
-    """
+    """Pairs of a query and a document in, scores out."""
 
     query: Text = "query"
     """Name of the tensor that takes the query, once for each document."""
@@ -61,9 +51,7 @@ class OipRerankConfig(BaseConfig):
 
 
 class OipConfig(OfferingConfig):
-    """
-    The target speaks the Open Inference Protocol at `target.url`.
-    """
+    """The target speaks the Open Inference Protocol at `target.url`."""
 
     kind: Literal["oip"]
     """What the target speaks."""

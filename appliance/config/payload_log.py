@@ -1,6 +1,4 @@
-"""
-The section of the payload log.
-"""
+"""The section of the payload log."""
 
 from __future__ import annotations
 
@@ -12,8 +10,7 @@ from appliance.config.base import BaseConfig
 
 
 class PayloadLogConfig(BaseConfig):
-    """
-    Where the bodies of requests and answers go, as CloudEvents of the types that KServe's logger has. They hold what
+    """Where the bodies of requests and answers go, as CloudEvents of the types that KServe's logger has. They hold what
     people said: mind who reads them. No header of a request is ever among them, and so no key. Messages of gRPC are
     there as they are on the wire, in base64.
 

@@ -1,6 +1,4 @@
-"""
-The engine section of a model written in Python.
-"""
+"""The engine section of a model written in Python."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ _NAME = r"[A-Za-z_]\w*"
 
 
 class PythonConfig(BaseConfig):
-    """
-    A class of yours computes.
-    """
+    """A class of yours computes."""
 
     python: Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME})*:{_NAME}$")]
     """

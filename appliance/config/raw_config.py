@@ -1,6 +1,4 @@
-"""
-The config before it is checked: plain data, and where each part of it comes from.
-"""
+"""The config before it is checked: plain data, and where each part of it comes from."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ _QUOTE_WIDTH = 60
 
 @dataclass(frozen=True, slots=True)
 class RawConfig:
-    """
-    Plain data with places; each step of the walk makes a new one from the last.
-    """
+    """Plain data with places; each step of the walk makes a new one from the last."""
 
     data: Any  # Any: what a file holds before it is checked
     values: Mapping[DataPath, SourceLocation]
@@ -47,24 +43,18 @@ class RawConfig:
     """Every file that was read, with the SHA-256 of what it held."""
 
     def place(self, path: DataPath) -> SourceLocation:
-        """
-        Where the value at `path` stands, or the nearest parent that has a place.
-        """
+        """Where the value at `path` stands, or the nearest parent that has a place."""
         while path not in self.values:
             path = path[:-1]
         return self.values[path]
 
     def fault(self, path: DataPath, message: str) -> Diagnostic:
-        """
-        A fault of the value at `path`.
-        """
+        """A fault of the value at `path`."""
         is_secret = self._is_private(path) and not isinstance(self.find(path), dict | list)
         return Diagnostic(path, message, self.place(path), is_secret, self._is_secret_key(path))
 
     def key_fault(self, path: DataPath, message: str) -> Diagnostic:
-        """
-        A fault of the key at the end of `path`, which no section has.
-        """
+        """A fault of the key at the end of `path`, which no section has."""
         place = self.keys.get(path) or self.place(path)
         # The second half of `{api_key: a,b}` is a key of its own.
         return Diagnostic(path, message, place, has_secret_key=self.find(path) is None or self._is_secret_key(path))
@@ -86,25 +76,19 @@ class RawConfig:
         return is_below and ("headers" not in path[:-1] or self.find(path) is None)
 
     def get(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
-        """
-        The value at `path`, which must exist.
-        """
+        """The value at `path`, which must exist."""
         value = self.data
         for part in path:
             value = value[part]
         return value
 
     def secrets(self, path: DataPath) -> frozenset[str]:
-        """
-        What is secret at `path` and below it.
-        """
+        """What is secret at `path` and below it."""
         below = (secret for place, secret in self.texts.items() if place[: len(path)] == path)
         return frozenset[str]().union(*below)
 
     def concealed(self) -> RawConfig:
-        """
-        The draft with the secrets that the file, or `--set`, spells out marked like those from outside.
-        """
+        """The draft with the secrets that the file, or `--set`, spells out marked like those from outside."""
         texts = dict(self.texts)
         for path, value in _scalars(self.data):
             if secrets := frozenset(_spelled_out(path, str(value))) - {""}:
@@ -112,9 +96,7 @@ class RawConfig:
         return replace(self, texts=texts)
 
     def quote(self, path: DataPath) -> str:
-        """
-        The value at `path` for a message: an address without what is secret in it, ``***`` for any other secret.
-        """
+        """The value at `path` for a message: an address without what is secret in it, ``***`` for any other secret."""
         value, secrets = self.get(path), self.secrets(path)
         if not secrets:
             is_known = any(len(each) > 3 and each in str(value) for each in self.secrets(()))
@@ -125,8 +107,7 @@ class RawConfig:
         return quote(mask(value, 0)[0]) if is_address else MASK
 
     def with_value(self, path: DataPath, value: Any, place: SourceLocation, *, is_text: bool = False) -> RawConfig:
-        """
-        The draft with `value` laid over what `path` held: a mapping key by key, anything else as a whole.
+        """The draft with `value` laid over what `path` held: a mapping key by key, anything else as a whole.
 
         Mappings missing on the way are made; where something else is in the way, the draft stays as it is,
         because that is a fault of its own. `is_text` says that `value` was text from outside, and is secret.
@@ -149,16 +130,12 @@ class RawConfig:
         )
 
     def goes_into_a_list(self, path: DataPath) -> bool:
-        """
-        Whether `path` has a key where the draft has a list.
-        """
+        """Whether `path` has a key where the draft has a list."""
         keys = (depth for depth, part in enumerate(path) if isinstance(part, str))
         return any(isinstance(self.find(path[:depth]), list) for depth in keys)
 
     def find(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
-        """
-        The value at `path`, or None where there is none.
-        """
+        """The value at `path`, or None where there is none."""
         try:
             return self.get(path)
         except (KeyError, IndexError, TypeError):
@@ -166,9 +143,7 @@ class RawConfig:
 
 
 def quote(value: Any) -> str:  # Any: what a file holds before it is checked
-    """
-    A value as it would be written in YAML, cut where it is long.
-    """
+    """A value as it would be written in YAML, cut where it is long."""
     text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _QUOTE_WIDTH else f"{text[: _QUOTE_WIDTH - 1]}…"
 
@@ -182,9 +157,7 @@ def _scalars(value: Any, path: DataPath = ()) -> Iterator[tuple[DataPath, Any]]:
 
 
 def _spelled_out(path: DataPath, text: str) -> Iterator[str]:
-    """
-    What of a scalar is secret: all of it by the name of its key, or parts of an address.
-    """
+    """What of a scalar is secret: all of it by the name of its key, or parts of an address."""
     if _is_secret(path):
         # One that was not resolved names a variable or a file.
         if not _REFERENCE.fullmatch(text):
@@ -202,9 +175,7 @@ def _in_address(text: str) -> Iterator[str]:
 
 
 def _is_secret(path: DataPath) -> bool:
-    """
-    Whether a key on the way to a value says that it is secret; what stands under `headers` mostly is.
-    """
+    """Whether a key on the way to a value says that it is secret; what stands under `headers` mostly is."""
     match path:
         case ("server", "api_keys", int(), "value", *_) | ("storage", "credentials", *_, "key"):
             return True

@@ -1,6 +1,4 @@
-"""
-The root section: the whole config as one frozen object.
-"""
+"""The root section: the whole config as one frozen object."""
 
 from __future__ import annotations
 
@@ -20,8 +18,7 @@ from appliance.telemetry.tracing import TracingConfig
 
 
 class ByClass:
-    """
-    Makes a field a union of all model classes, told apart by the key `class`.
+    """Makes a field a union of all model classes, told apart by the key `class`.
 
     Built from the table of classes, because a tagged union of pydantic's own wants two members or more.
     """
@@ -36,8 +33,7 @@ Label = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-
 
 
 class MetadataConfig(BaseConfig):
-    """
-    What the service is called where KServe's gateway leads to it.
+    """What the service is called where KServe's gateway leads to it.
 
     Its URLs are answered here as well: `/NAMESPACE/NAME/v1/...` and `/publishers/NAMESPACE/models/MODEL/v1/...`, and so
     are the names `publishers/NAMESPACE/models/MODEL`, in `model` and in the header `X-Gateway-Model-Name`.
@@ -54,9 +50,7 @@ class MetadataConfig(BaseConfig):
 
 
 class LoggingConfig(BaseConfig):
-    """
-    What the log looks like.
-    """
+    """What the log looks like."""
 
     format: Literal["auto", "json", "console"] = "auto"
     """`json` is one object a line, `console` is for people; `auto` is console on a terminal and json elsewhere."""
@@ -72,9 +66,7 @@ class LoggingConfig(BaseConfig):
 
 
 class ExpectConfig(BaseConfig):
-    """
-    One request and what its answer must be; `appliance smoke` checks it.
-    """
+    """One request and what its answer must be; `appliance smoke` checks it."""
 
     path: Annotated[str, Field(pattern="^/")]
     """Path of the request, such as `/v1/chat/completions`."""
@@ -90,9 +82,7 @@ class ExpectConfig(BaseConfig):
 
 
 class Config(BaseConfig):
-    """
-    Which models to serve, where their bytes lie, and how they sit on the GPUs.
-    """
+    """Which models to serve, where their bytes lie, and how they sit on the GPUs."""
 
     models: Annotated[tuple[Annotated[ModelConfig, ByClass], ...], Field(min_length=1), Change.SWAP]
     """The models to serve, one or more."""

@@ -1,6 +1,4 @@
-"""
-Errors of the JSON Schema in the words of a person: what is wrong, and what would be right.
-"""
+"""Errors of the JSON Schema in the words of a person: what is wrong, and what would be right."""
 
 from __future__ import annotations
 
@@ -28,18 +26,14 @@ _WORDS = {
 
 
 def check(draft: RawConfig, shape: SchemaLookup) -> Iterator[Diagnostic]:
-    """
-    Every fault that the schema finds in the draft.
-    """
+    """Every fault that the schema finds in the draft."""
     for error in shape.validator.iter_errors(draft.data):
         yield from _faults(_Error.of(error, draft))
 
 
 @dataclass(frozen=True, slots=True)
 class _Error:
-    """
-    A value that does not hold to one keyword of its schema; jsonschema's own type says less about its parts.
-    """
+    """A value that does not hold to one keyword of its schema; jsonschema's own type says less about its parts."""
 
     draft: RawConfig
     path: DataPath
@@ -97,9 +91,7 @@ def _about(schema: Schema) -> str:
 
 
 def _alternatives(error: _Error) -> Iterator[Diagnostic]:
-    """
-    The faults of the one alternative that has the type of the value, or one fault that names them all.
-    """
+    """The faults of the one alternative that has the type of the value, or one fault that names them all."""
     kinds = json_types(error.value)
     fits = [index for index, schema in enumerate(error.wanted) if kinds & set(types_of(schema))]
     if len(fits) == 1:
@@ -135,9 +127,7 @@ def _is_scalar_for_section(error: _Error) -> bool:
 
 
 def _phrase(schema: Schema) -> str:
-    """
-    What a value must be by its schema, such as "text or a list".
-    """
+    """What a value must be by its schema, such as "text or a list"."""
     if "enum" in schema or "const" in schema:
         return _one_of(schema.get("enum") or [schema["const"]])
     # Empty is right as well where null is a type, but nobody means to write it.

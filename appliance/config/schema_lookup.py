@@ -1,6 +1,4 @@
-"""
-What the JSON Schema says about one place of the data.
-"""
+"""What the JSON Schema says about one place of the data."""
 
 from __future__ import annotations
 
@@ -23,24 +21,18 @@ Schema = Mapping[str, Any]  # Any: JSON
 
 @dataclass(frozen=True)
 class SchemaLookup:
-    """
-    A schema, and the other schemas that it refers to by their ids.
-    """
+    """A schema, and the other schemas that it refers to by their ids."""
 
     schema: Schema
     others: tuple[Schema, ...] = ()
 
     @property
     def validator(self) -> Draft202012Validator:
-        """
-        The validator of the whole schema.
-        """
+        """The validator of the whole schema."""
         return Draft202012Validator(self.schema, registry=self._registry)
 
     def at(self, data: Any, path: DataPath) -> Iterator[Schema]:  # Any: what a file holds before it is checked
-        """
-        Every schema that `data` is held against at `path`, alternatives included.
-        """
+        """Every schema that `data` is held against at `path`, alternatives included."""
         resolver = self._registry.resolver_with_root(Resource.from_contents(self.schema, DRAFT202012))
         yield from self._walk(self.schema, resolver, data, path)
 
@@ -63,9 +55,7 @@ class SchemaLookup:
 
 
 def typed(draft: RawConfig, shape: SchemaLookup) -> RawConfig:
-    """
-    The draft with each text from outside made what the schema wants in its place, where it can be made that.
-    """
+    """The draft with each text from outside made what the schema wants in its place, where it can be made that."""
     data = draft.data
     for path in draft.texts:
         text = draft.get(path)
@@ -77,9 +67,7 @@ def typed(draft: RawConfig, shape: SchemaLookup) -> RawConfig:
 
 
 def converted(text: str, schemas: Iterable[Schema]) -> Any:  # Any: JSON
-    """
-    The text as the value that one of the schemas wants, or as it is: where text is wanted, or nothing else fits.
-    """
+    """The text as the value that one of the schemas wants, or as it is: where text is wanted, or nothing else fits."""
     types = {name for schema in schemas for name in types_of(schema)}
     if not types or "string" in types:
         return text
@@ -107,24 +95,18 @@ _TYPE_NAMES: Mapping[type, frozenset[str]] = {
 
 
 def json_types(value: Any) -> frozenset[str]:  # Any: JSON
-    """
-    The names of the types that a value has in JSON Schema.
-    """
+    """The names of the types that a value has in JSON Schema."""
     return _TYPE_NAMES[type(value)]
 
 
 def types_of(schema: Schema) -> Sequence[str]:
-    """
-    The types that the schema itself allows; none where it does not say.
-    """
+    """The types that the schema itself allows; none where it does not say."""
     types = schema.get("type", ())
     return [types] if isinstance(types, str) else types
 
 
 def _alternatives(schema: Schema, resolver: Any, data: Any) -> Iterator[tuple[Any, Any]]:
-    """
-    The schemas that hold beside this one, each with the resolver of its references.
-    """
+    """The schemas that hold beside this one, each with the resolver of its references."""
     if "$ref" in schema:
         resolved = resolver.lookup(schema["$ref"])
         yield resolved.contents, resolved.resolver

@@ -1,6 +1,4 @@
-"""
-The sections of who may ask: keys, TLS, and pages of other origins.
-"""
+"""The sections of who may ask: keys, TLS, and pages of other origins."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ _REMEDY = "`appliance key` makes a good one"
 
 
 def digest_of(value: bytes) -> str:
-    """
-    The SHA-256 of a key, in hexadecimal: all of it that is kept.
-    """
+    """The SHA-256 of a key, in hexadecimal: all of it that is kept."""
     return hashlib.sha256(value).hexdigest()
 
 
@@ -43,9 +39,7 @@ def _hashed(value: str) -> str:
 
 
 class KeyConfig(BaseConfig):
-    """
-    One API key: its value or its SHA-256, and what it may be used for.
-    """
+    """One API key: its value or its SHA-256, and what it may be used for."""
 
     name: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@/-]*$")]
     """Whose key it is, for logs and metrics; letters, digits and `. _ / @ -`."""
@@ -84,16 +78,12 @@ class KeyConfig(BaseConfig):
 
     @property
     def digest(self) -> bytes:
-        """
-        The SHA-256 of the key.
-        """
+        """The SHA-256 of the key."""
         return bytes.fromhex(self.value or self.sha256 or "")
 
 
 class TlsConfig(BaseConfig):
-    """
-    The certificate that clients see. Its files are read anew when they change, without a connection lost.
-    """
+    """The certificate that clients see. Its files are read anew when they change, without a connection lost."""
 
     certificate: Path
     """File of the certificate in PEM, and of those between it and its authority after it."""
@@ -112,9 +102,7 @@ class TlsConfig(BaseConfig):
 
 
 class CorsConfig(BaseConfig):
-    """
-    Pages of other origins whose scripts may ask this server.
-    """
+    """Pages of other origins whose scripts may ask this server."""
 
     origins: Annotated[
         tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s*,]+)$")], ...],

@@ -1,6 +1,4 @@
-"""
-Where the appliance listens, who may ask, and how it lets go.
-"""
+"""Where the appliance listens, who may ask, and how it lets go."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ The name of a host without a port.
 
 
 class ServerConfig(BaseConfig):
-    """
-    Where the appliance listens, and how it lets go.
-    """
+    """Where the appliance listens, and how it lets go."""
 
     host: Annotated[str, Field(min_length=1)] = "0.0.0.0"  # noqa: S104 - a server in a container
     """Address to listen on."""
@@ -123,13 +119,9 @@ class ServerConfig(BaseConfig):
 
     @property
     def access(self) -> AuthSettings:
-        """
-        Who may ask, and for what.
-        """
+        """Who may ask, and for what."""
         return AuthSettings(self.api_keys or (), self.metrics == "open")
 
     def key_limits(self, workers: int) -> Mapping[str, KeyLimitsConfig]:
-        """
-        What each key may ask in a minute of one of so many workers, by its name.
-        """
+        """What each key may ask in a minute of one of so many workers, by its name."""
         return {key.name: key.limits.share(workers) for key in self.api_keys or ()}

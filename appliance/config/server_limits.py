@@ -1,6 +1,4 @@
-"""
-How a client may say what it wants: how deep, and how slowly.
-"""
+"""How a client may say what it wants: how deep, and how slowly."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from appliance.config.limits import Seconds
 
 
 class ServerLimitsConfig(BaseConfig):
-    """
-    What a request may look like, whatever model it is for.
-    """
+    """What a request may look like, whatever model it is for."""
 
     json_depth: Annotated[int, Field(ge=8, le=500)] = 100
     """Most objects and lists within each other in a body; a deeper one is 400, before anything decodes it."""
@@ -28,9 +24,7 @@ class ServerLimitsConfig(BaseConfig):
 
 
 class ServerTimeoutsConfig(BaseConfig):
-    """
-    How long clients may take.
-    """
+    """How long clients may take."""
 
     header_seconds: Seconds = 30
     """

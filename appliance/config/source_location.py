@@ -1,6 +1,4 @@
-"""
-Where a value of the config comes from, and a fault found there.
-"""
+"""Where a value of the config comes from, and a fault found there."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ _MASKED_WIDTH = 4000
 # Compared by identity: places are compared often, and the lines of a file are many.
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """
-    A text that values come from; only the text of a file has lines worth showing.
-    """
+    """A text that values come from; only the text of a file has lines worth showing."""
 
     name: str
     """The file, or e.g. ``environment APPLIANCE__SERVER__PORT``."""
@@ -39,23 +35,17 @@ class Source:
 
     @classmethod
     def of_file(cls, name: str, text: str) -> Source:
-        """
-        The source that is a file.
-        """
+        """The source that is a file."""
         return cls(printable(name), tuple(_LINE_BREAK.split(text)))
 
     def place(self, line: int, column: int) -> SourceLocation:
-        """
-        The place at `line` and `column`, both counted from 0.
-        """
+        """The place at `line` and `column`, both counted from 0."""
         return SourceLocation(self) if self.lines is None else SourceLocation(self, line + 1, column + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLocation:
-    """
-    A point in a source; `line` and `column` count from 1 and are None where there are none.
-    """
+    """A point in a source; `line` and `column` count from 1 and are None where there are none."""
 
     source: Source
     line: int | None = None
@@ -63,9 +53,7 @@ class SourceLocation:
 
     @property
     def is_secret(self) -> bool:
-        """
-        Whether what stands there is secret, as far as its line and those above tell.
-        """
+        """Whether what stands there is secret, as far as its line and those above tell."""
         if self.source.lines is None or self.line is None or self.column is None:
             return "***" in mask(self.source.name, 0)[0]
         if is_below_private(self.source.lines, self.line - 1):
@@ -74,8 +62,7 @@ class SourceLocation:
         return mask(line[: column + 1] + "x", 0)[0].endswith(MASK)
 
     def snippet(self, hidden: Iterable[str] = (), *, is_cut: bool = False) -> str:
-        """
-        The line with a caret under the column, cut to a window where it is long; "" where there is none.
+        """The line with a caret under the column, cut to a window where it is long; "" where there is none.
 
         Secrets are ``***`` in it, and so are the texts `hidden`, and all from the column on where it `is_cut`.
         """
@@ -101,9 +88,7 @@ class SourceLocation:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """
-    Something wrong at a path, before it is worded as a problem of the file.
-    """
+    """Something wrong at a path, before it is worded as a problem of the file."""
 
     path: DataPath
     message: str
@@ -116,9 +101,7 @@ class Diagnostic:
     """Whether the last key of the path may be one."""
 
     def problem(self, hidden: Iterable[str] = ()) -> Problem:
-        """
-        The fault as it is reported, without the texts `hidden` in what it shows of the file or of `--set`.
-        """
+        """The fault as it is reported, without the texts `hidden` in what it shows of the file or of `--set`."""
         source = self.place.source
         name = source.name if source.lines is not None else mask(source.name, 0, hidden)[0]
         if self.is_secret and source.lines is None and "=" in name:
@@ -134,9 +117,7 @@ class Diagnostic:
 
 
 def dotted(path: DataPath) -> str:
-    """
-    The path as it is written in messages: ``models[0].engine.max_model_len``.
-    """
+    """The path as it is written in messages: ``models[0].engine.max_model_len``."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -149,14 +130,10 @@ def dotted(path: DataPath) -> str:
 
 
 def printable(text: str) -> str:
-    """
-    The text with everything escaped that a terminal would act on or an encoder would refuse.
-    """
+    """The text with everything escaped that a terminal would act on or an encoder would refuse."""
     return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
 
 
 def is_unicode(text: str) -> bool:
-    """
-    Whether the text can be encoded; half a surrogate pair, from an escape or a byte that is not UTF-8, cannot.
-    """
+    """Whether the text can be encoded; half a surrogate pair, from an escape or a byte that is not UTF-8, cannot."""
     return not any("\ud800" <= char <= "\udfff" for char in text)

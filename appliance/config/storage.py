@@ -1,6 +1,4 @@
-"""
-The storage sections: where one model's bytes come from, and what holds for all of them.
-"""
+"""The storage sections: where one model's bytes come from, and what holds for all of them."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from appliance.config.credentials import CredentialsConfig
 
 
 class StorageConfig(BaseConfig):
-    """
-    Where the bytes come from.
-    """
+    """Where the bytes come from."""
 
     uri: Annotated[str, Field(min_length=1)]
     """
@@ -50,9 +46,7 @@ class StorageConfig(BaseConfig):
 
 
 class TransferConfig(BaseConfig):
-    """
-    How bytes are fetched.
-    """
+    """How bytes are fetched."""
 
     parallel: Annotated[int, Field(ge=1, le=256)] = 8
     """Requests at once, over all files of a model."""
@@ -71,9 +65,7 @@ class TransferConfig(BaseConfig):
 
 
 class GlobalStorageConfig(BaseConfig):
-    """
-    What holds for the bytes of all models: where they are kept, and how they are fetched.
-    """
+    """What holds for the bytes of all models: where they are kept, and how they are fetched."""
 
     cache_dir: Path | None = None
     """

@@ -1,6 +1,4 @@
-"""
-The section of traces.
-"""
+"""The section of traces."""
 
 from __future__ import annotations
 
@@ -12,8 +10,7 @@ from appliance.config.base import BaseConfig
 
 
 class TracingConfig(BaseConfig):
-    """
-    Where spans of requests go, by OpenTelemetry's protocol over HTTP. A trace that a client began goes on
+    """Where spans of requests go, by OpenTelemetry's protocol over HTTP. A trace that a client began goes on
     (`traceparent`, W3C Trace Context), and goes along to upstreams and to the engine.
 
     vLLM has spans of its own: set `otlp_traces_endpoint` in a model's `engine.args`, and they join the trace.

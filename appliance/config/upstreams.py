@@ -1,6 +1,4 @@
-"""
-The section of one upstream: where it is, how it is asked, how long it may take.
-"""
+"""The section of one upstream: where it is, how it is asked, how long it may take."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ HeaderValue = Annotated[
 
 
 class TimeoutsConfig(BaseConfig):
-    """
-    How long each part of a request may take.
-    """
+    """How long each part of a request may take."""
 
     connect_seconds: Seconds = 5
     """Until the connection stands, in seconds."""
@@ -42,9 +38,7 @@ class TimeoutsConfig(BaseConfig):
 
 
 class UpstreamTlsConfig(BaseConfig):
-    """
-    Whom an `https://` upstream is trusted by, and the certificate it is shown.
-    """
+    """Whom an `https://` upstream is trusted by, and the certificate it is shown."""
 
     ca: Path | None = None
     """
@@ -69,9 +63,7 @@ class UpstreamTlsConfig(BaseConfig):
 
 
 class UpstreamConfig(BaseConfig):
-    """
-    A server that speaks OpenAI's protocol.
-    """
+    """A server that speaks OpenAI's protocol."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?(\?[^\s#]*)?$")]
     """OpenAI base URL, with or without `/v1`, such as `http://llm:8000` or `https://api.openai.com/v1`."""

@@ -14,9 +14,7 @@ from appliance.models import MODEL_CONFIGS
 
 
 def files() -> Mapping[str, str]:
-    """
-    The text of each schema file, by its name: the whole config's, and one for each model class.
-    """
+    """The text of each schema file, by its name: the whole config's, and one for each model class."""
     schemas = [schema_of(None), *(schema_of(name) for name in MODEL_CONFIGS)]
     return {schema["$id"]: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for schema in schemas}
 

@@ -1,6 +1,4 @@
-"""
-Nodes of YAML as plain data: the values of YAML 1.2's core schema, aliases and merge keys followed.
-"""
+"""Nodes of YAML as plain data: the values of YAML 1.2's core schema, aliases and merge keys followed."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ _TOO_LONG = "is a number of too many digits; must fit in 64 bits"
 
 
 class YamlConstructor:
-    """
-    Reads one document; afterwards `values` and `keys` say where everything stands, and `faults` what is wrong.
-    """
+    """Reads one document; afterwards `values` and `keys` say where everything stands, and `faults` what is wrong."""
 
     def __init__(self, source: Source) -> None:
         self.values: dict[DataPath, SourceLocation] = {}
@@ -44,8 +40,7 @@ class YamlConstructor:
         self._left = MAX_NODES
 
     def read(self, node: Node, path: DataPath = ()) -> Any:  # Any: what a file holds before it is checked
-        """
-        The plain data of `node`, which stands at `path`.
+        """The plain data of `node`, which stands at `path`.
 
         Raises:
             ConfigError: aliases make it too deep or too large.
@@ -73,9 +68,7 @@ class YamlConstructor:
         return data
 
     def _pairs(self, node: MappingNode, path: DataPath, depth: int) -> Iterator[tuple[ScalarNode, Node]]:
-        """
-        The pairs of a mapping, its own before the ones that its merge keys bring.
-        """
+        """The pairs of a mapping, its own before the ones that its merge keys bring."""
         self._count(node, depth)
         seen: dict[str, Node] = {}
         merges = []

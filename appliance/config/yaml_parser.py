@@ -1,6 +1,4 @@
-"""
-YAML text as a draft: plain data of YAML 1.2 with the position of every key and value.
-"""
+"""YAML text as a draft: plain data of YAML 1.2 with the position of every key and value."""
 
 from __future__ import annotations
 
@@ -33,8 +31,7 @@ _ESCAPE = r'must be written as an escape, such as "\u0007" in double quotes'
 
 
 def read(path: Path) -> tuple[RawConfig, list[Diagnostic]]:
-    """
-    The file as a draft, with the faults that leave the rest of it readable.
+    """The file as a draft, with the faults that leave the rest of it readable.
 
     Raises:
         ConfigError: the file cannot be read, or is not YAML.
@@ -60,8 +57,7 @@ def read(path: Path) -> tuple[RawConfig, list[Diagnostic]]:
 
 
 def parse(text: str, source: Source) -> tuple[RawConfig, list[Diagnostic]]:
-    """
-    The text of `source` as a draft, with the faults that leave the rest of it readable.
+    """The text of `source` as a draft, with the faults that leave the rest of it readable.
 
     Raises:
         ConfigError: the text is not YAML, or so deep or large that it cannot be meant.
@@ -100,9 +96,7 @@ def _decoded(name: str, raw: bytes) -> str:
 
 
 def _check_events(text: str, source: Source) -> None:
-    """
-    Refuse what composing would stumble over: it recurses, and says nothing useful about anchors.
-    """
+    """Refuse what composing would stumble over: it recurses, and says nothing useful about anchors."""
     expansion = _Expansion()
     documents = 0
     for count, event in enumerate(_yaml().parse(text)):
@@ -144,9 +138,7 @@ def _check_alias(name: str, expansion: _Expansion, place: SourceLocation) -> Non
 
 
 class _Expansion:
-    """
-    How many values a document has with its aliases followed, counted without following them.
-    """
+    """How many values a document has with its aliases followed, counted without following them."""
 
     def __init__(self) -> None:
         self.values = 0
@@ -157,9 +149,7 @@ class _Expansion:
         """The anchors of the collections that have begun, and how many values there were before each."""
 
     def begin(self, event: NodeEvent) -> None:
-        """
-        Count a value, or the beginning of a collection.
-        """
+        """Count a value, or the beginning of a collection."""
         anchor = None if event.anchor is None else str(event.anchor)
         if isinstance(event, CollectionStartEvent):
             self.open.append((anchor, self.values))
@@ -168,15 +158,11 @@ class _Expansion:
         self.values += 1
 
     def alias(self, name: str) -> None:
-        """
-        Count what an alias stands for.
-        """
+        """Count what an alias stands for."""
         self.values += self.sizes[name]
 
     def end(self) -> None:
-        """
-        The collection that began last is over.
-        """
+        """The collection that began last is over."""
         anchor, before = self.open.pop()
         if anchor is not None:
             self.sizes[anchor] = self.values - before

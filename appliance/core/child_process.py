@@ -1,6 +1,4 @@
-"""
-Run a command as a child that never outlives the work it is for.
-"""
+"""Run a command as a child that never outlives the work it is for."""
 
 from __future__ import annotations
 
@@ -22,17 +20,14 @@ _KEPT_LINES = 200
 
 @dataclass(frozen=True, slots=True)
 class ChildResult:
-    """
-    How a child ended: its exit status, negative for a signal, and the last lines it wrote.
-    """
+    """How a child ended: its exit status, negative for a signal, and the last lines it wrote."""
 
     status: int
     lines: tuple[str, ...]
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], heard: Callable[[str], None]) -> ChildResult:
-    """
-    Run `command`, an absolute path and its arguments, with `environment` over our own, to its end.
+    """Run `command`, an absolute path and its arguments, with `environment` over our own, to its end.
 
     `heard` gets each line of output, and "" every half second without one; when it raises, the child and all of its
     children are killed.

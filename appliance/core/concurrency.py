@@ -1,6 +1,4 @@
-"""
-Work that takes time, kept off the event loop.
-"""
+"""Work that takes time, kept off the event loop."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ _INLINE_BYTES = 64 * 1024
 async def off_loop(
     size: int, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Result:
-    """
-    The result of work whose time grows with `size`, in bytes: done in a thread, unless it is small.
-    """
+    """The result of work whose time grows with `size`, in bytes: done in a thread, unless it is small."""
     if size <= _INLINE_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)

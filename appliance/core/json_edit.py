@@ -1,6 +1,4 @@
-"""
-The members of a JSON object changed in place: whatever is not named stays the bytes that came.
-"""
+"""The members of a JSON object changed in place: whatever is not named stays the bytes that came."""
 
 from __future__ import annotations
 
@@ -28,15 +26,11 @@ Makes the new value of a member out of the old one; None is a member that is not
 
 
 class NotAnObjectError(ValueError):
-    """
-    The bytes are no JSON object, or one of too many members.
-    """
+    """The bytes are no JSON object, or one of too many members."""
 
 
 class _RepeatedError(ValueError):
-    """
-    A name stands in an object twice, so where its value stands cannot be said.
-    """
+    """A name stands in an object twice, so where its value stands cannot be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +42,7 @@ class _JsonMember:
 
 
 def span_of(body: bytes, *path: str) -> slice | None:
-    """
-    Where the value at a path of names stands; None where there is none, or no object where one must be.
-    """
+    """Where the value at a path of names stands; None where there is none, or no object where one must be."""
     start, end = 0, len(body)
     for name in path:
         try:
@@ -64,8 +56,7 @@ def span_of(body: bytes, *path: str) -> slice | None:
 
 
 def changed(body: bytes, changes: Mapping[str, Change]) -> bytes:
-    """
-    The object with some of its members changed, new ones at its end.
+    """The object with some of its members changed, new ones at its end.
 
     Raises:
         NotAnObjectError: the body is no JSON object.
@@ -94,26 +85,20 @@ def changed(body: bytes, changes: Mapping[str, Change]) -> bytes:
 
 
 def put(value: object) -> Change:
-    """
-    The member has this value.
-    """
+    """The member has this value."""
     encoded = msgspec.json.encode(value)
     return lambda _: encoded
 
 
 def add(value: object) -> Change:
-    """
-    The member has this value where it has none; mappings are filled up member by member.
-    """
+    """The member has this value where it has none; mappings are filled up member by member."""
     encoded = msgspec.json.encode(value)
     parts = {name: add(part) for name, part in value.items()} if isinstance(value, dict) else {}
     return lambda old: encoded if old is None else changed(old, parts) if _is_object(old) else old
 
 
 def lay(value: object) -> Change:
-    """
-    The member has this value; a mapping goes over a mapping member by member.
-    """
+    """The member has this value; a mapping goes over a mapping member by member."""
     encoded = msgspec.json.encode(value)
     if not isinstance(value, dict):
         return lambda _: encoded
@@ -122,9 +107,7 @@ def lay(value: object) -> Change:
 
 
 def drop(_: bytes | None) -> None:
-    """
-    The member goes.
-    """
+    """The member goes."""
 
 
 def _is_object(value: bytes) -> bool:
@@ -132,8 +115,7 @@ def _is_object(value: bytes) -> bool:
 
 
 def _members(body: bytes) -> list[_JsonMember]:
-    """
-    Every member in the order of the bytes.
+    """Every member in the order of the bytes.
 
     msgspec walks the values and says how long each is; the keys between them are found here.
 

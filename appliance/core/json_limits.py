@@ -1,5 +1,4 @@
-"""
-How deep, how wide and how finely divided JSON is, told from its bytes in linear time before anything decodes it.
+"""How deep, how wide and how finely divided JSON is, told from its bytes in linear time before anything decodes it.
 
 Decoders recurse, and differ in where they give up; this counts, in chunks, each with a few searches that run in C. So
 a thread that does it never keeps the interpreter for longer than a chunk takes. Of what is no JSON it says anything.
@@ -27,9 +26,7 @@ _MARK_STEPS, _AT_TOP = b"\x01\xff", 3
 
 
 def _steps_of(packed: int) -> list[int]:
-    """
-    The steps that the bits of a byte stand for, up or down a level each.
-    """
+    """The steps that the bits of a byte stand for, up or down a level each."""
     return [1 if packed >> place & 1 else -1 for place in reversed(range(8))]
 
 
@@ -39,9 +36,7 @@ _PEAKS = bytes(max(accumulate(_steps_of(each), initial=0)) for each in range(256
 
 
 def is_deeper(body: bytes, most: int) -> bool:
-    """
-    Whether more than `most` objects and lists are within each other.
-    """
+    """Whether more than `most` objects and lists are within each other."""
     if body.count(b"[") + body.count(b"{") <= most:
         return False
     height = 0
@@ -57,9 +52,7 @@ def is_deeper(body: bytes, most: int) -> bool:
 
 
 def has_more_members(body: bytes, most: int) -> bool:
-    """
-    Whether the outermost object has more than `most` members, or the outermost list more than `most` elements.
-    """
+    """Whether the outermost object has more than `most` members, or the outermost list more than `most` elements."""
     # Members are told by their colons, because an object that holds many numbers has few of them.
     mark, most_marks = (b":", most) if _OBJECT.match(body) else (b",", most - 1)
     if body.count(mark) <= most_marks:
@@ -76,9 +69,7 @@ def has_more_members(body: bytes, most: int) -> bool:
 
 
 def has_more_containers(body: bytes, most: int) -> bool:
-    """
-    Whether there are more than `most` objects and lists, wherever they are.
-    """
+    """Whether there are more than `most` objects and lists, wherever they are."""
     if body.count(b"[") + body.count(b"{") <= most:
         return False
     found = 0
@@ -90,9 +81,7 @@ def has_more_containers(body: bytes, most: int) -> bool:
 
 
 def _outside_strings(body: bytes) -> Iterator[bytes]:
-    """
-    What is not between quotes, chunk by chunk; a quote that is escaped is none.
-    """
+    """What is not between quotes, chunk by chunk; a quote that is escaped is none."""
     start, is_inside = 0, False
     while start < len(body):
         chunk = body[start : start + _CHUNK_BYTES]

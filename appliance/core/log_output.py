@@ -1,6 +1,4 @@
-"""
-What code in this process writes to standard output and standard error, as events of the log.
-"""
+"""What code in this process writes to standard output and standard error, as events of the log."""
 
 from __future__ import annotations
 
@@ -51,16 +49,13 @@ def captured_output() -> Iterator[None]:
 
 
 def end_line() -> None:
-    """
-    Write what this thread has begun a line with, because the code that wrote it is done.
-    """
+    """Write what this thread has begun a line with, because the code that wrote it is done."""
     for stream in capture.streams:
         stream.end_line()
 
 
 class OutputStream(io.TextIOBase):
-    """
-    A text stream whose lines become events `output.written`.
+    """A text stream whose lines become events `output.written`.
 
     Each thread has a line of its own, so that lines stay whole and have the id of the request that wrote them.
     `flush` does not end a line: progress bars flush many times a second.
@@ -82,9 +77,7 @@ class OutputStream(io.TextIOBase):
         return len(text)
 
     def write_bytes(self, data: bytes) -> None:
-        """
-        Take a part of a line, or many lines.
-        """
+        """Take a part of a line, or many lines."""
         # An event that cannot be written makes `logging` write a traceback here, which must not be an event again.
         if capture.handler is None or getattr(self._is_writing, "now", False):
             self._original.write(data.decode("utf-8", "backslashreplace"))
@@ -100,15 +93,11 @@ class OutputStream(io.TextIOBase):
             self.end_line()
 
     def end_line(self) -> None:
-        """
-        Write what this thread has begun a line with.
-        """
+        """Write what this thread has begun a line with."""
         self._end(self._begun.pop(threading.get_ident(), None))
 
     def end_lines(self) -> None:
-        """
-        The same for all threads.
-        """
+        """The same for all threads."""
         while self._begun:
             self._end(self._begun.popitem()[1])
 
@@ -151,20 +140,14 @@ class OutputStream(io.TextIOBase):
         return True
 
     def reconfigure(self, **_: object) -> None:
-        """
-        Do nothing: events are UTF-8, and a line is written when it ends.
-        """
+        """Do nothing: events are UTF-8, and a line is written when it ends."""
 
     def close(self) -> None:
-        """
-        Do nothing: standard output outlives the code that closes it.
-        """
+        """Do nothing: standard output outlives the code that closes it."""
 
 
 class _Bytes(io.BufferedIOBase):
-    """
-    The `buffer` of a captured stream.
-    """
+    """The `buffer` of a captured stream."""
 
     def __init__(self, text: OutputStream) -> None:
         self._text = text
@@ -181,6 +164,4 @@ class _Bytes(io.BufferedIOBase):
         return True
 
     def close(self) -> None:
-        """
-        Do nothing, as the stream itself.
-        """
+        """Do nothing, as the stream itself."""

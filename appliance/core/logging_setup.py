@@ -1,6 +1,4 @@
-"""
-The log: structlog and the standard library's loggers in one stream, set up once.
-"""
+"""The log: structlog and the standard library's loggers in one stream, set up once."""
 
 from __future__ import annotations
 
@@ -47,8 +45,7 @@ def configure(
     level: str,
     secrets: Collection[str] = (),
 ) -> None:
-    """
-    Send every event of this process to standard error in one format.
+    """Send every event of this process to standard error in one format.
 
     `secrets` are texts that come out as ``***`` wherever they stand.
     Child processes that call `join` from now on write the same way. May be called again, for another config.
@@ -76,9 +73,7 @@ def configure(
 
 
 def join() -> None:
-    """
-    Write like the parent process, where that has called `configure`.
-    """
+    """Write like the parent process, where that has called `configure`."""
     if _CHILD in os.environ:
         configure(**json.loads(os.environ[_CHILD]))
 
@@ -115,9 +110,7 @@ def _is_foreground(record: logging.LogRecord) -> bool:
 
 
 class _Redacted(structlog.stdlib.ProcessorFormatter):
-    """
-    Replaces secrets in the finished line, wherever in it they stand.
-    """
+    """Replaces secrets in the finished line, wherever in it they stand."""
 
     def __init__(self, secrets: Collection[str], renderer: list[Processor]) -> None:
         without_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta

@@ -1,6 +1,4 @@
-"""
-What every model promises, whoever computes it: operations, calls, replies.
-"""
+"""What every model promises, whoever computes it: operations, calls, replies."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from typing import Any, Protocol
 
 
 class Operation(StrEnum):
-    """
-    One thing a model can be asked, whatever protocol carries it.
-    """
+    """One thing a model can be asked, whatever protocol carries it."""
 
     CHAT_COMPLETION = "chat_completion"
     COMPLETION = "completion"
@@ -76,8 +72,7 @@ The operations whose requests are forms, because there is a file in them; those 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """
-    One request: `body` is what the client sent, decoded once, by whoever needs it.
+    """One request: `body` is what the client sent, decoded once, by whoever needs it.
 
     It is JSON, or a form where the operation is one of `FORMS`; `headers`, which have lower-case names, say the same.
     `path` is the one of `PATHS` that the client took, and "" for the usual one; `query` is what came after it.
@@ -96,8 +91,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelResponse:
-    """
-    The answer to a call: a body, or a stream of bytes that is closed when nobody reads it any more.
+    """The answer to a call: a body, or a stream of bytes that is closed when nobody reads it any more.
 
     `headers`, by lower-case name, go to the client beside those of its protocol.
     """
@@ -109,27 +103,21 @@ class ModelResponse:
 
 
 class Model(Protocol):
-    """
-    What answers calls: one entry of ``models:``, alive.
-    """
+    """What answers calls: one entry of ``models:``, alive."""
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """
-        What it can be asked; anything else is refused before it gets here.
-        """
+        """What it can be asked; anything else is refused before it gets here."""
 
     @property
     def proof(self) -> ModelRequest | None:
-        """
-        The call whose good answer proves that the model works; asked for when it is loaded.
+        """The call whose good answer proves that the model works; asked for when it is loaded.
 
         None where a good `check` does.
         """
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        """
-        Get ready to answer; `artifacts` has a local directory or file for each of the section's storages.
+        """Get ready to answer; `artifacts` has a local directory or file for each of the section's storages.
 
         May be cancelled at any moment, and then leaves nothing running.
 
@@ -138,8 +126,7 @@ class Model(Protocol):
         """
 
     async def check(self) -> None:
-        """
-        Return at once when healthy.
+        """Return at once when healthy.
 
         Raises:
             EngineDeadError: it cannot answer any more.
@@ -147,8 +134,7 @@ class Model(Protocol):
         """
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        Answer one call; cancelling the wait, or closing the reply's stream, stops the work behind it.
+        """Answer one call; cancelling the wait, or closing the reply's stream, stops the work behind it.
 
         Raises:
             CallError: the call is at fault.
@@ -156,14 +142,10 @@ class Model(Protocol):
         """
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
-        """
-        Facts for listings, such as ``max_model_len`` in tokens; empty before it is loaded.
-        """
+        """Facts for listings, such as ``max_model_len`` in tokens; empty before it is loaded."""
 
     async def close(self) -> None:
-        """
-        End the answers under way, then everything `load` started; safe to call twice.
-        """
+        """End the answers under way, then everything `load` started; safe to call twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,24 +167,17 @@ The only process.
 
 
 class Peers(Protocol):
-    """
-    Whom a model lives with: the other models of the config, by their names, and the other processes.
-    """
+    """Whom a model lives with: the other models of the config, by their names, and the other processes."""
 
     @property
     def front_end(self) -> FrontEnd:
-        """
-        This process among them.
-        """
+        """This process among them."""
 
     def operations(self, name: str) -> frozenset[Operation]:
-        """
-        What the named model can be asked.
-        """
+        """What the named model can be asked."""
 
     def check(self, name: str) -> None:
-        """
-        Return at once when the named model answers.
+        """Return at once when the named model answers.
 
         Raises:
             EngineDeadError: it never will again.
@@ -210,8 +185,7 @@ class Peers(Protocol):
         """
 
     async def answer(self, name: str, call: ModelRequest) -> ModelResponse:
-        """
-        Have the named model answer, as `Model.answer` does.
+        """Have the named model answer, as `Model.answer` does.
 
         Raises:
             CallError: it cannot do this, cannot do it now, or the call itself is at fault.

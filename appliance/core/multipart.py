@@ -1,5 +1,4 @@
-"""
-The fields of ``multipart/form-data`` (RFC 7578), and where their values stand in its bytes.
+"""The fields of ``multipart/form-data`` (RFC 7578), and where their values stand in its bytes.
 
 A form that two parsers could read differently is refused: what is checked here must be what an upstream reads.
 """
@@ -39,16 +38,12 @@ _OF_LISTS = "[]"
 
 
 class FormError(ValueError):
-    """
-    The bytes are no form, or not one that everybody reads alike.
-    """
+    """The bytes are no form, or not one that everybody reads alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormField:
-    """
-    One value, by its place in the body.
-    """
+    """One value, by its place in the body."""
 
     name: str
     span: slice
@@ -56,15 +51,12 @@ class FormField:
 
 
 def is_form(content_type: str) -> bool:
-    """
-    The body is a form.
-    """
+    """The body is a form."""
     return _MEDIA_TYPE.match(content_type) is not None
 
 
 def read(body: bytes, content_type: str, most_parts: int = MOST_PARTS) -> Mapping[str, FormField]:
-    """
-    The fields by their names; of a list the last.
+    """The fields by their names; of a list the last.
 
     Raises:
         FormError: it is no form, a field stands there twice, or there are too many.
@@ -79,8 +71,7 @@ def read(body: bytes, content_type: str, most_parts: int = MOST_PARTS) -> Mappin
 
 
 def text_of(body: bytes, field: FormField | None) -> str | None:
-    """
-    The value of a field; None where there is none.
+    """The value of a field; None where there is none.
 
     Raises:
         FormError: it is a file, or no text in UTF-8.

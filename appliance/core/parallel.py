@@ -1,6 +1,4 @@
-"""
-Several requests to a target at once: their results in order, or their pieces as they come.
-"""
+"""Several requests to a target at once: their results in order, or their pieces as they come."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ _MOST_AT_ONCE = 16
 
 
 async def gathered(works: Sequence[Callable[[], Awaitable[Item]]]) -> list[Item]:
-    """
-    The result of each; the first error ends them all, and so does being cancelled.
-    """
+    """The result of each; the first error ends them all, and so does being cancelled."""
     gate = asyncio.Semaphore(_MOST_AT_ONCE)
 
     async def one(work: Callable[[], Awaitable[Item]]) -> Item:
@@ -33,9 +29,7 @@ async def gathered(works: Sequence[Callable[[], Awaitable[Item]]]) -> list[Item]
 
 
 async def merged(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tuple[int, Item]]:
-    """
-    The pieces of all streams as they come, each with the number of its stream.
-    """
+    """The pieces of all streams as they come, each with the number of its stream."""
     # One place, so that a slow reader slows the streams down.
     queue: asyncio.Queue[tuple[int, Item] | Exception | None] = asyncio.Queue(1)
     gate = asyncio.Semaphore(_MOST_AT_ONCE)

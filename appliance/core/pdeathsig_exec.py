@@ -1,5 +1,4 @@
-"""
-Become another command that the kernel kills when the process that asked for it dies.
+"""Become another command that the kernel kills when the process that asked for it dies.
 
 Run by its path, as ``python -I -S tether.py PARENT_PID COMMAND...``: it must start in milliseconds and import nothing.
 """

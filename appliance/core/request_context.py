@@ -1,6 +1,4 @@
-"""
-What becomes known of one request between its first byte and its last.
-"""
+"""What becomes known of one request between its first byte and its last."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ The status of a request whose client left before the end of its answer: nginx's 
 
 @dataclass(slots=True)
 class RequestContext:
-    """
-    One request; each field is written by the one who learns it, and None where nobody did.
+    """One request; each field is written by the one who learns it, and None where nobody did.
 
     Moments are seconds of `time.monotonic()`.
     """
@@ -81,8 +78,7 @@ class RequestContext:
     settled_output_tokens: int = 0
 
     def settle(self) -> tuple[int | None, int]:
-        """
-        Prompt and output tokens of a call that is over, those of the request that no other call has settled; None of
+        """Prompt and output tokens of a call that is over, those of the request that no other call has settled; None of
         the prompt where nobody counted them.
         """
         output = (self.output_tokens or 0) - self.settled_output_tokens
@@ -95,9 +91,7 @@ class RequestContext:
 
     @property
     def outcome(self) -> int:
-        """
-        How it ended, whatever was sent before; 0 is that nothing was.
-        """
+        """How it ended, whatever was sent before; 0 is that nothing was."""
         return self.late_status or self.status or 0
 
 
@@ -105,9 +99,7 @@ _current: ContextVar[RequestContext | None] = ContextVar("record", default=None)
 
 
 def current_context() -> RequestContext | None:
-    """
-    The record of the request that this task works for; None outside of any.
-    """
+    """The record of the request that this task works for; None outside of any."""
     return _current.get()
 
 

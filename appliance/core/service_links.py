@@ -1,5 +1,4 @@
-"""
-Variables that Kubernetes sets in a container for each Service of its namespace, which nobody meant as settings.
+"""Variables that Kubernetes sets in a container for each Service of its namespace, which nobody meant as settings.
 
 Source: https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
 """
@@ -31,7 +30,5 @@ def service_links(environ: Mapping[str, str], prefix: str) -> frozenset[str]:
 
 
 def addresses(environ: Mapping[str, str], prefix: str) -> frozenset[str]:
-    """
-    Those of them that are a URL, which is never what a setting of that name is.
-    """
+    """Those of them that are a URL, which is never what a setting of that name is."""
     return frozenset(name for name in service_links(environ, prefix) if _ADDRESS.fullmatch(environ[name]))

@@ -1,5 +1,4 @@
-"""
-Streams of JSON out of bytes: server-sent events, or one object a line.
+"""Streams of JSON out of bytes: server-sent events, or one object a line.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html and https://github.com/ndjson/ndjson-spec
 """
@@ -20,8 +19,7 @@ _DONE = "[DONE]"
 async def json_events(
     stream: AsyncGenerator[bytes], *, is_sse: bool, longest: int
 ) -> AsyncGenerator[Any]:  # Any: JSON values
-    """
-    The JSON of each event, however the bytes are cut; closing it closes the stream.
+    """The JSON of each event, however the bytes are cut; closing it closes the stream.
 
     Raises:
         GatewayError: an event is not JSON, or has more than `longest` bytes.
@@ -42,9 +40,7 @@ def _decoded(text: str) -> Any:  # Any: JSON values
 
 
 async def _sse(stream: AsyncIterator[bytes], longest: int) -> AsyncGenerator[str]:
-    """
-    The data of each event; comments, names, numbers and waits are skipped.
-    """
+    """The data of each event; comments, names, numbers and waits are skipped."""
     data: list[str] = []
     size = 0
     async with aclosing(_lines(stream, longest)) as lines:
@@ -63,9 +59,7 @@ async def _sse(stream: AsyncIterator[bytes], longest: int) -> AsyncGenerator[str
 
 
 async def _lines(stream: AsyncIterator[bytes], longest: int) -> AsyncGenerator[str]:
-    """
-    Whole lines without their ends; a character is never cut, because a line's end is a byte of its own in UTF-8.
-    """
+    """Whole lines without their ends; a character is never cut, because a line's end is a byte of its own in UTF-8."""
     rest: list[bytes] = []
     size = 0
     async for piece in stream:

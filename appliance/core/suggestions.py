@@ -1,6 +1,4 @@
-"""
-The words nearest to a misspelt one.
-"""
+"""The words nearest to a misspelt one."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ _MOST_LISTED = 40
 
 
 def distance(left: str, right: str) -> int:
-    """
-    The fewest insertions, deletions, substitutions and swaps of neighbours that turn `left` into `right`.
+    """The fewest insertions, deletions, substitutions and swaps of neighbours that turn `left` into `right`.
 
     This is the optimal string alignment distance.
     """
@@ -33,9 +30,7 @@ def distance(left: str, right: str) -> int:
 
 
 def nearest(word: str, words: Iterable[str]) -> list[str]:
-    """
-    The words nearest to `word`, in order; none where none is near enough to be meant.
-    """
+    """The words nearest to `word`, in order; none where none is near enough to be meant."""
     near: dict[int, list[str]] = {}
     for other in sorted(words):
         limit = max(1, len(other) // 3)
@@ -47,9 +42,7 @@ def nearest(word: str, words: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """
-    The question that ends a message about a misspelt word, or "" where no word is near.
-    """
+    """The question that ends a message about a misspelt word, or "" where no word is near."""
     found = [f'"{other}"' for other in nearest(word, words)]
     return f"did you mean {' or '.join(found)}?" if found else ""
 

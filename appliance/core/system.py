@@ -1,6 +1,4 @@
-"""
-What a process of ours does about its parent and its machine.
-"""
+"""What a process of ours does about its parent and its machine."""
 
 from __future__ import annotations
 
@@ -24,15 +22,12 @@ _PROCESSOR = Path("/proc/cpuinfo")
 
 
 def die_with_parent() -> None:
-    """
-    Have the kernel end this process when the thread that made it ends.
-    """
+    """Have the kernel end this process when the thread that made it ends."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def leave(code: int) -> NoReturn:
-    """
-    End this process and all its children now.
+    """End this process and all its children now.
 
     Not by returning: a thread that imports or waits for an engine cannot be cancelled, and would be waited for.
     """
@@ -44,18 +39,14 @@ def leave(code: int) -> NoReturn:
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
-    """
-    Cores this process may use: those it may run on, and no more than a container's limit, rounded up.
-    """
+    """Cores this process may use: those it may run on, and no more than a container's limit, rounded up."""
     may_run_on = len(os.sched_getaffinity(0))
     limit = _limit(cgroup)
     return may_run_on if limit is None else max(1, min(may_run_on, math.ceil(limit)))
 
 
 def processor_flags(file: Path = _PROCESSOR) -> frozenset[str]:
-    """
-    What the first processor can do, in the kernel's words, such as `avx512_bf16`; empty where it does not say.
-    """
+    """What the first processor can do, in the kernel's words, such as `avx512_bf16`; empty where it does not say."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -66,8 +57,7 @@ def processor_flags(file: Path = _PROCESSOR) -> frozenset[str]:
 
 
 def usable_memory(cgroup: Path = _CGROUP) -> tuple[int, int]:
-    """
-    Bytes that this process may have in all, and those of them that are free: no more than a container's limit.
+    """Bytes that this process may have in all, and those of them that are free: no more than a container's limit.
 
     Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files, and for version 1
     https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
@@ -82,8 +72,7 @@ def usable_memory(cgroup: Path = _CGROUP) -> tuple[int, int]:
 
 
 def _limit(cgroup: Path) -> float | None:
-    """
-    A container's limit in cores, None where there is none.
+    """A container's limit in cores, None where there is none.
 
     Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and for version 1
     https://docs.kernel.org/scheduler/sched-bwc.html.

@@ -1,6 +1,4 @@
-"""
-Work that waits for others, in threads that nobody has to wait for.
-"""
+"""Work that waits for others, in threads that nobody has to wait for."""
 
 from __future__ import annotations
 
@@ -17,14 +15,10 @@ T = TypeVar("T")
 
 
 class Closable(Protocol):
-    """
-    What must be closed.
-    """
+    """What must be closed."""
 
     def close(self) -> None:
-        """
-        Let go of everything.
-        """
+        """Let go of everything."""
         ...
 
 
@@ -32,8 +26,7 @@ C = TypeVar("C", bound=Closable)
 
 
 def start(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """
-    Begin `work` in a thread of its own.
+    """Begin `work` in a thread of its own.
 
     Not `asyncio.to_thread`: its threads are few, and the process does not end before the last of them is done, however
     long that waits for a server.
@@ -45,17 +38,13 @@ def start(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """
-    What `work` returns, done in a thread of its own; a cancelled caller leaves it to itself.
-    """
+    """What `work` returns, done in a thread of its own; a cancelled caller leaves it to itself."""
     return await asyncio.wrap_future(start(work, *args, **kwargs))
 
 
 @asynccontextmanager
 async def opened_in_thread(work: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[C]:
-    """
-    What `work` opens in a thread, closed at the end, and also when it opens after nobody wants it any more.
-    """
+    """What `work` opens in a thread, closed at the end, and also when it opens after nobody wants it any more."""
     opening = start(work, *args, **kwargs)
     try:
         opened = await asyncio.wrap_future(opening)

@@ -1,5 +1,4 @@
-"""
-The tokens of an answer as the answer says them, for models that compute elsewhere.
+"""The tokens of an answer as the answer says them, for models that compute elsewhere.
 
 Source: https://platform.openai.com/docs/api-reference, the object `usage` of chat completions, completions, embeddings
 and responses; https://docs.anthropic.com/en/api/messages-streaming for where events have it.
@@ -38,25 +37,19 @@ class _Usage(msgspec.Struct):
 
     @property
     def prompt(self) -> int | None:
-        """
-        Tokens of the prompt; Anthropic leaves those of its cache out of its count.
-        """
+        """Tokens of the prompt; Anthropic leaves those of its cache out of its count."""
         if self.input_tokens is None:
             return self.prompt_tokens
         return self.input_tokens + (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
 
     @property
     def output(self) -> int | None:
-        """
-        Tokens of the answer.
-        """
+        """Tokens of the answer."""
         return self.completion_tokens if self.output_tokens is None else self.output_tokens
 
     @property
     def cached(self) -> int | None:
-        """
-        Those of the prompt that were known already.
-        """
+        """Those of the prompt that were known already."""
         details = self.prompt_tokens_details or self.input_tokens_details
         return details.cached_tokens if details else self.cache_read_input_tokens
 
@@ -72,9 +65,7 @@ class _Answer(msgspec.Struct):
 
 
 class TokenUsage:
-    """
-    What one answer says of its tokens, added to the record: a request may need several answers.
-    """
+    """What one answer says of its tokens, added to the record: a request may need several answers."""
 
     def __init__(self, record: RequestContext) -> None:
         self._record = record
@@ -83,15 +74,11 @@ class TokenUsage:
 
     @property
     def is_needed(self) -> bool:
-        """
-        Whether the answer is to be read: no engine of ours has counted its tokens.
-        """
+        """Whether the answer is to be read: no engine of ours has counted its tokens."""
         return not self._record.is_metered
 
     def feed(self, chunk: bytes) -> None:
-        """
-        Take in some whole server-sent events; until one says the tokens, each with a piece of text counts as one.
-        """
+        """Take in some whole server-sent events; until one says the tokens, each with a piece of text counts as one."""
         if not self._is_concluded and (pieces := chunk.count(_DELTA) or chunk.count(_TEXT)):
             self._write(self._output + pieces)
         if _MENTION in chunk:
@@ -100,16 +87,12 @@ class TokenUsage:
                     self.read(line[5:])
 
     def conclude(self, event: bytes) -> None:
-        """
-        Take in the event with the tokens of the whole answer, which may come before the pieces that it counts.
-        """
+        """Take in the event with the tokens of the whole answer, which may come before the pieces that it counts."""
         self.feed(event)
         self._is_concluded = True
 
     def read(self, body: bytes) -> None:
-        """
-        Take in a JSON object; what has no usage that can be read says nothing.
-        """
+        """Take in a JSON object; what has no usage that can be read says nothing."""
         try:
             answer = msgspec.json.decode(body, type=_Answer)
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -119,9 +102,7 @@ class TokenUsage:
                 self._take(each.usage)
 
     def _take(self, usage: _Usage) -> None:
-        """
-        The last word counts: an answer says its tokens so far.
-        """
+        """The last word counts: an answer says its tokens so far."""
         record = self._record
         if (prompt := usage.prompt) is not None:
             record.prompt_tokens, self._prompt = (record.prompt_tokens or 0) + prompt - self._prompt, prompt

@@ -1,6 +1,4 @@
-"""
-Who is let in, and when: limits of each model and of each key, a queue before the engine, a forecast of the wait.
-"""
+"""Who is let in, and when: limits of each model and of each key, a queue before the engine, a forecast of the wait."""
 
 from appliance.config.limits import KeyLimitsConfig, LimitsConfig, SloConfig, share
 from appliance.limits.queue import QueueSettings, RequestQueue

@@ -1,5 +1,4 @@
-"""
-The places of one model, shared by the requests under way: one for each sequence that is computed.
+"""The places of one model, shared by the requests under way: one for each sequence that is computed.
 
 A request has a place from its turn on, and further ones while more of its sequences are computed. A free place goes to
 the request that has the fewest, which is max-min fairness (Bertsekas and Gallager, Data Networks, 6.5.2), so one with
@@ -20,18 +19,14 @@ _PART = 2
 
 @dataclass(slots=True, eq=False)
 class CapacityUnit:
-    """
-    Room for one sequence, taken at the moment `began`.
-    """
+    """Room for one sequence, taken at the moment `began`."""
 
     began: float
 
 
 @dataclass(slots=True, eq=False)
 class CapacityShare:
-    """
-    The places of one request.
-    """
+    """The places of one request."""
 
     places: set[CapacityUnit]
     idle: CapacityUnit | None
@@ -45,15 +40,11 @@ class CapacityShare:
 
     @property
     def held(self) -> int:
-        """
-        How many it has.
-        """
+        """How many it has."""
         return len(self.places)
 
     def next(self) -> asyncio.Future[CapacityUnit] | None:
-        """
-        The first of its sequences that still waits.
-        """
+        """The first of its sequences that still waits."""
         while self.waiting and self.waiting[0].done():
             self.waiting.popleft()
         return self.waiting[0] if self.waiting else None
@@ -76,42 +67,30 @@ class Capacity:
 
     @property
     def held(self) -> int:
-        """
-        Places that are taken.
-        """
+        """Places that are taken."""
         return len(self._held)
 
     @property
     def is_open(self) -> bool:
-        """
-        Whether there is a free one.
-        """
+        """Whether there is a free one."""
         limit = self._limit()
         return limit is None or self.held < limit
 
     def began(self) -> Iterator[float]:
-        """
-        When each was taken, the oldest first.
-        """
+        """When each was taken, the oldest first."""
         return (place.began for place in self._held)
 
     def ticket(self) -> int:
-        """
-        The next number in the queue of those who have no place.
-        """
+        """The next number in the queue of those who have no place."""
         return next(self._tickets)
 
     def enter(self) -> CapacityShare:
-        """
-        The share of a request whose turn it is; it must be left again.
-        """
+        """The share of a request whose turn it is; it must be left again."""
         place = self._take()
         return CapacityShare({place}, place)
 
     async def turn(self, share: CapacityShare) -> CapacityUnit:
-        """
-        A place for the next sequence of a request, once it is its turn; it must be given back.
-        """
+        """A place for the next sequence of a request, once it is its turn; it must be given back."""
         share.sequences += 1
         if (place := share.idle) is not None:
             share.idle = None
@@ -131,9 +110,7 @@ class Capacity:
             raise
 
     def give(self, share: CapacityShare, place: CapacityUnit) -> None:
-        """
-        A sequence is over; its place goes to the next one.
-        """
+        """A sequence is over; its place goes to the next one."""
         # What a request has left behind at its end was taken then.
         if place not in share.places:
             return
@@ -148,9 +125,7 @@ class Capacity:
         self._freed()
 
     def leave(self, share: CapacityShare) -> None:
-        """
-        A request is over.
-        """
+        """A request is over."""
         share.is_over, share.idle = True, None
         self._waiting.pop(share, None)
         for turn in share.waiting:
@@ -160,9 +135,7 @@ class Capacity:
         self._freed()
 
     def poorest(self) -> CapacityShare | None:
-        """
-        The request that may have a further place, and has the fewest.
-        """
+        """The request that may have a further place, and has the fewest."""
         for share in [share for share in self._waiting if share.next() is None]:
             del self._waiting[share]
         limit = self._limit()
@@ -170,9 +143,7 @@ class Capacity:
         return min(may, key=lambda share: share.held, default=None)
 
     def serve(self, share: CapacityShare) -> None:
-        """
-        Have the next sequence of this request begin, which waits.
-        """
+        """Have the next sequence of this request begin, which waits."""
         turn = share.next()
         if turn is None:
             raise AssertionError("nothing of this request waits; this is a bug")

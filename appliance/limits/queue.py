@@ -1,5 +1,4 @@
-"""
-The way into one model: so many at once, so many in a queue before it, everybody else refused at once.
+"""The way into one model: so many at once, so many in a queue before it, everybody else refused at once.
 
 What is counted is sequences: each text of a batch, each choice of each prompt. A request waits for its first place in
 the queue, and for further ones among the requests under way (`Capacity`).
@@ -28,17 +27,13 @@ _SHARE = 0.75
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """
-    What a gate holds to.
-    """
+    """What a gate holds to."""
 
     limits: LimitsConfig
     slo: SloConfig
 
     def share(self, workers: int) -> QueueSettings:
-        """
-        What the gate of one of so many workers holds to.
-        """
+        """What the gate of one of so many workers holds to."""
         return QueueSettings(self.limits.share(workers), self.slo)
 
 
@@ -52,8 +47,7 @@ class _Waiter:
 
 @dataclass(slots=True)
 class RequestQueue:
-    """
-    Lets requests into the model of this name, and counts the others by the reason in `refused`.
+    """Lets requests into the model of this name, and counts the others by the reason in `refused`.
 
     `engine_concurrent` is how many the engine computes at once, None where it does not say.
     """
@@ -75,55 +69,40 @@ class RequestQueue:
 
     @property
     def limits(self) -> LimitsConfig:
-        """
-        What the model takes on.
-        """
+        """What the model takes on."""
         return self.settings.limits
 
     @property
     def running(self) -> int:
-        """
-        Places that requests under way hold.
-        """
+        """Places that requests under way hold."""
         return self._places.held
 
     @property
     def queued(self) -> int:
-        """
-        Requests that wait for their turn.
-        """
+        """Requests that wait for their turn."""
         return len(self._waiters)
 
     @property
     def queued_tokens(self) -> int:
-        """
-        Their prompt tokens, as estimated.
-        """
+        """Their prompt tokens, as estimated."""
         return sum(waiter.tokens for waiter in self._waiters)
 
     @property
     def concurrent(self) -> int | None:
-        """
-        Most sequences under way at once; None is no limit.
-        """
+        """Most sequences under way at once; None is no limit."""
         return self.settings.limits.concurrent or self.engine_concurrent
 
     def apply(self, settings: QueueSettings) -> None:
-        """
-        Hold to other settings from now on; who waits already may have a place now.
-        """
+        """Hold to other settings from now on; who waits already may have a place now."""
         self.settings = settings
         self._let_in()
 
     def tokens(self, size: int) -> int:
-        """
-        Prompt tokens that a body of this many bytes likely has.
-        """
+        """Prompt tokens that a body of this many bytes likely has."""
         return self._ratio.tokens(size)
 
     async def enter(self, size: int, deadlines: Timeouts) -> SequenceSlots:
-        """
-        A place for a request with a body of this many bytes, once it is its turn; it must be left again.
+        """A place for a request with a body of this many bytes, once it is its turn; it must be left again.
 
         Raises:
             RateLimitedError: there is none, and none soon enough.
@@ -148,31 +127,23 @@ class RequestQueue:
             raise
 
     async def turn(self, slot: SequenceSlots) -> CapacityUnit:
-        """
-        A place for the next sequence of a request, once it is its turn.
-        """
+        """A place for the next sequence of a request, once it is its turn."""
         return await self._places.turn(slot.share)
 
     def end(self, sequence: Sequence, *, is_answered: bool) -> None:
-        """
-        A sequence is over; its place goes to the next one.
-        """
+        """A sequence is over; its place goes to the next one."""
         share = sequence.slot.share
         if is_answered and share.sequences > 1:
             self._forecast.learn_held(self.clock() - sequence.place.began)
         self._places.give(share, sequence.place)
 
     def learn_first(self, began: float) -> None:
-        """
-        The first token is there of what began at this moment.
-        """
+        """The first token is there of what began at this moment."""
         now = self.clock()
         self._forecast.learn_first(self.running, now - began, now)
 
     def leave(self, slot: SequenceSlots, prompt_tokens: int | None, *, is_answered: bool) -> None:
-        """
-        A request is over, or was never begun; its place goes to the next one.
-        """
+        """A request is over, or was never begun; its place goes to the next one."""
         if slot not in self._slots:
             return
         self._slots.remove(slot)
@@ -183,9 +154,7 @@ class RequestQueue:
         self._places.leave(slot.share)
 
     async def _turn(self, waiter: _Waiter) -> SequenceSlots:
-        """
-        Its slot; what is promised is kept even where the forecast was wrong.
-        """
+        """Its slot; what is promised is kept even where the forecast was wrong."""
         promised = self.settings.slo.ttft_seconds
         if promised is None:
             return await waiter.slot

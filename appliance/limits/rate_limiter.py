@@ -1,6 +1,4 @@
-"""
-What each API key may still ask in this minute.
-"""
+"""What each API key may still ask in this minute."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ _MINUTE = 60.0
 
 @dataclass(slots=True)
 class _Bucket:
-    """
-    What was spent and has not come back yet: it does so evenly, the whole limit in a minute.
-    """
+    """What was spent and has not come back yet: it does so evenly, the whole limit in a minute."""
 
     spent: float = 0.0
     at: float = 0.0
@@ -30,9 +26,7 @@ class _Bucket:
         return limit - self.spent
 
     def wait(self, need: float, limit: int, now: float) -> float:
-        """
-        Seconds until as much as is needed is left, or all there can be where that is less; 0 is now.
-        """
+        """Seconds until as much as is needed is left, or all there can be where that is less; 0 is now."""
         return max(0.0, (min(need, limit) - self.left(limit, now)) * _MINUTE / limit)
 
 
@@ -43,9 +37,7 @@ class _KeyBuckets:
 
 
 class RateLimiter:
-    """
-    The limits of all keys by their names, and what each has spent; `refused` counts by the reason.
-    """
+    """The limits of all keys by their names, and what each has spent; `refused` counts by the reason."""
 
     def __init__(self, limits: Mapping[str, KeyLimitsConfig], clock: Callable[[], float] = time.monotonic) -> None:
         self.refused: Counter[str] = Counter()
@@ -54,15 +46,12 @@ class RateLimiter:
         self._accounts: dict[str, _KeyBuckets] = {}
 
     def apply(self, limits: Mapping[str, KeyLimitsConfig]) -> None:
-        """
-        Hold to other limits from now on; what is spent stays spent.
-        """
+        """Hold to other limits from now on; what is spent stays spent."""
         self._limits = limits
         self._accounts = {name: account for name, account in self._accounts.items() if name in limits}
 
     def charge(self, name: str | None, tokens: int) -> RateLimitCharge | None:
-        """
-        One request with about so many prompt tokens, on the account of this key; None where nothing limits it.
+        """One request with about so many prompt tokens, on the account of this key; None where nothing limits it.
 
         Raises:
             LimitedError: the key has spent too much.
@@ -86,9 +75,7 @@ class RateLimiter:
 
 @dataclass(slots=True)
 class RateLimitCharge:
-    """
-    What one request costs its key: one request, and the tokens it is estimated to have until they are counted.
-    """
+    """What one request costs its key: one request, and the tokens it is estimated to have until they are counted."""
 
     limits: KeyLimitsConfig
     account: _KeyBuckets
@@ -96,9 +83,7 @@ class RateLimitCharge:
     clock: Callable[[], float]
 
     def shortages(self) -> list[tuple[str, str, float]]:
-        """
-        What the key lacks: the reason in a word, the limit, and the seconds until it has enough.
-        """
+        """What the key lacks: the reason in a word, the limit, and the seconds until it has enough."""
         return [
             (reason, f"{limit} {what} a minute", seconds)
             for what, reason, bucket, limit, need in self._parts()
@@ -106,31 +91,23 @@ class RateLimitCharge:
         ]
 
     def take(self) -> None:
-        """
-        Put it on the account.
-        """
+        """Put it on the account."""
         self.account.requests.spent += 1
         self.account.tokens.spent += self.tokens
 
     def refund(self) -> None:
-        """
-        Take it off again: nothing was done for it.
-        """
+        """Take it off again: nothing was done for it."""
         self.account.requests.spent -= 1
         self.settle(0)
 
     def settle(self, tokens: int | None) -> None:
-        """
-        Put the tokens that were counted in the place of the estimate, which stays where nobody counted; once.
-        """
+        """Put the tokens that were counted in the place of the estimate, which stays where nobody counted; once."""
         if tokens is not None:
             self.account.tokens.spent += tokens - self.tokens
             self.tokens = tokens
 
     def headers(self) -> Mapping[str, str]:
-        """
-        What is left, as OpenAI says it (https://platform.openai.com/docs/guides/rate-limits).
-        """
+        """What is left, as OpenAI says it (https://platform.openai.com/docs/guides/rate-limits)."""
         said = {}
         for what, _, bucket, limit, _ in self._parts():
             said[f"x-ratelimit-limit-{what}"] = str(limit)

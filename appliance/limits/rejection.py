@@ -1,6 +1,4 @@
-"""
-A request that is not let in: noted in its record, and told when to come again.
-"""
+"""A request that is not let in: noted in its record, and told when to come again."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ def refusal(
 
 
 def note(reason: str) -> None:
-    """
-    Write into the record of the current request that it was not let in, and why.
-    """
+    """Write into the record of the current request that it was not let in, and why."""
     record = current_context()
     if record is not None and record.refused is None:
         record.refused = reason

@@ -1,6 +1,4 @@
-"""
-How long a request may take, whatever it waits for.
-"""
+"""How long a request may take, whatever it waits for."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """
-    The moments, in seconds of the monotonic clock, by which a request must have its first token and its last.
+    """The moments, in seconds of the monotonic clock, by which a request must have its first token and its last.
 
     None is no such moment.
     """
@@ -31,16 +28,13 @@ class Timeouts:
 
     @classmethod
     def of(cls, model: str, limits: LimitsConfig) -> Timeouts:
-        """
-        Those of a request that arrives now.
-        """
+        """Those of a request that arrives now."""
         now = time.monotonic()
         first, total = limits.first_token_seconds, limits.total_seconds
         return cls(model, limits, None if first is None else now + first, None if total is None else now + total)
 
     async def before_first(self, work: Awaitable[Result]) -> Result:
-        """
-        The result of what must be done before the first token.
+        """The result of what must be done before the first token.
 
         Raises:
             RequestTimeoutError: it is not done by then.
@@ -50,8 +44,7 @@ class Timeouts:
         return await self._within(self.first, work, "first_token_seconds", self.limits.first_token_seconds)
 
     async def before_end(self, work: Awaitable[Result]) -> Result:
-        """
-        The result of what must be done before the last token.
+        """The result of what must be done before the last token.
 
         Raises:
             RequestTimeoutError: it is not done by then.
@@ -61,8 +54,7 @@ class Timeouts:
         return await self._within(self.total, work, "total_seconds", self.limits.total_seconds)
 
     def all_before_end(self, stream: AsyncGenerator[Result]) -> AsyncGenerator[Result]:
-        """
-        A stream that must end before the last token must be there, itself where there is no such moment; it is to be
+        """A stream that must end before the last token must be there, itself where there is no such moment; it is to be
         closed, and so is the one given.
 
         Raises:

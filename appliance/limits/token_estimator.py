@@ -1,6 +1,4 @@
-"""
-How many tokens a prompt has, before anybody has counted them.
-"""
+"""How many tokens a prompt has, before anybody has counted them."""
 
 from __future__ import annotations
 
@@ -14,24 +12,18 @@ _MEMORY_BYTES = 256 * 1024
 
 
 class TokenEstimator:
-    """
-    Tokens of a byte of request body, learned from requests whose tokens were counted.
-    """
+    """Tokens of a byte of request body, learned from requests whose tokens were counted."""
 
     def __init__(self) -> None:
         self._bytes = 1024.0
         self._tokens = self._bytes * _USUAL
 
     def learn(self, size: int, tokens: int) -> None:
-        """
-        A body of this many bytes had this many prompt tokens.
-        """
+        """A body of this many bytes had this many prompt tokens."""
         kept = min(1.0, _MEMORY_BYTES / (self._bytes + size))
         self._bytes = self._bytes * kept + size
         self._tokens = self._tokens * kept + tokens
 
     def tokens(self, size: int) -> int:
-        """
-        Prompt tokens that a body of this many bytes likely has.
-        """
+        """Prompt tokens that a body of this many bytes likely has."""
         return ceil(size * self._tokens / self._bytes)

@@ -1,5 +1,4 @@
-"""
-How long a request would wait, going by how long the ones before it took.
+"""How long a request would wait, going by how long the ones before it took.
 
 The wait in a queue is what is ahead in it over the rate at which it drains, and the rate is the number of places over
 the time that each is held: Little's law (Operations Research 9.3, 1961), used so for language models by QLM
@@ -27,9 +26,7 @@ _LEVELS = 33
 
 
 class WaitEstimator:
-    """
-    What is measured of one model; moments and durations are in seconds.
-    """
+    """What is measured of one model; moments and durations are in seconds."""
 
     def __init__(self) -> None:
         self._held: deque[float] = deque(maxlen=_HELD)
@@ -37,21 +34,15 @@ class WaitEstimator:
         self._firsts: list[deque[tuple[float, float]]] = [deque(maxlen=_FIRSTS) for _ in range(_LEVELS)]
 
     def learn_first(self, running: int, taken: float, now: float) -> None:
-        """
-        One of so many requests under way had its first token after this time.
-        """
+        """One of so many requests under way had its first token after this time."""
         self._firsts[running.bit_length()].append((now, taken))
 
     def learn_held(self, taken: float) -> None:
-        """
-        A request held its place for this time.
-        """
+        """A request held its place for this time."""
         self._held.append(taken)
 
     def first(self, running: int, now: float) -> float:
-        """
-        From a request's turn to its first token, as one of so many; 0 while nothing is known.
-        """
+        """From a request's turn to its first token, as one of so many; 0 while nothing is known."""
         # Fewer at once were no slower than more will be.
         for level in range(running.bit_length(), 0, -1):
             recent = sorted(taken for at, taken in self._firsts[level] if now - at < _FORGET_SECONDS)

@@ -1,6 +1,4 @@
-"""
-The model classes: one file each, and the one table of them.
-"""
+"""The model classes: one file each, and the one table of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-The adapter class: an OpenAI face on a model that lacks one.
-"""
+"""The adapter class: an OpenAI face on a model that lacks one."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ _PROOFS: Mapping[Operation, Json] = {
 
 
 class AdapterConfig(ModelConfig):
-    """
-    An OpenAI face on a model that lacks one.
-    """
+    """An OpenAI face on a model that lacks one."""
 
     has_engine: ClassVar[bool] = False
 
@@ -77,9 +73,7 @@ class AdapterConfig(ModelConfig):
 
 
 class AdapterModel:
-    """
-    Translates what is asked for its target, and the target's answers back.
-    """
+    """Translates what is asked for its target, and the target's answers back."""
 
     proof = None
 
@@ -111,9 +105,7 @@ class AdapterModel:
         return ModelResponse(_events(said), media_type="text/event-stream")
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
-        """
-        How the target is, for probes.
-        """
+        """How the target is, for probes."""
         target = self._config.target
         return [{"name": target if isinstance(target, str) else place(target.url)}]
 
@@ -150,9 +142,7 @@ class AdapterModel:
 
 
 def _given(part: Part | None) -> Part:
-    """
-    What the config's rules say is there.
-    """
+    """What the config's rules say is there."""
     if part is None:
         raise AssertionError("the config was not checked; this is a bug")
     return part
@@ -169,9 +159,7 @@ def _decoded(body: bytes) -> Json:
 
 
 async def _events(chunks: AsyncGenerator[Json]) -> AsyncGenerator[bytes]:
-    """
-    Server-sent events as OpenAI has them.
-    """
+    """Server-sent events as OpenAI has them."""
     async with aclosing(chunks):
         async for chunk in chunks:
             yield b"data: " + msgspec.json.encode(chunk) + b"\n\n"

@@ -1,6 +1,4 @@
-"""
-What the sections of all model classes share.
-"""
+"""What the sections of all model classes share."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ Told how far a part of the work is: its name, bytes done, bytes in all or None; 
 
 
 class ModelConfig(BaseConfig):
-    """
-    One entry of `models:`; each model class adds its own keys.
-    """
+    """One entry of `models:`; each model class adds its own keys."""
 
     has_engine: ClassVar[bool] = True
     """It computes in this process or below it, and so wants memory, its turn to load, and one process of ours."""
@@ -54,56 +50,41 @@ class ModelConfig(BaseConfig):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """
-        Every name that leads to this model, its own first.
-        """
+        """Every name that leads to this model, its own first."""
         return (self.name, *self.aliases)
 
     @property
     def computer(self) -> str:
-        """
-        What computes: vLLM, a class of the user's, or servers elsewhere, which the appliance asks.
-        """
+        """What computes: vLLM, a class of the user's, or servers elsewhere, which the appliance asks."""
         return "vllm" if self.has_engine else "appliance"
 
     @property
     def facts(self) -> Mapping[str, JsonValue]:
-        """
-        What probes and listings tell of it besides its name.
-        """
+        """What probes and listings tell of it besides its name."""
         return {}
 
     @property
     def targets(self) -> Sequence[str]:
-        """
-        The names of the other models that it asks.
-        """
+        """The names of the other models that it asks."""
         return ()
 
     @property
     def recovery(self) -> Recovery:
-        """
-        What is done when it fails; a model that servers elsewhere compute has nothing to start anew.
-        """
+        """What is done when it fails; a model that servers elsewhere compute has nothing to start anew."""
         return "stay"
 
     @property
     def storages(self) -> Mapping[str, StorageConfig]:
-        """
-        What must be materialized before the model loads; empty for a class without storage.
-        """
+        """What must be materialized before the model loads; empty for a class without storage."""
         return {}
 
     @property
     def demand(self) -> EngineRequirements | None:
-        """
-        What a plan must know of it beside its storage and layout; None for a class that vLLM does not compute.
-        """
+        """What a plan must know of it beside its storage and layout; None for a class that vLLM does not compute."""
         return None
 
     def foresee(self, settings: GlobalStorageConfig) -> list[ConstraintViolation]:  # noqa: ARG002 - for those that have a layout
-        """
-        What cannot work, known before anything is fetched; blocks.
+        """What cannot work, known before anything is fetched; blocks.
 
         Raises:
             StorageError: it cannot be known now.
@@ -111,8 +92,7 @@ class ModelConfig(BaseConfig):
         return []
 
     def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
-        """
-        Bring every storage to this machine, in a form the model can load; blocks.
+        """Bring every storage to this machine, in a form the model can load; blocks.
 
         Raises:
             StorageError: the bytes cannot be brought.
@@ -130,6 +110,4 @@ class ModelConfig(BaseConfig):
 
     @abstractmethod
     def build(self, peers: Peers) -> Model:
-        """
-        The model this section declares, not loaded yet; it may ask `peers` once it is.
-        """
+        """The model this section declares, not loaded yet; it may ask `peers` once it is."""

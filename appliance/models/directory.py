@@ -1,6 +1,4 @@
-"""
-The models by their names, as far as a caller may use them.
-"""
+"""The models by their names, as far as a caller may use them."""
 
 from __future__ import annotations
 
@@ -17,17 +15,14 @@ _LONGEST_NAME = 200
 
 
 class ModelDirectory:
-    """
-    Finds models by any of their names.
-    """
+    """Finds models by any of their names."""
 
     def __init__(self, roster: ModelRegistry, access: Authorizer) -> None:
         self._roster = roster
         self._access = access
 
     def find(self, name: str | None) -> ModelRunner:
-        """
-        The model that answers to `name`, for a caller that may use it; None means the only one there is.
+        """The model that answers to `name`, for a caller that may use it; None means the only one there is.
 
         Raises:
             UnauthenticatedError: there are keys, and this task works for nobody who came with one.
@@ -41,8 +36,7 @@ class ModelDirectory:
         return life
 
     def named(self, name: str | None) -> ModelRunner:
-        """
-        The model that answers to `name`, whoever asks; None means the only one there is.
+        """The model that answers to `name`, whoever asks; None means the only one there is.
 
         Raises:
             UnknownModelError: nobody answers to it.
@@ -64,9 +58,7 @@ class ModelDirectory:
         return UnknownModelError(text, param="model", code="model_not_found")
 
     def visible(self) -> Sequence[tuple[ModelStatus, str]]:
-        """
-        Every entry under each name that the current caller may use it by.
-        """
+        """Every entry under each name that the current caller may use it by."""
         return [
             (entry, name)
             for entry in self._roster.entries

@@ -1,6 +1,4 @@
-"""
-One call under way: counted from its first moment to its last byte, whoever ends it.
-"""
+"""One call under way: counted from its first moment to its last byte, whoever ends it."""
 
 from __future__ import annotations
 
@@ -35,8 +33,7 @@ _OF_TOKENIZER = _UNBOUNDED | {Operation.COUNT_TOKENS}
 
 
 async def answer(entry: ModelStatus, call: ModelRequest, keys: RateLimiter | None = None) -> ModelResponse:
-    """
-    Have the entry's model answer; a stream is returned once its first bytes are there,
+    """Have the entry's model answer; a stream is returned once its first bytes are there,
     so that a failure before them still has a status of its own.
 
     Without `keys` it is an inner call, one that a call under way needs: it is answered until the drain is over.
@@ -66,9 +63,7 @@ async def answer(entry: ModelStatus, call: ModelRequest, keys: RateLimiter | Non
 
 
 async def wait_idle(entries: Sequence[ModelStatus], seconds: float) -> None:
-    """
-    Wait up to `seconds` until no call is under way, here or at a server that computes with our help.
-    """
+    """Wait up to `seconds` until no call is under way, here or at a server that computes with our help."""
     deadline = time.monotonic() + seconds
     # Polled: the count has many writers' ends and one reader, seldom in a process's life.
     while any(entry.is_busy for entry in entries) and time.monotonic() < deadline:  # noqa: ASYNC110
@@ -97,9 +92,7 @@ def _require(entry: ModelStatus, call: ModelRequest, *, is_inner: bool) -> None:
 
 
 def _require_still(entry: ModelStatus) -> None:
-    """
-    Return where the model is there for a call that was let in, whatever happened while that waited for its turn.
-    """
+    """Return where the model is there for a call that was let in, whatever happened while that waited for its turn."""
     if not RULES[entry.state].can_answer and entry.state not in {State.DRAINING, State.UNAVAILABLE}:
         raise UnavailableError(entry.outside, retry_after=RULES[entry.state].retry_after)
 
@@ -107,8 +100,7 @@ def _require_still(entry: ModelStatus) -> None:
 async def _work(
     entry: ModelStatus, call: ModelRequest, record: RequestContext | None, charge: RateLimitCharge | None
 ) -> AsyncGenerator[ModelResponse | bytes]:
-    """
-    Yields the reply, then the bytes of its stream if it is one.
+    """Yields the reply, then the bytes of its stream if it is one.
 
     A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
     """
@@ -149,9 +141,7 @@ async def _work(
 
 @dataclass(slots=True)
 class _DispatchSlot:
-    """
-    What a call under way says of itself while it is.
-    """
+    """What a call under way says of itself while it is."""
 
     slot: SequenceSlots
     record: RequestContext | None
@@ -173,9 +163,7 @@ async def _place(
     charge: RateLimitCharge | None,
     deadlines: Timeouts,
 ) -> AsyncGenerator[_DispatchSlot]:
-    """
-    A place in the model once it is the call's turn, until it is over; its counts, and what its key pays.
-    """
+    """A place in the model once it is the call's turn, until it is over; its counts, and what its key pays."""
     came = time.monotonic()
     gate = entry.tokenizer_gate if call.operation in _OF_TOKENIZER else entry.gate
     try:
@@ -202,8 +190,6 @@ async def _place(
 
 
 def _tells_usage(reply: ModelResponse) -> bool:
-    """
-    Whether an answer has tokens to be read in it; one that was only kept cost none.
-    """
+    """Whether an answer has tokens to be read in it; one that was only kept cost none."""
     is_told = reply.media_type.startswith(("application/json", "text/event-stream"))
     return is_told and reply.headers.get("x-cache") != "hit"

@@ -1,6 +1,4 @@
-"""
-The encoder class: a model that embeds, reranks or classifies, which vLLM runs.
-"""
+"""The encoder class: a model that embeds, reranks or classifies, which vLLM runs."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class EncoderConfig(LocalModelConfig):
-    """
-    An encoder: embeddings, reranking and scores, classification.
-    """
+    """An encoder: embeddings, reranking and scores, classification."""
 
     offered = frozenset({Operation.EMBEDDING, Operation.RERANK})
     pools = True
@@ -88,17 +84,13 @@ class EncoderModel(VllmModel):
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """
-        What it can be asked; while its task is unknown, what any encoder can.
-        """
+        """What it can be asked; while its task is unknown, what any encoder can."""
         task = self._choice.task if self._choice else self._config.task
         return _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
 
     @property
     def proof(self) -> ModelRequest:
-        """
-        The smallest call for its task.
-        """
+        """The smallest call for its task."""
         task = self._choice.task if self._choice else Task.EMBED
         operation, body = _PROOFS[task]
         return ModelRequest(operation, json.dumps({"model": self._config.name, **body}).encode())

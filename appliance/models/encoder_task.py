@@ -1,6 +1,4 @@
-"""
-What an encoder is for: what the config says, else what the model's own files say.
-"""
+"""What an encoder is for: what the config says, else what the model's own files say."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from appliance.storage import bounded_json
 
 
 class Task(StrEnum):
-    """
-    One thing encoders are trained for.
-    """
+    """One thing encoders are trained for."""
 
     EMBED = "embed"
     RERANK = "rerank"
@@ -26,17 +22,14 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskChoice:
-    """
-    A task, and what it was chosen by.
-    """
+    """A task, and what it was chosen by."""
 
     task: Task
     source: str
 
 
 def choose(wanted: Task | None, artifact: Path) -> TaskChoice:
-    """
-    The task of the model in the directory `artifact`.
+    """The task of the model in the directory `artifact`.
 
     A head that classifies makes it a classifier, and one with a single label scores: that is a reranker.
     Everything else embeds.

@@ -1,6 +1,4 @@
-"""
-Bytes on their way to a model: told of as they come, and held once they are here.
-"""
+"""Bytes on their way to a model: told of as they come, and held once they are here."""
 
 from __future__ import annotations
 
@@ -27,15 +25,12 @@ _TELL_SECONDS = 5.0
 
 
 class _StoppedError(Exception):
-    """
-    Ends the thread that materializes: nobody waits for it any more.
-    """
+    """Ends the thread that materializes: nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedArtifacts:
-    """
-    What a section's storages became; `digests` has those that came from a store, `plan` says what they come to.
+    """What a section's storages became; `digests` has those that came from a store, `plan` says what they come to.
 
     As long as `holds` are open, nobody prunes the bytes.
     """
@@ -47,8 +42,7 @@ class FetchedArtifacts:
 
 
 def fetch_artifacts(config: ModelConfig, settings: GlobalStorageConfig, report: Report) -> FetchedArtifacts:
-    """
-    Materialize all storages of a section; blocks.
+    """Materialize all storages of a section; blocks.
 
     Raises:
         LoadError: the model cannot be laid out as the config asks; nothing is fetched then.
@@ -66,9 +60,7 @@ def fetch_artifacts(config: ModelConfig, settings: GlobalStorageConfig, report: 
 
 
 def _planned(config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
-    """
-    The plan of what is here. It only tells: one that cannot be made keeps no model from its load.
-    """
+    """The plan of what is here. It only tells: one that cannot be made keeps no model from its load."""
     try:
         return config.planned(artifacts)
     except Exception as error:
@@ -77,9 +69,7 @@ def _planned(config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
 
 
 def _require_possible(config: ModelConfig, settings: GlobalStorageConfig) -> None:
-    """
-    Return when nothing is known that speaks against the layout; a store that cannot say now is no reason to stop.
-    """
+    """Return when nothing is known that speaks against the layout; a store that cannot say now is no reason to stop."""
     try:
         refusals = config.foresee(settings)
     except ApplianceError as error:
@@ -90,9 +80,7 @@ def _require_possible(config: ModelConfig, settings: GlobalStorageConfig) -> Non
 
 
 def reporter(name: str, progress: FetchProgress, has_stopped: Callable[[], bool]) -> Report:
-    """
-    Notes the progress of the named model, tells of it now and then, and stops it once nobody waits for it.
-    """
+    """Notes the progress of the named model, tells of it now and then, and stops it once nobody waits for it."""
     told = time.monotonic()
 
     def report(part: str, fetched: int, total: int | None) -> None:

@@ -1,6 +1,4 @@
-"""
-How far the bytes of one model are, over all of its parts, and how fast they come.
-"""
+"""How far the bytes of one model are, over all of its parts, and how fast they come."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ _WINDOW_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """
-    One storage on its way: `already` are bytes of an earlier fetch, `total` is None where it is unknown.
-    """
+    """One storage on its way: `already` are bytes of an earlier fetch, `total` is None where it is unknown."""
 
     already: int
     fetched: int
@@ -26,9 +22,7 @@ class _Part:
 
 
 class FetchProgress:
-    """
-    Heard in the thread that materializes and read in others, so each value is replaced whole.
-    """
+    """Heard in the thread that materializes and read in others, so each value is replaced whole."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.part = ""
@@ -37,9 +31,7 @@ class FetchProgress:
         self._samples = deque([(clock(), 0)])
 
     def hear(self, part: str, fetched: int, total: int | None) -> None:
-        """
-        Take in how far one part is; the first bytes that are heard of are those of an earlier fetch.
-        """
+        """Take in how far one part is; the first bytes that are heard of are those of an earlier fetch."""
         before = self._parts.get(part)
         is_first = before is None or (before.total is None and before.fetched == 0)
         already = fetched if is_first or before is None else min(before.already, fetched)
@@ -52,31 +44,23 @@ class FetchProgress:
 
     @property
     def fetched(self) -> int:
-        """
-        Bytes that are there.
-        """
+        """Bytes that are there."""
         return sum(each.fetched for each in self._parts.values())
 
     @property
     def total(self) -> int | None:
-        """
-        Bytes of all parts that have begun, or None while one of them is unknown.
-        """
+        """Bytes of all parts that have begun, or None while one of them is unknown."""
         sizes = [each.total for each in self._parts.values()]
         return None if not sizes or None in sizes else sum(size for size in sizes if size is not None)
 
     @property
     def rate(self) -> float:
-        """
-        Bytes a second over the last while.
-        """
+        """Bytes a second over the last while."""
         (began, before), (_, now) = self._samples[0], self._samples[-1]
         return max(0, now - before) / max(self._clock() - began, 0.001)
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
-        """
-        Bytes, bytes a second, and seconds to go as far as they can be told.
-        """
+        """Bytes, bytes a second, and seconds to go as far as they can be told."""
         rate, total = self.rate, self.total
         return {
             "part": self.part,

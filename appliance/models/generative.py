@@ -1,6 +1,4 @@
-"""
-The generative class: a language model that vLLM runs.
-"""
+"""The generative class: a language model that vLLM runs."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ _ADAPTER = "adapters."
 
 
 class LoraConfig(BaseConfig):
-    """
-    A LoRA adapter, served under its own name beside the model it changes.
-    """
+    """A LoRA adapter, served under its own name beside the model it changes."""
 
     name: Name
     """The name clients send as `model` to get the adapted model."""
@@ -39,9 +35,7 @@ class LoraConfig(BaseConfig):
 
 
 class GenerativeConfig(LocalModelConfig):
-    """
-    A language model: chat, completions, responses, messages.
-    """
+    """A language model: chat, completions, responses, messages."""
 
     offered = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
 
@@ -80,9 +74,7 @@ class GenerativeConfig(LocalModelConfig):
 
 
 class GenerativeModel(VllmModel):
-    """
-    A language model in a vLLM engine.
-    """
+    """A language model in a vLLM engine."""
 
     operations = frozenset(
         {
@@ -103,9 +95,7 @@ class GenerativeModel(VllmModel):
 
     @property
     def proof(self) -> ModelRequest:
-        """
-        One token.
-        """
+        """One token."""
         prompt = {"model": self._config.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         return ModelRequest(Operation.COMPLETION, json.dumps(prompt).encode())
 

@@ -1,6 +1,4 @@
-"""
-Where all models stand together: what the probes are told.
-"""
+"""Where all models stand together: what the probes are told."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from appliance.models.state import State
 
 @dataclass(frozen=True, slots=True)
 class ConfigStatus:
-    """
-    Which file is served, and what became of a newer one.
-    """
+    """Which file is served, and what became of a newer one."""
 
     digest: str
     """SHA-256 of the file that is served."""
@@ -32,9 +28,7 @@ class ConfigStatus:
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """
-    Answers to the probes, and the models behind them.
-    """
+    """Answers to the probes, and the models behind them."""
 
     is_live: bool
     """No model is beyond help."""
@@ -70,8 +64,7 @@ _FAULTS: Mapping[str, str] = {
 
 
 def public_reason(state: str, reason: str) -> str:
-    """
-    Why a model is in its state, for those who do not run the server: never the text of an error.
+    """Why a model is in its state, for those who do not run the server: never the text of an error.
 
     A reason that has such a text has it after ", because ".
     """
@@ -80,9 +73,7 @@ def public_reason(state: str, reason: str) -> str:
 
 
 def public(standing: HealthReport) -> HealthReport:
-    """
-    The same for those who do not run the server.
-    """
+    """The same for those who do not run the server."""
     config = standing.config
     if config is not None:
         error = None if config["error"] is None else "the file is wrong; the log says why"
@@ -100,9 +91,7 @@ def _public_model(model: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON v
 
 
 def _public_upstream(upstream: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
-    """
-    Without its address; what else there is of it depends on the class of the model.
-    """
+    """Without its address; what else there is of it depends on the class of the model."""
     shown = {key: value for key, value in upstream.items() if key != "name"}
     if "reason" in shown:
         shown["reason"] = None if shown.get("available") else "the log says why"

@@ -1,6 +1,4 @@
-"""
-What the last load of a model was spent on: the one source of the log, the probes and the metrics.
-"""
+"""What the last load of a model was spent on: the one source of the log, the probes and the metrics."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ _BEGINNINGS = frozenset({State.PENDING, State.RESTARTING})
 
 
 class LoadTimings:
-    """
-    The seconds that a model was in each state of its last load.
-    """
+    """The seconds that a model was in each state of its last load."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -30,16 +26,12 @@ class LoadTimings:
         self._entered = clock()
 
     def enter(self, state: State) -> None:
-        """
-        The model is in a state from now on.
-        """
+        """The model is in a state from now on."""
         self._seconds = {} if state in _BEGINNINGS else {**self._seconds, **self._current()}
         self._state, self._entered = state, self._clock()
 
     def seconds(self) -> Mapping[State, float]:
-        """
-        By phase in the order of the load, the one under way included.
-        """
+        """By phase in the order of the load, the one under way included."""
         known = {**self._seconds, **self._current()}
         return {state: seconds for state, seconds in known.items() if state in _LOADING}
 

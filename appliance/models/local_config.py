@@ -1,6 +1,4 @@
-"""
-What the sections of models that are computed here share: by vLLM, or by a class of the user's.
-"""
+"""What the sections of models that are computed here share: by vLLM, or by a class of the user's."""
 
 from __future__ import annotations
 
@@ -52,9 +50,7 @@ _STORAGE_FOR_VLLM: JsonDict = {
 
 
 class LocalModelConfig(ModelConfig):
-    """
-    A model that is computed here.
-    """
+    """A model that is computed here."""
 
     model_config = ConfigDict(json_schema_extra=_STORAGE_FOR_VLLM)
 
@@ -121,8 +117,7 @@ class LocalModelConfig(ModelConfig):
         return planner.precheck_layout(self.storage, self.layout, self.engine, settings)
 
     def settled(self, artifact: Path) -> LayoutConfig:
-        """
-        The layout, chosen now where that was left to us; `artifact` is the model's directory.
+        """The layout, chosen now where that was left to us; `artifact` is the model's directory.
 
         Raises:
             StorageError: the directory is no model's.
@@ -151,9 +146,7 @@ class LocalModelConfig(ModelConfig):
 
     @property
     def allow_pickle(self) -> bool:
-        """
-        The storage's word on weights that may run code.
-        """
+        """The storage's word on weights that may run code."""
         return self.storage is not None and self.storage.allow_pickle
 
     def build(self, peers: Peers) -> Model:
@@ -169,6 +162,4 @@ class LocalModelConfig(ModelConfig):
 
     @abstractmethod
     def in_vllm(self, engine: EngineConfig, front_end: FrontEnd) -> VllmModel:
-        """
-        The model in an engine of vLLM's.
-        """
+        """The model in an engine of vLLM's."""

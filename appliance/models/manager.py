@@ -1,6 +1,4 @@
-"""
-Where each model stands in its life, and the one writer of that: materialize, load, prove, ready, drain.
-"""
+"""Where each model stands in its life, and the one writer of that: materialize, load, prove, ready, drain."""
 
 from __future__ import annotations
 
@@ -32,8 +30,7 @@ __all__ = ["RULES", "FetchProgress", "HealthReport", "ModelManager", "ModelStatu
 
 
 class ModelManager:
-    """
-    Brings every model of the config to life, watches them, and lets them go.
+    """Brings every model of the config to life, watches them, and lets them go.
 
     `front_end` is this process among those that share its limits and engines.
     """
@@ -63,59 +60,43 @@ class ModelManager:
         """Readiness is off, and what comes is asked to go elsewhere."""
 
     def life(self, model_config: ModelConfig) -> ModelRunner:
-        """
-        The life of a model, not begun yet.
-        """
+        """The life of a model, not begun yet."""
         return ModelRunner(model_config, self._around)
 
     def apply(self, config: Config) -> None:
-        """
-        Serve by a config that differs in hot keys alone.
-        """
+        """Serve by a config that differs in hot keys alone."""
         self.config = config
         self.access.apply(config.server.access)
         self.keys.apply(config.server.key_limits(self._around.peers.front_end.count))
 
     @property
     def entries(self) -> tuple[ModelStatus, ...]:
-        """
-        The models that serve, or are to.
-        """
+        """The models that serve, or are to."""
         return self.roster.entries
 
     @property
     def is_live(self) -> bool:
-        """
-        No model is beyond help.
-        """
+        """No model is beyond help."""
         return all(RULES[entry.state].is_live for entry in self.entries)
 
     @property
     def is_ready(self) -> bool:
-        """
-        Every model of the config answers, but for those that an operator unloaded; there is at least one.
-        """
+        """Every model of the config answers, but for those that an operator unloaded; there is at least one."""
         wanted = [entry for entry in self.entries if entry.state is not State.UNLOADED]
         return not self.is_stopping and bool(wanted) and all(RULES[entry.state].is_ready for entry in wanted)
 
     @property
     def has_started(self) -> bool:
-        """
-        Every model has been ready once, or waits for nothing of ours any more.
-        """
+        """Every model has been ready once, or waits for nothing of ours any more."""
         return all(entry.has_started for entry in self.entries)
 
     @property
     def retry_after(self) -> int:
-        """
-        Seconds after which asking again makes sense.
-        """
+        """Seconds after which asking again makes sense."""
         return max(RULES[entry.state].retry_after for entry in self.entries)
 
     def standing(self) -> HealthReport:
-        """
-        All of that at this moment.
-        """
+        """All of that at this moment."""
         return HealthReport(
             self.is_live,
             self.is_ready,
@@ -131,15 +112,12 @@ class ModelManager:
         return {**asdict(self.file), "coming": [life.entry.describe() for life in self.roster.coming]}
 
     def begin(self) -> None:
-        """
-        Start the load and the watch as tasks; returns at once.
-        """
+        """Start the load and the watch as tasks; returns at once."""
         for life in self.roster.lives:
             life.begin()
 
     def find(self, name: str | None) -> ModelStatus:
-        """
-        The entry that answers to `name`, for a caller that may use it; see `ModelDirectory.find`.
+        """The entry that answers to `name`, for a caller that may use it; see `ModelDirectory.find`.
 
         Raises:
             CallError: there is none for this caller.
@@ -147,14 +125,11 @@ class ModelManager:
         return self.directory.find(name).entry
 
     def visible(self) -> Sequence[tuple[ModelStatus, str]]:
-        """
-        Every entry under each name that the current caller may use it by.
-        """
+        """Every entry under each name that the current caller may use it by."""
         return self.directory.visible()
 
     async def answer(self, name: str | None, call: ModelRequest) -> ModelResponse:
-        """
-        Have the named model answer; None means the only one there is.
+        """Have the named model answer; None means the only one there is.
 
         Raises:
             ForbiddenError: the caller's key is not for this.
@@ -166,8 +141,7 @@ class ModelManager:
         return await dispatch.answer(entry, call, self.keys)
 
     async def drain(self, seconds: float, delay: float = 0, dismiss: Callable[[], None] = lambda: None) -> None:
-        """
-        Turn readiness off, and wait up to `seconds` for the calls under way.
+        """Turn readiness off, and wait up to `seconds` for the calls under way.
 
         New ones are refused at once; with a `delay`, in seconds, they are answered for that long, and as long as others
         are under way. `dismiss` is called for the clients of those, when nobody should be sent here any more.
@@ -187,8 +161,7 @@ class ModelManager:
             life.retire(reason, answers=answers)
 
     async def load(self, name: str) -> None:
-        """
-        Load a model that was unloaded; returns once it is ready, at once where it is already.
+        """Load a model that was unloaded; returns once it is ready, at once where it is already.
 
         Raises:
             CallError: unknown model, or one that is neither.
@@ -206,8 +179,7 @@ class ModelManager:
             raise UnavailableError(f"The model {name!r} is {entry.state}: {entry.reason}")
 
     async def unload(self, name: str) -> None:
-        """
-        Let a model go until it is loaded again, once its calls under way are done or the time for that is over.
+        """Let a model go until it is loaded again, once its calls under way are done or the time for that is over.
 
         Raises:
             CallError: unknown model, or one that is not there to be unloaded.
@@ -217,38 +189,28 @@ class ModelManager:
         await asyncio.shield(self._own(self.empty(life, "an operator unloaded it")))
 
     async def empty(self, life: ModelRunner, reason: str) -> None:
-        """
-        Unload a model that serves; who calls it is told the reason.
-        """
+        """Unload a model that serves; who calls it is told the reason."""
         life.move(State.DRAINING, reason)
         await life.unload(self.config.server.drain_seconds, reason)
 
     async def leave(self, life: ModelRunner, reason: str) -> None:
-        """
-        Wait until a model that no call finds any more has done its last, and is gone.
-        """
+        """Wait until a model that no call finds any more has done its last, and is gone."""
         await life.leave(self.config.server.drain_seconds, reason)
         self.roster.forget(life)
 
     def let_go(self, life: ModelRunner, reason: str) -> None:
-        """
-        The same, without waiting.
-        """
+        """The same, without waiting."""
         self._own(self.leave(life, reason))
 
     def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """
-        Work that goes on when nobody waits for it any more, and ends with the server.
-        """
+        """Work that goes on when nobody waits for it any more, and ends with the server."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def stop(self) -> None:
-        """
-        End the load, what still runs, and every engine.
-        """
+        """End the load, what still runs, and every engine."""
         self.is_stopping = True
         for task in (tasks := list(self._tasks)):
             task.cancel()

@@ -1,6 +1,4 @@
-"""
-The life of one model: materialize, load, prove, ready, what follows when it dies, and gone.
-"""
+"""The life of one model: materialize, load, prove, ready, what follows when it dies, and gone."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ _WATCHED = frozenset({State.READY, State.FOLLOWING, State.UNAVAILABLE, State.DRA
 
 
 class ModelRunner:
-    """
-    One model from its turn to load until nobody wants it; the one writer of its entry's state.
-    """
+    """One model from its turn to load until nobody wants it; the one writer of its entry's state."""
 
     def __init__(self, config: ModelConfig, around: RunnerContext) -> None:
         self.entry = ModelStatus.of(config, around.peers)
@@ -43,15 +39,11 @@ class ModelRunner:
         """What the server said when it stopped, for a model that is ready only then."""
 
     def begin(self) -> None:
-        """
-        Start to load the model, and then to watch it; returns at once.
-        """
+        """Start to load the model, and then to watch it; returns at once."""
         self._task = asyncio.create_task(self._run())
 
     async def loaded(self) -> None:
-        """
-        Wait until the load that was begun has ended, well or not.
-        """
+        """Wait until the load that was begun has ended, well or not."""
         await self._has_loaded.wait()
 
     async def _run(self) -> None:
@@ -68,18 +60,14 @@ class ModelRunner:
                         await self._die(error)
 
     async def fetch(self) -> None:
-        """
-        Bring the bytes before it is the model's turn to load; one without storage has none.
-        """
+        """Bring the bytes before it is the model's turn to load; one without storage has none."""
         try:
             await self._bring()
         except Exception as error:
             await self._fail(error, reason_of(error, self.entry.config.name))
 
     async def load(self) -> None:
-        """
-        Bring the bytes, unless they are here, and start the model; what keeps it from starting would do so again.
-        """
+        """Bring the bytes, unless they are here, and start the model; what keeps it from starting would do so again."""
         try:
             async with self._emptying:
                 if self.entry.state is State.PENDING:
@@ -91,9 +79,7 @@ class ModelRunner:
             await self._fail(error, reason_of(error, self.entry.config.name))
 
     async def unload(self, seconds: float, reason: str) -> None:
-        """
-        Let go of a model that is draining, once its calls are done or `seconds` are over.
-        """
+        """Let go of a model that is draining, once its calls are done or `seconds` are over."""
         await dispatch.wait_idle([self.entry], seconds)
         # It may have died meanwhile.
         if self.entry.state is State.DRAINING:
@@ -104,9 +90,7 @@ class ModelRunner:
                 self.entry.release(self.entry.config.build(self._around.peers))
 
     def retire(self, reason: str, *, answers: bool) -> None:
-        """
-        The server stops: have the model drain, and say whether new calls are still answered.
-        """
+        """The server stops: have the model drain, and say whether new calls are still answered."""
         self.entry.answers_late, self._farewell = answers, (reason, answers)
         if State.DRAINING in RULES[self.entry.state].leaves_to:
             self.move(State.DRAINING, reason)
@@ -114,18 +98,14 @@ class ModelRunner:
             self.entry.reason = reason
 
     async def leave(self, seconds: float, reason: str) -> None:
-        """
-        End, wherever it stands, once the calls under way are done or `seconds` are over; nobody asks it any more.
-        """
+        """End, wherever it stands, once the calls under way are done or `seconds` are over; nobody asks it any more."""
         if State.DRAINING in RULES[self.entry.state].leaves_to:
             self.move(State.DRAINING, reason)
             await dispatch.wait_idle([self.entry], seconds)
         await self.stop(reason)
 
     async def stop(self, reason: str) -> None:
-        """
-        End at once; the thread that brings its bytes ends by itself.
-        """
+        """End at once; the thread that brings its bytes ends by itself."""
         self._is_abandoned = True
         if self._task is not None:
             self._task.cancel()
@@ -137,15 +117,11 @@ class ModelRunner:
             self.move(State.STOPPED, reason)
 
     def apply(self, config: ModelConfig) -> None:
-        """
-        Go on by a section that differs in hot keys alone.
-        """
+        """Go on by a section that differs in hot keys alone."""
         self.entry.apply(config, self._around.peers.front_end.count)
 
     def move(self, state: State, reason: str) -> None:
-        """
-        Put the entry where it now stands.
-        """
+        """Put the entry where it now stands."""
         entry = self.entry
         if state not in RULES[entry.state].leaves_to:
             raise AssertionError(f"{entry.config.name}: {entry.state} does not leave to {state}; this is a bug")
@@ -203,8 +179,7 @@ class ModelRunner:
         self._deaths.come_alive()
 
     async def _look(self) -> None:
-        """
-        Move the entry to where its model's health says it is, if that is elsewhere.
+        """Move the entry to where its model's health says it is, if that is elsewhere.
 
         Raises:
             EngineDeadError: it will not answer again.

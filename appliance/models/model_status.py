@@ -1,6 +1,4 @@
-"""
-One model of the config and where it stands.
-"""
+"""One model of the config and where it stands."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 @dataclass(slots=True)
 class ModelStatus:
-    """
-    One model of the config and where it stands; written by its `Life` alone.
-    """
+    """One model of the config and where it stands; written by its `Life` alone."""
 
     config: ModelConfig
     model: Model
@@ -69,23 +65,17 @@ class ModelStatus:
     """Of the bytes behind each of the section's storages, where they came from a store."""
 
     def enter(self, state: State, reason: str) -> None:
-        """
-        Be in a state from now on.
-        """
+        """Be in a state from now on."""
         self.phases.enter(state)
         self.state, self.since, self.reason = state, datetime.now(UTC), reason
         self.has_started |= state in {State.READY, State.FOLLOWING, State.UNAVAILABLE}
 
     def parts(self) -> Mapping[str, float]:
-        """
-        What the phase `loading` of its last load was spent on, in seconds; empty where the model does not tell.
-        """
+        """What the phase `loading` of its last load was spent on, in seconds; empty where the model does not tell."""
         return self.model.parts() if isinstance(self.model, ReportsLoadTimings) else {}
 
     def load(self) -> dict[str, Any]:  # Any: JSON values
-        """
-        The seconds of its last load as the log and probes show them, of one under way those until now.
-        """
+        """The seconds of its last load as the log and probes show them, of one under way those until now."""
         phases, parts = self.phases.seconds(), self.parts()
         shown = {
             name: {each: round(seconds, 2) for each, seconds in spent.items()}
@@ -96,47 +86,35 @@ class ModelStatus:
 
     @classmethod
     def of(cls, config: ModelConfig, peers: Peers) -> ModelStatus:
-        """
-        The entry of a section, which shares its limits with the other processes among its `peers`.
-        """
+        """The entry of a section, which shares its limits with the other processes among its `peers`."""
         name, settings = config.name, _settings(config, peers.front_end.count)
         return cls(config, config.build(peers), RequestQueue(name, settings), RequestQueue(name, _unpromised(settings)))
 
     def apply(self, config: ModelConfig, workers: int) -> None:
-        """
-        Go on by a section that differs in hot keys alone.
-        """
+        """Go on by a section that differs in hot keys alone."""
         self.config = config
         settings = _settings(config, workers)
         self.gate.apply(settings)
         self.tokenizer_gate.apply(_unpromised(settings))
 
     def bound(self, workers: int) -> None:
-        """
-        Let in no more at once than the engine computes for one of so many workers, now that it is there to say.
-        """
+        """Let in no more at once than the engine computes for one of so many workers, now that it is there to say."""
         concurrent = self.model.concurrent if isinstance(self.model, LimitsConcurrency) else None
         self.gate.engine_concurrent = self.tokenizer_gate.engine_concurrent = share(concurrent, workers)
 
     @property
     def is_busy(self) -> bool:
-        """
-        Somebody waits for it: callers, or the server that it computed for before it was to go.
-        """
+        """Somebody waits for it: callers, or the server that it computed for before it was to go."""
         return self.running > 0 or self.queued > 0 or (self._is_leaving and not self.is_done)
 
     @property
     def queued(self) -> int:
-        """
-        Requests that wait for their turn.
-        """
+        """Requests that wait for their turn."""
         return self.gate.queued + self.tokenizer_gate.queued
 
     @property
     def is_done(self) -> bool:
-        """
-        It was to go once the server that it computed for is gone, and that is so.
-        """
+        """It was to go once the server that it computed for is gone, and that is so."""
         return self._is_leaving and isinstance(self.model, FollowsAnotherNode) and not self.model.is_wanted
 
     @property
@@ -144,23 +122,18 @@ class ModelStatus:
         return self.state is State.DRAINING and isinstance(self.model, FollowsAnotherNode)
 
     def well(self) -> tuple[State, str]:
-        """
-        The state of a model that is healthy, and its reason.
-        """
+        """The state of a model that is healthy, and its reason."""
         if isinstance(self.model, FollowsAnotherNode):
             return State.FOLLOWING, f"it computes for {self.model.instead}, which answers"
         return State.READY, "it answers"
 
     @property
     def outside(self) -> str:
-        """
-        Where it stands in words for callers; why it failed speaks of paths and classes, and is for the log.
-        """
+        """Where it stands in words for callers; why it failed speaks of paths and classes, and is for the log."""
         return f"The model {self.config.name!r} is {self.state}: {public_reason(self.state, self.reason)}"
 
     def require(self, done: str, *states: State) -> None:
-        """
-        Return when it is in one of the states, in which alone this can be done to it.
+        """Return when it is in one of the states, in which alone this can be done to it.
 
         Raises:
             RequestError: it is in another.
@@ -172,8 +145,7 @@ class ModelStatus:
             )
 
     async def fetch(self, settings: GlobalStorageConfig, has_stopped: Callable[[], bool]) -> None:
-        """
-        Bring its bytes, in a thread, and hold them until they are released; raises as `fetch_artifacts` does.
+        """Bring its bytes, in a thread, and hold them until they are released; raises as `fetch_artifacts` does.
 
         What its start needs and no byte changes begins meanwhile.
         """
@@ -186,26 +158,20 @@ class ModelStatus:
         self.comparison = PlanVsActual.of(brought.plan) if brought.plan else None
 
     def compare(self) -> None:
-        """
-        Hold what was planned against what its load came to, where there is a plan.
-        """
+        """Hold what was planned against what its load came to, where there is a plan."""
         if self.comparison is not None:
             self.comparison = made = self.comparison.measure(self.model, self.phases.seconds()[State.LOADING])
             log.info("model.measured", model=self.config.name, **made.describe(), ratio=made.ratios)
 
     def release(self, model: Model) -> None:
-        """
-        Forget what was loaded, for a model that is not; its bytes may be pruned then.
-        """
+        """Forget what was loaded, for a model that is not; its bytes may be pruned then."""
         for each in self.holds:
             each.close()
         self.model, self.artifacts, self.holds, self.progress = model, {}, (), None
         self.comparison = None
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
-        """
-        The entry as probes show it.
-        """
+        """The entry as probes show it."""
         shown: dict[str, Any] = {
             "name": self.config.name,
             "state": self.state,

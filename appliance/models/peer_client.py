@@ -1,6 +1,4 @@
-"""
-One model of the config asking another, by name.
-"""
+"""One model of the config asking another, by name."""
 
 from __future__ import annotations
 
@@ -15,23 +13,18 @@ from appliance.models.state import RULES, State
 
 
 class PeerClient:
-    """
-    The models of a lifecycle as one of them sees the others; their answers are counted like any client's.
-    """
+    """The models of a lifecycle as one of them sees the others; their answers are counted like any client's."""
 
     def __init__(self, find: Callable[[str], ModelStatus], front_end: FrontEnd = ALONE) -> None:
         self._find = find
         self.front_end = front_end
 
     def operations(self, name: str) -> frozenset[Operation]:
-        """
-        What the named model can be asked.
-        """
+        """What the named model can be asked."""
         return self._find(name).model.operations
 
     def check(self, name: str) -> None:
-        """
-        Return when the named model answers.
+        """Return when the named model answers.
 
         Raises:
             EngineDeadError: it never will again.
@@ -45,8 +38,7 @@ class PeerClient:
             raise UnavailableError(text, retry_after=RULES[entry.state].retry_after)
 
     async def answer(self, name: str, call: ModelRequest) -> ModelResponse:
-        """
-        Have the named model answer, while the server drains too: the call this one is for came before that.
+        """Have the named model answer, while the server drains too: the call this one is for came before that.
 
         Raises:
             CallError: it cannot do this, cannot do it now, or the call itself is at fault.

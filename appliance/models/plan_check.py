@@ -1,6 +1,4 @@
-"""
-What the plan of a model said, beside what the model came to.
-"""
+"""What the plan of a model said, beside what the model came to."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ class PlanVsActual:
 
     @classmethod
     def of(cls, plan: Plan) -> Self:
-        """
-        What was planned, and nothing to hold against it yet.
-        """
+        """What was planned, and nothing to hold against it yet."""
         figures: dict[str, float] = {"weight_bytes": plan.weight_bytes, "load_seconds": plan.timing.load_seconds}
         if plan.kv_blocks:
             cache_bytes = min(rank.kv_cache_bytes for rank in plan.ranks)
@@ -36,22 +32,16 @@ class PlanVsActual:
         return cls(figures)
 
     def measure(self, model: Model, load_seconds: float) -> Self:
-        """
-        The same plan, held against a model that took so long to load.
-        """
+        """The same plan, held against a model that took so long to load."""
         known = model.measured() if isinstance(model, ReportsMemory) else {}
         return replace(self, real={**known, "load_seconds": round(load_seconds, 1)})
 
     @property
     def ratios(self) -> Mapping[str, float]:
-        """
-        How many times as much as was planned it came to, where both are known.
-        """
+        """How many times as much as was planned it came to, where both are known."""
         both = {name: planned for name, planned in self.planned.items() if planned and name in self.real}
         return {name: round(self.real[name] / planned, 3) for name, planned in both.items()}
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
-        """
-        Both sides as probes show them.
-        """
+        """Both sides as probes show them."""
         return {"planned": self.planned, **({"real": self.real} if self.real else {})}

@@ -1,6 +1,4 @@
-"""
-The proxy class: servers elsewhere answer, under one name and behind one readiness.
-"""
+"""The proxy class: servers elsewhere answer, under one name and behind one readiness."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ from appliance.proxy.upstream import PoolMemberConfig
 
 
 class HeadersConfig(BaseConfig):
-    """
-    Which headers travel beside those that always do: traces, `X-Request-Id`, and what says how to read a body.
-    """
+    """Which headers travel beside those that always do: traces, `X-Request-Id`, and what says how to read a body."""
 
     forward: tuple[HeaderName, ...] = ()
     """Headers of the client's that travel upstream, such as `Authorization`, which does not unless named here."""
@@ -60,9 +56,7 @@ class HeadersConfig(BaseConfig):
 
 
 class ProxyConfig(ModelConfig):
-    """
-    A model that other servers compute: any operation of OpenAI's protocol that they have.
-    """
+    """A model that other servers compute: any operation of OpenAI's protocol that they have."""
 
     has_engine: ClassVar[bool] = False
 
@@ -104,9 +98,7 @@ class ProxyConfig(ModelConfig):
 
 
 class ProxyModel:
-    """
-    Passes calls on, and answers back.
-    """
+    """Passes calls on, and answers back."""
 
     operations = frozenset(PATHS)
     proof = None
@@ -158,9 +150,7 @@ class ProxyModel:
         return {}
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:
-        """
-        How each upstream is; none before they are checked.
-        """
+        """How each upstream is; none before they are checked."""
         return [] if self._pool is None else self._pool.describe()
 
     async def close(self) -> None:
@@ -198,9 +188,7 @@ class ProxyModel:
         return request, body, hidden
 
     def _asked_usage(self, call: ModelRequest, body: bytes) -> tuple[bytes, HiddenUsage | None]:
-        """
-        The body with its usage asked for, and what takes that out of the answer, where the client did not ask.
-        """
+        """The body with its usage asked for, and what takes that out of the answer, where the client did not ask."""
         # Who drops the option has an upstream that refuses it.
         is_dropped = stream_usage.OPTION in self._config.request.drop
         if call.on_usage is None or call.operation not in stream_usage.OPERATIONS or is_dropped:
@@ -243,8 +231,6 @@ class ProxyModel:
 
 
 async def _reply(kept: CachedResponse, name: str, headers: Mapping[str, str]) -> ModelResponse:
-    """
-    A whole answer under the client's name for the model; an error keeps its body.
-    """
+    """A whole answer under the client's name for the model; an error keeps its body."""
     body = await off_loop(len(kept.body), renamed, kept.body, name) if kept.status < 300 else kept.body
     return ModelResponse(body, kept.status, kept.media_type, headers)

@@ -1,6 +1,4 @@
-"""
-The calls of one model, counted.
-"""
+"""The calls of one model, counted."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class RequestCounter:
-    """
-    How many calls ended well, how many did not, and the nanoseconds both took; written by `calls` alone.
-    """
+    """How many calls ended well, how many did not, and the nanoseconds both took; written by `calls` alone."""
 
     good: int = 0
     good_ns: int = 0
@@ -22,9 +18,7 @@ class RequestCounter:
     """When the last call began, in milliseconds since 1970; 0 is never."""
 
     def count(self, began_ns: int, *, is_good: bool) -> None:
-        """
-        Count a call that ends now and began then, on the monotonic clock.
-        """
+        """Count a call that ends now and began then, on the monotonic clock."""
         taken = time.monotonic_ns() - began_ns
         self.last_ms = (time.time_ns() - taken) // 1_000_000
         if is_good:

@@ -1,6 +1,4 @@
-"""
-How often a model may die, and how long it waits before each new start.
-"""
+"""How often a model may die, and how long it waits before each new start."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """
-    When a model that dies over and over is given up.
-    """
+    """When a model that dies over and over is given up."""
 
     most_deaths: int = 5
     """The death in a row that is the last."""
@@ -36,9 +32,7 @@ class RestartPolicy:
 
 
 class RestartTracker:
-    """
-    The deaths of one model in a row.
-    """
+    """The deaths of one model in a row."""
 
     def __init__(self, patience: RestartPolicy, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience = patience
@@ -48,15 +42,11 @@ class RestartTracker:
         self.in_a_row = 0
 
     def come_alive(self) -> None:
-        """
-        The model answers from now on.
-        """
+        """The model answers from now on."""
         self._came_alive = self._clock()
 
     def count(self) -> None:
-        """
-        It died now, alive or on its way there.
-        """
+        """It died now, alive or on its way there."""
         now = self._clock()
         was_well = self._came_alive is not None and now - self._came_alive >= self._patience.well_seconds
         if was_well or self.in_a_row == 0:
@@ -66,16 +56,12 @@ class RestartTracker:
 
     @property
     def is_loop(self) -> bool:
-        """
-        To start it anew would be in vain.
-        """
+        """To start it anew would be in vain."""
         return self.in_a_row >= self._patience.most_deaths
 
     @property
     def lasted_seconds(self) -> float:
-        """
-        From the first death of the row until now.
-        """
+        """From the first death of the row until now."""
         return self._clock() - self._first
 
     @property
@@ -88,9 +74,7 @@ class RestartTracker:
 
 
 def reason_of(error: Exception, name: str) -> str:
-    """
-    Why the named model is not well, for the probes; what is no error of ours goes to the log with all of it.
-    """
+    """Why the named model is not well, for the probes; what is no error of ours goes to the log with all of it."""
     if isinstance(error, ApplianceError):
         return str(error)
     log.error("model.broke", model=name, exc_info=error)

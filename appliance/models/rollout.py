@@ -1,6 +1,4 @@
-"""
-The models of a new config, in the places of those of the old one.
-"""
+"""The models of a new config, in the places of those of the old one."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ _POLL_SECONDS = 0.05
 
 
 class Rollout:
-    """
-    One change of models.
+    """One change of models.
 
     All bytes are brought before anybody goes. What needs no engine of vLLM's comes up beside the old one and takes its
     place once it is ready. Two engines would not fit into memory: the old one goes first, and is brought back where the
@@ -110,9 +107,7 @@ class Rollout:
         await self._manager.leave(life, "the config that wanted it is not applied")
 
     async def _make_room(self) -> None:
-        """
-        Have the engines go that are to be replaced or are wanted no more, all before the first new one loads.
-        """
+        """Have the engines go that are to be replaced or are wanted no more, all before the first new one loads."""
         if self._has_room:
             return
         self._has_room = True
@@ -135,9 +130,7 @@ class Rollout:
         )
 
     async def _bring_back(self) -> None:
-        """
-        Where a new engine failed, the old one serves again.
-        """
+        """Where a new engine failed, the old one serves again."""
         for name, life in self._emptied.items():
             if name in self.failed and life.entry.state is State.UNLOADED:
                 life.move(State.PENDING, "what was to replace it failed")
@@ -149,9 +142,7 @@ def _is_heavy(life: ModelRunner) -> bool:
 
 
 def _waves(coming: Mapping[str, ModelRunner]) -> Iterator[Sequence[ModelRunner]]:
-    """
-    Who asks another model comes after it.
-    """
+    """Who asks another model comes after it."""
     asks = {name: [each for each in life.entry.config.targets if each in coming] for name, life in coming.items()}
     order = TopologicalSorter(asks)
     order.prepare()

@@ -1,6 +1,4 @@
-"""
-What the models of one server share.
-"""
+"""What the models of one server share."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from appliance.models.restart_policy import RestartPolicy
 
 @dataclass(slots=True)
 class Turn:
-    """
-    Which engine may start.
-    """
+    """Which engine may start."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while an engine starts."""
@@ -30,17 +26,13 @@ class Turn:
     """How many models were closed so far."""
 
     def of(self, config: ModelConfig) -> AbstractAsyncContextManager[object]:
-        """
-        One engine after the other: each measures the memory that the ones before it left.
-        """
+        """One engine after the other: each measures the memory that the ones before it left."""
         return self.lock if config.has_engine else contextlib.nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerContext:
-    """
-    What each of them lives with.
-    """
+    """What each of them lives with."""
 
     peers: Peers
     storage: Callable[[], GlobalStorageConfig]

@@ -1,6 +1,4 @@
-"""
-The states of a model's life as one table: the document, the code and the test.
-"""
+"""The states of a model's life as one table: the document, the code and the test."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """
-    Where a model stands; `StateRule` says what each state means.
-    """
+    """Where a model stands; `StateRule` says what each state means."""
 
     PENDING = "pending"
     FETCHING = "fetching"
@@ -30,8 +26,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StateRule:
-    """
-    What a state means to a probe, whether it answers calls, where it leaves to, and the wait in seconds a refused
+    """What a state means to a probe, whether it answers calls, where it leaves to, and the wait in seconds a refused
     caller is told.
     """
 

@@ -1,6 +1,4 @@
-"""
-A model that is computed here, in a vLLM engine of its own.
-"""
+"""A model that is computed here, in a vLLM engine of its own."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from appliance.engines.vllm.engine_args import EngineSpec
 
 
 class VllmModel(ABC):
-    """
-    What the model classes that run in vLLM share: a setup of theirs, and the engine that comes of it.
-    """
+    """What the model classes that run in vLLM share: a setup of theirs, and the engine that comes of it."""
 
     def __init__(self, name: str, layout: AnyLayout, front_end: FrontEnd) -> None:
         self._name = name
@@ -30,95 +26,68 @@ class VllmModel(ABC):
     @property
     @abstractmethod
     def operations(self) -> frozenset[Operation]:
-        """
-        What it can be asked; see `Model.operations`.
-        """
+        """What it can be asked; see `Model.operations`."""
 
     @property
     @abstractmethod
     def proof(self) -> ModelRequest:
-        """
-        The smallest call it must answer; see `Model.proof`.
-        """
+        """The smallest call it must answer; see `Model.proof`."""
 
     @abstractmethod
     def setup(self, artifacts: Mapping[str, Path]) -> EngineSpec:
-        """
-        What vLLM is told, now that the bytes are here.
+        """What vLLM is told, now that the bytes are here.
 
         Raises:
             LoadError: these bytes are no model of this class.
         """
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """
-        Begin what the engine's start needs in any case; see `Preparable.prepare`.
-        """
+        """Begin what the engine's start needs in any case; see `Preparable.prepare`."""
         preload.begin(self._name, self._layout, cache_dir, forks=self._front_end.number == 0)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        """
-        Start the engine; see `Model.load`.
-        """
+        """Start the engine; see `Model.load`."""
         self._engine = Engine(self.setup(artifacts), self._front_end)
         await self._engine.start()
 
     async def check(self) -> None:
-        """
-        Look at the engine; see `Model.check`.
-        """
+        """Look at the engine; see `Model.check`."""
         self.running.check()
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        Have the engine answer; see `Model.answer`.
-        """
+        """Have the engine answer; see `Model.answer`."""
         return await self.running.answer(call)
 
     @property
     def concurrent(self) -> int | None:
-        """
-        How many calls the engine computes at once; see `Bounded.concurrent`.
-        """
+        """How many calls the engine computes at once; see `Bounded.concurrent`."""
         return self._engine.max_num_seqs if self._engine else None
 
     def nodes(self) -> Mapping[int, str]:
-        """
-        The other machines; see `Spread.nodes`.
-        """
+        """The other machines; see `Spread.nodes`."""
         return self._engine.nodes if self._engine else {}
 
     def measured(self) -> Mapping[str, float]:
-        """
-        Bytes of weights and tokens of the KV cache; see `Measured.measured`.
-        """
+        """Bytes of weights and tokens of the KV cache; see `Measured.measured`."""
         return self._engine.measured if self._engine else {}
 
     def parts(self) -> Mapping[str, float]:
-        """
-        What the engine's start was spent on; see `Timed.parts`.
-        """
+        """What the engine's start was spent on; see `Timed.parts`."""
         return self._engine.parts() if self._engine else {}
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
-        """
-        Facts for listings; see `Model.describe`.
-        """
+        """Facts for listings; see `Model.describe`."""
         length = self._engine.max_model_len if self._engine else None
         return {} if length is None else {"max_model_len": length}
 
     async def close(self) -> None:
-        """
-        End the engine; see `Model.close`.
-        """
+        """End the engine; see `Model.close`."""
         if self._engine is not None:
             await self._engine.close()
 
     @property
     def running(self) -> Engine:
-        """
-        The engine, which there is from the load on.
-        """
+        """The engine, which there is from the load on."""
         if self._engine is None:
             raise AssertionError("asked before it was loaded; this is a bug")
         return self._engine

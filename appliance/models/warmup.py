@@ -1,6 +1,4 @@
-"""
-The first answer of a model, which proves that it works.
-"""
+"""The first answer of a model, which proves that it works."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ _PROVE_SECONDS = 300.0
 
 
 async def run_warmup(model: Model, proof: ModelRequest) -> None:
-    """
-    One real answer, from the first byte to the last.
+    """One real answer, from the first byte to the last.
 
     Raises:
         LoadError: it did not come, or is not an answer.

@@ -1,6 +1,4 @@
-"""
-A model of several machines on one that only computes: another answers for it.
-"""
+"""A model of several machines on one that only computes: another answers for it."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from appliance.models.vllm_model import VllmModel
 
 
 class WorkerNodeModel:
-    """
-    The ranks of this machine; what the model is, the other one says.
-    """
+    """The ranks of this machine; what the model is, the other one says."""
 
     proof = None
 
@@ -28,55 +24,40 @@ class WorkerNodeModel:
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """
-        What rank 0 can be asked.
-        """
+        """What rank 0 can be asked."""
         return self._model.operations
 
     @property
     def is_wanted(self) -> bool:
-        """
-        Rank 0 has our ranks compute; see `Following.is_wanted`.
-        """
+        """Rank 0 has our ranks compute; see `Following.is_wanted`."""
         return self._engine is not None and self._engine.is_wanted
 
     @property
     def instead(self) -> str:
-        """
-        Rank 0; see `Following.instead`.
-        """
+        """Rank 0; see `Following.instead`."""
         return f"rank 0 at {self._leader}"
 
     def nodes(self) -> Mapping[int, str]:
-        """
-        Rank 0; see `Spread.nodes`.
-        """
+        """Rank 0; see `Spread.nodes`."""
         return self._engine.nodes if self._engine else {}
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """
-        Import vLLM; see `Preparable.prepare`.
-        """
+        """Import vLLM; see `Preparable.prepare`."""
         self._model.prepare(cache_dir)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        """
-        Start the ranks of this machine; see `Model.load`.
-        """
+        """Start the ranks of this machine; see `Model.load`."""
         self._engine = HeadlessEngine(self._model.setup(artifacts))
         await self._engine.start()
 
     async def check(self) -> None:
-        """
-        Look at them, and at rank 0; see `Model.check`.
-        """
+        """Look at them, and at rank 0; see `Model.check`."""
         if self._engine is None:
             raise EngineDeadError("the engine is not running")
         self._engine.check()
 
     async def answer(self, _call: ModelRequest) -> ModelResponse:
-        """
-        Refuse: it is asked in the wrong place.
+        """Refuse: it is asked in the wrong place.
 
         Raises:
             UnavailableError: always.
@@ -84,14 +65,10 @@ class WorkerNodeModel:
         raise UnavailableError(f"This machine computes for {self.instead}, which answers")
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
-        """
-        Nothing; see `Model.describe`.
-        """
+        """Nothing; see `Model.describe`."""
         return {}
 
     async def close(self) -> None:
-        """
-        End the ranks of this machine; see `Model.close`.
-        """
+        """End the ranks of this machine; see `Model.close`."""
         if self._engine is not None:
             await self._engine.close()

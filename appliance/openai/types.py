@@ -1,6 +1,4 @@
-"""
-OpenAI's requests, answers and errors as objects.
-"""
+"""OpenAI's requests, answers and errors as objects."""
 
 from appliance.python_api.error_response import ErrorInfo, ErrorResponse
 from appliance.python_api.request_types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, RerankRequest

@@ -1,6 +1,4 @@
-"""
-What each layer of a model caches of the tokens it has seen.
-"""
+"""What each layer of a model caches of the tokens it has seen."""
 
 from __future__ import annotations
 
@@ -47,8 +45,7 @@ class AttentionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """
-    The cache of one layer.
+    """The cache of one layer.
 
     `elements` is how many numbers a token takes in one head, keys and values together; of a state, all of it.
     `window` is how many tokens are kept at most; 0 is all.
@@ -67,9 +64,7 @@ def attention_of(
     kv_heads: int,
     head_dim: int,
 ) -> tuple[Attention, ...]:
-    """
-    The cache of each layer, in order; `kind` is the model's type.
-    """
+    """The cache of each layer, in order; `kind` is the model's type."""
     if is_latent(kind, text):
         # The keys' rotated part lies beside the latent vector (``MLAAttentionSpec``).
         elements = text["kv_lora_rank"] + text.get("qk_rope_head_dim", 0)
@@ -91,16 +86,12 @@ def attention_of(
 
 
 def is_latent(kind: str, text: Mapping[str, Any]) -> bool:  # Any: JSON values
-    """
-    Whether vLLM runs a model with latent attention (MLA).
-    """
+    """Whether vLLM runs a model with latent attention (MLA)."""
     return kind in _LATENT and text.get("kv_lora_rank") is not None
 
 
 def _types(kind: str, text: Mapping[str, Any], layers: int) -> list[str]:  # Any: JSON values
-    """
-    The types of the layers where the config leaves them to the code of the model.
-    """
+    """The types of the layers where the config leaves them to the code of the model."""
     if kind == "llama4_text":
         step = text.get("no_rope_layer_interval") or 4
         return ["full_attention" if (layer + 1) % step == 0 else "chunked_attention" for layer in range(layers)]
@@ -113,9 +104,7 @@ def _types(kind: str, text: Mapping[str, Any], layers: int) -> list[str]:  # Any
 
 
 def _state(text: Mapping[str, Any]) -> int:  # Any: JSON values
-    """
-    Numbers in the state of a layer: of gated delta nets and of Mamba 2 (``MambaStateShapeCalculator`` of vLLM).
-    """
+    """Numbers in the state of a layer: of gated delta nets and of Mamba 2 (``MambaStateShapeCalculator`` of vLLM)."""
     if heads := text.get("linear_num_value_heads"):
         keys = text["linear_num_key_heads"] * text["linear_key_head_dim"]
         values = heads * text["linear_value_head_dim"]

@@ -1,6 +1,4 @@
-"""
-What cannot work, known from a model's sizes alone: the checks that vLLM 0.32 makes when it builds the model.
-"""
+"""What cannot work, known from a model's sizes alone: the checks that vLLM 0.32 makes when it builds the model."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ from appliance.planner.model_config import Architecture
 
 @dataclass(frozen=True, slots=True)
 class ConstraintViolation:
-    """
-    One thing that cannot work; `path` is the key at fault, below the model's entry.
+    """One thing that cannot work; `path` is the key at fault, below the model's entry.
 
     `is_memory` says that it hangs on an estimate of memory, and may be overridden.
     """
@@ -27,18 +24,14 @@ class ConstraintViolation:
 
     @property
     def message(self) -> str:
-        """
-        The fault and the remedy, as a problem of the file says them.
-        """
+        """The fault and the remedy, as a problem of the file says them."""
         return f"{self.fault}; {self.remedy}"
 
 
 def constraint_violations(
     model: Architecture, layout: LayoutConfig, max_model_len: int | None = None
 ) -> list[ConstraintViolation]:
-    """
-    Everything about a layout that vLLM would refuse; `max_model_len` is the wanted one, None the model's own.
-    """
+    """Everything about a layout that vLLM would refuse; `max_model_len` is the wanted one, None the model's own."""
     checks = (_heads, _feed_forward, _vocabulary, _experts, _layers, _context, _blocks)
     found = [
         ConstraintViolation(("layout", key), fault, remedy)
@@ -52,9 +45,7 @@ Found = Iterator[tuple[str, str, str]]
 
 
 def _heads(model: Architecture, layout: LayoutConfig) -> Found:
-    """
-    ``ModelConfig.verify_with_parallel_config``, and ``QKVParallelLinear``.
-    """
+    """``ModelConfig.verify_with_parallel_config``, and ``QKVParallelLinear``."""
     ranks = layout.tensor_parallel
     if model.heads % ranks:
         yield _split(ranks, f"{model.heads} attention heads")
@@ -64,9 +55,7 @@ def _heads(model: Architecture, layout: LayoutConfig) -> Found:
 
 
 def _feed_forward(model: Architecture, layout: LayoutConfig) -> Found:
-    """
-    ``ColumnParallelLinear`` and ``FusedMoE``.
-    """
+    """``ColumnParallelLinear`` and ``FusedMoE``."""
     ranks = layout.tensor_parallel
     sparse = model.sparse
     if not all(sparse) and model.intermediate % ranks:
@@ -77,17 +66,13 @@ def _feed_forward(model: Architecture, layout: LayoutConfig) -> Found:
 
 
 def _vocabulary(model: Architecture, layout: LayoutConfig) -> Found:
-    """
-    ``VocabParallelEmbedding``: padded to a multiple of 64, the rows must divide.
-    """
+    """``VocabParallelEmbedding``: padded to a multiple of 64, the rows must divide."""
     if model.padded_vocabulary % layout.tensor_parallel:
         yield _split(layout.tensor_parallel, f"a vocabulary of {model.padded_vocabulary}, padded")
 
 
 def _experts(model: Architecture, layout: LayoutConfig) -> Found:
-    """
-    ``ModelConfig._verify_with_expert_parallelism``, and ``determine_expert_map``.
-    """
+    """``ModelConfig._verify_with_expert_parallelism``, and ``determine_expert_map``."""
     if not layout.expert_parallel:
         return
     ranks = layout.tensor_parallel * layout.data_parallel
@@ -99,9 +84,7 @@ def _experts(model: Architecture, layout: LayoutConfig) -> Found:
 
 
 def _layers(model: Architecture, layout: LayoutConfig) -> Found:
-    """
-    ``get_pp_indices``, and the interface ``SupportsPP``, which encoders lack.
-    """
+    """``get_pp_indices``, and the interface ``SupportsPP``, which encoders lack."""
     stages = layout.pipeline_parallel
     if stages > model.layers:
         yield "pipeline_parallel", f"is {stages}, and the model has {model.layers} layers", "must be at most that"
@@ -146,9 +129,7 @@ def _blocks(model: Architecture, layout: LayoutConfig) -> Found:
 
 
 def _length(model: Architecture, wanted: int | None) -> Sequence[ConstraintViolation]:
-    """
-    ``_get_and_verify_max_len``, which the variable bids to let anything pass.
-    """
+    """``_get_and_verify_max_len``, which the variable bids to let anything pass."""
     if os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0") not in ("", "0"):
         return ()
     if wanted is None or model.max_length is None or wanted <= model.max_length:

@@ -1,6 +1,4 @@
-"""
-The tensors of encoders of BERT's kind, as their `config.json` lets them be expected.
-"""
+"""The tensors of encoders of BERT's kind, as their `config.json` lets them be expected."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def encoder(model: Architecture) -> Shapes:
-    """
-    Names and shapes, layer by layer, with the pooler that BERT's and RoBERTa's checkpoints have.
-    """
+    """Names and shapes, layer by layer, with the pooler that BERT's and RoBERTa's checkpoints have."""
     hidden, inner = model.hidden, model.intermediate
     yield "embeddings.word_embeddings.weight", (model.vocabulary, hidden)
     yield "embeddings.position_embeddings.weight", (int(model.text.get("max_position_embeddings") or 0), hidden)

@@ -1,6 +1,4 @@
-"""
-The tensors of a model whose files have no headers that name them, as its `config.json` lets them be expected.
-"""
+"""The tensors of a model whose files have no headers that name them, as its `config.json` lets them be expected."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ _FOUR_NORMS = ("gemma2", "gemma3", "glm4")
 
 
 def expected(architecture: Architecture) -> list[TensorInfo]:
-    """
-    The tensors of a model by its config alone, under the names that its checkpoint would have.
-    """
+    """The tensors of a model by its config alone, under the names that its checkpoint would have."""
     dtype = architecture.dtype or "BF16"
     shapes = encoder(architecture) if architecture.is_encoder else _decoder(architecture)
     return [TensorInfo(name, dtype, shape) for name, shape in shapes]

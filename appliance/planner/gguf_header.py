@@ -1,5 +1,4 @@
-"""
-What a GGUF file says of its model, read from its beginning alone.
+"""What a GGUF file says of its model, read from its beginning alone.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -75,8 +74,7 @@ _NAMES: Mapping[str, str] = {
 
 
 def read_gguf(peek: RemoteReader, name: str) -> tuple[Mapping[str, Any], list[TensorInfo], int]:  # Any: JSON values
-    """
-    A `config.json` of the model, its tensors as the conversion writes them, and how many bytes were read.
+    """A `config.json` of the model, its tensors as the conversion writes them, and how many bytes were read.
 
     Raises:
         ArtifactCorruptError: it is no GGUF file.
@@ -141,18 +139,14 @@ def _form(kind: int) -> str:
 
 
 class _Cursor:
-    """
-    Reads on from the beginning of a file, a megabyte at a time.
-    """
+    """Reads on from the beginning of a file, a megabyte at a time."""
 
     def __init__(self, peek: RemoteReader, name: str) -> None:
         self._peek, self._name, self._held, self._at = peek, name, b"", 0
         self.read_bytes = 0
 
     def take(self, size: int) -> bytes:
-        """
-        The next bytes.
-        """
+        """The next bytes."""
         _require(self.read_bytes + size, _MOST_BYTES, "bytes before its weights")
         while len(self._held) - self._at < size:
             end = min(self.read_bytes + max(_BLOCK, size), self._peek.files[self._name])
@@ -164,24 +158,18 @@ class _Cursor:
         return self._held[self._at - size : self._at]
 
     def number(self, form: str) -> Any:  # Any: a number, as struct has it
-        """
-        The next number.
-        """
+        """The next number."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def text(self) -> str:
-        """
-        The next text.
-        """
+        """The next text."""
         try:
             return self.take(self.number("<Q")).decode()
         except UnicodeDecodeError as error:
             raise ValueError("it has a text that is not UTF-8") from error
 
     def value(self, kind: int, depth: int = 0) -> Any:  # Any: JSON values
-        """
-        The next value; of a list of texts only its length, of other lists the largest.
-        """
+        """The next value; of a list of texts only its length, of other lists the largest."""
         if kind == _STRING:
             return self.text()
         if kind != _ARRAY:

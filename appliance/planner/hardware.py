@@ -1,6 +1,4 @@
-"""
-The devices that a plan is for: those of this machine, or some that are named.
-"""
+"""The devices that a plan is for: those of this machine, or some that are named."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ _WANTED = re.compile(r"(?P<name>[A-Za-z0-9]+-(?P<gb>\d+)gb)(?::(?P<count>[1-9]\d
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """
-    Devices of one machine, all alike; on a CPU, the machine is the one device, which all ranks share.
-    """
+    """Devices of one machine, all alike; on a CPU, the machine is the one device, which all ranks share."""
 
     name: str
     count: int
@@ -69,8 +65,7 @@ class Hardware:
 
 
 def named_hardware(text: str) -> Hardware:
-    """
-    Hardware by its name, such as `h100-80gb:8`; any name with its gigabytes will do after `any-`.
+    """Hardware by its name, such as `h100-80gb:8`; any name with its gigabytes will do after `any-`.
 
     Raises:
         ValueError: it is none that is known.
@@ -88,9 +83,7 @@ def named_hardware(text: str) -> Hardware:
 
 
 def detect_hardware() -> Hardware:
-    """
-    The GPUs of this machine, else its CPU with the memory this process may have.
-    """
+    """The GPUs of this machine, else its CPU with the memory this process may have."""
     return _gpus() or Hardware("cpu", 1, _memory(), is_cpu=True)
 
 

@@ -1,5 +1,4 @@
-"""
-The KV cache: what a block of it takes, how many blocks a text needs, how many there are.
+"""The KV cache: what a block of it takes, how many blocks a text needs, how many there are.
 
 The arithmetic is that of vLLM 0.32's ``v1/core/kv_cache_utils.py`` and ``v1/kv_cache_interface.py``: layers that cache
 alike form groups of one size, a block belongs to one group at a time, and is as large as the largest group's pages.
@@ -28,8 +27,7 @@ _ALIKE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """
-    What the cache depends on beside the model and its layout.
+    """What the cache depends on beside the model and its layout.
 
     `dtype` is vLLM's name of the cache's type, `element_bytes` those of the model's own; `in_flight` is how many tokens
     may be under way at once.
@@ -43,9 +41,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class _Pages:
-    """
-    The pages of one layer: what it caches, tokens and bytes in each.
-    """
+    """The pages of one layer: what it caches, tokens and bytes in each."""
 
     attention: Attention
     tokens: int
@@ -54,9 +50,7 @@ class _Pages:
 
 @dataclass(frozen=True)
 class KvCache:
-    """
-    The cache of one model in one layout; without groups, nothing is cached.
-    """
+    """The cache of one model in one layout; without groups, nothing is cached."""
 
     groups: tuple[tuple[_Pages, tuple[int, ...]], ...]
     """The pages of each group, and the numbers of its layers."""
@@ -72,36 +66,26 @@ class KvCache:
 
     @cached_property
     def block_bytes(self) -> tuple[int, ...]:
-        """
-        Bytes of a block on a rank of each pipeline stage.
-        """
+        """Bytes of a block on a rank of each pipeline stage."""
         starts = (0, *self.ends[:-1])
         return tuple(self._largest(range(start, end)) for start, end in zip(starts, self.ends, strict=True))
 
     @cached_property
     def token_bytes(self) -> int:
-        """
-        Bytes that one more token of a long text takes, on the rank where that is most.
-        """
+        """Bytes that one more token of a long text takes, on the rank where that is most."""
         starts = (0, *self.ends[:-1])
         return max((self._growth(range(start, end)) for start, end in zip(starts, self.ends, strict=True)), default=0)
 
     def blocks_of(self, tokens: int) -> int:
-        """
-        Blocks that a text of so many tokens takes at most.
-        """
+        """Blocks that a text of so many tokens takes at most."""
         return sum(self._blocks(pages, tokens) for pages, _ in self.groups)
 
     def blocks_in(self, available: Sequence[int]) -> int:
-        """
-        Blocks that fit into so many bytes on a rank of each stage; the smallest stage decides.
-        """
+        """Blocks that fit into so many bytes on a rank of each stage; the smallest stage decides."""
         return min((have // size for have, size in zip(available, self.block_bytes, strict=True) if size), default=0)
 
     def longest(self, blocks: int, limit: int) -> int:
-        """
-        The longest text that fits into so many blocks, up to `limit`; one block is never used.
-        """
+        """The longest text that fits into so many blocks, up to `limit`; one block is never used."""
         low, high = 0, limit
         while low < high:
             middle = (low + high + 1) // 2
@@ -134,9 +118,7 @@ class KvCache:
 
 
 def cache_of(model: Architecture, layout: LayoutConfig, terms: Terms) -> KvCache:
-    """
-    The cache of a model in a layout.
-    """
+    """The cache of a model in a layout."""
     pages = _of_one_size([_pages(each, layout, terms) for each in model.attention])
     return KvCache(
         groups=tuple(_groups(pages)),
@@ -159,9 +141,7 @@ def _pages(attention: Attention, layout: LayoutConfig, terms: Terms) -> _Pages:
 
 
 def _of_one_size(pages: list[_Pages]) -> list[_Pages]:
-    """
-    Pages of one size: smaller ones hold more tokens, or are padded where that does not come out even.
-    """
+    """Pages of one size: smaller ones hold more tokens, or are padded where that does not come out even."""
     kinds = {each.attention.kind for each in pages}
     # Layers that all grow alike form one group, whatever the size of their pages.
     if len(kinds) <= 1 or len({each.size_bytes for each in pages}) == 1:
@@ -177,9 +157,7 @@ def _grown(pages: _Pages, size: int) -> _Pages:
 
 
 def _groups(pages: Sequence[_Pages]) -> Iterable[tuple[_Pages, tuple[int, ...]]]:
-    """
-    Groups of layers (``_get_kv_cache_groups_uniform_page_size``).
-    """
+    """Groups of layers (``_get_kv_cache_groups_uniform_page_size``)."""
     alike: dict[tuple[AttentionKind, int, int], list[int]] = {}
     for number, each in enumerate(pages):
         alike.setdefault((each.attention.kind, each.attention.window, each.tokens), []).append(number)

@@ -1,6 +1,4 @@
-"""
-The layouts that work: the nearest to one that does not, and the smallest where the choice is ours.
-"""
+"""The layouts that work: the nearest to one that does not, and the smallest where the choice is ours."""
 
 from __future__ import annotations
 
@@ -29,25 +27,19 @@ _MOST_RANKS = 16
 def nearest(
     subject: ModelInfo, wanted: LayoutConfig, demand: EngineRequirements, hardware: Hardware
 ) -> list[LayoutConfig]:
-    """
-    Up to three layouts that work and are most like the wanted one.
-    """
+    """Up to three layouts that work and are most like the wanted one."""
     most = _most(wanted, hardware)
     fitting = (each for each in candidates(wanted, most) if works(subject, each, demand, hardware))
     return list(islice(fitting, _MOST_NAMED))
 
 
 def dividing(model: Architecture, wanted: LayoutConfig, most: int = _MOST_RANKS) -> Iterator[LayoutConfig]:
-    """
-    Layouts that vLLM would take, whether they fit or not, those most like the wanted one first.
-    """
+    """Layouts that vLLM would take, whether they fit or not, those most like the wanted one first."""
     return (each for each in candidates(wanted, max(most, wanted.ranks)) if not constraint_violations(model, each))
 
 
 def with_dividing(fault: ConstraintViolation, model: Architecture, wanted: LayoutConfig) -> ConstraintViolation:
-    """
-    A fault of a layout with up to three that divide as its remedy.
-    """
+    """A fault of a layout with up to three that divide as its remedy."""
     if fault.path not in SPLITS:
         return fault
     others = ", ".join(map(named, islice(dividing(model, wanted), _MOST_NAMED)))
@@ -55,8 +47,7 @@ def with_dividing(fault: ConstraintViolation, model: Architecture, wanted: Layou
 
 
 def search_layout(subject: ModelInfo, demand: EngineRequirements, hardware: Hardware) -> tuple[LayoutConfig, str]:
-    """
-    The layout with the fewest ranks that holds the model, and why it is that one.
+    """The layout with the fewest ranks that holds the model, and why it is that one.
 
     Where none does, it is the one with the most ranks that vLLM would take.
     """
@@ -76,18 +67,14 @@ def search_layout(subject: ModelInfo, demand: EngineRequirements, hardware: Hard
 
 
 def works(subject: ModelInfo, layout: LayoutConfig, demand: EngineRequirements, hardware: Hardware) -> bool:
-    """
-    Whether vLLM would take the layout, and the model fits.
-    """
+    """Whether vLLM would take the layout, and the model fits."""
     if constraint_violations(subject.architecture, layout, _length(demand)):
         return False
     return not estimate(subject, layout, demand, hardware).faults
 
 
 def named(layout: LayoutConfig) -> str:
-    """
-    A layout in the words of the file.
-    """
+    """A layout in the words of the file."""
     sizes = {
         "tensor_parallel": layout.tensor_parallel,
         "pipeline_parallel": layout.pipeline_parallel,
@@ -98,16 +85,12 @@ def named(layout: LayoutConfig) -> str:
 
 
 def _most(wanted: LayoutConfig, hardware: Hardware) -> int:
-    """
-    How many ranks there can be.
-    """
+    """How many ranks there can be."""
     return max(wanted.ranks, _MOST_RANKS) if hardware.is_cpu else hardware.count * wanted.nodes.count
 
 
 def candidates(wanted: LayoutConfig, most: int) -> Iterator[LayoutConfig]:
-    """
-    Ways to lay it out over up to so many ranks, those most like the wanted one first.
-    """
+    """Ways to lay it out over up to so many ranks, those most like the wanted one first."""
     shapes = [
         (tensor, pipeline)
         for pipeline in {1, 2, wanted.pipeline_parallel}

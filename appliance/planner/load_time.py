@@ -1,6 +1,4 @@
-"""
-How long a model takes to be brought and loaded, and what that means for the probes of Kubernetes.
-"""
+"""How long a model takes to be brought and loaded, and what that means for the probes of Kubernetes."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ _PERIOD_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class LoadTime:
-    """
-    Seconds until the bytes are here and until the model answers; estimates by `gbit` of the network, in Gbit/s.
-    """
+    """Seconds until the bytes are here and until the model answers; estimates by `gbit` of the network, in Gbit/s."""
 
     download_seconds: float
     load_seconds: float
@@ -33,9 +29,7 @@ class LoadTime:
 
 
 def timing_of(download_bytes: int, load_bytes: int, gbit: float, *, on_cpu: bool) -> LoadTime:
-    """
-    Times of so many bytes; `load_bytes` are those of all ranks of a machine.
-    """
+    """Times of so many bytes; `load_bytes` are those of all ranks of a machine."""
     return LoadTime(
         download_seconds=round(download_bytes * 8 / (gbit * 10**9), 1),
         load_seconds=round(load_bytes / _LOAD_BYTES_PER_SECOND + _START_SECONDS[on_cpu], 1),
@@ -44,9 +38,7 @@ def timing_of(download_bytes: int, load_bytes: int, gbit: float, *, on_cpu: bool
 
 
 def probes(timings: Iterable[LoadTime], port: int) -> dict[str, Any]:  # Any: YAML values
-    """
-    The probes of a container that serves these models, which load one after the other.
-    """
+    """The probes of a container that serves these models, which load one after the other."""
     seconds = sum(each.download_seconds + each.load_seconds for each in timings)
     failures = max(6, math.ceil(seconds * _PATIENCE / _PERIOD_SECONDS))
     return {

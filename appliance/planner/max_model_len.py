@@ -1,6 +1,4 @@
-"""
-How long a text a model takes, by its `config.json` (``_get_and_verify_max_len`` of vLLM 0.32).
-"""
+"""How long a text a model takes, by its `config.json` (``_get_and_verify_max_len`` of vLLM 0.32)."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ _LARGEST_FACTOR = 2**20
 
 
 def longest_text(kind: str, text: Mapping[str, Any]) -> int | None:  # Any: JSON values
-    """
-    Tokens of the longest text, with positions stretched as the config says; None where it does not say.
-    """
+    """Tokens of the longest text, with positions stretched as the config says; None where it does not say."""
     written = min((text[key] for key in _LENGTHS if isinstance(text.get(key), int)), default=None)
     if written is None or "gemma3" in kind:
         return written
@@ -41,9 +37,7 @@ def longest_text(kind: str, text: Mapping[str, Any]) -> int | None:  # Any: JSON
 
 
 def usual_text(kind: str, text: Mapping[str, Any]) -> int | None:  # Any: JSON values
-    """
-    Tokens that vLLM allows a text where nobody says; None as above.
-    """
+    """Tokens that vLLM allows a text where nobody says; None as above."""
     original = text.get("original_max_position_embeddings")
     # What it was made for, before it was stretched at the cost of short texts.
     if isinstance(original, int) and any(_type(each) == "longrope" for each in _ropes(text)):
@@ -52,9 +46,7 @@ def usual_text(kind: str, text: Mapping[str, Any]) -> int | None:  # Any: JSON v
 
 
 def _ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:  # Any: likewise
-    """
-    How positions are encoded: once, or for each type of layer.
-    """
+    """How positions are encoded: once, or for each type of layer."""
     said = text.get("rope_parameters") or text.get("rope_scaling") or {}
     inner = [each for each in said.values() if isinstance(each, Mapping)]
     yield from inner or [said]

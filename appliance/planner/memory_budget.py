@@ -1,5 +1,4 @@
-"""
-What of a device's memory the weights, the work and the KV cache may take.
+"""What of a device's memory the weights, the work and the KV cache may take.
 
 Weights are counted; what vLLM measures when it starts, the work of a full batch and what the libraries take, is
 estimated here, and the plan says so.
@@ -32,9 +31,7 @@ _ALIVE = 2
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """
-    How much work vLLM does at once: tokens of one step, texts.
-    """
+    """How much work vLLM does at once: tokens of one step, texts."""
 
     tokens: int
     texts: int
@@ -43,8 +40,7 @@ class Batch:
 def dtype_of(
     model: Architecture, engine: EngineConfig, hardware: Hardware, *, stored_bytes: int, is_pooling: bool
 ) -> str:
-    """
-    The type that the model computes in (``_resolve_auto_dtype`` of vLLM, and what we choose on a CPU).
+    """The type that the model computes in (``_resolve_auto_dtype`` of vLLM, and what we choose on a CPU).
 
     `stored_bytes` are the weights in the model's files.
     """
@@ -59,9 +55,7 @@ def dtype_of(
 
 
 def batch_of(engine: EngineConfig, layout: LayoutConfig, hardware: Hardware) -> Batch:
-    """
-    vLLM's defaults for its server (``EngineArgs.get_batch_defaults``), or what the config says.
-    """
+    """vLLM's defaults for its server (``EngineArgs.get_batch_defaults``), or what the config says."""
     ranks = layout.tensor_parallel * layout.pipeline_parallel
     if hardware.is_cpu:
         tokens, texts = 2048 * ranks, 128 * ranks
@@ -76,9 +70,7 @@ def batch_of(engine: EngineConfig, layout: LayoutConfig, hardware: Hardware) -> 
 
 
 def terms_of(model: Architecture, engine: EngineConfig, layout: LayoutConfig, hardware: Hardware, dtype: str) -> Terms:
-    """
-    What the KV cache is built of on this hardware.
-    """
+    """What the KV cache is built of on this hardware."""
     said, cache = engine.args.get("block_size"), engine.args.get("kv_cache_dtype")
     # A batch for each stage, and on GPUs one that is prepared meanwhile (``VllmConfig.max_concurrent_batches``).
     batches = layout.pipeline_parallel + (0 if hardware.is_cpu else 1)
@@ -91,9 +83,7 @@ def terms_of(model: Architecture, engine: EngineConfig, layout: LayoutConfig, ha
 
 
 def budget_bytes(layout: LayoutConfig, hardware: Hardware) -> int:
-    """
-    What the engine may take of each device; on a CPU, of the machine, all ranks together.
-    """
+    """What the engine may take of each device; on a CPU, of the machine, all ranks together."""
     usual = 1.0 if hardware.is_cpu else _USUAL_FRACTION
     return int(hardware.memory_bytes * (layout.memory_fraction or usual))
 
@@ -116,9 +106,7 @@ def reserve_bytes(
 
 
 def kv_bytes(engine: EngineConfig, layout: LayoutConfig, hardware: Hardware, taken: int, weights: int) -> int:
-    """
-    Memory of the KV cache of a rank: what the config says, or what the budget leaves beside `taken`.
-    """
+    """Memory of the KV cache of a rank: what the config says, or what the budget leaves beside `taken`."""
     if engine.kv_cache_memory_bytes is not None:
         return engine.kv_cache_memory_bytes
     if layout.kv_cache is not None and layout.kv_cache.bytes is not None:
@@ -140,9 +128,7 @@ def _block_tokens(model: Architecture, hardware: Hardware) -> int:
 
 
 def _has_tiles() -> bool:
-    """
-    Whether the CPU multiplies matrices by tiles (AMX).
-    """
+    """Whether the CPU multiplies matrices by tiles (AMX)."""
     try:
         return "amx_tile" in Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,6 +1,4 @@
-"""
-One model in one layout on some hardware: bytes of each rank, tokens of its cache, and what does not fit.
-"""
+"""One model in one layout on some hardware: bytes of each rank, tokens of its cache, and what does not fit."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ _USUAL_LENGTH = 2048
 
 @dataclass(frozen=True, slots=True)
 class EngineRequirements:
-    """
-    What is wanted of a model: how vLLM is set up, and whether it pools rather than writes.
-    """
+    """What is wanted of a model: how vLLM is set up, and whether it pools rather than writes."""
 
     engine: EngineConfig
     is_pooling: bool = False
@@ -38,9 +34,7 @@ class EngineRequirements:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """
-    The numbers of a plan.
-    """
+    """The numbers of a plan."""
 
     dtype: str
     ranks: tuple[RankPlan, ...]
@@ -52,30 +46,22 @@ class MemoryEstimate:
 
     @property
     def tokens(self) -> int:
-        """
-        Tokens that the cache holds, as vLLM's log says it (``get_kv_cache_capacity``).
-        """
+        """Tokens that the cache holds, as vLLM's log says it (``get_kv_cache_capacity``)."""
         return int(self.concurrency(self.max_model_len) * self.max_model_len)
 
     @property
     def longest(self) -> int:
-        """
-        The longest text that fits.
-        """
+        """The longest text that fits."""
         return self.cache.longest(self.blocks, self.limit) if self.cache.groups else self.limit
 
     def concurrency(self, tokens: int) -> float:
-        """
-        How many texts of so many tokens fit at once; 0 where nothing is cached.
-        """
+        """How many texts of so many tokens fit at once; 0 where nothing is cached."""
         blocks = self.cache.blocks_of(tokens)
         return self.blocks / blocks if blocks else 0.0
 
     @property
     def contexts(self) -> Mapping[int, float]:
-        """
-        That for a few lengths.
-        """
+        """That for a few lengths."""
         lengths = sorted({*(each for each in _CONTEXTS if each < self.max_model_len), self.max_model_len})
         return {each: round(self.concurrency(each), 2) for each in lengths} if self.cache.groups else {}
 
@@ -83,9 +69,7 @@ class MemoryEstimate:
 def estimate(
     subject: ModelInfo, layout: LayoutConfig, demand: EngineRequirements, hardware: Hardware
 ) -> MemoryEstimate:
-    """
-    Count and estimate; the layout's sizes divide.
-    """
+    """Count and estimate; the layout's sizes divide."""
     model, engine = subject.architecture, demand.engine
     dtype = memory_budget.dtype_of(
         model, engine, hardware, stored_bytes=subject.stored_bytes, is_pooling=demand.is_pooling

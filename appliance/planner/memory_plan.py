@@ -1,6 +1,4 @@
-"""
-A plan: what a model in a layout comes to on some hardware.
-"""
+"""A plan: what a model in a layout comes to on some hardware."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from appliance.planner.load_time import LoadTime
 
 @dataclass(frozen=True, slots=True)
 class RankPlan:
-    """
-    One rank: its weights are exact, its reserve is an estimate, its KV cache what is said or left.
-    """
+    """One rank: its weights are exact, its reserve is an estimate, its KV cache what is said or left."""
 
     pipeline: int
     tensor: int
@@ -30,8 +26,7 @@ class RankPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """
-    What one model comes to.
+    """What one model comes to.
 
     `kv_tokens` and `concurrency` are those of one copy; `concurrency` is how many texts of so many tokens fit at once.
     `longest` is the longest text that fits, up to what the model was made for. 0 of these is a model without a cache.
@@ -62,15 +57,11 @@ class Plan:
 
     @property
     def weight_bytes(self) -> int:
-        """
-        Weights on the rank that has most.
-        """
+        """Weights on the rank that has most."""
         return max(rank.weight_bytes for rank in self.ranks)
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
-        """
-        The plan for programs; sizes are in bytes, times in seconds.
-        """
+        """The plan for programs; sizes are in bytes, times in seconds."""
         shown = {key: value for key, value in asdict(self).items() if key not in ("layout", "refusals")}
         layout = self.layout.model_dump(mode="json", exclude_defaults=True)
         refused = [{"key": ".".join(each.path), "message": each.message} for each in self.refusals]

@@ -1,6 +1,4 @@
-"""
-What a `config.json` says of a model: its sizes, its experts, what each layer caches, how it is quantized.
-"""
+"""What a `config.json` says of a model: its sizes, its experts, what each layer caches, how it is quantized."""
 
 from __future__ import annotations
 
@@ -75,22 +73,17 @@ class Architecture:
 
     @property
     def is_latent(self) -> bool:
-        """
-        Whether it caches one latent vector for all heads (MLA).
-        """
+        """Whether it caches one latent vector for all heads (MLA)."""
         return is_latent(self.kind, self.text)
 
     @property
     def padded_vocabulary(self) -> int:
-        """
-        Rows of the embeddings as vLLM pads them (``pad_vocab_size``).
-        """
+        """Rows of the embeddings as vLLM pads them (``pad_vocab_size``)."""
         return -(-self.vocabulary // 64) * 64
 
 
 def architecture_of(config: Config) -> Architecture:
-    """
-    Read a `config.json`.
+    """Read a `config.json`.
 
     Raises:
         ValueError: a number that everything depends on is missing or none.
@@ -135,9 +128,7 @@ def architecture_of(config: Config) -> Architecture:
 
 
 def _name(config: Config) -> str:
-    """
-    The first of the model's architectures; empty where it names none.
-    """
+    """The first of the model's architectures; empty where it names none."""
     said = config.get("architectures") or []
     if not isinstance(said, list) or not all(isinstance(each, str) for each in said):
         raise ValueError(f"architectures is {_shown(said)}; must be a list of names")
@@ -145,18 +136,14 @@ def _name(config: Config) -> str:
 
 
 def _kv_heads(text: Config) -> int:
-    """
-    Heads of keys; 0 where it has as many as of queries (``get_total_num_kv_heads``, and its override for Falcon).
-    """
+    """Heads of keys; 0 where it has as many as of queries (``get_total_num_kv_heads``, and its override for Falcon)."""
     if text.get("multi_query") and not text.get("new_decoder_architecture") and "multi_query_group_num" not in text:
         return 1
     return _first(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 
 
 def _is_sparse(kind: str, text: Config, layer: int, dense: frozenset[int]) -> bool:
-    """
-    Whether a layer of a model with experts is a mixture of them.
-    """
+    """Whether a layer of a model with experts is a mixture of them."""
     if layer < (text.get("first_k_dense_replace") or 0) or layer in dense:
         return False
     step = text.get("decoder_sparse_step") or text.get("interleave_moe_layer_step") or text.get("moe_layer_freq") or 1
@@ -166,9 +153,7 @@ def _is_sparse(kind: str, text: Config, layer: int, dense: frozenset[int]) -> bo
 
 
 def _is_tied(kind: str, text: Config, config: Config) -> bool:
-    """
-    Whether input and output share their embeddings; unwritten is what transformers takes for the kind of model.
-    """
+    """Whether input and output share their embeddings; unwritten is what transformers takes for the kind of model."""
     written = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     if written is not None:
         return bool(written)
@@ -204,9 +189,7 @@ def _first(config: Config, *keys: str, most: int = _MOST) -> int:
 
 
 def _shown(value: object) -> str:
-    """
-    A value of a file as messages have it.
-    """
+    """A value of a file as messages have it."""
     if type(value) is int and abs(value) >= 2**64:
         return "a number of more than 64 bits"
     text = json.dumps(value)

@@ -1,6 +1,4 @@
-"""
-A model as far as a plan needs to know it, read from the beginnings of its files.
-"""
+"""A model as far as a plan needs to know it, read from the beginnings of its files."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ _CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """
-    What a model is, which tensors it has, and what was read to know it.
+    """What a model is, which tensors it has, and what was read to know it.
 
     `source` says where the tensors are from: headers, a GGUF file, or the config alone.
     """
@@ -40,38 +37,29 @@ class ModelInfo:
 
     @cached_property
     def parts(self) -> list[ShardPart]:
-        """
-        The tensors that are loaded, and how they are cut.
-        """
+        """The tensors that are loaded, and how they are cut."""
         return parts(list(self.tensors), self.architecture)
 
     @cached_property
     def groups(self) -> list[Group]:
-        """
-        Those that are alike together.
-        """
+        """Those that are alike together."""
         return grouped(self.parts)
 
     @cached_property
     def stored_bytes(self) -> int:
-        """
-        Bytes of all tensors in the checkpoint.
-        """
+        """Bytes of all tensors in the checkpoint."""
         return sum(tensor.size_bytes for tensor in self.tensors)
 
     @cached_property
     def parameters(self) -> int | None:
-        """
-        How many parameters it has; None where they are packed.
-        """
+        """How many parameters it has; None where they are packed."""
         if self.architecture.quantization is not None:
             return None
         return sum(part.tensor.elements for part in self.parts)
 
 
 def inspect_model(storage: StorageConfig, settings: GlobalStorageConfig) -> ModelInfo:
-    """
-    Read what a plan needs of a model, and no weights.
+    """Read what a plan needs of a model, and no weights.
 
     Raises:
         StorageError: the files cannot be read, or are no model.
@@ -88,8 +76,7 @@ def inspect_model(storage: StorageConfig, settings: GlobalStorageConfig) -> Mode
 
 
 def inspect_config(storage: StorageConfig, settings: GlobalStorageConfig) -> Architecture:
-    """
-    Read only what a model says it is.
+    """Read only what a model says it is.
 
     Raises:
         StorageError: it cannot be read, or says nothing.
@@ -124,9 +111,7 @@ def _architecture(config: Config, place: str, file: str = _CONFIG) -> Architectu
 
 @contextmanager
 def _told(place: str, file: str = _CONFIG) -> Iterator[None]:
-    """
-    Name the file that has numbers which make no model.
-    """
+    """Name the file that has numbers which make no model."""
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:

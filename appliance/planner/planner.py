@@ -1,6 +1,4 @@
-"""
-The walk from a model of the file to its plan; no weights are fetched, and nothing heavy is imported.
-"""
+"""The walk from a model of the file to its plan; no weights are fetched, and nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ def plan(
     hardware: Hardware,
     gbit: float = USUAL_GBIT,
 ) -> Plan:
-    """
-    What a model comes to; what cannot work is in `constraint_violations`, with the nearest layouts that do.
+    """What a model comes to; what cannot work is in `constraint_violations`, with the nearest layouts that do.
 
     A layout whose sizes do not divide is planned as the nearest one that does, so that there is something to see.
     """

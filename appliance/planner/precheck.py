@@ -1,6 +1,4 @@
-"""
-The part of a plan that is wanted before anything is fetched: whether a layout can work at all.
-"""
+"""The part of a plan that is wanted before anything is fetched: whether a layout can work at all."""
 
 from __future__ import annotations
 
@@ -35,8 +33,7 @@ def precheck_layout(
 def check(
     storage: StorageConfig, layout: AnyLayout, engine: EngineConfig, settings: GlobalStorageConfig
 ) -> list[ConstraintViolation]:
-    """
-    What vLLM would refuse, by the model's `config.json` alone; memory is left to vLLM, which measures it.
+    """What vLLM would refuse, by the model's `config.json` alone; memory is left to vLLM, which measures it.
 
     Raises:
         StorageError: what the model says of itself cannot be read now.
@@ -52,7 +49,5 @@ def check(
 
 
 def _changes_sizes(engine: EngineConfig) -> bool:
-    """
-    Whether the model's sizes are others in the end than its files say.
-    """
+    """Whether the model's sizes are others in the end than its files say."""
     return "hf_overrides" in engine.args

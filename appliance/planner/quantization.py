@@ -1,6 +1,4 @@
-"""
-How a checkpoint is quantized, as far as it decides how its tensors may be cut.
-"""
+"""How a checkpoint is quantized, as far as it decides how its tensors may be cut."""
 
 from __future__ import annotations
 
@@ -11,8 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """
-    `group` is how many inputs of a layer share a scale, 0 where that does not matter; `outputs` likewise.
+    """`group` is how many inputs of a layer share a scale, 0 where that does not matter; `outputs` likewise.
     `has_packs` says that several weights lie in one number of 32 bits.
     """
 
@@ -23,16 +20,12 @@ class Quantization:
 
     @property
     def is_transposed(self) -> bool:
-        """
-        Whether packed weights lie input first, as GPTQ's and AWQ's do.
-        """
+        """Whether packed weights lie input first, as GPTQ's and AWQ's do."""
         return self.method.startswith(("gptq", "awq"))
 
 
 def quantization_of(*configs: Mapping[str, Any]) -> Quantization | None:  # Any: JSON values
-    """
-    What the configs say, the first one first; None where nothing is quantized.
-    """
+    """What the configs say, the first one first; None where nothing is quantized."""
     written = (each.get(key) for each in configs for key in ("quantization_config", "compression_config"))
     said = next(filter(None, written), None)
     if said is None:
@@ -51,9 +44,7 @@ def quantization_of(*configs: Mapping[str, Any]) -> Quantization | None:  # Any:
 
 
 def _group(said: Mapping[str, Any]) -> int:  # Any: JSON values
-    """
-    The group of the weights of compressed-tensors.
-    """
+    """The group of the weights of compressed-tensors."""
     groups = (said.get("config_groups") or {}).values()
     sizes = ((each.get("weights") or {}).get("group_size") for each in groups if isinstance(each, Mapping))
     return next((size for size in sizes if isinstance(size, int) and size > 0), 0)

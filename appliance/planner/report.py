@@ -1,6 +1,4 @@
-"""
-A plan as people read it.
-"""
+"""A plan as people read it."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ _GIB = 2**30
 
 
 def table(plan: Plan) -> str:
-    """
-    A few lines about the model, then a row for each kind of rank and one for each length of text.
-    """
+    """A few lines about the model, then a row for each kind of rank and one for each length of text."""
     return "\n".join([_title(plan), *_facts(plan), "", *_ranks(plan), *_contexts(plan)])
 
 

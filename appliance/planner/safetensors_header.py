@@ -1,5 +1,4 @@
-"""
-The tensors of a model by the headers of its safetensors files, which are read alone.
+"""The tensors of a model by the headers of its safetensors files, which are read alone.
 
 The format: 8 bytes with the header's length, the header in JSON, the tensors
 (https://huggingface.co/docs/safetensors, "Format").
@@ -36,17 +35,14 @@ _LARGEST_INDEX = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class RangeRead:
-    """
-    What was read for a plan: the tensors, and how many bytes it took.
-    """
+    """What was read for a plan: the tensors, and how many bytes it took."""
 
     tensors: list[TensorInfo]
     read_bytes: int
 
 
 def config_of(peek: RemoteReader) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
-    """
-    The `config.json` of a model and its size in bytes.
+    """The `config.json` of a model and its size in bytes.
 
     Raises:
         ArtifactCorruptError: there is none, or it is not JSON.
@@ -61,8 +57,7 @@ def config_of(peek: RemoteReader) -> tuple[Mapping[str, Any], int]:  # Any: JSON
 
 
 def tensors_of(peek: RemoteReader) -> RangeRead:
-    """
-    All tensors of the files that vLLM would load; none where there are no safetensors.
+    """All tensors of the files that vLLM would load; none where there are no safetensors.
 
     Raises:
         ArtifactCorruptError: a file is not safetensors.
@@ -86,9 +81,7 @@ def tensors_of(peek: RemoteReader) -> RangeRead:
 
 
 def _files(peek: RemoteReader) -> tuple[list[str], int]:
-    """
-    The files to read: those of the index where there is one, since others hold the same weights once more.
-    """
+    """The files to read: those of the index where there is one, since others hold the same weights once more."""
     names = [name for name in peek.files if name.endswith(".safetensors") and "/" not in name]
     size = peek.files.get(_INDEX, 0)
     if not size or len(names) < 2:
@@ -116,9 +109,7 @@ def _tensors(
 
 
 def _tensor(name: str, entry: Any) -> tuple[TensorInfo, int, int]:  # Any: JSON values
-    """
-    A tensor, and where it begins and ends.
-    """
+    """A tensor, and where it begins and ends."""
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]}:
             if dtype not in BITS:
@@ -128,8 +119,7 @@ def _tensor(name: str, entry: Any) -> tuple[TensorInfo, int, int]:  # Any: JSON 
 
 
 def _require_layout(found: Mapping[str, tuple[TensorInfo, int, int]], data_bytes: int) -> None:
-    """
-    Return where each tensor has as many bytes as its shape needs, and begins where the one before it ends.
+    """Return where each tensor has as many bytes as its shape needs, and begins where the one before it ends.
 
     Raises:
         ValueError: one has not; the format allows neither holes nor bytes that two tensors share.
@@ -145,8 +135,7 @@ def _require_layout(found: Mapping[str, tuple[TensorInfo, int, int]], data_bytes
 
 
 def require_count(peek: RemoteReader, name: str, tensors: int) -> None:
-    """
-    Return where a model has no more tensors than can be planned.
+    """Return where a model has no more tensors than can be planned.
 
     Raises:
         ArtifactCorruptError: it has.

@@ -1,6 +1,4 @@
-"""
-A tensor as a header names it: its type, its shape, its bytes.
-"""
+"""A tensor as a header names it: its type, its shape, its bytes."""
 
 from __future__ import annotations
 
@@ -50,18 +48,15 @@ _MOST_ELEMENTS = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """
-    One tensor of a checkpoint; `dtype` is a key of `BITS`.
-    """
+    """One tensor of a checkpoint; `dtype` is a key of `BITS`."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """
-        Raises:
-            ValueError: the shape, which a file says, is that of no tensor.
+        """Raises:
+        ValueError: the shape, which a file says, is that of no tensor.
         """
         is_shape = all(type(size) is int and size >= 0 for size in self.shape)
         if not is_shape or prod(self.shape) > _MOST_ELEMENTS:
@@ -71,21 +66,15 @@ class TensorInfo:
 
     @property
     def elements(self) -> int:
-        """
-        How many numbers it has; a packed one counts by its packs.
-        """
+        """How many numbers it has; a packed one counts by its packs."""
         return prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
-        """
-        Bytes in the checkpoint.
-        """
+        """Bytes in the checkpoint."""
         return bytes_of(self.elements, self.dtype)
 
 
 def bytes_of(elements: int, dtype: str) -> int:
-    """
-    Bytes of so many elements.
-    """
+    """Bytes of so many elements."""
     return -(-elements * BITS[dtype] // 8)

@@ -1,5 +1,4 @@
-"""
-How vLLM cuts one tensor over the ranks of a tensor-parallel group, by the tensor's name.
+"""How vLLM cuts one tensor over the ranks of a tensor-parallel group, by the tensor's name.
 
 The rules are those of vLLM 0.32: ``model_executor/layers/linear.py`` (column and row parallel, queries with keys and
 values), ``vocab_parallel_embedding.py``, and ``fused_moe``.
@@ -19,9 +18,7 @@ from appliance.planner.tensor_info import TensorInfo
 
 
 class ShardRule(StrEnum):
-    """
-    What of a tensor a rank holds.
-    """
+    """What of a tensor a rank holds."""
 
     COLUMN = "column"
     """A share of the outputs."""
@@ -44,8 +41,7 @@ class ShardRule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ShardPart:
-    """
-    One tensor, and how it is cut; `expert` is the number of the one it belongs to, or None.
+    """One tensor, and how it is cut; `expert` is the number of the one it belongs to, or None.
 
     A tensor that holds all experts of a layer has them in its first dimension, and `holds_experts`.
     """
@@ -59,8 +55,7 @@ class ShardPart:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """
-    Tensors that are alike: `part` is one of them, and `count` how many there are of each of the `experts`.
+    """Tensors that are alike: `part` is one of them, and `count` how many there are of each of the `experts`.
 
     They differ in nothing but the expert they belong to; `experts` is empty where they belong to none.
     """
@@ -115,17 +110,13 @@ _ENDING = re.compile(
 
 
 def parts(tensors: list[TensorInfo], model: Architecture) -> list[ShardPart]:
-    """
-    The tensors that are loaded, each with its cut.
-    """
+    """The tensors that are loaded, each with its cut."""
     named = ((tensor, _NUMBER.sub("0", tensor.name)) for tensor in tensors)
     return [_part(tensor, plain) for tensor, plain in named if _is_loaded(tensor.name, plain, model)]
 
 
 def grouped(loaded: list[ShardPart]) -> list[Group]:
-    """
-    The parts by what is alike, a few for each layer: a layout is then counted by these and not by each tensor.
-    """
+    """The parts by what is alike, a few for each layer: a layout is then counted by these and not by each tensor."""
     found: dict[object, tuple[ShardPart, Counter[int | None]]] = {}
     for part in loaded:
         tensor = part.tensor
@@ -155,9 +146,7 @@ def _is_loaded(name: str, plain: str, model: Architecture) -> bool:
 
 
 def _layer(name: str, plain: str) -> int | None:
-    """
-    The number of the layer of the language model that a tensor belongs to; None where it belongs to none.
-    """
+    """The number of the layer of the language model that a tensor belongs to; None where it belongs to none."""
     found = None if _is_seeing(plain) else _LAYER.search(name)
     return None if found is None else int(found[1])
 

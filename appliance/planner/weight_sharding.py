@@ -1,6 +1,4 @@
-"""
-The bytes of weights that each rank of a layout holds, tensor by tensor.
-"""
+"""The bytes of weights that each rank of a layout holds, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ _PRECISE = ("e_score_correction_bias", "A_log")
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """
-    Where a rank stands in its layout.
-    """
+    """Where a rank stands in its layout."""
 
     pipeline: int
     tensor: int
@@ -31,17 +27,13 @@ class Rank:
 
 @dataclass(slots=True)
 class _Stage:
-    """
-    The bytes of one pipeline stage: what every rank of it holds, and what each of some experts takes.
-    """
+    """The bytes of one pipeline stage: what every rank of it holds, and what each of some experts takes."""
 
     common: int = 0
     experts: Counter[Sequence[int]] = field(default_factory=Counter)
 
     def by_expert(self) -> Counter[int]:
-        """
-        The bytes of each expert; those of a model are mostly the same in every layer.
-        """
+        """The bytes of each expert; those of a model are mostly the same in every layer."""
         found: Counter[int] = Counter()
         for experts, held in self.experts.items():
             for expert in experts:
@@ -50,9 +42,7 @@ class _Stage:
 
 
 def weights(loaded: list[Group], model: Architecture, layout: LayoutConfig, dtype: str) -> Mapping[Rank, int]:
-    """
-    Bytes of weights by rank; `dtype` is what the model computes in, which plain tensors are turned into.
-    """
+    """Bytes of weights by rank; `dtype` is what the model computes in, which plain tensors are turned into."""
     stages = [_Stage() for _ in range(layout.pipeline_parallel)]
     ends = stage_ends(model.layers, layout.pipeline_parallel)
     for group in loaded:
@@ -81,9 +71,7 @@ def stage_ends(layers: int, stages: int) -> list[int]:
 
 
 def local_heads(heads: int, ranks: int) -> int:
-    """
-    Heads of keys that a rank holds: its share, and one where there are fewer heads than ranks.
-    """
+    """Heads of keys that a rank holds: its share, and one where there are fewer heads than ranks."""
     return max(1, heads // ranks)
 
 
@@ -119,8 +107,7 @@ def _add(stage: _Stage, group: Group, model: Architecture, layout: LayoutConfig,
 
 
 def _dtype(part: ShardPart, model: Architecture, dtype: str) -> str:
-    """
-    The type a tensor has once it is loaded: plain ones are turned into the model's, those of scales into float32
+    """The type a tensor has once it is loaded: plain ones are turned into the model's, those of scales into float32
     unless they scale packs.
     """
     if part.tensor.name.endswith(_PRECISE):
@@ -133,9 +120,7 @@ def _dtype(part: ShardPart, model: Architecture, dtype: str) -> str:
 
 
 def _local(part: ShardPart, shape: tuple[int, ...], ranks: int, model: Architecture) -> int:
-    """
-    Elements that one rank holds of a tensor of this shape.
-    """
+    """Elements that one rank holds of a tensor of this shape."""
     if part.cut is ShardRule.VOCABULARY and len(shape) > 0:
         padded = -(-shape[0] // 64) * 64
         return padded // ranks * prod(shape[1:])
@@ -149,9 +134,7 @@ def _local(part: ShardPart, shape: tuple[int, ...], ranks: int, model: Architect
 
 
 def _dimension(part: ShardPart, shape: tuple[int, ...], model: Architecture) -> int | None:
-    """
-    The dimension that is cut; None where all of it is on every rank, as one scale for many weights is.
-    """
+    """The dimension that is cut; None where all of it is on every rank, as one scale for many weights is."""
     ending = part.tensor.name.rpartition(".")[2]
     is_row = part.cut is ShardRule.ROW
     if ending in ("weight_shape", "weight_scale_2", "weight_global_scale") or (len(shape) == 1 and is_row):
@@ -174,9 +157,7 @@ def _share(part: ShardPart, size: int, ranks: int, model: Architecture) -> int:
 
 
 def _expert_shares(experts: int, layout: LayoutConfig) -> Mapping[int, range]:
-    """
-    The experts of each rank, in a row; the first ranks have those that are left over (``determine_expert_map``).
-    """
+    """The experts of each rank, in a row; the first ranks have those that are left over (``determine_expert_map``)."""
     ranks = layout.tensor_parallel * layout.data_parallel
     each, over = divmod(experts, ranks)
     shares: dict[int, range] = defaultdict(lambda: range(0))

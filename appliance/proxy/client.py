@@ -1,6 +1,4 @@
-"""
-The connections to one upstream.
-"""
+"""The connections to one upstream."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ _LONG_BYTES = 256 * 1024
 
 
 class UpstreamClient:
-    """
-    Asks one upstream; connections are kept, and as many as there are requests.
-    """
+    """Asks one upstream; connections are kept, and as many as there are requests."""
 
     def __init__(self, config: UpstreamConfig) -> None:
         self.config = config
@@ -42,8 +38,7 @@ class UpstreamClient:
     async def send(
         self, path: str, body: bytes | None, headers: Mapping[str, str] = {}, *, query: str = ""
     ) -> UpstreamResponse:
-        """
-        POST `body` to a route of OpenAI's protocol such as ``/v1/embeddings``; None makes it a GET.
+        """POST `body` to a route of OpenAI's protocol such as ``/v1/embeddings``; None makes it a GET.
 
         `headers`, by lower-case name, have gone through `headers.upward`; a body is JSON unless they say otherwise.
 
@@ -54,8 +49,7 @@ class UpstreamClient:
         return await self.send_to(join(self.config.url, path, query), body, headers)
 
     async def send_to(self, url: URL, body: bytes | None, headers: Mapping[str, str] = {}) -> UpstreamResponse:
-        """
-        The same, for any URL of the upstream.
+        """The same, for any URL of the upstream.
 
         Raises:
             GatewayError: there is no answer.
@@ -77,9 +71,7 @@ class UpstreamClient:
             raise
 
     async def close(self) -> None:
-        """
-        Close every connection; safe to call twice.
-        """
+        """Close every connection; safe to call twice."""
         if self._connections is not None:
             await self._connections.session.close()
             self._connections = None
@@ -107,9 +99,7 @@ class UpstreamClient:
 
 
 def _require_final(status: int) -> None:
-    """
-    Return for a status that an answer to a client can have (RFC 9110, section 15).
-    """
+    """Return for a status that an answer to a client can have (RFC 9110, section 15)."""
     if 300 <= status < 400:
         raise GatewayError("The upstream redirects, which is not followed; set its url to where that leads.")
     if not 200 <= status < 600:
@@ -117,7 +107,5 @@ def _require_final(status: int) -> None:
 
 
 def _data(body: bytes | None) -> bytes | BytesIO | None:
-    """
-    The body as aiohttp wants it: what is long piece by piece, so that others get their turn.
-    """
+    """The body as aiohttp wants it: what is long piece by piece, so that others get their turn."""
     return BytesIO(body) if body is not None and len(body) > _LONG_BYTES else body

@@ -1,5 +1,4 @@
-"""
-The connections to one upstream: through a proxy or not, with which certificates, and how much they take in.
+"""The connections to one upstream: through a proxy or not, with which certificates, and how much they take in.
 
 aiohttp is imported here at once, and this module only when a connection is wanted.
 """
@@ -28,9 +27,7 @@ _MOST_INTERIM = 16
 
 
 class _Connection(ResponseHandler):
-    """
-    aiohttp's, which takes any number of interim responses (RFC 9110, section 15.2) and holds them all.
-    """
+    """aiohttp's, which takes any number of interim responses (RFC 9110, section 15.2) and holds them all."""
 
     _interim = 0
 
@@ -47,9 +44,7 @@ class _Connection(ResponseHandler):
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """
-    A session for one upstream, and the headers that a proxy on the way wants.
-    """
+    """A session for one upstream, and the headers that a proxy on the way wants."""
 
     session: ClientSession
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -59,8 +54,7 @@ class Connections:
 
     @classmethod
     def open(cls, config: UpstreamConfig) -> Connections:
-        """
-        The connections of a section, none of which stands yet.
+        """The connections of a section, none of which stands yet.
 
         Raises:
             UnreachableError: the certificates cannot be read, or the environment's proxy is none that can be used.
@@ -89,9 +83,7 @@ class Connections:
 
 
 def _proxy(url: URL) -> URL | None:
-    """
-    The proxy that the environment names; no `.netrc`, which is the user's and not the server's.
-    """
+    """The proxy that the environment names; no `.netrc`, which is the user's and not the server's."""
     proxy = proxy_for(url.origin())
     if proxy is not None and proxy.scheme not in ("http", "https"):
         variable = f"{url.scheme}_proxy".upper()

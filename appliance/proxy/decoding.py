@@ -1,5 +1,4 @@
-"""
-Content codings of answers, undone in pieces of bounded size.
+"""Content codings of answers, undone in pieces of bounded size.
 
 Sources: RFC 9110, section 8.4.1; RFC 8878 and RFC 9659 for zstd. We ask upstreams for no coding; some use one anyway.
 """
@@ -26,13 +25,10 @@ _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 
 
 class Decoder(Protocol):
-    """
-    Undoes one content coding.
-    """
+    """Undoes one content coding."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """
-        The pieces that some more bytes become.
+        """The pieces that some more bytes become.
 
         Raises:
             ValueError: they are not of this coding.
@@ -40,14 +36,11 @@ class Decoder(Protocol):
 
     @property
     def is_at_end(self) -> bool:
-        """
-        Whether nothing is missing.
-        """
+        """Whether nothing is missing."""
 
 
 def decoder(coding: str) -> Decoder | None:
-    """
-    The decoder for a `Content-Encoding`; None where there is nothing to undo.
+    """The decoder for a `Content-Encoding`; None where there is nothing to undo.
 
     Raises:
         GatewayError: the coding is not supported.
@@ -69,9 +62,7 @@ def decoder(coding: str) -> Decoder | None:
 
 
 class _Zlib:
-    """
-    Gzip, or deflate, which some send with zlib's frame and some without; `wbits` of None finds out.
-    """
+    """Gzip, or deflate, which some send with zlib's frame and some without; `wbits` of None finds out."""
 
     def __init__(self, wbits: int | None) -> None:
         self._wbits = wbits

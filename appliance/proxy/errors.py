@@ -1,5 +1,4 @@
-"""
-What aiohttp says of a connection, in our words.
+"""What aiohttp says of a connection, in our words.
 
 aiohttp is imported where it is used: it takes a good part of the time in which a config is checked.
 """
@@ -24,18 +23,14 @@ _OUT_OF_TIME = frozenset({9, 10})
 
 
 def broken() -> tuple[type[Exception], ...]:
-    """
-    What is raised when a connection does not come about or breaks; timeouts are among it.
-    """
+    """What is raised when a connection does not come about or breaks; timeouts are among it."""
     from aiohttp import ClientError
 
     return ClientError, OSError
 
 
 def unanswered(error: Exception) -> GatewayError:
-    """
-    The error for a request that got no answer.
-    """
+    """The error for a request that got no answer."""
     from aiohttp import (
         ClientConnectionError,
         ClientConnectorError,
@@ -72,9 +67,7 @@ def unanswered(error: Exception) -> GatewayError:
 
 
 def _unconnected(error: ClientConnectorError) -> str:
-    """
-    Why there is no connection, with the remedy.
-    """
+    """Why there is no connection, with the remedy."""
     from aiohttp import (
         ClientConnectorCertificateError,
         ClientConnectorDNSError,
@@ -100,9 +93,7 @@ def _unconnected(error: ClientConnectorError) -> str:
 
 
 def _untrusted(place: str, error: Exception) -> str:
-    """
-    What is wrong with a certificate, by OpenSSL's code of it (``X509_V_ERR_*`` of its x509_vfy.h).
-    """
+    """What is wrong with a certificate, by OpenSSL's code of it (``X509_V_ERR_*`` of its x509_vfy.h)."""
     code = getattr(error, "verify_code", None)
     why = str(getattr(error, "verify_message", error)).rstrip(".")
     if code in _OTHER_NAMES:

@@ -1,6 +1,4 @@
-"""
-An upstream's stream on its way to the client.
-"""
+"""An upstream's stream on its way to the client."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ _COMMENT = b": keep-alive\n\n"
 async def events(
     exchange: UpstreamExchange, name: str, silence_seconds: float | None, hidden: HiddenUsage | None = None
 ) -> AsyncGenerator[bytes]:
-    """
-    Server-sent events as they come, under the client's name for the model, without usage that is to be `hidden`.
+    """Server-sent events as they come, under the client's name for the model, without usage that is to be `hidden`.
 
     Between two events a comment goes out after each `silence_seconds` of silence; None sends none.
 
@@ -48,8 +45,7 @@ async def events(
 
 
 async def raw(exchange: UpstreamExchange) -> AsyncGenerator[bytes]:
-    """
-    Bytes as they come, such as speech.
+    """Bytes as they come, such as speech.
 
     Raises:
         GatewayError: the answer breaks off, which the client sees as a connection that does.

@@ -1,6 +1,4 @@
-"""
-One request to an upstream, and its answer from the first byte to the last.
-"""
+"""One request to an upstream, and its answer from the first byte to the last."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ How a request ended: with a class of status such as ``2xx``, or with an error; a
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """
-    What is asked, whoever is asked; `key` is the head of the prompt.
-    """
+    """What is asked, whoever is asked; `key` is the head of the prompt."""
 
     path: str
     query: str
@@ -34,9 +30,7 @@ class UpstreamRequest:
 
 
 class UpstreamExchange:
-    """
-    An answer under way; whoever has it closes it, and only then it has ended.
-    """
+    """An answer under way; whoever has it closes it, and only then it has ended."""
 
     def __init__(self, answer: UpstreamResponse, first: bytes | None, tell_end: Callable[[End], None]) -> None:
         self.answer = answer
@@ -47,8 +41,7 @@ class UpstreamExchange:
         self._note(first)
 
     async def more(self, patience: float | None = None) -> bytes | None:
-        """
-        As `UpstreamResponse.more`, and a failure is held against the upstream.
+        """As `UpstreamResponse.more`, and a failure is held against the upstream.
 
         Raises:
             GatewayError: the answer breaks off.
@@ -62,8 +55,7 @@ class UpstreamExchange:
         return chunk
 
     async def whole(self) -> bytes:
-        """
-        The rest of the body, the first bytes included.
+        """The rest of the body, the first bytes included.
 
         Raises:
             GatewayError: the answer breaks off.
@@ -77,8 +69,7 @@ class UpstreamExchange:
         return b"".join(chunks)
 
     def require_room(self, size: int) -> None:
-        """
-        As `UpstreamResponse.require_room`, and a failure is held against the upstream.
+        """As `UpstreamResponse.require_room`, and a failure is held against the upstream.
 
         Raises:
             GatewayError: the bytes are too many.
@@ -90,16 +81,12 @@ class UpstreamExchange:
             raise
 
     def discard(self) -> None:
-        """
-        Let the connection go without reading the body, because the status says enough.
-        """
+        """Let the connection go without reading the body, because the status says enough."""
         self._end = self._end or f"{self.answer.status // 100}xx"
         self.close()
 
     def close(self) -> None:
-        """
-        Let the connection go. Safe to call twice.
-        """
+        """Let the connection go. Safe to call twice."""
         if not self._is_closed:
             self._is_closed = True
             self.answer.close()

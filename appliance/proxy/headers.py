@@ -1,6 +1,4 @@
-"""
-Which headers travel to an upstream, and which come back.
-"""
+"""Which headers travel to an upstream, and which come back."""
 
 from __future__ import annotations
 
@@ -66,8 +64,7 @@ _SENDABLE = re.compile(r"[\t\x20-\x7e]*")
 def forward_request_headers(
     client: Mapping[str, str], *, forward: Collection[str] = (), drop: Collection[str] = ()
 ) -> dict[str, str]:
-    """
-    Those of the client's headers, by lower-case name, that travel upstream: the ones for everyone, and `forward`.
+    """Those of the client's headers, by lower-case name, that travel upstream: the ones for everyone, and `forward`.
 
     `Authorization` is not among them unless `forward` says so; what names one connection never is.
     """
@@ -79,8 +76,7 @@ def forward_request_headers(
 def forward_response_headers(
     upstream: Mapping[str, str], *, expose: Collection[str] = (), drop: Collection[str] = ()
 ) -> dict[str, str]:
-    """
-    Those of an answer's headers, by lower-case name, that the client gets: the ones for everyone, and `expose`.
+    """Those of an answer's headers, by lower-case name, that the client gets: the ones for everyone, and `expose`.
 
     A value that is no line of ASCII stays here.
     """
@@ -98,7 +94,5 @@ def forward_response_headers(
 
 
 def _nominated(headers: Mapping[str, str]) -> frozenset[str]:
-    """
-    Headers that ``Connection`` says are of this connection.
-    """
+    """Headers that ``Connection`` says are of this connection."""
     return frozenset(name.strip().lower() for name in headers.get("connection", "").split(","))

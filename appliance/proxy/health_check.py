@@ -1,6 +1,4 @@
-"""
-Asking an upstream on an interval whether it is there.
-"""
+"""Asking an upstream on an interval whether it is there."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ _ALSO_GOOD = frozenset({403, 429})
 
 
 class HealthCheckConfig(BaseConfig):
-    """
-    How upstreams are asked, on an interval and never per request, whether they are there.
-    """
+    """How upstreams are asked, on an interval and never per request, whether they are there."""
 
     path: Annotated[str, Field(pattern=r"^/[^\s?#]*$")] | None = "/v1/models"
     """
@@ -47,9 +43,7 @@ class HealthCheckConfig(BaseConfig):
 
 
 class HealthCheck:
-    """
-    The health of one upstream: unknown is not healthy.
-    """
+    """The health of one upstream: unknown is not healthy."""
 
     def __init__(self, config: HealthCheckConfig, client: UpstreamClient, name: str) -> None:
         self.is_healthy = False
@@ -61,24 +55,18 @@ class HealthCheck:
 
     @property
     def interval(self) -> float:
-        """
-        Seconds between two checks.
-        """
+        """Seconds between two checks."""
         return self._config.interval_seconds
 
     async def watch(self) -> None:
-        """
-        Check for ever; the first check was made by whoever starts this.
-        """
+        """Check for ever; the first check was made by whoever starts this."""
         while True:
             # Not in step with the other upstreams and the other workers.
             await asyncio.sleep(self._config.interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
             await self.check()
 
     async def check(self) -> None:
-        """
-        Ask once, and know better.
-        """
+        """Ask once, and know better."""
         path = self._config.path
         fault = None if path is None else await self._fault(path)
         self._failures = self._failures + 1 if fault else 0

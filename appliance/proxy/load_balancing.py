@@ -1,6 +1,4 @@
-"""
-Which upstream gets a request.
-"""
+"""Which upstream gets a request."""
 
 from __future__ import annotations
 
@@ -20,47 +18,33 @@ _OVERLOAD = 1.25
 
 
 class Target(Protocol):
-    """
-    What is chosen among.
-    """
+    """What is chosen among."""
 
     @property
     def name(self) -> str:
-        """
-        The same after a restart, and in every worker.
-        """
+        """The same after a restart, and in every worker."""
 
     @property
     def weight(self) -> float:
-        """
-        Its share of the traffic, beside those of the others.
-        """
+        """Its share of the traffic, beside those of the others."""
 
     @property
     def inflight(self) -> int:
-        """
-        Requests under way.
-        """
+        """Requests under way."""
 
 
 Chosen = TypeVar("Chosen", bound=Target)
 
 
 class Balancer(Protocol):
-    """
-    A way to choose.
-    """
+    """A way to choose."""
 
     def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:
-        """
-        One of the candidates, of which there is at least one; `key` is the head of the prompt.
-        """
+        """One of the candidates, of which there is at least one; `key` is the head of the prompt."""
 
 
 def balancer(balance: Balance, targets: Sequence[Target]) -> Balancer:
-    """
-    The balancer of a name, for these targets and subsets of them.
-    """
+    """The balancer of a name, for these targets and subsets of them."""
     match balance:
         case "least_inflight":
             return LeastInflight()
@@ -71,33 +55,25 @@ def balancer(balance: Balance, targets: Sequence[Target]) -> Balancer:
 
 
 class LeastInflight:
-    """
-    The one with the fewest requests for its weight; equals take turns.
-    """
+    """The one with the fewest requests for its weight; equals take turns."""
 
     def __init__(self) -> None:
         self._turns = RoundRobin()
 
     def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:
-        """
-        One of the candidates.
-        """
+        """One of the candidates."""
         least = min((each.inflight + 1) / each.weight for each in candidates)
         return self._turns.pick([each for each in candidates if (each.inflight + 1) / each.weight <= least], key)
 
 
 class RoundRobin:
-    """
-    Each in its turn, heavier ones more often and evenly spread (the "smooth" round robin that nginx uses).
-    """
+    """Each in its turn, heavier ones more often and evenly spread (the "smooth" round robin that nginx uses)."""
 
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 
     def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:  # noqa: ARG002 - the protocol of balancers
-        """
-        One of the candidates.
-        """
+        """One of the candidates."""
         credit = self._credit
         for each in candidates:
             credit[each.name] = credit.get(each.name, 0) + each.weight
@@ -107,8 +83,7 @@ class RoundRobin:
 
 
 class PrefixAffinity:
-    """
-    The same one for the same head of a prompt, as long as it has not much more than its share of the load.
+    """The same one for the same head of a prompt, as long as it has not much more than its share of the load.
 
     Consistent hashing: when an upstream leaves, only its own prompts move, and they come back to it.
     """
@@ -124,9 +99,7 @@ class PrefixAffinity:
         self._without_key = LeastInflight()
 
     def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:
-        """
-        The first of the candidates with room, along the ring; without a prompt, the one with the least to do.
-        """
+        """The first of the candidates with room, along the ring; without a prompt, the one with the least to do."""
         if not key:
             return self._without_key.pick(candidates, key)
         weights = sum(each.weight for each in candidates)

@@ -1,5 +1,4 @@
-"""
-What is counted about upstreams, for Prometheus.
+"""What is counted about upstreams, for Prometheus.
 
 Kept in its registry of the whole process, as its clients do, where `/metrics` and other workers find it.
 """
@@ -38,35 +37,25 @@ CACHE_BYTES = Gauge("appliance_cache_bytes", "Memory that kept answers take.", (
 
 
 class Sized(Protocol):
-    """
-    What takes memory.
-    """
+    """What takes memory."""
 
     @property
     def size(self) -> int:
-        """
-        Bytes of it.
-        """
+        """Bytes of it."""
 
 
 class Shown(Protocol):
-    """
-    What is read off an upstream whenever metrics are.
-    """
+    """What is read off an upstream whenever metrics are."""
 
     inflight: int
 
     @property
     def is_healthy(self) -> bool:
-        """
-        The last checks were good.
-        """
+        """The last checks were good."""
 
     @property
     def circuit(self) -> Circuit:
-        """
-        Where the breaker stands.
-        """
+        """Where the breaker stands."""
 
 
 # Who has the labels, the longest first: where a newer config brings a model beside the old one, both do for a while.
@@ -75,9 +64,7 @@ _KEEPING: dict[str, list[Sized]] = {}
 
 
 def show(labels: tuple[str, str], shown: Shown) -> None:
-    """
-    Have an upstream in the metrics, from now on.
-    """
+    """Have an upstream in the metrics, from now on."""
     alike = _SHOWN.setdefault(labels, [])
     alike.append(shown)
     RUNNING.labels(*labels).set_function(lambda: sum(each.inflight for each in alike))
@@ -91,9 +78,7 @@ def _is_at(alike: Sequence[Shown], circuit: Circuit) -> float:
 
 
 def hide(labels: tuple[str, str], shown: Shown) -> None:
-    """
-    Take it out; safe to call twice.
-    """
+    """Take it out; safe to call twice."""
     alike = _SHOWN.get(labels, [])
     if alike == [shown]:
         del _SHOWN[labels]
@@ -106,18 +91,14 @@ def hide(labels: tuple[str, str], shown: Shown) -> None:
 
 
 def show_kept(model: str, kept: Sized) -> None:
-    """
-    Have the memory of kept answers in the metrics, from now on.
-    """
+    """Have the memory of kept answers in the metrics, from now on."""
     alike = _KEEPING.setdefault(model, [])
     alike.append(kept)
     CACHE_BYTES.labels(model).set_function(lambda: sum(each.size for each in alike))
 
 
 def hide_kept(model: str, kept: Sized) -> None:
-    """
-    Take it out; safe to call twice.
-    """
+    """Take it out; safe to call twice."""
     alike = _KEEPING.get(model, [])
     if alike == [kept]:
         del _KEEPING[model]

@@ -1,6 +1,4 @@
-"""
-The name of the model in requests and answers: the upstream's there, the client's here, and no other byte changed.
-"""
+"""The name of the model in requests and answers: the upstream's there, the client's here, and no other byte changed."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ _MENTION = b'"model"'
 
 
 class RenamableBody:
-    """
-    A request's body, ready to be sent under any name; it is JSON unless it has the content type of a form.
+    """A request's body, ready to be sent under any name; it is JSON unless it has the content type of a form.
 
     Raises:
         NotAnObjectError: it is no JSON object.
@@ -36,18 +33,14 @@ class RenamableBody:
 
     @property
     def name(self) -> str | None:
-        """
-        The name the client sent, or None.
-        """
+        """The name the client sent, or None."""
         if self._span is None:
             return None
         value = self._body[self._span]
         return value.decode(errors="replace") if self._is_form else msgspec.json.decode(value) or None
 
     def under(self, name: str) -> bytes:
-        """
-        The body with this name in it; a form without one stays without.
-        """
+        """The body with this name in it; a form without one stays without."""
         if self._span is None:
             return self._body
         written = name.encode() if self._is_form else msgspec.json.encode(name)
@@ -55,16 +48,13 @@ class RenamableBody:
 
 
 def renamed(body: bytes, name: str) -> bytes:
-    """
-    A JSON answer under another name; as it is where it has none.
-    """
+    """A JSON answer under another name; as it is where it has none."""
     span = _span(body) if _MENTION in body else None
     return body if span is None else body[: span.start] + msgspec.json.encode(name) + body[span.stop :]
 
 
 class RenamableEvents:
-    """
-    Server-sent events under another name, as they come: lines wait for their end, and for nothing else.
+    """Server-sent events under another name, as they come: lines wait for their end, and for nothing else.
 
     Source of the framing: https://html.spec.whatwg.org/multipage/server-sent-events.html.
     """
@@ -83,9 +73,7 @@ class RenamableEvents:
         """No event has been begun that has not been ended."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """
-        The whole lines so far, renamed; an empty chunk is the end, and brings the rest.
-        """
+        """The whole lines so far, renamed; an empty chunk is the end, and brings the rest."""
         if chunk and b"\n" not in chunk and b"\r" not in chunk and not self._may_end:
             # A long line, such as an image: it is put together once, at its end.
             self._rest.append(chunk)

@@ -1,6 +1,4 @@
-"""
-How requests went lately: counts that fade, and the one among several that does much worse than the rest.
-"""
+"""How requests went lately: counts that fade, and the one among several that does much worse than the rest."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ _LEAST_REQUESTS = 10.0
 
 
 class FailureWindow:
-    """
-    Good and bad requests of about the last minute; `clock` is in seconds.
-    """
+    """Good and bad requests of about the last minute; `clock` is in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -24,9 +20,7 @@ class FailureWindow:
         self._good = self._bad = 0.0
 
     def add(self, *, is_good: bool) -> None:
-        """
-        Count one more.
-        """
+        """Count one more."""
         self._fade()
         if is_good:
             self._good += 1
@@ -34,15 +28,11 @@ class FailureWindow:
             self._bad += 1
 
     def clear(self) -> None:
-        """
-        Begin anew.
-        """
+        """Begin anew."""
         self._good = self._bad = 0.0
 
     def counts(self) -> tuple[float, float]:
-        """
-        The bad ones, and all.
-        """
+        """The bad ones, and all."""
         self._fade()
         return self._bad, self._good + self._bad
 
@@ -53,9 +43,7 @@ class FailureWindow:
 
 
 def outlier(tallies: Sequence[FailureWindow], margin: float) -> FailureWindow | None:
-    """
-    The one whose share of bad requests is by more than `margin` above that of the others together; None mostly.
-    """
+    """The one whose share of bad requests is by more than `margin` above that of the others together; None mostly."""
     counts = [tally.counts() for tally in tallies]
     all_bad, all_count = (sum(column) for column in zip(*counts, strict=True)) if counts else (0.0, 0.0)
     worst, distance = None, margin

@@ -1,6 +1,4 @@
-"""
-Several upstreams as one: who is asked, who is asked next, and when there is nobody to ask.
-"""
+"""Several upstreams as one: who is asked, who is asked next, and when there is nobody to ask."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ _TOO_MANY = 429
 
 
 class UpstreamPool:
-    """
-    The upstreams of one model.
-    """
+    """The upstreams of one model."""
 
     def __init__(
         self,
@@ -52,24 +48,19 @@ class UpstreamPool:
         self._watches: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """
-        Check every upstream once, and from then on.
-        """
+        """Check every upstream once, and from then on."""
         await asyncio.gather(*(member.health.check() for member in self.members))
         self._watches = [asyncio.create_task(member.health.watch()) for member in self.members]
 
     async def close(self) -> None:
-        """
-        End the checks and every connection; safe to call twice.
-        """
+        """End the checks and every connection; safe to call twice."""
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
         await asyncio.gather(*(member.close() for member in self.members))
 
     def require(self) -> None:
-        """
-        Return when somebody can be asked.
+        """Return when somebody can be asked.
 
         Raises:
             UnavailableError: nobody can.
@@ -85,14 +76,11 @@ class UpstreamPool:
             )
 
     def describe(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
-        """
-        How each upstream is.
-        """
+        """How each upstream is."""
         return [member.describe() for member in self.members]
 
     async def ask(self, request: UpstreamRequest) -> UpstreamExchange:
-        """
-        The first answer that is no reason to try again, or the last one there was.
+        """The first answer that is no reason to try again, or the last one there was.
 
         Raises:
             UnavailableError: nobody can be asked.
@@ -140,9 +128,7 @@ class UpstreamPool:
         return float(self._retry.backoff_seconds * 2 ** max(0, len(tried) - len(self.members)))
 
     def _review(self) -> None:
-        """
-        Leave alone who fails much more often than the others, but never more than half of all.
-        """
+        """Leave alone who fails much more often than the others, but never more than half of all."""
         closed = [member for member in self.members if member.circuit is Circuit.CLOSED]
         if len(closed) - 1 < len(self.members) / 2:
             return
@@ -153,9 +139,7 @@ class UpstreamPool:
 
 
 def names(configs: Sequence[PoolMemberConfig]) -> list[str]:
-    """
-    What each upstream is called, no two of them alike.
-    """
+    """What each upstream is called, no two of them alike."""
     seen: Counter[str] = Counter()
     made = []
     for config in configs:

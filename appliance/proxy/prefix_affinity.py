@@ -1,6 +1,4 @@
-"""
-The head of a prompt: what an upstream's cache of prefixes knows a conversation by.
-"""
+"""The head of a prompt: what an upstream's cache of prefixes knows a conversation by."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ _NONE = msgspec.Raw(b"")
 
 
 class _Prompt(msgspec.Struct):
-    """
-    The members that hold the prompt, in the order in which models read them.
-    """
+    """The members that hold the prompt, in the order in which models read them."""
 
     system: msgspec.Raw = _NONE
     instructions: msgspec.Raw = _NONE
@@ -33,9 +29,7 @@ class _Message(msgspec.Struct):
 
 
 def head_of(body: bytes) -> bytes:
-    """
-    The first of a prompt, the same at every turn of a conversation; empty where there is none.
-    """
+    """The first of a prompt, the same at every turn of a conversation; empty where there is none."""
     try:
         prompt = msgspec.json.decode(body, type=_Prompt)
         parts = [_until_user(bytes(getattr(prompt, name))) for name in _Prompt.__struct_fields__]
@@ -45,9 +39,7 @@ def head_of(body: bytes) -> bytes:
 
 
 def _until_user(value: bytes) -> bytes:
-    """
-    Of a list of messages those up to the first of the user's; later turns only add to the rest.
-    """
+    """Of a list of messages those up to the first of the user's; later turns only add to the rest."""
     if not value.startswith(b"[") or has_more_members(value, MOST_MEMBERS):
         return value
     head = []

@@ -1,6 +1,4 @@
-"""
-An upstream's answer, read as fast as somebody wants it.
-"""
+"""An upstream's answer, read as fast as somebody wants it."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ _MOST_AT_ONCE = 16 * 1024
 
 
 class UpstreamResponse:
-    """
-    Status and headers of an answer, and its bytes on demand.
+    """Status and headers of an answer, and its bytes on demand.
 
     What nobody reads stays in the connection, and so slows the upstream down. Bytes come without their content
     coding. Whoever has an answer closes it; before its end that closes the connection, and the upstream sees it.
@@ -54,24 +51,18 @@ class UpstreamResponse:
 
     @property
     def media_type(self) -> str:
-        """
-        The content type as the upstream says it.
-        """
+        """The content type as the upstream says it."""
         said = self.headers.get("content-type", "")
         return said if said.isascii() and said.isprintable() and said else "application/octet-stream"
 
     @property
     def is_event_stream(self) -> bool:
-        """
-        It is server-sent events.
-        """
+        """It is server-sent events."""
         return self._kind == "text/event-stream"
 
     @property
     def is_json(self) -> bool:
-        """
-        It is JSON.
-        """
+        """It is JSON."""
         return self._kind == "application/json" or self._kind.endswith("+json")
 
     @property
@@ -79,8 +70,7 @@ class UpstreamResponse:
         return self.media_type.partition(";")[0].strip().lower()
 
     async def first(self, patience: float | None = None) -> bytes | None:
-        """
-        As `more`, the beginning of the body: of events at least a line, unless it is silent for `patience` seconds.
+        """As `more`, the beginning of the body: of events at least a line, unless it is silent for `patience` seconds.
 
         Raises:
             GatewayError: the connection broke.
@@ -96,8 +86,7 @@ class UpstreamResponse:
         return b"".join(held) if size else piece
 
     async def more(self, patience: float | None = None) -> bytes | None:
-        """
-        What has come since the last time, waiting for the first of it; empty at the end.
+        """What has come since the last time, waiting for the first of it; empty at the end.
 
         None when nothing came for `patience` seconds and the upstream may still be silent longer.
 
@@ -125,8 +114,7 @@ class UpstreamResponse:
         return piece
 
     async def read(self) -> bytes:
-        """
-        The whole body.
+        """The whole body.
 
         Raises:
             GatewayError: the connection broke.
@@ -140,8 +128,7 @@ class UpstreamResponse:
         return b"".join(chunks)
 
     def require_room(self, size: int) -> None:
-        """
-        Return where so many bytes of it may be held at once.
+        """Return where so many bytes of it may be held at once.
 
         Raises:
             GatewayError: they are too many.
@@ -153,8 +140,7 @@ class UpstreamResponse:
             )
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """
-        The bytes as they come; closes the answer at its end.
+        """The bytes as they come; closes the answer at its end.
 
         Raises:
             GatewayError: the connection broke.
@@ -183,9 +169,7 @@ class UpstreamResponse:
             ) from error
 
     async def _more_coded(self, patience: float | None) -> bytes | None:
-        """
-        As `more`, as the bytes came.
-        """
+        """As `more`, as the bytes came."""
         if self._is_in_first_line and asyncio.get_running_loop().time() >= self._begins_until:
             raise GatewayTimeoutError(_UNBEGUN)
         content = self._response.content

@@ -1,6 +1,4 @@
-"""
-Answers kept for the same question: bounded in bytes and age, and asked for once however many wait.
-"""
+"""Answers kept for the same question: bounded in bytes and age, and asked for once however many wait."""
 
 from __future__ import annotations
 
@@ -22,8 +20,7 @@ Result = Literal["hit", "miss", "shared"]
 
 
 class ResponseCacheConfig(BaseConfig):
-    """
-    Whether answers are kept: those of embeddings, rerank, scores and classes, and of completions without streaming
+    """Whether answers are kept: those of embeddings, rerank, scores and classes, and of completions without streaming
     that ask for temperature 0 or name a seed.
 
     A call with `Cache-Control: no-store` is neither answered from it nor kept, one with `no-cache` only kept anew.
@@ -44,9 +41,7 @@ class ResponseCacheConfig(BaseConfig):
 
 @dataclass(frozen=True, slots=True)
 class CachedResponse:
-    """
-    A whole answer, as the upstream gave it.
-    """
+    """A whole answer, as the upstream gave it."""
 
     body: bytes
     status: int
@@ -56,9 +51,7 @@ class CachedResponse:
 
     @property
     def size(self) -> int:
-        """
-        Memory that it takes, in bytes.
-        """
+        """Memory that it takes, in bytes."""
         return len(self.body) + _OVERHEAD_BYTES
 
 
@@ -69,9 +62,7 @@ class _PendingResponse:
 
 
 class ResponseCache:
-    """
-    Kept answers by the hash of their question; `clock` is in seconds.
-    """
+    """Kept answers by the hash of their question; `clock` is in seconds."""
 
     def __init__(self, config: ResponseCacheConfig, model: str, clock: Callable[[], float]) -> None:
         self._config = config
@@ -86,8 +77,7 @@ class ResponseCache:
     async def get(
         self, key: bytes, ask: Callable[[], Awaitable[CachedResponse]], *, is_fresh: bool = False
     ) -> tuple[CachedResponse, Result, float]:
-        """
-        The answer to a question, how it was come by, and its age in seconds.
+        """The answer to a question, how it was come by, and its age in seconds.
 
         `ask` is called where none is kept, or `is_fresh` asks for a new one, and nobody is asking already.
         """
@@ -101,15 +91,11 @@ class ResponseCache:
 
     @property
     def size(self) -> int:
-        """
-        Memory that kept answers take, in bytes.
-        """
+        """Memory that kept answers take, in bytes."""
         return self._bytes
 
     def close(self) -> None:
-        """
-        Keep nothing any more.
-        """
+        """Keep nothing any more."""
         self._kept.clear()
         self._bytes = 0
         metrics.hide_kept(self._model, self)
@@ -125,9 +111,7 @@ class ResponseCache:
         return found
 
     async def _fly(self, key: bytes, ask: Callable[[], Awaitable[CachedResponse]]) -> CachedResponse:
-        """
-        Wait for the one who asks; when all who wait have left, the asking ends too.
-        """
+        """Wait for the one who asks; when all who wait have left, the asking ends too."""
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _PendingResponse(asyncio.ensure_future(self._ask(key, ask)))

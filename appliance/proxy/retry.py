@@ -65,9 +65,7 @@ class RetryConfig(BaseConfig):
     """Wait before the second try at the same upstream, in seconds; it doubles with each further one."""
 
     def allows(self, outcome: int | GatewayError, *, is_generation: bool) -> bool:
-        """
-        Whether a request may be tried again after a status, or after no answer.
-        """
+        """Whether a request may be tried again after a status, or after no answer."""
         is_cautious = is_generation and not self.generations
         if isinstance(outcome, int):
             return outcome in self.statuses and (not is_cautious or outcome in _REFUSALS)
@@ -78,24 +76,18 @@ class RetryConfig(BaseConfig):
 
 
 class RetryBudget:
-    """
-    Each request pays in a share of a retry, each retry takes out one.
-    """
+    """Each request pays in a share of a retry, each retry takes out one."""
 
     def __init__(self, share: float) -> None:
         self._share = share
         self._saved = _LEAST
 
     def pay_in(self) -> None:
-        """
-        A request came.
-        """
+        """A request came."""
         self._saved = min(self._saved + self._share, _MOST)
 
     def take(self) -> bool:
-        """
-        Whether a retry may be made; it is counted.
-        """
+        """Whether a retry may be made; it is counted."""
         if self._saved < 1:
             return False
         self._saved -= 1

@@ -1,6 +1,4 @@
-"""
-What is changed in a request on its way: nothing, unless the section says so.
-"""
+"""What is changed in a request on its way: nothing, unless the section says so."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 
 class RequestRewriteConfig(BaseConfig):
-    """
-    What is changed in the JSON of every request; forms, and all that is not named here, pass as they came.
-    """
+    """What is changed in the JSON of every request; forms, and all that is not named here, pass as they came."""
 
     defaults: Fields = Field(default_factory=dict)
     """Fields for requests that lack them, such as `temperature: 0.2`; mappings are filled up key by key."""
@@ -46,9 +42,7 @@ class RequestRewriteConfig(BaseConfig):
 
 
 class Rewrite:
-    """
-    A section's changes, made ready once for all requests.
-    """
+    """A section's changes, made ready once for all requests."""
 
     def __init__(self, config: RequestRewriteConfig) -> None:
         self._steps: list[Mapping[str, Change]] = [
@@ -59,8 +53,7 @@ class Rewrite:
         self._prompts = {} if config.system_prompt is None else _prompts(config.system_prompt)
 
     def __call__(self, operation: Operation, body: bytes) -> bytes:
-        """
-        The body with the changes made; the same one where there are none to make.
+        """The body with the changes made; the same one where there are none to make.
 
         Raises:
             NotAnObjectError: the body is no JSON object.
@@ -72,9 +65,7 @@ class Rewrite:
 
 
 def _prompts(text: str) -> Mapping[Operation, Mapping[str, Change]]:
-    """
-    Where each protocol keeps the system prompt; what counts tokens counts it too.
-    """
+    """Where each protocol keeps the system prompt; what counts tokens counts it too."""
     messages = {"messages": lambda old: _before_messages(text, old)}
     system = {"system": lambda old: _before_text(text, old)}
     return {
@@ -87,9 +78,7 @@ def _prompts(text: str) -> Mapping[Operation, Mapping[str, Change]]:
 
 
 def _before_messages(text: str, old: bytes | None) -> bytes | None:
-    """
-    Into the first message where that is the client's system prompt, because many templates take only one.
-    """
+    """Into the first message where that is the client's system prompt, because many templates take only one."""
     if old is None or not old.startswith(b"["):
         return old
     if has_more_members(old, json_edit.MOST_MEMBERS):
@@ -115,9 +104,7 @@ def _is_system(message: bytes) -> bool:
 
 
 def _before_text(text: str, old: bytes | None) -> bytes:
-    """
-    Before a text, or as the first of several parts.
-    """
+    """Before a text, or as the first of several parts."""
     if old is None or old == b"null":
         return msgspec.json.encode(text)
     if old.startswith(b"["):

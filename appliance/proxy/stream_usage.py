@@ -1,5 +1,4 @@
-"""
-The usage of streams: asked for on behalf of clients that did not ask, and taken out of what they get.
+"""The usage of streams: asked for on behalf of clients that did not ask, and taken out of what they get.
 
 Source: https://platform.openai.com/docs/api-reference/chat/streaming: with `stream_options.include_usage` a last chunk
 without choices has the usage, and all others have null for it.
@@ -41,9 +40,7 @@ class _Chunk(msgspec.Struct):
 
 
 def asking(body: bytes) -> bytes | None:
-    """
-    The request with its usage asked for; None where it is no stream, asks already, or has options that are none.
-    """
+    """The request with its usage asked for; None where it is no stream, asks already, or has options that are none."""
     if b'"stream"' not in body:
         return None
     try:
@@ -57,9 +54,7 @@ def asking(body: bytes) -> bytes | None:
 
 
 class HiddenUsage:
-    """
-    Takes out of the lines of a stream what was asked for here; `tell` gets each line that had a usage.
-    """
+    """Takes out of the lines of a stream what was asked for here; `tell` gets each line that had a usage."""
 
     def __init__(self, tell: Callable[[bytes], None]) -> None:
         self._tell = tell
@@ -67,9 +62,7 @@ class HiddenUsage:
         self._skips_end = False
 
     def line(self, line: bytes) -> bytes:
-        """
-        What the client gets of a line, its end included.
-        """
+        """What the client gets of a line, its end included."""
         is_end = line in (b"\n", b"\r\n", b"\r")
         if is_end and self._skips_end:
             self._skips_end = False

@@ -1,6 +1,4 @@
-"""
-One upstream among several, and how it fares.
-"""
+"""One upstream among several, and how it fares."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class PoolMemberConfig(UpstreamConfig):
-    """
-    One of the servers that answer for a proxy.
-    """
+    """One of the servers that answer for a proxy."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """What probes, logs and metrics call it; unset is its host and port."""
@@ -38,9 +34,7 @@ class PoolMemberConfig(UpstreamConfig):
 
 
 class Upstream:
-    """
-    An upstream with its connections, its health and its breaker.
-    """
+    """An upstream with its connections, its health and its breaker."""
 
     def __init__(
         self,
@@ -67,36 +61,26 @@ class Upstream:
 
     @property
     def is_available(self) -> bool:
-        """
-        Whether it can be asked now.
-        """
+        """Whether it can be asked now."""
         return self.health.is_healthy and self.breaker.lets_through
 
     @property
     def is_healthy(self) -> bool:
-        """
-        Its last checks were good.
-        """
+        """Its last checks were good."""
         return self.health.is_healthy
 
     @property
     def wait(self) -> float:
-        """
-        Seconds after which that may be different.
-        """
+        """Seconds after which that may be different."""
         return self.breaker.wait if self.health.is_healthy else self.health.interval
 
     @property
     def circuit(self) -> Circuit:
-        """
-        Where its breaker stands.
-        """
+        """Where its breaker stands."""
         return self.breaker.circuit
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
-        """
-        How it is, for probes.
-        """
+        """How it is, for probes."""
         return {
             "name": self.name,
             "available": self.is_available,
@@ -106,8 +90,7 @@ class Upstream:
         }
 
     async def ask(self, request: UpstreamRequest) -> UpstreamExchange:
-        """
-        Send a request, and wait for the first byte of its answer.
+        """Send a request, and wait for the first byte of its answer.
 
         Raises:
             GatewayError: there is none.
@@ -135,9 +118,7 @@ class Upstream:
         return UpstreamExchange(answer, first, partial(self.end, has_begun=True))
 
     def end(self, how: End, *, has_begun: bool = False) -> None:
-        """
-        A request ended: with a class of status, with an error, or because its client left.
-        """
+        """A request ended: with a class of status, with an error, or because its client left."""
         self.inflight -= 1
         match how:
             case str():
@@ -155,9 +136,7 @@ class Upstream:
         metrics.REQUESTS.labels(*self._labels, end).inc()
 
     def fail(self) -> None:
-        """
-        Remember that it did not do what it was asked.
-        """
+        """Remember that it did not do what it was asked."""
         was = self.circuit
         self.breaker.fail()
         self.tally.add(is_good=False)
@@ -165,9 +144,7 @@ class Upstream:
             log.warning("upstream.left_alone", upstream=self.name, why="failures in a row", seconds=self.breaker.wait)
 
     def eject(self) -> None:
-        """
-        Leave it alone because it fails much more often than the others.
-        """
+        """Leave it alone because it fails much more often than the others."""
         self.breaker.open()
         self.tally.clear()
         log.warning("upstream.left_alone", upstream=self.name, why="an outlier", seconds=self.breaker.wait)
@@ -179,9 +156,7 @@ class Upstream:
         self.tally.add(is_good=True)
 
     async def close(self) -> None:
-        """
-        Close every connection.
-        """
+        """Close every connection."""
         metrics.hide(self._labels, self)
         await self.client.close()
 

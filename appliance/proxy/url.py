@@ -1,6 +1,4 @@
-"""
-From the URL people write to the URL that is asked.
-"""
+"""From the URL people write to the URL that is asked."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ def join(base: str, path: str, query: str = "") -> URL:
 
 
 def is_possible(base: str) -> bool:
-    """
-    Whether a URL has a host, and a port that there can be, which a pattern cannot say.
-    """
+    """Whether a URL has a host, and a port that there can be, which a pattern cannot say."""
     try:
         return bool(URL(base).host)
     except ValueError:
@@ -43,8 +39,7 @@ def is_possible(base: str) -> bool:
 
 
 def place(base: str) -> str:
-    """
-    Host, and port where it is not the usual one, for probes, logs and metrics.
+    """Host, and port where it is not the usual one, for probes, logs and metrics.
 
     Neither the path nor the query, which can hold keys.
     """

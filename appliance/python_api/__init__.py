@@ -1,3 +1,1 @@
-"""
-Models that users write in Python: what they subclass, and how one becomes a model of the contract.
-"""
+"""Models that users write in Python: what they subclass, and how one becomes a model of the contract."""

@@ -1,6 +1,4 @@
-"""
-Keywords of a Python program, checked like the keys of a file.
-"""
+"""Keywords of a Python program, checked like the keys of a file."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ Part = TypeVar("Part", bound=BaseConfig)
 
 
 def checked(config: type[Part], given: Mapping[str, Any], source: str, path: str = "") -> Part:
-    """
-    The section that the keywords make; `source` and `path` say in an error where they stand.
+    """The section that the keywords make; `source` and `path` say in an error where they stand.
 
     Raises:
         ConfigError: some of them are wrong; it names them all, and no value that may be a secret.

@@ -1,6 +1,4 @@
-"""
-What every model written in Python has: a name, a load, a health, an end.
-"""
+"""What every model written in Python has: a name, a load, a health, an end."""
 
 from __future__ import annotations
 
@@ -21,16 +19,13 @@ _OFFERED = "_appliance_is_offered"
 
 
 def offered(method: Method) -> Method:
-    """
-    Mark a method that is only there to be overridden: a model whose class leaves it alone is never asked this.
-    """
+    """Mark a method that is only there to be overridden: a model whose class leaves it alone is never asked this."""
     setattr(method, _OFFERED, True)
     return method
 
 
 class BasePythonModel:
-    """
-    A model written in Python; subclass one of its kinds.
+    """A model written in Python; subclass one of its kinds.
 
     `load`, `healthy` and `stop` may be plain, which then run in a thread of their own, or asynchronous.
     """
@@ -53,9 +48,7 @@ class BasePythonModel:
     """
 
     def __init__(self, name: str) -> None:
-        """
-        `name` is what clients send as `model`.
-        """
+        """`name` is what clients send as `model`."""
         if not isinstance(name, str) or not name:
             raise ApplianceError(f"{type(self).__name__}: its name is {name!r}; must be text, such as 'my-model'")
         self.name = name
@@ -67,16 +60,13 @@ class BasePythonModel:
             cls.load = _remembered(cls.__dict__["load"])  # type: ignore[method-assign]  # by itself, and more
 
     def load(self) -> Any:  # Any: False says that it failed; a subclass's may be asynchronous
-        """
-        Get ready to answer; called once before the first request, by whoever comes first.
-        """
+        """Get ready to answer; called once before the first request, by whoever comes first."""
         self.ready = True
         return True
 
     @offered
     def healthy(self) -> Any:  # Any: True or False; a subclass's may be asynchronous
-        """
-        Whether it can answer now; asked again and again.
+        """Whether it can answer now; asked again and again.
 
         Raises:
             EngineDeadError: it never will again.
@@ -85,15 +75,11 @@ class BasePythonModel:
 
     @offered
     def stop(self) -> Any:  # Any: nothing; a subclass's may be asynchronous
-        """
-        Let go of what `load` took; called once, after the last answer.
-        """
+        """Let go of what `load` took; called once, after the last answer."""
 
 
 def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
-    """
-    The same load, which says by `ready` whether it is done.
-    """
+    """The same load, which says by `ready` whether it is done."""
     if inspect.iscoroutinefunction(load):
 
         @functools.wraps(load)
@@ -117,9 +103,7 @@ def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _unready_if_broken(model: BasePythonModel) -> Iterator[None]:
-    """
-    The load of a parent class may have said that it is done.
-    """
+    """The load of a parent class may have said that it is done."""
     try:
         yield
     except BaseException:
@@ -128,8 +112,6 @@ def _unready_if_broken(model: BasePythonModel) -> Iterator[None]:
 
 
 def overridden(model: BasePythonModel, name: str) -> Callable[..., Any] | None:
-    """
-    The method of this name, or None where the class leaves it as it was offered.
-    """
+    """The method of this name, or None where the class leaves it as it was offered."""
     method = getattr(model, name, None)
     return None if method is None or getattr(method, _OFFERED, False) else method

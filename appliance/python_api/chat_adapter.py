@@ -1,6 +1,4 @@
-"""
-Chat over a model that completes prompts, from Python: what the class `adapter` of a file does over completions.
-"""
+"""Chat over a model that completes prompts, from Python: what the class `adapter` of a file does over completions."""
 
 # ruff: noqa: ARG002 - a method takes what the ones that override it are given
 
@@ -31,18 +29,14 @@ _NO_TEMPLATE = "{# none #}"
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """
-    A conversation as the text to continue, and the role of whoever continues it.
-    """
+    """A conversation as the text to continue, and the role of whoever continues it."""
 
     prompt: str
     response_role: str = "assistant"
 
 
 class OpenAIChatAdapterModel(OpenAIGenerativeModel):
-    """
-    Chats by way of completions: those of an underlying model, or of its own class's `create_completion`.
-    """
+    """Chats by way of completions: those of an underlying model, or of its own class's `create_completion`."""
 
     def __init__(
         self,
@@ -83,8 +77,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
             )
 
     def apply_chat_template(self, request: ChatCompletionRequest) -> ChatPrompt:
-        """
-        The prompt of a conversation; it may be overridden, asynchronously too.
+        """The prompt of a conversation; it may be overridden, asynchronously too.
 
         Raises:
             RequestError: the template refuses the request.
@@ -96,9 +89,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> ChatCompletion | AsyncGenerator[ChatCompletionChunk]:
-        """
-        The conversation continued; every field of the request goes along.
-        """
+        """The conversation continued; every field of the request goes along."""
         prompt = await called(self.apply_chat_template, request)
         config = self._config.model_copy(update={"response_role": prompt.response_role})
         chat = Prompted(prompt.prompt, config.stop)
@@ -109,9 +100,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
 
 
 class _Completing:
-    """
-    Has an adapter's completions answered, by whatever name.
-    """
+    """Has an adapter's completions answered, by whatever name."""
 
     front_end = ALONE
 
@@ -122,9 +111,7 @@ class _Completing:
         return self._model.operations
 
     def check(self, _name: str) -> None:
-        """
-        The adapter's own health says it.
-        """
+        """The adapter's own health says it."""
 
     async def answer(self, _name: str, call: ModelRequest) -> ModelResponse:
         return await self._model.answer(call)

@@ -1,6 +1,4 @@
-"""
-A model whose class a config names: imported and made when it is loaded, and no sooner.
-"""
+"""A model whose class a config names: imported and made when it is loaded, and no sooner."""
 
 from __future__ import annotations
 
@@ -27,14 +25,10 @@ Result = TypeVar("Result")
 
 
 class LazyPythonModel:
-    """
-    A model of the contract out of a class that is not imported yet.
-    """
+    """A model of the contract out of a class that is not imported yet."""
 
     def __init__(self, name: str, config: PythonConfig, offered: frozenset[Operation]) -> None:
-        """
-        `offered` is what a model of this kind can be asked, of which the class must do something.
-        """
+        """`offered` is what a model of this kind can be asked, of which the class must do something."""
         self._name = name
         self._config = config
         self._offered = offered
@@ -42,9 +36,7 @@ class LazyPythonModel:
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """
-        What the class can be asked; while it is not imported, what any of its kind can.
-        """
+        """What the class can be asked; while it is not imported, what any of its kind can."""
         return self._offered if self._bridge is None else self._bridge.operations
 
     @property
@@ -85,8 +77,7 @@ class LazyPythonModel:
 
 
 def made(name: str, config: PythonConfig, model_dir: Path | None) -> BasePythonModel:
-    """
-    An object of the class that a section names; `model_dir` is passed to a constructor that takes it.
+    """An object of the class that a section names; `model_dir` is passed to a constructor that takes it.
 
     Raises:
         LoadError: the class cannot be imported, is no model, or does not take the arguments.
@@ -135,9 +126,7 @@ def _imported(place: str) -> type[BasePythonModel]:
 
 
 def _run(what: str, work: Callable[[], Result]) -> Result:
-    """
-    Code of the user's, whose own fault is told with where it lies.
-    """
+    """Code of the user's, whose own fault is told with where it lies."""
     missing: ModuleNotFoundError
     try:
         with user_code(what):

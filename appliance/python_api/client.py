@@ -1,6 +1,4 @@
-"""
-Requests as objects asked of a model of the contract, and its answers as objects.
-"""
+"""Requests as objects asked of a model of the contract, and its answers as objects."""
 
 from __future__ import annotations
 
@@ -22,17 +20,14 @@ Made = TypeVar("Made", bound=BaseModel)
 
 
 def body_of(request: Request, name: str) -> Json:
-    """
-    The fields that the client or the program has set, and a name for the model.
-    """
+    """The fields that the client or the program has set, and a name for the model."""
     return {"model": name, **request.model_dump(mode="json", exclude_unset=True)}
 
 
 async def asked(
     model: Model, operation: Operation, body: Json, raw_request: RawRequest | None
 ) -> Json | AsyncGenerator[Json]:
-    """
-    The answer, or its chunks.
+    """The answer, or its chunks.
 
     Raises:
         CallError: the model refuses.
@@ -49,8 +44,7 @@ async def asked(
 
 
 async def chunks(said: AsyncGenerator[Json], kind: type[Made]) -> AsyncGenerator[Made]:
-    """
-    The chunks as objects.
+    """The chunks as objects.
 
     Raises:
         GatewayError: one is no chunk.
@@ -61,8 +55,7 @@ async def chunks(said: AsyncGenerator[Json], kind: type[Made]) -> AsyncGenerator
 
 
 def made(kind: type[Made], said: object) -> Made:
-    """
-    What was said as an object.
+    """What was said as an object.
 
     Raises:
         GatewayError: it is no such object.

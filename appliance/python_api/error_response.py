@@ -1,6 +1,4 @@
-"""
-OpenAI's error as an object that a model written in Python may return.
-"""
+"""OpenAI's error as an object that a model written in Python may return."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ _STATUSES: Mapping[str, int] = {
 
 
 class ErrorInfo(BaseModel):
-    """
-    What went wrong: `code` is a word for programs, or the HTTP status.
-    """
+    """What went wrong: `code` is a word for programs, or the HTTP status."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -40,9 +36,7 @@ class ErrorInfo(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """
-    A refusal: ``ErrorResponse(message="no", code=404)``, or with all of it under `error`.
-    """
+    """A refusal: ``ErrorResponse(message="no", code=404)``, or with all of it under `error`."""
 
     error: ErrorInfo
 
@@ -57,9 +51,7 @@ class ErrorResponse(BaseModel):
 
     @property
     def status(self) -> int:
-        """
-        The HTTP status: `code` where it is one, else what `type` stands for, else 400.
-        """
+        """The HTTP status: `code` where it is one, else what `type` stands for, else 400."""
         code = str(self.error.code)
         is_status = code.isdecimal() and 400 <= int(code) <= 599
         return int(code) if is_status else _STATUSES.get(self.error.type, 400)

@@ -1,6 +1,4 @@
-"""
-The health of a model written in Python: asked in the background, so that a slow answer holds up nobody.
-"""
+"""The health of a model written in Python: asked in the background, so that a slow answer holds up nobody."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ _SECONDS_BETWEEN_LOGS = 600.0
 
 
 class HealthPoller:
-    """
-    What a model's own `healthy` said last; without one, all is well.
-    """
+    """What a model's own `healthy` said last; without one, all is well."""
 
     def __init__(self, healthy: Callable[..., Any] | None, silence_seconds: float = _SILENCE_SECONDS) -> None:
         self._healthy = healthy
@@ -38,16 +34,13 @@ class HealthPoller:
         self._task: asyncio.Task[bool] | None = None
 
     async def begin(self) -> None:
-        """
-        Ask the first time, and wait for what it says.
-        """
+        """Ask the first time, and wait for what it says."""
         if self._healthy is not None:
             self._ask(self._healthy)
             await asyncio.wait({self._asking}, timeout=self._silence_seconds)
 
     def check(self) -> None:
-        """
-        Return where it was well when it was asked last, and ask again.
+        """Return where it was well when it was asked last, and ask again.
 
         Raises:
             EngineDeadError: it never will answer again.
@@ -63,9 +56,7 @@ class HealthPoller:
             raise UnavailableError(f"its healthy() has not returned for {silent:.0f} seconds")
 
     async def close(self) -> None:
-        """
-        Ask no more.
-        """
+        """Ask no more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,6 +1,4 @@
-"""
-Requests and answers in tensors as models written in Python have them; their names are those of KServe's classes.
-"""
+"""Requests and answers in tensors as models written in Python have them; their names are those of KServe's classes."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ Parameters = Mapping[str, Any]  # Any: JSON values
 
 
 class _Named:
-    """
-    A tensor of a request or of an answer.
-    """
+    """A tensor of a request or of an answer."""
 
     def __init__(
         self,
@@ -32,8 +28,7 @@ class _Named:
         data: Sequence[Any] | bytes = (),  # Any: elements, or lists of them
         parameters: Parameters | None = None,
     ) -> None:
-        """
-        `data` are the elements in one row, or lists as deep as the shape, or the protocol's bytes; they may be set
+        """`data` are the elements in one row, or lists as deep as the shape, or the protocol's bytes; they may be set
         later by `set_data_from_numpy`.
 
         Raises:
@@ -52,8 +47,7 @@ class _Named:
 
     @classmethod
     def from_numpy(cls, name: str, array: np.ndarray[Any, Any], datatype: str | None = None) -> Self:
-        """
-        An array as a tensor; a `datatype` of None is the array's own.
+        """An array as a tensor; a `datatype` of None is the array's own.
 
         Raises:
             TypeError: the protocol has no datatype for such an array.
@@ -64,17 +58,14 @@ class _Named:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Self:
-        """
-        A tensor that came over the wire.
-        """
+        """A tensor that came over the wire."""
         made = cls(tensor.name, tensor.shape, tensor.datatype, parameters=tensor.parameters)
         made._tensor = tensor
         return made
 
     @property
     def tensor(self) -> Tensor:
-        """
-        The tensor that goes over the wire.
+        """The tensor that goes over the wire.
 
         Raises:
             ValueError: it has elements by its shape, and no data.
@@ -86,20 +77,15 @@ class _Named:
 
     @property
     def data(self) -> list[Any]:  # Any: elements
-        """
-        The elements in one row; those of BYTES are bytes.
-        """
+        """The elements in one row; those of BYTES are bytes."""
         return self.tensor.values()
 
     def as_numpy(self) -> np.ndarray[Any, Any]:
-        """
-        The elements as an array, read-only where it shares their bytes.
-        """
+        """The elements as an array, read-only where it shares their bytes."""
         return as_array(self.tensor)
 
     def as_string(self) -> list[str]:
-        """
-        The elements of BYTES as texts.
+        """The elements of BYTES as texts.
 
         Raises:
             RequestError: they are none.
@@ -107,9 +93,7 @@ class _Named:
         return self.tensor.texts()
 
     def set_data_from_numpy(self, array: np.ndarray[Any, Any], binary_data: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002, RUF100 - KServe's; the client says how it wants them
-        """
-        Take the elements and the shape of an array.
-        """
+        """Take the elements and the shape of an array."""
         with _blamed_on_the_model():
             self._tensor = of_array(self.name, array, self.datatype)
         self.shape = list(array.shape)
@@ -117,9 +101,7 @@ class _Named:
 
 @contextmanager
 def _blamed_on_the_model() -> Iterator[None]:
-    """
-    What a program puts in a tensor is not its client's fault.
-    """
+    """What a program puts in a tensor is not its client's fault."""
     try:
         yield
     except RequestError as error:
@@ -127,22 +109,16 @@ def _blamed_on_the_model() -> Iterator[None]:
 
 
 class InferInput(_Named):
-    """
-    A tensor of a request.
-    """
+    """A tensor of a request."""
 
 
 class InferOutput(_Named):
-    """
-    A tensor of an answer.
-    """
+    """A tensor of an answer."""
 
 
 @dataclass
 class InferRequest:
-    """
-    Tensors for a model.
-    """
+    """Tensors for a model."""
 
     model_name: str
     inputs: list[InferInput]
@@ -153,23 +129,17 @@ class InferRequest:
 
     @classmethod
     def of(cls, model_name: str, request: InferenceRequest) -> InferRequest:
-        """
-        A request that came over the wire.
-        """
+        """A request that came over the wire."""
         inputs = [InferInput.of(tensor) for tensor in request.inputs]
         return cls(model_name, inputs, request.id, request.parameters, request.outputs)
 
     def get_input_by_name(self, name: str) -> InferInput | None:
-        """
-        The input of this name, or None.
-        """
+        """The input of this name, or None."""
         return next((each for each in self.inputs if each.name == name), None)
 
 
 class InferResponse:
-    """
-    The tensors that a model answers.
-    """
+    """The tensors that a model answers."""
 
     def __init__(
         self,
@@ -187,14 +157,10 @@ class InferResponse:
 
     @property
     def message(self) -> InferenceResponse:
-        """
-        The answer that goes over the wire.
-        """
+        """The answer that goes over the wire."""
         tensors = [output.tensor for output in self.outputs]
         return InferenceResponse(self.model_name, self.model_version, tensors, self.id, self.parameters)
 
     def get_output_by_name(self, name: str) -> InferOutput | None:
-        """
-        The output of this name, or None.
-        """
+        """The output of this name, or None."""
         return next((each for each in self.outputs if each.name == name), None)

@@ -1,6 +1,4 @@
-"""
-Methods of users, which may be asynchronous or plain: both are awaited, and neither holds up the event loop.
-"""
+"""Methods of users, which may be asynchronous or plain: both are awaited, and neither holds up the event loop."""
 
 from __future__ import annotations
 
@@ -22,8 +20,7 @@ _THREAD = "appliance-model"
 
 
 async def called(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any:  # Any: users' own
-    """
-    What the method returns; a plain one runs in a thread.
+    """What the method returns; a plain one runs in a thread.
 
     Raises:
         UserCodeError: the method raised.
@@ -33,9 +30,7 @@ async def called(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any
 
 
 async def returned(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any:  # Any: users' own
-    """
-    As `called`, and what the method raises passes.
-    """
+    """As `called`, and what the method raises passes."""
     if inspect.isasyncgenfunction(method):
         return method(*args, **keywords)
     if inspect.iscoroutinefunction(method):
@@ -45,8 +40,7 @@ async def returned(method: Callable[..., Any], *args: Any, **keywords: Any) -> A
 
 
 async def in_thread(work: Callable[[], Result]) -> Result:
-    """
-    The result of `work`, done in a thread of its own, which ends with the process, done or not.
+    """The result of `work`, done in a thread of its own, which ends with the process, done or not.
 
     A pool's threads would be waited for when the process ends, and a load that hangs would hold it.
     """
@@ -81,9 +75,7 @@ async def in_thread(work: Callable[[], Result]) -> Result:
 
 
 def _whole(work: Callable[[], Result]) -> Result:
-    """
-    Do the work, and write a line that it printed only a part of.
-    """
+    """Do the work, and write a line that it printed only a part of."""
     try:
         return work()
     finally:
@@ -91,15 +83,12 @@ def _whole(work: Callable[[], Result]) -> Result:
 
 
 def is_stream(returned: Any) -> bool:  # Any: whatever a user returned
-    """
-    It is to be iterated over: asynchronously, or a plain generator.
-    """
+    """It is to be iterated over: asynchronously, or a plain generator."""
     return isinstance(returned, AsyncIterable | Generator)
 
 
 async def items(stream: Any) -> AsyncGenerator[Any]:  # Any: whatever a user yields
-    """
-    The items of a stream; closing this closes it.
+    """The items of a stream; closing this closes it.
 
     Raises:
         UserCodeError: the stream raised.
@@ -129,9 +118,7 @@ async def _next(iterator: AsyncIterator[Any], what: str) -> Any:  # Any: as abov
 
 
 async def _threaded(generator: Generator[Any, None, None]) -> AsyncGenerator[Any]:
-    """
-    A plain generator, each step of it in a thread; one that is left in the middle of a step is closed after it.
-    """
+    """A plain generator, each step of it in a thread; one that is left in the middle of a step is closed after it."""
     is_stepping = threading.Lock()
 
     def step() -> Any:

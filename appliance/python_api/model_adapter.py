@@ -1,6 +1,4 @@
-"""
-A model written in Python as a model of the contract: requests decoded once, answers encoded, faults translated.
-"""
+"""A model written in Python as a model of the contract: requests decoded once, answers encoded, faults translated."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ _PROOFS: Mapping[Operation, Mapping[str, Any]] = {  # Any: JSON values
 
 
 class PythonModelAdapter:
-    """
-    Has a model written in Python answer calls.
-    """
+    """Has a model written in Python answer calls."""
 
     def __init__(self, model: BasePythonModel) -> None:
         self._model = model
@@ -113,24 +109,18 @@ class PythonModelAdapter:
 
 
 class DependentModelAdapter(PythonModelAdapter):
-    """
-    The same for a model behind which servers elsewhere answer.
-    """
+    """The same for a model behind which servers elsewhere answer."""
 
     def __init__(self, model: BasePythonModel, backing: DependsOnModels) -> None:
         super().__init__(model)
         self._dependent = backing
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
-        """
-        How each of them is, for probes.
-        """
+        """How each of them is, for probes."""
         return self._dependent.upstreams()
 
 
 def bridged(model: BasePythonModel) -> Model:
-    """
-    The model as one of the contract.
-    """
+    """The model as one of the contract."""
     backing = model.backing
     return DependentModelAdapter(model, backing) if isinstance(backing, DependsOnModels) else PythonModelAdapter(model)

@@ -1,6 +1,4 @@
-"""
-The life of a model written in Python: loaded once and stopped once, however many answer with its help.
-"""
+"""The life of a model written in Python: loaded once and stopped once, however many answer with its help."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ _LIFE = "_appliance_life"
 
 
 class ModelLifecycle:
-    """
-    From the first owner's beginning to the last one's end.
-    """
+    """From the first owner's beginning to the last one's end."""
 
     def __init__(self, model: BasePythonModel) -> None:
         self._model = model
@@ -31,15 +27,12 @@ class ModelLifecycle:
 
     @staticmethod
     def of(model: BasePythonModel) -> ModelLifecycle:
-        """
-        The one life of a model.
-        """
+        """The one life of a model."""
         life: ModelLifecycle = vars(model).setdefault(_LIFE, ModelLifecycle(model))
         return life
 
     async def begin(self, owner: object, artifacts: Mapping[str, Path]) -> None:
-        """
-        Load the model, and what it stands on, unless that is done.
+        """Load the model, and what it stands on, unless that is done.
 
         Raises:
             LoadError: its load says that it failed.
@@ -51,8 +44,7 @@ class ModelLifecycle:
                 await self._load(artifacts)
 
     async def check(self) -> None:
-        """
-        Return at once where the model is well.
+        """Return at once where the model is well.
 
         Raises:
             EngineDeadError: it never will answer again.
@@ -65,9 +57,7 @@ class ModelLifecycle:
         self._pulse.check()
 
     async def end(self, owner: object) -> None:
-        """
-        Stop the model where nobody else needs it; safe to call twice.
-        """
+        """Stop the model where nobody else needs it; safe to call twice."""
         async with self._lock:
             if owner in self._owners and len(self._owners) == 1:
                 await self._stop()

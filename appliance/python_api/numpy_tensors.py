@@ -1,6 +1,4 @@
-"""
-Tensors as arrays of numpy's, and back; numpy is imported by whoever has arrays.
-"""
+"""Tensors as arrays of numpy's, and back; numpy is imported by whoever has arrays."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ _TEXTS = frozenset("OSU")
 
 
 def as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """
-    The elements in the tensor's shape, read-only where they share its bytes.
+    """The elements in the tensor's shape, read-only where they share its bytes.
 
     BYTES become an array of objects, each of them bytes; BF16, which numpy lacks, becomes float32.
     """
@@ -41,8 +38,7 @@ def as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 
 def of_array(name: str, array: np.ndarray[Any, Any], datatype: str | None = None) -> Tensor:
-    """
-    An array as a tensor; a `datatype` of None is the one that the array's own corresponds to.
+    """An array as a tensor; a `datatype` of None is the one that the array's own corresponds to.
 
     Raises:
         CallError: the protocol has no such datatype, or its elements are none of the datatype's.

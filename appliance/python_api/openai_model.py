@@ -1,6 +1,4 @@
-"""
-Models written in Python that answer OpenAI's clients: a method for each thing that can be asked.
-"""
+"""Models written in Python that answer OpenAI's clients: a method for each thing that can be asked."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ Facts about the call: `headers`, with lower-case names.
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """
-    The request as HTTP has it; names of `headers` are found in any case.
-    """
+    """The request as HTTP has it; names of `headers` are found in any case."""
 
     headers: Mapping[str, str]
     path: str = ""
@@ -52,8 +48,7 @@ class RawRequest:
 
 
 class OpenAIModel(BasePythonModel):
-    """
-    A model for OpenAI's clients; it can be asked whatever the methods that its class overrides answer.
+    """A model for OpenAI's clients; it can be asked whatever the methods that its class overrides answer.
 
     Each takes the request, the request as HTTP has it, and a context; it returns an answer (an object of
     `appliance.openai.types`, or anything with the same fields), an asynchronous generator of chunks, or an
@@ -63,50 +58,38 @@ class OpenAIModel(BasePythonModel):
 
 
 class OpenAIGenerativeModel(OpenAIModel):
-    """
-    A model that writes.
-    """
+    """A model that writes."""
 
     @offered
     def create_completion(
         self, request: CompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Returned[Completion, CompletionChunk]:
-        """
-        Continue a prompt.
-        """
+        """Continue a prompt."""
         raise NotImplementedError
 
     @offered
     def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Returned[ChatCompletion, ChatCompletionChunk]:
-        """
-        Answer a conversation.
-        """
+        """Answer a conversation."""
         raise NotImplementedError
 
 
 class OpenAIEncoderModel(OpenAIModel):
-    """
-    A model that makes vectors of texts, or ranks them.
-    """
+    """A model that makes vectors of texts, or ranks them."""
 
     @offered
     def create_embedding(
         self, request: EmbeddingRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Awaitable[Embedding | ErrorResponse]:
-        """
-        Make vectors of texts.
-        """
+        """Make vectors of texts."""
         raise NotImplementedError
 
     @offered
     def create_rerank(
         self, request: RerankRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Awaitable[Rerank | ErrorResponse]:
-        """
-        Rank documents by what they say about a query.
-        """
+        """Rank documents by what they say about a query."""
         raise NotImplementedError
 
 

@@ -1,6 +1,4 @@
-"""
-A model that a server elsewhere computes, from Python: the class `proxy` of a file, with methods to override.
-"""
+"""A model that a server elsewhere computes, from Python: the class `proxy` of a file, with methods to override."""
 
 # ruff: noqa: ARG002 - a method takes what the ones that override it are given
 
@@ -38,8 +36,7 @@ Chunk = TypeVar("Chunk", bound=BaseModel)
 
 
 class OpenAIProxyModel(OpenAIGenerativeModel, OpenAIEncoderModel):
-    """
-    Passes on, byte by byte, whatever its class does not answer itself.
+    """Passes on, byte by byte, whatever its class does not answer itself.
 
     Override a method to change requests and answers on their way: `await super().create_chat_completion(...)` asks the
     upstream, and raises a `CallError` where it refuses.
@@ -73,36 +70,28 @@ class OpenAIProxyModel(OpenAIGenerativeModel, OpenAIEncoderModel):
     async def create_completion(
         self, request: CompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Completion | AsyncGenerator[CompletionChunk]:
-        """
-        What the upstream completes.
-        """
+        """What the upstream completes."""
         return await self._asked(Operation.COMPLETION, request, raw_request, Completion, CompletionChunk)
 
     @offered
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> ChatCompletion | AsyncGenerator[ChatCompletionChunk]:
-        """
-        What the upstream answers a conversation with.
-        """
+        """What the upstream answers a conversation with."""
         return await self._asked(Operation.CHAT_COMPLETION, request, raw_request, ChatCompletion, ChatCompletionChunk)
 
     @offered
     async def create_embedding(
         self, request: EmbeddingRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Embedding:
-        """
-        The upstream's vectors.
-        """
+        """The upstream's vectors."""
         return await self._whole(Operation.EMBEDDING, request, raw_request, Embedding)
 
     @offered
     async def create_rerank(
         self, request: RerankRequest, raw_request: RawRequest | None = None, context: Context | None = None
     ) -> Rerank:
-        """
-        The upstream's ranking.
-        """
+        """The upstream's ranking."""
         return await self._whole(Operation.RERANK, request, raw_request, Rerank)
 
     async def _asked(

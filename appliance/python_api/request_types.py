@@ -1,5 +1,4 @@
-"""
-OpenAI's requests as objects, for models written in Python; what they do not name is kept too.
+"""OpenAI's requests as objects, for models written in Python; what they do not name is kept too.
 
 Source: https://platform.openai.com/docs/api-reference; rerank is Cohere's and Jina's; fields beyond them are vLLM's,
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html.
@@ -19,9 +18,7 @@ Json = dict[str, Any]  # Any: JSON values
 
 
 class Request(BaseModel):
-    """
-    What a client sent; fields nobody named here are in `model_extra`, and can be read like the others.
-    """
+    """What a client sent; fields nobody named here are in `model_extra`, and can be read like the others."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -33,9 +30,7 @@ class Request(BaseModel):
 
 
 class GenerationRequest(Request):
-    """
-    What requests for text have in common; None is unset.
-    """
+    """What requests for text have in common; None is unset."""
 
     stream: bool | None = False
     stream_options: Json | None = None
@@ -72,9 +67,7 @@ class GenerationRequest(Request):
 
 
 class ChatCompletionRequest(GenerationRequest):
-    """
-    The body of a request to `/v1/chat/completions`; messages and tools are plain mappings.
-    """
+    """The body of a request to `/v1/chat/completions`; messages and tools are plain mappings."""
 
     messages: Annotated[list[Json], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -92,9 +85,7 @@ class ChatCompletionRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """
-    The body of a request to `/v1/completions`; a prompt is text, texts, token ids, or lists of them.
-    """
+    """The body of a request to `/v1/completions`; a prompt is text, texts, token ids, or lists of them."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
     suffix: str | None = None
@@ -103,8 +94,7 @@ class CompletionRequest(GenerationRequest):
 
 
 class EmbeddingRequest(Request):
-    """
-    The body of a request to `/v1/embeddings`.
+    """The body of a request to `/v1/embeddings`.
 
     Give vectors as numbers, whatever `encoding_format` says: they are written as the client wants them.
     """
@@ -116,16 +106,12 @@ class EmbeddingRequest(Request):
 
     @property
     def texts(self) -> list[str]:
-        """
-        The texts whose vectors are wanted, one or several; empty where the client sent token ids.
-        """
+        """The texts whose vectors are wanted, one or several; empty where the client sent token ids."""
         return _texts(self.input)
 
 
 class RerankRequest(Request):
-    """
-    The body of a request to `/v1/rerank`; a `top_n` of None or 0 is all documents.
-    """
+    """The body of a request to `/v1/rerank`; a `top_n` of None or 0 is all documents."""
 
     query: str
     documents: Annotated[list[str | Json], Field(min_length=1)]
@@ -135,9 +121,7 @@ class RerankRequest(Request):
 
     @property
     def texts(self) -> list[str]:
-        """
-        The documents as texts.
-        """
+        """The documents as texts."""
         return [each if isinstance(each, str) else str(each.get("text", "")) for each in self.documents]
 
 
@@ -153,8 +137,7 @@ What the body of each operation becomes, for a model written in Python.
 
 
 def request_of(call: ModelRequest) -> Request:
-    """
-    The body of a call as an object.
+    """The body of a call as an object.
 
     Raises:
         RequestError: it is no such request.

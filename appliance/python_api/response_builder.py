@@ -1,6 +1,4 @@
-"""
-Whatever a user's method returned, as the reply the client wants: whole, or a stream.
-"""
+"""Whatever a user's method returned, as the reply the client wants: whole, or a stream."""
 
 from __future__ import annotations
 
@@ -20,8 +18,7 @@ _EVENTS = "text/event-stream"
 
 
 async def reply(returned: Any, request: Request, operation: Operation, name: str) -> ModelResponse:  # Any: a user's own
-    """
-    The reply of the model `name` to a request.
+    """The reply of the model `name` to a request.
 
     Raises:
         ModelFaultError: what was returned is no answer.

@@ -1,6 +1,4 @@
-"""
-What every answer begins with: filled in where a user left it out, and the same in all chunks of a stream.
-"""
+"""What every answer begins with: filled in where a user left it out, and the same in all chunks of a stream."""
 
 from __future__ import annotations
 
@@ -26,32 +24,24 @@ _KINDS: Mapping[Operation, tuple[str, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ResponseEnvelope:
-    """
-    The fields of one answer that say which it is.
-    """
+    """The fields of one answer that say which it is."""
 
     whole: Json
     chunk: Json
 
     @classmethod
     def of(cls, operation: Operation, model: str) -> ResponseEnvelope:
-        """
-        A new answer's, under the name the client used for the model.
-        """
+        """A new answer's, under the name the client used for the model."""
         prefix, whole, chunk = _KINDS[operation]
         head: Json = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         return cls(head | ({"object": whole} if whole else {}), head | ({"object": chunk} if chunk else {}))
 
     def around_whole(self, returned: Any) -> Json:  # Any: whatever a user returned
-        """
-        A whole answer with what its author left out.
-        """
+        """A whole answer with what its author left out."""
         return _framed(self.whole, returned)
 
     def around_chunk(self, yielded: Any) -> Json:  # Any: whatever a user yielded
-        """
-        A chunk with what its author left out; an error stands alone.
-        """
+        """A chunk with what its author left out; an error stands alone."""
         return _framed(self.chunk, yielded)
 
 

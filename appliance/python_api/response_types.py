@@ -1,5 +1,4 @@
-"""
-OpenAI's answers as objects, for models written in Python; plain mappings become objects inside them.
+"""OpenAI's answers as objects, for models written in Python; plain mappings become objects inside them.
 
 Source: https://platform.openai.com/docs/api-reference; rerank is Cohere's and Jina's.
 """
@@ -33,9 +32,7 @@ def _id(prefix: str) -> Callable[[], str]:
 
 
 class _Vector(Protocol):
-    """
-    What numpy and torch have in common.
-    """
+    """What numpy and torch have in common."""
 
     def tolist(self) -> list[float]: ...
 
@@ -45,9 +42,7 @@ def _plain(vector: _Vector | list[float] | str) -> list[float] | str:
 
 
 class ResponsePart(BaseModel):
-    """
-    A part of an answer: fields nobody named here are written too, and what was left unset is left out.
-    """
+    """A part of an answer: fields nobody named here are written too, and what was left unset is left out."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -61,17 +56,13 @@ class ResponsePart(BaseModel):
 
 
 class OpenAIResponse(ResponsePart):
-    """
-    A whole answer; a `model` that is not set becomes the name the client used.
-    """
+    """A whole answer; a `model` that is not set becomes the name the client used."""
 
     model: str | None = None
 
 
 class Usage(ResponsePart):
-    """
-    Tokens that were read and written.
-    """
+    """Tokens that were read and written."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
@@ -80,9 +71,7 @@ class Usage(ResponsePart):
 
 
 class ChatMessage(ResponsePart):
-    """
-    What the model said.
-    """
+    """What the model said."""
 
     nullable = frozenset({"content"})
 
@@ -94,9 +83,7 @@ class ChatMessage(ResponsePart):
 
 
 class ChatCompletionChoice(ResponsePart):
-    """
-    One alternative of a chat completion.
-    """
+    """One alternative of a chat completion."""
 
     nullable = frozenset({"logprobs", "finish_reason"})
 
@@ -107,9 +94,7 @@ class ChatCompletionChoice(ResponsePart):
 
 
 class ChatCompletion(OpenAIResponse):
-    """
-    A whole answer to a chat completion request.
-    """
+    """A whole answer to a chat completion request."""
 
     id: str = Field(default_factory=_id("chatcmpl"))
     object: Literal["chat.completion"] = "chat.completion"
@@ -119,9 +104,7 @@ class ChatCompletion(OpenAIResponse):
 
 
 class ChatDelta(ResponsePart):
-    """
-    What a chunk adds to a message.
-    """
+    """What a chunk adds to a message."""
 
     role: str | None = None
     content: str | None = None
@@ -130,9 +113,7 @@ class ChatDelta(ResponsePart):
 
 
 class ChatCompletionChunkChoice(ResponsePart):
-    """
-    What a chunk adds to one alternative; `finish_reason` stands in the last.
-    """
+    """What a chunk adds to one alternative; `finish_reason` stands in the last."""
 
     nullable = frozenset({"logprobs", "finish_reason"})
 
@@ -143,9 +124,7 @@ class ChatCompletionChunkChoice(ResponsePart):
 
 
 class ChatCompletionChunk(OpenAIResponse):
-    """
-    A piece of the stream that answers a chat completion request; give all of one stream the same `id`.
-    """
+    """A piece of the stream that answers a chat completion request; give all of one stream the same `id`."""
 
     id: str = Field(default_factory=_id("chatcmpl"))
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -155,9 +134,7 @@ class ChatCompletionChunk(OpenAIResponse):
 
 
 class CompletionChoice(ResponsePart):
-    """
-    One alternative of a completion, or what a chunk adds to it.
-    """
+    """One alternative of a completion, or what a chunk adds to it."""
 
     nullable = frozenset({"logprobs", "finish_reason"})
 
@@ -168,9 +145,7 @@ class CompletionChoice(ResponsePart):
 
 
 class Completion(OpenAIResponse):
-    """
-    A whole answer to a completion request.
-    """
+    """A whole answer to a completion request."""
 
     id: str = Field(default_factory=_id("cmpl"))
     object: Literal["text_completion"] = "text_completion"
@@ -180,15 +155,11 @@ class Completion(OpenAIResponse):
 
 
 class CompletionChunk(Completion):
-    """
-    A piece of the stream that answers a completion request; OpenAI gives it the same shape.
-    """
+    """A piece of the stream that answers a completion request; OpenAI gives it the same shape."""
 
 
 class EmbeddingData(ResponsePart):
-    """
-    The vector of one text: a list, an array of numpy's, or base64 of little-endian float32.
-    """
+    """The vector of one text: a list, an array of numpy's, or base64 of little-endian float32."""
 
     index: int
     object: Literal["embedding"] = "embedding"
@@ -196,9 +167,7 @@ class EmbeddingData(ResponsePart):
 
 
 class Embedding(OpenAIResponse):
-    """
-    The answer to an embedding request.
-    """
+    """The answer to an embedding request."""
 
     object: Literal["list"] = "list"
     data: list[EmbeddingData]
@@ -206,17 +175,13 @@ class Embedding(OpenAIResponse):
 
 
 class RerankDocument(ResponsePart):
-    """
-    A document as it was sent.
-    """
+    """A document as it was sent."""
 
     text: str
 
 
 class RerankResult(ResponsePart):
-    """
-    How relevant the document at `index` is.
-    """
+    """How relevant the document at `index` is."""
 
     index: int
     relevance_score: float
@@ -224,9 +189,7 @@ class RerankResult(ResponsePart):
 
 
 class Rerank(OpenAIResponse):
-    """
-    The answer to a rerank request, the best document first.
-    """
+    """The answer to a rerank request, the best document first."""
 
     id: str = Field(default_factory=_id("rerank"))
     results: list[RerankResult]

@@ -1,6 +1,4 @@
-"""
-Whatever a user returned, as plain JSON values.
-"""
+"""Whatever a user returned, as plain JSON values."""
 
 from __future__ import annotations
 
@@ -18,14 +16,11 @@ Json = dict[str, Any]  # Any: JSON values
 
 
 class ModelFaultError(ApplianceError):
-    """
-    A model written in Python gave what is no answer.
-    """
+    """A model written in Python gave what is no answer."""
 
 
 def plain(returned: Any) -> Json:  # Any: whatever a user returned
-    """
-    The fields of an object: a mapping, a dataclass, or a model of pydantic's or msgspec's; arrays become lists.
+    """The fields of an object: a mapping, a dataclass, or a model of pydantic's or msgspec's; arrays become lists.
 
     Raises:
         ModelFaultError: it has none.
@@ -44,9 +39,7 @@ def plain(returned: Any) -> Json:  # Any: whatever a user returned
 
 
 def with_base64(embedding: Json) -> Json:
-    """
-    The answer to an embedding request with its vectors as base64 of little-endian float32.
-    """
+    """The answer to an embedding request with its vectors as base64 of little-endian float32."""
     data = [{**each, "embedding": _base64(each.get("embedding"))} for each in _data(embedding)]
     return {**embedding, "data": data}
 
@@ -77,7 +70,5 @@ def _hook(value: Any) -> Any:  # Any: what msgspec does not know
 
 
 def kind_of(value: Any) -> str:  # Any: anything
-    """
-    A value as messages name it, by its type.
-    """
+    """A value as messages name it, by its type."""
     return f"a {type(value).__name__}" if value is not None else "nothing"

@@ -1,6 +1,4 @@
-"""
-Streams of users as server-sent events, or gathered into one answer, and answers as streams.
-"""
+"""Streams of users as server-sent events, or gathered into one answer, and answers as streams."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ _FIELDS = ("data:", "event:", "id:", "retry:", ":")
 
 
 async def events(stream: Any, frame: ResponseEnvelope) -> AsyncGenerator[bytes]:  # Any: whatever a user returned
-    """
-    The events of a stream that a user returned, with OpenAI's end; closing it closes the stream.
+    """The events of a stream that a user returned, with OpenAI's end; closing it closes the stream.
 
     Raises:
         ModelFaultError: an item is no chunk.
@@ -41,8 +38,7 @@ async def events(stream: Any, frame: ResponseEnvelope) -> AsyncGenerator[bytes]:
 
 
 async def gathered(stream: Any, frame: ResponseEnvelope, *, is_chat: bool) -> Json:  # Any: as above
-    """
-    The one answer that a stream comes to, for a client that wants it whole; an error where the stream has one.
+    """The one answer that a stream comes to, for a client that wants it whole; an error where the stream has one.
 
     Raises:
         ModelFaultError: an item is no chunk.
@@ -59,9 +55,7 @@ async def gathered(stream: Any, frame: ResponseEnvelope, *, is_chat: bool) -> Js
 
 
 async def parted(answer: Json, frame: ResponseEnvelope, *, is_chat: bool, wants_usage: bool) -> AsyncGenerator[bytes]:
-    """
-    A whole answer as the events of a stream, for a client that wants one.
-    """
+    """A whole answer as the events of a stream, for a client that wants one."""
     head = {**answer, "object": frame.chunk["object"]}
     head.pop("usage", None)
     for choice in answer.get("choices", ()):
@@ -73,9 +67,7 @@ async def parted(answer: Json, frame: ResponseEnvelope, *, is_chat: bool, wants_
 
 
 def _deltas(choice: Json) -> Iterator[Json]:
-    """
-    What is said, and then why it ended.
-    """
+    """What is said, and then why it ended."""
     message = {name: value for name, value in (choice.get("message") or {}).items() if value is not None}
     if "tool_calls" in message:
         message["tool_calls"] = [{"index": index, **call} for index, call in enumerate(message["tool_calls"])]

@@ -1,6 +1,4 @@
-"""
-The chunks of a stream put together again.
-"""
+"""The chunks of a stream put together again."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ from appliance.python_api.serialization import Json
 
 
 class StreamAggregator:
-    """
-    One answer under way, chunk by chunk.
-    """
+    """One answer under way, chunk by chunk."""
 
     def __init__(self, frame: Json, *, is_chat: bool) -> None:
         self._answer = dict(frame)
@@ -20,9 +16,7 @@ class StreamAggregator:
         self._choices: dict[int, Json] = {}
 
     def take(self, chunk: Json) -> None:
-        """
-        Add what a chunk has.
-        """
+        """Add what a chunk has."""
         kind = self._answer["object"]
         said = {name: value for name, value in chunk.items() if name != "choices" and value is not None}
         self._answer |= said | {"object": kind}
@@ -32,9 +26,7 @@ class StreamAggregator:
             _add_choice(started, choice)
 
     def answer(self) -> Json:
-        """
-        The whole.
-        """
+        """The whole."""
         choices = [self._finished(choice) for _, choice in sorted(self._choices.items())]
         return {**self._answer, "choices": choices}
 
@@ -74,9 +66,7 @@ def _add_delta(message: Json, delta: Json) -> None:
 
 
 def _add_call(calls: list[Json], piece: Json) -> None:
-    """
-    A call's name comes at once, its arguments in pieces.
-    """
+    """A call's name comes at once, its arguments in pieces."""
     index = piece.get("index", len(calls))
     call = next((each for each in calls if each["index"] == index), None)
     if call is None:
@@ -88,9 +78,7 @@ def _add_call(calls: list[Json], piece: Json) -> None:
 
 
 def _joined(said: Any, more: Any) -> Any:  # Any: JSON values
-    """
-    Texts and lists grow, mappings grow key by key, and anything else is what was said last.
-    """
+    """Texts and lists grow, mappings grow key by key, and anything else is what was said last."""
     if said is None or more is None:
         return more if said is None else said
     if isinstance(said, str) and isinstance(more, str):

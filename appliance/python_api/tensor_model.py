@@ -1,6 +1,4 @@
-"""
-Models written in Python that take tensors: the Open Inference Protocol's clients ask them.
-"""
+"""Models written in Python that take tensors: the Open Inference Protocol's clients ask them."""
 
 from __future__ import annotations
 
@@ -47,15 +45,12 @@ class Model(BasePythonModel):
 
     @offered
     def preprocess(self, payload: Payload, headers: Headers | None = None) -> Any:  # noqa: ARG002 - to be overridden
-        """
-        What `predict` gets.
-        """
+        """What `predict` gets."""
         return payload
 
     @offered
     def predict(self, payload: Any, headers: Headers | None = None) -> Any:
-        """
-        An `InferResponse` for an `InferRequest`, a mapping such as ``{"predictions": [...]}`` for a mapping.
+        """An `InferResponse` for an `InferRequest`, a mapping such as ``{"predictions": [...]}`` for a mapping.
 
         A generator streams to clients of the protocol's first version: bytes and texts, or mappings as lines of JSON.
         """
@@ -63,43 +58,32 @@ class Model(BasePythonModel):
 
     @offered
     def postprocess(self, result: Any, headers: Headers | None = None) -> Any:  # noqa: ARG002 - to be overridden
-        """
-        What the client gets.
-        """
+        """What the client gets."""
         return result
 
     @offered
     def explain(self, payload: Any, headers: Headers | None = None) -> Any:
-        """
-        The same for a mapping and its explanation.
-        """
+        """The same for a mapping and its explanation."""
         raise NotImplementedError
 
     def get_input_types(self) -> Sequence[Mapping[str, Any]]:
-        """
-        The inputs that metadata names: ``{"name", "datatype", "shape"}`` of each.
-        """
+        """The inputs that metadata names: ``{"name", "datatype", "shape"}`` of each."""
         return ()
 
     def get_output_types(self) -> Sequence[Mapping[str, Any]]:
-        """
-        The outputs, likewise.
-        """
+        """The outputs, likewise."""
         return ()
 
 
 class Steps:
-    """
-    Has a `Model` answer calls in tensors, and in the JSON of the protocol's first version.
-    """
+    """Has a `Model` answer calls in tensors, and in the JSON of the protocol's first version."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self.operations = frozenset(each for each, name in _METHODS.items() if overridden(model, name))
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        The reply to a call.
+        """The reply to a call.
 
         Raises:
             CallError: the call is at fault.
@@ -120,9 +104,7 @@ class Steps:
         return ModelResponse(msgspec.json.encode(_predictions(said)))
 
     def describe(self) -> Mapping[str, Any]:
-        """
-        The inputs and outputs, for metadata.
-        """
+        """The inputs and outputs, for metadata."""
         with user_code(f"the types of {type(self._model).__name__}"):
             return {"inputs": list(self._model.get_input_types()), "outputs": list(self._model.get_output_types())}
 
@@ -136,9 +118,7 @@ class Steps:
 
 
 async def _written(stream: Any) -> AsyncGenerator[bytes]:
-    """
-    The items of a stream: bytes and texts as they are, anything else as a line of JSON.
-    """
+    """The items of a stream: bytes and texts as they are, anything else as a line of JSON."""
     async with aclosing(items(stream)) as yielded:
         async for item in yielded:
             if isinstance(item, bytes | str):
@@ -148,9 +128,7 @@ async def _written(stream: Any) -> AsyncGenerator[bytes]:
 
 
 def _message(said: Any) -> InferenceResponse:
-    """
-    The tensors of an answer, which may be a mapping in the protocol's own shape.
-    """
+    """The tensors of an answer, which may be a mapping in the protocol's own shape."""
     try:
         return said.message if isinstance(said, InferResponse) else read_response(msgspec.json.encode(plain(said)))
     except ModelFaultError:

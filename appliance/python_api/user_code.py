@@ -30,9 +30,7 @@ _MOST_CAUSES = 5
 
 
 class UserCodeError(ApplianceError):
-    """
-    Code of a model written in Python raised an exception that is none of ours.
-    """
+    """Code of a model written in Python raised an exception that is none of ours."""
 
     def __init__(self, code: str, reason: str, frames: Sequence[str]) -> None:
         super().__init__(f"{code} raised {reason}")
@@ -40,16 +38,13 @@ class UserCodeError(ApplianceError):
         self._code, self._reason = code, reason
 
     def log(self) -> None:
-        """
-        Log it with the user's frames.
-        """
+        """Log it with the user's frames."""
         log.error("model.code_failed", code=self._code, reason=self._reason, frames=self.frames)
 
 
 @contextmanager
 def user_code(what: str, *, is_logged: bool = True) -> Iterator[None]:
-    """
-    Run code of a user, which `what` names in messages; what it raises is logged, or left to the caller to log.
+    """Run code of a user, which `what` names in messages; what it raises is logged, or left to the caller to log.
 
     What users raise on purpose passes: our own errors, and `NotImplementedError` for what a model cannot do.
 
@@ -74,18 +69,14 @@ def user_code(what: str, *, is_logged: bool = True) -> Iterator[None]:
 
 
 def name_of(code: Any) -> str:  # Any: a method, a generator, or whatever a user has in its place
-    """
-    A piece of a user's code as messages name it, such as ``Iris.predict``.
-    """
+    """A piece of a user's code as messages name it, such as ``Iris.predict``."""
     name = str(getattr(code, "__name__", type(code).__name__))
     owner = getattr(code, "__self__", None)
     return name if owner is None else f"{type(owner).__name__}.{name}"
 
 
 def reason_of(error: BaseException) -> str:
-    """
-    What an exception says: its type and text, those of its group, and those of its causes.
-    """
+    """What an exception says: its type and text, those of its group, and those of its causes."""
     return ", caused by ".join(map(_text, _chain(error)))
 
 
@@ -108,9 +99,7 @@ def _text(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> list[str]:
-    """
-    The user's frames, the outermost first; those of a cause, or of the first in a group, come after.
-    """
+    """The user's frames, the outermost first; those of a cause, or of the first in a group, come after."""
     frames: list[str] = []
     for each in _chain(error):
         stack = traceback.extract_tb(each.__traceback__)
@@ -121,9 +110,7 @@ def _frames(error: BaseException) -> list[str]:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """
-    An exception and its causes.
-    """
+    """An exception and its causes."""
     found: list[BaseException] = []
     each: BaseException | None = error
     while each is not None and each not in found and len(found) < _MOST_CAUSES:

@@ -1,6 +1,4 @@
-"""
-The appliance as a web application, and the process that serves it.
-"""
+"""The appliance as a web application, and the process that serves it."""
 
 from appliance.server.app import create_app
 from appliance.server.process import run, serve

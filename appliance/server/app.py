@@ -1,6 +1,4 @@
-"""
-The web application: every protocol's routes over one lifecycle.
-"""
+"""The web application: every protocol's routes over one lifecycle."""
 
 from __future__ import annotations
 
@@ -34,8 +32,7 @@ from appliance.ui.redacted_config import RedactedConfig
 
 
 def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collection[str] = ()) -> Litestar:
-    """
-    All routes; the load begins with the application's start-up and does not hold it up.
+    """All routes; the load begins with the application's start-up and does not hold it up.
 
     `app.state` has the `manager` behind it, the `outlook` of its probes, what it has `published` for other threads,
     its `telemetry`, and `apply`, which has all of it go by a config that differs in hot keys; `seat` is this process's
@@ -75,8 +72,7 @@ def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collecti
 
 
 def create_probes(manager: ModelManager, outlook: HealthProvider, telemetry: RequestRecorder) -> Litestar:
-    """
-    Probes and metrics alone, open to whoever reaches them, for a listener of its own in a thread of its own.
+    """Probes and metrics alone, open to whoever reaches them, for a listener of its own in a thread of its own.
 
     What it calls of `manager` and `telemetry` may be called from any thread.
     """
@@ -94,9 +90,7 @@ def _telemetry(config: Config) -> RequestRecorder:
 
 
 def probe_settings(config: Config) -> TelemetrySettings:
-    """
-    What is told of requests to the probe port: no bodies are kept, and nothing is traced.
-    """
+    """What is told of requests to the probe port: no bodies are kept, and nothing is traced."""
     return TelemetrySettings(access=config.logging.access, digest=digest(config))
 
 

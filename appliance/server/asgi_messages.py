@@ -1,6 +1,4 @@
-"""
-What passes between the server and the application in one request.
-"""
+"""What passes between the server and the application in one request."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class AsgiMessages:
-    """
-    What passes between the server and the application, and what the record learns from it.
-    """
+    """What passes between the server and the application, and what the record learns from it."""
 
     __slots__ = ("_id", "_is_whole", "_receive", "_record", "_send")
 
@@ -27,18 +23,14 @@ class AsgiMessages:
         self._is_whole = False
 
     async def receive(self) -> Any:  # Any: a message of ASGI
-        """
-        Hears of a client that leaves before its answer is whole.
-        """
+        """Hears of a client that leaves before its answer is whole."""
         message = await self._receive()
         if message["type"] == "http.disconnect" and not self._is_whole:
             self._record.status = LEFT
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
-        """
-        Adds the id, and hears of the status and the end; no coroutine of its own, as in `Parting`.
-        """
+        """Adds the id, and hears of the status and the end; no coroutine of its own, as in `Parting`."""
         if message["type"] == "http.response.start":
             self._record.status = self._record.status or message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", self._id)]
@@ -47,17 +39,13 @@ class AsgiMessages:
         return self._send(message)
 
     def close(self) -> None:
-        """
-        The application is done; an answer that neither ended nor failed was given up.
-        """
+        """The application is done; an answer that neither ended nor failed was given up."""
         if not self._is_whole and self._record.late_status is None:
             self._record.status = LEFT
 
 
 def tapped(copy: BodyCapture, headers: Headers, receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """
-    The same two, which copy both bodies on their way; `headers` are those of the request.
-    """
+    """The same two, which copy both bodies on their way; `headers` are those of the request."""
     copy.request.media_type = _media_type(headers)
 
     async def hear() -> Any:  # Any: a message of ASGI

@@ -1,6 +1,4 @@
-"""
-Nobody gets past it without a key, where there are keys.
-"""
+"""Nobody gets past it without a key, where there are keys."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ from appliance.core.request_context import current_context
 
 
 class AuthMiddleware:
-    """
-    An ASGI application whose every path wants a key, those that nobody has too, but for the ones marked as open.
+    """An ASGI application whose every path wants a key, those that nobody has too, but for the ones marked as open.
 
     Inside it the caller is the current one, and no header has a key any more.
     """
@@ -46,16 +43,12 @@ class AuthMiddleware:
 
 
 def open_paths(handlers: Iterable[BaseRouteHandler]) -> frozenset[str]:
-    """
-    The paths of the handlers that are marked as open.
-    """
+    """The paths of the handlers that are marked as open."""
     return frozenset(path for handler in handlers if handler.opt.get(OPEN) for path in handler.paths)
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: RequestError) -> None:
-    """
-    Answer with an error, in the shape of the path's protocol, before any route is looked for.
-    """
+    """Answer with an error, in the shape of the path's protocol, before any route is looked for."""
     await discard(receive)
     if record := current_context():
         record.error = type(error).__name__

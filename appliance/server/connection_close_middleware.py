@@ -1,6 +1,4 @@
-"""
-Asking clients to go elsewhere, while they are still answered.
-"""
+"""Asking clients to go elsewhere, while they are still answered."""
 
 from __future__ import annotations
 
@@ -11,8 +9,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class ConnectionCloseMiddleware:
-    """
-    An ASGI application whose answers close their connection once it is about to leave.
+    """An ASGI application whose answers close their connection once it is about to leave.
 
     A client that keeps connections hears nothing of readiness, and would go on with the one it has. HTTP/2 has no such
     header: its connections are told to go by the listener (`Listener.dismiss`).

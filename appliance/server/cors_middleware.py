@@ -1,5 +1,4 @@
-"""
-What browsers are told: which pages may ask, and what nobody's page may do with an answer.
+"""What browsers are told: which pages may ask, and what nobody's page may do with an answer.
 
 Sources: https://fetch.spec.whatwg.org/#http-cors-protocol,
 https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.html
@@ -40,8 +39,7 @@ _PREFLIGHT_SECONDS = b"600"
 
 
 class CorsMiddleware:
-    """
-    An ASGI application that says so with every answer, and answers the questions browsers have before a request.
+    """An ASGI application that says so with every answer, and answers the questions browsers have before a request.
 
     Without `cors` no page of another origin may ask. Keys travel in headers, never in cookies: no origin gets those.
     """
@@ -70,9 +68,7 @@ class CorsMiddleware:
             await self._app(scope, receive, told)
 
     def _sharing(self, scope: HTTPScope) -> Headers:
-        """
-        Whose page may read the answer.
-        """
+        """Whose page may read the answer."""
         if not self._origins:
             return []
         if "*" in self._origins:
@@ -87,9 +83,7 @@ class CorsMiddleware:
         ]
 
     def _preflight(self, scope: HTTPScope) -> Headers:
-        """
-        What a page may ask; empty where it may not, or where this is no such question.
-        """
+        """What a page may ask; empty where it may not, or where this is no such question."""
         sent, sharing = _headers(scope), dict(self._sharing(scope))
         if b"access-control-request-method" not in sent or b"access-control-allow-origin" not in sharing:
             return []
@@ -107,9 +101,7 @@ def _headers(scope: HTTPScope) -> Mapping[bytes, bytes]:
 
 
 def _with(headers: Headers, more: Headers) -> Headers:
-    """
-    The headers with ours in the place of others of the same names; those of a page stay where it has them.
-    """
+    """The headers with ours in the place of others of the same names; those of a page stay where it has them."""
     there = {name.lower(): value for name, value in headers}
     page = _PAGE if there.get(b"content-type", b"").startswith(b"text/html") else []
     replaced = {name for name, _ in more} - {b"vary"}

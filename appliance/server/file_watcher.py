@@ -1,5 +1,4 @@
-"""
-Whether files hold something else than what was read.
+"""Whether files hold something else than what was read.
 
 They are read, not waited for: notifications miss the links that Kubernetes swaps above a file, network disks and
 mounted ones have none, and a node runs out of them. A config is small, and so are its secrets.
@@ -30,9 +29,7 @@ class FileWatcher:
     """How often to look."""
 
     def __init__(self, files: Mapping[Path, str]) -> None:
-        """
-        `files` are those that were read, each with the SHA-256 of what it held.
-        """
+        """`files` are those that were read, each with the SHA-256 of what it held."""
         self._read = dict(files)
         self._seen = self._read
         self._is_good = True
@@ -40,8 +37,7 @@ class FileWatcher:
         self._pause = _RETRY_SECONDS
 
     def has_changed(self) -> bool:
-        """
-        Whether they hold something else, and held it at the last look as well: nobody is still writing.
+        """Whether they hold something else, and held it at the last look as well: nobody is still writing.
 
         Also true now and then where what was read was wrong. Blocks.
         """
@@ -52,21 +48,15 @@ class FileWatcher:
         return not self._is_good and time.monotonic() - self._began >= self._pause
 
     def begin(self) -> None:
-        """
-        They are being read now, and are wrong until `take` says otherwise.
-        """
+        """They are being read now, and are wrong until `take` says otherwise."""
         self._read, self._is_good, self._began = _digests(self._read), False, time.monotonic()
 
     def take(self, files: Mapping[Path, str]) -> None:
-        """
-        These were read, and were good.
-        """
+        """These were read, and were good."""
         self._read, self._is_good = dict(files), True
 
     def refuse(self) -> None:
-        """
-        They were read, and are wrong; the longer that took, the later they are read again unchanged.
-        """
+        """They were read, and are wrong; the longer that took, the later they are read again unchanged."""
         self._pause = max(_RETRY_SECONDS, _RETRY_SHARE * (time.monotonic() - self._began))
 
 

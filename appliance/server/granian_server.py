@@ -1,6 +1,4 @@
-"""
-One Granian on a socket of ours: what a listener has one after the other of.
-"""
+"""One Granian on a socket of ours: what a listener has one after the other of."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ Connections that wait to be accepted.
 
 
 class GranianServer:
-    """
-    One Granian, with the certificate it began with; `task` is done when it is.
-    """
+    """One Granian, with the certificate it began with; `task` is done when it is."""
 
     def __init__(
         self, app: Litestar, listening: socket.socket, certificate: Certificate | None, header_seconds: float
@@ -42,9 +38,7 @@ class GranianServer:
         self.task = asyncio.create_task(self._serve())
 
     def turn_away(self) -> None:
-        """
-        Accept nothing any more, and go on with every connection there is.
-        """
+        """Accept nothing any more, and go on with every connection there is."""
         # Under Granian's feet: it goes on to accept, from a socket that nobody knows.
         with socket.socket(socket.AF_UNIX) as nobodys:
             nobodys.bind("")
@@ -53,9 +47,7 @@ class GranianServer:
             os.dup2(nobodys.fileno(), self._server.listening_fd, inheritable=False)
 
     def stop(self) -> None:
-        """
-        Accept nothing any more, and finish what is asked for.
-        """
+        """Accept nothing any more, and finish what is asked for."""
         if self._has_stopped or self.task.done():
             # The number of its socket may be another file's by now.
             return
@@ -73,9 +65,7 @@ class GranianServer:
 
 
 class _Granian(Server):
-    """
-    Granian on a socket that is there already, with certificates that lie in no file.
-    """
+    """Granian on a socket that is there already, with certificates that lie in no file."""
 
     def __init__(self, app: Litestar, listening: socket.socket, files: Sequence[int], header_seconds: float) -> None:
         super().__init__(
@@ -101,9 +91,7 @@ class _Granian(Server):
             self.ssl_ctx: Any = (True, chain, key, None, oldest, authorities, [], authorities is not None)
 
     def let_go(self) -> None:
-        """
-        Stop, with the first step taken before this returns.
-        """
+        """Stop, with the first step taken before this returns."""
         for worker in self.wrks:
             worker.terminate()  # type: ignore[no-untyped-call]  # Granian leaves it without annotations
         self.stop()  # type: ignore[no-untyped-call]
@@ -121,9 +109,7 @@ class _Granian(Server):
 
 
 def _files(certificate: Certificate | None) -> Sequence[int]:
-    """
-    The certificate as files in memory: Granian wants paths, and those of the config may change while it reads.
-    """
+    """The certificate as files in memory: Granian wants paths, and those of the config may change while it reads."""
     if certificate is None:
         return ()
     parts: Sequence[bytes | None] = (certificate.chain, certificate.key, certificate.client_ca)

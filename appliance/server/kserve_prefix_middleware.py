@@ -1,5 +1,4 @@
-"""
-The URLs that KServe's gateway gives a service, answered here too, so that clients need not know whether it is there.
+"""The URLs that KServe's gateway gives a service, answered here too, so that clients need not know whether it is there.
 
 Source: https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), its HTTPRoute.
 """
@@ -16,9 +15,7 @@ from appliance.config.root import MetadataConfig
 
 
 class KServeHostMiddleware:
-    """
-    An ASGI application that is also below ``/NAMESPACE/NAME``; without a name it is nowhere else.
-    """
+    """An ASGI application that is also below ``/NAMESPACE/NAME``; without a name it is nowhere else."""
 
     def __init__(self, app: ASGIApp, metadata: MetadataConfig) -> None:
         self._app = app
@@ -31,16 +28,13 @@ class KServeHostMiddleware:
 
 
 class KServePrefixMiddleware:
-    """
-    An ASGI application that is also below ``/publishers/NAMESPACE/models/MODEL``, where the service has a name.
+    """An ASGI application that is also below ``/publishers/NAMESPACE/models/MODEL``, where the service has a name.
 
     It belongs behind the gate: which models there are is not for everybody to try out.
     """
 
     def __init__(self, app: ASGIApp, metadata: MetadataConfig, models: Callable[[], Iterable[str]]) -> None:
-        """
-        `models` are the names that the current caller may use at this moment.
-        """
+        """`models` are the names that the current caller may use at this moment."""
         self._app = app
         self._prefix = None if metadata.name is None else prefix_of(metadata.namespace)
         self._models = models
@@ -61,9 +55,7 @@ class KServePrefixMiddleware:
 
 
 def _strip(scope: Scope, place: str) -> bool:
-    """
-    Have a request below a place be one below the root; whether it is one.
-    """
+    """Have a request below a place be one below the root; whether it is one."""
     path = scope["path"]
     if path != place and not path.startswith(f"{place}/"):
         return False

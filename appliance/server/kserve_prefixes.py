@@ -1,6 +1,4 @@
-"""
-What the owner of the models publishes of them, and how another thread gets the newest of it.
-"""
+"""What the owner of the models publishes of them, and how another thread gets the newest of it."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ _FRESH_SECONDS = 0.2
 
 
 class Publishing:
-    """
-    Has an outlook publish over and over, while the event loop goes round.
-    """
+    """Has an outlook publish over and over, while the event loop goes round."""
 
     def __init__(self, published: WorkerHealthFile, manager: ModelManager) -> None:
         self._published = published
@@ -34,15 +30,11 @@ class Publishing:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """
-        Publish from now on.
-        """
+        """Publish from now on."""
         self._task = asyncio.create_task(self._publish_often())
 
     async def stop(self) -> None:
-        """
-        Publish a last time.
-        """
+        """Publish a last time."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -55,9 +47,7 @@ class Publishing:
 
 
 class Fresh:
-    """
-    An outlook that is published anew before it is read.
-    """
+    """An outlook that is published anew before it is read."""
 
     def __init__(self, published: WorkerHealthFile, refresh: Callable[[], None]) -> None:
         self._published = published
@@ -73,8 +63,7 @@ class Fresh:
 
 
 class Refresh:
-    """
-    Asks the event loop that owns the models to publish where they stand, from another thread, and waits for that.
+    """Asks the event loop that owns the models to publish where they stand, from another thread, and waits for that.
 
     A loop that has not answered the last time is not waited for again, until it has.
     """
@@ -86,9 +75,7 @@ class Refresh:
         self._is_done.set()
 
     def __call__(self) -> None:
-        """
-        Return when it is published, or will not be soon.
-        """
+        """Return when it is published, or will not be soon."""
         if self._is_done.is_set():
             self._is_done.clear()
             # The loop may be closed already.

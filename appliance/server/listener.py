@@ -1,6 +1,4 @@
-"""
-A port that HTTP is answered on, whose certificate changes, and whose clients can be sent away, without a loss.
-"""
+"""A port that HTTP is answered on, whose certificate changes, and whose clients can be sent away, without a loss."""
 
 from __future__ import annotations
 
@@ -34,8 +32,7 @@ _DISMISS_SECONDS = 0.5
 
 
 class Listener:
-    """
-    Granian on a socket of ours.
+    """Granian on a socket of ours.
 
     Granian reads certificates when it starts and never again, and tells connections of HTTP/2 to go only when it stops.
     So a new certificate, or whoever comes after the others were told to go, is served by a new Granian on the same
@@ -52,9 +49,7 @@ class Listener:
         header_seconds: float = _HEADER_SECONDS,
         settle_seconds: float = _SETTLE_SECONDS,
     ) -> None:
-        """
-        `header_seconds` bounds the head of a request, and the silence between two of one connection.
-        """
+        """`header_seconds` bounds the head of a request, and the silence between two of one connection."""
         self._app = app
         self._header_seconds = header_seconds
         self._settle_seconds = settle_seconds
@@ -64,8 +59,7 @@ class Listener:
         self._stopped = asyncio.Event()
 
     async def serve(self) -> None:
-        """
-        Answer until `stop`, and then until every connection is done.
+        """Answer until `stop`, and then until every connection is done.
 
         Raises:
             OSError: somebody else has the port.
@@ -75,17 +69,14 @@ class Listener:
                 await self._serve(listening)
 
     def dismiss(self) -> None:
-        """
-        Have every connection end with what is under way on it; HTTP/2 says so to its clients. New ones are answered.
+        """Have every connection end with what is under way on it; HTTP/2 says so to its clients. New ones are answered.
 
         Source: RFC 9113, section 6.8.
         """
         self._dismissed.set()
 
     def stop(self) -> None:
-        """
-        Accept nothing any more.
-        """
+        """Accept nothing any more."""
         self._stopped.set()
 
     async def _serve(self, listening: socket.socket) -> None:
@@ -110,9 +101,7 @@ class Listener:
                 task.cancel()
 
     async def _news(self, generation: GranianServer) -> None:
-        """
-        Return when something is asked for, or over, and when it is time to look at the certificate.
-        """
+        """Return when something is asked for, or over, and when it is time to look at the certificate."""
         asked = [asyncio.create_task(each.wait()) for each in (self._stopped, self._dismissed)]
         await asyncio.wait((generation.task, *asked), timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for each in asked:

@@ -1,6 +1,4 @@
-"""
-Serving models from a Python program: the same server that `appliance serve` runs, without a file.
-"""
+"""Serving models from a Python program: the same server that `appliance serve` runs, without a file."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ _SOURCE = "ModelServer"
 
 
 class PythonModelConfig(ModelConfig):
-    """
-    A model that the program brings along, which no file could declare.
-    """
+    """A model that the program brings along, which no file could declare."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -45,9 +41,7 @@ class PythonModelConfig(ModelConfig):
 
 
 class ModelServer:
-    """
-    Answers the clients of models written in Python, with probes, metrics, a log and a drain like any appliance.
-    """
+    """Answers the clients of models written in Python, with probes, metrics, a log and a drain like any appliance."""
 
     def __init__(
         self,
@@ -68,8 +62,7 @@ class ModelServer:
         self._logging = checked(LoggingConfig, dict(logging or {}), _SOURCE, "logging")
 
     def start(self, models: Sequence[BasePythonModel]) -> None:
-        """
-        Serve the models until SIGTERM or Ctrl-C, and return when the requests under way are answered.
+        """Serve the models until SIGTERM or Ctrl-C, and return when the requests under way are answered.
 
         A model that is not loaded yet is loaded first, one after the other, while the probes answer already.
 
@@ -84,8 +77,7 @@ class ModelServer:
             sys.exit(code)
 
     def config(self, models: Sequence[BasePythonModel]) -> Config:
-        """
-        What `start` serves, as the config that a file would become.
+        """What `start` serves, as the config that a file would become.
 
         Raises:
             ConfigError: the models cannot be served together.
@@ -132,9 +124,7 @@ def _problem(path: str, message: str) -> Problem:
 
 
 def _require_main_thread() -> None:
-    """
-    Signals go to the main thread alone, and a loop that runs already cannot run another.
-    """
+    """Signals go to the main thread alone, and a loop that runs already cannot run another."""
     if threading.current_thread() is not threading.main_thread():
         raise ApplianceError("ModelServer.start() runs in the main thread alone; call it there")
     try:

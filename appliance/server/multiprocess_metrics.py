@@ -1,6 +1,4 @@
-"""
-Metrics of several processes as one scrape.
-"""
+"""Metrics of several processes as one scrape."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ class MetricFamilySum:
 
     @staticmethod
     def of(metric: Metric) -> MetricFamilySum:
-        """
-        What prometheus_client collected.
-        """
+        """What prometheus_client collected."""
         samples = [(each.name, each.labels, float(each.value), _moment(each)) for each in metric.samples]
         return MetricFamilySum(metric.name, metric.documentation, metric.type, samples)
 
@@ -44,9 +40,7 @@ def _moment(sample: Sample) -> float | None:
 
 
 def counted(families: Iterable[MetricFamilySum]) -> list[MetricFamilySum]:
-    """
-    What remains of a process when it is gone: its counts, one family for each name.
-    """
+    """What remains of a process when it is gone: its counts, one family for each name."""
     sums: dict[str, _Sum] = {}
     for family in families:
         if family.type in _SUMMED:
@@ -55,8 +49,7 @@ def counted(families: Iterable[MetricFamilySum]) -> list[MetricFamilySum]:
 
 
 def merged(processes: Mapping[int, tuple[Sequence[MetricFamilySum], Sequence[MetricFamilySum]]]) -> Iterator[Metric]:
-    """
-    One family for each name: counts of all processes and their pasts summed, the rest with its process's number.
+    """One family for each name: counts of all processes and their pasts summed, the rest with its process's number.
 
     What is told with a time is of something that all of them share: of it there is the latest.
 
@@ -71,9 +64,7 @@ def merged(processes: Mapping[int, tuple[Sequence[MetricFamilySum], Sequence[Met
 
 
 class _Sum:
-    """
-    A family under way.
-    """
+    """A family under way."""
 
     def __init__(self, first: MetricFamilySum) -> None:
         self._first = first

@@ -1,6 +1,4 @@
-"""
-The listener of probes: in a thread and an event loop of its own, so that it answers whatever the server does.
-"""
+"""The listener of probes: in a thread and an event loop of its own, so that it answers whatever the server does."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from appliance.server.listener import Listener
 
 
 class ProbeListener:
-    """
-    The same as its `Listener`, which runs in a thread; that one's methods are not to be called from elsewhere.
-    """
+    """The same as its `Listener`, which runs in a thread; that one's methods are not to be called from elsewhere."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -26,8 +22,7 @@ class ProbeListener:
         self._ended: Future[None] = Future()
 
     async def serve(self) -> None:
-        """
-        Answer until `stop`, and then until every connection is done.
+        """Answer until `stop`, and then until every connection is done.
 
         Raises:
             OSError: somebody else has the port.
@@ -36,15 +31,11 @@ class ProbeListener:
         await asyncio.wrap_future(self._ended)
 
     def dismiss(self) -> None:
-        """
-        Have every connection end with what is under way on it; new ones are answered.
-        """
+        """Have every connection end with what is under way on it; new ones are answered."""
         self._call(self._listener.dismiss)
 
     def stop(self) -> None:
-        """
-        Accept nothing any more.
-        """
+        """Accept nothing any more."""
         self._call(self._listener.stop)
 
     def _run(self) -> None:

@@ -1,6 +1,4 @@
-"""
-The process: Granian in this event loop, signals of our own, and an end that leaves nothing behind.
-"""
+"""The process: Granian in this event loop, signals of our own, and an end that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ _LEAVE_SECONDS = 15.0
 
 
 def run(loaded: LoadedConfig) -> NoReturn:
-    """
-    Serve until a signal, then leave the process: 0 after a drain, else the exit code that says why not.
-    """
+    """Serve until a signal, then leave the process: 0 after a drain, else the exit code that says why not."""
     leave(serve(loaded))
 
 
@@ -195,9 +191,7 @@ async def _grpc_server(
 
 
 def _require_free(host: str, port: int, key: str) -> None:
-    """
-    Granian shares a port with whoever holds it already, and both would get half of the requests.
-    """
+    """Granian shares a port with whoever holds it already, and both would get half of the requests."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,6 +1,4 @@
-"""
-The file read again while we serve: what differs is applied, or it is said why not.
-"""
+"""The file read again while we serve: what differs is applied, or it is said why not."""
 
 from __future__ import annotations
 
@@ -33,8 +31,7 @@ Whoever reads `ModelManager.config` each time it is wanted need not be one.
 
 
 class ConfigReload:
-    """
-    The one who changes what a process serves.
+    """The one who changes what a process serves.
 
     A file with a key that needs a restart is not applied at all, so that what is served is always one file. Else its
     hot keys are applied at once, and its models are brought one succession after the other, the latest file last.
@@ -54,23 +51,17 @@ class ConfigReload:
         manager.file = ConfigStatus(loaded.digest or "", _now())
 
     def begin(self) -> None:
-        """
-        Wait for `ask`, and for changes of the file where the config wants that; returns at once.
-        """
+        """Wait for `ask`, and for changes of the file where the config wants that; returns at once."""
         self._tasks = [asyncio.create_task(work) for work in (self._read_often(), self._look_often(), self._change())]
 
     async def close(self) -> None:
-        """
-        Change nothing any more.
-        """
+        """Change nothing any more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def ask(self) -> None:
-        """
-        Have the file read again soon, once however often this is asked meanwhile.
-        """
+        """Have the file read again soon, once however often this is asked meanwhile."""
         self._is_asked.set()
 
     async def _look_often(self) -> None:
@@ -123,9 +114,7 @@ class ConfigReload:
         self._is_wanted.set()
 
     def _apply(self, new: LoadedConfig, found: Sequence[Difference]) -> None:
-        """
-        The hot keys, those of models that are not brought anew among them.
-        """
+        """The hot keys, those of models that are not brought anew among them."""
         self._served = replace(new, secrets=self._served.secrets, hidden=self._served.hidden)
         for apply in self._holders:
             apply(self._served)
@@ -170,16 +159,12 @@ class ConfigReload:
         self._manager.file = now
 
     def _now_served(self) -> LoadedConfig:
-        """
-        The config with the models that are there.
-        """
+        """The config with the models that are there."""
         configs = tuple(life.entry.config for life in self._manager.roster.lives)
         return replace(self._served, config=self._manager.config.model_copy(update={"models": configs}))
 
     def _say(self, error: str | None = None, waiting: Sequence[str] = ()) -> bool:
-        """
-        Show in the probes why the latest file is not served; whether it is news.
-        """
+        """Show in the probes why the latest file is not served; whether it is news."""
         before = self._manager.file
         if before is None or (before.error, list(before.waiting)) == (error, list(waiting)):
             return False
@@ -194,9 +179,7 @@ class ConfigReload:
 
 
 def newest(loaded: LoadedConfig) -> LoadedConfig:
-    """
-    The file as it is now, for a process that begins late, unless it is wrong or needs that all begin anew.
-    """
+    """The file as it is now, for a process that begins late, unless it is wrong or needs that all begin anew."""
     if loaded.path is None:
         return loaded
     try:

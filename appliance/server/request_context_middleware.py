@@ -1,6 +1,4 @@
-"""
-Every request gets an id and a record, and is told of when it ends.
-"""
+"""Every request gets an id and a record, and is told of when it ends."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ _HARMLESS = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class RequestContextMiddleware:
-    """
-    An ASGI application that takes or gives `X-Request-Id`, echoes it, and binds it to all events.
-    """
+    """An ASGI application that takes or gives `X-Request-Id`, echoes it, and binds it to all events."""
 
     def __init__(self, app: ASGIApp, telemetry: RequestRecorder) -> None:
         self._app = app
@@ -65,9 +61,7 @@ class RequestContextMiddleware:
 
 
 def _learn(record: RequestContext, scope: Scope) -> None:
-    """
-    What its route says of a request; one that has none was never routed.
-    """
+    """What its route says of a request; one that has none was never routed."""
     handler = scope.get("route_handler")
     if handler is not None:
         record.route = scope["path_template"]
@@ -88,9 +82,7 @@ def _trace_of(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
 
 
 def _set(scope: Scope, headers: Mapping[str, str]) -> None:
-    """
-    The request as if it had come with these headers, and no others of their names.
-    """
+    """The request as if it had come with these headers, and no others of their names."""
     ours = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     names = {name for name, _ in ours}
     scope["headers"] = [*(header for header in scope["headers"] if header[0].lower() not in names), *ours]

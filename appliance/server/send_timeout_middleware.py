@@ -1,6 +1,4 @@
-"""
-Clients that ask and do not read the answer: they would hold their place in a model for ever.
-"""
+"""Clients that ask and do not read the answer: they would hold their place in a model for ever."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ _MESSAGES_PER_TURN = 32
 
 
 class SendTimeoutMiddleware:
-    """
-    An ASGI application that ends a request whose client takes nothing for so many seconds.
-    """
+    """An ASGI application that ends a request whose client takes nothing for so many seconds."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self._app = app
@@ -42,9 +38,7 @@ class SendTimeoutMiddleware:
 
 
 class _Watch:
-    """
-    One timer for all of a request's messages: one for each would cost more than to write it.
-    """
+    """One timer for all of a request's messages: one for each would cost more than to write it."""
 
     def __init__(self, send: Send, seconds: float) -> None:
         self.has_ended_it = False
@@ -57,9 +51,7 @@ class _Watch:
         self._timer = self._loop.call_later(seconds, self._look)
 
     async def send(self, message: Message) -> None:
-        """
-        Send a message; other tasks run after each few, the one that hears of a client's leaving among them.
-        """
+        """Send a message; other tasks run after each few, the one that hears of a client's leaving among them."""
         self._since = self._loop.time()
         await self._send(message)
         self._since = None

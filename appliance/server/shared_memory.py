@@ -1,6 +1,4 @@
-"""
-Memory that workers share: what each of them says about itself, readable by all.
-"""
+"""Memory that workers share: what each of them says about itself, readable by all."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ _TRIES = 10
 
 
 class SharedSlots:
-    """
-    A slot for each worker, in memory that forked processes share; a slot has one writer and many readers.
+    """A slot for each worker, in memory that forked processes share; a slot has one writer and many readers.
 
     What was said stays when its writer dies. It needs no file, so it works where nothing is writable.
     """
@@ -30,8 +27,7 @@ class SharedSlots:
         self._memory = mmap.mmap(-1, count * 2 * _HALF)
 
     def write(self, number: int, said: bytes) -> None:
-        """
-        Put `said` in the place of what the slot held.
+        """Put `said` in the place of what the slot held.
 
         Raises:
             ValueError: it is larger than a slot.
@@ -46,9 +42,7 @@ class SharedSlots:
         _HEAD.pack_into(self._memory, place, serial, len(said), _checksum(serial, said))
 
     def read(self, number: int) -> bytes | None:
-        """
-        What the slot holds, or None when nothing was ever said.
-        """
+        """What the slot holds, or None when nothing was ever said."""
         for _ in range(_TRIES):
             for half in self._newest_first(number):
                 serial, length, checksum = self._head(number, half)

@@ -1,6 +1,4 @@
-"""
-How the server leaves: readiness first, then clients, then what is under way, then connections, then models.
-"""
+"""How the server leaves: readiness first, then clients, then what is under way, then connections, then models."""
 
 from __future__ import annotations
 
@@ -34,8 +32,7 @@ async def shutdown_gracefully(
     *,
     is_expected: bool,
 ) -> None:
-    """
-    Drain, close every connection, and stop the models; `serving` are the tasks of the servers.
+    """Drain, close every connection, and stop the models; `serving` are the tasks of the servers.
 
     `is_expected` is that somebody tells those who send calls here, which takes a while in which they are answered.
     """

@@ -1,6 +1,4 @@
-"""
-Signals, taken by a thread of their own: they end the process also when its event loop is blocked.
-"""
+"""Signals, taken by a thread of their own: they end the process also when its event loop is blocked."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ _STOPS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class Signals:
-    """
-    `first` is done with the first SIGTERM or SIGINT; the second one ends the process at once.
+    """`first` is done with the first SIGTERM or SIGINT; the second one ends the process at once.
 
     A handler of Python's, and one of an event loop, waits for whatever the main thread does, which may be a user's code
     that never returns. The kernel's signal is written to a socket at once (`signal.set_wakeup_fd`), and a thread reads
@@ -58,15 +55,11 @@ class Signals:
 
     @property
     def is_termination(self) -> bool:
-        """
-        A platform ends us, which has told others so, and not somebody at a terminal.
-        """
+        """A platform ends us, which has told others so, and not somebody at a terminal."""
         return self.first.done() and self.first.result() is signal.SIGTERM
 
     def close(self) -> None:
-        """
-        Leave signals to what comes after.
-        """
+        """Leave signals to what comes after."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
@@ -108,6 +101,4 @@ class Signals:
 
 
 def _take_note(_number: int, _frame: FrameType | None) -> None:
-    """
-    Nothing: the signal is in the socket already, and only a signal with a handler is written there.
-    """
+    """Nothing: the signal is in the socket already, and only a signal with a handler is written there."""

@@ -1,6 +1,4 @@
-"""
-Several worker processes on one port: started, watched, replaced when one dies, and drained together.
-"""
+"""Several worker processes on one port: started, watched, replaced when one dies, and drained together."""
 
 from __future__ import annotations
 
@@ -34,17 +32,14 @@ _DEATH_SECONDS = 60.0
 
 
 def worker_count(config: Config) -> int:
-    """
-    How many processes serve this config: `auto` is one where a model computes here, else one for each core.
-    """
+    """How many processes serve this config: `auto` is one where a model computes here, else one for each core."""
     if config.server.workers != "auto":
         return config.server.workers
     return 1 if any(model_config.has_engine for model_config in config.models) else usable_cores()
 
 
 class Supervisor:
-    """
-    The parent of the workers: it answers nobody, has one thread, and so can fork at any moment.
+    """The parent of the workers: it answers nobody, has one thread, and so can fork at any moment.
 
     A worker that dies takes its own calls with it; those of the others go on, and another takes its place. Where they
     share engines none can: each engine has met its front ends once and for all, so the death of one is the end.
@@ -57,9 +52,7 @@ class Supervisor:
         stop_seconds: Callable[[], float],
         folder: Path | None = None,
     ) -> None:
-        """
-        `folder` is where they meet that share engines, None where there are none.
-        """
+        """`folder` is where they meet that share engines, None where there are none."""
         self._slots = SharedSlots(count)
         self._work = work
         self._stop_seconds = stop_seconds
@@ -70,9 +63,7 @@ class Supervisor:
         self._code = 0
 
     def run(self) -> int:
-        """
-        Serve until a signal or until it makes no sense any more; the exit code.
-        """
+        """Serve until a signal or until it makes no sense any more; the exit code."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         log.info("workers.started", workers=self._slots.count)
         # What is here now is never touched again, so that its pages stay shared.
@@ -99,9 +90,7 @@ class Supervisor:
         self._numbers[pid] = number
 
     def _wait(self) -> None:
-        """
-        Until a worker ended or a signal came, which is passed on; those that do not end in time are killed.
-        """
+        """Until a worker ended or a signal came, which is passed on; those that do not end in time are killed."""
         if self._deadline is None:
             number = signal.Signals(signal.sigwait(_SIGNALS))
         else:
@@ -144,9 +133,7 @@ class Supervisor:
         self._stop(signal.SIGTERM)
 
     def _why_all_end(self, pid: int, number: int) -> str | None:
-        """
-        What keeps another worker from taking the place of one that died; None where nothing does.
-        """
+        """What keeps another worker from taking the place of one that died; None where nothing does."""
         last = read(self._slots, number)
         if last is None or last.pid != pid:
             return "it could not start"
@@ -159,9 +146,7 @@ class Supervisor:
 
 
 def _ended() -> Iterator[tuple[int, int]]:
-    """
-    Each child that has ended, and its exit code, negative where a signal ended it.
-    """
+    """Each child that has ended, and its exit code, negative where a signal ended it."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             yield ended[0], os.waitstatus_to_exitcode(ended[1])

@@ -1,6 +1,4 @@
-"""
-Certificates: read as a whole, held to what can be served, and read anew when their files change.
-"""
+"""Certificates: read as a whole, held to what can be served, and read anew when their files change."""
 
 from __future__ import annotations
 
@@ -28,16 +26,12 @@ _CURVES = ("secp256r1", "secp384r1")
 
 
 class CertificateError(ApplianceError):
-    """
-    The files of `server.tls` cannot be served.
-    """
+    """The files of `server.tls` cannot be served."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """
-    One certificate with its key, in PEM; the key is not encrypted here, and stays in memory.
-    """
+    """One certificate with its key, in PEM; the key is not encrypted here, and stays in memory."""
 
     chain: bytes
     key: bytes
@@ -46,14 +40,11 @@ class Certificate:
 
 
 class Certificates:
-    """
-    The certificate that new connections see.
-    """
+    """The certificate that new connections see."""
 
     def __init__(self, config: TlsConfig) -> None:
-        """
-        Raises:
-            CertificateError: the files are not there, or do not fit.
+        """Raises:
+        CertificateError: the files are not there, or do not fit.
         """
         self._config = config
         self._stamps = self._look()
@@ -61,8 +52,7 @@ class Certificates:
         log.info("certificate.loaded", expires=self.current.expires.isoformat())
 
     def refresh(self) -> bool:
-        """
-        Read the files where they changed; whether there is another certificate now.
+        """Read the files where they changed; whether there is another certificate now.
 
         One that cannot be served is left alone until its files change again: they may be half written.
         """
@@ -82,16 +72,13 @@ class Certificates:
         return True
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """
-        What tells that a file was changed or a link to it led elsewhere.
-        """
+        """What tells that a file was changed or a link to it led elsewhere."""
         config = self._config
         return tuple(_stamp(path) for path in (config.certificate, config.key, config.client_ca) if path is not None)
 
 
 def read(config: TlsConfig) -> Certificate:
-    """
-    The certificate that the section names.
+    """The certificate that the section names.
 
     Raises:
         CertificateError: its files are not there, or do not fit together.
@@ -160,9 +147,7 @@ def _key(config: TlsConfig) -> PrivateKeyTypes:
 
 
 def _kinds(key: PrivateKeyTypes) -> Iterator[bool]:
-    """
-    Whether it is a key of each of the kinds that can be served.
-    """
+    """Whether it is a key of each of the kinds that can be served."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     yield isinstance(key, rsa.RSAPrivateKey) and _RSA_BITS[0] <= key.key_size <= _RSA_BITS[1]

@@ -1,6 +1,4 @@
-"""
-Watchdog of the event loop: logs what blocks it, from a thread of its own.
-"""
+"""Watchdog of the event loop: logs what blocks it, from a thread of its own."""
 
 from __future__ import annotations
 
@@ -40,17 +38,14 @@ _OTHERS = (
 
 
 class Watchdog:
-    """
-    Watches the event loop that it is made in.
+    """Watches the event loop that it is made in.
 
     The loop sets a heartbeat; a thread looks whether it moves, and logs the stack of the loop's thread when it does
     not, so that a blocking function is named.
     """
 
     def __init__(self, stall_seconds: float) -> None:
-        """
-        `stall_seconds` is when liveness reports a blocked loop too.
-        """
+        """`stall_seconds` is when liveness reports a blocked loop too."""
         self._stages = sorted({min(UNREADY_SECONDS, stall_seconds), stall_seconds})
         self._stall_seconds = stall_seconds
         self._loop = asyncio.get_running_loop()
@@ -61,9 +56,7 @@ class Watchdog:
         threading.Thread(target=self._watch, name="event-loop-watchdog", daemon=True).start()
 
     def close(self) -> None:
-        """
-        Stop watching.
-        """
+        """Stop watching."""
         self._is_closed.set()
         self._timer.cancel()
 
@@ -100,9 +93,7 @@ class Watchdog:
 
 
 def frames_of(thread: int) -> list[str]:
-    """
-    What a thread is doing now, the innermost call last: each as its function, file, line and text.
-    """
+    """What a thread is doing now, the innermost call last: each as its function, file, line and text."""
     return [_shown(each) for each in _stack(thread)]
 
 

@@ -30,36 +30,24 @@ _STARTING = {"state": State.PENDING.value, "reason": "a worker is starting"}
 
 
 class HealthProvider(Protocol):
-    """
-    Where the appliance stands, and its metrics.
-    """
+    """Where the appliance stands, and its metrics."""
 
     def standing(self) -> HealthReport:
-        """
-        What probes are told.
-        """
+        """What probes are told."""
 
     def metrics(self) -> Iterable[Metric]:
-        """
-        What a scrape gets.
-        """
+        """What a scrape gets."""
 
 
 class WorkerHealthFile(HealthProvider, Protocol):
-    """
-    The outlook as it was published last; any thread may read it.
-    """
+    """The outlook as it was published last; any thread may read it."""
 
     def publish(self) -> None:
-        """
-        Take in where the models of this process stand now; for the event loop that owns them alone.
-        """
+        """Take in where the models of this process stand now; for the event loop that owns them alone."""
 
 
 class SingleProcessHealth:
-    """
-    The outlook of the only process.
-    """
+    """The outlook of the only process."""
 
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
@@ -88,9 +76,7 @@ class SingleProcessHealth:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """
-    What a worker says about itself; `at` is on the clock that all processes of a machine share.
-    """
+    """What a worker says about itself; `at` is on the clock that all processes of a machine share."""
 
     pid: int
     at: float
@@ -102,9 +88,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """
-    The place of one worker among all.
-    """
+    """The place of one worker among all."""
 
     number: int
     slots: SharedSlots
@@ -113,16 +97,12 @@ class WorkerInfo:
 
     @property
     def front_end(self) -> FrontEnd:
-        """
-        The same, for models.
-        """
+        """The same, for models."""
         return FrontEnd(self.number, self.slots.count, self.folder)
 
 
 class MultiWorkerHealth:
-    """
-    The outlook of one worker among others: its own news, and what the others said last.
-    """
+    """The outlook of one worker among others: its own news, and what the others said last."""
 
     def __init__(self, manager: ModelManager, seat: WorkerInfo) -> None:
         self._manager = manager
@@ -132,9 +112,7 @@ class MultiWorkerHealth:
         self._stall_seconds = manager.config.server.stall_seconds
 
     def publish(self) -> None:
-        """
-        Say where this worker stands, so that the others see no less than is shown here.
-        """
+        """Say where this worker stands, so that the others see no less than is shown here."""
         try:
             families = [MetricFamilySum.of(metric) for metric in (*REGISTRY.collect(), *of_models(self._manager))]
         except Exception as error:
@@ -149,9 +127,7 @@ class MultiWorkerHealth:
             write(self._seat.slots, self._seat.number, replace(own, families=[], past=[]))
 
     def standing(self) -> HealthReport:
-        """
-        Good is what is good in every worker; a model is shown where it stands worst.
-        """
+        """Good is what is good in every worker; a model is shown where it stands worst."""
         heard = list(self._heard())
         now = time.monotonic()
         seen = [snapshot for snapshot in heard if snapshot is not None]
@@ -170,9 +146,7 @@ class MultiWorkerHealth:
         )
 
     def metrics(self) -> Iterator[Metric]:
-        """
-        Counts are summed over all workers, the dead ones too; anything else has the number of its worker.
-        """
+        """Counts are summed over all workers, the dead ones too; anything else has the number of its worker."""
         heard = {number: each for number, each in enumerate(self._heard()) if each is not None}
         return merged({number: (each.families, each.past) for number, each in heard.items()})
 
@@ -181,24 +155,18 @@ class MultiWorkerHealth:
 
 
 def read(slots: SharedSlots, number: int) -> Snapshot | None:
-    """
-    What the worker of this number said last; None when it never did.
-    """
+    """What the worker of this number said last; None when it never did."""
     said = slots.read(number)
     return None if said is None else msgspec.msgpack.decode(said, type=Snapshot)
 
 
 def write(slots: SharedSlots, number: int, snapshot: Snapshot) -> None:
-    """
-    Put what a worker says in its slot.
-    """
+    """Put what a worker says in its slot."""
     slots.write(number, msgspec.msgpack.encode(snapshot))
 
 
 def mark_dead(slots: SharedSlots, number: int) -> None:
-    """
-    Have a slot say that its worker is dead, and keep what it counted.
-    """
+    """Have a slot say that its worker is dead, and keep what it counted."""
     last = read(slots, number)
     if last is not None:
         models = [{**model, **_STARTING, "running": 0, "queued": 0} for model in last.standing.models]
@@ -208,9 +176,7 @@ def mark_dead(slots: SharedSlots, number: int) -> None:
 
 
 def past_of(snapshot: Snapshot) -> list[MetricFamilySum]:
-    """
-    All that was counted in a slot so far.
-    """
+    """All that was counted in a slot so far."""
     return counted([*snapshot.past, *snapshot.families])
 
 
@@ -219,9 +185,7 @@ def _is_ready(snapshot: Snapshot | None, now: float) -> bool:
 
 
 def _by_name(seen: Sequence[Snapshot]) -> Iterable[Sequence[Any]]:  # Any: JSON values
-    """
-    Each model as all workers show it; while the config changes, some may not have it.
-    """
+    """Each model as all workers show it; while the config changes, some may not have it."""
     models: dict[str, list[Any]] = {}
     for model in (model for each in seen for model in each.standing.models):
         models.setdefault(model["name"], []).append(model)

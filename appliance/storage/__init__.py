@@ -1,6 +1,4 @@
-"""
-Where the bytes of models come from: `materialize` makes them a verified local path, `Cache` keeps what was made.
-"""
+"""Where the bytes of models come from: `materialize` makes them a verified local path, `Cache` keeps what was made."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-How an artifact comes to be: made aside, sealed, and put in its place by one rename.
-"""
+"""How an artifact comes to be: made aside, sealed, and put in its place by one rename."""
 
 from __future__ import annotations
 
@@ -39,27 +37,21 @@ _KEPT_SECONDS = 7 * 24 * 3600
 
 
 def is_whole(place: Path) -> bool:
-    """
-    Whether an artifact lies there, complete as far as names and sizes tell.
-    """
+    """Whether an artifact lies there, complete as far as names and sizes tell."""
     with disk_faults(place):
         contents = manifest.read(place)
     return contents is not None and not contents.damage(place / FILES)
 
 
 def invalidate(path: Path) -> None:
-    """
-    Make the artifact that `path` lies in unfinished again: the next time, what is damaged of it is made anew.
-    """
+    """Make the artifact that `path` lies in unfinished again: the next time, what is damaged of it is made anew."""
     if found := manifest.artifact_of(path):
         with disk_faults(found[0]):
             (found[0] / manifest.MARKER).unlink(missing_ok=True)
 
 
 def build(place: Path, source: str, make: Callable[[Path], None], report: Report) -> None:
-    """
-    Make an artifact from nothing; when that fails, nothing is left.
-    """
+    """Make an artifact from nothing; when that fails, nothing is left."""
     _clear(place)
     work = _aside(place)
     try:
@@ -73,9 +65,7 @@ def build(place: Path, source: str, make: Callable[[Path], None], report: Report
 
 
 def resume(place: Path, work: Path, source: str, make: Callable[[Path], Mapping[str, str]], report: Report) -> None:
-    """
-    Make an artifact from what lies in `work` already; when that fails, it lies there still.
-    """
+    """Make an artifact from what lies in `work` already; when that fails, it lies there still."""
     _drop_stale(work)
     if place.exists() and not work.exists():
         _warn(place)
@@ -102,9 +92,7 @@ def _finish(work: Path, place: Path, source: str, known: Mapping[str, str], repo
 
 
 def _clear(place: Path) -> None:
-    """
-    Remove a damaged artifact, and what a builder that was killed left behind.
-    """
+    """Remove a damaged artifact, and what a builder that was killed left behind."""
     if place.exists():
         _warn(place)
         # Renamed first: a half removed artifact must not bear the name of a whole one.
@@ -126,9 +114,7 @@ def _aside(place: Path) -> Path:
 
 
 def _drop_stale(work: Path) -> None:
-    """
-    Remove unfinished work that nobody came back for, other than `work`, for which somebody does now.
-    """
+    """Remove unfinished work that nobody came back for, other than `work`, for which somebody does now."""
     for stale in work.parent.glob("*"):
         with suppress(OSError):
             if stale != work and time.time() - stale.stat().st_mtime > _KEPT_SECONDS:

@@ -29,9 +29,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ArtifactDownload:
-    """
-    One artifact to be, and where its bytes come from.
-    """
+    """One artifact to be, and where its bytes come from."""
 
     wanted: ArtifactSpec
     store: Store
@@ -41,8 +39,7 @@ class ArtifactDownload:
     runner: asyncio.Runner
 
     def fill(self, target: Path) -> Mapping[str, str]:
-        """
-        Bring everything, and return the SHA-256 of the files it is known of, by their names.
+        """Bring everything, and return the SHA-256 of the files it is known of, by their names.
 
         Raises:
             StorageError: something cannot be brought.
@@ -83,9 +80,7 @@ class ArtifactDownload:
         return {**digests, **shared}
 
     def _take(self, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
-        """
-        Put what another artifact has already into its place, and return the SHA-256 of each by its name.
-        """
+        """Put what another artifact has already into its place, and return the SHA-256 of each by its name."""
         blobs, tick = Blobs.of(self.cache.root), partial(self.report, 0, None)
         listed = {file.name: file.digests["sha256"] for file in files if "sha256" in file.digests}
         known = {**known_digests(self.cache, self._place, files), **listed}

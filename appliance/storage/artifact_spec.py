@@ -1,6 +1,4 @@
-"""
-What one storage wants of a listing, as an artifact of the cache.
-"""
+"""What one storage wants of a listing, as an artifact of the cache."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from appliance.storage.filesystems.base import Listing, RemoteFile
 
 @dataclass(frozen=True, slots=True)
 class ArtifactSpec:
-    """
-    The files of a place that are selected by the rules of a storage.
-    """
+    """The files of a place that are selected by the rules of a storage."""
 
     listing: Listing
     files: Sequence[RemoteFile]
@@ -29,9 +25,7 @@ class ArtifactSpec:
 
     @property
     def archive(self) -> RemoteFile | None:
-        """
-        The one file, where that is an archive and its contents are meant.
-        """
+        """The one file, where that is an archive and its contents are meant."""
         return self.files[0] if self.listing.is_file and is_archive(self.files[0].name) else None
 
     @property
@@ -45,23 +39,17 @@ class ArtifactSpec:
 
     @property
     def listed(self) -> FileList:
-        """
-        The files as the store describes them.
-        """
+        """The files as the store describes them."""
         held = {file.name: FileInfo(file.size, file.digests.get("sha256")) for file in self.files}
         return FileList(self.listing.place, held, self.listing.is_file)
 
     def within(self, files: Path) -> Path:
-        """
-        What the URI means in the directory with the files of the artifact: a directory, or the one file.
-        """
+        """What the URI means in the directory with the files of the artifact: a directory, or the one file."""
         if self.archive:
             return top(files)
         return files / self.files[0].name if self.listing.is_file else files
 
     def find(self, cache: Cache) -> Path | None:
-        """
-        Where it lies in the cache already, or None.
-        """
+        """Where it lies in the cache already, or None."""
         files = cache.find(self.key)
         return self.within(files) if files else None

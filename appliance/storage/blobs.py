@@ -1,6 +1,4 @@
-"""
-Files of all artifacts by their contents: hard links, so that models and revisions share what they have in common.
-"""
+"""Files of all artifacts by their contents: hard links, so that models and revisions share what they have in common."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Blobs:
-    """
-    A directory of files named by their SHA-256, each a second name of a file in an artifact.
+    """A directory of files named by their SHA-256, each a second name of a file in an artifact.
 
     All of it is a saving and nothing depends on it: where there are no hard links, files are simply not shared.
     A file that is shared is never written to: it is replaced.
@@ -35,15 +32,11 @@ class Blobs:
 
     @classmethod
     def of(cls, cache: Path) -> Blobs:
-        """
-        The files of the cache in this directory.
-        """
+        """The files of the cache in this directory."""
         return cls(cache / ".blobs")
 
     def take(self, sha256: str, size: int, target: Path, tick: Callable[[], None]) -> bool:
-        """
-        Put the file of this digest at `target`, if there is one; every byte of it is read first.
-        """
+        """Put the file of this digest at `target`, if there is one; every byte of it is read first."""
         blob = self.root / sha256
         try:
             if size < _SMALLEST or blob.stat().st_size != size or not self._is_sound(blob, tick):
@@ -70,9 +63,7 @@ class Blobs:
                     _link(path, blob)
 
     def drop_unused(self) -> int:
-        """
-        Remove the names that no artifact shares any more, and return the bytes that this frees.
-        """
+        """Remove the names that no artifact shares any more, and return the bytes that this frees."""
         freed = 0
         for blob in self.all():
             with suppress(OSError):
@@ -82,15 +73,11 @@ class Blobs:
         return freed
 
     def all(self) -> Iterator[Path]:
-        """
-        Every file here.
-        """
+        """Every file here."""
         yield from self.root.glob("*")
 
     def _is_sound(self, blob: Path, tick: Callable[[], None]) -> bool:
-        """
-        Whether a file is what its name says; one that is not is taken out of here.
-        """
+        """Whether a file is what its name says; one that is not is taken out of here."""
         state = hashlib.sha256()
         with blob.open("rb", buffering=0) as file:
             while block := file.read(_BLOCK):
@@ -104,9 +91,7 @@ class Blobs:
 
 
 def _link(source: Path, target: Path) -> None:
-    """
-    Make `target` another name of a file, in place of whatever has that name.
-    """
+    """Make `target` another name of a file, in place of whatever has that name."""
     temporary = _beside(target)
     os.link(source, temporary)
     try:

@@ -1,6 +1,4 @@
-"""
-JSON of files that come with a model, which nobody here has written.
-"""
+"""JSON of files that come with a model, which nobody here has written."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ Largest file that says what a model is; the largest known ones have one megabyte
 
 
 def parse(raw: bytes) -> Any:  # Any: JSON values
-    """
-    The value of a JSON text.
+    """The value of a JSON text.
 
     Raises:
         ValueError: it is not JSON, or nested too deeply.
@@ -34,8 +31,7 @@ def parse(raw: bytes) -> Any:  # Any: JSON values
 
 
 def read(file: Path, most: int = CONFIG_BYTES) -> Any:  # Any: JSON values
-    """
-    The value of a JSON file of at most so many bytes.
+    """The value of a JSON file of at most so many bytes.
 
     Raises:
         OSError: it cannot be read.
@@ -48,8 +44,7 @@ def read(file: Path, most: int = CONFIG_BYTES) -> Any:  # Any: JSON values
 
 
 def require_size(size: int, most: int) -> None:
-    """
-    Return where a file is not too large to be read.
+    """Return where a file is not too large to be read.
 
     Raises:
         ValueError: it is.

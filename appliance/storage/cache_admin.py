@@ -1,6 +1,4 @@
-"""
-What a cache holds, whether it is whole, and what may be removed.
-"""
+"""What a cache holds, whether it is whole, and what may be removed."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ _LEFTOVER = re.compile(r"\.incomplete-[0-9a-f]{8}$")
 
 @dataclass(frozen=True, slots=True)
 class CachedArtifact:
-    """
-    One directory of a cache: `source` is its URI without secrets, or None where nothing whole lies there.
+    """One directory of a cache: `source` is its URI without secrets, or None where nothing whole lies there.
 
     `used` is when it was last served or pulled, in seconds since 1970; files it shares count in full.
     """
@@ -41,23 +38,17 @@ class CachedArtifact:
 
     @property
     def uri(self) -> str:
-        """
-        Where it came from, for people.
-        """
+        """Where it came from, for people."""
         return (self.source or "").partition("#")[0] or "unfinished"
 
     @property
     def is_finished(self) -> bool:
-        """
-        Whether it was whole once.
-        """
+        """Whether it was whole once."""
         return self.path.parent.name != UNFINISHED and not _LEFTOVER.search(self.path.name)
 
     @property
     def age(self) -> float:
-        """
-        Seconds since it was last used.
-        """
+        """Seconds since it was last used."""
         return max(0.0, time.time() - self.used)
 
 
@@ -74,18 +65,14 @@ class PruneRule:
 
 
 def artifacts(cache: Cache) -> list[CachedArtifact]:
-    """
-    Everything in a cache, finished or not, the last used first.
-    """
+    """Everything in a cache, finished or not, the last used first."""
     finished = [path for path in _directories(cache.root) if not path.name.startswith(".")]
     found = map(_artifact, [*finished, *_directories(cache.root / UNFINISHED)])
     return sorted(found, key=lambda artifact: -artifact.used)
 
 
 def damage(artifact: CachedArtifact, tick: Callable[[], None] = lambda: None) -> list[str]:
-    """
-    Names of the files that are missing or not as they were stored, after every byte was read.
-    """
+    """Names of the files that are missing or not as they were stored, after every byte was read."""
     contents = manifest.read(artifact.path)
     if contents is None:
         return [MARKER]
@@ -93,9 +80,7 @@ def damage(artifact: CachedArtifact, tick: Callable[[], None] = lambda: None) ->
 
 
 def unwanted(found: Sequence[CachedArtifact], wish: PruneRule) -> list[CachedArtifact]:
-    """
-    What a wish lets go, and all unfinished work; the longest unused first.
-    """
+    """What a wish lets go, and all unfinished work; the longest unused first."""
     rest = sorted((artifact for artifact in found if artifact.path not in wish.keep), key=lambda each: each.used)
     gone = [each for each in rest if each.source is None or (wish.age is not None and each.age >= wish.age)]
     left = sum(each.size for each in found) - sum(each.size for each in gone)
@@ -107,9 +92,7 @@ def unwanted(found: Sequence[CachedArtifact], wish: PruneRule) -> list[CachedArt
 
 
 def remove(cache: Cache, artifact: CachedArtifact) -> bool:
-    """
-    Remove an artifact, unless a process holds it or works on it; says whether it is gone.
-    """
+    """Remove an artifact, unless a process holds it or works on it; says whether it is gone."""
     with ExitStack() as locked:
         are_free = [_is_free(cache.root / ".locks" / f"{name}.lock", locked) for name in _locks(artifact)]
         if not all(are_free) or is_held(artifact.path):
@@ -125,9 +108,7 @@ def remove(cache: Cache, artifact: CachedArtifact) -> bool:
 
 
 def _is_free(lock: Path, locked: ExitStack) -> bool:
-    """
-    Whether nobody else has a lock, which `locked` has then.
-    """
+    """Whether nobody else has a lock, which `locked` has then."""
     with disk_faults(lock):
         lock.parent.mkdir(exist_ok=True)
         try:
@@ -157,8 +138,6 @@ def _artifact(path: Path) -> CachedArtifact:
 
 
 def _locks(artifact: CachedArtifact) -> Collection[str]:
-    """
-    The names of the locks that whoever makes this artifact holds.
-    """
+    """The names of the locks that whoever makes this artifact holds."""
     name = _LEFTOVER.sub("", artifact.path.name)
     return {name} if artifact.source is None else {name, name_of(artifact.source.partition("#")[0])}

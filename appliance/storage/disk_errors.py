@@ -1,6 +1,4 @@
-"""
-What a disk refuses, in words a user can act on.
-"""
+"""What a disk refuses, in words a user can act on."""
 
 from __future__ import annotations
 
@@ -28,8 +26,7 @@ REMEDIES = {
 
 @contextmanager
 def disk_faults(path: Path) -> Iterator[None]:
-    """
-    Turn an OSError of work on `path` into a StorageError.
+    """Turn an OSError of work on `path` into a StorageError.
 
     Goes around single operations and never around a callback: what a callback raises is its caller's.
     """
@@ -43,8 +40,7 @@ def disk_faults(path: Path) -> Iterator[None]:
 
 
 def check_room(size: int, directory: Path) -> None:
-    """
-    Return when `size` bytes fit on the disk of a directory.
+    """Return when `size` bytes fit on the disk of a directory.
 
     Raises:
         NoSpaceError: they do not.

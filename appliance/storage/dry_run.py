@@ -1,6 +1,4 @@
-"""
-What would be fetched, from where, as whom, and what is here already; nothing is fetched for it.
-"""
+"""What would be fetched, from where, as whom, and what is here already; nothing is fetched for it."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ from appliance.storage.uri import redact
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """
-    One storage; `files` and `size` are None where nobody has looked yet, and `path` where it is not on this machine.
+    """One storage; `files` and `size` are None where nobody has looked yet, and `path` where it is not on this machine.
 
     `left_out` says why, by the names of files.
     """
@@ -40,8 +37,7 @@ class DryRun:
 
 
 def explain(storage: StorageConfig, settings: GlobalStorageConfig) -> DryRun:
-    """
-    Ask the store what it has, unless `settings` allow no connection.
+    """Ask the store what it has, unless `settings` allow no connection.
 
     Raises:
         StorageError: the store does not answer, or has nothing that may be loaded.

@@ -1,6 +1,4 @@
-"""
-The files that a materialized path holds, each with its size and digest, wherever they lie.
-"""
+"""The files that a materialized path holds, each with its size and digest, wherever they lie."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """
-    One file: its size in bytes, and its SHA-256 in hex, None where nobody has read it yet.
-    """
+    """One file: its size in bytes, and its SHA-256 in hex, None where nobody has read it yet."""
 
     size: int
     sha256: str | None
@@ -28,8 +24,7 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class FileList:
-    """
-    Files by their names relative to the materialized path; one file alone has its own name.
+    """Files by their names relative to the materialized path; one file alone has its own name.
 
     `place` is the canonical URI they were fetched from, with a revision that cannot move; None for what was used in
     place.
@@ -53,8 +48,7 @@ class FileList:
 
 
 def contents(path: Path, tick: Callable[[], None] = lambda: None, *, deep: bool) -> FileList:
-    """
-    What lies at `path`: of the cache by its manifest, else by a look at each file.
+    """What lies at `path`: of the cache by its manifest, else by a look at each file.
 
     `deep` reads files outside the cache for their digests, and calls `tick` for every megabyte.
     """
@@ -71,9 +65,7 @@ def contents(path: Path, tick: Callable[[], None] = lambda: None, *, deep: bool)
 
 
 def _under(inside: str, name: str) -> str:
-    """
-    A name relative to the path `inside`, or the last part of it where it is that path.
-    """
+    """A name relative to the path `inside`, or the last part of it where it is that path."""
     return name.rpartition("/")[2] if name == inside else name.removeprefix(f"{inside}/")
 
 

@@ -1,6 +1,4 @@
-"""
-What earlier states of a place had: most files of a model stay as they are when one of them changes.
-"""
+"""What earlier states of a place had: most files of a model stay as they are when one of them changes."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ from appliance.storage.filesystems.base import RemoteFile
 
 
 def known_digests(cache: Cache, place: str, files: Sequence[RemoteFile]) -> Mapping[str, str]:
-    """
-    The SHA-256, by name, of the files that an artifact of the same place has in the same version.
+    """The SHA-256, by name, of the files that an artifact of the same place has in the same version.
 
     That says more than the listing of most stores, and enough to take such a file from the cache.
     """

@@ -1,6 +1,4 @@
-"""
-Artifacts in use: held by a lock that any number of processes share, so that nobody removes them.
-"""
+"""Artifacts in use: held by a lock that any number of processes share, so that nobody removes them."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ from appliance.storage.manifest import MARKER, artifact_of
 
 
 def hold(path: Path) -> IO[bytes] | None:
-    """
-    Keep the artifact that `path` lies in from being pruned until the result is closed, or this process ends.
+    """Keep the artifact that `path` lies in from being pruned until the result is closed, or this process ends.
 
     Its marker's time of change becomes the time of its last use. None for a path outside the cache, and where files
     cannot be locked: then it is only not kept.
@@ -40,9 +37,7 @@ def hold(path: Path) -> IO[bytes] | None:
 
 
 def is_held(artifact: Path) -> bool:
-    """
-    Whether any process holds an artifact.
-    """
+    """Whether any process holds an artifact."""
     with suppress(OSError), (artifact / MARKER).open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

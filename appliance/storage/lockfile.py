@@ -48,23 +48,18 @@ class LockedArtifact:
 
     @classmethod
     def of(cls, storage: StorageConfig, found: FileList) -> LockedArtifact:
-        """
-        What `storage` led to.
-        """
+        """What `storage` led to."""
         return cls(
             redact(storage.uri), storage.include, storage.exclude, found.place, dict(sorted(found.files.items()))
         )
 
     @property
     def key(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        """
-        What tells this storage from others.
-        """
+        """What tells this storage from others."""
         return (self.uri, self.include, self.exclude)
 
     def require(self, found: FileList) -> None:
-        """
-        Return when the files are those that are locked; those that nobody has read are held to their sizes.
+        """Return when the files are those that are locked; those that nobody has read are held to their sizes.
 
         Raises:
             ArtifactChangedError: they are not, with the first differences.
@@ -92,8 +87,7 @@ class LockedArtifact:
 
 
 def locked(storage: StorageConfig, settings: GlobalStorageConfig) -> LockedArtifact | None:
-    """
-    The state that `storage` is locked to, or None.
+    """The state that `storage` is locked to, or None.
 
     Raises:
         StorageError: the lock is no lock, or the settings ask for one and there is none for this storage.
@@ -109,8 +103,7 @@ def locked(storage: StorageConfig, settings: GlobalStorageConfig) -> LockedArtif
 
 
 def foresee(storage: StorageConfig, settings: GlobalStorageConfig, listed: FileList) -> None:
-    """
-    Return when files as a store lists them can be those that are locked: nothing is fetched only to be refused.
+    """Return when files as a store lists them can be those that are locked: nothing is fetched only to be refused.
 
     Raises:
         ArtifactChangedError: they cannot.
@@ -121,8 +114,7 @@ def foresee(storage: StorageConfig, settings: GlobalStorageConfig, listed: FileL
 
 
 def read(path: Path) -> dict[tuple[str, tuple[str, ...], tuple[str, ...]], LockedArtifact] | None:
-    """
-    The entries of a lock by their keys, or None when there is no such file.
+    """The entries of a lock by their keys, or None when there is no such file.
 
     Raises:
         StorageError: it cannot be read, or was not written by us.
@@ -167,9 +159,7 @@ def _key(storage: StorageConfig) -> tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
 def _render(entry: LockedArtifact) -> dict[str, object]:
-    """
-    The entry as JSON, without what is empty.
-    """
+    """The entry as JSON, without what is empty."""
     revision = _COMMIT.search(entry.place or "")
     facts = {"uri": entry.uri, "place": entry.place, "revision": revision and revision[1]}
     return {name: value for name, value in {**facts, **asdict(entry)}.items() if value}

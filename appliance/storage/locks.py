@@ -1,6 +1,4 @@
-"""
-One builder at a time, over threads and processes.
-"""
+"""One builder at a time, over threads and processes."""
 
 from __future__ import annotations
 
@@ -31,8 +29,7 @@ _TELL_SECONDS = 30.0
 
 @contextmanager
 def exclusively(path: Path, tick: Callable[[], None]) -> Iterator[None]:
-    """
-    Hold the lock file at `path`; the kernel frees it when its owner dies, however it dies.
+    """Hold the lock file at `path`; the kernel frees it when its owner dies, however it dies.
 
     While another holds it, `tick` is called every half second and may raise to stop the wait.
     """
@@ -65,9 +62,7 @@ def _acquire(lock: FileLock, path: Path) -> bool:
 
 
 def _sign(owner: Path) -> None:
-    """
-    Say who holds the lock, for those who wait; only a courtesy, so a full disk does not matter here.
-    """
+    """Say who holds the lock, for those who wait; only a courtesy, so a full disk does not matter here."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     with suppress(OSError):
         facts = {"owner_pid": os.getpid(), "owner_host": socket.gethostname(), "since": since}
@@ -75,9 +70,7 @@ def _sign(owner: Path) -> None:
 
 
 def _read(owner: Path) -> Mapping[str, object]:
-    """
-    Who signed last, since when and for how many seconds; one who died did not take the signature back.
-    """
+    """Who signed last, since when and for how many seconds; one who died did not take the signature back."""
     try:
         data = json.loads(owner.read_text())
         facts = {name: data[name] for name in ("owner_pid", "owner_host", "since")}

@@ -1,6 +1,4 @@
-"""
-The completion marker of an artifact: every file with its size and digest, written last.
-"""
+"""The completion marker of an artifact: every file with its size and digest, written last."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """
-    One file: its size in bytes, and its digest in hex.
-    """
+    """One file: its size in bytes, and its digest in hex."""
 
     size: int
     sha256: str
@@ -39,45 +35,34 @@ class ManifestEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """
-    What an artifact holds; `files` has relative names with `/`, in order.
-    """
+    """What an artifact holds; `files` has relative names with `/`, in order."""
 
     source: str
     files: Mapping[str, ManifestEntry]
 
     @property
     def digest(self) -> str:
-        """
-        One digest over all names, sizes and digests.
-        """
+        """One digest over all names, sizes and digests."""
         listing = json.dumps([[name, entry.size, entry.sha256] for name, entry in self.files.items()])
         return hashlib.sha256(listing.encode()).hexdigest()
 
     def damage(self, files: Path) -> list[str]:
-        """
-        Names that are missing from the directory or have another size: a cheap look, for every use.
-        """
+        """Names that are missing from the directory or have another size: a cheap look, for every use."""
         return [name for name, entry in self.files.items() if _size(files / name) != entry.size]
 
     def altered(self, files: Path, tick: Callable[[], None]) -> list[str]:
-        """
-        Names of files with other bytes than they had: every byte is read, and `tick` called now and then.
-        """
+        """Names of files with other bytes than they had: every byte is read, and `tick` called now and then."""
         return [name for name, entry in self.files.items() if _sha256(files / name, tick) != entry.sha256]
 
 
 def size_of(files: Path) -> int:
-    """
-    Bytes of all files in a directory.
-    """
+    """Bytes of all files in a directory."""
     with disk_faults(files):
         return sum((files / name).stat().st_size for name in _names(files))
 
 
 def seal(artifact: Path, source: str, known: Mapping[str, str], tick: Callable[[], None]) -> None:
-    """
-    Bring everything under `artifact` safely to the disk, and last the marker that says so.
+    """Bring everything under `artifact` safely to the disk, and last the marker that says so.
 
     `known` has the SHA-256 of files that were read and synced already. `tick` is called now and then, and may raise to
     stop.
@@ -95,9 +80,7 @@ def seal(artifact: Path, source: str, known: Mapping[str, str], tick: Callable[[
 
 
 def read(artifact: Path) -> Manifest | None:
-    """
-    The manifest of a complete artifact, or None when there is none or it is not as it was written.
-    """
+    """The manifest of a complete artifact, or None when there is none or it is not as it was written."""
     try:
         data = bounded_json.read(artifact / MARKER, _MOST_BYTES)
         manifest = Manifest(data["source"], {name: ManifestEntry(**entry) for name, entry in data["files"].items()})
@@ -107,17 +90,14 @@ def read(artifact: Path) -> Manifest | None:
 
 
 def digest(path: Path) -> str | None:
-    """
-    The SHA-256 of a file that lies in the cache, from its manifest; None for any other path.
-    """
+    """The SHA-256 of a file that lies in the cache, from its manifest; None for any other path."""
     artifact, manifest = artifact_of(path) or (path, None)
     entry = manifest.files.get(path.relative_to(artifact / FILES).as_posix()) if manifest else None
     return entry.sha256 if entry else None
 
 
 def verify(path: Path, tick: Callable[[], None] = lambda: None) -> None:
-    """
-    Read every byte of the artifact that `path` lies in again; a path outside the cache has no promise to break.
+    """Read every byte of the artifact that `path` lies in again; a path outside the cache has no promise to break.
 
     `tick` is called now and then, and may raise to stop.
 
@@ -136,9 +116,7 @@ def verify(path: Path, tick: Callable[[], None] = lambda: None) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """
-    Make the names in a directory survive a power cut.
-    """
+    """Make the names in a directory survive a power cut."""
     with disk_faults(directory):
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -148,9 +126,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def artifact_of(path: Path) -> tuple[Path, Manifest] | None:
-    """
-    The complete artifact that `path` lies in, and its manifest; None for a path outside the cache.
-    """
+    """The complete artifact that `path` lies in, and its manifest; None for a path outside the cache."""
     for directory in (path, *path.parents):
         if directory.name == FILES and (manifest := read(directory.parent)):
             return directory.parent, manifest
@@ -162,9 +138,7 @@ def _names(files: Path) -> list[str]:
 
 
 def _settle(path: Path, files: Path, known: str | None, tick: Callable[[], None]) -> ManifestEntry:
-    """
-    Take the digest of one file and sync it, unless that was done.
-    """
+    """Take the digest of one file and sync it, unless that was done."""
     sha256 = known or _sha256(path, tick)
     with disk_faults(path), path.open("rb") as file:
         facts = os.fstat(file.fileno())

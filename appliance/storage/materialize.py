@@ -1,6 +1,4 @@
-"""
-The one way from a storage section to local bytes: what is locked, pinned, and already here, whatever the scheme.
-"""
+"""The one way from a storage section to local bytes: what is locked, pinned, and already here, whatever the scheme."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ log = structlog.get_logger()
 
 
 def materialize(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
-    """
-    A local directory or single file with the bytes `storage` names, verified; blocks until it is there.
+    """A local directory or single file with the bytes `storage` names, verified; blocks until it is there.
 
     Raises:
         ArtifactChangedError: the bytes are others than those that are locked or pinned.
@@ -51,8 +48,7 @@ def materialize(storage: StorageConfig, settings: GlobalStorageConfig, report: R
 
 
 def reread(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
-    """
-    What a storage leads to, after every byte in the cache was read again, and fetched anew where it was damaged.
+    """What a storage leads to, after every byte in the cache was read again, and fetched anew where it was damaged.
 
     Raises:
         StorageError: the bytes cannot be brought, or do not stay as they are.
@@ -80,9 +76,7 @@ def brought(storage: StorageConfig, settings: GlobalStorageConfig) -> Path | Non
 
 
 def as_locked(storage: StorageConfig, settings: GlobalStorageConfig) -> StorageConfig:
-    """
-    The storage with the locked revision in place of one that can move.
-    """
+    """The storage with the locked revision in place of one that can move."""
     locked = lockfile.locked(storage, settings)
     if locked is None or locked.place is None or scheme_of(storage.uri) != "hf":
         return storage
@@ -90,15 +84,12 @@ def as_locked(storage: StorageConfig, settings: GlobalStorageConfig) -> StorageC
 
 
 def is_in_place(storage: StorageConfig) -> bool:
-    """
-    Whether the bytes are used where they lie, without the cache.
-    """
+    """Whether the bytes are used where they lie, without the cache."""
     return SCHEMES.get(scheme_of(storage.uri) or "file") in {local.find, pvc.find}
 
 
 def _require(path: Path, storage: StorageConfig, locked: LockedArtifact | None, tick: Callable[[], None]) -> None:
-    """
-    Return when the bytes are the ones that are locked and pinned.
+    """Return when the bytes are the ones that are locked and pinned.
 
     A lock holds files that are used in place to their sizes, to start at once; a pin is worth reading them.
     """

@@ -1,6 +1,4 @@
-"""
-Names of files that others chose, and that are to become paths of ours.
-"""
+"""Names of files that others chose, and that are to become paths of ours."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def fault(name: str) -> str | None:
-    """
-    What keeps a relative name with `/` from being a path below a directory of ours, or None.
-    """
+    """What keeps a relative name with `/` from being a path below a directory of ours, or None."""
     faults = {
         "has no name": not name.strip("/."),
         "has an absolute name": name.startswith("/") or bool(_DRIVE.match(name)),
@@ -25,9 +21,7 @@ def fault(name: str) -> str | None:
 
 
 def clash(names: Collection[str]) -> str | None:
-    """
-    What keeps files of these names, each good, from lying in one directory on every file system, or None.
-    """
+    """What keeps files of these names, each good, from lying in one directory on every file system, or None."""
     for name in names:
         if above := next((str(above) for above in PurePosixPath(name).parents if str(above) in names), None):
             return f"{above!r} is both a file and a directory"

@@ -1,6 +1,4 @@
-"""
-What a child that fetches says about how far it is.
-"""
+"""What a child that fetches says about how far it is."""
 
 from __future__ import annotations
 
@@ -32,8 +30,7 @@ class DownloadProgress:
 
 
 def bounded(report: Report, what: str, limits: TransferConfig) -> Report:
-    """
-    The same report, that also stops what stands still or takes too long; `what` names it.
+    """The same report, that also stops what stands still or takes too long; `what` names it.
 
     Raises, when it is called:
         StorageTimeoutError: no byte more came for `stall_seconds`, or it was not done within `timeout_seconds`.

@@ -1,6 +1,4 @@
-"""
-The walk of a remote URI: list, select, and, unless the cache has them, transfer and verify.
-"""
+"""The walk of a remote URI: list, select, and, unless the cache has them, transfer and verify."""
 
 from __future__ import annotations
 
@@ -34,8 +32,7 @@ _FEWER_RETRIES = 2
 
 
 def fetch(store: Store, storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
-    """
-    The directory, or single file, with the selected files of a store, fetched once for each state of them.
+    """The directory, or single file, with the selected files of a store, fetched once for each state of them.
 
     A store that does not answer leaves what it gave the last time. All is done in one event loop of the calling
     thread, which must not have one already.
@@ -69,9 +66,7 @@ def _less_patient(limits: TransferConfig) -> TransferConfig:
 
 @contextmanager
 def in_loop(store: Store) -> Iterator[asyncio.Runner]:
-    """
-    An event loop for the store, which is closed with it.
-    """
+    """An event loop for the store, which is closed with it."""
     with asyncio.Runner() as runner:
         try:
             yield runner

@@ -1,6 +1,4 @@
-"""
-A look into the files of a storage without fetching them: their names and sizes, and ranges of their bytes.
-"""
+"""A look into the files of a storage without fetching them: their names and sizes, and ranges of their bytes."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ _BLOCK_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """
-    The bytes from `start` up to `end` of the file `name`.
-    """
+    """The bytes from `start` up to `end` of the file `name`."""
 
     name: str
     start: int
@@ -41,41 +37,30 @@ class Range:
 
     @property
     def size(self) -> int:
-        """
-        How many bytes it has.
-        """
+        """How many bytes it has."""
         return self.end - self.start
 
 
 class RemoteReader(Protocol):
-    """
-    The files of one storage, as they are where they lie; `is_here` says that nothing need be brought.
-    """
+    """The files of one storage, as they are where they lie; `is_here` says that nothing need be brought."""
 
     @property
     def place(self) -> str:
-        """
-        Where they lie, fit for messages.
-        """
+        """Where they lie, fit for messages."""
         ...
 
     @property
     def files(self) -> Mapping[str, int]:
-        """
-        Bytes of each file, by its name relative to the storage.
-        """
+        """Bytes of each file, by its name relative to the storage."""
         ...
 
     @property
     def is_here(self) -> bool:
-        """
-        Whether they lie on this machine.
-        """
+        """Whether they lie on this machine."""
         ...
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        """
-        The bytes of each range, in order.
+        """The bytes of each range, in order.
 
         Raises:
             StorageError: they cannot be read.
@@ -85,8 +70,7 @@ class RemoteReader(Protocol):
 
 @contextmanager
 def peek(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterator[RemoteReader]:
-    """
-    Open a storage for a look; what is in the cache is looked at there.
+    """Open a storage for a look; what is in the cache is looked at there.
 
     Raises:
         StorageError: the store does not answer, has nothing that may be loaded, or has no ranges.
@@ -108,9 +92,7 @@ def peek(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterator[Remo
 
 
 class _Local:
-    """
-    Files on this machine.
-    """
+    """Files on this machine."""
 
     is_here = True
 
@@ -130,9 +112,7 @@ class _Local:
 
 
 class _Distant:
-    """
-    Files of a store.
-    """
+    """Files of a store."""
 
     is_here = False
 

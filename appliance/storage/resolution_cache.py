@@ -1,6 +1,4 @@
-"""
-What a storage led to the last time, for when its store need not or cannot be asked.
-"""
+"""What a storage led to the last time, for when its store need not or cannot be asked."""
 
 from __future__ import annotations
 
@@ -15,17 +13,13 @@ from appliance.storage.uri import redact
 
 
 def remember(storage: StorageConfig, path: Path, cache: Cache) -> None:
-    """
-    Keep in mind where a storage led; what does not lie in the cache is found again anyway.
-    """
+    """Keep in mind where a storage led; what does not lie in the cache is found again anyway."""
     if path.is_relative_to(cache.root):
         cache.note(_question(storage), path.relative_to(cache.root).as_posix())
 
 
 def last_known_path(storage: StorageConfig, cache: Cache) -> Path | None:
-    """
-    Where a storage led the last time, if all of it is still in the cache.
-    """
+    """Where a storage led the last time, if all of it is still in the cache."""
     noted = cache.noted(_question(storage))
     # A cache may be one that others can write to: nothing outside it is meant.
     path = cache.root / noted if noted and not path_safety.fault(noted) else None

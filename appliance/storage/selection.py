@@ -1,6 +1,4 @@
-"""
-Which files of a place are fetched, which are left out, and why.
-"""
+"""Which files of a place are fetched, which are left out, and why."""
 
 from __future__ import annotations
 
@@ -38,17 +36,14 @@ _LAYER = re.compile(r"\d+_\w+/[^/]+\.bin")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """
-    The files to fetch, in the order of the listing, and for each other name why it is left out.
-    """
+    """The files to fetch, in the order of the listing, and for each other name why it is left out."""
 
     files: tuple[RemoteFile, ...]
     left_out: Mapping[str, str]
 
 
 def select(listing: Listing, storage: StorageConfig) -> tuple[RemoteFile, ...]:
-    """
-    The files to fetch; what is left out is logged.
+    """The files to fetch; what is left out is logged.
 
     Raises:
         StorageError: as in `sort_out`.
@@ -61,8 +56,7 @@ def select(listing: Listing, storage: StorageConfig) -> tuple[RemoteFile, ...]:
 
 
 def sort_out(listing: Listing, storage: StorageConfig) -> Selection:
-    """
-    Tell the files of a place apart; every name is checked, and one bad name condemns the place.
+    """Tell the files of a place apart; every name is checked, and one bad name condemns the place.
 
     What `exclude` matches is left out; what `include` matches is taken, and then nothing else is; without `include`,
     what only other programs load is left out.
@@ -88,9 +82,7 @@ def sort_out(listing: Listing, storage: StorageConfig) -> Selection:
 
 
 def is_pickle(name: str) -> bool:
-    """
-    Whether reading a file of this name could run code.
-    """
+    """Whether reading a file of this name could run code."""
     return _suffix(name) in PICKLES and not _LAYER.fullmatch(name)
 
 
@@ -117,9 +109,7 @@ def _left_out(place: str, given: Collection[str], storage: StorageConfig) -> dic
 
 
 def _others(place: str, given: Sequence[str], storage: StorageConfig) -> dict[str, str]:
-    """
-    What nobody here would load: copies of the weights in other formats, and bookkeeping.
-    """
+    """What nobody here would load: copies of the weights in other formats, and bookkeeping."""
     rows: tuple[tuple[str, Callable[[str], bool]], ...] = (
         ("is bookkeeping of git or the hub", lambda name: name.startswith(_BOOKKEEPING)),
         ("is a copy for other programs", lambda name: name.startswith(_OTHER_COPIES)),
@@ -132,9 +122,7 @@ def _others(place: str, given: Sequence[str], storage: StorageConfig) -> dict[st
 
 
 def _require_loadable(place: str, given: Sequence[str], storage: StorageConfig) -> None:
-    """
-    Return when files without safetensors among them are worth fetching.
-    """
+    """Return when files without safetensors among them are worth fetching."""
     weights = sorted(name for name in given if _is_other_weights(name))
     if ggufs := [name for name in weights if name.endswith(".gguf")]:
         raise StorageError(f"{place}: has GGUF files and no safetensors; write which: {_listed(ggufs)}")

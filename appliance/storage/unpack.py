@@ -1,6 +1,4 @@
-"""
-An archive that was fetched becomes the files in it, by the same rules as the files of a place.
-"""
+"""An archive that was fetched becomes the files in it, by the same rules as the files of a place."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from appliance.storage.selection import select
 
 
 def unpack(archive: Path, place: str, target: Path, storage: StorageConfig, tick: Callable[[], None]) -> None:
-    """
-    Fill `target` with the files of an archive that are wanted, and remove the archive and its directory.
+    """Fill `target` with the files of an archive that are wanted, and remove the archive and its directory.
 
     Raises:
         StorageError: it is no archive, a bomb, or holds nothing that may be loaded.

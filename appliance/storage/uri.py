@@ -1,6 +1,4 @@
-"""
-What can be read off a URI without knowing its scheme.
-"""
+"""What can be read off a URI without knowing its scheme."""
 
 from __future__ import annotations
 
@@ -23,24 +21,18 @@ _SECRETS = re.compile(
 
 
 def scheme_of(uri: str) -> str | None:
-    """
-    The scheme in lower case, or None for a plain path.
-    """
+    """The scheme in lower case, or None for a plain path."""
     found = _SCHEME.match(uri)
     return (found[1] or found[2]).lower() if found else None
 
 
 def redact(text: str) -> str:
-    """
-    The text with user names, passwords and query strings taken out of every URI in it: fit for logs and messages.
-    """
+    """The text with user names, passwords and query strings taken out of every URI in it: fit for logs and messages."""
     return _SECRETS.sub(r"\g<scheme>\g<place>", text)
 
 
 def secret_spans(text: str) -> Iterator[tuple[int, int]]:
-    """
-    Where the user names with passwords, and the query strings, of the URIs in a text begin and end.
-    """
+    """Where the user names with passwords, and the query strings, of the URIs in a text begin and end."""
     for found in _SECRETS.finditer(text):
         for start, end in ((found.end("scheme"), found.start("place") - 1), (found.end("place") + 1, found.end())):
             if start < end:

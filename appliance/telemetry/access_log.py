@@ -1,6 +1,4 @@
-"""
-One event in the log for each request that ended.
-"""
+"""One event in the log for each request that ended."""
 
 from __future__ import annotations
 
@@ -20,32 +18,24 @@ _DIGITS = 4
 
 
 class AccessLogConfig(BaseConfig):
-    """
-    Which requests have an event `request.ended` in the log; those of probes have none.
-    """
+    """Which requests have an event `request.ended` in the log; those of probes have none."""
 
     sample: Annotated[float, Field(ge=0, le=1)] = 1
     """Share of the requests that have one, from 0 to 1; those that ended in an error always have it."""
 
 
 class AccessLog:
-    """
-    Writes it.
-    """
+    """Writes it."""
 
     def __init__(self, config: AccessLogConfig) -> None:
         self._config = config
 
     def apply(self, config: AccessLogConfig) -> None:
-        """
-        Go by this section from now on.
-        """
+        """Go by this section from now on."""
         self._config = config
 
     def tell(self, record: RequestContext) -> None:
-        """
-        Log a request that has ended, if it is one of those to log.
-        """
+        """Log a request that has ended, if it is one of those to log."""
         has_failed = record.outcome >= 400 or record.outcome == 0
         if record.is_probe or not (has_failed or random.random() < self._config.sample):  # noqa: S311 - not a secret
             return
@@ -53,9 +43,7 @@ class AccessLog:
 
 
 def _facts(record: RequestContext) -> dict[str, object]:
-    """
-    What is known of it; what is unknown, or not so, is left out.
-    """
+    """What is known of it; what is unknown, or not so, is left out."""
     facts: dict[str, object] = {
         "method": record.method or None,
         "path": record.path,

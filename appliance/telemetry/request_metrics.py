@@ -1,5 +1,4 @@
-"""
-What is counted of requests, for Prometheus; every label comes from a closed set.
+"""What is counted of requests, for Prometheus; every label comes from a closed set.
 
 Kept in its registry of the whole process, as its clients do, where `/metrics` and other workers find it.
 Source of the buckets of times: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/.
@@ -59,23 +58,17 @@ _WRITING = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation
 
 
 def code(record: RequestContext) -> str:
-    """
-    The class of how it ended.
-    """
+    """The class of how it ended."""
     return str(LEFT) if record.status == LEFT else f"{record.outcome // 100}xx"
 
 
 def time_to_first_token(record: RequestContext) -> float | None:
-    """
-    In seconds; None where no token is known to have come.
-    """
+    """In seconds; None where no token is known to have come."""
     return None if record.first is None or record.operation not in _WRITING else record.first - record.began
 
 
 def time_per_output_token(record: RequestContext) -> float | None:
-    """
-    In seconds, of the tokens after the first; None where that is unknown, or there are none.
-    """
+    """In seconds, of the tokens after the first; None where that is unknown, or there are none."""
     end, tokens = record.last or record.ended, record.output_tokens or 0
     if record.first is None or record.operation not in _WRITING or end is None or tokens < 2:
         return None
@@ -83,9 +76,7 @@ def time_per_output_token(record: RequestContext) -> float | None:
 
 
 def count(record: RequestContext) -> None:
-    """
-    Take in a request that has ended; one that no protocol took is nobody's, a page for one.
-    """
+    """Take in a request that has ended; one that no protocol took is nobody's, a page for one."""
     model, operation = record.model or _NONE, record.operation or _NONE
     if record.refused is not None:
         REFUSED.labels(model, record.refused).inc()

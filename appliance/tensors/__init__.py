@@ -1,6 +1,4 @@
-"""
-Tensors as the Open Inference Protocol has them: datatypes, shapes, bytes, and requests and answers made of them.
-"""
+"""Tensors as the Open Inference Protocol has them: datatypes, shapes, bytes, and requests and answers made of them."""
 
 from __future__ import annotations
 

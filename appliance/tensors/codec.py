@@ -1,5 +1,4 @@
-"""
-Requests and answers as bytes: JSON, and after it the bytes of those tensors that are not in the JSON.
+"""Requests and answers as bytes: JSON, and after it the bytes of those tensors that are not in the JSON.
 
 Source: https://github.com/kserve/open-inference-protocol, "Inference Request JSON Object", and Triton's binary tensor
 data extension (https://github.com/triton-inference-server/server, protocol/extension_binary_data.md).
@@ -69,8 +68,7 @@ class _Response(msgspec.Struct):
 
 
 def read_request(body: bytes, length: str | None = None) -> InferenceRequest:
-    """
-    The request in a body, whose `LENGTH_HEADER` is `length`.
+    """The request in a body, whose `LENGTH_HEADER` is `length`.
 
     Raises:
         RequestError: it is none.
@@ -86,9 +84,7 @@ def read_request(body: bytes, length: str | None = None) -> InferenceRequest:
 
 
 def write_request(request: InferenceRequest) -> tuple[bytes, dict[str, str]]:
-    """
-    A request as a body, every tensor as bytes, and the headers that say so.
-    """
+    """A request as a body, every tensor as bytes, and the headers that say so."""
     outputs = [{"name": output.name, "parameters": output.parameters} for output in request.outputs]
     says = {"id": request.id, "parameters": request.parameters, "outputs": outputs}
     return _joined(
@@ -97,8 +93,7 @@ def write_request(request: InferenceRequest) -> tuple[bytes, dict[str, str]]:
 
 
 def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
-    """
-    The answer in a body, whose `LENGTH_HEADER` is `length`.
+    """The answer in a body, whose `LENGTH_HEADER` is `length`.
 
     Raises:
         RequestError: it is none.
@@ -117,8 +112,7 @@ def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
 def write_response(
     response: InferenceResponse, wanted: Sequence[RequestedOutput] = (), *, prefers_binary: bool = False
 ) -> tuple[bytes, dict[str, str]]:
-    """
-    An answer as a body, with the outputs the client wants, each as it wants it, and the headers that say so.
+    """An answer as a body, with the outputs the client wants, each as it wants it, and the headers that say so.
 
     Raises:
         RequestError: there is no such output, or it cannot be in JSON.
@@ -139,8 +133,7 @@ def write_response(
 
 
 def decoded(body: bytes, type_: type[Wanted]) -> Wanted:
-    """
-    JSON as an object of this type.
+    """JSON as an object of this type.
 
     Raises:
         RequestError: it is none.
@@ -156,9 +149,7 @@ def decoded(body: bytes, type_: type[Wanted]) -> Wanted:
 
 
 def _in_words(message: str) -> str:
-    """
-    What msgspec says, without the types of a programming language.
-    """
+    """What msgspec says, without the types of a programming language."""
     return re.sub(r"`(\w+)`", lambda found: _WORDS.get(found[1], found[0]), message)
 
 

@@ -1,5 +1,4 @@
-"""
-The datatypes of tensors, and their values as bytes: little-endian, row-major, nothing between them.
+"""The datatypes of tensors, and their values as bytes: little-endian, row-major, nothing between them.
 
 Source: https://github.com/kserve/open-inference-protocol, "Tensor Data Types", and for the bytes the binary tensor
 data extension of Triton (https://github.com/triton-inference-server/server, protocol/extension_binary_data.md).
@@ -41,8 +40,7 @@ _INTEGERS = frozenset({int})
 
 @dataclass(frozen=True, slots=True)
 class Datatype:
-    """
-    How elements of one kind are written.
+    """How elements of one kind are written.
 
     `size` is the bytes of one element, or None where each element says its own length.
     """
@@ -56,8 +54,7 @@ class Datatype:
 
 
 def datatype(name: str) -> Datatype:
-    """
-    The datatype of this name.
+    """The datatype of this name.
 
     Raises:
         RequestError: there is none.
@@ -92,16 +89,12 @@ def _require(values: Sequence[Written], kinds: frozenset[type], name: str) -> No
 
 
 def _word(kind: type) -> str:
-    """
-    A value of this type in JSON's words.
-    """
+    """A value of this type in JSON's words."""
     return _WORDS.get(kind, kind.__name__)
 
 
 def _pack_bfloat16(values: Sequence[Written]) -> bytes:
-    """
-    The upper half of each float32, rounded to the nearest, to the even one of two.
-    """
+    """The upper half of each float32, rounded to the nearest, to the even one of two."""
     singles = struct.unpack(f"<{len(values)}I", DATATYPES["FP32"].pack(values))
     return struct.pack(f"<{len(singles)}H", *(_upper_half(each) for each in singles))
 

@@ -1,6 +1,4 @@
-"""
-What is asked of a model in tensors, and what it answers.
-"""
+"""What is asked of a model in tensors, and what it answers."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ What a request, an answer or a tensor says beside its tensors.
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """
-    One output the client wants.
-    """
+    """One output the client wants."""
 
     name: str
     parameters: Parameters = field(default_factory=dict)
@@ -29,9 +25,7 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """
-    Tensors for a model; no `outputs` are all there are.
-    """
+    """Tensors for a model; no `outputs` are all there are."""
 
     inputs: Sequence[Tensor]
     id: str | None = None
@@ -46,9 +40,7 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferenceResponse:
-    """
-    The model's tensors.
-    """
+    """The model's tensors."""
 
     model_name: str
     model_version: str | None
@@ -57,8 +49,7 @@ class InferenceResponse:
     parameters: Parameters = field(default_factory=dict)
 
     def chosen(self, wanted: Sequence[RequestedOutput]) -> Sequence[Tensor]:
-        """
-        The outputs the client wants, in its order; all where it wants none in particular.
+        """The outputs the client wants, in its order; all where it wants none in particular.
 
         Raises:
             RequestError: there is no such output.

@@ -1,6 +1,4 @@
-"""
-One tensor: a name, a datatype, a shape, and bytes that agree with both.
-"""
+"""One tensor: a name, a datatype, a shape, and bytes that agree with both."""
 
 from __future__ import annotations
 
@@ -36,8 +34,7 @@ class Tensor:
 
     @classmethod
     def of_raw(cls, name: str, type_name: str, shape: Sequence[int], raw: bytes) -> Self:
-        """
-        A tensor of bytes that came over the wire.
+        """A tensor of bytes that came over the wire.
 
         Raises:
             RequestError: they are not what the datatype and the shape say.
@@ -53,8 +50,7 @@ class Tensor:
 
     @classmethod
     def of_values(cls, name: str, type_name: str, shape: Sequence[int], values: Sequence[Written]) -> Self:
-        """
-        A tensor of values in one row; texts are taken as BYTES.
+        """A tensor of values in one row; texts are taken as BYTES.
 
         Raises:
             RequestError: they are not what the datatype and the shape say.
@@ -66,8 +62,7 @@ class Tensor:
 
     @classmethod
     def of_nested(cls, name: str, type_name: str, shape: Sequence[int], data: object) -> Self:
-        """
-        A tensor of JSON: values in one row, or lists within lists as deep as the shape.
+        """A tensor of JSON: values in one row, or lists within lists as deep as the shape.
 
         Raises:
             RequestError: they are not what the datatype and the shape say.
@@ -80,20 +75,15 @@ class Tensor:
 
     @property
     def kind(self) -> Datatype:
-        """
-        Its datatype.
-        """
+        """Its datatype."""
         return datatype(self.datatype)
 
     def values(self) -> list[Value]:
-        """
-        Its elements in one row.
-        """
+        """Its elements in one row."""
         return self.kind.unpack(self.raw)
 
     def texts(self) -> list[str]:
-        """
-        Its elements as texts.
+        """Its elements as texts.
 
         Raises:
             RequestError: they are none.
@@ -126,9 +116,7 @@ def _checked(name: str, change: Callable[[Before], After], data: Before) -> Afte
 
 
 def _flat(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:  # Any: JSON values
-    """
-    The sizes of lists within lists, and what is in the innermost, in one row.
-    """
+    """The sizes of lists within lists, and what is in the innermost, in one row."""
     if not isinstance(data, list):
         raise RequestError(f"The data of tensor {name!r} must be a list of its elements")
     dimensions = [len(data)]

@@ -27,8 +27,7 @@ _SCRIPTS = ("server.js", "models.js", "playground.js", "page.js")
 
 
 def routes(has_page: bool, paths: Sequence[str], told: RedactedConfig, access: Authorizer) -> list[BaseRouteHandler]:
-    """
-    `GET /`, for people the page and for programs a list of `paths`; and `GET /config`.
+    """`GET /`, for people the page and for programs a list of `paths`; and `GET /config`.
 
     Without the page the list alone. The page is open, and asks its reader for the key that all else wants.
     """
@@ -54,8 +53,7 @@ def routes(has_page: bool, paths: Sequence[str], told: RedactedConfig, access: A
 
 @cache
 def page() -> tuple[str, str]:
-    """
-    The page, and the policy under which it runs: nothing but its own style and script, and no other server.
+    """The page, and the policy under which it runs: nothing but its own style and script, and no other server.
 
     Source: https://www.w3.org/TR/CSP3/
     """

@@ -1,6 +1,4 @@
-"""
-The config as it may be shown.
-"""
+"""The config as it may be shown."""
 
 from __future__ import annotations
 
@@ -16,24 +14,18 @@ from appliance.storage.uri import redact
 
 
 class RedactedConfig:
-    """
-    The config that is served, told with `***` for secrets, and URIs without passwords and query strings.
-    """
+    """The config that is served, told with `***` for secrets, and URIs without passwords and query strings."""
 
     def __init__(self, config: Config, secrets: Iterable[str]) -> None:
         self.apply(config, secrets)
 
     def apply(self, config: Config, secrets: Iterable[str]) -> None:
-        """
-        Tell of another one from now on; `secrets` are texts that it must not show.
-        """
+        """Tell of another one from now on; `secrets` are texts that it must not show."""
         self._config = config
         self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
 
     def as_yaml(self) -> str:
-        """
-        What was set, as YAML; everything else has its default.
-        """
+        """What was set, as YAML; everything else has its default."""
         config = self._config
         # As people write them: what a model is called and what it is comes first.
         models = [{"name": each.name, "class": None, **_set(each)} for each in config.models]

@@ -1,6 +1,4 @@
-"""
-An application that asks for keys.
-"""
+"""An application that asks for keys."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from access_doubles import Closed, closed_config
 
 @pytest.fixture(scope="package")
 async def closed() -> AsyncGenerator[Closed]:
-    """
-    One whose models are ready, for all tests that change nothing.
-    """
+    """One whose models are ready, for all tests that change nothing."""
     async with Closed(closed_config(admin=True)) as client:
         await client.until_ready()
         yield client
@@ -23,9 +19,7 @@ async def closed() -> AsyncGenerator[Closed]:
 
 @pytest.fixture
 async def fresh() -> AsyncGenerator[Closed]:
-    """
-    One of its own, which a test may change.
-    """
+    """One of its own, which a test may change."""
     async with Closed(closed_config(admin=True)) as client:
         await client.until_ready()
         yield client

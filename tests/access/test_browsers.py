@@ -1,6 +1,4 @@
-"""
-What browsers are told.
-"""
+"""What browsers are told."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ ASKING = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Heade
 
 @pytest.mark.parametrize("path", ["/livez", "/v1/models", "/nowhere", "/schema", "/metrics"])
 async def test_every_answer_is_safe_in_a_browser(closed: Closed, path: str) -> None:
-    """
-    Nothing is sniffed, framed or referred to, with a key and without; nothing speaks of TLS where there is none.
-    """
+    """Nothing is sniffed, framed or referred to, with a key and without; nothing speaks of TLS where there is none."""
     for answer in (await closed.get(path), await closed.get(path, headers=bearing(ALL))):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-frame-options"] == "DENY"
@@ -26,9 +22,7 @@ async def test_every_answer_is_safe_in_a_browser(closed: Closed, path: str) -> N
 
 
 async def test_pages_may_run_nothing_but_their_own(closed: Closed) -> None:
-    """
-    The page of the routes names its script and its style by their digests.
-    """
+    """The page of the routes names its script and its style by their digests."""
     policy = (await closed.get("/schema", headers=bearing(ALL))).headers["content-security-policy"]
 
     assert "default-src 'none'" in policy
@@ -37,9 +31,7 @@ async def test_pages_may_run_nothing_but_their_own(closed: Closed) -> None:
 
 
 async def test_no_other_page_may_ask_unless_the_config_says_so(closed: Closed) -> None:
-    """
-    Closed by default: neither a question before a request nor an answer allows an origin.
-    """
+    """Closed by default: neither a question before a request nor an answer allows an origin."""
     before = await closed.options("/v1/models", headers={"Origin": PAGE, **ASKING})
     after = await closed.get("/v1/models", headers={"Origin": PAGE, **bearing(ALL)})
 
@@ -48,9 +40,7 @@ async def test_no_other_page_may_ask_unless_the_config_says_so(closed: Closed) -
 
 
 async def test_pages_of_the_config_may_ask() -> None:
-    """
-    The question needs no key, the request does, and its refusal can be read by the page too.
-    """
+    """The question needs no key, the request does, and its refusal can be read by the page too."""
     async with Closed(closed_config(cors={"origins": [PAGE]})) as client:
         before = await client.options("/v1/chat/completions", headers={"Origin": PAGE, **ASKING})
         refused = await client.get("/v1/models", headers={"Origin": PAGE})
@@ -68,9 +58,7 @@ async def test_pages_of_the_config_may_ask() -> None:
 
 
 async def test_every_page_may_ask_where_the_config_says_so() -> None:
-    """
-    A star is all of them.
-    """
+    """A star is all of them."""
     async with Closed(closed_config(cors={"origins": ["*"]})) as client:
         answer = await client.get("/livez", headers={"Origin": PAGE})
 

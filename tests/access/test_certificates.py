@@ -1,6 +1,4 @@
-"""
-Certificates that cannot be served are told apart before a port opens.
-"""
+"""Certificates that cannot be served are told apart before a port opens."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 
 
 def _self_signed(key: PrivateKey, days: int = 1) -> bytes:
-    """
-    A certificate of a key, by itself; `days` from now until it ends.
-    """
+    """A certificate of a key, by itself; `days` from now until it ends."""
     name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), datetime.now(UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(now - timedelta(days=9)).not_valid_after(now + timedelta(days=days))
@@ -75,9 +71,7 @@ def _config(tmp_path: Path, chain: bytes | None, key: bytes | None, password: st
 def test_files_that_do_not_fit_are_named(
     tmp_path: Path, chain: bytes | None, key: bytes | None, password: str | None, words: str
 ) -> None:
-    """
-    The key of the config, the file, the fault and the remedy; never the password.
-    """
+    """The key of the config, the file, the fault and the remedy; never the password."""
     model_config = _config(tmp_path, chain, key, password)
 
     with pytest.raises(CertificateError) as caught:
@@ -89,9 +83,7 @@ def test_files_that_do_not_fit_are_named(
 
 
 def test_an_encrypted_key_is_opened(tmp_path: Path) -> None:
-    """
-    Even in the format of old.
-    """
+    """Even in the format of old."""
     certificate = read(_config(tmp_path, CHAIN, LOCKED, "open sesame"))
 
     assert certificate.key.startswith(b"-----BEGIN PRIVATE KEY-----")
@@ -109,9 +101,7 @@ def test_an_encrypted_key_is_opened(tmp_path: Path) -> None:
     ids=["rsa-2048", "rsa-1024", "p-384", "p-521", "ed25519"],
 )
 def test_keys_that_end_granian_are_refused(tmp_path: Path, key: PrivateKey, is_served: bool) -> None:
-    """
-    Granian would abort the process over them.
-    """
+    """Granian would abort the process over them."""
     model_config = _config(
         tmp_path, _self_signed(key), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     )
@@ -124,9 +114,7 @@ def test_keys_that_end_granian_are_refused(tmp_path: Path, key: PrivateKey, is_s
 
 
 def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
-    """
-    Every client would refuse it.
-    """
+    """Every client would refuse it."""
     key = ed25519.Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
@@ -135,9 +123,7 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
 
 
 def test_serving_ends_before_a_port_opens(tmp_path: Path) -> None:
-    """
-    Exit code 1, and the reason in the log.
-    """
+    """Exit code 1, and the reason in the log."""
     _config(tmp_path, CHAIN, OTHER.private_key_pem.bytes())
     config = tmp_path / "config.yaml"
     config.write_text(

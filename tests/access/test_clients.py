@@ -1,6 +1,4 @@
-"""
-Clients that people have, over TLS and with keys, through a process as people run it to a scripted upstream.
-"""
+"""Clients that people have, over TLS and with keys, through a process as people run it to a scripted upstream."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ AUTHORITY = trustme.CA()
 
 @dataclass(slots=True)
 class Secured:
-    """
-    The process, what is behind it, and how to trust it.
-    """
+    """The process, what is behind it, and how to trust it."""
 
     served: Served
     upstream: Upstream
@@ -41,15 +37,11 @@ class Secured:
 
     @property
     def url(self) -> str:
-        """
-        Where it is.
-        """
+        """Where it is."""
         return f"https://localhost:{self.served.port}"
 
     def http(self) -> httpx2.Client:
-        """
-        A client that trusts its certificate.
-        """
+        """A client that trusts its certificate."""
         return httpx2.Client(verify=_trusting(), timeout=60)
 
 
@@ -67,9 +59,7 @@ def _issue(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """
-    A proxy that passes on what clients send for its upstream, as far as it is not ours.
-    """
+    """A proxy that passes on what clients send for its upstream, as far as it is not ours."""
     folder = tmp_path_factory.mktemp("secured")
     _issue(folder)
     grpc_port, probe_port = free_port(), free_port()
@@ -94,9 +84,7 @@ server:
 
 
 def test_openais_client_comes_with_its_key(secured: Secured) -> None:
-    """
-    With it an answer and a stream, without it its own error for that.
-    """
+    """With it an answer and a stream, without it its own error for that."""
     with secured.http() as http:
         good = openai.OpenAI(base_url=f"{secured.url}/v1", api_key=KEY, http_client=http)
         bad = openai.OpenAI(base_url=f"{secured.url}/v1", api_key="sk-wrong-wrong-wrong", http_client=http)
@@ -112,9 +100,7 @@ def test_openais_client_comes_with_its_key(secured: Secured) -> None:
 
 
 def test_anthropics_client_comes_with_its_key(secured: Secured) -> None:
-    """
-    Its header is `x-api-key`, and its error has a shape of its own.
-    """
+    """Its header is `x-api-key`, and its error has a shape of its own."""
     with secured.http() as http:
         good = anthropic.Anthropic(base_url=secured.url, api_key=KEY, http_client=http)
         bad = anthropic.Anthropic(base_url=secured.url, api_key="sk-wrong-wrong-wrong", http_client=http)
@@ -127,9 +113,7 @@ def test_anthropics_client_comes_with_its_key(secured: Secured) -> None:
 
 
 def test_azures_header_opens_too(secured: Secured) -> None:
-    """
-    And every answer over TLS tells browsers to come back over TLS.
-    """
+    """And every answer over TLS tells browsers to come back over TLS."""
     with secured.http() as http:
         answer = http.get(f"{secured.url}/v1/models", headers={"api-key": KEY})
 
@@ -138,9 +122,7 @@ def test_azures_header_opens_too(secured: Secured) -> None:
 
 
 def test_our_key_never_gets_to_an_upstream(secured: Secured) -> None:
-    """
-    Not even in a header that the config passes on; what is not ours travels.
-    """
+    """Not even in a header that the config passes on; what is not ours travels."""
     with secured.http() as http:
         body = {"model": "ours", "messages": [{"role": "user", "content": "hello"}]}
         headers = {"x-api-key": KEY, "api-key": "for-the-upstream", "x-other": "1"}
@@ -153,18 +135,14 @@ def test_our_key_never_gets_to_an_upstream(secured: Secured) -> None:
 
 
 def test_probes_of_the_platform_need_neither_key_nor_certificate(secured: Secured) -> None:
-    """
-    Their own listener has no TLS, and names every model.
-    """
+    """Their own listener has no TLS, and names every model."""
     status, body = secured.served.get("/readyz", secured.probe_port)
 
     assert (status, [model["name"] for model in body["models"]]) == (200, ["ours"])
 
 
 def test_grpc_has_the_same_certificate_and_keys_and_follows_it(secured: Secured) -> None:
-    """
-    A new certificate is shown to the next connection; the one of before goes on.
-    """
+    """A new certificate is shown to the next connection; the one of before goes on."""
     secrets = grpc.ssl_channel_credentials(AUTHORITY.cert_pem.bytes())
     metadata = (("authorization", f"Bearer {KEY}"),)
 
@@ -186,9 +164,7 @@ def test_grpc_has_the_same_certificate_and_keys_and_follows_it(secured: Secured)
 
 
 def test_no_key_is_ever_in_the_log(secured: Secured) -> None:
-    """
-    Nor is one that was refused.
-    """
+    """Nor is one that was refused."""
     log = secured.served.log.read_text()
 
     assert '"status": 401' in log

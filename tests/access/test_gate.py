@@ -1,6 +1,4 @@
-"""
-Nobody gets past the gate without a key, and with one as far as the key goes.
-"""
+"""Nobody gets past the gate without a key, and with one as far as the key goes."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ PROBES = {"/livez", "/readyz", "/startupz", "/health", "/ping", "/v2/health/live
 
 
 def _places() -> Iterator[tuple[str, str]]:
-    """
-    Method and path of every route there is, and of some there are not.
-    """
+    """Method and path of every route there is, and of some there are not."""
     app = create_app(closed_config())
     for route in app.routes:
         path = route.path.replace("{name:path}", "one").replace("{rest:path}", "one/infer")
@@ -42,9 +38,7 @@ def _places() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("method", "path"), sorted(_places()))
 async def test_every_place_but_the_probes_wants_a_key(closed: Closed, method: str, path: str) -> None:
-    """
-    401 with a challenge and an id, for every route, every method and every path that nobody has.
-    """
+    """401 with a challenge and an id, for every route, every method and every path that nobody has."""
     bare = await closed.request(method, path)
     wrong = await closed.request(method, path, headers=bearing(f"{ALL}x"))
 
@@ -69,9 +63,7 @@ async def test_every_place_but_the_probes_wants_a_key(closed: Closed, method: st
 async def test_nothing_looks_at_the_body_of_one_who_may_not_ask(
     closed: Closed, lacking: str, key: str, path: str
 ) -> None:
-    """
-    The refusal is of the key, whatever is wrong with the body.
-    """
+    """The refusal is of the key, whatever is wrong with the body."""
     broken = {"content-type": "multipart/form-data; boundary=x", "content-encoding": "br", **bearing(key)}
 
     refused = await closed.post(path, content=b"\xff--x--x", headers=broken)
@@ -81,9 +73,7 @@ async def test_nothing_looks_at_the_body_of_one_who_may_not_ask(
 
 @pytest.mark.parametrize("path", sorted(PROBES))
 async def test_probes_answer_everybody_and_tell_nobody_who_is_there(closed: Closed, path: str) -> None:
-    """
-    Their status is for every platform; names, states and reasons are for those with a key.
-    """
+    """Their status is for every platform; names, states and reasons are for those with a key."""
     bare = await closed.get(path)
     known = await closed.get(path, headers=bearing(ALL))
 
@@ -105,9 +95,7 @@ async def test_probes_answer_everybody_and_tell_nobody_who_is_there(closed: Clos
     ],
 )
 async def test_a_refusal_has_the_shape_of_its_protocol(closed: Closed, path: str, shape: dict[str, object]) -> None:
-    """
-    OpenAI's clients, Anthropic's and those of the Open Inference Protocol each find what they look for.
-    """
+    """OpenAI's clients, Anthropic's and those of the Open Inference Protocol each find what they look for."""
     body = (await closed.post(path, json={})).json()
 
     def holds(said: object, wanted: object) -> bool:
@@ -129,9 +117,7 @@ async def test_a_refusal_has_the_shape_of_its_protocol(closed: Closed, path: str
     ],
 )
 async def test_a_key_is_taken_from_every_header_that_clients_send(closed: Closed, headers: dict[str, str]) -> None:
-    """
-    OpenAI's, Anthropic's and Azure's clients each have one.
-    """
+    """OpenAI's, Anthropic's and Azure's clients each have one."""
     answer = await closed.post("/v1/completions", json={"model": "one"}, headers=headers)
 
     assert answer.status_code == 200
@@ -139,18 +125,14 @@ async def test_a_key_is_taken_from_every_header_that_clients_send(closed: Closed
 
 @pytest.mark.parametrize("header", ["Basic YTpi", "Bearer", "Bearer ", ALL, f"Token {ALL}", f"Bearer {ALL[:-1]}"])
 async def test_what_is_no_key_opens_nothing(closed: Closed, header: str) -> None:
-    """
-    Other schemes, nothing, and nearly a key are refused alike.
-    """
+    """Other schemes, nothing, and nearly a key are refused alike."""
     answer = await closed.get("/v1/models", headers={"Authorization": header})
 
     assert answer.status_code == 401
 
 
 async def test_a_key_sees_only_its_models(closed: Closed) -> None:
-    """
-    A key that is for an alias is shown that name alone, in every listing, error and metadata.
-    """
+    """A key that is for an alias is shown that name alone, in every listing, error and metadata."""
     headers = bearing(ONE)
     openai = (await closed.get("/v1/models", headers=headers)).json()
     names = (await closed.get("/v2/models", headers=headers)).json()
@@ -199,9 +181,7 @@ SOMEONE: list[tuple[str, str, object]] = [
 async def test_a_model_that_a_key_is_not_for_does_not_exist_for_it(
     closed: Closed, method: str, path: str, body: object, key: str
 ) -> None:
-    """
-    The answer is that to a name nobody has, in any protocol and for operators too.
-    """
+    """The answer is that to a name nobody has, in any protocol and for operators too."""
     answers = []
     for name in ("two", "nil"):
         sent = None if body is None else json.loads(json.dumps(body).replace("{}", name))
@@ -229,9 +209,7 @@ async def test_a_listing_shows_a_key_what_it_may_ask(closed: Closed) -> None:
 
 
 async def test_a_refused_operation_names_only_those_the_key_may_ask() -> None:
-    """
-    What the model can do beside them is told to other keys.
-    """
+    """What the model can do beside them is told to other keys."""
     asks = (Operation.COMPLETION, Operation.MODERATION)
     async with Closed(closed_config(KeyConfig(name="asks", value=ALL, operations=asks))) as client:
         await client.until_ready()
@@ -243,9 +221,7 @@ async def test_a_refused_operation_names_only_those_the_key_may_ask() -> None:
 
 
 async def test_a_missing_model_is_not_found_out_by_leaving_its_name_away() -> None:
-    """
-    A key for an alias gets no answer from the only model there is without naming it.
-    """
+    """A key for an alias gets no answer from the only model there is without naming it."""
     of = closed_config(KeyConfig(name="one", value=ONE, models=("uno",)))
     async with Closed(of.model_copy(update={"models": of.models[:1]})) as client:
         answer = await client.post("/v1/completions", json={"prompt": "a"}, headers=bearing(ONE))
@@ -266,9 +242,7 @@ async def test_a_missing_model_is_not_found_out_by_leaving_its_name_away() -> No
     ],
 )
 async def test_a_key_asks_what_it_may_of_its_models(closed: Closed, key: str, model: str, status: int) -> None:
-    """
-    Another model and another name of it do not exist, another operation is 403, whatever protocol asks.
-    """
+    """Another model and another name of it do not exist, another operation is 403, whatever protocol asks."""
     openai = await closed.post("/v1/completions", json={"model": model}, headers=bearing(key))
     tensors = await closed.post(f"/v2/models/{model}/generate", json={"text_input": "a"}, headers=bearing(key))
 
@@ -278,9 +252,7 @@ async def test_a_key_asks_what_it_may_of_its_models(closed: Closed, key: str, mo
 
 
 async def test_a_refused_operation_says_who_may_not_do_what(closed: Closed) -> None:
-    """
-    The name of the key, what it may not do, and where the config would allow it; never the key.
-    """
+    """The name of the key, what it may not do, and where the config would allow it; never the key."""
     answer = await closed.post("/v1/chat/completions", json={"model": "one"}, headers=bearing(BOSS))
 
     error = answer.json()["error"]
@@ -291,18 +263,14 @@ async def test_a_refused_operation_says_who_may_not_do_what(closed: Closed) -> N
 
 
 async def test_metrics_are_for_keys_that_see_every_model(closed: Closed) -> None:
-    """
-    A scraper's key may ask nothing of models; a key for some of them would read of the others.
-    """
+    """A scraper's key may ask nothing of models; a key for some of them would read of the others."""
     statuses = [(await closed.get("/metrics", headers=bearing(key))).status_code for key in (EYES, ALL, ONE)]
 
     assert statuses == [200, 200, 403]
 
 
 async def test_metrics_are_open_where_the_config_says_so() -> None:
-    """
-    Nothing else is open with them.
-    """
+    """Nothing else is open with them."""
     async with Closed(closed_config(metrics="open")) as client:
         metrics, models = await client.get("/metrics"), await client.get("/v1/models")
 
@@ -310,9 +278,7 @@ async def test_metrics_are_open_where_the_config_says_so() -> None:
 
 
 async def test_models_are_unloaded_by_operators_alone(fresh: Closed) -> None:
-    """
-    `server.admin` opens the routes, and a key with `admin` uses them.
-    """
+    """`server.admin` opens the routes, and a key with `admin` uses them."""
     path = "/v2/repository/models/two/unload"
     refused = await fresh.post(path, headers=bearing(ALL))
     done = await fresh.post(path, headers=bearing(BOSS))
@@ -321,9 +287,7 @@ async def test_models_are_unloaded_by_operators_alone(fresh: Closed) -> None:
 
 
 async def test_no_keys_ask_for_nothing() -> None:
-    """
-    A config without keys answers everybody, and takes no notice of the keys that clients send anyway.
-    """
+    """A config without keys answers everybody, and takes no notice of the keys that clients send anyway."""
     async with Closed(config(DoubleConfig(name="one"), server=ServerConfig())) as client:
         statuses = [
             (await client.get(path, headers=headers)).status_code
@@ -335,9 +299,7 @@ async def test_no_keys_ask_for_nothing() -> None:
 
 
 async def test_keys_are_exchanged_while_it_serves(fresh: Closed) -> None:
-    """
-    The next request goes by the new ones.
-    """
+    """The next request goes by the new ones."""
     new = ServerConfig.model_validate({"api_keys": [{"name": "new", "value": "new-new-new-new-new-new"}]})
 
     fresh.manager.access.apply(new.access)
@@ -349,9 +311,7 @@ async def test_keys_are_exchanged_while_it_serves(fresh: Closed) -> None:
 
 
 async def test_models_never_get_to_see_a_key(closed: Closed) -> None:
-    """
-    What a client sends for somebody else stays; our key is gone, from whatever header had it.
-    """
+    """What a client sends for somebody else stays; our key is gone, from whatever header had it."""
     headers = {"Authorization": "Bearer for-the-upstream", "x-api-key": ALL, "api-key": ALL}
     await closed.post("/v1/completions", json={"model": "one"}, headers=headers)
 
@@ -361,9 +321,7 @@ async def test_models_never_get_to_see_a_key(closed: Closed) -> None:
 
 
 async def test_a_refusal_is_in_the_log_without_the_key(closed: Closed) -> None:
-    """
-    One event as for any request, with its status.
-    """
+    """One event as for any request, with its status."""
     with capture_logs() as events:
         await closed.get("/v1/models", headers=bearing("wrong-wrong-wrong-wrong"))
 

@@ -1,6 +1,4 @@
-"""
-The gate of the gRPC listener: the same keys, the same limits.
-"""
+"""The gate of the gRPC listener: the same keys, the same limits."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ async def _channel(*api_keys: KeyConfig) -> AsyncGenerator[grpc.aio.Channel]:
 
 @pytest.fixture(scope="module")
 async def channel() -> AsyncGenerator[grpc.aio.Channel]:
-    """
-    To a server whose models are ready.
-    """
+    """To a server whose models are ready."""
     async with _channel() as channel:
         yield channel
 
@@ -61,9 +57,7 @@ async def _code(channel: grpc.aio.Channel, method: str, *metadata: tuple[str, st
 
 @pytest.mark.parametrize("method", [method for method in _METHODS if method not in _PROBES])
 async def test_every_method_but_the_probes_wants_a_key(channel: grpc.aio.Channel, method: str) -> None:
-    """
-    UNAUTHENTICATED without one, and with a wrong one.
-    """
+    """UNAUTHENTICATED without one, and with a wrong one."""
     bare = await _code(channel, method)
     wrong = await _code(channel, method, ("authorization", f"Bearer {ALL}x"))
 
@@ -72,9 +66,7 @@ async def test_every_method_but_the_probes_wants_a_key(channel: grpc.aio.Channel
 
 @pytest.mark.parametrize("method", sorted(_PROBES))
 async def test_probes_answer_everybody(channel: grpc.aio.Channel, method: str) -> None:
-    """
-    So do gRPC's own health checks.
-    """
+    """So do gRPC's own health checks."""
     health: Any = HealthStub(channel)
 
     assert await _code(channel, method) is grpc.StatusCode.OK
@@ -94,17 +86,13 @@ async def test_probes_answer_everybody(channel: grpc.aio.Channel, method: str) -
 async def test_a_key_sees_its_models(
     channel: grpc.aio.Channel, metadata: tuple[str, str], name: str, code: grpc.StatusCode
 ) -> None:
-    """
-    As over HTTP.
-    """
+    """As over HTTP."""
     assert await _code(channel, "ModelMetadata", metadata, name=name) is code
 
 
 @pytest.mark.parametrize("name", ["one", "two", "nobody"])
 async def test_health_tells_nobody_which_models_there_are(channel: grpc.aio.Channel, name: str) -> None:
-    """
-    A model's own health needs a key for it, asked once or watched; what all models come to does not.
-    """
+    """A model's own health needs a key for it, asked once or watched; what all models come to does not."""
     health: Any = HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service=name)
     everything, nothing = (("authorization", f"Bearer {ALL}"),), (("authorization", f"Bearer {ONE}"),)
@@ -128,9 +116,7 @@ async def test_health_tells_nobody_which_models_there_are(channel: grpc.aio.Chan
 
 
 async def test_the_index_shows_a_key_its_models(channel: grpc.aio.Channel) -> None:
-    """
-    And no other.
-    """
+    """And no other."""
     stub: Any = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
     index = await stub.RepositoryIndex(pb.RepositoryIndexRequest(), metadata=(("authorization", f"Bearer {ONE}"),))
@@ -139,9 +125,7 @@ async def test_the_index_shows_a_key_its_models(channel: grpc.aio.Channel) -> No
 
 
 async def test_operators_alone_unload(channel: grpc.aio.Channel) -> None:
-    """
-    A key without `admin` is denied.
-    """
+    """A key without `admin` is denied."""
     refused = await _code(channel, "RepositoryModelUnload", ("authorization", f"Bearer {ALL}"), model_name="one")
     known = await _code(channel, "RepositoryModelLoad", ("authorization", f"Bearer {BOSS}"), model_name="one")
 
@@ -149,9 +133,7 @@ async def test_operators_alone_unload(channel: grpc.aio.Channel) -> None:
 
 
 async def test_a_keys_limits_hold_over_grpc() -> None:
-    """
-    Its requests are on its account, and under its name in the log.
-    """
+    """Its requests are on its account, and under its name in the log."""
     limited = KeyConfig(name="limited", value=ALL, limits=KeyLimitsConfig(requests_per_minute=1))
     async with _channel(limited) as channel:
         metadata = ("authorization", f"Bearer {ALL}")
@@ -165,9 +147,7 @@ async def test_a_keys_limits_hold_over_grpc() -> None:
 
 
 async def test_reflection_wants_a_key(channel: grpc.aio.Channel) -> None:
-    """
-    What can be asked is told to those who may ask.
-    """
+    """What can be asked is told to those who may ask."""
     stub: Any = ServerReflectionStub(channel)  # type: ignore[arg-type]  # typed for the other kind of channel
     request = reflection_pb2.ServerReflectionRequest(list_services="")
 
@@ -181,9 +161,7 @@ async def test_reflection_wants_a_key(channel: grpc.aio.Channel) -> None:
 
 
 async def test_an_id_that_metadata_cannot_hold_is_replaced(channel: grpc.aio.Channel) -> None:
-    """
-    A client's id comes back as it was, and one of ours in the place of one that is too long.
-    """
+    """A client's id comes back as it was, and one of ours in the place of one that is too long."""
     stub: Any = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
     ids = []
     for asked in ("mine", "a" * 300):

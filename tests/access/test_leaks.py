@@ -1,6 +1,4 @@
-"""
-No error tells of the inside: no path of a file, no name of a class, no traceback.
-"""
+"""No error tells of the inside: no path of a file, no name of a class, no traceback."""
 
 from __future__ import annotations
 
@@ -77,9 +75,7 @@ ODD: list[tuple[str, str, dict[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 async def client() -> AsyncGenerator[InferenceClient]:
-    """
-    Of an application with a model of each kind, which a test may break as long as it mends them.
-    """
+    """Of an application with a model of each kind, which a test may break as long as it mends them."""
     async with InferenceClient(speakers(server=ServerConfig(max_body_bytes=8192))) as client:
         yield await client.until_ready()
         await client.manager.stop()
@@ -97,9 +93,7 @@ def _break(client: InferenceClient, fault: Exception | None) -> None:
 async def test_a_broken_model_says_nothing_of_itself(
     client: InferenceClient, method: str, path: str, body: Any, fault: str
 ) -> None:
-    """
-    Whatever it breaks over, and whatever protocol asks.
-    """
+    """Whatever it breaks over, and whatever protocol asks."""
     _break(client, FAULTS[fault]())
     try:
         answer = await client.request(method, path, json=body)
@@ -116,9 +110,7 @@ async def test_a_broken_model_says_nothing_of_itself(
 async def test_an_odd_request_hears_nothing_of_the_inside(
     client: InferenceClient, method: str, path: str, sent: dict[str, Any]
 ) -> None:
-    """
-    What is malformed, unknown, too large or not allowed is refused in the protocol's own words.
-    """
+    """What is malformed, unknown, too large or not allowed is refused in the protocol's own words."""
     answer = await client.request(method, path, **sent)
 
     assert 400 <= answer.status_code < 500
@@ -126,9 +118,7 @@ async def test_an_odd_request_hears_nothing_of_the_inside(
 
 
 async def test_a_failed_model_is_refused_without_its_reason() -> None:
-    """
-    Why it failed is for the probes.
-    """
+    """Why it failed is for the probes."""
     async with InferenceClient(speakers("writer")) as client:
         model = client.manager.entries[0].model
         assert isinstance(model, Speaker)
@@ -179,9 +169,7 @@ REASONS = [
 
 @pytest.mark.parametrize(("state", "reason", "shown"), REASONS, ids=[reason for _, reason, _ in REASONS])
 async def test_why_a_model_is_unwell_is_for_operators(state: str, reason: str, shown: str) -> None:
-    """
-    A key that sees every model, and an operator's, read the error; others read that there is one, clients too.
-    """
+    """A key that sees every model, and an operator's, read the error; others read that there is one, clients too."""
     async with Closed(closed_config()) as client:
         entry = client.manager.entries[0]
         entry.state, entry.reason = State(state), reason
@@ -198,9 +186,7 @@ async def test_why_a_model_is_unwell_is_for_operators(state: str, reason: str, s
 
 
 async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
-    """
-    What is wrong with a new file quotes it, and which models it brings is not for every key.
-    """
+    """What is wrong with a new file quotes it, and which models it brings is not for every key."""
     async with Closed(closed_config()) as client:
         client.manager.file = ConfigStatus("digest", "now", error="/root/config.yaml:1:1: secret")
         full = (await client.get("/readyz", headers=bearing(ALL))).json()
@@ -214,9 +200,7 @@ async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_grpc_says_nothing_of_the_inside(client: InferenceClient, fault: str) -> None:
-    """
-    Its details are as bare as the bodies of HTTP.
-    """
+    """Its details are as bare as the bodies of HTTP."""
     of = speakers(server=ServerConfig(host="127.0.0.1"))
     server, port = create_server(of, client.manager, client.manager.standing)
     await server.start()

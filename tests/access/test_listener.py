@@ -1,6 +1,4 @@
-"""
-The listener over real sockets: certificates, and how one takes the place of another.
-"""
+"""The listener over real sockets: certificates, and how one takes the place of another."""
 
 from __future__ import annotations
 
@@ -29,17 +27,13 @@ AUTHORITY = trustme.CA()
 
 @dataclass(slots=True)
 class Volume:
-    """
-    A secret as Kubernetes mounts it: files that are links through a link that is exchanged.
-    """
+    """A secret as Kubernetes mounts it: files that are links through a link that is exchanged."""
 
     root: Path
     serial: int = 0
 
     def put(self, issued: trustme.LeafCert, key: bytes | None = None) -> x509.Certificate:
-        """
-        Exchange all files at once; `key` instead of the certificate's own.
-        """
+        """Exchange all files at once; `key` instead of the certificate's own."""
         place = self.root / f"..{self.serial}"
         place.mkdir()
         chain = b"".join(each.bytes() for each in issued.cert_chain_pems)
@@ -56,9 +50,7 @@ class Volume:
         return x509.load_pem_x509_certificates(chain)[0]
 
     def config(self, *, asks_clients: bool = False) -> TlsConfig:
-        """
-        The config that names it.
-        """
+        """The config that names it."""
         client_ca = self.root / "ca.crt" if asks_clients else None
         return TlsConfig(certificate=self.root / "tls.crt", key=self.root / "tls.key", client_ca=client_ca)
 
@@ -116,9 +108,7 @@ def _trusting() -> ssl.SSLContext:
 
 
 async def _get(port: int, path: str = "/", context: ssl.SSLContext | None = None) -> tuple[bytes, bytes]:
-    """
-    The certificate that was shown, and the answer.
-    """
+    """The certificate that was shown, and the answer."""
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", port, ssl=context or _trusting(), server_hostname="localhost"
     )
@@ -135,9 +125,7 @@ def _der(certificate: x509.Certificate) -> bytes:
 
 
 async def _until_shown(port: int, certificate: x509.Certificate) -> None:
-    """
-    Until new connections see no other.
-    """
+    """Until new connections see no other."""
     async with asyncio.timeout(30):
         while {(await _get(port))[0] for _ in range(3)} != {_der(certificate)}:
             await asyncio.sleep(0.1)
@@ -145,15 +133,12 @@ async def _until_shown(port: int, certificate: x509.Certificate) -> None:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Volume:
-    """
-    One that is still empty.
-    """
+    """One that is still empty."""
     return Volume(tmp_path)
 
 
 async def test_a_new_certificate_costs_no_connection(volume: Volume) -> None:
-    """
-    While clients connect without pause the files are exchanged: none of them fails, new ones see the new
+    """While clients connect without pause the files are exchanged: none of them fails, new ones see the new
     certificate, and a stream of before goes on to its end.
     """
     first = volume.put(AUTHORITY.issue_cert("localhost"))
@@ -191,9 +176,7 @@ async def test_a_new_certificate_costs_no_connection(volume: Volume) -> None:
 
 
 async def test_a_certificate_that_does_not_fit_is_not_taken(volume: Volume) -> None:
-    """
-    The one of before is shown on, and the next good one is taken.
-    """
+    """The one of before is shown on, and the next good one is taken."""
     first = volume.put(AUTHORITY.issue_cert("localhost"))
     stranger = AUTHORITY.issue_cert("localhost").private_key_pem.bytes()
     certificates = Certificates(volume.config())
@@ -209,9 +192,7 @@ async def test_a_certificate_that_does_not_fit_is_not_taken(volume: Volume) -> N
 
 
 async def test_clients_without_a_certificate_are_turned_away(volume: Volume) -> None:
-    """
-    With `client_ca` only those that its authorities know get an answer.
-    """
+    """With `client_ca` only those that its authorities know get an answer."""
     volume.put(AUTHORITY.issue_cert("localhost"))
     known, stranger = _trusting(), _trusting()
     AUTHORITY.issue_cert("client").configure_cert(known)
@@ -227,9 +208,7 @@ async def test_clients_without_a_certificate_are_turned_away(volume: Volume) -> 
 
 
 async def test_nothing_is_left_open(volume: Volume) -> None:
-    """
-    Neither the certificate in memory nor the socket outlives the listener.
-    """
+    """Neither the certificate in memory nor the socket outlives the listener."""
     volume.put(AUTHORITY.issue_cert("localhost"))
 
     async with _serving(volume.config()) as port:
@@ -241,9 +220,7 @@ async def test_nothing_is_left_open(volume: Volume) -> None:
 
 
 async def test_nobody_waits_for_one_that_stops(volume: Volume) -> None:
-    """
-    While an answer is still under way new connections are refused, and that answer is finished.
-    """
+    """While an answer is still under way new connections are refused, and that answer is finished."""
     volume.put(AUTHORITY.issue_cert("localhost"))
     port = free_port()
     listener = Listener(

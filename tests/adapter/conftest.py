@@ -1,6 +1,4 @@
-"""
-One appliance with an adapter of each kind, before one scripted server.
-"""
+"""One appliance with an adapter of each kind, before one scripted server."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ def _scripted() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="session")
 def adapters(_scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """
-    ``adapters.yaml``, served and ready.
-    """
+    """``adapters.yaml``, served and ready."""
     log = tmp_path_factory.mktemp("adapters") / "server.log"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("UPSTREAM", _scripted.origin)
@@ -40,17 +36,13 @@ def adapters(_scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def scripted(adapters: Served, _scripted: Upstream) -> Upstream:
-    """
-    The server that the adapters ask, well-behaved and with nothing remembered.
-    """
+    """The server that the adapters ask, well-behaved and with nothing remembered."""
     install(_scripted)
     return _scripted
 
 
 @pytest.fixture
 def client(adapters: Served) -> Iterator[openai.OpenAI]:
-    """
-    OpenAI's own client.
-    """
+    """OpenAI's own client."""
     with openai.OpenAI(base_url=f"{adapters.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client

@@ -1,6 +1,4 @@
-"""
-Targets of adapters that answer without end, or too deeply, and content in parts for templates that take text.
-"""
+"""Targets of adapters that answer without end, or too deeply, and content in parts for templates that take text."""
 
 from __future__ import annotations
 
@@ -25,18 +23,14 @@ ENDLESS = repeat(b"x" * 65536)
 
 @pytest.fixture
 async def wire(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
-    """
-    The way to the scripted server, of whose answers a mebibyte is held.
-    """
+    """The way to the scripted server, of whose answers a mebibyte is held."""
     wire = ServiceClient(UpstreamClient(UpstreamConfig(url=upstream.origin, max_response_bytes=LIMIT)))
     yield wire
     await wire.close()
 
 
 async def test_an_endless_answer_is_given_up(wire: ServiceClient, upstream: Upstream) -> None:
-    """
-    Whether it is good or an error.
-    """
+    """Whether it is good or an error."""
     for status in (200, 500):
         upstream.on("/a", Answer(status, ENDLESS))
         with pytest.raises(GatewayError, match="too long"):
@@ -48,9 +42,7 @@ async def test_an_endless_answer_is_given_up(wire: ServiceClient, upstream: Upst
 async def test_an_endless_event_is_given_up(
     wire: ServiceClient, upstream: Upstream, media_type: str, piece: bytes
 ) -> None:
-    """
-    In one line, or in many lines of one event.
-    """
+    """In one line, or in many lines of one event."""
     upstream.on("/a", Answer(body=repeat(piece), media_type=media_type))
     events = await wire.lines(wire.under("/a"), b"{}", {})
 
@@ -60,9 +52,7 @@ async def test_an_endless_event_is_given_up(
 
 @pytest.mark.parametrize("status", [200, 400])
 async def test_an_answer_nested_without_end_is_no_answer(wire: ServiceClient, upstream: Upstream, status: int) -> None:
-    """
-    Neither the stack nor the server ends over it.
-    """
+    """Neither the stack nor the server ends over it."""
     nested = b"[" * 100_000 + b"]" * 100_000
     upstream.on("/a", Answer(status, nested))
     with pytest.raises(RequestError):
@@ -73,9 +63,7 @@ async def test_an_answer_nested_without_end_is_no_answer(wire: ServiceClient, up
 
 
 async def test_a_large_answer_is_read(wire: ServiceClient, upstream: Upstream) -> None:
-    """
-    In a thread, so that others are served meanwhile.
-    """
+    """In a thread, so that others are served meanwhile."""
     numbers = list(range(100_000))
     upstream.on("/a", Answer(body=msgspec.json.encode(numbers)))
 
@@ -83,9 +71,7 @@ async def test_a_large_answer_is_read(wire: ServiceClient, upstream: Upstream) -
 
 
 def test_content_in_parts_is_a_text_for_templates() -> None:
-    """
-    Joined as in chat templates; nothing else of a message is changed.
-    """
+    """Joined as in chat templates; nothing else of a message is changed."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     plain: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}
 
@@ -96,9 +82,7 @@ def test_content_in_parts_is_a_text_for_templates() -> None:
 
 
 def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
-    """
-    With the place it stands in.
-    """
+    """With the place it stands in."""
     image = {"type": "image_url", "image_url": {"url": "data:"}}
 
     with pytest.raises(RequestError, match="image_url") as raised:
@@ -120,9 +104,7 @@ def test_a_part_that_is_no_text_is_refused_by_its_name() -> None:
     ],
 )
 def test_content_that_is_no_text_is_refused(content: object, message: str) -> None:
-    """
-    Alike for chat templates and for the templates of services.
-    """
+    """Alike for chat templates and for the templates of services."""
     messages = [{"role": "user", "content": content}]
     for read in (with_texts, partial(for_template, knows_developer=True)):
         with pytest.raises(RequestError, match=message) as raised:

@@ -1,6 +1,4 @@
-"""
-Chat as completions and back: what goes in, what comes out, chunk for chunk.
-"""
+"""Chat as completions and back: what goes in, what comes out, chunk for chunk."""
 
 from __future__ import annotations
 
@@ -62,27 +60,21 @@ ROLE = {"role": "assistant", "content": ""}
 
 
 async def test_chunks_are_openais() -> None:
-    """
-    Role first, text, an end of its own, in one shape.
-    """
+    """Role first, text, an end of its own, in one shape."""
     made = await _chunks(_chunk(_text("Hel")), _chunk(_text("lo")), _chunk(_text("", "stop")))
 
     assert made == [_delta(ROLE), _delta({"content": "Hel"}), _delta({"content": "lo"}), _delta({}, "stop")]
 
 
 async def test_text_in_the_last_chunk_comes_before_the_end() -> None:
-    """
-    vLLM sends the last text together with the reason; neither is lost, nor what vLLM says besides.
-    """
+    """vLLM sends the last text together with the reason; neither is lost, nor what vLLM says besides."""
     made = await _chunks(_chunk(_text("Hi", "length", stop_reason=5)))
 
     assert made == [_delta(ROLE), _delta({"content": "Hi"}), _delta({}, "length", stop_reason=5)]
 
 
 async def test_a_reason_in_every_chunk_is_told_once() -> None:
-    """
-    Some servers repeat it with each chunk, and clients would stop at the first.
-    """
+    """Some servers repeat it with each chunk, and clients would stop at the first."""
     made = await _chunks(_chunk(_text("a", "length")), _chunk(_text("b", "length")))
 
     assert [each["choices"][0]["finish_reason"] for each in made] == [None, None, None, "length"]
@@ -90,9 +82,7 @@ async def test_a_reason_in_every_chunk_is_told_once() -> None:
 
 
 async def test_choices_side_by_side_each_have_their_role_and_end() -> None:
-    """
-    Whether they come in one chunk or in turn.
-    """
+    """Whether they come in one chunk or in turn."""
     made = await _chunks(
         _chunk(_text("a", index=1)), _chunk(_text("b", index=0), _text("c", "stop", index=1)), _chunk(_text("", "stop"))
     )
@@ -109,18 +99,14 @@ async def test_choices_side_by_side_each_have_their_role_and_end() -> None:
 
 
 async def test_empty_pieces_are_left_out() -> None:
-    """
-    A token that is half a character has no text yet.
-    """
+    """A token that is half a character has no text yet."""
     made = await _chunks(_chunk(_text("")), _chunk(_text("é")), _chunk(_text("")), _chunk(_text("", "stop")))
 
     assert [each["choices"][0]["delta"] for each in made] == [ROLE, {"content": "é"}, {}]
 
 
 async def test_usage_comes_after_the_end() -> None:
-    """
-    In a chunk without choices; before it, every chunk says that there is one to come.
-    """
+    """In a chunk without choices; before it, every chunk says that there is one to come."""
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     made = await _chunks(_chunk(_text("a"), usage=None), _chunk(_text("", "stop"), usage=None), _chunk(usage=usage))
 
@@ -130,9 +116,7 @@ async def test_usage_comes_after_the_end() -> None:
 
 
 async def test_continuous_usage_stays_in_its_chunks() -> None:
-    """
-    vLLM counts with each chunk where it is asked to.
-    """
+    """vLLM counts with each chunk where it is asked to."""
     made = await _chunks(_chunk(_text("a"), usage={"total_tokens": 1}), _chunk(_text("b", "stop"), usage={"n": 2}))
 
     assert [each.get("usage") for each in made] == [{"total_tokens": 1}, {"total_tokens": 1}, {"n": 2}, None]
@@ -140,17 +124,13 @@ async def test_continuous_usage_stays_in_its_chunks() -> None:
 
 @pytest.mark.parametrize("chunks", [[], [_chunk(_text("Hel"))], [_chunk(usage={})]], ids=["none", "cut", "usage"])
 async def test_a_stream_that_breaks_off_has_no_end(chunks: list[Json]) -> None:
-    """
-    What was cut must not look complete.
-    """
+    """What was cut must not look complete."""
     with pytest.raises(GatewayError, match="stream ended"):
         await _chunks(*chunks)
 
 
 def test_a_whole_answer_keeps_what_it_does_not_know() -> None:
-    """
-    Counts, fingerprints and the engine's own fields, of the answer and of each choice.
-    """
+    """Counts, fingerprints and the engine's own fields, of the answer and of each choice."""
     completion = _chunk(_text("Hi", "stop", stop_reason="x", prompt_logprobs=None), usage={"n": 1}, kv={"a": 1})
 
     assert chat_completion(completion, FACE) == {
@@ -174,9 +154,7 @@ def test_a_whole_answer_keeps_what_it_does_not_know() -> None:
 
 
 def test_every_choice_of_a_whole_answer_is_told() -> None:
-    """
-    Each with its own index, text, end and logprobs.
-    """
+    """Each with its own index, text, end and logprobs."""
     logprobs = {"tokens": ["b"], "token_logprobs": [-1.0], "top_logprobs": None}
     made = chat_completion(_chunk(_text("a", "length"), _text("b", "stop", index=1) | {"logprobs": logprobs}), FACE)
 
@@ -187,17 +165,13 @@ def test_every_choice_of_a_whole_answer_is_told() -> None:
 
 
 def test_an_answer_without_choices_is_none() -> None:
-    """
-    It is the target's fault, and said to be.
-    """
+    """It is the target's fault, and said to be."""
     with pytest.raises(GatewayError, match="no choices"):
         chat_completion({"id": "1"}, FACE)
 
 
 def test_logprobs_are_told_as_chat_has_them() -> None:
-    """
-    Token by token with its bytes, the likeliest alternatives first and no more than were asked for.
-    """
+    """Token by token with its bytes, the likeliest alternatives first and no more than were asked for."""
     logprobs = {
         "text_offset": [0, 1, 2],
         "tokens": ["é", "bytes:\\xe4\\xbd", "\ufffd"],
@@ -246,16 +220,12 @@ def test_logprobs_are_told_as_chat_has_them() -> None:
     ],
 )
 def test_each_field_goes_where_completions_have_it(asked: Json, sent: Json) -> None:
-    """
-    By the same name, by its older one, or into the prompt alone.
-    """
+    """By the same name, by its older one, or into the prompt alone."""
     assert _chat().completion(HELLO | asked) == {"prompt": "Hi"} | sent
 
 
 def test_a_template_gets_all_it_may_ask_for() -> None:
-    """
-    Documents, the effort, options of the client's own, and none of them over what is ours to say.
-    """
+    """Documents, the effort, options of the client's own, and none of them over what is ours to say."""
     chat = _chat("{{ documents[0].text }} {{ reasoning_effort }} {{ thinking }} {{ messages | length }}")
 
     made = chat.completion(
@@ -271,9 +241,7 @@ def test_a_template_gets_all_it_may_ask_for() -> None:
 
 
 def test_stop_texts_of_config_and_client_add_up() -> None:
-    """
-    One, several or none, each once.
-    """
+    """One, several or none, each once."""
     chat = _chat("x", "<end>", "<eot>")
 
     assert chat.completion(HELLO)["stop"] == ["<end>", "<eot>"]
@@ -282,9 +250,7 @@ def test_stop_texts_of_config_and_client_add_up() -> None:
 
 
 def test_a_last_message_can_be_continued() -> None:
-    """
-    The prompt ends where the message does.
-    """
+    """The prompt ends where the message does."""
     chat = _chat("{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}")
     begun = {"messages": [*HELLO["messages"], {"role": "assistant", "content": "It is "}]}
 
@@ -296,9 +262,7 @@ def test_a_last_message_can_be_continued() -> None:
 
 
 def test_messages_become_what_templates_take() -> None:
-    """
-    Parts become text, arguments of calls mappings, and a developer the system where the template knows no other.
-    """
+    """Parts become text, arguments of calls mappings, and a developer the system where the template knows no other."""
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     messages = [
         {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
@@ -331,9 +295,7 @@ def test_messages_become_what_templates_take() -> None:
     ],
 )
 def test_a_message_that_is_none_is_refused_by_its_place(message: Any) -> None:
-    """
-    400 with the field at fault, whatever the client sent.
-    """
+    """400 with the field at fault, whatever the client sent."""
     with pytest.raises(RequestError) as caught:
         _chat().completion({"messages": [*HELLO["messages"], message]})
 
@@ -345,18 +307,14 @@ def test_a_message_that_is_none_is_refused_by_its_place(message: Any) -> None:
     [{"logprobs": 3}, {"logprobs": True, "top_logprobs": "2"}, {"tools": {"f": 1}}, {"tools": ["f"]}],
 )
 def test_a_field_of_the_wrong_kind_is_refused(fields: Json) -> None:
-    """
-    Rather than sent on in some form.
-    """
+    """Rather than sent on in some form."""
     with pytest.raises(RequestError):
         _chat("{{ tools }}").completion(HELLO | fields)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_a_stop_text_is_met_however_it_is_cut(size: int) -> None:
-    """
-    Nothing of it and nothing after it is told, and nothing before it is lost.
-    """
+    """Nothing of it and nothing after it is told, and nothing before it is lost."""
     text, stop = "one <|im_ two <|im_end|> three", ["<|im_end|>", "never"]
     stops, told = StopSequences(stop), ""
     for start in range(0, len(text), size):
@@ -368,9 +326,7 @@ def test_a_stop_text_is_met_however_it_is_cut(size: int) -> None:
 
 
 def test_what_only_began_like_a_stop_text_is_told() -> None:
-    """
-    At the end, what was held back comes out.
-    """
+    """At the end, what was held back comes out."""
     stops = StopSequences(["<|im_end|>"])
 
     assert (stops.take("Hi <|im"), stops.rest()) == ("Hi ", "<|im")

@@ -1,6 +1,4 @@
-"""
-Whatever a client sends, an adapter answers it or refuses it.
-"""
+"""Whatever a client sends, an adapter answers it or refuses it."""
 
 from __future__ import annotations
 
@@ -54,46 +52,32 @@ bodies = st.fixed_dictionaries(
 
 
 class Service:
-    """
-    Answers everything well.
-    """
+    """Answers everything well."""
 
     of_prompts: dict[str, Any] = {}  # noqa: RUF012 - nobody writes to it
 
     async def write(self, body: Any, prompt: str, headers: Any) -> GeneratedText:
-        """
-        A word.
-        """
+        """A word."""
         return GeneratedText("word", "stop", AdapterUsage(1, 1))
 
     async def stream(self, body: Any, prompt: str, headers: Any) -> AsyncGenerator[GeneratedText]:
-        """
-        The same.
-        """
+        """The same."""
         yield GeneratedText("word", "stop")
 
     async def embed(self, request: EmbeddingRequest, texts: Sequence[str], headers: Any) -> Any:
-        """
-        A vector each.
-        """
+        """A vector each."""
         return [[1.0, 2.0] for _ in texts], AdapterUsage()
 
     async def score(self, request: RerankRequest, headers: Any) -> Any:
-        """
-        A score each.
-        """
+        """A score each."""
         return [1.0 for _ in request.documents], AdapterUsage()
 
     async def ask(self, operation: Operation, body: Any, headers: Any) -> Any:
-        """
-        A completion.
-        """
+        """A completion."""
         return {"id": "1", "choices": [{"text": "word", "finish_reason": "stop"}]}
 
     async def room(self, prompt: str, headers: Any) -> int | None:
-        """
-        None.
-        """
+        """None."""
         return None
 
 
@@ -112,9 +96,7 @@ FACES = (
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(body=bodies)
 async def test_any_request_is_answered_or_refused(body: dict[str, Any]) -> None:
-    """
-    A `RequestError` is the only fault a client can cause.
-    """
+    """A `RequestError` is the only fault a client can cause."""
     for face in FACES:
         try:
             said = await face(dict(body), {})

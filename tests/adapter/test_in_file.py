@@ -1,6 +1,4 @@
-"""
-An adapter and its target in one file: who waits for whom, from the first answer to the last.
-"""
+"""An adapter and its target in one file: who waits for whom, from the first answer to the last."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ STREAM = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user"
 
 
 class Completer(Double):
-    """
-    Completes with what it was asked, and counts tokens.
-    """
+    """Completes with what it was asked, and counts tokens."""
 
     operations = frozenset({Operation.COMPLETION, Operation.TOKENIZE})
 
@@ -36,9 +32,7 @@ class Completer(Double):
         """What it says to all but its own proof."""
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        As a double does, in the shape of a completion.
-        """
+        """As a double does, in the shape of a completion."""
         if self.refusal and call != self.proof:
             raise self.refusal
         reply = await super().answer(call)
@@ -57,9 +51,7 @@ class Completer(Double):
 
 
 class CompleterConfig(DoubleConfig):
-    """
-    Declares it.
-    """
+    """Declares it."""
 
     def build(self, peers: Peers) -> Model:
         return Completer()
@@ -96,9 +88,7 @@ async def _ready(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]
 
 
 async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
-    """
-    Whatever the order in the file: until then the probe says what it waits for, and calls are told to come back.
-    """
+    """Whatever the order in the file: until then the probe says what it waits for, and calls are told to come back."""
     async with _begun() as (manager, target):
         chat = manager.find("chat")
         await _until(lambda: chat.state is State.UNAVAILABLE and "its target 'base' is loading" in chat.reason)
@@ -113,9 +103,7 @@ async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
 
 
 async def test_an_adapter_is_ready_only_after_a_real_answer() -> None:
-    """
-    A target that answers nonsense is told with its reason, and asked again.
-    """
+    """A target that answers nonsense is told with its reason, and asked again."""
     async with _begun() as (manager, target):
         chat, target.refusal = manager.find("chat"), RequestError("no chat today")
         target.may_load.set()
@@ -128,9 +116,7 @@ async def test_an_adapter_is_ready_only_after_a_real_answer() -> None:
 
 
 async def test_a_target_that_dies_takes_its_adapter_along() -> None:
-    """
-    The reason names the target.
-    """
+    """The reason names the target."""
     async with _ready() as (manager, target):
         target.is_dead = True
         await _until(lambda: manager.find("chat").state is State.FAILED)
@@ -139,9 +125,7 @@ async def test_a_target_that_dies_takes_its_adapter_along() -> None:
 
 
 async def test_a_target_that_cannot_load_is_the_adapters_reason() -> None:
-    """
-    Both are failed; what the target's error says is for operators, and stays with the target.
-    """
+    """Both are failed; what the target's error says is for operators, and stays with the target."""
     async with _begun() as (manager, target):
         target.load_fault = LoadError("too big")
         target.may_load.set()
@@ -152,9 +136,7 @@ async def test_a_target_that_cannot_load_is_the_adapters_reason() -> None:
 
 
 async def test_a_target_that_is_away_makes_its_adapter_wait() -> None:
-    """
-    Not failed: it comes back when the target does.
-    """
+    """Not failed: it comes back when the target does."""
     async with _ready() as (manager, target):
         target.is_away = True
         await _until(lambda: manager.find("chat").state is State.UNAVAILABLE)
@@ -165,9 +147,7 @@ async def test_a_target_that_is_away_makes_its_adapter_wait() -> None:
 
 
 async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:
-    """
-    The class could not tell; the model can.
-    """
+    """The class could not tell; the model can."""
 
     class Silent(DoubleConfig):
         def build(self, peers: Peers) -> Model:
@@ -195,14 +175,10 @@ async def test_the_target_is_asked_by_its_own_name_with_all_its_room() -> None:
 
 
 class Stranger(Completer):
-    """
-    Behind a proxy: it seems to have every operation, and refuses the one it lacks.
-    """
+    """Behind a proxy: it seems to have every operation, and refuses the one it lacks."""
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        No counts, and whole answers as streams of bytes.
-        """
+        """No counts, and whole answers as streams of bytes."""
         if call.operation is Operation.TOKENIZE:
             raise RequestError("no such route", status=404)
         reply = await super().answer(call)
@@ -215,18 +191,14 @@ async def _bytes(body: bytes) -> AsyncGenerator[bytes]:
 
 
 class StrangerConfig(DoubleConfig):
-    """
-    Declares it.
-    """
+    """Declares it."""
 
     def build(self, peers: Peers) -> Model:
         return Stranger()
 
 
 async def test_a_stranger_behind_a_proxy_is_asked_what_it_knows() -> None:
-    """
-    Where nobody counts, the usual limit holds, and what it would refuse is taken out by the config.
-    """
+    """Where nobody counts, the usual limit holds, and what it would refuse is taken out by the config."""
     adapter = _adapter(defaults={"add_special_tokens": None})
     async with _ready(adapter, StrangerConfig(name="base")) as (manager, target):
         reply = await manager.answer("chat", CHAT)
@@ -236,9 +208,7 @@ async def test_a_stranger_behind_a_proxy_is_asked_what_it_knows() -> None:
 
 
 async def test_completions_go_to_the_target_as_they_are() -> None:
-    """
-    Nothing is decided for the client there: neither a limit nor the special tokens.
-    """
+    """Nothing is decided for the client there: neither a limit nor the special tokens."""
     async with _ready() as (manager, target):
         await manager.answer("chat", ModelRequest(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
 
@@ -246,9 +216,7 @@ async def test_completions_go_to_the_target_as_they_are() -> None:
 
 
 async def test_adapters_stack() -> None:
-    """
-    An adapter's target may be an adapter, and an alias.
-    """
+    """An adapter's target may be an adapter, and an alias."""
     base = CompleterConfig(name="base", aliases=("ground",))
     async with _ready(_adapter("top", "middle"), _adapter("middle", "ground"), base) as (manager, _):
         reply = await manager.answer("top", CHAT)
@@ -257,9 +225,7 @@ async def test_adapters_stack() -> None:
 
 
 async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
-    """
-    A stream under way counts at the adapter and at its target, and what it still asks is answered.
-    """
+    """A stream under way counts at the adapter and at its target, and what it still asks is answered."""
     async with _ready() as (manager, target):
         reply = await manager.answer("chat", STREAM)
         running = [entry.running for entry in manager.entries]
@@ -279,9 +245,7 @@ async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
 
 
 async def test_a_stream_that_nobody_reads_ends_at_the_target() -> None:
-    """
-    Closing the adapter's stream closes the target's.
-    """
+    """Closing the adapter's stream closes the target's."""
     async with _ready() as (manager, target):
         reply = await manager.answer("chat", STREAM)
         stream = cast("AsyncGenerator[bytes]", reply.body)

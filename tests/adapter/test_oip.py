@@ -1,6 +1,4 @@
-"""
-The Open Inference Protocol as real servers answer it, and as broken ones do.
-"""
+"""The Open Inference Protocol as real servers answer it, and as broken ones do."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ V1 = "/v1/models/m:predict"
 
 @pytest.fixture
 async def wire(upstream: Upstream) -> AsyncGenerator[ServiceClient]:
-    """
-    The way to the scripted server.
-    """
+    """The way to the scripted server."""
     wire = ServiceClient(UpstreamClient(UpstreamConfig(url=upstream.origin)))
     yield wire
     await wire.close()
@@ -53,9 +49,7 @@ async def _infer(wire: ServiceClient, version: str, texts: list[str], name: str 
 async def test_a_tensor_is_read_along_its_first_dimension(
     wire: ServiceClient, upstream: Upstream, answer: Answer, rows: list[Any]
 ) -> None:
-    """
-    Whether its data is nested, which the protocol allows, or in one list.
-    """
+    """Whether its data is nested, which the protocol allows, or in one list."""
     upstream.on(V2, answer)
 
     assert await _infer(wire, "v2", ["one", "two"], "a") == rows
@@ -79,9 +73,7 @@ async def test_a_tensor_is_read_along_its_first_dimension(
 async def test_a_broken_tensor_is_the_targets_fault(
     wire: ServiceClient, upstream: Upstream, answer: object, message: str
 ) -> None:
-    """
-    502 with what is wrong with it; never an answer made of half of it.
-    """
+    """502 with what is wrong with it; never an answer made of half of it."""
     upstream.on(V2, json_answer(answer))
 
     with pytest.raises(GatewayError, match=message):
@@ -100,9 +92,7 @@ async def test_a_broken_tensor_is_the_targets_fault(
 async def test_predictions_are_read_as_they_come(
     wire: ServiceClient, upstream: Upstream, answer: object, name: str | None, rows: list[Any]
 ) -> None:
-    """
-    Plain, or by name.
-    """
+    """Plain, or by name."""
     upstream.on(V1, json_answer(answer))
 
     assert await _infer(wire, "v1", ["one", "two"], name) == rows
@@ -122,9 +112,7 @@ async def test_predictions_are_read_as_they_come(
 async def test_broken_predictions_are_the_targets_fault(
     wire: ServiceClient, upstream: Upstream, answer: object, message: str
 ) -> None:
-    """
-    502 with what is wrong with them.
-    """
+    """502 with what is wrong with them."""
     upstream.on(V1, json_answer(answer))
 
     with pytest.raises(Exception, match=message) as caught:
@@ -142,9 +130,7 @@ async def test_broken_predictions_are_the_targets_fault(
     ],
 )
 async def test_the_model_is_found_under_any_form_of_its_address(upstream: Upstream, url: str, asked: str) -> None:
-    """
-    With the version or without, below a path, with a query; names with slashes are one part.
-    """
+    """With the version or without, below a path, with a query; names with slashes are one part."""
     upstream.on("*", tensors(output("a", "BYTES", [1], ["x"])))
     wire = ServiceClient(UpstreamClient(UpstreamConfig(url=url.format(upstream.origin))))
     config = OipConfig.model_validate({"kind": "oip", "embeddings": {}})

@@ -1,6 +1,4 @@
-"""
-Chat through an adapter over our own model, held against that model's own chat.
-"""
+"""Chat through an adapter over our own model, held against that model's own chat."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """
-    SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files.
-    """
+    """SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files."""
     (config,) = load(chat_file).config.models
     folder = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     file = tmp_path_factory.mktemp("own") / "config.yaml"
@@ -45,9 +41,7 @@ def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def client(served: Served) -> Iterator[openai.OpenAI]:
-    """
-    OpenAI's own client.
-    """
+    """OpenAI's own client."""
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client
 
@@ -60,9 +54,7 @@ def _both(client: openai.OpenAI, **fields: Any) -> tuple[dict[str, Any], dict[st
 
 
 def _comparable(done: ChatCompletion, near: Callable[..., Any]) -> dict[str, Any]:
-    """
-    All that must be the same: not the id, the time, the name, and what vLLM says about completions alone.
-    """
+    """All that must be the same: not the id, the time, the name, and what vLLM says about completions alone."""
     made = done.model_dump(include={"choices", "usage"})
     for choice in made["choices"]:
         choice["message"] = {key: choice["message"][key] for key in ("role", "content")}
@@ -76,18 +68,14 @@ def _comparable(done: ChatCompletion, near: Callable[..., Any]) -> dict[str, Any
 
 @pytest.mark.parametrize("messages", [MESSAGES, TALK], ids=["question", "talk"])
 def test_a_chat_is_the_models_own(client: openai.OpenAI, messages: Any) -> None:
-    """
-    Role, text, end and counts are the same.
-    """
+    """Role, text, end and counts are the same."""
     own, adapted = _both(client, messages=messages, max_completion_tokens=40)
 
     assert adapted == own
 
 
 def test_without_a_limit_the_model_ends_by_itself(client: openai.OpenAI) -> None:
-    """
-    The context's room is the limit of both, not the 16 tokens at which a completion ends.
-    """
+    """The context's room is the limit of both, not the 16 tokens at which a completion ends."""
     own, adapted = _both(client, messages=LONG)
 
     assert adapted == own
@@ -96,9 +84,7 @@ def test_without_a_limit_the_model_ends_by_itself(client: openai.OpenAI) -> None
 
 
 def test_logprobs_are_the_models_own(client: openai.OpenAI) -> None:
-    """
-    Tokens, bytes, and as many alternatives as were asked for.
-    """
+    """Tokens, bytes, and as many alternatives as were asked for."""
     own, adapted = _both(client, messages=MESSAGES, max_tokens=8, logprobs=True, top_logprobs=2)
 
     assert adapted == own
@@ -106,9 +92,7 @@ def test_logprobs_are_the_models_own(client: openai.OpenAI) -> None:
 
 
 def test_choices_stops_and_seeds_are_the_models_own(client: openai.OpenAI) -> None:
-    """
-    Fields of sampling reach the engine.
-    """
+    """Fields of sampling reach the engine."""
     fields = {"temperature": 1, "n": 2, "stop": ["Paris"], "seed": 3, "max_tokens": 20, "extra_body": {"top_k": 1}}
 
     own, adapted = _both(client, messages=MESSAGES, **fields)
@@ -118,9 +102,7 @@ def test_choices_stops_and_seeds_are_the_models_own(client: openai.OpenAI) -> No
 
 
 def test_a_stream_is_the_models_own(client: openai.OpenAI) -> None:
-    """
-    The same pieces with the same usage at the end, the role in the first and the reason in the last.
-    """
+    """The same pieces with the same usage at the end, the role in the first and the reason in the last."""
     streams = {}
     for model in ("smollm2", "adapted"):
         chunks = list(
@@ -144,9 +126,7 @@ def test_a_stream_is_the_models_own(client: openai.OpenAI) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_refused_alike(client: openai.OpenAI) -> None:
-    """
-    400 with the engine's words, through the adapter as without it.
-    """
+    """400 with the engine's words, through the adapter as without it."""
     long: list[ChatCompletionMessageParam] = [{"role": "user", "content": "word " * 3000}]
 
     for model in ("smollm2", "adapted"):
@@ -155,9 +135,7 @@ def test_a_prompt_that_is_too_long_is_refused_alike(client: openai.OpenAI) -> No
 
 
 def test_the_probe_waits_for_the_target(served: Served) -> None:
-    """
-    The adapter was ready only after its target was, though it stands first in the file.
-    """
+    """The adapter was ready only after its target was, though it stands first in the file."""
     events = [each for each in served.events() if each["event"] == "model.moved" and each["state"] == "ready"]
 
     assert [each["model"] for each in events] == ["smollm2", "adapted"]

@@ -1,6 +1,4 @@
-"""
-A target elsewhere that is away: the adapter says so, stays alive, and is back when the target is.
-"""
+"""A target elsewhere that is away: the adapter says so, stays alive, and is back when the target is."""
 
 from __future__ import annotations
 
@@ -52,9 +50,7 @@ async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
 async def test_an_adapter_waits_for_a_target_that_is_not_there_yet(
     upstream: Upstream, fault_proxies: Callable[[int], FaultProxy]
 ) -> None:
-    """
-    Unavailable and alive, with the reason; ready by itself once the target answers.
-    """
+    """Unavailable and alive, with the reason; ready by itself once the target answers."""
     proxy = fault_proxies(upstream.port)
     proxy.set(Fault("refuse"))
     async with _begun(proxy.url) as manager:
@@ -71,9 +67,7 @@ async def test_an_adapter_waits_for_a_target_that_is_not_there_yet(
 async def test_silence_in_the_middle_of_life_is_noticed(
     upstream: Upstream, fault_proxies: Callable[[int], FaultProxy]
 ) -> None:
-    """
-    One request without an answer is an accident, three in a row are not; an answer is the way back.
-    """
+    """One request without an answer is an accident, three in a row are not; an answer is the way back."""
     proxy = fault_proxies(upstream.port)
     async with _begun(proxy.url) as manager:
         await _until(lambda: manager.is_ready)
@@ -87,9 +81,7 @@ async def test_silence_in_the_middle_of_life_is_noticed(
 
 
 async def test_a_template_that_fails_is_not_said_to_be_a_refusal(upstream: Upstream) -> None:
-    """
-    The target was never asked.
-    """
+    """The target was never asked."""
     upstream.asked.clear()
     async with _begun(upstream.url, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}") as manager:
         await _until(lambda: "calls itself too often" in manager.entries[0].reason)
@@ -99,9 +91,7 @@ async def test_a_template_that_fails_is_not_said_to_be_a_refusal(upstream: Upstr
 
 
 async def test_a_target_that_refuses_its_first_request_is_told_with_its_words(upstream: Upstream) -> None:
-    """
-    A wrong key or a wrong name shows in the probe, not in the first client's answer.
-    """
+    """A wrong key or a wrong name shows in the probe, not in the first client's answer."""
     upstream.on("/v1/completions", error(401, "wrong key"))
     async with _begun(upstream.url) as manager:
         await _until(lambda: "wrong key" in manager.entries[0].reason)
@@ -113,9 +103,7 @@ async def test_a_target_that_refuses_its_first_request_is_told_with_its_words(up
 async def test_only_operators_are_told_where_the_target_is(
     has_keys: bool, upstream: Upstream, fault_proxies: Callable[[int], FaultProxy]
 ) -> None:
-    """
-    Probes from elsewhere, listings and calls say that the target is away, without its address or its words.
-    """
+    """Probes from elsewhere, listings and calls say that the target is away, without its address or its words."""
     proxy = fault_proxies(upstream.port)
     proxy.set(Fault("refuse"))
     keys = (KeyConfig(name="only", value=ONLY, models=("chat",)),) if has_keys else None

@@ -1,6 +1,4 @@
-"""
-Templates that never end or want all memory: they fail alone, and soon.
-"""
+"""Templates that never end or want all memory: they fail alone, and soon."""
 
 from __future__ import annotations
 
@@ -34,18 +32,14 @@ GREEDY = {
 
 @pytest.fixture(scope="module")
 def renderer() -> Iterator[Renderer]:
-    """
-    A renderer with time for what is slow on a busy machine, and not for what has no end.
-    """
+    """A renderer with time for what is slow on a busy machine, and not for what has no end."""
     with Renderer(seconds=20) as renderer:
         yield renderer
 
 
 @pytest.mark.parametrize("source", GREEDY.values(), ids=GREEDY)
 def test_a_template_that_wants_all_memory_is_refused(renderer: Renderer, source: str) -> None:
-    """
-    It is compiled without being computed, and rendered under a limit of memory.
-    """
+    """It is compiled without being computed, and rendered under a limit of memory."""
     template = ChatTemplate(source, renderer=renderer)
     before = psutil.Process().memory_info().rss
 
@@ -55,9 +49,7 @@ def test_a_template_that_wants_all_memory_is_refused(renderer: Renderer, source:
 
 
 def test_a_template_that_fails_is_told_without_the_names_of_classes() -> None:
-    """
-    Clients read it, who know the template and not the code that renders it.
-    """
+    """Clients read it, who know the template and not the code that renders it."""
     for source, message in {
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "cannot take the request: it calls itself too often",
         "{{ 1 / 0 }}": "cannot take the request: one of its expressions fails: division by zero",
@@ -69,9 +61,7 @@ def test_a_template_that_fails_is_told_without_the_names_of_classes() -> None:
 
 
 def test_a_template_without_an_end_is_ended() -> None:
-    """
-    Its process is killed, and the next request has a new one.
-    """
+    """Its process is killed, and the next request has a new one."""
     with Renderer(seconds=1) as renderer:
         with pytest.raises(RequestError, match="takes longer than 1 seconds"):
             ChatTemplate(ENDLESS, renderer=renderer).render({})
@@ -80,9 +70,7 @@ def test_a_template_without_an_end_is_ended() -> None:
 
 
 async def test_a_renderer_is_closed_while_it_renders() -> None:
-    """
-    The rendering fails at once, and nothing is rendered after it.
-    """
+    """The rendering fails at once, and nothing is rendered after it."""
     renderer = Renderer(seconds=600)
     endless = ChatTemplate(ENDLESS, renderer=renderer)
     ChatTemplate("x", renderer=renderer).render({})
@@ -98,9 +86,7 @@ async def test_a_renderer_is_closed_while_it_renders() -> None:
 
 
 def test_a_renderer_gives_what_the_template_gives_here(renderer: Renderer) -> None:
-    """
-    Tokens, variables and refusals pass through the process unchanged.
-    """
+    """Tokens, variables and refusals pass through the process unchanged."""
     template = ChatTemplate("{{ bos }}{{ m | tojson }}", {"bos": "<s>"}, renderer)
     json = JsonTemplate('{"a": {{ a }}, "b": {{ b | tojson }}}', renderer)
 
@@ -115,9 +101,7 @@ def test_a_renderer_gives_what_the_template_gives_here(renderer: Renderer) -> No
 
 
 def test_a_template_sees_no_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Even one that escaped the sandbox would find none in its process.
-    """
+    """Even one that escaped the sandbox would find none in its process."""
     monkeypatch.setenv("HF_TOKEN", "secret")
     others = psutil.Process().children()
     with Renderer() as renderer:
@@ -138,17 +122,13 @@ def test_a_template_sees_no_secrets_of_the_environment(monkeypatch: pytest.Monke
     ids=["parentheses", "loops", "digits", "length"],
 )
 def test_a_template_that_cannot_be_compiled_is_told(source: str) -> None:
-    """
-    Whatever limit of Jinja or Python it exceeds, it is the template's fault and no traceback.
-    """
+    """Whatever limit of Jinja or Python it exceeds, it is the template's fault and no traceback."""
     with pytest.raises(TemplateFaultError):
         ChatTemplate(source)
 
 
 def test_a_server_answers_and_ends_whatever_a_template_does(tmp_path: Path) -> None:
-    """
-    While an endless template is rendered, probes answer; SIGTERM ends the server and the template's process.
-    """
+    """While an endless template is rendered, probes answer; SIGTERM ends the server and the template's process."""
     with Upstream() as upstream:
         file = tmp_path / "appliance.yaml"
         file.write_text(
@@ -175,7 +155,5 @@ def test_a_server_answers_and_ends_whatever_a_template_does(tmp_path: Path) -> N
 
 
 def _seconds(served: Served) -> float:
-    """
-    Processor time of the processes below a server.
-    """
+    """Processor time of the processes below a server."""
     return sum(each.cpu_times().user for each in served.descendants())

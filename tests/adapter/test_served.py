@@ -1,6 +1,4 @@
-"""
-Adapters as OpenAI's client sees them, and as their targets do.
-"""
+"""Adapters as OpenAI's client sees them, and as their targets do."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ TOOL: ChatCompletionToolParam = {
 
 
 def _asked(scripted: Upstream) -> dict[str, Any]:
-    """
-    The body of the one request that arrived.
-    """
+    """The body of the one request that arrived."""
     (asked,) = scripted.calls
     body: dict[str, Any] = asked.json()
     return body
@@ -37,9 +33,7 @@ def _said(chunks: list[ChatCompletionChunk]) -> str:
 
 
 def test_a_chat_is_a_completion_of_its_prompt(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    The messages go through the template, and the text comes back as a message under the name the client used.
-    """
+    """The messages go through the template, and the text comes back as a message under the name the client used."""
     done = client.chat.completions.create(model="chat", messages=HELLO, max_completion_tokens=9)
 
     assert done.choices[0].message.role == "assistant"
@@ -62,9 +56,7 @@ def test_a_chat_is_a_completion_of_its_prompt(client: openai.OpenAI, scripted: U
 
 
 def test_every_field_goes_along(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Sampling, choices, bias, logprobs, users and fields that nobody here knows; the newer limit wins.
-    """
+    """Sampling, choices, bias, logprobs, users and fields that nobody here knows; the newer limit wins."""
     sampling: dict[str, Any] = {
         "temperature": 0.25,
         "top_p": 0.5,
@@ -104,9 +96,7 @@ def test_every_field_goes_along(client: openai.OpenAI, scripted: Upstream) -> No
 
 
 def test_an_answer_without_a_limit_is_not_sixteen_tokens_long(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    A completion ends after 16 tokens by itself; a chat has room, as the config says or as much as is usual.
-    """
+    """A completion ends after 16 tokens by itself; a chat has room, as the config says or as much as is usual."""
     client.chat.completions.create(model="chat", messages=HELLO)
     client.chat.completions.create(model="plain", messages=HELLO)
 
@@ -114,9 +104,7 @@ def test_an_answer_without_a_limit_is_not_sixteen_tokens_long(client: openai.Ope
 
 
 def test_a_stream_of_a_chat_is_one_as_openai_has_it(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    The role in the first chunk alone, reasons only at the end, then the usage, and one id for all.
-    """
+    """The role in the first chunk alone, reasons only at the end, then the usage, and one id for all."""
     chunks = list(
         client.chat.completions.create(
             model="plain", messages=HELLO, stream=True, stream_options={"include_usage": True}
@@ -140,9 +128,7 @@ def test_a_stream_of_a_chat_is_one_as_openai_has_it(client: openai.OpenAI, scrip
 
 
 def test_a_stream_without_a_wish_for_usage_has_none(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Every chunk has its choice.
-    """
+    """Every chunk has its choice."""
     chunks = list(client.chat.completions.create(model="chat", messages=HELLO, stream=True))
 
     assert all(chunk.choices for chunk in chunks)
@@ -150,9 +136,7 @@ def test_a_stream_without_a_wish_for_usage_has_none(client: openai.OpenAI, scrip
 
 
 def test_tools_go_through_the_template(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Where the template has a place for them, they are in the prompt; where they may not be called, they are not.
-    """
+    """Where the template has a place for them, they are in the prompt; where they may not be called, they are not."""
     client.chat.completions.create(model="chat", messages=HELLO, tools=[TOOL])
     client.chat.completions.create(model="chat", messages=HELLO, tools=[TOOL], tool_choice="none")
     with_tools, without = (asked.json() for asked in scripted.calls)
@@ -166,9 +150,7 @@ CALLING = 'Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": 
 
 
 def test_a_tool_call_in_the_text_is_one_for_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Whole, with its reason, and for a client that offers no tools the text as it is.
-    """
+    """Whole, with its reason, and for a client that offers no tools the text as it is."""
     scripted.on("/v1/completions", json_answer({"id": "c", "created": 1, "choices": [{"index": 0, "text": CALLING}]}))
 
     called = client.chat.completions.create(model="chat", messages=HELLO, tools=[TOOL]).choices[0]
@@ -184,9 +166,7 @@ def test_a_tool_call_in_the_text_is_one_for_the_client(client: openai.OpenAI, sc
 
 
 def test_a_tool_call_in_a_stream_is_one_for_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Its marks are in no delta, however they were cut.
-    """
+    """Its marks are in no delta, however they were cut."""
     pieces = [CALLING[start : start + 5] for start in range(0, len(CALLING), 5)]
     chunks: list[bytes | float] = [
         event({"id": "c", "created": 1, "choices": [{"index": 0, "text": piece, "finish_reason": None}]})
@@ -221,9 +201,7 @@ def test_a_tool_call_in_a_stream_is_one_for_the_client(client: openai.OpenAI, sc
 def test_what_cannot_be_done_is_refused_by_name(
     client: openai.OpenAI, scripted: Upstream, fields: dict[str, Any], param: str | None
 ) -> None:
-    """
-    Nothing is lost in silence: 400 in OpenAI's shape, and the target is not asked.
-    """
+    """Nothing is lost in silence: 400 in OpenAI's shape, and the target is not asked."""
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**({"model": "chat", "messages": HELLO} | fields))
 
@@ -235,9 +213,7 @@ def test_what_cannot_be_done_is_refused_by_name(
 def test_more_than_a_request_may_ask_for_is_refused(
     client: openai.OpenAI, scripted: Upstream, fields: dict[str, Any], param: str
 ) -> None:
-    """
-    Each prompt and choice is a request to the target.
-    """
+    """Each prompt and choice is a request to the target."""
     with pytest.raises(openai.BadRequestError, match="in one request") as caught:
         client.completions.create(model="service", **fields)
 
@@ -246,9 +222,7 @@ def test_more_than_a_request_may_ask_for_is_refused(
 
 
 def test_a_refusal_of_the_target_keeps_its_status_and_words(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Status, message, param and code go through, whole and before a stream's first byte.
-    """
+    """Status, message, param and code go through, whole and before a stream's first byte."""
     scripted.on("/v1/completions", error(422, "too long by far", param="prompt", code="too_long"))
 
     for streamed in (False, True):
@@ -259,9 +233,7 @@ def test_a_refusal_of_the_target_keeps_its_status_and_words(client: openai.OpenA
 
 @pytest.mark.parametrize("oddity", ERRORS)
 def test_an_odd_error_of_a_target_is_one_in_openais_shape(adapters: Served, scripted: Upstream, oddity: str) -> None:
-    """
-    The status stays; whatever the body was, there is a message, and a code only if it is a word.
-    """
+    """The status stays; whatever the body was, there is a message, and a code only if it is a word."""
     answer = ERRORS[oddity]
     scripted.on("/v1/completions", answer)
 
@@ -275,9 +247,7 @@ def test_an_odd_error_of_a_target_is_one_in_openais_shape(adapters: Served, scri
 
 
 def test_an_error_in_the_middle_of_a_stream_reaches_the_client(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    What came before it was delivered; then the client's own library raises with the target's words.
-    """
+    """What came before it was delivered; then the client's own library raises with the target's words."""
     chunk = {"id": "c", "created": 1, "choices": [{"index": 0, "text": "Hel", "finish_reason": None}]}
     scripted.on("/v1/completions", stream(event(chunk), event({"error": {"message": "it broke", "code": 500}})))
 
@@ -290,9 +260,7 @@ def test_an_error_in_the_middle_of_a_stream_reaches_the_client(client: openai.Op
 
 
 def test_completions_of_the_same_target_go_through(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Whole and streamed, under the adapter's name.
-    """
+    """Whole and streamed, under the adapter's name."""
     whole = client.completions.create(model="talk", prompt="Hi", max_tokens=3)
     chunks = list(client.completions.create(model="chat", prompt="Hi", stream=True))
 
@@ -304,9 +272,7 @@ def test_completions_of_the_same_target_go_through(client: openai.OpenAI, script
 
 @pytest.mark.parametrize("model", ["service", "tensors", "instances"])
 def test_a_service_completes(client: openai.OpenAI, scripted: Upstream, model: str) -> None:
-    """
-    Text in, text out, over any protocol; choices and prompts side by side, in OpenAI's order.
-    """
+    """Text in, text out, over any protocol; choices and prompts side by side, in OpenAI's order."""
     done = client.completions.create(model=model, prompt=["a", "b"], n=2)
 
     assert [choice.text for choice in done.choices] == ["Echo: a", "Echo: a", "Echo: b", "Echo: b"]
@@ -316,9 +282,7 @@ def test_a_service_completes(client: openai.OpenAI, scripted: Upstream, model: s
 
 @pytest.mark.parametrize("model", ["service", "tensors", "stacked"])
 def test_a_service_chats_through_a_template(client: openai.OpenAI, scripted: Upstream, model: str) -> None:
-    """
-    The prompt is rendered, and the text ends before the stop text that it holds.
-    """
+    """The prompt is rendered, and the text ends before the stop text that it holds."""
     done = client.chat.completions.create(model=model, messages=HELLO, stop=["Дом"], temperature=0.75)
 
     assert done.choices[0].message.content == "Echo: <|im_start|>user\nGrüße, "
@@ -327,9 +291,7 @@ def test_a_service_chats_through_a_template(client: openai.OpenAI, scripted: Ups
 
 
 def test_a_request_template_makes_the_request(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    The client's fields fill it, defaults stand in for those it leaves out, and headers of the config go along.
-    """
+    """The client's fields fill it, defaults stand in for those it leaves out, and headers of the config go along."""
     client.chat.completions.create(model="service", messages=HELLO, temperature=0.75)
     client.chat.completions.create(model="service", messages=HELLO, temperature=None)
     client.completions.create(model="service", prompt='a "quoted" \\ line\n', max_tokens=4)
@@ -343,9 +305,7 @@ def test_a_request_template_makes_the_request(client: openai.OpenAI, scripted: U
 
 
 def test_a_service_tells_its_tokens(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Counts are found where the config says, whole and streamed.
-    """
+    """Counts are found where the config says, whole and streamed."""
     whole = client.chat.completions.create(model="service", messages=[{"role": "user", "content": "Hi"}])
     *_, last = client.completions.create(
         model="service", prompt="a b", stream=True, stream_options={"include_usage": True}
@@ -360,9 +320,7 @@ def test_a_service_tells_its_tokens(client: openai.OpenAI, scripted: Upstream) -
 
 
 def test_a_service_streams_line_by_line(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    However its lines are cut, the words come as they are, and its own word for the end becomes OpenAI's.
-    """
+    """However its lines are cut, the words come as they are, and its own word for the end becomes OpenAI's."""
     chunks = list(client.completions.create(model="service", prompt="Grüße, Дом, 你好", stream=True))
 
     assert [chunk.choices[0].text for chunk in chunks] == ["Echo:", " Grüße,", " Дом,", " 你好", ""]
@@ -372,9 +330,7 @@ def test_a_service_streams_line_by_line(client: openai.OpenAI, scripted: Upstrea
 
 @pytest.mark.parametrize("model", ["service", "stacked", "tensors"])
 def test_a_service_streams_a_chat_up_to_its_stop(client: openai.OpenAI, scripted: Upstream, model: str) -> None:
-    """
-    A stop text that is spread over pieces still ends the answer before it.
-    """
+    """A stop text that is spread over pieces still ends the answer before it."""
     chunks = list(client.chat.completions.create(model=model, messages=HELLO, stop="Дом, 你", stream=True))
 
     assert _said(chunks) == "Echo: <|im_start|>user\nGrüße, "
@@ -383,9 +339,7 @@ def test_a_service_streams_a_chat_up_to_its_stop(client: openai.OpenAI, scripted
 
 
 def test_choices_of_a_stream_come_side_by_side(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Each choice has its role, its text and its end.
-    """
+    """Each choice has its role, its text and its end."""
     chunks = list(client.chat.completions.create(model="service", messages=HELLO, n=3, stream=True))
     choices = [choice for chunk in chunks for choice in chunk.choices]
 
@@ -400,9 +354,7 @@ def test_choices_of_a_stream_come_side_by_side(client: openai.OpenAI, scripted: 
 @pytest.mark.parametrize("model", ["service", "tensors", "vectors"])
 @pytest.mark.parametrize("form", ["float", "base64"])
 def test_a_service_embeds(client: openai.OpenAI, scripted: Upstream, model: str, form: Any) -> None:
-    """
-    Vectors in the order of the texts, whatever the encoding, as many requests as the batches are.
-    """
+    """Vectors in the order of the texts, whatever the encoding, as many requests as the batches are."""
     texts = ["a", "bb", "ccc", "dddd", "eeeee"]
 
     done = client.embeddings.create(model=model, input=texts, encoding_format=form)
@@ -417,18 +369,14 @@ def test_a_service_embeds(client: openai.OpenAI, scripted: Upstream, model: str,
 
 
 def test_dimensions_that_a_model_lacks_are_refused(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    Vectors of another length than asked for would be a silent lie.
-    """
+    """Vectors of another length than asked for would be a silent lie."""
     with pytest.raises(openai.BadRequestError, match="dimensions is 2, and the vectors of this model have 3"):
         client.embeddings.create(model="service", input="a", dimensions=2)
 
 
 @pytest.mark.parametrize("model", ["service", "tensors", "instances"])
 def test_a_service_ranks(adapters: Served, scripted: Upstream, model: str) -> None:
-    """
-    Documents come best first with their scores, as many as are asked for.
-    """
+    """Documents come best first with their scores, as many as are asked for."""
     body = {"model": model, "query": "q", "documents": ["a", "ccc", {"text": "bb"}], "top_n": 2}
 
     status, said = adapters.post("/v1/rerank", body)
@@ -442,9 +390,7 @@ def test_a_service_ranks(adapters: Served, scripted: Upstream, model: str) -> No
 
 
 def test_documents_are_ranked_in_batches(adapters: Served, scripted: Upstream) -> None:
-    """
-    As many requests as the batches are, and one order over all of them.
-    """
+    """As many requests as the batches are, and one order over all of them."""
     documents = ["x" * length for length in (1, 5, 2, 9, 3, 7)]
 
     _, said = adapters.post("/v1/rerank", {"model": "tensors", "query": "q", "documents": documents})
@@ -454,9 +400,7 @@ def test_documents_are_ranked_in_batches(adapters: Served, scripted: Upstream) -
 
 
 def test_a_key_that_the_target_repeats_is_not_told(adapters: Served, scripted: Upstream) -> None:
-    """
-    Neither to the client nor to anybody else.
-    """
+    """Neither to the client nor to anybody else."""
     scripted.on("/v1/completions", error(401, "Incorrect API key provided: secret-key."))
 
     status, said = adapters.post("/v1/chat/completions", {"model": "chat", "messages": HELLO})
@@ -466,9 +410,7 @@ def test_a_key_that_the_target_repeats_is_not_told(adapters: Served, scripted: U
 
 
 def test_tensors_are_as_the_protocol_has_them(client: openai.OpenAI, adapters: Served, scripted: Upstream) -> None:
-    """
-    Names, shapes and types of the inputs, names of the outputs, and sampling as parameters.
-    """
+    """Names, shapes and types of the inputs, names of the outputs, and sampling as parameters."""
     client.completions.create(model="tensors", prompt="Hi", max_tokens=5, temperature=0.25, stop=["x"])
     adapters.post("/v1/rerank", {"model": "tensors", "query": "q", "documents": ["a", "b"]})
     text, pairs = (asked.json() for asked in scripted.calls)
@@ -487,9 +429,7 @@ def test_tensors_are_as_the_protocol_has_them(client: openai.OpenAI, adapters: S
 
 
 def test_instances_are_as_the_protocol_has_them(client: openai.OpenAI, adapters: Served, scripted: Upstream) -> None:
-    """
-    A text alone is an instance itself, a pair is a mapping by name.
-    """
+    """A text alone is an instance itself, a pair is a mapping by name."""
     client.completions.create(model="instances", prompt="Hi")
     adapters.post("/v1/rerank", {"model": "instances", "query": "q", "documents": ["a"]})
 
@@ -508,9 +448,7 @@ def test_instances_are_as_the_protocol_has_them(client: openai.OpenAI, adapters:
 def test_an_answer_that_is_none_is_told(
     client: openai.OpenAI, scripted: Upstream, answer: object, message: str
 ) -> None:
-    """
-    502 with what was found where.
-    """
+    """502 with what was found where."""
     scripted.on("/generate", json_answer(answer))
 
     with pytest.raises(openai.InternalServerError) as caught:
@@ -521,9 +459,7 @@ def test_an_answer_that_is_none_is_told(
 
 
 def test_a_service_that_refuses_is_heard(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    The status stays, and the text of any shape becomes the message.
-    """
+    """The status stays, and the text of any shape becomes the message."""
     scripted.on("/generate", json_answer({"detail": [{"msg": "inputs too long"}]}, 413))
 
     with pytest.raises(openai.APIStatusError, match="inputs too long") as caught:
@@ -533,9 +469,7 @@ def test_a_service_that_refuses_is_heard(client: openai.OpenAI, scripted: Upstre
 
 
 def test_a_trace_travels_and_a_key_does_not(adapters: Served, scripted: Upstream) -> None:
-    """
-    The request id and the trace reach the target; the client's own key stays here.
-    """
+    """The request id and the trace reach the target; the client's own key stays here."""
     headers = {"x-request-id": "abc-1", "traceparent": "00-1-2-03", "authorization": "Bearer mine", "x-odd": "1"}
 
     adapters.ask("/v1/completions", {"model": "service", "prompt": "Hi"}, headers)
@@ -548,17 +482,13 @@ def test_a_trace_travels_and_a_key_does_not(adapters: Served, scripted: Upstream
 
 
 def test_an_operation_that_has_no_key_is_refused(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    What the config does not offer is a clear error.
-    """
+    """What the config does not offer is a clear error."""
     with pytest.raises(openai.BadRequestError, match="does not support embedding"):
         client.embeddings.create(model="chat", input="a")
 
 
 def test_a_client_that_leaves_ends_the_request(client: openai.OpenAI, scripted: Upstream) -> None:
-    """
-    The target sees the end of a stream that nobody reads any more.
-    """
+    """The target sees the end of a stream that nobody reads any more."""
 
     def endless(asked: Asked) -> Any:
         chunk = event({"id": "c", "created": 1, "choices": [{"index": 0, "text": "x ", "finish_reason": None}]})
@@ -580,9 +510,7 @@ GOOD |= {"all in one chunk", "byte by byte", "gzip", "charset"}
 
 @pytest.mark.parametrize("oddity", STREAMS)
 def test_odd_streams_of_targets_are_read(client: openai.OpenAI, scripted: Upstream, oddity: str) -> None:
-    """
-    What the wild has instead of a stream by the book is one for the client; what is broken is an error.
-    """
+    """What the wild has instead of a stream by the book is one for the client; what is broken is an error."""
     scripted.on("/v1/completions", STREAMS[oddity])
 
     if oddity in GOOD:

@@ -1,6 +1,4 @@
-"""
-Chat templates: rendered as transformers renders them, from wherever a tokenizer keeps them.
-"""
+"""Chat templates: rendered as transformers renders them, from wherever a tokenizer keeps them."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("source", TEMPLATES.values(), ids=TEMPLATES)
 def test_a_template_renders_as_transformers_has_it(source: str) -> None:
-    """
-    Whitespace, JSON, tags, tokens and functions: the same prompt, so the model sees what it was trained on.
-    """
+    """Whitespace, JSON, tags, tokens and functions: the same prompt, so the model sees what it was trained on."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     tokens = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -65,17 +61,13 @@ def test_a_template_renders_as_transformers_has_it(source: str) -> None:
     ],
 )
 def test_a_template_cannot_do_more_than_render(source: str) -> None:
-    """
-    The sandbox holds, and whatever breaks is the request's refusal and not ours to break over.
-    """
+    """The sandbox holds, and whatever breaks is the request's refusal and not ours to break over."""
     with pytest.raises(RequestError, match="chat template of this model"):
         ChatTemplate(source).render({"messages": [1]})
 
 
 def test_a_request_that_is_no_json_is_told() -> None:
-    """
-    A template can give JSON for one request and none for another.
-    """
+    """A template can give JSON for one request and none for another."""
     template = JsonTemplate('{"a": {{ a }}}')
 
     assert template.render({"a": 1}) == b'{"a":1}'
@@ -84,9 +76,7 @@ def test_a_request_that_is_no_json_is_told() -> None:
 
 
 def test_what_is_put_through_tojson_cannot_break_out() -> None:
-    """
-    A client's text stays a text, whatever signs are in it.
-    """
+    """A client's text stays a text, whatever signs are in it."""
     nasty = 'a", "admin": true, "b": "\\ \u2028 </script> {{ 1 + 1 }}'
 
     assert json.loads(JsonTemplate('{"a": {{ a | tojson }}}').render({"a": nasty})) == {"a": nasty}
@@ -119,9 +109,7 @@ SEVERAL = [{"name": "tool_use", "template": "tools"}, {"name": "default", "templ
 def test_a_tokenizers_template_is_found_without_the_tokenizer(
     tmp_path: Path, files: dict[str, Any], prompt: str
 ) -> None:
-    """
-    In each place transformers writes it to, with the special tokens beside it.
-    """
+    """In each place transformers writes it to, with the special tokens beside it."""
     template = chat_template(ChatConfig(), _write(tmp_path, files))
 
     assert template is not None
@@ -129,9 +117,7 @@ def test_a_tokenizers_template_is_found_without_the_tokenizer(
 
 
 def test_a_file_alone_will_do(tmp_path: Path) -> None:
-    """
-    A tokenizer's config, or a template, is enough: nobody fetches weights for a template.
-    """
+    """A tokenizer's config, or a template, is enough: nobody fetches weights for a template."""
     _write(tmp_path, {"tokenizer_config.json": CONFIG, "my.jinja": "mine"})
     config, own = (chat_template(ChatConfig(), tmp_path / name) for name in ("tokenizer_config.json", "my.jinja"))
 
@@ -141,9 +127,7 @@ def test_a_file_alone_will_do(tmp_path: Path) -> None:
 
 
 def test_a_template_of_ones_own_goes_before_the_tokenizers(tmp_path: Path) -> None:
-    """
-    The tokenizer's special tokens serve it; it is inline, or a file.
-    """
+    """The tokenizer's special tokens serve it; it is inline, or a file."""
     _write(tmp_path, {"tokenizer_config.json": CONFIG, "own.jinja": "{{ bos_token }}file"})
     inline = chat_template(ChatConfig(chat_template="{{ bos_token }}inline"), tmp_path)
     file = chat_template(ChatConfig(chat_template=str(tmp_path / "own.jinja")), tmp_path)
@@ -164,8 +148,6 @@ def test_a_template_of_ones_own_goes_before_the_tokenizers(tmp_path: Path) -> No
 def test_a_tokenizer_without_a_good_template_is_a_failed_load(
     tmp_path: Path, files: dict[str, Any], message: str
 ) -> None:
-    """
-    The reason names the place and the remedy.
-    """
+    """The reason names the place and the remedy."""
     with pytest.raises(LoadError, match=message):
         chat_template(ChatConfig(), _write(tmp_path, files))

@@ -1,6 +1,4 @@
-"""
-Tool calls in a model's text: found by their marks, and left alone where they are none.
-"""
+"""Tool calls in a model's text: found by their marks, and left alone where they are none."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ CASES = [
 
 @pytest.mark.parametrize(("marks", "text", "said", "calls"), CASES)
 def test_calls_are_told_from_text(marks: ToolCallsConfig, text: str, said: str, calls: list[Any]) -> None:
-    """
-    Whatever the model's marks; what is no call stays in the text, marks and all.
-    """
+    """Whatever the model's marks; what is no call stays in the text, marks and all."""
     rest, made = split(text, marks)
 
     assert rest == said
@@ -57,9 +53,7 @@ def test_calls_are_told_from_text(marks: ToolCallsConfig, text: str, said: str, 
 def test_calls_are_told_from_text_in_pieces(
     marks: ToolCallsConfig, text: str, said: str, calls: list[Any], size: int
 ) -> None:
-    """
-    The same, however the text is cut.
-    """
+    """The same, however the text is cut."""
     reader = ToolCalls(marks)
     parts = [part for start in range(0, len(text), size) for part in reader.take(text[start : start + size])]
     parts += reader.rest()

@@ -1,6 +1,4 @@
-"""
-Clients that take their time, over real sockets.
-"""
+"""Clients that take their time, over real sockets."""
 
 from __future__ import annotations
 
@@ -32,18 +30,14 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
-    """
-    What answers.
-    """
+    """What answers."""
     with Upstream() as upstream:
         yield upstream
 
 
 @pytest.fixture(scope="module")
 def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """
-    A proxy that answers one request at a time and waits for a second at most.
-    """
+    """A proxy that answers one request at a time and waits for a second at most."""
     folder: Path = tmp_path_factory.mktemp("limits")
     file = folder / "limits.yaml"
     file.write_text(CONFIG.format(url=upstream.url))
@@ -53,26 +47,20 @@ def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def said(connection: socket.socket) -> bytes:
-    """
-    All that the server says until it closes the connection.
-    """
+    """All that the server says until it closes the connection."""
     connection.settimeout(60)
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def connect(server: Served, begins: bytes) -> socket.socket:
-    """
-    A connection on which so much was sent.
-    """
+    """A connection on which so much was sent."""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     connection.sendall(begins)
     return connection
 
 
 def test_a_body_that_does_not_come_is_408(server: Served) -> None:
-    """
-    Its connection waits no longer than it may, and the reason is told.
-    """
+    """Its connection waits no longer than it may, and the reason is told."""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n"
     with connect(server, head + b'{"model":') as connection:
         status, _, rest = said(connection).partition(b"\r\n")
@@ -83,34 +71,26 @@ def test_a_body_that_does_not_come_is_408(server: Served) -> None:
 
 @pytest.mark.parametrize("begins", [b"GET", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 def test_a_head_that_does_not_come_ends_the_connection(server: Served, begins: bytes) -> None:
-    """
-    Be it a word of it, or most.
-    """
+    """Be it a word of it, or most."""
     with connect(server, begins) as connection:
         assert b" 200 " not in said(connection)
 
 
 def test_a_connection_that_rests_is_closed(server: Served) -> None:
-    """
-    The time to send a head is also what may pass between two requests.
-    """
+    """The time to send a head is also what may pass between two requests."""
     with connect(server, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
         assert said(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_body_that_is_too_large_is_413(server: Served) -> None:
-    """
-    In OpenAI's shape, and before anything is made of it.
-    """
+    """In OpenAI's shape, and before anything is made of it."""
     status, body = server.ask("/v1/chat/completions", b"x" * 200_000)
 
     assert (status, body["error"]["message"]) == (413, "The body is larger than server.max_body_bytes allows.")
 
 
 def test_openais_client_hears_a_rate_limit(server: Served, upstream: Upstream) -> None:
-    """
-    It has an error of its own for 429, waits as long as it is told, and asks again.
-    """
+    """It has an error of its own for 429, waits as long as it is told, and asks again."""
     upstream.reset()
     upstream.on("*", Answer(wait=FOR_EVER))
     with (
@@ -130,9 +110,7 @@ def test_openais_client_hears_a_rate_limit(server: Served, upstream: Upstream) -
 
 
 def test_a_client_that_does_not_read_loses_its_place(server: Served, upstream: Upstream) -> None:
-    """
-    Once nothing more fits on its way, and it takes none of it; the upstream's work is ended as well.
-    """
+    """Once nothing more fits on its way, and it takes none of it; the upstream's work is ended as well."""
     upstream.reset()
     event = b"data: " + b"x" * 100_000 + b"\n\n"
     upstream.on("*", Answer(body=[event] * 1000, media_type="text/event-stream"))

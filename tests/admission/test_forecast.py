@@ -1,6 +1,4 @@
-"""
-How long a request would wait, from what was measured.
-"""
+"""How long a request would wait, from what was measured."""
 
 from __future__ import annotations
 
@@ -11,9 +9,7 @@ from appliance.limits.wait_estimator import WaitEstimator
 
 
 def forecast(*held: float) -> WaitEstimator:
-    """
-    One that has seen requests hold their places for so long.
-    """
+    """One that has seen requests hold their places for so long."""
     made = WaitEstimator()
     for seconds in held:
         made.learn_held(seconds)
@@ -21,16 +17,12 @@ def forecast(*held: float) -> WaitEstimator:
 
 
 def test_nothing_is_known_before_a_request_has_ended() -> None:
-    """
-    A cold model forecasts no wait at all, not one of zero.
-    """
+    """A cold model forecasts no wait at all, not one of zero."""
     assert WaitEstimator().wait(0, 4, [0.0] * 4, 1.0) is None
 
 
 def test_the_wait_is_what_is_ahead_over_the_rate_of_the_drain() -> None:
-    """
-    Four places that are held for two seconds each drain two requests a second.
-    """
+    """Four places that are held for two seconds each drain two requests a second."""
     # Begun half a second apart, so they end half a second apart.
     began = [8.5, 9.0, 9.5, 10.0]
 
@@ -40,25 +32,19 @@ def test_the_wait_is_what_is_ahead_over_the_rate_of_the_drain() -> None:
 
 
 def test_requests_that_began_together_are_expected_to_end_together() -> None:
-    """
-    The rate alone would promise the next one a place in half a second, and none comes for two.
-    """
+    """The rate alone would promise the next one a place in half a second, and none comes for two."""
     assert forecast(2.0).wait(0, 4, [10.0] * 4, 10.0) == pytest.approx(2.0)
 
 
 def test_a_place_that_is_held_for_longer_than_ever_slows_the_forecast() -> None:
-    """
-    An engine that stands still ends no request, and so would look as fast as before.
-    """
+    """An engine that stands still ends no request, and so would look as fast as before."""
     wait = forecast(2.0).wait(0, 4, [0.0] * 4, 100.0)
 
     assert wait == pytest.approx(25.0)
 
 
 def test_a_first_token_is_expected_as_late_as_it_was_for_as_many_at_once() -> None:
-    """
-    What one request alone found says less than what many found, and nothing at all is no delay.
-    """
+    """What one request alone found says less than what many found, and nothing at all is no delay."""
     made = WaitEstimator()
     made.learn_first(1, 0.1, 0.0)
     made.learn_first(8, 2.0, 0.0)
@@ -68,9 +54,7 @@ def test_a_first_token_is_expected_as_late_as_it_was_for_as_many_at_once() -> No
 
 
 def test_a_slow_first_token_is_forgotten_in_a_minute() -> None:
-    """
-    Where everybody is refused for it, nobody could show that it is over.
-    """
+    """Where everybody is refused for it, nobody could show that it is over."""
     made = WaitEstimator()
     made.learn_first(1, 30.0, 0.0)
 
@@ -79,9 +63,7 @@ def test_a_slow_first_token_is_forgotten_in_a_minute() -> None:
 
 
 def test_one_late_first_token_among_many_is_not_expected_again() -> None:
-    """
-    A first request may have compiled something.
-    """
+    """A first request may have compiled something."""
     made = WaitEstimator()
     for taken in (30.0, *[0.2] * 10):
         made.learn_first(1, taken, 0.0)
@@ -90,9 +72,7 @@ def test_one_late_first_token_among_many_is_not_expected_again() -> None:
 
 
 def test_tokens_are_estimated_from_bytes_as_they_were_counted() -> None:
-    """
-    Four bytes a token at first, then what requests really had.
-    """
+    """Four bytes a token at first, then what requests really had."""
     ratio = TokenEstimator()
     first = ratio.tokens(1000)
     for _ in range(100):
@@ -103,9 +83,7 @@ def test_tokens_are_estimated_from_bytes_as_they_were_counted() -> None:
 
 
 def test_an_estimate_follows_what_is_asked_now() -> None:
-    """
-    Requests of an hour ago do not outweigh those of this minute.
-    """
+    """Requests of an hour ago do not outweigh those of this minute."""
     ratio = TokenEstimator()
     for _ in range(1000):
         ratio.learn(10_000, 1000)

@@ -1,6 +1,4 @@
-"""
-The way into one model, with a clock that the test moves.
-"""
+"""The way into one model, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from appliance.limits import LimitsConfig, QueueSettings, RequestQueue, Sequence
 
 
 class Clock:
-    """
-    Seconds that pass when the test says so.
-    """
+    """Seconds that pass when the test says so."""
 
     now = 1000.0
 
@@ -26,9 +22,7 @@ class Clock:
 
 
 class Way:
-    """
-    A gate, and requests that come to it.
-    """
+    """A gate, and requests that come to it."""
 
     def __init__(self, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
@@ -37,9 +31,7 @@ class Way:
         self.order: list[str] = []
 
     def come(self, name: str = "", size: int = 400) -> asyncio.Task[SequenceSlots]:
-        """
-        A request with a body of so many bytes.
-        """
+        """A request with a body of so many bytes."""
         deadlines = Timeouts.of("m", self.gate.settings.limits)
 
         async def enter() -> SequenceSlots:
@@ -50,16 +42,12 @@ class Way:
         return asyncio.create_task(enter())
 
     def answer(self, task: asyncio.Task[SequenceSlots], seconds: float = 0.0) -> None:
-        """
-        A request that came is answered, and leaves.
-        """
+        """A request that came is answered, and leaves."""
         self.clock.now += seconds
         task.result().leave(None, is_answered=True)
 
     async def full(self, count: int) -> list[asyncio.Task[SequenceSlots]]:
-        """
-        So many requests, all of them under way.
-        """
+        """So many requests, all of them under way."""
         tasks = [self.come() for _ in range(count)]
         await settle()
         assert self.gate.running == count
@@ -67,17 +55,13 @@ class Way:
 
 
 async def settle() -> None:
-    """
-    Let every task go on until it waits for something.
-    """
+    """Let every task go on until it waits for something."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 async def refused(way: Way, size: int = 400) -> RateLimitedError:
-    """
-    The error of a request that is not let in.
-    """
+    """The error of a request that is not let in."""
     task = way.come(size=size)
     await settle()
     error = task.exception()
@@ -86,9 +70,7 @@ async def refused(way: Way, size: int = 400) -> RateLimitedError:
 
 
 async def test_who_comes_first_is_first_served() -> None:
-    """
-    The queue has an order, and a place that gets free goes to its head.
-    """
+    """The queue has an order, and a place that gets free goes to its head."""
     way = Way(concurrent=1)
     (first,) = await way.full(1)
     waiting = [way.come(name) for name in "abc"]
@@ -104,9 +86,7 @@ async def test_who_comes_first_is_first_served() -> None:
 
 
 async def test_who_comes_late_does_not_overtake() -> None:
-    """
-    A place that is free for a moment belongs to whoever waits for it.
-    """
+    """A place that is free for a moment belongs to whoever waits for it."""
     way = Way(concurrent=1)
     (first,) = await way.full(1)
     waiting = way.come("waits")
@@ -129,9 +109,7 @@ async def test_who_comes_late_does_not_overtake() -> None:
     ],
 )
 async def test_one_too_many_is_refused_at_once(limits: dict[str, int], reason: str) -> None:
-    """
-    Each limit has a word, which is counted and noted in the record of the request.
-    """
+    """Each limit has a word, which is counted and noted in the record of the request."""
     way = Way(**limits)
     await way.full(1)
     waiting = [way.come() for _ in range(limits.get("queued", 2))]
@@ -146,9 +124,7 @@ async def test_one_too_many_is_refused_at_once(limits: dict[str, int], reason: s
 
 
 async def test_retry_after_is_how_long_the_queue_takes_to_drain() -> None:
-    """
-    In whole seconds, by the rate that was measured; one where nothing was.
-    """
+    """In whole seconds, by the rate that was measured; one where nothing was."""
     way = Way(concurrent=2, queued=3)
     cold = await way.full(2)
     queue = [way.come() for _ in range(3)]
@@ -168,9 +144,7 @@ async def test_retry_after_is_how_long_the_queue_takes_to_drain() -> None:
 
 
 async def test_who_leaves_the_queue_leaves_no_trace() -> None:
-    """
-    A client that goes away while it waits gives up its turn, even in the moment that it comes.
-    """
+    """A client that goes away while it waits gives up its turn, even in the moment that it comes."""
     way = Way(concurrent=1)
     (first,) = await way.full(1)
     gone, next_ = way.come("gone"), way.come("next")
@@ -187,9 +161,7 @@ async def test_who_leaves_the_queue_leaves_no_trace() -> None:
 
 
 async def test_the_engine_bounds_what_the_config_does_not() -> None:
-    """
-    Unset is what the engine says, which is known once it is there.
-    """
+    """Unset is what the engine says, which is known once it is there."""
     way = Way()
     await way.full(5)
     way.gate.engine_concurrent = 6
@@ -201,9 +173,7 @@ async def test_the_engine_bounds_what_the_config_does_not() -> None:
 
 
 async def test_new_settings_hold_from_now_on() -> None:
-    """
-    Who waits is let in by a limit that was raised.
-    """
+    """Who waits is let in by a limit that was raised."""
     way = Way(concurrent=1, queued=2)
     await way.full(1)
     waiting = [way.come(), way.come()]
@@ -217,9 +187,7 @@ async def test_new_settings_hold_from_now_on() -> None:
 
 
 async def test_a_wait_that_would_break_the_promise_is_refused_at_once() -> None:
-    """
-    The forecast decides: one place, held for a second each time, and two seconds are promised.
-    """
+    """The forecast decides: one place, held for a second each time, and two seconds are promised."""
     way = Way(ttft_seconds=2, concurrent=1)
     (task,) = await way.full(1)
     way.answer(task, 1)
@@ -235,9 +203,7 @@ async def test_a_wait_that_would_break_the_promise_is_refused_at_once() -> None:
 
 
 async def test_nobody_is_promised_what_is_not_known() -> None:
-    """
-    A cold model computes what it has places for, and lets nobody wait until one of them has ended.
-    """
+    """A cold model computes what it has places for, and lets nobody wait until one of them has ended."""
     way = Way(ttft_seconds=2, concurrent=2)
     tasks = await way.full(2)
     cold = await refused(way)
@@ -253,9 +219,7 @@ async def test_nobody_is_promised_what_is_not_known() -> None:
 
 
 async def test_a_slow_first_token_holds_back_the_next_request() -> None:
-    """
-    Among two under way it took all that is promised, so a third is refused; an idle model refuses nobody.
-    """
+    """Among two under way it took all that is promised, so a third is refused; an idle model refuses nobody."""
     way = Way(ttft_seconds=2)
     tasks = await way.full(2)
     way.clock.now += 2
@@ -269,9 +233,7 @@ async def test_a_slow_first_token_holds_back_the_next_request() -> None:
 
 
 async def test_a_forecast_that_was_wrong_does_not_break_the_promise() -> None:
-    """
-    Whose turn has not come in time is refused then: it would take the turn of one whose promise can be kept.
-    """
+    """Whose turn has not come in time is refused then: it would take the turn of one whose promise can be kept."""
     way = Way(ttft_seconds=0.2, concurrent=1)
     (task,) = await way.full(1)
     way.answer(task, 0.1)
@@ -285,9 +247,7 @@ async def test_a_forecast_that_was_wrong_does_not_break_the_promise() -> None:
 
 
 async def test_a_deadline_ends_the_wait() -> None:
-    """
-    The first token cannot come in time where the turn does not.
-    """
+    """The first token cannot come in time where the turn does not."""
     way = Way(concurrent=1, first_token_seconds=0.05)
     await way.full(1)
     with use_context("a") as record:
@@ -300,9 +260,7 @@ async def test_a_deadline_ends_the_wait() -> None:
 
 
 async def test_tokens_of_the_queue_are_estimated_as_requests_had_them() -> None:
-    """
-    What was counted in earlier prompts decides how many bytes may wait.
-    """
+    """What was counted in earlier prompts decides how many bytes may wait."""
     way = Way(concurrent=1, queued_tokens=100)
     before = way.gate.tokens(800)
     for _ in range(50):

@@ -1,6 +1,4 @@
-"""
-What a key may ask in a minute, with a clock that the test moves.
-"""
+"""What a key may ask in a minute, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -12,35 +10,27 @@ from appliance.limits import KeyLimitsConfig, RateLimitCharge, RateLimiter
 
 
 class Account:
-    """
-    The key `a` and its limits, at a moment.
-    """
+    """The key `a` and its limits, at a moment."""
 
     def __init__(self, **limits: int) -> None:
         self.now = 0.0
         self.keys = RateLimiter({"a": KeyLimitsConfig(**limits)}, lambda: self.now)
 
     def ask(self, tokens: int = 0) -> RateLimitCharge:
-        """
-        One request with so many tokens in its prompt.
-        """
+        """One request with so many tokens in its prompt."""
         charge = self.keys.charge("a", tokens)
         assert charge is not None
         return charge
 
     def refused(self, tokens: int = 0) -> RateLimitedError:
-        """
-        The error of a request that is one too many.
-        """
+        """The error of a request that is one too many."""
         with pytest.raises(RateLimitedError) as caught:
             self.ask(tokens)
         return caught.value
 
 
 def test_requests_beyond_the_limit_wait_until_one_has_come_back() -> None:
-    """
-    Six a minute are one in ten seconds, and a rested key has all six at once.
-    """
+    """Six a minute are one in ten seconds, and a rested key has all six at once."""
     account = Account(requests_per_minute=6)
     for _ in range(6):
         account.ask()
@@ -56,9 +46,7 @@ def test_requests_beyond_the_limit_wait_until_one_has_come_back() -> None:
 
 
 def test_tokens_are_estimated_and_then_counted() -> None:
-    """
-    An answer that was longer than the limit is paid off before the next request.
-    """
+    """An answer that was longer than the limit is paid off before the next request."""
     account = Account(tokens_per_minute=600)
     account.ask(100).settle(900)
     error = account.refused(100)
@@ -69,9 +57,7 @@ def test_tokens_are_estimated_and_then_counted() -> None:
 
 
 def test_a_prompt_longer_than_the_limit_waits_for_the_whole_minute_and_goes() -> None:
-    """
-    It would never go otherwise.
-    """
+    """It would never go otherwise."""
     account = Account(tokens_per_minute=60)
     account.ask(30)
     error = account.refused(1000)
@@ -82,9 +68,7 @@ def test_a_prompt_longer_than_the_limit_waits_for_the_whole_minute_and_goes() ->
 
 
 def test_a_request_that_was_not_answered_costs_nothing() -> None:
-    """
-    The model had no room for it, which is not the key's fault.
-    """
+    """The model had no room for it, which is not the key's fault."""
     account = Account(requests_per_minute=1, tokens_per_minute=100)
     account.ask(100).refund()
 
@@ -92,9 +76,7 @@ def test_a_request_that_was_not_answered_costs_nothing() -> None:
 
 
 def test_what_is_left_is_said_as_openai_says_it() -> None:
-    """
-    Limit, remainder, and the time until all is back.
-    """
+    """Limit, remainder, and the time until all is back."""
     charge = Account(requests_per_minute=10, tokens_per_minute=600).ask(150)
 
     assert charge.headers() == {
@@ -108,9 +90,7 @@ def test_what_is_left_is_said_as_openai_says_it() -> None:
 
 
 def test_a_refusal_says_what_is_left_too() -> None:
-    """
-    Clients read the headers of an error as well.
-    """
+    """Clients read the headers of an error as well."""
     account = Account(requests_per_minute=1)
     account.ask()
 
@@ -119,17 +99,13 @@ def test_a_refusal_says_what_is_left_too() -> None:
 
 @pytest.mark.parametrize("name", [None, "unknown"])
 def test_who_has_no_limits_is_not_charged(name: str | None) -> None:
-    """
-    No key, or one without limits.
-    """
+    """No key, or one without limits."""
     assert Account(requests_per_minute=1).keys.charge(name, 1) is None
     assert RateLimiter({"a": KeyLimitsConfig()}).charge("a", 1) is None
 
 
 def test_other_limits_hold_from_now_on_and_what_is_spent_stays_spent() -> None:
-    """
-    A change of the config gives nobody a fresh minute.
-    """
+    """A change of the config gives nobody a fresh minute."""
     account = Account(requests_per_minute=4)
     for _ in range(4):
         account.ask()
@@ -141,9 +117,7 @@ def test_other_limits_hold_from_now_on_and_what_is_spent_stays_spent() -> None:
 
 
 def test_workers_share_a_limit() -> None:
-    """
-    Rounded up, because a share of nothing would refuse all.
-    """
+    """Rounded up, because a share of nothing would refuse all."""
     limits = KeyLimitsConfig(requests_per_minute=10, tokens_per_minute=None).share(4)
 
     assert (limits.requests_per_minute, limits.tokens_per_minute) == (3, None)

@@ -1,6 +1,4 @@
-"""
-Requests of many sequences beside others, with a clock that the test moves.
-"""
+"""Requests of many sequences beside others, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -25,17 +23,13 @@ from appliance.limits import (
 
 
 async def settle() -> None:
-    """
-    Let every task go on until it waits for something.
-    """
+    """Let every task go on until it waits for something."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 class Clock:
-    """
-    Seconds that pass when the test says so.
-    """
+    """Seconds that pass when the test says so."""
 
     now = 1000.0
 
@@ -57,9 +51,7 @@ class Batch:
         self.task = asyncio.create_task(self._answer())
 
     def end(self, count: int = 1) -> None:
-        """
-        So many of its sequences are computed.
-        """
+        """So many of its sequences are computed."""
         for _ in range(count):
             self.running.pop(0).set_result(None)
 
@@ -86,9 +78,7 @@ class Batch:
 
 
 class House:
-    """
-    A gate of so many places, and requests that come to it.
-    """
+    """A gate of so many places, and requests that come to it."""
 
     def __init__(self, concurrent: int | None, ttft_seconds: float | None = None, **limits: Any) -> None:
         self.clock = Clock()
@@ -97,25 +87,19 @@ class House:
         self.order: list[str] = []
 
     async def come(self, name: str, size: int = 1) -> Batch:
-        """
-        A request of so many sequences.
-        """
+        """A request of so many sequences."""
         batch = Batch(self, name, size)
         await settle()
         return batch
 
     async def end(self, *batches: Batch) -> None:
-        """
-        Compute the oldest sequence of each of these, one after the other.
-        """
+        """Compute the oldest sequence of each of these, one after the other."""
         for batch in batches:
             batch.end()
             await settle()
 
     async def finish(self, *batches: Batch) -> None:
-        """
-        Compute all that is left of these.
-        """
+        """Compute all that is left of these."""
         while not all(batch.task.done() for batch in batches):
             for batch in batches:
                 batch.end(len(batch.running))
@@ -123,9 +107,7 @@ class House:
 
 
 async def test_a_large_request_leaves_half_of_the_places_to_others() -> None:
-    """
-    A single text among thousands begins at once.
-    """
+    """A single text among thousands begins at once."""
     house = House(8)
     batch = await house.come("batch", 5000)
     single = await house.come("single")
@@ -136,9 +118,7 @@ async def test_a_large_request_leaves_half_of_the_places_to_others() -> None:
 
 
 async def test_a_single_text_overtakes_what_waits_of_large_requests() -> None:
-    """
-    Where large requests hold every place, the next one that gets free is for who has none.
-    """
+    """Where large requests hold every place, the next one that gets free is for who has none."""
     house = House(4)
     one, other = await house.come("one", 100), await house.come("other", 100)
     single = await house.come("single")
@@ -152,9 +132,7 @@ async def test_a_single_text_overtakes_what_waits_of_large_requests() -> None:
 
 
 async def test_large_requests_share_what_there_is() -> None:
-    """
-    Each free place goes to the request that has fewest, whoever came first and whatever is left of it.
-    """
+    """Each free place goes to the request that has fewest, whoever came first and whatever is left of it."""
     house = House(6)
     batches = [await house.come(name, 300) for name in "abc"]
 
@@ -167,9 +145,7 @@ async def test_large_requests_share_what_there_is() -> None:
 
 
 async def test_with_one_place_all_take_turns() -> None:
-    """
-    A request of many gives its only place up after each sequence, if somebody has waited for longer.
-    """
+    """A request of many gives its only place up after each sequence, if somebody has waited for longer."""
     house = House(1)
     batch = await house.come("batch", 4)
     first, second = await house.come("first"), await house.come("second")
@@ -183,9 +159,7 @@ async def test_with_one_place_all_take_turns() -> None:
 
 
 async def test_a_place_is_kept_between_the_sequences_of_a_request() -> None:
-    """
-    From its turn to its end a request is under way, even while nothing of it is computed.
-    """
+    """From its turn to its end a request is under way, even while nothing of it is computed."""
     house = House(1)
     slot = await house.gate.enter(400, Timeouts.of("m", house.gate.settings.limits))
     for _ in range(3):
@@ -198,9 +172,7 @@ async def test_a_place_is_kept_between_the_sequences_of_a_request() -> None:
 
 
 async def test_a_client_that_leaves_frees_all_places_of_its_request() -> None:
-    """
-    Those under way, and those that waited for their turn.
-    """
+    """Those under way, and those that waited for their turn."""
     house = House(4)
     gone, other = await house.come("gone", 1000), await house.come("other", 1000)
     gone.task.cancel()
@@ -214,9 +186,7 @@ async def test_a_client_that_leaves_frees_all_places_of_its_request() -> None:
 
 
 async def test_a_turn_that_comes_as_its_client_leaves_is_passed_on() -> None:
-    """
-    In the same step of the loop a place gets free and who gets it goes.
-    """
+    """In the same step of the loop a place gets free and who gets it goes."""
     house = House(2)
     gone, other = await house.come("gone", 2), await house.come("other", 2)
     gone.end()
@@ -230,9 +200,7 @@ async def test_a_turn_that_comes_as_its_client_leaves_is_passed_on() -> None:
 
 
 async def test_a_sequence_that_begins_after_its_request_holds_nothing_for_long() -> None:
-    """
-    A generator that is closed late gives back what it took.
-    """
+    """A generator that is closed late gives back what it took."""
     house = House(2)
     slot = await house.gate.enter(400, Timeouts.of("m", house.gate.settings.limits))
     async with slot.sequence():
@@ -245,9 +213,7 @@ async def test_a_sequence_that_begins_after_its_request_holds_nothing_for_long()
 
 
 async def test_without_a_limit_nothing_waits() -> None:
-    """
-    Where nobody says how much is computed at once, all is begun.
-    """
+    """Where nobody says how much is computed at once, all is begun."""
     house = House(None)
     batch = await house.come("batch", 500)
 
@@ -256,9 +222,7 @@ async def test_without_a_limit_nothing_waits() -> None:
 
 
 async def test_the_forecast_goes_by_sequences() -> None:
-    """
-    A thousand texts say how long one takes, not how long a thousand do.
-    """
+    """A thousand texts say how long one takes, not how long a thousand do."""
     house = House(2, ttft_seconds=3)
     batch = await house.come("batch", 100)
     for _ in range(100):
@@ -275,9 +239,7 @@ async def test_the_forecast_goes_by_sequences() -> None:
 
 
 async def test_places_of_one_request_fill_the_queue_for_others() -> None:
-    """
-    What is computed counts, not how many requests it is for.
-    """
+    """What is computed counts, not how many requests it is for."""
     house = House(2, queued=0)
     batches = [await house.come(name, 10) for name in "ab"]
     refused = await house.come("refused")
@@ -287,9 +249,7 @@ async def test_places_of_one_request_fill_the_queue_for_others() -> None:
 
 
 async def test_the_record_has_the_number_of_sequences() -> None:
-    """
-    One request may be much work.
-    """
+    """One request may be much work."""
     with use_context("a") as record:
         house = House(2)
         batch = await house.come("batch", 7)
@@ -302,9 +262,7 @@ async def test_the_record_has_the_number_of_sequences() -> None:
     ("inputs", "choices", "param"), [(4, 1, "input"), (3000, 1, "input"), (1, 3, "n"), (1, 16384, "n")]
 )
 async def test_a_request_that_is_too_large_is_refused(inputs: int, choices: int, param: str) -> None:
-    """
-    Before anything of it is computed, by the limits that hold now.
-    """
+    """Before anything of it is computed, by the limits that hold now."""
     house = House(4, inputs_per_request=3, choices_per_request=2)
     slot: SequenceSlots = await house.gate.enter(400, Timeouts.of("m", house.gate.settings.limits))
 
@@ -318,9 +276,7 @@ async def test_a_request_that_is_too_large_is_refused(inputs: int, choices: int,
 
 
 async def test_what_belongs_to_no_request_waits_for_nobody() -> None:
-    """
-    The first answer of a model that loads is one of those.
-    """
+    """The first answer of a model that loads is one of those."""
     async with sequence() as turn:
         require_size(10**6, 10**6, field="input")
         assert turn is None

@@ -1,6 +1,4 @@
-"""
-Requests to a model that has enough to do, over its routes.
-"""
+"""Requests to a model that has enough to do, over its routes."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 
 
 class Engine(Double):
-    """
-    Computes calls until the test says that they are done, and notes whose prompt it has read.
-    """
+    """Computes calls until the test says that they are done, and notes whose prompt it has read."""
 
     operations = Double.operations | {Operation.MESSAGE, Operation.TOKENIZE}
 
@@ -43,9 +39,7 @@ class Engine(Double):
         self._places: list[asyncio.Future[None]] = []
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        Waits for `finish`; a stream gives one event at once.
-        """
+        """Waits for `finish`; a stream gives one event at once."""
         if call == self.proof or (call.operation is Operation.TOKENIZE and self.tokenizes_at_once):
             return ModelResponse(call.body)
         self.read.append(call.body)
@@ -56,9 +50,7 @@ class Engine(Double):
         return ModelResponse(call.body)
 
     def finish(self) -> None:
-        """
-        What is under way is done.
-        """
+        """What is under way is done."""
         for place in self._places:
             if not place.done():
                 place.set_result(None)
@@ -82,18 +74,14 @@ class Engine(Double):
 
 
 class EngineConfig(DoubleConfig):
-    """
-    Declares one.
-    """
+    """Declares one."""
 
     def build(self, peers: Peers) -> Model:
         return Engine()
 
 
 class Client(AsyncClient):
-    """
-    Talks to an application of one engine, in this event loop.
-    """
+    """Talks to an application of one engine, in this event loop."""
 
     def __init__(self, server: ServerConfig, **model_config: Any) -> None:
         app = create_app(config(EngineConfig(name="one", **model_config), server=server))
@@ -102,30 +90,22 @@ class Client(AsyncClient):
 
     @property
     def entry(self) -> ModelStatus:
-        """
-        The only model.
-        """
+        """The only model."""
         return self.manager.entries[0]
 
     @property
     def engine(self) -> Engine:
-        """
-        What computes it.
-        """
+        """What computes it."""
         return cast("Engine", self.entry.model)
 
     def ask(self, content: Any = "", path: str = COMPLETION, **others: Any) -> asyncio.Task[Response]:
-        """
-        A request that is on its way.
-        """
+        """A request that is on its way."""
         return asyncio.create_task(self.post(path, json={"model": "one", "prompt": content, **others}))
 
 
 @asynccontextmanager
 async def serving(server: ServerConfig | None = None, **model_config: Any) -> AsyncGenerator[Client]:
-    """
-    A client of an engine that is ready, with these limits.
-    """
+    """A client of an engine that is ready, with these limits."""
     client = Client(server or ServerConfig(), **model_config)
     client.engine.may_load.set()
     client.manager.begin()
@@ -136,9 +116,7 @@ async def serving(server: ServerConfig | None = None, **model_config: Any) -> As
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """
-    Wait until something is so.
-    """
+    """Wait until something is so."""
     async with asyncio.timeout(60):
         while not is_so():
             await asyncio.sleep(0.001)
@@ -146,8 +124,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("times", [1.5, 3, 10])
 async def test_overload_is_refused_before_it_costs_anything(times: float) -> None:
-    """
-    Four places and four that may wait, and more come in each round than are answered in it.
+    """Four places and four that may wait, and more come in each round than are answered in it.
 
     Who was let in is answered, in the order of coming; the others hear 429 at once, and no prompt of theirs is read.
     """
@@ -181,9 +158,7 @@ async def test_overload_is_refused_before_it_costs_anything(times: float) -> Non
 
 
 async def test_a_promise_refuses_who_would_have_to_wait_for_too_long() -> None:
-    """
-    With a tenth of a second promised and places that are held for longer, nobody waits.
-    """
+    """With a tenth of a second promised and places that are held for longer, nobody waits."""
     async with serving(limits=LimitsConfig(concurrent=1), slo=SloConfig(ttft_seconds=0.1)) as client:
         first = client.ask("slow")
         await until(lambda: client.engine.read != [])
@@ -201,9 +176,7 @@ async def test_a_promise_refuses_who_would_have_to_wait_for_too_long() -> None:
 
 
 async def test_a_client_that_leaves_the_queue_is_never_computed() -> None:
-    """
-    Its turn goes to the next one.
-    """
+    """Its turn goes to the next one."""
     async with serving(limits=LimitsConfig(concurrent=1)) as client:
         asked = [client.ask(each) for each in ("first", "gone", "next")]
         await until(lambda: client.entry.gate.queued == 2)
@@ -218,9 +191,7 @@ async def test_a_client_that_leaves_the_queue_is_never_computed() -> None:
 
 
 async def test_the_tokenizer_needs_no_turn() -> None:
-    """
-    It is not the engine that answers.
-    """
+    """It is not the engine that answers."""
     async with serving(limits=LimitsConfig(concurrent=1, queued=0)) as client:
         running = client.ask("first")
         await until(lambda: client.entry.gate.running == 1)
@@ -231,9 +202,7 @@ async def test_the_tokenizer_needs_no_turn() -> None:
 
 
 async def test_the_tokenizer_has_limits_of_its_own() -> None:
-    """
-    As many requests are under way there as in the engine, and one more waits or is refused as there.
-    """
+    """As many requests are under way there as in the engine, and one more waits or is refused as there."""
     async with serving(limits=LimitsConfig(concurrent=1, queued=1)) as client:
         client.engine.tokenizes_at_once = False
         under_way = [client.ask(str(number), path="/tokenize") for number in range(2)]
@@ -250,9 +219,7 @@ async def test_the_tokenizer_has_limits_of_its_own() -> None:
 
 @pytest.mark.parametrize(("path", "status"), [("/tokenize", 413), (COMPLETION, 200)])
 async def test_what_is_tokenized_alone_has_a_bound_of_its_own(path: str, status: int) -> None:
-    """
-    No model's length bounds it, and it holds the tokenizer.
-    """
+    """No model's length bounds it, and it holds the tokenizer."""
     async with serving(limits=LimitsConfig(tokenizer_bytes=1000)) as client:
         asked = client.ask("x" * 1000, path=path)
         while not asked.done():
@@ -267,9 +234,7 @@ async def test_what_is_tokenized_alone_has_a_bound_of_its_own(path: str, status:
 
 @pytest.mark.parametrize("answers", [False, True])
 async def test_an_answer_that_takes_too_long_is_504_and_its_work_is_ended(answers: bool) -> None:
-    """
-    Nothing was sent yet, so there is a status to say it with, whatever the engine makes of being told to stop.
-    """
+    """Nothing was sent yet, so there is a status to say it with, whatever the engine makes of being told to stop."""
     async with serving(limits=LimitsConfig(total_seconds=0.05)) as client:
         client.engine.answers_when_cancelled = answers
         late = await client.ask("first")
@@ -285,9 +250,7 @@ async def test_an_answer_that_takes_too_long_is_504_and_its_work_is_ended(answer
     [(COMPLETION, 'data: {"error": {'), ("/v1/messages", 'event: error\ndata: {"error": {')],
 )
 async def test_a_stream_that_takes_too_long_ends_with_an_error_of_its_protocol(path: str, begins: str) -> None:
-    """
-    Its first token came in time, which is another limit; its work is ended.
-    """
+    """Its first token came in time, which is another limit; its work is ended."""
     limits = LimitsConfig(first_token_seconds=60, total_seconds=0.05)
     async with serving(limits=limits) as client:
         late = await client.ask("first", path, stream=True)
@@ -301,9 +264,7 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_of_its_protocol(p
 
 
 async def test_who_waits_for_longer_than_a_first_token_may_take_is_504() -> None:
-    """
-    The wait for its turn counts.
-    """
+    """The wait for its turn counts."""
     async with serving(limits=LimitsConfig(concurrent=1, first_token_seconds=0.05)) as client:
         running = client.ask("first")
         await until(lambda: client.entry.gate.running == 1)
@@ -366,9 +327,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
     ],
 )
 async def test_what_is_nested_too_deeply_is_refused_wherever_it_comes_in(path: str) -> None:
-    """
-    In the shape of errors that the protocol has, and before anything decodes it.
-    """
+    """In the shape of errors that the protocol has, and before anything decodes it."""
     server = ServerConfig.model_validate({"limits": {"json_depth": 8}})
     deep = b'{"model": "one", "x": ' + b"[" * 8 + b"]" * 8 + b"}"
     async with serving(server) as client:
@@ -380,9 +339,7 @@ async def test_what_is_nested_too_deeply_is_refused_wherever_it_comes_in(path: s
 
 
 async def test_depth_is_told_of_what_was_compressed() -> None:
-    """
-    And of what an event holds.
-    """
+    """And of what an event holds."""
     server = ServerConfig.model_validate({"limits": {"json_depth": 8}})
     deep = gzip.compress(b'{"instances": ' + b"[" * 9 + b"]" * 9 + b"}")
     async with serving(server) as client:

@@ -1,6 +1,4 @@
-"""
-When a server that a bench has started answers.
-"""
+"""When a server that a bench has started answers."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ _MOST_CHARACTERS = 3000
 
 
 def until_answering(port: int, model: str, process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
-    """
-    Wait for its first answer to a chat, up to so many seconds.
+    """Wait for its first answer to a chat, up to so many seconds.
 
     Raises:
         OSError: there is none, with the end of its log.

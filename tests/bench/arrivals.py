@@ -1,5 +1,4 @@
-"""
-A load generator whose requests come at a rate, whatever becomes of the ones before: an open loop.
+"""A load generator whose requests come at a rate, whatever becomes of the ones before: an open loop.
 
 ``python -m bench.arrivals load --port 8080 --model NAME --rate 12 --seconds 30`` prints each answer as JSON, and
 ``python -m bench.arrivals probes --port 8080 --seconds 30`` each probe's.
@@ -30,8 +29,7 @@ _PROMPT = "Write about the sea, the sky, the ships and the people who live from 
 
 @dataclass(slots=True)
 class Answer:
-    """
-    One request: its path, its status, when it began, seconds to the first byte of the body and to the last.
+    """One request: its path, its status, when it began, seconds to the first byte of the body and to the last.
 
     The status is 0 where there was none, 1 where the answer broke off.
     """
@@ -45,9 +43,7 @@ class Answer:
 
 
 def body(model: str, tokens: int, *, stream: bool = True) -> Mapping[str, Any]:
-    """
-    A chat whose answer has just so many tokens, and whose prompt is no other's.
-    """
+    """A chat whose answer has just so many tokens, and whose prompt is no other's."""
     content = f"{random.random()} {_PROMPT}"
     return {
         "model": model,
@@ -74,9 +70,7 @@ async def _ask(session: aiohttp.ClientSession, path: str, sent: Mapping[str, Any
 
 
 async def load(port: int, model: str, rate: float, seconds: float, tokens: int) -> list[Answer]:
-    """
-    Requests at random moments, so many a second on the average, until the seconds are over and all are answered.
-    """
+    """Requests at random moments, so many a second on the average, until the seconds are over and all are answered."""
     answers: list[Answer] = []
     async with _session(port) as session, asyncio.TaskGroup() as group:
         ends = due = time.perf_counter()
@@ -89,9 +83,7 @@ async def load(port: int, model: str, rate: float, seconds: float, tokens: int) 
 
 
 async def closed(port: int, model: str, connections: int, seconds: float, tokens: int) -> list[Answer]:
-    """
-    So many clients, each asking again as soon as it is answered.
-    """
+    """So many clients, each asking again as soon as it is answered."""
     answers: list[Answer] = []
     ends = time.perf_counter() + seconds
 
@@ -106,9 +98,7 @@ async def closed(port: int, model: str, connections: int, seconds: float, tokens
 
 
 async def probes(port: int, seconds: float) -> list[Answer]:
-    """
-    Each probe over and over.
-    """
+    """Each probe over and over."""
     answers: list[Answer] = []
     ends = time.perf_counter() + seconds
     async with _session(port) as session:
@@ -128,9 +118,7 @@ def _session(port: int) -> aiohttp.ClientSession:
 
 
 def main() -> None:
-    """
-    Ask, and print.
-    """
+    """Ask, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["load", "closed", "probes"])
     parser.add_argument("--port", type=int, required=True)

@@ -1,5 +1,4 @@
-"""
-A server whose engine core is another process, there already.
+"""A server whose engine core is another process, there already.
 
 ``python -m bench.attached appliance INPUT OUTPUT serve FILE`` is ours, ``python -m bench.attached vllm INPUT OUTPUT
 --model FOLDER`` is vLLM's own; the rest of the words are theirs, and the two addresses are those of `fake_core.py`.
@@ -13,9 +12,7 @@ from functools import partial
 
 
 def appliance(addresses: dict[str, str], words: Sequence[str]) -> None:
-    """
-    This checkout's server, as its command starts it.
-    """
+    """This checkout's server, as its command starts it."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from appliance.cli.main import main
@@ -27,9 +24,7 @@ def appliance(addresses: dict[str, str], words: Sequence[str]) -> None:
 
 
 def vllm(addresses: dict[str, str], words: Sequence[str]) -> None:
-    """
-    vLLM's server, as one of several that share an engine.
-    """
+    """vLLM's server, as one of several that share an engine."""
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server_worker, setup_server
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args

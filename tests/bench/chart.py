@@ -1,6 +1,4 @@
-"""
-Bars beside each other as a picture, with nothing to install: SVG that a browser and a repository's page show.
-"""
+"""Bars beside each other as a picture, with nothing to install: SVG that a browser and a repository's page show."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ _LINES = 4
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """
-    One picture: for each name a value at each place.
-    """
+    """One picture: for each name a value at each place."""
 
     title: str
     places: Sequence[str]
@@ -27,9 +23,7 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel], axis: str) -> str:
-    """
-    The panels beside each other; `axis` is what their places are.
-    """
+    """The panels beside each other; `axis` is what their places are."""
     step = _LEFT + _WIDTH + 20
     parts = [
         f'<g transform="translate({number * step},0)">{"".join(_panel(panel, axis))}</g>'
@@ -71,8 +65,6 @@ def _y(value: float, top: float) -> float:
 
 
 def _round_up(value: float) -> float:
-    """
-    The next of 1, 2, 4, 6, 8 times a power of ten, whose quarters are short numbers.
-    """
+    """The next of 1, 2, 4, 6, 8 times a power of ten, whose quarters are short numbers."""
     power: float = 10 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= value)

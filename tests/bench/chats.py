@@ -1,5 +1,4 @@
-"""
-A load generator that counts tokens: so many chats at once for so long, each followed by the next.
+"""A load generator that counts tokens: so many chats at once for so long, each followed by the next.
 
 ``python -m bench.chats --port 8080 --model NAME --process PID --connections 64`` prints what it measured, as JSON, and
 what the processes of the server spent meanwhile. It looks at no more of an answer than a few counts of bytes, or it
@@ -30,8 +29,7 @@ _CONNECT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """
-    What is asked: so many chats at once, so many tokens each, as streams or in one piece.
+    """What is asked: so many chats at once, so many tokens each, as streams or in one piece.
 
     `has_words` is that each token has one space, as those of `fake_core.py`, so that all are counted, also where an
     event has several. Otherwise an event counts as one, and what that is off is put right at the end of each answer.
@@ -48,8 +46,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """
-    What happened between the warm-up and the end.
+    """What happened between the warm-up and the end.
 
     `firsts` are seconds to the first token of a stream, or to the end of an answer in one piece; of those that were
     still waiting, as long as they had waited. `faults` are answers that were no answer, or had another length.
@@ -66,9 +63,7 @@ class Measured:
 
 
 class Run:
-    """
-    What all connections share.
-    """
+    """What all connections share."""
 
     def __init__(self, load: Load) -> None:
         self.load = load
@@ -81,9 +76,7 @@ class Run:
         self.waiting: dict[Chat, float] = {}
 
     def request(self, tokens: int) -> bytes:
-        """
-        A chat as a client sends it.
-        """
+        """A chat as a client sends it."""
         body = json.dumps(
             {
                 "model": self.load.model,
@@ -101,9 +94,7 @@ class Run:
 
 
 class Chat(asyncio.Protocol):
-    """
-    A connection that asks again as soon as it is answered.
-    """
+    """A connection that asks again as soon as it is answered."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -183,9 +174,7 @@ class Chat(asyncio.Protocol):
 
 
 async def measure(port: int, process: psutil.Process, load: Load) -> Measured:
-    """
-    Load, and see what is done between the warm-up and the end.
-    """
+    """Load, and see what is done between the warm-up and the end."""
     run = Run(load)
     loop = asyncio.get_running_loop()
     begins = loop.time() + load.warm_up_seconds
@@ -214,9 +203,7 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _processor(process: psutil.Process) -> float:
-    """
-    Seconds that processors have worked for a server, also in the kernel.
-    """
+    """Seconds that processors have worked for a server, also in the kernel."""
     total = 0.0
     for each in _family(process):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -226,9 +213,7 @@ def _processor(process: psutil.Process) -> float:
 
 
 def main() -> None:
-    """
-    Measure, and print.
-    """
+    """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--process", type=int, required=True, help="the server's first process")

@@ -1,5 +1,4 @@
-"""
-Whoever brings a model here, ours among them: one for each run of this file, in a process of its own.
+"""Whoever brings a model here, ours among them: one for each run of this file, in a process of its own.
 
 Run as ``python contenders.py NAME PLACE``, where PLACE is JSON; prints JSON with its seconds, those of processors, and
 the peak of its memory.
@@ -23,9 +22,7 @@ Place = dict[str, Any]  # Any: JSON values
 
 
 def ours(place: Place) -> Callable[[], object]:
-    """
-    This project, all of it: listing, ranges, digests, fsync, manifest.
-    """
+    """This project, all of it: listing, ranges, digests, fsync, manifest."""
     from appliance.config.storage import GlobalStorageConfig, StorageConfig
     from appliance.storage import materialize
     from appliance.storage.filesystems.registry import SCHEMES, RemoteBackend
@@ -41,9 +38,7 @@ def ours(place: Place) -> Callable[[], object]:
 
 
 def s3fs(place: Place) -> Callable[[], object]:
-    """
-    fsspec's way to S3, as it is by default.
-    """
+    """fsspec's way to S3, as it is by default."""
     import s3fs  # type: ignore[import-untyped] # has no types, as the others here
 
     def work() -> None:
@@ -59,9 +54,7 @@ def s3fs(place: Place) -> Callable[[], object]:
 
 
 def boto3(place: Place) -> Callable[[], object]:
-    """
-    boto3's transfer manager, which is what `aws s3 cp --recursive` uses.
-    """
+    """boto3's transfer manager, which is what `aws s3 cp --recursive` uses."""
     import boto3  # type: ignore[import-untyped]
     from s3transfer.manager import TransferManager  # type: ignore[import-untyped]
 
@@ -86,9 +79,7 @@ def boto3(place: Place) -> Callable[[], object]:
 
 
 def gcsfs(place: Place) -> Callable[[], object]:
-    """
-    fsspec's way to Google Cloud Storage, as it is by default but for a question that emulators do not answer.
-    """
+    """fsspec's way to Google Cloud Storage, as it is by default but for a question that emulators do not answer."""
     import gcsfs  # type: ignore[import-untyped]
 
     def work() -> None:
@@ -99,9 +90,7 @@ def gcsfs(place: Place) -> Callable[[], object]:
 
 
 def fsspec_http(place: Place) -> Callable[[], object]:
-    """
-    fsspec's way to the web; it cannot list, so it is told the names.
-    """
+    """fsspec's way to the web; it cannot list, so it is told the names."""
     import fsspec.implementations.http
 
     def work() -> None:
@@ -115,26 +104,21 @@ def fsspec_http(place: Place) -> Callable[[], object]:
 
 
 def huggingface_hub(place: Place) -> Callable[[], object]:
-    """
-    The hub's own library.
-    """
+    """The hub's own library."""
     from huggingface_hub import snapshot_download
 
     return lambda: snapshot_download(place["uri"].removeprefix("hf://"), local_dir=place["target"])
 
 
 def kserve(place: Place) -> Callable[[], object]:
-    """
-    KServe's storage initializer.
-    """
+    """KServe's storage initializer."""
     from kserve_storage import Storage  # type: ignore[import-not-found] # installed elsewhere
 
     return lambda: Storage.download(place["uri"], place["target"])
 
 
 def _peak() -> int:
-    """
-    The most memory of this process, or of the largest child, in bytes.
+    """The most memory of this process, or of the largest child, in bytes.
 
     Not `ru_maxrss` of the process itself: that begins with what the process was forked from.
     """
@@ -144,9 +128,7 @@ def _peak() -> int:
 
 
 def _verify(target: Path) -> None:
-    """
-    What ours has done by then and others leave to the user: each file safe on the disk, and its SHA-256 known.
-    """
+    """What ours has done by then and others leave to the user: each file safe on the disk, and its SHA-256 known."""
 
     def verify(path: Path) -> str:
         with path.open("rb") as file:
@@ -158,9 +140,7 @@ def _verify(target: Path) -> None:
 
 
 def _processor() -> float:
-    """
-    Seconds that processors worked for this process and its children, also in the kernel.
-    """
+    """Seconds that processors worked for this process and its children, also in the kernel."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

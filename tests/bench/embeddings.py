@@ -1,5 +1,4 @@
-"""
-Texts embedded a second: ours through HTTP, vLLM's own server through HTTP, sentence-transformers in process.
+"""Texts embedded a second: ours through HTTP, vLLM's own server through HTTP, sentence-transformers in process.
 
 ``just bench embeddings`` prints a table; each has the machine to itself while it is measured, in turns.
 """
@@ -46,17 +45,13 @@ _TEXT = "the quick brown fox jumps over a lazy dog while wizards quietly brew po
 
 
 def texts(count: int) -> list[str]:
-    """
-    Made-up texts of 8 to 40 words, the same ones every time.
-    """
+    """Made-up texts of 8 to 40 words, the same ones every time."""
     dice, words = random.Random(0), _TEXT.split()
     return [" ".join(dice.choices(words, k=dice.randint(8, 40))) for _ in range(count)]
 
 
 def main() -> None:
-    """
-    Measure all, print the table.
-    """
+    """Measure all, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each point is measured")
     parser.add_argument("--rounds", type=int, default=2, help="how often all take their turn; the best counts")
@@ -119,9 +114,7 @@ def _served(command: Command, model: Path, seconds: float) -> dict[Point, float]
 
 
 def _rate(port: int, batch: int, concurrency: int, seconds: float) -> float:
-    """
-    Texts a second, after a second of warming up.
-    """
+    """Texts a second, after a second of warming up."""
     # What the official clients ask for.
     body = json.dumps({"model": "minilm", "input": texts(batch), "encoding_format": "base64"}).encode()
     head = (
@@ -160,9 +153,7 @@ def _until_ready(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def _alone(model: Path, seconds: float) -> dict[Point, float]:
-    """
-    In a process of its own, so that nothing of this one is in its way.
-    """
+    """In a process of its own, so that nothing of this one is in its way."""
     words = ["-m", "bench.embeddings", "--in-process", str(model), "--seconds", str(seconds)]
     done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     return {(int(batch), 1): rate for batch, rate in json.loads(done.stdout).items()}

@@ -1,5 +1,4 @@
-"""
-An engine core that computes nothing: a token for each request at each step, over vLLM's own wire.
+"""An engine core that computes nothing: a token for each request at each step, over vLLM's own wire.
 
 ``python -m bench.fake_core --input ipc:///tmp/in --output ipc:///tmp/out --words tokenizer.json --step 0.02``
 
@@ -44,18 +43,14 @@ _WORD = re.compile("Ġ[a-z]+")
 
 @dataclass(slots=True)
 class Request:
-    """
-    One that is answered: its id, and how many tokens are still to come.
-    """
+    """One that is answered: its id, and how many tokens are still to come."""
 
     id: str
     left: int
 
 
 class FakeCore:
-    """
-    An engine core on two sockets, whose only client is a front end.
-    """
+    """An engine core on two sockets, whose only client is a front end."""
 
     def __init__(self, sending: str, receiving: str, words: Sequence[int], step_seconds: float) -> None:
         self._encode = msgspec.msgpack.Encoder().encode
@@ -74,9 +69,7 @@ class FakeCore:
         self._input.send(self._encode(_READY))
 
     def run(self) -> None:
-        """
-        Answer until somebody ends the process.
-        """
+        """Answer until somebody ends the process."""
         due = time.monotonic()
         while True:
             if not self._requests:
@@ -111,9 +104,7 @@ class FakeCore:
         return request
 
     def _give(self, requests: Sequence[Request], events: Sequence[int] = ()) -> None:
-        """
-        A token for each of them, and what happened to it now.
-        """
+        """A token for each of them, and what happened to it now."""
         now = time.monotonic()
         told = [{"type": kind, "timestamp": now} for kind in events] or None
         outputs, done = [], []
@@ -161,17 +152,13 @@ _READY = {
 
 
 def words_of(tokenizer: Path) -> list[int]:
-    """
-    The tokens that are one word and the space before it.
-    """
+    """The tokens that are one word and the space before it."""
     vocabulary: dict[str, int] = json.loads(tokenizer.read_text())["model"]["vocab"]
     return [number for text, number in vocabulary.items() if _WORD.fullmatch(text)]
 
 
 def main() -> None:
-    """
-    Be one.
-    """
+    """Be one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", required=True)
     parser.add_argument("--output", required=True)

@@ -1,5 +1,4 @@
-"""
-What the front end adds to the engine: ours beside vLLM's own server, on this machine in this run.
+"""What the front end adds to the engine: ours beside vLLM's own server, on this machine in this run.
 
 ``just bench front-end`` starts both again and again, one after the other, before an engine core that computes nothing
 (`fake_core.py`) and before a real one, loads them (`chats.py`), and writes a table, a plot and the figures themselves
@@ -30,9 +29,7 @@ _FIGURES = _ROOT / "docs" / "bench" / "front-end.json"
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """
-    A load; `warm_up_seconds` is until as many are under way as will be.
-    """
+    """A load; `warm_up_seconds` is until as many are under way as will be."""
 
     name: str
     connections: int
@@ -58,9 +55,7 @@ By the engine behind the front end.
 
 
 def main() -> None:
-    """
-    Measure, and write.
-    """
+    """Measure, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3, help="how often each is started")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each load is measured")
@@ -81,9 +76,7 @@ def main() -> None:
 
 
 def _measure(engine: str, artifact: Path, given: argparse.Namespace) -> Iterator[Mapping[str, object]]:
-    """
-    The figures so far, by load and by server, after each server.
-    """
+    """The figures so far, by load and by server, after each server."""
     levels = [level for level in LEVELS[engine] if given.levels is None or level.name in given.levels]
     before = _kept(given.into).get(engine, {}) if given.more else {}
     figures = {level.name: {name: before.get(level.name, {}).get(name, []) for name in given.only} for level in levels}
@@ -117,9 +110,7 @@ def _load(port: int, process: int, level: Level, seconds: float, *, is_fake: boo
 
 
 def _figures(measured: Measured) -> dict[str, float]:
-    """
-    What is kept of a run.
-    """
+    """What is kept of a run."""
     return {
         "tokens_per_second": measured.tokens / measured.seconds,
         "answers_per_second": measured.answers / measured.seconds,

@@ -1,6 +1,4 @@
-"""
-The figures of `front_end.py` as a table and a plot.
-"""
+"""The figures of `front_end.py` as a table and a plot."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ _PANELS = (
 
 
 def write(figures: Path) -> str:
-    """
-    Write both beside the figures; the table.
-    """
+    """Write both beside the figures; the table."""
     engines: Mapping[str, Mapping[str, Runs]] = json.loads(figures.read_text())
     parts = [_HEAD.format(plot=figures.with_suffix(".svg").name)]
     parts += [_config(engine, levels) for engine, levels in engines.items()]

@@ -1,6 +1,4 @@
-"""
-The servers whose front ends are compared: how each is started, before a real engine or one that computes nothing.
-"""
+"""The servers whose front ends are compared: how each is started, before a real engine or one that computes nothing."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ Command = Callable[[Place], Sequence[str]]
 
 
 def appliance(place: Place) -> Sequence[str]:
-    """
-    Ours, as it is by default, but in the number format that vLLM's own server computes in.
-    """
+    """Ours, as it is by default, but in the number format that vLLM's own server computes in."""
     engine = {"max_model_len": 2048, "kv_cache_memory_bytes": _KV_BYTES, "dtype": "bfloat16"}
     model = {"name": MODEL, "class": "generative", "storage": {"uri": str(place.artifact)}, "engine": engine}
     file = place.folder / "appliance.yaml"
@@ -68,9 +64,7 @@ def appliance(place: Place) -> Sequence[str]:
 
 
 def vllm(place: Place) -> Sequence[str]:
-    """
-    vLLM's own, as it is by default.
-    """
+    """vLLM's own, as it is by default."""
     words = ["--model", str(place.artifact), "--served-model-name", MODEL, "--host", "127.0.0.1"]
     words += ["--port", str(place.port), "--max-model-len", "2048", "--kv-cache-memory-bytes", str(_KV_BYTES)]
     if place.core is None:
@@ -104,9 +98,7 @@ def started(name: str, artifact: Path, *, is_fake: bool) -> Iterator[tuple[int, 
 
 
 def pinned_to(core: str) -> Sequence[str]:
-    """
-    What to put before a command that has this processor and no other.
-    """
+    """What to put before a command that has this processor and no other."""
     return ["taskset", "--cpu-list", core]
 
 

@@ -1,5 +1,4 @@
-"""
-A load generator: a closed loop of bare connections that read no more of an answer than where it ends.
+"""A load generator: a closed loop of bare connections that read no more of an answer than where it ends.
 
 ``python -m bench.load --port 8080 --model NAME --connections 16 --seconds 5`` prints what it measured, as JSON.
 """
@@ -19,9 +18,7 @@ _END_OF_CHUNKS = b"0\r\n\r\n"
 
 
 def request(model: str, *, stream: bool) -> bytes:
-    """
-    A chat completion as a client sends it.
-    """
+    """A chat completion as a client sends it."""
     messages = [
         {"role": "system", "content": "You are a helpful assistant. " * 4},
         {"role": "user", "content": "What is the capital of France?"},
@@ -35,9 +32,7 @@ def request(model: str, *, stream: bool) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """
-    Sends the same request again as soon as its answer ended.
-    """
+    """Sends the same request again as soon as its answer ended."""
 
     def __init__(self, data: bytes, run: _Run) -> None:
         self._request = data
@@ -98,9 +93,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Run:
-    """
-    What all connections share: when it is over, and what was measured.
-    """
+    """What all connections share: when it is over, and what was measured."""
 
     def __init__(self, connections: int, most: int, seconds: float) -> None:
         self.latencies: list[float] = []
@@ -114,9 +107,7 @@ class _Run:
         self._ended = self._began
 
     def count(self, data: bytes) -> None:
-        """
-        The events in it, as long as all streams are under way.
-        """
+        """The events in it, as long as all streams are under way."""
         now = time.perf_counter()
         if now < self._deadline:
             self.events += data.count(b"data: ")
@@ -132,9 +123,7 @@ class _Run:
             self.over.set_result(None)
 
     def measured(self) -> dict[str, float]:
-        """
-        Counts, rates a second, and latencies in milliseconds.
-        """
+        """Counts, rates a second, and latencies in milliseconds."""
         ordered = sorted(self.latencies)
         percentiles = {
             f"p{share}": ordered[min(share * len(ordered) // 100, len(ordered) - 1)] * 1000 for share in (50, 99)
@@ -149,9 +138,7 @@ class _Run:
 
 
 async def load(port: int, data: bytes, connections: int, most: int, seconds: float) -> dict[str, float]:
-    """
-    Ask over and over on so many connections, until so many requests or seconds are over.
-    """
+    """Ask over and over on so many connections, until so many requests or seconds are over."""
     run = _Run(connections, most, seconds)
     loop = asyncio.get_running_loop()
     await asyncio.gather(
@@ -162,9 +149,7 @@ async def load(port: int, data: bytes, connections: int, most: int, seconds: flo
 
 
 def main() -> None:
-    """
-    Load, and print.
-    """
+    """Load, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", required=True)

@@ -1,5 +1,4 @@
-"""
-An upstream that is never the bottleneck: canned bytes from a bare protocol, in a process of its own.
+"""An upstream that is never the bottleneck: canned bytes from a bare protocol, in a process of its own.
 
 ``python -m bench.null_upstream --model NAME --events 100 --tick 0.01`` prints its port. Each of its streams
 has so many events, one at each tick of so many seconds.
@@ -26,9 +25,7 @@ def _chunk(text: bytes) -> bytes:
 
 
 class Canned:
-    """
-    The bytes of every answer, made once.
-    """
+    """The bytes of every answer, made once."""
 
     def __init__(self, model: str, events: int) -> None:
         self.events = events
@@ -58,9 +55,7 @@ class Canned:
 
 
 class Null(asyncio.Protocol):
-    """
-    One connection, kept alive; it reads no more of a request than where it ends and whether it wants a stream.
-    """
+    """One connection, kept alive; it reads no more of a request than where it ends and whether it wants a stream."""
 
     def __init__(self, canned: Canned, streams: dict[Null, int]) -> None:
         self._canned = canned
@@ -100,9 +95,7 @@ def _length(head: bytes) -> int:
 
 
 async def serve(canned: Canned, tick_seconds: float) -> None:
-    """
-    Listen, and give every stream an event at each tick.
-    """
+    """Listen, and give every stream an event at each tick."""
     streams: dict[Null, int] = {}
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Null(canned, streams), "127.0.0.1", 0, backlog=4096)
@@ -119,9 +112,7 @@ async def serve(canned: Canned, tick_seconds: float) -> None:
 
 
 def main() -> None:
-    """
-    Serve until killed.
-    """
+    """Serve until killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--events", type=int, required=True)

@@ -1,5 +1,4 @@
-"""
-What becomes of requests when more come than the model can answer: a real server, a real engine, an open loop.
+"""What becomes of requests when more come than the model can answer: a real server, a real engine, an open loop.
 
 ``just bench overload`` measures the capacity first, then offers 1.5, 3 and 10 times as much, and prints a table: of the
 accepted requests the time to first token against the promised one, of the refused ones how soon they were told, and
@@ -33,9 +32,7 @@ _NICE = 10
 
 @dataclass(slots=True)
 class Phase:
-    """
-    What was seen while so many times the capacity was offered.
-    """
+    """What was seen while so many times the capacity was offered."""
 
     factor: float
     answers: list[Answer] = field(default_factory=list)
@@ -54,9 +51,7 @@ class Phase:
         return len(self.answers) - len(self.accepted) - len(self.refused)
 
     def row(self, slo: float) -> str:
-        """
-        A line of the table.
-        """
+        """A line of the table."""
         firsts = [answer.first for answer in self.accepted]
         kept = sum(first <= slo * 1.1 for first in firsts) / max(len(firsts), 1)
         cells = [
@@ -85,9 +80,7 @@ _HEAD = (
 
 
 def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """
-    The capacity, then a row for each factor.
-    """
+    """The capacity, then a row for each factor."""
     with tempfile.TemporaryDirectory() as folder:
         words = [f"models.smollm2.limits.concurrent={given.concurrent}", f"models.smollm2.slo.ttft_seconds={given.slo}"]
         served = Served(given.file, Path(folder) / "server.log", *words, *given.set).until_ready()
@@ -104,9 +97,7 @@ def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
 
 
 def _capacity(port: int, given: argparse.Namespace) -> float:
-    """
-    Requests a second with all places taken; the first ones of it warm up.
-    """
+    """Requests a second with all places taken; the first ones of it warm up."""
     words = ["--connections", str(given.concurrent), "--tokens", str(given.tokens)]
     for seconds in (given.seconds / 4, given.seconds):
         answers = _answers(_start("closed", port, [*words, "--seconds", str(seconds)]))
@@ -145,9 +136,7 @@ def _share(values: Sequence[float], percent: int) -> float:
 
 
 def main() -> None:
-    """
-    Measure, and print a table.
-    """
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", type=Path, default=_CHAT, help="a config whose model is called smollm2")
     parser.add_argument("--concurrent", type=int, default=8)

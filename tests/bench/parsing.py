@@ -1,5 +1,4 @@
-"""
-What parsing costs: time against size for each parser of a stranger's bytes, in the shapes that would hurt it.
+"""What parsing costs: time against size for each parser of a stranger's bytes, in the shapes that would hurt it.
 
 ``just bench parsing`` prints a table. Time is of the thread that parses, the best of three; with a parser that is
 linear the last column stays about 1: what a byte costs at the limit, by what it costs at a sixteenth of it.
@@ -23,17 +22,13 @@ _RUNS = 3
 
 
 def measured(parser: Parser, shape: Shape, size: int) -> float:
-    """
-    Seconds of the processor to parse a body of this shape and size, in bytes.
-    """
+    """Seconds of the processor to parse a body of this shape and size, in bytes."""
     body = shape(size)
     return min(_timed(parser, body) for _ in range(_RUNS))
 
 
 def sizes(limit: int) -> Sequence[int]:
-    """
-    From the smallest to the limit, in steps of 32, and a sixteenth of the limit.
-    """
+    """From the smallest to the limit, in steps of 32, and a sixteenth of the limit."""
     found = {limit // 16, limit}
     size = SMALLEST_BYTES
     while size < limit:
@@ -55,9 +50,7 @@ def _timed(parser: Parser, body: bytes) -> float:
 
 
 def main() -> None:
-    """
-    Print the table.
-    """
+    """Print the table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--limit", type=int, default=LIMIT_BYTES, help="largest body in bytes")
     options.add_argument("--only", default="", help="parsers with this in their name")

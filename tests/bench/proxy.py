@@ -1,5 +1,4 @@
-"""
-What a proxy adds: ours beside others, over an upstream that is never the bottleneck, on this machine in this run.
+"""What a proxy adds: ours beside others, over an upstream that is never the bottleneck, on this machine in this run.
 
 ``just bench proxy`` prints a table. The load generator is our own (`load.py`), the same for all.
 """
@@ -50,9 +49,7 @@ What starts a proxy, given its port, that of its upstream, and a folder.
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """
-    One thing to measure; without a command it is the upstream itself.
-    """
+    """One thing to measure; without a command it is the upstream itself."""
 
     name: str
     command: Command | None
@@ -61,9 +58,7 @@ class Subject:
 
 @dataclass(slots=True)
 class Result:
-    """
-    What one subject did: at each concurrency, with streams, and its resident bytes after so many requests.
-    """
+    """What one subject did: at each concurrency, with streams, and its resident bytes after so many requests."""
 
     name: str
     start_seconds: float = 0.0
@@ -73,9 +68,7 @@ class Result:
 
 
 def appliance(workers: str) -> Command:
-    """
-    This checkout's proxy.
-    """
+    """This checkout's proxy."""
 
     def command(port: int, upstream: int, folder: Path) -> Sequence[str]:
         file = folder / "proxy.yaml"
@@ -90,9 +83,7 @@ def appliance(workers: str) -> Command:
 
 
 def litellm(port: int, upstream: int, folder: Path) -> Sequence[str]:
-    """
-    LiteLLM's proxy, with one worker.
-    """
+    """LiteLLM's proxy, with one worker."""
     file = folder / "litellm.yaml"
     file.write_text(
         f"model_list:\n- model_name: {CLIENT_MODEL}\n  litellm_params:\n    model: openai/{UPSTREAM_MODEL}\n"
@@ -104,9 +95,7 @@ def litellm(port: int, upstream: int, folder: Path) -> Sequence[str]:
 
 
 def router(port: int, upstream: int, folder: Path) -> Sequence[str]:
-    """
-    vLLM's router, which is compiled, balances, and changes no name.
-    """
+    """vLLM's router, which is compiled, balances, and changes no name."""
     words = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(_free_port())]
     return [
         str(_environment(ROUTER) / "vllm-router"),
@@ -125,9 +114,7 @@ SUBJECTS = {
 
 
 def main() -> None:
-    """
-    Measure and print.
-    """
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5, help="how long each load lasts")
     parser.add_argument("--requests", type=int, default=100_000, help="requests after which memory is read again")
@@ -162,9 +149,7 @@ def _measure(subject: Subject, upstream: int, seconds: float, requests: int) -> 
 
 
 def _memory(result: Result, process: psutil.Process, to: Sequence[str], goal: int) -> None:
-    """
-    Resident bytes of all its processes after so many requests, or as many as there is time for.
-    """
+    """Resident bytes of all its processes after so many requests, or as many as there is time for."""
     done = result.sizes[-1][0] if result.sizes else 0
     limits = ["--requests", str(goal - done), "--seconds", str(MEMORY_SECONDS)]
     done += int(_load(*to, "--connections", "16", *limits)["requests"])
@@ -228,9 +213,7 @@ def _null_upstream() -> Iterator[int]:
 
 
 def _environment(requirement: str) -> Path:
-    """
-    The commands of a virtual environment with one requirement in it, made once.
-    """
+    """The commands of a virtual environment with one requirement in it, made once."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "appliance-bench"
     folder = cache / requirement.replace("[", "-").replace("]", "")
     if not (folder / "made").exists():
@@ -251,9 +234,7 @@ def _free_port() -> int:
 
 
 def _print(results: Sequence[Result]) -> None:
-    """
-    A row for each subject; added is what is over the same load without a proxy.
-    """
+    """A row for each subject; added is what is over the same load without a proxy."""
     chats = [title for each in CONCURRENCIES for title in (f"+p50/p99 ms @{each}", f"req/s @{each}")]
     head = ["", "start s", *chats, f"events/s @{STREAMS}", "MB after requests", "faults"]
     rows = [head, *(_row(result, results[0]) for result in results)]

@@ -1,5 +1,4 @@
-"""
-What a number format costs in quality and gains in speed on this machine's CPU.
+"""What a number format costs in quality and gains in speed on this machine's CPU.
 
 ``just bench quality`` serves the chat example in float32 and in bfloat16, in turns, and prints for each the perplexity
 of a fixed text and tokens a second of 1 and of 8 streams.
@@ -31,18 +30,14 @@ STREAMS = (1, 8)
 
 @dataclass
 class Measured:
-    """
-    The figures of one number format; rates are the best of all rounds.
-    """
+    """The figures of one number format; rates are the best of all rounds."""
 
     perplexity: float
     rates: dict[int, float]
 
 
 def main() -> None:
-    """
-    Measure both formats, print the table.
-    """
+    """Measure both formats, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=128, help="how long each answer is")
     parser.add_argument("--rounds", type=int, default=2, help="how often both take their turn; the best rate counts")
@@ -69,25 +64,19 @@ def _measure(dtype: str, log: Path, tokens: int) -> Measured:
 
 
 def perplexity(logprobs: Sequence[float]) -> float:
-    """
-    The perplexity of a text from the log probabilities of its tokens.
-    """
+    """The perplexity of a text from the log probabilities of its tokens."""
     return math.exp(-sum(logprobs) / len(logprobs))
 
 
 def _logprobs(server: Served, text: str) -> list[float]:
-    """
-    The log probability of each token of a text but the first, which has nothing before it.
-    """
+    """The log probability of each token of a text but the first, which has nothing before it."""
     body = {"model": "smollm2", "prompt": text, "max_tokens": 1, "prompt_logprobs": 0}
     answer = _answer(server, body)
     return [next(iter(each.values()))["logprob"] for each in answer["choices"][0]["prompt_logprobs"][1:]]
 
 
 def _rate(server: Served, streams: int, tokens: int) -> float:
-    """
-    Tokens a second of so many answers at once.
-    """
+    """Tokens a second of so many answers at once."""
     body = {"model": "smollm2", "prompt": "Once", "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
     began = time.perf_counter()
     with ThreadPoolExecutor(streams) as threads:

@@ -1,6 +1,4 @@
-"""
-A bench run as `just bench` runs it.
-"""
+"""A bench run as `just bench` runs it."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ _TESTS = Path(__file__).parents[1]
 
 
 def ran(name: str, *words: str, seconds: float = 280) -> str:
-    """
-    What the bench of this name prints, given these words; it must end well, and within so many seconds.
-    """
+    """What the bench of this name prints, given these words; it must end well, and within so many seconds."""
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", *words],
         capture_output=True,

@@ -1,5 +1,4 @@
-"""
-How long it takes from the command to the first token: ours beside vLLM's own server, on this machine in this run.
+"""How long it takes from the command to the first token: ours beside vLLM's own server, on this machine in this run.
 
 ``just bench start`` prints a table of medians. ``warm`` has all files in the page cache; ``cold`` has none of the
 environment's and the model's; ``first`` is the first start of a machine: nothing that vLLM or we keep from start to
@@ -90,9 +89,7 @@ _VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", 
 
 @dataclass(slots=True)
 class Start:
-    """
-    Seconds from the command to the open port, to ready, and to the first token; then tokens a second.
-    """
+    """Seconds from the command to the open port, to ready, and to the first token; then tokens a second."""
 
     port: float
     ready: float
@@ -101,9 +98,7 @@ class Start:
 
 
 def start(server: Server, model: Path, condition: str, streams: Sequence[int]) -> Start:
-    """
-    Start one, take the times, load it with so many streams at once, and end it.
-    """
+    """Start one, take the times, load it with so many streams at once, and end it."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, **_VLLM_ENVIRONMENT}
@@ -137,9 +132,7 @@ def _running(
 
 
 def _until(is_so: Callable[[], bool], is_gone: Callable[[], str | None]) -> float:
-    """
-    The moment from which on it is so.
-    """
+    """The moment from which on it is so."""
     ends = time.monotonic() + _SECONDS
     while not is_so():
         last_words = is_gone()
@@ -171,9 +164,7 @@ def _first_token(port: int) -> None:
 
 
 def _rate(port: int, streams: int) -> float:
-    """
-    Tokens a second of so many answers at once, after a few that warm up.
-    """
+    """Tokens a second of so many answers at once, after a few that warm up."""
     asyncio.run(closed(port, _MODEL, 2, 0.01, 8))
     answers = asyncio.run(closed(port, _MODEL, streams, 0.01, _TOKENS))
     assert all(answer.status == 200 for answer in answers)
@@ -182,9 +173,7 @@ def _rate(port: int, streams: int) -> float:
 
 
 def _forget(*places: Path) -> None:
-    """
-    Have the kernel drop what it caches of all files below; it keeps what another process has mapped.
-    """
+    """Have the kernel drop what it caches of all files below; it keeps what another process has mapped."""
     os.sync()
     for path in (path for place in places for path in place.rglob("*")):
         with contextlib.suppress(OSError):
@@ -196,9 +185,7 @@ def _forget(*places: Path) -> None:
 
 
 def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """
-    All contenders by turns in each condition, then a table of medians.
-    """
+    """All contenders by turns in each condition, then a table of medians."""
     config = load(_CHAT).config.models[0]
     model = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
     say(f"{os.cpu_count()} cores; SmolLM2-135M, texts of {_LENGTH} tokens; medians of {given.rounds}\n\n{_head(given)}")
@@ -235,9 +222,7 @@ def _row(name: str, condition: str, starts: Sequence[Start], ours: Sequence[Star
 
 
 def main() -> None:
-    """
-    Measure, and print a table.
-    """
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS)

@@ -1,5 +1,4 @@
-"""
-Bring a model of mixed files from real servers on the loopback: ours beside its peers, in the same run, as ratios.
+"""Bring a model of mixed files from real servers on the loopback: ours beside its peers, in the same run, as ratios.
 
 Run as ``just bench storage``; ``--size 200`` makes the model smaller, ``--only s3,hf`` leaves servers out.
 """
@@ -59,9 +58,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Files(Mapping[str, bytes]):
-    """
-    Files on a disk that are read when they are wanted.
-    """
+    """Files on a disk that are read when they are wanted."""
 
     root: Path
     names: tuple[str, ...] = field(default=())
@@ -77,9 +74,7 @@ class Files(Mapping[str, bytes]):
 
 
 def main() -> None:
-    """
-    Start the servers, let everyone run, and print a table for each.
-    """
+    """Start the servers, let everyone run, and print a table for each."""
     parser = argparse.ArgumentParser(prog="just bench storage", description=__doc__)
     parser.add_argument("--size", type=int, default=1000, help="of the model, in MB")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the best counts")
@@ -102,9 +97,7 @@ def _below(files: Files) -> Mapping[str, bytes]:
 
 
 def _make(root: Path, size: int) -> Files:
-    """
-    Two large shards, a middling file, and many small ones, of bytes that cannot be packed.
-    """
+    """Two large shards, a middling file, and many small ones, of bytes that cannot be packed."""
     shares = {
         "model-00001-of-00002.safetensors": 0.5,
         "model-00002-of-00002.safetensors": 0.35,
@@ -140,18 +133,14 @@ def _start(kind: str, root: Path, servers: ExitStack) -> Shelf:
 
 
 def _publish(hub: Hub, root: str, files: Mapping[str, bytes]) -> None:
-    """
-    Put files into a model of the hub, under a commit that costs no look at a gigabyte.
-    """
+    """Put files into a model of the hub, under a commit that costs no look at a gigabyte."""
     repository = hub.repository(f"owner/{root}")
     repository.commits["0" * 40] = {name.removeprefix("model/"): data for name, data in files.items()}
     repository.branches["main"] = "0" * 40
 
 
 def _upload(server: S3Server, root: str, files: Mapping[str, bytes]) -> None:
-    """
-    Put files as everyone's tools do: large ones in parts, so that there is no MD5 of them.
-    """
+    """Put files as everyone's tools do: large ones in parts, so that there is no MD5 of them."""
     from storage.servers import s3
 
     for name, data in files.items():
@@ -159,9 +148,7 @@ def _upload(server: S3Server, root: str, files: Mapping[str, bytes]) -> None:
 
 
 def _compare_far(shelf: Shelf, files: Files, options: argparse.Namespace, kserve: Path | str) -> None:
-    """
-    The same from a server that is 20 ms away.
-    """
+    """The same from a server that is 20 ms away."""
     from faultproxy import Fault, FaultProxy
 
     with FaultProxy(shelf.port) as proxy:
@@ -244,9 +231,7 @@ def _run(python: str, name: str, place: Mapping[str, object], size: int) -> Resu
 
 
 def _environment(place: Mapping[str, object]) -> dict[str, str]:
-    """
-    What each contender hears through its environment.
-    """
+    """What each contender hears through its environment."""
     endpoint = str(place["endpoint"])
     foreign = ("AWS_", "GOOGLE_", "HF_", "HUGGING")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
@@ -267,9 +252,7 @@ def _environment(place: Mapping[str, object]) -> dict[str, str]:
 
 
 def _kserve_python() -> Path | str:
-    """
-    The interpreter of an environment with KServe's storage initializer, made once; or why there is none.
-    """
+    """The interpreter of an environment with KServe's storage initializer, made once; or why there is none."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "appliance-bench/kserve-storage"
     python = home / "bin/python"
     if python.exists():

@@ -1,6 +1,4 @@
-"""
-The bench of the front end runs, and its page has numbers.
-"""
+"""The bench of the front end runs, and its page has numbers."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from bench.ran import ran
 
 @pytest.mark.slow
 def test_it_writes_a_row_for_each_load_and_a_plot(tmp_path: Path) -> None:
-    """
-    A short run of ours before the engine that computes nothing; each answer has the tokens that were asked for.
-    """
+    """A short run of ours before the engine that computes nothing; each answer has the tokens that were asked for."""
     words = ["--engine", "fake", "--only", "appliance", "--pairs", "1", "--seconds", "1", "--levels", "16", "short"]
     printed = ran("front_end", *words, "--into", str(tmp_path / "front-end.json"))
     page = (tmp_path / "front-end.md").read_text()

@@ -1,6 +1,4 @@
-"""
-The bench of the proxy runs, and its table has numbers.
-"""
+"""The bench of the proxy runs, and its table has numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from bench.ran import ran
 
 @pytest.mark.slow
 def test_it_prints_a_row_for_each_subject() -> None:
-    """
-    A short run of what needs no installation.
-    """
+    """A short run of what needs no installation."""
     words = ["--seconds", "0.3", "--requests", "200", "--only", "appliance"]
     printed = ran("proxy", *words)
     (row,) = re.findall(r"^\| appliance .*$", printed, re.MULTILINE)

@@ -1,6 +1,4 @@
-"""
-LiteLLM's library: ``litellm_client.py BASE_URL MODEL`` prints what it got.
-"""
+"""LiteLLM's library: ``litellm_client.py BASE_URL MODEL`` prints what it got."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ TOOLS = [
 
 
 def main(base_url: str, model: str) -> None:
-    """
-    Ask everything, and print.
-    """
+    """Ask everything, and print."""
     messages = [{"role": "user", "content": "grüß dich 🌍"}]
     where: dict[str, Any] = {"model": f"openai/{model}", "api_base": base_url, "api_key": "sk-client", "num_retries": 0}
     # Any: LiteLLM's answers are one type or another by an argument.

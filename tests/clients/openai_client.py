@@ -50,9 +50,7 @@ def _error(client: openai.OpenAI, messages: Any) -> list[Any]:
 
 
 def main(base_url: str, model: str) -> None:
-    """
-    Ask everything, and print.
-    """
+    """Ask everything, and print."""
     messages: Any = [{"role": "user", "content": "grüß dich 🌍"}]
     with openai.OpenAI(base_url=base_url, api_key="sk-client", max_retries=0) as client:
         whole = client.chat.completions.create(model=model, messages=messages)

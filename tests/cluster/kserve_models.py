@@ -1,5 +1,4 @@
-"""
-KServe's manifests read by KServe's own classes, in KServe's environment: what they drop or change is a mistake.
+"""KServe's manifests read by KServe's own classes, in KServe's environment: what they drop or change is a mistake.
 
 ``python kserve_models.py FILE...`` prints one JSON object: a list of faults for each manifest of KServe's.
 """
@@ -20,9 +19,7 @@ CLASSES: Mapping[str, str] = {
 
 
 def faults(sent: object, kept: object, place: str = "") -> Iterator[str]:
-    """
-    Where a manifest that went through the classes is not what it was.
-    """
+    """Where a manifest that went through the classes is not what it was."""
     if isinstance(sent, dict) and isinstance(kept, dict):
         for key, value in sent.items():
             if key in kept:
@@ -54,9 +51,7 @@ def _checked(manifest: Any, name: str) -> list[str]:
 
 
 def main(files: list[str]) -> None:
-    """
-    Check every manifest that KServe has a class for.
-    """
+    """Check every manifest that KServe has a class for."""
     yaml = importlib.import_module("yaml")
     shown = {}
     for manifest in (each for file in files for each in yaml.safe_load_all(Path(file).read_text()) if each):

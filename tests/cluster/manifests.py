@@ -1,6 +1,4 @@
-"""
-The manifests of examples/kubernetes as a cluster reads them.
-"""
+"""The manifests of examples/kubernetes as a cluster reads them."""
 
 from __future__ import annotations
 
@@ -17,32 +15,24 @@ Manifest = Mapping[str, Any]  # Any: JSON values
 
 
 def read(*names: str) -> list[Manifest]:
-    """
-    All manifests of some of the files, or of all of them.
-    """
+    """All manifests of some of the files, or of all of them."""
     files = [FOLDER / name for name in names] or FILES
     return [each for file in files for each in YAML(typ="safe").load_all(file.read_text()) if each]
 
 
 def of_kind(kind: str, manifests: Sequence[Manifest]) -> Manifest:
-    """
-    The one of a kind.
-    """
+    """The one of a kind."""
     (found,) = (each for each in manifests if each["kind"] == kind)
     return found
 
 
 def name(manifest: Manifest) -> str:
-    """
-    What it is called, with its kind.
-    """
+    """What it is called, with its kind."""
     return f"{manifest['kind']}/{manifest['metadata']['name']}"
 
 
 def pods(manifests: Sequence[Manifest]) -> Iterator[tuple[str, Manifest, Manifest]]:
-    """
-    The name of each manifest that makes pods of ours, its pod, and the ConfigMap with what that serves.
-    """
+    """The name of each manifest that makes pods of ours, its pod, and the ConfigMap with what that serves."""
     settings = {each["metadata"]["name"]: each for each in manifests if each["kind"] == "ConfigMap"}
     for each in manifests:
         if each["kind"] == "LeaderWorkerSet":
@@ -55,9 +45,7 @@ def pods(manifests: Sequence[Manifest]) -> Iterator[tuple[str, Manifest, Manifes
 
 
 def container(pod: Manifest) -> Manifest:
-    """
-    The one container of a pod.
-    """
+    """The one container of a pod."""
     (only,) = pod["containers"]
     found: Manifest = only
     return found

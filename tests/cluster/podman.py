@@ -1,6 +1,4 @@
-"""
-Podman, where there is one, and what is asked of a container from the inside: it needs no network for that.
-"""
+"""Podman, where there is one, and what is asked of a container from the inside: it needs no network for that."""
 
 from __future__ import annotations
 
@@ -35,47 +33,35 @@ sys.stdout.write(f"{answer.status} {answer.read().decode()}")
 
 @dataclass(frozen=True)
 class Podman:
-    """
-    The command, with what must come before it.
-    """
+    """The command, with what must come before it."""
 
     prefix: tuple[str, ...] = ()
 
     def run(self, *words: str, stdin: bytes | None = None) -> str:
-        """
-        What a command of podman prints; a failure is one of the test.
-        """
+        """What a command of podman prints; a failure is one of the test."""
         done = subprocess.run([*self.prefix, "podman", *words], input=stdin, capture_output=True, timeout=300)
         assert done.returncode == 0, f"podman {' '.join(words)}: {done.stderr.decode()[-2000:]}"
         return done.stdout.decode().strip()
 
     def ask(self, container: str, path: str, body: object = None, port: int = 8080) -> tuple[int, Any]:
-        """
-        Status and JSON body of a request from inside; status 0 where nobody listens, or there is no container.
-        """
+        """Status and JSON body of a request from inside; status 0 where nobody listens, or there is no container."""
         words = ["exec", container, "python", "-c", _ASK, str(port), path, "" if body is None else json.dumps(body)]
         done = subprocess.run([*self.prefix, "podman", *words], capture_output=True, text=True, timeout=120)
         status, _, said = done.stdout.partition(" ")
         return (int(status), json.loads(said)) if done.returncode == 0 else (0, None)
 
     def inspect(self, container: str) -> Any:
-        """
-        Everything podman knows of a container.
-        """
+        """Everything podman knows of a container."""
         return json.loads(self.run("inspect", container))[0]
 
     def log(self, container: str) -> str:
-        """
-        The end of a container's log, for a failure's message.
-        """
+        """The end of a container's log, for a failure's message."""
         done = subprocess.run(["podman", "logs", container], capture_output=True, text=True, timeout=60)
         return (done.stdout + done.stderr)[-4000:]
 
 
 def require() -> None:
-    """
-    Skip where there is no podman, or no image.
-    """
+    """Skip where there is no podman, or no image."""
     if shutil.which("podman") is None:
         pytest.skip("needs podman")
     if subprocess.run(["podman", "image", "exists", IMAGE], timeout=60).returncode:

@@ -1,5 +1,4 @@
-"""
-The image, run as a platform runs it: as somebody, from a root that is read-only, without capabilities or a network.
+"""The image, run as a platform runs it: as somebody, from a root that is read-only, without capabilities or a network.
 
 `just test-image` builds it and runs these.
 """
@@ -28,9 +27,7 @@ pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory: pytest.TempPathFactory, chat_file: Path) -> Path:
-    """
-    A volume on which the model is already, so that nobody needs the network.
-    """
+    """A volume on which the model is already, so that nobody needs the network."""
     require()
     folder = tmp_path_factory.mktemp("volume")
     pull = [sys.executable, "-m", "appliance", "pull", str(chat_file), "--set", f"storage.cache_dir={folder}/appliance"]
@@ -42,17 +39,13 @@ def volume(tmp_path_factory: pytest.TempPathFactory, chat_file: Path) -> Path:
 
 @pytest.fixture
 def podman() -> Iterator[Podman]:
-    """
-    Podman, away from this machine's network.
-    """
+    """Podman, away from this machine's network."""
     with own_network() as podman:
         yield podman
 
 
 def _until_it_answers(podman: Podman, container: str, port: int) -> list[str]:
-    """
-    Wait until it is live, then ready, and ask it: the states it was in.
-    """
+    """Wait until it is live, then ready, and ask it: the states it was in."""
     states: list[str] = []
 
     def is_ready() -> bool:
@@ -71,9 +64,7 @@ def _until_it_answers(podman: Podman, container: str, port: int) -> list[str]:
 
 
 def _is_confined(podman: Podman, container: str) -> None:
-    """
-    Nothing can be done but to serve: no capability, none to be had, and nothing to be written but the volume.
-    """
+    """Nothing can be done but to serve: no capability, none to be had, and nothing to be written but the volume."""
     status = dict(line.split(":\t", 1) for line in podman.run("exec", container, "cat", "/proc/1/status").splitlines())
     mounts = [line.split() for line in podman.run("exec", container, "cat", "/proc/mounts").splitlines()]
     roots = [mount[3].split(",") for mount in mounts if mount[1] == "/"]
@@ -140,9 +131,7 @@ def _file(path: Path, documents: list[manifests.Manifest]) -> str:
 
 
 def _archive(folder: Path) -> bytes:
-    """
-    What is on the volume, as podman imports it.
-    """
+    """What is on the volume, as podman imports it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(folder, arcname=".")

@@ -1,6 +1,4 @@
-"""
-The manifests of examples/kubernetes: what Kubernetes and KServe know, and what fits the appliance they run.
-"""
+"""The manifests of examples/kubernetes: what Kubernetes and KServe know, and what fits the appliance they run."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ PODS = [pytest.param(pod, settings, id=name) for name, pod, settings in manifest
 
 
 def _config(settings: Manifest, pod: Manifest, folder: Path) -> Config:
-    """
-    The config that a pod serves, with what its arguments put over it.
-    """
+    """The config that a pod serves, with what its arguments put over it."""
     file = folder / "config.yaml"
     file.write_text(settings["data"]["config.yaml"])
     words = manifests.container(pod).get("args", [])
@@ -61,16 +57,12 @@ def _is_custom(manifest: Manifest) -> bool:
 
 @pytest.mark.parametrize("manifest", [each for each in ALL if not _is_custom(each)], ids=manifests.name)
 def test_kubernetes_knows_every_key(manifest: Manifest) -> None:
-    """
-    Each of Kubernetes' own manifests fits its schema, and has no key beside it.
-    """
+    """Each of Kubernetes' own manifests fits its schema, and has no key beside it."""
     assert kubernetes_validate.validate(dict(manifest), KUBERNETES, strict=True) == KUBERNETES
 
 
 def test_a_misspelt_key_of_a_manifest_is_found() -> None:
-    """
-    The check refuses what Kubernetes would drop in silence.
-    """
+    """The check refuses what Kubernetes would drop in silence."""
     deployment = copy.deepcopy(dict(manifests.of_kind("Deployment", ALL)))
     deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 1
 
@@ -80,9 +72,7 @@ def test_a_misspelt_key_of_a_manifest_is_found() -> None:
 
 @pytest.mark.slow
 def test_kserve_knows_every_key(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    """
-    KServe's own classes give each of its manifests back as it was, and not a misspelt one.
-    """
+    """KServe's own classes give each of its manifests back as it was, and not a misspelt one."""
     python = environment(pytestconfig, "kserve-models", "kserve==0.21.0", "kubernetes<36")
     good = FOLDER / "kserve.yaml"
     bad = tmp_path / "bad.yaml"
@@ -102,9 +92,7 @@ def test_kserve_knows_every_key(pytestconfig: pytest.Config, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("pod", "settings"), PODS)
 def test_probes_and_ports_are_those_of_the_server(pod: Manifest, settings: Manifest, tmp_path: Path) -> None:
-    """
-    Probes ask the listener of probes for routes it has, and every port of the container is one that we listen on.
-    """
+    """Probes ask the listener of probes for routes it has, and every port of the container is one that we listen on."""
     server = _config(settings, pod, tmp_path).server
     manager = ModelManager(doubles())
     app = create_probes(manager, SingleProcessHealth(manager), RequestRecorder(TelemetrySettings()))
@@ -120,9 +108,7 @@ def test_probes_and_ports_are_those_of_the_server(pod: Manifest, settings: Manif
 
 @pytest.mark.parametrize(("pod", "settings"), PODS)
 def test_a_pod_is_given_longer_to_stop_than_it_takes(pod: Manifest, settings: Manifest, tmp_path: Path) -> None:
-    """
-    Its grace is more than the delay before the drain, the drain and the engine's end together.
-    """
+    """Its grace is more than the delay before the drain, the drain and the engine's end together."""
     server = _config(settings, pod, tmp_path).server
 
     assert server.drain_delay_seconds > 0
@@ -133,24 +119,19 @@ def test_a_pod_is_given_longer_to_stop_than_it_takes(pod: Manifest, settings: Ma
 
 @pytest.mark.parametrize(("pod", "settings"), PODS)
 def test_no_service_sets_variables_of_a_pod(pod: Manifest, settings: Manifest) -> None:
-    """
-    A Service called vllm would set VLLM_PORT, and others what their names happen to mean.
-    """
+    """A Service called vllm would set VLLM_PORT, and others what their names happen to mean."""
     assert _of_pod(pod, "enableServiceLinks") is False
 
 
 def _of_pod(pod: Manifest, key: str) -> Any:  # Any: JSON values
-    """
-    What a pod says of itself; of a runtime's pod the InferenceService says it.
-    """
+    """What a pod says of itself; of a runtime's pod the InferenceService says it."""
     pods = (pod, manifests.of_kind("InferenceService", ALL)["spec"]["predictor"])
     return next(each[key] for each in pods if key in each)
 
 
 @pytest.mark.parametrize(("pod", "settings"), PODS)
 def test_a_pod_is_restricted(pod: Manifest, settings: Manifest) -> None:
-    """
-    It passes Pod Security's strictest profile, and its root is read-only beside that.
+    """It passes Pod Security's strictest profile, and its root is read-only beside that.
 
     Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
     """
@@ -171,9 +152,7 @@ def test_a_pod_is_restricted(pod: Manifest, settings: Manifest) -> None:
 
 @pytest.mark.parametrize(("pod", "settings"), PODS)
 def test_every_volume_is_mounted_and_there(pod: Manifest, settings: Manifest) -> None:
-    """
-    No mount without a volume, no volume without a mount, no claim that nobody makes.
-    """
+    """No mount without a volume, no volume without a mount, no claim that nobody makes."""
     mounted = {mount["name"] for mount in manifests.container(pod)["volumeMounts"]}
     claims = {each["persistentVolumeClaim"]["claimName"] for each in pod["volumes"] if "persistentVolumeClaim" in each}
 
@@ -182,9 +161,7 @@ def test_every_volume_is_mounted_and_there(pod: Manifest, settings: Manifest) ->
 
 
 def test_everything_selects_the_pods_of_the_deployment() -> None:
-    """
-    Service, budget, policy and spread mean the pods that the Deployment makes, and the autoscaler the Deployment.
-    """
+    """Service, budget, policy and spread mean the pods that the Deployment makes, and the autoscaler the Deployment."""
     deployment = manifests.of_kind("Deployment", REPLICAS)
     template = deployment["spec"]["template"]
     labels = template["metadata"]["labels"]
@@ -231,9 +208,7 @@ def test_a_group_of_machines_is_one_server() -> None:
 
 
 def test_the_config_of_a_group_is_each_machines(tmp_path: Path) -> None:
-    """
-    The same file makes rank 0 answer and rank 1 follow, and both take every GPU that their pod has.
-    """
+    """The same file makes rank 0 answer and rank 1 follow, and both take every GPU that their pod has."""
     ((_, pod, settings),) = manifests.pods(manifests.read("leaderworkerset.yaml"))
     (model,) = _config(settings, pod, tmp_path).models
     assert isinstance(model, GenerativeConfig)
@@ -247,9 +222,7 @@ def test_the_config_of_a_group_is_each_machines(tmp_path: Path) -> None:
 
 
 def test_every_file_is_known() -> None:
-    """
-    A file that is added is read by the tests above.
-    """
+    """A file that is added is read by the tests above."""
     assert [file.name for file in FILES] == [
         "appliance.yaml",
         "autoscaling.yaml",

@@ -1,6 +1,4 @@
-"""
-Configs for the tests of the config room.
-"""
+"""Configs for the tests of the config room."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from appliance.config import LoadedConfig, load
 
 @pytest.fixture
 def load_text(tmp_path: Path) -> Callable[..., LoadedConfig]:
-    """
-    Loads a config given as text, in an environment that is empty unless `environ` says otherwise.
-    """
+    """Loads a config given as text, in an environment that is empty unless `environ` says otherwise."""
 
     def load_text(text: str, *overrides: str, environ: dict[str, str] | None = None) -> LoadedConfig:
         path = tmp_path / "config.yaml"

@@ -1,6 +1,4 @@
-"""
-Templates, paths and targets of adapters that come from elsewhere than the file itself.
-"""
+"""Templates, paths and targets of adapters that come from elsewhere than the file itself."""
 
 from __future__ import annotations
 
@@ -35,25 +33,19 @@ def _problem(load_text: Callable[..., LoadedConfig], text: str, **environ: str) 
 def test_a_fault_in_what_came_from_outside_is_told_without_it(
     load_text: Callable[..., LoadedConfig], text: str, said: str
 ) -> None:
-    """
-    The place of the reference, and the line of what it brought; nothing of the text itself.
-    """
+    """The place of the reference, and the line of what it brought; nothing of the text itself."""
     assert _problem(load_text, text, SECRET="x\n{% hunter2 %}\n") == said
 
 
 def test_a_target_from_outside_is_not_told(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Neither the name itself nor one that is like it.
-    """
+    """Neither the name itself nor one that is like it."""
     text = CHAT.replace("{url: http://x}", "${env:SECRET}") + "x{{ 1 }}"
 
     assert _problem(load_text, text, SECRET="aa") == "4:11: is ***, the name of no model here; the models here are a"
 
 
 def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., LoadedConfig], tmp_path: Path) -> None:
-    """
-    The file's own line is told, and a good one is good.
-    """
+    """The file's own line is told, and a good one is good."""
     file = tmp_path / "chat.jinja"
     file.write_text("fine\n{% for %}\n")
     said = _problem(load_text, f"{CHAT}{file}")
@@ -78,7 +70,5 @@ def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., LoadedConf
 def test_a_fault_is_told_at_its_line_of_the_file(
     load_text: Callable[..., LoadedConfig], written: str, place: str
 ) -> None:
-    """
-    However the text is written; where its lines are not the file's, at its beginning.
-    """
+    """However the text is written; where its lines are not the file's, at its beginning."""
     assert _problem(load_text, f"{CHAT}{written}").startswith(f"{place}: is no Jinja template: Encountered unknown tag")

@@ -1,6 +1,4 @@
-"""
-Every kind of fault, as a file with the messages it must give beside it; run this file to write the messages anew.
-"""
+"""Every kind of fault, as a file with the messages it must give beside it; run this file to write the messages anew."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ FILES = sorted(BROKEN.glob("*.yaml"))
 
 
 def messages(file: Path) -> str:
-    """
-    What loading the file says, with the name as it is seen from the file's own directory.
-    """
+    """What loading the file says, with the name as it is seen from the file's own directory."""
     with pytest.raises(ConfigError) as caught:
         load(Path(file.name), environ={})
     return f"{caught.value}\n"
@@ -27,26 +23,20 @@ def messages(file: Path) -> str:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_each_fault_is_told_with_its_place_and_its_remedy(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A broken config gives exactly the messages beside it: place, path, fault, remedy, line and caret.
-    """
+    """A broken config gives exactly the messages beside it: place, path, fault, remedy, line and caret."""
     monkeypatch.chdir(BROKEN)
 
     assert messages(file) == file.with_suffix(".txt").read_text(encoding="utf-8")
 
 
 def test_every_file_of_messages_has_its_config() -> None:
-    """
-    No messages are left over from a case that is gone.
-    """
+    """No messages are left over from a case that is gone."""
     assert {file.stem for file in BROKEN.glob("*.txt")} == {file.stem for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_faults_come_in_the_order_of_the_file(file: Path) -> None:
-    """
-    Problems are sorted by line and column, so that a file can be mended from top to bottom.
-    """
+    """Problems are sorted by line and column, so that a file can be mended from top to bottom."""
     with pytest.raises(ConfigError) as caught:
         load(file, environ={})
     places = [(problem.line or 0, problem.column or 0) for problem in caught.value.problems]

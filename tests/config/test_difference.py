@@ -1,6 +1,4 @@
-"""
-What differs between two configs, and what a server that runs would make of it.
-"""
+"""What differs between two configs, and what a server that runs would make of it."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ Compare = Callable[..., list[Difference]]
 
 @pytest.fixture
 def compare(tmp_path: Path) -> Compare:
-    """
-    What differs between two texts.
-    """
+    """What differs between two texts."""
 
     def compare(old: str, new: str, **environ: str) -> list[Difference]:
         first = _loaded(tmp_path / "old" / "a.yaml", old, environ)
@@ -44,9 +40,7 @@ def _loaded(file: Path, text: str, environ: dict[str, str]) -> LoadedConfig:
 
 
 def test_what_means_the_same_is_no_difference(compare: Compare) -> None:
-    """
-    Comments, the order of keys and models, defaults that are written out, and the user's own keys.
-    """
+    """Comments, the order of keys and models, defaults that are written out, and the user's own keys."""
     same = """\
 x-mine: 7
 server: {port: 8080}  # as ever
@@ -75,9 +69,7 @@ models:
 def test_a_key_has_its_path_its_values_and_its_change(
     compare: Compare, more: str, path: str, new: object, change: str
 ) -> None:
-    """
-    One key is one difference, and says what it asks of a server that runs.
-    """
+    """One key is one difference, and says what it asks of a server that runs."""
     (found,) = compare(BASE, BASE + more)
 
     assert (found.path, found.new, found.change, found.model) == (path, new, change, None)
@@ -96,9 +88,7 @@ def test_a_key_has_its_path_its_values_and_its_change(
 def test_a_model_is_known_by_its_name(
     compare: Compare, before: str, after: str, path: str, old: object, new: object
 ) -> None:
-    """
-    Paths name models as `--set` does, and whatever is said of a model brings it anew.
-    """
+    """Paths name models as `--set` does, and whatever is said of a model brings it anew."""
     first, *_ = compare(BASE, BASE.replace(before, after))
 
     assert first.path == path
@@ -109,9 +99,7 @@ def test_a_model_is_known_by_its_name(
 
 
 def test_limits_of_a_model_change_while_it_serves(compare: Compare) -> None:
-    """
-    They do not bring it anew.
-    """
+    """They do not bring it anew."""
     found = compare(BASE, BASE.replace("class: proxy", "class: proxy, limits: {queued: 7}, slo: {ttft_seconds: 2}"))
 
     assert [(each.path, each.change) for each in found] == [
@@ -121,9 +109,7 @@ def test_limits_of_a_model_change_while_it_serves(compare: Compare) -> None:
 
 
 def test_an_engine_that_workers_share_is_not_brought_anew(compare: Compare) -> None:
-    """
-    It has met its front ends once and for all; models without one are swapped as ever.
-    """
+    """It has met its front ends once and for all; models without one are swapped as ever."""
     longer = BASE.replace("{uri: /models/chat}", "{uri: /models/chat}, engine: {max_model_len: 8}")
     longer = longer.replace("http://a:1", "http://b:1")
     workers = "server: {workers: 2}\n"
@@ -138,9 +124,7 @@ def test_an_engine_that_workers_share_is_not_brought_anew(compare: Compare) -> N
 
 
 def test_secrets_are_never_shown(compare: Compare) -> None:
-    """
-    Not what came out of a reference, as a whole or in part, and not what is typed in the place of a secret.
-    """
+    """Not what came out of a reference, as a whole or in part, and not what is typed in the place of a secret."""
     old = BASE.replace('"}]', '", headers: {x-tenant: plain-text-1}, api_key: "plain-key-1"}]')
     new = BASE.replace('"}]', '/${env:PART}", headers: {x-tenant: plain-text-2}, api_key: "${env:KEY}"}]')
     found = compare(old, new + "logging: {level: '${env:LEVEL}'}", KEY="the-key-1", PART="part-1", LEVEL="debug")

@@ -1,6 +1,4 @@
-"""
-The digest of a config.
-"""
+"""The digest of a config."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ PROXY = "models: [{name: a, class: proxy, upstreams: [{url: http://u/, api_key: 
 
 
 def test_a_change_at_any_depth_is_another_digest() -> None:
-    """
-    Wherever the value came from.
-    """
+    """Wherever the value came from."""
     plain, again = digest(load(CHAT).config), digest(load(CHAT).config)
     deeper = digest(load(CHAT, ["models.smollm2.engine.max_model_len=1024"]).config)
 
@@ -25,9 +21,7 @@ def test_a_change_at_any_depth_is_another_digest() -> None:
 
 
 def test_a_secret_is_no_part_of_it(tmp_path: Path) -> None:
-    """
-    Nothing can be learned of it from a metric.
-    """
+    """Nothing can be learned of it from a metric."""
     made = []
     for key in ("one-key", "another-key"):
         file = tmp_path / f"{key}.yaml"

@@ -1,6 +1,4 @@
-"""
-The walk as a whole: all problems at once, nothing but them, and quick.
-"""
+"""The walk as a whole: all problems at once, nothing but them, and quick."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ server: {prot: 1}
 
 
 def test_the_config_is_frozen(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    A loaded config cannot be changed.
-    """
+    """A loaded config cannot be changed."""
     config = load_text(RICH).config
 
     with pytest.raises(ValidationError, match="frozen"):
@@ -63,9 +59,7 @@ def test_the_config_is_frozen(load_text: Callable[..., LoadedConfig]) -> None:
 
 
 def test_importing_the_config_room_loads_nothing_heavy() -> None:
-    """
-    Checking a config works and is quick where neither an engine nor a server is installed.
-    """
+    """Checking a config works and is quick where neither an engine nor a server is installed."""
     heavy = ["torch", "vllm", "transformers", "litestar", "granian", "numpy"]
     code = f"import appliance.config, sys; print([name for name in {heavy} if name in sys.modules])"
 
@@ -96,27 +90,21 @@ def problems(path: Path, raw: bytes, *overrides: str) -> str:
 @SETTINGS
 @given(st.binary())
 def test_any_bytes_are_a_config_or_problems(tmp_path: Path, raw: bytes) -> None:
-    """
-    No file at all makes loading fail in any other way than with problems.
-    """
+    """No file at all makes loading fail in any other way than with problems."""
     assert isinstance(problems(tmp_path / "config.yaml", raw), str)
 
 
 @SETTINGS
 @given(st.lists(PIECES | st.characters(codec="utf-8"), max_size=40).map("".join))
 def test_any_text_is_a_config_or_problems(tmp_path: Path, text: str) -> None:
-    """
-    No text, valid YAML or not, makes loading fail in any other way than with problems.
-    """
+    """No text, valid YAML or not, makes loading fail in any other way than with problems."""
     assert isinstance(problems(tmp_path / "config.yaml", text.encode()), str)
 
 
 @SETTINGS
 @given(st.integers(0, len(RICH)), st.integers(0, 30), st.lists(PIECES, max_size=3).map("".join))
 def test_any_damage_to_a_config_gives_a_config_or_problems(tmp_path: Path, start: int, length: int, piece: str) -> None:
-    """
-    A config with a part replaced by something else loads or has problems.
-    """
+    """A config with a part replaced by something else loads or has problems."""
     assert isinstance(problems(tmp_path / "config.yaml", (RICH[:start] + piece + RICH[start + length :]).encode()), str)
 
 
@@ -130,9 +118,7 @@ JSON = st.recursive(
 @SETTINGS
 @given(st.data())
 def test_any_value_anywhere_gives_a_config_or_problems(tmp_path: Path, data: st.DataObject) -> None:
-    """
-    Any JSON in the place of any part of a config loads or has problems.
-    """
+    """Any JSON in the place of any part of a config loads or has problems."""
     config = YAML(typ="safe", pure=True).load(RICH)
     at = config
     for _ in range(data.draw(st.integers(0, 4))):
@@ -152,7 +138,5 @@ def test_any_value_anywhere_gives_a_config_or_problems(tmp_path: Path, data: st.
 @SETTINGS
 @given(st.lists(PIECES | st.characters(), max_size=20).map("".join))
 def test_any_override_gives_a_config_or_problems(tmp_path: Path, override: str) -> None:
-    """
-    No `--set` option makes loading fail in any other way than with problems.
-    """
+    """No `--set` option makes loading fail in any other way than with problems."""
     assert isinstance(problems(tmp_path / "config.yaml", RICH.encode(), override, f"server.host={override}"), str)

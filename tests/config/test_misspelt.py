@@ -1,6 +1,4 @@
-"""
-One wrong letter in a key, wherever the key stands: the error is on its line and names the right key.
-"""
+"""One wrong letter in a key, wherever the key stands: the error is on its line and names the right key."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ OPEN = frozenset({"body", "defaults", "override", "parameters", "set"})
 
 
 def closed_keys(file: Path) -> Iterator[tuple[str, str, SourceLocation]]:
-    """
-    Path, text and place of every key in a closed part of the file.
-    """
+    """Path, text and place of every key in a closed part of the file."""
     draft, _ = read(file)
     for path, place in draft.keys.items():
         parts = [str(part) for part in path]
@@ -40,9 +36,7 @@ def closed_keys(file: Path) -> Iterator[tuple[str, str, SourceLocation]]:
 
 
 def misspellings(key: str) -> dict[str, str]:
-    """
-    The key with one letter wrong, by what is wrong with it.
-    """
+    """The key with one letter wrong, by what is wrong with it."""
     middle = len(key) // 2
     return {
         "first letter gone": key[1:],
@@ -60,9 +54,7 @@ KINDS = tuple(misspellings("some key"))
 def assert_each_is_found(
     file: Path, load_text: Callable[..., LoadedConfig], kinds: Callable[[int], Sequence[str]]
 ) -> None:
-    """
-    Misspell each key of a file by itself, in the ways that `kinds` gives for its number; list what is not found.
-    """
+    """Misspell each key of a file by itself, in the ways that `kinds` gives for its number; list what is not found."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     missed = []
     for number, (path, key, place) in enumerate(closed_keys(file)):
@@ -90,8 +82,7 @@ def assert_each_is_found(
 def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(
     file: Path, load_text: Callable[..., LoadedConfig]
 ) -> None:
-    """
-    A one-letter misspelling of any key is an error at the key that suggests the key which was meant.
+    """A one-letter misspelling of any key is an error at the key that suggests the key which was meant.
 
     Each key has one of the misspellings, in turn.
     """
@@ -101,16 +92,12 @@ def test_a_misspelt_key_is_found_on_its_line_with_the_right_key(
 @pytest.mark.long
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_misspelling_of_every_key_is_found(file: Path, load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Each key has every misspelling.
-    """
+    """Each key has every misspelling."""
     assert_each_is_found(file, load_text, lambda _: KINDS)
 
 
 def test_every_section_is_in_the_rich_configs(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    The configs with everything in them are right, so that each misspelling is its only fault.
-    """
+    """The configs with everything in them are right, so that each misspelling is its only fault."""
     config, adapters = (load_text(file.read_text(encoding="utf-8")).config for file in RICH)
 
     assert config.model_fields_set == set(type(config).model_fields)

@@ -1,6 +1,4 @@
-"""
-The environment and `--set` over the file.
-"""
+"""The environment and `--set` over the file."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ Where = Callable[[Config], object]
 
 
 def engine(config: Config, index: int = 0) -> dict[str, object]:
-    """
-    What is set of a model's engine section.
-    """
+    """What is set of a model's engine section."""
     return config.models[index].engine.model_dump(exclude_unset=True)  # type: ignore[attr-defined, no-any-return] # generative
 
 
@@ -122,9 +118,7 @@ def test_what_is_laid_over_the_file_counts(
     value: object,
     load_text: Callable[..., LoadedConfig],
 ) -> None:
-    """
-    The environment goes over the file and `--set` over both; each changes what it names and nothing else.
-    """
+    """The environment goes over the file and `--set` over both; each changes what it names and nothing else."""
     config = load_text(CONFIG, *overrides, environ=environ).config
 
     assert where(config) == value
@@ -242,9 +236,7 @@ REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
 def test_what_cannot_be_laid_over_is_told_with_its_source(
     environ: dict[str, str], overrides: tuple[str, ...], message: str, load_text: Callable[..., LoadedConfig]
 ) -> None:
-    """
-    A fault of a variable or an option names it, and says what would be right.
-    """
+    """A fault of a variable or an option names it, and says what would be right."""
     with pytest.raises(ConfigError) as caught:
         load_text(CONFIG, *overrides, environ=environ)
 
@@ -252,9 +244,7 @@ def test_what_cannot_be_laid_over_is_told_with_its_source(
 
 
 def test_two_models_that_share_a_variable_are_told_apart_by_nothing(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    A variable that may mean two models means neither.
-    """
+    """A variable that may mean two models means neither."""
     text = CONFIG.replace("smollm2", "org_model")
 
     with pytest.raises(ConfigError, match="ORG_MODEL__ENGINE: means more than one model"):
@@ -262,26 +252,20 @@ def test_two_models_that_share_a_variable_are_told_apart_by_nothing(load_text: C
 
 
 def test_the_environment_does_not_hide_a_fault_of_the_file(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Where the file has no mapping to lay a key into, the file is told to be wrong.
-    """
+    """Where the file has no mapping to lay a key into, the file is told to be wrong."""
     with pytest.raises(ConfigError, match=r"config\.yaml:1:9: server: is 3; must be a mapping"):
         load_text("server: 3\n" + CONFIG.partition("server")[0], environ={"APPLIANCE__SERVER__PORT": "1"})
 
 
 def test_an_empty_variable_unsets_what_may_be_unset(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    A variable with no value is null where null is a value, as for a port that is not used.
-    """
+    """A variable with no value is null where null is a value, as for a port that is not used."""
     text = CONFIG + "  probe_port: 9090\n"
 
     assert load_text(text, environ={"APPLIANCE__SERVER__PROBE_PORT": ""}).config.server.probe_port is None
 
 
 def test_the_config_itself_does_not_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A config made in Python is what it was given.
-    """
+    """A config made in Python is what it was given."""
     monkeypatch.setenv("APPLIANCE__SERVER__PORT", "9000")
     storage = {"uri": "file:///a"}
 

@@ -1,6 +1,4 @@
-"""
-References in strings to the environment and to files.
-"""
+"""References in strings to the environment and to files."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ RESOLVED = {
 
 @pytest.mark.parametrize(("written", "read"), RESOLVED.values(), ids=RESOLVED)
 def test_a_reference_becomes_what_it_names(written: str, read: str, load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    References are replaced wherever they stand in a string, once, and everything else stays.
-    """
+    """References are replaced wherever they stand in a string, once, and everything else stays."""
     environ = {"BUCKET": "s3", "EMPTY": "", "REFERENCE": "${env:BUCKET}"}
 
     model = load_text(CONFIG.format(uri=written), environ=environ).config.models[0]
@@ -46,9 +42,7 @@ def test_a_reference_becomes_what_it_names(written: str, read: str, load_text: C
 
 
 def test_a_file_is_read_without_its_last_line_end(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    `${file:...}` is the file's text, without the line end that editors and secrets end with.
-    """
+    """`${file:...}` is the file's text, without the line end that editors and secrets end with."""
     (tmp_path / "token").write_text("to ken\n")
 
     loaded = load_text(CONFIG.format(uri=f"${{file:{tmp_path}/token}}"))
@@ -58,9 +52,7 @@ def test_a_file_is_read_without_its_last_line_end(tmp_path: Path, load_text: Cal
 
 
 def test_a_relative_file_lies_beside_the_config(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    A relative path starts at the config's directory, wherever we were started.
-    """
+    """A relative path starts at the config's directory, wherever we were started."""
     (tmp_path / "uri.txt").write_text("file:///a")
 
     loaded = load_text(CONFIG.format(uri="${file:uri.txt}"))
@@ -69,9 +61,7 @@ def test_a_relative_file_lies_beside_the_config(tmp_path: Path, load_text: Calla
 
 
 def test_a_file_that_is_not_text_is_a_problem(tmp_path: Path, load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Bytes that are not UTF-8 are refused at the reference's line.
-    """
+    """Bytes that are not UTF-8 are refused at the reference's line."""
     (tmp_path / "key.der").write_bytes(b"\xff\x00")
 
     with pytest.raises(ConfigError, match=r"config\.yaml:4:20: models\[0\]\.storage\.uri: the file .* UTF-8"):
@@ -79,9 +69,7 @@ def test_a_file_that_is_not_text_is_a_problem(tmp_path: Path, load_text: Callabl
 
 
 def test_a_reference_is_converted_where_it_is_the_whole_value(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Text from outside becomes the number or flag that its place wants, in sections and in engine arguments.
-    """
+    """Text from outside becomes the number or flag that its place wants, in sections and in engine arguments."""
     text = """\
 models:
   - name: a
@@ -111,9 +99,7 @@ server: {port: "${env:PORT:-9000}", drain_seconds: "${env:DRAIN}"}
 
 
 def test_references_under_free_keys_are_left_alone(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    What stands under a free key is the user's own; it counts only where an alias brings it into the config.
-    """
+    """What stands under a free key is the user's own; it counts only where an alias brings it into the config."""
     text = "x-storage: {uri: '${env:UNSET}'}\n" + CONFIG.format(uri="file:///a")
 
     assert load_text(text).secrets == frozenset()

@@ -1,6 +1,4 @@
-"""
-The committed JSON Schemas: up to date, described, and the same rules for an editor as for us.
-"""
+"""The committed JSON Schemas: up to date, described, and the same rules for an editor as for us."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ COMMITTED = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in
 
 
 def properties(schema: object) -> Iterator[tuple[str, Schema]]:
-    """
-    Every property of the schema at any depth, by its name; conditions and free keys are none.
-    """
+    """Every property of the schema at any depth, by its name; conditions and free keys are none."""
     if isinstance(schema, list):
         for item in schema:
             yield from properties(item)
@@ -44,18 +40,14 @@ def properties(schema: object) -> Iterator[tuple[str, Schema]]:
 
 @pytest.mark.parametrize("name", files())
 def test_a_committed_schema_is_what_the_classes_say(name: str) -> None:
-    """
-    The committed file is what the generator makes of the config's classes; `just schemas` writes it.
-    """
+    """The committed file is what the generator makes of the config's classes; `just schemas` writes it."""
     assert (directory() / name).read_text(encoding="utf-8") == files()[name]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
 def test_the_schema_of_the_engine_arguments_is_what_vllm_says() -> None:
-    """
-    The committed schema of vLLM's arguments belongs to the vLLM that is installed.
-    """
+    """The committed schema of vLLM's arguments belongs to the vLLM that is installed."""
     command = [sys.executable, "-m", "appliance.engines.vllm.schema", "--check"]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
@@ -64,9 +56,7 @@ def test_the_schema_of_the_engine_arguments_is_what_vllm_says() -> None:
 
 
 def test_a_stale_schema_is_told_with_the_recipe_that_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    The check names the file and the command to run, and fails.
-    """
+    """The check names the file and the command to run, and fails."""
     status = write_or_check({"appliance.schema.json": "{}"}, ["--check"])
 
     assert status == 1
@@ -75,9 +65,7 @@ def test_a_stale_schema_is_told_with_the_recipe_that_mends_it(capsys: pytest.Cap
 
 @pytest.mark.parametrize("schema", COMMITTED.values(), ids=COMMITTED)
 def test_a_schema_is_a_schema(schema: Schema) -> None:
-    """
-    Each file holds to the dialect that it names.
-    """
+    """Each file holds to the dialect that it names."""
     Draft202012Validator.check_schema(schema)
 
     assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
@@ -85,9 +73,7 @@ def test_a_schema_is_a_schema(schema: Schema) -> None:
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_a_schema_is_known_by_its_file_name(name: str) -> None:
-    """
-    The id is the file's name, so that references between the files work beside each other and in an editor.
-    """
+    """The id is the file's name, so that references between the files work beside each other and in an editor."""
     assert COMMITTED[name]["$id"] == name
 
 
@@ -104,18 +90,14 @@ def test_every_property_is_described(schema: Schema) -> None:
 
 
 def test_there_is_a_schema_of_each_model_class() -> None:
-    """
-    Every model class has its own file, which describes one entry of `models:`.
-    """
+    """Every model class has its own file, which describes one entry of `models:`."""
     assert {f"{name}.schema.json" for name in MODEL_CONFIGS} <= set(COMMITTED)
     for name in MODEL_CONFIGS:
         assert schema_of(name)["properties"]["class"]["const"] == name
 
 
 def test_an_editor_finds_what_we_find() -> None:
-    """
-    The files alone, without our code, refuse an unknown key, a wrong class and a wrong engine argument.
-    """
+    """The files alone, without our code, refuse an unknown key, a wrong class and a wrong engine argument."""
     registry = Registry().with_resources([(name, Resource.from_contents(schema)) for name, schema in COMMITTED.items()])
     validator = Draft202012Validator(COMMITTED["appliance.schema.json"], registry=registry)
     model = {"name": "a", "class": "generative", "storage": {"uri": "file:///a"}}
@@ -128,9 +110,7 @@ def test_an_editor_finds_what_we_find() -> None:
 
 
 def test_engine_arguments_that_the_config_owns_are_not_among_vllms() -> None:
-    """
-    What has a place of its own in the config can't be said a second time.
-    """
+    """What has a place of its own in the config can't be said a second time."""
     arguments = COMMITTED["vllm-engine.schema.json"]["properties"]
 
     assert not OWNED.keys() & arguments.keys()
@@ -138,9 +118,7 @@ def test_engine_arguments_that_the_config_owns_are_not_among_vllms() -> None:
 
 
 def test_no_load_format_unpickles() -> None:
-    """
-    Weights are read as safetensors or made up; formats that may run code can't be chosen.
-    """
+    """Weights are read as safetensors or made up; formats that may run code can't be chosen."""
     formats = COMMITTED["vllm-engine.schema.json"]["properties"]["load_format"]["enum"]
 
     assert formats == list(LOAD_FORMATS)
@@ -148,9 +126,7 @@ def test_no_load_format_unpickles() -> None:
 
 
 def test_the_generator_runs_as_a_command(tmp_path: Path) -> None:
-    """
-    `python -m appliance.config.write_schemas --check` is quiet and succeeds where all is up to date.
-    """
+    """`python -m appliance.config.write_schemas --check` is quiet and succeeds where all is up to date."""
     command = [sys.executable, "-W", "error", "-m", "appliance.config.write_schemas", "--check"]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -1,6 +1,4 @@
-"""
-What came from outside the file is never shown.
-"""
+"""What came from outside the file is never shown."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ FAULTS = {
 def test_a_secret_is_in_no_message_and_no_traceback(
     line: str, tmp_path: Path, load_text: Callable[..., LoadedConfig]
 ) -> None:
-    """
-    A fault of a value from outside shows `***`, and the error carries the value nowhere.
-    """
+    """A fault of a value from outside shows `***`, and the error carries the value nowhere."""
     (tmp_path / "secret").write_text(SECRET)
     text = f"""\
 {line}
@@ -61,9 +57,7 @@ models:
 
 
 def test_a_secret_near_a_choice_is_not_hinted_at(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    There is no did-you-mean for a value from outside: it would give most of the value away.
-    """
+    """There is no did-you-mean for a value from outside: it would give most of the value away."""
     text = "models: [{name: a, class: generative, storage: {uri: '${env:URI}'}}]\nlogging: {level: '${env:LEVEL}'}\n"
 
     with pytest.raises(ConfigError) as caught:
@@ -75,9 +69,7 @@ def test_a_secret_near_a_choice_is_not_hinted_at(load_text: Callable[..., Loaded
 
 
 def test_texts_from_outside_are_handed_on_for_redaction(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    The texts of the environment that stand in the config as text are its secrets, and nothing else is.
-    """
+    """The texts of the environment that stand in the config as text are its secrets, and nothing else is."""
     text = """\
 models:
   - name: a
@@ -99,9 +91,7 @@ logging: {level: '${env:LEVEL}'}
 
 
 def test_a_value_that_is_laid_over_takes_the_secret_with_it(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    A secret that `--set` replaces is no part of the config any more.
-    """
+    """A secret that `--set` replaces is no part of the config any more."""
     text = "models: [{name: a, class: generative, storage: {uri: '${env:URI}'}}]\n"
 
     loaded = load_text(text, "models.a.storage.uri=file:///b", environ={"URI": "file:///a"})
@@ -145,9 +135,7 @@ OF_SERVER = {
 def test_a_secret_that_the_file_spells_out_is_not_shown(
     line: str, load_text: Callable[..., LoadedConfig], tmp_path: Path
 ) -> None:
-    """
-    Neither in a message nor in the line of the file, whose caret stays where the fault is.
-    """
+    """Neither in a message nor in the line of the file, whose caret stays where the fault is."""
     model = "- {name: a, class: generative, storage: {uri: file:///a}}"
     if line in SPELLED_OUT.values():
         class_ = "proxy" if "upstreams" in line else "generative"
@@ -164,9 +152,7 @@ def test_a_secret_that_the_file_spells_out_is_not_shown(
 
 
 def test_the_caret_stays_under_the_fault(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Whether the secret before it is longer or shorter than what is shown for it.
-    """
+    """Whether the secret before it is longer or shorter than what is shown for it."""
     for secret in ("hunter2-hunter2-hunter2", "ab"):
         tls = f"{{certificate: a, key_password: {secret}, key: b, nonsense: 1}}"
         with pytest.raises(ConfigError) as caught:
@@ -221,9 +207,7 @@ MISPLACED = {
 
 @pytest.mark.parametrize("text", MISPLACED.values(), ids=MISPLACED)
 def test_what_stands_near_a_secret_is_not_shown(text: str, load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Only where it is, and what must be there.
-    """
+    """Only where it is, and what must be there."""
     with pytest.raises(ConfigError) as caught:
         load_text(text.replace("SECRET", WRITTEN))
 
@@ -258,9 +242,7 @@ def test_what_stands_near_a_secret_is_not_shown(text: str, load_text: Callable[.
     ],
 )
 def test_a_secret_of_the_command_line_is_not_shown(override: str, load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    A fault of `--set` says which one without its secret.
-    """
+    """A fault of `--set` says which one without its secret."""
     with pytest.raises(ConfigError) as caught:
         load_text("models: [{name: a, class: generative, storage: {uri: file:///a}}]\n", override)
 
@@ -269,9 +251,7 @@ def test_a_secret_of_the_command_line_is_not_shown(override: str, load_text: Cal
 
 
 def test_secrets_that_the_file_spells_out_are_hidden_everywhere(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    The log and the page get them as texts to hide, and a comparison shows that they differ.
-    """
+    """The log and the page get them as texts to hide, and a comparison shows that they differ."""
     text = """\
 models:
   - {{name: a, class: generative, storage: {{uri: 'https://user:{0}@host/a?sig={0}-x'}}}}
@@ -289,9 +269,7 @@ server: {{tls: {{certificate: a, key: b, key_password: {0}}}}}
 
 
 def test_every_secret_of_the_schema_is_known_by_its_name() -> None:
-    """
-    A new field that is a secret is hidden in the lines of the file as well, and no other field is taken for one.
-    """
+    """A new field that is a secret is hidden in the lines of the file as well, and no other field is taken for one."""
     secret: set[str] = set()
     others: set[str] = set()
 

@@ -1,6 +1,4 @@
-"""
-What YAML a config may be, and what is refused before it can do harm.
-"""
+"""What YAML a config may be, and what is refused before it can do harm."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ BOMBS = {
 
 
 def test_a_minimal_config_is_three_keys_of_one_model(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Name, class and storage of one model are enough; everything else has a default.
-    """
+    """Name, class and storage of one model are enough; everything else has a default."""
     config = load_text(MINIMAL).config
 
     assert config.models[0].names == ("smollm2",)
@@ -50,18 +46,14 @@ def test_a_minimal_config_is_three_keys_of_one_model(load_text: Callable[..., Lo
 
 
 def test_words_of_yaml_1_1_are_text(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    `yes`, `off`, dates and base-60 numbers are text, as in YAML 1.2.
-    """
+    """`yes`, `off`, dates and base-60 numbers are text, as in YAML 1.2."""
     config = load_text(MINIMAL + "expect: [{path: /, body: [yes, off, 2001-01-01, 12:30:00, 0o17, =]}]\n").config
 
     assert config.expect[0].body == ["yes", "off", "2001-01-01", "12:30:00", 15, "="]
 
 
 def test_aliases_and_merge_keys_work_from_free_keys(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    An anchor under a free key can be used whole or merged, and a mapping's own keys win over merged ones.
-    """
+    """An anchor under a free key can be used whole or merged, and a mapping's own keys win over merged ones."""
     text = """\
 x-engine: &engine {max_model_len: 1024, max_num_seqs: 4}
 x-more: &more {max_num_seqs: 8, enforce_eager: true}
@@ -88,9 +80,7 @@ models:
 
 
 def test_free_keys_are_dropped_from_sections_and_engine_arguments(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    A free key never reaches the config, nor vLLM.
-    """
+    """A free key never reaches the config, nor vLLM."""
     text = MINIMAL.replace("}]", ", x-a: 1, engine: {x-b: 2, args: {x-c: 3, seed: 4}}}]")
 
     model = load_text(text).config.models[0]
@@ -99,18 +89,14 @@ def test_free_keys_are_dropped_from_sections_and_engine_arguments(load_text: Cal
 
 
 def test_an_anchor_may_be_set_anew(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Of two anchors with one name the nearest before the alias counts, without a warning.
-    """
+    """Of two anchors with one name the nearest before the alias counts, without a warning."""
     text = MINIMAL + "x-a: &port 1\nx-b: &port 9000\nserver: {port: *port}\n"
 
     assert load_text(text).config.server.port == 9000
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
-    """
-    A file saved by an editor on Windows loads, and its positions are right.
-    """
+    """A file saved by an editor on Windows loads, and its positions are right."""
     path = tmp_path / "config.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode().replace(b"\n", b"\r\n") + b"server:\r\n  prot: 1\r\n")
 
@@ -122,9 +108,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
 def test_deep_nesting_is_refused_at_once(text: str, load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    100 kB of nesting is one problem with a place, told within seconds.
-    """
+    """100 kB of nesting is one problem with a place, told within seconds."""
     start = time.monotonic()
 
     with pytest.raises(ConfigError, match="nested deeper than 50 levels; must be flatter") as caught:
@@ -136,9 +120,7 @@ def test_deep_nesting_is_refused_at_once(text: str, load_text: Callable[..., Loa
 
 
 def test_an_alias_bomb_is_told_at_the_alias_that_is_too_much(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    What aliases stand for is counted without following them.
-    """
+    """What aliases stand for is counted without following them."""
     lines = ["x-a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [
         f"x-{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -153,9 +135,7 @@ def test_an_alias_bomb_is_told_at_the_alias_that_is_too_much(load_text: Callable
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
 def test_alias_bombs_are_refused(text: str, load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    Aliases that stand for more than a config can hold are one problem, told before they fill the memory.
-    """
+    """Aliases that stand for more than a config can hold are one problem, told before they fill the memory."""
     start = time.monotonic()
 
     message = r"\*\w+ makes more than 100000 values|aliases make more than 100000 values or 50 levels of it"
@@ -166,33 +146,25 @@ def test_alias_bombs_are_refused(text: str, load_text: Callable[..., LoadedConfi
 
 
 def test_a_very_large_file_is_refused(load_text: Callable[..., LoadedConfig]) -> None:
-    """
-    More than a ConfigMap can hold is no config.
-    """
+    """More than a ConfigMap can hold is no config."""
     with pytest.raises(ConfigError, match="is larger than 1048576 bytes"):
         load_text(MINIMAL + "#" * 1024 * 1024)
 
 
 def test_a_missing_file_is_a_problem_of_the_config(tmp_path: Path) -> None:
-    """
-    A path where nothing lies is told with the reason.
-    """
+    """A path where nothing lies is told with the reason."""
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file or directory"):
         load(tmp_path / "none.yaml")
 
 
 def test_a_directory_is_a_problem_of_the_config(tmp_path: Path) -> None:
-    """
-    A path where a directory lies is told with the reason.
-    """
+    """A path where a directory lies is told with the reason."""
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(tmp_path)
 
 
 def test_a_file_without_permission_is_a_problem_of_the_config(tmp_path: Path) -> None:
-    """
-    A file that we may not read is told with the reason.
-    """
+    """A file that we may not read is told with the reason."""
     path = tmp_path / "config.yaml"
     path.write_text(MINIMAL)
     path.chmod(0)

@@ -1,6 +1,4 @@
-"""
-The real encoders that the tests of this room share.
-"""
+"""The real encoders that the tests of this room share."""
 
 from __future__ import annotations
 
@@ -25,18 +23,14 @@ TAGS = ["O", "B-PLACE", "I-PLACE", "B-NAME", "I-NAME"]
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """
-    The directory of all-MiniLM-L6-v2.
-    """
+    """The directory of all-MiniLM-L6-v2."""
     (model_config,) = load(EXAMPLES / "embeddings.yaml").config.models
     return model_config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
 
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """
-    The embedding model of the examples.
-    """
+    """The embedding model of the examples."""
     served = Served(EXAMPLES / "embeddings.yaml", tmp_path_factory.mktemp("encoder") / "server.log").until_ready()
     yield served
     assert served.end() == 0, served.tail()
@@ -44,9 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def client(server: Served) -> Iterator[openai.OpenAI]:
-    """
-    OpenAI's own client.
-    """
+    """OpenAI's own client."""
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client
 
@@ -86,9 +78,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> dict[str, P
 
 @pytest.fixture(scope="package")
 def heads_server(tmp_path_factory: pytest.TempPathFactory, heads: dict[str, Path], minilm: Path) -> Iterator[Served]:
-    """
-    All three in one appliance, their tasks read from their own files, and MiniLM twice, with keys of its own.
-    """
+    """All three in one appliance, their tasks read from their own files, and MiniLM twice, with keys of its own."""
     folder = tmp_path_factory.mktemp("heads-server")
     models: list[dict[str, Any]] = [
         {"name": name, "class": "encoder", "storage": {"uri": str(path)}} for name, path in heads.items()

@@ -1,6 +1,4 @@
-"""
-Fifty texts of many lengths and scripts.
-"""
+"""Fifty texts of many lengths and scripts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Embeddings and rankings through the clients that people have.
-"""
+"""Embeddings and rankings through the clients that people have."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ DOCUMENTS = ["Cats sleep most of the day.", "Paris is the capital of France."]
 
 
 def test_cohere_ranks(server: Served) -> None:
-    """
-    Both of Cohere's clients, each at its own path.
-    """
+    """Both of Cohere's clients, each at its own path."""
     newer = cohere.ClientV2(api_key="none", base_url=server.url)
     older = cohere.Client(api_key="none", base_url=server.url)
 
@@ -33,9 +29,7 @@ def test_cohere_ranks(server: Served) -> None:
 
 
 def test_langchain_finds_the_document(server: Served) -> None:
-    """
-    LangChain's embeddings for OpenAI, which are the texts themselves where it need not count tokens.
-    """
+    """LangChain's embeddings for OpenAI, which are the texts themselves where it need not count tokens."""
     from langchain_openai import OpenAIEmbeddings
 
     embeddings = OpenAIEmbeddings(
@@ -52,9 +46,7 @@ def test_langchain_finds_the_document(server: Served) -> None:
 
 
 def test_llama_index_finds_the_document(server: Served) -> None:
-    """
-    LlamaIndex's embeddings for servers that are like OpenAI.
-    """
+    """LlamaIndex's embeddings for servers that are like OpenAI."""
     from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
     embeddings = OpenAILikeEmbedding(model_name="minilm", api_base=f"{server.url}/v1", api_key="none")
@@ -65,9 +57,7 @@ def test_llama_index_finds_the_document(server: Served) -> None:
 
 
 async def test_the_asynchronous_client_of_openai_gets_many(server: Served) -> None:
-    """
-    The same client, awaited, with a hundred texts in one request.
-    """
+    """The same client, awaited, with a hundred texts in one request."""
     async with openai.AsyncOpenAI(base_url=f"{server.url}/openai/v1", api_key="none", max_retries=0) as client:
         answer = await client.embeddings.create(model="text-embedding-3-small", input=["a", "b"] * 50)
 

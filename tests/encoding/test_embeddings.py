@@ -1,6 +1,4 @@
-"""
-Embeddings as OpenAI's clients ask for them, and what is refused.
-"""
+"""Embeddings as OpenAI's clients ask for them, and what is refused."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ def _embed(server: Served, given: Any, **more: Any) -> tuple[int, Any]:  # Any: 
 
 
 def test_numbers_and_base64_are_the_same_vector(server: Served, client: openai.OpenAI) -> None:
-    """
-    `float` is what `base64` decodes to, bit by bit, and OpenAI's client understands both.
-    """
+    """`float` is what `base64` decodes to, bit by bit, and OpenAI's client understands both."""
     _, floats = _embed(server, TEXT, encoding_format="float")
     _, coded = _embed(server, TEXT, encoding_format="base64")
     by_default = client.embeddings.create(model="minilm", input=TEXT)
@@ -41,9 +37,7 @@ def test_numbers_and_base64_are_the_same_vector(server: Served, client: openai.O
 
 
 def test_the_log_has_the_tokens_of_all_texts(server: Served) -> None:
-    """
-    What was encoded for one request adds up to its usage.
-    """
+    """What was encoded for one request adds up to its usage."""
     body = {"model": "minilm", "input": [TEXT, "Two words."]}
 
     _, answer = server.ask("/v1/embeddings", body, {"X-Request-Id": "tokens-embedding"})
@@ -54,9 +48,7 @@ def test_the_log_has_the_tokens_of_all_texts(server: Served) -> None:
 
 
 def test_each_form_of_input_gives_the_same_vector(server: Served) -> None:
-    """
-    A text, a list of texts, token ids, a list of lists of token ids.
-    """
+    """A text, a list of texts, token ids, a list of lists of token ids."""
     _, tokenized = server.post("/tokenize", {"model": "minilm", "prompt": TEXT})
 
     answers = [_embed(server, form) for form in (TEXT, [TEXT], tokenized["tokens"], [tokenized["tokens"]])]
@@ -67,9 +59,7 @@ def test_each_form_of_input_gives_the_same_vector(server: Served) -> None:
 
 
 def test_order_and_usage_are_those_of_the_input(server: Served) -> None:
-    """
-    Sixty texts of many lengths come back in their order, with the tokens counted that were computed.
-    """
+    """Sixty texts of many lengths come back in their order, with the tokens counted that were computed."""
     texts = [f"{index} " * (1 + index % 7 * 5) for index in range(60)]
 
     status, together = _embed(server, texts)
@@ -84,9 +74,7 @@ def test_order_and_usage_are_those_of_the_input(server: Served) -> None:
 
 
 def test_truncation_is_asked_for_and_counted(server: Served) -> None:
-    """
-    `truncate_prompt_tokens` keeps that many tokens, -1 as many as fit; what was cut off costs nothing.
-    """
+    """`truncate_prompt_tokens` keeps that many tokens, -1 as many as fit; what was cut off costs nothing."""
     _, some = _embed(server, LONG, truncate_prompt_tokens=7)
     _, most = _embed(server, LONG, truncate_prompt_tokens=-1)
 
@@ -95,9 +83,7 @@ def test_truncation_is_asked_for_and_counted(server: Served) -> None:
 
 
 def test_many_callers_get_their_own_answers(server: Served) -> None:
-    """
-    Sixteen at once, each with texts of its own, get what each would get alone.
-    """
+    """Sixteen at once, each with texts of its own, get what each would get alone."""
     bodies = [[f"caller {caller} text {index}" for index in range(3)] for caller in range(16)]
     alone = [[each["embedding"] for each in _embed(server, body)[1]["data"]] for body in bodies]
 
@@ -130,9 +116,7 @@ def test_many_callers_get_their_own_answers(server: Served) -> None:
     ],
 )
 def test_what_cannot_be_embedded_is_refused(server: Served, body: Any, param: str, says: str) -> None:
-    """
-    It is 400 in OpenAI's shape, which names the field at fault, and the model answers on.
-    """
+    """It is 400 in OpenAI's shape, which names the field at fault, and the model answers on."""
     status, answer = server.post("/v1/embeddings", {"model": "minilm", **body})
 
     assert status == 400
@@ -142,9 +126,7 @@ def test_what_cannot_be_embedded_is_refused(server: Served, body: Any, param: st
 
 
 def test_other_operations_are_refused_with_what_there_is(server: Served) -> None:
-    """
-    A model that embeds neither chats nor classifies, and says what it does.
-    """
+    """A model that embeds neither chats nor classifies, and says what it does."""
     chat = {"model": "minilm", "messages": [{"role": "user", "content": "hi"}]}
 
     refused = [server.post("/v1/chat/completions", chat), server.post("/classify", {"model": "minilm", "input": TEXT})]
@@ -156,9 +138,7 @@ def test_other_operations_are_refused_with_what_there_is(server: Served) -> None
 
 
 def test_pooling_answers_in_json_alone(server: Served) -> None:
-    """
-    `/pooling` gives the same vector, and refuses formats that no JSON can hold.
-    """
+    """`/pooling` gives the same vector, and refuses formats that no JSON can hold."""
     _, embedded = _embed(server, TEXT)
 
     status, pooled = server.post("/pooling", {"model": "minilm", "input": TEXT})
@@ -170,9 +150,7 @@ def test_pooling_answers_in_json_alone(server: Served) -> None:
 
 
 def test_the_listing_says_what_the_model_is_for(server: Served) -> None:
-    """
-    `/v1/models` has the task, what it was chosen by, and the size of an embedding; the log has the choice too.
-    """
+    """`/v1/models` has the task, what it was chosen by, and the size of an embedding; the log has the choice too."""
     _, listing = server.get("/v1/models/minilm")
     chosen = [event for event in server.events() if event["event"] == "task.chosen"]
 

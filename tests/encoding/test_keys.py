@@ -1,6 +1,4 @@
-"""
-The keys of an encoder's section, and encoders beside each other.
-"""
+"""The keys of an encoder's section, and encoders beside each other."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ def _vector(server: Served, model: str, **more: Any) -> Any:  # Any: an array of
 
 
 def test_dimensions_cut_and_normalize_anew(heads_server: Served, server: Served) -> None:
-    """
-    The config's dimensions are the default, a request may ask for fewer, and either is of length 1.
-    """
+    """The config's dimensions are the default, a request may ask for fewer, and either is of length 1."""
     whole = _vector(server, "minilm")
 
     default, asked = _vector(heads_server, "short"), _vector(heads_server, "short", dimensions=32)
@@ -41,9 +37,7 @@ def test_dimensions_cut_and_normalize_anew(heads_server: Served, server: Served)
 
 
 def test_pooling_and_normalize_go_over_the_models_own(heads_server: Served, minilm: Path) -> None:
-    """
-    `pooling: cls` with `normalize: false` is the first token's last hidden state, as transformers computes it.
-    """
+    """`pooling: cls` with `normalize: false` is the first token's last hidden state, as transformers computes it."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -57,9 +51,7 @@ def test_pooling_and_normalize_go_over_the_models_own(heads_server: Served, mini
 def test_a_model_that_fails_leaves_the_others_their_answers(
     serve: Callable[..., Served], heads: dict[str, Path], tmp_path: Path
 ) -> None:
-    """
-    It is named with its reason, the server is not ready, and the model after it answers.
-    """
+    """It is named with its reason, the server is not ready, and the model after it answers."""
     places = {"missing": tmp_path / "nothing", "mood": heads["mood"]}
     models = [{"name": name, "class": "encoder", "storage": {"uri": str(path)}} for name, path in places.items()]
     file = tmp_path / "two.yaml"
@@ -78,9 +70,7 @@ def test_a_model_that_fails_leaves_the_others_their_answers(
 
 
 def test_a_share_too_small_for_the_weights_is_told(serve: Callable[..., Served], minilm: Path, tmp_path: Path) -> None:
-    """
-    The reason has the share, the machine's memory and the weights' size, before vLLM starts.
-    """
+    """The reason has the share, the machine's memory and the weights' size, before vLLM starts."""
     model = {"name": "minilm", "class": "encoder", "storage": {"uri": str(minilm)}, "layout": {"memory_fraction": 1e-3}}
     file = tmp_path / "small.yaml"
     file.write_text(json.dumps({"models": [model]}))

@@ -1,6 +1,4 @@
-"""
-The page at `/` in a real browser, before a real embedding model.
-"""
+"""The page at `/` in a real browser, before a real embedding model."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from served import Served
 
 
 def test_texts_are_compared_in_a_table(server: Served, tmp_path: Path) -> None:
-    """
-    Texts that mean the same are nearer to each other than to one that does not, and the table says so.
-    """
+    """Texts that mean the same are nearer to each other than to one that does not, and the table says so."""
     with opened(f"{server.url}/") as page:
         expect(page.locator("#embed")).to_be_visible(timeout=30_000)
         page.fill("#texts", "A kitten is napping.\nThe cat sleeps.\nThe stock market fell.")

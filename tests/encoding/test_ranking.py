@@ -1,6 +1,4 @@
-"""
-Rankings and scores, in the shapes of Cohere, Jina and vLLM.
-"""
+"""Rankings and scores, in the shapes of Cohere, Jina and vLLM."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ def _rank(server: Served, **more: Any) -> Any:  # Any: JSON values
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/openai/v1/rerank"])
 def test_every_path_ranks(server: Served, path: str) -> None:
-    """
-    Results come best first, each with the index of its document.
-    """
+    """Results come best first, each with the index of its document."""
     status, answer = server.post(path, {"model": "minilm", "query": QUERY, "documents": DOCUMENTS})
 
     assert status == 200
@@ -41,9 +37,7 @@ def test_every_path_ranks(server: Served, path: str) -> None:
 
 
 def test_an_embedding_model_ranks_by_the_cosine(server: Served) -> None:
-    """
-    The score of a document is the cosine of its embedding and the query's.
-    """
+    """The score of a document is the cosine of its embedding and the query's."""
     _, embedded = server.post("/v1/embeddings", {"model": "minilm", "input": [QUERY, *DOCUMENTS]})
     query, *documents = np.array([each["embedding"] for each in embedded["data"]])
 
@@ -53,9 +47,7 @@ def test_an_embedding_model_ranks_by_the_cosine(server: Served) -> None:
 
 
 def test_documents_may_be_objects_and_come_back_if_wanted(server: Served) -> None:
-    """
-    Objects with a `text` rank as their texts; `top_n` keeps the best; `return_documents: false` leaves texts out.
-    """
+    """Objects with a `text` rank as their texts; `top_n` keeps the best; `return_documents: false` leaves texts out."""
     objects = [{"text": text, "id": index} for index, text in enumerate(DOCUMENTS)]
 
     best = _rank(server, documents=objects, query={"text": QUERY}, top_n=1)["results"]
@@ -78,18 +70,14 @@ def test_documents_may_be_objects_and_come_back_if_wanted(server: Served) -> Non
     ],
 )
 def test_what_cannot_be_ranked_is_refused(server: Served, body: Any, param: str) -> None:
-    """
-    It is 400 and names the field at fault.
-    """
+    """It is 400 and names the field at fault."""
     status, answer = server.post("/rerank", {"model": "minilm", **body})
 
     assert (status, answer["error"]["param"]) == (400, param)
 
 
 def test_scores_are_one_to_one_and_one_to_many(server: Served) -> None:
-    """
-    One text against several, several one by one, under either path.
-    """
+    """One text against several, several one by one, under either path."""
     _, many = server.post("/score", {"model": "minilm", "text_1": QUERY, "text_2": DOCUMENTS})
     _, pairs = server.post("/v1/score", {"model": "minilm", "text_1": [QUERY] * 3, "text_2": DOCUMENTS})
     refused, answer = server.post("/score", {"model": "minilm", "text_1": QUERY})
@@ -101,9 +89,7 @@ def test_scores_are_one_to_one_and_one_to_many(server: Served) -> None:
 
 
 def test_a_head_with_one_label_is_a_reranker(heads_server: Served) -> None:
-    """
-    The task of each model is read from its own files, and the listing says by what.
-    """
+    """The task of each model is read from its own files, and the listing says by what."""
     _, listing = heads_server.get("/v1/models")
 
     chosen = {card["id"]: (card["task"], card["task_source"]) for card in listing["data"][:3]}
@@ -115,9 +101,7 @@ def test_a_head_with_one_label_is_a_reranker(heads_server: Served) -> None:
 
 
 def test_a_cross_encoder_ranks_by_its_scores(heads_server: Served) -> None:
-    """
-    A ranking has the scores that `/score` gives, and a classifier of several labels does not rank.
-    """
+    """A ranking has the scores that `/score` gives, and a classifier of several labels does not rank."""
     _, scored = heads_server.post("/score", {"model": "cross", "text_1": QUERY, "text_2": DOCUMENTS})
     _, ranked = heads_server.post("/rerank", {"model": "cross", "query": QUERY, "documents": DOCUMENTS})
     refused, _ = heads_server.post("/rerank", {"model": "mood", "query": QUERY, "documents": DOCUMENTS})
@@ -128,9 +112,7 @@ def test_a_cross_encoder_ranks_by_its_scores(heads_server: Served) -> None:
 
 
 def test_the_example_ranks_with_a_model_from_this_machine(heads: dict[str, Path]) -> None:
-    """
-    `RERANKER` leads `rerank.yaml` to another model, and the example keeps its promises with it.
-    """
+    """`RERANKER` leads `rerank.yaml` to another model, and the example keeps its promises with it."""
     file = Path(__file__).parents[2] / "examples/rerank.yaml"
     done = subprocess.run(
         [sys.executable, "-m", "appliance", "smoke", str(file), "--timeout", "280"],

@@ -1,6 +1,4 @@
-"""
-The numbers are right: held against other software's, and against published ones.
-"""
+"""The numbers are right: held against other software's, and against published ones."""
 
 from __future__ import annotations
 
@@ -44,8 +42,7 @@ def test_embeddings_are_those_of_sentence_transformers(client: openai.OpenAI, mi
 
 
 def test_the_published_similarities_come_out(client: openai.OpenAI) -> None:
-    """
-    The three sentences in the model's own documentation have the similarities that are printed there.
+    """The three sentences in the model's own documentation have the similarities that are printed there.
 
     Source: https://sbert.net/docs/quickstart.html
     """
@@ -58,9 +55,7 @@ def test_the_published_similarities_come_out(client: openai.OpenAI) -> None:
 
 
 def test_a_cross_encoder_scores_as_transformers_does(heads_server: Served, heads: dict[str, Path]) -> None:
-    """
-    The score of a pair is the sigmoid of the one label's logit.
-    """
+    """The score of a pair is the sigmoid of the one label's logit."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -79,9 +74,7 @@ def test_a_cross_encoder_scores_as_transformers_does(heads_server: Served, heads
 
 
 def test_a_classifier_gives_the_probabilities_of_transformers(heads_server: Served, heads: dict[str, Path]) -> None:
-    """
-    Each label's name comes with its probability, and the likeliest label is the label.
-    """
+    """Each label's name comes with its probability, and the likeliest label is the label."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -102,9 +95,7 @@ def test_a_classifier_gives_the_probabilities_of_transformers(heads_server: Serv
 
 
 def test_a_classifier_of_tokens_names_each_piece_of_text(heads_server: Served, heads: dict[str, Path]) -> None:
-    """
-    Every token that stands for text has transformers' label and probability, and says where in the text it is.
-    """
+    """Every token that stands for text has transformers' label and probability, and says where in the text it is."""
     import torch
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 

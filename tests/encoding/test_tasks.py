@@ -1,6 +1,4 @@
-"""
-What an encoder is for, read from its own files.
-"""
+"""What an encoder is for, read from its own files."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ from appliance.models.encoder_task import Task, choose
     ],
 )
 def test_the_task_is_read_from_the_models_config(tmp_path: Path, config: Any, task: Task) -> None:
-    """
-    The head decides, and where there is none the model embeds; the source names what was read.
-    """
+    """The head decides, and where there is none the model embeds; the source names what was read."""
     (tmp_path / "config.json").write_text(json.dumps(config))
 
     choice = choose(None, tmp_path)
@@ -41,9 +37,7 @@ def test_the_task_is_read_from_the_models_config(tmp_path: Path, config: Any, ta
 
 
 def test_the_section_goes_over_the_models_config(tmp_path: Path) -> None:
-    """
-    A task that is written in the file needs no look at the model.
-    """
+    """A task that is written in the file needs no look at the model."""
     choice = choose(Task.CLASSIFY, tmp_path)
 
     assert (choice.task, choice.source) == (Task.CLASSIFY, "the model's section")
@@ -51,9 +45,7 @@ def test_the_section_goes_over_the_models_config(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "\ud83d"])
 def test_a_config_that_cannot_be_read_is_told(tmp_path: Path, text: str | None) -> None:
-    """
-    The file is named, and what it is for.
-    """
+    """The file is named, and what it is for."""
     if text is not None:
         (tmp_path / "config.json").write_bytes(text.encode(errors="surrogatepass"))
 

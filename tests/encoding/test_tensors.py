@@ -1,6 +1,4 @@
-"""
-Real encoders in the Open Inference Protocol: the same answers as in OpenAI's, and metadata that is true.
-"""
+"""Real encoders in the Open Inference Protocol: the same answers as in OpenAI's, and metadata that is true."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def _binary(server: Served, model: str, texts: list[str]) -> Tensor:
 
 @pytest.mark.slow
 def test_embeddings_are_the_same_in_either_protocol(server: Served, client: openai.OpenAI) -> None:
-    """
-    To the last bit, as numbers and as bytes; the metadata says how many, and which bytes they come from.
-    """
+    """To the last bit, as numbers and as bytes; the metadata says how many, and which bytes they come from."""
     name = client.models.list().data[0].id
     told = server.get(f"/v2/models/{name}")[1]
     vectors = [each.embedding for each in client.embeddings.create(model=name, input=TEXTS).data]
@@ -55,9 +51,7 @@ def test_embeddings_are_the_same_in_either_protocol(server: Served, client: open
 
 @pytest.mark.slow
 def test_scores_and_classes_are_the_same_in_either_protocol(heads_server: Served) -> None:
-    """
-    Documents keep their order, labels have their names, tokens their places.
-    """
+    """Documents keep their order, labels have their names, tokens their places."""
     ranked = heads_server.post("/v1/rerank", {"model": "cross", "query": "pets", "documents": TEXTS})[1]["results"]
     classes = heads_server.post("/classify", {"model": "mood", "input": TEXTS})[1]["data"]
     tokens = heads_server.post("/classify", {"model": "tags", "input": TEXTS})[1]["data"]
@@ -76,9 +70,7 @@ def test_scores_and_classes_are_the_same_in_either_protocol(heads_server: Served
 
 @pytest.mark.slow
 def test_the_metadata_of_classifiers_has_their_labels(heads_server: Served) -> None:
-    """
-    In the order of the probabilities, as many as those.
-    """
+    """In the order of the probabilities, as many as those."""
     told = heads_server.get("/v2/models/mood")[1]
     tags = heads_server.get("/v2/models/tags")[1]
 

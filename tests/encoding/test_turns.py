@@ -1,6 +1,4 @@
-"""
-Requests of thousands of texts beside those of one, on a real encoder.
-"""
+"""Requests of thousands of texts beside those of one, on a real encoder."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ def _texts(count: int) -> list[str]:
     ],
 )
 def test_single_texts_overtake_a_request_of_thousands(server: Served, path: str, body: dict[str, Any]) -> None:
-    """
-    They come while it is computed, and are answered before it is.
-    """
+    """They come while it is computed, and are answered before it is."""
     name = path.rpartition("/")[2]
     with ThreadPoolExecutor(1) as threads:
         large = threads.submit(server.ask, path, {"model": "minilm", **body}, {"X-Request-Id": f"large-{name}"})
@@ -62,9 +58,7 @@ def test_single_texts_overtake_a_request_of_thousands(server: Served, path: str,
 def test_more_texts_than_a_request_may_have_are_400(
     server: Served, path: str, body: dict[str, Any], param: str
 ) -> None:
-    """
-    OpenAI's own bound, unless the file has another.
-    """
+    """OpenAI's own bound, unless the file has another."""
     status, answer = server.post(path, {"model": "minilm", **body})
 
     assert (status, answer["error"]["param"]) == (400, param)
@@ -72,9 +66,7 @@ def test_more_texts_than_a_request_may_have_are_400(
 
 
 def test_a_tensor_of_too_many_texts_is_400_in_its_own_protocol(server: Served) -> None:
-    """
-    The bound holds however the texts come.
-    """
+    """The bound holds however the texts come."""
     count = MOST + 1
     tensor = {"name": "text", "datatype": "BYTES", "shape": [count], "data": ["a"] * count}
 
@@ -86,9 +78,7 @@ def test_a_tensor_of_too_many_texts_is_400_in_its_own_protocol(server: Served) -
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
 def test_megabytes_are_not_tokenized_in_one_request(server: Served, path: str) -> None:
-    """
-    They are 413, at once, and the message says what bounds them.
-    """
+    """They are 413, at once, and the message says what bounds them."""
     body = {"prompt": "word " * 300_000} if path == "/tokenize" else {"tokens": [7592] * 300_000}
 
     status, answer = server.post(path, {"model": "minilm", **body})

@@ -21,9 +21,7 @@ HERE, THERE = "198.51.100.1", "198.51.100.2"
 
 
 def require_root(*programs: str) -> None:
-    """
-    Skip where namespaces cannot be made, or a program is missing.
-    """
+    """Skip where namespaces cannot be made, or a program is missing."""
     if os.geteuid():
         pytest.skip("needs root")
     for program in ("unshare", "ip", *programs):
@@ -32,47 +30,35 @@ def require_root(*programs: str) -> None:
 
 
 def on_small_disk(folder: Path, mebibytes: int) -> list[str]:
-    """
-    What to put before a command that shall find a disk of this size at `folder`.
-    """
+    """What to put before a command that shall find a disk of this size at `folder`."""
     mount = f"mount -t tmpfs -o size={mebibytes}m,mode=1777 none '{folder}'"
     return ["unshare", "--mount", "--propagation=private", "sh", "-c", f'{mount} && exec "$@"', "sh"]
 
 
 @dataclass(frozen=True)
 class Link:
-    """
-    A network of one cable: this machine at one end, `prefix` before a command puts it at the other.
-    """
+    """A network of one cable: this machine at one end, `prefix` before a command puts it at the other."""
 
     namespace: str
 
     @property
     def prefix(self) -> list[str]:
-        """
-        What to put before a command that shall run at the other end.
-        """
+        """What to put before a command that shall run at the other end."""
         return ["ip", "netns", "exec", self.namespace]
 
     def cut(self, port: int) -> None:
-        """
-        From now on packets to this port of ours vanish without a word, and those of connections there are.
-        """
+        """From now on packets to this port of ours vanish without a word, and those of connections there are."""
         for words in (["INPUT", "--sport"], ["OUTPUT", "--dport"]):
             run([*self.prefix, "iptables", "-A", words[0], "-p", "tcp", words[1], str(port), "-j", "DROP"])
 
     def mend(self) -> None:
-        """
-        Everything passes again.
-        """
+        """Everything passes again."""
         run([*self.prefix, "iptables", "-F"])
 
 
 @contextlib.contextmanager
 def link() -> Iterator[Link]:
-    """
-    The cable, until the end of the block.
-    """
+    """The cable, until the end of the block."""
     name = f"faults{os.getpid()}"
     near, far = f"vn{os.getpid()}", f"vf{os.getpid()}"
     run(["ip", "netns", "add", name])
@@ -93,9 +79,7 @@ def link() -> Iterator[Link]:
 
 @contextlib.contextmanager
 def memory_limit() -> Iterator[Path]:
-    """
-    A control group, of the first version, for processes that shall not have more memory than they have already.
-    """
+    """A control group, of the first version, for processes that shall not have more memory than they have already."""
     if not os.access(_MEMORY, os.W_OK) or not (_MEMORY / "memory.limit_in_bytes").exists():
         pytest.skip("needs a memory controller that can be written")
     group = _MEMORY / f"faults{os.getpid()}"
@@ -107,8 +91,6 @@ def memory_limit() -> Iterator[Path]:
 
 
 def run(words: list[str]) -> None:
-    """
-    A command that must succeed.
-    """
+    """A command that must succeed."""
     done = subprocess.run(words, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"

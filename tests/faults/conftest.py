@@ -1,6 +1,4 @@
-"""
-One server without an engine for the faults that need none, and the table at the end.
-"""
+"""One server without an engine for the faults that need none, and the table at the end."""
 
 from __future__ import annotations
 
@@ -17,16 +15,12 @@ _LEDGER = pytest.StashKey[Ledger]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """
-    The table is there before its rows.
-    """
+    """The table is there before its rows."""
     config.stash[_LEDGER] = Ledger()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """
-    Print the table, where there is anything in it.
-    """
+    """Print the table, where there is anything in it."""
     ledger = config.stash[_LEDGER]
     if ledger.rows:
         terminalreporter.section("faults")
@@ -36,16 +30,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def ledger(pytestconfig: pytest.Config) -> Ledger:
-    """
-    The rows of this run.
-    """
+    """The rows of this run."""
     return pytestconfig.stash[_LEDGER]
 
 
 class Strict(Upstream):
-    """
-    Refuses what it cannot read, as servers do that check what they are sent.
-    """
+    """Refuses what it cannot read, as servers do that check what they are sent."""
 
     def _reaction(self, asked: Asked) -> Answer:
         try:
@@ -56,9 +46,7 @@ class Strict(Upstream):
 
 @pytest.fixture(scope="session")
 def scripted() -> Iterator[Upstream]:
-    """
-    What the models of models.yaml ask that compute elsewhere.
-    """
+    """What the models of models.yaml ask that compute elsewhere."""
     with Strict() as upstream:
         install(upstream)
         yield upstream
@@ -66,9 +54,7 @@ def scripted() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="session")
 def sound(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """
-    ``models.yaml``, served and ready, with a listener for probes.
-    """
+    """``models.yaml``, served and ready, with a listener for probes."""
     log = tmp_path_factory.mktemp("faults") / "server.log"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("UPSTREAM", scripted.origin)
@@ -79,16 +65,12 @@ def sound(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="session")
 def answers() -> Callable[[Served], bool]:
-    """
-    Whether the talker says what it hears, over a connection of its own.
-    """
+    """Whether the talker says what it hears, over a connection of its own."""
     return lambda server: talks(server)
 
 
 def talks(server: Served, model: str = "talker") -> bool:
-    """
-    A right answer to a question.
-    """
+    """A right answer to a question."""
     body = {"model": model, "messages": [{"role": "user", "content": "still here"}], "max_tokens": 8}
     status, answer = server.post("/v1/chat/completions", body)
     return status == 200 and (model != "talker" or answer["choices"][0]["message"]["content"] == "still here")

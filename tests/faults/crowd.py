@@ -1,5 +1,4 @@
-"""
-Many connections that only stand there, held by processes of their own: one has not descriptors enough for both ends.
+"""Many connections that only stand there, held by processes of their own: one has not descriptors enough for both ends.
 
 ``python crowd.py PORT COUNT`` opens COUNT of them from several addresses of the loopback, says how many there are, and
 holds them until its input ends.
@@ -19,9 +18,7 @@ _EACH = 2500
 
 @contextlib.contextmanager
 def crowd(port: int, count: int) -> Iterator[int]:
-    """
-    How many connections stand there.
-    """
+    """How many connections stand there."""
     with contextlib.ExitStack() as stack:
         holders = [
             stack.enter_context(
@@ -42,9 +39,7 @@ def crowd(port: int, count: int) -> Iterator[int]:
 
 
 def main(port: int, count: int, address: str) -> None:
-    """
-    Hold connections until the input ends.
-    """
+    """Hold connections until the input ends."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     held: list[socket.socket] = []

@@ -1,6 +1,4 @@
-"""
-An upstream, on the port that it is given, whose streams are as fast as they are read and never end.
-"""
+"""An upstream, on the port that it is given, whose streams are as fast as they are read and never end."""
 
 from __future__ import annotations
 

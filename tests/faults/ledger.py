@@ -1,6 +1,4 @@
-"""
-What a fault did to a server: before, after, and whether it answers as if nothing had been.
-"""
+"""What a fault did to a server: before, after, and whether it answers as if nothing had been."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ _SPARE_DESCRIPTORS = 8
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """
-    A server's process tree, in numbers.
-    """
+    """A server's process tree, in numbers."""
 
     rss_bytes: int
     descriptors: int
@@ -34,9 +30,7 @@ class Vitals:
 
     @classmethod
     def of(cls, server: Served) -> Vitals:
-        """
-        At this moment.
-        """
+        """At this moment."""
         root = psutil.Process(server.process.pid)
         tree = [root, *root.children(recursive=True)]
         rss = sum(process.memory_info().rss for process in tree)
@@ -45,9 +39,7 @@ class Vitals:
 
 @dataclass(slots=True)
 class Row:
-    """
-    One line of the table.
-    """
+    """One line of the table."""
 
     fault: str
     happened: str = ""
@@ -57,9 +49,7 @@ class Row:
     after: Vitals | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """
-        As they are printed.
-        """
+        """As they are printed."""
         seconds = "" if self.seconds is None else f"{self.seconds:.1f}"
         rss = [f"{each.rss_bytes / MIB:.0f}" if each else "" for each in (self.before, self.after)]
         return self.fault, self.happened, seconds, *rss
@@ -67,16 +57,12 @@ class Row:
 
 @dataclass(slots=True)
 class Ledger:
-    """
-    All rows of a run.
-    """
+    """All rows of a run."""
 
     rows: list[Row] = field(default_factory=list)
 
     def row(self, fault: str) -> Row:
-        """
-        A new line.
-        """
+        """A new line."""
         self.rows.append(Row(fault))
         return self.rows[-1]
 
@@ -84,9 +70,7 @@ class Ledger:
     def survived(
         self, fault: str, server: Served, answers: Callable[[Served], bool], *, seconds: float = 60
     ) -> Iterator[Row]:
-        """
-        Inflict a fault in the block; afterwards the server answers rightly and holds no more than before.
-        """
+        """Inflict a fault in the block; afterwards the server answers rightly and holds no more than before."""
         assert answers(server), server.tail()
         row = self.row(fault)
         row.before, offset = Vitals.of(server), server.log.stat().st_size
@@ -100,9 +84,7 @@ class Ledger:
         assert [line for line in said.splitlines() if "Traceback" in line or "request.broke" in line] == []
 
     def table(self) -> list[str]:
-        """
-        Its lines, columns aligned.
-        """
+        """Its lines, columns aligned."""
         head = ("fault", "what happened", "seconds to recover", "RSS before, MiB", "after")
         lines = [head, *(row.cells() for row in self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -110,9 +92,7 @@ class Ledger:
 
 
 def _settled(server: Served, before: Vitals) -> Vitals:
-    """
-    Once what closes late has closed.
-    """
+    """Once what closes late has closed."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         now = Vitals.of(server)

@@ -1,6 +1,4 @@
-"""
-A grammar of requests that are almost right: well-formed ones of every route, and what can be done to them.
-"""
+"""A grammar of requests that are almost right: well-formed ones of every route, and what can be done to them."""
 
 from __future__ import annotations
 
@@ -69,9 +67,7 @@ _VALUES = _EDGES | st.recursive(
 
 @dataclass(frozen=True)
 class Mutant:
-    """
-    One request.
-    """
+    """One request."""
 
     path: str
     body: bytes
@@ -107,9 +103,7 @@ def _bodies(draw: st.DrawFn, body: Any) -> bytes:
 
 
 def _cut(draw: st.DrawFn, text: bytes) -> bytes:
-    """
-    What happens to the bytes.
-    """
+    """What happens to the bytes."""
     match draw(st.integers(0, 9)):
         case 0:
             return text[: draw(st.integers(0, len(text)))]
@@ -146,8 +140,6 @@ _HEADERS = st.sampled_from(
 
 @st.composite
 def mutants(draw: st.DrawFn) -> Mutant:
-    """
-    A request that may be right, and mostly is not.
-    """
+    """A request that may be right, and mostly is not."""
     path = draw(st.sampled_from(sorted(BODIES)))
     return Mutant(path, draw(_bodies(BODIES[path])), draw(_HEADERS))

@@ -1,6 +1,4 @@
-"""
-Models in Python that talk as long as they are asked to, and count.
-"""
+"""Models in Python that talk as long as they are asked to, and count."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ FLOOD = "x" * 65536
 
 
 class Talker(OpenAIGenerativeModel):
-    """
-    Says what it hears; asked to flood or to babble, it does not end; asked to tick, it says a word each tenth of a
+    """Says what it hears; asked to flood or to babble, it does not end; asked to tick, it says a word each tenth of a
     second.
     """
 
@@ -51,9 +48,7 @@ class Talker(OpenAIGenerativeModel):
 
 
 class Counter(OpenAIEncoderModel):
-    """
-    The length of each text as its vector.
-    """
+    """The length of each text as its vector."""
 
     async def create_embedding(
         self, request: EmbeddingRequest, raw_request: RawRequest | None = None, context: Context | None = None
@@ -64,9 +59,7 @@ class Counter(OpenAIEncoderModel):
 
 
 class Doubling(Model):
-    """
-    Tensors times two.
-    """
+    """Tensors times two."""
 
     def predict(self, payload: Any, headers: Any = None) -> Any:
         try:

@@ -1,6 +1,4 @@
-"""
-Bodies that are no requests: too large, no UTF-8, and almost right.
-"""
+"""Bodies that are no requests: too large, no UTF-8, and almost right."""
 
 from __future__ import annotations
 
@@ -61,9 +59,7 @@ def _large(path: bytes, *, is_chunked: bool) -> str:
 def test_a_gibibyte_is_refused_unread(
     sound: Served, ledger: Ledger, method: bytes, path: bytes, is_chunked: bool
 ) -> None:
-    """
-    Whether its length is said or not, it is refused, and never lies in memory.
-    """
+    """Whether its length is said or not, it is refused, and never lies in memory."""
     with ledger.survived(_large(path, is_chunked=is_chunked), sound, talks) as row:
         status, peak = _send_large(sound, method, path, is_chunked=is_chunked)
         row.happened = f"{status or 'connection closed'}, peak {peak >> 20} MiB"
@@ -116,9 +112,7 @@ def test_what_is_no_utf_8_is_a_clients_error_wherever_it_is(sound: Served, ledge
 
 @pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=[pytest.mark.faults, pytest.mark.timeout(1200)])])
 def test_no_body_breaks_a_route(sound: Served, ledger: Ledger, count: int) -> None:
-    """
-    Whatever a grammar makes of a request, it is answered, or refused in the protocol's own envelope.
-    """
+    """Whatever a grammar makes of a request, it is answered, or refused in the protocol's own envelope."""
     statuses: dict[int, int] = {}
 
     @settings(

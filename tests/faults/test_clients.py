@@ -1,6 +1,4 @@
-"""
-Clients that hold on to what they have: idle ones, slow ones, and one that reads a byte a second.
-"""
+"""Clients that hold on to what they have: idle ones, slow ones, and one that reads a byte a second."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ _BYTES_EACH = 40_000
 def test_ten_thousand_idle_connections_change_nothing(
     serve: Callable[..., Served], scripted: Upstream, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    With few descriptors to begin with, as shells give them: new clients are answered, and probes at both ports.
-    """
+    """With few descriptors to begin with, as shells give them: new clients are answered, and probes at both ports."""
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < IDLE + 1000:
         pytest.skip(f"needs a limit of {IDLE + 1000} open files")
     monkeypatch.setenv("UPSTREAM", scripted.origin)
@@ -110,9 +106,7 @@ def test_clients_that_never_finish_their_request_hold_nobody_up(
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.faults)])
 def test_a_client_that_reads_a_byte_a_second_costs_nothing(sound: Served, ledger: Ledger, seconds: int) -> None:
-    """
-    Of a stream without an end only so much is made as fits into buffers, and others are answered meanwhile.
-    """
+    """Of a stream without an end only so much is made as fits into buffers, and others are answered meanwhile."""
     process = psutil.Process(sound.process.pid)
     body = {"model": "talker", "stream": True, "messages": [{"role": "user", "content": "flood"}]}
     with ledger.survived(f"a byte a second for {seconds} s", sound, talks) as row:
@@ -136,8 +130,7 @@ def test_a_client_that_reads_a_byte_a_second_costs_nothing(sound: Served, ledger
 def test_fast_streams_end_when_their_clients_leave(
     serve: Callable[..., Served], ledger: Ledger, tmp_path: Path, count: int
 ) -> None:
-    """
-    Half of them come from an upstream that is always ahead, half from a model that waits for nothing: the work of
+    """Half of them come from an upstream that is always ahead, half from a model that waits for nothing: the work of
     each ends, and the server answers as before.
     """
     port, file = free_port(), tmp_path / "fast.yaml"
@@ -161,17 +154,13 @@ def test_fast_streams_end_when_their_clients_leave(
 
 
 def _running(server: Served) -> int:
-    """
-    Requests under way; more than none where the server does not even say.
-    """
+    """Requests under way; more than none where the server does not even say."""
     _, body = server.get("/readyz")
     return sum(model["running"] for model in body["models"]) if body else 1
 
 
 def _connections(upstream: psutil.Process) -> int:
-    """
-    Those under way, and the one that may be kept for the next request.
-    """
+    """Those under way, and the one that may be kept for the next request."""
     return sum(each.status == psutil.CONN_ESTABLISHED for each in upstream.net_connections("tcp"))
 
 
@@ -186,9 +175,7 @@ def _firehose(port: int) -> Iterator[psutil.Process]:
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_ours(sound: Served) -> None:
-    """
-    It is logged as a client that left: whoever counts 5xx counts what the server did.
-    """
+    """It is logged as a client that left: whoever counts 5xx counts what the server did."""
     before = len(sound.events())
     with socket.create_connection(("127.0.0.1", sound.port), timeout=10) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")

@@ -1,6 +1,4 @@
-"""
-A real engine that is killed, that the kernel kills for its memory, or that stands still.
-"""
+"""A real engine that is killed, that the kernel kills for its memory, or that stands still."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ def _answers(server: Served) -> bool:
 
 
 def _dies(server: Served, row: Row, core: psutil.Process, kill: Callable[[], None]) -> None:
-    """
-    The engine ends under a stream: the stream ends, and probes and calls say so.
-    """
+    """The engine ends under a stream: the stream ends, and probes and calls say so."""
     row.before = Vitals.of(server)
     with open_stream(server.port, "/v1/chat/completions", STORY | {"stream": True}) as stream:
         stream.settimeout(60)
@@ -52,9 +48,7 @@ def _dies(server: Served, row: Row, core: psutil.Process, kill: Callable[[], Non
 
 
 def _again(serve: Callable[..., Served], row: Row, server: Served) -> None:
-    """
-    What a platform does then: the server ends with 0 and leaves nothing, and its successor answers.
-    """
+    """What a platform does then: the server ends with 0 and leaves nothing, and its successor answers."""
     began, processes = time.monotonic(), server.descendants()
     assert server.end() == 0, server.tail()
     assert all(is_gone(process) for process in processes)
@@ -66,9 +60,7 @@ def _again(serve: Callable[..., Served], row: Row, server: Served) -> None:
 
 
 def test_a_killed_engine_is_noticed_and_nothing_of_it_stays(serve: Callable[..., Served], ledger: Ledger) -> None:
-    """
-    `kill -9` in the middle of a stream.
-    """
+    """`kill -9` in the middle of a stream."""
     server = serve().until_ready()
     assert _answers(server)
     core = server.engine_core()
@@ -78,9 +70,7 @@ def test_a_killed_engine_is_noticed_and_nothing_of_it_stays(serve: Callable[...,
 
 
 def test_a_stopped_engine_is_started_anew_and_nothing_of_it_stays(serve: Callable[..., Served], ledger: Ledger) -> None:
-    """
-    `kill -STOP` in the middle of a stream: the watchdog sees it, and another engine answers behind the same port.
-    """
+    """`kill -STOP` in the middle of a stream: the watchdog sees it, and another engine answers behind the same port."""
     settings = ("models.smollm2.engine.stall_seconds=5", "models.smollm2.on_failure=restart")
     server = serve(*settings).until_ready()
     assert _answers(server)
@@ -116,9 +106,7 @@ def test_a_stopped_engine_is_started_anew_and_nothing_of_it_stays(serve: Callabl
 def test_an_engine_out_of_memory_is_noticed_and_nothing_of_it_stays(
     serve: Callable[..., Served], ledger: Ledger
 ) -> None:
-    """
-    The kernel's own killer, in a control group that has next to nothing left.
-    """
+    """The kernel's own killer, in a control group that has next to nothing left."""
     with confined.memory_limit() as group:
         server = serve().until_ready()
         assert _answers(server)

@@ -1,6 +1,4 @@
-"""
-Probes while streams take all that the server has.
-"""
+"""Probes while streams take all that the server has."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ def _probe(server: Served, port: int) -> float:
 
 @pytest.mark.faults
 def test_probes_are_quick_while_streams_run_at_full_speed(serve: Callable[..., Served], tmp_path: Path) -> None:
-    """
-    For a minute, forty streams that are as fast as they are read: the slowest probe is in time, at both ports.
-    """
+    """For a minute, forty streams that are as fast as they are read: the slowest probe is in time, at both ports."""
     upstream, probe_port = free_port(), free_port()
     firehose = subprocess.Popen([sys.executable, Path(__file__).with_name("firehose.py"), str(upstream)])
     file = tmp_path / "config.yaml"

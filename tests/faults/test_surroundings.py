@@ -1,6 +1,4 @@
-"""
-What a server stands on gives way: the disk, the network, the clock.
-"""
+"""What a server stands on gives way: the disk, the network, the clock."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ TALKER = {"name": "talker", "class": "generative", "engine": {"python": "tests.f
 
 
 def _elsewhere(url: str) -> dict[str, object]:
-    """
-    A proxy that notices within seconds.
-    """
+    """A proxy that notices within seconds."""
     timeouts = {"connect_seconds": 2, "first_byte_seconds": 4}
     health = {"path": "/health", "interval_seconds": 1}
     return {"name": "elsewhere", "class": "proxy", "health": health, "upstreams": [{"url": url, "timeouts": timeouts}]}
@@ -47,9 +43,7 @@ def _state(server: Served, name: str) -> str | None:
 
 
 def test_a_full_disk_fails_one_model_and_says_so(serve: Callable[..., Served], ledger: Ledger, tmp_path: Path) -> None:
-    """
-    The model that does not fit says what to do; the one beside it goes on to answer.
-    """
+    """The model that does not fit says what to do; the one beside it goes on to answer."""
     confined.require_root()
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -72,9 +66,7 @@ def test_a_full_disk_fails_one_model_and_says_so(serve: Callable[..., Served], l
 def test_a_network_that_goes_silent_under_a_fetch_costs_only_time(
     serve: Callable[..., Served], ledger: Ledger, tmp_path: Path
 ) -> None:
-    """
-    Packets vanish in the middle of a file: it is neither failed nor begun anew, and goes on when they pass again.
-    """
+    """Packets vanish in the middle of a file: it is neither failed nor begun anew, and goes on when they pass again."""
     confined.require_root("iptables")
     files = {"weights.safetensors": 64 * MIB}
     with confined.link() as link, serving(files) as store, FaultProxy(store.port, confined.HERE) as border:
@@ -105,9 +97,7 @@ def test_a_network_that_goes_silent_under_a_fetch_costs_only_time(
 def test_a_network_that_goes_silent_before_upstreams_is_a_status_in_time(
     serve: Callable[..., Served], ledger: Ledger, scripted: Upstream, tmp_path: Path
 ) -> None:
-    """
-    New connections and old ones alike: an answer within the timeouts, others unharmed, and back by itself.
-    """
+    """New connections and old ones alike: an answer within the timeouts, others unharmed, and back by itself."""
     confined.require_root("iptables")
     with confined.link() as link, FaultProxy(scripted.port, confined.HERE) as border:
         file = _file(tmp_path, TALKER, _elsewhere(border.url))
@@ -133,9 +123,7 @@ def test_a_network_that_goes_silent_before_upstreams_is_a_status_in_time(
 def test_a_clock_that_jumps_moves_nothing(
     serve: Callable[..., Served], ledger: Ledger, scripted: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A day forward and two back, in the middle of a stream and of a wait: no timeout comes sooner, none never.
-    """
+    """A day forward and two back, in the middle of a stream and of a wait: no timeout comes sooner, none never."""
     if not FAKETIME.exists():
         pytest.skip("needs faketime")
     jump = tmp_path / "jump"

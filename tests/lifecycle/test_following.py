@@ -1,6 +1,4 @@
-"""
-How a model lives that only computes for another server, with doubles in the place of engines.
-"""
+"""How a model lives that only computes for another server, with doubles in the place of engines."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 
 
 class Follower(Double):
-    """
-    A double that another server asks, until the test says that it is gone.
-    """
+    """A double that another server asks, until the test says that it is gone."""
 
     instead = "rank 0 at lead"
 
@@ -32,16 +28,12 @@ class Follower(Double):
 
     @property
     def is_wanted(self) -> bool:
-        """
-        The other server is there as long as this one is not dead.
-        """
+        """The other server is there as long as this one is not dead."""
         return not self.is_dead
 
 
 class FollowerConfig(DoubleConfig):
-    """
-    Declares one.
-    """
+    """Declares one."""
 
     def build(self, peers: Peers) -> Model:
         return Follower()
@@ -67,9 +59,7 @@ async def _following() -> AsyncGenerator[tuple[ModelManager, Follower]]:
 
 
 async def test_a_follower_is_ready_and_says_what_it_does() -> None:
-    """
-    It does its part, so the probes are good; its state is not that of a model that answers.
-    """
+    """It does its part, so the probes are good; its state is not that of a model that answers."""
     async with _following() as (manager, _):
         (shown,) = manager.standing().models
 
@@ -78,18 +68,14 @@ async def test_a_follower_is_ready_and_says_what_it_does() -> None:
 
 
 async def test_a_follower_refuses_calls_and_says_who_answers() -> None:
-    """
-    A client that came to the wrong server learns which is the right one.
-    """
+    """A client that came to the wrong server learns which is the right one."""
     async with _following() as (manager, _):
         with pytest.raises(UnavailableError, match="following: it computes for rank 0 at lead, which answers"):
             await manager.answer("one", PLAIN)
 
 
 async def test_a_follower_fails_when_the_other_server_goes() -> None:
-    """
-    What it computes is good for nothing then.
-    """
+    """What it computes is good for nothing then."""
     async with _following() as (manager, model):
         model.is_dead = True
         await _until(lambda: manager.entries[0].state is State.FAILED)
@@ -98,9 +84,7 @@ async def test_a_follower_fails_when_the_other_server_goes() -> None:
 
 
 async def test_a_follower_drains_until_the_other_server_has_gone() -> None:
-    """
-    Both are told to end at the same time, and the other one has calls under way; its end is no failure then.
-    """
+    """Both are told to end at the same time, and the other one has calls under way; its end is no failure then."""
     async with _following() as (manager, model):
         draining = asyncio.create_task(manager.drain(60))
         # Longer than the watch takes to look.
@@ -115,9 +99,7 @@ async def test_a_follower_drains_until_the_other_server_has_gone() -> None:
 
 
 async def test_a_follower_is_replaced_like_a_model_that_answers() -> None:
-    """
-    With a new config the new one takes the place of the old one.
-    """
+    """With a new config the new one takes the place of the old one."""
     async with _following() as (manager, old):
         new = FollowerConfig(name="one", has_storage=True)
         succession = Rollout(manager, [new], ["one"])

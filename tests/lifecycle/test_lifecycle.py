@@ -1,6 +1,4 @@
-"""
-How models come to life, answer, fail and let go, with doubles in the place of engines.
-"""
+"""How models come to life, answer, fail and let go, with doubles in the place of engines."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ async def _ready(*configs: DoubleConfig) -> AsyncGenerator[ModelManager]:
 
 
 async def test_a_model_is_ready_only_after_a_real_answer() -> None:
-    """
-    Loaded is not ready: an answer to the proof comes first.
-    """
+    """Loaded is not ready: an answer to the proof comes first."""
     async with _begun() as manager:
         await _until(lambda: manager.entries[0].state is State.LOADING)
         _double(manager).answer_fault = RequestError("no")
@@ -73,9 +69,7 @@ async def test_a_model_is_ready_only_after_a_real_answer() -> None:
 
 
 async def test_an_engine_that_dies_over_its_first_answer_is_not_asked_again() -> None:
-    """
-    The reason is of a model that cannot be computed, not what callers of one that served are told.
-    """
+    """The reason is of a model that cannot be computed, not what callers of one that served are told."""
     async with _begun() as manager:
         _double(manager).answer_fault = EngineDeadError("try again in a moment")
         _double(manager).may_load.set()
@@ -87,9 +81,7 @@ async def test_an_engine_that_dies_over_its_first_answer_is_not_asked_again() ->
 
 
 async def test_fetching_shows_its_progress_and_hands_over_the_artifacts() -> None:
-    """
-    A model with storage is fetched first; what was fetched reaches its load.
-    """
+    """A model with storage is fetched first; what was fetched reaches its load."""
     async with _begun(DoubleConfig(name="one", has_storage=True)) as manager:
         await _until(lambda: manager.entries[0].state is State.LOADING)
         progress = manager.entries[0].progress
@@ -103,9 +95,7 @@ async def test_fetching_shows_its_progress_and_hands_over_the_artifacts() -> Non
 
 @pytest.mark.parametrize("fault", [LoadError("too big"), RuntimeError("surprise")], ids=["foreseen", "unforeseen"])
 async def test_a_model_that_fails_to_load_takes_no_other_with_it(fault: Exception) -> None:
-    """
-    One failed model is named with its reason; the others come to life and answer.
-    """
+    """One failed model is named with its reason; the others come to life and answer."""
     async with _begun(DoubleConfig(name="bad"), DoubleConfig(name="good")) as manager:
         _double(manager, 0).load_fault = fault
         for index in (0, 1):
@@ -122,9 +112,7 @@ async def test_a_model_that_fails_to_load_takes_no_other_with_it(fault: Exceptio
 
 
 async def test_a_fault_of_storage_is_a_failure_with_its_reason() -> None:
-    """
-    What storage says is what the probe says.
-    """
+    """What storage says is what the probe says."""
     model_config = DoubleConfig(name="one", has_storage=True, fetch_fault=ArtifactNotFoundError("nothing there"))
     async with _begun(model_config) as manager:
         await _until(lambda: manager.entries[0].state is State.FAILED)
@@ -133,9 +121,7 @@ async def test_a_fault_of_storage_is_a_failure_with_its_reason() -> None:
 
 
 async def test_models_load_one_after_the_other() -> None:
-    """
-    The second waits for the first, so that each measures the memory that is really left.
-    """
+    """The second waits for the first, so that each measures the memory that is really left."""
     async with _begun(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         await _until(lambda: manager.entries[0].state is State.LOADING)
 
@@ -143,9 +129,7 @@ async def test_models_load_one_after_the_other() -> None:
 
 
 async def test_a_call_to_a_model_that_is_not_ready_is_told_to_wait() -> None:
-    """
-    503 with a wait, and the state in the message.
-    """
+    """503 with a wait, and the state in the message."""
     async with _begun() as manager:
         await _until(lambda: manager.entries[0].state is State.LOADING)
         with pytest.raises(UnavailableError, match="'one' is loading") as caught:
@@ -155,9 +139,7 @@ async def test_a_call_to_a_model_that_is_not_ready_is_told_to_wait() -> None:
 
 
 async def test_the_name_decides_who_answers() -> None:
-    """
-    Names and aliases lead to their model; none is enough where there is one, and too little where there are two.
-    """
+    """Names and aliases lead to their model; none is enough where there is one, and too little where there are two."""
     async with _ready(DoubleConfig(name="one", aliases=("uno",)), DoubleConfig(name="two")) as manager:
         assert manager.find("uno") is manager.find("one")
         with pytest.raises(UnknownModelError, match="'three' does not exist; the models here are: one, uno, two"):
@@ -170,18 +152,14 @@ async def test_the_name_decides_who_answers() -> None:
 
 
 async def test_an_operation_the_model_lacks_names_those_it_has() -> None:
-    """
-    The refusal says what could be asked instead.
-    """
+    """The refusal says what could be asked instead."""
     async with _ready() as manager:
         with pytest.raises(UnsupportedOperationError, match="supports: chat_completion, completion"):
             await manager.answer("one", ModelRequest(Operation.TOKENIZE, b"{}"))
 
 
 async def test_a_stream_is_running_until_its_last_byte() -> None:
-    """
-    The count goes up with the call and down with the end of the stream.
-    """
+    """The count goes up with the call and down with the end of the stream."""
     async with _ready() as manager:
         reply = await manager.answer("one", STREAM)
         assert manager.entries[0].running == 1
@@ -196,9 +174,7 @@ async def test_a_stream_is_running_until_its_last_byte() -> None:
 
 @pytest.mark.parametrize("how", ["closed", "forgotten", "closed before the first byte"])
 async def test_a_stream_nobody_reads_any_more_is_ended(how: str) -> None:
-    """
-    Closing the reply, or only dropping it, ends the work behind it and its count.
-    """
+    """Closing the reply, or only dropping it, ends the work behind it and its count."""
     async with _ready() as manager:
         reply: ModelResponse | None = await manager.answer("one", STREAM)
         assert reply is not None
@@ -215,9 +191,7 @@ async def test_a_stream_nobody_reads_any_more_is_ended(how: str) -> None:
 
 
 async def test_a_cancelled_call_is_not_counted_any_more() -> None:
-    """
-    A caller that leaves while its answer is made ends it.
-    """
+    """A caller that leaves while its answer is made ends it."""
     async with _ready() as manager:
         task = asyncio.create_task(manager.answer("one", ModelRequest(Operation.COMPLETION, b'{"wait": 1}')))
         await _until(lambda: manager.entries[0].running == 1)
@@ -227,9 +201,7 @@ async def test_a_cancelled_call_is_not_counted_any_more() -> None:
 
 
 async def test_a_model_that_dies_is_seen_within_a_second() -> None:
-    """
-    FAILED with the reason, its remains closed, liveness gone.
-    """
+    """FAILED with the reason, its remains closed, liveness gone."""
     async with _ready() as manager:
         _double(manager).is_dead = True
         await _until(lambda: manager.entries[0].state is State.FAILED, 1)
@@ -240,9 +212,7 @@ async def test_a_model_that_dies_is_seen_within_a_second() -> None:
 
 
 async def test_a_drain_waits_for_calls_and_refuses_new_ones() -> None:
-    """
-    What runs may finish; what comes is told to go elsewhere.
-    """
+    """What runs may finish; what comes is told to go elsewhere."""
     async with _ready() as manager:
         reply = await manager.answer("one", STREAM)
         draining = asyncio.create_task(manager.drain(5))
@@ -258,9 +228,7 @@ async def test_a_drain_waits_for_calls_and_refuses_new_ones() -> None:
 
 
 async def test_a_drain_ends_at_its_bound() -> None:
-    """
-    A stream that never ends does not hold the process for ever.
-    """
+    """A stream that never ends does not hold the process for ever."""
     async with _ready() as manager:
         reply = await manager.answer("one", STREAM)
 
@@ -270,9 +238,7 @@ async def test_a_drain_ends_at_its_bound() -> None:
 
 
 async def test_stopping_cancels_the_load() -> None:
-    """
-    A stop in the middle of a load ends it, closes the model, and every entry is stopped.
-    """
+    """A stop in the middle of a load ends it, closes the model, and every entry is stopped."""
     async with _begun() as manager:
         await _until(lambda: manager.entries[0].state is State.LOADING)
 
@@ -282,9 +248,7 @@ async def test_stopping_cancels_the_load() -> None:
 
 
 async def test_a_model_whose_upstreams_are_away_waits_alive() -> None:
-    """
-    It is not failed and not ready; it is ready when they are back, and not when they leave again.
-    """
+    """It is not failed and not ready; it is ready when they are back, and not when they leave again."""
     async with _begun(RemoteConfig(name="away")) as manager:
         double, (entry,) = _double(manager), manager.entries
         double.is_away = True
@@ -303,9 +267,7 @@ async def test_a_model_whose_upstreams_are_away_waits_alive() -> None:
 
 
 async def test_a_model_that_is_away_can_be_drained() -> None:
-    """
-    Stopping does not wait for upstreams.
-    """
+    """Stopping does not wait for upstreams."""
     async with _begun(RemoteConfig(name="away")) as manager:
         _double(manager).is_away = True
         _double(manager).may_load.set()
@@ -317,9 +279,7 @@ async def test_a_model_that_is_away_can_be_drained() -> None:
 
 
 async def test_what_needs_no_engine_waits_for_none() -> None:
-    """
-    A proxy after a model that takes minutes to load is ready at once.
-    """
+    """A proxy after a model that takes minutes to load is ready at once."""
     async with _begun(DoubleConfig(name="slow"), RemoteConfig(name="quick")) as manager:
         _double(manager, 1).may_load.set()
 
@@ -329,9 +289,7 @@ async def test_what_needs_no_engine_waits_for_none() -> None:
 
 
 async def test_a_model_is_let_go_once_its_calls_are_done_and_comes_back() -> None:
-    """
-    Unloaded it is live, refuses calls, holds up nobody's readiness, and is another model once it is loaded again.
-    """
+    """Unloaded it is live, refuses calls, holds up nobody's readiness, and is another model once it is loaded again."""
     async with _ready(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         first = _double(manager)
         stream = await manager.answer("one", STREAM)
@@ -358,9 +316,7 @@ async def test_a_model_is_let_go_once_its_calls_are_done_and_comes_back() -> Non
 
 
 async def test_a_server_whose_models_are_all_unloaded_is_not_ready() -> None:
-    """
-    Nobody would answer.
-    """
+    """Nobody would answer."""
     async with _ready(DoubleConfig(name="one")) as manager:
         await manager.unload("one")
 
@@ -369,9 +325,7 @@ async def test_a_server_whose_models_are_all_unloaded_is_not_ready() -> None:
 
 
 async def test_a_model_that_cannot_be_loaded_again_says_why() -> None:
-    """
-    It has failed, as it would have at the start.
-    """
+    """It has failed, as it would have at the start."""
     async with _ready(DoubleConfig(name="one")) as manager:
         await manager.unload("one")
         _double(manager).load_fault = LoadError("no memory")
@@ -383,9 +337,7 @@ async def test_a_model_that_cannot_be_loaded_again_says_why() -> None:
 
 
 async def test_what_is_not_there_is_neither_loaded_nor_unloaded() -> None:
-    """
-    A model that loads already is a conflict; one that is ready needs no loading.
-    """
+    """A model that loads already is a conflict; one that is ready needs no loading."""
     async with _begun(DoubleConfig(name="one")) as manager:
         for work in (manager.load("one"), manager.unload("one")):
             with pytest.raises(RequestError) as raised:
@@ -400,9 +352,7 @@ async def test_what_is_not_there_is_neither_loaded_nor_unloaded() -> None:
 
 
 async def test_an_unload_goes_on_when_nobody_waits_for_it() -> None:
-    """
-    A client that leaves does not keep a model between two states.
-    """
+    """A client that leaves does not keep a model between two states."""
     async with _ready(DoubleConfig(name="one")) as manager:
         call = asyncio.create_task(manager.answer("one", ModelRequest(Operation.COMPLETION, b"wait")))
         await _until(lambda: manager.entries[0].running == 1)
@@ -417,9 +367,7 @@ async def test_an_unload_goes_on_when_nobody_waits_for_it() -> None:
 
 
 async def test_an_unload_does_not_wait_for_another_models_load() -> None:
-    """
-    What it held is free at once, however long the other one takes.
-    """
+    """What it held is free at once, however long the other one takes."""
     async with _begun(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         one, two = manager.entries
         _double(manager).may_load.set()
@@ -433,9 +381,7 @@ async def test_an_unload_does_not_wait_for_another_models_load() -> None:
 
 
 async def test_an_engine_starts_again_where_memory_was_freed_while_it_started() -> None:
-    """
-    vLLM takes it for a fault, once; without that a fault of a first start is the last word.
-    """
+    """vLLM takes it for a fault, once; without that a fault of a first start is the last word."""
     async with _begun(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         one, two = manager.entries
         _double(manager).may_load.set()
@@ -453,9 +399,7 @@ async def test_an_engine_starts_again_where_memory_was_freed_while_it_started() 
 
 
 async def test_a_restart_does_not_wait_for_another_models_download() -> None:
-    """
-    A model whose bytes are on their way starts no engine yet.
-    """
+    """A model whose bytes are on their way starts no engine yet."""
     may_fetch = threading.Event()
     slow = DoubleConfig(name="slow", has_storage=True, may_fetch=may_fetch)
     patience = RestartPolicy(first_seconds=0.01)

@@ -1,6 +1,4 @@
-"""
-Two things at once in the life of a model, with doubles in the place of engines.
-"""
+"""Two things at once in the life of a model, with doubles in the place of engines."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ WAITING = ModelRequest(Operation.COMPLETION, b'{"prompt": "wait"}')
 
 
 class Slow(Double):
-    """
-    Takes its time to say how it is, and to close, where the test wants it.
-    """
+    """Takes its time to say how it is, and to close, where the test wants it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,32 +33,24 @@ class Slow(Double):
         self.loads = 0
 
     async def load(self, artifacts: Any) -> None:
-        """
-        Counts.
-        """
+        """Counts."""
         self.loads += 1
         await super().load(artifacts)
 
     async def check(self) -> None:
-        """
-        As any double, later.
-        """
+        """As any double, later."""
         self.is_asked = True
         await self.may_check.wait()
         await super().check()
 
     async def close(self) -> None:
-        """
-        As any double, later.
-        """
+        """As any double, later."""
         await self.may_close.wait()
         await super().close()
 
 
 class SlowConfig(RemoteConfig):
-    """
-    Declares one, and remembers each.
-    """
+    """Declares one, and remembers each."""
 
     built: ClassVar[list[Slow]] = []
 
@@ -95,9 +83,7 @@ async def _ready(pause_seconds: float = 60, **model_config: Any) -> AsyncGenerat
 
 
 async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_next_one() -> None:
-    """
-    That one is not loaded; the wait is told, as to everybody who comes now.
-    """
+    """That one is not loaded; the wait is told, as to everybody who comes now."""
     async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
         first = asyncio.create_task(manager.answer("one", WAITING))
         await _until(lambda: entry.running == 1)
@@ -115,9 +101,7 @@ async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_n
 
 
 async def test_a_drain_lets_the_queue_finish() -> None:
-    """
-    Who waited before it is answered, though nobody else is.
-    """
+    """Who waited before it is answered, though nobody else is."""
     async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
         first = asyncio.create_task(manager.answer("one", WAITING))
         await _until(lambda: entry.running == 1)
@@ -134,9 +118,7 @@ async def test_a_drain_lets_the_queue_finish() -> None:
 
 
 async def test_a_restart_that_ends_in_a_drain_serves_nobody() -> None:
-    """
-    It drains like the others, for the same reason.
-    """
+    """It drains like the others, for the same reason."""
     async with _ready(pause_seconds=0.2) as (manager, entry):
         SlowConfig.built[0].is_dead = True
         await _until(lambda: entry.state is State.RESTARTING)
@@ -148,9 +130,7 @@ async def test_a_restart_that_ends_in_a_drain_serves_nobody() -> None:
 
 
 async def test_a_model_is_loaded_again_only_once_it_is_gone() -> None:
-    """
-    Who loads it while it still closes gets the new one, loaded.
-    """
+    """Who loads it while it still closes gets the new one, loaded."""
     async with _ready() as (manager, entry):
         old = SlowConfig.built[0]
         old.may_close.clear()
@@ -167,9 +147,7 @@ async def test_a_model_is_loaded_again_only_once_it_is_gone() -> None:
 
 
 async def test_a_model_that_was_unloaded_while_it_was_looked_at_has_not_died() -> None:
-    """
-    What is found out of it too late is nobody's any more, and its successor is watched.
-    """
+    """What is found out of it too late is nobody's any more, and its successor is watched."""
     async with _ready() as (manager, entry):
         old = SlowConfig.built[0]
         old.may_check.clear()
@@ -185,9 +163,7 @@ async def test_a_model_that_was_unloaded_while_it_was_looked_at_has_not_died() -
 
 
 async def test_restarts_are_not_forgotten_with_a_config() -> None:
-    """
-    A counter that goes back is read as many more of them.
-    """
+    """A counter that goes back is read as many more of them."""
     async with _ready(pause_seconds=0.01) as (manager, entry):
         SlowConfig.built[0].is_dead = True
         await _until(lambda: entry.restarts == 1 and entry.state is State.READY)

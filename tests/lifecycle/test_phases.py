@@ -1,6 +1,4 @@
-"""
-What a load is spent on, and what of it needs no bytes.
-"""
+"""What a load is spent on, and what of it needs no bytes."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ async def _made(model_config: DoubleConfig) -> AsyncGenerator[ModelManager]:
 
 
 async def test_a_model_prepares_while_its_bytes_are_on_their_way() -> None:
-    """
-    What needs no byte of it does not wait for the last one, and is told where things are kept.
-    """
+    """What needs no byte of it does not wait for the last one, and is told where things are kept."""
     may_fetch = threading.Event()
     async with _made(DoubleConfig(name="one", has_storage=True, may_fetch=may_fetch)) as manager:
         manager.begin()
@@ -58,9 +54,7 @@ async def test_a_model_prepares_while_its_bytes_are_on_their_way() -> None:
 
 
 async def test_nothing_is_fetched_for_a_model_that_cannot_be_served_here() -> None:
-    """
-    What is not installed is said before a byte has come, not after hours of them.
-    """
+    """What is not installed is said before a byte has come, not after hours of them."""
     async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
         _double(manager).prepare_fault = MissingExtraError("vllm", "gpu", "the model 'one'")
         manager.begin()
@@ -71,9 +65,7 @@ async def test_nothing_is_fetched_for_a_model_that_cannot_be_served_here() -> No
 
 
 async def test_the_log_and_the_probes_say_what_a_load_was_spent_on() -> None:
-    """
-    The same figures in both: seconds of each phase, their sum, and the parts that the model tells of.
-    """
+    """The same figures in both: seconds of each phase, their sum, and the parts that the model tells of."""
     async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
         _double(manager).may_load.set()
         with capture_logs() as logs:
@@ -88,9 +80,7 @@ async def test_the_log_and_the_probes_say_what_a_load_was_spent_on() -> None:
 
 
 def test_a_load_begins_anew_after_a_death() -> None:
-    """
-    What an earlier load was spent on is no part of the next, and what follows a load is none of it.
-    """
+    """What an earlier load was spent on is no part of the next, and what follows a load is none of it."""
     now = 0.0
     phases = LoadTimings(lambda: now)
     for state, seconds in ((State.FETCHING, 1), (State.LOADING, 2), (State.PROVING, 3), (State.READY, 4)):

@@ -1,6 +1,4 @@
-"""
-What is said of bytes on their way.
-"""
+"""What is said of bytes on their way."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 
 
 class Clock:
-    """
-    Time that the test lets pass.
-    """
+    """Time that the test lets pass."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -27,9 +23,7 @@ class Clock:
 
 
 def test_rate_and_time_to_go_are_of_the_last_while() -> None:
-    """
-    A fetch that was fast and has stalled says so: the rate falls to nothing, and there is no end in sight.
-    """
+    """A fetch that was fast and has stalled says so: the rate falls to nothing, and there is no end in sight."""
     clock = Clock()
     progress = FetchProgress(clock)
     for second in range(1, 11):
@@ -46,9 +40,7 @@ def test_rate_and_time_to_go_are_of_the_last_while() -> None:
 
 
 def test_bytes_of_an_earlier_fetch_are_no_speed() -> None:
-    """
-    What a restart finds on the disk counts as there, and not as fetched within a second.
-    """
+    """What a restart finds on the disk counts as there, and not as fetched within a second."""
     clock = Clock()
     progress = FetchProgress(clock)
     clock.now += 1
@@ -67,9 +59,7 @@ def test_bytes_of_an_earlier_fetch_are_no_speed() -> None:
 
 
 def test_parts_add_up() -> None:
-    """
-    A model and its adapters are one model; while one size is unknown, so is their sum.
-    """
+    """A model and its adapters are one model; while one size is unknown, so is their sum."""
     progress = FetchProgress(Clock())
     progress.hear("model", 100, 100)
     progress.hear("adapter x", 5, None)
@@ -81,9 +71,7 @@ def test_parts_add_up() -> None:
 
 
 def test_metrics_have_bytes_and_rate_of_each_model() -> None:
-    """
-    The same numbers that readiness shows, by model; none for a model that has nothing to fetch.
-    """
+    """The same numbers that readiness shows, by model; none for a model that has nothing to fetch."""
     manager = ModelManager(config(DoubleConfig(name="one"), DoubleConfig(name="two")))
     manager.entries[0].progress = FetchProgress(Clock())
     manager.entries[0].progress.hear("model", 50, 200)

@@ -1,6 +1,4 @@
-"""
-What becomes of a model that dies, with doubles in the place of engines.
-"""
+"""What becomes of a model that dies, with doubles in the place of engines."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ QUICK = RestartPolicy(most_deaths=3, first_seconds=0.01)
 
 
 class Willing(DoubleConfig):
-    """
-    Its doubles load without being told to, and each is remembered.
-    """
+    """Its doubles load without being told to, and each is remembered."""
 
     built: ClassVar[list[Double]] = []
 
@@ -38,9 +34,7 @@ class Willing(DoubleConfig):
 
 
 class Doomed(Willing):
-    """
-    Its first double is well; those after it do not load.
-    """
+    """Its first double is well; those after it do not load."""
 
     def build(self, peers: Peers) -> Model:
         double = cast("Double", super().build(peers))
@@ -75,9 +69,7 @@ def _is_again_ready(entry: ModelStatus, restarts: int) -> Callable[[], bool]:
 
 
 async def test_a_model_that_dies_is_started_anew_in_place() -> None:
-    """
-    The old one is closed, another takes its place with the same bytes, and it is ready after an answer.
-    """
+    """The old one is closed, another takes its place with the same bytes, and it is ready after an answer."""
     async with _ready(Willing(name="one", has_storage=True, on_failure="restart")) as manager:
         (entry,), first = manager.entries, Willing.built[0]
         first.is_dead = True
@@ -91,9 +83,7 @@ async def test_a_model_that_dies_is_started_anew_in_place() -> None:
 
 
 async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> None:
-    """
-    No platform needs to help; calls get a wait, and no error's text; the other model answers.
-    """
+    """No platform needs to help; calls get a wait, and no error's text; the other model answers."""
     configs = Willing(name="one", on_failure="restart"), Willing(name="two", on_failure="restart")
     async with _ready(*configs, patience=RestartPolicy(first_seconds=60)) as manager:
         entry = manager.entries[0]
@@ -110,9 +100,7 @@ async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> 
 
 
 async def test_a_model_that_does_not_load_again_is_given_up() -> None:
-    """
-    Each vain start counts as a death; the last one's reason and their number are told, and liveness is gone.
-    """
+    """Each vain start counts as a death; the last one's reason and their number are told, and liveness is gone."""
     async with _ready(Doomed(name="one", on_failure="restart")) as manager:
         (entry,) = manager.entries
         Willing.built[0].is_dead = True
@@ -125,9 +113,7 @@ async def test_a_model_that_does_not_load_again_is_given_up() -> None:
 
 
 async def test_a_model_that_dies_soon_after_each_start_is_given_up() -> None:
-    """
-    An answer alone does not end the row of its deaths.
-    """
+    """An answer alone does not end the row of its deaths."""
     async with _ready(Willing(name="one", on_failure="restart")) as manager:
         (entry,) = manager.entries
         for restarts in (1, 2):
@@ -140,9 +126,7 @@ async def test_a_model_that_dies_soon_after_each_start_is_given_up() -> None:
 
 
 async def test_a_model_that_was_well_for_long_begins_a_new_row() -> None:
-    """
-    Deaths that have nothing to do with each other are no crash loop.
-    """
+    """Deaths that have nothing to do with each other are no crash loop."""
     async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(2, 0, 0.01)) as manager:
         (entry,) = manager.entries
         for restarts in (1, 2, 3):
@@ -153,9 +137,7 @@ async def test_a_model_that_was_well_for_long_begins_a_new_row() -> None:
 
 
 async def test_what_fails_the_first_time_is_not_tried_again() -> None:
-    """
-    A missing artifact stays missing.
-    """
+    """A missing artifact stays missing."""
     model_config = Willing(
         name="one", has_storage=True, on_failure="restart", fetch_fault=ArtifactNotFoundError("nothing")
     )
@@ -168,9 +150,7 @@ async def test_what_fails_the_first_time_is_not_tried_again() -> None:
 
 
 async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
-    """
-    An engine's death has a code of its own, and a fault of storage has its own.
-    """
+    """An engine's death has a code of its own, and a fault of storage has its own."""
     async with _ready(Willing(name="one", on_failure="exit"), Willing(name="two")) as manager:
         Willing.built[0].is_dead = True
 
@@ -189,9 +169,7 @@ async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
 
 
 async def test_a_new_config_that_fails_ends_no_process() -> None:
-    """
-    Whatever its models do on failure: those it was to replace serve on.
-    """
+    """Whatever its models do on failure: those it was to replace serve on."""
     model_config = Willing(
         name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing")
     )
@@ -206,9 +184,7 @@ async def test_a_new_config_that_fails_ends_no_process() -> None:
 
 
 async def test_a_model_that_stays_ends_nothing() -> None:
-    """
-    Its failure is for probes to tell.
-    """
+    """Its failure is for probes to tell."""
     async with _ready(Willing(name="one")) as manager:
         Willing.built[0].is_dead = True
         await _until(lambda: manager.entries[0].state is State.FAILED)
@@ -218,9 +194,7 @@ async def test_a_model_that_stays_ends_nothing() -> None:
 
 
 async def test_a_stop_ends_a_restart() -> None:
-    """
-    In the pause before it, or in the middle of its load: nothing is left running.
-    """
+    """In the pause before it, or in the middle of its load: nothing is left running."""
     async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(first_seconds=60)) as manager:
         Willing.built[0].is_dead = True
         await _until(lambda: manager.entries[0].state is State.RESTARTING)
@@ -230,9 +204,7 @@ async def test_a_stop_ends_a_restart() -> None:
 
 
 async def test_calls_are_answered_for_a_while_after_readiness_has_gone() -> None:
-    """
-    Whoever was not told yet gets an answer; the drain ends with the last call, and refuses none meanwhile.
-    """
+    """Whoever was not told yet gets an answer; the drain ends with the last call, and refuses none meanwhile."""
     async with _ready(Willing(name="one")) as manager:
         (entry,) = manager.entries
         stream = await manager.answer("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
@@ -254,9 +226,7 @@ async def test_calls_are_answered_for_a_while_after_readiness_has_gone() -> None
 
 
 class _Clock:
-    """
-    Time that goes when it is told to.
-    """
+    """Time that goes when it is told to."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -266,9 +236,7 @@ class _Clock:
 
 
 def test_pauses_grow_up_to_a_bound() -> None:
-    """
-    1, 2, 4, ... seconds, by chance a half less or more, and never more than a minute and a half.
-    """
+    """1, 2, 4, ... seconds, by chance a half less or more, and never more than a minute and a half."""
     deaths, pauses = RestartTracker(RestartPolicy(most_deaths=20)), []
     for _ in range(9):
         deaths.count()
@@ -279,9 +247,7 @@ def test_pauses_grow_up_to_a_bound() -> None:
 
 
 def test_only_time_spent_well_ends_a_row() -> None:
-    """
-    A load that took long is no time spent well.
-    """
+    """A load that took long is no time spent well."""
     clock = _Clock()
     deaths = RestartTracker(RestartPolicy(most_deaths=2, well_seconds=100), clock)
     deaths.come_alive()

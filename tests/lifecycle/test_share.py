@@ -1,6 +1,4 @@
-"""
-What one of several workers takes on.
-"""
+"""What one of several workers takes on."""
 
 from __future__ import annotations
 
@@ -12,26 +10,20 @@ from appliance.models.model_status import ModelStatus
 
 
 class Seven(Double):
-    """
-    Computes seven at once.
-    """
+    """Computes seven at once."""
 
     concurrent = 7
 
 
 class SevenConfig(DoubleConfig):
-    """
-    Declares one.
-    """
+    """Declares one."""
 
     def build(self, peers: Peers) -> Model:
         return Seven()
 
 
 class Fellows:
-    """
-    Other processes, and no other models.
-    """
+    """Other processes, and no other models."""
 
     def __init__(self, front_end: FrontEnd) -> None:
         self.front_end = front_end
@@ -40,18 +32,14 @@ class Fellows:
         return frozenset()
 
     def check(self, _name: str) -> None:
-        """
-        There is nobody to look at.
-        """
+        """There is nobody to look at."""
 
     async def answer(self, _name: str, call: ModelRequest) -> ModelResponse:
         return ModelResponse(call.body)
 
 
 def test_workers_share_what_an_engine_computes_at_once() -> None:
-    """
-    What the config says and what the engine says alike, rounded up; one alone has all of it.
-    """
+    """What the config says and what the engine says alike, rounded up; one alone has all of it."""
     said = SevenConfig(name="said", limits=LimitsConfig(concurrent=5))
     taken = []
     for front_end in (ALONE, FrontEnd(1, 2)):

@@ -1,6 +1,4 @@
-"""
-The table of states, row by row.
-"""
+"""The table of states, row by row."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("state", "live", "ready", "leaves_to"), TABLE, ids=[str(row[0]) for row in TABLE])
 def test_a_state_is_what_the_table_says(state: State, live: int, ready: int, leaves_to: set[State]) -> None:
-    """
-    What probes answer in a state, and which states can follow it.
-    """
+    """What probes answer in a state, and which states can follow it."""
     rule = RULES[state]
 
     assert rule.is_live == (live == 200)
@@ -42,7 +38,5 @@ def test_a_state_is_what_the_table_says(state: State, live: int, ready: int, lea
 
 
 def test_every_state_has_a_row() -> None:
-    """
-    No state is left without a rule.
-    """
+    """No state is left without a rule."""
     assert set(RULES) == set(State) == {row[0] for row in TABLE}

@@ -1,6 +1,4 @@
-"""
-How the models of a new config take the places of the old ones', with doubles in the place of engines.
-"""
+"""How the models of a new config take the places of the old ones', with doubles in the place of engines."""
 
 from __future__ import annotations
 
@@ -52,9 +50,7 @@ async def _serving(*configs: ModelConfig, drain_seconds: float = 5) -> AsyncGene
 
 
 class _Begun:
-    """
-    A succession under way, and its newcomers.
-    """
+    """A succession under way, and its newcomers."""
 
     def __init__(self, manager: ModelManager, configs: Sequence[ModelConfig], *names: str) -> None:
         self.succession = Rollout(manager, configs, names)
@@ -63,25 +59,19 @@ class _Begun:
         self._manager = manager
 
     async def newcomer(self, name: str = "one") -> Double:
-        """
-        The model on its way in.
-        """
+        """The model on its way in."""
         await asyncio.sleep(0)
         found = [life for life in self._manager.roster.coming if life.entry.config.name == name]
         return _double(found[0])
 
     async def end(self) -> dict[str, str]:
-        """
-        What failed.
-        """
+        """What failed."""
         await asyncio.wait_for(self.task, 10)
         return self.succession.failed
 
 
 async def test_a_model_without_an_engine_comes_up_beside_the_old_one() -> None:
-    """
-    The old one answers until the new one is ready, ends what is under way, and is closed; no probe notices.
-    """
+    """The old one answers until the new one is ready, ends what is under way, and is closed; no probe notices."""
     async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
         old = _double(manager.roster.get("one"))
         stream = await manager.answer("one", STREAM)
@@ -108,9 +98,7 @@ async def test_a_model_without_an_engine_comes_up_beside_the_old_one() -> None:
 
 
 async def test_a_new_model_that_fails_leaves_the_old_one() -> None:
-    """
-    It is closed and forgotten, the reason is told, and no probe fails.
-    """
+    """It is closed and forgotten, the reason is told, and no probe fails."""
     async with _serving(RemoteConfig(name="one")) as manager:
         old = _double(manager.roster.get("one"))
         begun = _Begun(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
@@ -128,9 +116,7 @@ async def test_a_new_model_that_fails_leaves_the_old_one() -> None:
 
 
 async def test_a_new_model_whose_servers_are_away_waits_while_the_old_one_serves() -> None:
-    """
-    It takes over once they answer; a newer config ends the wait.
-    """
+    """It takes over once they answer; a newer config ends the wait."""
     async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
         olds = [_double(life) for life in manager.roster.lives]
         begun = _Begun(manager, [RemoteConfig(name=n, aliases=(n * 2,)) for n in ("one", "two")], "one", "two")
@@ -151,9 +137,7 @@ async def test_a_new_model_whose_servers_are_away_waits_while_the_old_one_serves
 
 
 async def test_of_two_engines_the_old_one_goes_first() -> None:
-    """
-    Its calls end before it is closed, nothing loads before that, and the other models stay ready.
-    """
+    """Its calls end before it is closed, nothing loads before that, and the other models stay ready."""
     async with _serving(DoubleConfig(name="one"), RemoteConfig(name="two")) as manager:
         old = _double(manager.roster.get("one"))
         stream = await manager.answer("one", STREAM)
@@ -176,9 +160,7 @@ async def test_of_two_engines_the_old_one_goes_first() -> None:
 
 
 async def test_bytes_are_here_before_an_engine_goes() -> None:
-    """
-    A storage that fails changes nothing at all, not even what could have been changed.
-    """
+    """A storage that fails changes nothing at all, not even what could have been changed."""
     fault = ArtifactNotFoundError("nothing there")
     async with _serving(DoubleConfig(name="one"), RemoteConfig(name="two")) as manager:
         olds = manager.roster.lives
@@ -192,9 +174,7 @@ async def test_bytes_are_here_before_an_engine_goes() -> None:
 
 
 class _Endless(RemoteConfig):
-    """
-    Declares a double whose bytes never come.
-    """
+    """Declares a double whose bytes never come."""
 
     def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
         while True:
@@ -203,9 +183,7 @@ class _Endless(RemoteConfig):
 
 
 async def test_a_newer_config_ends_a_fetch() -> None:
-    """
-    Whoever corrects a storage need not wait for the wrong one.
-    """
+    """Whoever corrects a storage need not wait for the wrong one."""
     async with _serving(RemoteConfig(name="one")) as manager:
         olds = manager.roster.everyone
         begun = _Begun(manager, [_Endless(name="one", has_storage=True)], "one")
@@ -218,9 +196,7 @@ async def test_a_newer_config_ends_a_fetch() -> None:
 
 
 async def test_an_engine_that_refuses_brings_the_old_one_back() -> None:
-    """
-    The last good model serves again, and liveness never failed.
-    """
+    """The last good model serves again, and liveness never failed."""
     async with _serving(DoubleConfig(name="one"), RemoteConfig(name="two")) as manager:
         begun = _Begun(manager, [DoubleConfig(name="one", aliases=("uno",)), RemoteConfig(name="two")], "one")
         new = await begun.newcomer()
@@ -236,9 +212,7 @@ async def test_an_engine_that_refuses_brings_the_old_one_back() -> None:
 
 
 async def test_models_are_added_and_removed() -> None:
-    """
-    One that comes holds up nobody's readiness; one that goes ends its calls, and is unknown from then on.
-    """
+    """One that comes holds up nobody's readiness; one that goes ends its calls, and is unknown from then on."""
     async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
         gone = _double(manager.roster.get("one"))
         stream = await manager.answer("one", STREAM)
@@ -257,9 +231,7 @@ async def test_models_are_added_and_removed() -> None:
 
 
 async def test_a_name_may_move_to_another_model() -> None:
-    """
-    Each call under it finds one of the two.
-    """
+    """Each call under it finds one of the two."""
     async with _serving(RemoteConfig(name="one", aliases=("both",)), RemoteConfig(name="two")) as manager:
         wanted = [RemoteConfig(name="one"), RemoteConfig(name="two", aliases=("both",))]
         begun = _Begun(manager, wanted, "one", "two")
@@ -272,9 +244,7 @@ async def test_a_name_may_move_to_another_model() -> None:
 
 
 async def test_a_dead_model_is_replaced_at_once() -> None:
-    """
-    There is nothing to lose, so liveness comes back while the new one loads.
-    """
+    """There is nothing to lose, so liveness comes back while the new one loads."""
     async with _serving(RemoteConfig(name="one")) as manager:
         old = _double(manager.roster.get("one"))
         old.is_dead = True
@@ -289,9 +259,7 @@ async def test_a_dead_model_is_replaced_at_once() -> None:
 
 
 async def test_a_model_that_still_loads_is_replaced_at_once() -> None:
-    """
-    Nobody waits for what the config no longer wants.
-    """
+    """Nobody waits for what the config no longer wants."""
     manager = ModelManager(config(DoubleConfig(name="one")))
     manager.begin()
     await _until(lambda: manager.find("one").state is State.LOADING)
@@ -307,9 +275,7 @@ async def test_a_model_that_still_loads_is_replaced_at_once() -> None:
 
 
 async def test_an_unloaded_model_stays_so_unless_its_section_changed() -> None:
-    """
-    What an operator unloaded is loaded by a new section, and by nothing else.
-    """
+    """What an operator unloaded is loaded by a new section, and by nothing else."""
     async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
         await manager.unload("one")
         await manager.unload("two")
@@ -321,9 +287,7 @@ async def test_an_unloaded_model_stays_so_unless_its_section_changed() -> None:
 
 
 async def test_who_asks_another_model_comes_after_it() -> None:
-    """
-    A newcomer finds the newcomer that it asks.
-    """
+    """A newcomer finds the newcomer that it asks."""
     async with _serving(RemoteConfig(name="one")) as manager:
         wanted = [RemoteConfig(name="one"), RemoteConfig(name="asker", asks=("base",)), DoubleConfig(name="base")]
         begun = _Begun(manager, wanted, "asker", "base")
@@ -341,9 +305,7 @@ async def test_who_asks_another_model_comes_after_it() -> None:
 
 
 async def test_the_server_may_stop_in_the_middle() -> None:
-    """
-    Newcomers are closed like everyone.
-    """
+    """Newcomers are closed like everyone."""
     async with _serving(RemoteConfig(name="one")) as manager:
         begun = _Begun(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")
         new = await begun.newcomer()
@@ -358,9 +320,7 @@ async def test_the_server_may_stop_in_the_middle() -> None:
 
 
 async def test_a_model_that_dies_while_it_is_replaced_harms_nobody() -> None:
-    """
-    It is closed all the same.
-    """
+    """It is closed all the same."""
     async with _serving(RemoteConfig(name="one")) as manager:
         old = _double(manager.roster.get("one"))
         begun = _Begun(manager, [RemoteConfig(name="one", aliases=("uno",))], "one")

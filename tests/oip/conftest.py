@@ -1,6 +1,4 @@
-"""
-An application with a model of each kind.
-"""
+"""An application with a model of each kind."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from inference_doubles import InferenceClient, speakers
 
 @pytest.fixture(scope="package")
 async def client() -> AsyncGenerator[InferenceClient]:
-    """
-    A client of it, once every model is ready.
-    """
+    """A client of it, once every model is ready."""
     async with InferenceClient(speakers()) as client:
         yield await client.until_ready()
         await client.manager.stop()
@@ -22,9 +18,7 @@ async def client() -> AsyncGenerator[InferenceClient]:
 
 @pytest.fixture
 async def fresh() -> AsyncGenerator[InferenceClient]:
-    """
-    One of its own, whose models a test may break.
-    """
+    """One of its own, whose models a test may break."""
     async with InferenceClient(speakers()) as client:
         yield await client.until_ready()
         await client.manager.stop()

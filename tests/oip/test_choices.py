@@ -1,6 +1,4 @@
-"""
-What a request without inputs is told of those there are.
-"""
+"""What a request without inputs is told of those there are."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ KEYS = (
     ],
 )
 async def test_a_request_without_inputs_is_told_what_its_key_may_ask(path: str, body: object) -> None:
-    """
-    Each pair of inputs and outputs once, and none of an operation that the key is not for.
-    """
+    """Each pair of inputs and outputs once, and none of an operation that the key is not for."""
     async with InferenceClient(speakers("everything", server=ServerConfig(api_keys=KEYS))) as client:
         await client.until_ready()
         chat = await client.post(path, json=body, headers=bearing(CHAT))

@@ -1,5 +1,4 @@
-"""
-The protocol's real clients against the appliance, and against the servers they were made for: one matrix.
+"""The protocol's real clients against the appliance, and against the servers they were made for: one matrix.
 
 Clients and servers live in environments of their own, for they pin what we do not; the first run makes them.
 """
@@ -23,9 +22,7 @@ Matrix = Mapping[str, str]
 
 @pytest.fixture(scope="session")
 def visitors(pytestconfig: pytest.Config) -> Path:
-    """
-    The Python of KServe and of tritonclient.
-    """
+    """The Python of KServe and of tritonclient."""
     return environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
 
 
@@ -41,9 +38,7 @@ def _matrix(python: Path, server: Reference) -> Matrix:
 
 @pytest.mark.slow
 def test_every_row_of_the_matrix_is_ok(visitors: Path, tmp_path: Path) -> None:
-    """
-    Whatever tritonclient and KServe's clients can ask of a model of tensors.
-    """
+    """Whatever tritonclient and KServe's clients can ask of a model of tensors."""
     words: list[str | Path] = [sys.executable, DOUBLES, "port={http}", "grpc_port={grpc}", "host=127.0.0.1"]
     with serving(tmp_path / "log", words, "/v2/health/ready") as server:
         matrix = _matrix(visitors, server)
@@ -54,9 +49,7 @@ def test_every_row_of_the_matrix_is_ok(visitors: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_matrix_tells_servers_apart(visitors: Path, tmp_path: Path) -> None:
-    """
-    KServe's own server answers its own clients, and not all that tritonclient sends: the rows are no formality.
-    """
+    """KServe's own server answers its own clients, and not all that tritonclient sends: the rows are no formality."""
     words: list[str | Path] = [visitors, VISITORS / "kserve_echo.py", "{http}", "{grpc}"]
     with serving(tmp_path / "log", words, "/v2/models/echo/ready") as server:
         matrix = _matrix(visitors, server)

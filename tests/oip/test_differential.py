@@ -1,5 +1,4 @@
-"""
-The same requests to the appliance, to KServe's ModelServer and to MLServer, all with the same echo model.
+"""The same requests to the appliance, to KServe's ModelServer and to MLServer, all with the same echo model.
 
 Where they differ, the table says why; what it lists and does not differ any more, it must not list.
 """
@@ -26,9 +25,7 @@ DOUBLES = Path(__file__).parent.parent / "inference_doubles.py"
 
 @dataclass(frozen=True)
 class Case:
-    """
-    One request: bytes as they are, anything else as JSON.
-    """
+    """One request: bytes as they are, anything else as JSON."""
 
     path: str
     body: Any = None
@@ -125,9 +122,7 @@ Each difference, and why ours is as it is.
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
-    """
-    The appliance.
-    """
+    """The appliance."""
     words: list[str | Path] = [sys.executable, DOUBLES, "port={http}", "grpc_port={grpc}", "host=127.0.0.1"]
     with serving(tmp_path_factory.mktemp("ours") / "log", words, "/v2/health/ready") as server:
         yield server
@@ -135,9 +130,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
 
 @pytest.fixture(scope="module")
 def kserve(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
-    """
-    KServe's ModelServer.
-    """
+    """KServe's ModelServer."""
     python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
     words: list[str | Path] = [python, VISITORS / "kserve_echo.py", "{http}", "{grpc}"]
     with serving(tmp_path_factory.mktemp("kserve") / "log", words, "/v2/models/echo/ready") as server:
@@ -146,9 +139,7 @@ def kserve(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def mlserver(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
-    """
-    MLServer.
-    """
+    """MLServer."""
     python = environment(pytestconfig, "oip-mlserver", "mlserver==1.7.1")
     names = {"HTTP_PORT": "{http}", "GRPC_PORT": "{grpc}", "METRICS_PORT": "{more}"}
     settings = {f"MLSERVER_{name}": port for name, port in names.items()}
@@ -159,9 +150,7 @@ def mlserver(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
 
 
 def _answer(server: Reference, case: Case) -> tuple[int, Any]:
-    """
-    The status, and of a good answer what the protocol's text speaks of.
-    """
+    """The status, and of a good answer what the protocol's text speaks of."""
     url, body = server.url + case.path, case.body
     if body is None:
         answer = httpx.get(url)
@@ -183,9 +172,7 @@ def _answer(server: Reference, case: Case) -> tuple[int, Any]:
 
 
 def _has(ours: Any, theirs: Any) -> bool:
-    """
-    Whether ours says all that theirs does, and more at most.
-    """
+    """Whether ours says all that theirs does, and more at most."""
     if isinstance(theirs, dict):
         return isinstance(ours, dict) and all(key in ours and _has(ours[key], theirs[key]) for key in theirs)
     if isinstance(theirs, list):
@@ -205,9 +192,7 @@ def _differences(ours: Reference, theirs: Reference, name: str) -> dict[tuple[st
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["kserve", "mlserver"])
 def test_answers_are_the_same_but_for_the_table(ours: Reference, name: str, request: pytest.FixtureRequest) -> None:
-    """
-    No difference that has no reason, and no reason for what does not differ.
-    """
+    """No difference that has no reason, and no reason for what does not differ."""
     found = _differences(ours, request.getfixturevalue(name), name)
     listed = {key for key in DIFFERENT if key[0] == name}
 

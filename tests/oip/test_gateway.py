@@ -1,6 +1,4 @@
-"""
-KServe's URLs and names: the same client works with its gateway and without.
-"""
+"""KServe's URLs and names: the same client works with its gateway and without."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ PUBLISHED = "publishers/shop/models"
 
 @pytest.fixture(scope="module")
 async def behind() -> AsyncGenerator[InferenceClient]:
-    """
-    Two models, of which one has a slash in its name, as the service `shop/talk`.
-    """
+    """Two models, of which one has a slash in its name, as the service `shop/talk`."""
     configs = [SpeakerConfig(name=name, kind="writer") for name in ("one", "org/one")]
     metadata = MetadataConfig(namespace="shop", name="talk")
     async with InferenceClient(config(*configs, metadata=metadata)) as client:
@@ -30,9 +26,7 @@ async def behind() -> AsyncGenerator[InferenceClient]:
 
 @pytest.mark.parametrize("prefix", ["", "/shop/talk", f"/{PUBLISHED}/one", f"/{PUBLISHED}/org/one"])
 async def test_every_route_is_below_each_url_of_the_service(behind: InferenceClient, prefix: str) -> None:
-    """
-    Lists, health and inference, whatever stands before the path.
-    """
+    """Lists, health and inference, whatever stands before the path."""
     for path in ("/v1/models", "/openai/v1/models", "/v2/health/ready", "/metrics", "/v2/models/one", "/"):
         assert (await behind.get(prefix + path)).status_code == 200
     answer = await behind.post(f"{prefix}/v1/completions", json={"model": "one", "prompt": "a"})
@@ -43,9 +37,7 @@ async def test_every_route_is_below_each_url_of_the_service(behind: InferenceCli
 @pytest.mark.parametrize("model", ["one", "org/one"])
 @pytest.mark.parametrize("way", ["url", "header", "body"])
 async def test_a_model_is_named_by_url_header_or_body(behind: InferenceClient, model: str, way: str) -> None:
-    """
-    The model sees the name it has in the config, wherever the published one stood.
-    """
+    """The model sees the name it has in the config, wherever the published one stood."""
     path = f"/{PUBLISHED}/{model}/v1/completions" if way == "url" else "/v1/completions"
     headers = {"X-Gateway-Model-Name": f"{PUBLISHED}/{model}"} if way == "header" else {}
     named = {"model": f"{PUBLISHED}/{model}"} if way == "body" else {}
@@ -57,33 +49,25 @@ async def test_a_model_is_named_by_url_header_or_body(behind: InferenceClient, m
 
 
 async def test_the_body_goes_over_the_url(behind: InferenceClient) -> None:
-    """
-    A gateway routes by the URL; which model is meant, the client says.
-    """
+    """A gateway routes by the URL; which model is meant, the client says."""
     await behind.post(f"/{PUBLISHED}/one/v1/completions", json={"prompt": "b", "model": "org/one"})
 
     assert json.loads(behind.model("org/one").calls[-1].body)["prompt"] == "b"
 
 
 async def test_a_published_name_can_be_looked_up(behind: InferenceClient) -> None:
-    """
-    As the listing's names can.
-    """
+    """As the listing's names can."""
     assert (await behind.get(f"/v1/models/{PUBLISHED}/org/one")).json()["id"] == "org/one"
 
 
 @pytest.mark.parametrize("path", ["/shop/other", "/other/talk", "/shop/talkative", "/publishers/other/models/one"])
 async def test_what_is_another_services_is_not_found(behind: InferenceClient, path: str) -> None:
-    """
-    Neither another name nor another namespace leads here.
-    """
+    """Neither another name nor another namespace leads here."""
     assert (await behind.get(f"{path}/v1/models")).status_code == 404
 
 
 async def test_without_a_service_there_are_no_such_names(client: InferenceClient) -> None:
-    """
-    The header and the prefix mean something only where the config says so.
-    """
+    """The header and the prefix mean something only where the config says so."""
     headers = {"X-Gateway-Model-Name": f"{PUBLISHED}/writer"}
 
     answer = await client.post("/v1/completions", json={"prompt": "a"}, headers=headers)

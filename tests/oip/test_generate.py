@@ -1,6 +1,4 @@
-"""
-One text to one text, whole and as it comes.
-"""
+"""One text to one text, whole and as it comes."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ def _events(text: str) -> list[dict[str, Any]]:
 
 
 async def test_a_text_is_generated_whole(client: InferenceClient) -> None:
-    """
-    Parameters stand in their own object, or beside the text as clients of Triton have them.
-    """
+    """Parameters stand in their own object, or beside the text as clients of Triton have them."""
     body = {"id": "7", "text_input": "a b", "parameters": {"max_tokens": 3}, "temperature": 0, "stream": False}
 
     answer = await client.post("/v2/models/writer/generate", json=body)
@@ -32,9 +28,7 @@ async def test_a_text_is_generated_whole(client: InferenceClient) -> None:
 
 @pytest.mark.parametrize("name", ["writer", "talker"])
 async def test_a_text_is_generated_as_it_comes(client: InferenceClient, name: str) -> None:
-    """
-    Each event has what is new, wherever the model's own events were cut; be they of a completion or of a chat.
-    """
+    """Each event has what is new, wherever the model's own events were cut; be they of a completion or of a chat."""
     answer = await client.post(f"/v2/models/{name}/generate_stream", json={"text_input": "a é c"})
 
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -43,9 +37,7 @@ async def test_a_text_is_generated_as_it_comes(client: InferenceClient, name: st
 
 
 async def test_a_fault_in_the_middle_is_the_last_event(fresh: InferenceClient) -> None:
-    """
-    The status is sent already; the event has the protocol's shape of errors.
-    """
+    """The status is sent already; the event has the protocol's shape of errors."""
     fresh.model("writer").stream_fault = EngineDeadError("the engine died")
 
     answer = await fresh.post("/v2/models/writer/generate_stream", json={"text_input": "a"})
@@ -55,9 +47,7 @@ async def test_a_fault_in_the_middle_is_the_last_event(fresh: InferenceClient) -
 
 
 async def test_a_fault_before_the_first_word_has_its_status(fresh: InferenceClient) -> None:
-    """
-    Nothing has been sent yet, so the refusal is a plain one.
-    """
+    """Nothing has been sent yet, so the refusal is a plain one."""
     fresh.model("writer").answer_fault = RequestError("too long")
 
     answer = await fresh.post("/v2/models/writer/generate_stream", json={"text_input": "a"})
@@ -78,9 +68,7 @@ async def test_a_fault_before_the_first_word_has_its_status(fresh: InferenceClie
 )
 @pytest.mark.parametrize("verb", ["generate", "generate_stream"])
 async def test_a_wrong_body_is_refused(client: InferenceClient, verb: str, body: bytes) -> None:
-    """
-    400 in the protocol's shape.
-    """
+    """400 in the protocol's shape."""
     answer = await client.post(f"/v2/models/writer/{verb}", content=body)
 
     assert (answer.status_code, [*answer.json()]) == (400, ["error"])

@@ -1,6 +1,4 @@
-"""
-The protocol over gRPC: tensors raw and typed, status codes, health, reflection.
-"""
+"""The protocol over gRPC: tensors raw and typed, status codes, health, reflection."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ QUIET = TelemetrySettings()
 
 
 class Remote:
-    """
-    A client of gRPC, and the application behind the server it talks to.
-    """
+    """A client of gRPC, and the application behind the server it talks to."""
 
     def __init__(self, inner: InferenceClient, channel: grpc.aio.Channel) -> None:
         self.inner = inner
@@ -67,18 +63,14 @@ async def _remote(server_section: ServerConfig = SERVER, settings: TelemetrySett
 
 @pytest.fixture(scope="module")
 async def remote() -> AsyncGenerator[Remote]:
-    """
-    One for all tests that break nothing.
-    """
+    """One for all tests that break nothing."""
     async with _remote() as remote:
         yield remote
 
 
 @pytest.fixture
 async def fragile() -> AsyncGenerator[Remote]:
-    """
-    One whose models a test may break.
-    """
+    """One whose models a test may break."""
     async with _remote() as remote:
         yield remote
 
@@ -100,9 +92,7 @@ async def _code(call: Any) -> grpc.StatusCode:
 
 
 def test_the_messages_are_those_of_the_proto(tmp_path: Path) -> None:
-    """
-    Generated anew, they are what is committed; if not: just protos.
-    """
+    """Generated anew, they are what is committed; if not: just protos."""
     folder = "appliance/api/oip_grpc"
     outs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
 
@@ -116,9 +106,7 @@ def test_the_messages_are_those_of_the_proto(tmp_path: Path) -> None:
 
 
 async def test_the_server_and_its_models_say_what_they_are(remote: Remote) -> None:
-    """
-    The same as over REST.
-    """
+    """The same as over REST."""
     server = await remote.call.ServerMetadata(pb.ServerMetadataRequest())
     model = await remote.call.ModelMetadata(pb.ModelMetadataRequest(name="embedder", version="1"))
     config = (await remote.call.ModelConfig(pb.ModelConfigRequest(name="embedder"))).config
@@ -150,9 +138,7 @@ async def test_a_request_is_told_of_like_any_other(remote: Remote) -> None:
 
 
 async def test_both_messages_go_to_the_payload_log(tmp_path: Path) -> None:
-    """
-    As they are on the wire, joined by the request's id; what asks no model is left out.
-    """
+    """As they are on the wire, joined by the request's id; what asks no model is left out."""
     sink = tmp_path / "payloads"
     request = _request("mood", _text("HEY"))
     async with _remote(settings=TelemetrySettings(payloads=PayloadLogConfig(sink=str(sink)))) as remote:
@@ -169,9 +155,7 @@ async def test_both_messages_go_to_the_payload_log(tmp_path: Path) -> None:
 
 
 async def test_raw_tensors_are_answered_raw(remote: Remote) -> None:
-    """
-    With the id, and the outputs the client wants in its order.
-    """
+    """With the id, and the outputs the client wants in its order."""
     wanted = [{"name": "probabilities"}, {"name": "label"}]
 
     answer = await remote.call.ModelInfer(_request("mood", _text("HEY"), id="7", outputs=wanted))
@@ -202,9 +186,7 @@ TYPED = [
 async def test_typed_tensors_are_answered_typed(
     remote: Remote, datatype: str, field: str, values: list[Any], twice: list[Any]
 ) -> None:
-    """
-    Each datatype in its own field.
-    """
+    """Each datatype in its own field."""
     tensor = {"name": "in", "datatype": datatype, "shape": [2], "contents": {field: values}}
 
     answer = await remote.call.ModelInfer(pb.ModelInferRequest(model_name="echo", inputs=[tensor]))
@@ -215,9 +197,7 @@ async def test_typed_tensors_are_answered_typed(
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 async def test_floats_of_16_bits_travel_raw(remote: Remote, datatype: str) -> None:
-    """
-    There is no field for them.
-    """
+    """There is no field for them."""
     tensor = Tensor.of_values("in", datatype, (2,), [1.5, -2.0])
 
     answer = await remote.call.ModelInfer(_request("echo", tensor))
@@ -226,9 +206,7 @@ async def test_floats_of_16_bits_travel_raw(remote: Remote, datatype: str) -> No
 
 
 async def test_parameters_of_any_type_are_fields_of_the_call(remote: Remote) -> None:
-    """
-    Texts, whole numbers, floats and truths.
-    """
+    """Texts, whole numbers, floats and truths."""
     said: dict[str, Any] = {
         "max_tokens": {"int64_param": 3},
         "temperature": {"double_param": 0.5},
@@ -286,16 +264,12 @@ WRONG: dict[str, pb.ModelInferRequest] = {
 
 @pytest.mark.parametrize("name", WRONG)
 async def test_a_wrong_request_is_an_invalid_argument(remote: Remote, name: str) -> None:
-    """
-    Never an internal error.
-    """
+    """Never an internal error."""
     assert await _code(remote.call.ModelInfer(WRONG[name])) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_what_nobody_has_is_not_found(remote: Remote) -> None:
-    """
-    Models and versions alike.
-    """
+    """Models and versions alike."""
     for call in (
         remote.call.ModelInfer(_request("nobody", _text("a"))),
         remote.call.ModelInfer(_request("writer", _text("a"), model_version="2")),
@@ -319,9 +293,7 @@ async def test_what_nobody_has_is_not_found(remote: Remote) -> None:
     ],
 )
 async def test_a_fault_has_its_own_code(fragile: Remote, fault: Exception, code: grpc.StatusCode) -> None:
-    """
-    With its text, but for what nobody foresaw; a wait worth trying is in the trailing metadata.
-    """
+    """With its text, but for what nobody foresaw; a wait worth trying is in the trailing metadata."""
     fragile.inner.model("writer").answer_fault = fault
 
     with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -334,9 +306,7 @@ async def test_a_fault_has_its_own_code(fragile: Remote, fault: Exception, code:
 
 
 async def test_a_message_is_not_larger_than_a_body_may_be(remote: Remote) -> None:
-    """
-    Neither as it is, nor once it is decompressed.
-    """
+    """Neither as it is, nor once it is decompressed."""
     large = _request("writer", _text("a" * 5000))
 
     assert await _code(remote.call.ModelInfer(large)) is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -345,9 +315,7 @@ async def test_a_message_is_not_larger_than_a_body_may_be(remote: Remote) -> Non
 
 
 async def test_a_client_that_cancels_ends_the_work(fragile: Remote) -> None:
-    """
-    What it asked for is not computed to its end.
-    """
+    """What it asked for is not computed to its end."""
     call = fragile.call.ModelInfer(_request("writer", _text("wait")))
     entry = fragile.inner.manager.find("writer")
     await fragile.inner.until(lambda: entry.running == 1)
@@ -359,9 +327,7 @@ async def test_a_client_that_cancels_ends_the_work(fragile: Remote) -> None:
 
 
 async def test_the_request_id_is_echoed(remote: Remote) -> None:
-    """
-    As over REST; one that would fill the log is not.
-    """
+    """As over REST; one that would fill the log is not."""
     calls = [
         remote.call.ServerLive(pb.ServerLiveRequest(), metadata=(("x-request-id", sent),))
         for sent in ("abc", "a" * 200)
@@ -373,9 +339,7 @@ async def test_the_request_id_is_echoed(remote: Remote) -> None:
 
 
 async def test_statistics_count_calls_of_either_protocol(fragile: Remote) -> None:
-    """
-    They are the model's.
-    """
+    """They are the model's."""
     await fragile.call.ModelInfer(_request("writer", _text("a")))
     await fragile.inner.post("/v1/completions", json={"model": "writer", "prompt": "a"})
 
@@ -387,9 +351,7 @@ async def test_statistics_count_calls_of_either_protocol(fragile: Remote) -> Non
 
 
 async def test_an_operator_unloads_and_loads_where_the_config_allows_it(remote: Remote) -> None:
-    """
-    With the codes of what is forbidden, and of what cannot be done now.
-    """
+    """With the codes of what is forbidden, and of what cannot be done now."""
     load, unload = pb.RepositoryModelLoadRequest(model_name="mood"), pb.RepositoryModelUnloadRequest(model_name="mood")
     async with _remote(SERVER.model_copy(update={"admin": True})) as allowed:
         await allowed.call.RepositoryModelUnload(unload)
@@ -404,9 +366,7 @@ async def test_an_operator_unloads_and_loads_where_the_config_allows_it(remote: 
 
 
 async def test_health_follows_readiness(fragile: Remote) -> None:
-    """
-    For the server, its service and each model; a watcher hears of the change, and liveness goes on.
-    """
+    """For the server, its service and each model; a watcher hears of the change, and liveness goes on."""
     watch = fragile.health.Watch(health_pb2.HealthCheckRequest(service="mood"))
     serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     first = await watch.read()
@@ -425,9 +385,7 @@ async def test_health_follows_readiness(fragile: Remote) -> None:
 
 
 async def test_a_watcher_of_nobody_hears_so(remote: Remote) -> None:
-    """
-    As gRPC wants it: no error, for it may come to be.
-    """
+    """As gRPC wants it: no error, for it may come to be."""
     watch = remote.health.Watch(health_pb2.HealthCheckRequest(service="nobody"))
 
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -435,9 +393,7 @@ async def test_a_watcher_of_nobody_hears_so(remote: Remote) -> None:
 
 
 async def test_reflection_tells_the_services_and_their_messages(remote: Remote) -> None:
-    """
-    So that a tool like grpcurl needs no .proto.
-    """
+    """So that a tool like grpcurl needs no .proto."""
     asked = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.GRPCInferenceService"),

@@ -1,6 +1,4 @@
-"""
-What tensors mean to each kind of model, over the second version's REST routes.
-"""
+"""What tensors mean to each kind of model, over the second version's REST routes."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ def _outputs(body: dict[str, Any]) -> dict[str, tuple[str, list[int], list[Any]]
 
 
 async def test_a_text_becomes_a_text(client: InferenceClient) -> None:
-    """
-    Each element of `text_input` is a prompt, and `text_output` has the answers in their shape and order.
-    """
+    """Each element of `text_input` is a prompt, and `text_output` has the answers in their shape and order."""
     tensor = {"name": "text_input", "shape": [2, 2], "datatype": "BYTES", "data": [["a", "b"], ["c", "é"]]}
 
     status, body = await client.ask("writer", {"id": "7", "inputs": [tensor]})
@@ -39,9 +35,7 @@ async def test_a_text_becomes_a_text(client: InferenceClient) -> None:
 
 
 async def test_several_answers_to_a_text_are_a_dimension_more(client: InferenceClient) -> None:
-    """
-    With `n`, the last dimension counts the answers to one prompt.
-    """
+    """With `n`, the last dimension counts the answers to one prompt."""
     request = {"inputs": [_texts("text_input", "a", "b")], "parameters": {"n": 2}}
 
     _, body = await client.ask("writer", request)
@@ -50,9 +44,7 @@ async def test_several_answers_to_a_text_are_a_dimension_more(client: InferenceC
 
 
 async def test_parameters_and_small_tensors_are_fields_of_the_call(client: InferenceClient) -> None:
-    """
-    So are the parameters of Triton's backends, in one text or each in a tensor.
-    """
+    """So are the parameters of Triton's backends, in one text or each in a tensor."""
     inputs = [
         _texts("text_input", "a"),
         {"name": "max_tokens", "shape": [1, 1], "datatype": "INT32", "data": [[5]]},
@@ -75,9 +67,7 @@ async def test_parameters_and_small_tensors_are_fields_of_the_call(client: Infer
 
 
 async def test_a_model_that_only_chats_is_asked_text_by_text(client: InferenceClient) -> None:
-    """
-    Each text is what the user says in a chat of its own.
-    """
+    """Each text is what the user says in a chat of its own."""
     _, body = await client.ask("talker", {"inputs": [_texts("text_input", "a", "b")]})
 
     assert _outputs(body)["text_output"] == ("BYTES", [2], ["A", "B"])
@@ -85,9 +75,7 @@ async def test_a_model_that_only_chats_is_asked_text_by_text(client: InferenceCl
 
 @pytest.mark.parametrize("writes_numbers", [False, True])
 async def test_texts_become_vectors(client: InferenceClient, writes_numbers: bool) -> None:
-    """
-    A row for each text in order, be the model's embeddings base64 or, as of some upstreams, numbers.
-    """
+    """A row for each text in order, be the model's embeddings base64 or, as of some upstreams, numbers."""
     client.model("embedder").writes_numbers = writes_numbers
 
     _, body = await client.ask("embedder", {"inputs": [_texts("text_input", "ab", "abcd")]})
@@ -96,18 +84,14 @@ async def test_texts_become_vectors(client: InferenceClient, writes_numbers: boo
 
 
 async def test_documents_get_scores_in_their_own_order(client: InferenceClient) -> None:
-    """
-    Not in the order of their relevance: a tensor has the order of its input.
-    """
+    """Not in the order of their relevance: a tensor has the order of its input."""
     _, body = await client.ask("ranker", {"inputs": [_texts("query", "q"), _texts("documents", "x" * 25, "x" * 75)]})
 
     assert _outputs(body)["scores"] == ("FP32", [2], [0.25, 0.75])
 
 
 async def test_texts_become_labels_with_probabilities(client: InferenceClient) -> None:
-    """
-    The name of the likeliest, and the probability of each in the order of the labels.
-    """
+    """The name of the likeliest, and the probability of each in the order of the labels."""
     _, body = await client.ask("mood", {"inputs": [_texts("text_input", "hush", "HEY")]})
 
     assert _outputs(body) == {
@@ -117,9 +101,7 @@ async def test_texts_become_labels_with_probabilities(client: InferenceClient) -
 
 
 async def test_tokens_become_labels_with_places(client: InferenceClient) -> None:
-    """
-    One element for each token of all texts, which says of which text it is and where.
-    """
+    """One element for each token of all texts, which says of which text it is and where."""
     _, body = await client.ask("tagger", {"inputs": [_texts("text_input", "Ann", "Bo")]})
 
     assert _outputs(body) == {
@@ -132,9 +114,7 @@ async def test_tokens_become_labels_with_places(client: InferenceClient) -> None
 
 
 async def test_inputs_and_outputs_choose_among_the_meanings_of_a_model(client: InferenceClient) -> None:
-    """
-    A proxy, which can be asked anything, embeds when an embedding is wanted, and ranks when there are documents.
-    """
+    """A proxy, which can be asked anything, embeds when an embedding is wanted, and ranks when there are documents."""
     text = _texts("text_input", "AB")
     asked = [
         {"inputs": [text]},
@@ -149,18 +129,14 @@ async def test_inputs_and_outputs_choose_among_the_meanings_of_a_model(client: I
 
 
 async def test_a_model_of_one_input_takes_it_under_any_name(client: InferenceClient) -> None:
-    """
-    As KServe's own runtimes do, whose clients call it `input-0`.
-    """
+    """As KServe's own runtimes do, whose clients call it `input-0`."""
     status, body = await client.ask("writer", {"inputs": [_texts("input-0", "a")]})
 
     assert (status, _outputs(body)["text_output"][2]) == (200, ["A"])
 
 
 async def test_a_model_of_tensors_gets_them_as_they_came(client: InferenceClient) -> None:
-    """
-    Every datatype there and back, as bytes, outputs in the order the client wants.
-    """
+    """Every datatype there and back, as bytes, outputs in the order the client wants."""
     tensors = [
         Tensor.of_values("a", "FP16", (2,), [1.5, -2.0]),
         Tensor.of_values("b", "BYTES", (1,), [b"\x00\xff"]),
@@ -175,9 +151,7 @@ async def test_a_model_of_tensors_gets_them_as_they_came(client: InferenceClient
 
 
 async def test_each_output_is_binary_or_not_as_it_is_wanted(client: InferenceClient) -> None:
-    """
-    An output's own word goes over the request's; the header says how long the JSON is.
-    """
+    """An output's own word goes over the request's; the header says how long the JSON is."""
     request = {
         "inputs": [_texts("text_input", "a")],
         "outputs": [{"name": "label"}, {"name": "probabilities", "parameters": {"binary_data": False}}],
@@ -194,9 +168,7 @@ async def test_each_output_is_binary_or_not_as_it_is_wanted(client: InferenceCli
 
 
 async def test_a_tensor_of_more_chats_than_a_request_may_ask_for_is_refused(client: InferenceClient) -> None:
-    """
-    Each text is a request to the model, and none of them is made.
-    """
+    """Each text is a request to the model, and none of them is made."""
     status, body = await client.ask("talker", {"inputs": [_texts("text_input", *["a"] * 2049)]})
 
     assert status == 400

@@ -1,6 +1,4 @@
-"""
-A real language model in the Open Inference Protocol: the same text, whichever way it is asked for.
-"""
+"""A real language model in the Open Inference Protocol: the same text, whichever way it is asked for."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ FIELDS = {"max_tokens": 8, "temperature": 0}
 
 @pytest.mark.slow
 def test_every_way_gives_the_same_text(serve: Callable[..., Served], pytestconfig: pytest.Config) -> None:
-    """
-    Completions, tensors by tritonclient over HTTP and gRPC, predictions, a generation whole and as it comes.
-    """
+    """Completions, tensors by tritonclient over HTTP and gRPC, predictions, a generation whole and as it comes."""
     python = environment(pytestconfig, "oip-clients", "kserve==0.21.0", "tritonclient[http,grpc]==2.73.0")
     grpc_port = free_port()
     server = serve(f"server.grpc_port={grpc_port}").until_ready()

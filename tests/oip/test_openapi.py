@@ -1,6 +1,4 @@
-"""
-The document of all routes: true, whole, and readable without anything from elsewhere.
-"""
+"""The document of all routes: true, whole, and readable without anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ CHECKS = (
 
 
 async def test_every_route_is_told(client: InferenceClient) -> None:
-    """
-    What the index lists is in the document; of paths below models, each by itself.
-    """
+    """What the index lists is in the document; of paths below models, each by itself."""
     told = (await client.get("/schema/openapi.json")).json()["paths"]
     routes = (await client.get("/")).json()["routes"]
 
@@ -38,9 +34,7 @@ async def test_every_route_is_told(client: InferenceClient) -> None:
 
 
 async def test_every_told_operation_is_there(client: InferenceClient) -> None:
-    """
-    None of them is a path without a route, or a method the route does not take.
-    """
+    """None of them is a path without a route, or a method the route does not take."""
     told = (await client.get("/schema/openapi.json")).json()["paths"]
 
     for path, methods in told.items():
@@ -52,9 +46,7 @@ async def test_every_told_operation_is_there(client: InferenceClient) -> None:
 
 
 async def test_the_page_needs_nothing_from_elsewhere(client: InferenceClient) -> None:
-    """
-    It works where there is no internet.
-    """
+    """It works where there is no internet."""
     page = await client.get("/schema")
 
     assert page.headers["content-type"].startswith("text/html")
@@ -64,9 +56,7 @@ async def test_the_page_needs_nothing_from_elsewhere(client: InferenceClient) ->
 
 @pytest.mark.slow
 def test_schemathesis_finds_no_fault(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    """
-    All operations, with what the document allows and with what it does not.
-    """
+    """All operations, with what the document allows and with what it does not."""
     python = environment(pytestconfig, "oip-schemathesis", "schemathesis==4.32.5")
     words: list[str | Path] = [sys.executable, DOUBLES, "port={http}", "host=127.0.0.1"]
 

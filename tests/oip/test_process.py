@@ -1,6 +1,4 @@
-"""
-gRPC beside HTTP in the process that people run: started, drained and ended with it.
-"""
+"""gRPC beside HTTP in the process that people run: started, drained and ended with it."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ PROGRAM = Path(__file__).parent.parent / "inference_doubles.py"
 
 
 class Program:
-    """
-    The doubles as a process, with `workers` of them.
-    """
+    """The doubles as a process, with `workers` of them."""
 
     def __init__(self, log: Path, workers: int) -> None:
         self.port, self.grpc_port = free_port(), free_port()
@@ -39,9 +35,7 @@ class Program:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
 
     def is_serving(self) -> bool:
-        """
-        Whether gRPC's health service says so.
-        """
+        """Whether gRPC's health service says so."""
         assert self.process.poll() is None, self.log.read_text()
         try:
             stub: Any = HealthStub(self.channel)
@@ -51,9 +45,7 @@ class Program:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def ask(self, text: str) -> Any:
-        """
-        An inference under way.
-        """
+        """An inference under way."""
         raw = len(text).to_bytes(4, "little") + text.encode()
         tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1]}
         request = pb.ModelInferRequest(model_name="writer", inputs=[tensor], raw_input_contents=[raw])
@@ -63,9 +55,7 @@ class Program:
 
 @pytest.fixture(params=[1, 2])
 def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Program]:
-    """
-    Alone, and as two workers on one port.
-    """
+    """Alone, and as two workers on one port."""
     program = Program(tmp_path / "log", request.param)
     yield program
     program.channel.close()
@@ -75,9 +65,7 @@ def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Program]
 
 
 def test_grpc_begins_and_ends_with_the_server(program: Program) -> None:
-    """
-    It says when it is ready, answers, and leaves with exit code 0 after a drain.
-    """
+    """It says when it is ready, answers, and leaves with exit code 0 after a drain."""
     until(program.is_serving, 30, program.log.read_text)
 
     answer = program.ask("a").result()
@@ -88,9 +76,7 @@ def test_grpc_begins_and_ends_with_the_server(program: Program) -> None:
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
-    """
-    Exit code 1, and which port it is.
-    """
+    """Exit code 1, and which port it is."""
     port = free_port()
     words = [f"port={free_port()}", f"grpc_port={port}", "host=127.0.0.1"]
     server = grpc.server(None, options=[("grpc.so_reuseport", 0)])  # type: ignore[arg-type]  # it serves nobody

@@ -1,6 +1,4 @@
-"""
-Tensors as bytes and as JSON: what goes in comes out, and what is wrong is told.
-"""
+"""Tensors as bytes and as JSON: what goes in comes out, and what is wrong is told."""
 
 from __future__ import annotations
 
@@ -39,17 +37,13 @@ tensors = st.sampled_from(sorted(VALUES)).flatmap(
 
 
 def test_every_datatype_has_its_values_tested() -> None:
-    """
-    A new datatype is in the table above.
-    """
+    """A new datatype is in the table above."""
     assert VALUES.keys() == DATATYPES.keys()
 
 
 @given(tensors)
 def test_values_survive_their_bytes(made: tuple[str, list[Any]]) -> None:
-    """
-    Packed and unpacked, each value is itself; the bytes are as many as the datatype says.
-    """
+    """Packed and unpacked, each value is itself; the bytes are as many as the datatype says."""
     name, values = made
 
     tensor = Tensor.of_values("x", name, (len(values),), values)
@@ -60,9 +54,7 @@ def test_values_survive_their_bytes(made: tuple[str, list[Any]]) -> None:
 
 @given(st.lists(tensors, max_size=4))
 def test_a_request_survives_the_wire(made: list[tuple[str, list[Any]]]) -> None:
-    """
-    As bytes after the JSON, every tensor comes back as it was.
-    """
+    """As bytes after the JSON, every tensor comes back as it was."""
     inputs = [Tensor.of_values(f"x{i}", name, (len(each), 1), each) for i, (name, each) in enumerate(made)]
     request = InferenceRequest(inputs, id="1", parameters={"a": 1.5})
 
@@ -73,9 +65,7 @@ def test_a_request_survives_the_wire(made: list[tuple[str, list[Any]]]) -> None:
 
 @given(tensors.filter(lambda made: made[0] != "BYTES"))
 def test_an_answer_survives_json(made: tuple[str, list[Any]]) -> None:
-    """
-    So it does as numbers in the JSON.
-    """
+    """So it does as numbers in the JSON."""
     name, values = made
     response = InferenceResponse("m", "1", [Tensor.of_values("x", name, (len(values),), values)])
 
@@ -87,9 +77,7 @@ def test_an_answer_survives_json(made: tuple[str, list[Any]]) -> None:
 
 @given(st.floats(width=32))
 def test_bfloat16_is_the_nearest(value: float) -> None:
-    """
-    Rounded to the nearest of those with the same exponent; what is no number stays so.
-    """
+    """Rounded to the nearest of those with the same exponent; what is no number stays so."""
     (rounded,) = DATATYPES["BF16"].unpack(DATATYPES["BF16"].pack([value]))
 
     assert isinstance(rounded, float)
@@ -132,9 +120,7 @@ WRONG: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("request_", "says"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
 def test_a_wrong_request_is_told_what_is_wrong(request_: Any, says: str) -> None:
-    """
-    Each fault has its own words.
-    """
+    """Each fault has its own words."""
     with pytest.raises(RequestError) as raised:
         read_request(json.dumps(request_).encode())
 
@@ -167,9 +153,7 @@ def _binary(shape: list[int], datatype: str, size: Any, rest: bytes) -> tuple[by
     ],
 )
 def test_wrong_bytes_are_told_what_is_wrong(made: tuple[bytes, str], says: str) -> None:
-    """
-    Nothing is read beyond its end, and nothing is allocated before it is counted.
-    """
+    """Nothing is read beyond its end, and nothing is allocated before it is counted."""
     with pytest.raises(RequestError) as raised:
         read_request(*made)
 
@@ -178,9 +162,7 @@ def test_wrong_bytes_are_told_what_is_wrong(made: tuple[bytes, str], says: str) 
 
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode), st.none() | st.text(max_size=4))
 def test_no_bytes_are_worse_than_wrong(body: bytes, length: str | None) -> None:
-    """
-    Whatever comes is a request or an error of the call.
-    """
+    """Whatever comes is a request or an error of the call."""
     try:
         read_request(body, length)
     except RequestError as error:
@@ -213,9 +195,7 @@ nearly = st.fixed_dictionaries(
 
 @given(nearly, st.binary(max_size=8))
 def test_no_request_is_worse_than_wrong(request_: Any, rest: bytes) -> None:
-    """
-    Nor is JSON that nearly is a request.
-    """
+    """Nor is JSON that nearly is a request."""
     head = json.dumps(request_).encode()
     try:
         made = read_request(head + rest, str(len(head)))

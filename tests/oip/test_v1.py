@@ -1,6 +1,4 @@
-"""
-The first version's routes: predictions in rows and in columns, explanations, events.
-"""
+"""The first version's routes: predictions in rows and in columns, explanations, events."""
 
 from __future__ import annotations
 
@@ -28,16 +26,12 @@ async def _predict(client: InferenceClient, name: str, body: object, **headers: 
     ],
 )
 async def test_texts_are_predicted_in_rows_and_in_columns(client: InferenceClient, body: object) -> None:
-    """
-    However the texts are written, there is one prediction for each.
-    """
+    """However the texts are written, there is one prediction for each."""
     assert await _predict(client, "writer", body) == ["A", "B"]
 
 
 async def test_each_kind_of_model_predicts_in_its_own_way(client: InferenceClient) -> None:
-    """
-    A value or a list where there is one output, an object by the outputs' names where there are several.
-    """
+    """A value or a list where there is one output, an object by the outputs' names where there are several."""
     pair = {"query": "q", "documents": ["x" * 25, "x" * 75]}
 
     assert await _predict(client, "embedder", {"instances": ["abc"]}) == [[3, 0.5, -1]]
@@ -48,18 +42,14 @@ async def test_each_kind_of_model_predicts_in_its_own_way(client: InferenceClien
 
 
 async def test_parameters_are_fields_of_the_call(client: InferenceClient) -> None:
-    """
-    They are one object for all instances.
-    """
+    """They are one object for all instances."""
     await _predict(client, "writer", {"instances": ["a"], "parameters": {"max_tokens": 3}})
 
     assert json.loads(client.model("writer").calls[-1].body)["max_tokens"] == 3
 
 
 async def test_a_model_with_predictions_of_its_own_gets_the_body_as_it_came(client: InferenceClient) -> None:
-    """
-    And so does one with explanations.
-    """
+    """And so does one with explanations."""
     predicted = await client.post("/v1/models/echo:predict", json={"instances": [[1, 2], [3, 4]]})
     explained = await client.post("/v1/models/echo:explain", json={"instances": [[1, 2]]})
 
@@ -87,9 +77,7 @@ async def test_a_model_with_predictions_of_its_own_gets_the_body_as_it_came(clie
     ],
 )
 async def test_a_wrong_body_is_told_what_is_wrong(client: InferenceClient, body: bytes, says: str) -> None:
-    """
-    400, and its words.
-    """
+    """400, and its words."""
     answer = await client.post("/v1/models/writer:predict", content=body)
 
     assert answer.status_code == 400
@@ -98,16 +86,12 @@ async def test_a_wrong_body_is_told_what_is_wrong(client: InferenceClient, body:
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"instances": 3}'])
 async def test_a_model_with_predictions_of_its_own_gets_no_wrong_body(client: InferenceClient, body: bytes) -> None:
-    """
-    What every model would have to refuse, none gets to see.
-    """
+    """What every model would have to refuse, none gets to see."""
     assert (await client.post("/v1/models/echo:predict", content=body)).status_code == 400
 
 
 async def test_one_object_tells_both_clients_of_a_model(client: InferenceClient) -> None:
-    """
-    OpenAI's members, and `name` and `ready`; a listing has the names beside the objects.
-    """
+    """OpenAI's members, and `name` and `ready`; a listing has the names beside the objects."""
     one = (await client.get("/v1/models/writer")).json()
     all_ = (await client.get("/v1/models")).json()
 
@@ -119,9 +103,7 @@ EVENT = {"specversion": "1.0", "id": "1", "source": "test", "type": "question"}
 
 
 async def test_an_event_in_headers_is_answered_by_one(client: InferenceClient) -> None:
-    """
-    Attributes in headers, data in the body, both ways.
-    """
+    """Attributes in headers, data in the body, both ways."""
     headers = {f"ce-{name}": value for name, value in EVENT.items()}
 
     answer = await client.post("/v1/models/writer:predict", json={"instances": ["a"]}, headers=headers)
@@ -142,9 +124,7 @@ async def test_an_event_in_headers_is_answered_by_one(client: InferenceClient) -
     ],
 )
 async def test_an_event_in_one_object_is_answered_by_one(client: InferenceClient, data: dict[str, Any]) -> None:
-    """
-    Attributes and data in the body, both ways.
-    """
+    """Attributes and data in the body, both ways."""
     headers = {"Content-Type": "application/cloudevents+json; charset=utf-8"}
 
     answer = await client.post("/v1/models/writer:predict", content=json.dumps({**EVENT, **data}), headers=headers)
@@ -170,9 +150,7 @@ async def test_an_event_in_one_object_is_answered_by_one(client: InferenceClient
 async def test_an_event_that_is_none_is_refused(
     client: InferenceClient, body: object, headers: dict[str, str], status: int
 ) -> None:
-    """
-    With the error in the plain shape.
-    """
+    """With the error in the plain shape."""
     answer = await client.post("/v1/models/writer:predict", content=json.dumps(body), headers=headers)
 
     assert (answer.status_code, [*answer.json()]) == (status, ["error"])

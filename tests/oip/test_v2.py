@@ -1,6 +1,4 @@
-"""
-The second version's REST routes: health, metadata, versions, compression, errors.
-"""
+"""The second version's REST routes: health, metadata, versions, compression, errors."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ ASK = {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "dat
 
 
 async def test_the_server_says_what_it_is(client: InferenceClient) -> None:
-    """
-    Name, version and extensions.
-    """
+    """Name, version and extensions."""
     body = (await client.get("/v2")).json()
 
     assert body["name"] == "appliance"
@@ -33,9 +29,7 @@ async def test_the_server_says_what_it_is(client: InferenceClient) -> None:
 
 
 async def test_ready_means_that_all_models_are(fresh: InferenceClient) -> None:
-    """
-    One model that is not makes the server not ready, and stays alive alone.
-    """
+    """One model that is not makes the server not ready, and stays alive alone."""
     before = [await fresh.get(f"/v2/health/{word}") for word in ("live", "ready")]
     fresh.model("mood").is_away = True
     await fresh.until(lambda: not fresh.manager.is_ready)
@@ -52,9 +46,7 @@ async def test_ready_means_that_all_models_are(fresh: InferenceClient) -> None:
 
 
 async def test_a_model_says_which_tensors_it_takes_and_gives(client: InferenceClient) -> None:
-    """
-    Names, datatypes and shapes, as far as they are known; and facts beside them.
-    """
+    """Names, datatypes and shapes, as far as they are known; and facts beside them."""
     shown = {name: (await client.get(f"/v2/models/{name}")).json() for name in ("writer", "embedder", "ranker", "mood")}
     text = {"name": "text_input", "datatype": "BYTES", "shape": [-1]}
 
@@ -68,9 +60,7 @@ async def test_a_model_says_which_tensors_it_takes_and_gives(client: InferenceCl
 
 
 async def test_a_model_of_tensors_declares_its_own(client: InferenceClient) -> None:
-    """
-    What it describes is its metadata; a model without any meaning in tensors has none.
-    """
+    """What it describes is its metadata; a model without any meaning in tensors has none."""
     echo = (await client.get("/v2/models/echo")).json()
     plain = (await client.get("/v2/models/plain")).json()
 
@@ -79,9 +69,7 @@ async def test_a_model_of_tensors_declares_its_own(client: InferenceClient) -> N
 
 
 async def test_the_answer_has_what_its_metadata_says(client: InferenceClient) -> None:
-    """
-    Every model's outputs have the names, the datatypes and the sizes that were announced.
-    """
+    """Every model's outputs have the names, the datatypes and the sizes that were announced."""
     for name in ("writer", "talker", "embedder", "ranker", "mood", "tagger", "everything"):
         told = (await client.get(f"/v2/models/{name}")).json()
         inputs = [{**each, "shape": [1], "data": ["a"]} for each in told["inputs"]]
@@ -96,9 +84,7 @@ async def test_the_answer_has_what_its_metadata_says(client: InferenceClient) ->
 
 
 async def test_every_model_has_version_1_and_no_other(client: InferenceClient) -> None:
-    """
-    Paths with the version work as those without; another one does not exist.
-    """
+    """Paths with the version work as those without; another one does not exist."""
     for verb in ("", "/ready", "/stats", "/config"):
         assert (await client.get(f"/v2/models/writer/versions/1{verb}")).status_code == 200
         assert (await client.get(f"/v2/models/writer/versions/2{verb}")).status_code == 404
@@ -111,9 +97,7 @@ async def test_every_model_has_version_1_and_no_other(client: InferenceClient) -
 
 
 async def test_statistics_count_what_was_asked(fresh: InferenceClient) -> None:
-    """
-    Good and bad calls, whatever protocol they came by, with the time they took.
-    """
+    """Good and bad calls, whatever protocol they came by, with the time they took."""
     await fresh.ask("writer", ASK)
     await fresh.post("/v1/completions", json={"model": "writer", "prompt": "a"})
     fresh.model("writer").answer_fault = RequestError("no")
@@ -130,9 +114,7 @@ async def test_statistics_count_what_was_asked(fresh: InferenceClient) -> None:
 
 
 async def test_a_configuration_is_there_for_those_who_read_it(client: InferenceClient) -> None:
-    """
-    Tensors in Triton's words.
-    """
+    """Tensors in Triton's words."""
     body = (await client.get("/v2/models/embedder/config")).json()
 
     assert body["input"] == [{"name": "text_input", "data_type": "TYPE_STRING", "dims": [-1]}]
@@ -140,9 +122,7 @@ async def test_a_configuration_is_there_for_those_who_read_it(client: InferenceC
 
 
 async def test_the_repository_lists_every_model_with_its_state(fresh: InferenceClient) -> None:
-    """
-    In its own words, with the reason where a model does not answer; or those that do, alone.
-    """
+    """In its own words, with the reason where a model does not answer; or those that do, alone."""
     fresh.model("mood").is_away = True
     await fresh.until(lambda: not fresh.manager.is_ready)
 
@@ -158,9 +138,7 @@ async def test_the_repository_lists_every_model_with_its_state(fresh: InferenceC
 
 
 async def test_an_operator_unloads_and_loads_where_the_config_allows_it() -> None:
-    """
-    The index says where each model stands; what cannot be done is told with its own status.
-    """
+    """The index says where each model stands; what cannot be done is told with its own status."""
     async with InferenceClient(speakers("writer", "mood", server=ServerConfig(admin=True))) as client:
         await client.until_ready()
 
@@ -180,9 +158,7 @@ async def test_an_operator_unloads_and_loads_where_the_config_allows_it() -> Non
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
 async def test_nobody_is_an_operator_unless_the_config_says_so(client: InferenceClient, verb: str) -> None:
-    """
-    403, which names the setting.
-    """
+    """403, which names the setting."""
     answer = await client.post(f"/v2/repository/models/writer/{verb}", json={})
 
     assert answer.status_code == 403
@@ -192,9 +168,7 @@ async def test_nobody_is_an_operator_unless_the_config_says_so(client: Inference
 
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_bodies_may_be_compressed(client: InferenceClient, coding: str, pack: Any) -> None:
-    """
-    Both ways, as clients of Triton do.
-    """
+    """Both ways, as clients of Triton do."""
     headers = {"Content-Encoding": coding, "Accept-Encoding": coding}
 
     answer = await client.post("/v2/models/writer/infer", content=pack(json.dumps(ASK).encode()), headers=headers)
@@ -206,9 +180,7 @@ async def test_bodies_may_be_compressed(client: InferenceClient, coding: str, pa
 
 
 async def test_a_compressed_body_is_not_larger_than_it_may_be() -> None:
-    """
-    A small body that would fill the memory is 413, and one that is not what it says 400 or 415.
-    """
+    """A small body that would fill the memory is 413, and one that is not what it says 400 or 415."""
     async with InferenceClient(speakers("writer", server=ServerConfig(max_body_bytes=4096))) as client:
         await client.until_ready()
         cases = {
@@ -227,9 +199,7 @@ async def test_a_compressed_body_is_not_larger_than_it_may_be() -> None:
 
 @pytest.mark.parametrize("path", ["/v2/models/writer/infer", "/v1/models/writer:predict", "/v2/models/writer/generate"])
 async def test_a_form_is_no_request(client: InferenceClient, path: str) -> None:
-    """
-    415 in the protocol's shape, whatever the body holds; other types are read as JSON, as clients send them.
-    """
+    """415 in the protocol's shape, whatever the body holds; other types are read as JSON, as clients send them."""
     body = json.dumps(ASK | {"instances": ["a"], "text_input": "a"})
     for media_type, status in {
         "multipart/form-data; boundary=a": 415,
@@ -264,9 +234,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("method", "path", "status"), FAULTS)
 async def test_every_error_is_one_text(client: InferenceClient, method: str, path: str, status: int) -> None:
-    """
-    ``{"error": "text"}``, with exactly ``application/json``: clients of KServe read no other.
-    """
+    """``{"error": "text"}``, with exactly ``application/json``: clients of KServe read no other."""
     answer = await client.request(method, path, json=ASK)
 
     assert answer.status_code == status
@@ -276,18 +244,14 @@ async def test_every_error_is_one_text(client: InferenceClient, method: str, pat
 
 
 async def test_errors_elsewhere_keep_openais_shape(client: InferenceClient) -> None:
-    """
-    Reranking has a second version in Cohere's protocol, and is none of this protocol's.
-    """
+    """Reranking has a second version in Cohere's protocol, and is none of this protocol's."""
     for path in ("/v2/rerank", "/v1/completions"):
         answer = await client.post(path, json={"model": "nobody"})
         assert answer.json()["error"]["code"] == "model_not_found"
 
 
 async def test_a_dead_model_is_503_and_an_unforeseen_fault_500_without_its_text(fresh: InferenceClient) -> None:
-    """
-    Neither says anything of the inside.
-    """
+    """Neither says anything of the inside."""
     statuses = []
     for fault in (EngineDeadError("the engine died"), RuntimeError("secret detail")):
         fresh.model("writer").answer_fault = fault
@@ -318,9 +282,7 @@ async def test_a_dead_model_is_503_and_an_unforeseen_fault_500_without_its_text(
     )
 )
 async def test_whatever_tensors_come_are_answered_or_refused(client: InferenceClient, body: Any) -> None:
-    """
-    200 or 400 from every model, never 500.
-    """
+    """200 or 400 from every model, never 500."""
     for name in ("writer", "embedder", "ranker", "mood", "everything"):
         status, answer = await client.ask(name, body)
         assert status in {200, 400}, (name, body, answer)

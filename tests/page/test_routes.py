@@ -1,6 +1,4 @@
-"""
-What the root answers, to people and to programs, and what it shows of the config.
-"""
+"""What the root answers, to people and to programs, and what it shows of the config."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ def _client(config: Config) -> httpx.AsyncClient:
 
 
 async def test_a_browser_gets_the_page_and_a_program_the_routes() -> None:
-    """
-    The root answers each in its own language.
-    """
+    """The root answers each in its own language."""
     async with _client(_config()) as client:
         for_people = await client.get("/", headers=BROWSER)
         for_programs = await client.get("/")
@@ -47,9 +43,7 @@ async def test_a_browser_gets_the_page_and_a_program_the_routes() -> None:
 
 
 async def test_the_page_can_be_turned_off() -> None:
-    """
-    With `server.page: false` the root lists the routes to everyone, and the config is not shown.
-    """
+    """With `server.page: false` the root lists the routes to everyone, and the config is not shown."""
     async with _client(_config(page=False)) as client:
         root = await client.get("/", headers=BROWSER)
         config = await client.get("/config")
@@ -59,9 +53,7 @@ async def test_the_page_can_be_turned_off() -> None:
 
 
 async def test_the_config_is_shown_as_it_was_set_without_its_secrets() -> None:
-    """
-    Secrets of the file, of references and in URIs are gone; what nobody set is left out.
-    """
+    """Secrets of the file, of references and in URIs are gone; what nobody set is left out."""
     config = Config.model_validate(
         {
             "models": [
@@ -86,9 +78,7 @@ async def test_the_config_is_shown_as_it_was_set_without_its_secrets() -> None:
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
-    """
-    No address, no import that was not resolved, no placeholder is left in it.
-    """
+    """No address, no import that was not resolved, no placeholder is left in it."""
     text, _ = ui.page()
 
     assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", text)
@@ -97,9 +87,7 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
 
 
 async def test_only_the_page_itself_is_open() -> None:
-    """
-    Where there are keys, a browser gets the page to type one into; the config is for keys without limits.
-    """
+    """Where there are keys, a browser gets the page to type one into; the config is for keys without limits."""
     keys = [{"name": "all", "value": "k" * 32}, {"name": "one", "value": "o" * 32, "models": ["away"]}]
 
     async with _client(_config(api_keys=keys)) as client:

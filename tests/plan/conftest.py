@@ -1,6 +1,4 @@
-"""
-Models as their files begin: configs, and headers of weights that are holes in a file.
-"""
+"""Models as their files begin: configs, and headers of weights that are holes in a file."""
 
 from __future__ import annotations
 
@@ -23,18 +21,14 @@ _PUBLISHED: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).with_nam
 
 @pytest.fixture(scope="session")
 def published() -> Mapping[str, Mapping[str, Any]]:
-    """
-    The configs of well-known models, by name.
-    """
+    """The configs of well-known models, by name."""
     common = {"torch_dtype": "bfloat16", "max_position_embeddings": 131072}
     return {model["name"]: {**common, **model["config"]} for model in _PUBLISHED}
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """
-    Writes a model of a config as a directory: the headers are whole, and the weights take no room on the disk.
-    """
+    """Writes a model of a config as a directory: the headers are whole, and the weights take no room on the disk."""
 
     def written(config: Mapping[str, Any], name: str = "model", tensors: Iterable[TensorInfo] | None = None) -> Path:
         folder = tmp_path / name

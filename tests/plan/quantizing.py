@@ -1,6 +1,4 @@
-"""
-Checkpoints in the formats of quantizers: the right names, types and shapes, and numbers of no meaning.
-"""
+"""Checkpoints in the formats of quantizers: the right names, types and shapes, and numbers of no meaning."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ What a `config.json` says of each format.
 
 
 def quantized(folder: Path, method: str) -> None:
-    """
-    Write the linear layers of a model's checkpoint anew as a quantizer would.
-    """
+    """Write the linear layers of a model's checkpoint anew as a quantizer would."""
     from safetensors.torch import load_file, save_file
 
     file = folder / "model.safetensors"
@@ -61,9 +57,7 @@ def quantized(folder: Path, method: str) -> None:
 
 
 def _parts(method: str, outputs: int, inputs: int) -> Mapping[str, Tensor]:
-    """
-    What there is in place of a layer's weight.
-    """
+    """What there is in place of a layer's weight."""
     import torch
 
     def zeros(rows: int, columns: int, dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,4 @@
-"""
-vLLM itself, asked what it makes of a config: a program that imports it once, and forks an engine for each question.
+"""vLLM itself, asked what it makes of a config: a program that imports it once, and forks an engine for each question.
 
 A question is a line of JSON on its stdin, the answer a line on its stdout.
 """
@@ -23,9 +22,7 @@ Answer = dict[str, Any]  # Any: JSON values
 
 
 class RealEngines:
-    """
-    The program, from outside; ``with`` it.
-    """
+    """The program, from outside; ``with`` it."""
 
     def __enter__(self) -> Self:
         environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "VLLM_CONFIGURE_LOGGING": "0"}
@@ -42,15 +39,12 @@ class RealEngines:
         self._process.communicate(timeout=60)
 
     def save(self, config: Mapping[str, Any], folder: Path, quantize: str | None = None) -> None:  # Any: JSON values
-        """
-        Write a model of a `config.json` with weights of no meaning, as transformers saves them.
-        """
+        """Write a model of a `config.json` with weights of no meaning, as transformers saves them."""
         answer = self._ask({"save": config, "folder": str(folder), "quantize": quantize})
         assert "refused" not in answer, answer
 
     def start(self, file: Path) -> Answer:
-        """
-        Start the engine of the one model of a config, and end it: what it holds.
+        """Start the engine of the one model of a config, and end it: what it holds.
 
         Or `refused`: why there is none.
         """
@@ -66,9 +60,7 @@ class RealEngines:
 
 
 def _start(file: str) -> Answer:
-    """
-    The engine as `appliance serve` starts it, without a front end.
-    """
+    """The engine as `appliance serve` starts it, without a front end."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.core import EngineCore
@@ -105,9 +97,7 @@ def _start(file: str) -> Answer:
 
 
 def _import_model(folder: Path) -> None:
-    """
-    Import the model's class here: where vLLM has not met it yet, it starts a process of its own to look at it.
-    """
+    """Import the model's class here: where vLLM has not met it yet, it starts a process of its own to look at it."""
     from vllm import ModelRegistry
 
     (name,) = json.loads((folder / "config.json").read_text())["architectures"]

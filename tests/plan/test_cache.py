@@ -1,6 +1,4 @@
-"""
-The KV cache of a plan: bytes of a block, blocks of a text, tokens in all.
-"""
+"""The KV cache of a plan: bytes of a block, blocks of a text, tokens in all."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ def _cache(config: Mapping[str, Any], terms: Terms = TERMS, **layout: int) -> Kv
 
 @pytest.mark.parametrize(("ranks", "heads"), [(1, 4), (2, 2), (4, 1), (8, 1)])
 def test_a_block_has_the_heads_of_a_rank(ranks: int, heads: int) -> None:
-    """
-    Keys and values of 16 tokens, 8 numbers in each head, 2 bytes each, in 6 layers; a head is never cut.
-    """
+    """Keys and values of 16 tokens, 8 numbers in each head, 2 bytes each, in 6 layers; a head is never cut."""
     cache = _cache(DENSE, tensor_parallel=ranks)
 
     assert cache.block_bytes == (6 * BLOCK * heads * 2 * 8 * 2,)
@@ -50,18 +46,14 @@ def test_a_block_has_the_heads_of_a_rank(ranks: int, heads: int) -> None:
 
 
 def test_a_text_takes_whole_blocks() -> None:
-    """
-    17 tokens take two blocks of 16.
-    """
+    """17 tokens take two blocks of 16."""
     cache = _cache(DENSE)
 
     assert [cache.blocks_of(tokens) for tokens in (1, 16, 17, 33)] == [1, 1, 2, 3]
 
 
 def test_windows_bound_what_a_text_takes() -> None:
-    """
-    Of 6 layers in three groups of 2, one group keeps all tokens, two the window and what is under way.
-    """
+    """Of 6 layers in three groups of 2, one group keeps all tokens, two the window and what is under way."""
     cache = _cache(MIXED)
     window = -(-(64 - 1 + FLIGHT) // BLOCK) + 1
 
@@ -76,9 +68,7 @@ def test_windows_bound_what_a_text_takes() -> None:
     [("cpu", 1, 1, 2048), ("cpu", 2, 2, 4096), ("h100-80gb", 1, 2, 8192), ("h100-80gb", 2, 3, 8192)],
 )
 def test_as_many_batches_are_under_way_as_vllm_has(machine: str, stages: int, batches: int, tokens: int) -> None:
-    """
-    One for each stage, and on GPUs another one, which is prepared meanwhile.
-    """
+    """One for each stage, and on GPUs another one, which is prepared meanwhile."""
     hardware = Hardware("cpu", 1, 1 << 34, is_cpu=True) if machine == "cpu" else named_hardware(machine)
     layout = LayoutConfig(pipeline_parallel=stages)
 
@@ -88,9 +78,7 @@ def test_as_many_batches_are_under_way_as_vllm_has(machine: str, stages: int, ba
 
 
 def test_latent_attention_keeps_one_vector_on_every_rank() -> None:
-    """
-    The latent vector and the rotated part of the keys, whatever the number of heads and ranks.
-    """
+    """The latent vector and the rotated part of the keys, whatever the number of heads and ranks."""
     latent = {**DENSE, "model_type": "deepseek_v3", "kv_lora_rank": 512, "qk_rope_head_dim": 64}
 
     one, eight = _cache(latent), _cache(latent, tensor_parallel=8)
@@ -100,18 +88,14 @@ def test_latent_attention_keeps_one_vector_on_every_rank() -> None:
 
 
 def test_smaller_types_take_less() -> None:
-    """
-    In FP8, a token takes half of what it takes in 16 bits.
-    """
+    """In FP8, a token takes half of what it takes in 16 bits."""
     terms = Terms(BLOCK, 2, FLIGHT, dtype="fp8")
 
     assert _cache(DENSE, terms).token_bytes * 2 == _cache(DENSE).token_bytes
 
 
 def test_the_smallest_stage_decides_how_many_blocks_there_are() -> None:
-    """
-    Stages of 3 and 3 layers: half a block each, and the rank with less memory counts.
-    """
+    """Stages of 3 and 3 layers: half a block each, and the rank with less memory counts."""
     cache = _cache(DENSE, pipeline_parallel=2)
     half = _cache(DENSE).block_bytes[0] // 2
 
@@ -120,18 +104,14 @@ def test_the_smallest_stage_decides_how_many_blocks_there_are() -> None:
 
 
 def test_ranks_that_share_tokens_need_fewer_blocks() -> None:
-    """
-    With decode context parallel 2, a block of each rank holds 32 tokens of a text.
-    """
+    """With decode context parallel 2, a block of each rank holds 32 tokens of a text."""
     cache = _cache(DENSE, tensor_parallel=8, decode_context_parallel=2)
 
     assert cache.blocks_of(64) == 2
 
 
 def test_the_longest_text_leaves_one_block() -> None:
-    """
-    Of 10 blocks of 16 tokens, one is never used; the limit of the model bounds it as well.
-    """
+    """Of 10 blocks of 16 tokens, one is never used; the limit of the model bounds it as well."""
     cache = _cache(DENSE)
 
     assert cache.longest(10, 100_000) == 9 * BLOCK
@@ -140,9 +120,7 @@ def test_the_longest_text_leaves_one_block() -> None:
 
 
 def test_an_encoder_caches_nothing() -> None:
-    """
-    It has no groups, and no text takes a block.
-    """
+    """It has no groups, and no text takes a block."""
     cache = _cache({**DENSE, "model_type": "bert"})
 
     assert (cache.groups, cache.blocks_of(100), cache.token_bytes) == ((), 0, 0)
@@ -159,9 +137,7 @@ def test_an_encoder_caches_nothing() -> None:
     ],
 )
 def test_which_layers_slide(config: dict[str, Any], sliding: int) -> None:
-    """
-    As each kind of model does where its config does not list its layers.
-    """
+    """As each kind of model does where its config does not list its layers."""
     kinds = [each.kind for each in architecture_of({**DENSE, **config}).attention]
 
     assert kinds.count(AttentionKind.SLIDING) == sliding

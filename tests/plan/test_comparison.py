@@ -1,6 +1,4 @@
-"""
-What a plan said is kept, and held against what the model came to.
-"""
+"""What a plan said is kept, and held against what the model came to."""
 
 from __future__ import annotations
 
@@ -26,21 +24,15 @@ Published = Mapping[str, Mapping[str, Any]]
 
 
 class MeasuredDouble(Double):
-    """
-    Knows what its cache holds.
-    """
+    """Knows what its cache holds."""
 
     def measured(self) -> Mapping[str, float]:
-        """
-        A fourth of a thousand tokens.
-        """
+        """A fourth of a thousand tokens."""
         return {"kv_tokens": 250}
 
 
 class PlannedConfig(DoubleConfig):
-    """
-    Declares a double that is planned as a generative model of the same files is.
-    """
+    """Declares a double that is planned as a generative model of the same files is."""
 
     folder: Path
     """Where these are."""
@@ -60,18 +52,14 @@ class PlannedConfig(DoubleConfig):
 
 
 class UnplannedConfig(PlannedConfig):
-    """
-    Declares one of which no plan can be made.
-    """
+    """Declares one of which no plan can be made."""
 
     def planned(self, artifacts: Mapping[str, Path]) -> Plan | None:
         raise ArtifactCorruptError("it is none of the known ones")
 
 
 async def _served(model_config: DoubleConfig) -> tuple[Mapping[str, Any], list[Any]]:
-    """
-    The model as probes show it once it is ready, and what was logged.
-    """
+    """The model as probes show it once it is ready, and what was logged."""
     manager = ModelManager(config(model_config))
     with capture_logs() as logged:
         manager.begin()
@@ -87,9 +75,7 @@ async def _served(model_config: DoubleConfig) -> tuple[Mapping[str, Any], list[A
 async def test_probes_and_log_hold_the_plan_against_the_load(
     write: Write, tmp_path: Path, published: Published
 ) -> None:
-    """
-    Both sides have the same names, what nobody measured has one, and the log says how far they are apart.
-    """
+    """Both sides have the same names, what nobody measured has one, and the log says how far they are apart."""
     folder = write(published["SmolLM2-135M"])
 
     shown, logged = await _served(PlannedConfig(name="it", has_storage=True, folder=folder))
@@ -106,9 +92,7 @@ async def test_probes_and_log_hold_the_plan_against_the_load(
 
 
 async def test_a_model_without_a_plan_is_served_all_the_same(tmp_path: Path) -> None:
-    """
-    The probes have no plan, and the log says why.
-    """
+    """The probes have no plan, and the log says why."""
     shown, logged = await _served(UnplannedConfig(name="it", has_storage=True, folder=tmp_path))
 
     (event,) = [each for each in logged if each["event"] == "model.unplanned"]
@@ -117,9 +101,7 @@ async def test_a_model_without_a_plan_is_served_all_the_same(tmp_path: Path) -> 
 
 
 def test_a_layout_that_cannot_work_has_no_figures(write: Write, published: Published) -> None:
-    """
-    Its plan is that of another layout, against which nothing can be held; nor is that of changed sizes.
-    """
+    """Its plan is that of another layout, against which nothing can be held; nor is that of changed sizes."""
     folder = write(published["SmolLM2-135M"])
     said = {"name": "it", "class": "generative", "storage": {"uri": str(folder)}}
     configs = [

@@ -1,6 +1,4 @@
-"""
-The number format on a CPU: one rule for the engine and for its plan, whatever the processor.
-"""
+"""The number format on a CPU: one rule for the engine and for its plan, whatever the processor."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ CPU = Hardware("cpu", 1, 1 << 36, is_cpu=True)
 
 
 def _dtypes(folder: Path, engine: EngineConfig) -> tuple[str, str]:
-    """
-    What the engine is told, and what the plan counts with.
-    """
+    """What the engine is told, and what the plan counts with."""
     setup = EngineSpec(("it",), folder, LayoutConfig(), engine)
     subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
     planned = estimate(subject, LayoutConfig(), EngineRequirements(engine), CPU)
@@ -51,18 +47,14 @@ def test_a_small_model_computes_in_float32(
     engine: Mapping[str, Any],
     dtypes: tuple[str, str],
 ) -> None:
-    """
-    Unless the config says otherwise or its weights are quantized; a large one computes in its own format.
-    """
+    """Unless the config says otherwise or its weights are quantized; a large one computes in its own format."""
     folder = write({**published[name], **changes})
 
     assert _dtypes(folder, EngineConfig.model_validate(engine)) == dtypes
 
 
 def test_what_a_share_leaves_to_the_cache_is_planned(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
-    """
-    Weights count as they are loaded, in float32 twice what their files hold in bfloat16.
-    """
+    """Weights count as they are loaded, in float32 twice what their files hold in bfloat16."""
     folder = write(published["SmolLM2-135M"])
     subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
     loaded = 4 * sum(tensor.elements for tensor in subject.tensors)

@@ -73,9 +73,7 @@ def _appliance(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(("changes", "message"), CONFIGS.values(), ids=CONFIGS)
 def test_a_config_of_absurd_numbers_is_refused(tmp_path: Path, changes: Mapping[str, Any], message: str) -> None:
-    """
-    Before anything as large as the number says is made.
-    """
+    """Before anything as large as the number says is made."""
     (tmp_path / "config.json").write_text(json.dumps({**SMALL, **changes}))
     before = psutil.Process().memory_info().rss
 
@@ -100,9 +98,7 @@ HEADERS: Mapping[str, tuple[Mapping[str, Any], str]] = {
 def test_a_header_whose_tensors_cannot_be_is_refused(
     tmp_path: Path, tensors: Mapping[str, tuple[list[float], int, int]], message: str
 ) -> None:
-    """
-    By the name of the tensor, before anything is counted.
-    """
+    """By the name of the tensor, before anything is counted."""
     (tmp_path / "config.json").write_text(json.dumps(SMALL))
     header = {
         name: {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
@@ -138,9 +134,7 @@ GGUFS: Mapping[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize(("raw", "message"), GGUFS.values(), ids=GGUFS)
 def test_a_gguf_file_of_absurd_sizes_is_refused(tmp_path: Path, raw: bytes, message: str) -> None:
-    """
-    Also where the file is as large as it says: holes cost nothing to write.
-    """
+    """Also where the file is as large as it says: holes cost nothing to write."""
     with (tmp_path / "model.gguf").open("wb") as file:
         file.write(raw)
         file.truncate(46 * 2**30)
@@ -150,9 +144,7 @@ def test_a_gguf_file_of_absurd_sizes_is_refused(tmp_path: Path, raw: bytes, mess
 
 
 def test_a_gguf_file_of_an_unknown_version_is_refused_by_its_version(tmp_path: Path) -> None:
-    """
-    What follows may mean anything.
-    """
+    """What follows may mean anything."""
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 99, 0, 0))
 
     with pytest.raises(ArtifactCorruptError, match="GGUF version 99 is not known"):
@@ -172,9 +164,7 @@ def test_a_gguf_file_of_an_unknown_version_is_refused_by_its_version(tmp_path: P
     ],
 )
 def test_a_file_of_absurd_json_is_refused(tmp_path: Path, name: str, raw: bytes, message: str) -> None:
-    """
-    Nested without an end, larger than any, or of other types than the format has.
-    """
+    """Nested without an end, larger than any, or of other types than the format has."""
     (tmp_path / "config.json").write_text(json.dumps(SMALL))
     for each in "ab":
         (tmp_path / f"{each}.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
@@ -185,9 +175,7 @@ def test_a_file_of_absurd_json_is_refused(tmp_path: Path, name: str, raw: bytes,
 
 
 def test_an_encoder_of_absurd_json_fails_its_load(tmp_path: Path) -> None:
-    """
-    What its task is cannot be known.
-    """
+    """What its task is cannot be known."""
     (tmp_path / "config.json").write_bytes(DEEP)
 
     with pytest.raises(LoadError, match="nested too deeply"):
@@ -195,9 +183,7 @@ def test_an_encoder_of_absurd_json_fails_its_load(tmp_path: Path) -> None:
 
 
 def test_the_command_line_names_the_fault_with_the_exit_code_of_broken_files(tmp_path: Path) -> None:
-    """
-    `plan` ends with 16, and `validate --deep` too, without a traceback.
-    """
+    """`plan` ends with 16, and `validate --deep` too, without a traceback."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({**SMALL, "num_hidden_layers": 10**9}))
@@ -212,9 +198,7 @@ def test_the_command_line_names_the_fault_with_the_exit_code_of_broken_files(tmp
 
 
 def test_a_plan_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
-    """
-    A model's name of its architecture is any text.
-    """
+    """A model's name of its architecture is any text."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({**SMALL, "architectures": ["\x1b[31mRED\x07"]}))
@@ -233,9 +217,7 @@ def test_a_plan_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
 
 
 def test_an_error_escapes_what_a_terminal_would_act_on(tmp_path: Path) -> None:
-    """
-    Also where it quotes a model's files.
-    """
+    """Also where it quotes a model's files."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _named("\x1b[31m"))
@@ -253,9 +235,7 @@ def _named(architecture: str) -> bytes:
 
 
 def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() -> None:
-    """
-    Nothing is made for each of them.
-    """
+    """Nothing is made for each of them."""
     model = architecture_of({**SMALL, "num_experts": 8})
     tensors = [TensorInfo("model.layers.0.mlp.experts.gate_up_proj", "BF16", (10**9, 64, 64))]
     loaded = parts(tensors, model)
@@ -266,9 +246,7 @@ def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() ->
 
 
 def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    300,000 tensors have three plain names, and each of these is looked at once.
-    """
+    """300,000 tensors have three plain names, and each of these is looked at once."""
     model = architecture_of({**SMALL, "num_hidden_layers": 60, "num_experts": 1700})
     names = ("gate_proj", "up_proj", "down_proj")
     tensors = [

@@ -1,6 +1,4 @@
-"""
-Parameters counted from a `config.json` alone, against what the makers of well-known models publish.
-"""
+"""Parameters counted from a `config.json` alone, against what the makers of well-known models publish."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ MODELS: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).with_name("p
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model["name"])
 def test_parameters_are_as_many_as_published(model: dict[str, Any]) -> None:
-    """
-    Rounded as its maker rounds it, the count of a model is the published one.
-    """
+    """Rounded as its maker rounds it, the count of a model is the published one."""
     number, unit = model["published"][:-1], model["published"][-1]
     digits = Decimal(number)
 
@@ -32,9 +28,7 @@ def test_parameters_are_as_many_as_published(model: dict[str, Any]) -> None:
 
 
 def test_the_table_has_models_of_all_kinds() -> None:
-    """
-    Twenty models and more: with one and several heads for keys, experts, latent attention, windows, encoders.
-    """
+    """Twenty models and more: with one and several heads for keys, experts, latent attention, windows, encoders."""
     kinds = {model["config"]["model_type"] for model in MODELS}
 
     assert len(MODELS) >= 20

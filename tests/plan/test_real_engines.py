@@ -1,5 +1,4 @@
-"""
-A plan is held against vLLM itself: what it says an engine holds, the engine holds; what it refuses, vLLM refuses.
+"""A plan is held against vLLM itself: what it says an engine holds, the engine holds; what it refuses, vLLM refuses.
 
 The default run has one of each kind, `just truth` has all.
 """
@@ -39,18 +38,14 @@ _SCALES = 3 * (4 + 2)
 
 @pytest.fixture(scope="module")
 def engines() -> Iterator[RealEngines]:
-    """
-    One vLLM for all tests here.
-    """
+    """One vLLM for all tests here."""
     with RealEngines() as engines:
         yield engines
 
 
 @pytest.fixture(scope="module")
 def saved(engines: RealEngines, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """
-    The directory of a small model, written when it is first wanted.
-    """
+    """The directory of a small model, written when it is first wanted."""
 
     @cache
     def saved(name: str, quantize: str | None = None) -> Path:
@@ -62,9 +57,7 @@ def saved(engines: RealEngines, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 def _file(folder: Path, layout: Config, engine: Config | None = None, **args: object) -> Path:
-    """
-    A file that serves a model with a KV cache of 32 MiB on each rank.
-    """
+    """A file that serves a model with a KV cache of 32 MiB on each rank."""
     is_encoder = "BertModel" in json.loads((folder / "config.json").read_text())["architectures"]
     # As on a GPU: so small a model would compute in float32 on a CPU.
     plain = (
@@ -106,9 +99,7 @@ def _hold(file: Path, engines: RealEngines, extra_bytes: int = 0) -> None:
 def test_an_engine_holds_what_is_planned(
     engines: RealEngines, saved: Callable[..., Path], name: str, ranks: int
 ) -> None:
-    """
-    Bytes of weights on each rank, tokens of the KV cache, the longest text.
-    """
+    """Bytes of weights on each rank, tokens of the KV cache, the longest text."""
     _hold(_file(saved(name), {"tensor_parallel": ranks}), engines)
 
 
@@ -118,9 +109,7 @@ def test_an_engine_holds_what_is_planned(
 def test_quantized_weights_are_counted_as_they_lie(
     engines: RealEngines, saved: Callable[..., Path], method: str, scales: int, ranks: int
 ) -> None:
-    """
-    Packs, zero points and scales of each format have the sizes and types that vLLM gives them.
-    """
+    """Packs, zero points and scales of each format have the sizes and types that vLLM gives them."""
     layers = SMALL["wide"]["num_hidden_layers"]
 
     _hold(_file(saved("wide", method), {"tensor_parallel": ranks}), engines, scales * layers)
@@ -138,9 +127,7 @@ def test_quantized_weights_are_counted_as_they_lie(
 def test_unlike_ranks_are_told_apart(
     engines: RealEngines, saved: Callable[..., Path], name: str, layout: Config
 ) -> None:
-    """
-    Stages of 2 and 1 layers, and ranks of 2 experts and 1: each rank has its own figure.
-    """
+    """Stages of 2 and 1 layers, and ranks of 2 experts and 1: each rank has its own figure."""
     _hold(_file(saved(name), layout), engines)
 
 
@@ -206,9 +193,7 @@ def test_what_we_refuse_vllm_refuses(
     key: str,
     words: str,
 ) -> None:
-    """
-    Each key that a plan names is one that vLLM would not start with, and for that reason.
-    """
+    """Each key that a plan names is one that vLLM would not start with, and for that reason."""
     (tmp_path / "config.json").write_text(json.dumps({**SMALL[name], **changes}))
     file = _file(tmp_path, layout, engine, load_format="dummy")
 
@@ -220,9 +205,7 @@ def test_what_we_refuse_vllm_refuses(
 
 @pytest.mark.long
 def test_stretched_positions_take_longer_texts(engines: RealEngines, tmp_path: Path) -> None:
-    """
-    A factor that the written length does not count is allowed for by both.
-    """
+    """A factor that the written length does not count is allowed for by both."""
     stretched = {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}
     (tmp_path / "config.json").write_text(json.dumps({**SMALL["llama"], **stretched}))
 

@@ -1,6 +1,4 @@
-"""
-Layouts that cannot work are known from a model's sizes.
-"""
+"""Layouts that cannot work are known from a model's sizes."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ IMPOSSIBLE = [
 def test_what_cannot_work_is_named_with_its_key(
     published: Published, name: str, layout: dict[str, Any], key: str, word: str
 ) -> None:
-    """
-    The refusal names the key at fault, its value, and the size it does not go with.
-    """
+    """The refusal names the key at fault, its value, and the size it does not go with."""
     found = constraint_violations(architecture_of(published[name]), LayoutConfig(**layout))
 
     assert any(".".join(each.path) == key and word in each.fault for each in found), found
@@ -78,15 +74,12 @@ def test_what_cannot_work_is_named_with_its_key(
     ],
 )
 def test_what_works_is_left_alone(published: Published, name: str, layout: dict[str, Any]) -> None:
-    """
-    Layouts that people use are not refused.
-    """
+    """Layouts that people use are not refused."""
     assert constraint_violations(architecture_of(published[name]), LayoutConfig(**layout)) == []
 
 
 def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
-    """
-    Experts of width 1536 in FP8 blocks of 128: eight ranks would cut the blocks, four do not, nor do whole experts.
+    """Experts of width 1536 in FP8 blocks of 128: eight ranks would cut the blocks, four do not, nor do whole experts.
     Attention of 14 heads of 64 in groups of 128: two ranks would have three groups and a half each.
     """
     grouped = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
@@ -155,9 +148,7 @@ def test_a_text_is_no_longer_than_the_model_was_made_for(published: Published, m
 def test_lengths_are_read_as_vllm_reads_them(
     published: Published, said: dict[str, Any], longest: int | None, usual: int | None
 ) -> None:
-    """
-    What is written, with its factor where that is still to come; of long RoPE, what it was made for first.
-    """
+    """What is written, with its factor where that is still to come; of long RoPE, what it was made for first."""
     sizes = {key: value for key, value in published["Llama-2-7B"].items() if key != "max_position_embeddings"}
     model = architecture_of({**sizes, **said})
 

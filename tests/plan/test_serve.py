@@ -1,6 +1,4 @@
-"""
-A server with an impossible layout says so before it fetches anything.
-"""
+"""A server with an impossible layout says so before it fetches anything."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ def _config(tmp_path: Path, uri: str, **layout: int) -> Path:
 
 
 def test_what_lies_here_is_refused_before_the_port_opens(write: Write, tmp_path: Path, published: Published) -> None:
-    """
-    Exit code 2, with the line of the file and layouts that divide.
-    """
+    """Exit code 2, with the line of the file and layouts that divide."""
     file = _config(tmp_path, str(write(published["Qwen2.5-7B"])), tensor_parallel=8)
 
     done = subprocess.run(
@@ -57,9 +53,7 @@ def test_what_lies_here_is_refused_before_the_port_opens(write: Write, tmp_path:
 def test_what_lies_elsewhere_is_refused_before_it_is_fetched(
     write: Write, tmp_path: Path, published: Published
 ) -> None:
-    """
-    The model fails with the reason, and of the weights not a byte was asked for.
-    """
+    """The model fails with the reason, and of the weights not a byte was asked for."""
     config = (write(published["Qwen2.5-7B"]) / "config.json").read_bytes()
     with serving({"config.json": config, "model.safetensors": 1 << 20}) as store:
         server = Served(_config(tmp_path, store.uri, tensor_parallel=8), tmp_path / "server.log")
@@ -76,9 +70,7 @@ def test_what_lies_elsewhere_is_refused_before_it_is_fetched(
 
 
 def test_a_store_that_does_not_answer_is_no_reason_to_refuse(tmp_path: Path) -> None:
-    """
-    The model is fetched, or fails to be, as it would without a plan.
-    """
+    """The model is fetched, or fails to be, as it would without a plan."""
     (model_config,) = load(_config(tmp_path, "http://127.0.0.1:9/model/", tensor_parallel=8), environ={}).config.models
     settings = GlobalStorageConfig(cache_dir=tmp_path / "cache", transfer=TransferConfig(retries=0))
 
@@ -87,9 +79,7 @@ def test_a_store_that_does_not_answer_is_no_reason_to_refuse(tmp_path: Path) -> 
 
 
 def test_a_layout_that_is_left_to_us_is_settled_by_the_files(write: Write, published: Published) -> None:
-    """
-    On a machine without GPUs `auto` is one rank; a layout of the file stays what it is.
-    """
+    """On a machine without GPUs `auto` is one rank; a layout of the file stays what it is."""
     folder = write(published["SmolLM2-135M"])
     said = {"name": "it", "class": "generative", "storage": {"uri": str(folder)}}
 

@@ -1,6 +1,4 @@
-"""
-What each rank holds of the weights, by hand-counted sizes.
-"""
+"""What each rank holds of the weights, by hand-counted sizes."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ def _weights(config: Mapping[str, Any], tensors: list[TensorInfo] | None = None,
 
 
 def test_one_rank_holds_all_with_its_vocabulary_padded() -> None:
-    """
-    Both embeddings grow to 128 rows, the next multiple of 64; nothing else grows.
-    """
+    """Both embeddings grow to 128 rows, the next multiple of 64; nothing else grows."""
     padding = 2 * (128 - 100) * 64 * 2
     whole = sum(tensor.size_bytes for tensor in expected(architecture_of(DENSE)))
 
@@ -51,9 +47,7 @@ def test_one_rank_holds_all_with_its_vocabulary_padded() -> None:
 
 
 def test_ranks_share_matrices_and_copy_norms_and_scarce_heads() -> None:
-    """
-    Four ranks have a quarter of each matrix, all norms, and one head of keys each where there are two in all.
-    """
+    """Four ranks have a quarter of each matrix, all norms, and one head of keys each where there are two in all."""
     attention = 64 * 64 * 2 // 4 + 2 * 8 * 64
     layer = attention + 3 * 64 * 128 // 4 + 2 * 64
     by_hand = 2 * (2 * 128 * 64 // 4 + 3 * layer + 64)
@@ -65,9 +59,7 @@ def test_ranks_share_matrices_and_copy_norms_and_scarce_heads() -> None:
 
 
 def test_tied_embeddings_are_held_once_and_by_both_ends_of_a_pipeline() -> None:
-    """
-    One stage has them once; of two, the first and the last have them.
-    """
+    """One stage has them once; of two, the first and the last have them."""
     tied = {**DENSE, "tie_word_embeddings": True}
     embeddings = 128 * 64 * 2
 
@@ -78,18 +70,14 @@ def test_tied_embeddings_are_held_once_and_by_both_ends_of_a_pipeline() -> None:
 
 
 def test_layers_left_over_go_before_the_last_stage() -> None:
-    """
-    Of 7 layers in 3 stages, the middle one has three.
-    """
+    """Of 7 layers in 3 stages, the middle one has three."""
     assert stage_ends(7, 3) == [2, 5, 7]
     assert stage_ends(8, 3) == [3, 6, 8]
     assert stage_ends(8, 2) == [4, 8]
 
 
 def test_experts_are_sliced_or_dealt_out() -> None:
-    """
-    Sliced, all ranks hold the same; dealt out, the first ranks have the experts that are left over.
-    """
+    """Sliced, all ranks hold the same; dealt out, the first ranks have the experts that are left over."""
     expert = 3 * 3 * 64 * 128 * 2
 
     sliced = list(_weights(SPARSE, tensor_parallel=4).values())
@@ -101,9 +89,7 @@ def test_experts_are_sliced_or_dealt_out() -> None:
 
 
 def test_copies_share_the_experts() -> None:
-    """
-    Data parallel ranks hold all of the rest, and a slice of each expert only.
-    """
+    """Data parallel ranks hold all of the rest, and a slice of each expert only."""
     one, two = _weights(SPARSE), _weights(SPARSE, data_parallel=2)
     experts = 6 * 3 * 3 * 64 * 128 * 2
 
@@ -120,9 +106,7 @@ def test_copies_share_the_experts() -> None:
     ],
 )
 def test_packed_weights_are_cut_the_other_way(name: str, dtype: str, shape: tuple[int, int], local: int) -> None:
-    """
-    GPTQ and AWQ lie input first: outputs are their columns, inputs their rows.
-    """
+    """GPTQ and AWQ lie input first: outputs are their columns, inputs their rows."""
     config = {**DENSE, "quantization_config": {"quant_method": "gptq", "group_size": 32}}
     tensor = TensorInfo(name, dtype, shape)
 
@@ -133,9 +117,7 @@ def test_packed_weights_are_cut_the_other_way(name: str, dtype: str, shape: tupl
 
 @pytest.mark.parametrize(("form", "size"), [("int-quantized", 4), ("pack-quantized", 2)])
 def test_scales_are_in_float32_unless_they_scale_packs(form: str, size: int) -> None:
-    """
-    Whatever type a quantizer of compressed-tensors wrote them in.
-    """
+    """Whatever type a quantizer of compressed-tensors wrote them in."""
     config = {**DENSE, "quantization_config": {"quant_method": "compressed-tensors", "format": form}}
     scale = TensorInfo("model.layers.0.mlp.up_proj.weight_scale", "BF16", (128, 1))
 
@@ -143,18 +125,14 @@ def test_scales_are_in_float32_unless_they_scale_packs(form: str, size: int) -> 
 
 
 def test_what_chooses_experts_is_kept_in_float32() -> None:
-    """
-    The bias of DeepSeek's router, in whatever type it was written.
-    """
+    """The bias of DeepSeek's router, in whatever type it was written."""
     bias = TensorInfo("model.layers.2.mlp.gate.e_score_correction_bias", "BF16", (6,))
 
     assert set(_weights(SPARSE, [bias]).values()) == {6 * 4}
 
 
 def test_scales_of_blocks_are_cut_with_them_and_keep_their_type() -> None:
-    """
-    FP8 in blocks: the scales of 2 x 3 blocks are one row of blocks for each of two ranks, in float32.
-    """
+    """FP8 in blocks: the scales of 2 x 3 blocks are one row of blocks for each of two ranks, in float32."""
     config = {**DENSE, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
     scale = TensorInfo("model.layers.0.mlp.up_proj.weight_scale_inv", "F32", (2, 3))
 
@@ -164,8 +142,7 @@ def test_scales_of_blocks_are_cut_with_them_and_keep_their_type() -> None:
 
 
 def test_what_no_rank_loads_is_not_counted() -> None:
-    """
-    Buffers of older versions, layers past the last, an output that is tied, and the order of GPTQ's groups take no
+    """Buffers of older versions, layers past the last, an output that is tied, and the order of GPTQ's groups take no
     memory.
     """
     unused = [
@@ -182,9 +159,7 @@ def test_what_no_rank_loads_is_not_counted() -> None:
 
 
 def test_queries_keys_and_values_in_one_are_cut_by_heads() -> None:
-    """
-    GPT-2's bias of 8 heads each, and Phi's 8 heads of queries with 2 of keys, copied where there are four ranks.
-    """
+    """GPT-2's bias of 8 heads each, and Phi's 8 heads of queries with 2 of keys, copied where there are four ranks."""
     bias = TensorInfo("h.0.attn.c_attn.bias", "BF16", (3 * 64,))
     fused = TensorInfo("model.layers.0.self_attn.qkv_proj.weight", "BF16", (64 + 2 * 16, 64))
     alike = {**DENSE, "num_key_value_heads": 8}
@@ -194,9 +169,7 @@ def test_queries_keys_and_values_in_one_are_cut_by_heads() -> None:
 
 
 def test_plain_weights_take_the_type_the_model_computes_in() -> None:
-    """
-    A checkpoint in float32 is half as large once it is loaded in bfloat16.
-    """
+    """A checkpoint in float32 is half as large once it is loaded in bfloat16."""
     tensor = TensorInfo("model.layers.0.mlp.up_proj.weight", "F32", (128, 64))
 
     assert set(_weights(DENSE, [tensor]).values()) == {128 * 64 * 2}
@@ -215,9 +188,7 @@ def test_every_tensor_of_well_known_models_has_a_cut(published: Mapping[str, Map
 
 
 def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published: Mapping[str, Any]) -> None:
-    """
-    A model whose headers are read has the tensors that its config lets expect.
-    """
+    """A model whose headers are read has the tensors that its config lets expect."""
     config = published["Qwen2.5-0.5B"]
     folder = write(config)
 
@@ -229,9 +200,7 @@ def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published
 
 
 def test_layers_that_are_alike_are_counted_once_each() -> None:
-    """
-    A layout of a model with 55,000 tensors looks at a few tensors of each layer, whatever its experts.
-    """
+    """A layout of a model with 55,000 tensors looks at a few tensors of each layer, whatever its experts."""
     model = architecture_of({**SPARSE, "num_hidden_layers": 90, "num_local_experts": 200})
     loaded = parts(expected(model), model)
     groups = grouped(loaded)

@@ -1,6 +1,4 @@
-"""
-What a plan is read from: safetensors, GGUF, a config alone, and files that are none of these.
-"""
+"""What a plan is read from: safetensors, GGUF, a config alone, and files that are none of these."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ def _look(uri: Path | str, **settings: Any) -> ModelInfo:  # Any: of each settin
 
 
 def test_a_gguf_file_says_it_all(tmp_path: Path) -> None:
-    """
-    Sizes, vocabulary and tensors are in its beginning, and are those of the model it is converted to.
-    """
+    """Sizes, vocabulary and tensors are in its beginning, and are those of the model it is converted to."""
     import numpy as np
     from gguf import GGUFWriter
 
@@ -71,9 +67,7 @@ def test_a_gguf_file_says_it_all(tmp_path: Path) -> None:
 
 
 def test_without_headers_the_config_counts(tmp_path: Path, published: Published) -> None:
-    """
-    Pickled weights have no header that may be read: their tensors are those that the config lets expect.
-    """
+    """Pickled weights have no header that may be read: their tensors are those that the config lets expect."""
     (tmp_path / "config.json").write_text(json.dumps(published["Llama-3.2-1B"]))
     (tmp_path / "pytorch_model.bin").write_bytes(bytes(1000))
 
@@ -84,9 +78,7 @@ def test_without_headers_the_config_counts(tmp_path: Path, published: Published)
 
 
 def test_weights_that_lie_there_twice_count_once(write: Write, published: Published) -> None:
-    """
-    Files that the index does not name hold the same weights in another order.
-    """
+    """Files that the index does not name hold the same weights in another order."""
     folder = write(published["SmolLM2-135M"])
     names = [tensor.name for tensor in _look(folder).tensors]
     (folder / "consolidated.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
@@ -111,9 +103,7 @@ def test_weights_that_lie_there_twice_count_once(write: Write, published: Publis
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
-    """
-    The message names the place, the file and what is wrong with it.
-    """
+    """The message names the place, the file and what is wrong with it."""
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
 
@@ -124,17 +114,13 @@ def test_broken_files_are_named(tmp_path: Path, files: dict[str, bytes], message
 
 @pytest.mark.parametrize("uri", ["pypi://name==1.0/model", "hf://owner/name"])
 def test_what_cannot_be_read_in_part_must_be_pulled(tmp_path: Path, uri: str) -> None:
-    """
-    A wheel, or anything at all where no connection is allowed, is planned once it is in the cache.
-    """
+    """A wheel, or anything at all where no connection is allowed, is planned once it is in the cache."""
     with pytest.raises(ArtifactNotFoundError, match="run first: appliance pull"):
         _look(uri, cache_dir=tmp_path, offline=uri.startswith("hf"))
 
 
 def test_hardware_has_names() -> None:
-    """
-    A known name, how many there are, and memory as its driver shows it.
-    """
+    """A known name, how many there are, and memory as its driver shows it."""
     assert named_hardware("H100-80GB:8") == Hardware("h100-80gb", 8, 81559 * 2**20, is_here=False)
     assert named_hardware("l4-24gb").count == 1
     for wrong in ("h100", "h100-80gb:0", "h100-80gb:x", "h100-81gb:2"):

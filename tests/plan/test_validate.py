@@ -1,6 +1,4 @@
-"""
-`appliance validate --deep`: layouts that cannot work are found in the storages, before anything is fetched.
-"""
+"""`appliance validate --deep`: layouts that cannot work are found in the storages, before anything is fetched."""
 
 from __future__ import annotations
 
@@ -46,9 +44,7 @@ def _validate(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_layout_that_the_model_refuses_is_a_problem_of_its_line(
     write: Write, tmp_path: Path, published: Published
 ) -> None:
-    """
-    Exit code 2 and the place in the file, after a look at the config of a model that lies elsewhere.
-    """
+    """Exit code 2 and the place in the file, after a look at the config of a model that lies elsewhere."""
     config = (write(published["Qwen2.5-7B"]) / "config.json").read_bytes()
     with serving({"config.json": config, "model.safetensors": 1 << 20}) as store:
         done = _validate(file := _file(tmp_path, it=(store.uri, 8)))
@@ -61,9 +57,7 @@ def test_a_layout_that_the_model_refuses_is_a_problem_of_its_line(
 
 
 def test_what_works_is_good(write: Write, tmp_path: Path, published: Published) -> None:
-    """
-    Exit code 0, however much memory this machine has.
-    """
+    """Exit code 0, however much memory this machine has."""
     file = _file(tmp_path, it=(write(published["Llama-3.1-405B"]), 8))
 
     done = _validate(file)
@@ -72,9 +66,7 @@ def test_what_works_is_good(write: Write, tmp_path: Path, published: Published) 
 
 
 def test_a_store_that_does_not_answer_is_named_with_its_own_exit_code(tmp_path: Path) -> None:
-    """
-    The file is not called good, nor wrong: nobody knows.
-    """
+    """The file is not called good, nor wrong: nobody knows."""
     done = _validate(file := _file(tmp_path, it=(_AWAY, 1)), "--format", "json")
 
     (told,) = json.loads(done.stdout)
@@ -87,9 +79,7 @@ def test_a_store_that_does_not_answer_is_named_with_its_own_exit_code(tmp_path: 
 
 
 def test_a_problem_goes_before_a_store_that_does_not_answer(write: Write, tmp_path: Path, published: Published) -> None:
-    """
-    Both are told, and the exit code is that of a wrong file.
-    """
+    """Both are told, and the exit code is that of a wrong file."""
     done = _validate(_file(tmp_path, away=(_AWAY, 1), here=(write(published["Qwen2.5-7B"]), 8)))
 
     assert done.returncode == 2

@@ -1,6 +1,4 @@
-"""
-`appliance plan` as people and programs use it.
-"""
+"""`appliance plan` as people and programs use it."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ def _plan(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> File:
-    """
-    Writes a config of one model in the block style that people write.
-    """
+    """Writes a config of one model in the block style that people write."""
 
     def written(uri: str | Path, layout: str = "{}", engine: str = "{}") -> Path:
         path = tmp_path / "config.yaml"
@@ -50,9 +46,7 @@ def file(tmp_path: Path) -> File:
 
 
 def test_people_see_ranks_tokens_and_times(write: Write, file: File, published: Published) -> None:
-    """
-    The table has the weights of each kind of rank, the cache, the longest text and how many fit.
-    """
+    """The table has the weights of each kind of rank, the cache, the longest text and how many fit."""
     done = _plan(file(write(published["Llama-3.1-70B"]), "{tensor_parallel: 8}"), "--gpu", "h100-80gb:8")
 
     assert done.returncode == 0, done.stderr
@@ -66,9 +60,7 @@ def test_people_see_ranks_tokens_and_times(write: Write, file: File, published: 
 def test_an_impossible_layout_has_its_line_and_the_nearest_that_work(
     write: Write, file: File, published: Published
 ) -> None:
-    """
-    Exit code 2, the place in the file, the fault, and layouts to take instead.
-    """
+    """Exit code 2, the place in the file, the fault, and layouts to take instead."""
     config = file(write(published["Llama-3.1-70B"]), "{tensor_parallel: 6}")
 
     done = _plan(config, "--gpu", "h100-80gb:8")
@@ -81,9 +73,7 @@ def test_an_impossible_layout_has_its_line_and_the_nearest_that_work(
 
 
 def test_what_only_does_not_fit_can_be_forced(write: Write, file: File, published: Published) -> None:
-    """
-    Memory is an estimate: it refuses with exit code 2, and with `--force` only tells.
-    """
+    """Memory is an estimate: it refuses with exit code 2, and with `--force` only tells."""
     config = file(write(published["Llama-3.1-70B"]))
 
     refused, forced = _plan(config, "--gpu", "h100-80gb:1"), _plan(config, "--gpu", "h100-80gb:1", "--force")
@@ -94,9 +84,7 @@ def test_what_only_does_not_fit_can_be_forced(write: Write, file: File, publishe
 
 
 def test_experts_that_are_not_there_are_left_out(write: Write, file: File, published: Published) -> None:
-    """
-    No other size is a remedy for a dense model with expert parallelism.
-    """
+    """No other size is a remedy for a dense model with expert parallelism."""
     done = _plan(file(write(published["Llama-3.1-8B"]), "{expert_parallel: true}"), "--gpu", "h100-80gb:8")
 
     assert done.returncode == 2
@@ -104,18 +92,14 @@ def test_experts_that_are_not_there_are_left_out(write: Write, file: File, publi
 
 
 def test_a_shape_that_cannot_be_is_not_forced(write: Write, file: File, published: Published) -> None:
-    """
-    No estimate is at fault where heads do not divide.
-    """
+    """No estimate is at fault where heads do not divide."""
     config = file(write(published["Qwen2.5-7B"]), "{tensor_parallel: 8}")
 
     assert _plan(config, "--gpu", "h100-80gb:8", "--force").returncode == 2
 
 
 def test_programs_get_json(write: Write, file: File, published: Published) -> None:
-    """
-    One object for each model, with bytes, seconds and refusals.
-    """
+    """One object for each model, with bytes, seconds and refusals."""
     config = file(write(published["Qwen2.5-7B"]), engine="{max_model_len: 32768}")
 
     done = _plan(config, "--gpu", "l4-24gb:1", "--format", "json")
@@ -130,9 +114,7 @@ def test_programs_get_json(write: Write, file: File, published: Published) -> No
 
 
 def test_the_layout_is_chosen_where_it_is_left_to_us(write: Write, file: File, published: Published) -> None:
-    """
-    `auto` takes the fewest devices that hold the model, and says so.
-    """
+    """`auto` takes the fewest devices that hold the model, and says so."""
     done = _plan(file(write(published["Qwen2.5-7B"]), "auto"), "--gpu", "t4-16gb:8")
 
     assert done.returncode == 0, done.stderr
@@ -141,9 +123,7 @@ def test_the_layout_is_chosen_where_it_is_left_to_us(write: Write, file: File, p
 
 
 def test_hardware_that_nobody_knows_is_refused() -> None:
-    """
-    A misspelt name is told from a known one; any memory can be named.
-    """
+    """A misspelt name is told from a known one; any memory can be named."""
     example = Path(__file__).parents[2] / "examples/proxy.yaml"
 
     unknown, free = _plan(example, "--gpu", "h101-80gb:8"), _plan(example, "--gpu", "any-80gb:8")
@@ -155,9 +135,7 @@ def test_hardware_that_nobody_knows_is_refused() -> None:
 
 
 def test_under_a_thousandth_is_read_over_the_network(write: Write, file: File, published: Published) -> None:
-    """
-    Of a model on a web server, only the config and the headers are asked for, by ranges.
-    """
+    """Of a model on a web server, only the config and the headers are asked for, by ranges."""
     folder = write({**published["SmolLM2-135M"], "num_hidden_layers": 8})
     files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
     whole = files["model.safetensors"]
@@ -175,9 +153,7 @@ def test_under_a_thousandth_is_read_over_the_network(write: Write, file: File, p
 
 
 def test_probes_wait_for_the_download(write: Write, file: File, published: Published) -> None:
-    """
-    The start-up probe of the container has time for the weights of 70 billion parameters to load.
-    """
+    """The start-up probe of the container has time for the weights of 70 billion parameters to load."""
     config = file(write(published["Llama-3.1-70B"]), "{tensor_parallel: 8}")
 
     done = _plan(config, "--gpu", "h100-80gb:8", "--probes")
@@ -189,9 +165,7 @@ def test_probes_wait_for_the_download(write: Write, file: File, published: Publi
 
 
 def test_models_that_share_gpus_must_say_how(write: Write, tmp_path: Path, published: Published) -> None:
-    """
-    Two models on the same GPU, none with a share, are refused; each on its own is not.
-    """
+    """Two models on the same GPU, none with a share, are refused; each on its own is not."""
     folder = write(published["SmolLM2-135M"])
     models = [{"name": name, "class": "generative", "storage": {"uri": str(folder)}} for name in "ab"]
     config = tmp_path / "two.yaml"
@@ -204,9 +178,7 @@ def test_models_that_share_gpus_must_say_how(write: Write, tmp_path: Path, publi
 
 
 def test_a_plan_needs_no_engine(write: Write, published: Published) -> None:
-    """
-    Neither torch nor vLLM nor transformers is imported for it.
-    """
+    """Neither torch nor vLLM nor transformers is imported for it."""
     folder = write(published["SmolLM2-135M"])
     code = (
         "import sys; from appliance.planner import *; from appliance.config.storage import *\n"
@@ -222,9 +194,7 @@ def test_a_plan_needs_no_engine(write: Write, published: Published) -> None:
 
 
 def test_the_layout_of_an_example_works_for_its_model(write: Write, published: Published) -> None:
-    """
-    Experts over the ranks of both copies, and tokens for the lengths it asks for, on the GPUs it names.
-    """
+    """Experts over the ranks of both copies, and tokens for the lengths it asks for, on the GPUs it names."""
     example = Path(__file__).parents[2] / "examples/expert-parallel.yaml"
     uri = f"models.qwen3-235b.storage.uri={write(published['Qwen3-235B-A22B'])}"
 

@@ -1,6 +1,4 @@
-"""
-Scripted upstreams for the whole run, well-behaved again at each test.
-"""
+"""Scripted upstreams for the whole run, well-behaved again at each test."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ def _upstreams() -> Iterator[tuple[Upstream, ...]]:
 
 @pytest.fixture
 def upstreams(_upstreams: tuple[Upstream, ...]) -> tuple[Upstream, ...]:
-    """
-    Three of them.
-    """
+    """Three of them."""
     for each in _upstreams:
         each.reset()
     return _upstreams
@@ -28,7 +24,5 @@ def upstreams(_upstreams: tuple[Upstream, ...]) -> tuple[Upstream, ...]:
 
 @pytest.fixture
 def upstream(upstreams: tuple[Upstream, ...]) -> Upstream:
-    """
-    One of them.
-    """
+    """One of them."""
     return upstreams[0]

@@ -1,6 +1,4 @@
-"""
-A proxy in the event loop of the test.
-"""
+"""A proxy in the event loop of the test."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ NEVER = 3600
 
 
 def config(*upstreams: Upstream, **keys: Any) -> ProxyConfig:
-    """
-    A proxy called `mine` for some upstreams, without retries and with short patience.
-    """
+    """A proxy called `mine` for some upstreams, without retries and with short patience."""
     timeouts = {"connect_seconds": 2, "first_byte_seconds": 2, "idle_seconds": 1}
     members = [{"url": each.url, "model": "theirs", "timeouts": timeouts} for each in upstreams]
     defaults: dict[str, Any] = {"retry": {"attempts": 0}, "health": {"interval_seconds": NEVER}, "upstreams": members}
@@ -32,9 +28,7 @@ def config(*upstreams: Upstream, **keys: Any) -> ProxyConfig:
 
 @asynccontextmanager
 async def proxied(*upstreams: Upstream, **keys: Any) -> AsyncGenerator[ProxyModel]:
-    """
-    The model of such a section, loaded; what was asked of upstreams so far is forgotten.
-    """
+    """The model of such a section, loaded; what was asked of upstreams so far is forgotten."""
     model = cast("ProxyModel", config(*upstreams, **keys).build(cast("Peers", None)))
     await model.load({})
     for upstream in upstreams:
@@ -48,17 +42,13 @@ async def proxied(*upstreams: Upstream, **keys: Any) -> AsyncGenerator[ProxyMode
 def chat(
     text: str = "hi", operation: Operation = CHAT, headers: dict[str, str] | None = None, **fields: Any
 ) -> ModelRequest:
-    """
-    A call with one message.
-    """
+    """A call with one message."""
     body = {"model": "mine", "messages": [{"role": "user", "content": text}], **fields}
     return ModelRequest(operation, json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})})
 
 
 async def read(reply: ModelResponse, chunks: list[bytes] | None = None) -> bytes:
-    """
-    The whole body of a reply; what came of one that breaks off is in `chunks`.
-    """
+    """The whole body of a reply; what came of one that breaks off is in `chunks`."""
     chunks = [] if chunks is None else chunks
     if isinstance(reply.body, bytes):
         return reply.body
@@ -68,8 +58,6 @@ async def read(reply: ModelResponse, chunks: list[bytes] | None = None) -> bytes
 
 
 async def ask(model: ProxyModel, call: ModelRequest | None = None) -> tuple[int, Any]:
-    """
-    Status and JSON of an answer.
-    """
+    """Status and JSON of an answer."""
     reply = await model.answer(call or chat())
     return reply.status, json.loads(await read(reply))

@@ -1,6 +1,4 @@
-"""
-Appliances behind an appliance: each may go away, in whatever manner, and no client notices.
-"""
+"""Appliances behind an appliance: each may go away, in whatever manner, and no client notices."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ BODY = {"model": "front", "messages": [{"role": "user", "content": "one two thre
 
 
 def _config(file: Path, *urls: str) -> Path:
-    """
-    A proxy by the same name all the way.
-    """
+    """A proxy by the same name all the way."""
     upstreams = ", ".join(f"{{url: '{url}'}}" for url in urls)
     file.write_text(f"models: [{{name: front, class: proxy, balance: round_robin, upstreams: [{upstreams}]}}]\n")
     return file
@@ -30,9 +26,7 @@ def _config(file: Path, *urls: str) -> Path:
 
 @pytest.fixture
 def chain(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> tuple[Served, ...]:
-    """
-    One appliance before three others, and those before the same upstream.
-    """
+    """One appliance before three others, and those before the same upstream."""
     back = _config(tmp_path / "back.yaml", upstream.url)
     others = [serve(file=back) for _ in range(3)]
     for server in others:
@@ -42,9 +36,7 @@ def chain(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> t
 
 
 class _Traffic:
-    """
-    One call after the other, whole and streamed in turn, until it is told to stop.
-    """
+    """One call after the other, whole and streamed in turn, until it is told to stop."""
 
     def __init__(self, server: Served) -> None:
         self.answers: list[tuple[int, bool]] = []
@@ -74,17 +66,13 @@ class _Traffic:
         self._thread.join()
 
     def goes_on(self, count: int) -> None:
-        """
-        Wait for so many more answers.
-        """
+        """Wait for so many more answers."""
         goal = len(self.answers) + count
         until(lambda: len(self.answers) >= goal or not self._thread.is_alive(), 30)
 
 
 def test_appliances_go_away_unnoticed(chain: tuple[Served, ...]) -> None:
-    """
-    One is told to stop, drains and refuses; another is killed and breaks its connections; the third one answers.
-    """
+    """One is told to stop, drains and refuses; another is killed and breaks its connections; the third one answers."""
     front, stopped, killed, _ = chain
     with _Traffic(front) as traffic:
         traffic.goes_on(60)
@@ -108,9 +96,7 @@ def _word_by_word(asked: Asked) -> list[bytes | float]:
 def test_streams_under_way_end_whole_when_their_appliance_is_told_to_stop(
     chain: tuple[Served, ...], upstream: Upstream
 ) -> None:
-    """
-    A rolling restart cuts nobody off.
-    """
+    """A rolling restart cuts nobody off."""
     front, *others = chain
     upstream.on(CHAT, lambda asked: stream(*_word_by_word(asked)))
     received: list[str] = []

@@ -1,6 +1,4 @@
-"""
-Who gets a request: by load, by turn, by prompt; weights are honoured.
-"""
+"""Who gets a request: by load, by turn, by prompt; weights are honoured."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from appliance.proxy.prefix_affinity import head_of
 
 @dataclass(slots=True)
 class Target:
-    """
-    What is chosen among.
-    """
+    """What is chosen among."""
 
     name: str
     weight: float = 1
@@ -36,9 +32,7 @@ def _served(balance: Balance, targets: Sequence[Target], keys: Sequence[bytes]) 
 
 
 def test_round_robin_spreads_by_weight_and_evenly() -> None:
-    """
-    Heavier ones more often, and never all of their turns at once.
-    """
+    """Heavier ones more often, and never all of their turns at once."""
     targets = _three(5, 1, 1)
     chooser = balancer("round_robin", targets)
 
@@ -48,9 +42,7 @@ def test_round_robin_spreads_by_weight_and_evenly() -> None:
 
 
 def test_least_inflight_goes_to_the_idle_one() -> None:
-    """
-    For its weight: twice as heavy may have twice as much.
-    """
+    """For its weight: twice as heavy may have twice as much."""
     targets = _three(1, 1, 2)
     targets[0].inflight, targets[1].inflight, targets[2].inflight = 2, 3, 4
 
@@ -58,16 +50,12 @@ def test_least_inflight_goes_to_the_idle_one() -> None:
 
 
 def test_least_inflight_takes_turns_among_equals() -> None:
-    """
-    The first in the list is not everybody's.
-    """
+    """The first in the list is not everybody's."""
     assert _served("least_inflight", _three(), [b""] * 9) == {"a": 3, "b": 3, "c": 3}
 
 
 def test_the_same_prompt_goes_to_the_same_upstream() -> None:
-    """
-    Across balancers too: other workers and restarts agree.
-    """
+    """Across balancers too: other workers and restarts agree."""
     targets = _three()
 
     places = {balancer("prefix_affinity", targets).pick(targets, b"prompt").name for _ in range(5)}
@@ -77,9 +65,7 @@ def test_the_same_prompt_goes_to_the_same_upstream() -> None:
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 1, 2)])
 def test_prompts_are_spread_by_weight(weights: tuple[float, ...]) -> None:
-    """
-    Within a fifth of the fair share.
-    """
+    """Within a fifth of the fair share."""
     keys = [str(number).encode() for number in range(4000)]
 
     served = _served("prefix_affinity", _three(*weights), keys)
@@ -89,9 +75,7 @@ def test_prompts_are_spread_by_weight(weights: tuple[float, ...]) -> None:
 
 
 def test_when_one_leaves_only_its_prompts_move() -> None:
-    """
-    And they come back to it.
-    """
+    """And they come back to it."""
     targets = _three()
     chooser = balancer("prefix_affinity", targets)
     keys = [str(number).encode() for number in range(500)]
@@ -104,9 +88,7 @@ def test_when_one_leaves_only_its_prompts_move() -> None:
 
 
 def test_a_popular_prompt_does_not_drown_its_upstream() -> None:
-    """
-    Beyond a quarter over its fair share the next one on the ring takes over.
-    """
+    """Beyond a quarter over its fair share the next one on the ring takes over."""
     targets = _three()
     chooser = balancer("prefix_affinity", targets)
 
@@ -118,9 +100,7 @@ def test_a_popular_prompt_does_not_drown_its_upstream() -> None:
 
 
 def test_what_has_no_prompt_goes_where_there_is_room() -> None:
-    """
-    A form does not always land on the same upstream.
-    """
+    """A form does not always land on the same upstream."""
     assert _served("prefix_affinity", _three(), [b""] * 9) == {"a": 3, "b": 3, "c": 3}
 
 
@@ -129,9 +109,7 @@ def _chat(*messages: tuple[str, str]) -> bytes:
 
 
 def test_turns_of_a_conversation_have_the_same_head() -> None:
-    """
-    And another conversation under the same system prompt has another one.
-    """
+    """And another conversation under the same system prompt has another one."""
     first = _chat(("system", "s"), ("user", "hi"))
     second = _chat(("system", "s"), ("user", "hi"), ("assistant", "yes"), ("user", "more"))
     other = _chat(("system", "s"), ("user", "hello"))
@@ -153,16 +131,12 @@ def test_turns_of_a_conversation_have_the_same_head() -> None:
     ],
 )
 def test_the_head_is_found_wherever_a_protocol_keeps_it(body: bytes, head: bytes) -> None:
-    """
-    What is no prompt has none.
-    """
+    """What is no prompt has none."""
     assert head_of(body) == head
 
 
 def test_a_long_prompt_has_a_short_head() -> None:
-    """
-    Prompts that begin alike for long enough go to the same upstream.
-    """
+    """Prompts that begin alike for long enough go to the same upstream."""
     one, two = (json.dumps({"prompt": "p" * 10_000 + end}).encode() for end in "ab")
 
     assert head_of(one) == head_of(two)

@@ -1,6 +1,4 @@
-"""
-Upstreams that answer without end, or in codings nobody asked for: what is held is bounded, and the loop goes on.
-"""
+"""Upstreams that answer without end, or in codings nobody asked for: what is held is bounded, and the loop goes on."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ def _bounded(upstream: Upstream) -> list[dict[str, object]]:
 
 
 async def test_an_endless_answer_is_given_up(upstream: Upstream) -> None:
-    """
-    JSON without an end is 502 once it is longer than it may be, and the upstream sees us leave.
-    """
+    """JSON without an end is 502 once it is longer than it may be, and the upstream sees us leave."""
     upstream.on(CHAT_PATH, Answer(body=repeat(b" " * 65536), media_type="application/json"))
     async with proxied(upstream, upstreams=_bounded(upstream)) as model:
         with pytest.raises(GatewayError, match="too long") as raised:
@@ -43,9 +39,7 @@ async def test_an_endless_answer_is_given_up(upstream: Upstream) -> None:
 
 
 async def test_an_endless_line_of_a_stream_is_given_up(upstream: Upstream) -> None:
-    """
-    Lines are held until they end; one that never does is no reason to hold more and more.
-    """
+    """Lines are held until they end; one that never does is no reason to hold more and more."""
     upstream.on(CHAT_PATH, Answer(body=(b"data: {}\n\n", *repeat(b"x" * 65536, 1000)), media_type=SSE))
     chunks: list[bytes] = []
     async with proxied(upstream, upstreams=_bounded(upstream)) as model:
@@ -57,9 +51,7 @@ async def test_an_endless_line_of_a_stream_is_given_up(upstream: Upstream) -> No
 
 
 async def test_a_long_line_within_bounds_passes(upstream: Upstream) -> None:
-    """
-    An image in one event, under the client's name.
-    """
+    """An image in one event, under the client's name."""
     line = b'data: {"model": "theirs", "image": "' + b"x" * (LIMIT // 2) + b'"}\n\n'
     pieces: list[Piece] = [line[:100], line[100:400_000], line[400_000:]]
     upstream.on(CHAT_PATH, Answer(body=pieces, media_type=SSE))
@@ -71,9 +63,7 @@ async def test_a_long_line_within_bounds_passes(upstream: Upstream) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
 async def test_a_few_bytes_that_become_gigabytes_are_given_up(upstream: Upstream, coding: str) -> None:
-    """
-    What counts is the length without the coding, and it is undone piece by piece.
-    """
+    """What counts is the length without the coding, and it is undone piece by piece."""
     body = {"gzip": lambda: gzip.compress(bytes(1 << 28)), "zstd": lambda: zstandard.compress(bytes(1 << 28))}[coding]()
     upstream.on(CHAT_PATH, Answer(body=body, headers={"Content-Encoding": coding}))
     async with proxied(upstream, upstreams=_bounded(upstream)) as model:
@@ -83,9 +73,7 @@ async def test_a_few_bytes_that_become_gigabytes_are_given_up(upstream: Upstream
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "raw deflate", "zstd"])
 async def test_codings_nobody_asked_for_are_undone(upstream: Upstream, coding: str) -> None:
-    """
-    In answers and in streams, cut anywhere.
-    """
+    """In answers and in streams, cut anywhere."""
     raw = zlib.compressobj(wbits=-15)
     text = b'data: {"model": "theirs", "text": "' + b"word " * 1000 + b'"}\n\n'
     coded = {
@@ -103,9 +91,7 @@ async def test_codings_nobody_asked_for_are_undone(upstream: Upstream, coding: s
 
 
 async def test_a_coding_nobody_knows_is_named(upstream: Upstream) -> None:
-    """
-    502 with its name, and what would be right.
-    """
+    """502 with its name, and what would be right."""
     upstream.on(CHAT_PATH, Answer(body=b"x", headers={"Content-Encoding": "br"}))
     async with proxied(upstream) as model:
         with pytest.raises(GatewayError, match=r"'br'.*gzip, deflate, zstd"):
@@ -114,9 +100,7 @@ async def test_a_coding_nobody_knows_is_named(upstream: Upstream) -> None:
 
 @pytest.mark.parametrize("body", [b"{}", gzip.compress(b"{}", mtime=0)[:-4]])
 async def test_an_answer_that_is_not_of_its_coding_is_no_answer(upstream: Upstream, body: bytes) -> None:
-    """
-    Neither half of one.
-    """
+    """Neither half of one."""
     upstream.on(CHAT_PATH, Answer(body=body, headers={"Content-Encoding": "gzip"}))
     async with proxied(upstream) as model:
         with pytest.raises(GatewayError):
@@ -125,9 +109,7 @@ async def test_an_answer_that_is_not_of_its_coding_is_no_answer(upstream: Upstre
 
 @given(st.binary(max_size=4000), st.sampled_from(["gzip", "zstd"]), st.integers(1, 500))
 def test_what_is_coded_comes_back(text: bytes, coding: str, step: int) -> None:
-    """
-    Several members or frames, in pieces of any length.
-    """
+    """Several members or frames, in pieces of any length."""
     compress: Callable[[bytes], bytes] = gzip.compress if coding == "gzip" else zstandard.compress
     coded = compress(text) + compress(text[::-1])
     decoding = decoder(coding)
@@ -140,9 +122,7 @@ def test_what_is_coded_comes_back(text: bytes, coding: str, step: int) -> None:
 
 
 async def test_an_upstream_that_only_says_to_go_on_is_given_up() -> None:
-    """
-    One or two of such responses are HTTP; one after the other for ever is no answer, long before the timeout.
-    """
+    """One or two of such responses are HTTP; one after the other for ever is no answer, long before the timeout."""
     async with saying(repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)) as port:
         client = UpstreamClient(UpstreamConfig(url=f"http://127.0.0.1:{port}"))
         with pytest.raises(GatewayError, match="not HTTP") as raised:
@@ -153,9 +133,7 @@ async def test_an_upstream_that_only_says_to_go_on_is_given_up() -> None:
 
 
 async def test_a_few_interim_responses_are_no_answer() -> None:
-    """
-    The one after them is.
-    """
+    """The one after them is."""
     final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
     async with saying([b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", final]) as port:
         client = UpstreamClient(UpstreamConfig(url=f"http://127.0.0.1:{port}"))
@@ -166,9 +144,7 @@ async def test_a_few_interim_responses_are_no_answer() -> None:
 
 @pytest.mark.parametrize("status", [101, 600, 999])
 async def test_a_status_that_ends_no_request_is_no_answer(status: int) -> None:
-    """
-    502 with its number: a client of ours could make nothing of it.
-    """
+    """502 with its number: a client of ours could make nothing of it."""
     async with saying([f"HTTP/1.1 {status} Odd\r\nContent-Length: 0\r\n\r\n".encode()]) as port:
         client = UpstreamClient(UpstreamConfig(url=f"http://127.0.0.1:{port}"))
         with pytest.raises(GatewayError, match=f"status {status}"):
@@ -177,9 +153,7 @@ async def test_a_status_that_ends_no_request_is_no_answer(status: int) -> None:
 
 
 async def test_a_health_check_does_not_read_for_ever(upstream: Upstream) -> None:
-    """
-    Its status says enough.
-    """
+    """Its status says enough."""
     upstream.on("/v1/models", Answer(body=repeat(b" " * 65536)))
 
     async with proxied(upstream, health={"interval_seconds": 3600, "timeout_seconds": 60}) as model:

@@ -1,6 +1,4 @@
-"""
-What keeps a failing upstream from being asked, and retries from being the load that keeps it down.
-"""
+"""What keeps a failing upstream from being asked, and retries from being the load that keeps it down."""
 
 from __future__ import annotations
 
@@ -12,33 +10,25 @@ from appliance.proxy.retry import RetryBudget
 
 
 class Clock:
-    """
-    Time that passes when the test says so.
-    """
+    """Time that passes when the test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
-        """
-        Seconds.
-        """
+        """Seconds."""
         return self.now
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """
-    A clock.
-    """
+    """A clock."""
     return Clock()
 
 
 @pytest.fixture
 def breaker(clock: Clock) -> CircuitBreaker:
-    """
-    Opens for ten seconds after three failures in a row.
-    """
+    """Opens for ten seconds after three failures in a row."""
     return CircuitBreaker(CircuitBreakerConfig(failures=3, open_seconds=10), clock)
 
 
@@ -49,9 +39,7 @@ def _fail(breaker: CircuitBreaker, times: int) -> None:
 
 
 def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
-    """
-    A success in between begins the row anew.
-    """
+    """A success in between begins the row anew."""
     _fail(breaker, 2)
     breaker.succeed()
     _fail(breaker, 2)
@@ -63,9 +51,7 @@ def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
 
 
 def test_half_open_it_lets_one_through(breaker: CircuitBreaker, clock: Clock) -> None:
-    """
-    While that one is under way, nobody else.
-    """
+    """While that one is under way, nobody else."""
     _fail(breaker, 3)
     clock.now += 10
 
@@ -75,9 +61,7 @@ def test_half_open_it_lets_one_through(breaker: CircuitBreaker, clock: Clock) ->
 
 
 def test_a_good_trial_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
-    """
-    As if nothing had been.
-    """
+    """As if nothing had been."""
     _fail(breaker, 3)
     clock.now += 10
     breaker.begin()
@@ -88,9 +72,7 @@ def test_a_good_trial_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
 
 
 def test_a_bad_trial_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> None:
-    """
-    For the whole time.
-    """
+    """For the whole time."""
     _fail(breaker, 3)
     clock.now += 12
     _fail(breaker, 1)
@@ -99,9 +81,7 @@ def test_a_bad_trial_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> No
 
 
 def test_a_trial_whose_client_left_leaves_room_for_another(breaker: CircuitBreaker, clock: Clock) -> None:
-    """
-    Nothing was learned, so somebody else may try.
-    """
+    """Nothing was learned, so somebody else may try."""
     _fail(breaker, 3)
     clock.now += 10
     breaker.begin()
@@ -112,9 +92,7 @@ def test_a_trial_whose_client_left_leaves_room_for_another(breaker: CircuitBreak
 
 
 def test_retries_are_a_share_of_the_traffic() -> None:
-    """
-    A few at first, then one in five, and no more after any quiet time.
-    """
+    """A few at first, then one in five, and no more after any quiet time."""
     budget = RetryBudget(0.2)
     assert [budget.take() for _ in range(5)] == [True, True, True, False, False]
 
@@ -134,9 +112,7 @@ def _tally(clock: Clock, good: int, bad: int) -> FailureWindow:
 
 
 def test_the_one_that_fails_much_more_than_the_others_stands_out(clock: Clock) -> None:
-    """
-    Not when all fail alike, and not after a handful of requests.
-    """
+    """Not when all fail alike, and not after a handful of requests."""
     bad, good, fine = _tally(clock, 10, 10), _tally(clock, 20, 0), _tally(clock, 19, 1)
 
     assert outlier([good, bad, fine], 0.3) is bad
@@ -148,9 +124,7 @@ def test_the_one_that_fails_much_more_than_the_others_stands_out(clock: Clock) -
 
 
 def test_what_was_long_ago_counts_no_more(clock: Clock) -> None:
-    """
-    Counts fade within a minute or two.
-    """
+    """Counts fade within a minute or two."""
     bad, good = _tally(clock, 0, 40), _tally(clock, 40, 0)
     clock.now += 90
 

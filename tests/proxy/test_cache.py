@@ -1,6 +1,4 @@
-"""
-Kept answers: bounded, fresh enough, asked for once, and never kept against anybody's will.
-"""
+"""Kept answers: bounded, fresh enough, asked for once, and never kept against anybody's will."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from appliance.proxy.response_cache import CachedResponse, ResponseCache, Respon
 
 
 class Asked:
-    """
-    Counts how often it is asked; answers when `may_answer` is set.
-    """
+    """Counts how often it is asked; answers when `may_answer` is set."""
 
     def __init__(self, body: bytes = b"x", *, may_be_kept: bool = True) -> None:
         self.times = 0
@@ -30,9 +26,7 @@ class Asked:
         self._kept = CachedResponse(body, 200, "application/json", {}, may_be_kept)
 
     async def __call__(self) -> CachedResponse:
-        """
-        The answer.
-        """
+        """The answer."""
         self.times += 1
         try:
             await self.may_answer.wait()
@@ -45,16 +39,12 @@ class Asked:
 
 
 class Clock:
-    """
-    Time that passes when the test says so.
-    """
+    """Time that passes when the test says so."""
 
     now = 0.0
 
     def __call__(self) -> float:
-        """
-        Seconds.
-        """
+        """Seconds."""
         return self.now
 
 
@@ -63,9 +53,7 @@ def _answers(clock: Clock, **bounds: int) -> ResponseCache:
 
 
 async def test_the_second_time_is_a_hit_until_it_is_old() -> None:
-    """
-    With its age; fresh ones can be asked for.
-    """
+    """With its age; fresh ones can be asked for."""
     clock, asked = Clock(), Asked()
     answers = _answers(clock, max_age_seconds=60)
 
@@ -81,9 +69,7 @@ async def test_the_second_time_is_a_hit_until_it_is_old() -> None:
 
 
 async def test_what_must_not_be_kept_is_not() -> None:
-    """
-    Errors, and what the upstream forbids.
-    """
+    """Errors, and what the upstream forbids."""
     asked = Asked(may_be_kept=False)
     answers = _answers(Clock())
 
@@ -91,9 +77,7 @@ async def test_what_must_not_be_kept_is_not() -> None:
 
 
 async def test_one_asks_and_all_who_wait_get_it() -> None:
-    """
-    However many come meanwhile.
-    """
+    """However many come meanwhile."""
     asked, answers = Asked(), _answers(Clock())
     asked.may_answer.clear()
     waiting = [asyncio.create_task(answers.get(b"k", asked)) for _ in range(10)]
@@ -107,9 +91,7 @@ async def test_one_asks_and_all_who_wait_get_it() -> None:
 
 
 async def test_the_one_who_asked_may_leave() -> None:
-    """
-    The others still get the answer.
-    """
+    """The others still get the answer."""
     asked, answers = Asked(), _answers(Clock())
     asked.may_answer.clear()
     first, second = (asyncio.create_task(answers.get(b"k", asked)) for _ in range(2))
@@ -123,9 +105,7 @@ async def test_the_one_who_asked_may_leave() -> None:
 
 
 async def test_when_all_have_left_nobody_is_asked_any_more() -> None:
-    """
-    The upstream's work is not done for nobody; who comes later asks anew.
-    """
+    """The upstream's work is not done for nobody; who comes later asks anew."""
     asked, answers = Asked(), _answers(Clock())
     asked.may_answer.clear()
     waiting = [asyncio.create_task(answers.get(b"k", asked)) for _ in range(2)]
@@ -141,9 +121,7 @@ async def test_when_all_have_left_nobody_is_asked_any_more() -> None:
 
 
 async def test_a_failure_is_everybodys_and_not_kept() -> None:
-    """
-    All who waited hear it, who comes later does not.
-    """
+    """All who waited hear it, who comes later does not."""
     asked, answers = Asked(), _answers(Clock())
     asked.may_answer.clear()
     asked.fault = GatewayError("broke")
@@ -160,9 +138,7 @@ async def test_a_failure_is_everybodys_and_not_kept() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3000)), max_size=30))
 def test_memory_is_bounded(asks: list[tuple[int, int]]) -> None:
-    """
-    Whatever is asked, and however large the answers are.
-    """
+    """Whatever is asked, and however large the answers are."""
 
     async def run() -> None:
         answers = _answers(Clock(), max_bytes=4000)
@@ -174,9 +150,7 @@ def test_memory_is_bounded(asks: list[tuple[int, int]]) -> None:
 
 
 async def test_the_longest_unused_goes_first() -> None:
-    """
-    What is asked for stays.
-    """
+    """What is asked for stays."""
     answers = _answers(Clock(), max_bytes=3000)
     for key in (b"a", b"b", b"a", b"c"):
         await answers.get(key, Asked(b"x" * 800))
@@ -202,17 +176,13 @@ async def test_the_longest_unused_goes_first() -> None:
     ],
 )
 def test_only_what_is_the_same_every_time_is_kept(operation: Operation, body: bytes, may: bool) -> None:
-    """
-    Functions of their input, and completions that say so.
-    """
+    """Functions of their input, and completions that say so."""
     assert may_keep(ModelRequest(operation, body), body) == may
     assert not may_keep(ModelRequest(operation, body, {"cache-control": "max-age=0, No-Store"}), body)
 
 
 def test_questions_differ_by_what_the_upstream_sees() -> None:
-    """
-    Another key is another question; another trace is not.
-    """
+    """Another key is another question; another trace is not."""
     call = ModelRequest(Operation.EMBEDDING, b"", path="/v1/embeddings")
 
     same = key_of(call, {"traceparent": "1", "authorization": "a"}, b"body")

@@ -1,6 +1,4 @@
-"""
-The client of one upstream: addresses, headers, timeouts apart, and an end that the upstream notices.
-"""
+"""The client of one upstream: addresses, headers, timeouts apart, and an end that the upstream notices."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ OBEYED = (
 
 @pytest.fixture
 async def client(upstream: Upstream) -> AsyncGenerator[UpstreamClient]:
-    """
-    A client with a key, and short patience.
-    """
+    """A client with a key, and short patience."""
     timeouts = TimeoutsConfig(connect_seconds=2, first_byte_seconds=2, idle_seconds=1)
     client = UpstreamClient(
         UpstreamConfig(url=upstream.url, api_key="sk-secret", headers={"X-Team": "a"}, timeouts=timeouts)
@@ -66,26 +62,20 @@ async def client(upstream: Upstream) -> AsyncGenerator[UpstreamClient]:
     ],
 )
 def test_a_route_is_joined_to_a_base_with_or_without_version(base: str, path: str, url: str) -> None:
-    """
-    As people copy base URLs from manuals, and whatever is in them stays.
-    """
+    """As people copy base URLs from manuals, and whatever is in them stays."""
     query = "b=%20" if "?" in base else ""
 
     assert str(join(base, path, query)) == url
 
 
 def test_a_place_is_host_and_port_alone() -> None:
-    """
-    A path and a query can hold keys.
-    """
+    """A path and a query can hold keys."""
     assert place("https://api.example/secret/v1?key=secret") == "api.example"
     assert place("http://[::1]:81/v1") == "[::1]:81"
 
 
 async def test_the_key_and_the_headers_of_the_section_travel(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    The upstream gets its own key, the configured headers and the body as it is.
-    """
+    """The upstream gets its own key, the configured headers and the body as it is."""
     answer = await client.send("/v1/embeddings", BODY, {"content-type": "application/json"})
 
     assert (answer.status, (await answer.read())[:1]) == (200, b"{")
@@ -97,9 +87,7 @@ async def test_the_key_and_the_headers_of_the_section_travel(client: UpstreamCli
 
 
 def test_only_harmless_headers_of_the_client_travel() -> None:
-    """
-    Traces do; keys, cookies, what names the connection and what it nominates do not, even when asked for.
-    """
+    """Traces do; keys, cookies, what names the connection and what it nominates do not, even when asked for."""
     sent = {
         "authorization": "Bearer theirs",
         "cookie": "a=b",
@@ -156,18 +144,14 @@ def test_an_answers_headers_come_back_without_the_connections() -> None:
 
 
 def test_a_header_that_cannot_be_sent_stays_here() -> None:
-    """
-    Letters that are not ASCII are bytes that nobody agrees on.
-    """
+    """Letters that are not ASCII are bytes that nobody agrees on."""
     assert forward_response_headers(
         {"retry-after": "3\udce9", "openai-organization": "Größe", "x-ratelimit-limit": "1"}
     ) == {"x-ratelimit-limit": "1"}
 
 
 async def test_nobody_there_is_an_error_of_the_gateway() -> None:
-    """
-    Without an address in it, which is not the client's business.
-    """
+    """Without an address in it, which is not the client's business."""
     port = free_port()
     client = UpstreamClient(UpstreamConfig(url=f"http://127.0.0.1:{port}"))
 
@@ -178,9 +162,7 @@ async def test_nobody_there_is_an_error_of_the_gateway() -> None:
 
 
 async def test_no_first_byte_in_time_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    504, and the upstream sees that nobody waits any more.
-    """
+    """504, and the upstream sees that nobody waits any more."""
     upstream.on("/v1/embeddings", Answer(wait=FOR_EVER))
 
     with pytest.raises(GatewayTimeoutError):
@@ -189,9 +171,7 @@ async def test_no_first_byte_in_time_is_a_timeout(client: UpstreamClient, upstre
 
 
 async def test_a_first_line_without_an_end_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    504 however often a byte of it comes, and one line in time is enough.
-    """
+    """504 however often a byte of it comes, and one line in time is enough."""
     drops: list[bytes | float] = [b"x", 0.05] * 1000
     upstream.on("/v1/embeddings", stream(*drops))
     upstream.on("/v1/rerank", stream(b"da", b"ta: 1\n", FOR_EVER))
@@ -207,9 +187,7 @@ async def test_a_first_line_without_an_end_is_a_timeout(client: UpstreamClient, 
 
 
 async def test_silence_in_the_middle_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    What came before is there; patience shorter than the timeout is no error.
-    """
+    """What came before is there; patience shorter than the timeout is no error."""
     upstream.on("/v1/embeddings", stream(b"data: 1\n\n", FOR_EVER))
     answer = await client.send("/v1/embeddings", BODY)
 
@@ -222,9 +200,7 @@ async def test_silence_in_the_middle_is_a_timeout(client: UpstreamClient, upstre
 
 
 async def test_the_whole_has_a_time_of_its_own(upstream: Upstream) -> None:
-    """
-    An upstream that never stops is stopped, though it is never silent for long.
-    """
+    """An upstream that never stops is stopped, though it is never silent for long."""
     drip: list[bytes | float] = [b"data: 1\n\n", 0.1]
     upstream.on("/v1/embeddings", stream(*drip * 1000))
     client = UpstreamClient(
@@ -239,9 +215,7 @@ async def test_the_whole_has_a_time_of_its_own(upstream: Upstream) -> None:
 
 
 async def test_a_connection_that_does_not_come_about_is_given_up() -> None:
-    """
-    Long before an answer would be, and as what it is: nobody there.
-    """
+    """Long before an answer would be, and as what it is: nobody there."""
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -260,9 +234,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up() -> None:
 
 
 async def test_the_time_a_reader_takes_is_not_the_upstreams(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    Idle is measured while somebody waits.
-    """
+    """Idle is measured while somebody waits."""
     upstream.on("/v1/embeddings", stream(b"data: 1\n\n", 1.6, b"data: 2\n\n"))
     answer = await client.send("/v1/embeddings", BODY)
     first = await answer.more()
@@ -272,9 +244,7 @@ async def test_the_time_a_reader_takes_is_not_the_upstreams(client: UpstreamClie
 
 
 async def test_a_coding_nobody_asked_for_is_undone(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    We ask for none, and read gzip all the same.
-    """
+    """We ask for none, and read gzip all the same."""
     upstream.on("/v1/embeddings", zipped(Answer(body=b'{"a": 1}')))
 
     answer = await client.send("/v1/embeddings", BODY)
@@ -284,9 +254,7 @@ async def test_a_coding_nobody_asked_for_is_undone(client: UpstreamClient, upstr
 
 
 async def test_a_redirect_is_not_followed(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    The key goes to no other address than the configured one; whoever configured it is told.
-    """
+    """The key goes to no other address than the configured one; whoever configured it is told."""
     upstream.on("/v1/embeddings", Answer(status=307, headers={"Location": "/v1/chat/completions"}))
 
     with pytest.raises(GatewayError, match="set its url"):
@@ -296,9 +264,7 @@ async def test_a_redirect_is_not_followed(client: UpstreamClient, upstream: Upst
 
 
 async def test_a_long_body_arrives_whole(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    With its length, and in order.
-    """
+    """With its length, and in order."""
     body = bytes(range(256)) * 20_000
 
     await (await client.send("/v1/audio/transcriptions", body)).read()
@@ -308,9 +274,7 @@ async def test_a_long_body_arrives_whole(client: UpstreamClient, upstream: Upstr
 
 
 async def test_a_body_is_json_unless_said_otherwise(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    Calls that come from within have no headers.
-    """
+    """Calls that come from within have no headers."""
     for headers in ({}, {"content-type": "multipart/form-data; boundary=b"}):
         await (await client.send("/v1/embeddings", BODY, headers)).read()
     await (await client.send("/v1/models", None)).read()
@@ -320,9 +284,7 @@ async def test_a_body_is_json_unless_said_otherwise(client: UpstreamClient, upst
 
 
 async def test_a_connection_is_used_again(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    Two requests, one connection.
-    """
+    """Two requests, one connection."""
     for _ in range(2):
         await (await client.send("/v1/embeddings", BODY)).read()
 
@@ -336,9 +298,7 @@ async def _until_left(upstream: Upstream) -> None:
 
 
 async def test_a_fast_stream_leaves_the_event_loop_to_others(client: UpstreamClient, upstream: Upstream) -> None:
-    """
-    However much has come, it is taken piece by piece, and whatever else waits has its turn between two of them.
-    """
+    """However much has come, it is taken piece by piece, and whatever else waits has its turn between two of them."""
     whole = b"data: {}\n\n" * 200_000
     upstream.on("/v1/chat/completions", stream(whole))
     answer = await client.send("/v1/chat/completions", BODY)

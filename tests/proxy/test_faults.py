@@ -1,6 +1,4 @@
-"""
-Connections that break between the proxy and its upstreams, and what its client sees of it.
-"""
+"""Connections that break between the proxy and its upstreams, and what its client sees of it."""
 
 from __future__ import annotations
 
@@ -55,9 +53,7 @@ def _servers() -> Iterator[tuple[Upstream, FaultProxy, Upstream]]:
 def proxy(
     _servers: tuple[Upstream, FaultProxy, Upstream], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """
-    The proxy under test.
-    """
+    """The proxy under test."""
     _, fault_proxy, sound = _servers
     folder: Path = tmp_path_factory.mktemp("faults")
     file = folder / "proxy.yaml"
@@ -69,9 +65,7 @@ def proxy(
 
 @pytest.fixture
 def shaky(_servers: tuple[Upstream, FaultProxy, Upstream]) -> Iterator[Upstream]:
-    """
-    The upstream behind the fault proxy.
-    """
+    """The upstream behind the fault proxy."""
     upstream, fault_proxy, sound = _servers
     upstream.reset()
     sound.reset()
@@ -81,17 +75,13 @@ def shaky(_servers: tuple[Upstream, FaultProxy, Upstream]) -> Iterator[Upstream]
 
 @pytest.fixture
 def fault_proxy(_servers: tuple[Upstream, FaultProxy, Upstream], shaky: Upstream) -> FaultProxy:
-    """
-    What breaks the shaky upstream's connections; whole again after the test.
-    """
+    """What breaks the shaky upstream's connections; whole again after the test."""
     return _servers[1]
 
 
 @pytest.fixture
 def sound(_servers: tuple[Upstream, FaultProxy, Upstream], shaky: Upstream) -> Upstream:
-    """
-    The upstream that nothing breaks.
-    """
+    """The upstream that nothing breaks."""
     return _servers[2]
 
 
@@ -101,9 +91,7 @@ def _ask(proxy: Served, model: str, *, is_stream: bool = False) -> httpx.Respons
 
 
 def _events(response: httpx.Response) -> list[Any]:
-    """
-    The data of each event, as JSON where it is some.
-    """
+    """The data of each event, as JSON where it is some."""
     found = re.findall(r"^data: (.*)$", response.text, re.MULTILINE)
     return [data if data == "[DONE]" else json.loads(data) for data in found]
 
@@ -129,9 +117,7 @@ BEFORE = [
 def test_no_answer_is_a_status_in_openais_shape(
     proxy: Served, fault_proxy: FaultProxy, fault: Fault, status: int, is_stream: bool
 ) -> None:
-    """
-    Before the first byte there is still a status: 502 for no answer, 504 for too late, and the next call is well.
-    """
+    """Before the first byte there is still a status: 502 for no answer, 504 for too late, and the next call is well."""
     fault_proxy.set(fault)
     response = _ask(proxy, "single", is_stream=is_stream)
     error = response.json()["error"]
@@ -150,9 +136,7 @@ def test_no_answer_is_a_status_in_openais_shape(
 def test_another_upstream_answers_where_one_does_not(
     proxy: Served, fault_proxy: FaultProxy, sound: Upstream, kind: Any, is_stream: bool
 ) -> None:
-    """
-    Each in turn, so every second call meets the fault; the client sees none.
-    """
+    """Each in turn, so every second call meets the fault; the client sees none."""
     fault_proxy.set(Fault(kind))
     responses = [_ask(proxy, "double", is_stream=is_stream) for _ in range(4)]
 
@@ -167,9 +151,7 @@ def test_another_upstream_answers_where_one_does_not(
 def test_a_stream_that_breaks_ends_with_an_error_event(
     proxy: Served, fault_proxy: FaultProxy, shaky: Upstream, sound: Upstream, model: str, kind: Any
 ) -> None:
-    """
-    After the first byte nobody else is asked: what came is there, then an error, and no `[DONE]`.
-    """
+    """After the first byte nobody else is asked: what came is there, then an error, and no `[DONE]`."""
     padded = [event({"choices": [{"index": 0, "delta": {"content": str(n)}}], "x": "y" * 100}) for n in range(100)]
     # The first event is on its way before the rest comes, and breaks.
     shaky.on(CHAT, stream(padded[0], 0.3, *padded[1:]))
@@ -193,9 +175,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event(
 def test_a_whole_answer_that_breaks_is_a_status(
     proxy: Served, fault_proxy: FaultProxy, shaky: Upstream, kind: Any, status: int
 ) -> None:
-    """
-    Half an answer is none.
-    """
+    """Half an answer is none."""
     shaky.on(CHAT, Answer(body=json.dumps({"choices": [], "x": "y" * 100_000}).encode()))
     fault_proxy.set(Fault(kind, after=50_000))
     response = _ask(proxy, "single")
@@ -211,9 +191,7 @@ def test_a_whole_answer_that_breaks_is_a_status(
 def test_a_slow_upstream_is_waited_for(
     proxy: Served, fault_proxy: FaultProxy, shaky: Upstream, fault: Fault, is_stream: bool
 ) -> None:
-    """
-    Slower than usual and never silent for too long: everything arrives, and it was asked once.
-    """
+    """Slower than usual and never silent for too long: everything arrives, and it was asked once."""
     fault_proxy.set(fault)
     response = _ask(proxy, "single", is_stream=is_stream)
 
@@ -237,9 +215,7 @@ def _is_gone(connection: socket.socket, upstream: Upstream) -> None:
 def test_a_client_that_leaves_cancels_the_upstream(
     proxy: Served, sound: Upstream, answer: Answer, is_stream: bool
 ) -> None:
-    """
-    Whenever it leaves, the upstream sees it go, and nothing is counted as under way any more.
-    """
+    """Whenever it leaves, the upstream sees it go, and nothing is counted as under way any more."""
     sound.on(CHAT, answer)
     body = {"model": "patient", "stream": is_stream, "messages": []}
 
@@ -249,9 +225,7 @@ def test_a_client_that_leaves_cancels_the_upstream(
 
 
 def test_a_client_that_does_not_read_slows_the_upstream_down(proxy: Served, sound: Upstream) -> None:
-    """
-    What it does not read is not read from the upstream either: memory stays, and all is there when it reads on.
-    """
+    """What it does not read is not read from the upstream either: memory stays, and all is there when it reads on."""
     piece, count = event({"x": "y" * 65_000}), 2000
     sound.on(CHAT, stream(*[piece] * count))
     process = psutil.Process(proxy.process.pid)

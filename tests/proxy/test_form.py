@@ -1,6 +1,4 @@
-"""
-The fields of a form among its files, and the forms that are refused.
-"""
+"""The fields of a form among its files, and the forms that are refused."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ FORM = (
 
 
 def part(name: str, value: bytes = b"x", extra: str = "", header: str = "") -> bytes:
-    """
-    A part of a form with this name; `extra` is the rest of its first header, `header` more headers.
-    """
+    """A part of a form with this name; `extra` is the rest of its first header, `header` more headers."""
     return f'--xYz\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n{header}\r\n'.encode() + value + b"\r\n"
 
 
@@ -33,18 +29,14 @@ END = b"--xYz--\r\n"
     [("model", b"whisper-1"), ("prompt", b""), ("file", b'RIFF\x00\xff--xY\r\n\r\nname="model"'), ("none", None)],
 )
 def test_a_field_is_found_among_files(name: str, value: bytes | None) -> None:
-    """
-    Whatever bytes the files hold, and whatever they are called.
-    """
+    """Whatever bytes the files hold, and whatever they are called."""
     field = read(FORM, TYPE).get(name)
 
     assert (None if field is None else FORM[field.span]) == value
 
 
 def test_a_text_is_read_and_a_file_is_not() -> None:
-    """
-    A model's name that comes as a file, or is no text, is refused.
-    """
+    """A model's name that comes as a file, or is no text, is refused."""
     fields = read(FORM, TYPE)
     binary = part("model", b"\xff") + END
 
@@ -84,9 +76,7 @@ def test_a_text_is_read_and_a_file_is_not() -> None:
     ],
 )
 def test_a_form_that_could_be_read_differently_is_refused(body: bytes, content_type: str) -> None:
-    """
-    Broken ones, those with a field twice, and those whose fields have two names or a coding of their own.
-    """
+    """Broken ones, those with a field twice, and those whose fields have two names or a coding of their own."""
     with pytest.raises(FormError):
         read(body, content_type)
 
@@ -100,9 +90,7 @@ def test_a_form_that_could_be_read_differently_is_refused(body: bytes, content_t
     ],
 )
 def test_what_is_wrong_with_a_form_is_said_in_plain_words(body: bytes, message: str) -> None:
-    """
-    And never in those of the library that reads it.
-    """
+    """And never in those of the library that reads it."""
     with pytest.raises(FormError, match=message) as raised:
         read(body, TYPE)
 
@@ -110,18 +98,14 @@ def test_what_is_wrong_with_a_form_is_said_in_plain_words(body: bytes, message: 
 
 
 def test_lists_are_several_fields_of_one_name() -> None:
-    """
-    As OpenAI's clients write them.
-    """
+    """As OpenAI's clients write them."""
     body = part("timestamp_granularities[]", b"word") + part("timestamp_granularities[]", b"segment") + END
 
     assert body[read(body, TYPE)["timestamp_granularities[]"].span] == b"segment"
 
 
 def test_the_number_of_parts_is_bounded() -> None:
-    """
-    By whoever asks.
-    """
+    """By whoever asks."""
     body = b"".join(part(f"f{number}") for number in range(9)) + END
 
     assert len(read(body, TYPE, 9)) == 9
@@ -130,9 +114,7 @@ def test_the_number_of_parts_is_bounded() -> None:
 
 
 def test_a_form_is_told_by_its_type() -> None:
-    """
-    In any case of letters.
-    """
+    """In any case of letters."""
     assert is_form("Multipart/Form-Data; boundary=a")
     assert not is_form("application/json")
     assert not is_form("multipart/form-data-of-others")

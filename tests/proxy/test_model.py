@@ -1,6 +1,4 @@
-"""
-A proxy and its upstreams: what goes up, what comes down, who is asked, and what is said when nobody answers.
-"""
+"""A proxy and its upstreams: what goes up, what comes down, who is asked, and what is said when nobody answers."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ def _counts(upstreams: tuple[Upstream, ...]) -> list[int]:
 
 
 async def test_only_the_name_is_changed_on_the_way_up(upstream: Upstream) -> None:
-    """
-    Unknown fields, nulls, long numbers and spaces arrive as they were sent.
-    """
+    """Unknown fields, nulls, long numbers and spaces arrive as they were sent."""
     body = b'{ "model":"mine","messages":[ ], "unknown" : {"a":null}, "seed": 12345678901234567890123, "top_p":1.0 }'
     async with proxied(upstream) as model:
         await model.answer(ModelRequest(CHAT, body))
@@ -50,9 +46,7 @@ async def test_only_the_name_is_changed_on_the_way_up(upstream: Upstream) -> Non
 
 
 async def test_only_the_name_is_changed_on_the_way_down(upstream: Upstream) -> None:
-    """
-    The client's name comes back, and every other byte.
-    """
+    """The client's name comes back, and every other byte."""
     body = b'{"model" : "theirs-2024", "x": 1.00, "choices":[{"message":{"content":"\\u00e9","extra":null}}]}'
     upstream.on(CHAT_PATH, Answer(body=body))
     async with proxied(upstream) as model:
@@ -62,9 +56,7 @@ async def test_only_the_name_is_changed_on_the_way_down(upstream: Upstream) -> N
 
 
 async def test_an_upstream_without_a_name_of_its_own_gets_the_proxys(upstream: Upstream) -> None:
-    """
-    Also where the client says an alias, or nothing.
-    """
+    """Also where the client says an alias, or nothing."""
     async with proxied(upstream, upstreams=[{"url": upstream.url}]) as model:
         for body in (b'{"model": "alias"}', b"{}"):
             await model.answer(ModelRequest(CHAT, body))
@@ -74,9 +66,7 @@ async def test_an_upstream_without_a_name_of_its_own_gets_the_proxys(upstream: U
 
 @pytest.mark.parametrize("operation", PATHS)
 async def test_every_operation_goes_to_its_path(upstream: Upstream, operation: Operation) -> None:
-    """
-    Whatever the upstream makes of it.
-    """
+    """Whatever the upstream makes of it."""
     upstream.on("*", json_answer({"ok": True}))
     async with proxied(upstream) as model:
         assert operation in model.operations
@@ -87,9 +77,7 @@ async def test_every_operation_goes_to_its_path(upstream: Upstream, operation: O
 
 
 async def test_bytes_pass_as_bytes(upstream: Upstream) -> None:
-    """
-    Speech comes back as it is, under its own content type; a form goes up with the file untouched.
-    """
+    """Speech comes back as it is, under its own content type; a form goes up with the file untouched."""
     form = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n\xff\x00"model":"mine"\r\n'
         b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nmine\r\n--b--\r\n'
@@ -105,9 +93,7 @@ async def test_bytes_pass_as_bytes(upstream: Upstream) -> None:
 
 
 async def test_the_section_says_which_headers_travel(upstream: Upstream) -> None:
-    """
-    Its own over the client's, the client's key only if asked for, and none that it drops, up or down.
-    """
+    """Its own over the client's, the client's key only if asked for, and none that it drops, up or down."""
     upstream.on(CHAT_PATH, Answer(body=b"{}", headers={"X-Drop": "1", "X-Keep": "2", "X-Other": "3"}))
     client = {"authorization": "Bearer theirs", "x-tenant": "t", "x-drop": "1", "traceparent": "00-a", "x-mine": "no"}
     exposed = ["X-Keep", "X-Drop"]
@@ -124,9 +110,7 @@ async def test_the_section_says_which_headers_travel(upstream: Upstream) -> None
 
 
 async def test_the_clients_key_stays_here(upstream: Upstream) -> None:
-    """
-    The upstream gets its own, or none.
-    """
+    """The upstream gets its own, or none."""
     member = {"url": upstream.url, "api_key": "sk-ours", "headers": {"X-Org": "o"}}
     async with proxied(upstream, upstreams=[member], headers={"set": {"X-Mine": "yes"}}) as model:
         await model.answer(chat(headers={"authorization": "Bearer theirs", "cookie": "c", "x-mine": "no"}))
@@ -138,9 +122,7 @@ async def test_the_clients_key_stays_here(upstream: Upstream) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 429, 500, 503])
 async def test_an_upstreams_error_keeps_status_and_body(upstream: Upstream, status: int) -> None:
-    """
-    To the last byte, with what says when to come back; only its challenge is ours.
-    """
+    """To the last byte, with what says when to come back; only its challenge is ours."""
     body = b'{ "error" : {"message":"m", "code": null, "model": "theirs"}, "model": "theirs" }'
     upstream.on(CHAT_PATH, Answer(status, body, headers={"Retry-After": "7", "WWW-Authenticate": "Bearer"}))
     async with proxied(upstream) as model:
@@ -151,9 +133,7 @@ async def test_an_upstreams_error_keeps_status_and_body(upstream: Upstream, stat
 
 
 async def test_requests_are_changed_as_the_section_says(upstream: Upstream) -> None:
-    """
-    Defaults, overrides, drops and a system prompt.
-    """
+    """Defaults, overrides, drops and a system prompt."""
     request = {"defaults": {"top_p": 0.5}, "override": {"user": "us"}, "drop": ["n"], "system_prompt": "Be kind."}
     async with proxied(upstream, request=request) as model:
         await model.answer(chat("hi", n=2, user="me"))
@@ -167,9 +147,7 @@ async def test_requests_are_changed_as_the_section_says(upstream: Upstream) -> N
 
 
 async def test_what_is_no_object_is_refused(upstream: Upstream) -> None:
-    """
-    400, before anybody is asked.
-    """
+    """400, before anybody is asked."""
     async with proxied(upstream) as model:
         with pytest.raises(RequestError, match="not a request"):
             await model.answer(ModelRequest(CHAT, b"[1]"))
@@ -178,9 +156,7 @@ async def test_what_is_no_object_is_refused(upstream: Upstream) -> None:
 
 
 async def test_a_failure_goes_to_another_upstream(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    Before the first byte, and the client does not notice.
-    """
+    """Before the first byte, and the client does not notice."""
     one, two, _ = upstreams
     one.on(CHAT_PATH, BROKEN)
     two.on(CHAT_PATH, BROKEN)
@@ -191,9 +167,7 @@ async def test_a_failure_goes_to_another_upstream(upstreams: tuple[Upstream, ...
 
 
 async def test_a_lone_upstream_is_asked_again(upstream: Upstream) -> None:
-    """
-    Some faults pass; a limit does not by asking again at once, and a bad request never does.
-    """
+    """Some faults pass; a limit does not by asking again at once, and a bad request never does."""
     async with proxied(upstream, retry={"attempts": 2, "backoff_seconds": 0.01}) as model:
         upstream.on(CHAT_PATH, BROKEN, BROKEN, json_answer({"ok": True}))
         assert await ask(model) == (200, {"ok": True})
@@ -206,9 +180,7 @@ async def test_a_lone_upstream_is_asked_again(upstream: Upstream) -> None:
 
 
 class _Silence:
-    """
-    Says nothing, and counts how often it was asked to.
-    """
+    """Says nothing, and counts how often it was asked to."""
 
     times = 0
 
@@ -239,9 +211,7 @@ async def test_a_generation_that_may_have_begun_is_made_once(generations: bool, 
 
 
 async def test_a_generation_goes_elsewhere_where_it_cannot_have_begun(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    No connection, 429 and 503 are certain; another gateway's 502 and 504 are not.
-    """
+    """No connection, 429 and 503 are certain; another gateway's 502 and 504 are not."""
     one, two, _ = upstreams
     nobody = {"url": f"http://127.0.0.1:{free_port()}"}
     retry, health = {"attempts": 2, "backoff_seconds": 0}, {"path": None}
@@ -263,9 +233,7 @@ def _next(answers: Iterator[Answer], _: Asked) -> Answer:
 
 
 async def test_what_is_kept_for_one_key_is_not_for_another(upstream: Upstream) -> None:
-    """
-    Unless the file says that it is shared.
-    """
+    """Unless the file says that it is shared."""
 
     async def asked_by(model: ProxyModel, key: str) -> str:
         with use_context("r") as record:
@@ -282,9 +250,7 @@ async def test_what_is_kept_for_one_key_is_not_for_another(upstream: Upstream) -
 
 
 async def test_the_last_answer_is_the_answer_when_all_fail(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    As it is, from whoever gave it.
-    """
+    """As it is, from whoever gave it."""
     for each in upstreams:
         each.on(CHAT_PATH, BROKEN)
     async with proxied(*upstreams, retry={"attempts": 5, "backoff_seconds": 0}) as model:
@@ -294,9 +260,7 @@ async def test_the_last_answer_is_the_answer_when_all_fail(upstreams: tuple[Upst
 
 
 async def test_retries_stay_within_their_budget(upstream: Upstream) -> None:
-    """
-    When everything fails, load hardly grows: three, and then one more for ten requests.
-    """
+    """When everything fails, load hardly grows: three, and then one more for ten requests."""
     upstream.on(CHAT_PATH, BROKEN)
     retry = {"attempts": 1, "budget_share": 0.1, "backoff_seconds": 0}
     async with proxied(upstream, retry=retry, breaker={"failures": 1000}) as model:
@@ -307,9 +271,7 @@ async def test_retries_stay_within_their_budget(upstream: Upstream) -> None:
 
 
 async def test_an_upstream_that_is_too_slow_is_not_asked_twice(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    504, and nobody waits as long again.
-    """
+    """504, and nobody waits as long again."""
     for each in upstreams:
         each.on(CHAT_PATH, Answer(wait=FOR_EVER))
     async with proxied(*upstreams, retry={"attempts": 2}) as model:
@@ -320,9 +282,7 @@ async def test_an_upstream_that_is_too_slow_is_not_asked_twice(upstreams: tuple[
 
 
 async def test_the_breaker_leaves_a_failing_upstream_alone(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    After a few failures it is not asked; after a while one request tries it, and it is back.
-    """
+    """After a few failures it is not asked; after a while one request tries it, and it is back."""
     one, two, _ = upstreams
     one.on(CHAT_PATH, error(500))
     breaker = {"failures": 2, "open_seconds": 0.5}
@@ -341,9 +301,7 @@ async def test_the_breaker_leaves_a_failing_upstream_alone(upstreams: tuple[Upst
 
 
 async def test_nobody_left_is_said_with_a_time_to_come_back(upstream: Upstream) -> None:
-    """
-    503 with the wait, without a request, and the model does not count as ready.
-    """
+    """503 with the wait, without a request, and the model does not count as ready."""
     upstream.on(CHAT_PATH, error(500))
     async with proxied(upstream, breaker={"failures": 1, "open_seconds": 30}) as model:
         await ask(model)
@@ -358,9 +316,7 @@ async def test_nobody_left_is_said_with_a_time_to_come_back(upstream: Upstream) 
 
 
 async def test_an_outlier_is_left_alone(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    One that fails much more often than the others, though never many times in a row; and only it.
-    """
+    """One that fails much more often than the others, though never many times in a row; and only it."""
     bad = upstreams[0]
     bad.on(CHAT_PATH, *[error(500), json_answer({})] * 40)
     async with proxied(*upstreams, balance="round_robin", breaker={"failures": 5, "open_seconds": 60}) as model:
@@ -372,9 +328,7 @@ async def test_an_outlier_is_left_alone(upstreams: tuple[Upstream, ...]) -> None
 
 
 async def test_not_all_upstreams_are_outliers(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    Half of them stay, whatever they do.
-    """
+    """Half of them stay, whatever they do."""
     one, two, _ = upstreams
     for each in (one, two):
         each.on(CHAT_PATH, *[error(500), json_answer({})] * 60)
@@ -386,9 +340,7 @@ async def test_not_all_upstreams_are_outliers(upstreams: tuple[Upstream, ...]) -
 
 
 async def test_health_is_checked_on_an_interval_and_not_per_request(upstream: Upstream) -> None:
-    """
-    Fifty requests, and no question about health but the first.
-    """
+    """Fifty requests, and no question about health but the first."""
     async with proxied(upstream) as model:
         for _ in range(50):
             await ask(model)
@@ -397,9 +349,7 @@ async def test_health_is_checked_on_an_interval_and_not_per_request(upstream: Up
 
 
 async def test_an_upstream_that_has_nothing_to_ask_is_trusted(upstream: Upstream) -> None:
-    """
-    Without a path nobody asks, and the breaker alone says when to leave it.
-    """
+    """Without a path nobody asks, and the breaker alone says when to leave it."""
     upstream.on(CHAT_PATH, error(500))
     async with proxied(upstream, health={"path": None, "interval_seconds": 0.02}, breaker={"failures": 1}) as model:
         await model.check()
@@ -412,9 +362,7 @@ async def test_an_upstream_that_has_nothing_to_ask_is_trusted(upstream: Upstream
 
 
 async def test_checks_carry_what_requests_do(upstream: Upstream) -> None:
-    """
-    The key, and the headers of the upstream and of the whole section.
-    """
+    """The key, and the headers of the upstream and of the whole section."""
     member = {"url": upstream.url, "api_key": "sk-ours", "headers": {"X-Org": "o"}}
     health = {"interval_seconds": 0.05}
     async with proxied(upstream, upstreams=[member], headers={"set": {"X-Mine": "yes"}}, health=health):
@@ -425,9 +373,7 @@ async def test_checks_carry_what_requests_do(upstream: Upstream) -> None:
 
 
 async def test_closing_twice_is_closing_once(upstream: Upstream) -> None:
-    """
-    And before loading, it is nothing.
-    """
+    """And before loading, it is nothing."""
     async with proxied(upstream, cache={}) as model:
         await model.close()
     await config(upstream).build(cast("Peers", None)).close()
@@ -436,9 +382,7 @@ async def test_closing_twice_is_closing_once(upstream: Upstream) -> None:
 
 
 async def test_an_upstream_leaves_and_comes_back(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    Checks notice both; requests go where there is health, and a single bad check is nothing yet.
-    """
+    """Checks notice both; requests go where there is health, and a single bad check is nothing yet."""
     one, two, _ = upstreams
     health = {"interval_seconds": 0.05, "path": "/health", "failures": 2}
     async with proxied(one, two, health=health, balance="round_robin") as model:
@@ -475,9 +419,7 @@ async def test_an_upstream_leaves_and_comes_back(upstreams: tuple[Upstream, ...]
 async def test_health_is_a_good_answer_or_a_limit(
     upstream: Upstream, answer: Answer, is_healthy: bool, reason: str
 ) -> None:
-    """
-    A wrong key is none, and the reason says what to do.
-    """
+    """A wrong key is none, and the reason says what to do."""
     upstream.on("/v1/models", answer)
     async with proxied(upstream, health={"interval_seconds": 60, "timeout_seconds": 0.5}) as model:
         (shown,) = model.upstreams()
@@ -487,9 +429,7 @@ async def test_health_is_a_good_answer_or_a_limit(
 
 
 async def test_a_stream_has_the_clients_name_in_every_event(upstream: Upstream) -> None:
-    """
-    And no other byte is different.
-    """
+    """And no other byte is different."""
     upstream.on(CHAT_PATH, lambda asked: stream(b": hello\n\n", *sse(asked)))
     async with proxied(upstream) as model:
         reply = await model.answer(chat("a b c", stream=True))
@@ -500,9 +440,7 @@ async def test_a_stream_has_the_clients_name_in_every_event(upstream: Upstream) 
 
 
 async def test_silence_in_a_stream_is_filled_with_comments(upstream: Upstream) -> None:
-    """
-    Before the first event and between two, never within one.
-    """
+    """Before the first event and between two, never within one."""
     pieces = (0.5, b"data: 1\n\n", 0.5, b"event: a\n", 0.5, b"data: 2\n\n")
     upstream.on(CHAT_PATH, stream(*pieces))
     async with proxied(upstream, keep_alive_seconds=0.2) as model:
@@ -519,9 +457,7 @@ async def test_silence_in_a_stream_is_filled_with_comments(upstream: Upstream) -
 async def test_a_stream_that_falls_silent_ends_in_an_error_on_a_line_of_its_own(
     upstream: Upstream, sent: bytes
 ) -> None:
-    """
-    Whole events came through, half a line did not, and what follows can be read.
-    """
+    """Whole events came through, half a line did not, and what follows can be read."""
     upstream.on(CHAT_PATH, stream(sent, FOR_EVER))
     chunks: list[bytes] = []
     async with proxied(upstream) as model:
@@ -536,9 +472,7 @@ async def test_a_stream_that_falls_silent_ends_in_an_error_on_a_line_of_its_own(
 
 
 async def test_after_the_first_byte_nobody_else_is_asked(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    The client has begun to read; a second answer cannot follow the first.
-    """
+    """The client has begun to read; a second answer cannot follow the first."""
     for each in upstreams:
         each.on(CHAT_PATH, stream(b"data: 1\n\n", FOR_EVER))
     async with proxied(*upstreams, retry={"attempts": 2}) as model:
@@ -552,9 +486,7 @@ async def test_after_the_first_byte_nobody_else_is_asked(upstreams: tuple[Upstre
 
 @pytest.mark.parametrize("is_stream", [True, False])
 async def test_whoever_leaves_ends_the_upstreams_work(upstream: Upstream, is_stream: bool) -> None:
-    """
-    A wait that is cancelled, and a stream that is closed.
-    """
+    """A wait that is cancelled, and a stream that is closed."""
     upstream.on(CHAT_PATH, stream(b"data: 1\n\n", FOR_EVER) if is_stream else Answer(wait=FOR_EVER))
     async with proxied(upstream) as model:
         if is_stream:
@@ -573,9 +505,7 @@ async def test_whoever_leaves_ends_the_upstreams_work(upstream: Upstream, is_str
 
 
 async def test_an_answer_is_kept_and_says_so(upstream: Upstream) -> None:
-    """
-    Under whatever name it is asked for, in the header and in the metrics.
-    """
+    """Under whatever name it is asked for, in the header and in the metrics."""
     async with proxied(upstream, cache={}) as model:
         replies = [
             await model.answer(ModelRequest(Operation.EMBEDDING, b'{"model": "%s", "input": "a"}' % name))
@@ -599,9 +529,7 @@ async def test_an_answer_is_kept_and_says_so(upstream: Upstream) -> None:
     ],
 )
 async def test_an_answer_is_not_kept_against_anybodys_will(upstream: Upstream, call: ModelRequest) -> None:
-    """
-    Streams, chance, and clients who want it otherwise.
-    """
+    """Streams, chance, and clients who want it otherwise."""
     async with proxied(upstream, cache={}) as model:
         for _ in range(2):
             await read(await model.answer(call))
@@ -611,9 +539,7 @@ async def test_an_answer_is_not_kept_against_anybodys_will(upstream: Upstream, c
 
 @pytest.mark.parametrize("answer", [error(400), Answer(body=b"{}", headers={"Cache-Control": "private, no-store"})])
 async def test_errors_and_what_the_upstream_forbids_are_not_kept(upstream: Upstream, answer: Answer) -> None:
-    """
-    Each is asked for anew.
-    """
+    """Each is asked for anew."""
     upstream.on(CHAT_PATH, answer)
     async with proxied(upstream, cache={}) as model:
         for _ in range(2):
@@ -623,9 +549,7 @@ async def test_errors_and_what_the_upstream_forbids_are_not_kept(upstream: Upstr
 
 
 async def test_defaults_of_the_section_decide_what_is_kept(upstream: Upstream) -> None:
-    """
-    A proxy that makes everything deterministic keeps everything.
-    """
+    """A proxy that makes everything deterministic keeps everything."""
     async with proxied(upstream, cache={}, request={"override": {"temperature": 0}}) as model:
         for _ in range(2):
             await ask(model, chat(temperature=1))
@@ -634,9 +558,7 @@ async def test_defaults_of_the_section_decide_what_is_kept(upstream: Upstream) -
 
 
 async def test_the_same_prompt_finds_the_same_upstream(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    Turn after turn of one conversation, while others go elsewhere.
-    """
+    """Turn after turn of one conversation, while others go elsewhere."""
     async with proxied(*upstreams, balance="prefix_affinity") as model:
         for turn in range(5):
             messages = [{"role": "user", "content": "hi"}] + [{"role": "assistant", "content": "yes"}] * turn
@@ -649,9 +571,7 @@ async def test_the_same_prompt_finds_the_same_upstream(upstreams: tuple[Upstream
 
 
 async def test_requests_are_counted_by_their_end(upstream: Upstream) -> None:
-    """
-    With few labels: the model, the upstream, and how it ended.
-    """
+    """With few labels: the model, the upstream, and how it ended."""
 
     def count(end: str) -> float:
         labels = {"model": "counted", "upstream": f"127.0.0.1:{upstream.port}", "end": end}
@@ -671,9 +591,7 @@ async def test_requests_are_counted_by_their_end(upstream: Upstream) -> None:
 
 
 async def test_an_answer_that_is_cut_off_is_held_against_its_upstream(upstream: Upstream) -> None:
-    """
-    Whoever reads it sees it break, the count says how it ended, and the breaker counts it.
-    """
+    """Whoever reads it sees it break, the count says how it ended, and the breaker counts it."""
 
     async def cut_off() -> AsyncGenerator[bytes]:
         yield b"RIFF"
@@ -692,9 +610,7 @@ async def test_an_answer_that_is_cut_off_is_held_against_its_upstream(upstream: 
 
 
 async def test_a_proxy_that_ends_is_no_longer_in_the_metrics(upstream: Upstream) -> None:
-    """
-    Its gauges go with it.
-    """
+    """Its gauges go with it."""
     labels = {"model": "gone", "upstream": f"127.0.0.1:{upstream.port}"}
     async with proxied(upstream, name="gone"):
         assert REGISTRY.get_sample_value("appliance_upstream_healthy", labels) == 1
@@ -703,9 +619,7 @@ async def test_a_proxy_that_ends_is_no_longer_in_the_metrics(upstream: Upstream)
 
 
 async def test_two_that_share_an_upstream_for_a_while_are_one_in_the_metrics(upstream: Upstream) -> None:
-    """
-    Where a newer config brings a proxy beside the old one, the end of one of them leaves the other's gauges.
-    """
+    """Where a newer config brings a proxy beside the old one, the end of one of them leaves the other's gauges."""
     labels = {"model": "twice", "upstream": f"127.0.0.1:{upstream.port}"}
     async with proxied(upstream, name="twice", cache={}):
         async with proxied(upstream, name="twice", cache={}):
@@ -719,9 +633,7 @@ async def test_two_that_share_an_upstream_for_a_while_are_one_in_the_metrics(ups
 
 
 async def test_upstreams_are_told_apart_by_name(upstreams: tuple[Upstream, ...]) -> None:
-    """
-    Their own, or their place; the same place twice has a number.
-    """
+    """Their own, or their place; the same place twice has a number."""
     members = [{"url": "http://a:1/secret"}, {"url": "http://a:1/v1?key=secret"}, {"url": "http://b", "name": "two"}]
     async with proxied(upstreams=members, health={"timeout_seconds": 0.2, "interval_seconds": 60}) as model:
         assert [each["name"] for each in model.upstreams()] == ["a:1", "a:1#2", "two"]
@@ -730,9 +642,7 @@ async def test_upstreams_are_told_apart_by_name(upstreams: tuple[Upstream, ...])
 
 
 async def test_what_arrives_is_counted_once(upstream: Upstream) -> None:
-    """
-    A stream is under way until its last byte, and not after.
-    """
+    """A stream is under way until its last byte, and not after."""
 
     def chunks(asked: Asked) -> Answer:
         return stream(*(event({"n": number}) for number in range(asked.json()["n"])))

@@ -1,6 +1,4 @@
-"""
-The model's name on its way there and back, in bodies, forms and events.
-"""
+"""The model's name on its way there and back, in bodies, forms and events."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ def _all(chunks: list[bytes]) -> bytes:
 
 
 def test_every_event_has_the_clients_name_and_nothing_else_is_changed() -> None:
-    """
-    Comments, names of events, line ends, texts that speak of models: all as they came.
-    """
+    """Comments, names of events, line ends, texts that speak of models: all as they came."""
     expected = STREAM.replace(b'"model":"upstream-v2"', b'"model":"mine"').replace(
         b'"model" : "upstream-v2"', b'"model" : "mine"'
     )
@@ -54,9 +50,7 @@ def test_every_event_has_the_clients_name_and_nothing_else_is_changed() -> None:
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_chunks_may_be_split_anywhere(places: list[int]) -> None:
-    """
-    In the middle of a character, of a line end, of the name itself.
-    """
+    """In the middle of a character, of a line end, of the name itself."""
     cuts = [0, *sorted(places), len(STREAM)]
     chunks = [STREAM[start:end] for start, end in pairwise(cuts)]
 
@@ -65,9 +59,7 @@ def test_chunks_may_be_split_anywhere(places: list[int]) -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_whole_lines_do_not_wait(end: bytes) -> None:
-    """
-    What is complete goes out at once, and between events is said to be between.
-    """
+    """What is complete goes out at once, and between events is said to be between."""
     events = RenamableEvents("mine")
 
     assert events.feed(b"data: 1" + end + end + b"data") == b"data: 1" + end + end
@@ -77,9 +69,7 @@ def test_whole_lines_do_not_wait(end: bytes) -> None:
 
 
 def test_a_long_line_comes_whole_at_its_end() -> None:
-    """
-    However many chunks it takes, and with the name at its end.
-    """
+    """However many chunks it takes, and with the name at its end."""
     line = b'data: {"image": "' + b"A" * 1_000_000 + b'", "model": "upstream-v2"}\n\n'
     chunks = [line[start : start + 1000] for start in range(0, len(line), 1000)]
 
@@ -87,17 +77,13 @@ def test_a_long_line_comes_whole_at_its_end() -> None:
 
 
 def test_a_last_line_without_its_end_is_not_lost() -> None:
-    """
-    Some upstreams end so.
-    """
+    """Some upstreams end so."""
     assert _all([CHUNK % b"a"]) == (CHUNK % b"a").replace(b"upstream-v2", b"mine")
 
 
 @pytest.mark.parametrize("within", ["response", "message"])
 def test_events_of_other_protocols_name_it_deeper(within: str) -> None:
-    """
-    OpenAI's responses and Anthropic's messages.
-    """
+    """OpenAI's responses and Anthropic's messages."""
     line = b'data: {"type":"start","%s":{"id":"1","model":"upstream-v2"}}\n\n' % within.encode()
 
     assert _all([line]) == line.replace(b"upstream-v2", b"mine")
@@ -114,16 +100,12 @@ def test_events_of_other_protocols_name_it_deeper(within: str) -> None:
     ],
 )
 def test_what_has_no_name_stays(line: bytes) -> None:
-    """
-    Null, broken JSON, other fields, other places.
-    """
+    """Null, broken JSON, other fields, other places."""
     assert _all([line]) == line
 
 
 def test_an_answer_is_renamed_at_its_top_alone() -> None:
-    """
-    Numbers keep their digits; an answer without a name gets none.
-    """
+    """Numbers keep their digits; an answer without a name gets none."""
     body = b'{"object": "list", "data": [{"model": "deep", "embedding": [1.50]}], "model": "upstream-v2"}'
 
     assert renamed(body, "mine") == body.replace(b"upstream-v2", b"mine")
@@ -142,9 +124,7 @@ def test_an_answer_is_renamed_at_its_top_alone() -> None:
     ],
 )
 def test_a_body_goes_under_another_name(body: bytes, name: str | None) -> None:
-    """
-    With a place for the name where it lacks one.
-    """
+    """With a place for the name where it lacks one."""
     named = RenamableBody(body, "application/json")
     sent = named.under('u"p')
 
@@ -154,18 +134,14 @@ def test_a_body_goes_under_another_name(body: bytes, name: str | None) -> None:
 
 
 def test_a_body_under_its_own_name_is_the_same_bytes() -> None:
-    """
-    Nothing is written anew.
-    """
+    """Nothing is written anew."""
     body = b'{ "model" :"m",\t"a":1e5 }'
 
     assert RenamableBody(body, "").under("m") == body
 
 
 def test_a_form_goes_under_another_name() -> None:
-    """
-    The file in it stays as it is; a form without a name stays so.
-    """
+    """The file in it stays as it is; a form without a name stays so."""
     head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
     form = head % b"file" + b"\xff\x00m\r\n" + head % b"model" + b"m\r\n--b--\r\n"
     named = RenamableBody(form, "multipart/form-data; boundary=b")
@@ -178,7 +154,5 @@ def test_a_form_goes_under_another_name() -> None:
 
 
 def test_names_are_written_as_json() -> None:
-    """
-    A quote in a name does not break an answer.
-    """
+    """A quote in a name does not break an answer."""
     assert msgspec.json.decode(renamed(b'{"model":"a"}', 'b"c')) == {"model": 'b"c'}

@@ -1,6 +1,4 @@
-"""
-The way to an upstream: proxies of the environment, certificates, and why there is no connection.
-"""
+"""The way to an upstream: proxies of the environment, certificates, and why there is no connection."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ NOWHERE = "upstream.invalid"
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    No proxies of the machine's own.
-    """
+    """No proxies of the machine's own."""
     for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -34,17 +30,13 @@ def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """
-    An authority that no system trusts.
-    """
+    """An authority that no system trusts."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
 def ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """
-    The file of its certificate.
-    """
+    """The file of its certificate."""
     file = tmp_path_factory.mktemp("ca") / "ca.pem"
     authority.cert_pem.write_to_path(file)
     return file
@@ -69,9 +61,7 @@ def _server_context(authority: trustme.CA, *, asks_client: bool = False) -> ssl.
 
 
 async def test_a_private_authority_is_named_for_an_upstream(authority: trustme.CA, ca: Path) -> None:
-    """
-    Without it the certificate is not trusted, and operators read why; clients do not.
-    """
+    """Without it the certificate is not trusted, and operators read why; clients do not."""
     async with saying([OK], _server_context(authority)) as port:
         url = f"https://127.0.0.1:{port}"
         async with _client(url, UpstreamTlsConfig(ca=ca)) as client:
@@ -87,9 +77,7 @@ async def test_a_private_authority_is_named_for_an_upstream(authority: trustme.C
 
 
 async def test_a_certificate_for_other_names_is_told_as_that(authority: trustme.CA, ca: Path) -> None:
-    """
-    Its authority is known, so that tls.ca is no remedy.
-    """
+    """Its authority is known, so that tls.ca is no remedy."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("other.example").configure_cert(context)
     async with (
@@ -105,9 +93,7 @@ async def test_a_certificate_for_other_names_is_told_as_that(authority: trustme.
 
 
 async def test_a_certificate_is_shown_to_an_upstream_that_asks(authority: trustme.CA, ca: Path, tmp_path: Path) -> None:
-    """
-    With its key in the same file or in one of its own.
-    """
+    """With its key in the same file or in one of its own."""
     ours = authority.issue_cert("us.example")
     ours.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
     async with saying([OK], _server_context(authority, asks_client=True)) as port:
@@ -118,9 +104,7 @@ async def test_a_certificate_is_shown_to_an_upstream_that_asks(authority: trustm
 
 @pytest.mark.parametrize("part", ["ca", "certificate"])
 async def test_a_file_that_is_no_certificate_is_named(part: str, tmp_path: Path) -> None:
-    """
-    With its path, for operators.
-    """
+    """With its path, for operators."""
     (tmp_path / "bad.pem").write_text("nothing")
     for name in ("bad.pem", "missing.pem"):
         tls = UpstreamTlsConfig.model_validate({part: tmp_path / name})
@@ -131,9 +115,7 @@ async def test_a_file_that_is_no_certificate_is_named(part: str, tmp_path: Path)
 
 
 async def test_why_there_is_no_connection_is_said_to_operators() -> None:
-    """
-    A refused port, an unknown host and a server without TLS are different faults; clients hear the same of each.
-    """
+    """A refused port, an unknown host and a server without TLS are different faults; clients hear the same of each."""
     port = free_port()
     async with saying([OK], waits=False) as plain:
         faults = {
@@ -152,9 +134,7 @@ async def test_why_there_is_no_connection_is_said_to_operators() -> None:
 async def test_the_proxy_of_the_environment_is_taken(
     monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, ca: Path
 ) -> None:
-    """
-    A tunnel to `https://`, the request itself to `http://`, and none of it where `NO_PROXY` names the host.
-    """
+    """A tunnel to `https://`, the request itself to `http://`, and none of it where `NO_PROXY` names the host."""
     heads: list[bytes] = []
     async with tunnels(heads) as proxy, saying([OK], _server_context(authority)) as port, saying([OK]) as direct:
         for name in ("HTTP_PROXY", "HTTPS_PROXY"):
@@ -174,9 +154,7 @@ async def test_the_proxy_of_the_environment_is_taken(
 
 
 async def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    As the proxy it is, not as the upstream.
-    """
+    """As the proxy it is, not as the upstream."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     async with _client(f"http://{NOWHERE}") as client:
         with pytest.raises(UnreachableError) as raised:
@@ -186,9 +164,7 @@ async def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_proxy_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    With its variable and the remedy.
-    """
+    """With its variable and the remedy."""
     monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1080")
     async with _client(f"https://{NOWHERE}") as client:
         with pytest.raises(GatewayError) as raised:

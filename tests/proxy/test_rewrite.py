@@ -1,6 +1,4 @@
-"""
-What the section `request` asks for, and nothing else, is changed in a body.
-"""
+"""What the section `request` asks for, and nothing else, is changed in a body."""
 
 from __future__ import annotations
 
@@ -16,18 +14,14 @@ CHAT, MESSAGE, RESPONSE = Operation.CHAT_COMPLETION, Operation.MESSAGE, Operatio
 
 
 def test_nothing_asked_for_is_nothing_changed() -> None:
-    """
-    The very same bytes.
-    """
+    """The very same bytes."""
     body = b'{ "messages": [ ],"seed":1.0}'
 
     assert Rewrite(RequestRewriteConfig())(CHAT, body) is body
 
 
 def test_defaults_overrides_and_drops() -> None:
-    """
-    What the client sends beats a default and not an override; what is dropped can be set again.
-    """
+    """What the client sends beats a default and not an override; what is dropped can be set again."""
     config = RequestRewriteConfig(
         defaults={"temperature": 0.5, "top_p": 1, "stream_options": {"include_usage": True}},
         override={"user": "us", "chat_template_kwargs": {"enable_thinking": False}},
@@ -85,18 +79,14 @@ def test_defaults_overrides_and_drops() -> None:
     ],
 )
 def test_a_system_prompt_goes_before_the_clients_own(operation: Operation, before: Any, after: Any) -> None:
-    """
-    Where each protocol keeps it, in one message where there is one; what is wrong is left to the upstream.
-    """
+    """Where each protocol keeps it, in one message where there is one; what is wrong is left to the upstream."""
     rewrite = Rewrite(RequestRewriteConfig(system_prompt="P"))
 
     assert json.loads(rewrite(operation, json.dumps(before).encode())) == after
 
 
 def test_other_messages_keep_their_bytes() -> None:
-    """
-    Only the system prompt is written.
-    """
+    """Only the system prompt is written."""
     body = b'{"messages": [ {"role":"system","content":"a\\u00e9"} , {"role": "user", "content": "\\u00e9", "n": 1.0}]}'
 
     made = Rewrite(RequestRewriteConfig(system_prompt="P"))(CHAT, body)

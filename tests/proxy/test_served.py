@@ -1,6 +1,4 @@
-"""
-A proxy as people run it: over HTTP, with everything that other proxies were seen to break.
-"""
+"""A proxy as people run it: over HTTP, with everything that other proxies were seen to break."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ models:
 
 @pytest.fixture(scope="module")
 def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """
-    One proxy for the whole file.
-    """
+    """One proxy for the whole file."""
     folder: Path = tmp_path_factory.mktemp("proxy")
     file = folder / "proxy.yaml"
     file.write_text(CONFIG.format(url=_upstreams[0].url))
@@ -52,9 +48,7 @@ def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def client(proxy: Served, upstream: Upstream) -> Iterator[httpx.Client]:
-    """
-    Talks to the proxy; nothing was asked of the upstream yet.
-    """
+    """Talks to the proxy; nothing was asked of the upstream yet."""
     assert upstream.asked == []
     with httpx.Client(base_url=proxy.url, timeout=20) as client:
         yield client
@@ -62,9 +56,7 @@ def client(proxy: Served, upstream: Upstream) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("odd", STREAMS)
 def test_every_odd_stream_comes_through(client: httpx.Client, upstream: Upstream, odd: str) -> None:
-    """
-    Comments, names of events, no [DONE], CRLF, bytes one by one: as it came, under the client's name.
-    """
+    """Comments, names of events, no [DONE], CRLF, bytes one by one: as it came, under the client's name."""
     upstream.on(CHAT, STREAMS[odd])
 
     asked = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
@@ -80,9 +72,7 @@ def test_every_odd_stream_comes_through(client: httpx.Client, upstream: Upstream
 def test_usage_nobody_asked_for_is_taken_out_of_every_odd_stream(
     client: httpx.Client, upstream: Upstream, odd: str
 ) -> None:
-    """
-    One event less, and all others as they came.
-    """
+    """One event less, and all others as they came."""
     upstream.on(CHAT, STREAMS[odd])
 
     with client.stream("POST", CHAT, json={**BODY, "stream": True}) as response:
@@ -104,9 +94,7 @@ def _sent(answer: Answer) -> bytes:
 
 
 def test_a_stream_is_what_openais_client_reads(proxy: Served, upstream: Upstream) -> None:
-    """
-    Chunk by chunk, the end and the usage too.
-    """
+    """Chunk by chunk, the end and the usage too."""
     openai = OpenAI(base_url=f"{proxy.url}/v1", api_key="theirs", max_retries=0)
     with openai:
         chunks = list(
@@ -128,9 +116,7 @@ def test_a_stream_is_what_openais_client_reads(proxy: Served, upstream: Upstream
 @pytest.mark.parametrize("odd", ERRORS)
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_every_odd_error_comes_through(client: httpx.Client, upstream: Upstream, odd: str, is_stream: bool) -> None:
-    """
-    With its status and every byte of its body, whatever its code is; none becomes a 502 of ours.
-    """
+    """With its status and every byte of its body, whatever its code is; none becomes a 502 of ours."""
     upstream.on(CHAT, ERRORS[odd])
 
     response = client.post(CHAT, json={**BODY, "stream": is_stream})
@@ -140,9 +126,7 @@ def test_every_odd_error_comes_through(client: httpx.Client, upstream: Upstream,
 
 
 def test_no_field_is_lost(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    Nulls, extras and numbers, there and back.
-    """
+    """Nulls, extras and numbers, there and back."""
     sent = b'{"model": "ours", "messages": [], "tools": null, "extra_body": {"a": [1.0, null]}, "n": 1e0}'
     answer = b'{"model": "theirs", "choices": [], "service_tier": null, "prompt_logprobs": null, "kv": {"x": 1.50}}'
     upstream.on(CHAT, Answer(body=answer))
@@ -154,9 +138,7 @@ def test_no_field_is_lost(client: httpx.Client, upstream: Upstream) -> None:
 
 
 def test_the_whole_surface_is_there(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    Embeddings and rerank too, under both prefixes, and what the upstream lacks says the upstream.
-    """
+    """Embeddings and rerank too, under both prefixes, and what the upstream lacks says the upstream."""
     body = {"model": "ours", "input": ["a"], "query": "q", "documents": ["d"]}
 
     for path in ("/v1/embeddings/", "/openai/v1/embeddings", "/v1/rerank", "/v2/rerank", "/openai/rerank"):
@@ -169,9 +151,7 @@ def test_the_whole_surface_is_there(client: httpx.Client, upstream: Upstream) ->
 
 
 def test_files_go_up_and_speech_comes_down(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    Forms with the name in them changed, and nothing else.
-    """
+    """Forms with the name in them changed, and nothing else."""
     sound = bytes(range(256)) * 400
 
     heard = client.post("/v1/audio/transcriptions", data={"model": "alias"}, files={"file": ("a.wav", sound)})
@@ -192,9 +172,7 @@ def _form(*fields: tuple[str, str]) -> bytes:
 
 
 def test_the_route_decides_how_a_body_is_read(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    A form where the route has one and JSON everywhere else; anything else is 415 and goes nowhere.
-    """
+    """A form where the route has one and JSON everywhere else; anything else is 415 and goes nowhere."""
     json_as_form = client.post(CHAT, json=BODY, headers={"content-type": FORM_TYPE})
     form_for_json = client.post("/v1/messages", files={"model": b"ours"})
     json_for_form = client.post("/v1/audio/transcriptions", json={"model": "ours"})
@@ -209,17 +187,13 @@ def test_the_route_decides_how_a_body_is_read(client: httpx.Client, upstream: Up
     "said", ["text/plain", "application/json; charset=utf-16", "application/x-www-form-urlencoded"]
 )
 def test_what_was_read_as_json_is_sent_on_as_json(client: httpx.Client, upstream: Upstream, said: str) -> None:
-    """
-    An upstream that goes by the header must not read something else than was checked here.
-    """
+    """An upstream that goes by the header must not read something else than was checked here."""
     assert client.post(CHAT, json=BODY, headers={"content-type": said}).status_code == 200
     assert upstream.calls[0].header("content-type") == "application/json"
 
 
 def test_what_was_checked_is_sent_on_decompressed(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    A body may be compressed on any route.
-    """
+    """A body may be compressed on any route."""
     packed = gzip.compress(json.dumps(BODY).encode())
 
     assert client.post(CHAT, content=packed, headers={"content-encoding": "gzip"}).status_code == 200
@@ -228,9 +202,7 @@ def test_what_was_checked_is_sent_on_decompressed(client: httpx.Client, upstream
 
 
 def test_a_field_that_stands_in_a_form_twice_is_refused(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    One parser takes the first and another the last; a list is several fields by its name.
-    """
+    """One parser takes the first and another the last; a list is several fields by its name."""
     route, headers = "/v1/audio/transcriptions", {"content-type": FORM_TYPE}
     twice = client.post(route, content=_form(("model", "ours"), ("model", "else")), headers=headers)
     listed = client.post(route, content=_form(("model", "ours"), ("a[]", "1"), ("a[]", "2")), headers=headers)
@@ -254,9 +226,7 @@ def test_a_field_that_stands_in_a_form_twice_is_refused(client: httpx.Client, up
 def test_what_takes_long_to_read_is_refused_at_once(
     client: httpx.Client, upstream: Upstream, route: str, headers: dict[str, str], content: bytes
 ) -> None:
-    """
-    Megabytes in the shapes that once took minutes: 400, and nothing was asked of an upstream.
-    """
+    """Megabytes in the shapes that once took minutes: 400, and nothing was asked of an upstream."""
     refused = client.post(route, content=content, headers=headers, timeout=60)
 
     assert refused.status_code == 400
@@ -264,9 +234,7 @@ def test_what_takes_long_to_read_is_refused_at_once(
 
 
 def test_one_request_has_one_id_and_one_trace(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    The upstream's log can be held against ours.
-    """
+    """The upstream's log can be held against ours."""
     upstream.on(CHAT, Answer(body=b"{}", headers={"X-Request-Id": "theirs"}))
 
     response = client.post(CHAT, json=BODY, headers={"traceparent": "00-1-2-01", "x-request-id": "mine"})
@@ -278,9 +246,7 @@ def test_one_request_has_one_id_and_one_trace(client: httpx.Client, upstream: Up
 
 
 def test_the_key_is_used_and_never_shown(client: httpx.Client, proxy: Served, upstream: Upstream) -> None:
-    """
-    Neither the client's goes up, nor ours comes down: not in errors, listings, probes, metrics or the log.
-    """
+    """Neither the client's goes up, nor ours comes down: not in errors, listings, probes, metrics or the log."""
     client.post(CHAT, json=BODY, headers={"Authorization": "Bearer sk-of-a-client"})
     shown = [client.get(path).text for path in ("/readyz", "/metrics", "/v1/models", "/")]
     lines = [dict(line) for line in (call.headers for call in upstream.calls)]
@@ -291,9 +257,7 @@ def test_the_key_is_used_and_never_shown(client: httpx.Client, proxy: Served, up
 
 
 def test_a_kept_answer_says_so(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    In its header and in the metrics, and `no-store` is heard.
-    """
+    """In its header and in the metrics, and `no-store` is heard."""
     body = {"model": "kept", "input": "once"}
 
     first, second = (client.post("/v1/embeddings", json=body) for _ in range(2))
@@ -306,9 +270,7 @@ def test_a_kept_answer_says_so(client: httpx.Client, upstream: Upstream) -> None
 
 
 def test_metrics_and_probes_know_the_upstreams(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    By host and port.
-    """
+    """By host and port."""
     client.post(CHAT, json=BODY)
     place = f"127.0.0.1:{upstream.port}"
 
@@ -323,9 +285,7 @@ def test_metrics_and_probes_know_the_upstreams(client: httpx.Client, upstream: U
 
 
 def test_neither_torch_nor_vllm_is_loaded(proxy: Served) -> None:
-    """
-    Not one of their libraries is in the process.
-    """
+    """Not one of their libraries is in the process."""
     maps = Path(f"/proc/{proxy.process.pid}/maps").read_text()
 
     assert "/aiohttp/" in maps
@@ -333,9 +293,7 @@ def test_neither_torch_nor_vllm_is_loaded(proxy: Served) -> None:
 
 
 def test_many_streams_run_side_by_side(client: httpx.Client, upstream: Upstream) -> None:
-    """
-    Each gets its own.
-    """
+    """Each gets its own."""
     upstream.on(CHAT, lambda asked: Answer(body=_slowly(asked), media_type="text/event-stream"))
     openers = [client.stream("POST", CHAT, json={**BODY, "user": str(number), "stream": True}) for number in range(20)]
     streams = [opener.__enter__() for opener in openers]
@@ -353,8 +311,7 @@ def _slowly(asked: Asked) -> list[bytes | float]:
 
 
 def test_a_proxy_lives_without_its_upstreams(tmp_path: Path) -> None:
-    """
-    Started before them it waits: live, not ready, and says whom it waits for; they come, it is ready; they go, it is
+    """Started before them it waits: live, not ready, and says whom it waits for; they come, it is ready; they go, it is
     not, and is still live.
     """
     port = free_port()

@@ -1,6 +1,4 @@
-"""
-What streams cost: asked of the upstream for clients that did not ask, and on the account of whoever asked.
-"""
+"""What streams cost: asked of the upstream for clients that did not ask, and on the account of whoever asked."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ def _streamed(**fields: Any) -> ModelRequest:
 
 
 async def test_usage_is_asked_for_and_taken_out_again(upstream: Upstream) -> None:
-    """
-    The client gets the bytes that it would have got without; whoever counts gets the usage.
-    """
+    """The client gets the bytes that it would have got without; whoever counts gets the usage."""
     told: list[bytes] = []
     async with proxied(upstream) as model:
         plain = await read(await model.answer(_streamed()))
@@ -56,9 +52,7 @@ async def test_usage_is_asked_for_and_taken_out_again(upstream: Upstream) -> Non
 
 
 async def test_the_nulls_of_openai_are_taken_out_too(upstream: Upstream) -> None:
-    """
-    Every chunk has one once usage is asked for; what an upstream says unasked stays.
-    """
+    """Every chunk has one once usage is asked for; what an upstream says unasked stays."""
     null = {"choices": [{"index": 0, "delta": {"content": "a"}}], "model": "theirs", "usage": None}
     last = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
     beside = {"choices": [{"index": 0, "delta": {}}], "usage": {"completion_tokens": 1}}
@@ -74,9 +68,7 @@ async def test_the_nulls_of_openai_are_taken_out_too(upstream: Upstream) -> None
 
 @pytest.mark.parametrize("options", [{"include_usage": True}, {"include_usage": True, "x": 1}])
 async def test_a_client_that_asks_gets_its_usage(upstream: Upstream, options: dict[str, Any]) -> None:
-    """
-    As it asked for it.
-    """
+    """As it asked for it."""
     async with proxied(upstream) as model:
         whole = await read(await model.answer(replace(_streamed(stream_options=options), on_usage=print)))
 
@@ -85,9 +77,7 @@ async def test_a_client_that_asks_gets_its_usage(upstream: Upstream, options: di
 
 
 async def test_what_the_client_says_otherwise_goes_along(upstream: Upstream) -> None:
-    """
-    Other options stay; options that are none are the upstream's to refuse; what is no stream has none.
-    """
+    """Other options stay; options that are none are the upstream's to refuse; what is no stream has none."""
     async with proxied(upstream) as model:
         for fields in (
             {"stream": True, "stream_options": {"include_usage": False, "x": 1}},
@@ -101,9 +91,7 @@ async def test_what_the_client_says_otherwise_goes_along(upstream: Upstream) -> 
 
 
 async def test_an_upstream_that_refuses_the_option_is_not_sent_it(upstream: Upstream) -> None:
-    """
-    Where the file drops it; neither are those whose protocol has none.
-    """
+    """Where the file drops it; neither are those whose protocol has none."""
     async with proxied(upstream, request={"drop": ["stream_options"]}) as model:
         await read(await model.answer(replace(_streamed(), on_usage=print)))
     async with proxied(upstream) as model:
@@ -116,9 +104,7 @@ async def test_an_upstream_that_refuses_the_option_is_not_sent_it(upstream: Upst
 
 @pytest.fixture(scope="module")
 def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """
-    A proxy whose keys have a limit each.
-    """
+    """A proxy whose keys have a limit each."""
     folder: Path = tmp_path_factory.mktemp("usage")
     entry = "  - {{name: {}, value: {}, limits: {{tokens_per_minute: {}}}}}"
     keys = "\n".join(entry.format(name, value, LIMIT) for name, value in KEYS.items())
@@ -129,9 +115,7 @@ def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFac
 
 
 def _spend(proxy: Served, key: str, path: str = CHAT) -> dict[str, Any]:
-    """
-    One stream, to its end; the event that the log has of it.
-    """
+    """One stream, to its end; the event that the log has of it."""
     headers = {"Authorization": f"Bearer {KEYS[key]}", "X-Request-Id": f"{key}-1"}
     body = {"model": "ours", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stream": True}
     response = httpx.post(f"{proxy.url}{path}", json=body, headers=headers)
@@ -140,18 +124,14 @@ def _spend(proxy: Served, key: str, path: str = CHAT) -> dict[str, Any]:
 
 
 def _is_spent(proxy: Served, key: str) -> bool:
-    """
-    Whether the key is told to wait: more than its limit is on its account.
-    """
+    """Whether the key is told to wait: more than its limit is on its account."""
     headers = {"Authorization": f"Bearer {KEYS[key]}"}
     body = {"model": "ours", "messages": [{"role": "user", "content": "hi"}]}
     return httpx.post(f"{proxy.url}{CHAT}", json=body, headers=headers).status_code == 429
 
 
 def test_a_key_pays_for_the_stream_it_did_not_ask_the_usage_of(proxy: Served, upstream: Upstream) -> None:
-    """
-    As the upstream counts it, in the log and on the account.
-    """
+    """As the upstream counts it, in the log and on the account."""
     last = {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2 * LIMIT}}
     upstream.on(CHAT, stream(event({"choices": [{"delta": {"content": "a"}}]}), event(last), event("[DONE]")))
 
@@ -167,9 +147,7 @@ def _metrics(proxy: Served) -> str:
 
 
 def test_an_upstream_that_tells_nothing_is_counted_by_events(proxy: Served, upstream: Upstream) -> None:
-    """
-    A piece of text is about a token.
-    """
+    """A piece of text is about a token."""
     piece = event({"choices": [{"delta": {"content": "a"}}]})
     upstream.on(CHAT, Answer(body=[piece * 1000] * (2 * LIMIT // 1000), media_type=SSE))
 
@@ -180,9 +158,7 @@ def test_an_upstream_that_tells_nothing_is_counted_by_events(proxy: Served, upst
 
 
 def test_a_client_that_leaves_pays_for_what_was_sent(proxy: Served, upstream: Upstream) -> None:
-    """
-    Though the usage, which comes last, never came.
-    """
+    """Though the usage, which comes last, never came."""
     piece = event({"choices": [{"delta": {"content": "a"}}]})
     upstream.on(CHAT, Answer(body=[piece * (2 * LIMIT), FOR_EVER], media_type=SSE))
     headers = {"Authorization": f"Bearer {KEYS['leaves']}", "X-Request-Id": "leaves-1"}
@@ -201,9 +177,7 @@ def test_a_client_that_leaves_pays_for_what_was_sent(proxy: Served, upstream: Up
 
 
 def test_a_stream_of_messages_says_its_tokens_itself(proxy: Served, upstream: Upstream) -> None:
-    """
-    So does one of responses: both have their usage in their events.
-    """
+    """So does one of responses: both have their usage in their events."""
     assert upstream.asked == []
 
     ended = _spend(proxy, "messages", "/v1/messages")

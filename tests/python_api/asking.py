@@ -1,6 +1,4 @@
-"""
-Models written in Python behind their bridge, asked at the contract.
-"""
+"""Models written in Python behind their bridge, asked at the contract."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ CHAT: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
 async def loaded(model: BasePythonModel) -> Model:
-    """
-    The model behind its bridge, ready.
-    """
+    """The model behind its bridge, ready."""
     bridge = bridged(model)
     await bridge.load({})
     return bridge
@@ -27,25 +23,19 @@ async def loaded(model: BasePythonModel) -> Model:
 async def ask(
     model: BasePythonModel, operation: Operation = Operation.CHAT_COMPLETION, /, **body: Any
 ) -> ModelResponse:
-    """
-    The reply to a body; a chat says hello.
-    """
+    """The reply to a body; a chat says hello."""
     said = {**(CHAT if operation is Operation.CHAT_COMPLETION else {}), **body}
     return await (await loaded(model)).answer(ModelRequest(operation, json.dumps(said).encode()))
 
 
 def whole(reply: ModelResponse) -> Any:
-    """
-    The JSON of a whole answer.
-    """
+    """The JSON of a whole answer."""
     assert isinstance(reply.body, bytes)
     return json.loads(reply.body)
 
 
 async def events(reply: ModelResponse) -> list[Any]:
-    """
-    The JSON of each event of a stream, which must end as OpenAI's do.
-    """
+    """The JSON of each event of a stream, which must end as OpenAI's do."""
     assert reply.media_type == "text/event-stream"
     pieces = [piece async for piece in cast("AsyncGenerator[bytes]", reply.body)]
     texts = b"".join(pieces).decode().split("\n\n")

@@ -1,6 +1,4 @@
-"""
-Programs of users for the whole run.
-"""
+"""Programs of users for the whole run."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from served import free_port
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Program]]:
-    """
-    Starts programs, and ends whatever is left of them.
-    """
+    """Starts programs, and ends whatever is left of them."""
     logs = tmp_path_factory.mktemp("programs")
     with ExitStack() as stack:
 
@@ -30,15 +26,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pr
 
 @pytest.fixture(scope="session")
 def chat(start: Callable[..., Program]) -> Program:
-    """
-    The chat model.
-    """
+    """The chat model."""
     return start("chat.py").until_ready(60)
 
 
 @pytest.fixture(scope="session")
 def embeddings(start: Callable[..., Program]) -> Program:
-    """
-    The embedding model.
-    """
+    """The embedding model."""
     return start("embeddings.py").until_ready(60)

@@ -1,6 +1,4 @@
-"""
-Programs of users, as processes of their own.
-"""
+"""Programs of users, as processes of their own."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 class Program(Served):
-    """
-    A program on free ports of the loopback, its log in a file; it finds no engine.
-    """
+    """A program on free ports of the loopback, its log in a file; it finds no engine."""
 
     def __init__(self, name: str, log: Path, *words: str) -> None:
         self.host, self.port = "127.0.0.1", free_port()
@@ -39,7 +35,5 @@ class Program(Served):
             self.process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
     def client(self) -> OpenAI:
-        """
-        OpenAI's own client, pointed here.
-        """
+        """OpenAI's own client, pointed here."""
         return OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=30)

@@ -1,6 +1,4 @@
-"""
-Whatever a method returns becomes the answer that the client wants.
-"""
+"""Whatever a method returns becomes the answer that the client wants."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ SAID = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_r
 
 
 class Writer(OpenAIGenerativeModel):
-    """
-    Returns what the test gives it.
-    """
+    """Returns what the test gives it."""
 
     def __init__(self, make: Callable[[], Any], name: str = "writer") -> None:
         super().__init__(name)
@@ -48,9 +44,7 @@ class Writer(OpenAIGenerativeModel):
 
 
 class Encoder(OpenAIEncoderModel):
-    """
-    The same for vectors and ranks.
-    """
+    """The same for vectors and ranks."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         super().__init__("encoder")
@@ -65,34 +59,26 @@ class Encoder(OpenAIEncoderModel):
 
 @dataclass
 class AsDataclass:
-    """
-    An answer as a dataclass.
-    """
+    """An answer as a dataclass."""
 
     choices: list[dict[str, Any]]
 
 
 class AsStruct(msgspec.Struct):
-    """
-    An answer as msgspec has it.
-    """
+    """An answer as msgspec has it."""
 
     choices: list[dict[str, Any]]
 
 
 class AsModel(BaseModel):
-    """
-    An answer as another library's model.
-    """
+    """An answer as another library's model."""
 
     choices: list[dict[str, Any]]
 
 
 @pytest.mark.parametrize("kind", [ChatCompletion, AsDataclass, AsStruct, AsModel, dict])
 async def test_any_object_with_the_fields_is_an_answer(kind: Any) -> None:
-    """
-    What its author left out is filled in.
-    """
+    """What its author left out is filled in."""
     answer = whole(await ask(Writer(lambda: kind(choices=[SAID]))))
 
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hi"}
@@ -102,9 +88,7 @@ async def test_any_object_with_the_fields_is_an_answer(kind: Any) -> None:
 
 
 async def test_what_an_author_says_stays() -> None:
-    """
-    Ids, times, names and fields that nobody foresaw are written as they were given.
-    """
+    """Ids, times, names and fields that nobody foresaw are written as they were given."""
     given = ChatCompletion(id="mine", created=7, model="other", choices=[SAID], system_fingerprint="x")
 
     answer = whole(await ask(Writer(lambda: given), model="writer"))
@@ -114,18 +98,14 @@ async def test_what_an_author_says_stays() -> None:
 
 
 async def test_an_answer_has_the_name_the_client_used() -> None:
-    """
-    An alias is answered under the alias.
-    """
+    """An alias is answered under the alias."""
     answer = whole(await ask(Writer(lambda: {"choices": [SAID]}), model="alias"))
 
     assert answer["model"] == "alias"
 
 
 def chunks(*texts: str) -> Callable[[], AsyncGenerator[Any]]:
-    """
-    A stream of chunks with these texts.
-    """
+    """A stream of chunks with these texts."""
 
     async def stream() -> AsyncGenerator[Any]:
         for text in texts:
@@ -136,9 +116,7 @@ def chunks(*texts: str) -> Callable[[], AsyncGenerator[Any]]:
 
 
 async def test_chunks_become_a_stream_of_one_answer() -> None:
-    """
-    All chunks have one id, one time and one name, whatever kind of object they are.
-    """
+    """All chunks have one id, one time and one name, whatever kind of object they are."""
     made = await events(await ask(Writer(chunks("Hel", "lo")), stream=True))
 
     assert [each["choices"][0]["delta"] for each in made] == [{"content": "Hel"}, {"content": "lo"}, {}]
@@ -148,9 +126,7 @@ async def test_chunks_become_a_stream_of_one_answer() -> None:
 
 
 async def test_chunks_are_gathered_for_a_client_that_wants_the_whole() -> None:
-    """
-    A model that only streams serves everybody.
-    """
+    """A model that only streams serves everybody."""
     answer = whole(await ask(Writer(chunks("Hel", "lo"))))
 
     choice = answer["choices"][0]
@@ -160,9 +136,7 @@ async def test_chunks_are_gathered_for_a_client_that_wants_the_whole() -> None:
 
 
 async def test_tool_calls_are_gathered_from_their_pieces() -> None:
-    """
-    The arguments of each call are put together by its index.
-    """
+    """The arguments of each call are put together by its index."""
 
     async def stream() -> AsyncGenerator[Any]:
         for index, name, piece in ((0, "add", '{"a"'), (1, "sub", "{}"), (0, None, ": 1}")):
@@ -178,9 +152,7 @@ async def test_tool_calls_are_gathered_from_their_pieces() -> None:
 
 
 async def test_texts_are_events_or_the_json_of_chunks() -> None:
-    """
-    What other servers' generators yield can be yielded; the end is said once.
-    """
+    """What other servers' generators yield can be yielded; the end is said once."""
 
     async def stream() -> AsyncGenerator[str]:
         yield 'data: {"choices": [{"text": "a"}]}\n\n'
@@ -196,9 +168,7 @@ async def test_texts_are_events_or_the_json_of_chunks() -> None:
 
 
 async def test_a_plain_generator_streams() -> None:
-    """
-    Its steps are made in a thread.
-    """
+    """Its steps are made in a thread."""
 
     def stream() -> Iterator[Any]:
         for text in "ab":
@@ -210,9 +180,7 @@ async def test_a_plain_generator_streams() -> None:
 
 
 async def test_an_answer_becomes_a_stream_with_all_it_has() -> None:
-    """
-    Tool calls get their numbers, and the usage comes last, for a client that wants it.
-    """
+    """Tool calls get their numbers, and the usage comes last, for a client that wants it."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
@@ -226,9 +194,7 @@ async def test_an_answer_becomes_a_stream_with_all_it_has() -> None:
 
 
 async def test_a_completion_becomes_a_stream() -> None:
-    """
-    Each of its choices is a chunk.
-    """
+    """Each of its choices is a chunk."""
     choices: list[Any] = [{"index": 0, "text": "a"}, {"index": 1, "text": "b"}]
     asked = {"prompt": "x", "stream": True}
 
@@ -238,9 +204,7 @@ async def test_a_completion_becomes_a_stream() -> None:
 
 
 async def test_numpys_arrays_are_written_wherever_they_stand() -> None:
-    """
-    In an embedding and in a mapping alike, and as base64 where that is wanted.
-    """
+    """In an embedding and in a mapping alike, and as base64 where that is wanted."""
     vector = np.array([0.5, 2], np.float32)
     as_object = Encoder(lambda: Embedding(data=[{"index": 0, "embedding": vector}]))
     as_mapping = Encoder(lambda: {"data": [{"index": np.int64(0), "embedding": vector}]})
@@ -254,9 +218,7 @@ async def test_numpys_arrays_are_written_wherever_they_stand() -> None:
 
 
 async def test_a_ranking_is_written_as_cohere_and_jina_have_it() -> None:
-    """
-    Results with their scores, under the name of the model.
-    """
+    """Results with their scores, under the name of the model."""
     results: list[Any] = [{"index": 1, "relevance_score": np.float32(0.5), "document": {"text": "b"}}]
 
     answer = whole(await ask(Encoder(lambda: Rerank(results=results)), Operation.RERANK, query="q", documents=["a"]))
@@ -267,17 +229,13 @@ async def test_a_ranking_is_written_as_cohere_and_jina_have_it() -> None:
 
 @pytest.mark.parametrize("returned", [None, "Hi", 7, [SAID], {"choices": object()}])
 async def test_what_is_no_answer_is_the_models_fault(returned: Any) -> None:
-    """
-    The error says what was returned.
-    """
+    """The error says what was returned."""
     with pytest.raises(ModelFaultError, match="the model returned"):
         await ask(Writer(lambda: returned))
 
 
 async def test_a_text_that_is_no_chunk_is_the_models_fault() -> None:
-    """
-    The error says what to yield.
-    """
+    """The error says what to yield."""
 
     async def stream() -> AsyncGenerator[str]:
         yield "Hello"

@@ -1,6 +1,4 @@
-"""
-Proxies and adapters in Python: the classes of the file, with methods to override.
-"""
+"""Proxies and adapters in Python: the classes of the file, with methods to override."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ TEMPLATE = (
 
 
 async def served(model: BasePythonModel) -> Model:
-    """
-    The model behind its bridge, loaded and well.
-    """
+    """The model behind its bridge, loaded and well."""
     bridge = bridged(model)
     await bridge.load({})
     async with asyncio.timeout(10):
@@ -48,18 +44,14 @@ async def served(model: BasePythonModel) -> Model:
 
 @pytest.fixture(scope="module")
 def upstream_of_all() -> Any:
-    """
-    One upstream for the program of this file.
-    """
+    """One upstream for the program of this file."""
     with Upstream() as upstream:
         yield upstream
 
 
 @pytest.fixture(scope="module")
 def backed(start: Callable[..., Program], upstream_of_all: Upstream) -> Program:
-    """
-    The program, ready.
-    """
+    """The program, ready."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UPSTREAM", upstream_of_all.url)
         program = start("backed.py")
@@ -67,9 +59,7 @@ def backed(start: Callable[..., Program], upstream_of_all: Upstream) -> Program:
 
 
 def test_a_proxy_in_python_changes_requests_and_answers(backed: Program, upstream_of_all: Upstream) -> None:
-    """
-    Its method asks the upstream through its parent's.
-    """
+    """Its method asks the upstream through its parent's."""
     answer = backed.client().chat.completions.create(model="shouting", messages=HELLO, temperature=0.5)
 
     asked = upstream_of_all.calls[-1]
@@ -80,9 +70,7 @@ def test_a_proxy_in_python_changes_requests_and_answers(backed: Program, upstrea
 
 
 def test_a_proxy_in_python_streams(backed: Program) -> None:
-    """
-    Its parent's method returns the chunks as objects.
-    """
+    """Its parent's method returns the chunks as objects."""
     chunks = list(backed.client().chat.completions.create(model="shouting", messages=HELLO, stream=True))
 
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -91,9 +79,7 @@ def test_a_proxy_in_python_streams(backed: Program) -> None:
 
 
 def test_what_a_proxy_does_not_override_is_passed_on(backed: Program, upstream_of_all: Upstream) -> None:
-    """
-    Every operation of the class, byte by byte.
-    """
+    """Every operation of the class, byte by byte."""
     client = backed.client()
     vectors = client.embeddings.create(model="shouting", input="Hello").data
     completion = client.completions.create(model="shouting", prompt="Hello", extra_body={"unknown": None})
@@ -106,9 +92,7 @@ def test_what_a_proxy_does_not_override_is_passed_on(backed: Program, upstream_o
 
 
 def test_probes_show_the_upstreams_of_a_proxy_in_python(backed: Program) -> None:
-    """
-    As they do for a proxy of a file; no key is among them.
-    """
+    """As they do for a proxy of a file; no key is among them."""
     _, standing = backed.get("/readyz")
 
     assert standing["models"][0]["upstreams"][0]["name"].startswith("127.0.0.1:")
@@ -117,9 +101,7 @@ def test_probes_show_the_upstreams_of_a_proxy_in_python(backed: Program) -> None
 
 
 def test_an_adapter_in_python_chats_over_completions(backed: Program, upstream_of_all: Upstream) -> None:
-    """
-    The whole conversation becomes the prompt, and every field goes along.
-    """
+    """The whole conversation becomes the prompt, and every field goes along."""
     messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": "Be kind."}, *HELLO]
     answer = backed.client().chat.completions.create(
         model="adapted", messages=messages, top_p=0.5, max_completion_tokens=7, extra_body={"top_k": 3}
@@ -134,9 +116,7 @@ def test_an_adapter_in_python_chats_over_completions(backed: Program, upstream_o
 
 
 def test_an_adapter_in_python_streams(backed: Program) -> None:
-    """
-    The role comes first and once, the reason last and once.
-    """
+    """The role comes first and once, the reason last and once."""
     client: OpenAI = backed.client()
     chunks = list(client.chat.completions.create(model="adapted", messages=HELLO, stream=True))
 
@@ -146,9 +126,7 @@ def test_an_adapter_in_python_streams(backed: Program) -> None:
 
 
 async def test_a_proxy_is_one_of_the_contract_with_upstreams(upstream: Upstream) -> None:
-    """
-    Unchanged it is the proxy of a file: all operations, no proof, its upstreams.
-    """
+    """Unchanged it is the proxy of a file: all operations, no proof, its upstreams."""
     model = await served(OpenAIProxyModel("mine", upstream.url, model="theirs"))
     reply = await model.answer(ModelRequest(Operation.CHAT_COMPLETION, json.dumps(CHAT).encode()))
     await model.close()
@@ -168,17 +146,13 @@ async def test_a_proxy_is_one_of_the_contract_with_upstreams(upstream: Upstream)
     ],
 )
 def test_keywords_of_a_proxy_are_those_of_the_file(keys: dict[str, Any], fault: str) -> None:
-    """
-    A wrong one is told when the proxy is made.
-    """
+    """A wrong one is told when the proxy is made."""
     with pytest.raises(ConfigError, match=fault):
         OpenAIProxyModel("mine", **keys)
 
 
 async def test_a_refusal_of_the_upstream_is_raised(upstream: Upstream) -> None:
-    """
-    With its status, so that a method may catch it.
-    """
+    """With its status, so that a method may catch it."""
     model = OpenAIProxyModel("mine", upstream.url)
     bridge = await served(model)
     upstream.on("/v1/chat/completions", error(418, "too hot"))
@@ -195,9 +169,7 @@ async def test_a_refusal_of_the_upstream_is_raised(upstream: Upstream) -> None:
 
 
 class Completing(OpenAIGenerativeModel):
-    """
-    Says its prompt, and keeps what it was asked.
-    """
+    """Says its prompt, and keeps what it was asked."""
 
     def __init__(self) -> None:
         super().__init__("underlying")
@@ -242,9 +214,7 @@ async def test_an_adapter_wraps_a_model_in_python() -> None:
 
 
 async def test_an_adapter_in_python_finds_tool_calls() -> None:
-    """
-    Where it is told how the model writes them.
-    """
+    """Where it is told how the model writes them."""
     template = '{{ tools | length }}<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
     model = await served(OpenAIChatAdapterModel("adapter", Completing(), chat_template=template, tool_calls={}))
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
@@ -255,9 +225,7 @@ async def test_an_adapter_in_python_finds_tool_calls() -> None:
 
 
 async def test_an_adapter_may_complete_by_itself() -> None:
-    """
-    As KServe's is made: a subclass with both methods, the template asynchronous here.
-    """
+    """As KServe's is made: a subclass with both methods, the template asynchronous here."""
 
     class Both(OpenAIChatAdapterModel):
         async def apply_chat_template(self, request: Any) -> ChatPrompt:  # type: ignore[override]
@@ -277,9 +245,7 @@ async def test_an_adapter_may_complete_by_itself() -> None:
 
 
 async def test_a_model_of_two_owners_lives_until_the_last_one_ends() -> None:
-    """
-    Served by itself and through an adapter it is loaded once.
-    """
+    """Served by itself and through an adapter it is loaded once."""
     underlying = Completing()
     alone = await served(underlying)
     adapted = await served(OpenAIChatAdapterModel("adapter", underlying, chat_template=TEMPLATE))
@@ -301,17 +267,13 @@ async def test_a_model_of_two_owners_lives_until_the_last_one_ends() -> None:
     ],
 )
 def test_an_adapter_that_cannot_chat_is_not_made(make: Callable[[], object], fault: str) -> None:
-    """
-    The error says what is missing.
-    """
+    """The error says what is missing."""
     with pytest.raises(ApplianceError, match=fault):
         make()
 
 
 async def test_an_answer_that_is_none_is_the_upstreams_fault(upstream: Upstream) -> None:
-    """
-    Told by the place in it, without a word of what it said.
-    """
+    """Told by the place in it, without a word of what it said."""
     model = OpenAIProxyModel("mine", upstream.url)
     bridge = await served(model)
     upstream.on("/v1/chat/completions", json_answer({"choices": [{"text": "secret"}]}))

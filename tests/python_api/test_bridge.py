@@ -1,6 +1,4 @@
-"""
-A model written in Python as one of the contract: its life, its faults, what it is told.
-"""
+"""A model written in Python as one of the contract: its life, its faults, what it is told."""
 
 from __future__ import annotations
 
@@ -26,16 +24,12 @@ from appliance.python_api.serialization import Json
 
 
 def said(text: str) -> Json:
-    """
-    An answer that says this.
-    """
+    """An answer that says this."""
     return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
 
 
 class Model(OpenAIGenerativeModel):
-    """
-    Says hello, and does what the test tells it to.
-    """
+    """Says hello, and does what the test tells it to."""
 
     def __init__(self, fault: Exception | None = None) -> None:
         super().__init__("model")
@@ -58,18 +52,14 @@ class Model(OpenAIGenerativeModel):
 
 
 class Failing(Model):
-    """
-    Whose load says that it failed.
-    """
+    """Whose load says that it failed."""
 
     def load(self) -> Any:
         return False
 
 
 def test_operations_are_the_methods_of_the_class() -> None:
-    """
-    Those that the base classes only offer are none.
-    """
+    """Those that the base classes only offer are none."""
 
     class Both(Model, OpenAIEncoderModel):
         async def create_rerank(self, request: Any, raw_request: Any = None, context: Any = None) -> Any: ...
@@ -79,9 +69,7 @@ def test_operations_are_the_methods_of_the_class() -> None:
 
 
 async def test_a_model_is_loaded_once_whoever_does_it() -> None:
-    """
-    What the program has loaded already is not loaded again, also where its load forgets to say so.
-    """
+    """What the program has loaded already is not loaded again, also where its load forgets to say so."""
     early, late = Model(), Model()
     early.load()
 
@@ -94,9 +82,7 @@ async def test_a_model_is_loaded_once_whoever_does_it() -> None:
 
 
 async def test_a_load_may_be_asynchronous() -> None:
-    """
-    It is awaited then.
-    """
+    """It is awaited then."""
 
     class Slow(Model):
         async def load(self) -> None:
@@ -110,17 +96,13 @@ async def test_a_load_may_be_asynchronous() -> None:
 
 
 async def test_a_load_that_says_no_is_a_fault() -> None:
-    """
-    False is how KServe's models say that they could not be loaded.
-    """
+    """False is how KServe's models say that they could not be loaded."""
     with pytest.raises(LoadError, match=r"Failing\.load\(\) returned False"):
         await loaded(Failing())
 
 
 async def test_a_broken_load_leaves_the_model_unready() -> None:
-    """
-    Also where the class calls the load of its parent first.
-    """
+    """Also where the class calls the load of its parent first."""
 
     class Broken(Model):
         def load(self) -> None:
@@ -135,9 +117,7 @@ async def test_a_broken_load_leaves_the_model_unready() -> None:
 
 
 async def test_a_model_finds_its_bytes(tmp_path: Path) -> None:
-    """
-    The storage's directory is known before the load.
-    """
+    """The storage's directory is known before the load."""
 
     class Reader(Model):
         def load(self) -> None:
@@ -147,9 +127,7 @@ async def test_a_model_finds_its_bytes(tmp_path: Path) -> None:
 
 
 async def test_a_request_arrives_as_an_object_with_the_headers() -> None:
-    """
-    Fields have their types, unknown ones are kept, and headers are found in any case.
-    """
+    """Fields have their types, unknown ones are kept, and headers are found in any case."""
     model = Model()
     bridge = await loaded(model)
     body = {**CHAT, "max_tokens": 5, "stop": ["a"], "mine": {"a": 1}}
@@ -179,9 +157,7 @@ async def test_a_request_arrives_as_an_object_with_the_headers() -> None:
     ],
 )
 async def test_a_body_that_is_no_request_is_refused(body: bytes, param: str | None, message: str) -> None:
-    """
-    The model is not asked; the error names the field.
-    """
+    """The model is not asked; the error names the field."""
     model = Model()
     with pytest.raises(RequestError, match=message) as refused:
         await (await loaded(model)).answer(ModelRequest(Operation.CHAT_COMPLETION, body))
@@ -191,9 +167,7 @@ async def test_a_body_that_is_no_request_is_refused(body: bytes, param: str | No
 
 
 async def test_an_error_of_ours_is_passed_on() -> None:
-    """
-    The protocol renders it as the model chose it.
-    """
+    """The protocol renders it as the model chose it."""
     fault = RequestError("too long", status=413, param="messages")
 
     with pytest.raises(RequestError) as raised:
@@ -202,9 +176,7 @@ async def test_an_error_of_ours_is_passed_on() -> None:
 
 
 async def test_not_implemented_is_what_a_model_cannot_do() -> None:
-    """
-    Classes made for KServe must have methods that they do not support.
-    """
+    """Classes made for KServe must have methods that they do not support."""
     with pytest.raises(UnsupportedOperationError, match="'model' does not support chat_completion"):
         await ask(Model(NotImplementedError()))
 
@@ -222,9 +194,7 @@ async def test_not_implemented_is_what_a_model_cannot_do() -> None:
 async def test_an_error_response_has_its_status_and_openais_shape(
     response: ErrorResponse, status: int, code: object
 ) -> None:
-    """
-    The status is the code where it is one, else what the type stands for.
-    """
+    """The status is the code where it is one, else what the type stands for."""
 
     class Refusing(Model):
         async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
@@ -239,9 +209,7 @@ async def test_an_error_response_has_its_status_and_openais_shape(
 
 
 async def test_an_error_in_a_stream_is_an_event_or_the_status() -> None:
-    """
-    An event where the client streams, and a reply's status where it wants the whole.
-    """
+    """An event where the client streams, and a reply's status where it wants the whole."""
 
     class Refusing(Model):
         async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
@@ -255,9 +223,7 @@ async def test_an_error_in_a_stream_is_an_event_or_the_status() -> None:
 
 
 async def test_closing_a_reply_closes_the_stream_of_the_model() -> None:
-    """
-    A client that leaves ends the work.
-    """
+    """A client that leaves ends the work."""
     closed = asyncio.Event()
 
     class Endless(Model):
@@ -277,9 +243,7 @@ async def test_closing_a_reply_closes_the_stream_of_the_model() -> None:
 
 
 async def test_cancelling_a_call_cancels_the_method() -> None:
-    """
-    Also in the middle of gathering what it streams.
-    """
+    """Also in the middle of gathering what it streams."""
     began, ended = asyncio.Event(), asyncio.Event()
 
     class Waiting(Model):
@@ -301,9 +265,7 @@ async def test_cancelling_a_call_cancels_the_method() -> None:
 
 
 async def test_a_plain_method_runs_in_a_thread() -> None:
-    """
-    The event loop goes on meanwhile.
-    """
+    """The event loop goes on meanwhile."""
     names: list[str] = []
 
     class Plain(Model):
@@ -328,9 +290,7 @@ async def test_a_plain_method_runs_in_a_thread() -> None:
 async def test_a_proof_is_the_smallest_request_with_what_the_class_says(
     proof: Mapping[str, Any], expected: list[str]
 ) -> None:
-    """
-    A class may ask for more, or for something else.
-    """
+    """A class may ask for more, or for something else."""
 
     class Proved(Model):
         pass
@@ -348,9 +308,7 @@ async def test_a_proof_is_the_smallest_request_with_what_the_class_says(
 
 
 async def test_a_proof_goes_to_the_operation_its_fields_belong_to() -> None:
-    """
-    A prompt asks for a completion; None asks nothing.
-    """
+    """A prompt asks for a completion; None asks nothing."""
 
     class Both(Model):
         proof = {"prompt": "1+1"}  # noqa: RUF012 - as a user writes it
@@ -367,9 +325,7 @@ async def test_a_proof_goes_to_the_operation_its_fields_belong_to() -> None:
 
 
 async def test_a_proof_that_is_refused_fails_the_load() -> None:
-    """
-    An answer with an error is none.
-    """
+    """An answer with an error is none."""
 
     class Refusing(Model):
         async def create_chat_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
@@ -383,9 +339,7 @@ async def test_a_proof_that_is_refused_fails_the_load() -> None:
 
 
 class Pulsed(Model):
-    """
-    Whose health is what the test says.
-    """
+    """Whose health is what the test says."""
 
     well: Any = True
 
@@ -404,9 +358,7 @@ class Pulsed(Model):
     ],
 )
 async def test_a_models_own_health_is_asked_again_and_again(well: object, error: type[Exception], message: str) -> None:
-    """
-    It may come back, unless it says that it is dead.
-    """
+    """It may come back, unless it says that it is dead."""
     model = Pulsed()
     bridge = await loaded(model)
     await bridge.check()
@@ -424,9 +376,7 @@ async def _checked_often(bridge: model.Model) -> None:
 
 
 async def test_a_model_that_is_ill_from_the_start_is_never_ready() -> None:
-    """
-    The first look is part of the load.
-    """
+    """The first look is part of the load."""
     model = Pulsed()
     model.well = False
     bridge = await loaded(model)
@@ -437,9 +387,7 @@ async def test_a_model_that_is_ill_from_the_start_is_never_ready() -> None:
 
 
 async def test_a_model_that_takes_ready_back_is_away() -> None:
-    """
-    The attribute is looked at, whoever sets it.
-    """
+    """The attribute is looked at, whoever sets it."""
     model = Model()
     bridge = await loaded(model)
     model.ready = False
@@ -449,9 +397,7 @@ async def test_a_model_that_takes_ready_back_is_away() -> None:
 
 
 async def test_a_model_is_stopped_once() -> None:
-    """
-    Closing again does nothing.
-    """
+    """Closing again does nothing."""
     model = Model()
     bridge = await loaded(model)
     await bridge.close()
@@ -461,9 +407,7 @@ async def test_a_model_is_stopped_once() -> None:
 
 
 async def test_a_plain_generator_is_closed_when_its_client_leaves() -> None:
-    """
-    In a thread, after the step that is under way.
-    """
+    """In a thread, after the step that is under way."""
     closed = threading.Event()
 
     class Endless(Model):

@@ -1,6 +1,4 @@
-"""
-ModelServer: what it refuses, and what importing it costs.
-"""
+"""ModelServer: what it refuses, and what importing it costs."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ from appliance.openai import OpenAIGenerativeModel
     ],
 )
 def test_keywords_are_checked_like_the_file(keywords: dict[str, Any], fault: str) -> None:
-    """
-    A wrong one is named when the server is made.
-    """
+    """A wrong one is named when the server is made."""
     with pytest.raises(ConfigError) as refused:
         ModelServer(**keywords)
 
@@ -45,9 +41,7 @@ def test_keywords_are_checked_like_the_file(keywords: dict[str, Any], fault: str
     ],
 )
 def test_models_that_cannot_be_served_are_told(models: list[Any], fault: str) -> None:
-    """
-    Before anything starts.
-    """
+    """Before anything starts."""
     with pytest.raises(ConfigError) as refused:
         ModelServer().start(models)
 
@@ -55,26 +49,20 @@ def test_models_that_cannot_be_served_are_told(models: list[Any], fault: str) ->
 
 
 def test_loaded_models_have_one_process() -> None:
-    """
-    Several workers would each have a copy of what one has loaded.
-    """
+    """Several workers would each have a copy of what one has loaded."""
     with pytest.raises(ConfigError, match=r"server\.workers: is 4, and loaded models belong to one process; must be 1"):
         ModelServer(workers=4).start([OpenAIGenerativeModel("a")])
 
 
 def test_other_keywords_are_the_servers() -> None:
-    """
-    Whatever the file's section has.
-    """
+    """Whatever the file's section has."""
     config = ModelServer(9000, host="127.0.0.1", probe_port=9001).config([OpenAIGenerativeModel("a")])
 
     assert (config.server.port, config.server.host, config.server.probe_port) == (9000, "127.0.0.1", 9001)
 
 
 async def test_start_needs_the_main_thread_without_a_loop() -> None:
-    """
-    Signals go there alone.
-    """
+    """Signals go there alone."""
     model = OpenAIGenerativeModel("a")
     faults: list[str] = []
 
@@ -94,17 +82,13 @@ async def test_start_needs_the_main_thread_without_a_loop() -> None:
 
 
 def test_a_model_needs_a_name() -> None:
-    """
-    A class that forgets its parent's constructor argument hears of it at once.
-    """
+    """A class that forgets its parent's constructor argument hears of it at once."""
     with pytest.raises(ApplianceError, match="OpenAIGenerativeModel: its name is ''"):
         OpenAIGenerativeModel("")
 
 
 def test_importing_is_light_and_leaves_the_arguments_alone() -> None:
-    """
-    A program's own options are its own, and what it does not use is not imported.
-    """
+    """A program's own options are its own, and what it does not use is not imported."""
     code = (
         "import sys; sys.argv += ['--http_port', 'x']; before = list(sys.argv); import appliance; "
         "assert not {'pydantic', 'litestar', 'numpy', 'msgspec'} & set(sys.modules), 'heavy'; "

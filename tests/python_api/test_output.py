@@ -1,6 +1,4 @@
-"""
-What users' classes print, log and warn of: events of the log, which stays one JSON object a line.
-"""
+"""What users' classes print, log and warn of: events of the log, which stays one JSON object a line."""
 
 from __future__ import annotations
 
@@ -44,9 +42,7 @@ class Printing(Model):
 
 @pytest.fixture
 def printing(serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """
-    A server whose model writes in every way there is.
-    """
+    """A server whose model writes in every way there is."""
     (tmp_path / "printing_models.py").write_text(MODELS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     model = {"name": "one", "class": "generative", "engine": {"python": "printing_models:Printing"}}
@@ -56,9 +52,7 @@ def printing(serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_a_models_code_prints_is_events_of_the_log(printing: Served) -> None:
-    """
-    Whole lines with their stream and the request's id, at import, in load and in answers; the log stays JSON.
-    """
+    """Whole lines with their stream and the request's id, at import, in load and in answers; the log stays JSON."""
     status, _ = printing.ask("/v1/models/one:predict", {"instances": [1]}, {"x-request-id": "my-id"})
     assert status == 200
     until(lambda: "begun" in _texts(printing), 30, printing.tail)

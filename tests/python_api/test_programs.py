@@ -1,6 +1,4 @@
-"""
-Programs that users write, run as they run them and asked with OpenAI's client.
-"""
+"""Programs that users write, run as they run them and asked with OpenAI's client."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 
 @pytest.mark.parametrize("name", ["chat.py", "embeddings.py"])
 def test_a_model_is_a_few_lines(name: str) -> None:
-    """
-    Each program is about 25 lines of code.
-    """
+    """Each program is about 25 lines of code."""
     lines = (PROGRAMS / name).read_text().splitlines()
     code = [line for line in lines if line.strip() and '"""' not in line]
 
@@ -34,9 +30,7 @@ def test_a_model_is_a_few_lines(name: str) -> None:
 
 
 def test_a_chat_model_in_python_answers_openais_client(chat: Program) -> None:
-    """
-    An answer whose choices are plain mappings arrives whole, with everything its author left out.
-    """
+    """An answer whose choices are plain mappings arrives whole, with everything its author left out."""
     answer = chat.client().chat.completions.create(model="parrot", messages=HELLO)
 
     assert answer.choices[0].message.content == "You said: Hello"
@@ -47,9 +41,7 @@ def test_a_chat_model_in_python_answers_openais_client(chat: Program) -> None:
 
 
 def test_an_answer_is_streamed_to_a_client_that_wants_a_stream(chat: Program) -> None:
-    """
-    A model that knows no streams serves clients that know nothing else.
-    """
+    """A model that knows no streams serves clients that know nothing else."""
     chunks = list(chat.client().chat.completions.create(model="parrot", messages=HELLO, stream=True))
 
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "You said: Hello"
@@ -61,9 +53,7 @@ def test_an_answer_is_streamed_to_a_client_that_wants_a_stream(chat: Program) ->
 def test_an_encoder_in_python_answers_with_numpys_vectors(
     embeddings: Program, form: Literal["float", "base64"] | openai.Omit
 ) -> None:
-    """
-    Vectors arrive as they were made, as numbers and as base64, which the client asks for by itself.
-    """
+    """Vectors arrive as they were made, as numbers and as base64, which the client asks for by itself."""
     client = embeddings.client()
     answer = client.embeddings.create(model="letters", input=["Banana", "b"], encoding_format=form)
 
@@ -74,18 +64,14 @@ def test_an_encoder_in_python_answers_with_numpys_vectors(
 
 
 def _numbers(vector: object) -> tuple[float, ...]:
-    """
-    The client decodes what it asked for by itself, and leaves what it was told to ask for.
-    """
+    """The client decodes what it asked for by itself, and leaves what it was told to ask for."""
     if isinstance(vector, str):
         vector = memoryview(base64.b64decode(vector)).cast("f")
     return tuple(cast("list[float]", vector))
 
 
 def test_what_a_model_cannot_do_is_said(chat: Program) -> None:
-    """
-    Its operations are the methods that its class has.
-    """
+    """Its operations are the methods that its class has."""
     with pytest.raises(openai.BadRequestError) as refused:
         chat.client().completions.create(model="parrot", prompt="Hello")
 
@@ -94,9 +80,7 @@ def test_what_a_model_cannot_do_is_said(chat: Program) -> None:
 
 
 def test_a_request_that_is_wrong_is_refused_by_its_field(chat: Program) -> None:
-    """
-    A wrong type is the client's fault: 400 and the name of the field.
-    """
+    """A wrong type is the client's fault: 400 and the name of the field."""
     with pytest.raises(openai.BadRequestError) as refused:
         chat.client().chat.completions.create(model="parrot", messages=HELLO, temperature="hot")  # type: ignore[call-overload]
 
@@ -104,9 +88,7 @@ def test_a_request_that_is_wrong_is_refused_by_its_field(chat: Program) -> None:
 
 
 def test_a_python_model_has_probes_metrics_and_a_card(chat: Program) -> None:
-    """
-    It is served like any other.
-    """
+    """It is served like any other."""
     ready, standing = chat.get("/readyz")
     _, card = chat.get("/v1/models/parrot")
     with socket.create_connection(("127.0.0.1", chat.port)) as connection:
@@ -120,9 +102,7 @@ def test_a_python_model_has_probes_metrics_and_a_card(chat: Program) -> None:
 
 
 def test_a_python_model_answers_over_grpc_too(chat: Program) -> None:
-    """
-    Where the program names a port for it, in the Open Inference Protocol.
-    """
+    """Where the program names a port for it, in the Open Inference Protocol."""
     with grpc.insecure_channel(f"127.0.0.1:{chat.grpc_port}") as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
         ready = stub.ModelReady(inference_pb2.ModelReadyRequest(name="parrot"), timeout=10)
@@ -131,8 +111,7 @@ def test_a_python_model_answers_over_grpc_too(chat: Program) -> None:
 
 
 def test_a_program_sees_its_model_through(start: Callable[..., Program], tmp_path: Path) -> None:
-    """
-    The port answers while the model loads; the end of a client closes its stream; SIGTERM stops the model, and the
+    """The port answers while the model loads; the end of a client closes its stream; SIGTERM stops the model, and the
     program goes on after `start`.
     """
     diary = tmp_path / "diary"
@@ -156,9 +135,7 @@ def test_a_program_sees_its_model_through(start: Callable[..., Program], tmp_pat
 
 
 def test_a_load_that_hangs_holds_up_no_end(start: Callable[..., Program], tmp_path: Path) -> None:
-    """
-    SIGTERM in the middle of a load ends the program all the same.
-    """
+    """SIGTERM in the middle of a load ends the program all the same."""
     diary = tmp_path / "diary"
     program = start("life.py", str(diary))
     until(lambda: diary.exists() and program.state() == "loading", 30, program.tail)

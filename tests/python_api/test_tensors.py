@@ -1,6 +1,4 @@
-"""
-Models of tensors in Python, for clients of the Open Inference Protocol.
-"""
+"""Models of tensors in Python, for clients of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -25,16 +23,12 @@ from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 
 @pytest.fixture(scope="session")
 def doubling(start: Callable[..., Program]) -> Program:
-    """
-    The program that doubles.
-    """
+    """The program that doubles."""
     return start("tensors.py").until_ready(60)
 
 
 def test_a_model_of_tensors_answers_every_version_of_the_protocol(doubling: Program) -> None:
-    """
-    JSON in both versions over REST, and gRPC.
-    """
+    """JSON in both versions over REST, and gRPC."""
     tensor = {"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1, 2.5]}
     _, first = doubling.post("/v1/models/doubling:predict", {"instances": [[1], [2]]})
     status, second = doubling.post("/v2/models/doubling/infer", {"id": "7", "inputs": [tensor]})
@@ -51,18 +45,14 @@ def test_a_model_of_tensors_answers_every_version_of_the_protocol(doubling: Prog
 
 
 def test_metadata_says_that_python_computes(doubling: Program) -> None:
-    """
-    As its platform.
-    """
+    """As its platform."""
     _, told = doubling.get("/v2/models/doubling")
 
     assert told["platform"] == "python_model"
 
 
 def test_what_a_model_of_tensors_cannot_do_is_said(doubling: Program) -> None:
-    """
-    It has no explanations, and no chat.
-    """
+    """It has no explanations, and no chat."""
     explained, _ = doubling.post("/v1/models/doubling:explain", {"instances": []})
     chatted, said = doubling.post("/v1/chat/completions", {"messages": []})
 
@@ -71,9 +61,7 @@ def test_what_a_model_of_tensors_cannot_do_is_said(doubling: Program) -> None:
 
 
 class Steps(Model):
-    """
-    Each step leaves its mark; `predict` returns what the test gives it.
-    """
+    """Each step leaves its mark; `predict` returns what the test gives it."""
 
     def __init__(self, made: Any = None) -> None:
         super().__init__("steps")
@@ -99,9 +87,7 @@ class Steps(Model):
 
 
 async def ask(model: Model, operation: Operation, body: object = None) -> ModelResponse:
-    """
-    The reply to JSON, or to one tensor.
-    """
+    """The reply to JSON, or to one tensor."""
     bridge = await loaded(model)
     if operation is not Operation.INFERENCE:
         return await bridge.answer(ModelRequest(operation, json.dumps(body).encode(), {"x-tenant": "blue"}))
@@ -110,17 +96,13 @@ async def ask(model: Model, operation: Operation, body: object = None) -> ModelR
 
 
 def inferred(reply: ModelResponse) -> InferenceResponse:
-    """
-    The tensors of a reply.
-    """
+    """The tensors of a reply."""
     assert isinstance(reply.body, bytes)
     return read_response(reply.body, reply.headers.get(LENGTH_HEADER))
 
 
 async def test_each_step_may_be_plain_or_asynchronous() -> None:
-    """
-    They follow each other, and hear the headers.
-    """
+    """They follow each other, and hear the headers."""
     model = Steps()
     predicted = await ask(model, Operation.PREDICTION, {"instances": [1]})
     explained = await ask(model, Operation.EXPLANATION, {"instances": [1]})
@@ -137,9 +119,7 @@ async def test_each_step_may_be_plain_or_asynchronous() -> None:
 
 
 async def test_a_request_in_tensors_arrives_as_kserves() -> None:
-    """
-    With its id, its inputs by name, and their elements in numpy.
-    """
+    """With its id, its inputs by name, and their elements in numpy."""
     model = Steps(InferResponse("7", "steps", []))
     await ask(model, Operation.INFERENCE)
     request = model.seen[-1]
@@ -161,9 +141,7 @@ async def test_a_request_in_tensors_arrives_as_kserves() -> None:
     ],
 )
 async def test_an_answer_in_tensors_is_an_object_or_the_protocols_mapping(made: Any) -> None:
-    """
-    Both come out as tensors.
-    """
+    """Both come out as tensors."""
     (output,) = inferred(await ask(Steps(made), Operation.INFERENCE)).outputs
 
     assert (output.name, output.datatype, output.values()) == ("y", "INT64", [1, 2])
@@ -171,26 +149,20 @@ async def test_an_answer_in_tensors_is_an_object_or_the_protocols_mapping(made: 
 
 @pytest.mark.parametrize("made", [7, "text", {"predictions": [1]}, {"outputs": [{"name": "y"}]}])
 async def test_an_answer_that_is_no_tensors_is_the_models_fault(made: Any) -> None:
-    """
-    The client's request was good.
-    """
+    """The client's request was good."""
     with pytest.raises(ModelFaultError):
         await ask(Steps(made), Operation.INFERENCE)
 
 
 async def test_a_bare_list_is_the_predictions() -> None:
-    """
-    An array too.
-    """
+    """An array too."""
     replies = [await ask(Steps(made), Operation.PREDICTION, {}) for made in ([1, 2], np.array([1, 2]))]
 
     assert [reply.body for reply in replies] == [b'{"predictions":[1,2]}'] * 2
 
 
 async def test_a_method_that_is_not_there_is_not_offered() -> None:
-    """
-    The operations are the methods of the class here too.
-    """
+    """The operations are the methods of the class here too."""
 
     class Explaining(Model):
         def explain(self, payload: Any, headers: Any = None) -> Any:
@@ -219,9 +191,7 @@ async def test_a_method_that_is_not_there_is_not_offered() -> None:
     ],
 )
 def test_arrays_become_tensors_and_come_back(dtype: Any, datatype: str) -> None:
-    """
-    Whatever their datatype, their order of bytes and their layout in memory.
-    """
+    """Whatever their datatype, their order of bytes and their layout in memory."""
     array = np.array([[0, 1, 1], [1, 0, 1]], dtype).T
     made = InferOutput.from_numpy("x", array)
 
@@ -233,9 +203,7 @@ def test_arrays_become_tensors_and_come_back(dtype: Any, datatype: str) -> None:
     "array", [np.array([["é", "b"]]), np.array([["é", "b"]], object), np.array([[b"\xc3\xa9", b"b"]])]
 )
 def test_arrays_of_texts_are_bytes(array: Any) -> None:
-    """
-    In UTF-8, whatever numpy calls them.
-    """
+    """In UTF-8, whatever numpy calls them."""
     made = InferOutput.from_numpy("x", array)
 
     assert (made.datatype, made.shape, made.as_string()) == ("BYTES", [1, 2], ["é", "b"])
@@ -243,9 +211,7 @@ def test_arrays_of_texts_are_bytes(array: Any) -> None:
 
 
 def test_bf16_is_float32_in_numpy() -> None:
-    """
-    Which has no such type.
-    """
+    """Which has no such type."""
     made = InferInput("x", [2], "BF16", [1.5, -2.0])
     copy = InferInput("y", [0], "BF16")
     copy.set_data_from_numpy(made.as_numpy())
@@ -265,25 +231,19 @@ def test_bf16_is_float32_in_numpy() -> None:
     ],
 )
 def test_a_wrong_tensor_is_the_programs_fault(make: Callable[[], object]) -> None:
-    """
-    A client that asked rightly is not told that it did not.
-    """
+    """A client that asked rightly is not told that it did not."""
     with pytest.raises(ValueError, match=r"x|FP99"):
         make()
 
 
 def test_an_array_without_a_datatype_is_told() -> None:
-    """
-    With what to do about it.
-    """
+    """With what to do about it."""
     with pytest.raises(TypeError, match="x: there is no datatype for an array of complex128; give it another"):
         InferOutput.from_numpy("x", np.array([1j]))
 
 
 def test_outputs_are_found_by_name() -> None:
-    """
-    As inputs are.
-    """
+    """As inputs are."""
     output = InferOutput("y", [1], "FP32", [1.0])
     response = InferResponse("7", "steps", [output])
 

@@ -1,6 +1,4 @@
-"""
-Whatever code of a user raises: the request or the model fails, and nothing else does.
-"""
+"""Whatever code of a user raises: the request or the model fails, and nothing else does."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ from appliance.python_api.user_code import UserCodeError
 
 
 class UnspeakableError(Exception):
-    """
-    Its text cannot be had.
-    """
+    """Its text cannot be had."""
 
     def __str__(self) -> str:
         raise SystemExit
@@ -52,9 +48,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
 
 
 class Raising(OpenAIGenerativeModel):
-    """
-    Raises what it is given, wherever it is told to.
-    """
+    """Raises what it is given, wherever it is told to."""
 
     def __init__(self, fault: Callable[[], BaseException], *places: str) -> None:
         super().__init__("model")
@@ -93,9 +87,7 @@ raising = pytest.mark.parametrize("fault", RAISED.values(), ids=RAISED)
 
 @raising
 async def test_what_a_method_raises_fails_its_request(fault: Callable[[], BaseException]) -> None:
-    """
-    Plain or asynchronous; the log has the exception's name and the user's frames.
-    """
+    """Plain or asynchronous; the log has the exception's name and the user's frames."""
     for place, operation in (("plain", Operation.COMPLETION), ("async", Operation.CHAT_COMPLETION)):
         with capture_logs() as logs, pytest.raises(UserCodeError, match=r"Raising\.create_\w+ raised "):
             await ask(Raising(fault, place), operation, prompt="Hello")
@@ -107,9 +99,7 @@ async def test_what_a_method_raises_fails_its_request(fault: Callable[[], BaseEx
 
 @raising
 async def test_what_a_stream_raises_ends_the_stream(fault: Callable[[], BaseException]) -> None:
-    """
-    After the first chunk too.
-    """
+    """After the first chunk too."""
     reply = await ask(Raising(fault, "stream"), stream=True)
     stream = cast("AsyncGenerator[bytes]", reply.body)
 
@@ -120,18 +110,14 @@ async def test_what_a_stream_raises_ends_the_stream(fault: Callable[[], BaseExce
 
 @raising
 async def test_what_load_raises_is_a_failed_load(fault: Callable[[], BaseException]) -> None:
-    """
-    This model fails, and the process goes on.
-    """
+    """This model fails, and the process goes on."""
     with pytest.raises(LoadError, match=r"Raising\.load raised .*; the log says where in your code"):
         await loaded(Raising(fault, "load"))
 
 
 @raising
 async def test_what_healthy_and_stop_raise_is_borne(fault: Callable[[], BaseException]) -> None:
-    """
-    An ill model is unavailable, and one that cannot stop is left all the same.
-    """
+    """An ill model is unavailable, and one that cannot stop is left all the same."""
     model = await loaded(Raising(fault, "healthy", "stop"))
 
     with pytest.raises(UnavailableError, match=r"its healthy\(\) raised "):
@@ -142,9 +128,7 @@ async def test_what_healthy_and_stop_raise_is_borne(fault: Callable[[], BaseExce
 
 
 async def test_a_healthy_that_goes_on_raising_is_logged_once() -> None:
-    """
-    It is asked all the time; another fault is logged again, and so is the first one after it was well.
-    """
+    """It is asked all the time; another fault is logged again, and so is the first one after it was well."""
     counter = count()
     faults: list[Callable[[], BaseException]] = [lambda: ValueError(f"number {next(counter)}"), lambda: SystemExit(3)]
     model = Raising(faults[0], "healthy")
@@ -164,9 +148,7 @@ async def test_a_healthy_that_goes_on_raising_is_logged_once() -> None:
 
 
 async def test_a_request_that_is_cancelled_is_no_fault_of_the_model() -> None:
-    """
-    The client left: nothing is logged, and the cancellation goes on.
-    """
+    """The client left: nothing is logged, and the cancellation goes on."""
 
     class Slow(OpenAIGenerativeModel):
         async def create_completion(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
@@ -182,9 +164,7 @@ async def test_a_request_that_is_cancelled_is_no_fault_of_the_model() -> None:
 
 
 async def test_the_log_tells_causes_and_groups() -> None:
-    """
-    Each with its type and its text, which is cut where it is long.
-    """
+    """Each with its type and its text, which is cut where it is long."""
 
     def fault() -> Exception:
         group = ExceptionGroup("several", [ValueError("a"), UnspeakableError()])
@@ -201,9 +181,7 @@ async def test_the_log_tells_causes_and_groups() -> None:
 
 
 class Odd:
-    """
-    Raises when it is looked into.
-    """
+    """Raises when it is looked into."""
 
     def tolist(self) -> list[float]:
         raise KeyError("tolist")
@@ -211,9 +189,7 @@ class Odd:
 
 @pytest.mark.parametrize("returned", [Odd(), object(), {"data": Odd()}, {"data": [{"embedding": ["a"]}]}, {"data": 5}])
 async def test_a_wrong_answer_is_told_by_its_type(returned: object) -> None:
-    """
-    Whatever breaks while it is made into JSON.
-    """
+    """Whatever breaks while it is made into JSON."""
 
     class Encoder(OpenAIEncoderModel):
         async def create_embedding(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
@@ -224,9 +200,7 @@ async def test_a_wrong_answer_is_told_by_its_type(returned: object) -> None:
 
 
 async def test_vectors_are_no_stream() -> None:
-    """
-    A generator where one whole answer is wanted is told.
-    """
+    """A generator where one whole answer is wanted is told."""
 
     class Encoder(OpenAIEncoderModel):
         async def create_embedding(self, request: Any, raw_request: Any = None, context: Any = None) -> Any:
@@ -237,9 +211,7 @@ async def test_vectors_are_no_stream() -> None:
 
 
 class Counting(Model):
-    """
-    Predicts in pieces.
-    """
+    """Predicts in pieces."""
 
     def predict(self, payload: Any, headers: Any = None) -> Iterator[Any]:
         for number in payload["instances"]:
@@ -249,9 +221,7 @@ class Counting(Model):
 
 
 async def test_a_prediction_in_pieces_is_streamed() -> None:
-    """
-    Mappings are lines of JSON, texts and bytes pass as they are; tensors cannot be streamed.
-    """
+    """Mappings are lines of JSON, texts and bytes pass as they are; tensors cannot be streamed."""
     model = await loaded(Counting("model"))
     reply = await model.answer(ModelRequest(Operation.PREDICTION, b'{"instances": [1, 2]}'))
 
@@ -264,9 +234,7 @@ async def test_a_prediction_in_pieces_is_streamed() -> None:
 
 
 async def test_a_proof_that_is_no_mapping_is_told() -> None:
-    """
-    With its type, and what is expected.
-    """
+    """With its type, and what is expected."""
 
     class Wrong(Raising):
         proof = cast("Any", "1+1")
@@ -342,9 +310,7 @@ def _states(served: Served) -> set[str]:
 
 
 async def test_a_thread_that_closes_a_stream_logs_what_that_raises() -> None:
-    """
-    Not as a traceback on standard error, where it would break a log of JSON.
-    """
+    """Not as a traceback on standard error, where it would break a log of JSON."""
     is_closed = threading.Event()
 
     class Stubborn(OpenAIGenerativeModel):

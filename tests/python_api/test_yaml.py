@@ -1,6 +1,4 @@
-"""
-Models written in Python that a file names.
-"""
+"""Models written in Python that a file names."""
 
 from __future__ import annotations
 
@@ -64,9 +62,7 @@ class Stranger:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """
-    A directory with the modules `user_models`, `user_broken` and weights, from which things are started.
-    """
+    """A directory with the modules `user_models`, `user_broken` and weights, from which things are started."""
     (tmp_path / "user_models.py").write_text(MODELS)
     (tmp_path / "user_broken.py").write_text("import user_missing")
     (tmp_path / "user_raising.py").write_text("raise RuntimeError('at import')")
@@ -81,9 +77,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def config(folder: Path, engine: Mapping[str, Any], class_: str = "generative", **keys: Any) -> ModelConfig:
-    """
-    The one model of a file with this engine.
-    """
+    """The one model of a file with this engine."""
     model = {"name": "mine", "class": class_, "engine": engine, **keys}
     file = folder / "config.yaml"
     file.write_text(json.dumps({"models": [model]}))
@@ -91,9 +85,7 @@ def config(folder: Path, engine: Mapping[str, Any], class_: str = "generative", 
 
 
 async def loaded(made: ModelConfig, **artifacts: Path) -> Model:
-    """
-    Its model, loaded.
-    """
+    """Its model, loaded."""
     model = made.build(NOBODY)
     await model.load(artifacts)
     return model
@@ -102,9 +94,7 @@ async def loaded(made: ModelConfig, **artifacts: Path) -> Model:
 def test_a_file_with_a_python_model_is_served(
     module: Path, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    With its storage, its arguments, its aliases, and everything that any model has.
-    """
+    """With its storage, its arguments, its aliases, and everything that any model has."""
     file = module / "config.yaml"
     engine = {"python": "user_models:Reader", "args": {"greeting": "Hello"}}
     model = {"name": "mine", "class": "generative", "aliases": ["gpt-4o"], "engine": engine}
@@ -126,18 +116,14 @@ def test_a_file_with_a_python_model_is_served(
 
 
 def test_a_file_is_checked_without_running_its_code(module: Path) -> None:
-    """
-    Validating imports nothing of the user's.
-    """
+    """Validating imports nothing of the user's."""
     config(module, {"python": "user_raising:Model"}).build(NOBODY)
 
     assert "user_raising" not in sys.modules
 
 
 async def test_a_class_without_storage_is_loaded(module: Path) -> None:
-    """
-    A model in Python may have no bytes; its operations are known once it is made.
-    """
+    """A model in Python may have no bytes; its operations are known once it is made."""
     made = config(module, {"python": "user_models:Ranker"}, "encoder")
     before = made.build(NOBODY).operations
     model = await loaded(made)
@@ -153,9 +139,7 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
 
 
 async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
-    """
-    What it is asked says what it is.
-    """
+    """What it is asked says what it is."""
     model = await loaded(config(module, {"python": "user_models:Tensors"}), model=module)
     reply = await model.answer(ModelRequest(Operation.PREDICTION, b"{}"))
 
@@ -187,9 +171,7 @@ async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
 async def test_what_is_wrong_with_a_class_is_told_when_it_is_loaded(
     module: Path, engine: Mapping[str, Any], message: str
 ) -> None:
-    """
-    The error names the key, the class, the fault and the remedy.
-    """
+    """The error names the key, the class, the fault and the remedy."""
     with pytest.raises(LoadError, match=message) as fault:
         await loaded(config(module, engine), model=module / "weights")
 
@@ -197,9 +179,7 @@ async def test_what_is_wrong_with_a_class_is_told_when_it_is_loaded(
 
 
 async def test_the_operations_of_a_class_are_asked_through_the_contract(module: Path) -> None:
-    """
-    A constructor that takes `model_dir` gets it.
-    """
+    """A constructor that takes `model_dir` gets it."""
     engine = {"python": "user_models:Reader", "args": {"greeting": "Hi", "punctuation": "?"}}
     model = await loaded(config(module, engine), model=module / "weights")
     reply = await model.answer(ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user"}]}'))

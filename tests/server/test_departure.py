@@ -1,6 +1,4 @@
-"""
-How a process leaves, when it is told to and when its model has failed.
-"""
+"""How a process leaves, when it is told to and when its model has failed."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}]}
 
 @pytest.fixture
 def start(serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
-    """
-    Starts a model that dies once the file `grave` is there.
-    """
+    """Starts a model that dies once the file `grave` is there."""
     (tmp_path / "mortal.py").write_text(MODEL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     file = tmp_path / "mortal.yaml"
@@ -60,9 +56,7 @@ def start(serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_in_the_delay_readiness_is_off_and_calls_are_answered_a_last_time(start: Callable[..., Served]) -> None:
-    """
-    Liveness stays, the probe says why, and each answer closes the connection it came on.
-    """
+    """Liveness stays, the probe says why, and each answer closes the connection it came on."""
     server = start("server.drain_delay_seconds=3").until_ready(60)
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     closes = []
@@ -104,9 +98,7 @@ def test_a_connection_of_http2_is_told_to_go_while_its_call_is_under_way(start: 
 
 
 def test_clients_of_grpc_are_told_to_go_while_another_call_is_under_way(start: Callable[..., Served]) -> None:
-    """
-    They ask elsewhere then, and no longer here, while the call that is left ends whole.
-    """
+    """They ask elsewhere then, and no longer here, while the call that is left ends whole."""
     port = free_port()
     server = start("server.drain_delay_seconds=0.5", f"server.grpc_port={port}").until_ready(60)
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -127,9 +119,7 @@ def test_clients_of_grpc_are_told_to_go_while_another_call_is_under_way(start: C
 
 
 def test_somebody_at_a_terminal_does_not_wait(start: Callable[..., Served]) -> None:
-    """
-    Ctrl-C drains at once: nobody else was told to send calls here.
-    """
+    """Ctrl-C drains at once: nobody else was told to send calls here."""
     server = start("server.drain_delay_seconds=600").until_ready(60)
     server.process.send_signal(signal.SIGINT)
 
@@ -140,9 +130,7 @@ def test_somebody_at_a_terminal_does_not_wait(start: Callable[..., Served]) -> N
 def test_a_model_that_dies_ends_the_process_where_it_should(
     start: Callable[..., Served], tmp_path: Path, on_failure: str, ends: bool
 ) -> None:
-    """
-    With the exit code of an engine's fault, after the calls under way; else the process stays and says so.
-    """
+    """With the exit code of an engine's fault, after the calls under way; else the process stays and says so."""
     server = start(f"models.one.on_failure={on_failure}").until_ready(60)
     with open_stream(server.port, CHAT, {**BODY, "stream": True, "max_tokens": 2}) as stream:
         received = stream.recv(4096)
@@ -161,9 +149,7 @@ def test_a_model_that_dies_ends_the_process_where_it_should(
 
 
 def test_a_model_that_never_loads_ends_the_process_with_the_code_of_its_fault(start: Callable[..., Served]) -> None:
-    """
-    Also where others would be restarted: what is wrong stays wrong.
-    """
+    """Also where others would be restarted: what is wrong stays wrong."""
     server = start("models.one.on_failure=exit", "models.one.engine.python=nowhere:Model")
 
     assert server.process.wait(60) == 4

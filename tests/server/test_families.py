@@ -1,6 +1,4 @@
-"""
-Metrics of several processes as one scrape.
-"""
+"""Metrics of several processes as one scrape."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from appliance.server.multiprocess_metrics import MetricFamilySum, counted, merg
 
 
 def _process(calls: int, seconds: float) -> list[MetricFamilySum]:
-    """
-    What a process has after so many calls, one of them so long.
-    """
+    """What a process has after so many calls, one of them so long."""
     registry = CollectorRegistry()
     Counter("calls", "Calls.", ["model"], registry=registry).labels("a").inc(calls)
     Gauge("running", "Running.", registry=registry).set(calls)
@@ -40,9 +36,7 @@ def _scrape(metrics: Iterator[Metric]) -> dict[tuple[str, tuple[tuple[str, str],
 
 
 def test_counts_are_summed_and_states_keep_their_worker() -> None:
-    """
-    A counter and each bucket of a histogram is the sum; a gauge is there once for each worker.
-    """
+    """A counter and each bucket of a histogram is the sum; a gauge is there once for each worker."""
     scraped = _scrape(merged({0: (_process(3, 0.5), []), 1: (_process(4, 5), [])}))
 
     assert scraped["calls_total", (("model", "a"),)] == 7
@@ -54,27 +48,21 @@ def test_counts_are_summed_and_states_keep_their_worker() -> None:
 
 
 def _told(value: float, moment: float) -> list[MetricFamilySum]:
-    """
-    What a process was told of an engine it shares, at that moment.
-    """
+    """What a process was told of an engine it shares, at that moment."""
     metric = Metric("waiting", "Waiting.", "gauge")
     metric.add_sample("waiting", {"engine": "0"}, value, timestamp=moment)
     return [MetricFamilySum.of(metric)]
 
 
 def test_of_what_all_share_there_is_the_latest() -> None:
-    """
-    An engine tells one worker how it stands, and the next time another one.
-    """
+    """An engine tells one worker how it stands, and the next time another one."""
     scraped = _scrape(merged({0: (_told(7, 20.5), []), 1: (_told(9, 10), []), 2: (_told(0, 0), [])}))
 
     assert scraped == {("waiting", (("engine", "0"),)): 7}
 
 
 def test_what_a_dead_worker_counted_still_counts() -> None:
-    """
-    A count never goes down; what a dead worker was doing is gone.
-    """
+    """A count never goes down; what a dead worker was doing is gone."""
     past = counted([*_process(10, 5), *_process(20, 5)])
     scraped = _scrape(merged({0: ([], past), 1: (_process(1, 5), [])}))
 
@@ -84,9 +72,7 @@ def test_what_a_dead_worker_counted_still_counts() -> None:
 
 
 def test_a_count_began_when_the_first_of_them_did() -> None:
-    """
-    Times of beginning are not summed.
-    """
+    """Times of beginning are not summed."""
     first, second = _process(1, 1), _process(1, 1)
     began = [value for name, _, value, _ in first[0].samples if name.endswith("_created")]
     scraped = _scrape(merged({0: (first, []), 1: (second, [])}))

@@ -1,6 +1,4 @@
-"""
-A client that reads slower than a model writes.
-"""
+"""A client that reads slower than a model writes."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ PIECES = 4096
 
 
 async def test_what_a_client_does_not_read_is_not_asked_of_the_model() -> None:
-    """
-    A few hundred kilobytes are under way at most; all of it comes once it is read.
-    """
+    """A few hundred kilobytes are under way at most; all of it comes once it is read."""
     made = 0
 
     @get("/")
@@ -47,9 +43,7 @@ async def test_what_a_client_does_not_read_is_not_asked_of_the_model() -> None:
 
 
 async def _asked(port: int) -> socket.socket:
-    """
-    A connection that has asked, and reads only when it is read from.
-    """
+    """A connection that has asked, and reads only when it is read from."""
     async with asyncio.timeout(20):
         while True:
             try:
@@ -63,9 +57,7 @@ async def _asked(port: int) -> socket.socket:
 
 
 async def _until_still(count: Callable[[], int]) -> int:
-    """
-    What it comes to and stays.
-    """
+    """What it comes to and stays."""
     before = 0
     while not count() or count() != before:
         before = count()

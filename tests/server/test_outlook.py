@@ -1,6 +1,4 @@
-"""
-What a worker tells about all of them.
-"""
+"""What a worker tells about all of them."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ def _said(standing: HealthReport = GOOD, *, seconds_ago: float = 0) -> Snapshot:
 
 @pytest.fixture
 def slots() -> SharedSlots:
-    """
-    Three slots, whose second and third workers are well.
-    """
+    """Three slots, whose second and third workers are well."""
     slots = SharedSlots(3)
     for number in (1, 2):
         write(slots, number, _said())
@@ -36,9 +32,7 @@ def slots() -> SharedSlots:
 
 
 class _Ready(ModelManager):
-    """
-    A lifecycle whose model is ready, though nobody loaded it.
-    """
+    """A lifecycle whose model is ready, though nobody loaded it."""
 
     @property
     def is_ready(self) -> bool:
@@ -50,18 +44,14 @@ class _Ready(ModelManager):
 
 @pytest.fixture
 def together(slots: SharedSlots) -> MultiWorkerHealth:
-    """
-    The outlook of the first worker, which is well too.
-    """
+    """The outlook of the first worker, which is well too."""
     together = MultiWorkerHealth(_Ready(config()), WorkerInfo(0, slots))
     together.publish()
     return together
 
 
 def test_all_is_well_where_each_is(together: MultiWorkerHealth) -> None:
-    """
-    And what runs is the sum.
-    """
+    """And what runs is the sum."""
     standing = together.standing()
 
     assert (standing.is_live, standing.is_ready, standing.has_started) == (True, True, True)
@@ -70,9 +60,7 @@ def test_all_is_well_where_each_is(together: MultiWorkerHealth) -> None:
 
 
 def test_a_model_is_shown_where_it_stands_worst(together: MultiWorkerHealth, slots: SharedSlots) -> None:
-    """
-    One worker that is not ready is enough.
-    """
+    """One worker that is not ready is enough."""
     bad = {**GOOD.models[0], "state": "failed", "reason": "it broke", "running": 0, "queued": 0}
     write(slots, 2, _said(replace(GOOD, is_live=False, is_ready=False, retry_after=30, models=[bad])))
     standing = together.standing()
@@ -83,9 +71,7 @@ def test_a_model_is_shown_where_it_stands_worst(together: MultiWorkerHealth, slo
 
 
 def test_nobody_is_ready_before_each_was_heard() -> None:
-    """
-    A worker that never said anything is starting.
-    """
+    """A worker that never said anything is starting."""
     together = MultiWorkerHealth(_Ready(config()), WorkerInfo(0, SharedSlots(2)))
     together.publish()
     standing = together.standing()
@@ -99,9 +85,7 @@ def test_nobody_is_ready_before_each_was_heard() -> None:
 def test_a_worker_that_hangs_is_noticed(
     together: MultiWorkerHealth, slots: SharedSlots, seconds: float, is_live: bool
 ) -> None:
-    """
-    Silent for a while it is not ready; silent for long it will not come back, and the platform must know.
-    """
+    """Silent for a while it is not ready; silent for long it will not come back, and the platform must know."""
     write(slots, 1, _said(seconds_ago=seconds))
     standing = together.standing()
 
@@ -110,9 +94,7 @@ def test_a_worker_that_hangs_is_noticed(
 
 
 def test_a_dead_worker_is_not_ready(together: MultiWorkerHealth, slots: SharedSlots) -> None:
-    """
-    Until the one that takes its place says otherwise.
-    """
+    """Until the one that takes its place says otherwise."""
     mark_dead(slots, 1)
     last = read(slots, 1)
 
@@ -122,9 +104,7 @@ def test_a_dead_worker_is_not_ready(together: MultiWorkerHealth, slots: SharedSl
 
 
 def test_a_worker_that_left_takes_no_liveness_with_it(together: MultiWorkerHealth, slots: SharedSlots) -> None:
-    """
-    The last it said is that its models stopped; another takes its place.
-    """
+    """The last it said is that its models stopped; another takes its place."""
     write(slots, 1, _said(replace(GOOD, is_live=False, is_ready=False)))
     assert not together.standing().is_live
     mark_dead(slots, 1)
@@ -133,9 +113,7 @@ def test_a_worker_that_left_takes_no_liveness_with_it(together: MultiWorkerHealt
 
 
 def test_metrics_that_do_not_fit_are_dropped_and_probes_stay(together: MultiWorkerHealth, slots: SharedSlots) -> None:
-    """
-    A million series are a fault of somebody's; not being ready is not one.
-    """
+    """A million series are a fault of somebody's; not being ready is not one."""
     series = Gauge("flood", "Too much.", ["text"])
     try:
         series.labels("x" * (9 << 20)).set(1)

@@ -1,6 +1,4 @@
-"""
-A file that changes while it is served: what is applied, what waits, and that nobody's request is lost over it.
-"""
+"""A file that changes while it is served: what is applied, what waits, and that nobody's request is lost over it."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ HOT_BELOW = {
 
 
 class File:
-    """
-    A config that is served, and its next versions.
-    """
+    """A config that is served, and its next versions."""
 
     def __init__(self, path: Path, *urls: str) -> None:
         self.path = path
@@ -48,17 +44,13 @@ class File:
         self.write()
 
     def write(self, **configs: Any) -> None:
-        """
-        Put other sections in.
-        """
+        """Put other sections in."""
         self.content |= configs
         self.path.write_text(json.dumps(self.content, indent=2))
 
     @property
     def digest(self) -> str:
-        """
-        What `sha256sum` prints.
-        """
+        """What `sha256sum` prints."""
         return sha256(self.path.read_bytes()).hexdigest()
 
 
@@ -84,9 +76,7 @@ def _named(server: Served, name: str) -> list[dict[str, Any]]:
 def test_hot_keys_are_applied_without_a_lost_request(
     serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
 ) -> None:
-    """
-    Each of them holds from then on; two signals at once are no more than one.
-    """
+    """Each of them holds from then on; two signals at once are no more than one."""
     file = File(tmp_path / "a.yaml", upstream.url)
     server = serve(file=file.path).until_ready(60)
     assert server.post("/v2/repository/models/m0/unload", {})[0] == 403
@@ -172,9 +162,7 @@ def _hot_here(file: File) -> set[str]:
 def test_a_model_without_an_engine_is_swapped_without_a_lost_request(
     serve: Callable[..., Served], upstreams: Callable[[], Upstream], tmp_path: Path
 ) -> None:
-    """
-    A stream that was begun ends where it began, and what is asked after that is asked elsewhere.
-    """
+    """A stream that was begun ends where it began, and what is asked after that is asked elsewhere."""
     one, two = upstreams(), upstreams()
     slow = stream(event({"n": 1}), 4.0, event({"n": 2}), event("[DONE]"))
     file = File(tmp_path / "a.yaml", one.url, one.url)
@@ -239,9 +227,7 @@ def test_a_bad_file_changes_nothing_and_the_next_good_one_does(
 def test_what_needs_a_restart_waits_with_all_else_of_its_file(
     serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
 ) -> None:
-    """
-    Nothing of the file is applied, and the probe names the keys; so it is with a model that fails.
-    """
+    """Nothing of the file is applied, and the probe names the keys; so it is with a model that fails."""
     file = File(tmp_path / "a.yaml", upstream.url)
     server = serve(file=file.path).until_ready(60)
     before = file.digest
@@ -267,8 +253,7 @@ def test_what_needs_a_restart_waits_with_all_else_of_its_file(
 
 
 def _mount(folder: Path, number: int, **files: str) -> None:
-    """
-    Fill a volume as kubelet does: files in a directory of their own, and one link that is renamed over.
+    """Fill a volume as kubelet does: files in a directory of their own, and one link that is renamed over.
 
     Source: https://github.com/kubernetes/kubernetes, pkg/volume/util/atomic_writer.go
     """
@@ -288,9 +273,7 @@ def _mount(folder: Path, number: int, **files: str) -> None:
 def test_a_config_map_and_a_secret_that_change_are_noticed(
     serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
 ) -> None:
-    """
-    Both are watched, though no file of theirs is ever written; the new secret is used, and neither is in the log.
-    """
+    """Both are watched, though no file of theirs is ever written; the new secret is used, and neither is in the log."""
     config, secret = tmp_path / "config", tmp_path / "secret"
     text = f"""\
 models:
@@ -319,9 +302,7 @@ server: {{watch: true}}
 def test_half_a_file_never_replaces_a_whole_one(
     serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
 ) -> None:
-    """
-    Whoever writes in place, and however slowly, the models that are served are those of a whole file.
-    """
+    """Whoever writes in place, and however slowly, the models that are served are those of a whole file."""
     file = File(tmp_path / "a.yaml", upstream.url)
     file.write(server={"watch": True})
     server = serve(file=file.path).until_ready(60)
@@ -347,9 +328,7 @@ def test_half_a_file_never_replaces_a_whole_one(
 def test_every_worker_changes_and_so_does_one_that_is_born_later(
     serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
 ) -> None:
-    """
-    A signal to the parent reaches all, and who takes the place of a dead one serves the file of now.
-    """
+    """A signal to the parent reaches all, and who takes the place of a dead one serves the file of now."""
     file = File(tmp_path / "a.yaml", upstream.url)
     file.write(server={"workers": 2})
     server = serve(file=file.path).until_ready(60)
@@ -397,9 +376,7 @@ def _death(server: Served) -> str:
 def test_an_unloaded_model_stays_unloaded_until_its_section_changes(
     serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
 ) -> None:
-    """
-    What an operator did holds against a file that says nothing about it.
-    """
+    """What an operator did holds against a file that says nothing about it."""
     file = File(tmp_path / "a.yaml", upstream.url, upstream.url)
     file.write(server={"admin": True})
     server = serve(file=file.path).until_ready(60)
@@ -421,9 +398,7 @@ def test_an_unloaded_model_stays_unloaded_until_its_section_changes(
 def test_a_signal_while_models_load_is_not_lost(
     serve: Callable[..., Served], upstream: Upstream, tmp_path: Path
 ) -> None:
-    """
-    From the moment the port answers, a change that is asked for is applied.
-    """
+    """From the moment the port answers, a change that is asked for is applied."""
     file = File(tmp_path / "a.yaml", upstream.url)
     server = serve(file=file.path)
     until(lambda: server.state() is not None, 60, server.tail)

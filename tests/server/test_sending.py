@@ -1,6 +1,4 @@
-"""
-Streams whose source is always ready, to clients that take all of it or are gone.
-"""
+"""Streams whose source is always ready, to clients that take all of it or are gone."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ _SCOPE = cast("HTTPScope", {"type": "http"})
 
 
 class _Taken:
-    """
-    What the server returns for a message that it takes at once: waiting for it suspends nobody.
-    """
+    """What the server returns for a message that it takes at once: waiting for it suspends nobody."""
 
     def __await__(self) -> Generator[Any, None, None]:
         return iter(())  # type: ignore[return-value]  # all that is asked of it is to end
@@ -33,9 +29,7 @@ async def _receive() -> Any:
 
 
 async def test_a_stream_that_is_always_ready_is_ended_within_a_few_messages() -> None:
-    """
-    Whoever hears that the client left gets a turn, and cancels it, though sending never waits.
-    """
+    """Whoever hears that the client left gets a turn, and cancels it, though sending never waits."""
     sent = 0
 
     def send(_: Message) -> _Taken:

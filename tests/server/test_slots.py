@@ -1,6 +1,4 @@
-"""
-The memory that workers share.
-"""
+"""The memory that workers share."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from appliance.server.shared_memory import SharedSlots
 
 
 def test_each_slot_holds_what_was_said_last() -> None:
-    """
-    Nothing before the first word; then the last word, whatever the length of those before.
-    """
+    """Nothing before the first word; then the last word, whatever the length of those before."""
     slots = SharedSlots(2)
     assert slots.read(1) is None
     for said in (b"a" * 1000, b"", b"last"):
@@ -27,9 +23,7 @@ def test_each_slot_holds_what_was_said_last() -> None:
 
 
 def test_too_much_is_refused_and_leaves_what_was() -> None:
-    """
-    A slot has an end, and nobody writes beyond it.
-    """
+    """A slot has an end, and nobody writes beyond it."""
     slots = SharedSlots(2)
     slots.write(0, b"good")
 
@@ -40,9 +34,7 @@ def test_too_much_is_refused_and_leaves_what_was() -> None:
 
 
 def test_a_reader_never_sees_half_of_a_word() -> None:
-    """
-    While another process writes without a pause, and when it is killed in the middle, what is read was said.
-    """
+    """While another process writes without a pause, and when it is killed in the middle, what is read was said."""
     slots = SharedSlots(1)
     writer = os.fork()
     if writer == 0:

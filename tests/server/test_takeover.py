@@ -1,6 +1,4 @@
-"""
-One instance takes over from another while clients ask without a pause: not one request fails.
-"""
+"""One instance takes over from another while clients ask without a pause: not one request fails."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ DELAY = "server.drain_delay_seconds=2"
 def instance(
     serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, int], Served]:
-    """
-    Starts an instance of the same model on a port; it answers with its name first.
-    """
+    """Starts an instance of the same model on a port; it answers with its name first."""
     (tmp_path / "counting.py").write_text(MODEL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
@@ -56,17 +52,13 @@ def instance(
 
 @pytest.fixture
 def ports() -> list[int]:
-    """
-    A port for each generation.
-    """
+    """A port for each generation."""
     return [free_port() for _ in range(3)]
 
 
 @pytest.fixture
 def balancer(ports: list[int]) -> Iterator[Balancer]:
-    """
-    Before all of them.
-    """
+    """Before all of them."""
     with Balancer(ports) as balancer:
         yield balancer
 
@@ -74,9 +66,7 @@ def balancer(ports: list[int]) -> Iterator[Balancer]:
 def test_two_generations_are_replaced_and_no_request_fails(
     instance: Callable[[str, int], Served], ports: list[int], balancer: Balancer
 ) -> None:
-    """
-    Behind something that follows readiness and repairs nothing, every kind of client gets every answer whole.
-    """
+    """Behind something that follows readiness and repairs nothing, every kind of client gets every answer whole."""
     before = instance("first", ports[0]).until_ready(60)
     until(lambda: balancer.ready == [ports[0]], 10)
     with Traffic(balancer.port, "end") as traffic:
@@ -98,9 +88,7 @@ def test_two_generations_are_replaced_and_no_request_fails(
 def test_workers_are_replaced_and_no_request_fails(
     serve: Callable[..., Served], upstream: Upstream, tmp_path: Path, ports: list[int], balancer: Balancer
 ) -> None:
-    """
-    Several processes on one port leave together.
-    """
+    """Several processes on one port leave together."""
     file = tmp_path / "proxy.yaml"
     models = f"models: [{{name: one, class: proxy, upstreams: [{{url: {upstream.url}}}], retry: {{attempts: 0}}}}]"
     file.write_text(f"{models}\nserver: {{workers: 2}}\n")
@@ -121,9 +109,7 @@ def test_workers_are_replaced_and_no_request_fails(
 def test_an_appliance_before_others_follows_their_readiness(
     instance: Callable[[str, int], Served], serve: Callable[..., Served], ports: list[int], tmp_path: Path
 ) -> None:
-    """
-    It never has to ask twice, which it may not here: no answer was refused, and no connection broke.
-    """
+    """It never has to ask twice, which it may not here: no answer was refused, and no connection broke."""
     before, after = instance("first", ports[0]), instance("second", ports[1])
     upstreams = ", ".join(f"{{url: 'http://127.0.0.1:{port}'}}" for port in ports[:2])
     health = "{path: /readyz, interval_seconds: 0.2, failures: 1}"
@@ -151,9 +137,7 @@ def test_an_appliance_before_others_follows_their_readiness(
 def test_a_language_model_is_replaced_and_no_request_fails(
     serve: Callable[..., Served], instance: Callable[[str, int], Served], ports: list[int], balancer: Balancer
 ) -> None:
-    """
-    The same with vLLM's engine behind the one that goes; two of them on two cores would only wait for each other.
-    """
+    """The same with vLLM's engine behind the one that goes; two of them on two cores would only wait for each other."""
     names = "models.smollm2.aliases=[one]"
     before = _on(serve(f"server.port={ports[0]}", DELAY, names), ports[0]).until_ready()
     after = instance("second", ports[1]).until_ready()

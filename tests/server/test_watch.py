@@ -1,6 +1,4 @@
-"""
-Whether files hold something else than what was read.
-"""
+"""Whether files hold something else than what was read."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from appliance.server.file_watcher import FileWatcher
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """
-    A file that was read.
-    """
+    """A file that was read."""
     file = tmp_path / "a.yaml"
     file.write_text("one")
     return file
@@ -28,9 +24,7 @@ def _watch(file: Path) -> FileWatcher:
 
 
 def test_a_change_counts_once_it_holds_still(file: Path) -> None:
-    """
-    What is different at each look is still being written; what was only touched is no change.
-    """
+    """What is different at each look is still being written; what was only touched is no change."""
     watch = _watch(file)
     file.touch()
     looks = [watch.has_changed()]
@@ -42,9 +36,7 @@ def test_a_change_counts_once_it_holds_still(file: Path) -> None:
 
 
 def test_what_was_read_is_no_change_any_more(file: Path) -> None:
-    """
-    Neither when it was good, nor, for a while, when it was not.
-    """
+    """Neither when it was good, nor, for a while, when it was not."""
     watch = _watch(file)
     file.write_text("two")
     watch.begin()
@@ -55,18 +47,14 @@ def test_what_was_read_is_no_change_any_more(file: Path) -> None:
 
 
 def test_a_change_before_the_first_look_is_seen(file: Path) -> None:
-    """
-    What counts is what was read, not what was there when the watch began.
-    """
+    """What counts is what was read, not what was there when the watch began."""
     watch = FileWatcher({file: sha256(b"zero").hexdigest()})
 
     assert [watch.has_changed(), watch.has_changed()] == [False, True]
 
 
 def test_a_file_that_is_gone_is_a_change(file: Path) -> None:
-    """
-    The walk that reads it says what that means.
-    """
+    """The walk that reads it says what that means."""
     watch = _watch(file)
     file.unlink()
 
@@ -74,9 +62,7 @@ def test_a_file_that_is_gone_is_a_change(file: Path) -> None:
 
 
 def test_what_takes_long_to_be_found_wrong_is_seldom_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A wrong file is read again for a file that it lacked, and never takes more than a twentieth of a core.
-    """
+    """A wrong file is read again for a file that it lacked, and never takes more than a twentieth of a core."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     watch = _watch(file)

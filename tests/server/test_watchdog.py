@@ -1,6 +1,4 @@
-"""
-A model's code that blocks the event loop: it is named, probes go on, and signals end the process.
-"""
+"""A model's code that blocks the event loop: it is named, probes go on, and signals end the process."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ asyncio.run(main())
 def blocking(
     serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Served, int]]:
-    """
-    A server whose model blocks for as many seconds as it is asked for tokens, and its probe port.
-    """
+    """A server whose model blocks for as many seconds as it is asked for tokens, and its probe port."""
     (tmp_path / "blocking.py").write_text(MODEL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     file = tmp_path / "blocking.yaml"
@@ -90,9 +86,7 @@ def test_probes_answer_while_a_models_code_blocks_the_event_loop(blocking: tuple
 
 
 def test_a_second_signal_ends_a_server_that_is_blocked(blocking: tuple[Served, int]) -> None:
-    """
-    At once: signals wait for nothing that the event loop does.
-    """
+    """At once: signals wait for nothing that the event loop does."""
     server, _ = blocking
     _block(server, 600)
     until(lambda: bool(_events(server, "event_loop.blocked")), 60, server.tail)
@@ -105,9 +99,7 @@ def test_a_second_signal_ends_a_server_that_is_blocked(blocking: tuple[Served, i
 
 @pytest.mark.parametrize("block", ["time.sleep(600)", "while True: pass", "await asyncio.sleep(600)"])
 def test_a_server_that_does_not_stop_in_time_is_ended(block: str) -> None:
-    """
-    Whatever keeps it: Python code, a call that waits, or a task that goes on.
-    """
+    """Whatever keeps it: Python code, a call that waits, or a task that goes on."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.replace("BLOCK", block)],
         stdout=subprocess.PIPE,

@@ -1,6 +1,4 @@
-"""
-Several workers on one port: they count together, die alone, and leave together.
-"""
+"""Several workers on one port: they count together, die alone, and leave together."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ BODY = {"model": "one", "messages": [{"role": "user", "content": "hi"}]}
 
 @pytest.fixture
 def start(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> Callable[..., Served]:
-    """
-    Starts a proxy with two workers.
-    """
+    """Starts a proxy with two workers."""
     file = tmp_path / "proxy.yaml"
     models = f"models: [{{name: one, class: proxy, upstreams: [{{url: {upstream.url}}}]}}]"
     file.write_text(f"{models}\nserver: {{workers: 2}}\n")
@@ -38,9 +34,7 @@ def start(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> C
 
 
 def _calls(server: Served) -> float:
-    """
-    How often the upstream was asked, as a scrape says.
-    """
+    """How often the upstream was asked, as a scrape says."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
         families = text_string_to_metric_families(response.read().decode())
     samples = (sample for family in families for sample in family.samples)
@@ -58,18 +52,14 @@ def _workers(server: Served) -> list[psutil.Process]:
 
 
 def _is_replaced(server: Served, dead: int, alive: int) -> bool:
-    """
-    There are two workers again and all is ready, or there is no more replacing.
-    """
+    """There are two workers again and all is ready, or there is no more replacing."""
     status, body = server.get("/readyz")
     pids = {worker.get("pid") for worker in body["workers"]} if body else set()
     return server.process.poll() is not None or (status == 200 and dead not in pids and alive in pids)
 
 
 def test_any_worker_answers_for_all(start: Callable[..., Served]) -> None:
-    """
-    Probes show each worker, and whoever is scraped has the sum of all.
-    """
+    """Probes show each worker, and whoever is scraped has the sum of all."""
     server = start()
     _ask(server, 40)
     until(lambda: all(_calls(server) == 40 for _ in range(5)), 10)
@@ -85,9 +75,7 @@ def test_any_worker_answers_for_all(start: Callable[..., Served]) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_its_counts_stay(start: Callable[..., Served]) -> None:
-    """
-    The stream of the other worker goes on, readiness comes back, and no count goes down.
-    """
+    """The stream of the other worker goes on, readiness comes back, and no count goes down."""
     server = start()
     _ask(server, 20)
     until(lambda: _calls(server) == 20, 10)
@@ -103,9 +91,7 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(start: Callable[..., Se
 
 
 def test_workers_that_die_over_and_over_end_all(start: Callable[..., Served]) -> None:
-    """
-    The platform must see it: exit code 1, and the log says why.
-    """
+    """The platform must see it: exit code 1, and the log says why."""
     server = start()
     for _ in range(5):
         victim, other = _workers(server)
@@ -117,9 +103,7 @@ def test_workers_that_die_over_and_over_end_all(start: Callable[..., Served]) ->
 
 
 def test_sigterm_drains_every_worker(start: Callable[..., Served], upstream: Upstream) -> None:
-    """
-    Streams of all workers end whole, new calls are refused, nothing is left, the exit code is 0.
-    """
+    """Streams of all workers end whole, new calls are refused, nothing is left, the exit code is 0."""
     server = start()
     slowly: list[bytes | float] = [0.1, event("2")]
     upstream.on(CHAT, stream(event("1"), *slowly * 20, event("[DONE]")))
@@ -142,9 +126,7 @@ def test_sigterm_drains_every_worker(start: Callable[..., Served], upstream: Ups
 def test_a_second_signal_ends_all_at_once(
     start: Callable[..., Served], upstream: Upstream, number: signal.Signals
 ) -> None:
-    """
-    Whoever is in a hurry asks twice.
-    """
+    """Whoever is in a hurry asks twice."""
     server = start("server.drain_seconds=600")
     upstream.on(CHAT, stream(event("1"), 600.0))
     workers = _workers(server)
@@ -159,9 +141,7 @@ def test_a_second_signal_ends_all_at_once(
 
 
 def test_no_worker_outlives_a_killed_parent(start: Callable[..., Served]) -> None:
-    """
-    `kill -9` of the parent frees the port.
-    """
+    """`kill -9` of the parent frees the port."""
     server = start()
     workers = _workers(server)
     server.process.kill()
@@ -173,9 +153,7 @@ def test_no_worker_outlives_a_killed_parent(start: Callable[..., Served]) -> Non
 def test_a_config_that_cannot_start_ends_with_its_reason(
     start: Callable[..., Served], serve: Callable[..., Served], tmp_path: Path
 ) -> None:
-    """
-    A taken port is told once, before there are workers.
-    """
+    """A taken port is told once, before there are workers."""
     first = start()
     second = serve(f"server.port={first.port}", file=tmp_path / "proxy.yaml")
 
@@ -189,9 +167,7 @@ class _Light(DoubleConfig):
 
 
 def test_auto_is_a_worker_for_each_core_where_nothing_computes() -> None:
-    """
-    An engine wants one process; what only forwards takes what there is.
-    """
+    """An engine wants one process; what only forwards takes what there is."""
     auto = ServerConfig(workers="auto")
 
     assert worker_count(config(_Light(name="one"), server=auto)) == usable_cores()
@@ -201,9 +177,7 @@ def test_auto_is_a_worker_for_each_core_where_nothing_computes() -> None:
 
 
 def test_a_probe_port_answers_for_all_too(start: Callable[..., Served]) -> None:
-    """
-    Its listener is shared as the other one is.
-    """
+    """Its listener is shared as the other one is."""
     port = free_port()
     server = start(f"server.probe_port={port}")
     status, body = server.get("/readyz", port=port)

@@ -1,6 +1,4 @@
-"""
-The real engine that the tests of answers share.
-"""
+"""The real engine that the tests of answers share."""
 
 from __future__ import annotations
 
@@ -21,18 +19,14 @@ HIDDEN, LAYERS, RANK = 576, 30, 8  # SmolLM2-135M
 
 @pytest.fixture(scope="session")
 def smollm2(chat_file: Path) -> Path:
-    """
-    The directory of SmolLM2's safetensors.
-    """
+    """The directory of SmolLM2's safetensors."""
     (model_config,) = load(chat_file).config.models
     return model_config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
 
 
 @pytest.fixture
 def divisible(smollm2: Path, tmp_path: Path) -> Path:
-    """
-    A made-up small model whose heads divide by two, without weights: vLLM makes them up.
-    """
+    """A made-up small model whose heads divide by two, without weights: vLLM makes them up."""
     folder = tmp_path / "model"
     shutil.copytree(smollm2, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((folder / "config.json").read_text())
@@ -43,9 +37,7 @@ def divisible(smollm2: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """
-    A LoRA adapter in PEFT's format that changes every answer: made-up weights, far from zero.
-    """
+    """A LoRA adapter in PEFT's format that changes every answer: made-up weights, far from zero."""
     import torch
     from safetensors.torch import save_file
 
@@ -69,9 +61,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: Path) -> Iterator[Served]:
-    """
-    The embedded default with tool calls, an adapter, and an alias that has a slash.
-    """
+    """The embedded default with tool calls, an adapter, and an alias that has a slash."""
     adapters = json.dumps([{"name": "wild", "storage": {"uri": str(adapter)}}])
     served = Served(
         chat_file,
@@ -89,8 +79,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, chat_file: Path, adapter: P
 
 @pytest.fixture
 def client(server: Served) -> Iterator[openai.OpenAI]:
-    """
-    OpenAI's own client.
-    """
+    """OpenAI's own client."""
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client

@@ -1,6 +1,4 @@
-"""
-A client's mistake is a 4xx, streamed or not, and one client's mistake is nothing to the others.
-"""
+"""A client's mistake is a 4xx, streamed or not, and one client's mistake is nothing to the others."""
 
 from __future__ import annotations
 
@@ -85,9 +83,7 @@ MISTAKES: list[tuple[str, Mapping[str, Any]]] = [
 def test_a_mistake_is_refused_streamed_or_not(
     server: Served, path: str, members: Mapping[str, Any], is_streamed: bool
 ) -> None:
-    """
-    The status is the same, and the message has nothing of the server's inside in it.
-    """
+    """The status is the same, and the message has nothing of the server's inside in it."""
     status, body = server.post(path, {**NEEDED[path], **members, "stream": is_streamed})
 
     assert status in (400, 404), body
@@ -111,9 +107,7 @@ def test_a_mistake_is_refused_streamed_or_not(
 )
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_what_agents_send_is_answered(server: Served, members: Mapping[str, Any], is_streamed: bool) -> None:
-    """
-    Custom tools, and turns of the assistant without a text.
-    """
+    """Custom tools, and turns of the assistant without a text."""
     body = {**NEEDED[RESPONSE], **members, "stream": is_streamed}
     if is_streamed:
         assert b"event: response.completed" in server.stream(RESPONSE, body)
@@ -123,9 +117,7 @@ def test_what_agents_send_is_answered(server: Served, members: Mapping[str, Any]
 
 
 def test_probabilities_of_the_prompt_do_not_end_the_engine(server: Served) -> None:
-    """
-    On the CPU they are refused where there are adapters, and the others' answers come.
-    """
+    """On the CPU they are refused where there are adapters, and the others' answers come."""
     plain = {**NEEDED[CHAT], "max_tokens": 20}
     bodies = [plain] * 15 + [{**plain, "prompt_logprobs": 1}]
     with ThreadPoolExecutor(16) as pool:
@@ -138,9 +130,7 @@ def test_probabilities_of_the_prompt_do_not_end_the_engine(server: Served) -> No
 
 
 def test_a_schema_that_compiles_for_too_long_is_refused_and_others_are_answered(server: Served) -> None:
-    """
-    It is within the sizes, and takes more than the second of CPU time that this server gives each.
-    """
+    """It is within the sizes, and takes more than the second of CPU time that this server gives each."""
     lengths = {f"p{number}": {"type": "string", "maxLength": 150 + number} for number in range(60)}
     small = {"type": "object", "properties": {"name": {"enum": ["a", "b"]}}, "required": ["name"]}
     with ThreadPoolExecutor(2) as pool:
@@ -154,9 +144,7 @@ def test_a_schema_that_compiles_for_too_long_is_refused_and_others_are_answered(
 
 
 def test_a_refused_stream_is_no_success(server: Served) -> None:
-    """
-    The event of the request says so, with the status that the client has.
-    """
+    """The event of the request says so, with the status that the client has."""
     headers = {"X-Request-Id": "refused-stream"}
     body = {**NEEDED[CHAT], "logprobs": True, "top_logprobs": 21, "stream": True}
 
@@ -168,9 +156,7 @@ def test_a_refused_stream_is_no_success(server: Served) -> None:
 
 
 def test_what_the_tokenizer_cannot_take_is_refused(server: Served) -> None:
-    """
-    Its requests have mistakes of the same kinds.
-    """
+    """Its requests have mistakes of the same kinds."""
     bodies: list[tuple[str, object]] = [
         ("/tokenize", {"messages": 5}),
         ("/tokenize", {"prompt": 5}),

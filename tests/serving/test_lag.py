@@ -1,6 +1,4 @@
-"""
-A client that reads slower than the engine writes.
-"""
+"""A client that reads slower than the engine writes."""
 
 from __future__ import annotations
 
@@ -34,18 +32,14 @@ def _is_idle(server: Served) -> bool:
 
 
 def _tokens(stream: bytes) -> list[list[str]]:
-    """
-    Those of each event.
-    """
+    """Those of each event."""
     events: list[Any] = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith(b"data: {")]
     return [(event["choices"][0]["logprobs"] or {"tokens": []})["tokens"] for event in events]
 
 
 @pytest.mark.slow
 def test_a_slow_client_gets_larger_pieces(server: Served) -> None:
-    """
-    What it has not read in time is put together: each token is there, in fewer events.
-    """
+    """What it has not read in time is put together: each token is there, in fewer events."""
     asked = json.dumps(BODY).encode()
     head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(asked)}\r\n\r\n"
     with socket.socket() as connection:

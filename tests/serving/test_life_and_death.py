@@ -1,6 +1,4 @@
-"""
-A whole life with a real engine: the port, the probes, the drain, and every way to die.
-"""
+"""A whole life with a real engine: the port, the probes, the drain, and every way to die."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ def test_a_first_start_passes_every_state_and_ready_means_an_answer(
 
 
 def test_a_killed_engine_fails_liveness_and_calls_within_two_seconds(serve: Callable[..., Served]) -> None:
-    """
-    After `kill -9` of the engine core the stream ends, liveness is 503 with the reason, and calls get 503.
-    """
+    """After `kill -9` of the engine core the stream ends, liveness is 503 with the reason, and calls get 503."""
     server = serve().until_ready()
     stream = open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900})
     assert b"200 OK" in stream.recv(1024)
@@ -73,9 +69,7 @@ def test_a_killed_engine_fails_liveness_and_calls_within_two_seconds(serve: Call
 
 
 def test_sigterm_lets_streams_finish_and_leaves_nothing(serve: Callable[..., Served]) -> None:
-    """
-    Readiness goes at once, new calls are refused, the stream under way ends whole, the exit code is 0.
-    """
+    """Readiness goes at once, new calls are refused, the stream under way ends whole, the exit code is 0."""
     server = serve("server.drain_seconds=120").until_ready()
     processes = server.descendants()
     with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 80}) as stream:
@@ -98,9 +92,7 @@ def test_sigterm_lets_streams_finish_and_leaves_nothing(serve: Callable[..., Ser
 
 
 def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., Served]) -> None:
-    """
-    At the end of `drain_seconds` a stream ends with what it has; a second signal does not wait for it.
-    """
+    """At the end of `drain_seconds` a stream ends with what it has; a second signal does not wait for it."""
     server = serve("server.drain_seconds=1").until_ready()
     with open_stream(server.port, "/v1/chat/completions", STORY | {"max_tokens": 1900}) as stream:
         received = stream.recv(1024)
@@ -128,9 +120,7 @@ def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., Ser
 
 
 def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., Served], tmp_path: Path) -> None:
-    """
-    While a wheel is fetched, while vLLM is imported, while its engine core starts: the end is quick and clean.
-    """
+    """While a wheel is fetched, while vLLM is imported, while its engine core starts: the end is quick and clean."""
     # A cold start imports vLLM for longer than that; a warm one has started its engine core by then.
     moments = (("fetching", 1.0, True), ("loading", 0.3, True), ("loading", 4.0, True), ("loading", 1.0, False))
     for state, at, is_cold in moments:
@@ -150,9 +140,7 @@ def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., Served
 
 
 def test_a_killed_server_leaves_no_engine_behind(serve: Callable[..., Served]) -> None:
-    """
-    `kill -9` of the server ends its engine core too, loading or ready.
-    """
+    """`kill -9` of the server ends its engine core too, loading or ready."""
     for is_there in ("loading", "ready"):
         server = serve()
         until(lambda server=server, is_there=is_there: server.state() == is_there, 240)  # type: ignore[misc]
@@ -166,9 +154,7 @@ def test_a_killed_server_leaves_no_engine_behind(serve: Callable[..., Served]) -
 
 
 def test_a_taken_port_is_a_clear_error(serve: Callable[..., Served]) -> None:
-    """
-    A second server on the same port ends at once and says which port and what to do.
-    """
+    """A second server on the same port ends at once and says which port and what to do."""
     first = serve()
     until(lambda: first.get("/livez")[0] == 200, 20)
     second = serve(f"server.port={first.port}")

@@ -1,6 +1,4 @@
-"""
-Models that vLLM cannot serve: each fails alone, at once, and says why.
-"""
+"""Models that vLLM cannot serve: each fails alone, at once, and says why."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ def _copy(model: Path, folder: Path, without: str) -> Path:
 
 @pytest.mark.slow
 def test_each_fault_is_named_with_its_reason(serve: Callable[..., Served], smollm2: Path, tmp_path: Path) -> None:
-    """
-    Liveness is 503 and each model's reason names the fault; nothing is retried and nothing hangs.
-    """
+    """Liveness is 503 and each model's reason names the fault; nothing is retried and nothing hangs."""
     broken = _copy(smollm2, tmp_path / "broken", without="model.safetensors")
     (broken / "model.safetensors").write_bytes(b"not safetensors at all")
     cut = _copy(smollm2, tmp_path / "cut", without="model.safetensors")

@@ -1,5 +1,4 @@
-"""
-The margins behind exact answers: of the examples' promises, and of the questions that tests ask.
+"""The margins behind exact answers: of the examples' promises, and of the questions that tests ask.
 
 A margin is how far the likeliest token is ahead of the next one, in log probability. Number formats and processors
 round differently, so an answer without a margin is another one elsewhere.
@@ -57,9 +56,7 @@ def _promises() -> Iterator[tuple[str, Body, Sequence[str]]]:
 
 
 def _rendered(body: Body, template: str | None) -> Body:
-    """
-    A chat with a template of its own, as the prompt that it becomes.
-    """
+    """A chat with a template of its own, as the prompt that it becomes."""
     if template is None:
         return body
     prompt = jinja2.Template(template).render(messages=body["messages"], add_generation_prompt=True)
@@ -70,9 +67,7 @@ PROMISES = {name: (body, words) for name, body, words in _promises()}
 
 
 def _ask(server: Served, body: Body) -> tuple[str, float]:
-    """
-    The greedy answer to a chat or a prompt, and its smallest margin.
-    """
+    """The greedy answer to a chat or a prompt, and its smallest margin."""
     prompt = body.get("prompt") or server.post("/tokenize", {"messages": body["messages"]})[1]["tokens"]
     sampling = {"temperature": 0, "logprobs": 2, "max_tokens": body["max_tokens"]}
     status, answer = server.post("/v1/completions", {"prompt": prompt, **sampling})
@@ -83,9 +78,7 @@ def _ask(server: Served, body: Body) -> tuple[str, float]:
 
 
 def test_every_example_that_writes_is_measured() -> None:
-    """
-    None is left out for how it is written: each promise of generated text is greedy, bounded, and held to a word.
-    """
+    """None is left out for how it is written: each promise of generated text is greedy, bounded, and held to a word."""
     assert {"chat", "rag", "limits", "chat-custom-template", "adapter-chat-over-completions", "data-parallel"} <= {
         name.rpartition("-")[0] for name in PROMISES
     }
@@ -94,9 +87,7 @@ def test_every_example_that_writes_is_measured() -> None:
 
 @pytest.mark.parametrize("name", PROMISES)
 def test_a_promise_of_an_example_has_a_margin(server: Served, name: str) -> None:
-    """
-    The answer has the word that the example promises, with a margin at each of its tokens.
-    """
+    """The answer has the word that the example promises, with a margin at each of its tokens."""
     body, words = PROMISES[name]
 
     answer, margin = _ask(server, body)
@@ -107,9 +98,7 @@ def test_a_promise_of_an_example_has_a_margin(server: Served, name: str) -> None
 
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_question_of_the_tests_has_a_margin(server: Served, name: str) -> None:
-    """
-    The answer is the one that tests assert, with a margin at each of its tokens.
-    """
+    """The answer is the one that tests assert, with a margin at each of its tokens."""
     body, beginning = QUESTIONS[name]
 
     answer, margin = _ask(server, body)
@@ -122,9 +111,7 @@ def test_a_question_of_the_tests_has_a_margin(server: Served, name: str) -> None
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("isa", ["DEFAULT", "AVX512_CORE", "AVX2"])
 def test_margins_hold_in_both_formats_on_lesser_processors(serve: Callable[..., Served], dtype: str, isa: str) -> None:
-    """
-    With the instructions that oneDNN and Torch may use limited, as processors without AMX and AVX-512 are.
-    """
+    """With the instructions that oneDNN and Torch may use limited, as processors without AMX and AVX-512 are."""
     capability = {"DEFAULT": "default", "AVX512_CORE": "avx512", "AVX2": "avx2"}[isa]
     limits = [f"ONEDNN_MAX_CPU_ISA={isa}", f"ATEN_CPU_CAPABILITY={capability}"]
 

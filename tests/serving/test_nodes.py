@@ -1,6 +1,4 @@
-"""
-One model on two machines, for real: this one, and another at the end of a cable, which is a network namespace.
-"""
+"""One model on two machines, for real: this one, and another at the end of a cable, which is a network namespace."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @dataclass
 class Pair:
-    """
-    Rank 0 here, and rank 1 there.
-    """
+    """Rank 0 here, and rank 1 there."""
 
     first: Served
     second: Served
@@ -34,9 +30,7 @@ class Pair:
 
 @pytest.fixture
 def pair(serve: Callable[..., Served], divisible: Path, tmp_path: Path) -> Iterator[Callable[..., Pair]]:
-    """
-    Starts both from the same file, as far as their ranks and addresses let them.
-    """
+    """Starts both from the same file, as far as their ranks and addresses let them."""
     require_root()
     model = {
         "name": "tiny",
@@ -57,9 +51,7 @@ def pair(serve: Callable[..., Served], divisible: Path, tmp_path: Path) -> Itera
 
 
 def _until_both_serve(pair: Pair) -> dict[str, Any]:
-    """
-    Wait for both; what the follower says of its model.
-    """
+    """Wait for both; what the follower says of its model."""
     pair.first.until_ready()
     pair.second.until_ready(60)
     shown: dict[str, Any] = pair.second.get("/readyz")[1]["models"][0]
@@ -136,9 +128,7 @@ def test_rank_0_is_not_well_without_its_follower(pair: Callable[..., Pair]) -> N
 
 @pytest.mark.faults
 def test_copies_on_two_machines_have_one_front(pair: Callable[..., Pair]) -> None:
-    """
-    Data parallel with a copy on each machine answers at rank 0 from both; without one of them it is not live.
-    """
+    """Data parallel with a copy on each machine answers at rank 0 from both; without one of them it is not live."""
     both = pair(data_parallel=2)
     _until_both_serve(both)
     statuses = [both.first.post("/v1/completions", QUESTION)[0] for _ in range(8)]

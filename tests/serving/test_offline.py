@@ -1,6 +1,4 @@
-"""
-`--offline` in a network of its own: the model is served, and not one packet leaves.
-"""
+"""`--offline` in a network of its own: the model is served, and not one packet leaves."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ def _network() -> None:
 
 @pytest.mark.usefixtures("_network")
 def test_whoever_tries_to_leave_is_counted() -> None:
-    """
-    The test below can fail: one connection, be it never answered, shows.
-    """
+    """The test below can fail: one connection, be it never answered, shows."""
     done = _run("timeout 2 bash -c 'echo > /dev/tcp/203.0.113.5/80' || true")
 
     assert int(done.stdout.rpartition("left:")[2]) > 0

@@ -1,6 +1,4 @@
-"""
-What OpenAI's own client gets from a real model.
-"""
+"""What OpenAI's own client gets from a real model."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def _chat(client: openai.OpenAI, text: str = CAPITAL, model: str = "smollm2") ->
 
 
 def test_a_chat_gets_an_answer_that_makes_sense(client: openai.OpenAI) -> None:
-    """
-    The main job: a real model says what the capital of France is.
-    """
+    """The main job: a real model says what the capital of France is."""
     answer = _chat(client)
 
     assert answer is not None
@@ -46,9 +42,7 @@ def test_a_chat_gets_an_answer_that_makes_sense(client: openai.OpenAI) -> None:
 
 
 async def test_an_async_stream_says_what_the_whole_answer_says(client: openai.OpenAI, server: Served) -> None:
-    """
-    The pieces of a stream, joined, are the answer; the usage comes last when asked for.
-    """
+    """The pieces of a stream, joined, are the answer; the usage comes last when asked for."""
     async with openai.AsyncOpenAI(base_url=f"{server.url}/openai/v1", api_key="none") as asynchronous:
         stream = await asynchronous.chat.completions.create(
             model="smollm2",
@@ -68,9 +62,7 @@ async def test_an_async_stream_says_what_the_whole_answer_says(client: openai.Op
 
 
 def test_a_schema_binds_the_answer(client: openai.OpenAI) -> None:
-    """
-    `response_format` with a JSON Schema gives an object of that schema.
-    """
+    """`response_format` with a JSON Schema gives an object of that schema."""
 
     class City(BaseModel):
         # Bounded, so that the answer ends before max_tokens whatever the model says.
@@ -90,9 +82,7 @@ def test_a_schema_binds_the_answer(client: openai.OpenAI) -> None:
 
 
 def test_a_required_tool_is_called(client: openai.OpenAI) -> None:
-    """
-    A tool the client insists on is called with arguments of its schema.
-    """
+    """A tool the client insists on is called with arguments of its schema."""
     answer = client.chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": "What is the weather in Paris?"}],
@@ -110,9 +100,7 @@ def test_a_required_tool_is_called(client: openai.OpenAI) -> None:
 
 
 def test_a_tool_may_be_left_to_the_model(client: openai.OpenAI) -> None:
-    """
-    With a tool call parser declared, `tool_choice: auto` is taken.
-    """
+    """With a tool call parser declared, `tool_choice: auto` is taken."""
     answer = client.chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": "Hello"}],
@@ -126,9 +114,7 @@ def test_a_tool_may_be_left_to_the_model(client: openai.OpenAI) -> None:
 
 
 def test_sampling_is_repeatable_with_a_seed(client: openai.OpenAI) -> None:
-    """
-    The same seed gives the same text.
-    """
+    """The same seed gives the same text."""
 
     def sample(seed: int) -> str | None:
         # One answer at a time: how many the engine computes at once changes the last digits of each, and so its text.
@@ -148,9 +134,7 @@ def test_sampling_is_repeatable_with_a_seed(client: openai.OpenAI) -> None:
 
 
 def test_several_choices_come_at_once(client: openai.OpenAI) -> None:
-    """
-    `n` gives as many answers, each with its number.
-    """
+    """`n` gives as many answers, each with its number."""
     answer = client.chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": "Name a colour."}],
@@ -164,9 +148,7 @@ def test_several_choices_come_at_once(client: openai.OpenAI) -> None:
 
 
 def test_log_probabilities_come_with_the_tokens(client: openai.OpenAI) -> None:
-    """
-    Each token of the answer has its own probability and those of its rivals.
-    """
+    """Each token of the answer has its own probability and those of its rivals."""
     answer = client.chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": CAPITAL}],
@@ -184,9 +166,7 @@ def test_log_probabilities_come_with_the_tokens(client: openai.OpenAI) -> None:
 
 
 def test_generation_stops_at_a_stop_string(client: openai.OpenAI) -> None:
-    """
-    The stop string ends the text and is not part of it.
-    """
+    """The stop string ends the text and is not part of it."""
     answer = client.completions.create(
         model="smollm2", prompt="The capital of France is", temperature=0, max_tokens=16, stop=["Paris"]
     )
@@ -196,9 +176,7 @@ def test_generation_stops_at_a_stop_string(client: openai.OpenAI) -> None:
 
 
 def test_a_prompt_may_be_tokens_and_may_be_echoed(client: openai.OpenAI, server: Served) -> None:
-    """
-    Token ids work as a prompt, and `echo` puts the prompt before the answer.
-    """
+    """Token ids work as a prompt, and `echo` puts the prompt before the answer."""
     _, tokens = server.post("/tokenize", {"model": "smollm2", "prompt": "The capital of France is"})
     answer = client.completions.create(model="smollm2", prompt=tokens["tokens"], temperature=0, max_tokens=4, echo=True)
 
@@ -207,9 +185,7 @@ def test_a_prompt_may_be_tokens_and_may_be_echoed(client: openai.OpenAI, server:
 
 
 def test_detokenize_undoes_tokenize(server: Served) -> None:
-    """
-    Text survives the way through token ids.
-    """
+    """Text survives the way through token ids."""
     _, tokens = server.post("/tokenize", {"prompt": "Grüße aus Köln"})
     status, text = server.post("/detokenize", {"tokens": tokens["tokens"]})
 
@@ -218,9 +194,7 @@ def test_detokenize_undoes_tokenize(server: Served) -> None:
 
 
 def test_responses_come_whole_and_as_events(client: openai.OpenAI) -> None:
-    """
-    The Responses API answers, and streams its events in their order.
-    """
+    """The Responses API answers, and streams its events in their order."""
     whole = client.responses.create(model="smollm2", input=CAPITAL, temperature=0, max_output_tokens=32)
     with client.responses.stream(model="smollm2", input=CAPITAL, temperature=0, max_output_tokens=32) as stream:
         types = [event.type for event in stream]
@@ -232,9 +206,7 @@ def test_responses_come_whole_and_as_events(client: openai.OpenAI) -> None:
 
 
 def test_an_adapter_answers_under_its_own_name(client: openai.OpenAI) -> None:
-    """
-    A LoRA adapter is a model of its own, and really changes the answer.
-    """
+    """A LoRA adapter is a model of its own, and really changes the answer."""
     listed = {model.id for model in client.models.list()}
 
     assert "wild" in listed
@@ -242,9 +214,7 @@ def test_an_adapter_answers_under_its_own_name(client: openai.OpenAI) -> None:
 
 
 def test_every_name_leads_to_the_model(client: openai.OpenAI) -> None:
-    """
-    Name, alias and a name with a slash give the same answer and are listed with the longest length.
-    """
+    """Name, alias and a name with a slash give the same answer and are listed with the longest length."""
     listed = {model.id: model for model in client.models.list()}
     one = client.models.retrieve("org/small")
 
@@ -255,9 +225,7 @@ def test_every_name_leads_to_the_model(client: openai.OpenAI) -> None:
 
 
 def test_an_unknown_model_names_the_known_ones(client: openai.OpenAI) -> None:
-    """
-    404 in OpenAI's shape, with the names that would have worked.
-    """
+    """404 in OpenAI's shape, with the names that would have worked."""
     with pytest.raises(openai.NotFoundError) as caught:
         _chat(client, model="nope")
 
@@ -276,9 +244,7 @@ def test_an_unknown_model_names_the_known_ones(client: openai.OpenAI) -> None:
     ],
 )
 def test_a_bad_value_is_400_and_names_its_field(client: openai.OpenAI, change: dict[str, object], param: str) -> None:
-    """
-    The error says which field is wrong.
-    """
+    """The error says which field is wrong."""
     body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}]} | change
 
     with pytest.raises(openai.BadRequestError) as caught:
@@ -290,9 +256,7 @@ def test_a_bad_value_is_400_and_names_its_field(client: openai.OpenAI, change: d
 
 
 def test_a_prompt_longer_than_the_model_takes_is_400(client: openai.OpenAI) -> None:
-    """
-    Too long is the caller's fault, and the message says how long is allowed.
-    """
+    """Too long is the caller's fault, and the message says how long is allowed."""
     with pytest.raises(openai.BadRequestError) as caught:
         _chat(client, text="word " * 5000)
 

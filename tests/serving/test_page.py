@@ -1,6 +1,4 @@
-"""
-The page at `/` in a real browser, before a real chat model.
-"""
+"""The page at `/` in a real browser, before a real chat model."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def test_a_person_chats_with_the_keyboard_alone(server: Served, tmp_path: Path) 
 
 
 def test_a_long_answer_can_be_stopped(server: Served) -> None:
-    """
-    After a press on Stop nothing more comes, and the next message can be sent.
-    """
+    """After a press on Stop nothing more comes, and the next message can be sent."""
     with opened(f"{server.url}/") as page:
         expect(page.locator("#model option")).to_have_text(["smollm2", "wild"], timeout=30_000)
         page.fill("#longest", "2000")
@@ -52,9 +48,7 @@ def test_a_long_answer_can_be_stopped(server: Served) -> None:
 
 
 def test_a_refusal_is_told_in_the_words_of_the_server(server: Served) -> None:
-    """
-    What the server refuses stands in the conversation with its reason.
-    """
+    """What the server refuses stands in the conversation with its reason."""
     with opened(f"{server.url}/") as page:
         expect(page.locator("#model option")).to_have_text(["smollm2", "wild"], timeout=30_000)
         page.route("**/v1/chat/completions", lambda route: _refuse(route, "The prompt is too long."))
@@ -72,9 +66,7 @@ def _refuse(route: Route, message: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nobody_is_kept_out(server: Served, scheme: str, tmp_path: Path) -> None:
-    """
-    Contrast, names, roles and order are as axe wants them, in light and in dark.
-    """
+    """Contrast, names, roles and order are as axe wants them, in light and in dark."""
     with opened(f"{server.url}/", scheme) as page:
         expect(page.locator("article")).to_have_count(1, timeout=30_000)
         expect(page.locator("#yaml")).to_contain_text("smollm2", timeout=30_000)
@@ -84,9 +76,7 @@ def test_nobody_is_kept_out(server: Served, scheme: str, tmp_path: Path) -> None
 
 
 def test_each_state_is_told_in_words(server: Served, tmp_path: Path) -> None:
-    """
-    A model that is fetched shows its bytes and the time to go, one that failed its reason.
-    """
+    """A model that is fetched shows its bytes and the time to go, one that failed its reason."""
     since = "2026-01-01T00:00:00+00:00"
     progress = {"fetched_bytes": 5e8, "total_bytes": 2e9, "bytes_per_second": 1e8, "eta_seconds": 15}
     models: list[dict[str, Any]] = [

@@ -1,6 +1,4 @@
-"""
-Our own model behind a proxy: a second appliance, and nobody can tell.
-"""
+"""Our own model behind a proxy: a second appliance, and nobody can tell."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ _FLEETING = re.compile(r'"(id|created|created_at|completed_at|item_id|request_id
 
 @pytest.fixture(scope="module")
 def proxy(server: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """
-    The proxy, which names its upstream's model as it is named there.
-    """
+    """The proxy, which names its upstream's model as it is named there."""
     folder = tmp_path_factory.mktemp("proxy")
     file = folder / "proxy.yaml"
     file.write_text(f"models: [{{name: smollm2, class: proxy, upstreams: [{{url: {server.url}}}]}}]\n")
@@ -40,9 +36,7 @@ def proxy(server: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def _ask(served: Served, path: str, body: object) -> tuple[int, str, str]:
-    """
-    Status, content type and body without what is fleeting.
-    """
+    """Status, content type and body without what is fleeting."""
     response = httpx.post(served.url + path, json=body, timeout=120)
     return response.status_code, response.headers["content-type"], _FLEETING.sub(r'"\1":0', response.text)
 
@@ -62,18 +56,14 @@ def _ask(served: Served, path: str, body: object) -> tuple[int, str, str]:
     ],
 )
 def test_an_answer_through_the_proxy_is_the_answer(server: Served, proxy: Served, path: str, body: Any) -> None:
-    """
-    Whole or streamed, good or an error: status, type and every byte that is not fleeting.
-    """
+    """Whole or streamed, good or an error: status, type and every byte that is not fleeting."""
     body = {"model": "smollm2"} | body
 
     assert _ask(proxy, path, body) == _ask(server, path, body)
 
 
 def test_openais_client_streams_through_it(proxy: Served) -> None:
-    """
-    Chunk by chunk, all under the name it asked for.
-    """
+    """Chunk by chunk, all under the name it asked for."""
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none", timeout=120) as client:
         chunks = list(
             client.chat.completions.create(model="smollm2", messages=MESSAGES, temperature=0, stream=True, max_tokens=9)
@@ -84,9 +74,7 @@ def test_openais_client_streams_through_it(proxy: Served) -> None:
 
 
 def test_anthropics_client_streams_through_it(proxy: Served) -> None:
-    """
-    Messages keep the names of their events.
-    """
+    """Messages keep the names of their events."""
     with (
         anthropic.Anthropic(base_url=proxy.url, api_key="none", timeout=120) as client,
         client.messages.stream(
@@ -100,9 +88,7 @@ def test_anthropics_client_streams_through_it(proxy: Served) -> None:
 
 
 def test_it_is_ready_as_its_upstream_is(proxy: Served) -> None:
-    """
-    It shows the other appliance.
-    """
+    """It shows the other appliance."""
     status, body = proxy.get("/readyz")
 
     assert (status, body["models"][0]["upstreams"][0]["available"]) == (200, True)

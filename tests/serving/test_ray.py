@@ -31,8 +31,7 @@ PROGRAM = Path(__file__).parent / "ray_cluster.py"
 
 @pytest.mark.faults
 def test_each_rank_gets_a_gpu_of_the_cluster(pytestconfig: pytest.Config, divisible: Path) -> None:
-    """
-    Two groups of two ranks are placed on the four GPUs of two machines, one each; without a cluster none is made up.
+    """Two groups of two ranks are placed on the four GPUs of two machines, one each; without a cluster none is made up.
 
     It is in a network of its own, because Ray would listen on this machine's address, and its processes are the only
     ones it sees, so that they end with it.
@@ -62,9 +61,7 @@ def test_each_rank_gets_a_gpu_of_the_cluster(pytestconfig: pytest.Config, divisi
 
 
 def test_ray_that_is_not_installed_is_named(tmp_path: Path) -> None:
-    """
-    The fault says what to install, before anything starts.
-    """
+    """The fault says what to install, before anything starts."""
     if find_spec("ray") is not None:
         pytest.skip("Ray is installed")
     setup = EngineSpec(("tiny",), tmp_path, LayoutConfig(executor="ray"), EngineConfig())

@@ -1,6 +1,4 @@
-"""
-A model that thinks aloud: the reasoning parser of the config splits what it thinks from what it says.
-"""
+"""A model that thinks aloud: the reasoning parser of the config splits what it thinks from what it says."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from served import Served
 
 @pytest.mark.slow
 def test_reasoning_comes_apart_from_the_answer(serve: Callable[..., Served]) -> None:
-    """
-    Whole and streamed, the thought is in `reasoning` and only the answer is in `content`.
-    """
+    """Whole and streamed, the thought is in `reasoning` and only the answer is in `content`."""
     server = serve("models.smollm2.reasoning_parser=granite").until_ready()
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120) as client:
         whole = client.chat.completions.create(model="smollm2", messages=REASONED, temperature=0, max_tokens=40)

@@ -1,6 +1,4 @@
-"""
-Engines that die or stall while they serve, and what becomes of the server around them.
-"""
+"""Engines that die or stall while they serve, and what becomes of the server around them."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ STALL_SECONDS = 4
 
 @pytest.fixture(scope="module")
 def restarting(tmp_path_factory: pytest.TempPathFactory, chat_file: Path) -> Iterator[Served]:
-    """
-    A real engine that is started anew when it dies.
-    """
+    """A real engine that is started anew when it dies."""
     served = Served(
         chat_file,
         tmp_path_factory.mktemp("restarting") / "server.log",
@@ -50,9 +46,7 @@ def restarting(tmp_path_factory: pytest.TempPathFactory, chat_file: Path) -> Ite
 
 
 class _Liveness:
-    """
-    Asks for liveness without a pause, and notes every answer but 200.
-    """
+    """Asks for liveness without a pause, and notes every answer but 200."""
 
     def __init__(self, server: Served) -> None:
         self.others: list[int] = []
@@ -100,9 +94,7 @@ def _rest(server: Served, begun: bytes, stream: object) -> bytes:
 def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
     restarting: Served, number: signal.Signals
 ) -> None:
-    """
-    Streams under way end with an error event, calls are told to wait, liveness stays, and it answers again.
-    """
+    """Streams under way end with an error event, calls are told to wait, liveness stays, and it answers again."""
     server, before = restarting, _restarts(restarting)
     core = server.engine_core()
     with _Liveness(server) as liveness:
@@ -133,9 +125,7 @@ def test_an_engine_that_dies_or_stalls_is_started_anew_behind_an_open_port(
 
 @pytest.mark.faults
 def test_saturation_is_no_stall(restarting: Served) -> None:
-    """
-    Many times the seconds of the watchdog pass with a full engine and a long queue, and all is well.
-    """
+    """Many times the seconds of the watchdog pass with a full engine and a long queue, and all is well."""
     server, before = restarting, _restarts(restarting)
     streams = [open_stream(server.port, CHAT, STORY | {"max_tokens": 1900}) for _ in range(12)]
     until(lambda: _under_way(server) == 12, 30)
@@ -161,9 +151,7 @@ def _under_way(server: Served) -> int:
 
 
 def test_an_engine_that_stalls_has_failed_within_twice_its_seconds(serve: Callable[..., Served]) -> None:
-    """
-    Stopped without work it is nobody's loss; with the first request it is found, killed, and liveness says why.
-    """
+    """Stopped without work it is nobody's loss; with the first request it is found, killed, and liveness says why."""
     server = serve(f"models.smollm2.engine.stall_seconds={STALL_SECONDS}").until_ready()
     core = server.engine_core()
     core.send_signal(signal.SIGSTOP)
@@ -188,9 +176,7 @@ def test_an_engine_that_stalls_has_failed_within_twice_its_seconds(serve: Callab
 def test_an_engine_that_cannot_start_again_is_given_up(
     serve: Callable[..., Served], smollm2: Path, tmp_path: Path
 ) -> None:
-    """
-    Its bytes are gone after the first start: each new one fails, and in the end liveness says so.
-    """
+    """Its bytes are gone after the first start: each new one fails, and in the end liveness says so."""
     folder = tmp_path / "model"
     folder.mkdir()
     for file in smollm2.iterdir():
@@ -211,8 +197,7 @@ def test_an_engine_that_cannot_start_again_is_given_up(
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_restarts_leave_nothing_behind(chat_file: Path) -> None:
-    """
-    After ten of them there are as many processes, threads and open files as after two.
+    """After ten of them there are as many processes, threads and open files as after two.
 
     The memory that vLLM keeps of each engine is bounded only, in MiB: it is what the last restarts took on average.
     """

@@ -1,6 +1,4 @@
-"""
-A real engine that is replaced while another model answers.
-"""
+"""A real engine that is replaced while another model answers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-What every request meets, whatever it asks: names, ids, refusals, logs, metrics, and leaving early.
-"""
+"""What every request meets, whatever it asks: names, ids, refusals, logs, metrics, and leaving early."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ def _is_idle(server: Served) -> bool:
 
 
 def test_the_model_may_be_left_out_when_there_is_one(server: Served) -> None:
-    """
-    A request without `model` goes to the only model.
-    """
+    """A request without `model` goes to the only model."""
     status, body = server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1})
 
     assert status == 200
@@ -71,9 +67,7 @@ def test_the_model_may_be_left_out_when_there_is_one(server: Served) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "/openai"])
 def test_both_prefixes_lead_to_the_same_routes(server: Served, prefix: str) -> None:
-    """
-    OpenAI's and KServe's base URLs both work.
-    """
+    """OpenAI's and KServe's base URLs both work."""
     status, body = server.get(f"{prefix}/v1/models")
 
     assert status == 200
@@ -98,9 +92,7 @@ def test_both_prefixes_lead_to_the_same_routes(server: Served, prefix: str) -> N
     ],
 )
 def test_every_refusal_has_the_shape_clients_know(server: Served, path: str, body: bytes | None, status: int) -> None:
-    """
-    Whatever is wrong with a request, the body is OpenAI's error object.
-    """
+    """Whatever is wrong with a request, the body is OpenAI's error object."""
     got, answer = server.ask(path, body)
 
     assert got == status
@@ -110,9 +102,7 @@ def test_every_refusal_has_the_shape_clients_know(server: Served, path: str, bod
 
 
 def test_a_request_id_is_taken_and_echoed(server: Served) -> None:
-    """
-    A client's id comes back, and is in the log's event of that request.
-    """
+    """A client's id comes back, and is in the log's event of that request."""
     request = urllib.request.Request(f"{server.url}/v1/models", headers={"X-Request-Id": "mine-4711"})
     with urllib.request.urlopen(request) as response:
         echoed = response.headers["X-Request-Id"]
@@ -122,9 +112,7 @@ def test_a_request_id_is_taken_and_echoed(server: Served) -> None:
 
 
 def test_a_harmful_request_id_is_replaced(server: Served) -> None:
-    """
-    An id that could break a log or is endless is not taken.
-    """
+    """An id that could break a log or is endless is not taken."""
     request = urllib.request.Request(f"{server.url}/v1/models", headers={"X-Request-Id": "x" * 500})
     with urllib.request.urlopen(request) as response:
         echoed = response.headers["X-Request-Id"]
@@ -133,9 +121,7 @@ def test_a_harmful_request_id_is_replaced(server: Served) -> None:
 
 
 def test_a_refusal_carries_a_request_id_too(server: Served) -> None:
-    """
-    Also a request that no route takes can be found in the log.
-    """
+    """Also a request that no route takes can be found in the log."""
     connection = open_stream(server.port, "/v1/nothing", {})
     with connection:
         head = connection.recv(4096).decode().lower()
@@ -144,9 +130,7 @@ def test_a_refusal_carries_a_request_id_too(server: Served) -> None:
 
 
 def test_the_log_is_json_and_holds_no_prompt(server: Served) -> None:
-    """
-    Every line of the log, ours, Granian's and vLLM's, is an object, and none repeats what a client said.
-    """
+    """Every line of the log, ours, Granian's and vLLM's, is an object, and none repeats what a client said."""
     secret = "xylophone zeppelin quagmire"
     server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": secret}], "max_tokens": 2})
     server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": secret}], "max_tokens": -1})
@@ -159,9 +143,7 @@ def test_the_log_is_json_and_holds_no_prompt(server: Served) -> None:
 
 
 def test_metrics_keep_vllms_names(server: Served) -> None:
-    """
-    Dashboards made for vLLM find their series, by the name of the model.
-    """
+    """Dashboards made for vLLM find their series, by the name of the model."""
     server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 2})
 
     with urllib.request.urlopen(f"{server.url}/metrics") as response:
@@ -175,9 +157,7 @@ def test_metrics_keep_vllms_names(server: Served) -> None:
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("how", ["closes", "resets", "half-closes"])
 def test_a_client_that_leaves_ends_its_generation(server: Served, how: str, streams: bool) -> None:
-    """
-    The engine stops working for somebody who is gone.
-    """
+    """The engine stops working for somebody who is gone."""
     until(lambda: _is_idle(server), 10)
     connection = open_stream(server.port, "/v1/chat/completions", STORY | {"stream": streams})
     until(lambda: _metrics(server)["appliance_requests_running"] == 1, 10)
@@ -196,9 +176,7 @@ def test_a_client_that_leaves_ends_its_generation(server: Served, how: str, stre
 
 
 def test_a_reader_that_dawdles_does_not_lose_its_stream(server: Served) -> None:
-    """
-    A client that reads late gets the whole answer to its last mark.
-    """
+    """A client that reads late gets the whole answer to its last mark."""
     body = {"prompt": COUNT, "max_tokens": 64, "ignore_eos": True, "temperature": 0}
     _, whole = server.post("/v1/completions", body)
     connection = open_stream(server.port, "/v1/completions", body | {"stream": True})
@@ -217,9 +195,7 @@ def test_a_reader_that_dawdles_does_not_lose_its_stream(server: Served) -> None:
 
 
 def test_the_readmes_question_gets_the_readmes_answer(server: Served) -> None:
-    """
-    What the README shows is what its curl gets.
-    """
+    """What the README shows is what its curl gets."""
     status, body = server.post("/v1/chat/completions", question())
 
     assert status == 200
@@ -227,9 +203,7 @@ def test_the_readmes_question_gets_the_readmes_answer(server: Served) -> None:
 
 
 def test_the_cache_holds_what_was_planned(server: Served) -> None:
-    """
-    The plan of the model in the probes has what vLLM came to, to the token and to the byte.
-    """
+    """The plan of the model in the probes has what vLLM came to, to the token and to the byte."""
     _, body = server.get("/readyz")
     plan = body["models"][0]["plan"]
 

@@ -1,6 +1,4 @@
-"""
-Requests that are a lot of work, on a real engine.
-"""
+"""Requests that are a lot of work, on a real engine."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Count to ten."
     ],
 )
 def test_more_than_a_request_may_ask_for_is_400(server: Served, path: str, body: dict[str, Any], param: str) -> None:
-    """
-    OpenAI's own bounds, unless the file has others.
-    """
+    """OpenAI's own bounds, unless the file has others."""
     status, answer = server.post(path, {"model": "smollm2", **body})
 
     assert (status, answer["error"]["param"]) == (400, param)
@@ -34,9 +30,7 @@ def test_more_than_a_request_may_ask_for_is_400(server: Served, path: str, body:
 
 
 def test_all_choices_of_all_prompts_are_computed_in_turns(server: Served) -> None:
-    """
-    More than there are places for, in the order of their prompts.
-    """
+    """More than there are places for, in the order of their prompts."""
     body = {"prompt": ["One", "Two", "Three"], "n": 50, "max_tokens": 1, "top_k": 1}
 
     status, answer = server.ask("/v1/completions", {"model": "smollm2", **body}, {"X-Request-Id": "size-choices"})
@@ -48,9 +42,7 @@ def test_all_choices_of_all_prompts_are_computed_in_turns(server: Served) -> Non
 
 
 def test_choices_have_the_seeds_of_their_own(server: Served) -> None:
-    """
-    The choices of a seed are what each of the seeds after it gives alone.
-    """
+    """The choices of a seed are what each of the seeds after it gives alone."""
     body = {"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 8, "temperature": 1.5}
 
     _, together = server.post("/v1/completions", body | {"n": 3, "seed": 5})

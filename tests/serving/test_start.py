@@ -1,6 +1,4 @@
-"""
-A start with a real engine: what is done at the same time, what is chosen, and what is kept for the next one.
-"""
+"""A start with a real engine: what is done at the same time, what is chosen, and what is kept for the next one."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ def _has_loaded(process: psutil.Process, library: str) -> bool:
 def test_a_start_imports_while_it_fetches_and_says_what_it_was_spent_on(
     serve: Callable[..., Served], smollm2: Path, tmp_path: Path
 ) -> None:
-    """
-    The last bytes are held back until this process and the one that the engine is forked from import Torch; then the
+    """The last bytes are held back until this process and the one that the engine is forked from import Torch; then the
     load goes on to an answer, with the phases in the log and the probes, and the profile as the machine suggests it.
     """
     may_end = threading.Event()

@@ -1,6 +1,4 @@
-"""
-Our writers of streams beside vLLM's own, fed with the same outputs of an engine.
-"""
+"""Our writers of streams beside vLLM's own, fed with the same outputs of an engine."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ PROMPT = [1, 2, 3, 4, 5]
 
 @dataclass(frozen=True)
 class Step:
-    """
-    What the engine gives at once: a text, how many tokens it has, and why it is the last.
-    """
+    """What the engine gives at once: a text, how many tokens it has, and why it is the last."""
 
     text: str
     tokens: int = 1
@@ -36,9 +32,7 @@ class Step:
 
 
 class BrokenError(Exception):
-    """
-    The engine breaks in the middle.
-    """
+    """The engine breaks in the middle."""
 
 
 async def _outputs(steps: Sequence[Step | Exception]) -> AsyncGenerator[Any]:
@@ -53,9 +47,7 @@ async def _outputs(steps: Sequence[Step | Exception]) -> AsyncGenerator[Any]:
 
 
 def _serving(kind: str, fingerprint: str | None, cls: type | None = None) -> Any:
-    """
-    vLLM's serving class without an engine: all that its writers ask of it.
-    """
+    """vLLM's serving class without an engine: all that its writers ask of it."""
     if kind == "chat":
         from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat as Serving
     else:
@@ -94,9 +86,7 @@ def _stream(serving: Any, kind: str, request: Any, steps: Sequence[Step | Except
 
 
 async def _objects(stream: AsyncGenerator[str | bytes]) -> list[Any]:
-    """
-    The events as objects, without the time that they were made at.
-    """
+    """The events as objects, without the time that they were made at."""
     texts = [event if isinstance(event, str) else event.decode() async for event in stream]
     assert all(text.startswith("data: ") and text.endswith("\n\n") for text in texts)
     found = [json.loads(text[6:]) if "[DONE]" not in text[:12] else "[DONE]" for text in texts]
@@ -137,9 +127,7 @@ ENDS: dict[str, Sequence[Step | Exception]] = {
 async def test_a_plain_stream_is_vllms_object_by_object(
     kind: str, end: str, has_usage: bool, fingerprint: str | None
 ) -> None:
-    """
-    However a stream goes and ends, a client reads the same objects in the same order.
-    """
+    """However a stream goes and ends, a client reads the same objects in the same order."""
     ours, theirs = await _both(kind, ENDS[end], fingerprint, stream_options={"include_usage": has_usage})
 
     assert ours == theirs
@@ -156,9 +144,7 @@ async def test_a_plain_stream_is_vllms_object_by_object(
 async def test_any_plain_stream_is_vllms(
     pieces: list[tuple[str, int]], finish: str, stop: int | str | None, kind: str, has_usage: bool
 ) -> None:
-    """
-    The same holds for texts and token counts that nobody thought of.
-    """
+    """The same holds for texts and token counts that nobody thought of."""
     steps = [*(Step(text, tokens) for text, tokens in pieces), Step("", 1, finish, stop)]
     ours, theirs = await _both(kind, steps, None, stream_options={"include_usage": has_usage})
 
@@ -188,17 +174,13 @@ NOT_PLAIN: dict[str, Iterable[tuple[str, dict[str, Any]]]] = {
     [pytest.param(kind, options, id=f"{kind}-{name}") for kind, rows in NOT_PLAIN.items() for name, options in rows],
 )
 def test_anything_more_is_left_to_vllm(kind: str, options: dict[str, Any]) -> None:
-    """
-    A request whose chunks differ in more than their text is none of ours.
-    """
+    """A request whose chunks differ in more than their text is none of ours."""
     assert is_plain(_serving(kind, None), _request(kind))
     assert not is_plain(_serving(kind, None), _request(kind, **options))
 
 
 async def test_what_is_not_plain_is_written_by_vllm() -> None:
-    """
-    Running usage, which each chunk has anew, is there.
-    """
+    """Running usage, which each chunk has anew, is there."""
     options = {"include_usage": True, "continuous_usage_stats": True}
     ours, theirs = await _both("chat", ENDS["stop"], None, stream_options=options)
 
@@ -222,9 +204,7 @@ def _faults() -> dict[str, tuple[Exception | Step, type[Exception]]]:
 @pytest.mark.parametrize("writes_plainly", [True, False])
 @pytest.mark.parametrize("fault", ["death", "mistake", "fault", "failure"])
 async def test_what_ends_a_stream_is_raised(kind: str, writes_plainly: bool, fault: str) -> None:
-    """
-    Whoever writes the stream: vLLM writes an event of its own, and goes on to a good end with status 200.
-    """
+    """Whoever writes the stream: vLLM writes an event of its own, and goes on to a good end with status 200."""
     step, error = _faults()[fault]
     serving = _serving(kind, None)
     patch_stream_writers(
@@ -241,9 +221,7 @@ async def test_what_ends_a_stream_is_raised(kind: str, writes_plainly: bool, fau
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 @pytest.mark.parametrize("writes_plainly", [True, False])
 async def test_a_refusal_of_the_engine_comes_before_the_stream(kind: str, writes_plainly: bool) -> None:
-    """
-    Nothing is written before the engine has taken the request, so that a refusal still has a status.
-    """
+    """Nothing is written before the engine has taken the request, so that a refusal still has a status."""
     step, error = _faults()["mistake"]
     serving = _serving(kind, None)
     patch_stream_writers(
@@ -259,9 +237,7 @@ async def test_a_refusal_of_the_engine_comes_before_the_stream(kind: str, writes
 @pytest.mark.parametrize("fault", ["death", "mistake", "fault"])
 @pytest.mark.parametrize("is_first", [True, False])
 async def test_what_ends_a_stream_of_messages_is_raised(fault: str, is_first: bool) -> None:
-    """
-    Anthropic's streams are made of a chat's, and an error goes through both.
-    """
+    """Anthropic's streams are made of a chat's, and an error goes through both."""
     from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 
     step, error = _faults()[fault]
@@ -285,9 +261,7 @@ async def _read(stream: AsyncGenerator[str], seen: list[str]) -> None:
 
 
 async def test_closing_a_stream_closes_the_engines() -> None:
-    """
-    When the client is gone, the request ends in the engine at once, not when somebody collects garbage.
-    """
+    """When the client is gone, the request ends in the engine at once, not when somebody collects garbage."""
     closed = []
 
     async def endless() -> AsyncGenerator[Any]:

@@ -1,6 +1,4 @@
-"""
-The tokens of each request, as its event in the log has them.
-"""
+"""The tokens of each request, as its event in the log has them."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ SEVERAL: dict[str, Any] = {"n": 3, "temperature": 0.9}
     ],
 )
 def test_tokens_are_those_of_the_answers_usage(server: Served, name: str, path: str, body: Mapping[str, Any]) -> None:
-    """
-    Several choices and several prompts of one request add up, and a prompt counts once for all its choices.
-    """
+    """Several choices and several prompts of one request add up, and a prompt counts once for all its choices."""
     _, answer = server.ask(path, body, {"X-Request-Id": f"tokens-{name}"})
 
     event = server.ended(f"tokens-{name}")
@@ -38,9 +34,7 @@ def test_tokens_are_those_of_the_answers_usage(server: Served, name: str, path: 
 
 @pytest.mark.parametrize("several", [{}, SEVERAL])
 def test_a_stream_counts_what_it_sent(server: Served, several: dict[str, Any]) -> None:
-    """
-    The tokens of a stream add up, whether or not the client asked for its usage.
-    """
+    """The tokens of a stream add up, whether or not the client asked for its usage."""
     request_id = f"tokens-stream-{len(several)}"
     body = CHAT | several | {"stream": True}
 
@@ -52,9 +46,7 @@ def test_a_stream_counts_what_it_sent(server: Served, several: dict[str, Any]) -
 
 
 def test_what_makes_no_tokens_has_none(server: Served) -> None:
-    """
-    Unknown is not zero.
-    """
+    """Unknown is not zero."""
     server.ask("/tokenize", {"prompt": "Hello"}, {"X-Request-Id": "tokens-none"})
 
     event = server.ended("tokens-none")

@@ -1,6 +1,4 @@
-"""
-Two engines in one process: each lives and dies for itself.
-"""
+"""Two engines in one process: each lives and dies for itself."""
 
 from __future__ import annotations
 
@@ -19,18 +17,14 @@ ENGINE = {"max_model_len": 512, "kv_cache_memory_bytes": 100_000_000}
 
 
 def _cores(server: Served) -> list[psutil.Process]:
-    """
-    The engine cores in the order of their start: the children of the fork server.
-    """
+    """The engine cores in the order of their start: the children of the fork server."""
     cores = [process for process in server.descendants() if process.ppid() != server.process.pid]
     return sorted(cores, key=lambda process: process.create_time())
 
 
 @pytest.mark.slow
 def test_one_engine_dies_and_the_other_answers_on(serve: Callable[..., Served], smollm2: Path, tmp_path: Path) -> None:
-    """
-    The dead model is named with its reason and refuses; the other one answers, and drains at the end.
-    """
+    """The dead model is named with its reason and refuses; the other one answers, and drains at the end."""
     models = [
         {"name": name, "class": "generative", "storage": {"uri": str(smollm2)}, "engine": ENGINE} for name in "ab"
     ]

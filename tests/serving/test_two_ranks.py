@@ -1,6 +1,4 @@
-"""
-A layout of two devices, on the CPU: vLLM's own processes instead of ours.
-"""
+"""A layout of two devices, on the CPU: vLLM's own processes instead of ours."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from served import Served, is_gone, until
 def test_two_ranks_answer_write_our_log_and_die_with_us(
     serve: Callable[..., Served], divisible: Path, tmp_path: Path, size: str
 ) -> None:
-    """
-    A model over two ranks, or two copies of it, answers, every process writes JSON, and `kill -9` of the server ends
+    """A model over two ranks, or two copies of it, answers, every process writes JSON, and `kill -9` of the server ends
     them all.
     """
     model = {

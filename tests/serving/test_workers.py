@@ -1,6 +1,4 @@
-"""
-Two workers on one real engine: they answer alike, count together, and end together.
-"""
+"""Two workers on one real engine: they answer alike, count together, and end together."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ STORY = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True
 
 @pytest.fixture
 def start(serve: Callable[..., Served]) -> Callable[..., Served]:
-    """
-    Starts SmolLM2 with two workers.
-    """
+    """Starts SmolLM2 with two workers."""
     size = "models.smollm2.engine.kv_cache_memory_bytes=500000000"
     return lambda *overrides: serve("server.workers=2", size, *overrides).until_ready()
 
@@ -38,9 +34,7 @@ def _workers(server: Served) -> list[psutil.Process]:
 
 
 def _scrape(server: Served) -> dict[str, float]:
-    """
-    Each sample of vLLM's metrics by its line up to the value.
-    """
+    """Each sample of vLLM's metrics by its line up to the value."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:")}
@@ -51,9 +45,7 @@ def _sum(scraped: dict[str, float], name: str) -> float:
 
 
 def _each_a_stream(server: Served, open_until_the_end: ExitStack, tokens: int) -> list[socket.socket]:
-    """
-    A stream of so many tokens under way in each worker.
-    """
+    """A stream of so many tokens under way in each worker."""
     streams: dict[int, socket.socket] = {}
     while len(streams) < 2:
         stream = open_until_the_end.enter_context(open_stream(server.port, PATH, STORY | {"max_tokens": tokens}))
@@ -74,9 +66,7 @@ def _rest(stream: socket.socket) -> bytes:
 
 
 def test_they_answer_alike_count_together_and_drain_together(start: Callable[..., Served]) -> None:
-    """
-    Requests spread, whoever answers says the same, a scrape has each of them once, and SIGTERM loses no stream.
-    """
+    """Requests spread, whoever answers says the same, a scrape has each of them once, and SIGTERM loses no stream."""
     server = start()
     before = _scrape(server)
     answers = [server.post(PATH, CHAT)[1] for _ in range(24)]
@@ -111,9 +101,7 @@ def test_they_answer_alike_count_together_and_drain_together(start: Callable[...
 
 
 def test_the_death_of_one_ends_all_and_says_so(start: Callable[..., Served], tmp_path: Path) -> None:
-    """
-    The stream of the other one ends whole, the exit code is not 0, no process and no file is left.
-    """
+    """The stream of the other one ends whole, the exit code is not 0, no process and no file is left."""
     server = start()
     processes = server.descendants()
     folders = [Path(path).parent for path in _sockets(_workers(server)[1])]
@@ -132,18 +120,14 @@ def test_the_death_of_one_ends_all_and_says_so(start: Callable[..., Served], tmp
 
 
 def _sockets(worker: psutil.Process) -> list[str]:
-    """
-    Where it and the engine speak.
-    """
+    """Where it and the engine speak."""
     paths = [str(each.laddr) for each in worker.net_connections("unix")]
     return [path for path in paths if path.endswith((".in", ".out"))]
 
 
 @pytest.mark.long
 def test_a_dead_engine_shows_in_every_worker(start: Callable[..., Served]) -> None:
-    """
-    Streams of both end with an error, and liveness is 503 with the reason, whoever is asked.
-    """
+    """Streams of both end with an error, and liveness is 503 with the reason, whoever is asked."""
     server = start()
     with ExitStack() as streams:
         under_way = _each_a_stream(server, streams, tokens=1900)

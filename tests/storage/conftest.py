@@ -1,6 +1,4 @@
-"""
-Real parts for the storage room: wheels, an index over HTTP that can be told to fail, a cache of one's own.
-"""
+"""Real parts for the storage room: wheels, an index over HTTP that can be told to fail, a cache of one's own."""
 
 from __future__ import annotations
 
@@ -27,17 +25,13 @@ DROPS = 40
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    """
-    A cache of this test alone.
-    """
+    """A cache of this test alone."""
     return Cache.at(tmp_path / "cache")
 
 
 @pytest.fixture
 def only_pip_settings(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """
-    An environment where pip has the settings the test gives it and no others.
-    """
+    """An environment where pip has the settings the test gives it and no others."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -47,9 +41,7 @@ def only_pip_settings(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """
-    Where wheels are made.
-    """
+    """Where wheels are made."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     return folder
@@ -57,9 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def only_folder(folder: Path, only_pip_settings: pytest.MonkeyPatch) -> Path:
-    """
-    The folder of wheels as the only place where pip looks.
-    """
+    """The folder of wheels as the only place where pip looks."""
     only_pip_settings.setenv("PIP_NO_INDEX", "1")
     only_pip_settings.setenv("PIP_FIND_LINKS", str(folder))
     return folder
@@ -67,9 +57,7 @@ def only_folder(folder: Path, only_pip_settings: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def make_wheel(folder: Path) -> Callable[..., Path]:
-    """
-    Makes a wheel in the folder: name, version and its members.
-    """
+    """Makes a wheel in the folder: name, version and its members."""
 
     def make(name: str, version: str, members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
         file_name = name.replace("-", "_")
@@ -88,9 +76,7 @@ def make_wheel(folder: Path) -> Callable[..., Path]:
 
 @dataclass
 class Index:
-    """
-    A package index over HTTP with one wheel, and the faults it shows.
-    """
+    """A package index over HTTP with one wheel, and the faults it shows."""
 
     url: str
     wheel: bytes = b""
@@ -105,9 +91,7 @@ class Index:
 
 @pytest.fixture
 def index(only_pip_settings: pytest.MonkeyPatch) -> Iterator[Index]:
-    """
-    The only index pip knows; its URL carries a password.
-    """
+    """The only index pip knows; its URL carries a password."""
     index = Index("")
 
     class Handler(BaseHTTPRequestHandler):
@@ -160,9 +144,7 @@ def index(only_pip_settings: pytest.MonkeyPatch) -> Iterator[Index]:
 
 @pytest.fixture
 def only_hub_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """
-    An environment where huggingface_hub has the settings the test gives it and no others.
-    """
+    """An environment where huggingface_hub has the settings the test gives it and no others."""
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
@@ -172,9 +154,7 @@ def only_hub_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest
 
 @pytest.fixture
 def hub(only_hub_settings: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """
-    The only hub there is, without any model.
-    """
+    """The only hub there is, without any model."""
     with serving() as hub:
         only_hub_settings.setenv("HF_ENDPOINT", hub.url)
         yield hub
@@ -182,9 +162,7 @@ def hub(only_hub_settings: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """
-    Starts Python processes with a script and arguments; ends those that are left.
-    """
+    """Starts Python processes with a script and arguments; ends those that are left."""
     started: list[subprocess.Popen[str]] = []
 
     def start_one(script: str, *arguments: object) -> subprocess.Popen[str]:

@@ -1,5 +1,4 @@
-"""
-A stand-in for the Hugging Face hub over HTTP on the loopback, with repositories in memory and faults to order.
+"""A stand-in for the Hugging Face hub over HTTP on the loopback, with repositories in memory and faults to order.
 
 It answers what is asked to resolve, list and download, by us and by huggingface_hub:
 https://huggingface.co/docs/hub/api, and ``huggingface_hub/hf_api.py``.
@@ -37,9 +36,7 @@ _DROPS = 10
 
 @dataclass
 class Repository:
-    """
-    A model: its commits by their ids, and what its branches point to.
-    """
+    """A model: its commits by their ids, and what its branches point to."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -47,9 +44,7 @@ class Repository:
     """The only token that is let in; None for a model open to all."""
 
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
-        """
-        Put files on a branch, and return the commit's id.
-        """
+        """Put files on a branch, and return the commit's id."""
         commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
         self.commits[commit] = files
         self.branches[branch] = commit
@@ -58,9 +53,7 @@ class Repository:
 
 @dataclass
 class Hub:
-    """
-    The repositories of a hub, the faults it shows, and what it was asked.
-    """
+    """The repositories of a hub, the faults it shows, and what it was asked."""
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -92,15 +85,11 @@ class Hub:
     """The headers of each request to the other host."""
 
     def repository(self, name: str) -> Repository:
-        """
-        The repository of this name, made when it is not there.
-        """
+        """The repository of this name, made when it is not there."""
         return self.repositories.setdefault(name, Repository())
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """
-        Answer any request.
-        """
+        """Answer any request."""
         self.requests.append(f"{request.method} {request.path}")
         if self.status is not None:
             return web.Response(status=self.status)
@@ -111,9 +100,7 @@ class Hub:
         return web.Response(status=404)
 
     async def answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
-        """
-        Answer a request for a file to the other host.
-        """
+        """Answer a request for a file to the other host."""
         self.seen_elsewhere.append(dict(request.headers))
         if request.query.get("signature") != self.signature:
             return web.Response(status=403)
@@ -231,9 +218,7 @@ def _flipped(data: bytes) -> bytes:
 
 
 def _reset(request: web.Request) -> None:
-    """
-    Break the connection the hard way: without lingering, the kernel sends RST.
-    """
+    """Break the connection the hard way: without lingering, the kernel sends RST."""
     assert request.transport is not None
     connection = request.transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -242,9 +227,7 @@ def _reset(request: web.Request) -> None:
 
 @contextmanager
 def serving() -> Iterator[Hub]:
-    """
-    A hub that answers at its `url`, in a thread, until the end of the block.
-    """
+    """A hub that answers at its `url`, in a thread, until the end of the block."""
     hub = Hub()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -1,6 +1,4 @@
-"""
-A web server for ranges of files, that counts what it sends and can be made to do something at a certain byte.
-"""
+"""A web server for ranges of files, that counts what it sends and can be made to do something at a certain byte."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ _BLOCK = 16 * 1024
 
 @dataclass
 class RangeServer:
-    """
-    Files by their names; `at_byte` is called once, when `trigger` bytes of them were sent.
-    """
+    """Files by their names; `at_byte` is called once, when `trigger` bytes of them were sent."""
 
     files: Mapping[str, bytes | int]
     """The contents of each, or how many zeros it has."""
@@ -34,15 +30,11 @@ class RangeServer:
 
     @property
     def uri(self) -> str:
-        """
-        The directory of all files.
-        """
+        """The directory of all files."""
         return f"http://127.0.0.1:{self.port}/model/"
 
     def count(self, size: int) -> None:
-        """
-        So many bytes more were sent.
-        """
+        """So many bytes more were sent."""
         with self.lock:
             self.sent += size
             if self.trigger is None or self.sent < self.trigger:
@@ -53,9 +45,7 @@ class RangeServer:
 
 @contextmanager
 def serving(files: Mapping[str, bytes | int]) -> Iterator[RangeServer]:
-    """
-    A server until the end of the block.
-    """
+    """A server until the end of the block."""
     sums = "".join(f"{_sha256(data)}  {name}\n" for name, data in files.items()).encode()
     server = RangeServer(files)
 

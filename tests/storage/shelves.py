@@ -1,6 +1,4 @@
-"""
-One kind of place after the other where files can be put and fetched from, so that one test holds for all of them.
-"""
+"""One kind of place after the other where files can be put and fetched from, so that one test holds for all of them."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ Fill = Callable[[str, Mapping[str, bytes]], None]
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """
-    A store on the loopback.
+    """A store on the loopback.
 
     `fill` puts files by their names below a root, and `locate` gives the URI of a path in a root, a directory's with
     `/` at its end, and the credentials for the store on a port: its own, or that of a proxy before it.
@@ -32,24 +29,18 @@ class Shelf:
     limits: Mapping[str, object] = field(default_factory=dict)
 
     def uri(self, path: str, port: int | None = None) -> str:
-        """
-        The URI of a path such as `root/model/`.
-        """
+        """The URI of a path such as `root/model/`."""
         return self.locate(path, port or self.port)[0]
 
     def settings(self, port: int | None = None, **more: object) -> GlobalStorageConfig:
-        """
-        Settings that reach the store, with little patience.
-        """
+        """Settings that reach the store, with little patience."""
         transfer = {"stall_seconds": 30, "retries": 3, "chunk_bytes": 64 * 1024, "parallel": 4}
         credentials = self.locate("root", port or self.port)[1]
         return GlobalStorageConfig.model_validate({"transfer": transfer, "credentials": credentials, **more})
 
 
 def of_s3(kind: str, server: s3.S3Server) -> Shelf:
-    """
-    A bucket of a store that speaks S3.
-    """
+    """A bucket of a store that speaks S3."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
@@ -64,9 +55,7 @@ def of_s3(kind: str, server: s3.S3Server) -> Shelf:
 
 
 def of_gcs(server: gcs.GcsServer) -> Shelf:
-    """
-    A bucket of Google's.
-    """
+    """A bucket of Google's."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
@@ -80,9 +69,7 @@ def of_gcs(server: gcs.GcsServer) -> Shelf:
 
 
 def of_azure(server: azure.AzureServer) -> Shelf:
-    """
-    A container of Azure's.
-    """
+    """A container of Azure's."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
@@ -97,9 +84,7 @@ def of_azure(server: azure.AzureServer) -> Shelf:
 
 
 def of_web(kind: str, server: web.WebServer) -> Shelf:
-    """
-    A web server, each directory with its listing.
-    """
+    """A web server, each directory with its listing."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
@@ -115,9 +100,7 @@ def of_web(kind: str, server: web.WebServer) -> Shelf:
 
 
 def of_hub(hub: Hub) -> Shelf:
-    """
-    Models of a hub, each root a model.
-    """
+    """Models of a hub, each root a model."""
 
     def fill(root: str, files: Mapping[str, bytes]) -> None:
         hub.repository(f"owner/{root}").commit(dict(files))

@@ -1,6 +1,4 @@
-"""
-A store at the contract, that fails as it is told.
-"""
+"""A store at the contract, that fails as it is told."""
 
 from __future__ import annotations
 
@@ -24,26 +22,20 @@ Kind = Literal["none", "reset", "end", "stall", "flip", "more", "deny", "changed
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """
-    What one read does once it has brought `after` bytes.
-    """
+    """What one read does once it has brought `after` bytes."""
 
     kind: Kind = "none"
     after: int = 0
 
 
 def sha256(data: bytes) -> Mapping[str, str]:
-    """
-    The digest that most stores have.
-    """
+    """The digest that most stores have."""
     return {"sha256": hashlib.sha256(data).hexdigest()}
 
 
 @dataclass
 class StoreDouble:
-    """
-    Files in memory; `faults` are used up one by each read, and then `always` holds.
-    """
+    """Files in memory; `faults` are used up one by each read, and then `always` holds."""
 
     files: MutableMapping[str, bytes]
     digests: Callable[[bytes], Mapping[str, str]] = sha256
@@ -89,9 +81,7 @@ class StoreDouble:
 
 
 class _Blocks:
-    """
-    The bytes of one read, with what befalls them.
-    """
+    """The bytes of one read, with what befalls them."""
 
     def __init__(self, store: StoreDouble, data: bytes, start: int, end: int, fault: Fault) -> None:
         self._store = store
@@ -132,9 +122,7 @@ class _Blocks:
 
 
 def fail(fault: Fault) -> None:
-    """
-    Raise what a fault raises.
-    """
+    """Raise what a fault raises."""
     match fault.kind:
         case "reset" | "stall":
             raise StorageUnavailableError("double: the connection was reset")

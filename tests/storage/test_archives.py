@@ -1,6 +1,4 @@
-"""
-Archives made by enemies.
-"""
+"""Archives made by enemies."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ quiet = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def pack(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
-    """
-    A zip archive with these members, whatever their names.
-    """
+    """A zip archive with these members, whatever their names."""
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         warnings.filterwarnings("ignore", "Duplicate name")
         for member, data in members:
@@ -37,9 +33,7 @@ def pack(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
 
 
 def unpack(archive: Path, inside: str, target: Path) -> dict[str, bytes]:
-    """
-    Extract, and read back what came out.
-    """
+    """Extract, and read back what came out."""
     target.mkdir(exist_ok=True)
     extract(archive, inside, target, lambda: None)
     return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
@@ -58,18 +52,14 @@ MEMBERS = (("pkg/model/a.bin", b"a"), ("pkg/model/deep/b.bin", b"b"), ("pkg/mode
     ],
 )
 def test_only_what_is_wanted_comes_out(tmp_path: Path, inside: str, names: list[str]) -> None:
-    """
-    A path is a whole name, or whole directories: `pkg/model` is no part of `pkg/model2`.
-    """
+    """A path is a whole name, or whole directories: `pkg/model` is no part of `pkg/model2`."""
     archive = pack(tmp_path / "a.zip", *MEMBERS)
 
     assert sorted(unpack(archive, inside, tmp_path / "out")) == names
 
 
 def test_a_path_that_is_not_there_is_guessed(tmp_path: Path) -> None:
-    """
-    A misspelt path gets a did-you-mean.
-    """
+    """A misspelt path gets a did-you-mean."""
     archive = pack(tmp_path / "a.zip", *MEMBERS)
 
     with pytest.raises(ArtifactNotFoundError, match="has no 'pkg/modle'; did you mean \"pkg/model\""):
@@ -77,9 +67,7 @@ def test_a_path_that_is_not_there_is_guessed(tmp_path: Path) -> None:
 
 
 def test_a_path_like_nothing_inside_lists_the_largest_files(tmp_path: Path) -> None:
-    """
-    Who has no idea what is inside is shown where the weights are.
-    """
+    """Who has no idea what is inside is shown where the weights are."""
     archive = pack(tmp_path / "a.zip", ("readme", b"r"), ("x/weights.gguf", b"w" * 999))
 
     with pytest.raises(ArtifactNotFoundError, match=r"its largest files are 'x/weights\.gguf'"):
@@ -97,9 +85,7 @@ hostile_names = st.one_of(
 @given(name=hostile_names)
 @quiet
 def test_a_hostile_name_condemns_the_archive(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    """
-    One name that leads elsewhere, and nothing at all is written, not even the good members.
-    """
+    """One name that leads elsewhere, and nothing at all is written, not even the good members."""
     place = tmp_path_factory.mktemp("hostile")
     archive = pack(place / "a.zip", ("good", b"g"), (name, b"evil"))
 
@@ -113,9 +99,7 @@ def test_a_hostile_name_condemns_the_archive(tmp_path_factory: pytest.TempPathFa
 def test_any_archive_stays_inside_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, bytes]]
 ) -> None:
-    """
-    Whatever names an archive has, no file appears beside the target, and only our errors come out.
-    """
+    """Whatever names an archive has, no file appears beside the target, and only our errors come out."""
     place = tmp_path_factory.mktemp("any")
     archive = pack(place / "a.zip", *members)
 
@@ -127,9 +111,7 @@ def test_any_archive_stays_inside_or_is_refused(
 @given(data=st.data())
 @quiet
 def test_flipped_bytes_never_pass_for_the_model(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """
-    An archive damaged anywhere gives the right bytes or one of our errors, never wrong bytes.
-    """
+    """An archive damaged anywhere gives the right bytes or one of our errors, never wrong bytes."""
     place = tmp_path_factory.mktemp("flip")
     whole = pack(place / "a.zip", ("model.bin", b"weights" * 50)).read_bytes()
     position = data.draw(st.integers(0, len(whole) - 1))
@@ -146,9 +128,7 @@ def test_flipped_bytes_never_pass_for_the_model(tmp_path_factory: pytest.TempPat
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
 def test_links_and_devices_are_refused(tmp_path: Path, kind: int) -> None:
-    """
-    A member that is a link could lead a later one out of the target.
-    """
+    """A member that is a link could lead a later one out of the target."""
     member = zipfile.ZipInfo("link")
     member.external_attr = (kind | 0o777) << 16
     archive = pack(tmp_path / "a.zip", (member, b"/etc"))
@@ -159,9 +139,7 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: int) -> None:
 
 @pytest.mark.parametrize("names", [("a", "a"), ("a/b", "a//b"), ("a/b", "a/./b"), ("a", "a/b"), ("a/b", "a")])
 def test_members_that_share_a_place_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
-    """
-    Where two members want one name, no reader agrees with another on the contents.
-    """
+    """Where two members want one name, no reader agrees with another on the contents."""
     archive = pack(tmp_path / "a.zip", *((name, name.encode()) for name in names))
 
     with pytest.raises(ArtifactCorruptError, match="refused"):
@@ -169,9 +147,7 @@ def test_members_that_share_a_place_are_refused(tmp_path: Path, names: tuple[str
 
 
 def test_a_wrong_checksum_is_found(tmp_path: Path) -> None:
-    """
-    Bytes that do not match their CRC are an error, though everything else is in order.
-    """
+    """Bytes that do not match their CRC are an error, though everything else is in order."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("model.bin", b"right bytes")
     raw = (tmp_path / "a.zip").read_bytes()
@@ -182,9 +158,7 @@ def test_a_wrong_checksum_is_found(tmp_path: Path) -> None:
 
 
 def test_a_member_shorter_than_promised_is_found(tmp_path: Path) -> None:
-    """
-    A size that is a lie is an error, though the bytes there are match their CRC.
-    """
+    """A size that is a lie is an error, though the bytes there are match their CRC."""
     raw = bytearray(pack(tmp_path / "a.zip", ("model.bin", b"x" * 100)).read_bytes())
     directory = raw.index(b"PK\x01\x02")
     raw[directory + 24] = 200
@@ -195,9 +169,7 @@ def test_a_member_shorter_than_promised_is_found(tmp_path: Path) -> None:
 
 
 def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
-    """
-    There is nobody to ask for a password.
-    """
+    """There is nobody to ask for a password."""
     member = zipfile.ZipInfo("secret")
     raw = bytearray(pack(tmp_path / "a.zip", (member, b"x")).read_bytes())
     directory = raw.index(b"PK\x01\x02")
@@ -209,9 +181,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_archive_is_corrupt(tmp_path: Path) -> None:
-    """
-    An HTML page with the name of a wheel is no wheel.
-    """
+    """An HTML page with the name of a wheel is no wheel."""
     (tmp_path / "a.whl").write_text("<html>please log in</html>")
 
     with pytest.raises(ArtifactCorruptError, match="not a sound zip archive"):
@@ -219,9 +189,7 @@ def test_what_is_no_archive_is_corrupt(tmp_path: Path) -> None:
 
 
 def test_an_archive_larger_than_the_disk_is_refused_beforehand(tmp_path: Path) -> None:
-    """
-    The room is checked before the first byte, from the sizes the archive promises.
-    """
+    """The room is checked before the first byte, from the sizes the archive promises."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("model.bin", b"x")
@@ -244,9 +212,7 @@ def test_an_archive_larger_than_the_disk_is_refused_beforehand(tmp_path: Path) -
     ],
 )
 def test_bombs_are_refused_before_they_go_off(tmp_path: Path, limits: Limits, fault: str) -> None:
-    """
-    Too many members, too many bytes, or far more than were packed; nothing is written.
-    """
+    """Too many members, too many bytes, or far more than were packed; nothing is written."""
     archive = pack(tmp_path / "a.zip", *((name, bytes(4000)) for name in "abc"))
     (tmp_path / "out").mkdir()
 
@@ -256,9 +222,7 @@ def test_bombs_are_refused_before_they_go_off(tmp_path: Path, limits: Limits, fa
 
 
 def test_members_that_overlap_are_a_bomb(tmp_path: Path) -> None:
-    """
-    Many names for the same packed bytes unpack to more than any honest archive of this size.
-    """
+    """Many names for the same packed bytes unpack to more than any honest archive of this size."""
     raw = pack(tmp_path / "a.zip", ("00000", bytes(100_000))).read_bytes()
     start, end = raw.index(b"PK\x01\x02"), raw.index(b"PK\x05\x06")
     entries = [raw[start:end].replace(b"00000", b"%05d" % number) for number in range(500)]
@@ -272,9 +236,7 @@ def test_members_that_overlap_are_a_bomb(tmp_path: Path) -> None:
 
 
 def test_a_directory_too_long_to_read_is_refused(tmp_path: Path) -> None:
-    """
-    zipfile reads the whole list of members into memory, so its length is looked at before.
-    """
+    """zipfile reads the whole list of members into memory, so its length is looked at before."""
     archive = pack(tmp_path / "a.zip", *((f"{number:0300}", b"") for number in range(10)))
 
     with pytest.raises(ArtifactCorruptError, match="more than 5 members"):

@@ -1,6 +1,4 @@
-"""
-The cache: made once, complete or not at all.
-"""
+"""The cache: made once, complete or not at all."""
 
 from __future__ import annotations
 
@@ -23,44 +21,32 @@ from appliance.storage.cache import name_of
 
 
 class StopError(Exception):
-    """
-    What a report raises to stop the work.
-    """
+    """What a report raises to stop the work."""
 
 
 def quiet(done: int, total: int | None) -> None:
-    """
-    A report that lets the work go on.
-    """
+    """A report that lets the work go on."""
 
 
 def fill(files: Path) -> None:
-    """
-    Make a small model.
-    """
+    """Make a small model."""
     (files / "deep").mkdir()
     (files / "config.json").write_text("{}")
     (files / "deep" / "weights").write_bytes(b"w" * 1000)
 
 
 def never(files: Path) -> None:
-    """
-    Make nothing, and fail the test.
-    """
+    """Make nothing, and fail the test."""
     pytest.fail("made although it was there already")
 
 
 def visible(cache: Cache) -> list[str]:
-    """
-    Every artifact in the cache, and what is left of unfinished ones.
-    """
+    """Every artifact in the cache, and what is left of unfinished ones."""
     return sorted(path.name for path in cache.root.iterdir() if not path.name.startswith("."))
 
 
 def test_an_artifact_is_made_once(cache: Cache) -> None:
-    """
-    The second time, the same directory is there already.
-    """
+    """The second time, the same directory is there already."""
     first = cache.build("a://model", fill, quiet)
 
     assert cache.build("a://model", never, quiet) == first
@@ -68,9 +54,7 @@ def test_an_artifact_is_made_once(cache: Cache) -> None:
 
 
 def test_a_name_is_readable_and_unique(cache: Cache) -> None:
-    """
-    People find an artifact by its name, and two keys that look alike do not meet.
-    """
+    """People find an artifact by its name, and two keys that look alike do not meet."""
     one, other = (cache.build(key, fill, quiet).parent.name for key in ("a://org/model?x=1#1", "a://org/model?x=2#2"))
 
     assert one.startswith("org-model-")
@@ -79,9 +63,7 @@ def test_a_name_is_readable_and_unique(cache: Cache) -> None:
 
 
 def test_no_secret_is_written_into_the_cache(cache: Cache) -> None:
-    """
-    Neither names nor manifests show what a key holds of passwords and signatures.
-    """
+    """Neither names nor manifests show what a key holds of passwords and signatures."""
     cache.build("a://me:s3cret@host/model?key=s3cret", fill, quiet)
 
     assert "s3cret" not in "".join(visible(cache))
@@ -90,9 +72,7 @@ def test_no_secret_is_written_into_the_cache(cache: Cache) -> None:
 
 @pytest.mark.parametrize("key", ["a://..", "a://../../x", "a:///", "a://" + "x" * 999, "a://\udc80"])
 def test_no_key_leads_out_of_the_cache(cache: Cache, key: str) -> None:
-    """
-    Whatever the key, its directory lies directly in the cache.
-    """
+    """Whatever the key, its directory lies directly in the cache."""
     files = cache.build(key, fill, quiet)
 
     assert files.parent.parent == cache.root
@@ -124,9 +104,7 @@ def break_marker_away(files: Path) -> None:
 
 @pytest.mark.parametrize("damage", [break_size, break_name, break_marker, break_entry, break_marker_away])
 def test_a_damaged_artifact_is_made_again(cache: Cache, damage: Callable[[Path], None]) -> None:
-    """
-    A missing file, a wrong size or a marker that is not as written is noticed on use, logged and repaired.
-    """
+    """A missing file, a wrong size or a marker that is not as written is noticed on use, logged and repaired."""
     files = cache.build("a://model", fill, quiet)
     damage(files)
 
@@ -139,9 +117,7 @@ def test_a_damaged_artifact_is_made_again(cache: Cache, damage: Callable[[Path],
 
 
 def test_changed_bytes_are_found_by_a_full_check(cache: Cache) -> None:
-    """
-    `verify` reads every byte: it finds what a look at sizes cannot.
-    """
+    """`verify` reads every byte: it finds what a look at sizes cannot."""
     files = cache.build("a://model", fill, quiet)
     verify(files)
     (files / "deep" / "weights").write_bytes(b"v" * 1000)
@@ -153,9 +129,7 @@ def test_changed_bytes_are_found_by_a_full_check(cache: Cache) -> None:
 
 
 def test_a_full_check_can_be_stopped(cache: Cache) -> None:
-    """
-    Reading a large model again takes minutes, and need not be sat out.
-    """
+    """Reading a large model again takes minutes, and need not be sat out."""
     files = cache.build("a://model", fill, quiet)
 
     def stop() -> None:
@@ -166,9 +140,7 @@ def test_a_full_check_can_be_stopped(cache: Cache) -> None:
 
 
 def test_a_path_outside_the_cache_has_nothing_to_verify(tmp_path: Path) -> None:
-    """
-    A user's own directory comes without promises, also where it has the names of ours.
-    """
+    """A user's own directory comes without promises, also where it has the names of ours."""
     (tmp_path / "files").mkdir()
     (tmp_path / "appliance-manifest.json").write_text("{}")
 
@@ -177,9 +149,7 @@ def test_a_path_outside_the_cache_has_nothing_to_verify(tmp_path: Path) -> None:
 
 
 def test_the_digest_of_a_cached_file_is_known(cache: Cache) -> None:
-    """
-    It is the SHA-256 of the file, and costs no reading.
-    """
+    """It is the SHA-256 of the file, and costs no reading."""
     files = cache.build("a://model", fill, quiet)
 
     assert digest(files / "config.json") == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
@@ -187,9 +157,7 @@ def test_the_digest_of_a_cached_file_is_known(cache: Cache) -> None:
 
 
 def test_nothing_is_left_when_making_fails(cache: Cache) -> None:
-    """
-    The error of whoever makes an artifact passes through, and no trace of the artifact stays.
-    """
+    """The error of whoever makes an artifact passes through, and no trace of the artifact stays."""
 
     def fail(files: Path) -> None:
         fill(files)
@@ -204,9 +172,7 @@ def test_nothing_is_left_when_making_fails(cache: Cache) -> None:
     "error", [StopError(), KeyboardInterrupt(), TimeoutError(), ConnectionResetError(104, "reset")]
 )
 def test_nothing_is_left_when_report_stops_the_sealing(cache: Cache, error: BaseException) -> None:
-    """
-    Also the last step can be stopped, and whatever report raises comes out as it is.
-    """
+    """Also the last step can be stopped, and whatever report raises comes out as it is."""
 
     def stop(done: int, total: int | None) -> None:
         raise error
@@ -218,9 +184,7 @@ def test_nothing_is_left_when_report_stops_the_sealing(cache: Cache, error: Base
 
 
 def test_sealing_reports_that_all_bytes_are_there(cache: Cache) -> None:
-    """
-    While digests are taken, progress stands at its end and does not run backwards.
-    """
+    """While digests are taken, progress stands at its end and does not run backwards."""
     reports: list[tuple[int, int | None]] = []
 
     cache.build("a://model", fill, lambda done, total: reports.append((done, total)))
@@ -242,9 +206,7 @@ def test_every_user_may_read_what_one_made(cache: Cache) -> None:
 
 
 def test_a_complete_artifact_needs_no_lock(cache: Cache) -> None:
-    """
-    A cache on a read-only volume serves what it has: nothing is written for a complete artifact.
-    """
+    """A cache on a read-only volume serves what it has: nothing is written for a complete artifact."""
     files = cache.build("a://model", fill, quiet)
     shutil.rmtree(cache.root / ".locks")
 
@@ -253,9 +215,7 @@ def test_a_complete_artifact_needs_no_lock(cache: Cache) -> None:
 
 
 def test_the_manifest_names_every_file_with_size_and_digest(cache: Cache) -> None:
-    """
-    The marker is a complete listing anyone can check with sha256sum.
-    """
+    """The marker is a complete listing anyone can check with sha256sum."""
     files = cache.build("a://model", fill, quiet)
 
     listing = json.loads((files.parent / "appliance-manifest.json").read_text())["files"]
@@ -275,9 +235,7 @@ def test_the_manifest_names_every_file_with_size_and_digest(cache: Cache) -> Non
 def test_the_default_lies_under_the_cache_home(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
 ) -> None:
-    """
-    Without a directory in the config, the XDG base directory specification says where.
-    """
+    """Without a directory in the config, the XDG base directory specification says where."""
     for name in ("XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -287,9 +245,7 @@ def test_the_default_lies_under_the_cache_home(
 
 
 def test_a_directory_of_the_config_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """
-    It may begin with `~` or be relative, and is absolute from then on.
-    """
+    """It may begin with `~` or be relative, and is absolute from then on."""
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.chdir(tmp_path)
 
@@ -313,18 +269,14 @@ except StorageError as error:
 
 
 def nobody(*arguments: object) -> str:
-    """
-    What a user without any rights is told.
-    """
+    """What a user without any rights is told."""
     command = [sys.executable, "-c", AS_SOMEONE_ELSE, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_cache_that_cannot_be_written_says_whose_fault_it_is() -> None:
-    """
-    The message has the directory and both remedies.
-    """
+    """The message has the directory and both remedies."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         said = nobody(65534, f"{directory}/cache")
@@ -334,18 +286,14 @@ def test_a_cache_that_cannot_be_written_says_whose_fault_it_is() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_user_without_a_home_is_told_what_to_set() -> None:
-    """
-    Containers run with user numbers nobody has a home for.
-    """
+    """Containers run with user numbers nobody has a home for."""
     unknown = next(number for number in range(61000, 62000) if number not in {user.pw_uid for user in pwd.getpwall()})
 
     assert "no home directory; set storage.cache_dir" in nobody(unknown)
 
 
 def test_a_file_where_the_cache_should_be_is_said(tmp_path: Path) -> None:
-    """
-    No raw OSError comes out of a cache directory that is none.
-    """
+    """No raw OSError comes out of a cache directory that is none."""
     (tmp_path / "cache").write_text("not a directory")
 
     with pytest.raises(StorageError, match=r"cache: .*; check the disk and the directory"):
@@ -353,9 +301,7 @@ def test_a_file_where_the_cache_should_be_is_said(tmp_path: Path) -> None:
 
 
 def test_no_link_of_others_is_written_through(tmp_path: Path) -> None:
-    """
-    Whoever may write to the cache cannot have us overwrite other files by links among the locks and the notes.
-    """
+    """Whoever may write to the cache cannot have us overwrite other files by links among the locks and the notes."""
     precious = tmp_path / "precious"
     precious.write_text("kept")
     cache = Cache.at(tmp_path / "cache")

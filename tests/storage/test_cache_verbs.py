@@ -1,6 +1,4 @@
-"""
-`appliance cache`: what is in it, whether it is whole, and what goes.
-"""
+"""`appliance cache`: what is in it, whether it is whole, and what goes."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ WEIGHTS = b"weights!" * 20_000
 
 @pytest.fixture
 def places() -> Iterator[None]:
-    """
-    Two models that have their weights in common.
-    """
+    """Two models that have their weights in common."""
     PLACES["old"] = {"config.json": b"{}", "model.safetensors": WEIGHTS}
     PLACES["new"] = {"config.json": b"[]", "model.safetensors": WEIGHTS}
     yield
@@ -38,16 +34,12 @@ def places() -> Iterator[None]:
 
 @pytest.fixture
 def run(cache: Cache) -> Callable[..., Result]:
-    """
-    Runs `appliance cache` on the cache of this test.
-    """
+    """Runs `appliance cache` on the cache of this test."""
     return lambda verb, *words: CliRunner().invoke(verbs, [verb, "--dir", str(cache.root), *map(str, words)])
 
 
 def bring(cache: Cache, place: str, days: float = 0) -> Path:
-    """
-    Fetch a place, as if so many days ago.
-    """
+    """Fetch a place, as if so many days ago."""
     settings = GlobalStorageConfig(cache_dir=cache.root)
     artifact = materialize(StorageConfig(uri=f"memory://{place}"), settings, lambda *_: None).parent
     when = time.time() - days * DAY
@@ -59,9 +51,7 @@ Run = Callable[..., Result]
 
 
 def test_list_shows_size_age_and_source(cache: Cache, places: None, run: Run) -> None:
-    """
-    One line each, the last used first; files that are shared count once on the disk.
-    """
+    """One line each, the last used first; files that are shared count once on the disk."""
     bring(cache, "old", days=40)
     bring(cache, "new")
 
@@ -73,17 +63,13 @@ def test_list_shows_size_age_and_source(cache: Cache, places: None, run: Run) ->
 
 
 def test_an_empty_cache_is_no_error(cache: Cache, run: Run) -> None:
-    """
-    There is nothing to list, verify or prune.
-    """
+    """There is nothing to list, verify or prune."""
     assert [run(verb).exit_code for verb in ("list", "verify", "prune")] == [0, 0, 0]
     assert run("list").stdout == f"{cache.root}: 0 artifacts, 0 bytes on the disk\n"
 
 
 def test_models_share_what_they_have_in_common(cache: Cache, places: None) -> None:
-    """
-    The same weights are one file on the disk, also of two revisions of a model; other files are each its own.
-    """
+    """The same weights are one file on the disk, also of two revisions of a model; other files are each its own."""
     old, new = bring(cache, "old"), bring(cache, "new")
 
     assert (old / "files/model.safetensors").samefile(new / "files/model.safetensors")
@@ -91,9 +77,7 @@ def test_models_share_what_they_have_in_common(cache: Cache, places: None) -> No
 
 
 def test_verify_names_damaged_files(cache: Cache, places: None) -> None:
-    """
-    A byte that changed under the same size is found, with exit code 16; a whole cache is 0.
-    """
+    """A byte that changed under the same size is found, with exit code 16; a whole cache is 0."""
     artifact = bring(cache, "old")
     command = [sys.executable, "-m", "appliance", "cache", "verify", "--dir", str(cache.root)]
     good = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -106,9 +90,7 @@ def test_verify_names_damaged_files(cache: Cache, places: None) -> None:
 
 
 def test_a_manifest_that_cannot_be_read_is_damage(cache: Cache, places: None, run: Run) -> None:
-    """
-    An artifact is not passed over because nobody knows any more what it was.
-    """
+    """An artifact is not passed over because nobody knows any more what it was."""
     artifact = bring(cache, "old")
     (artifact / "appliance-manifest.json").write_text("{}")
 
@@ -116,9 +98,7 @@ def test_a_manifest_that_cannot_be_read_is_damage(cache: Cache, places: None, ru
 
 
 def test_what_is_damaged_is_removed_and_fetched_again(cache: Cache, places: None, run: Run) -> None:
-    """
-    Also where two models share the damaged file; afterwards both are whole.
-    """
+    """Also where two models share the damaged file; afterwards both are whole."""
     old, new = bring(cache, "old"), bring(cache, "new")
     with (old / "files/model.safetensors").open("r+b") as file:
         file.write(b"W")
@@ -131,9 +111,7 @@ def test_what_is_damaged_is_removed_and_fetched_again(cache: Cache, places: None
 
 
 def test_prune_alone_removes_only_what_failed_fetches_left(cache: Cache, places: None, run: Run) -> None:
-    """
-    Nobody loses a model by typing too little.
-    """
+    """Nobody loses a model by typing too little."""
     kept = bring(cache, "old", days=400)
     for name in (f"{kept.name}.incomplete-0123abcd", ".unfinished/dead-0123456789ab"):
         (cache.root / name / "files").mkdir(parents=True)
@@ -147,9 +125,7 @@ def test_prune_alone_removes_only_what_failed_fetches_left(cache: Cache, places:
 
 
 def test_prune_by_age(cache: Cache, places: None, run: Run) -> None:
-    """
-    By the time since the last use; a dry run only says so.
-    """
+    """By the time since the last use; a dry run only says so."""
     old, new = bring(cache, "old", days=40), bring(cache, "new", days=20)
 
     dry = run("prune", "--older-than", "30d", "--dry-run")
@@ -161,9 +137,7 @@ def test_prune_by_age(cache: Cache, places: None, run: Run) -> None:
 
 
 def test_prune_by_size_removes_what_was_not_used_for_longest(cache: Cache, places: None, run: Run) -> None:
-    """
-    Until what is left fits.
-    """
+    """Until what is left fits."""
     old, new = bring(cache, "old", days=2), bring(cache, "new", days=1)
 
     assert run("prune", "--max-size", "1MB").stdout == "0 bytes removed\n"
@@ -172,9 +146,7 @@ def test_prune_by_size_removes_what_was_not_used_for_longest(cache: Cache, place
 
 
 def test_prune_keeps_what_a_config_names(cache: Cache, places: None, run: Run, tmp_path: Path) -> None:
-    """
-    And removes all the rest, or of the rest what is old.
-    """
+    """And removes all the rest, or of the rest what is old."""
     old, new = bring(cache, "old", days=2), bring(cache, "new", days=1)
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({"models": [{"name": "a", "class": "generative", "storage": {"uri": "memory://old"}}]}))
@@ -187,9 +159,7 @@ def test_prune_keeps_what_a_config_names(cache: Cache, places: None, run: Run, t
 
 
 def test_what_was_shared_is_freed_with_its_last_artifact(cache: Cache, places: None, run: Run) -> None:
-    """
-    Nothing of a model stays on the disk once all that had it are gone.
-    """
+    """Nothing of a model stays on the disk once all that had it are gone."""
     bring(cache, "old")
     bring(cache, "new")
 
@@ -210,9 +180,7 @@ sys.stdin.read()
 def test_what_a_process_serves_stays(
     cache: Cache, places: None, run: Run, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """
-    An artifact in use is not removed, and becomes free when its user dies, however it dies.
-    """
+    """An artifact in use is not removed, and becomes free when its user dies, however it dies."""
     artifact = bring(cache, "old")
     holder = start(HOLDER, artifact)
     assert holder.stdout
@@ -237,9 +205,7 @@ with exclusively(Path(sys.argv[1]), lambda: None):
 
 
 def test_what_a_process_works_on_stays(cache: Cache, run: Run, start: Callable[..., subprocess.Popen[str]]) -> None:
-    """
-    A fetch under way in another process is no dead one.
-    """
+    """A fetch under way in another process is no dead one."""
     work = cache.root / ".unfinished/model-0123456789ab"
     (work / "files").mkdir(parents=True)
     (cache.root / ".locks").mkdir()
@@ -253,9 +219,7 @@ def test_what_a_process_works_on_stays(cache: Cache, run: Run, start: Callable[.
 
 @pytest.mark.parametrize(("option", "value"), [("--older-than", "soon"), ("--max-size", "big"), ("--older-than", "30")])
 def test_a_limit_that_makes_no_sense_is_refused(run: Run, option: str, value: str) -> None:
-    """
-    With an example of one that does.
-    """
+    """With an example of one that does."""
     done = run("prune", option, value)
 
     assert done.exit_code == 2
@@ -263,9 +227,7 @@ def test_a_limit_that_makes_no_sense_is_refused(run: Run, option: str, value: st
 
 
 def test_the_cache_of_a_config_is_found_by_itself(cache: Cache, places: None, tmp_path: Path) -> None:
-    """
-    `prune --keep FILE` goes to the cache that FILE names.
-    """
+    """`prune --keep FILE` goes to the cache that FILE names."""
     old, new = bring(cache, "old"), bring(cache, "new")
     model = {"name": "a", "class": "generative", "storage": {"uri": "memory://old"}}
     file = tmp_path / "config.yaml"

@@ -1,6 +1,4 @@
-"""
-Children that do what children should not.
-"""
+"""Children that do what children should not."""
 
 from __future__ import annotations
 
@@ -15,22 +13,16 @@ from appliance.core import child_process
 
 
 class StopError(Exception):
-    """
-    What a listener raises to stop the work.
-    """
+    """What a listener raises to stop the work."""
 
 
 def python(script: str) -> list[str]:
-    """
-    A command that runs a script.
-    """
+    """A command that runs a script."""
     return [sys.executable, "-c", script]
 
 
 def test_every_line_is_heard_and_the_last_are_kept() -> None:
-    """
-    Both streams, in order, whole lines, whatever ends them.
-    """
+    """Both streams, in order, whole lines, whatever ends them."""
     heard: list[str] = []
 
     ended = child_process.run(
@@ -41,17 +33,13 @@ def test_every_line_is_heard_and_the_last_are_kept() -> None:
 
 
 def test_a_childs_end_is_told() -> None:
-    """
-    An exit status is positive and a signal negative.
-    """
+    """An exit status is positive and a signal negative."""
     assert child_process.run(python("raise SystemExit(7)"), {}, lambda _: None).status == 7
     assert child_process.run(python("import os; os.kill(os.getpid(), 9)"), {}, lambda _: None).status == -9
 
 
 def test_a_child_gets_what_it_is_given_over_our_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Our environment stays visible, and what the caller sets goes first.
-    """
+    """Our environment stays visible, and what the caller sets goes first."""
     monkeypatch.setenv("OURS", "1")
     monkeypatch.setenv("BOTH", "ours")
 
@@ -73,9 +61,7 @@ def test_a_child_gets_what_it_is_given_over_our_own_environment(monkeypatch: pyt
     ids=["silent", "closes its output", "ignores SIGTERM", "has a child", "never stops talking"],
 )
 def test_a_stopped_child_is_gone_with_its_children(offspring: Callable[[], list[psutil.Process]], script: str) -> None:
-    """
-    When the listener raises, nothing of the child is left, whatever it does.
-    """
+    """When the listener raises, nothing of the child is left, whatever it does."""
     heard: list[str] = []
     family: list[psutil.Process] = []
 
@@ -93,9 +79,7 @@ def test_a_stopped_child_is_gone_with_its_children(offspring: Callable[[], list[
 
 
 def test_a_grandchild_that_keeps_the_pipe_open_is_not_waited_for() -> None:
-    """
-    The end of the child is the end, also while a process it left behind holds its output.
-    """
+    """The end of the child is the end, also while a process it left behind holds its output."""
     script = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid)"
 
     begun = time.monotonic()
@@ -106,9 +90,7 @@ def test_a_grandchild_that_keeps_the_pipe_open_is_not_waited_for() -> None:
 
 
 def test_a_child_has_nobody_to_ask() -> None:
-    """
-    It has no terminal and no input, so a question for a password fails and does not hang.
-    """
+    """It has no terminal and no input, so a question for a password fails and does not hang."""
     script = "import os, sys; print(repr(sys.stdin.read())); open('/dev/tty')"
 
     ended = child_process.run(python(script), {}, lambda _: None)

@@ -1,6 +1,4 @@
-"""
-The section `storage.credentials`: what can be written, and what never comes out.
-"""
+"""The section `storage.credentials`: what can be written, and what never comes out."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("kind", "block"), WHOLE)
 def test_each_way_to_be_known_can_be_written(kind: str, block: dict[str, object]) -> None:
-    """
-    Alone, with whatever belongs to it.
-    """
+    """Alone, with whatever belongs to it."""
     config = CredentialsConfig.model_validate({kind: [block]})
 
     assert getattr(config, kind)
@@ -50,17 +46,13 @@ def test_each_way_to_be_known_can_be_written(kind: str, block: dict[str, object]
 
 @pytest.mark.parametrize(("kind", "block", "fault"), BROKEN)
 def test_half_a_way_and_two_ways_are_refused(kind: str, block: dict[str, object], fault: str) -> None:
-    """
-    With what is missing, or what is too much.
-    """
+    """With what is missing, or what is too much."""
     with pytest.raises(ValidationError, match=fault):
         CredentialsConfig.model_validate({kind: [block]})
 
 
 def test_no_secret_is_shown() -> None:
-    """
-    Neither in what a section looks like, nor in what it is written as.
-    """
+    """Neither in what a section looks like, nor in what it is written as."""
     blocks = {
         "s3": [{"access_key_id": "s3cret", "secret_access_key": "s3cret", "session_token": "s3cret"}],
         "gcs": [{"key": "s3cret"}],
@@ -74,9 +66,7 @@ def test_no_secret_is_shown() -> None:
 
 
 def test_a_block_by_name_goes_before_one_for_all() -> None:
-    """
-    Whatever their order; a block for somebody else is for nobody here.
-    """
+    """Whatever their order; a block for somebody else is for nobody here."""
     config = CredentialsConfig.model_validate({"hf": [{"token": "all"}, {"owner": "me", "token": "mine"}]})
 
     found = {owner: block_for(config.hf, "owner", owner) for owner in ("me", "you")}

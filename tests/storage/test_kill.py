@@ -1,6 +1,4 @@
-"""
-A fetch killed at any moment, in a process of its own and from a real server, and the one after it.
-"""
+"""A fetch killed at any moment, in a process of its own and from a real server, and the one after it."""
 
 from __future__ import annotations
 
@@ -30,17 +28,13 @@ OFFSETS = sorted(random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).sample
 
 
 def fetch(uri: str, cache: Path) -> None:
-    """
-    What the process does that is killed.
-    """
+    """What the process does that is killed."""
     materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache), lambda *_: None)
 
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
-    """
-    Processes that begin with everything imported.
-    """
+    """Processes that begin with everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["storage.test_kill", "appliance.storage.filesystems.http"])
     return context
@@ -48,9 +42,7 @@ def processes() -> ForkServerContext:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RangeServer]:
-    """
-    A web server with a model of 20 MB.
-    """
+    """A web server with a model of 20 MB."""
     with serving(FILES) as server:
         yield server
 
@@ -78,9 +70,7 @@ def test_a_killed_fetch_costs_no_more_than_a_twentieth(
 
 
 def test_two_processes_fetch_once(processes: ForkServerContext, server: RangeServer, tmp_path: Path) -> None:
-    """
-    Both end well, and the store has served the model one time.
-    """
+    """Both end well, and the store has served the model one time."""
     server.sent, server.trigger = 0, None
     both = [processes.Process(target=fetch, args=(server.uri, tmp_path)) for _ in range(2)]
     for each in both:
@@ -95,9 +85,7 @@ def test_two_processes_fetch_once(processes: ForkServerContext, server: RangeSer
 def test_who_waits_takes_over_from_a_killed_one(
     processes: ForkServerContext, server: RangeServer, tmp_path: Path
 ) -> None:
-    """
-    The lock goes with its owner, and what it had fetched is taken over, too.
-    """
+    """The lock goes with its owner, and what it had fetched is taken over, too."""
     both = [processes.Process(target=fetch, args=(server.uri, tmp_path)) for _ in range(2)]
     server.sent, server.trigger, server.at_byte = 0, SIZE // 2, both[0].kill
     both[0].start()

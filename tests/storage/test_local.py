@@ -1,6 +1,4 @@
-"""
-Plain paths and `file://`.
-"""
+"""Plain paths and `file://`."""
 
 from __future__ import annotations
 
@@ -20,17 +18,13 @@ from appliance.storage import materialize
 
 
 def bring(uri: str) -> Path:
-    """
-    Materialize with a cache that must not be needed.
-    """
+    """Materialize with a cache that must not be needed."""
     return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=Path("/nonexistent")), lambda *_: None)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """
-    A directory with one file.
-    """
+    """A directory with one file."""
     directory = tmp_path / "my model"
     directory.mkdir()
     (directory / "config.json").write_text("{}")
@@ -38,9 +32,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_directory_is_used_in_place(model: Path) -> None:
-    """
-    Nothing is copied, whichever way the path is written.
-    """
+    """Nothing is copied, whichever way the path is written."""
     assert bring(str(model)) == model
     assert bring(model.as_uri()) == model
     assert bring(f"file://localhost{model.as_uri().removeprefix('file://')}") == model
@@ -48,25 +40,19 @@ def test_a_directory_is_used_in_place(model: Path) -> None:
 
 
 def test_a_single_file_is_used_in_place(model: Path) -> None:
-    """
-    A regular file is as good as a directory.
-    """
+    """A regular file is as good as a directory."""
     assert bring(str(model / "config.json")) == model / "config.json"
 
 
 def test_a_relative_path_starts_at_the_current_directory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    `./my model` means what a shell would mean, and comes out absolute.
-    """
+    """`./my model` means what a shell would mean, and comes out absolute."""
     monkeypatch.chdir(model.parent)
 
     assert bring("my model") == model
 
 
 def test_a_tilde_is_the_home_directory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    `~` is expanded in plain paths.
-    """
+    """`~` is expanded in plain paths."""
     monkeypatch.setenv("HOME", str(model.parent))
 
     assert bring("~/my model") == model
@@ -75,9 +61,7 @@ def test_a_tilde_is_the_home_directory(model: Path, monkeypatch: pytest.MonkeyPa
 @given(name=st.binary(min_size=1, max_size=60).filter(lambda name: not {0, 47} & {*name} and name not in (b".", b"..")))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_file_name_can_be_percent_encoded(tmp_path: Path, name: bytes) -> None:
-    """
-    Whatever bytes a file name has, its percent-encoded URI leads to it.
-    """
+    """Whatever bytes a file name has, its percent-encoded URI leads to it."""
     path = tmp_path / os.fsdecode(name)
     path.write_bytes(b"x")
 
@@ -85,9 +69,7 @@ def test_every_file_name_can_be_percent_encoded(tmp_path: Path, name: bytes) -> 
 
 
 def test_a_plain_path_is_not_decoded(tmp_path: Path) -> None:
-    """
-    Percent signs mean something in URIs only.
-    """
+    """Percent signs mean something in URIs only."""
     (tmp_path / "a%20b").write_text("x")
 
     assert bring(str(tmp_path / "a%20b")).name == "a%20b"
@@ -106,17 +88,13 @@ def test_a_plain_path_is_not_decoded(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_path_is_refused_with_a_remedy(uri: str, fault: str) -> None:
-    """
-    What cannot be a local path is refused before the disk is touched.
-    """
+    """What cannot be a local path is refused before the disk is touched."""
     with pytest.raises(StorageError, match=fault.replace("?", "[?]")):
         bring(uri)
 
 
 def test_a_missing_path_says_how_far_it_exists_and_what_is_near(model: Path) -> None:
-    """
-    A typing error in a path is found at once.
-    """
+    """A typing error in a path is found at once."""
     with pytest.raises(ArtifactNotFoundError) as caught:
         bring(str(model.parent / "my modle" / "x"))
 
@@ -125,9 +103,7 @@ def test_a_missing_path_says_how_far_it_exists_and_what_is_near(model: Path) -> 
 
 
 def test_a_dangling_link_is_named_as_such(tmp_path: Path) -> None:
-    """
-    A link to nowhere is not called missing.
-    """
+    """A link to nowhere is not called missing."""
     (tmp_path / "link").symlink_to("gone")
 
     with pytest.raises(ArtifactNotFoundError, match="a link to gone"):
@@ -135,17 +111,13 @@ def test_a_dangling_link_is_named_as_such(tmp_path: Path) -> None:
 
 
 def test_an_empty_directory_is_not_a_model(tmp_path: Path) -> None:
-    """
-    A volume that was not mounted leaves an empty directory, and that is said.
-    """
+    """A volume that was not mounted leaves an empty directory, and that is said."""
     with pytest.raises(ArtifactNotFoundError, match="empty; is the volume mounted"):
         bring(str(tmp_path))
 
 
 def test_a_pipe_is_not_a_model(tmp_path: Path) -> None:
-    """
-    Neither files nor directories are refused, and not waited for.
-    """
+    """Neither files nor directories are refused, and not waited for."""
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(StorageError, match="neither a directory nor a regular file"):
@@ -155,9 +127,7 @@ def test_a_pipe_is_not_a_model(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read")
 @pytest.mark.parametrize("mode", [0o000, 0o700])
 def test_an_unreadable_path_names_the_user(model: Path, mode: int) -> None:
-    """
-    Who may not read is told so, by number, as containers have users without names.
-    """
+    """Who may not read is told so, by number, as containers have users without names."""
     script = """
 import os, sys
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""
-The lock: what it holds, what it refuses, and how it says so.
-"""
+"""The lock: what it holds, what it refuses, and how it says so."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100}
 
 @pytest.fixture
 def place() -> Iterator[dict[str, bytes]]:
-    """
-    The files of `memory://place`.
-    """
+    """The files of `memory://place`."""
     files = dict(FILES)
     PLACES["place"] = files
     yield files
@@ -39,9 +35,7 @@ Read = Callable[..., Config]
 
 @pytest.fixture
 def read(tmp_path: Path, cache: Cache) -> Read:
-    """
-    Writes a config with one model, whose storage has these keys, and loads it.
-    """
+    """Writes a config with one model, whose storage has these keys, and loads it."""
 
     def read(uri: str = "memory://place", name: str = "config.yaml", **storage: object) -> Config:
         model = {"name": "a", "class": "generative", "storage": {"uri": uri, **storage}}
@@ -57,9 +51,7 @@ def _frozen(config: Config) -> Config:
 
 
 def test_a_lock_names_every_file_with_size_and_digest(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
-    """
-    It is JSON that people can read, and names the URI as the config has it and the place it led to.
-    """
+    """It is JSON that people can read, and names the URI as the config has it and the place it led to."""
     verbs.lock(read())
 
     assert json.loads((tmp_path / "appliance.lock").read_text()) == {
@@ -78,9 +70,7 @@ def test_a_lock_names_every_file_with_size_and_digest(read: Read, place: dict[st
 
 
 def test_the_same_state_makes_the_same_bytes(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
-    """
-    Locking again changes nothing that a version control would show.
-    """
+    """Locking again changes nothing that a version control would show."""
     verbs.lock(read(exclude=["*.md"]))
     first = (tmp_path / "appliance.lock").read_bytes()
     verbs.lock(read(exclude=["*.md"]))
@@ -90,9 +80,7 @@ def test_the_same_state_makes_the_same_bytes(read: Read, place: dict[str, bytes]
 
 
 def test_configs_of_one_directory_share_a_lock(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
-    """
-    Locking one leaves the entries of the other, and replaces its own.
-    """
+    """Locking one leaves the entries of the other, and replaces its own."""
     verbs.lock(read())
     verbs.lock(read("memory://place/config.json", "other.yaml"))
     place["config.json"] = b"{ }"
@@ -106,9 +94,7 @@ def test_configs_of_one_directory_share_a_lock(read: Read, place: dict[str, byte
 
 
 def test_a_lock_holds_no_secret(tmp_path: Path) -> None:
-    """
-    A lock is committed; a signed URL or a password in a URI is not.
-    """
+    """A lock is committed; a signed URL or a password in a URI is not."""
     from appliance.config.storage import StorageConfig
     from appliance.storage.file_list import FileInfo, FileList
 
@@ -139,9 +125,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
 def test_drift_is_refused_with_file_and_difference(
     read: Read, place: dict[str, bytes], change: str, is_frozen: bool
 ) -> None:
-    """
-    Whatever changed in the store since, with `--frozen` and without.
-    """
+    """Whatever changed in the store since, with `--frozen` and without."""
     verbs.lock(read())
     apply, difference = CHANGES[change]
     apply(place)
@@ -155,9 +139,7 @@ def test_drift_is_refused_with_file_and_difference(
 
 
 def test_drift_is_refused_before_anything_is_fetched(read: Read, place: dict[str, bytes], cache: Cache) -> None:
-    """
-    Where the listing shows it already, nobody waits for bytes that are refused.
-    """
+    """Where the listing shows it already, nobody waits for bytes that are refused."""
     verbs.lock(read())
     place["model.safetensors"] = b"other weights"
     before = sorted(cache.root.rglob("*"))
@@ -168,9 +150,7 @@ def test_drift_is_refused_before_anything_is_fetched(read: Read, place: dict[str
 
 
 def test_what_is_locked_is_pulled(read: Read, place: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
-    """
-    Without drift a lock changes nothing.
-    """
+    """Without drift a lock changes nothing."""
     verbs.lock(read())
 
     verbs.pull(_frozen(read()))
@@ -178,9 +158,7 @@ def test_what_is_locked_is_pulled(read: Read, place: dict[str, bytes], capsys: p
 
 
 def test_frozen_refuses_what_is_not_locked(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
-    """
-    Without a lock, or with one that does not know the storage, nothing is brought.
-    """
+    """Without a lock, or with one that does not know the storage, nothing is brought."""
     with pytest.raises(StorageError, match=r"memory://place: .*appliance\.lock is not there.*appliance lock FILE"):
         verbs.pull(_frozen(read()))
     verbs.lock(read())
@@ -194,9 +172,7 @@ def test_frozen_refuses_what_is_not_locked(read: Read, place: dict[str, bytes], 
 def test_a_broken_lock_is_not_passed_over(
     read: Read, place: dict[str, bytes], tmp_path: Path, text: str, fault: str
 ) -> None:
-    """
-    A lock that cannot be understood protects nobody, so it is an error.
-    """
+    """A lock that cannot be understood protects nobody, so it is an error."""
     (tmp_path / "appliance.lock").write_text(text)
 
     with pytest.raises(StorageError, match=fault):
@@ -204,9 +180,7 @@ def test_a_broken_lock_is_not_passed_over(
 
 
 def test_a_branch_stays_at_the_commit_that_is_locked(read: Read, hub: Hub, tmp_path: Path) -> None:
-    """
-    `hf://` without a revision means the locked commit, also when the branch has moved.
-    """
+    """`hf://` without a revision means the locked commit, also when the branch has moved."""
     hub.repositories["org/model"] = model = Repository()
     commit = model.commit({"config.json": b"old", "model.safetensors": b"old weights"})
     verbs.lock(read("hf://org/model"))
@@ -218,9 +192,7 @@ def test_a_branch_stays_at_the_commit_that_is_locked(read: Read, hub: Hub, tmp_p
 
 
 def test_files_in_place_are_held_by_their_sizes_to_start_at_once(read: Read, tmp_path: Path) -> None:
-    """
-    A mounted volume may be larger than any start can read; `pull` reads it.
-    """
+    """A mounted volume may be larger than any start can read; `pull` reads it."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.safetensors").write_bytes(b"weights")
@@ -239,9 +211,7 @@ def test_files_in_place_are_held_by_their_sizes_to_start_at_once(read: Read, tmp
 def test_the_digest_that_pull_prints_can_be_pinned(
     read: Read, place: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """
-    Of a directory and of one file, where it is the file's own SHA-256; other bytes are refused.
-    """
+    """Of a directory and of one file, where it is the file's own SHA-256; other bytes are refused."""
     printed = []
     for uri in ("memory://place", "memory://place/model.safetensors"):
         verbs.pull(read(uri))
@@ -257,9 +227,7 @@ def test_the_digest_that_pull_prints_can_be_pinned(
 
 
 def test_the_commands_lock_and_hold(tmp_path: Path) -> None:
-    """
-    `appliance lock`, then `pull --frozen`: 0, and 17 when a file has changed.
-    """
+    """`appliance lock`, then `pull --frozen`: 0, and 17 when a file has changed."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.safetensors").write_bytes(b"weights")

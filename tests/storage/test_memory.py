@@ -1,6 +1,4 @@
-"""
-`memory://`: files of this process, fetched like any others.
-"""
+"""`memory://`: files of this process, fetched like any others."""
 
 from __future__ import annotations
 
@@ -19,26 +17,20 @@ FILES = {"model/config.json": b"{}", "model/.hidden": b"h", "model/sub/empty": b
 
 @pytest.fixture
 def place() -> Iterator[MutableMapping[str, bytes]]:
-    """
-    A place with two models, one named like the beginning of the other.
-    """
+    """A place with two models, one named like the beginning of the other."""
     PLACES["here"] = dict(FILES)
     yield PLACES["here"]
     del PLACES["here"]
 
 
 def bring(uri: str, cache: Cache, report: Report = lambda *_: None) -> Path:
-    """
-    Materialize a URI.
-    """
+    """Materialize a URI."""
     return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
 
 
 @pytest.mark.usefixtures("place")
 def test_a_directory_is_brought_without_its_neighbours(cache: Cache) -> None:
-    """
-    Names are compared by whole segments, and empty files and dotfiles come along.
-    """
+    """Names are compared by whole segments, and empty files and dotfiles come along."""
     path = bring("memory://here/model", cache)
 
     found = {each.relative_to(path).as_posix(): each.read_bytes() for each in path.rglob("*") if each.is_file()}
@@ -47,9 +39,7 @@ def test_a_directory_is_brought_without_its_neighbours(cache: Cache) -> None:
 
 @pytest.mark.usefixtures("place")
 def test_one_file_is_brought_as_a_file(cache: Cache) -> None:
-    """
-    Where the URI names a file, so does the path.
-    """
+    """Where the URI names a file, so does the path."""
     path = bring("memory://here/model-v2/config.json", cache)
 
     assert path.name == "config.json"
@@ -59,17 +49,13 @@ def test_one_file_is_brought_as_a_file(cache: Cache) -> None:
 @pytest.mark.parametrize("uri", ["memory://here/nothing", "memory://here/mod", "memory://nowhere"])
 @pytest.mark.usefixtures("place")
 def test_what_is_not_there_is_said(cache: Cache, uri: str) -> None:
-    """
-    A part of a name is no name.
-    """
+    """A part of a name is no name."""
     with pytest.raises(ArtifactNotFoundError, match=f"{uri}: nothing lies there; known places are here"):
         bring(uri, cache)
 
 
 def test_a_file_that_changes_meanwhile_is_refused(cache: Cache, place: MutableMapping[str, bytes]) -> None:
-    """
-    Two versions are never joined.
-    """
+    """Two versions are never joined."""
 
     def change(done: int, total: int | None) -> None:
         if total is not None:

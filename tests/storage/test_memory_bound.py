@@ -1,6 +1,4 @@
-"""
-How much memory a fetch takes, measured in a process of its own.
-"""
+"""How much memory a fetch takes, measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ print((fetch("large.safetensors", int(sys.argv[3])) - before) * 1024)
 
 @pytest.mark.parametrize("parallel", [4, 16])
 def test_memory_is_bounded_by_requests_and_not_by_the_model(tmp_path: Path, parallel: int) -> None:
-    """
-    However large the model, a fetch holds no more than a chunk for each request under way.
-    """
+    """However large the model, a fetch holds no more than a chunk for each request under way."""
     with serving({"small.safetensors": MIB, "large.safetensors": 400 * MIB}) as server:
         command = [sys.executable, "-c", MEASURED, server.uri, str(tmp_path), str(parallel)]
         grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])

@@ -1,6 +1,4 @@
-"""
-What is in the cache is served without any connection; what is not is said.
-"""
+"""What is in the cache is served without any connection; what is not is said."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ def _offline(cache: Cache, uri: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
-    """
-    The URL of a web server with one file.
-    """
+    """The URL of a web server with one file."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - http.server's name
@@ -69,9 +65,7 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["hf", "pypi", "http"])
 def uri(request: pytest.FixtureRequest) -> str:
-    """
-    A model in each kind of store that we or others ask.
-    """
+    """A model in each kind of store that we or others ask."""
     if request.param == "hf":
         hub: Hub = request.getfixturevalue("hub")
         hub.repositories["org/model"] = Repository()
@@ -87,9 +81,7 @@ def uri(request: pytest.FixtureRequest) -> str:
 
 
 def test_what_was_brought_needs_no_connection(cache: Cache, uri: str) -> None:
-    """
-    With every socket and every child denied, the same directory comes out.
-    """
+    """With every socket and every child denied, the same directory comes out."""
     path = _online(cache, uri)
     done = _offline(cache, uri)
 
@@ -97,9 +89,7 @@ def test_what_was_brought_needs_no_connection(cache: Cache, uri: str) -> None:
 
 
 def test_what_was_never_brought_is_said(cache: Cache) -> None:
-    """
-    The error names the cache and the command that fills it, and no store is asked.
-    """
+    """The error names the cache and the command that fills it, and no store is asked."""
     settings = GlobalStorageConfig(cache_dir=cache.root, offline=True)
 
     with pytest.raises(ArtifactNotFoundError, match=rf"not in the cache {cache.root}.*appliance pull FILE"):
@@ -107,9 +97,7 @@ def test_what_was_never_brought_is_said(cache: Cache) -> None:
 
 
 def test_what_lies_on_a_disk_needs_no_cache(cache: Cache, tmp_path: Path) -> None:
-    """
-    A plain path is used in place, offline as online.
-    """
+    """A plain path is used in place, offline as online."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")
 
@@ -117,9 +105,7 @@ def test_what_lies_on_a_disk_needs_no_cache(cache: Cache, tmp_path: Path) -> Non
 
 
 def test_a_damaged_artifact_is_not_served(cache: Cache, web: str) -> None:
-    """
-    Offline there is nobody to fetch the missing half from.
-    """
+    """Offline there is nobody to fetch the missing half from."""
     _online(cache, web).write_bytes(b"G")
 
     with pytest.raises(ArtifactNotFoundError):

@@ -1,6 +1,4 @@
-"""
-A URI that names one archive: it becomes the files in it, by the rules for files of any place.
-"""
+"""A URI that names one archive: it becomes the files in it, by the rules for files of any place."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ PACKERS: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {
 
 
 class OneFile(StoreDouble):
-    """
-    A store whose URI names one file.
-    """
+    """A store whose URI names one file."""
 
     async def list(self) -> Listing:
         listing = await super().list()
@@ -74,9 +70,7 @@ def _bring(cache: Cache, store: StoreDouble, **storage: object) -> dict[str, byt
 @pytest.mark.parametrize("name", PACKERS)
 @pytest.mark.parametrize("inside", ["", "model-1.0/"])
 def test_an_archive_becomes_its_files(cache: Cache, name: str, inside: str) -> None:
-    """
-    In a directory of its own or not; weights for other programs are left out, and the archive itself is not kept.
-    """
+    """In a directory of its own or not; weights for other programs are left out, and the archive itself is not kept."""
     packed = PACKERS[name]({f"{inside}{each}": data for each, data in MODEL.items()})
 
     assert _bring(cache, OneFile({name: packed})) == {
@@ -86,9 +80,7 @@ def test_an_archive_becomes_its_files(cache: Cache, name: str, inside: str) -> N
 
 
 def test_the_rules_for_files_hold_inside(cache: Cache) -> None:
-    """
-    include and exclude choose among the members, anew when they change; pickles alone are refused unless allowed.
-    """
+    """include and exclude choose among the members, anew when they change; pickles alone are refused unless allowed."""
     store, pickled = OneFile({"a.zip": _zip(MODEL)}), OneFile({"b.zip": _zip({"x.pt": b"p"})})
 
     assert set(_bring(cache, store, include=["*.json"])) == {"config.json"}
@@ -110,9 +102,7 @@ def test_a_hostile_archive_leaves_nothing(cache: Cache, tmp_path: Path, name: st
 
 
 def test_a_fetch_of_an_archive_goes_on_where_it_broke(cache: Cache) -> None:
-    """
-    What came before the store failed is not asked for again.
-    """
+    """What came before the store failed is not asked for again."""
     packed = _zip({"model.safetensors": bytes(range(256)) * 8000})
     with pytest.raises(StorageError):
         _bring(cache, OneFile({"a.zip": packed}, faults=deque([Fault()]), always=Fault("deny")))
@@ -123,9 +113,7 @@ def test_a_fetch_of_an_archive_goes_on_where_it_broke(cache: Cache) -> None:
 
 
 def test_an_archive_among_other_files_is_a_file(cache: Cache) -> None:
-    """
-    Only a URI that names the archive itself asks for what is in it.
-    """
+    """Only a URI that names the archive itself asks for what is in it."""
     packed = _zip(MODEL)
 
     assert _bring(cache, StoreDouble({"data.zip": packed, "config.json": b"{}"}))["data.zip"] == packed

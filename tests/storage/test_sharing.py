@@ -1,6 +1,4 @@
-"""
-Files that artifacts have in common: fetched once, kept once, and never changed through one another.
-"""
+"""Files that artifacts have in common: fetched once, kept once, and never changed through one another."""
 
 from __future__ import annotations
 
@@ -24,16 +22,12 @@ def _fetch(store: StoreDouble, cache: Cache, uri: str = "double://place") -> Pat
 
 
 def _read(store: StoreDouble) -> int:
-    """
-    Bytes that were asked for.
-    """
+    """Bytes that were asked for."""
     return sum(end - start for _, start, end in store.asked)
 
 
 def test_a_new_revision_fetches_only_what_changed(cache: Cache) -> None:
-    """
-    Where the store says the SHA-256 beforehand, the weights of the last revision are not fetched again.
-    """
+    """Where the store says the SHA-256 beforehand, the weights of the last revision are not fetched again."""
     old = _fetch(StoreDouble({"config.json": b"{}", "model.safetensors": WEIGHTS}), cache)
     store = StoreDouble({"config.json": b"[ ]", "model.safetensors": WEIGHTS})
     new = _fetch(store, cache)
@@ -44,9 +38,7 @@ def test_a_new_revision_fetches_only_what_changed(cache: Cache) -> None:
 
 
 def test_without_a_digest_beforehand_it_is_fetched_and_then_shared(cache: Cache) -> None:
-    """
-    The space is saved, if not the transfer.
-    """
+    """The space is saved, if not the transfer."""
     files = {"a.txt": b"1", "model.safetensors": WEIGHTS}
     old = _fetch(StoreDouble(files, digests=lambda _: {}, has_versions=False), cache)
     store = StoreDouble(files | {"a.txt": b"22"}, digests=lambda _: {}, has_versions=False)
@@ -57,9 +49,7 @@ def test_without_a_digest_beforehand_it_is_fetched_and_then_shared(cache: Cache)
 
 
 def test_a_damaged_file_is_not_shared_any_further(cache: Cache) -> None:
-    """
-    Every byte is read before another artifact gets a file: bad bytes are fetched anew.
-    """
+    """Every byte is read before another artifact gets a file: bad bytes are fetched anew."""
     old = _fetch(StoreDouble({"a.txt": b"1", "model.safetensors": WEIGHTS}), cache)
     with (old / "model.safetensors").open("r+b") as file:
         file.write(b"bad")
@@ -70,9 +60,7 @@ def test_a_damaged_file_is_not_shared_any_further(cache: Cache) -> None:
 
 
 def test_mending_one_artifact_leaves_the_others_alone(cache: Cache) -> None:
-    """
-    A file that is cut off is brought again, under its own name only, though another artifact shares it.
-    """
+    """A file that is cut off is brought again, under its own name only, though another artifact shares it."""
     store = StoreDouble({"a.txt": b"1", "model.safetensors": WEIGHTS})
     old = _fetch(store, cache)
     new = _fetch(StoreDouble({"a.txt": b"22", "model.safetensors": WEIGHTS}), cache)
@@ -85,9 +73,7 @@ def test_mending_one_artifact_leaves_the_others_alone(cache: Cache) -> None:
 
 
 def test_a_disk_without_hard_links_only_shares_nothing(tmp_path: Path) -> None:
-    """
-    Sharing is a saving: where a link cannot be made, files stay as they are, and nothing raises.
-    """
+    """Sharing is a saving: where a link cannot be made, files stay as they are, and nothing raises."""
     files = tmp_path / "files"
     files.mkdir()
     (files / "weights").write_bytes(WEIGHTS)
@@ -102,9 +88,7 @@ def test_a_disk_without_hard_links_only_shares_nothing(tmp_path: Path) -> None:
 
 
 def test_a_cache_on_a_read_only_volume_is_used_as_it_is(cache: Cache) -> None:
-    """
-    What is whole needs no writing, shared or not.
-    """
+    """What is whole needs no writing, shared or not."""
     store = StoreDouble({"model.safetensors": WEIGHTS})
     path = _fetch(store, cache)
     if os.geteuid() == 0:

@@ -1,6 +1,4 @@
-"""
-Work in threads that nobody waits for.
-"""
+"""Work in threads that nobody waits for."""
 
 from __future__ import annotations
 
@@ -30,49 +28,37 @@ asyncio.run(main())
 
 
 class Door:
-    """
-    Something that opens when it is told to, and must be closed.
-    """
+    """Something that opens when it is told to, and must be closed."""
 
     def __init__(self) -> None:
         self.may_open = threading.Event()
         self.is_closed = threading.Event()
 
     def open(self) -> Door:
-        """
-        Open, late.
-        """
+        """Open, late."""
         self.may_open.wait()
         return self
 
     def close(self) -> None:
-        """
-        Close.
-        """
+        """Close."""
         self.is_closed.set()
 
 
 async def test_what_is_raised_in_a_thread_comes_out() -> None:
-    """
-    As if it had been raised here.
-    """
+    """As if it had been raised here."""
     with pytest.raises(ZeroDivisionError):
         await in_thread(lambda: 1 // 0)
 
 
 def test_work_that_never_ends_does_not_keep_the_process() -> None:
-    """
-    A server that does not answer cannot hold up whoever gave it up.
-    """
+    """A server that does not answer cannot hold up whoever gave it up."""
     ended = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, check=True, timeout=60)
 
     assert ended.stdout == "given up\n"
 
 
 async def test_what_is_opened_is_closed() -> None:
-    """
-    At the end of the block.
-    """
+    """At the end of the block."""
     door = Door()
     door.may_open.set()
 
@@ -83,9 +69,7 @@ async def test_what_is_opened_is_closed() -> None:
 
 
 async def test_what_opens_too_late_is_closed_as_well() -> None:
-    """
-    Nobody else knows of it then.
-    """
+    """Nobody else knows of it then."""
     door = Door()
 
     async def enter() -> None:

@@ -1,6 +1,4 @@
-"""
-The transfer: parallel ranges of many files, whatever the store does meanwhile.
-"""
+"""The transfer: parallel ranges of many files, whatever the store does meanwhile."""
 
 from __future__ import annotations
 
@@ -42,31 +40,23 @@ FILES = {
 
 
 def quiet(done: int, total: int | None) -> None:
-    """
-    A report that lets the work go on.
-    """
+    """A report that lets the work go on."""
 
 
 def bring(store: StoreDouble, cache: Cache, report: Report = quiet, **limits: float) -> Path:
-    """
-    Fetch all that a store has, with impatient limits.
-    """
+    """Fetch all that a store has, with impatient limits."""
     transfer = TransferConfig.model_validate({"stall_seconds": 0.3, "retries": 2, **limits})
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=transfer)
     return fetch(store, StorageConfig(uri="double://model"), settings, report)
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """
-    Every file below a directory.
-    """
+    """Every file below a directory."""
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 def test_every_file_comes_whole(cache: Cache) -> None:
-    """
-    Large ones in ranges, empty ones and dotfiles as well, and each byte once.
-    """
+    """Large ones in ranges, empty ones and dotfiles as well, and each byte once."""
     store = StoreDouble(FILES)
 
     assert contents(bring(store, cache)) == FILES
@@ -75,9 +65,7 @@ def test_every_file_comes_whole(cache: Cache) -> None:
 
 
 def test_what_is_cached_is_listed_and_not_read(cache: Cache) -> None:
-    """
-    The second time, only the listing is asked for.
-    """
+    """The second time, only the listing is asked for."""
     first = bring(StoreDouble(FILES), cache)
     store = StoreDouble(FILES)
 
@@ -87,9 +75,7 @@ def test_what_is_cached_is_listed_and_not_read(cache: Cache) -> None:
 
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_as_many_ranges_are_fetched_at_once_as_are_allowed(cache: Cache, parallel: int) -> None:
-    """
-    `parallel` is the number of requests under way, over all files together.
-    """
+    """`parallel` is the number of requests under way, over all files together."""
     store = StoreDouble(FILES)
 
     bring(store, cache, parallel=parallel)
@@ -98,9 +84,7 @@ def test_as_many_ranges_are_fetched_at_once_as_are_allowed(cache: Cache, paralle
 
 @pytest.mark.parametrize("kind", ["reset", "end", "stall"])
 def test_a_broken_answer_is_resumed_from_its_last_byte(cache: Cache, kind: str) -> None:
-    """
-    Whatever breaks it, what came is kept, and the next request begins where it ended.
-    """
+    """Whatever breaks it, what came is kept, and the next request begins where it ended."""
     after = BLOCK + 123
     store = StoreDouble({"model.safetensors": WEIGHTS}, faults=deque([Fault(kind, after)]))  # type: ignore[arg-type] # a parameter
 
@@ -110,9 +94,7 @@ def test_a_broken_answer_is_resumed_from_its_last_byte(cache: Cache, kind: str) 
 
 
 def test_progress_renews_patience(cache: Cache) -> None:
-    """
-    A connection that breaks again and again is good enough as long as it brings bytes each time.
-    """
+    """A connection that breaks again and again is good enough as long as it brings bytes each time."""
     store = StoreDouble({"model.safetensors": WEIGHTS[:300_000]}, always=Fault("reset", 20_000))
 
     assert contents(bring(store, cache, parallel=1, retries=1)) == {"model.safetensors": WEIGHTS[:300_000]}
@@ -133,9 +115,7 @@ def test_progress_renews_patience(cache: Cache) -> None:
 def test_what_may_pass_is_tried_again_and_nothing_else(
     cache: Cache, kind: str, error: type[ApplianceError], tries: int
 ) -> None:
-    """
-    A fault that lasts ends the fetch: after all tries where it might have passed, and at once where it cannot.
-    """
+    """A fault that lasts ends the fetch: after all tries where it might have passed, and at once where it cannot."""
     store = StoreDouble({"model.safetensors": b"w" * 1000}, always=Fault(kind))  # type: ignore[arg-type] # a parameter
 
     with pytest.raises(error) as caught:
@@ -146,9 +126,7 @@ def test_what_may_pass_is_tried_again_and_nothing_else(
 
 
 def test_a_busy_store_says_how_long_to_wait(cache: Cache) -> None:
-    """
-    The pause is at least the one that the store asks for.
-    """
+    """The pause is at least the one that the store asks for."""
     store = StoreDouble({"model.safetensors": b"w"}, faults=deque([Fault("busy")]))
 
     begun = time.monotonic()
@@ -157,9 +135,7 @@ def test_a_busy_store_says_how_long_to_wait(cache: Cache) -> None:
 
 
 def test_a_retry_is_logged_with_its_reason(cache: Cache) -> None:
-    """
-    Whoever wonders why a fetch is slow finds it in the log.
-    """
+    """Whoever wonders why a fetch is slow finds it in the log."""
     store = StoreDouble({"model.safetensors": b"w"}, faults=deque([Fault("reset")]))
 
     with capture_logs() as events:
@@ -170,18 +146,14 @@ def test_a_retry_is_logged_with_its_reason(cache: Cache) -> None:
 
 @pytest.mark.parametrize("kind", ["reset", "stall"])
 def test_a_listing_is_asked_for_again(cache: Cache, kind: str) -> None:
-    """
-    What holds for bytes holds for names.
-    """
+    """What holds for bytes holds for names."""
     store = StoreDouble({"config.json": b"{}"}, listing_faults=deque([Fault(kind)]))  # type: ignore[arg-type] # a parameter
 
     assert contents(bring(store, cache)) == {"config.json": b"{}"}
 
 
 def test_a_listing_that_never_comes_times_out(cache: Cache) -> None:
-    """
-    A store that is silent is named with its limit.
-    """
+    """A store that is silent is named with its limit."""
     store = StoreDouble({}, listing_faults=deque([Fault("stall")] * 9))
 
     with pytest.raises(StorageTimeoutError, match=r"double://model: nothing came for 0\.3 seconds; check the network"):
@@ -189,9 +161,7 @@ def test_a_listing_that_never_comes_times_out(cache: Cache) -> None:
 
 
 def test_a_fetch_has_an_end(cache: Cache) -> None:
-    """
-    A store that drips passes every other limit; `timeout_seconds` holds for all of it, and what came is kept.
-    """
+    """A store that drips passes every other limit; `timeout_seconds` holds for all of it, and what came is kept."""
     with pytest.raises(StorageTimeoutError, match=r"not fetched within 0\.4 seconds; what came is kept: start again"):
         bring(StoreDouble(FILES, always=Fault("slow")), cache, timeout_seconds=0.4, parallel=2)
 
@@ -201,9 +171,7 @@ def test_a_fetch_has_an_end(cache: Cache) -> None:
 
 
 def test_free_space_is_checked_before_the_first_byte(cache: Cache) -> None:
-    """
-    The listing says how much it will be.
-    """
+    """The listing says how much it will be."""
 
     class Large(StoreDouble):
         async def list(self) -> Listing:
@@ -219,9 +187,7 @@ def test_free_space_is_checked_before_the_first_byte(cache: Cache) -> None:
 
 
 def promised(algorithm: str) -> Callable[[bytes], Mapping[str, str]]:
-    """
-    A store that lists this digest alone.
-    """
+    """A store that lists this digest alone."""
     takes: Mapping[str, Callable[[bytes], str]] = {
         "sha256": lambda data: hashlib.sha256(data).hexdigest(),
         "md5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
@@ -234,9 +200,7 @@ def promised(algorithm: str) -> Callable[[bytes], Mapping[str, str]]:
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5", "crc32c", "crc32", "git-blob-sha1"])
 def test_a_flipped_byte_is_found_and_only_its_range_replaced(cache: Cache, algorithm: str) -> None:
-    """
-    Every digest that a store may have finds it; reading again stops at the range that was wrong.
-    """
+    """Every digest that a store may have finds it; reading again stops at the range that was wrong."""
     store = StoreDouble({"model.safetensors": WEIGHTS}, promised(algorithm), faults=deque([Fault("flip", 5)]))
 
     with capture_logs() as events:
@@ -247,9 +211,7 @@ def test_a_flipped_byte_is_found_and_only_its_range_replaced(cache: Cache, algor
 
 
 def test_bytes_that_stay_wrong_are_refused(cache: Cache) -> None:
-    """
-    The error names the file, the digests and who can help; the file is not kept, and those that are right are.
-    """
+    """The error names the file, the digests and who can help; the file is not kept, and those that are right are."""
     wrong = StoreDouble({"model.safetensors": WEIGHTS}, lambda _: {"md5": "0" * 32})
 
     with pytest.raises(
@@ -262,27 +224,21 @@ def test_bytes_that_stay_wrong_are_refused(cache: Cache) -> None:
 
 
 def test_an_algorithm_nobody_knows_is_no_reason_to_refuse(cache: Cache) -> None:
-    """
-    A store may list digests that came after us.
-    """
+    """A store may list digests that came after us."""
     store = StoreDouble({"config.json": b"{}"}, lambda _: {"blake9": "x"})
 
     assert contents(bring(store, cache)) == {"config.json": b"{}"}
 
 
 def test_the_manifest_has_the_digests_that_were_taken_on_the_way(cache: Cache) -> None:
-    """
-    They are right without a second reading.
-    """
+    """They are right without a second reading."""
     manifest = (bring(StoreDouble(FILES), cache).parent / "appliance-manifest.json").read_text()
 
     assert all(hashlib.sha256(data).hexdigest() in manifest for data in FILES.values())
 
 
 def test_progress_counts_up_to_the_total(cache: Cache) -> None:
-    """
-    It never runs backwards, and ends with all bytes.
-    """
+    """It never runs backwards, and ends with all bytes."""
     reports: list[tuple[int, int | None]] = []
 
     bring(StoreDouble(FILES, always=Fault("slow")), cache, lambda *seen: reports.append(seen), parallel=4)
@@ -294,16 +250,12 @@ def test_progress_counts_up_to_the_total(cache: Cache) -> None:
 
 
 class StopError(Exception):
-    """
-    Raised to stop a fetch.
-    """
+    """Raised to stop a fetch."""
 
 
 @pytest.mark.parametrize("error", [StopError(), TimeoutError(), KeyboardInterrupt(), ConnectionResetError(104, "x")])
 def test_a_report_stops_a_fetch_also_while_nothing_moves(cache: Cache, error: BaseException) -> None:
-    """
-    What it raises comes out as it is, and no request is left.
-    """
+    """What it raises comes out as it is, and no request is left."""
     store = StoreDouble(FILES, always=Fault("stall"))
     calls: list[int] = []
 

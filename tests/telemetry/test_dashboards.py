@@ -1,6 +1,4 @@
-"""
-What is made for those who watch: the names of our metrics, the dashboard, the alerts.
-"""
+"""What is made for those who watch: the names of our metrics, the dashboard, the alerts."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ _FOREIGN = {"instance", "le", "model_name"}
 
 @pytest.fixture(scope="module")
 def families() -> list[Metric]:
-    """
-    Every family of ours, whether or not it has a sample yet.
-    """
+    """Every family of ours, whether or not it has a sample yet."""
     app = create_app(config())
     return [each for each in app.state.outlook.metrics() if each.name.startswith("appliance_")]
 
@@ -53,8 +49,7 @@ def _expressions() -> Iterator[str]:
 
 
 def test_names_are_as_prometheus_wants_them(families: list[Metric]) -> None:
-    """
-    What promtool's linter asks: base units, no type in a name, `_total` for counters alone, a help for each.
+    """What promtool's linter asks: base units, no type in a name, `_total` for counters alone, a help for each.
 
     Source: https://prometheus.io/docs/practices/naming/
     """
@@ -82,9 +77,7 @@ def test_every_name_in_an_expression_is_a_metric(families: list[Metric]) -> None
 
 
 def test_what_replicas_follow_is_a_metric(families: list[Metric]) -> None:
-    """
-    An autoscaler that asks for a name nobody has leaves the replicas as they are.
-    """
+    """An autoscaler that asks for a name nobody has leaves the replicas as they are."""
     gauges = {family.name for family in families if family.type == "gauge"}
     asked = {metric["pods"]["metric"]["name"] for metric in AUTOSCALING["spec"]["metrics"]}
 
@@ -93,9 +86,7 @@ def test_what_replicas_follow_is_a_metric(families: list[Metric]) -> None:
 
 
 def test_every_label_in_an_expression_is_a_label(families: list[Metric]) -> None:
-    """
-    A misspelt label matches nothing.
-    """
+    """A misspelt label matches nothing."""
     source = "\n".join(path.read_text() for path in (ROOT / "appliance").rglob("*.py") if "metric" in path.read_text())
     found = [pair for expression in _expressions() for pair in _LABEL.findall(expression)]
     used = {name.strip() for one, several in found for name in (one, *several.split(",")) if name.strip()}
@@ -104,18 +95,14 @@ def test_every_label_in_an_expression_is_a_label(families: list[Metric]) -> None
 
 
 def test_the_dashboard_shows_every_metric(families: list[Metric]) -> None:
-    """
-    What is not shown is not seen.
-    """
+    """What is not shown is not seen."""
     shown = " ".join(target["expr"] for panel in _panels() for target in panel["targets"])
 
     assert [family.name for family in families if family.name not in shown] == []
 
 
 def test_the_dashboard_is_one_that_grafana_takes() -> None:
-    """
-    It has a stable id, its data source is a variable, and no two panels share an id or a place.
-    """
+    """It has a stable id, its data source is a variable, and no two panels share an id or a place."""
     variables = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in DASHBOARD["panels"]]
 
@@ -134,9 +121,7 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
 
 
 def test_every_alert_says_what_is_wrong_and_whom_to_wake() -> None:
-    """
-    And has a name of its own; braces and brackets of its expression are closed.
-    """
+    """And has a name of its own; braces and brackets of its expression are closed."""
     names = [rule["alert"] for rule in _rules()]
 
     assert len(set(names)) == len(names) >= 8

@@ -1,6 +1,4 @@
-"""
-The payload log, in a file and at a URL.
-"""
+"""The payload log, in a file and at a URL."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ Start = Callable[..., Watched]
 
 @pytest.fixture
 def start(tmp_path: Path, plain: Upstream) -> Any:
-    """
-    Starts an appliance with this section `logging.payloads`.
-    """
+    """Starts an appliance with this section `logging.payloads`."""
     servers = []
 
     def start(**config: object) -> Watched:
@@ -43,9 +39,7 @@ def _posted(upstream: Upstream) -> list[dict[str, Any]]:
 
 
 def test_both_bodies_are_posted_as_cloud_events(start: Start, plain: Upstream) -> None:
-    """
-    The types, the attributes and the shared id are those of KServe's logger; what a key says is nowhere.
-    """
+    """The types, the attributes and the shared id are those of KServe's logger; what a key says is nowhere."""
     plain.on(EVENTS, Answer(202))
     server = start(sink=f"{plain.origin}{EVENTS}", headers={"Authorization": "Bearer of-the-sink"})
 
@@ -70,9 +64,7 @@ def test_both_bodies_are_posted_as_cloud_events(start: Start, plain: Upstream) -
 
 
 def test_a_file_gets_a_line_for_each_and_long_ones_are_cut(start: Start, plain: Upstream, tmp_path: Path) -> None:
-    """
-    A stream is logged as it was sent; listings and probes are no payloads.
-    """
+    """A stream is logged as it was sent; listings and probes are no payloads."""
     file = tmp_path / "payloads.jsonl"
     server = start(sink=str(file), max_bytes=100)
 
@@ -90,9 +82,7 @@ def test_a_file_gets_a_line_for_each_and_long_ones_are_cut(start: Start, plain: 
 
 
 def test_a_sink_that_hangs_holds_up_nobody(start: Start, plain: Upstream) -> None:
-    """
-    What it does not take is dropped and counted, and the server stops in time.
-    """
+    """What it does not take is dropped and counted, and the server stops in time."""
     plain.on(EVENTS, Answer(wait=FOR_EVER))
     server = start(sink=f"{plain.origin}{EVENTS}", max_queued_bytes=1024, mode="request")
 
@@ -104,9 +94,7 @@ def test_a_sink_that_hangs_holds_up_nobody(start: Start, plain: Upstream) -> Non
 
 
 def test_a_sink_that_refuses_is_told_of(start: Start, plain: Upstream) -> None:
-    """
-    Once in a while, not for each event.
-    """
+    """Once in a while, not for each event."""
     plain.on(EVENTS, Answer(503))
     server = start(sink=f"{plain.origin}{EVENTS}", mode="response")
 
@@ -119,9 +107,7 @@ def test_a_sink_that_refuses_is_told_of(start: Start, plain: Upstream) -> None:
 
 
 def test_a_stream_is_not_held_up_to_be_logged(start: Start, plain: Upstream, tmp_path: Path) -> None:
-    """
-    Its first event is there while the rest is not; a client that leaves is logged with what it got.
-    """
+    """Its first event is there while the rest is not; a client that leaves is logged with what it got."""
     plain.on(CHAT, stream(event({"choices": []}), FOR_EVER))
     server = start(sink=str(tmp_path / "payloads.jsonl"), mode="response")
 

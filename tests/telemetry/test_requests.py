@@ -1,6 +1,4 @@
-"""
-What is counted and logged of requests.
-"""
+"""What is counted and logged of requests."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ ASKED = {"protocol": "openai", "operation": "chat_completion", "model": "talk"}
 
 
 def test_requests_of_all_workers_count_by_the_class_of_their_status(plain: Upstream, tmp_path: Path) -> None:
-    """
-    One scrape of any worker has the requests of both, exactly.
-    """
+    """One scrape of any worker has the requests of both, exactly."""
     server = Watched(write(tmp_path, plain, {"server": {"workers": 2}}), tmp_path / "server.log").until_ready(60)
 
     for number in range(12):
@@ -39,9 +35,7 @@ def test_requests_of_all_workers_count_by_the_class_of_their_status(plain: Upstr
 
 
 def test_a_name_that_a_client_made_up_is_no_label(watched: Watched, plain: Upstream) -> None:
-    """
-    Nobody can fill the memory of whoever scrapes us, and an alias counts for its model.
-    """
+    """Nobody can fill the memory of whoever scrapes us, and an alias counts for its model."""
     before = watched.metric("appliance_requests_total", {**ASKED, "code": "2xx"})
 
     watched.post(CHAT, QUESTION | {"model": "made-up"})
@@ -69,9 +63,7 @@ def test_a_name_that_a_client_made_up_is_no_label(watched: Watched, plain: Upstr
 def test_tokens_of_an_upstream_are_those_of_its_usage(
     watched: Watched, plain: Upstream, path: str, body: Mapping[str, Any], said: Mapping[str, int]
 ) -> None:
-    """
-    A stream says them in its last event, whether its client asked for that or not.
-    """
+    """A stream says them in its last event, whether its client asked for that or not."""
     request_id = f"usage-{abs(hash((path, str(body))))}"
     before = watched.metric("appliance_tokens_total", {"direction": "output"})
 
@@ -84,9 +76,7 @@ def test_tokens_of_an_upstream_are_those_of_its_usage(
 
 
 def test_a_stream_has_its_first_token_and_its_pace_measured(watched: Watched, plain: Upstream) -> None:
-    """
-    The time to the first token is that of the first bytes, not of the last.
-    """
+    """The time to the first token is that of the first bytes, not of the last."""
     last = event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 5}})
     plain.on(CHAT, stream(event({"choices": []}), 0.5, last, event("[DONE]")))
     names = ("appliance_time_to_first_token_seconds_count", "appliance_time_per_output_token_seconds_sum")
@@ -105,9 +95,7 @@ def test_a_stream_has_its_first_token_and_its_pace_measured(watched: Watched, pl
 
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_client_that_leaves_is_told_as_such(watched: Watched, plain: Upstream, *, streams: bool) -> None:
-    """
-    Neither as good nor as an error of the server, whatever status was on its way.
-    """
+    """Neither as good nor as an error of the server, whatever status was on its way."""
     plain.on(CHAT, stream(event({"choices": []}), FOR_EVER))
     before = watched.metric("appliance_requests_total", {**ASKED, "code": "499"})
 
@@ -128,9 +116,7 @@ async def _breaking() -> AsyncIterator[Piece]:
 
 
 def test_a_stream_that_breaks_counts_as_an_error(watched: Watched, plain: Upstream) -> None:
-    """
-    Its status was 200 when it was sent; the log has both.
-    """
+    """Its status was 200 when it was sent; the log has both."""
     plain.on(CHAT, Answer(body=_breaking(), media_type=SSE))
     before = watched.metric("appliance_requests_total", {**ASKED, "code": "5xx"})
 
@@ -142,9 +128,7 @@ def test_a_stream_that_breaks_counts_as_an_error(watched: Watched, plain: Upstre
 
 
 def test_the_log_has_one_event_for_each_request_and_none_for_probes(watched: Watched, plain: Upstream) -> None:
-    """
-    The path is without its query, where people put keys.
-    """
+    """The path is without its query, where people put keys."""
     for path in ("/livez", "/readyz", "/health", "/metrics", "/v2/health/ready", "/v2/models/talk/ready"):
         watched.stream(path, None, {"X-Request-Id": f"probe{path}"})
 

@@ -1,6 +1,4 @@
-"""
-What is told of requests while the settings change, over a telemetry of the test's own.
-"""
+"""What is told of requests while the settings change, over a telemetry of the test's own."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ def _record(request_id: str = "a", status: int = 200) -> RequestContext:
 
 @pytest.mark.parametrize(("status", "lines"), [(200, 0), (400, 1), (499, 1), (503, 1)])
 def test_an_error_is_logged_whatever_the_sample(status: int, lines: int) -> None:
-    """
-    A thinner log loses only what went well.
-    """
+    """A thinner log loses only what went well."""
     telemetry = RequestRecorder(TelemetrySettings(access=QUIET))
 
     with capture_logs() as logged:
@@ -45,9 +41,7 @@ def test_an_error_is_logged_whatever_the_sample(status: int, lines: int) -> None
 
 
 def test_a_stream_that_broke_is_an_error() -> None:
-    """
-    Though its status was good.
-    """
+    """Though its status was good."""
     record = _record()
     record.late_status = 502
 
@@ -58,9 +52,7 @@ def test_a_stream_that_broke_is_an_error() -> None:
 
 
 def test_new_settings_hold_for_the_next_request() -> None:
-    """
-    The digest of the config is that of the new one, and of it alone.
-    """
+    """The digest of the config is that of the new one, and of it alone."""
     telemetry = RequestRecorder(TelemetrySettings(access=QUIET, digest="old"))
     telemetry.apply(TelemetrySettings(digest="new"))
 
@@ -75,9 +67,7 @@ def test_new_settings_hold_for_the_next_request() -> None:
 
 
 async def test_payloads_go_where_the_newest_settings_say(tmp_path: Path) -> None:
-    """
-    On, elsewhere, and off again.
-    """
+    """On, elsewhere, and off again."""
     telemetry = RequestRecorder(TelemetrySettings())
     assert telemetry.copy() is None
 
@@ -96,9 +86,7 @@ async def test_payloads_go_where_the_newest_settings_say(tmp_path: Path) -> None
 
 
 async def test_a_request_is_told_to_the_collector_it_began_with(plain: Upstream) -> None:
-    """
-    Traces may be switched off while requests are under way.
-    """
+    """Traces may be switched off while requests are under way."""
     collector.listen(plain)
     telemetry, record = (
         RequestRecorder(TelemetrySettings(tracing=TracingConfig(endpoint=plain.origin))),

@@ -1,6 +1,4 @@
-"""
-Traces as a collector of OpenTelemetry gets them.
-"""
+"""Traces as a collector of OpenTelemetry gets them."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 @pytest.fixture(scope="module")
 def traced(behind: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """
-    An appliance that traces everything; its upstream is its collector too.
-    """
+    """An appliance that traces everything; its upstream is its collector too."""
     folder = tmp_path_factory.mktemp("traced")
     tracing = {"endpoint": behind.origin, "service_name": "shop-talk", "sample": 0, "headers": {"x-tenant": "shop"}}
     server = Watched(write(folder, behind, {"tracing": tracing}), folder / "server.log").until_ready(60)
@@ -32,9 +28,7 @@ def traced(behind: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def _request(upstream: Upstream, request_id: str) -> tuple[Span, dict[str, Span]]:
-    """
-    The span of a request, once it is there, and those below it by name.
-    """
+    """The span of a request, once it is there, and those below it by name."""
 
     def found() -> list[Span]:
         return [each for each in collector.spans(upstream) if each.attributes.get("appliance.request_id") == request_id]
@@ -74,9 +68,7 @@ def test_a_request_is_a_span_in_its_callers_trace(traced: Watched, plain: Upstre
 
 
 def test_the_upstream_is_asked_in_the_same_trace(traced: Watched, plain: Upstream) -> None:
-    """
-    As a child of our span, with the state of the vendor as it came; the log has the trace too.
-    """
+    """As a child of our span, with the state of the vendor as it came; the log has the trace too."""
     collector.listen(plain)
 
     traced.ask(CHAT, QUESTION, _sampled("passed-on"))
@@ -90,9 +82,7 @@ def test_the_upstream_is_asked_in_the_same_trace(traced: Watched, plain: Upstrea
 
 
 def test_an_error_is_an_error_of_the_span(traced: Watched, plain: Upstream) -> None:
-    """
-    Ours are; what the client did wrong is not.
-    """
+    """Ours are; what the client did wrong is not."""
     collector.listen(plain)
     plain.on(CHAT, error(503))
 
@@ -106,9 +96,7 @@ def test_an_error_is_an_error_of_the_span(traced: Watched, plain: Upstream) -> N
 
 
 def test_what_nobody_samples_is_not_recorded(traced: Watched, plain: Upstream) -> None:
-    """
-    With `sample: 0` only traces that their beginner wants recorded are; the trace goes on all the same.
-    """
+    """With `sample: 0` only traces that their beginner wants recorded are; the trace goes on all the same."""
     collector.listen(plain)
 
     traced.ask(CHAT, QUESTION, {"X-Request-Id": "unsampled"})
@@ -124,9 +112,7 @@ def test_what_nobody_samples_is_not_recorded(traced: Watched, plain: Upstream) -
 
 
 def test_spans_are_sent_before_the_server_is_gone(plain: Upstream, tmp_path: Path) -> None:
-    """
-    A stop sends what waits.
-    """
+    """A stop sends what waits."""
     collector.listen(plain)
     server = Watched(write(tmp_path, plain, {"tracing": {"endpoint": plain.origin}}), tmp_path / "server.log")
     server.until_ready(60).ask(CHAT, QUESTION, {"X-Request-Id": "last"})
@@ -136,9 +122,7 @@ def test_spans_are_sent_before_the_server_is_gone(plain: Upstream, tmp_path: Pat
 
 
 def test_nothing_of_opentelemetry_is_imported_unless_it_is_asked_for() -> None:
-    """
-    An appliance that does not trace starts no slower for it.
-    """
+    """An appliance that does not trace starts no slower for it."""
     code = "import sys, appliance.server; print(*(name for name in sys.modules if name.startswith('opentelemetry')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -1,5 +1,4 @@
-"""
-The Open Inference Protocol over gRPC: the same models, limits and readiness as over REST.
+"""The Open Inference Protocol over gRPC: the same models, limits and readiness as over REST.
 
 Its modules are imported only where a port is asked for: a base install has no gRPC.
 """
@@ -14,8 +13,7 @@ _PACKAGES = {"grpc": "grpcio", "grpc_health": "grpcio-health-checking", "grpc_re
 
 
 def require() -> None:
-    """
-    Return where gRPC can be served.
+    """Return where gRPC can be served.
 
     Raises:
         MissingExtraError: a package it needs is not installed.

@@ -1,6 +1,4 @@
-"""
-Messages of gRPC to tensors and back.
-"""
+"""Messages of gRPC to tensors and back."""
 
 from __future__ import annotations
 
@@ -30,8 +28,7 @@ _FIELDS: Mapping[str, str] = {
 
 
 def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
-    """
-    The request in a message.
+    """The request in a message.
 
     Raises:
         RequestError: its tensors are none.
@@ -48,8 +45,7 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
 def message_of(
     response: InferenceResponse, wanted: Sequence[RequestedOutput], *, is_raw: bool
 ) -> pb.ModelInferResponse:
-    """
-    An answer as a message, with the outputs that are wanted; raw as the request was, or where it must be.
+    """An answer as a message, with the outputs that are wanted; raw as the request was, or where it must be.
 
     Raises:
         RequestError: there is no such output.

@@ -1,5 +1,4 @@
-"""
-gRPC's own health service, for probes.
+"""gRPC's own health service, for probes.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md; Kubernetes probes may name a service.
 """
@@ -39,15 +38,11 @@ class Health(HealthServicer):
         self._standing = standing
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
-        """
-        Where a service stands now; raises `UnknownModelError` for one that nobody has.
-        """
+        """Where a service stands now; raises `UnknownModelError` for one that nobody has."""
         return _answer(self._is_good(request.service))
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
-        """
-        Where a service stands, now and whenever that changes; one that nobody has is unknown.
-        """
+        """Where a service stands, now and whenever that changes; one that nobody has is unknown."""
         # The guard leaves streams alone, so the caller is recognised here.
         caller, _ = recognised(self._manager.access, context.invocation_metadata())
         last: HealthCheckResponse | None = None

@@ -1,6 +1,4 @@
-"""
-Around every method: a key where there are keys, a request id and a record, and errors as status codes.
-"""
+"""Around every method: a key where there are keys, a request id and a record, and errors as status codes."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # Any: each metho
 
 
 class GrpcInterceptor(grpc.aio.ServerInterceptor):
-    """
-    Wraps the methods that answer once; the streams, of health and reflection, answer for themselves.
-    """
+    """Wraps the methods that answer once; the streams, of health and reflection, answer for themselves."""
 
     def __init__(self, access: Authorizer, telemetry: RequestRecorder | None = None) -> None:
         self._access = access
@@ -73,9 +69,7 @@ class GrpcInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """
-        The handler of a method, wrapped.
-        """
+        """The handler of a method, wrapped."""
         handler = await continuation(handler_call_details)
         # None is a method that nobody has; gRPC answers it.
         if handler is None:
@@ -99,9 +93,7 @@ class GrpcInterceptor(grpc.aio.ServerInterceptor):
 def recognised(
     access: Authorizer, metadata: Iterable[tuple[str, str | bytes]] | None
 ) -> tuple[Principal | None, dict[str, str]]:
-    """
-    Who sent this metadata, and what of it is text, without keys, by lower-case name.
-    """
+    """Who sent this metadata, and what of it is text, without keys, by lower-case name."""
     pairs = [(name.encode(), value.encode()) for name, value in metadata or () if isinstance(value, str)]
     caller, kept = access.recognise(pairs)
     return caller, {name.decode(): value.decode() for name, value in kept}

@@ -1,6 +1,4 @@
-"""
-The listener for gRPC, beside the one for HTTP.
-"""
+"""The listener for gRPC, beside the one for HTTP."""
 
 from __future__ import annotations
 
@@ -65,9 +63,7 @@ def _listen(server: grpc.aio.Server, host: str, port: int, certificates: Certifi
 
 
 def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
-    """
-    gRPC asks for the certificate with each connection.
-    """
+    """gRPC asks for the certificate with each connection."""
     shown = certificates.current
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:

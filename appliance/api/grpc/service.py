@@ -1,6 +1,4 @@
-"""
-What each method of the service answers.
-"""
+"""What each method of the service answers."""
 
 from __future__ import annotations
 
@@ -27,45 +25,33 @@ Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own mes
 
 
 class InferenceService(GRPCInferenceServiceServicer):
-    """
-    The protocol's methods over one lifecycle; they raise what REST's do.
-    """
+    """The protocol's methods over one lifecycle; they raise what REST's do."""
 
     def __init__(self, manager: ModelManager, standing: Callable[[], HealthReport]) -> None:
         self._manager = manager
         self._standing = standing
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
-        """
-        Whether no model is beyond help.
-        """
+        """Whether no model is beyond help."""
         return pb.ServerLiveResponse(live=self._standing().is_live)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        """
-        Whether every model answers.
-        """
+        """Whether every model answers."""
         return pb.ServerReadyResponse(ready=self._standing().is_ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        """
-        Whether one model answers.
-        """
+        """Whether one model answers."""
         entry = entry_of(self._manager, request.name, request.version)
         return pb.ModelReadyResponse(ready=RULES[entry.state].can_answer)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
-        """
-        What the server is.
-        """
+        """What the server is."""
         return pb.ServerMetadataResponse(
             name=metadata.SERVER, version=metadata.server_version(), extensions=metadata.EXTENSIONS
         )
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        """
-        What a model takes and gives.
-        """
+        """What a model takes and gives."""
         entry = entry_of(self._manager, request.name, request.version)
         inputs, outputs = metadata.tensors(entry)
         return pb.ModelMetadataResponse(
@@ -77,9 +63,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         )
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        """
-        Tensors to tensors.
-        """
+        """Tensors to tensors."""
         entry_of(self._manager, request.model_name, request.model_version)
         authorize(self._manager, request.model_name, Operation.INFERENCE)
         asked = await off_loop(request.ByteSize(), request_of, request)
@@ -91,17 +75,13 @@ class InferenceService(GRPCInferenceServiceServicer):
         return await off_loop(size, message_of, response, asked.outputs, is_raw=is_raw)
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
-        """
-        What a model takes and gives, in Triton's words.
-        """
+        """What a model takes and gives, in Triton's words."""
         entry = entry_of(self._manager, request.name, request.version)
         config = ParseDict(metadata.configuration(entry, request.name), pb.ModelConfig())
         return pb.ModelConfigResponse(config=config)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
-        """
-        How often models answered, and for how long.
-        """
+        """How often models answered, and for how long."""
         manager = self._manager
         if request.name:
             shown = [statistics(entry_of(manager, request.name, request.version), request.name)]
@@ -111,27 +91,21 @@ class InferenceService(GRPCInferenceServiceServicer):
         return ParseDict(told, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
-        """
-        Every model with its state.
-        """
+        """Every model with its state."""
         models = metadata.listed(self._manager, only_ready=request.ready)
         return ParseDict({"models": models}, pb.RepositoryIndexResponse())
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """
-        Load a model that was unloaded, where the config allows it.
-        """
+        """Load a model that was unloaded, where the config allows it."""
         await repository.load(self._manager, request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """
-        Unload a model, where the config allows it.
-        """
+        """Unload a model, where the config allows it."""
         await repository.unload(self._manager, request.model_name)
         return pb.RepositoryModelUnloadResponse()
 

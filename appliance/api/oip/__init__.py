@@ -1,6 +1,4 @@
-"""
-The Open Inference Protocol over REST: its first version, and its second.
-"""
+"""The Open Inference Protocol over REST: its first version, and its second."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from appliance.models.manager import HealthReport, ModelManager
 
 
 def routes(manager: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:
-    """
-    The routes of both versions, and of the repository.
-    """
+    """The routes of both versions, and of the repository."""
     return [
         *tag_protocol("oip_v1", v1.routes(manager, intake)),
         *tag_protocol("oip_v2", v2.routes(manager, standing, intake)),

@@ -1,5 +1,4 @@
-"""
-Requests and answers in CloudEvents, in the mode they came in.
+"""Requests and answers in CloudEvents, in the mode they came in.
 
 Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md; the type and the
 source of answers are KServe's.
@@ -26,17 +25,14 @@ _NEEDED = ("id", "source", "type")
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """
-    What was in a request, and how its answer is to be wrapped.
-    """
+    """What was in a request, and how its answer is to be wrapped."""
 
     data: bytes
     mode: Literal["plain", "binary", "structured"] = "plain"
 
 
 def opened(body: bytes, headers: Mapping[str, str]) -> Envelope:
-    """
-    A request taken out of its event, if it is in one.
+    """A request taken out of its event, if it is in one.
 
     Raises:
         RequestError: it is in an event that is none.
@@ -53,9 +49,7 @@ def opened(body: bytes, headers: Mapping[str, str]) -> Envelope:
 
 
 def sealed(answer: bytes, mode: str, model: str) -> tuple[bytes, str, dict[str, str]]:
-    """
-    An answer wrapped as its request was: body, media type and headers.
-    """
+    """An answer wrapped as its request was: body, media type and headers."""
     if mode == "plain":
         return answer, "application/json", {}
     attributes = {

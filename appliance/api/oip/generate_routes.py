@@ -1,5 +1,4 @@
-"""
-One text to one text, whole or as it comes.
+"""One text to one text, whole or as it comes.
 
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/generate_rest.yaml, and Triton's
 generate extension (https://github.com/triton-inference-server/server, protocol/extension_generate.md).
@@ -56,9 +55,7 @@ class _Chunk(msgspec.Struct):
 
 
 async def whole_text(manager: ModelManager, request: AnyRequest, name: str, intake: BodyReader) -> Response[Any]:
-    """
-    ``{"text_input", "parameters"}`` to ``{"model_name", "model_version", "text_output"}``.
-    """
+    """``{"text_input", "parameters"}`` to ``{"model_name", "model_version", "text_output"}``."""
     async with before_body(request):
         meaning = _meaning(manager, name)
     body = await intake.json(request)
@@ -71,9 +68,7 @@ async def whole_text(manager: ModelManager, request: AnyRequest, name: str, inta
 
 
 async def streamed_text(manager: ModelManager, request: AnyRequest, name: str, intake: BodyReader) -> Response[Any]:
-    """
-    The same as server-sent events, each with what is new.
-    """
+    """The same as server-sent events, each with what is new."""
     async with before_body(request):
         meaning = _meaning(manager, name)
     body = await intake.json(request)
@@ -114,8 +109,7 @@ def _question(body: bytes, name: str) -> _Question:
 
 
 async def _events(reply: ModelResponse, says: Mapping[str, Any]) -> AsyncGenerator[bytes]:  # Any: JSON values
-    """
-    A stream of OpenAI's as one of the Open Inference Protocol's.
+    """A stream of OpenAI's as one of the Open Inference Protocol's.
 
     Raises:
         GatewayError: it holds an error, or nothing that can be read.

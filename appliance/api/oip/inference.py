@@ -1,6 +1,4 @@
-"""
-Tensors to a model and back: what REST and gRPC share.
-"""
+"""Tensors to a model and back: what REST and gRPC share."""
 
 from __future__ import annotations
 
@@ -33,8 +31,7 @@ Answer = TypeVar("Answer")
 
 
 def entry_of(manager: ModelManager, name: str, version: str | None = None) -> ModelStatus:
-    """
-    The model of this name and version.
+    """The model of this name and version.
 
     Raises:
         UnknownModelError: there is none.
@@ -61,8 +58,7 @@ def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
 async def infer(
     manager: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
-    """
-    Have the named model answer in tensors.
+    """Have the named model answer in tensors.
 
     Raises:
         RequestError: unknown model, not ready, or the request is at fault.
@@ -80,8 +76,7 @@ async def infer(
 async def ask(
     manager: ModelManager, name: str, meaning: OperationSignature, columns: Columns, headers: Mapping[str, str]
 ) -> Sequence[Tensor]:
-    """
-    The tensors that the named model gives for these columns.
+    """The tensors that the named model gives for these columns.
 
     Raises:
         RequestError: not ready, or the request is at fault.
@@ -115,24 +110,18 @@ def call_of(
     body: Mapping[str, Any],  # Any: JSON values
     headers: Mapping[str, str],
 ) -> ModelRequest:
-    """
-    A call of OpenAI's protocol in the name of a client that speaks another.
-    """
+    """A call of OpenAI's protocol in the name of a client that speaks another."""
     return ModelRequest(operation, msgspec.json.encode({**body, "model": name}), inner_headers(headers))
 
 
 def inner_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """
-    What of a request's headers is still so once its body is translated to JSON.
-    """
+    """What of a request's headers is still so once its body is translated to JSON."""
     kept = {name: value for name, value in headers.items() if name not in _ITS_OWN}
     return {**kept, "content-type": "application/json"}
 
 
 def refusal(reply: ModelResponse) -> RequestError:
-    """
-    A model's own refusal, which is in OpenAI's shape, as an error.
-    """
+    """A model's own refusal, which is in OpenAI's shape, as an error."""
     try:
         error = msgspec.json.decode(reply.body if isinstance(reply.body, bytes) else b"")["error"]
         text = str(error["message"] if isinstance(error, dict) else error)
@@ -142,8 +131,7 @@ def refusal(reply: ModelResponse) -> RequestError:
 
 
 async def whole(reply: ModelResponse) -> bytes:
-    """
-    The body of a good answer.
+    """The body of a good answer.
 
     Raises:
         RequestError: it is a refusal.

@@ -1,6 +1,4 @@
-"""
-A request's inputs, sorted: texts for the model, and the fields beside them.
-"""
+"""A request's inputs, sorted: texts for the model, and the fields beside them."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ _OURS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """
-    What metadata says of one tensor; -1 is a size that differs from request to request.
-    """
+    """What metadata says of one tensor; -1 is a size that differs from request to request."""
 
     name: str
     datatype: str
@@ -43,9 +39,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """
-    Texts in one row, and the shape they came in.
-    """
+    """Texts in one row, and the shape they came in."""
 
     texts: Sequence[str]
     shape: tuple[int, ...]
@@ -53,9 +47,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """
-    What is asked: texts by the names of their inputs, and fields for the body of the call, such as `max_tokens`.
-    """
+    """What is asked: texts by the names of their inputs, and fields for the body of the call, such as `max_tokens`."""
 
     texts: Mapping[str, Column]
     fields: Mapping[str, Any]  # Any: JSON values
@@ -65,8 +57,7 @@ class Columns:
 
 
 def columns_of(request: InferenceRequest) -> Columns:
-    """
-    The inputs and parameters of a request.
+    """The inputs and parameters of a request.
 
     Raises:
         RequestError: one of them is no text and no field.
@@ -82,8 +73,7 @@ def columns_of(request: InferenceRequest) -> Columns:
 
 
 def fields_of(parameters: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
-    """
-    The parameters that are fields of the call's body.
+    """The parameters that are fields of the call's body.
 
     Raises:
         RequestError: one of them is the translation's own.
@@ -103,9 +93,7 @@ def fields_of(parameters: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON 
 
 
 def texts(name: str) -> Callable[[Mapping[str, Any]], Sequence[Spec]]:  # Any: JSON values
-    """
-    Says that there is one output, of texts.
-    """
+    """Says that there is one output, of texts."""
     return lambda _: [Spec(name, "BYTES", (-1,))]
 
 

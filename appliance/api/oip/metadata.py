@@ -1,6 +1,4 @@
-"""
-What the server and its models are, in the Open Inference Protocol's words.
-"""
+"""What the server and its models are, in the Open Inference Protocol's words."""
 
 from __future__ import annotations
 
@@ -33,23 +31,17 @@ _STATES: Mapping[State, str] = {
 
 
 def server_version() -> str:
-    """
-    The version of this program.
-    """
+    """The version of this program."""
     return version("appliance")
 
 
 def platform(entry: ModelStatus) -> str:
-    """
-    What computes the model, and its class.
-    """
+    """What computes the model, and its class."""
     return f"{entry.config.computer}_{getattr(entry.config, 'class_', 'model')}"
 
 
 def tensors(entry: ModelStatus) -> tuple[Sequence[Spec], Sequence[Spec]]:
-    """
-    The inputs and the outputs of a model; both are empty where tensors mean nothing to it.
-    """
+    """The inputs and the outputs of a model; both are empty where tensors mean nothing to it."""
     facts, operations = entry.model.describe(), entry.model.operations
     if Operation.INFERENCE in operations:
         return _declared(facts.get("inputs", ())), _declared(facts.get("outputs", ()))
@@ -61,9 +53,7 @@ def tensors(entry: ModelStatus) -> tuple[Sequence[Spec], Sequence[Spec]]:
 
 
 def describe(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
-    """
-    The metadata of a model; its facts and the digests of its bytes are among the parameters.
-    """
+    """The metadata of a model; its facts and the digests of its bytes are among the parameters."""
     inputs, outputs = tensors(entry)
     facts = {key: value for key, value in entry.model.describe().items() if key not in {"inputs", "outputs"}}
     digests = {"digest": entry.digests["model"]} if "model" in entry.digests else {}
@@ -78,8 +68,7 @@ def describe(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON valu
 
 
 def configuration(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
-    """
-    The same as Triton's clients read it before they ask.
+    """The same as Triton's clients read it before they ask.
 
     Source: https://github.com/triton-inference-server/server, protocol/extension_model_configuration.md
     """
@@ -95,9 +84,7 @@ def configuration(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON
 
 
 def listed(manager: ModelManager, *, only_ready: bool = False) -> list[dict[str, str]]:
-    """
-    Every name of every model as a repository lists it, with its state.
-    """
+    """Every name of every model as a repository lists it, with its state."""
     return [
         {
             "name": name,

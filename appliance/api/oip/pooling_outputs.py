@@ -1,6 +1,4 @@
-"""
-Texts to numbers and labels, over embeddings, reranking and classification.
-"""
+"""Texts to numbers and labels, over embeddings, reranking and classification."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ class _Embedding(msgspec.Struct):
 
 
 class Embeddings(msgspec.Struct):
-    """
-    What is read of embeddings.
-    """
+    """What is read of embeddings."""
 
     data: list[_Embedding]
 
@@ -37,9 +33,7 @@ class _Result(msgspec.Struct):
 
 
 class Ranking(msgspec.Struct):
-    """
-    What is read of a ranking.
-    """
+    """What is read of a ranking."""
 
     results: list[_Result]
 
@@ -59,47 +53,35 @@ class _Class(msgspec.Struct):
 
 
 class Classes(msgspec.Struct):
-    """
-    What is read of classes: one for each text, or one for each of its tokens.
-    """
+    """What is read of classes: one for each text, or one for each of its tokens."""
 
     data: list[_Class]
 
 
 def embedding_specs(facts: Facts) -> Sequence[Spec]:
-    """
-    A vector for each text.
-    """
+    """A vector for each text."""
     return [Spec("embedding", "FP32", (-1, facts.get("dimensions", -1)))]
 
 
 def ask_embeddings(columns: Columns) -> Sequence[Body]:
-    """
-    One call with all texts, for vectors as bytes: what tensors are made of.
-    """
+    """One call with all texts, for vectors as bytes: what tensors are made of."""
     return [{**columns.fields, "input": list(columns["text_input"].texts), "encoding_format": "base64"}]
 
 
 def read_embeddings(columns: Columns, replies: Sequence[Embeddings]) -> Sequence[Tensor]:
-    """
-    `embedding`, `[texts, dimensions]`.
-    """
+    """`embedding`, `[texts, dimensions]`."""
     data = sorted(replies[0].data, key=lambda each: each.index)
     rows = [_row(each.embedding) for each in data]
     return [_matrix("embedding", len(columns["text_input"].texts), rows)]
 
 
 def ranking_specs(_: Facts) -> Sequence[Spec]:
-    """
-    A score for each document.
-    """
+    """A score for each document."""
     return [Spec("scores", "FP32", (-1,))]
 
 
 def ask_ranking(columns: Columns) -> Sequence[Body]:
-    """
-    One call with all documents.
-    """
+    """One call with all documents."""
     queries = columns["query"].texts
     if len(queries) != 1:
         raise RequestError(f"The input 'query' must have 1 element; it has {len(queries)}", param="query")
@@ -107,9 +89,7 @@ def ask_ranking(columns: Columns) -> Sequence[Body]:
 
 
 def read_ranking(columns: Columns, replies: Sequence[Ranking]) -> Sequence[Tensor]:
-    """
-    `scores`, in the order and the shape of the documents.
-    """
+    """`scores`, in the order and the shape of the documents."""
     documents = columns["documents"]
     found = {result.index: result.relevance_score for result in replies[0].results}
     if found.keys() != set(range(len(documents.texts))):
@@ -118,9 +98,7 @@ def read_ranking(columns: Columns, replies: Sequence[Ranking]) -> Sequence[Tenso
 
 
 def class_specs(facts: Facts) -> Sequence[Spec]:
-    """
-    The likeliest label and the probability of each, for each text; or the label of each token, with its place.
-    """
+    """The likeliest label and the probability of each, for each text; or the label of each token, with its place."""
     if facts.get("task") == "token_classify":
         kinds = {"label": "BYTES", "probability": "FP32", "text": "INT64", "start": "INT64", "end": "INT64"}
         return [Spec(name, kind, (-1,)) for name, kind in kinds.items()]
@@ -129,16 +107,12 @@ def class_specs(facts: Facts) -> Sequence[Spec]:
 
 
 def ask_classes(columns: Columns) -> Sequence[Body]:
-    """
-    One call with all texts.
-    """
+    """One call with all texts."""
     return [{**columns.fields, "input": list(columns["text_input"].texts)}]
 
 
 def read_classes(columns: Columns, replies: Sequence[Classes]) -> Sequence[Tensor]:
-    """
-    `label` and `probabilities`, `[texts, labels]`; where tokens are classified, what `_of_tokens` says.
-    """
+    """`label` and `probabilities`, `[texts, labels]`; where tokens are classified, what `_of_tokens` says."""
     data = sorted(replies[0].data, key=lambda each: each.index)
     if any(each.tokens is not None for each in data):
         return _of_tokens(data)
@@ -151,8 +125,7 @@ def read_classes(columns: Columns, replies: Sequence[Classes]) -> Sequence[Tenso
 
 
 def _of_tokens(data: Sequence[_Class]) -> Sequence[Tensor]:
-    """
-    One element for each token of all texts: its label and probability, the number of its text, and its place there,
+    """One element for each token of all texts: its label and probability, the number of its text, and its place there,
     in characters, which is -1 where nobody knows it.
     """
     tokens = [(number, token) for number, each in enumerate(data) for token in each.tokens or ()]

@@ -1,5 +1,4 @@
-"""
-The models of the config as a repository.
+"""The models of the config as a repository.
 
 Source: https://github.com/triton-inference-server/server, protocol/extension_model_repository.md
 """
@@ -27,9 +26,7 @@ class _Asked(msgspec.Struct):
 
 
 def routes(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
-    """
-    The listing of models with their states, and the loading and unloading of them where `server.admin` allows it.
-    """
+    """The listing of models with their states, and the loading and unloading of them where `server.admin` allows it."""
 
     @post("/v2/repository/index", name="v2-index", status_code=200)
     async def index(request: AnyRequest) -> list[dict[str, Any]]:  # Any: JSON values
@@ -54,8 +51,7 @@ def routes(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
 
 
 async def load(manager: ModelManager, name: str) -> None:
-    """
-    Load a model that was unloaded; see `ModelManager.load`.
+    """Load a model that was unloaded; see `ModelManager.load`.
 
     Raises:
         RequestError: the config does not allow it, or it cannot be done.
@@ -65,8 +61,7 @@ async def load(manager: ModelManager, name: str) -> None:
 
 
 async def unload(manager: ModelManager, name: str) -> None:
-    """
-    Unload a model; see `ModelManager.unload`.
+    """Unload a model; see `ModelManager.unload`.
 
     Raises:
         RequestError: the config does not allow it, or it cannot be done.

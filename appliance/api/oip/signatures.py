@@ -1,5 +1,4 @@
-"""
-What tensors mean to each operation: which texts it takes, which tensors it gives.
+"""What tensors mean to each operation: which texts it takes, which tensors it gives.
 
 The models speak OpenAI's protocol inside; each meaning translates one of its operations.
 """
@@ -25,8 +24,7 @@ What a model says of itself.
 
 @dataclass(frozen=True, slots=True)
 class OperationSignature:
-    """
-    One operation in tensors.
+    """One operation in tensors.
 
     `ask` makes the bodies of the calls out of the columns, `reply` is the type of their answers, and `read` makes the
     outputs of both. `outputs` names them, and their shapes as far as the model's facts say.
@@ -40,15 +38,11 @@ class OperationSignature:
     read: Callable[[Columns, Sequence[Any]], Sequence[Tensor]]  # Any: of the type `reply`
 
     def specs(self) -> Sequence[Spec]:
-        """
-        The inputs it needs.
-        """
+        """The inputs it needs."""
         return [Spec(name, "BYTES", (1,) if name == "query" else (-1,)) for name in self.inputs]
 
     def takes(self, names: Collection[str], wanted: Collection[str]) -> bool:
-        """
-        Whether these inputs are all it needs, and it has these outputs.
-        """
+        """Whether these inputs are all it needs, and it has these outputs."""
         return set(self.inputs) <= set(names) and set(wanted) <= {spec.name for spec in self.outputs({})}
 
 
@@ -100,8 +94,7 @@ In the order in which a model that has several of them is taken to be meant.
 
 
 def usual(operations: Collection[Operation], access: Authorizer | None = None) -> OperationSignature:
-    """
-    What tensors mean to a model with these operations, where they do not say it themselves.
+    """What tensors mean to a model with these operations, where they do not say it themselves.
 
     With `access`, what the current caller may ask for comes first.
 
@@ -115,8 +108,7 @@ def usual(operations: Collection[Operation], access: Authorizer | None = None) -
 def choose(
     operations: Collection[Operation], columns: Mapping[str, Column], wanted: Collection[str], access: Authorizer
 ) -> OperationSignature:
-    """
-    What these inputs, and the outputs that are wanted, mean to a model with these operations.
+    """What these inputs, and the outputs that are wanted, mean to a model with these operations.
 
     Raises:
         RequestError: nothing.

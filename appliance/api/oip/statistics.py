@@ -1,5 +1,4 @@
-"""
-How often each model answered, and for how long, as Triton's statistics say it.
+"""How often each model answered, and for how long, as Triton's statistics say it.
 
 Source: https://github.com/triton-inference-server/server, protocol/extension_statistics.md
 """
@@ -13,9 +12,7 @@ from appliance.models.manager import ModelManager, ModelStatus
 
 
 def statistics(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
-    """
-    The calls of this process to one model, whatever protocol they came by; what we do not measure is not there.
-    """
+    """The calls of this process to one model, whatever protocol they came by; what we do not measure is not there."""
     tally = entry.tally
     return {
         "name": name,
@@ -32,9 +29,7 @@ def statistics(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON va
 
 
 def every_model(manager: ModelManager) -> list[dict[str, Any]]:  # Any: JSON values
-    """
-    Those of each model that the caller may use, under the first of its names that is for the caller.
-    """
+    """Those of each model that the caller may use, under the first of its names that is for the caller."""
     first: dict[str, tuple[ModelStatus, str]] = {}
     for entry, name in manager.visible():
         first.setdefault(entry.config.name, (entry, name))

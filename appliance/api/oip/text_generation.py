@@ -1,6 +1,4 @@
-"""
-Texts to texts, over OpenAI's completions and chats.
-"""
+"""Texts to texts, over OpenAI's completions and chats."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ class _Choice(msgspec.Struct):
 
 
 class Completion(msgspec.Struct):
-    """
-    What is read of a completion.
-    """
+    """What is read of a completion."""
 
     choices: list[_Choice]
 
@@ -37,41 +33,31 @@ class _ChatChoice(msgspec.Struct):
 
 
 class ChatCompletion(msgspec.Struct):
-    """
-    What is read of a chat completion.
-    """
+    """What is read of a chat completion."""
 
     choices: list[_ChatChoice]
 
 
 def ask_completion(columns: Columns) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
-    """
-    One call with all texts as its prompts.
-    """
+    """One call with all texts as its prompts."""
     prompts = columns["text_input"].texts
     return [{**columns.fields, "prompt": list(prompts) if len(prompts) != 1 else prompts[0]}]
 
 
 def read_completion(columns: Columns, replies: Sequence[Completion]) -> Sequence[Tensor]:
-    """
-    `text_output`, in the shape of the input; with a dimension more where each text has several answers.
-    """
+    """`text_output`, in the shape of the input; with a dimension more where each text has several answers."""
     (reply,) = replies
     made = [choice.text for choice in sorted(reply.choices, key=lambda choice: choice.index)]
     return [_texts(columns["text_input"], made)]
 
 
 def ask_chats(columns: Columns) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
-    """
-    One call for each text, which is what the user says.
-    """
+    """One call for each text, which is what the user says."""
     return [{**columns.fields, "messages": [{"role": "user", "content": text}]} for text in columns["text_input"].texts]
 
 
 def read_chats(columns: Columns, replies: Sequence[ChatCompletion]) -> Sequence[Tensor]:
-    """
-    `text_output`, as for completions.
-    """
+    """`text_output`, as for completions."""
     made = [
         choice.message.content or ""
         for reply in replies

@@ -1,5 +1,4 @@
-"""
-The routes of the Open Inference Protocol's first version: predictions and explanations.
+"""The routes of the Open Inference Protocol's first version: predictions and explanations.
 
 Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol; the rows of several outputs
 are objects, as TensorFlow Serving has them. Its object of a model is one with OpenAI's, in `protocols.openai`.
@@ -47,9 +46,7 @@ class _Request(msgspec.Struct):
 
 
 def routes(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
-    """
-    ``POST /v1/models/NAME:predict`` and ``:explain``.
-    """
+    """``POST /v1/models/NAME:predict`` and ``:explain``."""
 
     @post("/v1/models/{rest:path}", name="v1-prediction", status_code=200)
     async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
@@ -77,9 +74,7 @@ def routes(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
 async def _answer(
     manager: ModelManager, name: str, operation: Operation, body: bytes, headers: Mapping[str, str]
 ) -> bytes | ModelResponse:
-    """
-    The answer in the protocol's first version, or the reply of a model that speaks it itself.
-    """
+    """The answer in the protocol's first version, or the reply of a model that speaks it itself."""
     operations = manager.find(name).model.operations
     request = await off_loop(len(body), decoded, body, _Request)
     if operation in operations:

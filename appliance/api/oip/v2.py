@@ -1,5 +1,4 @@
-"""
-The routes of the Open Inference Protocol's second version, over REST.
+"""The routes of the Open Inference Protocol's second version, over REST.
 
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; the binary tensor
 data, statistics and model repository are extensions of Triton's
@@ -44,9 +43,7 @@ _GETS: Mapping[str, Callable[[ModelStatus, str], Any]] = {  # Any: JSON values
 
 @dataclass(frozen=True, slots=True)
 class RouteModel:
-    """
-    What a path below ``/v2/models`` leads to: a model, and what is asked of it.
-    """
+    """What a path below ``/v2/models`` leads to: a model, and what is asked of it."""
 
     name: str
     version: str | None
@@ -54,9 +51,7 @@ class RouteModel:
 
 
 def routes(manager: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:
-    """
-    Health, metadata, inference and generation.
-    """
+    """Health, metadata, inference and generation."""
     return [*_server(manager, standing), *_models(manager, intake)]
 
 
@@ -131,9 +126,7 @@ _VERBS = frozenset({"ready", "infer", "generate", "generate_stream", *_GETS})
 
 
 def _place(rest: str) -> RouteModel:
-    """
-    A model's name may have slashes, so what follows it is told from its end.
-    """
+    """A model's name may have slashes, so what follows it is told from its end."""
     found = _PLACE.fullmatch(rest)
     if found is None:
         raise NotFoundException

@@ -1,5 +1,4 @@
-"""
-The document that describes every route, and a page to read it; both are here, and need nothing from elsewhere.
+"""The document that describes every route, and a page to read it; both are here, and need nothing from elsewhere.
 
 Source: https://spec.openapis.org/oas/v3.1.0
 """
@@ -23,9 +22,7 @@ from appliance.models.manager import ModelManager
 
 
 def routes(manager: ModelManager) -> list[BaseRouteHandler]:
-    """
-    `/schema/openapi.json` and `/schema`.
-    """
+    """`/schema/openapi.json` and `/schema`."""
 
     @get("/schema/openapi.json", name="openapi", sync_to_thread=False)
     def show_document() -> dict[str, Any]:  # Any: JSON values
@@ -41,9 +38,7 @@ def routes(manager: ModelManager) -> list[BaseRouteHandler]:
 def document(
     names: Sequence[str], may_ask: Callable[[Operation], bool] = lambda _: True
 ) -> dict[str, Any]:  # Any: JSON
-    """
-    Every operation that may be asked for, by path and method, for models of these names.
-    """
+    """Every operation that may be asked for, by path and method, for models of these names."""
     values = {"name": list(names), "version": [VERSION]}
     paths: dict[str, Any] = {}
     for told in operations():

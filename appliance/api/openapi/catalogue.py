@@ -1,6 +1,4 @@
-"""
-Every route as the document tells of it.
-"""
+"""Every route as the document tells of it."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from appliance.core.model import PATHS, Operation
 
 @dataclass(frozen=True, slots=True)
 class DocumentedRoute:
-    """
-    One method of one path: what it does, the shapes of its request and of its answer, and of its errors.
-    """
+    """One method of one path: what it does, the shapes of its request and of its answer, and of its errors."""
 
     method: str
     path: str
@@ -79,9 +75,7 @@ _PROBES: Mapping[str, str] = {
 
 
 def operations() -> Iterator[DocumentedRoute]:
-    """
-    All of them.
-    """
+    """All of them."""
     for operation, paths in PATHS.items():
         for path in paths:
             for prefix in ("", "/openai"):

@@ -1,6 +1,4 @@
-"""
-The page on which people read the document.
-"""
+"""The page on which people read the document."""
 
 from __future__ import annotations
 
@@ -51,8 +49,7 @@ It has no part from elsewhere, and no state.
 
 
 def policy_of(page: str) -> str:
-    """
-    The `Content-Security-Policy` under which a page runs the script and the style that stand in it, and no other.
+    """The `Content-Security-Policy` under which a page runs the script and the style that stand in it, and no other.
 
     Source: https://www.w3.org/TR/CSP3/#grammardef-hash-source
     """

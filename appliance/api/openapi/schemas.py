@@ -1,5 +1,4 @@
-"""
-The shapes of bodies that the document speaks of.
+"""The shapes of bodies that the document speaks of.
 
 What a model takes beyond the protocol's envelope is the model's: the document leaves it open, as the routes do.
 """
@@ -23,9 +22,7 @@ _NAME: Schema = {"type": "string", "minLength": 1}
 
 
 def ref(name: str) -> Schema:
-    """
-    Points to a shape by its name.
-    """
+    """Points to a shape by its name."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 

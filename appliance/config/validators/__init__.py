@@ -1,6 +1,4 @@
-"""
-Rules about several keys at once, which a schema cannot say.
-"""
+"""Rules about several keys at once, which a schema cannot say."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Rules of adapters: targets that exist and can do what is asked, templates and paths that are some.
-"""
+"""Rules of adapters: targets that exist and can do what is asked, templates and paths that are some."""
 
 from __future__ import annotations
 
@@ -39,16 +37,13 @@ Model = dict[str, Any]  # Any: what a file holds before it is checked
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """
-    A template of requests for an operation; None where it is of chats.
-    """
+    """A template of requests for an operation; None where it is of chats."""
 
     source: str
     operation: Operation | None = None
 
     def compiled(self, renderer: Renderer) -> Callable[[], object]:
-        """
-        What renders it for the smallest request.
+        """What renders it for the smallest request.
 
         Raises:
             TemplateFaultError: it is no template.
@@ -59,9 +54,7 @@ class _Template:
 
 
 class _SyntaxError(Exception):
-    """
-    The text is no template.
-    """
+    """The text is no template."""
 
     def __init__(self, fault: TemplateFaultError) -> None:
         super().__init__(str(fault))
@@ -69,9 +62,7 @@ class _SyntaxError(Exception):
 
 
 def targets_answer(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    A target that is a name is that of another model, of one that completes, and no circle leads back.
-    """
+    """A target that is a name is that of another model, of one that completes, and no circle leads back."""
     models = _by_name(draft)
     for path, model in _adapters(draft):
         target, where = model.get("target"), (*path, "target")
@@ -96,9 +87,7 @@ def targets_answer(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def templates_render(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    What is a Jinja template is one that renders the smallest request there is, and that of a request gives JSON.
-    """
+    """What is a Jinja template is one that renders the smallest request there is, and that of a request gives JSON."""
     found: list[tuple[DataPath, Path | None, _Template]] = []
     for path, model in _adapters(draft):
         for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
@@ -124,9 +113,7 @@ def templates_render(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def paths_compile(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    What is a JMESPath is one.
-    """
+    """What is a JMESPath is one."""
     for path, model in _adapters(draft):
         for key in OPERATIONS if _mapping(model, "protocol").get("kind") == "http" else ():
             for keys in _PATHS:
@@ -138,8 +125,7 @@ def paths_compile(draft: RawConfig) -> Iterator[Diagnostic]:
 
 @lru_cache(maxsize=8)
 def _errors_of(templates: tuple[_Template, ...]) -> tuple[Exception | None, ...]:
-    """
-    What goes wrong with each when it is compiled, and rendered for the smallest request.
+    """What goes wrong with each when it is compiled, and rendered for the smallest request.
 
     Remembered, because a file that is watched is read again for each of its changes, which are seldom in a template.
     """
@@ -202,9 +188,7 @@ def _no_template(draft: RawConfig, where: DataPath, file: Path | None, error: Te
 
 
 def _told(draft: RawConfig, where: DataPath, error: object) -> str:
-    """
-    What an error says, unless it may quote a secret.
-    """
+    """What an error says, unless it may quote a secret."""
     return "" if draft.secrets(where) else f": {error}"
 
 
@@ -215,9 +199,7 @@ def _adapters(draft: RawConfig) -> Iterator[tuple[DataPath, Model]]:
 
 
 def _by_name(draft: RawConfig) -> dict[str, Model]:
-    """
-    Every model by each of its names, those of LoRA adapters among them.
-    """
+    """Every model by each of its names, those of LoRA adapters among them."""
     made: dict[str, Model] = {}
     for _, model in model_entries(draft):
         loras = [each.get("name") for each in _list(model.get("adapters")) if isinstance(each, dict)]
@@ -228,9 +210,7 @@ def _by_name(draft: RawConfig) -> dict[str, Model]:
 
 
 def _circle(model: Model, models: Mapping[str, Model]) -> list[str]:
-    """
-    The names on the way from a model back to itself; none where the way ends, or goes round elsewhere.
-    """
+    """The names on the way from a model back to itself; none where the way ends, or goes round elsewhere."""
     way, at = [str(model.get("name"))], model
     while isinstance(target := at.get("target"), str) and target in models and len(way) <= len(models):
         at = models[target]

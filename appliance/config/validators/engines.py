@@ -1,6 +1,4 @@
-"""
-Rules about engines, and about the keys that only some of them take.
-"""
+"""Rules about engines, and about the keys that only some of them take."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ _OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine", "limits
 
 
 def engine_arguments_are_free(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    What the config says in a place of its own is not said again among vLLM's arguments.
-    """
+    """What the config says in a place of its own is not said again among vLLM's arguments."""
     for path, model in model_entries(draft):
         engine = model.get("engine")
         args = engine.get("args") if isinstance(engine, dict) and "python" not in engine else None
@@ -30,9 +26,7 @@ def engine_arguments_are_free(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def engines_name_their_class(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    A key that is nearly `python` is not one of vLLM's, for which the schema takes it.
-    """
+    """A key that is nearly `python` is not one of vLLM's, for which the schema takes it."""
     for path, model in model_entries(draft):
         engine = model.get("engine")
         for key in engine if isinstance(engine, dict) and "python" not in engine else ():
@@ -42,9 +36,7 @@ def engines_name_their_class(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def python_models_have_their_own_keys(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    What shapes vLLM is not said of a model that a class of the user's computes.
-    """
+    """What shapes vLLM is not said of a model that a class of the user's computes."""
     for path, model in model_entries(draft):
         engine, config = model.get("engine"), MODEL_CONFIGS.get(str(model.get("class")))
         if not isinstance(engine, dict) or "python" not in engine or config is None:
@@ -55,9 +47,7 @@ def python_models_have_their_own_keys(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def encoder_keys_fit_the_task(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    What shapes embeddings is only said of a model that embeds.
-    """
+    """What shapes embeddings is only said of a model that embeds."""
     for path, model in model_entries(draft):
         task = model.get("task")
         if model.get("class") != "encoder" or task not in ("rerank", "classify", "token_classify"):

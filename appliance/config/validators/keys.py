@@ -1,6 +1,4 @@
-"""
-Rules about who may ask: keys are apart, lead somewhere, and stand before what is dangerous.
-"""
+"""Rules about who may ask: keys are apart, lead somewhere, and stand before what is dangerous."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ Where keys stand.
 
 
 def keys_are_apart(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    A key is one caller's, and a name says which.
-    """
+    """A key is one caller's, and a name says which."""
     names: dict[str, int] = {}
     digests: dict[str, int] = {}
     for path, key in _entries(draft):
@@ -39,9 +35,7 @@ def keys_are_apart(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def keys_lead_to_models(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    What a key may use is there.
-    """
+    """What a key may use is there."""
     known = [name for path in name_paths(draft) if isinstance(name := draft.get(path), str)]
     for path, key in _entries(draft):
         models = key.get("models")
@@ -54,9 +48,7 @@ def keys_lead_to_models(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def an_operator_has_a_key(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    What stops a model for everyone is not open to everyone, unless nobody else can connect.
-    """
+    """What stops a model for everyone is not open to everyone, unless nobody else can connect."""
     path = ("server", "admin")
     if draft.find(path) is not True:
         return

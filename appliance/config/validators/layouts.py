@@ -1,6 +1,4 @@
-"""
-Rules about layouts: sizes against devices and machines, and models against each other's memory.
-"""
+"""Rules about layouts: sizes against devices and machines, and models against each other's memory."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ _ANY = "any"
 
 
 def sizes_fit(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    Sizes that split one another divide (``ParallelConfig`` of vLLM).
-    """
+    """Sizes that split one another divide (``ParallelConfig`` of vLLM)."""
     for path, layout in _layouts(draft):
         tensor, context = _size(layout, "tensor_parallel"), _size(layout, "decode_context_parallel")
         if tensor % context:
@@ -36,9 +32,7 @@ def sizes_fit(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def devices_fit(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    There is one device for each rank of this machine, named once, and all in one way.
-    """
+    """There is one device for each rank of this machine, named once, and all in one way."""
     for path, layout in _layouts(draft):
         devices, at = layout.get("devices"), (*path, "devices")
         if not isinstance(devices, list) or not devices:
@@ -54,9 +48,7 @@ def devices_fit(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def nodes_fit(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    The ranks are spread evenly over the machines, and each of them knows which it is and where the first one is.
-    """
+    """The ranks are spread evenly over the machines, and each of them knows which it is and where the first one is."""
     for path, layout in _layouts(draft):
         nodes, at = layout.get("nodes"), (*path, "nodes")
         if not isinstance(nodes, dict):
@@ -84,9 +76,7 @@ def nodes_fit(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def nodes_meet_apart(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    Models that share machines meet at ports of their own; each takes two.
-    """
+    """Models that share machines meet at ports of their own; each takes two."""
     taken: dict[int, str] = {}
     for path, layout in _layouts(draft):
         nodes = layout.get("nodes")
@@ -102,9 +92,7 @@ def nodes_meet_apart(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def the_cache_is_sized_once(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    The size of the KV cache is said in one place.
-    """
+    """The size of the KV cache is said in one place."""
     for path, layout in _layouts(draft):
         cache, at = layout.get("kv_cache"), (*path, "kv_cache")
         if not isinstance(cache, dict):
@@ -118,9 +106,7 @@ def the_cache_is_sized_once(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def memory_fractions_fit(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    Models that share devices do not take more than there is; one that names no devices shares them with all.
-    """
+    """Models that share devices do not take more than there is; one that names no devices shares them with all."""
     taken: dict[object, float] = {}
     for path, layout in _layouts(draft):
         place = (*path, "memory_fraction")
@@ -140,9 +126,7 @@ _SPLITS = ("tensor_parallel", "pipeline_parallel", "data_parallel")
 
 
 def _taken(taken: Mapping[object, float], devices: list[object]) -> float:
-    """
-    The largest share that is gone of any of the devices.
-    """
+    """The largest share that is gone of any of the devices."""
     shared = taken.get(_ANY, 0.0)
     others = [each for each in taken if each != _ANY] if _ANY in devices else devices
     return shared + max((taken.get(each, 0.0) for each in others), default=0.0)

@@ -1,6 +1,4 @@
-"""
-Rules about the names of models.
-"""
+"""Rules about the names of models."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from appliance.config.source_location import DataPath, Diagnostic
 
 
 def names_are_unique(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    A name leads to one model, be it a model's own, an alias or an adapter's.
-    """
+    """A name leads to one model, be it a model's own, an alias or an adapter's."""
     seen: dict[str, DataPath] = {}
     for path in name_paths(draft):
         name = draft.get(path)

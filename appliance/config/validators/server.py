@@ -1,6 +1,4 @@
-"""
-Rules about the server's processes and listeners.
-"""
+"""Rules about the server's processes and listeners."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from appliance.models import MODEL_CONFIGS
 
 
 def listeners_are_apart(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    Each listener has a port of its own.
-    """
+    """Each listener has a port of its own."""
     server = draft.find(("server",))
     if not isinstance(server, dict):
         return
@@ -31,9 +27,7 @@ def listeners_are_apart(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def workers_share_what_can_be_shared(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    Several workers share an engine of vLLM's on one machine, which takes each of them in once.
-    """
+    """Several workers share an engine of vLLM's on one machine, which takes each of them in once."""
     path = ("server", "workers")
     workers = draft.find(path)
     if not isinstance(workers, int) or workers == 1:
@@ -55,9 +49,7 @@ def workers_share_what_can_be_shared(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def an_operator_has_one_process(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    What an operator loads and unloads is one process's: of several workers, the others would go on as they are.
-    """
+    """What an operator loads and unloads is one process's: of several workers, the others would go on as they are."""
     path = ("server", "admin")
     workers = draft.find(("server", "workers"))
     if draft.find(path) is True and workers not in (None, 1):

@@ -1,6 +1,4 @@
-"""
-Rules about where bytes come from.
-"""
+"""Rules about where bytes come from."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from appliance.storage.uri import scheme_of
 
 
 def schemes_are_known(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    Whatever is to be brought has a scheme that can be brought, or is a plain path.
-    """
+    """Whatever is to be brought has a scheme that can be brought, or is a plain path."""
     for path in _uri_paths(draft):
         uri = draft.find(path)
         scheme = scheme_of(uri) if isinstance(uri, str) else None

@@ -1,6 +1,4 @@
-"""
-Rules about what is sent to upstreams, and where they are.
-"""
+"""Rules about what is sent to upstreams, and where they are."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ _ADDRESS = "must be a URL with a host and a port that there can be, such as http
 
 
 def headers_may_travel(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    What belongs to one connection, or follows from the body, is not a header that upstreams can be sent.
-    """
+    """What belongs to one connection, or follows from the body, is not a header that upstreams can be sent."""
     for path in _header_paths(draft):
         headers = draft.find(path)
         for index, name in items(headers):
@@ -52,9 +48,7 @@ def headers_may_travel(draft: RawConfig) -> Iterator[Diagnostic]:
 
 
 def addresses_are_possible(draft: RawConfig) -> Iterator[Diagnostic]:
-    """
-    Upstreams have a host, and a port that there can be.
-    """
+    """Upstreams have a host, and a port that there can be."""
     for config in _upstream_paths(draft):
         url = draft.find((*config, "url"))
         if isinstance(url, str) and not is_possible(url):

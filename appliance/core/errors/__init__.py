@@ -1,5 +1,4 @@
-"""
-Everything that can go wrong, as one tree.
+"""Everything that can go wrong, as one tree.
 
 ::
 

@@ -1,6 +1,4 @@
-"""
-The root of the tree of errors, and its branches of one or two.
-"""
+"""The root of the tree of errors, and its branches of one or two."""
 
 from __future__ import annotations
 
@@ -9,9 +7,7 @@ from dataclasses import dataclass
 
 
 class ApplianceError(Exception):
-    """
-    Root of the tree: its text names the thing, the fault and the remedy, and is safe to show.
-    """
+    """Root of the tree: its text names the thing, the fault and the remedy, and is safe to show."""
 
     status: int = 500
     exit_code: int = 1
@@ -19,8 +15,7 @@ class ApplianceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """
-    One fault of a config.
+    """One fault of a config.
 
     `line` and `column` count from 1 and are None where the value does not come from the file;
     `source` is then the place it does come from, e.g. ``environment APPLIANCE__SERVER__PORT``.
@@ -41,9 +36,7 @@ class Problem:
 
 
 class ConfigError(ApplianceError):
-    """
-    The config cannot be used; `problems` holds every fault found, in the order of the file.
-    """
+    """The config cannot be used; `problems` holds every fault found, in the order of the file."""
 
     exit_code = 2
 
@@ -53,9 +46,7 @@ class ConfigError(ApplianceError):
 
 
 class MissingExtraError(ApplianceError):
-    """
-    An optional dependency is not installed.
-    """
+    """An optional dependency is not installed."""
 
     exit_code = 2
 
@@ -67,18 +58,14 @@ class MissingExtraError(ApplianceError):
 
 
 class LoadError(ApplianceError):
-    """
-    The engine cannot serve this model as the config asks.
-    """
+    """The engine cannot serve this model as the config asks."""
 
     status = 503
     exit_code = 4
 
 
 class EngineDeadError(ApplianceError):
-    """
-    The engine ended while it served.
-    """
+    """The engine ended while it served."""
 
     status = 503
     exit_code = 4

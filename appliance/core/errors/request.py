@@ -1,6 +1,4 @@
-"""
-Why a call is refused, or gets no answer.
-"""
+"""Why a call is refused, or gets no answer."""
 
 from __future__ import annotations
 
@@ -10,8 +8,7 @@ from appliance.core.errors.base import ApplianceError
 
 
 class RequestError(ApplianceError):
-    """
-    One call is refused.
+    """One call is refused.
 
     `param` is the field of the request at fault, or None; `code` a word for programs, or None;
     `status` is given only where the engine chose it, and None is the class's own. `retry_after` is the wait in seconds
@@ -33,9 +30,7 @@ class RequestError(ApplianceError):
 
 
 class UnauthenticatedError(RequestError):
-    """
-    The server has keys, and the caller came with none of them.
-    """
+    """The server has keys, and the caller came with none of them."""
 
     status = 401
     code = "invalid_api_key"
@@ -45,32 +40,24 @@ class UnauthenticatedError(RequestError):
 
 
 class ForbiddenError(RequestError):
-    """
-    The caller's key is good, and may not do this.
-    """
+    """The caller's key is good, and may not do this."""
 
     status = 403
     code = "not_allowed"
 
 
 class UnsupportedOperationError(RequestError):
-    """
-    The model exists and cannot do what was asked.
-    """
+    """The model exists and cannot do what was asked."""
 
 
 class UnknownModelError(RequestError):
-    """
-    No model of the config has this name.
-    """
+    """No model of the config has this name."""
 
     status = 404
 
 
 class RateLimitedError(RequestError):
-    """
-    The request is one too many; after `retry_after` seconds there may be room for it.
-    """
+    """The request is one too many; after `retry_after` seconds there may be room for it."""
 
     status = 429
 
@@ -81,8 +68,7 @@ class RateLimitedError(RequestError):
 
 
 class SlowRequestBodyError(RequestError):
-    """
-    The client took too long to send its request.
+    """The client took too long to send its request.
 
     Source of the status: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9.
     """
@@ -92,8 +78,7 @@ class SlowRequestBodyError(RequestError):
 
 
 class RequestTimeoutError(RequestError):
-    """
-    The answer takes longer than it may.
+    """The answer takes longer than it may.
 
     The status is what a gateway answers in the place of a server that is late
     (https://www.rfc-editor.org/rfc/rfc9110#section-15.6.5), and gRPC's DEADLINE_EXCEEDED in HTTP; 408 would blame the
@@ -105,9 +90,7 @@ class RequestTimeoutError(RequestError):
 
 
 class UnavailableError(RequestError):
-    """
-    The model cannot answer now.
-    """
+    """The model cannot answer now."""
 
     status = 503
     code = "model_not_ready"
@@ -118,8 +101,7 @@ class UnavailableError(RequestError):
 
 
 class GatewayError(RequestError):
-    """
-    The upstream gave no answer, or broke off in the middle of one; nobody here is at fault.
+    """The upstream gave no answer, or broke off in the middle of one; nobody here is at fault.
 
     `detail` is the same for operators, in logs and probes: with addresses, and what the system said.
     """
@@ -133,15 +115,11 @@ class GatewayError(RequestError):
 
 
 class UnreachableError(GatewayError):
-    """
-    No connection to the upstream came about, so it has seen nothing of the request.
-    """
+    """No connection to the upstream came about, so it has seen nothing of the request."""
 
 
 class GatewayTimeoutError(GatewayError):
-    """
-    The upstream took longer than its timeouts allow.
-    """
+    """The upstream took longer than its timeouts allow."""
 
     status = 504
     code = "upstream_timeout"

@@ -1,3 +1,1 @@
-"""
-The only room that knows vLLM: its arguments, its start and stop, its answers.
-"""
+"""The only room that knows vLLM: its arguments, its start and stop, its answers."""

@@ -1,5 +1,4 @@
-"""
-Several choices for one prompt, each a sequence of its own.
+"""Several choices for one prompt, each a sequence of its own.
 
 vLLM hands all of them to its engine at once; here each one waits for its turn.
 """
@@ -20,18 +19,14 @@ if TYPE_CHECKING:
 
 
 def choices(generate: Generate, params: SamplingParams, request_id: str) -> Outputs:
-    """
-    The outputs of a request as vLLM gives them; `generate` makes those of one choice, by parameters and an id.
-    """
+    """The outputs of a request as vLLM gives them; `generate` makes those of one choice, by parameters and an id."""
     if params.n == 1:
         return generate(params, request_id)
     return _merged([generate(_of_one(params, index), f"{request_id}-{index}") for index in range(params.n)], params)
 
 
 def _of_one(params: SamplingParams, index: int) -> SamplingParams:
-    """
-    The parameters of one choice: as vLLM's own, seeded apart.
-    """
+    """The parameters of one choice: as vLLM's own, seeded apart."""
     one = copy(params)
     one.n = 1
     if params.seed is not None:

@@ -1,6 +1,4 @@
-"""
-Memory of an engine on a CPU: its KV cache, which vLLM would have take most of the machine, and its number format.
-"""
+"""Memory of an engine on a CPU: its KV cache, which vLLM would have take most of the machine, and its number format."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ _SMALL_WEIGHT_BYTES = 1024**3
 
 
 def cpu_kv_bytes(layout: LayoutConfig, weight_bytes: int) -> int:
-    """
-    What is usual, or what the model's share of the machine (of its container, where that has less) leaves beside its
+    """What is usual, or what the model's share of the machine (of its container, where that has less) leaves beside its
     weights; less than 1 where that is none.
     """
     total, available = usable_memory()
@@ -27,8 +24,7 @@ def cpu_kv_bytes(layout: LayoutConfig, weight_bytes: int) -> int:
 
 
 def computes_in_float32(weight_bytes: int, *, is_pooling: bool, is_quantized: bool) -> bool:
-    """
-    Whether `dtype: auto` is float32 on a CPU for a model whose files hold so many bytes of weights.
+    """Whether `dtype: auto` is float32 on a CPU for a model whose files hold so many bytes of weights.
 
     It does not depend on the processor, so that answers and plans are the same on all of them.
     """

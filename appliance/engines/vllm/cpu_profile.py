@@ -1,6 +1,4 @@
-"""
-How an engine computes on a CPU: what this machine suggests, where neither the config nor the environment says it.
-"""
+"""How an engine computes on a CPU: what this machine suggests, where neither the config nor the environment says it."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ _GNU = ("OMP_WAIT_POLICY", "PASSIVE")
 
 @dataclass(frozen=True, slots=True)
 class CpuProfile:
-    """
-    What the processes of an engine of one rank are born with.
-    """
+    """What the processes of an engine of one rank are born with."""
 
     threads: int
     """Threads that compute."""
@@ -46,18 +42,14 @@ class CpuProfile:
 
     @classmethod
     def of(cls, layout: AnyLayout) -> CpuProfile:
-        """
-        The profile for a layout on this machine.
-        """
+        """The profile for a layout on this machine."""
         threads, threads_said = _threads(layout)
         environment, openmp, openmp_said = _openmp()
         return cls(threads, environment, openmp, (*threads_said, *openmp_said))
 
 
 def is_cpu_build() -> bool:
-    """
-    Whether the installed vLLM computes on CPUs, told as vLLM tells it and without the seconds of its import.
-    """
+    """Whether the installed vLLM computes on CPUs, told as vLLM tells it and without the seconds of its import."""
     if os.environ.get("VLLM_TARGET_DEVICE") == "cpu":
         return True
     try:
@@ -67,9 +59,7 @@ def is_cpu_build() -> bool:
 
 
 def _threads(layout: AnyLayout) -> tuple[int, Sequence[str]]:
-    """
-    How many there are, and what says so.
-    """
+    """How many there are, and what says so."""
     if not isinstance(layout, str) and layout.cpu_threads is not None:
         return layout.cpu_threads, ["layout.cpu_threads"]
     # A list is for parallel regions within others.
@@ -80,9 +70,7 @@ def _threads(layout: AnyLayout) -> tuple[int, Sequence[str]]:
 
 
 def _openmp() -> tuple[Mapping[str, str], str, Sequence[str]]:
-    """
-    The settings of the OpenMP library, its name, and what says otherwise.
-    """
+    """The settings of the OpenMP library, its name, and what says otherwise."""
     preloaded = os.environ.get("LD_PRELOAD", "")
     chosen = next((name for name in _OPENMPS if name in preloaded), None)
     if chosen is not None:

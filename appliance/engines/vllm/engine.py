@@ -1,6 +1,4 @@
-"""
-One vLLM engine: started, watched, stopped.
-"""
+"""One vLLM engine: started, watched, stopped."""
 
 from __future__ import annotations
 
@@ -42,8 +40,7 @@ _STOP_SECONDS = 5.0
 
 
 class Engine:
-    """
-    vLLM's ``AsyncLLM`` in this process, its engine core in another, and its serving classes around both.
+    """vLLM's ``AsyncLLM`` in this process, its engine core in another, and its serving classes around both.
 
     The engine core dies with the process that starts it, whatever ends that; of several front ends it is the first one.
     """
@@ -63,8 +60,7 @@ class Engine:
         self._parts = StartupTimings()
 
     async def start(self) -> None:
-        """
-        Start the engine core, or join the one that another front end starts, and wait until it can compute.
+        """Start the engine core, or join the one that another front end starts, and wait until it can compute.
 
         Raises:
             LoadError: vLLM refuses the model or the arguments.
@@ -98,8 +94,7 @@ class Engine:
         log.info("engine.started", model=self._setup.names[0], seconds=round(time.monotonic() - started, 2))
 
     async def answer(self, call: ModelRequest) -> ModelResponse:
-        """
-        Answer one call through vLLM's own serving class for its operation.
+        """Answer one call through vLLM's own serving class for its operation.
 
         Raises:
             CallError: the call is at fault.
@@ -110,8 +105,7 @@ class Engine:
         return await self._answers[call.operation](call)
 
     def check(self) -> None:
-        """
-        Return at once when the engine core lives and gets on with its work.
+        """Return at once when the engine core lives and gets on with its work.
 
         Raises:
             EngineDeadError: it does not, or was never started.
@@ -127,39 +121,29 @@ class Engine:
         self._stall.look(self._llm.output_processor.get_num_unfinished_requests())
 
     def parts(self) -> Mapping[str, float]:
-        """
-        What the start has been spent on until now, in seconds; see `Timed.parts`.
-        """
+        """What the start has been spent on until now, in seconds; see `Timed.parts`."""
         if self._server is not None:
             self._server.listen()
         return self._parts.seconds
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """
-        What it can be asked; empty before it has started.
-        """
+        """What it can be asked; empty before it has started."""
         return frozenset(self._answers)
 
     @property
     def nodes(self) -> Mapping[int, str]:
-        """
-        How the other machines of the model are, by their ranks; empty where there are none.
-        """
+        """How the other machines of the model are, by their ranks; empty where there are none."""
         return self._followers.standing()
 
     @property
     def max_model_len(self) -> int | None:
-        """
-        Longest prompt and answer together, in tokens; None before the engine has started.
-        """
+        """Longest prompt and answer together, in tokens; None before the engine has started."""
         return self._llm.model_config.max_model_len if self._llm else None
 
     @property
     def max_num_seqs(self) -> int | None:
-        """
-        Most requests computed at once, by all copies together; None before the engine has started.
-        """
+        """Most requests computed at once, by all copies together; None before the engine has started."""
         if self._llm is None:
             return None
         config = self._llm.vllm_config
@@ -167,23 +151,17 @@ class Engine:
 
     @property
     def measured(self) -> Mapping[str, int]:
-        """
-        What it came to, by the names of a plan; empty before it has started.
-        """
+        """What it came to, by the names of a plan; empty before it has started."""
         return self._measured
 
     @property
     def embedding_size(self) -> int | None:
-        """
-        Numbers in an embedding that nobody asked to be shorter; None before the engine has started.
-        """
+        """Numbers in an embedding that nobody asked to be shorter; None before the engine has started."""
         return self._llm.model_config.embedding_size if self._llm else None
 
     @property
     def labels(self) -> list[str]:
-        """
-        The names of the classes, in the order of their probabilities; empty before the engine has started.
-        """
+        """The names of the classes, in the order of their probabilities; empty before the engine has started."""
         return labels_of(self._llm.model_config.hf_config.id2label) if self._llm else []
 
     async def close(self) -> None:
@@ -234,17 +212,13 @@ class Engine:
             self._told_at[str(core)] = time.monotonic()
 
     def _kill(self) -> None:
-        """
-        End every process of the engine at once, those of other machines too.
-        """
+        """End every process of the engine at once, those of other machines too."""
         self._family.kill()
         self._followers.close()
 
 
 async def _answers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Operation, Answer]:
-    """
-    What answers each operation, on vLLM's serving classes as it builds them for its own server.
-    """
+    """What answers each operation, on vLLM's serving classes as it builds them for its own server."""
     from starlette.datastructures import State
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 

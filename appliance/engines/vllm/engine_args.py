@@ -1,6 +1,4 @@
-"""
-What vLLM is told about one model: its engine arguments and its front end's, as typed values.
-"""
+"""What vLLM is told about one model: its engine arguments and its front end's, as typed values."""
 
 from __future__ import annotations
 
@@ -38,8 +36,7 @@ _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True, slots=True)
 class Pooler:
-    """
-    How a model's vectors become its answer; None is as the model's own files say.
+    """How a model's vectors become its answer; None is as the model's own files say.
 
     `task` is one of vLLM's; `pooling` is `cls`, `mean` or `last`; `dimensions` cuts embeddings that may be cut.
     """
@@ -52,8 +49,7 @@ class Pooler:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """
-    All that vLLM needs to know of one model.
+    """All that vLLM needs to know of one model.
 
     `artifact` is a directory of safetensors, or of pickled weights where `allow_pickle` is true;
     `adapters` maps names to directories of LoRA adapters;
@@ -75,9 +71,7 @@ class EngineSpec:
 
 
 def engine_arguments(setup: EngineSpec, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
-    """
-    Keyword arguments for vLLM's ``AsyncEngineArgs``: what the machine suggests, then what the config says.
-    """
+    """Keyword arguments for vLLM's ``AsyncEngineArgs``: what the machine suggests, then what the config says."""
     engine = setup.engine
     arguments: dict[str, Any] = {
         "model": str(setup.artifact),
@@ -106,16 +100,12 @@ def engine_arguments(setup: EngineSpec, *, on_cpu: bool) -> dict[str, Any]:  # A
 
 
 def _over(ours: Any, value: Any) -> Any:  # Any: vLLM's argument values
-    """
-    A value from the config over ours: of two mappings, key by key.
-    """
+    """A value from the config over ours: of two mappings, key by key."""
     return {**ours, **value} if isinstance(ours, dict) and isinstance(value, dict) else value
 
 
 def frontend_arguments(setup: EngineSpec, engine_args: AsyncEngineArgs) -> Namespace:
-    """
-    The namespace vLLM's own server would hand to its serving classes.
-    """
+    """The namespace vLLM's own server would hand to its serving classes."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -130,8 +120,7 @@ def frontend_arguments(setup: EngineSpec, engine_args: AsyncEngineArgs) -> Names
 
 
 def template_text(template: str | None) -> str | None:
-    """
-    The Jinja text of a template given inline or as a file's path; None stays None.
+    """The Jinja text of a template given inline or as a file's path; None stays None.
 
     Raises:
         LoadError: it looks like a path, and there is no such file.
@@ -168,9 +157,7 @@ def _of_cpu(setup: EngineSpec) -> dict[str, Any]:  # Any: vLLM's argument values
 
 
 def _cpu_dtype(setup: EngineSpec) -> str:
-    """
-    The number format on a CPU where the config leaves it to us; "auto" is the checkpoint's own.
-    """
+    """The number format on a CPU where the config leaves it to us; "auto" is the checkpoint's own."""
     is_small = computes_in_float32(
         weight_bytes(setup.artifact), is_pooling=setup.pooler is not None, is_quantized=_is_quantized(setup)
     )
@@ -202,9 +189,7 @@ def _cpu_kv_bytes(setup: EngineSpec, *, is_float32: bool) -> int:
 
 
 def _said_kv_bytes(layout: LayoutConfig, *, on_cpu: bool) -> int | None:
-    """
-    Memory of the KV cache where the layout says it outright.
-    """
+    """Memory of the KV cache where the layout says it outright."""
     if layout.kv_cache is None:
         return None
     if layout.kv_cache.fraction is None:
@@ -239,9 +224,7 @@ def _of_adapters(adapters: Mapping[str, Path]) -> dict[str, Any]:  # Any: vLLM's
 
 
 def _rank(name: str, path: Path) -> int:
-    """
-    The adapter's rank, from the key ``r`` of PEFT's ``adapter_config.json``.
-    """
+    """The adapter's rank, from the key ``r`` of PEFT's ``adapter_config.json``."""
     try:
         return int(bounded_json.read(path / "adapter_config.json")["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:

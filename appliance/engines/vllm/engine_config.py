@@ -1,6 +1,4 @@
-"""
-A setup as vLLM's own config, refused before any weights are read where that can be told.
-"""
+"""A setup as vLLM's own config, refused before any weights are read where that can be told."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def configure(setup: EngineSpec, meeting: FrontendRendezvous) -> tuple[VllmConfig, Namespace]:
-    """
-    vLLM's config of the engine, and the arguments for its serving classes.
+    """vLLM's config of the engine, and the arguments for its serving classes.
 
     What vLLM refuses, it refuses with exceptions of many kinds.
 
@@ -57,9 +54,7 @@ def configure(setup: EngineSpec, meeting: FrontendRendezvous) -> tuple[VllmConfi
 
 @contextlib.contextmanager
 def _same_libraries() -> Iterator[None]:
-    """
-    Leave preloaded libraries as they are, which vLLM names anew for processes that it would start itself.
-    """
+    """Leave preloaded libraries as they are, which vLLM names anew for processes that it would start itself."""
     before = os.environ.get("LD_PRELOAD")
     try:
         yield
@@ -71,9 +66,7 @@ def _same_libraries() -> Iterator[None]:
 
 
 def _tell_profile(setup: EngineSpec, config: VllmConfig) -> None:
-    """
-    Say how it computes on the CPU, and by which keys and variables somebody chose in our place.
-    """
+    """Say how it computes on the CPU, and by which keys and variables somebody chose in our place."""
     engine, profile = setup.engine, CpuProfile.of(setup.layout)
     keys = {
         "engine.dtype": engine.dtype != "auto",
@@ -94,9 +87,7 @@ def _tell_profile(setup: EngineSpec, config: VllmConfig) -> None:
 
 
 def _require_chat_template(name: str, model: ModelConfig) -> None:
-    """
-    Refuse a model without a chat template before its weights are read, where that can be told.
-    """
+    """Refuse a model without a chat template before its weights are read, where that can be told."""
     from transformers import PreTrainedTokenizerBase
     from vllm.renderers.hf import resolve_chat_template
     from vllm.tokenizers import cached_tokenizer_from_config

@@ -1,6 +1,4 @@
-"""
-What vLLM hears only through the environment; what the user has set there stays.
-"""
+"""What vLLM hears only through the environment; what the user has set there stays."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ Where vLLM, Torch's compiler and Triton keep what they compile, each in a direct
 
 
 def set_environment(layout: LayoutConfig, addresses: Addresses | None = None) -> None:
-    """
-    Tell vLLM what holds for every engine, and the layout of the next one; `addresses` are as in `Setup`.
-    """
+    """Tell vLLM what holds for every engine, and the layout of the next one; `addresses` are as in `Setup`."""
     # vLLM takes VLLM_PORT for a port, and other names that end so. The rest it does not read, and a config may.
     for name in addresses_of_services(os.environ, "VLLM_"):
         del os.environ[name]
@@ -57,8 +53,7 @@ def set_environment(layout: LayoutConfig, addresses: Addresses | None = None) ->
 
 
 def keep_compiled(cache_dir: Path | None) -> Path | None:
-    """
-    Have what is compiled for a model kept beside the models, so that a volume keeps both; returns where.
+    """Have what is compiled for a model kept beside the models, so that a volume keeps both; returns where.
 
     `cache_dir` is the storage's, None its default, which is also taken where the other cannot be written.
     None where neither can be: vLLM, Torch and Triton then go by their own defaults.
@@ -72,9 +67,7 @@ def keep_compiled(cache_dir: Path | None) -> Path | None:
 
 
 def _own(cache_dir: Path | None) -> Path | None:
-    """
-    The directory for what is compiled, where nobody else can put anything: what lies there is run.
-    """
+    """The directory for what is compiled, where nobody else can put anything: what lies there is run."""
     try:
         above = Cache.at(cache_dir).root
         above.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,4 @@
-"""
-What vLLM says of options of its own, and which field it means, as clients are told.
-"""
+"""What vLLM says of options of its own, and which field it means, as clients are told."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ _FIRST_WORD = re.compile(r"[`'\"]?(\w+)[`'\"]?(?:\.\w+)* ")
 
 
 def reworded(message: str) -> tuple[str, str | None] | None:
-    """
-    What to say instead of the message, and the field at fault; None where the message is for clients.
-    """
+    """What to say instead of the message, and the field at fault; None where the message is for clients."""
     for pattern, param, text in _OTHER_WORDS:
         if found := pattern.search(message):
             return found.expand(text), param
@@ -51,9 +47,7 @@ def reworded(message: str) -> tuple[str, str | None] | None:
 
 
 def field_named(message: str, fields: Mapping[str, object]) -> str | None:
-    """
-    The field that a message begins with; None where it begins otherwise.
-    """
+    """The field that a message begins with; None where it begins otherwise."""
     found = _FIRST_WORD.match(message)
     if found is not None and found[1] in fields:
         return found[1]
@@ -61,9 +55,7 @@ def field_named(message: str, fields: Mapping[str, object]) -> str | None:
 
 
 def with_field(error: RequestError, request: Any) -> RequestError:  # Any: one of vLLM's request types
-    """
-    The error, its `param` being a field that this request has.
-    """
+    """The error, its `param` being a field that this request has."""
     if isinstance(request, BaseModel):
         fields = type(request).model_fields
         error.param = _field(error.param, request, fields) or field_named(str(error), fields)

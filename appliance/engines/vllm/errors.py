@@ -1,5 +1,4 @@
-"""
-Errors of vLLM as errors of ours: a status, the field at fault, and a message for clients.
+"""Errors of vLLM as errors of ours: a status, the field at fault, and a message for clients.
 
 A message names fields as the client wrote them. It has no class names, no settings of the server, no library's text.
 """
@@ -27,8 +26,7 @@ What is said of a request that the engine's death ended.
 
 @contextmanager
 def vendor_faults(texts: str | None = None, request: object = None) -> Iterator[None]:
-    """
-    Translate what vLLM raises of a request; `texts` is the field of it that holds what may be too long.
+    """Translate what vLLM raises of a request; `texts` is the field of it that holds what may be too long.
 
     Raises:
         RequestError: the call is at fault.
@@ -53,9 +51,7 @@ def vendor_faults(texts: str | None = None, request: object = None) -> Iterator[
 
 
 def refusal(response: ErrorResponse, texts: str | None = None) -> RequestError:
-    """
-    An error that vLLM returned.
-    """
+    """An error that vLLM returned."""
     if said := reworded(response.error.message):
         return RequestError(said[0], param=said[1], status=response.error.code)
     param = texts if texts and response.error.param in ITS_NAMES else response.error.param

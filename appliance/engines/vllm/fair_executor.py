@@ -1,5 +1,4 @@
-"""
-Work of several requests on one pool of threads, in turns.
+"""Work of several requests on one pool of threads, in turns.
 
 vLLM tokenizes and decodes every text on one thread, first come first served, so that one request of thousands of texts
 would keep all others waiting until the last of them.
@@ -47,9 +46,7 @@ class FairExecutor:
         self._waiting: dict[Hashable, deque[_Work]] = {}
 
     def submit(self, run: Callable[..., Result], /, *args: Any, **others: Any) -> Future[Result]:
-        """
-        Run this once it is its request's turn; see `concurrent.futures.Executor.submit`.
-        """
+        """Run this once it is its request's turn; see `concurrent.futures.Executor.submit`."""
         future: Future[Result] = Future()
         with self._lock:
             self._waiting.setdefault(self._whose(), deque()).append(_Work(future, lambda: run(*args, **others)))
@@ -57,9 +54,7 @@ class FairExecutor:
         return future
 
     def _drain(self) -> None:
-        """
-        Do what there is to do: a thread that hangs leaves its work to the next one.
-        """
+        """Do what there is to do: a thread that hangs leaves its work to the next one."""
         while (work := self._next()) is not None:
             work()
 

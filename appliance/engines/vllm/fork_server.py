@@ -1,6 +1,4 @@
-"""
-What runs first in every process vLLM starts: it logs like its parent, and never outlives it.
-"""
+"""What runs first in every process vLLM starts: it logs like its parent, and never outlives it."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ Answer = TypeVar("Answer")
 
 
 def join() -> None:
-    """
-    Become a good child; does nothing in the process that people started.
+    """Become a good child; does nothing in the process that people started.
 
     vLLM calls it in each of its processes, through the entry point group ``vllm.general_plugins``.
     """
@@ -43,8 +40,7 @@ def join() -> None:
 
 
 class ForkServer:
-    """
-    A multiprocessing context whose processes are forked from a server that has imported vLLM.
+    """A multiprocessing context whose processes are forked from a server that has imported vLLM.
 
     The server has one thread and no CUDA, so forking it is safe where forking this process is not,
     and it imports on another core while this process imports too. It ends with the thread that makes
@@ -52,8 +48,7 @@ class ForkServer:
     """
 
     def __init__(self, parts: StartupTimings, surroundings: Mapping[str, str] = {}, threads: int | None = None) -> None:
-        """
-        `parts` are told of what the start of an engine core is spent on there.
+        """`parts` are told of what the start of an engine core is spent on there.
 
         `surroundings` go over this process's environment, in the server from its birth if it is not there yet, and in
         what is forked; `threads` is how many compute in what is forked, None leaves that to Torch.
@@ -70,16 +65,12 @@ class ForkServer:
         self._cause: str | None = None
 
     def cause(self) -> str | None:
-        """
-        Why the last process ended, in its own words; None when it had none.
-        """
+        """Why the last process ended, in its own words; None when it had none."""
         self.listen()
         return self._cause
 
     def listen(self) -> None:
-        """
-        Take in what was told until now.
-        """
+        """Take in what was told until now."""
         with self._listening:
             while self._told.poll():
                 word = self._told.recv()
@@ -90,8 +81,7 @@ class ForkServer:
 
     # Any: vLLM's own arguments.
     def Process(self, *, target: Callable[..., None], name: str, kwargs: Mapping[str, Any]) -> BaseProcess:  # noqa: N802
-        """
-        A process that is not started yet, with this process's environment as it is now.
+        """A process that is not started yet, with this process's environment as it is now.
 
         Named as multiprocessing names it, which is what vLLM calls.
         """
@@ -99,9 +89,7 @@ class ForkServer:
         return self._context.Process(target=_run, name=name, args=arguments, kwargs=kwargs)
 
     def compute(self, work: Callable[[], Answer]) -> Answer:
-        """
-        What `work` returns, or raises as a RuntimeError, in a process of its own that has imported vLLM.
-        """
+        """What `work` returns, or raises as a RuntimeError, in a process of its own that has imported vLLM."""
         import cloudpickle
 
         answers, answer = self._context.Pipe(duplex=False)
@@ -123,18 +111,14 @@ class ForkServer:
 
 
 class Spawning:
-    """
-    vLLM's own context, for a process in which vLLM calls nothing of ours: it becomes a good child all the same.
-    """
+    """vLLM's own context, for a process in which vLLM calls nothing of ours: it becomes a good child all the same."""
 
     def __init__(self, context: Any) -> None:  # Any: one of multiprocessing's
         self._context = context
 
     # Any: vLLM's own arguments.
     def Process(self, *, target: Callable[..., None], **others: Any) -> BaseProcess:  # noqa: N802
-        """
-        A process that is not started yet; named as multiprocessing names it.
-        """
+        """A process that is not started yet; named as multiprocessing names it."""
         return cast("BaseProcess", self._context.Process(target=partial(_joined, target), **others))
 
     def __getattr__(self, name: str) -> Any:  # Any: the rest of a context, as vLLM finds it
@@ -201,9 +185,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _compute_with(threads: int) -> None:
-    """
-    Not through the environment: OpenMP has read that when the fork server began, for the first of all engines.
-    """
+    """Not through the environment: OpenMP has read that when the fork server began, for the first of all engines."""
     import torch
 
     torch.set_num_threads(threads)

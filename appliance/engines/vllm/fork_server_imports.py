@@ -1,6 +1,4 @@
-"""
-What the fork server imports before it forks; imported by name, for its time, and only there.
-"""
+"""What the fork server imports before it forks; imported by name, for its time, and only there."""
 
 from appliance.core import logging_setup
 from appliance.core.system import die_with_parent

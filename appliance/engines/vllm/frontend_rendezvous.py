@@ -1,6 +1,4 @@
-"""
-Several front ends on one engine: where they meet.
-"""
+"""Several front ends on one engine: where they meet."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ _NAME_LENGTH = 12
 
 
 class FrontendRendezvous:
-    """
-    How the front ends of one engine find it and each other: all in files, since they are forked before there is one.
+    """How the front ends of one engine find it and each other: all in files, since they are forked before there is one.
 
     The engine says that it is ready once, to each of them. So none can come later, or a second time.
     One that is alone is the host of nobody, and needs no files.
@@ -45,29 +42,21 @@ class FrontendRendezvous:
 
     @property
     def is_host(self) -> bool:
-        """
-        This one starts the engine, and ends it.
-        """
+        """This one starts the engine, and ends it."""
         return self.number == 0
 
     @property
     def is_shared(self) -> bool:
-        """
-        There are others.
-        """
+        """There are others."""
         return self.count > 1
 
     @property
     def pulse(self) -> Path:
-        """
-        A file that is touched when the engine makes a step.
-        """
+        """A file that is touched when the engine makes a step."""
         return self._stem.with_suffix(".pulse")
 
     def addresses(self, number: int) -> tuple[str, str]:
-        """
-        Where the front end of this number listens: for the engine that asks for requests, and for its answers.
-        """
+        """Where the front end of this number listens: for the engine that asks for requests, and for its answers."""
         return f"ipc://{self._stem}.{number}.in", f"ipc://{self._stem}.{number}.out"
 
     def open(self, stats_address: str | None) -> None:
@@ -79,15 +68,12 @@ class FrontendRendezvous:
             self._say({"stats_address": stats_address})
 
     def refuse(self, reason: str) -> None:
-        """
-        The host has no engine to join.
-        """
+        """The host has no engine to join."""
         if self.is_host and self.is_shared:
             self._say({"refusal": reason})
 
     def join(self, proceed: Callable[[], None]) -> str | None:
-        """
-        Wait until the engine is ready, and be counted from now on; blocks. What `open` was told.
+        """Wait until the engine is ready, and be counted from now on; blocks. What `open` was told.
 
         `proceed` raises when nobody wants that any more.
 
@@ -107,22 +93,16 @@ class FrontendRendezvous:
         return stats_address
 
     def listen(self, llm: AsyncLLM) -> None:
-        """
-        Hear of the engine's end, as one who joined it.
-        """
+        """Hear of the engine's end, as one who joined it."""
         self._line = HangupMonitor(llm)
 
     @property
     def is_cut(self) -> bool:
-        """
-        The engine that was joined has ended.
-        """
+        """The engine that was joined has ended."""
         return self._line is not None and self._line.is_cut
 
     def leave(self) -> None:
-        """
-        Be counted no more; safe to call twice.
-        """
+        """Be counted no more; safe to call twice."""
         if self._line is not None:
             self._line.close()
         if self._presence is not None:

@@ -1,5 +1,4 @@
-"""
-Turn a GGUF file, which vLLM cannot take, into a directory of safetensors, once.
+"""Turn a GGUF file, which vLLM cannot take, into a directory of safetensors, once.
 
 The work is done by ``python -m appliance.engines.vllm.gguf_convert SOURCE TARGET``,
 so that a server never gets torch's threads.
@@ -35,8 +34,7 @@ _NEEDED = ("torch", "transformers", "gguf", "accelerate")
 
 
 def convert(gguf: Path, cache: Cache, report: Report) -> Path:
-    """
-    The directory with the model of a GGUF file, dequantized to bfloat16, and its tokenizer and chat template.
+    """The directory with the model of a GGUF file, dequantized to bfloat16, and its tokenizer and chat template.
 
     Raises:
         LoadError: the file is no GGUF, or of an architecture that cannot be converted.
@@ -47,9 +45,7 @@ def convert(gguf: Path, cache: Cache, report: Report) -> Path:
 
 
 def _fingerprint(gguf: Path) -> str:
-    """
-    What tells this file from another: its digest where it is known, else where it lies and when it was written.
-    """
+    """What tells this file from another: its digest where it is known, else where it lies and when it was written."""
     with disk_faults(gguf):
         facts = gguf.stat()
     return digest(gguf) or f"{gguf.absolute()}:{facts.st_size}:{facts.st_mtime_ns}"
@@ -91,9 +87,7 @@ def _check(gguf: Path) -> None:
 
 
 def _convert(source: Path, target: Path) -> None:
-    """
-    The conversion itself, in the child.
-    """
+    """The conversion itself, in the child."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -115,18 +109,14 @@ def _convert(source: Path, target: Path) -> None:
 
 
 def _agree(config: Any, tokenizer: Any) -> None:  # Any: transformers' own untyped attributes
-    """
-    Give a config the special tokens it lacks: without an end token an answer never ends.
-    """
+    """Give a config the special tokens it lacks: without an end token an answer never ends."""
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(config, name, None) is None:
             setattr(config, name, getattr(tokenizer, name))
 
 
 def main() -> None:
-    """
-    Convert, and end with one line on stderr that says what went wrong.
-    """
+    """Convert, and end with one line on stderr that says what went wrong."""
     try:
         _convert(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:

@@ -1,5 +1,4 @@
-"""
-A deadline for the compilation of grammars, which vLLM does not have.
+"""A deadline for the compilation of grammars, which vLLM does not have.
 
 Each new schema, grammar or regular expression is compiled once in another process before the engine gets it: the engine
 compiles those of all requests one after the other, and cannot stop.
@@ -46,14 +45,10 @@ Verdict = Mapping[str, str]
 
 
 class GrammarCheck:
-    """
-    What is known of the grammars of one engine, and the processes that find it out, started when they are needed.
-    """
+    """What is known of the grammars of one engine, and the processes that find it out, started when they are needed."""
 
     def __init__(self, context: ForkServer | Spawning, config: VllmConfig, seconds: float) -> None:
-        """
-        `seconds` of CPU time are what one grammar may take.
-        """
+        """`seconds` of CPU time are what one grammar may take."""
         self._seconds = seconds
         self._has_no_tokenizer = config.model_config.skip_tokenizer_init
         self._lanes = [_Lane(context, config, most) for most in sorted({min(seconds, _QUICK_SECONDS), seconds})]
@@ -62,8 +57,7 @@ class GrammarCheck:
         self._backend: str | None = None
 
     async def require_compilable(self, constraint: Any) -> None:  # Any: vLLM's parameters
-        """
-        Return when the constraint is known to compile in time, or when vLLM refuses it by itself.
+        """Return when the constraint is known to compile in time, or when vLLM refuses it by itself.
 
         Raises:
             RequestError: it does not compile, or not in time.
@@ -87,9 +81,7 @@ class GrammarCheck:
         self._require_good(verdict)
 
     def close(self) -> None:
-        """
-        End the processes.
-        """
+        """End the processes."""
         for lane in self._lanes:
             lane.close()
 
@@ -121,9 +113,7 @@ class GrammarCheck:
 
 
 class _Lane:
-    """
-    One process that compiles grammars, one after the other, in at most so many seconds of CPU time each.
-    """
+    """One process that compiles grammars, one after the other, in at most so many seconds of CPU time each."""
 
     def __init__(self, context: ForkServer | Spawning, config: VllmConfig, seconds: float) -> None:
         self._context = context
@@ -135,8 +125,7 @@ class _Lane:
         self._control: socket.socket | None = None
 
     async def ask(self, request: bytes) -> Verdict:
-        """
-        What the process says of this request; to be cancelled ends the compilation.
+        """What the process says of this request; to be cancelled ends the compilation.
 
         Raises:
             UnavailableError: it has ended.
@@ -153,9 +142,7 @@ class _Lane:
         return verdict
 
     def close(self) -> None:
-        """
-        End the process, and what it is at.
-        """
+        """End the process, and what it is at."""
         process, self._process = self._process, None
         control, self._control = self._control, None
         if process is not None and control is not None:
@@ -163,9 +150,7 @@ class _Lane:
             control.close()
 
     async def _exchange(self, request: bytes) -> bytes:
-        """
-        The answer; empty when the process ended before it gave one.
-        """
+        """The answer; empty when the process ended before it gave one."""
         try:
             mine, theirs = socket.socketpair()
             with theirs:
@@ -181,9 +166,7 @@ class _Lane:
             return b""
 
     def _connected(self) -> socket.socket:
-        """
-        The socket of the process, which is started where there is none.
-        """
+        """The socket of the process, which is started where there is none."""
         if self._process is None or self._control is None or not self._process.is_alive():
             self.close()
             self._control, theirs = socket.socketpair()

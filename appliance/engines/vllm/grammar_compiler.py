@@ -1,6 +1,4 @@
-"""
-The child process of `GrammarCheck`: compiles grammars as the engine would, each in a process of its own.
-"""
+"""The child process of `GrammarCheck`: compiles grammars as the engine would, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -35,8 +33,7 @@ _LONGEST_REASON = 300
 
 
 def serve(*, vllm_config: VllmConfig, control: socket.socket, seconds: float) -> None:
-    """
-    Answer the requests whose sockets arrive on `control`, one after the other, until its other end is closed.
+    """Answer the requests whose sockets arrive on `control`, one after the other, until its other end is closed.
 
     Each has `seconds` of CPU time, so that a busy machine refuses no more than an idle one.
     """
@@ -65,9 +62,7 @@ def _next(control: socket.socket) -> socket.socket | None:
 
 
 def _answer(compiler: _Compiler, connection: socket.socket, seconds: float) -> NoReturn:
-    """
-    Compile what the request holds, and end the process.
-    """
+    """Compile what the request holds, and end the process."""
     try:
         length = int.from_bytes(_read(connection, LENGTH_BYTES), "big")
         request = json.loads(_read(connection, length))
@@ -87,9 +82,7 @@ def _read(connection: socket.socket, length: int) -> bytes:
 
 
 def _end_with(connection: socket.socket) -> None:
-    """
-    Have the kernel end this process with SIGIO when the client closes its socket.
-    """
+    """Have the kernel end this process with SIGIO when the client closes its socket."""
     fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
     # It may have been closed before.
@@ -98,9 +91,7 @@ def _end_with(connection: socket.socket) -> None:
 
 
 def _limit(seconds: float) -> None:
-    """
-    Have the kernel end this process with SIGPROF after so much CPU time, and give it no more than its memory.
-    """
+    """Have the kernel end this process with SIGPROF after so much CPU time, and give it no more than its memory."""
     most = psutil.Process().memory_info().vms + _MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -108,9 +99,7 @@ def _limit(seconds: float) -> None:
 
 
 class _Compiler:
-    """
-    vLLM's backends for structured outputs, with the model's vocabulary.
-    """
+    """vLLM's backends for structured outputs, with the model's vocabulary."""
 
     def __init__(self, config: VllmConfig) -> None:
         from vllm.v1.structured_output import StructuredOutputManager
@@ -124,8 +113,7 @@ class _Compiler:
         self._backend("xgrammar" if self._config.backend == "auto" else self._config.backend)
 
     def check(self, *, constraint: dict[str, Any], backend: str | None) -> dict[str, str]:
-        """
-        The backend that compiled the constraint, or the reason why it does not compile.
+        """The backend that compiled the constraint, or the reason why it does not compile.
 
         `backend` is what the engine has; None where it has none yet, and gets the one vLLM chooses for this constraint.
         """
@@ -158,9 +146,7 @@ class _Compiler:
         return self._backends[name]
 
     def _load(self, name: str) -> Any:  # Any: vLLM's backends
-        """
-        A backend as vLLM makes it for its first request.
-        """
+        """A backend as vLLM makes it for its first request."""
         from vllm.sampling_params import StructuredOutputsParams
         from vllm.v1.structured_output.request import StructuredOutputRequest
 

@@ -1,6 +1,4 @@
-"""
-The connection from an engine to a front end that has not started it.
-"""
+"""The connection from an engine to a front end that has not started it."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ _ADDRESS = "inproc://line"
 
 
 class HangupMonitor:
-    """
-    Hears when the engine hangs up: of a process that another one has started, nothing else tells of its death.
-    """
+    """Hears when the engine hangs up: of a process that another one has started, nothing else tells of its death."""
 
     def __init__(self, llm: AsyncLLM) -> None:
         import zmq
@@ -27,13 +23,9 @@ class HangupMonitor:
 
     @property
     def is_cut(self) -> bool:
-        """
-        The engine, or one of its copies, has hung up.
-        """
+        """The engine, or one of its copies, has hung up."""
         return bool(self._events.poll(0))
 
     def close(self) -> None:
-        """
-        Listen no more; safe to call twice.
-        """
+        """Listen no more; safe to call twice."""
         self._events.close(linger=0)

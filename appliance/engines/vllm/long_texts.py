@@ -1,6 +1,4 @@
-"""
-Texts much longer than their model takes, whose end is not worth tokenizing.
-"""
+"""Texts much longer than their model takes, whose end is not worth tokenizing."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ _MARGIN_TOKENS = 64
 
 
 def shortened(tokenizer: TokenizerLike, text: str, params: TokenizeParams) -> str:
-    """
-    The beginning of a text where that alone has more tokens than are taken, else the text.
+    """The beginning of a text where that alone has more tokens than are taken, else the text.
 
     Either is refused, or truncated at its end, alike: a tokenizer reads all of a text first, for seconds.
     """
@@ -34,9 +31,7 @@ def shortened(tokenizer: TokenizerLike, text: str, params: TokenizeParams) -> st
 
 
 def shorten(renderer: BaseRenderer[Any]) -> None:
-    """
-    Have vLLM's renderer shorten each text right before it tokenizes it.
-    """
+    """Have vLLM's renderer shorten each text right before it tokenizes it."""
     from vllm.utils.async_utils import make_async
 
     own = renderer._tokenize_prompt

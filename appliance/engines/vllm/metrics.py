@@ -1,5 +1,4 @@
-"""
-vLLM's own metrics, of every engine of this process.
+"""vLLM's own metrics, of every engine of this process.
 
 vLLM takes the metrics of an engine out of the process's registry when another one starts, so each engine's are moved
 to where it does not look, and read from there under the same names.
@@ -19,17 +18,13 @@ _PREFIX = "vllm:"
 
 
 class EngineMetrics(Collector):
-    """
-    The metrics of engines that run, each name once.
-    """
+    """The metrics of engines that run, each name once."""
 
     def __init__(self) -> None:
         self._engines: dict[object, tuple[CollectorRegistry, Mapping[str, float] | None]] = {}
 
     def collect(self) -> Iterable[Metric]:
-        """
-        What a scrape gets; engines of one process differ in the label of their model.
-        """
+        """What a scrape gets; engines of one process differ in the label of their model."""
         families: dict[str, Metric] = {}
         for registry, told_at in list(self._engines.values()):
             for family in registry.collect():
@@ -42,14 +37,11 @@ class EngineMetrics(Collector):
         return families.values()
 
     def describe(self) -> Iterable[Metric]:
-        """
-        No name is taken: the next engine registers the same ones.
-        """
+        """No name is taken: the next engine registers the same ones."""
         return ()
 
     def adopt(self, engine: object, told_at: Mapping[str, float] | None = None) -> None:
-        """
-        Take over what vLLM has registered since the last time, as this engine's.
+        """Take over what vLLM has registered since the last time, as this engine's.
 
         Of several front ends each step of an engine core tells one alone how the core stands. `told_at` is when that
         was this one, by the core's number, on the clock that all processes of a machine share; its samples get that as
@@ -63,9 +55,7 @@ class EngineMetrics(Collector):
         self._engines[engine] = registry, told_at
 
     def drop(self, engine: object) -> None:
-        """
-        Forget an engine that ended; safe to call twice.
-        """
+        """Forget an engine that ended; safe to call twice."""
         self._engines.pop(engine, None)
 
 

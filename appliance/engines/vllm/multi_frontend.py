@@ -1,6 +1,4 @@
-"""
-What vLLM is told where several front ends share an engine.
-"""
+"""What vLLM is told where several front ends share an engine."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 
 
 def reject_per_process_features() -> None:
-    """
-    Refuse what one front end would keep to itself: the next request may meet another one.
+    """Refuse what one front end would keep to itself: the next request may meet another one.
 
     Raises:
         LoadError: the environment asks for it.
@@ -26,9 +23,7 @@ def reject_per_process_features() -> None:
 
 
 def client(meeting: FrontendRendezvous, proceed: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
-    """
-    What vLLM's client is told of the others; of one that joins, once there is an engine to join.
-    """
+    """What vLLM's client is told of the others; of one that joins, once there is an engine to join."""
     if meeting.is_host:
         return {"client_count": meeting.count}
     stats_address = meeting.join(proceed)
@@ -41,8 +36,7 @@ def client(meeting: FrontendRendezvous, proceed: Callable[[], None]) -> dict[str
 
 @contextlib.contextmanager
 def patch_client_addresses(meeting: FrontendRendezvous) -> Iterator[None]:
-    """
-    Have vLLM tell the engine core that it starts of the other front ends too.
+    """Have vLLM tell the engine core that it starts of the other front ends too.
 
     vLLM offers that to a parent that starts an engine and answers nobody, which would be one process more.
     """

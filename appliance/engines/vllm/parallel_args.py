@@ -1,6 +1,4 @@
-"""
-A layout as vLLM's engine arguments, and as the environment of its processes.
-"""
+"""A layout as vLLM's engine arguments, and as the environment of its processes."""
 
 from __future__ import annotations
 
@@ -16,17 +14,14 @@ _EXECUTORS = {"ray": "ray", "multiprocess": "mp"}
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """
-    IP addresses by which the machines of one model reach each other: this one's, and that of rank 0.
-    """
+    """IP addresses by which the machines of one model reach each other: this one's, and that of rank 0."""
 
     own: str
     leader: str
 
 
 def of_layout(layout: LayoutConfig, addresses: Addresses | None = None) -> dict[str, Any]:  # Any: vLLM's values
-    """
-    What a layout says, in vLLM's words; what it does not say is left to vLLM.
+    """What a layout says, in vLLM's words; what it does not say is left to vLLM.
 
     `addresses` are those of the machines, None until they have met; the layout's own may be a name, on which vLLM
     cannot listen.
@@ -56,17 +51,13 @@ def of_layout(layout: LayoutConfig, addresses: Addresses | None = None) -> dict[
 
 
 def _of_nodes(layout: LayoutConfig, leader: str | None) -> dict[str, Any]:  # Any: vLLM's values
-    """
-    One copy of the model, spread over the machines.
-    """
+    """One copy of the model, spread over the machines."""
     nodes = layout.nodes
     return {"nnodes": nodes.count, "node_rank": nodes.rank, "master_addr": leader, "master_port": nodes.port + 1}
 
 
 def _of_copies(layout: LayoutConfig, leader: str | None) -> dict[str, Any]:  # Any: vLLM's values
-    """
-    Copies of the model, each of them on one machine.
-    """
+    """Copies of the model, each of them on one machine."""
     here = layout.data_parallel // layout.nodes.count
     arguments = {
         "data_parallel_size_local": here,
@@ -78,9 +69,7 @@ def _of_copies(layout: LayoutConfig, leader: str | None) -> dict[str, Any]:  # A
 
 
 def environment_of(layout: LayoutConfig, addresses: Addresses | None = None) -> dict[str, str]:
-    """
-    What vLLM hears of a layout only through the environment, for processes that it starts itself.
-    """
+    """What vLLM hears of a layout only through the environment, for processes that it starts itself."""
     if layout.is_alone:
         return {}
     settings = {}
@@ -103,9 +92,7 @@ def environment_of(layout: LayoutConfig, addresses: Addresses | None = None) -> 
 
 
 def _interface(address: str) -> str | None:
-    """
-    The network interface that has an address; None where only a router in between knows it.
-    """
+    """The network interface that has an address; None where only a router in between knows it."""
     for name, found in psutil.net_if_addrs().items():
         if any(each.address.split("%")[0] == address for each in found):
             return name

@@ -1,6 +1,4 @@
-"""
-What the start of an engine needs and no byte of the model changes, begun while the bytes are still on their way.
-"""
+"""What the start of an engine needs and no byte of the model changes, begun while the bytes are still on their way."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ _IMPORTING = threading.Lock()
 
 
 def begin(name: str, layout: AnyLayout, cache_dir: Path | None, *, forks: bool = True) -> None:
-    """
-    Begin the groundwork for the model `name`; returns at once, and does nothing the second time.
+    """Begin the groundwork for the model `name`; returns at once, and does nothing the second time.
 
     What is compiled is kept below `cache_dir`; None is the storage's default. `forks` is that this process starts the
     engine core. Call it in the main thread.
@@ -42,8 +39,7 @@ def begin(name: str, layout: AnyLayout, cache_dir: Path | None, *, forks: bool =
 
 
 def require_vllm(name: str) -> None:
-    """
-    Return when vLLM is installed.
+    """Return when vLLM is installed.
 
     Raises:
         MissingExtraError: it is not.
@@ -68,8 +64,7 @@ def fork_server(layout: LayoutConfig, parts: StartupTimings) -> ForkServer | Non
 
 
 def import_vllm() -> None:
-    """
-    Import what would otherwise be imported in the event loop, and block it for seconds.
+    """Import what would otherwise be imported in the event loop, and block it for seconds.
 
     One thread at a time: two that import modules which import each other wait for one another.
     """

@@ -1,6 +1,4 @@
-"""
-The processes of one engine: started by one thread, watched together, killed together.
-"""
+"""The processes of one engine: started by one thread, watched together, killed together."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ T = TypeVar("T")
 
 
 class EngineProcesses:
-    """
-    What vLLM starts in this process for one engine; engines start one after the other.
-    """
+    """What vLLM starts in this process for one engine; engines start one after the other."""
 
     def __init__(self) -> None:
         # One thread for the engine's whole life: the kernel tells a spawned child of the death
@@ -34,14 +30,11 @@ class EngineProcesses:
         self._is_killed = False
 
     def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """
-        Do what starts the processes; it blocks a thread of its own, and fails soon once they are killed.
-        """
+        """Do what starts the processes; it blocks a thread of its own, and fails soon once they are killed."""
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def proceed(self) -> None:
-        """
-        Return when the processes are still wanted.
+        """Return when the processes are still wanted.
 
         Raises:
             LoadError: they are not.
@@ -50,22 +43,16 @@ class EngineProcesses:
             raise LoadError("the load was stopped")
 
     def settle(self) -> None:
-        """
-        All of them have been started.
-        """
+        """All of them have been started."""
         self._processes = self._new()
 
     def deaths(self) -> str:
-        """
-        Which of them have ended, in words; empty while all live.
-        """
+        """Which of them have ended, in words; empty while all live."""
         dead = [process for process in self._processes or self._new() if not process.is_alive()]
         return ", ".join(f"process {process.pid} ended with exit code {process.exitcode}" for process in dead)
 
     def kill(self) -> None:
-        """
-        End every one at once, also one that is still starting; once is enough.
-        """
+        """End every one at once, also one that is still starting; once is enough."""
         if self._is_killed:
             return
         self._is_killed = True

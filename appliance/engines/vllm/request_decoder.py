@@ -1,6 +1,4 @@
-"""
-Bodies as requests of vLLM's.
-"""
+"""Bodies as requests of vLLM's."""
 
 from __future__ import annotations
 
@@ -28,8 +26,7 @@ _INTEGERS = range(-(2**63), 2**63)
 
 
 def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's request types
-    """
-    Decode the body as a request of vLLM's; that of a large one is work for a thread.
+    """Decode the body as a request of vLLM's; that of a large one is work for a thread.
 
     Raises:
         RequestError: it is none, or asks for more than the model takes in one; `param` is the field at fault.
@@ -59,8 +56,7 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
 
 @lru_cache
 def _validator(request: TypeAdapter[Any]) -> SchemaValidator:  # Any: vLLM's request types
-    """
-    What decodes the request, and stops at the first faulty element of a list.
+    """What decodes the request, and stops at the first faulty element of a list.
 
     pydantic would go on, and describe what is wrong with each element for each type that it could have been.
     """
@@ -78,9 +74,7 @@ def _failing_fast(schema: Any) -> Any:  # Any: parts of pydantic's schema, of an
 
 
 def _misfit(request: TypeAdapter[Any], body: bytes) -> RequestError:  # Any: vLLM's request types
-    """
-    The first field of the body whose value is of the wrong type, each looked at alone.
-    """
+    """The first field of the body whose value is of the wrong type, each looked at alone."""
     members = json_of(body)
     if isinstance(members, dict):
         for name, value in members.items():
@@ -97,9 +91,7 @@ def _misfit(request: TypeAdapter[Any], body: bytes) -> RequestError:  # Any: vLL
 
 @lru_cache
 def _fields(request: TypeAdapter[Any]) -> dict[str, TypeAdapter[Any]]:  # Any: vLLM's request types
-    """
-    What checks each field of a request, or of the first type of a union that has it.
-    """
+    """What checks each field of a request, or of the first type of a union that has it."""
     kind: Any = request._type  # Any: a class, or a union of them, maybe annotated
     models = [kind] if isinstance(kind, type) else [each for each in get_args(kind) if isinstance(each, type)]
     return {
@@ -111,9 +103,7 @@ def _fields(request: TypeAdapter[Any]) -> dict[str, TypeAdapter[Any]]:  # Any: v
 
 
 def _read_messages(request: BaseModel, body: bytes) -> None:
-    """
-    Read the arrays of messages that pydantic would check only while vLLM renders them.
-    """
+    """Read the arrays of messages that pydantic would check only while vLLM renders them."""
     messages = getattr(request, "messages", None)
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
         for name, value in message.items() if isinstance(message, dict) else ():

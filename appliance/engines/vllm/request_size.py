@@ -1,6 +1,4 @@
-"""
-How large a request of vLLM's is: what its body holds, and how many sequences it makes once it is decoded.
-"""
+"""How large a request of vLLM's is: what its body holds, and how many sequences it makes once it is decoded."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ _FIELDS = ("prompt", "prompt_embeds", "input", "documents", "items", "queries", 
 
 
 async def require_decodable(body: bytes) -> None:
-    """
-    Return where the body of the current request has few enough objects and lists for pydantic to look at each.
+    """Return where the body of the current request has few enough objects and lists for pydantic to look at each.
 
     Raises:
         RequestError: it has more than its model takes.
@@ -32,8 +29,7 @@ async def require_decodable(body: bytes) -> None:
 
 
 def require_fitting(request: Any) -> None:  # Any: one of vLLM's request types
-    """
-    Return where the request is no larger than its model takes.
+    """Return where the request is no larger than its model takes.
 
     Raises:
         RequestError: it has too many inputs, or asks for too many choices.
@@ -44,9 +40,7 @@ def require_fitting(request: Any) -> None:  # Any: one of vLLM's request types
 
 
 def inputs_in(value: Any) -> int:  # Any: what a field of a request holds
-    """
-    How many inputs a field has; a text is one, and so is a list of token ids.
-    """
+    """How many inputs a field has; a text is one, and so is a list of token ids."""
     # Contents of several kinds, as scores have them.
     contents = value.get("content") if isinstance(value, dict) else value
     if not isinstance(contents, list):

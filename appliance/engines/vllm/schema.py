@@ -1,6 +1,4 @@
-"""
-The JSON Schema of vLLM's engine arguments, generated from the pinned vLLM.
-"""
+"""The JSON Schema of vLLM's engine arguments, generated from the pinned vLLM."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ _SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", typ
 
 
 def generate() -> str:
-    """
-    The schema as its file holds it; needs vLLM.
-    """
+    """The schema as its file holds it; needs vLLM."""
     import vllm
     from vllm.engine.arg_utils import AsyncEngineArgs
 
@@ -56,9 +52,7 @@ def generate() -> str:
 
 
 def _options() -> dict[str, argparse.Action]:
-    """
-    The options of vLLM's own command line by the names of the arguments: they know the help and more choices.
-    """
+    """The options of vLLM's own command line by the names of the arguments: they know the help and more choices."""
     from vllm.engine import arg_utils
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -83,9 +77,7 @@ def _property(field: Field[Any], option: argparse.Action | None) -> dict[str, An
 
 
 def _members(kind: Any) -> Iterator[Any]:  # Any: an annotation
-    """
-    The members of a union, or the one type itself.
-    """
+    """The members of a union, or the one type itself."""
     origin = get_origin(kind)
     if origin is Annotated:
         yield from _members(get_args(kind)[0])
@@ -150,9 +142,7 @@ def _choices(option: argparse.Action | None) -> list[Any]:
 
 
 def _default(field: Field[Any]) -> Any:  # Any: JSON
-    """
-    The default where JSON can say it, else None: a made one may depend on the machine.
-    """
+    """The default where JSON can say it, else None: a made one may depend on the machine."""
     default = field.default.value if isinstance(field.default, Enum) else field.default
     return default if isinstance(default, str | int | float | bool) and default != "" else None
 
@@ -166,18 +156,14 @@ def _description(option: argparse.Action | None, name: str) -> str:
 
 
 def directory() -> Path:
-    """
-    Where the committed schemas lie: in the package when installed, beside it in a checkout.
-    """
+    """Where the committed schemas lie: in the package when installed, beside it in a checkout."""
     package = Path(__file__).parents[2]
     installed = package / "schemas"
     return installed if installed.is_dir() else package.parent / "schemas"
 
 
 def write_or_check(texts: Mapping[str, str], arguments: Sequence[str]) -> int:
-    """
-    Write each schema file, or with ``--check`` say which is out of date; the exit status of a generator.
-    """
+    """Write each schema file, or with ``--check`` say which is out of date; the exit status of a generator."""
     if "--check" not in arguments:
         for name, text in texts.items():
             (directory() / name).write_text(text, encoding="utf-8")

@@ -1,5 +1,4 @@
-"""
-References within a schema, and rules of a grammar: where they lead is known before anything compiles them.
+"""References within a schema, and rules of a grammar: where they lead is known before anything compiles them.
 
 Of those that lead nowhere vLLM says nothing: it answers with an empty text.
 """
@@ -29,8 +28,7 @@ _LONGEST = 100
 
 
 def require_references(schema: Any) -> None:  # Any: JSON values
-    """
-    Return where each `$ref` leads to something else than another `$ref`, sooner or later, and within the schema.
+    """Return where each `$ref` leads to something else than another `$ref`, sooner or later, and within the schema.
 
     Raises:
         RequestError: one does not.
@@ -42,8 +40,7 @@ def require_references(schema: Any) -> None:  # Any: JSON values
 
 
 def require_tagged_references(tag: Any) -> None:  # Any: JSON values
-    """
-    The same of each schema that is in a structural tag, all of which are apart.
+    """The same of each schema that is in a structural tag, all of which are apart.
 
     Raises:
         RequestError: one of their references leads nowhere.
@@ -60,8 +57,7 @@ def require_tagged_references(tag: Any) -> None:  # Any: JSON values
 
 
 def require_single_rules(grammar: str) -> None:
-    """
-    Return where a grammar defines each of its rules once.
+    """Return where a grammar defines each of its rules once.
 
     Raises:
         RequestError: it defines one several times.
@@ -72,9 +68,7 @@ def require_single_rules(grammar: str) -> None:
 
 
 def _schemas(schema: Any) -> Iterator[dict[str, Any]]:  # Any: JSON values
-    """
-    The schema and all that are in it.
-    """
+    """The schema and all that are in it."""
     rest = [schema]
     while rest:
         value = rest.pop()
@@ -94,9 +88,7 @@ def _is_reference(value: Any) -> TypeGuard[dict[str, Any]]:  # Any: JSON values
 
 
 def _follow(schema: Any, holder: dict[str, Any], followed: set[int]) -> set[int]:  # Any: JSON values
-    """
-    Follow a reference until it leads to what is none, or was followed; the ids of what was on the way.
-    """
+    """Follow a reference until it leads to what is none, or was followed; the ids of what was on the way."""
     first, value = holder["$ref"], holder
     seen: set[int] = set()
     while _is_reference(value) and id(value) not in followed:

@@ -1,6 +1,4 @@
-"""
-A call through vLLM's serving classes: bytes in, bytes or a stream of bytes out.
-"""
+"""A call through vLLM's serving classes: bytes in, bytes or a stream of bytes out."""
 
 from __future__ import annotations
 
@@ -30,8 +28,7 @@ Answers the calls for one operation; raises what `Model.answer` does.
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """
-    One serving method of vLLM: the type of its requests, itself, and how its answers are written.
+    """One serving method of vLLM: the type of its requests, itself, and how its answers are written.
 
     `texts` is the field of the request that is at fault when its text is too long; `writes_bytes` is that its streams
     are bytes already, which saves a step for each token.
@@ -44,8 +41,7 @@ class Endpoint:
     writes_bytes: bool = False
 
     async def __call__(self, call: ModelRequest) -> ModelResponse:
-        """
-        Decode the call, have vLLM answer it, encode the answer.
+        """Decode the call, have vLLM answer it, encode the answer.
 
         Raises:
             CallError: the call is at fault.
@@ -68,9 +64,7 @@ class Endpoint:
 
 
 class RawRequest:
-    """
-    All that vLLM touches of the web framework's request.
-    """
+    """All that vLLM touches of the web framework's request."""
 
     __slots__ = ("headers", "state")
 
@@ -82,9 +76,7 @@ class RawRequest:
 
 
 def generation(state: State) -> Mapping[Operation, Answer]:
-    """
-    What answers each operation of a generative model, out of what `init_app_state` built.
-    """
+    """What answers each operation of a generative model, out of what `init_app_state` built."""
     from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -112,9 +104,7 @@ def generation(state: State) -> Mapping[Operation, Answer]:
 
 
 def tokenization(state: State) -> dict[Operation, Answer]:
-    """
-    What answers for the tokenizer of any model.
-    """
+    """What answers for the tokenizer of any model."""
     from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
 
     tokens = state.serving_tokenization
@@ -125,8 +115,7 @@ def tokenization(state: State) -> dict[Operation, Answer]:
 
 
 async def _events(stream: AsyncGenerator[Any], dump: Mapping[str, bool], request: object) -> AsyncGenerator[bytes]:
-    """
-    vLLM's stream as bytes; closing it aborts the request in the engine.
+    """vLLM's stream as bytes; closing it aborts the request in the engine.
 
     Most serving classes write their own server-sent events; the one for responses gives objects.
     """

@@ -1,6 +1,4 @@
-"""
-What the reader of one answer waits for: that the engine has put something there.
-"""
+"""What the reader of one answer waits for: that the engine has put something there."""
 
 from __future__ import annotations
 
@@ -20,23 +18,17 @@ class SingleWaiterEvent:
         self._waiter: asyncio.Future[None] | None = None
 
     def set(self) -> None:
-        """
-        Have the reader go on.
-        """
+        """Have the reader go on."""
         self._is_set = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def clear(self) -> None:
-        """
-        Have the reader wait from now on.
-        """
+        """Have the reader wait from now on."""
         self._is_set = False
 
     def wait(self) -> asyncio.Future[None]:
-        """
-        Done once it is set.
-        """
+        """Done once it is set."""
         self._waiter = self._loop.create_future()
         if self._is_set:
             self._waiter.set_result(None)

@@ -1,6 +1,4 @@
-"""
-The blocking half of an engine's start: import vLLM, build its config, start the engine core.
-"""
+"""The blocking half of an engine's start: import vLLM, build its config, start the engine core."""
 
 from __future__ import annotations
 
@@ -43,8 +41,7 @@ _YOUNG_OBJECTS = 10_000
 
 
 def prepare(setup: EngineSpec, meeting: FrontendRendezvous, parts: StartupTimings) -> ForkServer | None:
-    """
-    Look at the artifact, set vLLM's environment, and begin what the engine core is forked from; returns at once.
+    """Look at the artifact, set vLLM's environment, and begin what the engine core is forked from; returns at once.
 
     None where vLLM starts its processes itself, on several devices, and where another front end starts them. `parts`
     are told of what the engine core's start is spent on.
@@ -75,8 +72,7 @@ def launch(
     step: Step,
     parts: StartupTimings,
 ) -> tuple[AsyncLLM, Namespace]:
-    """
-    Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
+    """Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
 
     `proceed` is asked right before the engine core starts, and raises when nobody wants it any more; `step` is told of
     each step of the engine, and `parts` of what the start is spent on. Where front ends meet, the host starts the
@@ -109,8 +105,7 @@ def launch(
 
 @contextlib.contextmanager
 def _forking_from(server: ForkServer) -> Iterator[None]:
-    """
-    Have vLLM start its engine core from `server`, and look at the model's class in a process from there.
+    """Have vLLM start its engine core from `server`, and look at the model's class in a process from there.
 
     For the first, vLLM offers fork, unsafe in a process with threads, and spawn; for the second, a new interpreter. The
     last two import everything once more.
@@ -142,8 +137,7 @@ def _with_our_coordinator() -> Iterator[None]:
 
 
 def freeze_gc() -> None:
-    """
-    Leave out of every later collection what the start brought: nearly all of it stays, and looking at it takes long.
+    """Leave out of every later collection what the start brought: nearly all of it stays, and looking at it takes long.
 
     vLLM's settings are fixed by now, too, and it reads some of them from the environment for each token.
     """
@@ -156,9 +150,7 @@ def freeze_gc() -> None:
 
 
 def as_load_error(error: Exception, setup: EngineSpec, server: ForkServer | None) -> ApplianceError:
-    """
-    Any failure of a start as an error of ours, with the engine core's own words where it had some.
-    """
+    """Any failure of a start as an error of ours, with the engine core's own words where it had some."""
     if isinstance(error, ApplianceError):
         return error
     text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)

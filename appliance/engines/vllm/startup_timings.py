@@ -1,6 +1,4 @@
-"""
-What a start of an engine is spent on: seconds by the name of each part.
-"""
+"""What a start of an engine is spent on: seconds by the name of each part."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ Told of a part when it ends: its name and its seconds.
 
 
 class StartupTimings:
-    """
-    The parts of one start in the order in which they ended; heard and read in any thread.
-    """
+    """The parts of one start in the order in which they ended; heard and read in any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds: Mapping[str, float] = {}
@@ -30,18 +26,14 @@ class StartupTimings:
         self._hearing = threading.Lock()
 
     def hear(self, name: str, seconds: float) -> None:
-        """
-        So much more was spent on a part.
-        """
+        """So much more was spent on a part."""
         with self._hearing:
             # Replaced whole: somebody may be reading it.
             self.seconds = {**self.seconds, name: self.seconds.get(name, 0.0) + seconds}
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """
-        What the block takes, less the parts that are heard of within it.
-        """
+        """What the block takes, less the parts that are heard of within it."""
         began, before = self._clock(), sum(self.seconds.values())
         try:
             yield
@@ -51,8 +43,7 @@ class StartupTimings:
 
 
 def timed(executor: type[Executor], tell: Tell) -> type[Executor]:
-    """
-    An executor like the given one that tells what its own part of a start was spent on.
+    """An executor like the given one that tells what its own part of a start was spent on.
 
     It lives in the engine core's process, wherever the model itself lives, and what it calls waits for the model.
     """

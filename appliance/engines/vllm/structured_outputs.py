@@ -1,6 +1,4 @@
-"""
-The size of what an answer is held to: a JSON Schema, a grammar, a regular expression, choices.
-"""
+"""The size of what an answer is held to: a JSON Schema, a grammar, a regular expression, choices."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from appliance.engines.vllm.schema_references import (
 
 
 def require_compilable(constraint: Any, limits: StructuredOutputsConfig) -> None:  # Any: vLLM's parameters
-    """
-    Return where vLLM compiles the constraint in a short time; it compiles those of all requests one after the other.
+    """Return where vLLM compiles the constraint in a short time; it compiles those of all requests one after the other.
 
     Raises:
         RequestError: it is larger than the config allows, or part of it leads nowhere.
@@ -61,9 +58,7 @@ def _require(size: int, most: int, what: str) -> None:
 
 
 def _sizes(schema: Any) -> tuple[int, int]:  # Any: JSON values
-    """
-    How many properties and enumerated values there are, at any depth.
-    """
+    """How many properties and enumerated values there are, at any depth."""
     properties = values = 0
     rest = [schema]
     while rest:

@@ -1,6 +1,4 @@
-"""
-vLLM's engine as it is, with a turn for each sequence, and its tokens written down on their way out.
-"""
+"""vLLM's engine as it is, with a turn for each sequence, and its tokens written down on their way out."""
 
 from __future__ import annotations
 
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
 
 
 def metered(limits: StructuredOutputsConfig, grammars: GrammarCheck) -> type[AsyncLLM]:
-    """
-    A class of engines that compute the sequences of a request in turns with those of others, and count their tokens
+    """A class of engines that compute the sequences of a request in turns with those of others, and count their tokens
     into its record; what belongs to no request waits for nobody, and nobody counts it. They close `grammars`.
     """
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -76,9 +73,7 @@ def metered(limits: StructuredOutputsConfig, grammars: GrammarCheck) -> type[Asy
 
 
 async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-    """
-    The outputs of one sequence, once it is its turn.
-    """
+    """The outputs of one sequence, once it is its turn."""
     async with sequence() as turn, aclosing(outputs):
         is_first = True
         async for output in outputs:
@@ -99,9 +94,7 @@ def _count_prompt(record: RequestContext | None, output: PoolingRequestOutput) -
 
 
 def _meter(params: SamplingParams) -> UsageMeter | None:
-    """
-    What counts the tokens of this request; None where nobody wants to know.
-    """
+    """What counts the tokens of this request; None where nobody wants to know."""
     from vllm.sampling_params import RequestOutputKind
 
     record = current_context()
@@ -114,8 +107,7 @@ async def _require_possible(
     limits: StructuredOutputsConfig,
     grammars: GrammarCheck,
 ) -> None:
-    """
-    Refuse what would hold up the engine, or end it: vLLM's CPU kernels of LoRA take logits for new tokens alone.
+    """Refuse what would hold up the engine, or end it: vLLM's CPU kernels of LoRA take logits for new tokens alone.
 
     Raises:
         RequestError: the request asks for those of its prompt, or to be held to too large or complex a schema.
@@ -134,9 +126,7 @@ async def _require_possible(
 
 
 def _require_good(output: RequestOutput) -> None:
-    """
-    Raise what vLLM's writers raise of an output, before they have written anything.
-    """
+    """Raise what vLLM's writers raise of an output, before they have written anything."""
     from vllm.exceptions import GenerationError
 
     if any(each.finish_reason == "error" for each in output.outputs):
@@ -144,9 +134,7 @@ def _require_good(output: RequestOutput) -> None:
 
 
 class UsageMeter:
-    """
-    The tokens of one request of the engine, added to those of the record: a call may need several of them.
-    """
+    """The tokens of one request of the engine, added to those of the record: a call may need several of them."""
 
     def __init__(self, record: RequestContext, *, has_deltas: bool) -> None:
         self._record = record
@@ -157,9 +145,7 @@ class UsageMeter:
         self._seen: dict[int, int] = {}
 
     def count(self, output: RequestOutput) -> None:
-        """
-        Take in what the engine gave next.
-        """
+        """Take in what the engine gave next."""
         if not self._has_begun:
             self._begin(output)
         record = self._record
@@ -170,9 +156,7 @@ class UsageMeter:
             record.output_tokens = (record.output_tokens or 0) + tokens
 
     def end(self) -> None:
-        """
-        Take over what the engine knows of its moments: it reads the clock that all processes of a machine share.
-        """
+        """Take over what the engine knows of its moments: it reads the clock that all processes of a machine share."""
         record, stats = self._record, self._stats
         # What was never reached is 0; the clock of another machine is of no use.
         if stats is None or stats.queued_ts < record.began:

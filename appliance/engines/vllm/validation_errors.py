@@ -1,6 +1,4 @@
-"""
-Errors of pydantic as errors of ours: the field at fault as the client wrote it, and what its value may be.
-"""
+"""Errors of pydantic as errors of ours: the field at fault as the client wrote it, and what its value may be."""
 
 from __future__ import annotations
 
@@ -52,8 +50,7 @@ _LONGEST_MESSAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class _ValidationFault:
-    """
-    One error of pydantic.
+    """One error of pydantic.
 
     `path` leads to the value in the request; `branch` is how pydantic came to the object that holds it, with the types
     it tried on the way.
@@ -67,15 +64,12 @@ class _ValidationFault:
 
     @property
     def is_other_kind(self) -> bool:
-        """
-        Whether the object says that it is of another kind than the type that was tried.
-        """
+        """Whether the object says that it is of another kind than the type that was tried."""
         return self.kind == "literal_error" and bool(self.path) and self.path[-1] in _TAGS
 
 
 def invalid(error: ValidationError, body: bytes | None = None, prefix: Sequence[str | int] = ()) -> RequestError:
-    """
-    Describe what pydantic found wrong with `body`, or with the part of it that `prefix` leads to.
+    """Describe what pydantic found wrong with `body`, or with the part of it that `prefix` leads to.
 
     Without a body the fields are told from the types that pydantic tried by their names alone.
     """
@@ -90,9 +84,7 @@ def invalid(error: ValidationError, body: bytes | None = None, prefix: Sequence[
 
 
 def for_clients(message: str, param: str | None) -> str:
-    """
-    Return a message of vLLM's without what a client can do nothing with.
-    """
+    """Return a message of vLLM's without what a client can do nothing with."""
     message = _PRINTED_CLASS.sub(r"\1", _PRINTED_OBJECT.sub("{...}", message))
     sentences = [text for text in re.split(r"(?<=[.!?])\s+", message) if not _OPERATORS.search(text)]
     text = " ".join(sentences) or f"{param or 'What the request asks for'} is not allowed by this server."
@@ -100,9 +92,7 @@ def for_clients(message: str, param: str | None) -> str:
 
 
 def json_of(body: bytes) -> Any:  # Any: JSON values
-    """
-    The value that a body holds; None where it holds none.
-    """
+    """The value that a body holds; None where it holds none."""
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):
@@ -116,9 +106,7 @@ def _at(value: Any, path: Sequence[str | int]) -> Any:  # Any: JSON values
 
 
 def _fault(details: Any, root: Any, *, is_known: bool) -> _ValidationFault:  # Any: pydantic's details, JSON values
-    """
-    An error of pydantic's; its location mixes fields with the types that it tried, which no body has in it.
-    """
+    """An error of pydantic's; its location mixes fields with the types that it tried, which no body has in it."""
     location, kind = details["loc"], details["type"]
     path: list[str | int] = []
     value, end = root, 0
@@ -155,8 +143,7 @@ def _message(details: Any) -> str:  # Any: pydantic's details
 
 
 def _nearest(faults: Sequence[_ValidationFault]) -> Sequence[_ValidationFault]:
-    """
-    The errors of the type that fits best, all about one value: of a union pydantic tells what is wrong with each.
+    """The errors of the type that fits best, all about one value: of a union pydantic tells what is wrong with each.
 
     That is the one whose error lies deepest in the request; a type of another kind than the object says comes last.
     """
@@ -191,9 +178,7 @@ def _described(faults: Sequence[_ValidationFault]) -> str:
 
 
 def _written(path: Sequence[str | int]) -> str:
-    """
-    A path as OpenAI writes it: ``messages[0].content``.
-    """
+    """A path as OpenAI writes it: ``messages[0].content``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

@@ -1,6 +1,4 @@
-"""
-The watchdog of an engine: whether it gets on with the work it has.
-"""
+"""The watchdog of an engine: whether it gets on with the work it has."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ _MOST_GAP_SECONDS = 5.0
 
 
 class StallWatchdog:
-    """
-    Time in which the engine had work and made no step, of whatever request.
+    """Time in which the engine had work and made no step, of whatever request.
 
     An engine without work is not looked at: one that is stopped then shows with the next request.
     """
@@ -33,9 +30,7 @@ class StallWatchdog:
     def __init__(
         self, most_seconds: float, clock: Callable[[], float] = time.monotonic, pulse: Heartbeat | None = None
     ) -> None:
-        """
-        `pulse` tells of steps that other front ends of the engine have seen, None where there are none.
-        """
+        """`pulse` tells of steps that other front ends of the engine have seen, None where there are none."""
         self._most_seconds = most_seconds
         self._pulse = pulse
         self._clock = clock
@@ -44,17 +39,14 @@ class StallWatchdog:
         self._idle_seconds = 0.0
 
     def step(self) -> None:
-        """
-        The engine made a step.
-        """
+        """The engine made a step."""
         self._looked = self._clock()
         self._quiet_seconds = 0.0
         if self._pulse is not None:
             self._pulse.beat()
 
     def look(self, unfinished: int) -> None:
-        """
-        Take in that so many requests are unfinished now; asked often, or it sees less than there is.
+        """Take in that so many requests are unfinished now; asked often, or it sees less than there is.
 
         Raises:
             EngineDeadError: it has stalled.
@@ -90,15 +82,11 @@ class Heartbeat:
         self._is_fresh = False
 
     def beat(self) -> None:
-        """
-        This front end has seen a step.
-        """
+        """This front end has seen a step."""
         self._is_fresh = True
 
     def has_beaten(self) -> bool:
-        """
-        Whether any front end has seen a step since the last look.
-        """
+        """Whether any front end has seen a step since the last look."""
         if self._is_fresh:
             self._is_fresh = False
             # Not by the kernel's clock, which stands still for milliseconds.

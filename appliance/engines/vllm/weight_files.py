@@ -1,6 +1,4 @@
-"""
-A look at the weights before the engine starts: the right format, and whole files.
-"""
+"""A look at the weights before the engine starts: the right format, and whole files."""
 
 from __future__ import annotations
 
@@ -16,15 +14,12 @@ _LARGEST_HEADER = 100_000_000
 
 
 def has_only_pickles(artifact: Path) -> bool:
-    """
-    Whether a directory has pickled weights and no safetensors.
-    """
+    """Whether a directory has pickled weights and no safetensors."""
     return not any(artifact.glob("*.safetensors")) and any((*artifact.glob("*.bin"), *artifact.glob("*.pt")))
 
 
 def weight_bytes(artifact: Path, element_bytes: int | None = None) -> int:
-    """
-    Bytes of the tensors in a directory's safetensors, or of its pickles where it has nothing else.
+    """Bytes of the tensors in a directory's safetensors, or of its pickles where it has nothing else.
 
     `element_bytes` counts each element with so many bytes, as plain weights have once they are loaded; None as stored.
 
@@ -40,8 +35,7 @@ def weight_bytes(artifact: Path, element_bytes: int | None = None) -> int:
 
 
 def require_weights(artifact: Path, *, allow_pickle: bool = False) -> None:
-    """
-    Return when `artifact` is a directory with safetensors, each of them whole, or with pickles that are allowed.
+    """Return when `artifact` is a directory with safetensors, each of them whole, or with pickles that are allowed.
 
     Raises:
         LoadError: it is not, or one is cut off or no safetensors at all.
@@ -65,9 +59,7 @@ def require_weights(artifact: Path, *, allow_pickle: bool = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """
-    What the header of a safetensors file promises.
-    """
+    """What the header of a safetensors file promises."""
 
     file_bytes: int
     tensor_bytes: int
@@ -75,9 +67,7 @@ class _Header:
 
 
 def _header(file: Path) -> _Header:
-    """
-    Read the header: 8 bytes of length, JSON, and after it the tensors.
-    """
+    """Read the header: 8 bytes of length, JSON, and after it the tensors."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

@@ -1,6 +1,4 @@
-"""
-What vLLM mixes into its workers: they import it by name before they load the model, and only there.
-"""
+"""What vLLM mixes into its workers: they import it by name before they load the model, and only there."""
 
 from __future__ import annotations
 
@@ -23,15 +21,11 @@ base_loader.process_weights_after_loading = _weigh_and_finish
 
 
 class MemoryReport:
-    """
-    What a worker can be asked beside what vLLM has it answer (``worker_extension_cls``).
-    """
+    """What a worker can be asked beside what vLLM has it answer (``worker_extension_cls``)."""
 
     get_model: Any  # of the worker it is mixed into
 
     def weight_bytes(self) -> int | None:
-        """
-        Bytes of the weights of this rank as they were loaded; None where a loader of another kind brought them.
-        """
+        """Bytes of the weights of this rank as they were loaded; None where a loader of another kind brought them."""
         weighed: int | None = getattr(self.get_model(), "weight_bytes", None)
         return weighed

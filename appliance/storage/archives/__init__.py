@@ -1,6 +1,4 @@
-"""
-Take files out of archives that may have been made by an enemy.
-"""
+"""Take files out of archives that may have been made by an enemy."""
 
 from __future__ import annotations
 
@@ -29,17 +27,14 @@ _EXTRACTS = {**SUFFIXES, ".whl": zips.extract}
 
 
 def is_archive(name: str) -> bool:
-    """
-    Whether a store's one file of this name is unpacked; a wheel is not, it has a scheme of its own.
-    """
+    """Whether a store's one file of this name is unpacked; a wheel is not, it has a scheme of its own."""
     return name.lower().endswith(tuple(SUFFIXES))
 
 
 def extract(
     archive: Path, inside: str, target: Path, tick: Callable[[], None] = lambda: None, limits: Limits = LIMITS
 ) -> None:
-    """
-    Take the file or directory `inside` out of an archive, or all of it for "", keeping its place below `target`.
+    """Take the file or directory `inside` out of an archive, or all of it for "", keeping its place below `target`.
 
     One bad name condemns the archive: of a zip, nothing at all is written then, because its directory is read first;
     a tar is read once, and what was written before the bad name is the caller's to throw away.
@@ -56,8 +51,6 @@ def extract(
 
 
 def top(files: Path) -> Path:
-    """
-    Where a model begins in an unpacked archive: the one directory that everything lies in, or `files` itself.
-    """
+    """Where a model begins in an unpacked archive: the one directory that everything lies in, or `files` itself."""
     inside = list(files.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else files

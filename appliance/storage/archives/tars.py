@@ -1,6 +1,4 @@
-"""
-Tar archives, plain or packed with gzip or zstd, read once from front to back.
-"""
+"""Tar archives, plain or packed with gzip or zstd, read once from front to back."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ _ZSTD_WINDOW = 1 << 27
 
 
 def extract(archive: Path, inside: str, target: Path, tick: Callable[[], None], limits: Limits) -> None:
-    """
-    Unpack a tar archive, member after member.
-    """
+    """Unpack a tar archive, member after member."""
     members = Members(archive, limits)
     wanted = []
     with closing(_read(archive, members)) as files:
@@ -45,9 +41,7 @@ def extract(archive: Path, inside: str, target: Path, tick: Callable[[], None], 
 
 
 def _read(archive: Path, members: Members) -> Generator[tuple[str, Iterator[bytes]]]:
-    """
-    Each file with its contents, which must be read before the next is asked for, or never.
-    """
+    """Each file with its contents, which must be read before the next is asked for, or never."""
     with _broken_tars(archive), _unpacked(archive) as packed:
         stream = _Metered(packed, members.require)
         with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_Header) as opened:
@@ -58,9 +52,7 @@ def _read(archive: Path, members: Members) -> Generator[tuple[str, Iterator[byte
 
 
 def _add(members: Members, member: tarfile.TarInfo) -> str | None:
-    """
-    The checked name of a file; None for a directory, which is made when a file lies in it.
-    """
+    """The checked name of a file; None for a directory, which is made when a file lies in it."""
     members.count()
     if member.isdir():
         # `tar -C DIR .` begins with the directory itself.
@@ -82,9 +74,7 @@ def _blocks(archive: Path, opened: tarfile.TarFile, member: tarfile.TarInfo) -> 
 
 
 class _Header(tarfile.TarInfo):
-    """
-    A header that is never passed over when it is broken, and does not make tarfile read gigabytes for a name.
-    """
+    """A header that is never passed over when it is broken, and does not make tarfile read gigabytes for a name."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -105,9 +95,7 @@ class _Readable(Protocol):
 
 
 class _Metered:
-    """
-    Counts what is unpacked, so that a bomb is found while it goes off, and remembers how the archive ended.
-    """
+    """Counts what is unpacked, so that a bomb is found while it goes off, and remembers how the archive ended."""
 
     def __init__(self, source: _Readable, require: Callable[[int], None]) -> None:
         self._source = source
@@ -116,9 +104,7 @@ class _Metered:
         self._last = b""
 
     def read(self, size: int) -> bytes:
-        """
-        Up to `size` bytes more.
-        """
+        """Up to `size` bytes more."""
         block = self._source.read(size)
         self._count += len(block)
         self._require(self._count)
@@ -155,9 +141,7 @@ def _zstd(file: IO[bytes]) -> zstandard.ZstdDecompressionReader:
 
 @contextmanager
 def _broken_tars(archive: Path) -> Iterator[None]:
-    """
-    Translate what tarfile and the decompressors raise on bytes that are not what they should be.
-    """
+    """Translate what tarfile and the decompressors raise on bytes that are not what they should be."""
     try:
         yield
     except (tarfile.TarError, zlib.error, zstandard.ZstdError, EOFError, OSError, ValueError) as error:

@@ -1,6 +1,4 @@
-"""
-Zip archives, wheels among them.
-"""
+"""Zip archives, wheels among them."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ _ENTRY_BYTES = 320
 
 
 def extract(archive: Path, inside: str, target: Path, tick: Callable[[], None], limits: Limits) -> None:
-    """
-    Unpack a zip archive; every member is checked before anything is written.
-    """
+    """Unpack a zip archive; every member is checked before anything is written."""
     with _broken_zips(archive):
         _require_short_directory(archive, limits)
         opened = zipfile.ZipFile(archive)
@@ -45,8 +41,7 @@ def extract(archive: Path, inside: str, target: Path, tick: Callable[[], None], 
 
 
 def _require_short_directory(archive: Path, limits: Limits) -> None:
-    """
-    Return when the directory, which zipfile reads whole, is of a size that so many files could need.
+    """Return when the directory, which zipfile reads whole, is of a size that so many files could need.
 
     A longer one of zip64 says so too: its short form is then the largest number there is.
     """
@@ -61,9 +56,7 @@ def _require_short_directory(archive: Path, limits: Limits) -> None:
 
 
 def _members(archive: Path, opened: zipfile.ZipFile, limits: Limits) -> Mapping[str, zipfile.ZipInfo]:
-    """
-    The regular files of an archive by their checked names.
-    """
+    """The regular files of an archive by their checked names."""
     members = Members(archive, limits)
     found: dict[str, zipfile.ZipInfo] = {}
     for member in opened.infolist():
@@ -86,9 +79,7 @@ def _fault(member: zipfile.ZipInfo) -> str | None:
 
 
 def _blocks(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
-    """
-    The contents of a member, whose CRC zipfile checks at the end.
-    """
+    """The contents of a member, whose CRC zipfile checks at the end."""
     size = 0
     with _broken_zips(archive), opened.open(member) as source:
         while block := source.read(BLOCK):
@@ -100,9 +91,7 @@ def _blocks(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> 
 
 @contextmanager
 def _broken_zips(archive: Path) -> Iterator[None]:
-    """
-    Translate what zipfile and its decompressors raise on bytes that are not what they should be.
-    """
+    """Translate what zipfile and its decompressors raise on bytes that are not what they should be."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:

@@ -1,6 +1,4 @@
-"""
-How bytes get from a store to the disk: by parallel ranges, resumed, bounded in time and memory, and verified.
-"""
+"""How bytes get from a store to the disk: by parallel ranges, resumed, bounded in time and memory, and verified."""
 
 from __future__ import annotations
 

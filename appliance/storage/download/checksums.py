@@ -1,6 +1,4 @@
-"""
-The digests of a file, taken in one go over its bytes, and compared with the one its store lists.
-"""
+"""The digests of a file, taken in one go over its bytes, and compared with the one its store lists."""
 
 from __future__ import annotations
 
@@ -14,27 +12,19 @@ from appliance.storage.filesystems.base import RemoteFile
 
 
 class Digest(Protocol):
-    """
-    What hashlib's objects can do.
-    """
+    """What hashlib's objects can do."""
 
     def update(self, data: bytes, /) -> None:
-        """
-        Take more bytes in.
-        """
+        """Take more bytes in."""
         ...
 
     def hexdigest(self) -> str:
-        """
-        The digest so far.
-        """
+        """The digest so far."""
         ...
 
 
 class Digests:
-    """
-    SHA-256 for the manifest, and beside it the first of the store's own digests that can be taken here.
-    """
+    """SHA-256 for the manifest, and beside it the first of the store's own digests that can be taken here."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._sha256 = hashlib.sha256()
@@ -45,39 +35,29 @@ class Digests:
             self._own = _ALGORITHMS[self.algorithm](file.size)
 
     def update(self, data: bytes) -> None:
-        """
-        Take more bytes in.
-        """
+        """Take more bytes in."""
         self._sha256.update(data)
         if self._own is not None:
             self._own.update(data)
 
     @property
     def sha256(self) -> str:
-        """
-        The SHA-256 so far.
-        """
+        """The SHA-256 so far."""
         return self._sha256.hexdigest()
 
     @property
     def taken(self) -> str:
-        """
-        The digest to compare with the promised one.
-        """
+        """The digest to compare with the promised one."""
         return (self._own or self._sha256).hexdigest()
 
     @property
     def are_as_promised(self) -> bool:
-        """
-        What was promised came; a store that promises nothing keeps its word.
-        """
+        """What was promised came; a store that promises nothing keeps its word."""
         return self.promised is None or self.promised == self.taken
 
 
 class _Crc32c:
-    """
-    CRC-32C in the manner of hashlib, at a speed that costs nothing.
-    """
+    """CRC-32C in the manner of hashlib, at a speed that costs nothing."""
 
     def __init__(self) -> None:
         import google_crc32c
@@ -92,9 +72,7 @@ class _Crc32c:
 
 
 class _Crc32:
-    """
-    CRC-32 in the manner of hashlib.
-    """
+    """CRC-32 in the manner of hashlib."""
 
     def __init__(self) -> None:
         self._checksum = 0

@@ -1,6 +1,4 @@
-"""
-The checksum of pieces in the journal: the fastest there is here, since every byte goes through it.
-"""
+"""The checksum of pieces in the journal: the fastest there is here, since every byte goes through it."""
 
 from __future__ import annotations
 
@@ -12,23 +10,17 @@ Extend = Callable[[int, bytes], int]
 
 
 def extend(crc: int, block: bytes) -> int:
-    """
-    The checksum of what has the checksum `crc` and a block behind it.
-    """
+    """The checksum of what has the checksum `crc` and a block behind it."""
     return _fastest()[1](crc, block)
 
 
 def crc_of(blocks: Iterable[bytes]) -> int:
-    """
-    The checksum of some blocks, one behind the other.
-    """
+    """The checksum of some blocks, one behind the other."""
     return reduce(extend, blocks, 0)
 
 
 def algorithm() -> str:
-    """
-    Its name: what was noted with one cannot be checked with the other.
-    """
+    """Its name: what was noted with one cannot be checked with the other."""
     return _fastest()[0]
 
 

@@ -1,6 +1,4 @@
-"""
-Fetch files by parallel byte ranges, verified, and never a byte twice that is there already.
-"""
+"""Fetch files by parallel byte ranges, verified, and never a byte twice that is there already."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ _THREADS = 4
 
 
 class Downloader:
-    """
-    The fetch of some files of a store into the directory `target`, with a journal beside it.
+    """The fetch of some files of a store into the directory `target`, with a journal beside it.
 
     `parallel` ranges are fetched at once, and each holds one block in memory: that is all there is, however large the
     model. `done` and `total` are bytes, those of an earlier fetch included; `verified` counts the files whose
@@ -60,21 +57,16 @@ class Downloader:
 
     @property
     def done(self) -> int:
-        """
-        Bytes that are on the disk.
-        """
+        """Bytes that are on the disk."""
         return sum(part.held for part in self._parts)
 
     @property
     def fetched(self) -> int:
-        """
-        Bytes that came from the store by now, those that came twice included.
-        """
+        """Bytes that came from the store by now, those that came twice included."""
         return self._reader.fetched
 
     async def run(self) -> Mapping[str, str]:
-        """
-        Bring every file, and return the SHA-256 of each by its name.
+        """Bring every file, and return the SHA-256 of each by its name.
 
         Raises:
             StorageError: a file cannot be brought; what others have is kept for the next time.
@@ -94,17 +86,14 @@ class Downloader:
         notes.begin((part.mark, piece) for part in self._parts for piece in part.pieces)
 
     def _in_turn(self) -> Sequence[tuple[FileDownload, ByteRange]]:
-        """
-        What is missing: of all large files the same share at a time, as each file's digest is one thread's work, and
+        """What is missing: of all large files the same share at a time, as each file's digest is one thread's work, and
         small ones last, since they keep all requests busy to the end.
         """
         chunks = [(part, chunk) for part in self._parts for chunk in self._chunks(part, part.missing)]
         return sorted(chunks, key=lambda each: each[1].end / each[0].file.size)
 
     def _clear(self) -> None:
-        """
-        Remove what an earlier listing had and this one has not.
-        """
+        """Remove what an earlier listing had and this one has not."""
         wanted = {self._target / name for name in (*self._others, *(file.name for file in self._files))}
         with disk_faults(self._target):
             for path in sorted(self._target.rglob("*"), reverse=True):

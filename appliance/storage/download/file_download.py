@@ -1,6 +1,4 @@
-"""
-One file on its way: its bytes arrive in any order, and are read back in the right one for its digests.
-"""
+"""One file on its way: its bytes arrive in any order, and are read back in the right one for its digests."""
 
 from __future__ import annotations
 
@@ -38,8 +36,7 @@ _BATCH = 64
 
 
 class FileDownload:
-    """
-    A file in the directory of an unfinished artifact.
+    """A file in the directory of an unfinished artifact.
 
     It is made in the loop that owns it. What it does on the disk is done in `pool` but for `writing`, which is for the
     threads that receive bytes.
@@ -59,29 +56,21 @@ class FileDownload:
 
     @property
     def span(self) -> ByteRange:
-        """
-        All of the file.
-        """
+        """All of the file."""
         return ByteRange(0, self.file.size)
 
     @property
     def pieces(self) -> Sequence[CompletedRange]:
-        """
-        What is on the disk, in order and without overlap.
-        """
+        """What is on the disk, in order and without overlap."""
         return sorted(self._held.values(), key=lambda piece: piece.span)
 
     @property
     def missing(self) -> Sequence[ByteRange]:
-        """
-        What is not on the disk yet.
-        """
+        """What is not on the disk yet."""
         return tuple(gaps((piece.span for piece in self.pieces), self.file.size))
 
     async def recover(self, claims: Sequence[CompletedRange]) -> None:
-        """
-        Believe of the claims what the disk confirms, and make the file where there is none.
-        """
+        """Believe of the claims what the disk confirms, and make the file where there is none."""
         await self._do(self._lay_out, bool(claims))
         in_order = iter(sorted(claims, key=lambda claim: claim.span))
         while batch := list(islice(in_order, _BATCH)):
@@ -92,17 +81,13 @@ class FileDownload:
 
     @contextmanager
     def writing(self, piece: int) -> Iterator[Take]:
-        """
-        What writes bytes of the file, in the thread that has them, and says so after each `piece` of them.
-        """
+        """What writes bytes of the file, in the thread that has them, and says so after each `piece` of them."""
         with writing(self.path, piece, self._wrote) as work:
             yield work.take
 
     @contextmanager
     def mending(self, mended: list[ByteRange]) -> Iterator[Take]:
-        """
-        What replaces bytes of the file that are others, and appends where they were to `mended`.
-        """
+        """What replaces bytes of the file that are others, and appends where they were to `mended`."""
 
         def take(start: int, block: bytes) -> None:
             span = ByteRange(start, start + len(block))
@@ -115,9 +100,7 @@ class FileDownload:
             yield take
 
     async def digest(self) -> Digests:
-        """
-        The digests of the whole file, taken while it grows.
-        """
+        """The digests of the whole file, taken while it grows."""
         digests, at = Digests(self.file), 0
         while at < self.file.size:
             if (end := self._held_up_to(at)) > at:
@@ -129,24 +112,18 @@ class FileDownload:
         return digests
 
     async def digest_anew(self) -> Digests:
-        """
-        The digests of the whole file as it now lies on the disk.
-        """
+        """The digests of the whole file as it now lies on the disk."""
         digests = Digests(self.file)
         for span in self.span.cut(_AT_ONCE):
             await self._do(self._take_in, digests, span)
         return digests
 
     async def settle(self) -> None:
-        """
-        Bring every byte safely to the disk.
-        """
+        """Bring every byte safely to the disk."""
         await self._do(self._sync)
 
     async def forget(self) -> None:
-        """
-        Remove the file, and with it every claim that something of it is there.
-        """
+        """Remove the file, and with it every claim that something of it is there."""
         await self._do(self.path.unlink, missing_ok=True)
 
     async def _do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -165,9 +142,7 @@ class FileDownload:
         self._grew.set()
 
     def _held_up_to(self, at: int) -> int:
-        """
-        Where the bytes end that are there from `at` on, or the first of very many.
-        """
+        """Where the bytes end that are there from `at` on, or the first of very many."""
         most = at + _AT_ONCE
         while at < most and (piece := self._held.get(at)):
             at = piece.span.end
@@ -181,9 +156,7 @@ class FileDownload:
             self.path.touch()
 
     def _prepare(self) -> None:
-        """
-        Make the file our own if it is to be changed: by a hard link it may be another artifact's, too.
-        """
+        """Make the file our own if it is to be changed: by a hard link it may be another artifact's, too."""
         with disk_faults(self.path):
             facts = self.path.stat()
             is_too_long = facts.st_size > self.file.size

@@ -1,5 +1,4 @@
-"""
-Which bytes of which file are on the disk, kept beside them, so that a fetch that was killed goes on where it was.
+"""Which bytes of which file are on the disk, kept beside them, so that a fetch that was killed goes on where it was.
 
 A line is written once its bytes are. The kernel keeps both when the process is killed and may lose either when the
 power goes, so each line carries a checksum and is a claim: whoever continues reads the bytes before it believes it.
@@ -27,27 +26,21 @@ NAME = "appliance-journal.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class CompletedRange:
-    """
-    A span of a file that was written, with the checksum of its bytes.
-    """
+    """A span of a file that was written, with the checksum of its bytes."""
 
     span: ByteRange
     crc: int
 
 
 class Journal:
-    """
-    The journal of one artifact; opened by one process at a time, closed by whoever opened it.
-    """
+    """The journal of one artifact; opened by one process at a time, closed by whoever opened it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._out: BinaryIO | None = None
 
     def claims(self) -> Mapping[str, list[CompletedRange]]:
-        """
-        What is said to be there, by the `mark` of its file; a line that was not written to its end says nothing.
-        """
+        """What is said to be there, by the `mark` of its file; a line that was not written to its end says nothing."""
         claims: dict[str, list[CompletedRange]] = defaultdict(list)
         for line in self._lines():
             try:
@@ -59,9 +52,7 @@ class Journal:
         return claims
 
     def begin(self, kept: Iterable[tuple[str | None, CompletedRange]]) -> None:
-        """
-        Start anew with what was found to be true, and be ready for more.
-        """
+        """Start anew with what was found to be true, and be ready for more."""
         fresh = self._path.with_suffix(".new")
         with disk_faults(self._path):
             fresh.write_bytes(b"".join(_line(mark, piece) for mark, piece in kept))
@@ -70,17 +61,13 @@ class Journal:
             self._out = self._path.open("ab", buffering=0)
 
     def note(self, mark: str | None, piece: CompletedRange) -> None:
-        """
-        Say that a piece is on the disk; any thread may.
-        """
+        """Say that a piece is on the disk; any thread may."""
         assert self._out is not None, "noted before it was begun; this is a bug"  # noqa: S101
         with disk_faults(self._path):
             self._out.write(_line(mark, piece))
 
     def close(self) -> None:
-        """
-        Let go of the file.
-        """
+        """Let go of the file."""
         if self._out is not None:
             self._out.close()
 
@@ -93,8 +80,7 @@ class Journal:
 
 
 def mark(file: RemoteFile) -> str | None:
-    """
-    What tells a file in this state from all others: bytes of another version must never be joined to it.
+    """What tells a file in this state from all others: bytes of another version must never be joined to it.
 
     It tells the checksum that is used, too. Where the store has neither versions nor digests nothing tells files apart,
     and its fetch cannot be continued.

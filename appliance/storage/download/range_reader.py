@@ -1,6 +1,4 @@
-"""
-Read ranges of a store's files, whatever breaks on the way.
-"""
+"""Read ranges of a store's files, whatever breaks on the way."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ _LARGEST_BLOCK = 256 * 1024
 
 
 class RangeReader:
-    """
-    One store's files, read in blocks of at most `piece` bytes; `fetched` counts all bytes that came.
-    """
+    """One store's files, read in blocks of at most `piece` bytes; `fetched` counts all bytes that came."""
 
     def __init__(self, store: Store, place: str, limits: TransferConfig, piece: int) -> None:
         self.fetched = 0
@@ -38,14 +34,11 @@ class RangeReader:
         self._block = min(piece, _LARGEST_BLOCK)
 
     def what(self, file: RemoteFile) -> str:
-        """
-        The file as messages name it.
-        """
+        """The file as messages name it."""
         return f"{self._place}: {file.name}"
 
     async def bring(self, file: RemoteFile, span: ByteRange, into: Callable[[], AbstractContextManager[Take]]) -> None:
-        """
-        Give `into` all bytes of a span, in order; a request that breaks is made again from its last byte on.
+        """Give `into` all bytes of a span, in order; a request that breaks is made again from its last byte on.
 
         Raises:
             StorageError: the store refuses it, or went on failing.
@@ -108,16 +101,12 @@ class _Flow:
 
     @property
     def waited_seconds(self) -> float:
-        """
-        How long nothing has come by now; a slow disk is not the store's fault.
-        """
+        """How long nothing has come by now; a slow disk is not the store's fault."""
         since = self._waits_since
         return 0 if since is None else time.monotonic() - since
 
     def run(self, body: Body) -> None:
-        """
-        Receive all of it.
-        """
+        """Receive all of it."""
         with self._into() as take:
             while block := self._next(body):
                 if len(block) > self.end - self.at:

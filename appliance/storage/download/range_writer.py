@@ -1,6 +1,4 @@
-"""
-Bytes of a file on their way to the disk, written by the thread that receives them.
-"""
+"""Bytes of a file on their way to the disk, written by the thread that receives them."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ Hears of a piece that is written.
 
 
 class RangeWriter:
-    """
-    Blocks of an open file, one behind the other; each `piece` bytes of them are noted once they are there.
-    """
+    """Blocks of an open file, one behind the other; each `piece` bytes of them are noted once they are there."""
 
     def __init__(self, path: Path, handle: int, piece: int, note: Note) -> None:
         self._path = path
@@ -35,9 +31,7 @@ class RangeWriter:
         self._crc = 0
 
     def take(self, start: int, block: bytes) -> None:
-        """
-        Write a block, behind the one before or after all of it was noted.
-        """
+        """Write a block, behind the one before or after all of it was noted."""
         if start != self._span.end:
             self.flush()
             self._span = ByteRange(start, start)
@@ -49,9 +43,7 @@ class RangeWriter:
             self.flush()
 
     def flush(self) -> None:
-        """
-        Note what is written and was not noted.
-        """
+        """Note what is written and was not noted."""
         if self._span.size:
             writeback.begin(self._handle, self._span)
             self._note(CompletedRange(self._span, self._crc))
@@ -60,9 +52,7 @@ class RangeWriter:
 
 @contextmanager
 def writing(path: Path, piece: int, note: Note) -> Iterator[RangeWriter]:
-    """
-    A file that is there already, open for writing; all that was written is noted in the end, also after a fault.
-    """
+    """A file that is there already, open for writing; all that was written is noted in the end, also after a fault."""
     with disk_faults(path):
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:

@@ -1,6 +1,4 @@
-"""
-The arithmetic of byte ranges: what is missing of a file, and in which pieces it is asked for.
-"""
+"""The arithmetic of byte ranges: what is missing of a file, and in which pieces it is asked for."""
 
 from __future__ import annotations
 
@@ -26,50 +24,38 @@ _LARGEST_PIECE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, order=True)
 class ByteRange:
-    """
-    The bytes from `start` up to `end`.
-    """
+    """The bytes from `start` up to `end`."""
 
     start: int
     end: int
 
     @property
     def size(self) -> int:
-        """
-        How many they are.
-        """
+        """How many they are."""
         return self.end - self.start
 
     def cut(self, size: int) -> Iterator[ByteRange]:
-        """
-        The span in spans of at most `size` bytes.
-        """
+        """The span in spans of at most `size` bytes."""
         return (ByteRange(start, min(start + size, self.end)) for start in range(self.start, self.end, size))
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """
-    Bytes that one request asks for, and bytes that are written before they are noted, which a kill costs.
-    """
+    """Bytes that one request asks for, and bytes that are written before they are noted, which a kill costs."""
 
     chunk: int
     piece: int
 
     @classmethod
     def of(cls, total: int, limits: TransferConfig) -> Sizes:
-        """
-        The sizes for a model of `total` bytes.
-        """
+        """The sizes for a model of `total` bytes."""
         fair = max(_SMALLEST_CHUNK, total // (_SHARE_UNDER_WAY * limits.parallel))
         chunk = limits.chunk_bytes if fair >= _WINDOW else min(fair, limits.chunk_bytes)
         return cls(chunk, min(chunk, _LARGEST_PIECE))
 
 
 def gaps(held: Iterable[ByteRange], size: int) -> Iterator[ByteRange]:
-    """
-    The spans that `held`, in order and apart, leaves open in a file of `size` bytes.
-    """
+    """The spans that `held`, in order and apart, leaves open in a file of `size` bytes."""
     at = 0
     for span in chain(held, (ByteRange(size, size),)):
         if span.start > at:

@@ -1,6 +1,4 @@
-"""
-A file whose digest is not the promised one: find the ranges that are wrong, and fetch only these again.
-"""
+"""A file whose digest is not the promised one: find the ranges that are wrong, and fetch only these again."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ log = structlog.get_logger()
 
 
 async def mend(reader: RangeReader, part: FileDownload, found: Digests, chunks: Sequence[ByteRange]) -> Digests:
-    """
-    Read chunk after chunk from the store again, replace what is different, and stop as soon as the digest holds.
+    """Read chunk after chunk from the store again, replace what is different, and stop as soon as the digest holds.
 
     Raises:
         ArtifactCorruptError: it never does; what lies there is forgotten.

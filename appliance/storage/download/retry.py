@@ -1,6 +1,4 @@
-"""
-How long a store is waited for, and how often it is asked again.
-"""
+"""How long a store is waited for, and how often it is asked again."""
 
 from __future__ import annotations
 
@@ -27,29 +25,22 @@ _LONGEST_PAUSE_ASKED_FOR_SECONDS = 120.0
 
 
 class StallError(StorageUnavailableError):
-    """
-    Nothing came for too long.
-    """
+    """Nothing came for too long."""
 
 
 class Backoff:
-    """
-    Counts the failures in a row of one request, and pauses between its tries.
-    """
+    """Counts the failures in a row of one request, and pauses between its tries."""
 
     def __init__(self, limits: TransferConfig) -> None:
         self._limits = limits
         self._failures = 0
 
     def renew(self) -> None:
-        """
-        Bytes came: what failed before is forgotten.
-        """
+        """Bytes came: what failed before is forgotten."""
         self._failures = 0
 
     async def pause(self, error: StorageUnavailableError) -> None:
-        """
-        Wait before the next try.
+        """Wait before the next try.
 
         Raises:
             StorageUnavailableError: there is none, because the request failed too often; it is `error` itself.
@@ -67,8 +58,7 @@ class Backoff:
 
 
 async def with_retries(ask: Callable[[], Coroutine[None, None, T]], what: str, limits: TransferConfig) -> T:
-    """
-    The answer to a question that is asked again while the store cannot answer it.
+    """The answer to a question that is asked again while the store cannot answer it.
 
     Raises:
         StorageError: the store refuses it, or went on failing.
@@ -85,9 +75,7 @@ async def with_retries(ask: Callable[[], Coroutine[None, None, T]], what: str, l
 
 
 async def with_progress(work: Coroutine[None, None, T], tick: Callable[[], None]) -> T:
-    """
-    The result of `work`, while `tick` is called every half second and at the end, and may raise to stop it.
-    """
+    """The result of `work`, while `tick` is called every half second and at the end, and may raise to stop it."""
     task = asyncio.create_task(work)
     try:
         while not task.done():
@@ -102,9 +90,7 @@ async def with_progress(work: Coroutine[None, None, T], tick: Callable[[], None]
 
 
 def silence(what: str, limits: TransferConfig) -> StallError:
-    """
-    The error for `stall_seconds` in which nothing came.
-    """
+    """The error for `stall_seconds` in which nothing came."""
     return StallError(
         f"{what}: nothing came for {limits.stall_seconds:g} seconds; check the network and the store, "
         "or raise storage.transfer.stall_seconds"

@@ -1,5 +1,4 @@
-"""
-`az://`, `abfs://`, `abfss://` and `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX`: Azure Blob Storage.
+"""`az://`, `abfs://`, `abfss://` and `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX`: Azure Blob Storage.
 
 Azure's own library lists and knows all credentials; the bytes come as any web server's. Not through adlfs, which
 prefers AZURE_STORAGE_CONNECTION_STRING to the account and credential it is given, sends tokens over https only, tries
@@ -37,9 +36,7 @@ _API_VERSION = "2021-12-02"
 
 
 class AzureStore:
-    """
-    A prefix of a container, or one blob.
-    """
+    """A prefix of a container, or one blob."""
 
     is_fixed = False
 
@@ -120,9 +117,7 @@ class AzureStore:
 
     @contextmanager
     def _faults(self, what: str) -> Iterator[None]:
-        """
-        Turn what Azure's libraries raise into errors of ours.
-        """
+        """Turn what Azure's libraries raise into errors of ours."""
         from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
         try:

@@ -34,9 +34,7 @@ _SAS_LIFE = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class AzureAuth:
-    """
-    The address of an account's blobs, and as whom we ask there: with a signature, with tokens, or as nobody.
-    """
+    """The address of an account's blobs, and as whom we ask there: with a signature, with tokens, or as nobody."""
 
     credential: str
     account_url: str
@@ -46,9 +44,7 @@ class AzureAuth:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """
-    One credential before it is put to use.
-    """
+    """One credential before it is put to use."""
 
     credential: str = "anonymous"
     key: str | None = None
@@ -59,8 +55,7 @@ class _Way:
 
 
 def access_to(wanted: AzureUri, config: CredentialsConfig, environ: Mapping[str, str]) -> AzureAuth:
-    """
-    The first of these that is there: the signature in the URI, the config, the variables, nothing.
+    """The first of these that is there: the signature in the URI, the config, the variables, nothing.
 
     Raises:
         StorageError: nothing says which account it is.
@@ -132,9 +127,7 @@ def _from_environment(wanted: AzureUri, named: str | None, environ: Mapping[str,
 
 
 def _identity(environ: Mapping[str, str]) -> _Way:
-    """
-    A service principal, in Azure's variables or in KServe's, or what the machine or pod has.
-    """
+    """A service principal, in Azure's variables or in KServe's, or what the machine or pod has."""
     tenant, client, secret = (
         environ.get(f"AZURE_{name}") or environ.get(f"AZ_{name}")
         for name in ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET")
@@ -172,9 +165,7 @@ def _from_connection_string(text: str, credential: str) -> _Way:
 
 
 def _signature(account: str, container: str, key: str) -> str:
-    """
-    A signature that lets read and list one container: the key itself signs nothing else.
-    """
+    """A signature that lets read and list one container: the key itself signs nothing else."""
     from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
     try:

@@ -1,6 +1,4 @@
-"""
-The spellings of a place in Azure Blob Storage.
-"""
+"""The spellings of a place in Azure Blob Storage."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ _CONTAINER = re.compile(r"\$web|\$root|[a-z0-9](?:-?[a-z0-9])+")
 
 @dataclass(frozen=True, slots=True)
 class AzureUri:
-    """
-    A place in a container; account and host are None where the URI leaves them to the credentials.
+    """A place in a container; account and host are None where the URI leaves them to the credentials.
 
     `sas` is the shared access signature of the URI, or "".
     """
@@ -37,9 +34,7 @@ class AzureUri:
 
 
 def is_azure(uri: str) -> bool:
-    """
-    Whether a web URL leads to Azure Blob Storage.
-    """
+    """Whether a web URL leads to Azure Blob Storage."""
     try:
         return bool(_HOST.fullmatch(urlsplit(uri).hostname or ""))
     except ValueError:
@@ -47,8 +42,7 @@ def is_azure(uri: str) -> bool:
 
 
 def parse(uri: str) -> AzureUri:
-    """
-    Read `az://CONTAINER/PREFIX`, `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX` (abfss and az likewise) or
+    """Read `az://CONTAINER/PREFIX`, `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX` (abfss and az likewise) or
     `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX?SAS`.
 
     Raises:
@@ -84,9 +78,7 @@ def _from_url(uri: str) -> AzureUri:
 
 
 def canonical(account_url: str, place: ObjectLocation) -> str:
-    """
-    The one spelling of a place, without secrets.
-    """
+    """The one spelling of a place, without secrets."""
     return f"{account_url}/{place.bucket}/{quote(place.path)}".rstrip("/")
 
 

@@ -1,5 +1,4 @@
-"""
-What a remote place must offer so that its files can be fetched, resumed and verified: the one seam between schemes
+"""What a remote place must offer so that its files can be fetched, resumed and verified: the one seam between schemes
 and the transfer.
 """
 
@@ -13,8 +12,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """
-    One file as its store lists it.
+    """One file as its store lists it.
 
     `name` is its POSIX path relative to the place, as the store says it; whoever selects files checks it.
     `version` changes whenever the contents do (ETag, generation, commit), and is None where the store has no such
@@ -33,8 +31,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """
-    All files of a place.
+    """All files of a place.
 
     `place` is its canonical URI without secrets, a revision in it resolved to what cannot move; it is part of the
     cache's key. `is_file` says that the URI names one file and no directory. `revision` is the resolved one, if any.
@@ -47,13 +44,10 @@ class Listing:
 
 
 class Body(Protocol):
-    """
-    Bytes on their way, read by one thread: a loop would have only one processor for all of them.
-    """
+    """Bytes on their way, read by one thread: a loop would have only one processor for all of them."""
 
     def read(self, size: int, /) -> bytes:
-        """
-        The next bytes, at most `size`, as soon as there are any; none at the end. It blocks.
+        """The next bytes, at most `size`, as soon as there are any; none at the end. It blocks.
 
         Raises:
             StorageError: they do not come, or are not the ones that were asked for.
@@ -61,15 +55,12 @@ class Body(Protocol):
         ...
 
     def abort(self) -> None:
-        """
-        Have the `read` of another thread end soon, and bring nothing any more.
-        """
+        """Have the `read` of another thread end soon, and bring nothing any more."""
         ...
 
 
 class Store(Protocol):
-    """
-    One place, opened for one URI; used and closed in one event loop.
+    """One place, opened for one URI; used and closed in one event loop.
 
     It does not retry, wait or verify: the transfer does. What it raises tells the transfer what to do:
     `StorageUnavailableError` may pass and is tried again; every other `StorageError` is final, among them
@@ -91,21 +82,16 @@ class Store(Protocol):
         ...
 
     async def list(self) -> Listing:
-        """
-        Every file below the place, zero-byte files and dotfiles included.
-        """
+        """Every file below the place, zero-byte files and dotfiles included."""
         ...
 
     def read(self, file: RemoteFile, start: int, end: int) -> AbstractAsyncContextManager[Body]:
-        """
-        Exactly the bytes from `start` up to `end`, asked for on entering; a short answer, or other bytes, raise.
+        """Exactly the bytes from `start` up to `end`, asked for on entering; a short answer, or other bytes, raise.
 
         Leaving it early closes the connection; no thread may read by then.
         """
         ...
 
     async def close(self) -> None:
-        """
-        Let go of every connection.
-        """
+        """Let go of every connection."""
         ...

@@ -1,5 +1,4 @@
-"""
-`gs://BUCKET/PREFIX`: Google Cloud Storage, through its JSON API.
+"""`gs://BUCKET/PREFIX`: Google Cloud Storage, through its JSON API.
 
 Not through gcsfs, whose import unpickles `~/.gcs_tokens` and so runs whatever is in there, and whose requests wait for
 new tokens in the event loop and are tried again for half a minute.
@@ -34,9 +33,7 @@ _FIELDS = "name,size,generation,md5Hash,crc32c,contentEncoding"
 
 
 class GcsStore:
-    """
-    A prefix of a bucket, or one object.
-    """
+    """A prefix of a bucket, or one object."""
 
     is_fixed = False
 
@@ -112,8 +109,7 @@ class GcsStore:
 
 
 def parse(uri: str) -> ObjectLocation:
-    """
-    Read a `gs://` URI; its path is the name as it is, without any escapes.
+    """Read a `gs://` URI; its path is the name as it is, without any escapes.
 
     Raises:
         StorageError: it names no bucket.

@@ -1,6 +1,4 @@
-"""
-Tokens for Google Cloud Storage, from wherever google-auth finds them.
-"""
+"""Tokens for Google Cloud Storage, from wherever google-auth finds them."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 
 
 class GcsToken:
-    """
-    The token of a block of credentials, new when the old one expires; none for who is anonymous.
-    """
+    """The token of a block of credentials, new when the old one expires; none for who is anonymous."""
 
     def __init__(self, what: str, block: GcsCredentials) -> None:
         self.credential = "Google credentials"
@@ -35,8 +31,7 @@ class GcsToken:
         self._found: Credentials | None = None
 
     async def value(self) -> str | None:
-        """
-        The token to send now.
+        """The token to send now.
 
         Raises:
             AccessDeniedError: the credentials that are set up are none.
@@ -94,9 +89,7 @@ class GcsToken:
 
 
 def _find(block: GcsCredentials) -> tuple[str, Credentials]:
-    """
-    Credentials, and in words which.
-    """
+    """Credentials, and in words which."""
     import google.auth
 
     if block.key:
@@ -109,8 +102,7 @@ def _find(block: GcsCredentials) -> tuple[str, Credentials]:
 
 
 def _read(text: str) -> Credentials:
-    """
-    The credentials in the text of a JSON file.
+    """The credentials in the text of a JSON file.
 
     Only kinds that run no program, as some kinds do to get a token.
     """

@@ -1,6 +1,4 @@
-"""
-`https://HOST/FILE`, or `https://HOST/DIRECTORY/` with a file `SHA256SUMS` in it, since the web has no listings.
-"""
+"""`https://HOST/FILE`, or `https://HOST/DIRECTORY/` with a file `SHA256SUMS` in it, since the web has no listings."""
 
 from __future__ import annotations
 
@@ -26,16 +24,12 @@ _LARGEST_LISTING = 16 << 20
 
 
 def open_store(uri: str, settings: GlobalStorageConfig) -> Store:
-    """
-    The store of a web URL: Azure's has a listing.
-    """
+    """The store of a web URL: Azure's has a listing."""
     return AzureStore(uri, settings) if is_azure(uri) else HttpStore(uri, settings)
 
 
 class HttpStore:
-    """
-    One file on a web server, or a directory that lists its files itself.
-    """
+    """One file on a web server, or a directory that lists its files itself."""
 
     is_fixed = False
 
@@ -109,9 +103,7 @@ class HttpStore:
         return sums
 
     async def _file(self, name: str, url: URL, sha256: str | None = None) -> RemoteFile:
-        """
-        Asked for one byte, because what may be got by GET need not answer HEAD.
-        """
+        """Asked for one byte, because what may be got by GET need not answer HEAD."""
         what = self._what(name)
         headers = self._access.headers(http_client.range_header(0, 1))
         async with self._web.get(what, url, headers, self._access.access, also=416) as answer:
@@ -123,9 +115,7 @@ class HttpStore:
 
 
 def _url(uri: str) -> URL:
-    """
-    The URL, which may be written with characters that are not allowed in one; a signed query stays as it is.
-    """
+    """The URL, which may be written with characters that are not allowed in one; a signed query stays as it is."""
     is_escaped = uri.isascii() and not any(sign in uri for sign in ' "<>\\^`{|}')
     try:
         url = URL(uri.partition("#")[0], encoded=is_escaped)
@@ -155,9 +145,7 @@ def _condition(version: str | None) -> dict[str, str]:
 
 
 def _digests(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """
-    The digests that some servers send: RFC 9530's, and Artifactory's.
-    """
+    """The digests that some servers send: RFC 9530's, and Artifactory's."""
     fields = (field.strip() for field in headers.get("Repr-Digest", "").split(","))
     standard = next((field[len("sha-256=:") : -1] for field in fields if field.startswith("sha-256=:")), None)
     artifactory = headers.get("X-Checksum-Sha256", "").lower()

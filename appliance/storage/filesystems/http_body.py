@@ -1,6 +1,4 @@
-"""
-Answers over HTTP whose bodies are still to come.
-"""
+"""Answers over HTTP whose bodies are still to come."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ from appliance.storage.filesystems.base import Body
 
 
 class ResponseBody:
-    """
-    What urllib3 receives.
-    """
+    """What urllib3 receives."""
 
     def __init__(self, what: str, response: BaseHTTPResponse) -> None:
         self._what = what
@@ -46,17 +42,13 @@ class ResponseBody:
             self._response.shutdown()
 
     def close(self) -> None:
-        """
-        Let go of the connection, which can be used again when all has been read.
-        """
+        """Let go of the connection, which can be used again when all has been read."""
         with suppress(HTTPError, OSError):
             self._response.close()
 
 
 class ExactBody:
-    """
-    A body that must have `size` bytes, and no more.
-    """
+    """A body that must have `size` bytes, and no more."""
 
     def __init__(self, what: str, body: Body, size: int) -> None:
         self._what = what
@@ -76,9 +68,7 @@ class ExactBody:
 
 
 class Window:
-    """
-    The bytes from `start` up to `end` of another body.
-    """
+    """The bytes from `start` up to `end` of another body."""
 
     def __init__(self, body: Body, start: int, end: int) -> None:
         self._body = body
@@ -98,9 +88,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """
-    An answer from `url`, after redirects; its body is yet to come.
-    """
+    """An answer from `url`, after redirects; its body is yet to come."""
 
     what: str
     url: URL
@@ -110,15 +98,11 @@ class HttpResponse:
     body: ResponseBody
 
     async def read(self, most: int) -> bytes:
-        """
-        The body, or the beginning of a very long one.
-        """
+        """The body, or the beginning of a very long one."""
         return await in_thread(self._read, most)
 
     def close(self) -> None:
-        """
-        Let go of the connection.
-        """
+        """Let go of the connection."""
         self.body.close()
 
     def _read(self, most: int) -> bytes:
@@ -130,8 +114,7 @@ class HttpResponse:
 
 
 def part(answer: HttpResponse, size: int, start: int, end: int) -> Body:
-    """
-    The body of an answer that should have the bytes from `start` up to `end` of a file of `size` bytes.
+    """The body of an answer that should have the bytes from `start` up to `end` of a file of `size` bytes.
 
     Raises:
         ArtifactChangedError: the file has another size by now.
@@ -148,8 +131,6 @@ def part(answer: HttpResponse, size: int, start: int, end: int) -> Body:
 
 
 def next_page(answer: HttpResponse) -> URL | None:
-    """
-    Where an answer's Link header (RFC 8288) says that the rest of it is.
-    """
+    """Where an answer's Link header (RFC 8288) says that the rest of it is."""
     found = re.search(r"<([^>]*)>[^,]*;\s*rel=\"?next\b", answer.headers.get("Link", ""))
     return answer.url.join(URL(found[1], encoded=True)) if found else None

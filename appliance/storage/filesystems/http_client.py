@@ -1,5 +1,4 @@
-"""
-Ask HTTP servers for files and parts of files.
+"""Ask HTTP servers for files and parts of files.
 
 In threads and with urllib3: what an event loop reads, it reads on one processor, and copies more than once.
 """
@@ -48,16 +47,12 @@ The error for an answer that is no success, given what its body says; None leave
 
 
 def range_header(start: int, end: int) -> Mapping[str, str]:
-    """
-    The headers that ask for bytes as they are, from `start` up to `end`.
-    """
+    """The headers that ask for bytes as they are, from `start` up to `end`."""
     return {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
 
 
 class HttpClient:
-    """
-    An HTTP client for one store; it connects when it is first asked.
-    """
+    """An HTTP client for one store; it connects when it is first asked."""
 
     def __init__(self, transfer: TransferConfig) -> None:
         connect, silence = http_errors.patience(transfer)
@@ -76,8 +71,7 @@ class HttpClient:
         refusal: Refusal = lambda *_: None,
         also: int = 200,
     ) -> AsyncIterator[HttpResponse]:
-        """
-        The answer to a GET, after redirects; `also` is a status that is as good as a success.
+        """The answer to a GET, after redirects; `also` is a status that is as good as a success.
 
         Raises:
             StorageError: it is no success, or there is none.
@@ -88,9 +82,7 @@ class HttpClient:
             yield answer
 
     async def close(self) -> None:
-        """
-        Let go of every connection.
-        """
+        """Let go of every connection."""
         for pools, _ in self._ways.values():
             pools.clear()
 
@@ -130,9 +122,7 @@ class HttpClient:
         return response
 
     def _way_to(self, origin: URL) -> tuple[urllib3.PoolManager, Mapping[str, str]]:
-        """
-        Connections to a host, and the login that the user's environment has for it.
-        """
+        """Connections to a host, and the login that the user's environment has for it."""
         with self._finding:
             if origin not in self._ways:
                 self._ways[origin] = connections(origin, self._kept), login_for(origin)
@@ -160,9 +150,7 @@ async def _refused(answer: HttpResponse, access: AccessHint, refusal: Refusal) -
 
 
 def without_user(url: URL) -> tuple[URL, Mapping[str, str]]:
-    """
-    A URL without the user and password in it, and the header that says them.
-    """
+    """A URL without the user and password in it, and the header that says them."""
     if url.user is None and url.password is None:
         return url, {}
     login = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
@@ -170,8 +158,6 @@ def without_user(url: URL) -> tuple[URL, Mapping[str, str]]:
 
 
 def only_for(home: URL, given: Mapping[str, str]) -> Headers:
-    """
-    These headers for the host of a URL; for any other only what of them says which bytes are wanted.
-    """
+    """These headers for the host of a URL; for any other only what of them says which bytes are wanted."""
     elsewhere = {name: value for name, value in given.items() if name in ("Range", "Accept-Encoding")}
     return lambda url: given if url.origin() == home.origin() else elsewhere

@@ -1,6 +1,4 @@
-"""
-What the answers of stores, and the lack of one, are in our words: all of them speak HTTP in the end.
-"""
+"""What the answers of stores, and the lack of one, are in our words: all of them speak HTTP in the end."""
 
 from __future__ import annotations
 
@@ -36,26 +34,21 @@ _NEVER = frozenset({501, 505})
 
 @dataclass(frozen=True, slots=True)
 class AccessHint:
-    """
-    As whom we ask, and what to do where that is not enough.
-    """
+    """As whom we ask, and what to do where that is not enough."""
 
     credential: str
     remedy: str
 
 
 def patience(transfer: TransferConfig) -> tuple[float, float]:
-    """
-    The seconds that a vendor's client may take to connect, and may be silent: the transfer, which knows what silence
+    """The seconds that a vendor's client may take to connect, and may be silent: the transfer, which knows what silence
     means, loses its own patience sooner.
     """
     return min(10.0, transfer.stall_seconds), 2 * transfer.stall_seconds
 
 
 def refused(what: str, status: int, said: str, access: AccessHint, *, retry_after: float | None = None) -> StorageError:
-    """
-    The error for an HTTP status that is no success; `said` is what the store says about it, or "".
-    """
+    """The error for an HTTP status that is no success; `said` is what the store says about it, or ""."""
     answer = f"the store answers {status}" + (f" ({clean(said)})" if said else "")
     if status in (401, 403):
         return AccessDeniedError(f"{what}: {answer} to {access.credential}; {access.remedy}")
@@ -71,23 +64,18 @@ def refused(what: str, status: int, said: str, access: AccessHint, *, retry_afte
 
 
 def changed(what: str) -> ArtifactChangedError:
-    """
-    The error for a file that is not the one that was listed.
-    """
+    """The error for a file that is not the one that was listed."""
     return ArtifactChangedError(f"{what}: changed while it was fetched; try again when nobody writes to it")
 
 
 def cut(what: str, missing: int) -> StorageUnavailableError:
-    """
-    The error for an answer that ended early, or went on too long.
-    """
+    """The error for an answer that ended early, or went on too long."""
     words = f"ends {missing:,} bytes early" if missing > 0 else "is longer than what was asked for"
     return StorageUnavailableError(f"{what}: the answer {words}; try again, or check proxies on the way")
 
 
 def check_part(what: str, content_range: str | None, size: int, start: int, end: int) -> None:
-    """
-    Return when an answer's Content-Range says that it has the bytes from `start` up to `end` of `size`.
+    """Return when an answer's Content-Range says that it has the bytes from `start` up to `end` of `size`.
 
     Raises:
         ArtifactChangedError: the file has another size by now.
@@ -106,17 +94,13 @@ def check_part(what: str, content_range: str | None, size: int, start: int, end:
 
 
 def total_size(content_range: str | None) -> int | None:
-    """
-    The size of the whole file, as a Content-Range says.
-    """
+    """The size of the whole file, as a Content-Range says."""
     found = _CONTENT_RANGE.fullmatch(content_range or "")
     return int(found[3]) if found and found[3] != "*" else None
 
 
 def unanswered(what: str, error: BaseException) -> StorageError:
-    """
-    The error for a connection that did not come about, or broke.
-    """
+    """The error for a connection that did not come about, or broke."""
     causes = tuple(_causes(error))
     if found := next((cause for cause in causes if isinstance(cause, _CERTIFICATES)), None):
         said = clean(str(found))
@@ -149,9 +133,7 @@ def _is_late(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """
-    An error and what led to it: urllib3 names it, aiohttp wraps it, and others raise from it.
-    """
+    """An error and what led to it: urllib3 names it, aiohttp wraps it, and others raise from it."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -165,14 +147,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def clean(text: str) -> str:
-    """
-    What a vendor says, on one line, without secrets and not too much of it.
-    """
+    """What a vendor says, on one line, without secrets and not too much of it."""
     return redact(" ".join(text.split()))[:_LONGEST]
 
 
 def retry_after(value: str | None) -> float | None:
-    """
-    The seconds of a Retry-After header; a date is not waited for.
-    """
+    """The seconds of a Retry-After header; a date is not waited for."""
     return float(value) if value and value.isascii() and value.isdigit() else None

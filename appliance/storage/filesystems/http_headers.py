@@ -1,6 +1,4 @@
-"""
-The headers that each web server wants, from the config, the URI or KServe's variables.
-"""
+"""The headers that each web server wants, from the config, the URI or KServe's variables."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from appliance.storage.filesystems.http_errors import AccessHint
 
 
 class HttpHeaders:
-    """
-    What each host may see of what we know, for requests that begin at one URL.
-    """
+    """What each host may see of what we know, for requests that begin at one URL."""
 
     def __init__(self, url: URL, login: Mapping[str, str], blocks: Sequence[HttpCredentials]) -> None:
         self._url = url
@@ -28,9 +24,7 @@ class HttpHeaders:
 
     @property
     def credential(self) -> str:
-        """
-        Which credential the first host sees.
-        """
+        """Which credential the first host sees."""
         if self._login:
             return "the user in the URI"
         if self._block(self._url):
@@ -41,15 +35,11 @@ class HttpHeaders:
 
     @property
     def access(self) -> AccessHint:
-        """
-        As whom we ask, and what to do where that is not enough.
-        """
+        """As whom we ask, and what to do where that is not enough."""
         return AccessHint(self.credential, f"give {self._url.host} its headers in storage.credentials.http")
 
     def headers(self, more: Mapping[str, str]) -> Headers:
-        """
-        The headers for each URL on the way: each host gets its own, and none in the clear that came over TLS.
-        """
+        """The headers for each URL on the way: each host gets its own, and none in the clear that came over TLS."""
 
         def headers_for(url: URL) -> Mapping[str, str]:
             if self._url.scheme == "https" and url.scheme != "https":

@@ -1,5 +1,4 @@
-"""
-`hf://OWNER/NAME@REVISION/path`: models of the Hugging Face hub, or of a mirror that `HF_ENDPOINT` names.
+"""`hf://OWNER/NAME@REVISION/path`: models of the Hugging Face hub, or of a mirror that `HF_ENDPOINT` names.
 
 Through the hub's own HTTP interface (https://huggingface.co/docs/hub/api), and not through huggingface_hub: its
 downloads keep no bound on memory, and a process that serves tells that library to ask nobody.
@@ -43,9 +42,7 @@ _LARGEST_PAGE = 64 << 20
 
 
 class HubStore:
-    """
-    One revision of a model, a directory or a file in it.
-    """
+    """One revision of a model, a directory or a file in it."""
 
     def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         self._wanted = parse(uri)
@@ -130,9 +127,7 @@ class HubStore:
         return model
 
     async def _revisions(self) -> str:
-        """
-        What to say about a revision that is not there.
-        """
+        """What to say about a revision that is not there."""
         if self._wanted.is_commit:
             return "the model has no such commit; check it, or name a branch"
         refs = await self._json(f"api/models/{self._wanted.name}/refs")
@@ -145,9 +140,7 @@ class HubStore:
         return (await self._page(self._at(path)))[0]
 
     async def _tree(self) -> Mapping[str, RemoteFile]:
-        """
-        All files page by page, as mirrors list them whose answer about a model has no sizes.
-        """
+        """All files page by page, as mirrors list them whose answer about a model has no sizes."""
         path = f"api/models/{self._wanted.name}/tree/{self._wanted.revision}?recursive=true"
         url: URL | None = self._at(path)
         files: dict[str, RemoteFile] = {}
@@ -157,9 +150,7 @@ class HubStore:
         return files
 
     async def _page(self, url: URL) -> tuple[Any, URL | None]:  # Any: JSON
-        """
-        An answer, and where the rest of it is.
-        """
+        """An answer, and where the rest of it is."""
         headers = self._headers({"Accept-Encoding": "identity"})
         async with self._get(self._uri, url, headers) as answer:
             text = await answer.read(_LARGEST_PAGE)
@@ -171,9 +162,7 @@ class HubStore:
             ) from error
 
     def _refusal(self, answer: HttpResponse, _said: str) -> StorageError | None:
-        """
-        The codes of https://huggingface.co's answers; statuses alone do not tell absent from private from gated.
-        """
+        """The codes of https://huggingface.co's answers; statuses alone do not tell absent from private from gated."""
         what, name = self._uri, self._wanted.name
         page = f"{self._hub.endpoint}/{name}"
         code = answer.headers.get("X-Error-Code", "")
@@ -195,6 +184,4 @@ class HubStore:
 
 
 class _NoRevisionError(ArtifactNotFoundError):
-    """
-    The model is there, and this revision of it is not.
-    """
+    """The model is there, and this revision of it is not."""

@@ -1,6 +1,4 @@
-"""
-Which hub is asked and with which token, as huggingface_hub would choose them.
-"""
+"""Which hub is asked and with which token, as huggingface_hub would choose them."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ _ENDPOINT = "https://huggingface.co"
 
 @dataclass(frozen=True, slots=True)
 class HubAuth:
-    """
-    The address of a hub and what it wants to see.
-    """
+    """The address of a hub and what it wants to see."""
 
     endpoint: URL
     credential: str
@@ -31,16 +27,12 @@ class HubAuth:
 
     @property
     def access(self) -> AccessHint:
-        """
-        As whom we ask, and what to do where that is not enough.
-        """
+        """As whom we ask, and what to do where that is not enough."""
         return AccessHint(self.credential, "set HF_TOKEN to a valid token that may read the model")
 
 
 def access_to(owner: str, config: CredentialsConfig, environ: Mapping[str, str]) -> HubAuth:
-    """
-    The config's token and endpoint for an owner's models, or those of the user's variables and files.
-    """
+    """The config's token and endpoint for an owner's models, or those of the user's variables and files."""
     block = block_for(config.hf, "owner", owner) or HubCredentials()
     address = block.endpoint_url or environ.get("HF_ENDPOINT") or _ENDPOINT
     endpoint, login = without_user(URL(address.rstrip("/")))
@@ -59,9 +51,7 @@ def _bearer(token: str) -> Mapping[str, str]:
 
 
 def _token(environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """
-    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
-    """
+    """https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables"""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if token := environ.get(name, "").strip():
             return name, token

@@ -1,6 +1,4 @@
-"""
-The files of a model as a hub lists them, in either of its two ways.
-"""
+"""The files of a model as a hub lists them, in either of its two ways."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ Json = Mapping[str, Any]  # Any: JSON
 
 
 def siblings(model: Json) -> Mapping[str, RemoteFile] | None:
-    """
-    The files in what a hub says about a model, by their names; None where it leaves out how large they are.
-    """
+    """The files in what a hub says about a model, by their names; None where it leaves out how large they are."""
     entries = model.get("siblings") or ()
     if not all(isinstance(entry.get("size"), int) for entry in entries):
         return None
@@ -31,8 +27,7 @@ def siblings(model: Json) -> Mapping[str, RemoteFile] | None:
 
 
 def in_tree(uri: str, entries: object) -> Mapping[str, RemoteFile]:
-    """
-    The files in a page of a model's tree, by their names.
+    """The files in a page of a model's tree, by their names.
 
     Raises:
         StorageError: it is no such page.
@@ -47,9 +42,7 @@ def in_tree(uri: str, entries: object) -> Mapping[str, RemoteFile]:
 
 
 def absent(path: str, names: Collection[str]) -> str:
-    """
-    What to say about a path that is not among the names of files.
-    """
+    """What to say about a path that is not among the names of files."""
     if not names:
         return "the model has no files; check the name and the revision"
     parts = [name.split("/") for name in names]
@@ -63,8 +56,6 @@ def _files(entries: Any) -> Iterable[Json]:  # Any: JSON
 
 
 def _file(name: str, size: int, blob: str | None, sha256: str | None) -> RemoteFile:
-    """
-    A large file has its SHA-256, and any other git's digest of its blob.
-    """
+    """A large file has its SHA-256, and any other git's digest of its blob."""
     digests = only_known([("sha256", sha256), ("git-blob-sha1", None if sha256 else blob)])
     return RemoteFile(name, size, next(iter(digests.values()), None), digests)

@@ -1,6 +1,4 @@
-"""
-`hf://OWNER/NAME@REVISION/path`: how models of the Hugging Face hub are named.
-"""
+"""`hf://OWNER/NAME@REVISION/path`: how models of the Hugging Face hub are named."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ _OTHER_KINDS = frozenset({"datasets", "spaces", "buckets", "kernels"})
 
 @dataclass(frozen=True, slots=True)
 class HubUri:
-    """
-    A file or directory in one revision of a model; `path` is "" for all of it.
-    """
+    """A file or directory in one revision of a model; `path` is "" for all of it."""
 
     name: str
     revision: str
@@ -43,22 +39,17 @@ class HubUri:
 
     @property
     def owner(self) -> str:
-        """
-        Who the model belongs to; "" for those from before there were owners.
-        """
+        """Who the model belongs to; "" for those from before there were owners."""
         return self.name.rpartition("/")[0]
 
     @property
     def is_commit(self) -> bool:
-        """
-        Whether the revision is one that cannot move.
-        """
+        """Whether the revision is one that cannot move."""
         return bool(_COMMIT.fullmatch(self.revision))
 
 
 def parse(uri: str) -> HubUri:
-    """
-    Read an `hf://` URI; without a revision it is `main`.
+    """Read an `hf://` URI; without a revision it is `main`.
 
     Raises:
         StorageError: it does not name a model, or its path leads elsewhere.

@@ -1,6 +1,4 @@
-"""
-Plain paths and `file://`: what already lies on a disk, used in place.
-"""
+"""Plain paths and `file://`: what already lies on a disk, used in place."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from appliance.storage.uri import redact, scheme_of
 
 
 def find(storage: StorageConfig, _settings: GlobalStorageConfig, _report: Report) -> Path:
-    """
-    The directory or file itself, not a copy: a mounted volume may be larger than any cache.
+    """The directory or file itself, not a copy: a mounted volume may be larger than any cache.
 
     Raises:
         ArtifactNotFoundError: it is not there, or an empty directory.
@@ -45,9 +42,7 @@ def find(storage: StorageConfig, _settings: GlobalStorageConfig, _report: Report
 
 
 def _path(uri: str) -> Path:
-    """
-    The absolute path a URI or a plain path means; links stay links, because volumes swap their targets.
-    """
+    """The absolute path a URI or a plain path means; links stay links, because volumes swap their targets."""
     if "\0" in uri:
         raise StorageError(f"{uri!r}: a path cannot hold a NUL character; remove it")
     if scheme_of(uri) == "file":
@@ -59,9 +54,7 @@ def _path(uri: str) -> Path:
 
 
 def _from_uri(uri: str) -> Path:
-    """
-    RFC 8089: an authority, empty or `localhost`, then an absolute percent-encoded path.
-    """
+    """RFC 8089: an authority, empty or `localhost`, then an absolute percent-encoded path."""
     rest = uri[len("file:") :]
     authority, path = "", rest
     if rest.startswith("//"):
@@ -82,9 +75,7 @@ def _from_uri(uri: str) -> Path:
 
 
 def _absent(path: Path) -> str:
-    """
-    What to say about a path that is not there: how far it does exist, and what is like it.
-    """
+    """What to say about a path that is not there: how far it does exist, and what is like it."""
     if path.is_symlink():
         return f"{path}: a link to {path.readlink()}, which does not exist"
     above = next(parent for parent in path.parents if parent.exists())

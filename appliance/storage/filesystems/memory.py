@@ -1,6 +1,4 @@
-"""
-`memory://NAME`: files in this process, the plainest store there is; for tests, and as the pattern of a store.
-"""
+"""`memory://NAME`: files in this process, the plainest store there is; for tests, and as the pattern of a store."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ PLACES: MutableMapping[str, MutableMapping[str, bytes]] = {}
 
 
 class MemoryStore:
-    """
-    One place of `PLACES`, or one file in it.
-    """
+    """One place of `PLACES`, or one file in it."""
 
     is_fixed = False
     credential = "none"
@@ -54,9 +50,7 @@ class MemoryStore:
 
 
 class _Bytes(BytesIO):
-    """
-    Bytes that are all there.
-    """
+    """Bytes that are all there."""
 
     def abort(self) -> None:
         self.seek(0, SEEK_END)

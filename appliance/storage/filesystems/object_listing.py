@@ -1,6 +1,4 @@
-"""
-What object stores have in common when they are listed: keys, and no directories.
-"""
+"""What object stores have in common when they are listed: keys, and no directories."""
 
 from __future__ import annotations
 
@@ -33,42 +31,30 @@ class ObjectLocation:
 
     @property
     def prefix(self) -> str:
-        """
-        What the keys below the place begin with: whole segments, so that `model` never brings `model-v2`.
-        """
+        """What the keys below the place begin with: whole segments, so that `model` never brings `model-v2`."""
         return f"{self.path}/" if self.path else ""
 
     @property
     def parent(self) -> str:
-        """
-        What the place's own key begins with before its last segment.
-        """
+        """What the place's own key begins with before its last segment."""
         return self.path[: self.path.rfind("/") + 1]
 
     @property
     def last(self) -> str:
-        """
-        The last segment of the place's own key.
-        """
+        """The last segment of the place's own key."""
         return self.path[self.path.rfind("/") + 1 :]
 
     def key(self, name: str, *, is_file: bool) -> str:
-        """
-        The key of a file by its name.
-        """
+        """The key of a file by its name."""
         return (self.parent if is_file else self.prefix) + name
 
     def name(self, key: str) -> str | None:
-        """
-        The name of a key below the place; None for a marker that only says that there is a directory.
-        """
+        """The name of a key below the place; None for a marker that only says that there is a directory."""
         return None if key.endswith("/") else key.removeprefix(self.prefix)
 
 
 def place_of(bucket: str, path: str) -> ObjectLocation:
-    """
-    The place of a URI's path: a `/` at the end says that it is no object.
-    """
+    """The place of a URI's path: a `/` at the end says that it is no object."""
     return ObjectLocation(bucket, path.strip("/"), must_be_directory=path.endswith("/"))
 
 
@@ -78,8 +64,7 @@ async def find(
     below: Callable[[], Awaitable[Sequence[RemoteFile]]],
     alone: Callable[[], Awaitable[RemoteFile]],
 ) -> Listing:
-    """
-    What lies at a place: the files `below` it, or else the one object that is there `alone`.
+    """What lies at a place: the files `below` it, or else the one object that is there `alone`.
 
     Raises:
         ArtifactNotFoundError: neither.
@@ -101,9 +86,7 @@ async def find(
 
 
 async def each(ask: Callable[[Item], Awaitable[Result]], items: Iterable[Item]) -> list[Result]:
-    """
-    The answers for all items, some at once; the first error ends the others and is raised as it is.
-    """
+    """The answers for all items, some at once; the first error ends the others and is raised as it is."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one(item: Item) -> Result:
@@ -121,9 +104,7 @@ async def each(ask: Callable[[Item], Awaitable[Result]], items: Iterable[Item]) 
 
 
 def hexadecimal(encoded: str | None, length: int) -> str | None:
-    """
-    A digest of `length` bytes as hex, from base64; None where it is none, such as one over the digests of parts.
-    """
+    """A digest of `length` bytes as hex, from base64; None where it is none, such as one over the digests of parts."""
     try:
         raw = base64.b64decode(encoded or "", validate=True)
     except (binascii.Error, ValueError):
@@ -132,15 +113,11 @@ def hexadecimal(encoded: str | None, length: int) -> str | None:
 
 
 def only_known(digests: Iterable[tuple[str, str | None]]) -> dict[str, str]:
-    """
-    The digests that there are.
-    """
+    """The digests that there are."""
     return {algorithm: digest for algorithm, digest in digests if digest}
 
 
 def md5_of_etag(etag: str | None) -> str | None:
-    """
-    The MD5 that an ETag of S3 is for an object that came in one part.
-    """
+    """The MD5 that an ETag of S3 is for an object that came in one part."""
     plain = (etag or "").strip('"')
     return plain if re.fullmatch("[0-9a-f]{32}", plain) else None

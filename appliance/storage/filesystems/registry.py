@@ -1,6 +1,4 @@
-"""
-The one table of storage schemes, and the one way into it.
-"""
+"""The one table of storage schemes, and the one way into it."""
 
 from __future__ import annotations
 
@@ -35,8 +33,7 @@ class RemoteBackend:
     opener: str
 
     def open(self, uri: str, settings: GlobalStorageConfig) -> Store:
-        """
-        The store of a URI; nothing is asked of it yet.
+        """The store of a URI; nothing is asked of it yet.
 
         Raises:
             StorageError: the URI is not as this scheme's are.
@@ -70,8 +67,7 @@ SCHEMES: Mapping[str, Bring] = {
 
 
 def backend_for(uri: str) -> Bring:
-    """
-    The row of the table that a URI leads to.
+    """The row of the table that a URI leads to.
 
     Raises:
         StorageError: there is none.

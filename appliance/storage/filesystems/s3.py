@@ -1,5 +1,4 @@
-"""
-`s3://BUCKET/PREFIX`: Amazon S3, and every store that speaks like it.
+"""`s3://BUCKET/PREFIX`: Amazon S3, and every store that speaks like it.
 
 Through botocore, in threads, and not through s3fs, which lists without checksums, puts an errno in the place of the
 store's code, tries again on its own, and receives everything on one processor.
@@ -37,9 +36,7 @@ from appliance.storage.uri import redact
 
 
 class S3Store:
-    """
-    A prefix of a bucket, or one object.
-    """
+    """A prefix of a bucket, or one object."""
 
     is_fixed = False
 
@@ -117,9 +114,7 @@ class S3Store:
         return await self._file(client, self._place.path, self._place.last)
 
     async def _file(self, client: Any, key: str, name: str, listed: int | None = None) -> RemoteFile:  # Any: as above
-        """
-        Asked one by one, because a listing has no checksums, and does not say whether an ETag is an MD5.
-        """
+        """Asked one by one, because a listing has no checksums, and does not say whether an ETag is an MD5."""
         if listed == 0:
             return RemoteFile(name, 0)
         with self._faults(f"{self._uri}: {name}"):
@@ -128,8 +123,7 @@ class S3Store:
 
 
 def parse(uri: str) -> ObjectLocation:
-    """
-    Read an `s3://` URI; its path is the key as it is, without any escapes.
+    """Read an `s3://` URI; its path is the key as it is, without any escapes.
 
     Raises:
         StorageError: it names no bucket.

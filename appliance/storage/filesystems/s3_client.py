@@ -1,6 +1,4 @@
-"""
-A client for S3 and what speaks like it, set up as AWS's own tools, and KServe's, would be.
-"""
+"""A client for S3 and what speaks like it, set up as AWS's own tools, and KServe's, would be."""
 
 from __future__ import annotations
 
@@ -20,18 +18,14 @@ REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or storag
 
 @dataclass(frozen=True, slots=True)
 class S3Client:
-    """
-    An open client, which many threads may use, and as whom it asks.
-    """
+    """An open client, which many threads may use, and as whom it asks."""
 
     client: Any  # Any: botocore makes its clients at run time, from tables
     access: AccessHint
 
 
 def open_client(block: S3Credentials, transfer: TransferConfig) -> S3Client:
-    """
-    A client with the keys that a block has, or that AWS's own tools would find.
-    """
+    """A client with the keys that a block has, or that AWS's own tools would find."""
     from botocore.session import Session  # type: ignore[import-untyped] # has no types
 
     session = Session(profile=block.profile)
@@ -97,9 +91,7 @@ def _keys(session: Any, block: S3Credentials) -> tuple[str, dict[str, str | None
 
 
 def _kserve_endpoint(environ: Mapping[str, str]) -> str | None:
-    """
-    The endpoint that KServe's variables name, unless one of AWS's own does, which botocore reads itself.
-    """
+    """The endpoint that KServe's variables name, unless one of AWS's own does, which botocore reads itself."""
     endpoint = environ.get("S3_ENDPOINT")
     if not endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL"):
         return None

@@ -1,6 +1,4 @@
-"""
-What botocore raises, in our words.
-"""
+"""What botocore raises, in our words."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ _PASSING = frozenset({"RequestTimeout", "SlowDown", "InternalError", "ServiceUna
 
 @contextmanager
 def s3_faults(what: str, bucket: str, access: AccessHint) -> Iterator[None]:
-    """
-    Turn what work on a bucket raises into errors of ours.
-    """
+    """Turn what work on a bucket raises into errors of ours."""
     from botocore import exceptions as boto  # type: ignore[import-untyped] # has no types
 
     try:

@@ -1,6 +1,4 @@
-"""
-`SHA256SUMS`: the file that `sha256sum` writes, as the listing of a directory on a web server.
-"""
+"""`SHA256SUMS`: the file that `sha256sum` writes, as the listing of a directory on a web server."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ _LINE = re.compile(r"(?P<sum>[0-9a-fA-F]{64}) [ *](?P<name>.+)|SHA256 \((?P<tagg
 
 
 def parse(what: str, text: str) -> Mapping[str, str]:
-    """
-    The digest of each file by its name, in the order of the file.
+    """The digest of each file by its name, in the order of the file.
 
     Raises:
         ArtifactCorruptError: it is no such file, or names something elsewhere.

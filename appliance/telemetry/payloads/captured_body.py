@@ -1,14 +1,10 @@
-"""
-A copy of what passes by in one request: as much as may be kept, and nothing held up.
-"""
+"""A copy of what passes by in one request: as much as may be kept, and nothing held up."""
 
 from __future__ import annotations
 
 
 class CapturedBody:
-    """
-    The beginning of a body, up to `most` bytes.
-    """
+    """The beginning of a body, up to `most` bytes."""
 
     __slots__ = ("_chunks", "_left", "is_cut", "media_type")
 
@@ -19,9 +15,7 @@ class CapturedBody:
         self.media_type = "application/json"
 
     def add(self, chunk: bytes) -> None:
-        """
-        Take in what came next.
-        """
+        """Take in what came next."""
         if len(chunk) > self._left:
             chunk, self.is_cut = chunk[: self._left], True
         if chunk:
@@ -29,16 +23,12 @@ class CapturedBody:
             self._chunks.append(chunk)
 
     def whole(self) -> bytes:
-        """
-        All of it.
-        """
+        """All of it."""
         return b"".join(self._chunks)
 
 
 class BodyCapture:
-    """
-    The two bodies of a request.
-    """
+    """The two bodies of a request."""
 
     __slots__ = ("request", "response")
 

@@ -1,5 +1,4 @@
-"""
-A payload as a CloudEvent in structured JSON.
+"""A payload as a CloudEvent in structured JSON.
 
 Source: https://github.com/cloudevents/spec, cloudevents/spec.md and formats/json-format.md. Types and extensions are
 those of KServe's logger (https://github.com/kserve/kserve, pkg/logger/worker.go); as there, the events of a request
@@ -24,9 +23,7 @@ MEDIA_TYPE = "application/cloudevents+json"
 
 @dataclass(frozen=True, slots=True)
 class PayloadEvent:
-    """
-    One body, and whose it is; `at` is a moment of the monotonic clock.
-    """
+    """One body, and whose it is; `at` is a moment of the monotonic clock."""
 
     side: Side
     id: str
@@ -39,9 +36,7 @@ class PayloadEvent:
 
 
 def event(payload: PayloadEvent, source: str) -> bytes:
-    """
-    The event, in one line.
-    """
+    """The event, in one line."""
     at = datetime.fromtimestamp(time.time() - time.monotonic() + payload.at, UTC)
     attributes = {
         "specversion": "1.0",
@@ -57,9 +52,7 @@ def event(payload: PayloadEvent, source: str) -> bytes:
 
 
 def _data(payload: PayloadEvent) -> Mapping[str, object]:
-    """
-    JSON as it came, text as text, anything else in base64.
-    """
+    """JSON as it came, text as text, anything else in base64."""
     kind = payload.media_type.partition(";")[0].strip().lower()
     if not payload.is_cut and (kind == "application/json" or kind.endswith("+json")):
         try:

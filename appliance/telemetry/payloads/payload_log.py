@@ -1,6 +1,4 @@
-"""
-Payloads on their way to their sink, beside the requests they are of.
-"""
+"""Payloads on their way to their sink, beside the requests they are of."""
 
 from __future__ import annotations
 
@@ -38,8 +36,7 @@ _FLUSH_SECONDS = 3.0
 
 
 class PayloadLog:
-    """
-    Copies what a section asks for, and brings it to its sink; None copies nothing.
+    """Copies what a section asks for, and brings it to its sink; None copies nothing.
 
     `facts` are attributes of every event, `source` says whose they are.
     """
@@ -55,24 +52,18 @@ class PayloadLog:
         self._told = -_TELL_SECONDS
 
     def apply(self, config: PayloadLogConfig | None) -> None:
-        """
-        Go by this section from now on; what waits goes to its sink.
-        """
+        """Go by this section from now on; what waits goes to its sink."""
         self._config = config
 
     def copy(self) -> BodyCapture | None:
-        """
-        Where to copy a request that begins now; None where it is not to be logged.
-        """
+        """Where to copy a request that begins now; None where it is not to be logged."""
         config = self._config
         if config is None or random.random() >= config.sample:  # noqa: S311 - not a secret
             return None
         return BodyCapture(config.max_bytes)
 
     def take(self, record: RequestContext, copy: BodyCapture) -> None:
-        """
-        Log a request that has ended, if a model was asked.
-        """
+        """Log a request that has ended, if a model was asked."""
         config = self._config
         if config is None or record.operation is None:
             return
@@ -82,9 +73,7 @@ class PayloadLog:
             self._put(config, record, "response", copy.response, record.ended or record.began)
 
     async def stop(self) -> None:
-        """
-        Send what waits, as far as there is time; the rest is dropped.
-        """
+        """Send what waits, as far as there is time; the rest is dropped."""
         if self._writer is not None:
             deadline = time.monotonic() + _FLUSH_SECONDS
             # Polled: the writer says nothing of its last event, and this is seldom in a process's life.

@@ -1,6 +1,4 @@
-"""
-Where payloads go.
-"""
+"""Where payloads go."""
 
 from __future__ import annotations
 
@@ -19,32 +17,22 @@ _SECONDS = 10.0
 
 
 class Sink(Protocol):
-    """
-    Takes events.
-    """
+    """Takes events."""
 
     async def send(self, events: Sequence[bytes]) -> list[str]:
-        """
-        Bring the events where they belong; why it failed, once for each that did not get there.
-        """
+        """Bring the events where they belong; why it failed, once for each that did not get there."""
 
     async def close(self) -> None:
-        """
-        Let go of everything; safe to call twice.
-        """
+        """Let go of everything; safe to call twice."""
 
 
 def sink_of(config: PayloadLogConfig) -> Sink:
-    """
-    The sink that a section names.
-    """
+    """The sink that a section names."""
     return FileSink(Path(config.sink)) if config.sink.startswith("/") else HttpSink(config)
 
 
 class FileSink:
-    """
-    Lines at the end of a file, which is opened each time: it may be moved away meanwhile.
-    """
+    """Lines at the end of a file, which is opened each time: it may be moved away meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,9 +54,7 @@ class FileSink:
 
 
 class HttpSink:
-    """
-    A URL that each event is posted to.
-    """
+    """A URL that each event is posted to."""
 
     def __init__(self, config: PayloadLogConfig) -> None:
         self._url = config.sink

@@ -1,6 +1,4 @@
-"""
-OpenTelemetry's part of it: the one module that imports its SDK.
-"""
+"""OpenTelemetry's part of it: the one module that imports its SDK."""
 
 from __future__ import annotations
 
@@ -35,24 +33,18 @@ _DELAY_MS = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """
-    The span of a request under way; `epoch_ns` is when the monotonic clock was 0, in nanoseconds since 1970.
-    """
+    """The span of a request under way; `epoch_ns` is when the monotonic clock was 0, in nanoseconds since 1970."""
 
     span: trace.Span
     epoch_ns: int
 
     def at(self, moment: float) -> int:
-        """
-        A moment of the monotonic clock as OpenTelemetry has it.
-        """
+        """A moment of the monotonic clock as OpenTelemetry has it."""
         return self.epoch_ns + int(moment * 1e9)
 
 
 class SpanExporter:
-    """
-    Spans on their way to one collector.
-    """
+    """Spans on their way to one collector."""
 
     def __init__(self, config: TracingConfig) -> None:
         headers = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
@@ -67,9 +59,7 @@ class SpanExporter:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, record: RequestContext, headers: Mapping[str, str]) -> Open:
-        """
-        The span of a request that begins now; the record gets what carries its trace on.
-        """
+        """The span of a request that begins now; the record gets what carries its trace on."""
         epoch_ns = time.time_ns() - time.monotonic_ns()
         # An empty context of its own: the process's current one is somebody else's.
         parent = self._propagator.extract(dict(headers), context=Context())
@@ -86,9 +76,7 @@ class SpanExporter:
         return Open(span, epoch_ns)
 
     def end(self, record: RequestContext, begun: Open) -> None:
-        """
-        End the span of a request, and tell what is below it.
-        """
+        """End the span of a request, and tell what is below it."""
         span = begun.span
         if span.is_recording():
             span.update_name(spans.name(record))
@@ -102,9 +90,7 @@ class SpanExporter:
         span.end(begun.at(record.ended or record.began))
 
     def close(self, seconds: float) -> None:
-        """
-        Send what waits, up to `seconds`; blocks.
-        """
+        """Send what waits, up to `seconds`; blocks."""
         self._processor.force_flush(int(seconds * 1000))
         self._provider.shutdown()
 

@@ -1,5 +1,4 @@
-"""
-The spans of a request that has ended, out of what its record says.
+"""The spans of a request that has ended, out of what its record says.
 
 Source of the names of attributes: https://opentelemetry.io/docs/specs/semconv/, those of HTTP, RPC and generative AI.
 """
@@ -26,9 +25,7 @@ _WORDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SpanPart:
-    """
-    One span below the request's, between two moments of the monotonic clock, with those below it.
-    """
+    """One span below the request's, between two moments of the monotonic clock, with those below it."""
 
     name: str
     began: float
@@ -38,18 +35,14 @@ class SpanPart:
 
 
 def name(record: RequestContext) -> str:
-    """
-    The name of the request's span: its route, which is one of a few.
-    """
+    """The name of the request's span: its route, which is one of a few."""
     if record.method:
         return f"{record.method} {record.route}" if record.route else record.method
     return (record.route or "").removeprefix("/")
 
 
 def attributes(record: RequestContext) -> dict[str, Value]:
-    """
-    What the request's span says.
-    """
+    """What the request's span says."""
     facts: Mapping[str, Value | None] = {
         "http.request.method": record.method or None,
         "http.route": record.route if record.method else None,
@@ -72,9 +65,7 @@ def attributes(record: RequestContext) -> dict[str, Value]:
 
 
 def parts(record: RequestContext) -> Iterator[SpanPart]:
-    """
-    Admission and engine, as far as the request got.
-    """
+    """Admission and engine, as far as the request got."""
     if record.operation is None or record.ended is None:
         return
     admitted = record.admitted
@@ -88,9 +79,7 @@ def parts(record: RequestContext) -> Iterator[SpanPart]:
 
 
 def _waiting(record: RequestContext, after: float, until: float | None) -> tuple[SpanPart, ...]:
-    """
-    The wait that began after one moment and ended at another, if there was one.
-    """
+    """The wait that began after one moment and ended at another, if there was one."""
     queued = record.queued
     if queued is None or until is None or not after <= queued <= until:
         return ()

@@ -1,6 +1,4 @@
-"""
-The way of a request's trace: taken in with its headers, passed on with them, told at its end.
-"""
+"""The way of a request's trace: taken in with its headers, passed on with them, told at its end."""
 
 from __future__ import annotations
 
@@ -26,18 +24,14 @@ A request's headers by lower-case name, read only where somebody traces.
 
 @dataclass(frozen=True, slots=True)
 class RequestSpan:
-    """
-    A request that is traced, and by whom.
-    """
+    """A request that is traced, and by whom."""
 
     exporting: SpanExporter
     open: Open
 
 
 class Tracer:
-    """
-    Traces requests as a section says; None traces none, and costs nothing.
-    """
+    """Traces requests as a section says; None traces none, and costs nothing."""
 
     def __init__(self, config: TracingConfig | None) -> None:
         self._config: TracingConfig | None = None
@@ -46,8 +40,7 @@ class Tracer:
         self.apply(config)
 
     def apply(self, config: TracingConfig | None) -> None:
-        """
-        Go by this section from now on; requests under way are told where they began.
+        """Go by this section from now on; requests under way are told where they began.
 
         Raises:
             MissingExtraError: OpenTelemetry is not installed.
@@ -63,22 +56,16 @@ class Tracer:
             self._exporting = SpanExporter(config)
 
     def begin(self, record: RequestContext, headers: Headers) -> RequestSpan | None:
-        """
-        Trace a request that begins now; None where nobody traces.
-        """
+        """Trace a request that begins now; None where nobody traces."""
         exporting = self._exporting
         return None if exporting is None else RequestSpan(exporting, exporting.begin(record, headers()))
 
     def end(self, record: RequestContext, traced: RequestSpan) -> None:
-        """
-        Tell of a request that has ended, unless it is a probe.
-        """
+        """Tell of a request that has ended, unless it is a probe."""
         if not record.is_probe:
             traced.exporting.end(record, traced.open)
 
     async def stop(self) -> None:
-        """
-        Send what waits, as far as there is time.
-        """
+        """Send what waits, as far as there is time."""
         every = [*self._past, *([self._exporting] if self._exporting else [])]
         await asyncio.gather(*(asyncio.to_thread(each.close, _FLUSH_SECONDS) for each in every))

@@ -1,5 +1,4 @@
-"""
-What KServe's own clients send, row by row, for their own environment.
+"""What KServe's own clients send, row by row, for their own environment.
 
 ``python kserve_client.py HTTP_PORT GRPC_PORT MODEL`` asks a model that doubles numbers and raises texts, and prints one
 JSON object: for each row "ok", or what went wrong.

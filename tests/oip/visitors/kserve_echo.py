@@ -1,6 +1,4 @@
-"""
-KServe's ModelServer with the same echo model: ``python kserve_echo.py HTTP_PORT GRPC_PORT``.
-"""
+"""KServe's ModelServer with the same echo model: ``python kserve_echo.py HTTP_PORT GRPC_PORT``."""
 
 from __future__ import annotations
 
@@ -15,18 +13,14 @@ from kserve import InferOutput, InferResponse, Model, ModelServer  # noqa: E402
 
 
 class Echo(Model):
-    """
-    Doubles numbers and raises texts.
-    """
+    """Doubles numbers and raises texts."""
 
     def __init__(self) -> None:
         super().__init__("echo")
         self.ready = True
 
     async def predict(self, payload, headers=None, response_headers=None):
-        """
-        In either version of the protocol.
-        """
+        """In either version of the protocol."""
         if isinstance(payload, dict):
             return {"predictions": [sum(row) for row in payload["instances"]]}
         outputs = []

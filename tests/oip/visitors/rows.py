@@ -1,6 +1,4 @@
-"""
-A matrix of what a client can do, as a program that prints it.
-"""
+"""A matrix of what a client can do, as a program that prints it."""
 
 from __future__ import annotations
 
@@ -14,17 +12,13 @@ _rows: dict[str, Callable[[], None]] = {}
 
 
 def row(work: Callable[[], None]) -> Callable[[], None]:
-    """
-    Puts a function into the matrix under its name.
-    """
+    """Puts a function into the matrix under its name."""
     _rows[work.__name__] = work
     return work
 
 
 def show() -> None:
-    """
-    Try every row.
-    """
+    """Try every row."""
     # KServe reads the command line too.
     sys.argv[1:] = []
     print(json.dumps({name: _tried(work) for name, work in _rows.items()}))

@@ -1,5 +1,4 @@
-"""
-What tritonclient sends, row by row, for its own environment.
+"""What tritonclient sends, row by row, for its own environment.
 
 ``python triton_client.py HTTP_PORT GRPC_PORT MODEL`` asks a model that doubles numbers and raises texts, and prints one
 JSON object: for each row "ok", or what went wrong.

@@ -1,6 +1,4 @@
-"""
-A program that changes what a server elsewhere says, and puts a chat over its completions.
-"""
+"""A program that changes what a server elsewhere says, and puts a chat over its completions."""
 
 import os
 import sys
@@ -13,9 +11,7 @@ from appliance.openai.types import ChatCompletion, ChatCompletionChunk, ChatComp
 
 
 class Shouting(OpenAIProxyModel):
-    """
-    Shouts what the upstream says; what it streams goes by as it is.
-    """
+    """Shouts what the upstream says; what it streams goes by as it is."""
 
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: RawRequest | None = None, context: Any = None
@@ -29,9 +25,7 @@ class Shouting(OpenAIProxyModel):
 
 
 class Adapted(OpenAIChatAdapterModel):
-    """
-    Chats with a template of its own.
-    """
+    """Chats with a template of its own."""
 
     def apply_chat_template(self, request: ChatCompletionRequest) -> ChatPrompt:
         return ChatPrompt(" ".join(message["content"] for message in request.messages), response_role="bot")

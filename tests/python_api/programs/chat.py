@@ -1,6 +1,4 @@
-"""
-A chat model in Python, as a user would write it.
-"""
+"""A chat model in Python, as a user would write it."""
 
 import sys
 
@@ -10,9 +8,7 @@ from appliance.openai.types import ChatCompletion, ChatCompletionRequest
 
 
 class Parrot(OpenAIGenerativeModel):
-    """
-    Says what it hears.
-    """
+    """Says what it hears."""
 
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: object = None, context: object = None

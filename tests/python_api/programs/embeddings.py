@@ -1,6 +1,4 @@
-"""
-An embedding model in Python, as a user would write it.
-"""
+"""An embedding model in Python, as a user would write it."""
 
 import sys
 
@@ -12,9 +10,7 @@ from appliance.openai.types import Embedding, EmbeddingRequest
 
 
 class Letters(OpenAIEncoderModel):
-    """
-    Counts the letters of a text.
-    """
+    """Counts the letters of a text."""
 
     def load(self) -> None:
         self.alphabet = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)

@@ -1,6 +1,4 @@
-"""
-A program whose model shows its life: a load that takes a while, an end, and what the program does after it.
-"""
+"""A program whose model shows its life: a load that takes a while, an end, and what the program does after it."""
 
 import asyncio
 import sys
@@ -14,9 +12,7 @@ from appliance.openai.types import ChatCompletionChunk, ChatCompletionRequest
 
 
 class Counter(OpenAIGenerativeModel):
-    """
-    Counts until somebody stops it; the file `diary` holds what happened.
-    """
+    """Counts until somebody stops it; the file `diary` holds what happened."""
 
     def __init__(self, name: str, diary: Path) -> None:
         super().__init__(name)
@@ -42,9 +38,7 @@ class Counter(OpenAIGenerativeModel):
         self.note("stopped")
 
     def note(self, line: str) -> None:
-        """
-        Write it down.
-        """
+        """Write it down."""
         with self.diary.open("a") as diary:
             diary.write(f"{line}\n")
 

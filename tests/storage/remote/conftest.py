@@ -1,6 +1,4 @@
-"""
-The servers, each started when the first test wants it and once for the whole run, and a shelf on each.
-"""
+"""The servers, each started when the first test wants it and once for the whole run, and a shelf on each."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ WITHOUT_MOTO = tuple(kind for kind in KINDS if kind != "s3-moto")
 
 @pytest.fixture(autouse=True)
 def only_given_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """
-    An environment without any credential, in which no cloud's metadata is looked for.
-    """
+    """An environment without any credential, in which no cloud's metadata is looked for."""
     for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
         monkeypatch.delenv(name)
     home = tmp_path / "home"
@@ -43,36 +39,28 @@ def only_given_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> p
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
-    """
-    SeaweedFS.
-    """
+    """SeaweedFS."""
     with s3.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[s3.S3Server]:
-    """
-    moto.
-    """
+    """moto."""
     with s3.moto() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs.GcsServer]:
-    """
-    fake-gcs-server.
-    """
+    """fake-gcs-server."""
     with gcs.fake_gcs_server(tmp_path_factory.mktemp("gcs")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azure.AzureServer]:
-    """
-    Azurite, where npm can bring it.
-    """
+    """Azurite, where npm can bring it."""
     try:
         azure.command(Path(), 0)
     except azure.UnavailableError as error:
@@ -83,18 +71,14 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azure.AzureSer
 
 @pytest.fixture(scope="session")
 def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[web.WebServer]:
-    """
-    A web server of our own.
-    """
+    """A web server of our own."""
     with web.own(tmp_path_factory.mktemp("web")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[web.WebServer]:
-    """
-    nginx, where it is installed.
-    """
+    """nginx, where it is installed."""
     if shutil.which("nginx") is None:
         pytest.skip("nginx is not installed")
     with web.nginx(tmp_path_factory.mktemp("nginx")) as server:
@@ -103,9 +87,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[web.WebServer]:
 
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[hub_double.Hub]:
-    """
-    A stand-in for the Hugging Face hub.
-    """
+    """A stand-in for the Hugging Face hub."""
     with hub_double.serving() as hub:
         yield hub
 
@@ -126,24 +108,18 @@ def _shelf(kind: str, request: pytest.FixtureRequest) -> Shelf:
 
 @pytest.fixture(params=KINDS)
 def shelf(request: pytest.FixtureRequest) -> Shelf:
-    """
-    Each kind of store in turn.
-    """
+    """Each kind of store in turn."""
     return _shelf(request.param, request)
 
 
 @pytest.fixture
 def root() -> str:
-    """
-    A directory of the test's own in a store that all tests share.
-    """
+    """A directory of the test's own in a store that all tests share."""
     return f"root-{uuid4().hex[:12]}"
 
 
 @pytest.fixture
 def proxy(shelf: Shelf) -> Iterator[FaultProxy]:
-    """
-    A proxy before the store.
-    """
+    """A proxy before the store."""
     with FaultProxy(shelf.port) as proxy:
         yield proxy

@@ -1,6 +1,4 @@
-"""
-Azure Blob Storage: how its places are spelt, who we are to it, and what its answers mean.
-"""
+"""Azure Blob Storage: how its places are spelt, who we are to it, and what its answers mean."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ HOST = "acct.blob.core.windows.net"
 
 
 def settings(**block: object) -> GlobalStorageConfig:
-    """
-    Settings with one block of credentials.
-    """
+    """Settings with one block of credentials."""
     transfer = {"stall_seconds": 30, "retries": 0}
     return GlobalStorageConfig.model_validate(
         {"transfer": transfer, "credentials": {"azure": [block] if block else []}}
@@ -32,18 +28,14 @@ def settings(**block: object) -> GlobalStorageConfig:
 
 @pytest.fixture(scope="module")
 def server(azurite: AzureServer) -> AzureServer:
-    """
-    A store with a blob for all, and one for those with a credential.
-    """
+    """A store with a blob for all, and one for those with a credential."""
     azurite.put("open/x.txt", b"open")
     azurite.put("closed/x.txt", b"closed", PRIVATE)
     return azurite
 
 
 async def credential_and_contents(uri: str, given: GlobalStorageConfig) -> tuple[str, dict[str, bytes]]:
-    """
-    Which credential was used, and what it could read.
-    """
+    """Which credential was used, and what it could read."""
     async with opened(uri, given) as store:
         files = (await store.list()).files
         return store.credential, {file.name: await read(store, file, 0, file.size) for file in files}
@@ -74,9 +66,7 @@ async def credential_and_contents(uri: str, given: GlobalStorageConfig) -> tuple
     ],
 )
 def test_all_spellings_of_a_place_are_read(uri: str, wanted: AzureUri) -> None:
-    """
-    Those of adlfs, of Azure's own drivers, and the URLs that its portal shows.
-    """
+    """Those of adlfs, of Azure's own drivers, and the URLs that its portal shows."""
     assert parse(uri) == wanted
 
 
@@ -92,25 +82,19 @@ def test_all_spellings_of_a_place_are_read(uri: str, wanted: AzureUri) -> None:
     ],
 )
 def test_a_uri_without_a_container_is_refused(uri: str) -> None:
-    """
-    Also one that names somebody else's host.
-    """
+    """Also one that names somebody else's host."""
     with pytest.raises(StorageError, match="names no container"):
         parse(uri)
 
 
 @pytest.mark.parametrize("uri", ["https://example.com/x", "https://blob.core.windows.net.example.com/x", "https://a/b"])
 def test_other_hosts_are_not_azures(uri: str) -> None:
-    """
-    A credential of Azure's never goes there.
-    """
+    """A credential of Azure's never goes there."""
     assert not is_azure(uri)
 
 
 def test_a_place_without_an_account_says_what_to_set() -> None:
-    """
-    `az://` leaves it to the credentials.
-    """
+    """`az://` leaves it to the credentials."""
     with pytest.raises(StorageError, match=r"set AZURE_STORAGE_ACCOUNT or storage.credentials.azure.account"):
         AzureStore("az://models/x", GlobalStorageConfig())
 
@@ -136,18 +120,14 @@ def test_a_place_without_an_account_says_what_to_set() -> None:
     ],
 )
 def test_the_variables_are_those_of_azures_tools(environment: dict[str, str], credential: str) -> None:
-    """
-    And KServe's; what is for another account is left alone.
-    """
+    """And KServe's; what is for another account is left alone."""
     found = access_to(parse(f"https://{HOST}/models/x"), CredentialsConfig(), environment)
 
     assert (found.credential, found.account_url) == (credential, f"https://{HOST}")
 
 
 def test_a_signature_in_the_uri_goes_before_all_else() -> None:
-    """
-    Whoever writes it there means it, and it is in no name.
-    """
+    """Whoever writes it there means it, and it is in no name."""
     store = AzureStore(f"https://{HOST}/models/x?sv=1&sig=s3cret", settings(account="acct", account_key=KEY))
 
     assert store.credential == "the signature in the URI"
@@ -164,18 +144,14 @@ def test_a_signature_in_the_uri_goes_before_all_else() -> None:
 def test_the_config_goes_before_the_variables(
     only_given_credentials: Environment, block: dict[str, object], credential: str
 ) -> None:
-    """
-    Each of its ways.
-    """
+    """Each of its ways."""
     only_given_credentials.setenv("AZURE_STORAGE_ACCESS_KEY", KEY)
 
     assert AzureStore(f"https://{HOST}/models/x", settings(**block)).credential == credential
 
 
 async def test_a_connection_string_says_it_all(server: AzureServer, only_given_credentials: Environment) -> None:
-    """
-    Account, key and address.
-    """
+    """Account, key and address."""
     only_given_credentials.setenv("AZURE_STORAGE_CONNECTION_STRING", server.connection_string)
 
     found = await credential_and_contents(f"az://{PRIVATE}/closed", GlobalStorageConfig())
@@ -183,9 +159,7 @@ async def test_a_connection_string_says_it_all(server: AzureServer, only_given_c
 
 
 async def test_a_signature_of_the_config_is_used(server: AzureServer) -> None:
-    """
-    With the question mark that portals put before it.
-    """
+    """With the question mark that portals put before it."""
     token = f"?{server.signature(PRIVATE)}"
 
     given = settings(account=ACCOUNT, sas_token=token, endpoint_url=server.url)
@@ -194,9 +168,7 @@ async def test_a_signature_of_the_config_is_used(server: AzureServer) -> None:
 
 
 async def test_a_public_container_needs_no_credential(server: AzureServer) -> None:
-    """
-    Nor is one made up.
-    """
+    """Nor is one made up."""
     given = settings(account=ACCOUNT, anonymous=True, endpoint_url=server.url)
 
     assert await credential_and_contents(f"az://{CONTAINER}/open", given) == ("anonymous", {"x.txt": b"open"})
@@ -212,9 +184,7 @@ async def test_a_public_container_needs_no_credential(server: AzureServer) -> No
     ids=["anonymous", "wrong key", "wrong signature"],
 )
 async def test_who_may_not_read_is_told_what_to_set(server: AzureServer, block: dict[str, object]) -> None:
-    """
-    Azure says 404 for what strangers may not know of; no secret is shown.
-    """
+    """Azure says 404 for what strangers may not know of; no secret is shown."""
     given = settings(account=ACCOUNT, endpoint_url=server.url, **block)
 
     with pytest.raises((AccessDeniedError, ArtifactNotFoundError), match="set AZURE_STORAGE_ACCESS_KEY") as caught:
@@ -223,17 +193,13 @@ async def test_who_may_not_read_is_told_what_to_set(server: AzureServer, block: 
 
 
 def test_a_key_that_is_none_is_told() -> None:
-    """
-    Half of one, say.
-    """
+    """Half of one, say."""
     with pytest.raises(StorageError, match="its key is no key"):
         AzureStore(f"https://{HOST}/models/x", settings(account_key="not base64!"))
 
 
 async def test_a_small_blob_has_its_md5(server: AzureServer) -> None:
-    """
-    Azure keeps the one that whoever uploads gives, or its own of small ones.
-    """
+    """Azure keeps the one that whoever uploads gives, or its own of small ones."""
     given = settings(account=ACCOUNT, account_key=KEY, endpoint_url=server.url)
 
     (file,) = (await listed(f"az://{CONTAINER}/open", given)).files

@@ -32,9 +32,7 @@ SANS = [name for names in NAMES.values() for name in names if name != "wrong.nam
 
 
 def make_authority(directory: Path) -> None:
-    """
-    Write an authority's certificate, and a server's with its key.
-    """
+    """Write an authority's certificate, and a server's with its key."""
     authority, server = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
     alternatives = x509.SubjectAlternativeName(
@@ -66,9 +64,7 @@ def _certificate(
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, object]]:
-    """
-    What each URI led to.
-    """
+    """What each URI led to."""
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "-n", "true"], check=False).returncode != 0:
         pytest.skip("only root can give names of its own to a part of this machine")
     try:
@@ -104,25 +100,19 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str,
 
 @pytest.mark.parametrize("case", ["azure key", "azure signature", "azure driver", "azure identity", "s3", "gs"])
 def test_the_names_of_the_clouds_lead_to_files(found: Mapping[str, Mapping[str, object]], case: str) -> None:
-    """
-    Without any endpoint in the config: accounts and buckets in host names, certificates checked.
-    """
+    """Without any endpoint in the config: accounts and buckets in host names, certificates checked."""
     assert found[case].get("error") is None
     assert found[case]["files"] == BROUGHT
 
 
 def test_a_stranger_is_refused_by_azure(found: Mapping[str, Mapping[str, object]]) -> None:
-    """
-    The container is private.
-    """
+    """The container is private."""
     assert str(found["azure nobody"]["error"]).startswith(("AccessDeniedError", "ArtifactNotFoundError"))
 
 
 @pytest.mark.parametrize("case", ["wrong name", "s3 wrong name", "gs wrong name", "azure wrong name"])
 def test_a_certificate_for_other_names_is_refused(found: Mapping[str, Mapping[str, object]], case: str) -> None:
-    """
-    For good, and with the variable that names the authorities of a company's own network.
-    """
+    """For good, and with the variable that names the authorities of a company's own network."""
     error = str(found[case]["error"])
 
     assert error.startswith("StorageError")

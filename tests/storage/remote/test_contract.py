@@ -1,6 +1,4 @@
-"""
-What every store promises, held against a real server of each kind.
-"""
+"""What every store promises, held against a real server of each kind."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ BELOW = {name.removeprefix("model/"): data for name, data in FILES.items() if na
 
 @asynccontextmanager
 async def opened(uri: str, settings: GlobalStorageConfig) -> AsyncIterator[Store]:
-    """
-    The store of a URI, closed in the end.
-    """
+    """The store of a URI, closed in the end."""
     scheme = SCHEMES[scheme_of(uri) or ""]
     assert isinstance(scheme, RemoteBackend)
     store = scheme.open(uri, settings)
@@ -49,26 +45,20 @@ async def opened(uri: str, settings: GlobalStorageConfig) -> AsyncIterator[Store
 
 
 async def listed(uri: str, settings: GlobalStorageConfig) -> Listing:
-    """
-    What lies at a URI.
-    """
+    """What lies at a URI."""
     async with opened(uri, settings) as store:
         return await store.list()
 
 
 async def contents(uri: str, settings: GlobalStorageConfig) -> Mapping[str, bytes]:
-    """
-    What lies at a URI, with all of its bytes.
-    """
+    """What lies at a URI, with all of its bytes."""
     async with opened(uri, settings) as store:
         listing = await store.list()
         return {file.name: await read(store, file, 0, file.size) for file in listing.files}
 
 
 async def read(store: Store, file: RemoteFile, start: int, end: int) -> bytes:
-    """
-    A part of a file; nobody asks for none of it.
-    """
+    """A part of a file; nobody asks for none of it."""
     if end == start:
         return b""
     async with store.read(file, start, end) as body:
@@ -76,17 +66,13 @@ async def read(store: Store, file: RemoteFile, start: int, end: int) -> bytes:
 
 
 def named(listing: Listing, name: str) -> RemoteFile:
-    """
-    One file of a listing.
-    """
+    """One file of a listing."""
     return next(file for file in listing.files if file.name == name)
 
 
 @pytest.fixture(scope="module")
 def filled() -> Fill:
-    """
-    Fills a root of each shelf once with the files above, for tests that change nothing in it.
-    """
+    """Fills a root of each shelf once with the files above, for tests that change nothing in it."""
     roots: dict[str, str] = {}
 
     def fill(shelf: Shelf) -> str:
@@ -99,9 +85,7 @@ def filled() -> Fill:
 
 
 async def test_all_below_a_directory_is_listed_and_nothing_beside_it(shelf: Shelf, filled: Fill) -> None:
-    """
-    By path segment: `model` brings neither `model-v2` nor `model.txt`; empty files and dotfiles are files.
-    """
+    """By path segment: `model` brings neither `model-v2` nor `model.txt`; empty files and dotfiles are files."""
     root = filled(shelf)
 
     listing = await listed(shelf.uri(f"{root}/model/"), shelf.settings())
@@ -110,18 +94,14 @@ async def test_all_below_a_directory_is_listed_and_nothing_beside_it(shelf: Shel
 
 
 async def test_every_file_is_read_as_it_is(shelf: Shelf, filled: Fill) -> None:
-    """
-    Whatever its name has in it.
-    """
+    """Whatever its name has in it."""
     root = filled(shelf)
 
     assert await contents(shelf.uri(f"{root}/model/"), shelf.settings()) == BELOW
 
 
 async def test_a_single_file_is_listed_alone(shelf: Shelf, filled: Fill) -> None:
-    """
-    Under its last segment, with a digest or a version that tells it from others.
-    """
+    """Under its last segment, with a digest or a version that tells it from others."""
     root = filled(shelf)
 
     listing = await listed(shelf.uri(f"{root}/model/model.safetensors"), shelf.settings())
@@ -131,9 +111,7 @@ async def test_a_single_file_is_listed_alone(shelf: Shelf, filled: Fill) -> None
 
 
 async def test_a_single_file_is_read(shelf: Shelf, filled: Fill) -> None:
-    """
-    And so is one whose name has signs that mean something in a URL.
-    """
+    """And so is one whose name has signs that mean something in a URL."""
     root = filled(shelf)
 
     uri = shelf.uri(f"{root}/model/a name+with (signs) & 100%~é.txt")
@@ -141,9 +119,7 @@ async def test_a_single_file_is_read(shelf: Shelf, filled: Fill) -> None:
 
 
 async def test_a_range_is_exact(shelf: Shelf, filled: Fill) -> None:
-    """
-    From its first byte up to its last, at either end of the file and within.
-    """
+    """From its first byte up to its last, at either end of the file and within."""
     root = filled(shelf)
 
     async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
@@ -153,9 +129,7 @@ async def test_a_range_is_exact(shelf: Shelf, filled: Fill) -> None:
 
 
 async def test_two_listings_of_the_same_are_equal(shelf: Shelf, filled: Fill) -> None:
-    """
-    A state has one name, so that what is in the cache is found again.
-    """
+    """A state has one name, so that what is in the cache is found again."""
     root = filled(shelf)
     uri = shelf.uri(f"{root}/model/")
 
@@ -163,9 +137,7 @@ async def test_two_listings_of_the_same_are_equal(shelf: Shelf, filled: Fill) ->
 
 
 async def test_what_is_not_there_is_not_found(shelf: Shelf, filled: Fill) -> None:
-    """
-    It may be a file, a directory, or all of the root.
-    """
+    """It may be a file, a directory, or all of the root."""
     root = filled(shelf)
 
     for path in (f"{root}/nope/", f"{root}/mode", f"{root}-nope/model/"):
@@ -174,9 +146,7 @@ async def test_what_is_not_there_is_not_found(shelf: Shelf, filled: Fill) -> Non
 
 
 async def test_a_file_that_changes_midway_is_not_mixed(shelf: Shelf, root: str) -> None:
-    """
-    Half of one version and half of another is neither: the second range is refused.
-    """
+    """Half of one version and half of another is neither: the second range is refused."""
     if shelf.kind == "hf":
         pytest.skip("a commit does not change")
     shelf.fill(root, FILES)
@@ -190,9 +160,7 @@ async def test_a_file_that_changes_midway_is_not_mixed(shelf: Shelf, root: str) 
 
 
 async def test_a_file_that_goes_midway_is_told(shelf: Shelf, filled: Fill) -> None:
-    """
-    A range of what is not there any more is no empty range.
-    """
+    """A range of what is not there any more is no empty range."""
     root = filled(shelf)
     async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:
         listing = await store.list()
@@ -203,17 +171,13 @@ async def test_a_file_that_goes_midway_is_told(shelf: Shelf, filled: Fill) -> No
 
 
 async def test_a_store_out_of_reach_may_come_back(shelf: Shelf) -> None:
-    """
-    A refused connection is worth another try.
-    """
+    """A refused connection is worth another try."""
     with pytest.raises(StorageUnavailableError, match="try again"):
         await listed(shelf.uri("root/model/", port=9), shelf.settings(port=9))
 
 
 async def test_reading_can_stop_early(shelf: Shelf, filled: Fill) -> None:
-    """
-    Whoever stops in the middle of an answer can read again at once.
-    """
+    """Whoever stops in the middle of an answer can read again at once."""
     root = filled(shelf)
 
     async with opened(shelf.uri(f"{root}/model/"), shelf.settings()) as store:

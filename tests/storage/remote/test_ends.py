@@ -1,6 +1,4 @@
-"""
-A fetch that ends before its time, from every kind of store: by a kill, and by a full disk.
-"""
+"""A fetch that ends before its time, from every kind of store: by a kill, and by a full disk."""
 
 from __future__ import annotations
 
@@ -38,17 +36,13 @@ FEW = 2
 
 
 def fetch(uri: str, settings: Mapping[str, object]) -> None:
-    """
-    What the process does that is killed.
-    """
+    """What the process does that is killed."""
     materialize(StorageConfig(uri=uri), GlobalStorageConfig.model_validate(settings), lambda *_: None)
 
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
-    """
-    Processes that begin with everything imported.
-    """
+    """Processes that begin with everything imported."""
     context = multiprocessing.get_context("forkserver")
     stores = [f"appliance.storage.filesystems.{name}" for name in ("s3", "gcs", "azure", "http", "hub")]
     context.set_forkserver_preload([__name__, "botocore.session", "azure.storage.blob.aio", *stores])
@@ -90,9 +84,7 @@ def test_a_killed_fetch_goes_on(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """
-    A disk with room for the model and little more.
-    """
+    """A disk with room for the model and little more."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=12M", "tmpfs", str(disk)]
@@ -105,9 +97,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
 def test_a_disk_that_fills_up_midway_is_told(shelf: Shelf, root: str, small_disk: Path) -> None:
-    """
-    With what to do; once there is room again, the fetch goes on.
-    """
+    """With what to do; once there is room again, the fetch goes on."""
     shelf.fill(root, FILES)
     settings = shelf.settings(cache_dir=small_disk / "cache")
     storage = StorageConfig(uri=shelf.uri(f"{root}/model/"))

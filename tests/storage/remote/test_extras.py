@@ -1,6 +1,4 @@
-"""
-Clients of stores are installed by those who use them.
-"""
+"""Clients of stores are installed by those who use them."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ CLIENTS = ("aiobotocore", "botocore", "google.auth", "azure", "huggingface_hub",
 async def test_a_missing_client_names_its_extra(
     monkeypatch: pytest.MonkeyPatch, uri: str, credentials: dict[str, object], module: str, extra: str
 ) -> None:
-    """
-    With the command that installs it.
-    """
+    """With the command that installs it."""
     monkeypatch.setitem(sys.modules, module, None)
 
     with pytest.raises(MissingExtraError, match=rf"pip install 'appliance\[{extra}\]'"):
@@ -40,9 +36,7 @@ async def test_a_missing_client_names_its_extra(
 
 
 def test_importing_storage_imports_no_client() -> None:
-    """
-    What checks a config starts at once.
-    """
+    """What checks a config starts at once."""
     code = f"import sys, appliance.config; print([name for name in {CLIENTS!r} if name in sys.modules])"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,6 +1,4 @@
-"""
-What bad networks do, over every kind of store, and the whole way from a URI to verified files.
-"""
+"""What bad networks do, over every kind of store, and the whole way from a URI to verified files."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ SOON_SECONDS = 60
 
 
 def bring(shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, stall_seconds: float = 30) -> dict[str, bytes]:
-    """
-    Fetch the model through the proxy.
-    """
+    """Fetch the model through the proxy."""
     transfer = {"stall_seconds": stall_seconds, "retries": 2, "chunk_bytes": 64 * 1024, "parallel": 4}
     settings = shelf.settings(proxy.port, cache_dir=tmp_path / "cache", transfer=transfer)
     path = materialize(StorageConfig(uri=shelf.uri(f"{root}/model/", proxy.port)), settings, lambda *_: None)
@@ -45,9 +41,7 @@ def bring(shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, stall_seco
 
 @pytest.fixture
 def filled(shelf: Shelf, root: str) -> str:
-    """
-    The root with the model.
-    """
+    """The root with the model."""
     shelf.fill(root, FILES)
     return root
 
@@ -92,9 +86,7 @@ def test_what_passes_is_survived(shelf: Shelf, filled: str, proxy: FaultProxy, t
 def test_what_stays_ends_soon(
     shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault, error: type[StorageError]
 ) -> None:
-    """
-    Nobody waits for ever: the error says where it was, and nothing half done is taken for a model.
-    """
+    """Nobody waits for ever: the error says where it was, and nothing half done is taken for a model."""
     proxy.set(fault)
     begun = time.monotonic()
 
@@ -107,9 +99,7 @@ def test_what_stays_ends_soon(
 
 @pytest.mark.parametrize("shelf", UNSIGNED, indirect=True)
 def test_a_whole_file_for_a_part_is_not_taken(shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path) -> None:
-    """
-    Once it is asked for again; somebody who takes the Range header out of every request is told of.
-    """
+    """Once it is asked for again; somebody who takes the Range header out of every request is told of."""
     proxy.set(Fault("whole"))
     with pytest.raises(StorageUnavailableError, match=r"all of the file.*a proxy .* takes the Range header out"):
         bring(shelf, filled, proxy, tmp_path)
@@ -121,15 +111,11 @@ def test_a_whole_file_for_a_part_is_not_taken(shelf: Shelf, filled: str, proxy: 
 
 @pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
 def test_a_fetch_goes_on_where_it_was_broken_off(shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path) -> None:
-    """
-    What came before the store went away for good is not fetched again when it is back.
-    """
+    """What came before the store went away for good is not fetched again when it is back."""
     proxy.set(Fault("slow", rate=400_000))
 
     class StopError(Exception):
-        """
-        What ends the first fetch.
-        """
+        """What ends the first fetch."""
 
     def stop(done: int, total: int | None) -> None:
         if done >= SIZE // 3:

@@ -1,6 +1,4 @@
-"""
-`gs://`: who we are to Google, and what its answers mean.
-"""
+"""`gs://`: who we are to Google, and what its answers mean."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ Environment = pytest.MonkeyPatch
 
 @dataclass
 class Google:
-    """
-    A stand-in for Google's token service and for a bucket that wants its tokens: no emulator knows any rights.
-    """
+    """A stand-in for Google's token service and for a bucket that wants its tokens: no emulator knows any rights."""
 
     url: str = ""
     token_status: int = 200
@@ -42,9 +38,7 @@ class Google:
 
 @contextmanager
 def google() -> Iterator[Google]:
-    """
-    The stand-in in a thread.
-    """
+    """The stand-in in a thread."""
     state = Google()
 
     class Handler(BaseHTTPRequestHandler):
@@ -88,18 +82,14 @@ def google() -> Iterator[Google]:
 
 @pytest.fixture
 def guarded() -> Iterator[Google]:
-    """
-    A bucket behind tokens.
-    """
+    """A bucket behind tokens."""
     with google() as state:
         yield state
 
 
 @pytest.fixture(scope="module")
 def private_key() -> str:
-    """
-    The key of a service account.
-    """
+    """The key of a service account."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     form = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
@@ -107,9 +97,7 @@ def private_key() -> str:
 
 @pytest.fixture
 def account(guarded: Google, private_key: str) -> str:
-    """
-    The JSON of a service account whose tokens the stand-in gives.
-    """
+    """The JSON of a service account whose tokens the stand-in gives."""
     return json.dumps(
         {
             "type": "service_account",
@@ -123,16 +111,12 @@ def account(guarded: Google, private_key: str) -> str:
 
 
 def settings(**block: object) -> GlobalStorageConfig:
-    """
-    Settings with one block of credentials.
-    """
+    """Settings with one block of credentials."""
     return GlobalStorageConfig.model_validate({"credentials": {"gcs": [block]}})
 
 
 async def test_the_key_in_the_config_is_used(guarded: Google, account: str) -> None:
-    """
-    Its token goes with each question.
-    """
+    """Its token goes with each question."""
     async with opened("gs://bucket/model", settings(key=account, endpoint_url=guarded.url)) as store:
         assert [file.name for file in (await store.list()).files] == ["x"]
         assert store.credential == "key of storage.credentials.gcs"
@@ -140,9 +124,7 @@ async def test_the_key_in_the_config_is_used(guarded: Google, account: str) -> N
 
 
 async def test_a_key_file_in_the_config_is_used(guarded: Google, account: str, tmp_path: Path) -> None:
-    """
-    A path, as secrets are mounted.
-    """
+    """A path, as secrets are mounted."""
     (tmp_path / "key.json").write_text(account)
 
     given = settings(key_file=str(tmp_path / "key.json"), endpoint_url=guarded.url)
@@ -150,9 +132,7 @@ async def test_a_key_file_in_the_config_is_used(guarded: Google, account: str, t
 
 
 async def test_a_token_that_is_about_to_expire_is_renewed(guarded: Google, account: str) -> None:
-    """
-    Large models take longer than a token lives.
-    """
+    """Large models take longer than a token lives."""
     guarded.life_seconds = 1
     async with opened("gs://bucket/model", settings(key=account, endpoint_url=guarded.url)) as store:
         await store.list()
@@ -162,9 +142,7 @@ async def test_a_token_that_is_about_to_expire_is_renewed(guarded: Google, accou
 
 
 async def test_a_key_that_google_does_not_take_is_told(guarded: Google, account: str) -> None:
-    """
-    A refusal is final.
-    """
+    """A refusal is final."""
     guarded.token_status = 400
 
     with pytest.raises(AccessDeniedError, match=r"invalid_grant.*set GOOGLE_APPLICATION_CREDENTIALS") as caught:
@@ -174,18 +152,14 @@ async def test_a_key_that_google_does_not_take_is_told(guarded: Google, account:
 
 @pytest.mark.parametrize("text", ["no json", "{}", '{"type": "service_account"}'])
 async def test_a_key_that_is_none_is_told(guarded: Google, text: str) -> None:
-    """
-    Before anyone is asked.
-    """
+    """Before anyone is asked."""
     with pytest.raises(AccessDeniedError, match=r"storage\.credentials\.gcs"):
         await listed("gs://bucket/model", settings(key=text, endpoint_url=guarded.url))
     assert guarded.seen == []
 
 
 async def test_a_broken_variable_is_not_taken_for_none(only_given_credentials: Environment, tmp_path: Path) -> None:
-    """
-    Who sets GOOGLE_APPLICATION_CREDENTIALS does not want to be anonymous.
-    """
+    """Who sets GOOGLE_APPLICATION_CREDENTIALS does not want to be anonymous."""
     only_given_credentials.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nope.json"))
 
     with pytest.raises(AccessDeniedError, match=r"nope\.json"):
@@ -195,9 +169,7 @@ async def test_a_broken_variable_is_not_taken_for_none(only_given_credentials: E
 async def test_the_variable_is_used(
     guarded: Google, account: str, only_given_credentials: Environment, tmp_path: Path
 ) -> None:
-    """
-    GOOGLE_APPLICATION_CREDENTIALS, as in every Google library; its token is asked for before Google is.
-    """
+    """GOOGLE_APPLICATION_CREDENTIALS, as in every Google library; its token is asked for before Google is."""
     guarded.token_status = 400
     (tmp_path / "key.json").write_text(account)
     only_given_credentials.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
@@ -208,17 +180,13 @@ async def test_the_variable_is_used(
 
 
 async def test_who_is_nobody_is_told_what_to_set(guarded: Google) -> None:
-    """
-    Anonymous, in so many words.
-    """
+    """Anonymous, in so many words."""
     with pytest.raises(AccessDeniedError, match=r"401.*to anonymous; set GOOGLE_APPLICATION_CREDENTIALS"):
         await listed("gs://bucket/model", settings(anonymous=True, endpoint_url=guarded.url))
 
 
 async def test_an_emulator_is_asked_as_nobody(gcs_server: GcsServer, only_given_credentials: Environment) -> None:
-    """
-    STORAGE_EMULATOR_HOST, with or without a scheme.
-    """
+    """STORAGE_EMULATOR_HOST, with or without a scheme."""
     gcs_server.put("emulated/x", b"x")
     for host in (gcs_server.url, gcs_server.url.removeprefix("http://")):
         only_given_credentials.setenv("STORAGE_EMULATOR_HOST", host)
@@ -229,17 +197,13 @@ async def test_an_emulator_is_asked_as_nobody(gcs_server: GcsServer, only_given_
 
 
 async def test_an_absent_bucket_is_not_found(gcs_server: GcsServer) -> None:
-    """
-    Likewise a prefix in it.
-    """
+    """Likewise a prefix in it."""
     with pytest.raises(ArtifactNotFoundError, match="gs://nope-nope/x"):
         await listed("gs://nope-nope/x", settings(anonymous=True, endpoint_url=gcs_server.url))
 
 
 async def test_every_object_has_its_digests(gcs_server: GcsServer) -> None:
-    """
-    MD5 and CRC-32C, in hex.
-    """
+    """MD5 and CRC-32C, in hex."""
     gcs_server.put("digests/x", b"123456789")
 
     (file,) = (await listed(f"gs://{BUCKET}/digests", settings(anonymous=True, endpoint_url=gcs_server.url))).files
@@ -248,9 +212,7 @@ async def test_every_object_has_its_digests(gcs_server: GcsServer) -> None:
 
 @pytest.mark.parametrize("uri", ["gs://", "gs:///key", "gs://UPPER/x", "gs://me:s3cret@bucket/x"])
 def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
-    """
-    And no secret in it is shown.
-    """
+    """And no secret in it is shown."""
     with pytest.raises(StorageError, match="names no bucket") as caught:
         GcsStore(uri, GlobalStorageConfig())
     assert "s3cret" not in str(caught.value)

@@ -1,6 +1,4 @@
-"""
-`https://` and `http://`: what lies on web servers, which headers each host gets, and what servers do wrong.
-"""
+"""`https://` and `http://`: what lies on web servers, which headers each host gets, and what servers do wrong."""
 
 from __future__ import annotations
 
@@ -25,17 +23,13 @@ SECRET = {"Authorization": "Bearer s3cret"}
 
 
 def settings(*blocks: object, **more: object) -> GlobalStorageConfig:
-    """
-    Settings with blocks of headers.
-    """
+    """Settings with blocks of headers."""
     return GlobalStorageConfig.model_validate({"credentials": {"http": blocks}, "transfer": {"retries": 1}, **more})
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[WebServer]:
-    """
-    A server of the test's own, with one file.
-    """
+    """A server of the test's own, with one file."""
     with web.own(tmp_path / "web") as server:
         server.put("model.gguf", b"GGUF")
         yield server
@@ -43,18 +37,14 @@ def server(tmp_path: Path) -> Iterator[WebServer]:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[WebServer]:
-    """
-    Another host: the same address, and another port.
-    """
+    """Another host: the same address, and another port."""
     with web.own(tmp_path / "other") as server:
         server.put("model.gguf", b"GGUF")
         yield server
 
 
 async def test_a_host_gets_its_headers(server: WebServer) -> None:
-    """
-    From the config, by its name.
-    """
+    """From the config, by its name."""
     server.wants = SECRET
     given = settings({"host": "127.0.0.1", "headers": SECRET})
 
@@ -64,9 +54,7 @@ async def test_a_host_gets_its_headers(server: WebServer) -> None:
 
 
 async def test_headers_are_for_one_host(server: WebServer, other: WebServer) -> None:
-    """
-    A redirect to another host, or another port of it, takes none of them along.
-    """
+    """A redirect to another host, or another port of it, takes none of them along."""
     server.wants = SECRET
     server.leads_to = other.url
     given = settings({"host": f"127.0.0.1:{server.port}", "headers": {**SECRET, "X-Api-Key": "s3cret-key"}})
@@ -77,9 +65,7 @@ async def test_headers_are_for_one_host(server: WebServer, other: WebServer) -> 
 
 
 async def test_a_user_in_the_uri_is_for_its_host(server: WebServer, other: WebServer) -> None:
-    """
-    It is said in a header, and neither in the place nor to whom a redirect leads.
-    """
+    """It is said in a header, and neither in the place nor to whom a redirect leads."""
     server.wants = {"Authorization": "Basic bWU6czNjcmV0"}
     server.leads_to = other.url
 
@@ -93,9 +79,7 @@ async def test_a_user_in_the_uri_is_for_its_host(server: WebServer, other: WebSe
 async def test_kserves_variable_has_the_headers_of_a_host(
     server: WebServer, only_given_credentials: Environment
 ) -> None:
-    """
-    A JSON object, in a variable that begins with the host's name.
-    """
+    """A JSON object, in a variable that begins with the host's name."""
     server.wants = SECRET
     only_given_credentials.setenv("127.0.0.1-headers", json.dumps(SECRET))
 
@@ -103,9 +87,7 @@ async def test_kserves_variable_has_the_headers_of_a_host(
 
 
 async def test_a_broken_variable_is_told(server: WebServer, only_given_credentials: Environment) -> None:
-    """
-    By its name, and without what is in it.
-    """
+    """By its name, and without what is in it."""
     only_given_credentials.setenv("127.0.0.1-headers", "s3cret")
 
     with pytest.raises(StorageError, match=r"127\.0\.0\.1-headers is no JSON object") as caught:
@@ -114,9 +96,7 @@ async def test_a_broken_variable_is_told(server: WebServer, only_given_credentia
 
 
 async def test_who_may_not_read_is_told_what_to_set(server: WebServer) -> None:
-    """
-    With the host, to be copied.
-    """
+    """With the host, to be copied."""
     server.wants = SECRET
 
     with pytest.raises(AccessDeniedError, match=r"401.*anonymous; give 127\.0\.0\.1 its headers"):
@@ -124,9 +104,7 @@ async def test_who_may_not_read_is_told_what_to_set(server: WebServer) -> None:
 
 
 async def test_a_signed_query_goes_along_and_is_not_shown(server: WebServer) -> None:
-    """
-    For a directory to each of its files; in the place and in messages it is not.
-    """
+    """For a directory to each of its files; in the place and in messages it is not."""
     server.put("model/x.txt", b"x")
     server.list_files("model")
 
@@ -141,9 +119,7 @@ async def test_a_signed_query_goes_along_and_is_not_shown(server: WebServer) -> 
 
 
 async def test_a_presigned_url_of_an_object_store_is_a_file(seaweedfs: S3Server) -> None:
-    """
-    Its signature is for GET alone, and for this very URL.
-    """
+    """Its signature is for GET alone, and for this very URL."""
     seaweedfs.put("signed/a name+é.bin", b"signed", PRIVATE)
     target = {"Bucket": PRIVATE, "Key": "signed/a name+é.bin"}
     url = seaweedfs.client.generate_presigned_url("get_object", Params=target)
@@ -152,17 +128,13 @@ async def test_a_presigned_url_of_an_object_store_is_a_file(seaweedfs: S3Server)
 
 
 async def test_a_directory_without_a_listing_says_how_to_make_one(server: WebServer) -> None:
-    """
-    The command is in the message.
-    """
+    """The command is in the message."""
     with pytest.raises(ArtifactNotFoundError, match=r"no SHA256SUMS.*sha256sum"):
         await listed(f"{server.url}/", settings())
 
 
 async def test_a_listing_that_leads_elsewhere_is_refused(server: WebServer) -> None:
-    """
-    And nothing of it is asked for.
-    """
+    """And nothing of it is asked for."""
     server.put("model/SHA256SUMS", f"{'0' * 64}  ../model.gguf\n".encode())
 
     with pytest.raises(ArtifactCorruptError, match="leads out of its place"):
@@ -171,9 +143,7 @@ async def test_a_listing_that_leads_elsewhere_is_refused(server: WebServer) -> N
 
 
 async def test_a_listed_file_that_is_missing_is_named(server: WebServer) -> None:
-    """
-    A listing that is older than the files.
-    """
+    """A listing that is older than the files."""
     server.put("model/SHA256SUMS", f"{'0' * 64}  gone.bin\n".encode())
 
     with pytest.raises(ArtifactNotFoundError, match=r"model/gone\.bin"):
@@ -181,9 +151,7 @@ async def test_a_listed_file_that_is_missing_is_named(server: WebServer) -> None
 
 
 def test_a_listing_is_what_files_are_held_to(server: WebServer, tmp_path: Path) -> None:
-    """
-    A file that is not the one that was listed is not brought.
-    """
+    """A file that is not the one that was listed is not brought."""
     server.put("model/x.txt", b"x")
     server.list_files("model")
     server.put("model/x.txt", b"y")
@@ -203,26 +171,20 @@ def test_a_listing_is_what_files_are_held_to(server: WebServer, tmp_path: Path) 
     ],
 )
 def test_the_listings_of_all_tools_are_read(line: str) -> None:
-    """
-    GNU's, in either mode, and BSD's; the file's own line, and comments, do not count.
-    """
+    """GNU's, in either mode, and BSD's; the file's own line, and comments, do not count."""
     digest = sha256(b"x").hexdigest()
 
     assert sha256sums.parse("place", line.format(sum=digest, other="0" * 64)) == {"a name": digest}
 
 
 def test_what_is_no_listing_is_told_with_its_line() -> None:
-    """
-    A page of HTML that says that all is well, for one.
-    """
+    """A page of HTML that says that all is well, for one."""
     with pytest.raises(ArtifactCorruptError, match="line 1 of SHA256SUMS"):
         sha256sums.parse("place", "<html>")
 
 
 def test_a_server_without_ranges_sends_its_files_whole(tmp_path: Path) -> None:
-    """
-    Python's own, for one: each file comes in one request, and once.
-    """
+    """Python's own, for one: each file comes in one request, and once."""
     data = bytes(range(256)) * 4096
     with web.without_ranges(tmp_path) as server:
         server.put("model/model.safetensors", data)
@@ -237,9 +199,7 @@ def test_a_server_without_ranges_sends_its_files_whole(tmp_path: Path) -> None:
 
 
 async def test_a_part_of_an_indivisible_file_is_exact(tmp_path: Path) -> None:
-    """
-    As when a fetch goes on after a fault.
-    """
+    """As when a fetch goes on after a fault."""
     with web.without_ranges(tmp_path) as server:
         server.put("x.bin", b"0123456789" * 100_000)
 
@@ -250,9 +210,7 @@ async def test_a_part_of_an_indivisible_file_is_exact(tmp_path: Path) -> None:
 
 
 async def test_two_queries_without_a_version_are_two_places(tmp_path: Path) -> None:
-    """
-    Where nothing but the query tells two files of one size apart, one must not be taken for the other.
-    """
+    """Where nothing but the query tells two files of one size apart, one must not be taken for the other."""
     with web.own(tmp_path) as server:
         server.put("get", b"1")
         server.is_dynamic = True
@@ -264,17 +222,13 @@ async def test_two_queries_without_a_version_are_two_places(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("uri", ["http://", "https:///x", "http://[::1/x"])
 async def test_a_uri_without_a_host_is_refused(uri: str) -> None:
-    """
-    In words.
-    """
+    """In words."""
     with pytest.raises(StorageError, match="write https://HOST/FILE"):
         await listed(uri, settings())
 
 
 async def test_a_server_that_leads_in_circles_is_told(server: WebServer) -> None:
-    """
-    Not followed for ever.
-    """
+    """Not followed for ever."""
     server.leads_to = server.url
 
     with pytest.raises(StorageError, match="leads in circles"):
@@ -282,9 +236,7 @@ async def test_a_server_that_leads_in_circles_is_told(server: WebServer) -> None
 
 
 async def test_a_server_that_leads_off_the_web_is_not_followed(server: WebServer) -> None:
-    """
-    To a file of this machine, say.
-    """
+    """To a file of this machine, say."""
     server.leads_to = "file:///etc"
 
     with pytest.raises(StorageError, match="no web address"):

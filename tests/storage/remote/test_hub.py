@@ -1,6 +1,4 @@
-"""
-`hf://`, the whole way from a URI to files, over a stand-in for the hub.
-"""
+"""`hf://`, the whole way from a URI to files, over a stand-in for the hub."""
 
 from __future__ import annotations
 
@@ -28,31 +26,23 @@ BROUGHT = {"config.json": b"{}", "model.safetensors": WEIGHTS, "sub/x.txt": b"x"
 
 
 def quiet(done: int, total: int | None) -> None:
-    """
-    A report that lets the work go on.
-    """
+    """A report that lets the work go on."""
 
 
 def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
-    """
-    Materialize a URI.
-    """
+    """Materialize a URI."""
     transfer = {"retries": 1, "stall_seconds": 30}
     settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "transfer": transfer})
     return materialize(StorageConfig(uri=uri), settings, report)
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """
-    Every file below a directory.
-    """
+    """Every file below a directory."""
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 def left_behind(cache: Cache) -> list[str]:
-    """
-    Everything in the cache but what helps to find and to lock.
-    """
+    """Everything in the cache but what helps to find and to lock."""
     return [path.name for path in cache.root.iterdir() if not path.name.startswith(".")]
 
 
@@ -75,9 +65,7 @@ def left_behind(cache: Cache) -> list[str]:
     ],
 )
 def test_all_spellings_of_a_model_are_read(uri: str, wanted: HubUri) -> None:
-    """
-    Hugging Face's way and KServe's, names of one part and of two, revisions with a slash.
-    """
+    """Hugging Face's way and KServe's, names of one part and of two, revisions with a slash."""
     assert parse(uri) == wanted
     assert parse(str(wanted).replace("feature/", "feature%2F").replace("#", "%23")) == wanted
 
@@ -104,18 +92,14 @@ def test_all_spellings_of_a_model_are_read(uri: str, wanted: HubUri) -> None:
     ],
 )
 def test_a_uri_that_names_no_model_is_refused(cache: Cache, uri: str, fault: str) -> None:
-    """
-    Nothing is asked of any hub, and nothing of the URI can be an option or a way out.
-    """
+    """Nothing is asked of any hub, and nothing of the URI can be an option or a way out."""
     with pytest.raises(StorageError, match=fault) as caught:
         bring(uri, cache)
     assert "s3cret" not in str(caught.value)
 
 
 def test_a_model_is_brought(hub: Hub, cache: Cache) -> None:
-    """
-    The whole of it, but for weights that are not loaded.
-    """
+    """The whole of it, but for weights that are not loaded."""
     hub.repository("owner/model").commit(FILES)
 
     path = bring("hf://owner/model", cache)
@@ -125,9 +109,7 @@ def test_a_model_is_brought(hub: Hub, cache: Cache) -> None:
 
 
 def test_a_directory_of_a_model_is_brought(hub: Hub, cache: Cache) -> None:
-    """
-    The path that comes back is the directory, and nothing beside it is fetched.
-    """
+    """The path that comes back is the directory, and nothing beside it is fetched."""
     hub.repository("owner/model").commit(FILES)
 
     path = bring("hf://owner/model/sub", cache)
@@ -136,9 +118,7 @@ def test_a_directory_of_a_model_is_brought(hub: Hub, cache: Cache) -> None:
 
 
 def test_a_file_of_a_model_is_brought(hub: Hub, cache: Cache) -> None:
-    """
-    Alone, whatever its name holds that means something in a pattern.
-    """
+    """Alone, whatever its name holds that means something in a pattern."""
     hub.repository("owner/model").commit(FILES | {"a[b]*.gguf": b"GGUF", "ab.gguf": b"no"})
 
     path = bring("hf://owner/model@main/a[b]*.gguf", cache)
@@ -147,9 +127,7 @@ def test_a_file_of_a_model_is_brought(hub: Hub, cache: Cache) -> None:
 
 
 def test_a_name_of_one_part_is_brought(hub: Hub, cache: Cache) -> None:
-    """
-    Models from before the hub had owners have no owner in their name; it names the directory in the cache.
-    """
+    """Models from before the hub had owners have no owner in their name; it names the directory in the cache."""
     hub.repository("gpt2").commit(FILES)
 
     assert contents(bring("hf://gpt2", cache)) == BROUGHT
@@ -157,9 +135,7 @@ def test_a_name_of_one_part_is_brought(hub: Hub, cache: Cache) -> None:
 
 
 def test_a_model_is_fetched_once(hub: Hub, cache: Cache) -> None:
-    """
-    The second time one question is asked: whether the branch has moved.
-    """
+    """The second time one question is asked: whether the branch has moved."""
     hub.repository("owner/model").commit(FILES)
     first = bring("hf://owner/model", cache)
     hub.requests.clear()
@@ -169,9 +145,7 @@ def test_a_model_is_fetched_once(hub: Hub, cache: Cache) -> None:
 
 
 def test_a_moved_branch_is_noticed(hub: Hub, cache: Cache) -> None:
-    """
-    A branch is looked up each time, so a new commit is a new artifact, and the old one stays whole.
-    """
+    """A branch is looked up each time, so a new commit is a new artifact, and the old one stays whole."""
     repository = hub.repository("owner/model")
     repository.commit(FILES)
     old = bring("hf://owner/model", cache)
@@ -183,9 +157,7 @@ def test_a_moved_branch_is_noticed(hub: Hub, cache: Cache) -> None:
 
 
 def test_a_pinned_commit_that_is_there_asks_nobody(hub: Hub, cache: Cache) -> None:
-    """
-    A commit never changes, so once it is in the cache it works without any hub.
-    """
+    """A commit never changes, so once it is in the cache it works without any hub."""
     commit = hub.repository("owner/model").commit(FILES)
     first = bring(f"hf://owner/model@{commit}", cache)
     hub.requests.clear()
@@ -195,9 +167,7 @@ def test_a_pinned_commit_that_is_there_asks_nobody(hub: Hub, cache: Cache) -> No
 
 
 def test_a_hub_that_does_not_answer_leaves_what_was_fetched(hub: Hub, cache: Cache) -> None:
-    """
-    A server restarts with the model it had, and says in its log that nobody confirmed it.
-    """
+    """A server restarts with the model it had, and says in its log that nobody confirmed it."""
     hub.repository("owner/model").commit(FILES)
     first = bring("hf://owner/model", cache)
     hub.status = 503
@@ -210,9 +180,7 @@ def test_a_hub_that_does_not_answer_leaves_what_was_fetched(hub: Hub, cache: Cac
 def test_a_damaged_artifact_does_not_stand_in_for_a_hub(
     hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    What is no longer whole must be fetched again, and when that fails, so does the whole.
-    """
+    """What is no longer whole must be fetched again, and when that fails, so does the whole."""
     hub.repository("owner/model").commit(FILES)
     (bring("hf://owner/model", cache) / "config.json").unlink()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -222,9 +190,7 @@ def test_a_damaged_artifact_does_not_stand_in_for_a_hub(
 
 
 def test_a_model_that_became_gated_is_not_served_from_the_cache_unasked(hub: Hub, cache: Cache) -> None:
-    """
-    A refusal is an answer: only silence is bridged.
-    """
+    """A refusal is an answer: only silence is bridged."""
     hub.repository("owner/model").commit(FILES)
     bring("hf://owner/model", cache)
     hub.status = 403
@@ -234,9 +200,7 @@ def test_a_model_that_became_gated_is_not_served_from_the_cache_unasked(hub: Hub
 
 
 def test_a_fetch_is_logged(hub: Hub, cache: Cache) -> None:
-    """
-    One event says what was brought, at which commit, its size and how long it took.
-    """
+    """One event says what was brought, at which commit, its size and how long it took."""
     commit = hub.repository("owner/model").commit(FILES)
 
     with capture_logs() as events:
@@ -249,9 +213,7 @@ def test_a_fetch_is_logged(hub: Hub, cache: Cache) -> None:
 def test_the_servers_own_offline_setting_stops_no_fetch(
     hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Our server keeps vLLM from fetching anything with a setting that our own fetches must not obey.
-    """
+    """Our server keeps vLLM from fetching anything with a setting that our own fetches must not obey."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hub.repository("owner/model").commit(FILES)
 
@@ -259,9 +221,7 @@ def test_the_servers_own_offline_setting_stops_no_fetch(
 
 
 def test_an_offline_wish_of_the_user_is_obeyed(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    TRANSFORMERS_OFFLINE, which we never set, still keeps everything at home.
-    """
+    """TRANSFORMERS_OFFLINE, which we never set, still keeps everything at home."""
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
 
     with pytest.raises(StorageError, match=r"TRANSFORMERS_OFFLINE is set.*unset it"):
@@ -273,9 +233,7 @@ def test_an_offline_wish_of_the_user_is_obeyed(hub: Hub, cache: Cache, monkeypat
 def test_a_gated_model_says_how_to_get_it(
     hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
-    """
-    The error has the page to ask on and the variable to set; no token is ever shown.
-    """
+    """The error has the page to ask on and the variable to set; no token is ever shown."""
     repository = hub.repository("owner/model")
     repository.commit(FILES)
     repository.token = "hf_good"
@@ -291,9 +249,7 @@ def test_a_gated_model_says_how_to_get_it(
 
 
 def test_a_gated_model_is_brought_with_a_token(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    HF_TOKEN reaches the hub.
-    """
+    """HF_TOKEN reaches the hub."""
     repository = hub.repository("owner/model")
     repository.commit(FILES)
     repository.token = "hf_good"
@@ -303,9 +259,7 @@ def test_a_gated_model_is_brought_with_a_token(hub: Hub, cache: Cache, monkeypat
 
 
 def test_a_token_that_is_no_token_is_told(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A wrong HF_TOKEN is not an absent model, also where everyone may have the model.
-    """
+    """A wrong HF_TOKEN is not an absent model, also where everyone may have the model."""
     hub.repository("owner/model").commit(FILES)
     monkeypatch.setenv("HF_TOKEN", "wrong")
 
@@ -314,17 +268,13 @@ def test_a_token_that_is_no_token_is_told(hub: Hub, cache: Cache, monkeypatch: p
 
 
 def test_an_unknown_model_is_not_found(hub: Hub, cache: Cache) -> None:
-    """
-    The hub does not tell absent from private, so the error names both remedies.
-    """
+    """The hub does not tell absent from private, so the error names both remedies."""
     with pytest.raises(ArtifactNotFoundError, match=r"owner/nope, or a private one; check the name, or set HF_TOKEN"):
         bring("hf://owner/nope", cache)
 
 
 def test_a_missing_revision_is_guessed(hub: Hub, cache: Cache) -> None:
-    """
-    Who misspells a branch sees which there are.
-    """
+    """Who misspells a branch sees which there are."""
     repository = hub.repository("owner/model")
     repository.commit(FILES)
 
@@ -335,9 +285,7 @@ def test_a_missing_revision_is_guessed(hub: Hub, cache: Cache) -> None:
 
 
 def test_a_missing_commit_is_not_found(hub: Hub, cache: Cache) -> None:
-    """
-    A commit is not looked up beforehand, and its absence is told all the same.
-    """
+    """A commit is not looked up beforehand, and its absence is told all the same."""
     hub.repository("owner/model").commit(FILES)
 
     with pytest.raises(ArtifactNotFoundError, match="has no such commit"):
@@ -358,9 +306,7 @@ def test_a_missing_commit_is_not_found(hub: Hub, cache: Cache) -> None:
 def test_what_a_hub_answers_is_told_apart(
     hub: Hub, cache: Cache, status: int, error: type[StorageError], words: str
 ) -> None:
-    """
-    Forbidden, absent, busy and not a hub at all are different errors.
-    """
+    """Forbidden, absent, busy and not a hub at all are different errors."""
     hub.status = status
 
     with pytest.raises(StorageError, match=words) as caught:
@@ -369,9 +315,7 @@ def test_what_a_hub_answers_is_told_apart(
 
 
 def test_a_token_that_may_see_a_model_and_not_have_it_is_denied(hub: Hub, cache: Cache) -> None:
-    """
-    What huggingface_hub calls a file missing on this disk is, at its root, a refusal.
-    """
+    """What huggingface_hub calls a file missing on this disk is, at its root, a refusal."""
     hub.repository("owner/model").commit(FILES)
     hub.file_status = 403
 
@@ -380,9 +324,7 @@ def test_a_token_that_may_see_a_model_and_not_have_it_is_denied(hub: Hub, cache:
 
 
 def test_a_hub_out_of_reach_is_unavailable(cache: Cache, only_hub_settings: pytest.MonkeyPatch) -> None:
-    """
-    A refused connection may pass; the password of a private mirror is not shown.
-    """
+    """A refused connection may pass; the password of a private mirror is not shown."""
     only_hub_settings.setenv("HF_ENDPOINT", "http://someone:s3cret@127.0.0.1:9")
 
     with pytest.raises(StorageUnavailableError, match=r"Connection refused.*try again") as caught:
@@ -391,9 +333,7 @@ def test_a_hub_out_of_reach_is_unavailable(cache: Cache, only_hub_settings: pyte
 
 
 def test_a_broken_download_goes_on(hub: Hub, cache: Cache) -> None:
-    """
-    A connection that is reset in the middle of a file costs time and nothing else.
-    """
+    """A connection that is reset in the middle of a file costs time and nothing else."""
     hub.repository("owner/model").commit(FILES)
     hub.resets = 2
 
@@ -403,9 +343,7 @@ def test_a_broken_download_goes_on(hub: Hub, cache: Cache) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_flipped_bit_is_found(hub: Hub, cache: Cache, name: str) -> None:
-    """
-    Small files and large ones are held to the digests that the hub lists, and a wrong one is named and not kept.
-    """
+    """Small files and large ones are held to the digests that the hub lists, and a wrong one is named and not kept."""
     hub.repository("owner/model").commit(FILES)
     hub.damaged = name
 
@@ -415,9 +353,7 @@ def test_a_flipped_bit_is_found(hub: Hub, cache: Cache, name: str) -> None:
 
 
 def test_a_repository_that_would_write_elsewhere_is_refused(hub: Hub, cache: Cache) -> None:
-    """
-    Not even its harmless files are fetched.
-    """
+    """Not even its harmless files are fetched."""
     hub.repository("owner/model").commit(FILES | {"../../../evil": b"x"})
 
     with pytest.raises(ArtifactCorruptError, match="leads out of its place; the model is refused"):
@@ -426,9 +362,7 @@ def test_a_repository_that_would_write_elsewhere_is_refused(hub: Hub, cache: Cac
 
 
 def test_a_token_is_for_the_hub_alone(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Where the hub leads to another host for the bytes, the token does not go along.
-    """
+    """Where the hub leads to another host for the bytes, the token does not go along."""
     repository = hub.repository("owner/model")
     repository.commit(FILES)
     repository.token = "hf_good"
@@ -441,9 +375,7 @@ def test_a_token_is_for_the_hub_alone(hub: Hub, cache: Cache, monkeypatch: pytes
 
 
 def test_the_hub_is_asked_once_where_a_file_lies(hub: Hub, cache: Cache) -> None:
-    """
-    The hub counts questions, so all ranges of a file but the first go where it led before.
-    """
+    """The hub counts questions, so all ranges of a file but the first go where it led before."""
     hub.repository("owner/model").commit({"model.safetensors": bytes(2 << 20)})
     hub.leads_away = True
 
@@ -453,9 +385,7 @@ def test_the_hub_is_asked_once_where_a_file_lies(hub: Hub, cache: Cache) -> None
 
 
 def test_an_address_that_is_not_valid_any_more_is_asked_for_again(hub: Hub, cache: Cache) -> None:
-    """
-    Addresses are signed for minutes and models take hours.
-    """
+    """Addresses are signed for minutes and models take hours."""
     hub.repository("owner/model").commit({"model.safetensors": bytes(2 << 20)})
     hub.leads_away = True
 
@@ -469,9 +399,7 @@ def test_an_address_that_is_not_valid_any_more_is_asked_for_again(hub: Hub, cach
 
 
 def test_a_token_of_the_config_is_for_one_owner(hub: Hub, cache: Cache) -> None:
-    """
-    A block that names an owner is sent for no other's models.
-    """
+    """A block that names an owner is sent for no other's models."""
     for owner in ("mine", "other"):
         repository = hub.repository(f"{owner}/model")
         repository.commit(FILES)
@@ -485,9 +413,7 @@ def test_a_token_of_the_config_is_for_one_owner(hub: Hub, cache: Cache) -> None:
 
 
 def test_a_mirror_behind_a_password_is_let_in(hub: Hub, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    The user in HF_ENDPOINT is said in a header, and in no message.
-    """
+    """The user in HF_ENDPOINT is said in a header, and in no message."""
     hub.repository("owner/model").commit(FILES)
     monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("//", "//someone:s3cret@"))
 
@@ -495,9 +421,7 @@ def test_a_mirror_behind_a_password_is_let_in(hub: Hub, cache: Cache, monkeypatc
 
 
 def test_a_mirror_without_sizes_is_asked_for_its_tree(hub: Hub, cache: Cache) -> None:
-    """
-    Page by page; digests are in it as well.
-    """
+    """Page by page; digests are in it as well."""
     hub.repository("owner/model").commit(FILES)
     hub.tells_sizes = False
     hub.page = 2
@@ -508,9 +432,7 @@ def test_a_mirror_without_sizes_is_asked_for_its_tree(hub: Hub, cache: Cache) ->
 
 
 def test_a_hub_that_is_no_address_is_told(cache: Cache, only_hub_settings: pytest.MonkeyPatch) -> None:
-    """
-    A host without a scheme, most often.
-    """
+    """A host without a scheme, most often."""
     only_hub_settings.setenv("HF_ENDPOINT", "mirror.example.com")
 
     with pytest.raises(StorageError, match=r"HF_ENDPOINT is 'mirror.example.com', .*write https://HOST"):

@@ -1,6 +1,4 @@
-"""
-`s3://`: who we are to a store, and what its answers mean.
-"""
+"""`s3://`: who we are to a store, and what its answers mean."""
 
 from __future__ import annotations
 
@@ -20,35 +18,27 @@ Environment = pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def store(seaweedfs: S3Server) -> S3Server:
-    """
-    A store with an object for all, and one for readers.
-    """
+    """A store with an object for all, and one for readers."""
     seaweedfs.put("open/x.txt", b"open")
     seaweedfs.put("closed/x.txt", b"closed", PRIVATE)
     return seaweedfs
 
 
 def settings(**block: object) -> GlobalStorageConfig:
-    """
-    Settings with one block of credentials.
-    """
+    """Settings with one block of credentials."""
     transfer = {"stall_seconds": 30, "retries": 0}
     return GlobalStorageConfig.model_validate({"transfer": transfer, "credentials": {"s3": [block] if block else []}})
 
 
 async def credential_and_names(uri: str, given: GlobalStorageConfig) -> tuple[str, list[str]]:
-    """
-    Which credential was used, and what it could see.
-    """
+    """Which credential was used, and what it could see."""
     async with opened(uri, given) as store:
         listing = await store.list()
         return store.credential, [file.name for file in listing.files]
 
 
 async def test_the_keys_of_the_environment_are_used(store: S3Server, only_given_credentials: Environment) -> None:
-    """
-    As every AWS tool does, and at the endpoint that the environment names.
-    """
+    """As every AWS tool does, and at the endpoint that the environment names."""
     only_given_credentials.setenv("AWS_ENDPOINT_URL_S3", store.url)
     only_given_credentials.setenv("AWS_ACCESS_KEY_ID", READER[0])
     only_given_credentials.setenv("AWS_SECRET_ACCESS_KEY", READER[1])
@@ -59,9 +49,7 @@ async def test_the_keys_of_the_environment_are_used(store: S3Server, only_given_
 async def test_a_profile_of_the_aws_files_is_used(
     store: S3Server, only_given_credentials: Environment, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """
-    The one that the config names, in the file that the environment names.
-    """
+    """The one that the config names, in the file that the environment names."""
     file = tmp_path_factory.mktemp("aws") / "credentials"
     file.write_text(f"[work]\naws_access_key_id = {READER[0]}\naws_secret_access_key = {READER[1]}\n")
     only_given_credentials.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
@@ -71,17 +59,13 @@ async def test_a_profile_of_the_aws_files_is_used(
 
 
 async def test_an_unknown_profile_is_told(store: S3Server) -> None:
-    """
-    It is the user's own setting that is wrong.
-    """
+    """It is the user's own setting that is wrong."""
     with pytest.raises(AccessDeniedError, match="nope"):
         await listed(f"s3://{PRIVATE}/closed", settings(profile="nope", endpoint_url=store.url))
 
 
 async def test_kserves_variables_name_the_endpoint(store: S3Server, only_given_credentials: Environment) -> None:
-    """
-    A host without a scheme, and whether to use TLS.
-    """
+    """A host without a scheme, and whether to use TLS."""
     only_given_credentials.setenv("S3_ENDPOINT", store.url.removeprefix("http://"))
     only_given_credentials.setenv("S3_USE_HTTPS", "0")
     only_given_credentials.setenv("awsAnonymousCredential", "True")
@@ -90,9 +74,7 @@ async def test_kserves_variables_name_the_endpoint(store: S3Server, only_given_c
 
 
 async def test_awss_own_endpoint_goes_before_kserves(store: S3Server, only_given_credentials: Environment) -> None:
-    """
-    Who sets both means the standard one.
-    """
+    """Who sets both means the standard one."""
     only_given_credentials.setenv("S3_ENDPOINT", "127.0.0.1:9")
     only_given_credentials.setenv("AWS_ENDPOINT_URL", store.url)
     only_given_credentials.setenv("awsAnonymousCredential", "1")
@@ -101,17 +83,13 @@ async def test_awss_own_endpoint_goes_before_kserves(store: S3Server, only_given
 
 
 async def test_a_public_bucket_needs_no_credentials(store: S3Server) -> None:
-    """
-    Where none are set up, nothing is signed.
-    """
+    """Where none are set up, nothing is signed."""
     used, names = await credential_and_names(f"s3://{BUCKET}/open", settings(endpoint_url=store.url))
     assert (used, names) == ("anonymous, as no AWS credentials are set up", ["x.txt"])
 
 
 async def test_the_block_of_a_bucket_goes_before_the_one_for_all(store: S3Server) -> None:
-    """
-    Whatever their order.
-    """
+    """Whatever their order."""
     general = {"anonymous": True, "endpoint_url": store.url}
     special = {
         "bucket": PRIVATE,
@@ -136,18 +114,14 @@ async def test_the_block_of_a_bucket_goes_before_the_one_for_all(store: S3Server
     ids=["anonymous", "wrong key", "wrong secret"],
 )
 async def test_who_may_not_read_is_told_what_to_set(store: S3Server, block: dict[str, object], code: str) -> None:
-    """
-    With the store's own code, and without the secret.
-    """
+    """With the store's own code, and without the secret."""
     with pytest.raises(AccessDeniedError, match=f"{code}.*storage.credentials.s3") as caught:
         await listed(f"s3://{PRIVATE}/closed", settings(endpoint_url=store.url, **block))
     assert "s3cret-value" not in str(caught.value)
 
 
 async def test_an_absent_bucket_is_told_from_an_absent_prefix(store: S3Server) -> None:
-    """
-    The one is a name to correct, the other a path.
-    """
+    """The one is a name to correct, the other a path."""
     admin = {"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1], "endpoint_url": store.url}
 
     with pytest.raises(ArtifactNotFoundError, match="no bucket 'nope-nope'"):
@@ -157,9 +131,7 @@ async def test_an_absent_bucket_is_told_from_an_absent_prefix(store: S3Server) -
 
 
 async def test_markers_of_directories_are_no_files(store: S3Server) -> None:
-    """
-    Consoles make an empty object for a directory; it has no name below it.
-    """
+    """Consoles make an empty object for a directory; it has no name below it."""
     store.put("marked/", b"")
     store.put("marked/sub/", b"")
     store.put("marked/x.txt", b"x")
@@ -169,18 +141,14 @@ async def test_markers_of_directories_are_no_files(store: S3Server) -> None:
 
 
 async def test_an_object_in_one_part_has_its_md5(store: S3Server) -> None:
-    """
-    Its ETag.
-    """
+    """Its ETag."""
     listing = await listed(f"s3://{BUCKET}/open", settings(anonymous=True, endpoint_url=store.url))
 
     assert listing.files[0].digests["md5"] == md5(b"open").hexdigest()
 
 
 async def test_an_object_in_several_parts_has_no_md5(moto: S3Server) -> None:
-    """
-    The digest of digests of parts says nothing about the whole.
-    """
+    """The digest of digests of parts says nothing about the whole."""
     upload = moto.client.create_multipart_upload(Bucket=BUCKET, Key="parts/x")
     parts = []
     for number, data in ((1, bytes(5 << 20)), (2, b"rest")):
@@ -207,9 +175,7 @@ async def test_an_object_in_several_parts_has_no_md5(moto: S3Server) -> None:
     ],
 )
 async def test_a_checksum_that_the_store_keeps_is_taken(moto: S3Server, algorithm: str, name: str, digest: str) -> None:
-    """
-    One of the whole object, given when it was stored.
-    """
+    """One of the whole object, given when it was stored."""
     moto.client.put_object(Bucket=BUCKET, Key=f"sums-{name}/x", Body=b"123456789", ChecksumAlgorithm=algorithm)
 
     block = {"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1], "endpoint_url": moto.url}
@@ -218,9 +184,7 @@ async def test_a_checksum_that_the_store_keeps_is_taken(moto: S3Server, algorith
 
 
 async def test_an_encrypted_object_has_no_md5(moto: S3Server) -> None:
-    """
-    With a key of one's own, an ETag only looks like one.
-    """
+    """With a key of one's own, an ETag only looks like one."""
     moto.client.put_object(Bucket=BUCKET, Key="sealed/x", Body=b"data", ServerSideEncryption="aws:kms")
 
     block = {"access_key_id": ADMIN[0], "secret_access_key": ADMIN[1], "endpoint_url": moto.url}
@@ -229,17 +193,13 @@ async def test_an_encrypted_object_has_no_md5(moto: S3Server) -> None:
 
 
 async def test_a_whole_bucket_is_listed(store: S3Server) -> None:
-    """
-    Without a prefix all of it, and without a `/` in front of any name.
-    """
+    """Without a prefix all of it, and without a `/` in front of any name."""
     _, names = await credential_and_names(f"s3://{BUCKET}", settings(anonymous=True, endpoint_url=store.url))
     assert "open/x.txt" in names
 
 
 async def test_more_objects_than_a_page_has_are_listed(moto: S3Server) -> None:
-    """
-    All pages of a listing.
-    """
+    """All pages of a listing."""
     from moto.s3.models import s3_backends
 
     # Past its HTTP interface, which takes seconds for as many.
@@ -251,9 +211,7 @@ async def test_more_objects_than_a_page_has_are_listed(moto: S3Server) -> None:
 
 
 async def test_who_may_read_and_not_list_gets_one_object(store: S3Server) -> None:
-    """
-    A right to read an object is enough to name it.
-    """
+    """A right to read an object is enough to name it."""
     statement = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{PRIVATE}/*"}
     store.client.put_bucket_policy(
         Bucket=PRIVATE, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]})
@@ -270,9 +228,7 @@ async def test_who_may_read_and_not_list_gets_one_object(store: S3Server) -> Non
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://a/b", "s3://b\nucket/key", "s3://me:s3cret@bucket/key"])
 def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
-    """
-    And no secret in it is shown.
-    """
+    """And no secret in it is shown."""
     with pytest.raises(StorageError, match="names no bucket") as caught:
         S3Store(uri, settings())
     assert "s3cret" not in str(caught.value)

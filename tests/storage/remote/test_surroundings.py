@@ -1,6 +1,4 @@
-"""
-The user's proxies and logins, which hold for every request on the web.
-"""
+"""The user's proxies and logins, which hold for every request on the web."""
 
 from __future__ import annotations
 
@@ -22,26 +20,20 @@ MODEL = {"model.gguf": b"GGUF"}
 
 
 def basic(login: str) -> str:
-    """
-    The header's value for a name and a password.
-    """
+    """The header's value for a name and a password."""
     return f"Basic {base64.b64encode(login.encode()).decode()}"
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[WebServer]:
-    """
-    A server with one file, which it has for all hosts, as a proxy would.
-    """
+    """A server with one file, which it has for all hosts, as a proxy would."""
     with web.own(tmp_path / "web") as server:
         server.put("model.gguf", b"GGUF")
         yield server
 
 
 async def test_the_users_proxy_is_asked(server: WebServer, only_given_credentials: Environment) -> None:
-    """
-    For hosts that only it can reach, and with the login in its address.
-    """
+    """For hosts that only it can reach, and with the login in its address."""
     only_given_credentials.setenv("http_proxy", f"http://me:s%40cret@127.0.0.1:{server.port}")
     server.wants = {"Host": "models.test", "Proxy-Authorization": basic("me:s@cret")}
 
@@ -49,9 +41,7 @@ async def test_the_users_proxy_is_asked(server: WebServer, only_given_credential
 
 
 async def test_what_no_proxy_names_is_reached_directly(server: WebServer, only_given_credentials: Environment) -> None:
-    """
-    A proxy that is not there does no harm then.
-    """
+    """A proxy that is not there does no harm then."""
     only_given_credentials.setenv("http_proxy", "http://127.0.0.1:9")
     only_given_credentials.setenv("no_proxy", "127.0.0.1")
 
@@ -61,9 +51,7 @@ async def test_what_no_proxy_names_is_reached_directly(server: WebServer, only_g
 async def test_a_login_of_the_users_netrc_is_used(
     server: WebServer, tmp_path: Path, only_given_credentials: Environment
 ) -> None:
-    """
-    As other tools do; what the URI says goes before it.
-    """
+    """As other tools do; what the URI says goes before it."""
     logins = tmp_path / "netrc"
     logins.write_text("machine 127.0.0.1 login me password s3cret\n")
     only_given_credentials.setenv("NETRC", str(logins))

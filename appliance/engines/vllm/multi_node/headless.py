@@ -1,6 +1,4 @@
-"""
-The ranks of one machine in an engine whose front end is on another.
-"""
+"""The ranks of one machine in an engine whose front end is on another."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ _LOOK_SECONDS = 0.2
 
 
 class HeadlessEngine:
-    """
-    vLLM's processes of a follower; it answers nothing, and ends with the engine of rank 0.
-    """
+    """vLLM's processes of a follower; it answers nothing, and ends with the engine of rank 0."""
 
     def __init__(self, setup: EngineSpec) -> None:
         self._setup = setup
@@ -40,8 +36,7 @@ class HeadlessEngine:
         self._keeper: object = None
 
     async def start(self) -> None:
-        """
-        Wait for rank 0, start the ranks of this machine, and wait until the whole engine computes.
+        """Wait for rank 0, start the ranks of this machine, and wait until the whole engine computes.
 
         Raises:
             LoadError: rank 0 refuses this machine, or vLLM the model or the arguments.
@@ -69,21 +64,16 @@ class HeadlessEngine:
 
     @property
     def is_wanted(self) -> bool:
-        """
-        Rank 0 is there, and has our ranks compute.
-        """
+        """Rank 0 is there, and has our ranks compute."""
         return self._leader.is_there
 
     @property
     def nodes(self) -> Mapping[int, str]:
-        """
-        How rank 0 is.
-        """
+        """How rank 0 is."""
         return self._leader.standing()
 
     def check(self) -> None:
-        """
-        Return at once when rank 0 and all ranks of this machine live.
+        """Return at once when rank 0 and all ranks of this machine live.
 
         Raises:
             EngineDeadError: one of them does not.
@@ -95,9 +85,7 @@ class HeadlessEngine:
             raise EngineDeadError(reason)
 
     async def close(self) -> None:
-        """
-        End the processes; safe to call twice.
-        """
+        """End the processes; safe to call twice."""
         self._end("it was stopped")
 
     def _end(self, reason: str) -> None:
@@ -106,8 +94,7 @@ class HeadlessEngine:
 
 
 def _launch(setup: EngineSpec, proceed: Callable[[], None]) -> object:
-    """
-    Start the ranks of this machine for a front end on another, as ``vllm serve --headless`` does; blocks until they
+    """Start the ranks of this machine for a front end on another, as ``vllm serve --headless`` does; blocks until they
     have met those of rank 0, or in a model of several copies just until they run.
 
     What is returned ends them with its own end; `proceed` is as in `launch`.

@@ -1,6 +1,4 @@
-"""
-The other machines of one model, as rank 0 sees them.
-"""
+"""The other machines of one model, as rank 0 sees them."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ _HELLO_SECONDS = 10.0
 
 
 class LeaderNode:
-    """
-    Awaited, told to start, and watched; none for a model of one machine, nor for one in Ray's cluster.
-    """
+    """Awaited, told to start, and watched; none for a model of one machine, nor for one in Ray's cluster."""
 
     def __init__(self, setup: EngineSpec) -> None:
         self._setup = setup
@@ -50,8 +46,7 @@ class LeaderNode:
         self._servers: list[asyncio.Server] = []
 
     async def gather(self) -> EngineSpec:
-        """
-        Wait for all of them, for as long as it takes: they bring the model's bytes first.
+        """Wait for all of them, for as long as it takes: they bring the model's bytes first.
 
         The setup with the addresses that they reach us by.
 
@@ -77,34 +72,25 @@ class LeaderNode:
 
     @property
     def missing(self) -> list[int]:
-        """
-        The ranks that have not come.
-        """
+        """The ranks that have not come."""
         return sorted(set(range(1, self._nodes.count)) - self._here.keys())
 
     def standing(self) -> Mapping[int, str]:
-        """
-        How each of them is: `awaited`, `here` or `gone`; empty for a model of one machine.
-        """
+        """How each of them is: `awaited`, `here` or `gone`; empty for a model of one machine."""
         ranks = range(1, self._nodes.count) if self._setup.layout.is_followed else ()
         return {rank: "gone" if rank in self._lost else "here" if rank in self._here else "awaited" for rank in ranks}
 
     async def unless_gone(self, work: asyncio.Future[T]) -> T:
-        """
-        The result of the work, unless one of them goes first; see `words.unless_gone`.
-        """
+        """The result of the work, unless one of them goes first; see `words.unless_gone`."""
         return await unless_gone(self._gone, work)
 
     def tell_started(self) -> None:
-        """
-        The engine computes, with the help of all of them.
-        """
+        """The engine computes, with the help of all of them."""
         for writer in self._here.values():
             say(writer, NodeMessage("started"))
 
     def check(self) -> None:
-        """
-        Return at once when all of them are there.
+        """Return at once when all of them are there.
 
         Raises:
             EngineDeadError: one is gone.
@@ -112,9 +98,7 @@ class LeaderNode:
         require_there(self._gone)
 
     def close(self) -> None:
-        """
-        Let them go; safe to call twice.
-        """
+        """Let them go; safe to call twice."""
         for server in self._servers:
             server.close()
         for writer in self._here.values():

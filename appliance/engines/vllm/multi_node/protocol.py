@@ -28,9 +28,7 @@ _IDLE_SECONDS, _BETWEEN_SECONDS, _PROBES = 5, 5, 3
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """
-    The first line, a follower's: who it is, and a digest of what all must have alike.
-    """
+    """The first line, a follower's: who it is, and a digest of what all must have alike."""
 
     rank: int
     digest: str
@@ -47,9 +45,7 @@ class NodeMessage(msgspec.Struct, frozen=True):
 
 
 def digest(setup: EngineSpec) -> str:
-    """
-    SHA-256 of what must be alike on all machines; the rank, the devices and the way to rank 0 may differ.
-    """
+    """SHA-256 of what must be alike on all machines; the rank, the devices and the way to rank 0 may differ."""
     alike = [
         version("appliance"),
         setup.names,
@@ -62,8 +58,7 @@ def digest(setup: EngineSpec) -> str:
 
 
 def listen(port: int) -> list[socket.socket]:
-    """
-    Listening sockets on every address of this machine, of IPv4 and IPv6 as far as it has them.
+    """Listening sockets on every address of this machine, of IPv4 and IPv6 as far as it has them.
 
     Raises:
         OSError: the port is taken, or may not be ours.
@@ -83,16 +78,12 @@ def listen(port: int) -> list[socket.socket]:
 
 
 def say(writer: asyncio.StreamWriter, line: Hello | NodeMessage) -> None:
-    """
-    Send a line; to whoever is gone, nothing.
-    """
+    """Send a line; to whoever is gone, nothing."""
     writer.write(msgspec.json.encode(line) + b"\n")
 
 
 async def hear(reader: asyncio.StreamReader, kind: type[T]) -> T | None:
-    """
-    The next line; None at the end of the connection, and where it is no such line.
-    """
+    """The next line; None at the end of the connection, and where it is no such line."""
     try:
         return msgspec.json.decode(await reader.readline(), type=kind)
     except (OSError, ValueError):
@@ -100,9 +91,7 @@ async def hear(reader: asyncio.StreamReader, kind: type[T]) -> T | None:
 
 
 def keep_alive(writer: asyncio.StreamWriter) -> None:
-    """
-    Have the kernel look whether the other machine is still there.
-    """
+    """Have the kernel look whether the other machine is still there."""
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_SECONDS)
@@ -114,8 +103,7 @@ def keep_alive(writer: asyncio.StreamWriter) -> None:
 
 
 async def unless_gone(gone: asyncio.Future[str], work: asyncio.Future[T]) -> T:
-    """
-    The result of the work, unless a machine that it needs goes first.
+    """The result of the work, unless a machine that it needs goes first.
 
     Raises:
         EngineDeadError: that is so, with the reason.
@@ -130,8 +118,7 @@ async def unless_gone(gone: asyncio.Future[str], work: asyncio.Future[T]) -> T:
 
 
 def require_there(gone: asyncio.Future[str]) -> None:
-    """
-    Return when no machine is gone.
+    """Return when no machine is gone.
 
     Raises:
         EngineDeadError: one is, with the reason.

@@ -1,6 +1,4 @@
-"""
-Rank 0 of one model, as another of its machines sees it.
-"""
+"""Rank 0 of one model, as another of its machines sees it."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ _AGAIN_SECONDS = 0.5
 
 
 class WorkerNode:
-    """
-    Joined, and watched until it goes.
-    """
+    """Joined, and watched until it goes."""
 
     def __init__(self, setup: EngineSpec) -> None:
         nodes = setup.layout.nodes
@@ -50,8 +46,7 @@ class WorkerNode:
         self._listening: asyncio.Task[None] | None = None
 
     async def join(self) -> EngineSpec:
-        """
-        Wait until it is there and has all the others, for as long as it takes.
+        """Wait until it is there and has all the others, for as long as it takes.
 
         The setup with the addresses that this machine and it know each other by.
 
@@ -97,26 +92,19 @@ class WorkerNode:
 
     @property
     def is_there(self) -> bool:
-        """
-        It was joined, and is not gone.
-        """
+        """It was joined, and is not gone."""
         return self._writer is not None and not self._gone.done()
 
     def standing(self) -> Mapping[int, str]:
-        """
-        How it is: `awaited`, `here` or `gone`.
-        """
+        """How it is: `awaited`, `here` or `gone`."""
         return {0: "gone" if self._gone.done() else "awaited" if self._writer is None else "here"}
 
     async def unless_gone(self, work: asyncio.Future[T]) -> T:
-        """
-        The result of the work, unless it goes first; see `words.unless_gone`.
-        """
+        """The result of the work, unless it goes first; see `words.unless_gone`."""
         return await unless_gone(self._gone, work)
 
     def check(self) -> None:
-        """
-        Return at once when it is there.
+        """Return at once when it is there.
 
         Raises:
             EngineDeadError: it is not.
@@ -124,9 +112,7 @@ class WorkerNode:
         require_there(self._gone)
 
     def leave(self, reason: str) -> None:
-        """
-        Let it know why we go; safe to call twice.
-        """
+        """Let it know why we go; safe to call twice."""
         if self._listening is not None:
             self._listening.cancel()
         if self._writer is not None and not self._writer.is_closing():

@@ -1,6 +1,4 @@
-"""
-Models that pool: embeddings, scores, classes, each answered from many texts at once.
-"""
+"""Models that pool: embeddings, scores, classes, each answered from many texts at once."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
 
 
 def pooling(llm: AsyncLLM, state: State, task: str | None) -> Mapping[Operation, Answer]:
-    """
-    What answers each operation of a model that pools; which ones there are depends on vLLM's `task`.
-    """
+    """What answers each operation of a model that pools; which ones there are depends on vLLM's `task`."""
     from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
     from vllm.entrypoints.pooling.pooling.protocol import PoolingRequest
 

@@ -1,6 +1,4 @@
-"""
-Many texts through the engine: tokenized off the event loop, computed together, answered in their order.
-"""
+"""Many texts through the engine: tokenized off the event loop, computed together, answered in their order."""
 
 from __future__ import annotations
 
@@ -33,8 +31,7 @@ One text, several, or the same as token ids.
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """
-    What the engine made of one text.
+    """What the engine made of one text.
 
     `values` is what its pooler gives: `(dimensions,)` for an embedding, `(labels,)` for a classification,
     `(tokens, labels)` for a classification of tokens. `spans` has the first and one past the last character
@@ -53,16 +50,13 @@ class _Prompt:
 
 
 class TextBatcher:
-    """
-    The way of texts through one engine.
-    """
+    """The way of texts through one engine."""
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
 
     async def encode(self, given: Input, tokenize: TokenizeParams, pool: PoolingParams) -> list[Encoded]:
-        """
-        Encode what a request gave as its `input`; cancelling the wait aborts it in the engine.
+        """Encode what a request gave as its `input`; cancelling the wait aborts it in the engine.
 
         Raises:
             RequestError: there is nothing to encode.
@@ -120,9 +114,7 @@ class TextBatcher:
 
 
 def _slices(inputs: Sequence[str] | Sequence[list[int]]) -> Iterator[Sequence[str] | Sequence[list[int]]]:
-    """
-    The inputs in their order, so many at once as are tokenized in one go.
-    """
+    """The inputs in their order, so many at once as are tokenized in one go."""
     begin = size = 0
     for end, each in enumerate(inputs):
         size += len(each)
@@ -133,8 +125,7 @@ def _slices(inputs: Sequence[str] | Sequence[list[int]]) -> Iterator[Sequence[st
 
 
 def _several(given: Input) -> Sequence[str] | Sequence[list[int]]:
-    """
-    What was given, as several; nothing to encode is refused, as OpenAI refuses it.
+    """What was given, as several; nothing to encode is refused, as OpenAI refuses it.
 
     Source: https://platform.openai.com/docs/api-reference/embeddings/create#embeddings-create-input
     """

@@ -1,5 +1,4 @@
-"""
-Classes of texts and of tokens, by the names of their labels.
+"""Classes of texts and of tokens, by the names of their labels.
 
 Source of the shape: vLLM's ``/classify``, with every label's name beside its probability.
 """
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 
 
 class TextClass(msgspec.Struct):
-    """
-    The class of one text: the likeliest label, and the probability of each.
+    """The class of one text: the likeliest label, and the probability of each.
 
     `probs` has the probabilities in the order of the model's labels.
     """
@@ -42,8 +40,7 @@ class TextClass(msgspec.Struct):
 
 
 class TokenClass(msgspec.Struct):
-    """
-    The class of one token, which is the text from its `start` to before its `end`, in characters.
+    """The class of one token, which is the text from its `start` to before its `end`, in characters.
 
     Both are None where the client sent token ids.
     """
@@ -56,18 +53,14 @@ class TokenClass(msgspec.Struct):
 
 
 class TokenClasses(msgspec.Struct):
-    """
-    The classes of one text's tokens; special ones, which stand for no text, are left out.
-    """
+    """The classes of one text's tokens; special ones, which stand for no text, are left out."""
 
     index: int
     tokens: list[TokenClass]
 
 
 class Classifications(msgspec.Struct, tag_field="object", tag="list"):
-    """
-    The answer: the classes for each input, in their order.
-    """
+    """The answer: the classes for each input, in their order."""
 
     id: str
     created: int
@@ -77,9 +70,7 @@ class Classifications(msgspec.Struct, tag_field="object", tag="list"):
 
 
 class ClassificationEndpoint:
-    """
-    Classifies texts, or each of their tokens.
-    """
+    """Classifies texts, or each of their tokens."""
 
     def __init__(self, texts: TextBatcher, model: ModelConfig, name: str, task: PoolingTask) -> None:
         from vllm.entrypoints.pooling.classify.protocol import ClassificationCompletionRequest
@@ -92,9 +83,7 @@ class ClassificationEndpoint:
         self._request = TypeAdapter(ClassificationCompletionRequest)
 
     async def __call__(self, call: ModelRequest) -> ModelResponse:
-        """
-        Answer one call; see `Answer`.
-        """
+        """Answer one call; see `Answer`."""
         from vllm import PoolingParams
 
         request: ClassificationCompletionRequest = await off_loop(len(call.body), decode, self._request, call.body)
@@ -132,8 +121,6 @@ class ClassificationEndpoint:
 
 
 def labels_of(names: Mapping[int, str]) -> list[str]:
-    """
-    The labels in the order of the model's outputs; those that share a name are told apart by their number.
-    """
+    """The labels in the order of the model's outputs; those that share a name are told apart by their number."""
     ordered = [names[index] for index in sorted(names)]
     return [name if ordered.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(ordered)]

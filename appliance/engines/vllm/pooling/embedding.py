@@ -1,5 +1,4 @@
-"""
-Embeddings, in OpenAI's shape.
+"""Embeddings, in OpenAI's shape.
 
 Source: https://platform.openai.com/docs/api-reference/embeddings
 """
@@ -31,18 +30,14 @@ if TYPE_CHECKING:
 
 
 class Embedding(msgspec.Struct, tag_field="object", tag="embedding"):
-    """
-    One embedding: its numbers, or their float32 bytes, little-endian, in base64.
-    """
+    """One embedding: its numbers, or their float32 bytes, little-endian, in base64."""
 
     index: int
     embedding: list[float] | str
 
 
 class Embeddings(msgspec.Struct, tag_field="object", tag="list"):
-    """
-    The answer: an embedding for each input, in their order.
-    """
+    """The answer: an embedding for each input, in their order."""
 
     id: str
     created: int
@@ -52,9 +47,7 @@ class Embeddings(msgspec.Struct, tag_field="object", tag="list"):
 
 
 class EmbeddingEndpoint:
-    """
-    Embeds texts and token ids; what else vLLM takes, chats for one, goes to its own serving class.
-    """
+    """Embeds texts and token ids; what else vLLM takes, chats for one, goes to its own serving class."""
 
     def __init__(self, texts: TextBatcher, model: ModelConfig, name: str, others: Answer) -> None:
         from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
@@ -66,9 +59,7 @@ class EmbeddingEndpoint:
         self._request = TypeAdapter(EmbeddingCompletionRequest)
 
     async def __call__(self, call: ModelRequest) -> ModelResponse:
-        """
-        Answer one call; see `Answer`.
-        """
+        """Answer one call; see `Answer`."""
         if _is_chat(call.body):
             return await self._others(call)
         request: EmbeddingCompletionRequest = await off_loop(len(call.body), decode, self._request, call.body)
@@ -105,9 +96,7 @@ class _Shape(msgspec.Struct):
 
 
 def _is_chat(body: bytes) -> bool:
-    """
-    Whether conversations are to be embedded: as `messages`, or as `input`.
-    """
+    """Whether conversations are to be embedded: as `messages`, or as `input`."""
     try:
         shape = msgspec.json.decode(body, type=_Shape)
     except (ValueError, RecursionError):

@@ -1,6 +1,4 @@
-"""
-How numbers are written: as JSON's own, or as base64 in JSON.
-"""
+"""How numbers are written: as JSON's own, or as base64 in JSON."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ class _Format(msgspec.Struct):
 
 
 def require_json(encoding_format: str) -> None:
-    """
-    Refuse vLLM's answers in plain bytes, whose shape only headers of its own server tell.
+    """Refuse vLLM's answers in plain bytes, whose shape only headers of its own server tell.
 
     Raises:
         RequestError: the format is one of those.
@@ -30,16 +27,12 @@ def require_json(encoding_format: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class JsonEncoding:
-    """
-    Another answer, for calls that want it in JSON.
-    """
+    """Another answer, for calls that want it in JSON."""
 
     answer: Answer
 
     async def __call__(self, call: ModelRequest) -> ModelResponse:
-        """
-        Answer one call; see `Answer`.
-        """
+        """Answer one call; see `Answer`."""
         try:
             require_json(msgspec.json.decode(call.body, type=_Format).encoding_format)
         except (ValueError, RecursionError) as error:

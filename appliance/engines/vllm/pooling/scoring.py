@@ -1,5 +1,4 @@
-"""
-Scores of pairs, and documents in the order of their relevance to a query.
+"""Scores of pairs, and documents in the order of their relevance to a query.
 
 Cross-encoders read both texts of a pair together; for embeddings the score is the cosine.
 Sources of the shapes: https://docs.cohere.com/reference/rerank, https://api.jina.ai/redoc, vLLM's ``/score``.
@@ -27,9 +26,7 @@ _SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), 
 
 
 class RerankEndpoint:
-    """
-    Orders documents; they and the query may be texts, or objects with a `text`.
-    """
+    """Orders documents; they and the query may be texts, or objects with a `text`."""
 
     def __init__(self, serve: Serve) -> None:
         from vllm.entrypoints.pooling.scoring.protocol import RerankRequest
@@ -37,9 +34,7 @@ class RerankEndpoint:
         self._endpoint = Endpoint(TypeAdapter(RerankRequest), serve, texts="documents")
 
     async def __call__(self, call: ModelRequest) -> ModelResponse:
-        """
-        Answer one call; see `Answer`.
-        """
+        """Answer one call; see `Answer`."""
         request = _members(call.body)
         for side in ("query", "documents"):
             if not request.get(side):
@@ -56,9 +51,7 @@ class RerankEndpoint:
 
 
 class ScoreEndpoint:
-    """
-    Scores one text against one or several, or several one by one.
-    """
+    """Scores one text against one or several, or several one by one."""
 
     def __init__(self, serve: Serve) -> None:
         from vllm.entrypoints.pooling.scoring.protocol import ScoreRequest
@@ -66,9 +59,7 @@ class ScoreEndpoint:
         self._endpoint = Endpoint(TypeAdapter(ScoreRequest), serve)
 
     async def __call__(self, call: ModelRequest) -> ModelResponse:
-        """
-        Answer one call; see `Answer`.
-        """
+        """Answer one call; see `Answer`."""
         request = _members(call.body)
         sides = next((pair for pair in _SIDES if all(side in request for side in pair)), None)
         if sides is None:
@@ -89,9 +80,7 @@ def _members(body: bytes) -> dict[str, Any]:  # Any: JSON values
 
 
 def _text(value: Any, place: str) -> Any:  # Any: JSON values
-    """
-    The text of an object that has one; a text itself, and contents of several kinds, stay as they are.
-    """
+    """The text of an object that has one; a text itself, and contents of several kinds, stay as they are."""
     if not isinstance(value, dict) or "content" in value:
         return value
     if not isinstance(value.get("text"), str):
@@ -102,9 +91,7 @@ def _text(value: Any, place: str) -> Any:  # Any: JSON values
 
 
 def _ranking(reply: ModelResponse, *, has_documents: bool) -> bytes:
-    """
-    vLLM's ranking, which is Jina's, with Cohere's account of tokens and the documents only if they are wanted.
-    """
+    """vLLM's ranking, which is Jina's, with Cohere's account of tokens and the documents only if they are wanted."""
     if not isinstance(reply.body, bytes):
         raise AssertionError("a ranking is never streamed; this is a bug")
     ranking = _members(reply.body)

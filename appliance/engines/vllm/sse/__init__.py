@@ -1,5 +1,4 @@
-"""
-Plain chat and completion streams, in vLLM's words at less than its work.
+"""Plain chat and completion streams, in vLLM's words at less than its work.
 
 vLLM's serving classes build, check and write two or three objects for each token. In a plain stream all but the text
 is the same in each of them, so we have vLLM write one, and put the others' texts in its place. Whatever else a client
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 
 
 def patch_stream_writers(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
-    """
-    Have these two of vLLM's write plain streams as this room does, and all others as before; all of them as bytes.
+    """Have these two of vLLM's write plain streams as this room does, and all others as before; all of them as bytes.
 
     Any of them raises what goes wrong, as `vendor_faults` does.
     """
@@ -38,9 +36,7 @@ def patch_stream_writers(chat: Any, completion: Any) -> None:  # Any: vLLM's ser
 
 
 def raise_from_messages(messages: Any) -> None:  # Any: vLLM's serving class
-    """
-    Have Anthropic's streams raise what goes wrong; vLLM would make an event of it, without its status.
-    """
+    """Have Anthropic's streams raise what goes wrong; vLLM would make an event of it, without its status."""
     write, convert = messages.chat_completion_stream_generator, messages.message_stream_converter
 
     def started(request: Any, results: AsyncGenerator[Any], *others: Any, **more: Any) -> AsyncGenerator[str]:
@@ -59,9 +55,7 @@ def raise_from_messages(messages: Any) -> None:  # Any: vLLM's serving class
 
 
 def raise_from_responses(responses: Any) -> None:  # Any: vLLM's serving class
-    """
-    Have streams of responses raise what goes wrong, and begin no sooner than the engine.
-    """
+    """Have streams of responses raise what goes wrong, and begin no sooner than the engine."""
     write = responses.responses_stream_generator
 
     def started(
@@ -74,9 +68,7 @@ def raise_from_responses(responses: Any) -> None:  # Any: vLLM's serving class
 
 
 def _raise_faults(serving: Any) -> None:  # Any: one of vLLM's serving classes
-    """
-    Have vLLM raise what ends a stream, where it would write an event of its own shape and go on to a good end.
-    """
+    """Have vLLM raise what ends a stream, where it would write an event of its own shape and go on to a good end."""
 
     def reraise(error: str | Exception, *_others: Any, **_more: Any) -> str:
         raise error if isinstance(error, Exception) else RuntimeError(error)
@@ -88,8 +80,7 @@ def _raise_faults(serving: Any) -> None:  # Any: one of vLLM's serving classes
 async def _once_started(
     results: AsyncGenerator[Any], write: Callable[[AsyncGenerator[Any]], AsyncGenerator[Any]]
 ) -> AsyncGenerator[Any]:
-    """
-    What `write` makes of the results, once the engine has given the first.
+    """What `write` makes of the results, once the engine has given the first.
 
     vLLM begins streams before the engine has looked at the request, and an error would come too late for a status.
     """
@@ -160,9 +151,7 @@ def _completions(serving: Any, own: Callable[..., AsyncGenerator[str]]) -> Calla
 
 
 def is_plain(serving: Any, request: Any) -> bool:  # Any: vLLM's serving classes and requests
-    """
-    Whether all chunks between the first and the last differ in their text alone.
-    """
+    """Whether all chunks between the first and the last differ in their text alone."""
     options = request.stream_options
     has_logprobs = request.logprobs is not None and request.logprobs is not False
     return not (

@@ -1,6 +1,4 @@
-"""
-The stream of a chat completion.
-"""
+"""The stream of a chat completion."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ _OBJECT = "chat.completion.chunk"
 
 
 class ChatWriter(StreamWriter):
-    """
-    Writes a chat completion: the role, the texts, the reason for the end.
-    """
+    """Writes a chat completion: the role, the texts, the reason for the end."""
 
     def _opening(self) -> bytes:
         role = self._serving.get_chat_request_role(self._request)

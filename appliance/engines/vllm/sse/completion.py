@@ -1,6 +1,4 @@
-"""
-The stream of a completion.
-"""
+"""The stream of a completion."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ if TYPE_CHECKING:
 
 
 class CompletionWriter(StreamWriter):
-    """
-    Writes a completion: the texts, the last with the reason for the end.
-    """
+    """Writes a completion: the texts, the last with the reason for the end."""
 
     def _opening(self) -> bytes:
         return b""

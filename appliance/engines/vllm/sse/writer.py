@@ -1,6 +1,4 @@
-"""
-What the streams of chats and of completions have in common.
-"""
+"""What the streams of chats and of completions have in common."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StreamWriter(ABC):
-    """
-    Writes one stream of server-sent events out of what the engine gives for one answer to one prompt.
-    """
+    """Writes one stream of server-sent events out of what the engine gives for one answer to one prompt."""
 
     def __init__(self, serving: Any, request: Any, request_id: str, created: int, model: str) -> None:
         self._serving = serving  # Any: vLLM's serving classes and requests
@@ -42,25 +38,18 @@ class StreamWriter(ABC):
 
     @abstractmethod
     def _opening(self) -> bytes:
-        """
-        What comes before the first text; may be empty.
-        """
+        """What comes before the first text; may be empty."""
 
     @abstractmethod
     def _chunk(self, text: str, ending: CompletionOutput | None) -> BaseModel:
-        """
-        A text as vLLM's object; `ending` is the engine's last output, None before.
-        """
+        """A text as vLLM's object; `ending` is the engine's last output, None before."""
 
     @abstractmethod
     def _usage(self, summary: dict[str, Any]) -> bytes:
-        """
-        What comes after the last text, where the client wants the count of its tokens.
-        """
+        """What comes after the last text, where the client wants the count of its tokens."""
 
     async def write(self, results: AsyncGenerator[RequestOutput]) -> Written:
-        """
-        The events; closing it closes `results`, which aborts the request in the engine.
+        """The events; closing it closes `results`, which aborts the request in the engine.
 
         Raises:
             CallError: the request is at fault.
@@ -111,9 +100,7 @@ class StreamWriter(ABC):
 
 
 def event_of(chunk: BaseModel, *, exclude_unset: bool = True, exclude_none: bool = False) -> bytes:
-    """
-    One server-sent event.
-    """
+    """One server-sent event."""
     return f"data: {chunk.model_dump_json(exclude_unset=exclude_unset, exclude_none=exclude_none)}\n\n".encode()
 
 

@@ -1,6 +1,4 @@
-"""
-The same echo model for MLServer.
-"""
+"""The same echo model for MLServer."""
 
 from __future__ import annotations
 
@@ -10,20 +8,14 @@ from mlserver.types import InferenceRequest, InferenceResponse
 
 
 class Echo(MLModel):
-    """
-    Doubles numbers and raises texts.
-    """
+    """Doubles numbers and raises texts."""
 
     async def load(self) -> bool:
-        """
-        There is nothing to load.
-        """
+        """There is nothing to load."""
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """
-        One output for one input.
-        """
+        """One output for one input."""
         (tensor,) = payload.inputs
         if tensor.datatype == "BYTES":
             texts = [text.upper() for text in StringCodec.decode_input(tensor)]
