@@ -38,8 +38,8 @@ test *args: setup
     set -euo pipefail
     if (( $# )); then exec {{ python }} -m pytest "$@"; fi
     engines=(
-        tests/{bench,encoding,serving} tests/adapter/test_own_model.py tests/oip/test_{differential,language_model}.py
-        tests/plan/test_real_engines.py tests/server/test_takeover.py
+        tests/{bench,encoding,serving} tests/adapters/test_own_model.py tests/oip/test_{differential,language_model}.py
+        tests/planner/test_real_engines.py tests/server/test_takeover.py
         tests/test_{choices,client_errors,examples,gguf,grammar_check,request_size,vllm_seam}.py
     )
     log=$(mktemp)
@@ -64,11 +64,11 @@ test-gpu: setup
 
 # Run a server through every fault in full size; a table at the end says what happened.
 faults *args: setup
-    {{ python }} -m pytest -m faults tests/faults tests/serving tests/test_nodes_meeting.py tests/test_parsers.py {{ args }}
+    {{ python }} -m pytest -m faults tests/faults tests/serving tests/engines/test_nodes_meeting.py tests/test_parsers.py {{ args }}
 
 # Hold plans against engines of vLLM: what they hold, and what they refuse.
 truth *args: setup
-    {{ python }} -m pytest -m '' tests/plan/test_real_engines.py {{ args }}
+    {{ python }} -m pytest -m '' tests/planner/test_real_engines.py {{ args }}
 
 # Build the CPU image and run it for real, alone and from the manifests; arguments go to the builder.
 test-image *args: setup

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan.real_engines import RealEngines
+from planner.real_engines import RealEngines
 from ruamel.yaml import YAML
 
 from appliance.cli.plan import plans

@@ -107,7 +107,7 @@ def _import_model(folder: Path) -> None:
 def _save(config: Mapping[str, Any], folder: Path, quantize: str | None) -> Answer:  # Any: JSON values
     import torch
     import transformers
-    from plan.quantizing import quantized
+    from planner.quantizing import quantized
 
     is_decoder = config["architectures"][0].endswith("ForCausalLM")
     kind = transformers.AutoModelForCausalLM if is_decoder else transformers.AutoModel
