@@ -31,11 +31,11 @@ import asyncio, pickle, sys
 
 from appliance.engines.vllm.fork_server import ForkServer
 from appliance.engines.vllm.grammar_check import GrammarCheck
-from appliance.engines.vllm.startup_timings import Parts
+from appliance.engines.vllm.startup_timings import StartupTimings
 from vllm.sampling_params import StructuredOutputsParams
 
 if __name__ == "__main__":
-    server = ForkServer(Parts())
+    server = ForkServer(StartupTimings())
     with open(sys.argv[1], "rb") as file:
         grammars = GrammarCheck(server, pickle.load(file), 3_600)
     asyncio.run(grammars.require_compilable(StructuredOutputsParams(choice=["a"])))

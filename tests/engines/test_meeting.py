@@ -27,8 +27,8 @@ JOINS = """
 import sys, time
 from pathlib import Path
 from appliance.core.model import FrontEnd
-from appliance.engines.vllm.frontend_rendezvous import Meeting
-meeting = Meeting(FrontEnd(1, 2, Path(sys.argv[1])), sys.argv[2])
+from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
+meeting = FrontendRendezvous(FrontEnd(1, 2, Path(sys.argv[1])), sys.argv[2])
 meeting.join(lambda: None)
 print("joined", flush=True)
 time.sleep(600)

@@ -28,15 +28,15 @@ FOLLOWER = """
 import asyncio
 from pathlib import Path
 from appliance.core.errors import EngineDeadError
-from appliance.config.layout import LayoutSection, NodesSection
-from appliance.engines.vllm.engine_args import Setup
-from appliance.engines.vllm.multi_node.worker import Leader
-from appliance.config.engine import EngineSection
+from appliance.config.layout import LayoutConfig, NodesConfig
+from appliance.engines.vllm.engine_args import EngineSpec
+from appliance.engines.vllm.multi_node.worker import WorkerNode
+from appliance.config.engine import EngineConfig
 
 async def main():
-    nodes = NodesSection(count=2, rank=1, address="{here}", port={port})
-    layout = LayoutSection(tensor_parallel=2, nodes=nodes)
-    leader = Leader(Setup(("tiny",), Path("/nowhere"), layout, EngineSection()))
+    nodes = NodesConfig(count=2, rank=1, address="{here}", port={port})
+    layout = LayoutConfig(tensor_parallel=2, nodes=nodes)
+    leader = WorkerNode(EngineSpec(("tiny",), Path("/nowhere"), layout, EngineConfig()))
     addresses = (await leader.join()).addresses
     try:
         await leader.unless_gone(asyncio.get_running_loop().create_future())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # overruled on the CPU, where the default executor spins a whole core waiting for its worker.
 _UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
-WORKER = "appliance.engines.vllm.worker_extension.Weighed"
+WORKER = "appliance.engines.vllm.worker_extension.MemoryReport"
 """
 What vLLM's workers are extended by, unless the config extends them by something else.
 """
