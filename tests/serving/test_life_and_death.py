@@ -1,4 +1,4 @@
-"""A whole life with a real engine: the port, the probes, the drain, and every way to die."""
+"""The end of a real engine's life: the drain, and every way to die."""
 
 from __future__ import annotations
 
@@ -6,45 +6,10 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from served import Served, free_port, is_gone, open_stream, until
+from served import Served, is_gone, open_stream, until
 
 STORY = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True, "stream": True, "temperature": 0}
-
-
-def test_a_first_start_passes_every_state_and_ready_means_an_answer(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
-    """
-    With nothing prepared the port opens at once, each state says why, and calls are refused until one would succeed.
-    """
-    probe_port = free_port()
-    server = serve(f"server.probe_port={probe_port}", f"storage.cache_dir={tmp_path / 'cache'}", is_cold=True)
-
-    opened = until(lambda: server.get("/livez")[0] == 200, 20)
-    refused, error = server.post("/v1/completions", {"prompt": "Hi"})
-    seen: dict[str, Any] = {}
-    while "ready" not in seen:
-        status, body = server.get("/readyz")
-        (model,) = body["models"]
-        seen.setdefault(model["state"], (status, model))
-        assert model["state"] not in {"failed", "stopped"}, server.tail()
-        assert server.get("/livez")[0] == 200
-        time.sleep(0.01)
-    answered, _ = server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1})
-
-    # Two seconds on a machine of its own; a shared one gets a margin.
-    assert opened < 6
-    assert (refused, error["error"]["code"]) == (503, "model_not_ready")
-    assert [state for state in seen if state != "pending"] == ["fetching", "loading", "proving", "ready"]
-    assert {state: status for state, (status, _) in seen.items() if status == 200} == {"ready": 200}
-    assert all(set(model) >= {"name", "state", "since", "reason"} for _, model in seen.values())
-    assert answered == 200
-    assert [server.get(path)[0] for path in ("/livez", "/startupz", "/health", "/ping")] == [200] * 4
-    assert server.get("/readyz", port=probe_port)[0] == 200
-    assert server.get("/v1/models", port=probe_port)[0] == 404
-    assert server.end() == 0
 
 
 def test_a_killed_engine_fails_liveness_and_calls_within_two_seconds(serve: Callable[..., Served]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from served import Served, until
+from served import Served, free_port, until
 from storage.range_server import serving
 
 EMBEDDINGS = Path(__file__).parents[2] / "examples" / "embeddings.yaml"
@@ -18,10 +20,25 @@ def _has_loaded(process: psutil.Process, library: str) -> bool:
     return any(library in each.path for each in process.memory_maps())
 
 
-def test_a_start_imports_while_it_fetches_and_says_what_it_was_spent_on(
+def _states_until_ready(server: Served) -> dict[str, tuple[int, dict[str, Any]]]:
+    """The status of readiness and what it says of the model, of each state in order; liveness is 200 in all of them."""
+    seen: dict[str, tuple[int, dict[str, Any]]] = {}
+    while "ready" not in seen:
+        status, body = server.get("/readyz")
+        (model,) = body["models"]
+        seen.setdefault(model["state"], (status, model))
+        assert model["state"] not in {"failed", "stopped"}, server.tail()
+        assert server.get("/livez")[0] == 200
+        time.sleep(0.01)
+    return seen
+
+
+def test_a_first_start_passes_every_state_and_ready_means_an_answer(
     serve: Callable[..., Served], smollm2: Path, tmp_path: Path
 ) -> None:
-    """The last bytes are held back until this process and the one that the engine is forked from import Torch; then the
+    """The port opens at once, and each state says why; calls are refused until one would succeed.
+
+    The last bytes are held back until this process and the one that the engine is forked from import Torch; then the
     load goes on to an answer, with the phases in the log and the probes, and the profile as the machine suggests it.
     """
     may_end = threading.Event()
@@ -30,34 +47,48 @@ def test_a_start_imports_while_it_fetches_and_says_what_it_was_spent_on(
         may_end.wait(120)
 
     files = {path.name: path.read_bytes() for path in smollm2.iterdir()}
-    cache = tmp_path / "cache"
+    cache, probe_port = tmp_path / "cache", free_port()
     with serving(files) as web:
         web.trigger, web.at_byte = sum(map(len, files.values())) // 2, hold
         server = serve(
+            f"server.probe_port={probe_port}",
             f"models.smollm2.storage.uri={web.uri}",
             f"storage.cache_dir={cache}",
             "storage.transfer.stall_seconds=150",
             "models.smollm2.layout.cpu_threads=1",
             is_cold=True,
         )
+        opened = until(lambda: server.get("/livez")[0] == 200, 20)
+        refused, error = server.post("/v1/completions", {"prompt": "Hi"})
         until(lambda: server.state() == "fetching", 30)
         process = psutil.Process(server.process.pid)
         until(lambda: _has_loaded(process, "libtorch_cpu"), 60, server.tail)
         until(lambda: any(_has_loaded(each, "libtorch_cpu") for each in server.descendants()), 60, server.tail)
         state = server.state()
         may_end.set()
-        server.until_ready()
+        seen = _states_until_ready(server)
+    answered, _ = server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1})
     load = server.get("/readyz")[1]["models"][0]["load"]
     (loaded,) = [event for event in server.events() if event["event"] == "model.loaded"]
     (profile,) = [event for event in server.events() if event["event"] == "profile.chosen"]
 
+    # Two seconds on a machine of its own; a shared one gets a margin.
+    assert opened < 6
+    assert (refused, error["error"]["code"]) == (503, "model_not_ready")
     assert state == "fetching"
+    assert list(seen) == ["fetching", "loading", "proving", "ready"]
+    assert {state: status for state, (status, _) in seen.items() if status == 200} == {"ready": 200}
+    assert all(set(model) >= {"name", "state", "since", "reason"} for _, model in seen.values())
+    assert answered == 200
     assert load == {name: loaded[name] for name in load}
     assert set(load["phases"]) == {"pending", "fetching", "loading", "proving"}
     assert {"imports", "config", "weights", "kv_cache", "engine", "front_end"} <= set(load["parts"])
     assert (profile["threads"], profile["said"]) == (1, ["layout.cpu_threads"])
     assert _has_loaded(server.engine_core(), "libiomp5") == (profile["openmp"] == "libiomp5")
     assert list(cache.glob(".compiled/*/vllm/modelinfos/*.json"))
+    assert [server.get(path)[0] for path in ("/livez", "/startupz", "/health", "/ping")] == [200] * 4
+    assert server.get("/readyz", port=probe_port)[0] == 200
+    assert server.get("/v1/models", port=probe_port)[0] == 404
     assert server.end() == 0
 
 
