@@ -38,9 +38,8 @@ test *args: setup
     set -euo pipefail
     if (( $# )); then exec {{ python }} -m pytest "$@"; fi
     engines=(
-        tests/{bench,encoding,serving} tests/adapters/test_own_model.py tests/oip/test_{differential,language_model}.py
-        tests/planner/test_real_engines.py tests/server/test_takeover.py
-        tests/test_{choices,client_errors,examples,gguf,grammar_check,request_size,vllm_seam}.py
+        tests/{bench,encoding,engines,serving} tests/adapters/test_own_model.py tests/planner/test_real_engines.py
+        tests/oip/test_{differential,language_model}.py tests/server/test_takeover.py tests/test_examples.py
     )
     log=$(mktemp)
     set -m  # Each of the two can be interrupted.
