@@ -53,6 +53,10 @@ test *args: setup
     rm "$log"
     exit $(( first > second ? first : second ))
 
+# Run what users see: HTTP, CLI, golden files.
+contract *args: setup
+    {{ python }} -m pytest -m contract {{ args }}
+
 # Run what a default run has no time for: every example, twenty kills of each store's fetch, 500 examples a property.
 test-long *args: setup
     {{ python }} -m pytest -m 'long or hypothesis' --hypothesis-profile long {{ args }}

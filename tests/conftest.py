@@ -22,7 +22,8 @@ settings.load_profile("default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """An option for the number format of the real model."""
+    """Options for the number format of the real model, and to write golden files."""
+    parser.addoption("--golden", action="store_true", help="write the golden files of tests/contract anew")
     parser.addoption("--dtype", choices=["float32", "bfloat16"], help="number format of the chat example in tests")
 
 

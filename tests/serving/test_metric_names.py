@@ -1,0 +1,18 @@
+"""Names, types and labels of the metrics of a server with an engine, vLLM's among them."""
+
+from __future__ import annotations
+
+import pytest
+from contract.golden import Golden
+from contract.metrics import described
+from served import Served
+
+
+def test_metrics_of_an_engine_keep_their_names_types_and_labels(server: Served, pytestconfig: pytest.Config) -> None:
+    """Dashboards and alerts of vLLM and of ours go by them."""
+    body = {"model": "smollm2", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    for stream in (False, True):
+        server.stream("/v1/chat/completions", {**body, "stream": stream})
+    text = described(server.stream("/metrics", None).decode())
+
+    Golden(writes=pytestconfig.getoption("--golden")).check("metrics_vllm.txt", text)
