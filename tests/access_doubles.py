@@ -33,10 +33,10 @@ class Keeper(Double):
         self.calls: list[ModelRequest] = []
         self.may_load.set()
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         """As any double."""
         self.calls.append(call)
-        return await super().answer(call)
+        return await super().handle(call)
 
 
 class KeeperConfig(DoubleConfig):

@@ -23,8 +23,8 @@ class Double:
 
     operations = frozenset({Operation.COMPLETION, Operation.CHAT_COMPLETION})
 
-    def __init__(self, proof: ModelRequest | None = PROOF) -> None:
-        self.proof = proof
+    def __init__(self, warmup_request: ModelRequest | None = PROOF) -> None:
+        self.warmup_request = warmup_request
         self.may_load = asyncio.Event()
         self.may_finish = asyncio.Event()
         self.load_fault: Exception | None = None
@@ -67,7 +67,7 @@ class Double:
         if self.is_dead:
             raise EngineDeadError("the engine died: it was told to")
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         """Echoes; a body that says stream gets one that waits for `may_finish` before its end."""
         if self.answer_fault:
             raise self.answer_fault
@@ -147,7 +147,7 @@ class RemoteConfig(DoubleConfig):
         return self.asks
 
     def build(self, peers: Peers) -> Model:
-        return Double(proof=None)
+        return Double(warmup_request=None)
 
 
 def config(*configs: ModelConfig, **others: Any) -> Config:

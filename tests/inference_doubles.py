@@ -44,7 +44,7 @@ class Speaker(Double):
     """Upper-case texts, their lengths as numbers, and tensors twice as large."""
 
     def __init__(self, kind: Kind) -> None:
-        super().__init__(proof=None)
+        super().__init__(warmup_request=None)
         self.kind = kind
         self.calls: list[ModelRequest] = []
         self.writes_numbers = False
@@ -66,7 +66,7 @@ class Speaker(Double):
             return {"inputs": inputs, "outputs": [{**inputs[0], "name": "out"}]}
         return {"dimensions": 3} if self.kind == "embedder" else {}
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         """Answer by the rules."""
         self.calls.append(call)
         if self.answer_fault:

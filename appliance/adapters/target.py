@@ -11,7 +11,7 @@ import msgspec
 from appliance.adapters.http_client import LONGEST_BYTES, Headers, ServiceClient, decoded, events, object_of
 from appliance.adapters.messages import Json
 from appliance.core.errors import GatewayError, RequestError
-from appliance.core.model import PATHS, ModelRequest, Operation, Peers
+from appliance.core.model import OPENAI_PATHS, ModelRequest, Operation, Peers
 
 
 class Target(Protocol):
@@ -44,7 +44,7 @@ class PeerTarget:
 
     async def ask(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
         sent = msgspec.json.encode(body | {"model": self._name})
-        reply = await self._peers.answer(self._name, ModelRequest(operation, sent, headers))
+        reply = await self._peers.handle(self._name, ModelRequest(operation, sent, headers))
         if isinstance(reply.body, bytes):
             return object_of(decoded(reply.status, reply.body))
         if reply.status < 300 and reply.media_type.startswith("text/event-stream"):
@@ -78,7 +78,7 @@ class RemoteTarget:
 
     async def ask(self, operation: Operation, body: Json, headers: Headers) -> Json | AsyncGenerator[Json]:
         sent = msgspec.json.encode(body | {"model": self._name})
-        url = self._wire.route(PATHS[operation][0])
+        url = self._wire.route(OPENAI_PATHS[operation][0])
         if not body.get("stream"):
             return object_of(await self._wire.post(url, sent, headers))
         said = await self._wire.stream(url, sent, headers)

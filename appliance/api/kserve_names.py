@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from appliance.core.model import FORMS, ModelRequest
+from appliance.core.model import MULTIPART_OPERATIONS, ModelRequest
 from appliance.proxy.model_name import RenamableBody
 
 HEADER = "x-gateway-model-name"
@@ -40,7 +40,7 @@ class KServeNames:
         plain = self.meant(name, call.headers)
         if plain is None or plain == name:
             return name, call
-        content_type = call.headers.get("content-type", "") if call.operation in FORMS else ""
+        content_type = call.headers.get("content-type", "") if call.operation in MULTIPART_OPERATIONS else ""
         return plain, replace(call, body=RenamableBody(call.body, content_type).under(plain))
 
 

@@ -25,7 +25,7 @@ from appliance.auth import Authorizer
 from appliance.core import multipart
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
-from appliance.core.model import FORMS, PATHS, ModelRequest, ModelResponse, Operation
+from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
 from appliance.models.manager import RULES, ModelManager, ModelStatus
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
@@ -44,7 +44,7 @@ class Envelope(msgspec.Struct):
 
 def routes(manager: ModelManager, gateway: KServeNames, intake: BodyReader) -> list[BaseRouteHandler]:
     """One route for each operation, and the listing of models."""
-    operations = [_operation(operation, paths, manager, gateway, intake) for operation, paths in PATHS.items()]
+    operations = [_operation(operation, paths, manager, gateway, intake) for operation, paths in OPENAI_PATHS.items()]
     return tag_protocol("openai", [*operations, *_listing(manager, gateway)])
 
 
@@ -62,11 +62,11 @@ def _operation(
         headers.pop("content-encoding", None)
         envelope = await off_loop(len(body), _envelope, body, headers["content-type"], intake)
         manager.find(gateway.meant(envelope.model, headers))
-        if operation not in FORMS:
+        if operation not in MULTIPART_OPERATIONS:
             await intake.require_shape(body)
         call = _call(operation, request, body, headers, is_streamed=envelope.stream is True)
         name, call = await off_loop(len(body), gateway.named, call, envelope.model)
-        return _response(request, await cancel_on_disconnect(request, manager.answer(name, call)))
+        return _response(request, await cancel_on_disconnect(request, manager.handle(name, call)))
 
     return answer
 
@@ -90,7 +90,7 @@ def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
         RequestError: the client says that it sends something else.
     """
     said = headers.get("content-type", "")
-    if operation in FORMS:
+    if operation in MULTIPART_OPERATIONS:
         if not multipart.is_form(said):
             raise RequestError(f"Content-Type is {said[:80]!r}; this route takes {multipart.MEDIA_TYPE}", status=415)
         return said

@@ -36,7 +36,7 @@ class Operation(StrEnum):
     EXPLANATION = "explanation"
 
 
-PATHS: Mapping[Operation, tuple[str, ...]] = {
+OPENAI_PATHS: Mapping[Operation, tuple[str, ...]] = {
     Operation.CHAT_COMPLETION: ("/v1/chat/completions",),
     Operation.COMPLETION: ("/v1/completions",),
     Operation.RESPONSE: ("/v1/responses",),
@@ -64,7 +64,9 @@ is tensors (`appliance.tensors.codec`), a prediction and an explanation are the 
 """
 
 
-FORMS = frozenset({Operation.TRANSCRIPTION, Operation.TRANSLATION, Operation.IMAGE_EDIT, Operation.IMAGE_VARIATION})
+MULTIPART_OPERATIONS = frozenset(
+    {Operation.TRANSCRIPTION, Operation.TRANSLATION, Operation.IMAGE_EDIT, Operation.IMAGE_VARIATION}
+)
 """
 The operations whose requests are forms, because there is a file in them; those of all others are JSON.
 """
@@ -72,11 +74,11 @@ The operations whose requests are forms, because there is a file in them; those 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One request: `body` is what the client sent, decoded once, by whoever needs it.
+    """One request for an operation; `body` is what the client sent, and is decoded once, where it is needed.
 
-    It is JSON, or a form where the operation is one of `FORMS`; `headers`, which have lower-case names, say the same.
-    `path` is the one of `PATHS` that the client took, and "" for the usual one; `query` is what came after it.
-    `is_streamed` is whether the client wants its answer as it comes.
+    The body is JSON, or multipart for `MULTIPART_OPERATIONS`, as the content type in `headers` says (names in lower
+    case). `path` is one of `OPENAI_PATHS`, "" for the first; `query` is the query string. `is_streamed` says whether
+    the client requested a stream.
     """
 
     operation: Operation
@@ -86,14 +88,14 @@ class ModelRequest:
     query: str = ""
     is_streamed: bool = False
     on_usage: Callable[[bytes], None] | None = None
-    """Gets server-sent events with usage that the answer's stream leaves out; None where nobody counts tokens."""
+    """Receives server-sent events with usage that the stream to the client omits; None if tokens are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelResponse:
-    """The answer to a call: a body, or a stream of bytes that is closed when nobody reads it any more.
+    """The response to a request: a body, or a stream of bytes that the reader closes.
 
-    `headers`, by lower-case name, go to the client beside those of its protocol.
+    `headers`, by lower-case name, are added to those of the protocol.
     """
 
     body: bytes | AsyncGenerator[bytes]
@@ -110,7 +112,7 @@ class Model(Protocol):
         """What it can be asked; anything else is refused before it gets here."""
 
     @property
-    def proof(self) -> ModelRequest | None:
+    def warmup_request(self) -> ModelRequest | None:
         """The call whose good answer proves that the model works; asked for when it is loaded.
 
         None where a good `check` does.
@@ -133,7 +135,7 @@ class Model(Protocol):
             UnavailableError: it cannot answer now, for want of something elsewhere, and will by itself.
         """
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         """Answer one call; cancelling the wait, or closing the reply's stream, stops the work behind it.
 
         Raises:
@@ -160,7 +162,7 @@ class FrontEnd:
     """Where they meet, a directory that nobody else may enter; None where they have no engine, or there is only one."""
 
 
-ALONE = FrontEnd()
+SINGLE_FRONT_END = FrontEnd()
 """
 The only process.
 """
@@ -184,8 +186,8 @@ class Peers(Protocol):
             UnavailableError: it does not answer now.
         """
 
-    async def answer(self, name: str, call: ModelRequest) -> ModelResponse:
-        """Have the named model answer, as `Model.answer` does.
+    async def handle(self, name: str, call: ModelRequest) -> ModelResponse:
+        """Have the named model answer, as `Model.handle` does.
 
         Raises:
             CallError: it cannot do this, cannot do it now, or the call itself is at fault.

@@ -75,7 +75,7 @@ class AdapterConfig(ModelConfig):
 class AdapterModel:
     """Translates what is asked for its target, and the target's answers back."""
 
-    proof = None
+    warmup_request = None
 
     def __init__(self, config: AdapterConfig, peers: Peers) -> None:
         self.operations = config.protocol.operations
@@ -97,7 +97,7 @@ class AdapterModel:
     async def check(self) -> None:
         self._readiness.check()
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         asked = await off_loop(len(call.body), _decoded, call.body)
         said = await self._faces[call.operation](asked, call.headers)
         if isinstance(said, dict):

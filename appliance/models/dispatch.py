@@ -32,7 +32,7 @@ _UNBOUNDED = frozenset({Operation.TOKENIZE, Operation.DETOKENIZE})
 _OF_TOKENIZER = _UNBOUNDED | {Operation.COUNT_TOKENS}
 
 
-async def answer(entry: ModelStatus, call: ModelRequest, keys: RateLimiter | None = None) -> ModelResponse:
+async def handle(entry: ModelStatus, call: ModelRequest, keys: RateLimiter | None = None) -> ModelResponse:
     """Have the entry's model answer; a stream is returned once its first bytes are there,
     so that a failure before them still has a status of its own.
 
@@ -108,7 +108,7 @@ async def _work(
     async with _place(entry, call, record, charge, deadlines) as place:
         _require_still(entry)
         usage = None if record is None else TokenUsage(record)
-        answer = entry.model.answer(call if usage is None else replace(call, on_usage=usage.conclude))
+        answer = entry.model.handle(call if usage is None else replace(call, on_usage=usage.conclude))
         with held(place.slot):
             reply = await (deadlines.before_first(answer) if call.is_streamed else deadlines.before_end(answer))
         if isinstance(reply.body, bytes):

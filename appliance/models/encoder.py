@@ -89,7 +89,7 @@ class EncoderModel(VllmModel):
         return _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
 
     @property
-    def proof(self) -> ModelRequest:
+    def warmup_request(self) -> ModelRequest:
         """The smallest call for its task."""
         task = self._choice.task if self._choice else Task.EMBED
         operation, body = _PROOFS[task]

@@ -94,7 +94,7 @@ class GenerativeModel(VllmModel):
         self._settings = engine
 
     @property
-    def proof(self) -> ModelRequest:
+    def warmup_request(self) -> ModelRequest:
         """One token."""
         prompt = {"model": self._config.name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         return ModelRequest(Operation.COMPLETION, json.dumps(prompt).encode())

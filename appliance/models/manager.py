@@ -10,7 +10,7 @@ from typing import Any
 from appliance.auth import Authorizer
 from appliance.config import Config
 from appliance.core.errors import UnavailableError
-from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse
+from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse
 from appliance.limits import RateLimiter
 from appliance.models import dispatch
 from appliance.models.base_config import ModelConfig
@@ -35,7 +35,12 @@ class ModelManager:
     `front_end` is this process among those that share its limits and engines.
     """
 
-    def __init__(self, config: Config, front_end: FrontEnd = ALONE, patience: RestartPolicy = RestartPolicy()) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        config: Config,
+        front_end: FrontEnd = SINGLE_FRONT_END,
+        patience: RestartPolicy = RestartPolicy(),  # noqa: B008 - frozen
+    ) -> None:
         self.config = config
         """What is served now; what can change while we serve is read here each time it is wanted."""
         self.file: ConfigStatus | None = None
@@ -128,7 +133,7 @@ class ModelManager:
         """Every entry under each name that the current caller may use it by."""
         return self.directory.visible()
 
-    async def answer(self, name: str | None, call: ModelRequest) -> ModelResponse:
+    async def handle(self, name: str | None, call: ModelRequest) -> ModelResponse:
         """Have the named model answer; None means the only one there is.
 
         Raises:
@@ -138,7 +143,7 @@ class ModelManager:
         """
         entry = self.find(name)
         self.access.require_operation(call.operation)
-        return await dispatch.answer(entry, call, self.keys)
+        return await dispatch.handle(entry, call, self.keys)
 
     async def drain(self, seconds: float, delay: float = 0, dismiss: Callable[[], None] = lambda: None) -> None:
         """Turn readiness off, and wait up to `seconds` for the calls under way.

@@ -170,10 +170,10 @@ class ModelRunner:
         self.entry.bound(self._around.peers.front_end.count)
         self.move(State.PROVING, "the first answer is being made")
         self.entry.compare()
-        if model.proof is None:
+        if model.warmup_request is None:
             await self._look()
         else:
-            await run_warmup(model, model.proof)
+            await run_warmup(model, model.warmup_request)
             self.move(State.READY, "it answered")
         log.info("model.loaded", model=self.entry.config.name, **self.entry.load())
         self._deaths.come_alive()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from appliance.core.errors import EngineDeadError, UnavailableError
-from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse, Operation
+from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.models import dispatch
 from appliance.models.health import public_reason
 from appliance.models.model_status import ModelStatus
@@ -15,7 +15,7 @@ from appliance.models.state import RULES, State
 class PeerClient:
     """The models of a lifecycle as one of them sees the others; their answers are counted like any client's."""
 
-    def __init__(self, find: Callable[[str], ModelStatus], front_end: FrontEnd = ALONE) -> None:
+    def __init__(self, find: Callable[[str], ModelStatus], front_end: FrontEnd = SINGLE_FRONT_END) -> None:
         self._find = find
         self.front_end = front_end
 
@@ -37,11 +37,11 @@ class PeerClient:
         if not RULES[entry.state].can_answer and entry.state is not State.DRAINING:
             raise UnavailableError(text, retry_after=RULES[entry.state].retry_after)
 
-    async def answer(self, name: str, call: ModelRequest) -> ModelResponse:
+    async def handle(self, name: str, call: ModelRequest) -> ModelResponse:
         """Have the named model answer, while the server drains too: the call this one is for came before that.
 
         Raises:
             CallError: it cannot do this, cannot do it now, or the call itself is at fault.
             EngineDeadError: it died over it.
         """
-        return await dispatch.answer(self._find(name), call)
+        return await dispatch.handle(self._find(name), call)

@@ -15,7 +15,7 @@ from appliance.config.upstreams import HeaderName, HeaderValue
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.json_edit import NotAnObjectError
-from appliance.core.model import FORMS, PATHS, Model, ModelRequest, ModelResponse, Peers
+from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, Model, ModelRequest, ModelResponse, Peers
 from appliance.core.multipart import FormError
 from appliance.core.request_context import current_context
 from appliance.models.base_config import ModelConfig
@@ -100,8 +100,8 @@ class ProxyConfig(ModelConfig):
 class ProxyModel:
     """Passes calls on, and answers back."""
 
-    operations = frozenset(PATHS)
-    proof = None
+    operations = frozenset(OPENAI_PATHS)
+    warmup_request = None
 
     def __init__(self, config: ProxyConfig) -> None:
         self._config = config
@@ -131,7 +131,7 @@ class ProxyModel:
     async def check(self) -> None:
         self._running.require()
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         request, body, hidden = await off_loop(len(call.body), self._request, call)
         name = request.body.name or self._config.name
         if self._answers is None or not cache_policy.may_keep(call, body):
@@ -166,7 +166,7 @@ class ProxyModel:
         return self._pool
 
     def _request(self, call: ModelRequest) -> tuple[UpstreamRequest, bytes, HiddenUsage | None]:
-        config, is_form = self._config, call.operation in FORMS
+        config, is_form = self._config, call.operation in MULTIPART_OPERATIONS
         try:
             body, hidden = call.body, None
             if not is_form:
@@ -177,7 +177,7 @@ class ProxyModel:
         except NotAnObjectError as error:
             raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
         request = UpstreamRequest(
-            path=call.path or PATHS[call.operation][0],
+            path=call.path or OPENAI_PATHS[call.operation][0],
             query=call.query,
             headers=forward_request_headers(call.headers, forward=config.headers.forward, drop=config.headers.drop),
             body=named,

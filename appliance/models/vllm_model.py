@@ -30,8 +30,8 @@ class VllmModel(ABC):
 
     @property
     @abstractmethod
-    def proof(self) -> ModelRequest:
-        """The smallest call it must answer; see `Model.proof`."""
+    def warmup_request(self) -> ModelRequest:
+        """The smallest call it must answer; see `Model.warmup_request`."""
 
     @abstractmethod
     def setup(self, artifacts: Mapping[str, Path]) -> EngineSpec:
@@ -54,9 +54,9 @@ class VllmModel(ABC):
         """Look at the engine; see `Model.check`."""
         self.running.check()
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
-        """Have the engine answer; see `Model.answer`."""
-        return await self.running.answer(call)
+    async def handle(self, call: ModelRequest) -> ModelResponse:
+        """Have the engine answer; see `Model.handle`."""
+        return await self.running.handle(call)
 
     @property
     def concurrent(self) -> int | None:

@@ -19,7 +19,7 @@ async def run_warmup(model: Model, proof: ModelRequest) -> None:
         LoadError: it did not come, or is not an answer.
     """
     try:
-        reply = await asyncio.wait_for(model.answer(proof), _PROVE_SECONDS)
+        reply = await asyncio.wait_for(model.handle(proof), _PROVE_SECONDS)
     except TimeoutError as error:
         raise LoadError(f"the first answer did not come within {_PROVE_SECONDS:.0f} seconds") from error
     except RequestError as error:

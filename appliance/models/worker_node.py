@@ -15,7 +15,7 @@ from appliance.models.vllm_model import VllmModel
 class WorkerNodeModel:
     """The ranks of this machine; what the model is, the other one says."""
 
-    proof = None
+    warmup_request = None
 
     def __init__(self, model: VllmModel, leader: str) -> None:
         self._model = model
@@ -56,7 +56,7 @@ class WorkerNodeModel:
             raise EngineDeadError("the engine is not running")
         self._engine.check()
 
-    async def answer(self, _call: ModelRequest) -> ModelResponse:
+    async def handle(self, _call: ModelRequest) -> ModelResponse:
         """Refuse: it is asked in the wrong place.
 
         Raises:

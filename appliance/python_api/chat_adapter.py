@@ -14,7 +14,7 @@ from appliance.adapters.completions import CompletionsAdapter
 from appliance.adapters.target import PeerTarget
 from appliance.config.adapters import CompletionsConfig
 from appliance.core.errors import ApplianceError, RequestError
-from appliance.core.model import ALONE, Model, ModelRequest, ModelResponse, Operation
+from appliance.core.model import SINGLE_FRONT_END, Model, ModelRequest, ModelResponse, Operation
 from appliance.python_api.arguments import checked
 from appliance.python_api.client import body_of, chunks, made
 from appliance.python_api.invoke import called
@@ -102,7 +102,7 @@ class OpenAIChatAdapterModel(OpenAIGenerativeModel):
 class _Completing:
     """Has an adapter's completions answered, by whatever name."""
 
-    front_end = ALONE
+    front_end = SINGLE_FRONT_END
 
     def __init__(self, adapter: OpenAIChatAdapterModel) -> None:
         self._model: Model = PythonModelAdapter(adapter)
@@ -113,5 +113,5 @@ class _Completing:
     def check(self, _name: str) -> None:
         """The adapter's own health says it."""
 
-    async def answer(self, _name: str, call: ModelRequest) -> ModelResponse:
-        return await self._model.answer(call)
+    async def handle(self, _name: str, call: ModelRequest) -> ModelResponse:
+        return await self._model.handle(call)

@@ -40,8 +40,8 @@ class LazyPythonModel:
         return self._offered if self._bridge is None else self._bridge.operations
 
     @property
-    def proof(self) -> ModelRequest | None:
-        return self._made.proof
+    def warmup_request(self) -> ModelRequest | None:
+        return self._made.warmup_request
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         # In a thread: modules such as torch take seconds to import.
@@ -59,8 +59,8 @@ class LazyPythonModel:
     async def check(self) -> None:
         await self._made.check()
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
-        return await self._made.answer(call)
+    async def handle(self, call: ModelRequest) -> ModelResponse:
+        return await self._made.handle(call)
 
     def describe(self) -> Mapping[str, Any]:
         return {} if self._bridge is None else self._bridge.describe()

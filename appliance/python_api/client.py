@@ -34,7 +34,7 @@ async def asked(
         GatewayError: its answer is none.
     """
     headers = {} if raw_request is None else {name.lower(): value for name, value in raw_request.headers.items()}
-    reply = await model.answer(ModelRequest(operation, msgspec.json.encode(body), headers))
+    reply = await model.handle(ModelRequest(operation, msgspec.json.encode(body), headers))
     if not isinstance(reply.body, bytes):
         return events(reply.body, is_sse=True)
     said = decoded(reply.status, reply.body)

@@ -51,13 +51,13 @@ class PythonModelAdapter:
         )
 
     @property
-    def proof(self) -> ModelRequest | None:
+    def warmup_request(self) -> ModelRequest | None:
         asked = self._model.proof
         if not isinstance(asked, Mapping | None):
             raise LoadError(f"{type(self._model).__name__}.proof is {kind_of(asked)}; must be a mapping, or None")
         operations = [each for each in _PROOFS if each in self._methods]
         if asked is None or not operations:
-            return self._backing.proof if self._backing and asked is not None else None
+            return self._backing.warmup_request if self._backing and asked is not None else None
         # A prompt belongs to a completion, messages to a chat.
         fits = [each for each in operations if asked.keys() & set(_PROOFS[each]) - {"max_tokens", "temperature"}]
         operation = (fits or operations)[0]
@@ -71,7 +71,7 @@ class PythonModelAdapter:
     async def check(self) -> None:
         await self._life.check()
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         try:
             return await self._answer(call)
         except NotImplementedError as error:
@@ -84,10 +84,10 @@ class PythonModelAdapter:
 
     async def _answer(self, call: ModelRequest) -> ModelResponse:
         if self._steps is not None and call.operation in self._steps.operations:
-            return await self._steps.answer(call)
+            return await self._steps.handle(call)
         method = self._methods.get(call.operation)
         if method is None:
-            return await self._behind.answer(call)
+            return await self._behind.handle(call)
         request = await off_loop(len(call.body), request_of, call)
         headers = CIMultiDictProxy(CIMultiDict(call.headers))
         raw_request = RawRequest(headers, call.path, call.query)

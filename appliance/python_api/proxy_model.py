@@ -43,7 +43,7 @@ class OpenAIProxyModel(OpenAIGenerativeModel, OpenAIEncoderModel):
     """
 
     # Its health says whether it answers; a request would cost somebody money.
-    proof = None
+    warmup_request = None
 
     def __init__(
         self,

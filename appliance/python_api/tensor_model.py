@@ -82,7 +82,7 @@ class Steps:
         self._model = model
         self.operations = frozenset(each for each, name in _METHODS.items() if overridden(model, name))
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         """The reply to a call.
 
         Raises:

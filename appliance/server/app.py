@@ -15,7 +15,7 @@ from appliance.api.request_body import BodyReader
 from appliance.auth import Authorizer, AuthSettings
 from appliance.config import Config, LoadedConfig
 from appliance.config.digest import digest
-from appliance.core.model import ALONE
+from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.health import public
 from appliance.models.manager import HealthReport, ModelManager
 from appliance.server.auth_middleware import AuthMiddleware
@@ -38,7 +38,7 @@ def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collecti
     its `telemetry`, and `apply`, which has all of it go by a config that differs in hot keys; `seat` is this process's
     place among several workers. `secrets` are texts that nobody may be shown.
     """
-    manager = ModelManager(config, ALONE if seat is None else seat.front_end)
+    manager = ModelManager(config, SINGLE_FRONT_END if seat is None else seat.front_end)
     published = SingleProcessHealth(manager) if seat is None else MultiWorkerHealth(manager, seat)
     outlook = Fresh(published, published.publish)
     telemetry, intake, told = _telemetry(config), BodyReader(config.server), RedactedConfig(config, secrets)

@@ -31,11 +31,11 @@ class Completer(Double):
         self.refusal: RequestError | None = None
         """What it says to all but its own proof."""
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         """As a double does, in the shape of a completion."""
-        if self.refusal and call != self.proof:
+        if self.refusal and call != self.warmup_request:
             raise self.refusal
-        reply = await super().answer(call)
+        reply = await super().handle(call)
         if call.operation is Operation.TOKENIZE:
             return ModelResponse(b'{"count": 3, "max_model_len": 10}')
         if not isinstance(reply.body, bytes):
@@ -93,7 +93,7 @@ async def test_an_adapter_is_ready_only_when_its_target_is() -> None:
         chat = manager.find("chat")
         await _until(lambda: chat.state is State.UNAVAILABLE and "its target 'base' is loading" in chat.reason)
         with pytest.raises(UnavailableError, match="its target 'base' is loading"):
-            await manager.answer("chat", CHAT)
+            await manager.handle("chat", CHAT)
         assert manager.is_live
 
         target.may_load.set()
@@ -168,7 +168,7 @@ async def test_the_target_is_asked_by_its_own_name_with_all_its_room() -> None:
     What the prompt leaves of the context is the limit where nobody names one; no second beginning is put before it.
     """
     async with _ready() as (manager, target):
-        reply = await manager.answer("chat", CHAT)
+        reply = await manager.handle("chat", CHAT)
 
         assert json.loads(cast("bytes", reply.body))["choices"][0]["message"]["content"] == "Hello"
         assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 7, "add_special_tokens": False}]
@@ -177,12 +177,12 @@ async def test_the_target_is_asked_by_its_own_name_with_all_its_room() -> None:
 class Stranger(Completer):
     """Behind a proxy: it seems to have every operation, and refuses the one it lacks."""
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         """No counts, and whole answers as streams of bytes."""
         if call.operation is Operation.TOKENIZE:
             raise RequestError("no such route", status=404)
-        reply = await super().answer(call)
-        return reply if call == self.proof else ModelResponse(_bytes(cast("bytes", reply.body)))
+        reply = await super().handle(call)
+        return reply if call == self.warmup_request else ModelResponse(_bytes(cast("bytes", reply.body)))
 
 
 async def _bytes(body: bytes) -> AsyncGenerator[bytes]:
@@ -201,7 +201,7 @@ async def test_a_stranger_behind_a_proxy_is_asked_what_it_knows() -> None:
     """Where nobody counts, the usual limit holds, and what it would refuse is taken out by the config."""
     adapter = _adapter(defaults={"add_special_tokens": None})
     async with _ready(adapter, StrangerConfig(name="base")) as (manager, target):
-        reply = await manager.answer("chat", CHAT)
+        reply = await manager.handle("chat", CHAT)
 
         assert json.loads(cast("bytes", reply.body))["choices"][0]["message"]["content"] == "Hello"
         assert target.asked == [{"model": "base", "prompt": "Hi", "max_tokens": 1024}]
@@ -210,7 +210,7 @@ async def test_a_stranger_behind_a_proxy_is_asked_what_it_knows() -> None:
 async def test_completions_go_to_the_target_as_they_are() -> None:
     """Nothing is decided for the client there: neither a limit nor the special tokens."""
     async with _ready() as (manager, target):
-        await manager.answer("chat", ModelRequest(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
+        await manager.handle("chat", ModelRequest(Operation.COMPLETION, b'{"prompt": "Hi", "mine": null}'))
 
         assert target.asked == [{"model": "base", "prompt": "Hi", "mine": None}]
 
@@ -219,7 +219,7 @@ async def test_adapters_stack() -> None:
     """An adapter's target may be an adapter, and an alias."""
     base = CompleterConfig(name="base", aliases=("ground",))
     async with _ready(_adapter("top", "middle"), _adapter("middle", "ground"), base) as (manager, _):
-        reply = await manager.answer("top", CHAT)
+        reply = await manager.handle("top", CHAT)
 
         assert json.loads(cast("bytes", reply.body))["model"] == "top"
 
@@ -227,11 +227,11 @@ async def test_adapters_stack() -> None:
 async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
     """A stream under way counts at the adapter and at its target, and what it still asks is answered."""
     async with _ready() as (manager, target):
-        reply = await manager.answer("chat", STREAM)
+        reply = await manager.handle("chat", STREAM)
         running = [entry.running for entry in manager.entries]
         drain = asyncio.create_task(manager.drain(5))
         await _until(lambda: manager.find("base").state is State.DRAINING)
-        inner = await manager.find("chat").model.answer(CHAT)
+        inner = await manager.find("chat").model.handle(CHAT)
         is_waiting = not drain.done()
         target.may_finish.set()
         rest = [chunk async for chunk in cast("AsyncGenerator[bytes]", reply.body)]
@@ -247,7 +247,7 @@ async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
 async def test_a_stream_that_nobody_reads_ends_at_the_target() -> None:
     """Closing the adapter's stream closes the target's."""
     async with _ready() as (manager, target):
-        reply = await manager.answer("chat", STREAM)
+        reply = await manager.handle("chat", STREAM)
         stream = cast("AsyncGenerator[bytes]", reply.body)
         await anext(stream)
         await stream.aclose()

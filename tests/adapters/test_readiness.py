@@ -74,7 +74,7 @@ async def test_silence_in_the_middle_of_life_is_noticed(
         proxy.set(Fault("refuse"))
         for _ in range(3):
             with pytest.raises(GatewayError):
-                await manager.entries[0].model.answer(CALL)
+                await manager.entries[0].model.handle(CALL)
         await _until(lambda: not manager.is_ready)
         proxy.set(None)
         await _until(lambda: manager.is_ready)

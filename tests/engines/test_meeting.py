@@ -15,7 +15,7 @@ from served import until
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
-from appliance.core.model import ALONE, FrontEnd
+from appliance.core.model import SINGLE_FRONT_END, FrontEnd
 from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 from appliance.engines.vllm.startup import prepare
@@ -138,7 +138,7 @@ def test_models_meet_apart_and_each_address_fits_a_socket(tmp_path: Path) -> Non
 def test_who_is_alone_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It hosts nobody and waits for nobody, wherever it runs."""
     monkeypatch.chdir(tmp_path)
-    alone = FrontendRendezvous(ALONE, MODEL)
+    alone = FrontendRendezvous(SINGLE_FRONT_END, MODEL)
 
     alone.open(None)
     alone.refuse("it broke")

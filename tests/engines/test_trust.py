@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
-from appliance.core.model import ALONE
+from appliance.core.model import SINGLE_FRONT_END
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 from appliance.engines.vllm.startup import prepare
@@ -150,6 +150,6 @@ def test_running_a_models_own_code_is_said_aloud(coded: Path) -> None:
     setup = EngineSpec(("a",), coded, LAYOUT, EngineConfig(trust_remote_code=True))
 
     with capture_logs() as logs:
-        prepare(setup, FrontendRendezvous(ALONE, "a"), StartupTimings())
+        prepare(setup, FrontendRendezvous(SINGLE_FRONT_END, "a"), StartupTimings())
 
     assert [(each["event"], each["log_level"]) for each in logs] == [("model.runs_its_own_code", "warning")]

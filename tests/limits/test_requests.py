@@ -38,9 +38,9 @@ class Engine(Double):
         self.records: list[RequestContext | None] = []
         self._places: list[asyncio.Future[None]] = []
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         """Waits for `finish`; a stream gives one event at once."""
-        if call == self.proof or (call.operation is Operation.TOKENIZE and self.tokenizes_at_once):
+        if call == self.warmup_request or (call.operation is Operation.TOKENIZE and self.tokenizes_at_once):
             return ModelResponse(call.body)
         self.read.append(call.body)
         self.records.append(current_context())
@@ -289,7 +289,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
         async def ask() -> tuple[ModelResponse, RequestContext]:
             with use_context("r") as record:
                 record.key = "team"
-                reply = await manager.answer("one", call)
+                reply = await manager.handle("one", call)
                 return reply, record
 
         first = asyncio.create_task(ask())

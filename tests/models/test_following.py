@@ -23,7 +23,7 @@ class Follower(Double):
     instead = "rank 0 at lead"
 
     def __init__(self) -> None:
-        super().__init__(proof=None)
+        super().__init__(warmup_request=None)
         self.may_load.set()
 
     @property
@@ -71,7 +71,7 @@ async def test_a_follower_refuses_calls_and_says_who_answers() -> None:
     """A client that came to the wrong server learns which is the right one."""
     async with _following() as (manager, _):
         with pytest.raises(UnavailableError, match="following: it computes for rank 0 at lead, which answers"):
-            await manager.answer("one", PLAIN)
+            await manager.handle("one", PLAIN)
 
 
 async def test_a_follower_fails_when_the_other_server_goes() -> None:

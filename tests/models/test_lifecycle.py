@@ -101,7 +101,7 @@ async def test_a_model_that_fails_to_load_takes_no_other_with_it(fault: Exceptio
         for index in (0, 1):
             _double(manager, index).may_load.set()
         await _until(lambda: manager.entries[1].state is State.READY)
-        reply = await manager.answer("good", PLAIN)
+        reply = await manager.handle("good", PLAIN)
 
         assert reply.body == PLAIN.body
         assert manager.entries[0].state is State.FAILED
@@ -133,7 +133,7 @@ async def test_a_call_to_a_model_that_is_not_ready_is_told_to_wait() -> None:
     async with _begun() as manager:
         await _until(lambda: manager.entries[0].state is State.LOADING)
         with pytest.raises(UnavailableError, match="'one' is loading") as caught:
-            await manager.answer("one", PLAIN)
+            await manager.handle("one", PLAIN)
 
     assert caught.value.retry_after == 5
 
@@ -155,13 +155,13 @@ async def test_an_operation_the_model_lacks_names_those_it_has() -> None:
     """The refusal says what could be asked instead."""
     async with _ready() as manager:
         with pytest.raises(UnsupportedOperationError, match="supports: chat_completion, completion"):
-            await manager.answer("one", ModelRequest(Operation.TOKENIZE, b"{}"))
+            await manager.handle("one", ModelRequest(Operation.TOKENIZE, b"{}"))
 
 
 async def test_a_stream_is_running_until_its_last_byte() -> None:
     """The count goes up with the call and down with the end of the stream."""
     async with _ready() as manager:
-        reply = await manager.answer("one", STREAM)
+        reply = await manager.handle("one", STREAM)
         assert manager.entries[0].running == 1
         _double(manager).may_finish.set()
         assert not isinstance(reply.body, bytes)
@@ -176,7 +176,7 @@ async def test_a_stream_is_running_until_its_last_byte() -> None:
 async def test_a_stream_nobody_reads_any_more_is_ended(how: str) -> None:
     """Closing the reply, or only dropping it, ends the work behind it and its count."""
     async with _ready() as manager:
-        reply: ModelResponse | None = await manager.answer("one", STREAM)
+        reply: ModelResponse | None = await manager.handle("one", STREAM)
         assert reply is not None
         assert not isinstance(reply.body, bytes)
         if how == "closed":
@@ -193,7 +193,7 @@ async def test_a_stream_nobody_reads_any_more_is_ended(how: str) -> None:
 async def test_a_cancelled_call_is_not_counted_any_more() -> None:
     """A caller that leaves while its answer is made ends it."""
     async with _ready() as manager:
-        task = asyncio.create_task(manager.answer("one", ModelRequest(Operation.COMPLETION, b'{"wait": 1}')))
+        task = asyncio.create_task(manager.handle("one", ModelRequest(Operation.COMPLETION, b'{"wait": 1}')))
         await _until(lambda: manager.entries[0].running == 1)
         task.cancel()
 
@@ -214,11 +214,11 @@ async def test_a_model_that_dies_is_seen_within_a_second() -> None:
 async def test_a_drain_waits_for_calls_and_refuses_new_ones() -> None:
     """What runs may finish; what comes is told to go elsewhere."""
     async with _ready() as manager:
-        reply = await manager.answer("one", STREAM)
+        reply = await manager.handle("one", STREAM)
         draining = asyncio.create_task(manager.drain(5))
         await _until(lambda: manager.entries[0].state is State.DRAINING)
         with pytest.raises(UnavailableError, match="draining"):
-            await manager.answer("one", PLAIN)
+            await manager.handle("one", PLAIN)
         assert not draining.done()
         _double(manager).may_finish.set()
         assert not isinstance(reply.body, bytes)
@@ -230,7 +230,7 @@ async def test_a_drain_waits_for_calls_and_refuses_new_ones() -> None:
 async def test_a_drain_ends_at_its_bound() -> None:
     """A stream that never ends does not hold the process for ever."""
     async with _ready() as manager:
-        reply = await manager.answer("one", STREAM)
+        reply = await manager.handle("one", STREAM)
 
         await asyncio.wait_for(manager.drain(0.2), 1)
         assert not isinstance(reply.body, bytes)
@@ -258,7 +258,7 @@ async def test_a_model_whose_upstreams_are_away_waits_alive() -> None:
         assert (manager.is_live, manager.is_ready, manager.has_started) == (True, False, True)
         assert entry.reason == "nobody answers"
         with pytest.raises(UnavailableError):
-            await manager.answer("away", PLAIN)
+            await manager.handle("away", PLAIN)
         double.is_away = False
         await _until(lambda: manager.is_ready)
         double.is_away = True
@@ -292,11 +292,11 @@ async def test_a_model_is_let_go_once_its_calls_are_done_and_comes_back() -> Non
     """Unloaded it is live, refuses calls, holds up nobody's readiness, and is another model once it is loaded again."""
     async with _ready(DoubleConfig(name="one"), DoubleConfig(name="two")) as manager:
         first = _double(manager)
-        stream = await manager.answer("one", STREAM)
+        stream = await manager.handle("one", STREAM)
         leaving = asyncio.create_task(manager.unload("one"))
         await _until(lambda: manager.entries[0].state is State.DRAINING)
         with pytest.raises(UnavailableError):
-            await manager.answer("one", PLAIN)
+            await manager.handle("one", PLAIN)
         was_closed = first.closed
         first.may_finish.set()
         assert not isinstance(stream.body, bytes)
@@ -306,13 +306,13 @@ async def test_a_model_is_let_go_once_its_calls_are_done_and_comes_back() -> Non
         assert (was_closed, first.closed, chunks[-1]) == (0, 1, b"data: [DONE]\n\n")
         assert (manager.entries[0].state, manager.is_ready, manager.is_live) == (State.UNLOADED, True, True)
         with pytest.raises(UnavailableError):
-            await manager.answer("one", PLAIN)
+            await manager.handle("one", PLAIN)
 
         _double(manager).may_load.set()
         await manager.load("one")
 
         assert _double(manager) is not first
-        assert (await manager.answer("one", PLAIN)).body == PLAIN.body
+        assert (await manager.handle("one", PLAIN)).body == PLAIN.body
 
 
 async def test_a_server_whose_models_are_all_unloaded_is_not_ready() -> None:
@@ -354,7 +354,7 @@ async def test_what_is_not_there_is_neither_loaded_nor_unloaded() -> None:
 async def test_an_unload_goes_on_when_nobody_waits_for_it() -> None:
     """A client that leaves does not keep a model between two states."""
     async with _ready(DoubleConfig(name="one")) as manager:
-        call = asyncio.create_task(manager.answer("one", ModelRequest(Operation.COMPLETION, b"wait")))
+        call = asyncio.create_task(manager.handle("one", ModelRequest(Operation.COMPLETION, b"wait")))
         await _until(lambda: manager.entries[0].running == 1)
         leaving = asyncio.create_task(manager.unload("one"))
         await _until(lambda: manager.entries[0].state is State.DRAINING)

@@ -85,9 +85,9 @@ async def _ready(pause_seconds: float = 60, **model_config: Any) -> AsyncGenerat
 async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_next_one() -> None:
     """That one is not loaded; the wait is told, as to everybody who comes now."""
     async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
-        first = asyncio.create_task(manager.answer("one", WAITING))
+        first = asyncio.create_task(manager.handle("one", WAITING))
         await _until(lambda: entry.running == 1)
-        second = asyncio.create_task(manager.answer("one", PLAIN))
+        second = asyncio.create_task(manager.handle("one", PLAIN))
         await _until(lambda: entry.gate.queued == 1)
         SlowConfig.built[0].is_dead = True
         await _until(lambda: len(SlowConfig.built) == 2)
@@ -103,14 +103,14 @@ async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_n
 async def test_a_drain_lets_the_queue_finish() -> None:
     """Who waited before it is answered, though nobody else is."""
     async with _ready(limits=LimitsConfig(concurrent=1)) as (manager, entry):
-        first = asyncio.create_task(manager.answer("one", WAITING))
+        first = asyncio.create_task(manager.handle("one", WAITING))
         await _until(lambda: entry.running == 1)
-        second = asyncio.create_task(manager.answer("one", PLAIN))
+        second = asyncio.create_task(manager.handle("one", PLAIN))
         await _until(lambda: entry.gate.queued == 1)
         draining = asyncio.create_task(manager.drain(5))
         await _until(lambda: entry.state is State.DRAINING)
         with pytest.raises(UnavailableError):
-            await manager.answer("one", PLAIN)
+            await manager.handle("one", PLAIN)
         SlowConfig.built[0].may_finish.set()
 
         assert [reply.body for reply in await asyncio.gather(first, second)] == [WAITING.body, PLAIN.body]
@@ -126,7 +126,7 @@ async def test_a_restart_that_ends_in_a_drain_serves_nobody() -> None:
         await _until(lambda: entry.state is State.DRAINING)
 
         with pytest.raises(UnavailableError, match="the server is stopping"):
-            await manager.answer("one", PLAIN)
+            await manager.handle("one", PLAIN)
 
 
 async def test_a_model_is_loaded_again_only_once_it_is_gone() -> None:

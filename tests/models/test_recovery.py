@@ -74,7 +74,7 @@ async def test_a_model_that_dies_is_started_anew_in_place() -> None:
         (entry,), first = manager.entries, Willing.built[0]
         first.is_dead = True
         await _until(_is_again_ready(entry, 1))
-        reply = await manager.answer("one", PLAIN)
+        reply = await manager.handle("one", PLAIN)
 
         assert reply.body == PLAIN.body
         assert first.closed == 1
@@ -92,11 +92,11 @@ async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> 
         with pytest.raises(
             UnavailableError, match=r"'one' is restarting: it failed, and is started again; the log says why"
         ) as refused:
-            await manager.answer("one", PLAIN)
+            await manager.handle("one", PLAIN)
 
         assert refused.value.retry_after == 5
         assert (manager.is_live, manager.is_ready, manager.has_started) == (True, False, True)
-        assert (await manager.answer("two", PLAIN)).body == PLAIN.body
+        assert (await manager.handle("two", PLAIN)).body == PLAIN.body
 
 
 async def test_a_model_that_does_not_load_again_is_given_up() -> None:
@@ -207,13 +207,13 @@ async def test_calls_are_answered_for_a_while_after_readiness_has_gone() -> None
     """Whoever was not told yet gets an answer; the drain ends with the last call, and refuses none meanwhile."""
     async with _ready(Willing(name="one")) as manager:
         (entry,) = manager.entries
-        stream = await manager.answer("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
+        stream = await manager.handle("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
         draining = asyncio.create_task(manager.drain(5, delay=0.2))
         await _until(lambda: entry.state is State.DRAINING)
-        in_delay = await manager.answer("one", PLAIN)
+        in_delay = await manager.handle("one", PLAIN)
         was_ready = manager.is_ready
         await asyncio.sleep(0.3)
-        beside_the_stream = await manager.answer("one", PLAIN)
+        beside_the_stream = await manager.handle("one", PLAIN)
         was_done = draining.done()
         Willing.built[0].may_finish.set()
         assert not isinstance(stream.body, bytes)

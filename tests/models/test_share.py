@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from doubles import Double, DoubleConfig
 
-from appliance.core.model import ALONE, FrontEnd, Model, ModelRequest, ModelResponse, Operation, Peers
+from appliance.core.model import SINGLE_FRONT_END, FrontEnd, Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.limits import LimitsConfig
 from appliance.models.model_status import ModelStatus
 
@@ -34,7 +34,7 @@ class Fellows:
     def check(self, _name: str) -> None:
         """There is nobody to look at."""
 
-    async def answer(self, _name: str, call: ModelRequest) -> ModelResponse:
+    async def handle(self, _name: str, call: ModelRequest) -> ModelResponse:
         return ModelResponse(call.body)
 
 
@@ -42,7 +42,7 @@ def test_workers_share_what_an_engine_computes_at_once() -> None:
     """What the config says and what the engine says alike, rounded up; one alone has all of it."""
     said = SevenConfig(name="said", limits=LimitsConfig(concurrent=5))
     taken = []
-    for front_end in (ALONE, FrontEnd(1, 2)):
+    for front_end in (SINGLE_FRONT_END, FrontEnd(1, 2)):
         for config in (SevenConfig(name="unsaid"), said):
             entry = ModelStatus.of(config, Fellows(front_end))
             entry.bound(front_end.count)

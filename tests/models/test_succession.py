@@ -74,10 +74,10 @@ async def test_a_model_without_an_engine_comes_up_beside_the_old_one() -> None:
     """The old one answers until the new one is ready, ends what is under way, and is closed; no probe notices."""
     async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
         old = _double(manager.roster.get("one"))
-        stream = await manager.answer("one", STREAM)
+        stream = await manager.handle("one", STREAM)
         begun = _Begun(manager, [RemoteConfig(name="one", aliases=("uno",)), RemoteConfig(name="two")], "one")
         new = await begun.newcomer()
-        before = await manager.answer("one", PLAIN)
+        before = await manager.handle("one", PLAIN)
 
         assert before.body == PLAIN.body
         assert manager.is_ready
@@ -140,7 +140,7 @@ async def test_of_two_engines_the_old_one_goes_first() -> None:
     """Its calls end before it is closed, nothing loads before that, and the other models stay ready."""
     async with _serving(DoubleConfig(name="one"), RemoteConfig(name="two")) as manager:
         old = _double(manager.roster.get("one"))
-        stream = await manager.answer("one", STREAM)
+        stream = await manager.handle("one", STREAM)
         begun = _Begun(manager, [DoubleConfig(name="one", aliases=("uno",)), RemoteConfig(name="two")], "one")
         await _until(lambda: manager.find("one").state is State.DRAINING)
         new = await begun.newcomer()
@@ -215,7 +215,7 @@ async def test_models_are_added_and_removed() -> None:
     """One that comes holds up nobody's readiness; one that goes ends its calls, and is unknown from then on."""
     async with _serving(RemoteConfig(name="one"), RemoteConfig(name="two")) as manager:
         gone = _double(manager.roster.get("one"))
-        stream = await manager.answer("one", STREAM)
+        stream = await manager.handle("one", STREAM)
         begun = _Begun(manager, [DoubleConfig(name="zero"), RemoteConfig(name="two")], "zero")
         new = await begun.newcomer("zero")
 

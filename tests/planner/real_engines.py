@@ -68,14 +68,14 @@ def _start(file: str) -> Answer:
 
     from appliance.config import load
     from appliance.config.storage import GlobalStorageConfig
-    from appliance.core.model import ALONE
+    from appliance.core.model import SINGLE_FRONT_END
     from appliance.engines.vllm.engine_args import engine_arguments
     from appliance.engines.vllm.parallel_args import environment_of
     from appliance.models.vllm_model import VllmModel
 
     (model_config,) = load(Path(file)).config.models
     artifacts = model_config.materialize(GlobalStorageConfig(), lambda *_: None)
-    model = model_config.build(SimpleNamespace(front_end=ALONE))
+    model = model_config.build(SimpleNamespace(front_end=SINGLE_FRONT_END))
     assert isinstance(model, VllmModel)
     setup = model.setup(artifacts)
     os.environ.update(environment_of(setup.layout))

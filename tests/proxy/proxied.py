@@ -59,5 +59,5 @@ async def read(reply: ModelResponse, chunks: list[bytes] | None = None) -> bytes
 
 async def ask(model: ProxyModel, call: ModelRequest | None = None) -> tuple[int, Any]:
     """Status and JSON of an answer."""
-    reply = await model.answer(call or chat())
+    reply = await model.handle(call or chat())
     return reply.status, json.loads(await read(reply))

@@ -43,7 +43,7 @@ async def test_an_endless_line_of_a_stream_is_given_up(upstream: Upstream) -> No
     upstream.on(CHAT_PATH, Answer(body=(b"data: {}\n\n", *repeat(b"x" * 65536, 1000)), media_type=SSE))
     chunks: list[bytes] = []
     async with proxied(upstream, upstreams=_bounded(upstream)) as model:
-        reply = await model.answer(chat(stream=True))
+        reply = await model.handle(chat(stream=True))
         with pytest.raises(GatewayError, match="too long"):
             await read(reply, chunks)
 
@@ -56,7 +56,7 @@ async def test_a_long_line_within_bounds_passes(upstream: Upstream) -> None:
     pieces: list[Piece] = [line[:100], line[100:400_000], line[400_000:]]
     upstream.on(CHAT_PATH, Answer(body=pieces, media_type=SSE))
     async with proxied(upstream, upstreams=_bounded(upstream)) as model:
-        whole = await read(await model.answer(chat(stream=True)))
+        whole = await read(await model.handle(chat(stream=True)))
 
     assert whole == line.replace(b"theirs", b"mine")
 
@@ -85,7 +85,7 @@ async def test_codings_nobody_asked_for_are_undone(upstream: Upstream, coding: s
     pieces = [bytes([each]) for each in coded]
     upstream.on(CHAT_PATH, Answer(body=pieces, media_type=SSE, headers={"Content-Encoding": coding.split()[-1]}))
     async with proxied(upstream) as model:
-        reply = await model.answer(chat(stream=True))
+        reply = await model.handle(chat(stream=True))
         assert await read(reply) == text.replace(b"theirs", b"mine")
     assert "content-encoding" not in reply.headers
 

@@ -17,7 +17,7 @@ from served import free_port
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
 
 from appliance.core.errors import GatewayError, GatewayTimeoutError, RequestError, UnavailableError
-from appliance.core.model import PATHS, ModelRequest, Operation, Peers
+from appliance.core.model import OPENAI_PATHS, ModelRequest, Operation, Peers
 from appliance.core.request_context import use_context
 from appliance.models.proxy import ProxyModel
 from appliance.proxy.pool import names
@@ -40,7 +40,7 @@ async def test_only_the_name_is_changed_on_the_way_up(upstream: Upstream) -> Non
     """Unknown fields, nulls, long numbers and spaces arrive as they were sent."""
     body = b'{ "model":"mine","messages":[ ], "unknown" : {"a":null}, "seed": 12345678901234567890123, "top_p":1.0 }'
     async with proxied(upstream) as model:
-        await model.answer(ModelRequest(CHAT, body))
+        await model.handle(ModelRequest(CHAT, body))
 
     assert upstream.calls[0].body == body.replace(b'"mine"', b'"theirs"')
 
@@ -50,7 +50,7 @@ async def test_only_the_name_is_changed_on_the_way_down(upstream: Upstream) -> N
     body = b'{"model" : "theirs-2024", "x": 1.00, "choices":[{"message":{"content":"\\u00e9","extra":null}}]}'
     upstream.on(CHAT_PATH, Answer(body=body))
     async with proxied(upstream) as model:
-        reply = await model.answer(ModelRequest(CHAT, b'{"model": "an/alias"}'))
+        reply = await model.handle(ModelRequest(CHAT, b'{"model": "an/alias"}'))
 
     assert reply.body == body.replace(b"theirs-2024", b"an/alias")
 
@@ -59,21 +59,23 @@ async def test_an_upstream_without_a_name_of_its_own_gets_the_proxys(upstream: U
     """Also where the client says an alias, or nothing."""
     async with proxied(upstream, upstreams=[{"url": upstream.url}]) as model:
         for body in (b'{"model": "alias"}', b"{}"):
-            await model.answer(ModelRequest(CHAT, body))
+            await model.handle(ModelRequest(CHAT, body))
 
     assert [each.json()["model"] for each in upstream.calls] == ["mine", "mine"]
 
 
-@pytest.mark.parametrize("operation", PATHS)
+@pytest.mark.parametrize("operation", OPENAI_PATHS)
 async def test_every_operation_goes_to_its_path(upstream: Upstream, operation: Operation) -> None:
     """Whatever the upstream makes of it."""
     upstream.on("*", json_answer({"ok": True}))
     async with proxied(upstream) as model:
         assert operation in model.operations
-        for path in PATHS[operation]:
-            await model.answer(ModelRequest(operation, b"{}", path=path, query="beta=true"))
+        for path in OPENAI_PATHS[operation]:
+            await model.handle(ModelRequest(operation, b"{}", path=path, query="beta=true"))
 
-    assert [(each.path, each.query) for each in upstream.calls] == [(path, "beta=true") for path in PATHS[operation]]
+    assert [(each.path, each.query) for each in upstream.calls] == [
+        (path, "beta=true") for path in OPENAI_PATHS[operation]
+    ]
 
 
 async def test_bytes_pass_as_bytes(upstream: Upstream) -> None:
@@ -84,7 +86,7 @@ async def test_bytes_pass_as_bytes(upstream: Upstream) -> None:
     )
     headers = {"content-type": "multipart/form-data; boundary=b"}
     async with proxied(upstream) as model:
-        speech = await model.answer(ModelRequest(Operation.SPEECH, b'{"model": "mine"}'))
+        speech = await model.handle(ModelRequest(Operation.SPEECH, b'{"model": "mine"}'))
         assert (speech.media_type, await read(speech)) == ("audio/wav", b"RIFF\x00\xff\xfe")
         await ask(model, ModelRequest(Operation.TRANSCRIPTION, form, headers))
 
@@ -99,10 +101,10 @@ async def test_the_section_says_which_headers_travel(upstream: Upstream) -> None
     exposed = ["X-Keep", "X-Drop"]
     headers = {"forward": ["X-Tenant", "X-Drop"], "set": {"X-Mine": "yes"}, "expose": exposed, "drop": ["X-Drop"]}
     async with proxied(upstream, headers=headers) as model:
-        reply = await model.answer(chat(headers=client))
+        reply = await model.handle(chat(headers=client))
     async with proxied(upstream, headers={"forward": ["Authorization"]}) as model:
         upstream.reset()
-        await model.answer(chat(headers=client))
+        await model.handle(chat(headers=client))
 
     assert dict(reply.headers).get("x-keep") == "2"
     assert not {"x-drop", "x-other"} & set(reply.headers)
@@ -113,7 +115,7 @@ async def test_the_clients_key_stays_here(upstream: Upstream) -> None:
     """The upstream gets its own, or none."""
     member = {"url": upstream.url, "api_key": "sk-ours", "headers": {"X-Org": "o"}}
     async with proxied(upstream, upstreams=[member], headers={"set": {"X-Mine": "yes"}}) as model:
-        await model.answer(chat(headers={"authorization": "Bearer theirs", "cookie": "c", "x-mine": "no"}))
+        await model.handle(chat(headers={"authorization": "Bearer theirs", "cookie": "c", "x-mine": "no"}))
 
     (asked,) = upstream.calls
     assert asked.header("authorization") == "Bearer sk-ours"
@@ -126,7 +128,7 @@ async def test_an_upstreams_error_keeps_status_and_body(upstream: Upstream, stat
     body = b'{ "error" : {"message":"m", "code": null, "model": "theirs"}, "model": "theirs" }'
     upstream.on(CHAT_PATH, Answer(status, body, headers={"Retry-After": "7", "WWW-Authenticate": "Bearer"}))
     async with proxied(upstream) as model:
-        reply = await model.answer(chat())
+        reply = await model.handle(chat())
 
     assert (reply.status, reply.body, reply.headers["retry-after"]) == (status, body, "7")
     assert "www-authenticate" not in reply.headers
@@ -136,7 +138,7 @@ async def test_requests_are_changed_as_the_section_says(upstream: Upstream) -> N
     """Defaults, overrides, drops and a system prompt."""
     request = {"defaults": {"top_p": 0.5}, "override": {"user": "us"}, "drop": ["n"], "system_prompt": "Be kind."}
     async with proxied(upstream, request=request) as model:
-        await model.answer(chat("hi", n=2, user="me"))
+        await model.handle(chat("hi", n=2, user="me"))
 
     assert upstream.calls[0].json() == {
         "model": "theirs",
@@ -150,7 +152,7 @@ async def test_what_is_no_object_is_refused(upstream: Upstream) -> None:
     """400, before anybody is asked."""
     async with proxied(upstream) as model:
         with pytest.raises(RequestError, match="not a request"):
-            await model.answer(ModelRequest(CHAT, b"[1]"))
+            await model.handle(ModelRequest(CHAT, b"[1]"))
 
     assert upstream.calls == []
 
@@ -202,10 +204,10 @@ async def test_a_generation_that_may_have_begun_is_made_once(generations: bool, 
             upstreams=[upstream], health={"path": None}, retry=retry, breaker={"failures": 1000}
         ) as model:
             with pytest.raises(GatewayError):
-                await model.answer(chat())
+                await model.handle(chat())
             assert silence.times == times
             with pytest.raises(GatewayError):
-                await model.answer(ModelRequest(Operation.EMBEDDING, b'{"input": "a"}'))
+                await model.handle(ModelRequest(Operation.EMBEDDING, b'{"input": "a"}'))
 
     assert silence.times == times + 3
 
@@ -238,7 +240,7 @@ async def test_what_is_kept_for_one_key_is_not_for_another(upstream: Upstream) -
     async def asked_by(model: ProxyModel, key: str) -> str:
         with use_context("r") as record:
             record.key = key
-            return (await model.answer(chat(temperature=0))).headers["x-cache"]
+            return (await model.handle(chat(temperature=0))).headers["x-cache"]
 
     async with proxied(upstream, cache={}) as model:
         apart = [await asked_by(model, key) for key in ("a", "a", "b", "b")]
@@ -276,7 +278,7 @@ async def test_an_upstream_that_is_too_slow_is_not_asked_twice(upstreams: tuple[
         each.on(CHAT_PATH, Answer(wait=FOR_EVER))
     async with proxied(*upstreams, retry={"attempts": 2}) as model:
         with pytest.raises(GatewayTimeoutError) as raised:
-            await model.answer(chat())
+            await model.handle(chat())
 
     assert (raised.value.status, sum(_counts(upstreams))) == (504, 1)
 
@@ -306,7 +308,7 @@ async def test_nobody_left_is_said_with_a_time_to_come_back(upstream: Upstream) 
     async with proxied(upstream, breaker={"failures": 1, "open_seconds": 30}) as model:
         await ask(model)
         with pytest.raises(UnavailableError) as raised:
-            await model.answer(chat())
+            await model.handle(chat())
         with pytest.raises(UnavailableError):
             await model.check()
 
@@ -432,7 +434,7 @@ async def test_a_stream_has_the_clients_name_in_every_event(upstream: Upstream) 
     """And no other byte is different."""
     upstream.on(CHAT_PATH, lambda asked: stream(b": hello\n\n", *sse(asked)))
     async with proxied(upstream) as model:
-        reply = await model.answer(chat("a b c", stream=True))
+        reply = await model.handle(chat("a b c", stream=True))
         got = await read(reply)
 
     assert reply.media_type.startswith("text/event-stream")
@@ -444,7 +446,7 @@ async def test_silence_in_a_stream_is_filled_with_comments(upstream: Upstream) -
     pieces = (0.5, b"data: 1\n\n", 0.5, b"event: a\n", 0.5, b"data: 2\n\n")
     upstream.on(CHAT_PATH, stream(*pieces))
     async with proxied(upstream, keep_alive_seconds=0.2) as model:
-        text = await read(await model.answer(chat(stream=True)))
+        text = await read(await model.handle(chat(stream=True)))
 
     before, between, within = text.partition(b"data: 1\n\n")[0], text.split(b"data: 1\n\n")[1], text[-18:]
     assert before.startswith(b": keep-alive\n\n")
@@ -461,7 +463,7 @@ async def test_a_stream_that_falls_silent_ends_in_an_error_on_a_line_of_its_own(
     upstream.on(CHAT_PATH, stream(sent, FOR_EVER))
     chunks: list[bytes] = []
     async with proxied(upstream) as model:
-        reply = await model.answer(chat(stream=True))
+        reply = await model.handle(chat(stream=True))
         with pytest.raises(GatewayTimeoutError):
             await read(reply, chunks)
 
@@ -476,7 +478,7 @@ async def test_after_the_first_byte_nobody_else_is_asked(upstreams: tuple[Upstre
     for each in upstreams:
         each.on(CHAT_PATH, stream(b"data: 1\n\n", FOR_EVER))
     async with proxied(*upstreams, retry={"attempts": 2}) as model:
-        reply = await model.answer(chat(stream=True))
+        reply = await model.handle(chat(stream=True))
         with pytest.raises(GatewayError):
             await read(reply)
 
@@ -490,12 +492,12 @@ async def test_whoever_leaves_ends_the_upstreams_work(upstream: Upstream, is_str
     upstream.on(CHAT_PATH, stream(b"data: 1\n\n", FOR_EVER) if is_stream else Answer(wait=FOR_EVER))
     async with proxied(upstream) as model:
         if is_stream:
-            reply = await model.answer(chat(stream=True))
+            reply = await model.handle(chat(stream=True))
             assert not isinstance(reply.body, bytes)
             async with aclosing(reply.body) as body:
                 assert await anext(body) == b"data: 1\n\n"
         else:
-            waiting = asyncio.create_task(model.answer(chat()))
+            waiting = asyncio.create_task(model.handle(chat()))
             await _until(lambda: upstream.calls)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
@@ -508,7 +510,7 @@ async def test_an_answer_is_kept_and_says_so(upstream: Upstream) -> None:
     """Under whatever name it is asked for, in the header and in the metrics."""
     async with proxied(upstream, cache={}) as model:
         replies = [
-            await model.answer(ModelRequest(Operation.EMBEDDING, b'{"model": "%s", "input": "a"}' % name))
+            await model.handle(ModelRequest(Operation.EMBEDDING, b'{"model": "%s", "input": "a"}' % name))
             for name in (b"mine", b"alias")
         ]
         hits = REGISTRY.get_sample_value("appliance_cache_requests_total", {"model": "mine", "result": "hit"})
@@ -532,7 +534,7 @@ async def test_an_answer_is_not_kept_against_anybodys_will(upstream: Upstream, c
     """Streams, chance, and clients who want it otherwise."""
     async with proxied(upstream, cache={}) as model:
         for _ in range(2):
-            await read(await model.answer(call))
+            await read(await model.handle(call))
 
     assert len(upstream.calls) == 2
 
@@ -582,7 +584,7 @@ async def test_requests_are_counted_by_their_end(upstream: Upstream) -> None:
         upstream.on(CHAT_PATH, error(404))
         await ask(model)
         upstream.on(CHAT_PATH, stream(b"data: 1\n\n", FOR_EVER))
-        reply = await model.answer(chat(stream=True))
+        reply = await model.handle(chat(stream=True))
         assert not isinstance(reply.body, bytes)
         await anext(reply.body)
         await reply.body.aclose()
@@ -601,7 +603,7 @@ async def test_an_answer_that_is_cut_off_is_held_against_its_upstream(upstream: 
     upstream.on("/v1/audio/speech", Answer(body=cut_off(), media_type="audio/wav"))
     labels = {"model": "cut", "upstream": f"127.0.0.1:{upstream.port}", "end": "cut_off"}
     async with proxied(upstream, name="cut", breaker={"failures": 1}) as model:
-        reply = await model.answer(ModelRequest(Operation.SPEECH, b"{}"))
+        reply = await model.handle(ModelRequest(Operation.SPEECH, b"{}"))
         with pytest.raises(GatewayError):
             await read(reply)
 
@@ -649,7 +651,7 @@ async def test_what_arrives_is_counted_once(upstream: Upstream) -> None:
 
     upstream.on(CHAT_PATH, chunks)
     async with proxied(upstream) as model:
-        reply = await model.answer(chat(stream=True, n=3))
+        reply = await model.handle(chat(stream=True, n=3))
         assert model.upstreams()[0]["running"] == 1
         await read(reply)
         assert model.upstreams()[0]["running"] == 0

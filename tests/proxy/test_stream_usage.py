@@ -41,8 +41,8 @@ async def test_usage_is_asked_for_and_taken_out_again(upstream: Upstream) -> Non
     """The client gets the bytes that it would have got without; whoever counts gets the usage."""
     told: list[bytes] = []
     async with proxied(upstream) as model:
-        plain = await read(await model.answer(_streamed()))
-        counted = await read(await model.answer(replace(_streamed(), on_usage=told.append)))
+        plain = await read(await model.handle(_streamed()))
+        counted = await read(await model.handle(replace(_streamed(), on_usage=told.append)))
 
     assert counted == plain
     assert b"usage" not in counted
@@ -59,7 +59,7 @@ async def test_the_nulls_of_openai_are_taken_out_too(upstream: Upstream) -> None
     upstream.on(CHAT, stream(event(null), b": ping\n\nid: 1\n" + event(last), event(beside), event("[DONE]")))
     told: list[bytes] = []
     async with proxied(upstream) as model:
-        whole = await read(await model.answer(replace(_streamed(), on_usage=told.append)))
+        whole = await read(await model.handle(replace(_streamed(), on_usage=told.append)))
 
     first = {"choices": null["choices"], "model": "mine"}
     assert whole == event(first) + b": ping\n\nid: 1\n\n" + event(beside) + event("[DONE]")
@@ -70,7 +70,7 @@ async def test_the_nulls_of_openai_are_taken_out_too(upstream: Upstream) -> None
 async def test_a_client_that_asks_gets_its_usage(upstream: Upstream, options: dict[str, Any]) -> None:
     """As it asked for it."""
     async with proxied(upstream) as model:
-        whole = await read(await model.answer(replace(_streamed(stream_options=options), on_usage=print)))
+        whole = await read(await model.handle(replace(_streamed(stream_options=options), on_usage=print)))
 
     assert b'"completion_tokens": 5' in whole
     assert upstream.calls[0].json()["stream_options"] == options
@@ -84,7 +84,7 @@ async def test_what_the_client_says_otherwise_goes_along(upstream: Upstream) -> 
             {"stream": True, "stream_options": "x"},
             {"stream": False},
         ):
-            await read(await model.answer(replace(chat(**fields), on_usage=print)))
+            await read(await model.handle(replace(chat(**fields), on_usage=print)))
 
     sent = [each.json().get("stream_options") for each in upstream.calls]
     assert sent == [{"include_usage": True, "x": 1}, "x", None]
@@ -93,11 +93,11 @@ async def test_what_the_client_says_otherwise_goes_along(upstream: Upstream) -> 
 async def test_an_upstream_that_refuses_the_option_is_not_sent_it(upstream: Upstream) -> None:
     """Where the file drops it; neither are those whose protocol has none."""
     async with proxied(upstream, request={"drop": ["stream_options"]}) as model:
-        await read(await model.answer(replace(_streamed(), on_usage=print)))
+        await read(await model.handle(replace(_streamed(), on_usage=print)))
     async with proxied(upstream) as model:
         upstream.asked.clear()
         call = replace(_streamed(), operation=Operation.MESSAGE, on_usage=print)
-        await read(await model.answer(call))
+        await read(await model.handle(call))
 
     assert "stream_options" not in upstream.calls[0].json()
 

@@ -25,7 +25,7 @@ async def ask(
 ) -> ModelResponse:
     """The reply to a body; a chat says hello."""
     said = {**(CHAT if operation is Operation.CHAT_COMPLETION else {}), **body}
-    return await (await loaded(model)).answer(ModelRequest(operation, json.dumps(said).encode()))
+    return await (await loaded(model)).handle(ModelRequest(operation, json.dumps(said).encode()))
 
 
 def whole(reply: ModelResponse) -> Any:

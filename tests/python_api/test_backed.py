@@ -15,7 +15,7 @@ from python_api.program import Program
 from upstreams import Upstream, error, json_answer
 
 from appliance.core.errors import ApplianceError, ConfigError, GatewayError, RequestError
-from appliance.core.model import PATHS, Model, ModelRequest, Operation
+from appliance.core.model import OPENAI_PATHS, Model, ModelRequest, Operation
 from appliance.core.model_traits import DependsOnModels
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel, OpenAIProxyModel
 from appliance.openai.types import ChatCompletion, ChatCompletionRequest
@@ -128,12 +128,12 @@ def test_an_adapter_in_python_streams(backed: Program) -> None:
 async def test_a_proxy_is_one_of_the_contract_with_upstreams(upstream: Upstream) -> None:
     """Unchanged it is the proxy of a file: all operations, no proof, its upstreams."""
     model = await served(OpenAIProxyModel("mine", upstream.url, model="theirs"))
-    reply = await model.answer(ModelRequest(Operation.CHAT_COMPLETION, json.dumps(CHAT).encode()))
+    reply = await model.handle(ModelRequest(Operation.CHAT_COMPLETION, json.dumps(CHAT).encode()))
     await model.close()
 
     assert upstream.calls[0].json()["model"] == "theirs"
-    assert model.operations == frozenset(PATHS)
-    assert model.proof is None
+    assert model.operations == frozenset(OPENAI_PATHS)
+    assert model.warmup_request is None
     assert isinstance(model, DependsOnModels)
     assert whole(reply)["choices"][0]["message"]["content"] == "You said: Hello"
 
@@ -188,7 +188,7 @@ class Completing(OpenAIGenerativeModel):
 
 
 async def _chat(model: Model, /, **body: Any) -> Any:
-    return await model.answer(
+    return await model.handle(
         ModelRequest(Operation.CHAT_COMPLETION, json.dumps({**CHAT, **body}).encode(), {"x-a": "b"})
     )
 
@@ -201,7 +201,7 @@ async def test_an_adapter_wraps_a_model_in_python() -> None:
     model = await served(OpenAIChatAdapterModel("adapter", underlying, chat_template=TEMPLATE, stop=["<end>"]))
     answer = whole(await _chat(model, model="adapter"))
     streamed = await events(await _chat(model, stream=True))
-    completed = await model.answer(ModelRequest(Operation.COMPLETION, b'{"prompt": "as it is"}'))
+    completed = await model.handle(ModelRequest(Operation.COMPLETION, b'{"prompt": "as it is"}'))
     await model.close()
 
     assert answer["choices"][0]["message"]["content"] == "<user>Hello<bot>"

@@ -131,7 +131,7 @@ async def test_a_request_arrives_as_an_object_with_the_headers() -> None:
     model = Model()
     bridge = await loaded(model)
     body = {**CHAT, "max_tokens": 5, "stop": ["a"], "mine": {"a": 1}}
-    await bridge.answer(
+    await bridge.handle(
         ModelRequest(Operation.CHAT_COMPLETION, json.dumps(body).encode(), {"x-tenant": "blue"}, "/v1/x", "a=b")
     )
 
@@ -160,7 +160,7 @@ async def test_a_body_that_is_no_request_is_refused(body: bytes, param: str | No
     """The model is not asked; the error names the field."""
     model = Model()
     with pytest.raises(RequestError, match=message) as refused:
-        await (await loaded(model)).answer(ModelRequest(Operation.CHAT_COMPLETION, body))
+        await (await loaded(model)).handle(ModelRequest(Operation.CHAT_COMPLETION, body))
 
     assert (refused.value.status, refused.value.param) == (400, param)
     assert model.asked == []
@@ -297,7 +297,7 @@ async def test_a_proof_is_the_smallest_request_with_what_the_class_says(
 
     Proved.proof = proof
     model = Proved()
-    call = (await loaded(model)).proof
+    call = (await loaded(model)).warmup_request
     assert call is not None
     body = json.loads(call.body)
 
@@ -317,11 +317,11 @@ async def test_a_proof_goes_to_the_operation_its_fields_belong_to() -> None:
 
     both, silent = Both(), Model()
     silent.proof = None
-    call = bridged(both).proof
+    call = bridged(both).warmup_request
 
     assert call is not None
     assert call.operation is Operation.COMPLETION
-    assert bridged(silent).proof is None
+    assert bridged(silent).warmup_request is None
 
 
 async def test_a_proof_that_is_refused_fails_the_load() -> None:
@@ -332,10 +332,10 @@ async def test_a_proof_that_is_refused_fails_the_load() -> None:
             return ErrorResponse(message="not today")
 
     bridge = await loaded(Refusing())
-    assert bridge.proof is not None
+    assert bridge.warmup_request is not None
 
     with pytest.raises(LoadError, match="not today"):
-        await run_warmup(bridge, bridge.proof)
+        await run_warmup(bridge, bridge.warmup_request)
 
 
 class Pulsed(Model):

@@ -90,9 +90,9 @@ async def ask(model: Model, operation: Operation, body: object = None) -> ModelR
     """The reply to JSON, or to one tensor."""
     bridge = await loaded(model)
     if operation is not Operation.INFERENCE:
-        return await bridge.answer(ModelRequest(operation, json.dumps(body).encode(), {"x-tenant": "blue"}))
+        return await bridge.handle(ModelRequest(operation, json.dumps(body).encode(), {"x-tenant": "blue"}))
     raw, says = write_request(InferenceRequest([Tensor.of_values("x", "FP32", [2], [1.0, 2.0])], id="7"))
-    return await bridge.answer(ModelRequest(operation, raw, says))
+    return await bridge.handle(ModelRequest(operation, raw, says))
 
 
 def inferred(reply: ModelResponse) -> InferenceResponse:
@@ -115,7 +115,7 @@ async def test_each_step_may_be_plain_or_asynchronous() -> None:
     assert model.seen[0] == "blue"
     assert bridge.operations == {Operation.INFERENCE, Operation.PREDICTION, Operation.EXPLANATION}
     assert bridge.describe()["inputs"][0]["name"] == "x"
-    assert bridge.proof is None
+    assert bridge.warmup_request is None
 
 
 async def test_a_request_in_tensors_arrives_as_kserves() -> None:
@@ -172,9 +172,9 @@ async def test_a_method_that_is_not_there_is_not_offered() -> None:
 
     assert bridge.operations == {Operation.EXPLANATION}
     with pytest.raises(UnsupportedOperationError):
-        await bridge.answer(ModelRequest(Operation.EXPLANATION, b"{}"))
+        await bridge.handle(ModelRequest(Operation.EXPLANATION, b"{}"))
     with pytest.raises(RequestError, match="not valid JSON"):
-        await bridge.answer(ModelRequest(Operation.EXPLANATION, b"{"))
+        await bridge.handle(ModelRequest(Operation.EXPLANATION, b"{"))
 
 
 @pytest.mark.parametrize(

@@ -223,14 +223,14 @@ class Counting(Model):
 async def test_a_prediction_in_pieces_is_streamed() -> None:
     """Mappings are lines of JSON, texts and bytes pass as they are; tensors cannot be streamed."""
     model = await loaded(Counting("model"))
-    reply = await model.answer(ModelRequest(Operation.PREDICTION, b'{"instances": [1, 2]}'))
+    reply = await model.handle(ModelRequest(Operation.PREDICTION, b'{"instances": [1, 2]}'))
 
     assert not isinstance(reply.body, bytes)
     pieces = [piece async for piece in reply.body]
     assert b"".join(pieces) == b'{"prediction":1}\ntext 1\n\x00\xff{"prediction":2}\ntext 2\n\x00\xff'
     tensors = {"inputs": [{"name": "a", "shape": [1], "datatype": "INT32", "data": [1]}]}
     with pytest.raises(ModelFaultError, match="predict is a generator"):
-        await model.answer(ModelRequest(Operation.INFERENCE, json.dumps(tensors).encode()))
+        await model.handle(ModelRequest(Operation.INFERENCE, json.dumps(tensors).encode()))
 
 
 async def test_a_proof_that_is_no_mapping_is_told() -> None:
@@ -240,7 +240,7 @@ async def test_a_proof_that_is_no_mapping_is_told() -> None:
         proof = cast("Any", "1+1")
 
     with pytest.raises(LoadError, match=r"Wrong\.proof is a str; must be a mapping, or None"):
-        _ = bridged(Wrong(ValueError)).proof
+        _ = bridged(Wrong(ValueError)).warmup_request
 
 
 USER_MODELS = """

@@ -127,13 +127,13 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
     made = config(module, {"python": "user_models:Ranker"}, "encoder")
     before = made.build(NOBODY).operations
     model = await loaded(made)
-    proof = model.proof
+    proof = model.warmup_request
 
     assert made.storages == {}
     assert before == {Operation.EMBEDDING, Operation.RERANK}
     assert model.operations == {Operation.RERANK}
     assert proof is not None
-    assert (await model.answer(proof)).status == 200
+    assert (await model.handle(proof)).status == 200
     await model.check()
     await model.close()
 
@@ -141,7 +141,7 @@ async def test_a_class_without_storage_is_loaded(module: Path) -> None:
 async def test_a_class_of_tensors_may_be_of_any_class(module: Path) -> None:
     """What it is asked says what it is."""
     model = await loaded(config(module, {"python": "user_models:Tensors"}), model=module)
-    reply = await model.answer(ModelRequest(Operation.PREDICTION, b"{}"))
+    reply = await model.handle(ModelRequest(Operation.PREDICTION, b"{}"))
 
     assert reply.body == json.dumps({"predictions": [str(module)]}, separators=(",", ":")).encode()
 
@@ -182,7 +182,7 @@ async def test_the_operations_of_a_class_are_asked_through_the_contract(module: 
     """A constructor that takes `model_dir` gets it."""
     engine = {"python": "user_models:Reader", "args": {"greeting": "Hi", "punctuation": "?"}}
     model = await loaded(config(module, engine), model=module / "weights")
-    reply = await model.answer(ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user"}]}'))
+    reply = await model.handle(ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user"}]}'))
 
     assert isinstance(reply.body, bytes)
     assert json.loads(reply.body)["choices"][0]["message"]["content"] == "Hi Ada?"

@@ -38,7 +38,7 @@ async def _die(file: Path, times: int) -> None:
         while entry.state is not State.READY or entry.restarts < restarts:
             assert entry.state is not State.FAILED, entry.reason
             await asyncio.sleep(0.1)
-        await manager.answer("smollm2", CALL)
+        await manager.handle("smollm2", CALL)
         print(json.dumps(_counts(process)), flush=True)
         max(process.children(recursive=True), key=lambda each: each.memory_info().rss).kill()
     await manager.stop()

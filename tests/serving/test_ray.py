@@ -20,7 +20,7 @@ from reference_servers import environment
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.core.errors import MissingExtraError
-from appliance.core.model import ALONE
+from appliance.core.model import SINGLE_FRONT_END
 from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
 from appliance.engines.vllm.startup import prepare
@@ -67,4 +67,4 @@ def test_ray_that_is_not_installed_is_named(tmp_path: Path) -> None:
     setup = EngineSpec(("tiny",), tmp_path, LayoutConfig(executor="ray"), EngineConfig())
 
     with pytest.raises(MissingExtraError, match=r"appliance\[ray\]"):
-        prepare(setup, FrontendRendezvous(ALONE, "tiny"), StartupTimings())
+        prepare(setup, FrontendRendezvous(SINGLE_FRONT_END, "tiny"), StartupTimings())

@@ -75,7 +75,7 @@ async def streamed_text(manager: ModelManager, request: AnyRequest, name: str, i
     question = await off_loop(len(body), _question, body, name)
     (fields,) = meaning.ask(question.columns)
     call = call_of(name, meaning.operation, {**fields, "stream": True}, dict(request.headers))
-    reply = await cancel_on_disconnect(request, manager.answer(name, replace(call, is_streamed=True)))
+    reply = await cancel_on_disconnect(request, manager.handle(name, replace(call, is_streamed=True)))
     if reply.status >= 300:
         raise refusal(reply)
     events = error_responses.with_error_event(request, _events(reply, question.says))

@@ -94,7 +94,7 @@ async def ask(
 
     async def one(body: Mapping[str, Any]) -> bytes:  # Any: JSON values
         call = await off_loop(size // len(bodies), call_of, name, meaning.operation, body, headers)
-        return await whole(await manager.answer(name, call))
+        return await whole(await manager.handle(name, call))
 
     replies = await gathered([partial(one, body) for body in bodies])
     return await off_loop(sum(map(len, replies)), _read, meaning, columns, replies)
@@ -149,7 +149,7 @@ async def _pass(
     manager: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
     body, says = write_request(request)
-    reply = await manager.answer(name, ModelRequest(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
+    reply = await manager.handle(name, ModelRequest(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
     body = await whole(reply)
     try:
         response = await off_loop(len(body), read_response, body, reply.headers.get(LENGTH_HEADER))

@@ -78,7 +78,7 @@ async def _answer(
     operations = manager.find(name).model.operations
     request = await off_loop(len(body), decoded, body, _Request)
     if operation in operations:
-        return await manager.answer(name, ModelRequest(operation, body, inner_headers(headers)))
+        return await manager.handle(name, ModelRequest(operation, body, inner_headers(headers)))
     if operation is Operation.EXPLANATION:
         raise UnsupportedOperationError(f"The model {name!r} has no explanations; ask it with :predict")
     fields = fields_of(request.parameters or {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from appliance.core.model import PATHS, Operation
+from appliance.core.model import OPENAI_PATHS, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ _PROBES: Mapping[str, str] = {
 
 def operations() -> Iterator[DocumentedRoute]:
     """All of them."""
-    for operation, paths in PATHS.items():
+    for operation, paths in OPENAI_PATHS.items():
         for path in paths:
             for prefix in ("", "/openai"):
                 request = None if operation in _FORMS else "OpenAIRequest"

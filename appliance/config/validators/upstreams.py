@@ -9,13 +9,13 @@ from appliance.config.model_entries import items, model_entries
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import DataPath, Diagnostic
 from appliance.config.upstreams import HEADER_NAME
-from appliance.core.model import PATHS
+from appliance.core.model import OPENAI_PATHS
 from appliance.proxy.headers import FRAMING, HOP_BY_HOP
 from appliance.proxy.url import is_possible
 
 # The longest first: one may end in another. `/models` is where people look whether a server is there.
 _ROUTES = sorted(
-    {path.removeprefix("/v1") for paths in PATHS.values() for path in paths} | {"/models", "/v1/chat"},
+    {path.removeprefix("/v1") for paths in OPENAI_PATHS.values() for path in paths} | {"/models", "/v1/chat"},
     key=len,
     reverse=True,
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from appliance.core.errors import EngineDeadError
-from appliance.core.model import ALONE, FrontEnd, ModelRequest, ModelResponse, Operation
+from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.fork_server import ForkServer
 from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
@@ -45,7 +45,7 @@ class Engine:
     The engine core dies with the process that starts it, whatever ends that; of several front ends it is the first one.
     """
 
-    def __init__(self, setup: EngineSpec, front_end: FrontEnd = ALONE) -> None:
+    def __init__(self, setup: EngineSpec, front_end: FrontEnd = SINGLE_FRONT_END) -> None:
         self._setup = setup
         self._meeting = FrontendRendezvous(front_end, setup.names[0])
         self._followers = LeaderNode(setup)
@@ -93,7 +93,7 @@ class Engine:
             raise
         log.info("engine.started", model=self._setup.names[0], seconds=round(time.monotonic() - started, 2))
 
-    async def answer(self, call: ModelRequest) -> ModelResponse:
+    async def handle(self, call: ModelRequest) -> ModelResponse:
         """Answer one call through vLLM's own serving class for its operation.
 
         Raises:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Answer = Callable[[ModelRequest], Awaitable[ModelResponse]]
 """
-Answers the calls for one operation; raises what `Model.answer` does.
+Answers the calls for one operation; raises what `Model.handle` does.
 """
 
 

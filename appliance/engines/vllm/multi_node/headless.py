@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 
 from appliance.core.errors import EngineDeadError
-from appliance.core.model import ALONE
+from appliance.core.model import SINGLE_FRONT_END
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
 from appliance.engines.vllm.env import set_environment
 from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
@@ -44,7 +44,7 @@ class HeadlessEngine:
         """
         started = time.monotonic()
         try:
-            prepare(self._setup, FrontendRendezvous(ALONE, self._setup.names[0]), StartupTimings())
+            prepare(self._setup, FrontendRendezvous(SINGLE_FRONT_END, self._setup.names[0]), StartupTimings())
             setup = await self._leader.join()
             starting = self._family.start(partial(_launch, setup, self._family.proceed))
             self._keeper = await self._leader.unless_gone(starting)
