@@ -22,7 +22,7 @@ from appliance.config import load
 from appliance.config.layout import LayoutConfig
 from appliance.config.yaml_parser import read as read_document
 from appliance.core.errors import ApplianceError, ArtifactCorruptError, ConfigError, GatewayError, StorageError
-from appliance.core.sse import json_events
+from appliance.core.sse import read_json
 from appliance.planner.constraints import constraint_violations
 from appliance.planner.gguf_header import read_gguf
 from appliance.planner.model_config import architecture_of
@@ -142,13 +142,13 @@ def _template(body: bytes) -> None:
     undeclared(environment, source)
 
 
-def _events(*, is_sse: bool) -> Callable[[bytes], object]:
+def _events(*, has_events: bool) -> Callable[[bytes], object]:
     async def stream(body: bytes) -> AsyncGenerator[bytes]:
         yield body[: len(body) // 2]
         yield body[len(body) // 2 :]
 
     async def read(body: bytes) -> None:
-        async for _ in json_events(stream(body), is_sse=is_sse, longest=1000):
+        async for _ in read_json(stream(body), has_events=has_events, max_bytes=1000):
             pass
 
     return lambda body: asyncio.run(read(body))
@@ -267,8 +267,8 @@ def file_parsers() -> Sequence[Parser]:
         Parser("YAML", _in_file("config.yaml", read_document), config, [_YAML]),
         Parser("config", _in_file("config.yaml", lambda file: load(file, environ={})), config, [_YAML]),
         Parser("template", _template, (TemplateFaultError,), [_TEMPLATE]),
-        Parser("target's events", _events(is_sse=True), (GatewayError,), [_EVENTS]),
-        Parser("target's lines", _events(is_sse=False), (GatewayError,), [b'{"a": 1}\n[2]\r\n']),
+        Parser("target's events", _events(has_events=True), (GatewayError,), [_EVENTS]),
+        Parser("target's lines", _events(has_events=False), (GatewayError,), [b'{"a": 1}\n[2]\r\n']),
         Parser("gzip of an upstream", _decoded("gzip"), (ValueError,), [gzip.compress(b"{}", mtime=0) * 2]),
         Parser("deflate of an upstream", _decoded("deflate"), (ValueError,), [zlib.compress(b"[]" * 99)]),
         Parser("zstd of an upstream", _decoded("zstd"), (ValueError,), [zstandard.compress(b"[]" * 99)]),

@@ -12,9 +12,9 @@ from yarl import URL
 from appliance.adapters.error_mapping import of_error, refusal
 from appliance.adapters.messages import Json
 from appliance.config.upstreams import UpstreamConfig
+from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
-from appliance.core.sse import json_events
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.headers import forward_request_headers
 from appliance.proxy.response import UpstreamResponse
@@ -103,7 +103,7 @@ class ServiceClient:
     async def _send(self, url: URL, body: bytes, headers: Headers) -> UpstreamResponse:
         sent = forward_request_headers(headers) | {
             "content-type": "application/json",
-            "accept": "application/json, text/event-stream",
+            "accept": f"application/json, {sse.MEDIA_TYPE}",
         }
         try:
             answer = await self._client.send_to(url, body, sent)
@@ -149,7 +149,7 @@ async def events(
         CallError: one of them says that something went wrong.
         GatewayError: one is no JSON, or has more than `longest` bytes.
     """
-    async with aclosing(json_events(stream, is_sse=is_sse, longest=longest)) as said:
+    async with aclosing(sse.read_json(stream, has_events=is_sse, max_bytes=longest)) as said:
         async for event in said:
             _require_good(event)
             yield event

@@ -10,6 +10,7 @@ import msgspec
 
 from appliance.adapters.http_client import LONGEST_BYTES, Headers, ServiceClient, decoded, events, object_of
 from appliance.adapters.messages import Json
+from appliance.core import sse
 from appliance.core.errors import GatewayError, RequestError
 from appliance.core.model import OPENAI_PATHS, ModelRequest, Operation, Peers
 
@@ -47,7 +48,7 @@ class PeerTarget:
         reply = await self._peers.handle(self._name, ModelRequest(operation, sent, headers))
         if isinstance(reply.body, bytes):
             return object_of(decoded(reply.status, reply.body))
-        if reply.status < 300 and reply.media_type.startswith("text/event-stream"):
+        if reply.status < 300 and reply.media_type.startswith(sse.MEDIA_TYPE):
             return _objects(events(reply.body, is_sse=True))
         # A proxy passes on as a stream what it does not know.
         return object_of(decoded(reply.status, await _whole(reply.body)))

@@ -17,6 +17,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException
 
 from appliance.api.disconnect import AnyRequest
+from appliance.core import sse
 from appliance.core.errors import ApplianceError, RequestError, UnauthenticatedError
 from appliance.core.request_context import current_context
 
@@ -69,8 +70,8 @@ async def with_error_event(
             body = _body(request.scope["path"], status, message, error)
             if "/v1/responses" in request.scope["path"]:
                 body = _response_event(body["error"], last)
-            name = f"event: {body['type']}\n" if "type" in body else ""
-            yield (f"{name}data: {json.dumps(body)}\n\n" if are_events else f"{json.dumps(body)}\n").encode()
+            data = json.dumps(body).encode()
+            yield sse.event(data, body.get("type", "")) if are_events else data + b"\n"
 
 
 def status_and_message(place: str, error: Exception) -> tuple[int, str]:

@@ -22,7 +22,7 @@ from appliance.api.request_body import BodyReader, require_no_form
 from appliance.api.route_tags import tag_protocol
 from appliance.api.streaming_response import StreamingResponse
 from appliance.auth import Authorizer
-from appliance.core import multipart
+from appliance.core import multipart, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
@@ -76,7 +76,7 @@ def _response(request: AnyRequest, reply: ModelResponse) -> Response[Any]:
     headers = {"content-type": reply.media_type, **reply.headers}
     if isinstance(reply.body, bytes):
         return Response(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
-    is_told = reply.media_type.startswith("text/event-stream")
+    is_told = reply.media_type.startswith(sse.MEDIA_TYPE)
     stream = error_responses.with_error_event(request, reply.body) if is_told else reply.body
     return StreamingResponse(
         stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers}

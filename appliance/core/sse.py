@@ -1,83 +1,181 @@
-"""Streams of JSON out of bytes: server-sent events, or one object a line.
+"""Server-sent events: one reader and one writer.
 
-Source: https://html.spec.whatwg.org/multipage/server-sent-events.html and https://github.com/ndjson/ndjson-spec
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
 from appliance.core.errors import GatewayError
 
-# OpenAI's end of a stream; a stream may also simply end.
-_DONE = "[DONE]"
+MEDIA_TYPE = "text/event-stream"
+
+FIELD = b"data:"
+PREFIX = b"data: "
+SUFFIX = b"\n\n"
+
+DONE = b"[DONE]"
+"""
+The data of OpenAI's last event; a stream may also simply end.
+"""
+
+DONE_EVENT = PREFIX + DONE + SUFFIX
+
+KEEP_ALIVE = b": keep-alive\n\n"
+"""
+A comment, which clients ignore. It keeps proxies on the way from closing a silent connection.
+"""
 
 
-async def json_events(
-    stream: AsyncGenerator[bytes], *, is_sse: bool, longest: int
-) -> AsyncGenerator[Any]:  # Any: JSON values
-    """The JSON of each event, however the bytes are cut; closing it closes the stream.
+def event(data: bytes, name: str = "") -> bytes:
+    """Return one event; `data` has no line breaks."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + PREFIX + data + SUFFIX
+
+
+def json_event(value: object) -> bytes:
+    """Return one event whose data is the JSON of a value."""
+    return PREFIX + msgspec.json.encode(value) + SUFFIX
+
+
+def data_lines(events: bytes) -> Iterator[bytes]:
+    """Yield the data of each line of some whole events."""
+    return (line[len(FIELD) :] for line in events.splitlines() if line.startswith(FIELD))
+
+
+class LineBuffer:
+    """Cuts a stream of bytes after line ends, however its chunks are split; takes linear time."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+        """Bytes of the last line, which has no end yet."""
+        self._held: list[bytes] = []
+        self._may_continue = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the lines that are complete now, with their ends."""
+        if b"\n" not in chunk and b"\r" not in chunk and not self._may_continue:
+            # A long line, such as an image, is joined once, at its end.
+            self._held.append(chunk)
+            self.held_bytes += len(chunk)
+            return b""
+        text = b"".join((*self._held, chunk))
+        # A carriage return ends a line by itself, unless a line feed follows.
+        end = max(text.rfind(b"\n"), text.rfind(b"\r", 0, -1)) + 1
+        self._held, self.held_bytes = [text[end:]], len(text) - end
+        self._may_continue = text.endswith(b"\r")
+        return text[:end]
+
+    def finish(self) -> bytes:
+        """Return the last line, which has no end or may have half of one."""
+        rest = b"".join(self._held)
+        self._held, self.held_bytes, self._may_continue = [], 0, False
+        return rest
+
+
+class LineReader:
+    """Reads lines out of chunks.
 
     Raises:
-        GatewayError: an event is not JSON, or has more than `longest` bytes.
+        GatewayError: a line has more than `max_bytes`.
     """
-    async with aclosing(stream), aclosing(_sse(stream, longest) if is_sse else _lines(stream, longest)) as texts:
-        async for text in texts:
-            if text.strip() == _DONE:
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._buffer = LineBuffer()
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield the lines that are complete now, without their ends."""
+        yield from self._buffer.feed(chunk).splitlines()
+        self._require_room(self._buffer.held_bytes)
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield what has no end."""
+        yield from self._buffer.finish().splitlines()
+
+    def _require_room(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise GatewayError(
+                "The target's stream has an event that is too long.",
+                detail=f"an event of its stream is longer than {self._max_bytes} bytes; "
+                "set max_response_bytes where that is right",
+            )
+
+
+class EventReader(LineReader):
+    """Reads the data of events out of chunks; comments, names, ids and retry times are skipped.
+
+    Raises:
+        GatewayError: an event has more than `max_bytes`.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes)
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield the data of the events that are complete now."""
+        for line in super().feed(chunk):
+            if line.startswith(FIELD):
+                self._data.append(line[len(FIELD) :].removeprefix(b" "))
+                self._data_bytes += len(line)
+                self._require_room(self._data_bytes)
+            elif not line and self._data:
+                yield b"\n".join(self._data)
+                self._data, self._data_bytes = [], 0
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield the data of a last event without its blank line: the standard drops it, but real servers send it so."""
+        return self.feed(SUFFIX)
+
+
+def read_events(stream: AsyncGenerator[bytes], max_bytes: int) -> AsyncGenerator[bytes]:
+    """Yield the data of each event; closing it closes the stream.
+
+    Raises:
+        GatewayError: an event has more than `max_bytes`.
+    """
+    return _read(stream, EventReader(max_bytes))
+
+
+async def read_json(
+    stream: AsyncGenerator[bytes], *, has_events: bool, max_bytes: int
+) -> AsyncGenerator[Any]:  # Any: JSON values
+    """Yield the JSON of each event, or of each line where the stream has none; closing it closes the stream.
+
+    Source of lines: https://github.com/ndjson/ndjson-spec
+
+    Raises:
+        GatewayError: an event is not JSON, or has more than `max_bytes`.
+    """
+    reader = EventReader(max_bytes) if has_events else LineReader(max_bytes)
+    async with aclosing(_read(stream, reader)) as pieces:
+        async for piece in pieces:
+            data = piece.strip()
+            if data == DONE:
                 return
-            if text.strip():
-                yield _decoded(text)
+            if data:
+                yield _decode(data)
 
 
-def _decoded(text: str) -> Any:  # Any: JSON values
+async def _read(stream: AsyncGenerator[bytes], reader: LineReader) -> AsyncGenerator[bytes]:
+    async with aclosing(stream):
+        async for chunk in stream:
+            for piece in reader.feed(chunk):
+                yield piece
+        for piece in reader.finish():
+            yield piece
+
+
+def _decode(data: bytes) -> Any:  # Any: JSON values
     try:
-        return json.loads(text)
+        return json.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise GatewayError(f"The target's stream has an event that is no JSON: {error}") from error
-
-
-async def _sse(stream: AsyncIterator[bytes], longest: int) -> AsyncGenerator[str]:
-    """The data of each event; comments, names, numbers and waits are skipped."""
-    data: list[str] = []
-    size = 0
-    async with aclosing(_lines(stream, longest)) as lines:
-        async for line in lines:
-            if not line:
-                if data:
-                    yield "\n".join(data)
-                data, size = [], 0
-            elif line.startswith("data:"):
-                data.append(line[5:].removeprefix(" "))
-                size += len(line)
-                _require_room(size, longest)
-    # The standard drops an event without its blank line; real servers forget it at the end.
-    if data:
-        yield "\n".join(data)
-
-
-async def _lines(stream: AsyncIterator[bytes], longest: int) -> AsyncGenerator[str]:
-    """Whole lines without their ends; a character is never cut, because a line's end is a byte of its own in UTF-8."""
-    rest: list[bytes] = []
-    size = 0
-    async for piece in stream:
-        rest.append(piece)
-        size += len(piece)
-        if b"\n" in piece:
-            *lines, last = b"".join(rest).split(b"\n")
-            rest, size = [last], len(last)
-            for line in lines:
-                yield line.removesuffix(b"\r").decode("utf-8", "replace")
-        _require_room(size, longest)
-    if whole := b"".join(rest):
-        yield whole.decode("utf-8", "replace")
-
-
-def _require_room(size: int, longest: int) -> None:
-    if size > longest:
-        raise GatewayError(
-            "The target's stream has an event that is too long.",
-            detail=f"an event of its stream is longer than {longest} bytes; set max_response_bytes where that is right",
-        )

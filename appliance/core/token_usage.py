@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from appliance.core.request_context import RequestContext
+from appliance.core.sse import data_lines
 
 _MENTION = b'"usage"'
 
@@ -82,9 +83,9 @@ class TokenUsage:
         if not self._is_concluded and (pieces := chunk.count(_DELTA) or chunk.count(_TEXT)):
             self._write(self._output + pieces)
         if _MENTION in chunk:
-            for line in chunk.splitlines():
-                if line.startswith(b"data:") and _MENTION in line:
-                    self.read(line[5:])
+            for data in data_lines(chunk):
+                if _MENTION in data:
+                    self.read(data)
 
     def conclude(self, event: bytes) -> None:
         """Take in the event with the tokens of the whole answer, which may come before the pieces that it counts."""

@@ -24,6 +24,7 @@ from appliance.config.http_adapter import HttpConfig
 from appliance.config.oip_adapter import OipConfig
 from appliance.config.storage import StorageConfig
 from appliance.config.upstreams import UpstreamConfig
+from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
@@ -102,7 +103,7 @@ class AdapterModel:
         said = await self._faces[call.operation](asked, call.headers)
         if isinstance(said, dict):
             return ModelResponse(msgspec.json.encode(said))
-        return ModelResponse(_events(said), media_type="text/event-stream")
+        return ModelResponse(_events(said), media_type=sse.MEDIA_TYPE)
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
         """How the target is, for probes."""
@@ -162,5 +163,5 @@ async def _events(chunks: AsyncGenerator[Json]) -> AsyncGenerator[bytes]:
     """Server-sent events as OpenAI has them."""
     async with aclosing(chunks):
         async for chunk in chunks:
-            yield b"data: " + msgspec.json.encode(chunk) + b"\n\n"
-    yield b"data: [DONE]\n\n"
+            yield sse.json_event(chunk)
+    yield sse.DONE_EVENT

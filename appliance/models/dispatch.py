@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from appliance.auth import current_principal
+from appliance.core import sse
 from appliance.core.errors import RequestError, UnavailableError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.core.request_context import RequestContext, current_context
@@ -191,5 +192,5 @@ async def _place(
 
 def _tells_usage(reply: ModelResponse) -> bool:
     """Whether an answer has tokens to be read in it; one that was only kept cost none."""
-    is_told = reply.media_type.startswith(("application/json", "text/event-stream"))
+    is_told = reply.media_type.startswith(("application/json", sse.MEDIA_TYPE))
     return is_told and reply.headers.get("x-cache") != "hit"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
 from appliance.proxy.exchange import UpstreamExchange
 from appliance.proxy.model_name import RenamableEvents
 from appliance.proxy.stream_usage import HiddenUsage
-
-# A line that begins with a colon says nothing, and keeps those on the way from closing a silent connection.
-_COMMENT = b": keep-alive\n\n"
 
 
 async def events(
@@ -64,4 +62,4 @@ async def _fed(renamed: RenamableEvents, chunk: bytes) -> bytes:
 
 
 def _comment(renamed: RenamableEvents) -> bytes:
-    return _COMMENT if renamed.is_between else b""
+    return sse.KEEP_ALIVE if renamed.is_between else b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from appliance.core import json_edit, multipart
+from appliance.core import json_edit, multipart, sse
 from appliance.proxy.stream_usage import HiddenUsage
 
 # Where answers say which model they are of: OpenAI's, events of its responses, events of Anthropic's messages.
@@ -54,36 +54,26 @@ def renamed(body: bytes, name: str) -> bytes:
 
 
 class RenamableEvents:
-    """Server-sent events under another name, as they come: lines wait for their end, and for nothing else.
-
-    Source of the framing: https://html.spec.whatwg.org/multipage/server-sent-events.html.
-    """
+    """Server-sent events under another name, as they come: lines wait for their end, and for nothing else."""
 
     def __init__(self, name: str, hidden: HiddenUsage | None = None) -> None:
         self._name = msgspec.json.encode(name)
         self._hidden = hidden
-        self._rest: list[bytes] = []
-        self.held_bytes = 0
-        """Bytes of a line that has no end yet."""
-        self._may_end = False
+        self._buffer = sse.LineBuffer()
         # All chunks of an answer begin alike; what stands before and with the name is looked for as a whole,
         # so that only the first one is parsed.
         self._head, self._new_head = b"", b""
         self.is_between = True
         """No event has been begun that has not been ended."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a line that has no end yet."""
+        return self._buffer.held_bytes
+
     def feed(self, chunk: bytes) -> bytes:
         """The whole lines so far, renamed; an empty chunk is the end, and brings the rest."""
-        if chunk and b"\n" not in chunk and b"\r" not in chunk and not self._may_end:
-            # A long line, such as an image: it is put together once, at its end.
-            self._rest.append(chunk)
-            self.held_bytes += len(chunk)
-            return b""
-        text = b"".join((*self._rest, chunk))
-        # A carriage return ends a line by itself, unless a line feed follows.
-        end = max(text.rfind(b"\n"), text.rfind(b"\r", 0, -1)) + 1 if chunk else len(text)
-        whole, rest = text[:end], text[end:]
-        self._rest, self.held_bytes, self._may_end = [rest], len(rest), rest.endswith(b"\r")
+        whole = self._buffer.feed(chunk) if chunk else self._buffer.finish()
         if not whole:
             return b""
         lines = whole.splitlines(keepends=True)
@@ -98,7 +88,7 @@ class RenamableEvents:
     def _line(self, line: bytes) -> bytes:
         if self._head and line.startswith(self._head):
             return self._new_head + line[len(self._head) :]
-        if _MENTION not in line or not line.startswith(b"data:"):
+        if _MENTION not in line or not line.startswith(sse.FIELD):
             return line
         span = _span(line[5:])
         if span is None:

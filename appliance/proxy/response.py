@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from appliance.config.upstreams import UpstreamConfig
+from appliance.core import sse
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.proxy.decoding import decoder
 from appliance.proxy.errors import broken
@@ -58,7 +59,7 @@ class UpstreamResponse:
     @property
     def is_event_stream(self) -> bool:
         """It is server-sent events."""
-        return self._kind == "text/event-stream"
+        return self._kind == sse.MEDIA_TYPE
 
     @property
     def is_json(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from appliance.core import json_edit
+from appliance.core import json_edit, sse
 from appliance.core.model import Operation
 
 OPERATIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
@@ -67,7 +67,7 @@ class HiddenUsage:
         if is_end and self._skips_end:
             self._skips_end = False
             return b""
-        made = self._without(line) if _MENTION in line and line.startswith(b"data:") else line
+        made = self._without(line) if _MENTION in line and line.startswith(sse.FIELD) else line
         if not made:
             # Its blank line goes with it, unless other lines of the event have gone out.
             self._skips_end = not self._is_within

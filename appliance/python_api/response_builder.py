@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.core import sse
 from appliance.core.model import ModelResponse, Operation
 from appliance.python_api.error_response import ErrorResponse
 from appliance.python_api.invoke import is_stream
@@ -13,8 +14,6 @@ from appliance.python_api.request_types import EmbeddingRequest, GenerationReque
 from appliance.python_api.response_envelope import ResponseEnvelope
 from appliance.python_api.serialization import Json, ModelFaultError, with_base64
 from appliance.python_api.sse import events, gathered, parted
-
-_EVENTS = "text/event-stream"
 
 
 async def reply(returned: Any, request: Request, operation: Operation, name: str) -> ModelResponse:  # Any: a user's own
@@ -30,7 +29,7 @@ async def reply(returned: Any, request: Request, operation: Operation, name: str
     frame = ResponseEnvelope.of(operation, request.model or name)
     wants_stream = isinstance(request, GenerationRequest) and bool(request.stream)
     if is_stream(returned) and wants_stream:
-        return ModelResponse(events(returned, frame), media_type=_EVENTS)
+        return ModelResponse(events(returned, frame), media_type=sse.MEDIA_TYPE)
     if is_stream(returned):
         answer = await gathered(returned, frame, is_chat=operation is Operation.CHAT_COMPLETION)
     else:
@@ -46,7 +45,7 @@ async def reply(returned: Any, request: Request, operation: Operation, name: str
 
 def _streamed(answer: Json, frame: ResponseEnvelope, request: GenerationRequest, *, is_chat: bool) -> ModelResponse:
     wants_usage = bool((request.stream_options or {}).get("include_usage"))
-    return ModelResponse(parted(answer, frame, is_chat=is_chat, wants_usage=wants_usage), media_type=_EVENTS)
+    return ModelResponse(parted(answer, frame, is_chat=is_chat, wants_usage=wants_usage), media_type=sse.MEDIA_TYPE)
 
 
 def _refused(response: ErrorResponse) -> ModelResponse:

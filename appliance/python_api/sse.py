@@ -8,13 +8,11 @@ from typing import Any
 
 import msgspec
 
+from appliance.core import sse
 from appliance.python_api.invoke import items
 from appliance.python_api.response_envelope import ResponseEnvelope
 from appliance.python_api.serialization import Json, ModelFaultError
 from appliance.python_api.stream_aggregator import StreamAggregator
-
-_DONE = "[DONE]"
-_LAST = b"data: [DONE]\n\n"
 
 # What the lines of an event begin with; https://html.spec.whatwg.org/multipage/server-sent-events.html.
 _FIELDS = ("data:", "event:", "id:", "retry:", ":")
@@ -29,12 +27,12 @@ async def events(stream: Any, frame: ResponseEnvelope) -> AsyncGenerator[bytes]:
     async with aclosing(items(stream)) as yielded:
         async for item in yielded:
             if isinstance(item, str) and item.startswith(_FIELDS):
-                if item.strip() == "data: [DONE]":
+                if item.strip().encode() == sse.DONE_EVENT.strip():
                     break
-                yield item.rstrip("\n").encode() + b"\n\n"
+                yield item.rstrip("\n").encode() + sse.SUFFIX
             else:
-                yield _event(frame.around_chunk(_decoded(item) if isinstance(item, str) else item))
-    yield _LAST
+                yield sse.json_event(frame.around_chunk(_decoded(item) if isinstance(item, str) else item))
+    yield sse.DONE_EVENT
 
 
 async def gathered(stream: Any, frame: ResponseEnvelope, *, is_chat: bool) -> Json:  # Any: as above
@@ -60,10 +58,10 @@ async def parted(answer: Json, frame: ResponseEnvelope, *, is_chat: bool, wants_
     head.pop("usage", None)
     for choice in answer.get("choices", ()):
         for piece in _deltas(choice) if is_chat else (choice,):
-            yield _event({**head, "choices": [piece]})
+            yield sse.json_event({**head, "choices": [piece]})
     if wants_usage and answer.get("usage"):
-        yield _event({**head, "choices": [], "usage": answer["usage"]})
-    yield _LAST
+        yield sse.json_event({**head, "choices": [], "usage": answer["usage"]})
+    yield sse.DONE_EVENT
 
 
 def _deltas(choice: Json) -> Iterator[Json]:
@@ -82,11 +80,10 @@ def _chunks(item: Any) -> Iterator[Any]:  # Any: whatever a user yielded
     elif not item.startswith(_FIELDS):
         yield _decoded(item)
     else:
-        data = (line[5:].strip() for line in item.splitlines() if line.startswith("data:"))
-        yield from (_decoded(text) for text in data if text != _DONE)
+        yield from (_decoded(data) for data in sse.data_lines(item.encode()) if data.strip() != sse.DONE)
 
 
-def _decoded(text: str) -> Json:
+def _decoded(text: str | bytes) -> Json:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError as error:
@@ -94,7 +91,3 @@ def _decoded(text: str) -> Json:
             "the model yielded text that is neither a server-sent event nor the JSON of a chunk; "
             "yield objects such as ChatCompletionChunk"
         ) from error
-
-
-def _event(chunk: Json) -> bytes:
-    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"

@@ -7,7 +7,7 @@ generate extension (https://github.com/triton-inference-server/server, protocol/
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from appliance.api.oip.inputs import Column, Columns, fields_of
 from appliance.api.oip.signatures import OperationSignature, usual
 from appliance.api.request_body import BodyReader
 from appliance.api.streaming_response import StreamingResponse
+from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError, RequestError, UnsupportedOperationError
 from appliance.core.model import ModelResponse, Operation
@@ -29,6 +30,9 @@ from appliance.models.manager import ModelManager
 from appliance.tensors.codec import decoded
 
 _UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+# As much of a model's answer as adapters hold.
+_MAX_EVENT_BYTES = 128 * 1024 * 1024
 
 _NOT_FIELDS = frozenset({"text_input", "parameters", "id"})
 
@@ -79,7 +83,7 @@ async def streamed_text(manager: ModelManager, request: AnyRequest, name: str, i
     if reply.status >= 300:
         raise refusal(reply)
     events = error_responses.with_error_event(request, _events(reply, question.says))
-    return StreamingResponse(events, media_type="text/event-stream", headers=dict(_UNBUFFERED))
+    return StreamingResponse(events, media_type=sse.MEDIA_TYPE, headers=dict(_UNBUFFERED))
 
 
 def _meaning(manager: ModelManager, name: str) -> OperationSignature:
@@ -116,31 +120,20 @@ async def _events(reply: ModelResponse, says: Mapping[str, Any]) -> AsyncGenerat
     """
     if isinstance(reply.body, bytes):
         raise GatewayError("The model answered at once where a stream was asked for")
-    async with aclosing(_chunks(reply.body)) as chunks:
-        async for chunk in chunks:
-            for choice in chunk.choices:
+    async with aclosing(sse.read_events(reply.body, _MAX_EVENT_BYTES)) as events:
+        async for data in events:
+            for choice in _choices(data):
                 text = (choice.delta.content if choice.delta else choice.text) or ""
-                yield b"data: " + json.dumps({**says, "text_output": text}).encode() + b"\n\n"
+                yield sse.event(json.dumps({**says, "text_output": text}).encode())
 
 
-async def _chunks(stream: AsyncGenerator[bytes]) -> AsyncGenerator[_Chunk]:
-    async with aclosing(stream):
-        rest = b""
-        async for piece in stream:
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                if (chunk := _chunk(line)) is not None:
-                    yield chunk
-
-
-def _chunk(line: bytes) -> _Chunk | None:
-    data = line.removeprefix(b"data:").strip()
-    if not line.startswith(b"data:") or data == b"[DONE]":
-        return None
+def _choices(data: bytes) -> Sequence[_Choice]:
+    if data.strip() == sse.DONE:
+        return ()
     try:
         chunk = msgspec.json.decode(data, type=_Chunk)
     except (ValueError, RecursionError) as error:
         raise GatewayError(f"The model's stream is not what the operation gives: {error}") from error
     if chunk.error is not None:
         raise refusal(ModelResponse(data, status=502))
-    return chunk
+    return chunk.choices

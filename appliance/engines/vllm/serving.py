@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.error_messages import with_field
@@ -56,7 +57,7 @@ class Endpoint:
             raise with_field(refusal(result, self.texts), request)
         if isinstance(result, AsyncGenerator):
             events = result if self.writes_bytes else _events(result, self.dump, request)
-            return ModelResponse(events, media_type="text/event-stream")
+            return ModelResponse(events, media_type=sse.MEDIA_TYPE)
         # The serving classes of pooling models write their answers themselves.
         return ModelResponse(
             bytes(result.body) if hasattr(result, "body") else result.model_dump_json(**self.dump).encode()
@@ -125,4 +126,4 @@ async def _events(stream: AsyncGenerator[Any], dump: Mapping[str, bool], request
                 if isinstance(event, str):
                     yield event.encode()
                 else:
-                    yield f"event: {event.type}\ndata: {event.model_dump_json(**dump)}\n\n".encode()
+                    yield sse.event(event.model_dump_json(**dump).encode(), event.type)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from appliance.core.sse import DONE_EVENT, event
 from appliance.engines.vllm.errors import vendor_faults
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class StreamWriter(ABC):
                     yield event_of(self._ended(last)) if ends else head + _encode(last.text) + tail
             if self._has_usage:
                 yield self._usage(self._summary(_counts(prompt, answered), last))
-        yield b"data: [DONE]\n\n"
+        yield DONE_EVENT
 
     def _ended(self, output: CompletionOutput) -> BaseModel:
         chunk = self._chunk(output.text, output)
@@ -101,7 +102,7 @@ class StreamWriter(ABC):
 
 def event_of(chunk: BaseModel, *, exclude_unset: bool = True, exclude_none: bool = False) -> bytes:
     """One server-sent event."""
-    return f"data: {chunk.model_dump_json(exclude_unset=exclude_unset, exclude_none=exclude_none)}\n\n".encode()
+    return event(chunk.model_dump_json(exclude_unset=exclude_unset, exclude_none=exclude_none).encode())
 
 
 def _counts(prompt: int, answered: int) -> UsageInfo:
