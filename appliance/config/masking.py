@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from appliance.core.suggestions import nearest
-from appliance.storage.uri import redact, secret_spans
+from appliance.core.uri import redact, secret_spans
 
 MASK = "***"
 

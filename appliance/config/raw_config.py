@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from appliance.config.masking import MASK, is_field, is_odd_address, is_private_name, is_secret_name, mask
 from appliance.config.source_location import DataPath, Diagnostic, SourceLocation, printable
-from appliance.storage.uri import scheme_of, secret_spans
+from appliance.core.uri import scheme_of, secret_spans
 
 Item = TypeVar("Item")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from appliance.core.uri import redact
 from appliance.storage.cache import Cache, Report
 from appliance.storage.filesystems.registry import SCHEMES
 from appliance.storage.manifest import digest, verify
 from appliance.storage.materialize import materialize
-from appliance.storage.uri import redact
 
 __all__ = ["SCHEMES", "Cache", "Report", "digest", "materialize", "redact", "verify"]

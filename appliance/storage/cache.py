@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from appliance.core.errors import StorageError
+from appliance.core.uri import redact
 from appliance.storage.artifact import UNFINISHED, Report, build, is_whole, resume
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.locks import exclusively
 from appliance.storage.manifest import FILES
 from appliance.storage.private_directory import write_text
-from appliance.storage.uri import redact
 
 __all__ = ["Cache", "Report"]
 

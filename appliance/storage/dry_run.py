@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.uri import redact
 from appliance.storage.artifact_spec import ArtifactSpec
 from appliance.storage.cache import Cache
 from appliance.storage.download import with_retries
@@ -16,7 +17,6 @@ from appliance.storage.filesystems.base import Listing, Store
 from appliance.storage.filesystems.registry import RemoteBackend, backend_for
 from appliance.storage.materialize import as_locked, brought, is_in_place
 from appliance.storage.selection import sort_out
-from appliance.storage.uri import redact
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from uuid import uuid4
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactChangedError, StorageError
+from appliance.core.uri import redact
 from appliance.storage import bounded_json
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.file_list import FileInfo, FileList
-from appliance.storage.uri import redact
 
 NAME = "appliance.lock"
 """What it is called, beside the config."""

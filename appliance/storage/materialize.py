@@ -10,6 +10,7 @@ import structlog
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactCorruptError, ArtifactNotFoundError
+from appliance.core.uri import redact, scheme_of
 from appliance.storage import lockfile, resolution_cache
 from appliance.storage.artifact import invalidate
 from appliance.storage.cache import Cache, Report
@@ -18,7 +19,6 @@ from appliance.storage.filesystems import local, pvc
 from appliance.storage.filesystems.registry import SCHEMES, backend_for
 from appliance.storage.lockfile import LockedArtifact
 from appliance.storage.manifest import verify
-from appliance.storage.uri import redact, scheme_of
 
 log = structlog.get_logger()
 

@@ -12,6 +12,7 @@ import structlog
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
+from appliance.core.uri import redact
 from appliance.storage.artifact_download import ArtifactDownload
 from appliance.storage.artifact_spec import ArtifactSpec
 from appliance.storage.cache import Cache, Report
@@ -20,7 +21,6 @@ from appliance.storage.filesystems.base import Store
 from appliance.storage.lockfile import foresee
 from appliance.storage.resolution_cache import last_known_path
 from appliance.storage.selection import select
-from appliance.storage.uri import redact
 
 log = structlog.get_logger()
 

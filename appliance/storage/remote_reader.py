@@ -12,6 +12,7 @@ from typing import Protocol
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.core.threads import in_thread
+from appliance.core.uri import redact
 from appliance.storage.archives import is_archive
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.download import with_retries
@@ -21,7 +22,6 @@ from appliance.storage.filesystems.registry import RemoteBackend, backend_for
 from appliance.storage.materialize import as_locked, brought, is_in_place
 from appliance.storage.remote_fetch import in_loop
 from appliance.storage.selection import sort_out
-from appliance.storage.uri import redact
 
 # What is read here is small, and mostly of this size.
 _BLOCK_BYTES = 64 * 1024

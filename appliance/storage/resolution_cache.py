@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from appliance.config.storage import StorageConfig
+from appliance.core.uri import redact
 from appliance.storage import path_safety
 from appliance.storage.cache import Cache
 from appliance.storage.manifest import FILES, artifact_of
-from appliance.storage.uri import redact
 
 
 def remember(storage: StorageConfig, path: Path, cache: Cache) -> None:

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from appliance.config import Config
 from appliance.config.base import BaseConfig
-from appliance.storage.uri import redact
+from appliance.core.uri import redact
 
 
 class RedactedConfig:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.core.uri import scheme_of
 from appliance.storage import redact
-from appliance.storage.uri import scheme_of
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from appliance.config.model_entries import items, model_entries
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import DataPath, Diagnostic
 from appliance.core.suggestions import did_you_mean, known_names
+from appliance.core.uri import scheme_of
 from appliance.storage import SCHEMES
-from appliance.storage.uri import scheme_of
 
 
 def schemes_are_known(draft: RawConfig) -> Iterator[Diagnostic]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
 from appliance.core.errors import StorageError
+from appliance.core.uri import redact, scheme_of
 from appliance.storage.filesystems.object_listing import ObjectLocation, place_of
-from appliance.storage.uri import redact, scheme_of
 
 # Accounts, DNS zones (https://learn.microsoft.com/azure/storage/common/storage-account-overview) and sovereign clouds;
 # `dfs` is the other door to the same blobs.

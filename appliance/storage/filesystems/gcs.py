@@ -19,13 +19,13 @@ from yarl import URL
 from appliance.config.credentials import GcsCredentials, block_for
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import StorageError, StorageUnavailableError
+from appliance.core.uri import redact
 from appliance.storage.filesystems import http_client, http_errors
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
 from appliance.storage.filesystems.gcs_auth import REMEDY, GcsToken
 from appliance.storage.filesystems.http_body import part
 from appliance.storage.filesystems.http_errors import AccessHint
 from appliance.storage.filesystems.object_listing import ObjectLocation, find, hexadecimal, only_known, place_of
-from appliance.storage.uri import redact
 
 _ENDPOINT = "https://storage.googleapis.com"
 _LARGEST_PAGE = 64 << 20

@@ -11,6 +11,7 @@ from yarl import URL
 
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.core.uri import redact
 from appliance.storage.filesystems import http_client, http_errors, sha256sums
 from appliance.storage.filesystems.azure import AzureStore
 from appliance.storage.filesystems.azure_uri import is_azure
@@ -18,7 +19,6 @@ from appliance.storage.filesystems.base import Body, Listing, RemoteFile, Store
 from appliance.storage.filesystems.http_body import HttpResponse, Window, part
 from appliance.storage.filesystems.http_headers import HttpHeaders
 from appliance.storage.filesystems.object_listing import each, hexadecimal, only_known
-from appliance.storage.uri import redact
 
 _LARGEST_LISTING = 16 << 20
 

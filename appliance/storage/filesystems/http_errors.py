@@ -19,7 +19,7 @@ from appliance.core.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from appliance.storage.uri import redact
+from appliance.core.uri import redact
 
 _LONGEST = 300
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")

@@ -10,9 +10,9 @@ from yarl import URL
 
 from appliance.config.credentials import CredentialsConfig, HubCredentials, block_for, value_of
 from appliance.core.errors import StorageError
+from appliance.core.uri import redact
 from appliance.storage.filesystems.http_client import without_user
 from appliance.storage.filesystems.http_errors import AccessHint
-from appliance.storage.uri import redact
 
 _ENDPOINT = "https://huggingface.co"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from appliance.core.errors import StorageError
-from appliance.storage.uri import redact
+from appliance.core.uri import redact
 
 # https://huggingface.co/docs/huggingface_hub/package_reference/hf_uris; `:` before a revision is KServe's way.
 _LOCATION = re.compile(

@@ -10,8 +10,8 @@ from urllib.parse import unquote_to_bytes
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.core.suggestions import did_you_mean
+from appliance.core.uri import redact, scheme_of
 from appliance.storage.cache import Report
-from appliance.storage.uri import redact, scheme_of
 
 
 def find(storage: StorageConfig, _settings: GlobalStorageConfig, _report: Report) -> Path:

@@ -16,10 +16,10 @@ from appliance.core.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from appliance.core.uri import redact
 from appliance.storage.cache import Report
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.progress import DownloadProgress
-from appliance.storage.uri import redact
 
 # pip has one exit status for every failure and no other machine-readable account of it, so what it said is searched:
 # the only place where we sort errors by text. The first row that matches wins: what may pass goes before what is final.

@@ -8,10 +8,10 @@ from urllib.parse import quote, unquote
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.core.suggestions import did_you_mean, known_names
+from appliance.core.uri import redact
 from appliance.storage import path_safety
 from appliance.storage.cache import Report
 from appliance.storage.filesystems import local
-from appliance.storage.uri import redact
 
 
 def find(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:

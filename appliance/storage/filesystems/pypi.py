@@ -14,12 +14,12 @@ import structlog
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import StorageError
+from appliance.core.uri import redact
 from appliance.storage.archives import extract
 from appliance.storage.cache import Cache, Report
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.filesystems import pip
 from appliance.storage.progress import bounded
-from appliance.storage.uri import redact
 
 log = structlog.get_logger()
 

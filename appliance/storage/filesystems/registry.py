@@ -11,11 +11,11 @@ from typing import cast
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import StorageError
 from appliance.core.suggestions import did_you_mean
+from appliance.core.uri import redact, scheme_of
 from appliance.storage import remote_fetch
 from appliance.storage.cache import Report
 from appliance.storage.filesystems import local, pvc, pypi
 from appliance.storage.filesystems.base import Store
-from appliance.storage.uri import redact, scheme_of
 
 Bring = Callable[[StorageConfig, GlobalStorageConfig, Report], Path]
 """

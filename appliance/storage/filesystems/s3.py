@@ -17,6 +17,7 @@ from appliance.config.credentials import S3Credentials, block_for
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import MissingExtraError, StorageError
 from appliance.core.threads import in_thread, opened_in_thread
+from appliance.core.uri import redact
 from appliance.storage.filesystems import http_errors
 from appliance.storage.filesystems.base import Body, Listing, RemoteFile
 from appliance.storage.filesystems.http_body import ExactBody, ResponseBody
@@ -32,7 +33,6 @@ from appliance.storage.filesystems.object_listing import (
 )
 from appliance.storage.filesystems.s3_client import REMEDY, S3Client, open_client
 from appliance.storage.filesystems.s3_errors import s3_faults
-from appliance.storage.uri import redact
 
 
 class S3Store:

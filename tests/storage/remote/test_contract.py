@@ -13,9 +13,9 @@ from storage.shelves import Shelf
 
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
+from appliance.core.uri import scheme_of
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
 from appliance.storage.filesystems.registry import SCHEMES, RemoteBackend
-from appliance.storage.uri import scheme_of
 
 LARGE = random.Random(0).randbytes(700_000)
 FILES = {
