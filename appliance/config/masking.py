@@ -40,6 +40,9 @@ _BLOCK_VALUE = re.compile(rf"{_QUOTED}|[^\s\"'].*)")
 # A comma ends a value only where a key follows; what begins like a collection ends nowhere on its line.
 _FLOW_VALUE = re.compile(rf"{_QUOTED}|[{{\[].*|[^\s\"',\]}}][^,\]}}]*(?:,(?![^,\]}}]*:)[^,\]}}]*)*)")
 
+# Keys that only resemble one are not masked.
+_MIN_SIMILARITY = 0.8
+
 # Whatever stands in one of these is secret; people write the key itself where its SHA-256 belongs.
 _SECTIONS = ("api_keys", "credentials", "headers", "sha256")
 _ADDRESS = re.compile(r"(.*_)?(url|endpoint|sink)")
@@ -51,7 +54,9 @@ _FIELD = re.compile(r"[a-z_]+(256)?")
 def is_secret_name(key: str) -> bool:
     """Whether a key of this name holds a secret; also where it is misspelt."""
     word = key.lower().replace("-", "_")
-    return _NAME.fullmatch(word) is not None or (not word.endswith("s") and bool(nearest(word, _WORDS)))
+    return _NAME.fullmatch(word) is not None or (
+        not word.endswith("s") and bool(nearest(word, _WORDS, _MIN_SIMILARITY))
+    )
 
 
 def is_private_name(key: str) -> bool:
@@ -143,7 +148,7 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 @lru_cache(4096)
 def _is_section(key: str) -> bool:
-    return bool(nearest(key.lower().replace("-", "_"), _SECTIONS))
+    return bool(nearest(key.lower().replace("-", "_"), _SECTIONS, _MIN_SIMILARITY))
 
 
 def _matched(line: str) -> re.Match[str] | None:

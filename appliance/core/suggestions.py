@@ -1,57 +1,40 @@
-"""The words nearest to a misspelt one."""
+"""Suggestions for misspelt words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from difflib import SequenceMatcher, get_close_matches
 
-# More than this many equally near words say nothing.
-_MOST_SUGGESTED = 3
+# Words of one or two letters differ by half with one wrong letter.
+_MIN_SIMILARITY = 0.65
+_MIN_SIMILARITY_OF_SHORT_WORDS = 0.5
 
-# A section has at most about twenty keys; vLLM has hundreds of arguments.
-_MOST_LISTED = 40
+# More equally similar words are no help.
+_MAX_SUGGESTIONS = 3
 
-
-def distance(left: str, right: str) -> int:
-    """The fewest insertions, deletions, substitutions and swaps of neighbours that turn `left` into `right`.
-
-    This is the optimal string alignment distance.
-    """
-    before: Sequence[int] = ()
-    last: Sequence[int] = range(len(right) + 1)
-    for row, char in enumerate(left, 1):
-        this = [row]
-        for column, other in enumerate(right, 1):
-            cost = min(last[column] + 1, this[-1] + 1, last[column - 1] + (char != other))
-            if row > 1 and column > 1 and left[row - 2 : row] == other + right[column - 2]:
-                cost = min(cost, before[column - 2] + 1)
-            this.append(cost)
-        before, last = last, this
-    return last[-1]
+# A part of the file has at most about twenty keys; vLLM has hundreds of arguments.
+_MAX_LISTED = 40
 
 
-def nearest(word: str, words: Iterable[str]) -> list[str]:
-    """The words nearest to `word`, in order; none where none is near enough to be meant."""
-    near: dict[int, list[str]] = {}
-    for other in sorted(words):
-        limit = max(1, len(other) // 3)
-        # The difference in length is a lower bound, which spares the work for most words.
-        if abs(len(word) - len(other)) <= limit and (far := distance(word, other)) <= limit:
-            near.setdefault(far, []).append(other)
-    found = near[min(near)] if near else []
-    return found if len(found) <= _MOST_SUGGESTED else []
+def nearest(word: str, words: Iterable[str], min_similarity: float | None = None) -> list[str]:
+    """The words most similar to `word`, in order; none where none is similar enough to be meant."""
+    if min_similarity is None:
+        min_similarity = _MIN_SIMILARITY if len(word) > 2 else _MIN_SIMILARITY_OF_SHORT_WORDS
+    close = get_close_matches(word, sorted(words), n=_MAX_SUGGESTIONS + 1, cutoff=min_similarity)
+    ranks = {other: (SequenceMatcher(None, other, word).ratio(), -abs(len(other) - len(word))) for other in close}
+    found = sorted(other for other, rank in ranks.items() if rank == max(ranks.values()))
+    return found if len(found) <= _MAX_SUGGESTIONS else []
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """The question that ends a message about a misspelt word, or "" where no word is near."""
+    """The question that ends a message about a misspelt word, or "" where no word is similar."""
     found = [f'"{other}"' for other in nearest(word, words)]
     return f"did you mean {' or '.join(found)}?" if found else ""
 
 
-def known_names(what: str, words: Iterable[str]) -> str:
-    """
-    What ends a message about a word that no other is near: the words themselves, where they are few enough to read.
-    """
+def known_names(kind: str, words: Iterable[str]) -> str:
+    """What ends a message about a word that is like no other: the known words, where they are few enough to read."""
     known = sorted(words)
-    if len(known) > _MOST_LISTED:
-        return f"none of the {len(known)} {what} here is like it"
-    return f"the {what} here are {', '.join(known)}" if known else f"there are no {what} here"
+    if len(known) > _MAX_LISTED:
+        return f"none of the {len(known)} {kind} here is like it"
+    return f"the {kind} here are {', '.join(known)}" if known else f"there are no {kind} here"
