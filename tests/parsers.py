@@ -30,7 +30,8 @@ from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.converters import request_of
 from appliance.api.oip import cloudevents, generate_routes, v1
 from appliance.api.oip.inputs import columns_of
-from appliance.config.server_limits import ServerLimitsConfig
+from appliance.config.server import ServerLimitsConfig
+from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core import multipart
 from appliance.core.errors import RequestError
 from appliance.core.json_edit import NotAnObjectError
@@ -39,7 +40,7 @@ from appliance.core.model import ModelRequest, Operation
 from appliance.models import adapter
 from appliance.proxy.model_name import RenamableBody, RenamableEvents, renamed
 from appliance.proxy.prefix_affinity import head_of
-from appliance.proxy.rewrite import RequestRewriteConfig, Rewrite
+from appliance.proxy.rewrite import Rewrite
 from appliance.proxy.stream_usage import HiddenUsage, asking
 from appliance.python_api import request_types as python_requests
 from appliance.tensors import InferenceRequest, Tensor

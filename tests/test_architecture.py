@@ -31,13 +31,10 @@ FLOORS = (
 UPWARDS = {
     ("api", "server"),
     ("config", "adapters"),
-    ("config", "auth"),
     ("config", "engines"),
-    ("config", "limits"),
     ("config", "models"),
     ("config", "proxy"),
     ("config", "storage"),
-    ("config", "telemetry"),
     ("planner", "engines"),
     ("proxy", "storage"),
     ("python_api", "models"),

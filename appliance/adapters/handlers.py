@@ -13,9 +13,7 @@ from appliance.adapters.oip import OipClient, OipEmbedder, OipRanker, OipWriter
 from appliance.adapters.operations import Chatting, Completing, Embedding, Ranking
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.target import Target
-from appliance.config.adapters import CompletionsConfig
-from appliance.config.http_adapter import HttpConfig
-from appliance.config.oip_adapter import OipConfig
+from appliance.config.adapters import CompletionsConfig, HttpConfig, OipConfig
 from appliance.core.model import Operation
 
 Face = Callable[[Json, Headers], Awaitable[Json | AsyncGenerator[Json]]]

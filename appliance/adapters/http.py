@@ -15,7 +15,7 @@ from appliance.adapters.openai_responses import AdapterUsage, GeneratedText
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.adapters.sandbox import TemplateFaultError
-from appliance.config.http_adapter import (
+from appliance.config.adapters import (
     HttpEmbeddingsConfig,
     HttpExchangeConfig,
     HttpRerankConfig,

@@ -18,7 +18,7 @@ from appliance.adapters.http_client import Headers, ServiceClient
 from appliance.adapters.messages import Json
 from appliance.adapters.openai_responses import AdapterUsage, GeneratedText
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest
-from appliance.config.oip_adapter import OipConfig, OipEmbeddingsConfig, OipRerankConfig, OipTextConfig
+from appliance.config.adapters import OipConfig, OipEmbeddingsConfig, OipRerankConfig, OipTextConfig
 from appliance.core.errors import GatewayError
 
 # What OpenAI's clients send about sampling, as far as a parameter of the protocol can hold it: no lists, no mappings.

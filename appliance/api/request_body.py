@@ -10,8 +10,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from appliance.api.compression import decompressed
 from appliance.api.disconnect import AnyRequest, ClientDisconnectedError, before_body, discard
-from appliance.config.server import ServerConfig
-from appliance.config.server_limits import ServerLimitsConfig
+from appliance.config.server import ServerConfig, ServerLimitsConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError, SlowRequestBodyError
 from appliance.core.json_limits import has_more_members, is_deeper

@@ -1,9 +1,9 @@
 """Who may ask, for what, and over which connections: keys, callers, certificates."""
 
-from appliance.auth.authorizer import Authorizer, AuthSettings
+from appliance.auth.authorizer import Authorizer
 from appliance.auth.principal import Principal, authenticated, current_principal
 
-__all__ = ["OPEN", "AuthSettings", "Authorizer", "Principal", "authenticated", "current_principal"]
+__all__ = ["OPEN", "Authorizer", "Principal", "authenticated", "current_principal"]
 
 OPEN = "is_open"
 """

@@ -7,20 +7,14 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from appliance.config.server import is_loopback
+
 if TYPE_CHECKING:
     from litestar.types import HTTPScope
 
 # No public DNS server answers for these: RFC 6761, 6762, 8375; ICANN reserved `internal` in 2024, and `svc` is what
 # Kubernetes appends to the names of services.
 _PRIVATE = (".localhost", ".local", ".internal", ".svc", ".test", ".home.arpa")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to a server that listens on `host`."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def is_local(scope: HTTPScope) -> bool:

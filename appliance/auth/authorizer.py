@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import NoReturn
 
 from appliance.auth.principal import Principal, current_principal, is_foreign, is_local
-from appliance.config.security import KeyConfig
+from appliance.config.security import AuthConfig, KeyConfig
 from appliance.core.errors import ForbiddenError, UnauthenticatedError
 from appliance.core.model import Operation
 
@@ -21,24 +20,16 @@ Header = tuple[bytes, bytes]
 _BARE = frozenset({b"x-api-key", b"api-key"})
 
 
-@dataclass(frozen=True, slots=True)
-class AuthSettings:
-    """What the config says of access."""
-
-    keys: Sequence[KeyConfig] = ()
-    are_metrics_open: bool = False
-
-
 class Authorizer:
     """Who may do what; without keys everybody may do everything.
 
     Each refusal is an `UnauthenticatedError` where nobody was recognised, and else a `ForbiddenError`.
     """
 
-    def __init__(self, settings: AuthSettings) -> None:
+    def __init__(self, settings: AuthConfig) -> None:
         self.apply(settings)
 
-    def apply(self, settings: AuthSettings) -> None:
+    def apply(self, settings: AuthConfig) -> None:
         """Go by these settings from now on; requests that were let in go on."""
         keys = tuple((key.digest, _caller(key)) for key in settings.keys)
         self._settings, self._keys = settings, keys

@@ -1,4 +1,4 @@
-"""What the kinds of protocol share, and the section of the kind `completions`."""
+"""Config of the adapter class: the protocols `completions`, `oip` and `http` of its target."""
 
 from __future__ import annotations
 
@@ -115,3 +115,163 @@ class OfferingConfig(BaseConfig):
         """The part that may have a chat template."""
         chat: ChatConfig | None = getattr(self, "chat", None)
         return chat
+
+
+class OipTextConfig(BaseConfig):
+    """Text in, text out."""
+
+    input: Text | None = None
+    """Name of the tensor that takes the prompt; unset is `text_input`, and with v1 the prompt itself is an instance."""
+
+    output: Text | None = None
+    """Name of the tensor that holds the answer; unset is `text_output`, and with v1 a prediction is the answer."""
+
+    parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Parameters of every request; the client's sampling fields go over them."""
+
+
+class OipChatConfig(OipTextConfig, RequiredChatConfig):
+    """Messages in, through a chat template, text out."""
+
+
+class OipEmbeddingsConfig(BaseConfig):
+    """Texts in, vectors out."""
+
+    input: Text | None = None
+    """Name of the tensor that takes the texts; unset is `text_input`, and with v1 each text itself is an instance."""
+
+    output: Text | None = None
+    """Name of the tensor that holds the vectors, of shape [texts, dimensions]; unset is the only one there is."""
+
+
+class OipRerankConfig(BaseConfig):
+    """Pairs of a query and a document in, scores out."""
+
+    query: Text = "query"
+    """Name of the tensor that takes the query, once for each document."""
+
+    document: Text = "document"
+    """Name of the tensor that takes the documents."""
+
+    output: Text | None = None
+    """Name of the tensor that holds one score for each document; unset is the only one there is."""
+
+
+class OipConfig(OfferingConfig):
+    """The target speaks the Open Inference Protocol at `target.url`."""
+
+    kind: Literal["oip"]
+    """What the target speaks."""
+
+    version: Literal["v1", "v2"] = "v2"
+    """`v2` posts tensors to `/v2/models/NAME/infer`, `v1` posts instances to `/v1/models/NAME:predict`."""
+
+    text_rank: Literal[1, 2] = 1
+    """Dimensions of tensors of text: 1 is the shape [texts], 2 is [texts, 1]; v2 only."""
+
+    max_batch: Count | None = None
+    """Most texts in one request to the target; unset is no limit."""
+
+    chat: OipChatConfig | None = None
+    """How chat completions are made; unset does not offer them."""
+
+    completions: OipTextConfig | None = None
+    """How completions are made; unset does not offer them."""
+
+    embeddings: OipEmbeddingsConfig | None = None
+    """How embeddings are made; unset does not offer them."""
+
+    rerank: OipRerankConfig | None = None
+    """How documents are ranked; unset does not offer it."""
+
+
+UrlPath = Annotated[str, Field(pattern=r"^(/[^\s#]*)?$")]
+
+
+class UsageConfig(BaseConfig):
+    """Where an answer tells its tokens."""
+
+    prompt_tokens: Text | None = None
+    """JMESPath to the tokens of the request; unset counts none."""
+
+    completion_tokens: Text | None = None
+    """JMESPath to the tokens of the answer; unset counts none."""
+
+
+class HttpExchangeConfig(BaseConfig):
+    """One request to a JSON service, and its answer."""
+
+    path: UrlPath = ""
+    """Path after `target.url`, such as `/generate`; unset is the URL itself."""
+
+    request: Text
+    """
+    Jinja template of the JSON to send.
+
+    The fields of the client's request are its variables, each after `| tojson`; those it may leave out need a default,
+    such as `{{ temperature | default(1) | tojson }}`. Besides them: `request`, all of it; `prompt` of completions;
+    `texts` of embeddings, always a list; `query` and `documents` of rerank; `max_tokens`, by either of its names.
+    Content in parts of `messages` is joined to a text, and a part that is no text is 400; `request.messages` has them
+    as they came.
+    """
+
+    usage: UsageConfig = UsageConfig()
+    """Where the answer tells its tokens."""
+
+
+class HttpTextConfig(HttpExchangeConfig):
+    """A request to a JSON service that is answered with text."""
+
+    response: Text
+    """JMESPath to the text of the answer, such as `outputs[0].text`."""
+
+    finish_reason: Text | None = None
+    """JMESPath to why the answer ended; what speaks of length or max means `length`, all else `stop`."""
+
+    stream: Text | None = None
+    """JMESPath to the next piece of text in each line or event of a stream; unset streams the answer as one piece."""
+
+    stream_path: UrlPath | None = None
+    """Path after `target.url` of requests that stream; unset is `path`, and the template asks `{% if stream %}`."""
+
+
+class HttpChatConfig(HttpTextConfig, ChatConfig):
+    """
+    A request to a JSON service that is answered with the next message; with a chat template, `prompt` is a variable.
+    """
+
+
+class HttpEmbeddingsConfig(HttpExchangeConfig):
+    """A request to a JSON service that is answered with vectors."""
+
+    response: Text
+    """JMESPath to the list of vectors, or to one vector where `max_batch` is 1."""
+
+
+class HttpRerankConfig(HttpExchangeConfig):
+    """A request to a JSON service that is answered with scores."""
+
+    response: Text
+    """JMESPath to the list of scores, in the order of the documents."""
+
+
+class HttpConfig(OfferingConfig):
+    """The target is a service with JSON of its own at `target.url`."""
+
+    kind: Literal["http"]
+    """What the target speaks."""
+
+    max_batch: Count | None = None
+    """Most texts in one request for embeddings; unset is no limit."""
+
+    chat: HttpChatConfig | None = None
+    """How chat completions are made; unset does not offer them."""
+
+    completions: HttpTextConfig | None = None
+    """How completions are made; unset does not offer them."""
+
+    embeddings: HttpEmbeddingsConfig | None = None
+    """How embeddings are made; unset does not offer them."""
+
+    rerank: HttpRerankConfig | None = None
+    """How documents are ranked; unset does not offer it."""

@@ -1,4 +1,4 @@
-"""The engine section: the options of vLLM that people set, and a typed way to all the others."""
+"""Config of engines: the options of vLLM that people set, all its other arguments, and Python classes."""
 
 from __future__ import annotations
 
@@ -156,3 +156,20 @@ LOAD_FORMATS = (
 """
 The values of vLLM's ``load_format`` that read safetensors or nothing; the others may unpickle, and so run code.
 """
+
+
+_NAME = r"[A-Za-z_]\w*"
+
+
+class PythonConfig(BaseConfig):
+    """A class of yours computes."""
+
+    python: Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME})*:{_NAME}$")]
+    """
+    The model's class as `package.module:ClassName`, a subclass of one of `appliance.openai`.
+    Its module is installed, on `PYTHONPATH`, or in the directory the appliance is started in, and is imported when the
+    model is loaded.
+    """
+
+    args: Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)] = Field(default_factory=dict)
+    """Keyword arguments of the class, after the model's name."""

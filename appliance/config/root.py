@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, GetCoreSchemaHandler, JsonValue
 from pydantic_core import CoreSchema, core_schema
@@ -11,10 +11,8 @@ from appliance import models
 from appliance.config.base import BaseConfig, Change
 from appliance.config.server import ServerConfig
 from appliance.config.storage import GlobalStorageConfig
+from appliance.config.telemetry import LoggingConfig, TracingConfig
 from appliance.models.base_config import ModelConfig
-from appliance.telemetry.access_log import AccessLogConfig
-from appliance.telemetry.payloads import PayloadLogConfig
-from appliance.telemetry.tracing import TracingConfig
 
 
 class ByClass:
@@ -47,22 +45,6 @@ class MetadataConfig(BaseConfig):
 
     namespace: Label = "default"
     """Namespace it is in; small letters, digits and `-`."""
-
-
-class LoggingConfig(BaseConfig):
-    """What the log looks like."""
-
-    format: Literal["auto", "json", "console"] = "auto"
-    """`json` is one object a line, `console` is for people; `auto` is console on a terminal and json elsewhere."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe event that is written."""
-
-    access: AccessLogConfig = AccessLogConfig()
-    """Which requests have an event of their own."""
-
-    payloads: PayloadLogConfig | None = None
-    """Where the bodies of requests and answers go; unset is nowhere."""
 
 
 class ExpectConfig(BaseConfig):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, SecretStr, model_validator
 
 from appliance.config.base import BaseConfig
+from appliance.config.limits import KeyLimitsConfig
 from appliance.core.model import Operation
-from appliance.limits import KeyLimitsConfig
 
 SHORTEST_KEY = 16
 """
@@ -109,3 +111,11 @@ class CorsConfig(BaseConfig):
         Field(min_length=1),
     ]
     """Origins such as `https://chat.example.com`, with the port where it is another than usual; `*` is every page."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """What the config says of access."""
+
+    keys: Sequence[KeyConfig] = ()
+    are_metrics_open: bool = False

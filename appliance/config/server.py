@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.auth import AuthSettings
 from appliance.config.base import BaseConfig, Change
-from appliance.config.security import CorsConfig, KeyConfig, TlsConfig
-from appliance.config.server_limits import ServerLimitsConfig, ServerTimeoutsConfig
-from appliance.limits import KeyLimitsConfig
+from appliance.config.limits import KeyLimitsConfig, Seconds
+from appliance.config.security import AuthConfig, CorsConfig, KeyConfig, TlsConfig
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -19,6 +18,38 @@ HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^\s/:*@]+)$")]
 """
 The name of a host without a port.
 """
+
+
+class ServerLimitsConfig(BaseConfig):
+    """What a request may look like, whatever model it is for."""
+
+    json_depth: Annotated[int, Field(ge=8, le=500)] = 100
+    """Most objects and lists within each other in a body; a deeper one is 400, before anything decodes it."""
+
+    json_members: Annotated[int, Field(ge=16, le=10_000)] = 1000
+    """Most members of a body's outermost object; one with more is 400. Objects within it are not counted."""
+
+    form_parts: Annotated[int, Field(ge=8, le=1000)] = 100
+    """Most fields and files of a form; one with more is 400. The header of each has 4 KiB a line, and eight lines."""
+
+
+class ServerTimeoutsConfig(BaseConfig):
+    """How long clients may take."""
+
+    header_seconds: Seconds = 30
+    """
+    Until a client has sent the head of a request, in seconds; then its connection is closed, as is one that has been
+    idle for so long. A connection on which nothing was ever sent is left open.
+    """
+
+    body_seconds: Seconds = 120
+    """Until a client has sent the whole body of a request, in seconds; then it is 408."""
+
+    send_seconds: Seconds = 60
+    """
+    Longest time for which a client may take nothing of an answer that is there for it, in seconds; then its request is
+    ended, so that it does not hold a place in a model.
+    """
 
 
 class ServerConfig(BaseConfig):
@@ -118,10 +149,18 @@ class ServerConfig(BaseConfig):
     """
 
     @property
-    def access(self) -> AuthSettings:
+    def auth(self) -> AuthConfig:
         """Who may ask, and for what."""
-        return AuthSettings(self.api_keys or (), self.metrics == "open")
+        return AuthConfig(self.api_keys or (), self.metrics == "open")
 
     def key_limits(self, workers: int) -> Mapping[str, KeyLimitsConfig]:
         """What each key may ask in a minute of one of so many workers, by its name."""
         return {key.name: key.limits.share(workers) for key in self.api_keys or ()}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to a server that listens on `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -19,9 +19,7 @@ from appliance.adapters.messages import Json
 from appliance.adapters.readiness import Readiness
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.target import PeerTarget, RemoteTarget
-from appliance.config.adapters import CompletionsConfig
-from appliance.config.http_adapter import HttpConfig
-from appliance.config.oip_adapter import OipConfig
+from appliance.config.adapters import CompletionsConfig, HttpConfig, OipConfig
 from appliance.config.storage import StorageConfig
 from appliance.config.upstreams import UpstreamConfig
 from appliance.core import sse

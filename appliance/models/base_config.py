@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from appliance.config.base import BaseConfig, Change
+from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.model import Model, Peers
-from appliance.limits import LimitsConfig, SloConfig
 from appliance.planner import ConstraintViolation, EngineRequirements, Plan
 from appliance.storage import materialize
 

@@ -13,9 +13,8 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
 from appliance import planner
-from appliance.config.engine import EngineConfig
+from appliance.config.engine import EngineConfig, PythonConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
-from appliance.config.python_engine import PythonConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.model import FrontEnd, Model, Operation, Peers
 from appliance.models.base_config import ModelConfig, Recovery

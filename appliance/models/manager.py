@@ -45,7 +45,7 @@ class ModelManager:
         """What is served now; what can change while we serve is read here each time it is wanted."""
         self.file: ConfigStatus | None = None
         """How the file of the config stands; None where a program made the config."""
-        self.access = Authorizer(config.server.access)
+        self.access = Authorizer(config.server.auth)
         self.keys = RateLimiter(config.server.key_limits(front_end.count))
         self.ending = ExitSignal()
         """Of the process, where a model's failure asks for it."""
@@ -71,7 +71,7 @@ class ModelManager:
     def apply(self, config: Config) -> None:
         """Serve by a config that differs in hot keys alone."""
         self.config = config
-        self.access.apply(config.server.access)
+        self.access.apply(config.server.auth)
         self.keys.apply(config.server.key_limits(self._around.peers.front_end.count))
 
     @property

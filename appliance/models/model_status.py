@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import structlog
 
+from appliance.config.limits import SloConfig, share
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError
 from appliance.core.model import Model, Peers
@@ -22,7 +23,7 @@ from appliance.core.model_traits import (
     ReportsLoadTimings,
     RunsOnSeveralNodes,
 )
-from appliance.limits import QueueSettings, RequestQueue, SloConfig, share
+from appliance.limits import QueueSettings, RequestQueue
 from appliance.models.base_config import ModelConfig
 from appliance.models.fetch import fetch_artifacts, reporter
 from appliance.models.fetch_progress import FetchProgress

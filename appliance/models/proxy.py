@@ -10,8 +10,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from appliance.config.base import BaseConfig
-from appliance.config.upstreams import HeaderName, HeaderValue
+from appliance.config.upstreams import (
+    Balance,
+    CircuitBreakerConfig,
+    HeadersConfig,
+    HealthCheckConfig,
+    PoolMemberConfig,
+    RequestRewriteConfig,
+    ResponseCacheConfig,
+    RetryConfig,
+)
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.json_edit import NotAnObjectError
@@ -20,39 +28,16 @@ from appliance.core.multipart import FormError
 from appliance.core.request_context import current_context
 from appliance.models.base_config import ModelConfig
 from appliance.proxy import cache_policy, event_stream, stream_usage
-from appliance.proxy.circuit_breaker import CircuitBreakerConfig
 from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
-from appliance.proxy.health_check import HealthCheckConfig
-from appliance.proxy.load_balancing import Balance
 from appliance.proxy.model_name import RenamableBody, renamed
 from appliance.proxy.pool import UpstreamPool
 from appliance.proxy.prefix_affinity import head_of
 from appliance.proxy.response import UpstreamResponse
-from appliance.proxy.response_cache import CachedResponse, ResponseCache, ResponseCacheConfig
-from appliance.proxy.retry import GENERATIONS, RetryConfig
-from appliance.proxy.rewrite import RequestRewriteConfig, Rewrite
+from appliance.proxy.response_cache import CachedResponse, ResponseCache
+from appliance.proxy.retry import GENERATIONS
+from appliance.proxy.rewrite import Rewrite
 from appliance.proxy.stream_usage import HiddenUsage
-from appliance.proxy.upstream import PoolMemberConfig
-
-
-class HeadersConfig(BaseConfig):
-    """Which headers travel beside those that always do: traces, `X-Request-Id`, and what says how to read a body."""
-
-    forward: tuple[HeaderName, ...] = ()
-    """Headers of the client's that travel upstream, such as `Authorization`, which does not unless named here."""
-
-    set: dict[str, HeaderValue] = Field(default_factory=dict)
-    """Headers of every request to every upstream; their values are never shown."""
-
-    expose: tuple[HeaderName, ...] = ()
-    """
-    Headers of an upstream's answers that clients get beside those they always do: waits, limits (`x-ratelimit-*`,
-    `anthropic-*`, `openai-*`), `Cache-Control` and `Content-Disposition`.
-    """
-
-    drop: tuple[HeaderName, ...] = ()
-    """Headers that travel neither to the upstream nor back to the client."""
 
 
 class ProxyConfig(ModelConfig):

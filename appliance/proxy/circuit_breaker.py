@@ -4,27 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
 
-from pydantic import Field
-
-from appliance.config.base import BaseConfig
-
-
-class CircuitBreakerConfig(BaseConfig):
-    """When an upstream is left alone."""
-
-    failures: Annotated[int, Field(ge=1)] = 5
-    """Failures in a row that open the breaker: no answer, a timeout, a status of 500 or more, an answer cut off."""
-
-    open_seconds: Annotated[float, Field(gt=0)] = 10
-    """How long the upstream is then left alone, in seconds, before one request tries it again."""
-
-    outlier_margin: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """
-    How much larger the share of failed requests may be than that of the other upstreams together, over about a minute;
-    what lies beyond is left alone too, but never more than half of the upstreams.
-    """
+from appliance.config.upstreams import CircuitBreakerConfig
 
 
 class Circuit(StrEnum):

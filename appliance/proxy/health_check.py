@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Annotated
 
 import structlog
-from pydantic import Field
 
-from appliance.config.base import BaseConfig
+from appliance.config.upstreams import HealthCheckConfig
 from appliance.core.errors import GatewayError
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.response import UpstreamResponse
@@ -21,25 +19,6 @@ _MOST_DISCARDED_BYTES = 1024 * 1024
 
 # A key may be good for inference and not for this; one who limits us is there.
 _ALSO_GOOD = frozenset({403, 429})
-
-
-class HealthCheckConfig(BaseConfig):
-    """How upstreams are asked, on an interval and never per request, whether they are there."""
-
-    path: Annotated[str, Field(pattern=r"^/[^\s?#]*$")] | None = "/v1/models"
-    """
-    Path of a GET whose good answer means health, joined to the upstream's `url`: `/health` for vLLM, `/readyz` for
-    an appliance; null never asks, and then only the breaker speaks.
-    """
-
-    interval_seconds: Annotated[float, Field(gt=0)] = 10
-    """Time between two checks of an upstream, in seconds."""
-
-    timeout_seconds: Annotated[float, Field(gt=0)] = 5
-    """How long one check may take, in seconds."""
-
-    failures: Annotated[int, Field(ge=1)] = 2
-    """Failed checks in a row after which an upstream that was healthy gets no more requests; one good one ends that."""
 
 
 class HealthCheck:

@@ -6,9 +6,9 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from math import ceil
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-Balance = Literal["least_inflight", "round_robin", "prefix_affinity"]
+from appliance.config.upstreams import Balance
 
 # Points on the ring for a weight of 1: enough that shares are even within a few percent.
 _POINTS = 128

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from appliance.config.upstreams import Balance, CircuitBreakerConfig, HealthCheckConfig, PoolMemberConfig, RetryConfig
 from appliance.core.errors import GatewayError, UnavailableError
 from appliance.proxy import metrics
-from appliance.proxy.circuit_breaker import Circuit, CircuitBreakerConfig
+from appliance.proxy.circuit_breaker import Circuit
 from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
-from appliance.proxy.health_check import HealthCheckConfig
-from appliance.proxy.load_balancing import Balance, balancer
+from appliance.proxy.load_balancing import balancer
 from appliance.proxy.outlier_detection import outlier
-from appliance.proxy.retry import RetryBudget, RetryConfig
-from appliance.proxy.upstream import PoolMemberConfig, Upstream
+from appliance.proxy.retry import RetryBudget, may_retry
+from appliance.proxy.upstream import Upstream
 from appliance.proxy.url import place
 
 # The same upstream would only say it again.
@@ -95,13 +95,13 @@ class UpstreamPool:
                 exchange = await member.ask(request)
             except GatewayError as error:
                 self._review()
-                if not self._retry.allows(error, is_generation=request.is_generation) or not self._may_retry(tried):
+                if not may_retry(self._retry, error, is_generation=request.is_generation) or not self._may_retry(tried):
                     raise
             else:
                 status = exchange.answer.status
                 if status >= 500:
                     self._review()
-                is_allowed = self._retry.allows(status, is_generation=request.is_generation)
+                is_allowed = may_retry(self._retry, status, is_generation=request.is_generation)
                 if not is_allowed or not self._may_retry(tried, status):
                     return exchange
                 exchange.discard()

@@ -6,37 +6,15 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from appliance.config.base import BaseConfig
+from appliance.config.upstreams import ResponseCacheConfig
 from appliance.proxy import metrics
 
 # What an entry takes beside its body: the key, the objects, their places in tables.
 _OVERHEAD_BYTES = 500
 
 Result = Literal["hit", "miss", "shared"]
-
-
-class ResponseCacheConfig(BaseConfig):
-    """Whether answers are kept: those of embeddings, rerank, scores and classes, and of completions without streaming
-    that ask for temperature 0 or name a seed.
-
-    A call with `Cache-Control: no-store` is neither answered from it nor kept, one with `no-cache` only kept anew.
-    """
-
-    max_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
-    """Most memory for kept answers, in bytes and in each worker; the longest unused go first."""
-
-    max_age_seconds: Annotated[float, Field(gt=0)] = 3600
-    """How long an answer is kept, in seconds."""
-
-    shared: bool = False
-    """
-    Whether one API key may get what was kept for another; unset keeps them apart, so that neither an answer nor the
-    time it takes tells of what others asked.
-    """
 
 
 @dataclass(frozen=True, slots=True)

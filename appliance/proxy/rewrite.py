@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
 
 import msgspec
-from pydantic import BeforeValidator, Field, JsonValue
 
-from appliance.config.base import BaseConfig, without_free_keys
+from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core import json_edit
 from appliance.core.json_edit import Change
 from appliance.core.json_limits import has_more_members
 from appliance.core.model import Operation
 
-Fields = Annotated[dict[str, JsonValue], BeforeValidator(without_free_keys)]
-
 _SYSTEM_ROLES = frozenset({"system", "developer"})
-
-
-class RequestRewriteConfig(BaseConfig):
-    """What is changed in the JSON of every request; forms, and all that is not named here, pass as they came."""
-
-    defaults: Fields = Field(default_factory=dict)
-    """Fields for requests that lack them, such as `temperature: 0.2`; mappings are filled up key by key."""
-
-    override: Fields = Field(default_factory=dict)
-    """Fields that have this value whatever the client says; mappings are laid over the client's key by key."""
-
-    drop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """
-    Fields of the client's that do not travel, such as `user`. With `stream_options`, for an upstream that refuses it,
-    the usage of streams is not asked for either, and the tokens of an answer are counted by its events.
-    """
-
-    system_prompt: Annotated[str, Field(min_length=1)] | None = None
-    """
-    Text that goes before the client's own system prompt in chat completions, responses and messages;
-    unset leaves it alone.
-    """
 
 
 class Rewrite:

@@ -5,32 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import structlog
-from pydantic import Field
 
-from appliance.config.upstreams import UpstreamConfig
+from appliance.config.upstreams import CircuitBreakerConfig, HealthCheckConfig, PoolMemberConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.proxy import metrics
-from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, CircuitBreakerConfig
+from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.exchange import End, UpstreamExchange, UpstreamRequest
-from appliance.proxy.health_check import HealthCheck, HealthCheckConfig
+from appliance.proxy.health_check import HealthCheck
 from appliance.proxy.outlier_detection import FailureWindow
 from appliance.proxy.response import UpstreamResponse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-class PoolMemberConfig(UpstreamConfig):
-    """One of the servers that answer for a proxy."""
-
-    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """What probes, logs and metrics call it; unset is its host and port."""
-
-    weight: Annotated[int, Field(ge=1, le=100)] = 1
-    """Its share of the requests, beside the weights of the others; one that is to get none is left out."""
 
 
 class Upstream:

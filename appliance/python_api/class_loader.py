@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from appliance.config.python_engine import PythonConfig
+from appliance.config.engine import PythonConfig
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
 from appliance.core.suggestions import did_you_mean, known_names

@@ -12,9 +12,10 @@ from appliance import ui
 from appliance.api import error_responses, health, metrics, oip, openai, openapi
 from appliance.api.kserve_names import KServeNames
 from appliance.api.request_body import BodyReader
-from appliance.auth import Authorizer, AuthSettings
+from appliance.auth import Authorizer
 from appliance.config import Config, LoadedConfig
 from appliance.config.digest import digest
+from appliance.config.security import AuthConfig
 from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.health import public
 from appliance.models.manager import HealthReport, ModelManager
@@ -76,7 +77,7 @@ def create_probes(manager: ModelManager, outlook: HealthProvider, telemetry: Req
 
     What it calls of `manager` and `telemetry` may be called from any thread.
     """
-    everybody = Authorizer(AuthSettings())
+    everybody = Authorizer(AuthConfig())
     return _app(manager, _probes(outlook, manager, everybody), everybody, telemetry)
 
 

@@ -21,9 +21,9 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.utils import normalize_path
 
 from appliance.auth import Authorizer
-from appliance.auth.allowed_hosts import AllowedHosts, is_loopback, split_authority
+from appliance.auth.allowed_hosts import AllowedHosts, split_authority
 from appliance.auth.principal import foreign
-from appliance.config.server import ServerConfig
+from appliance.config.server import ServerConfig, is_loopback
 from appliance.core.errors import ForbiddenError
 from appliance.server.auth_middleware import open_paths, refuse
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, SkipValidation, ValidationError
 
 from appliance.config import Config, LoadedConfig
-from appliance.config.root import LoggingConfig
 from appliance.config.server import ServerConfig
+from appliance.config.telemetry import LoggingConfig
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model, Peers
 from appliance.models.base_config import ModelConfig

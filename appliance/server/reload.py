@@ -11,7 +11,7 @@ import structlog
 
 from appliance.config import Difference, LoadedConfig, differences
 from appliance.config.base import Change
-from appliance.config.root import LoggingConfig
+from appliance.config.telemetry import LoggingConfig
 from appliance.core import logging_setup
 from appliance.core.errors import ConfigError
 from appliance.models.health import ConfigStatus

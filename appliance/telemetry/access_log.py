@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import random
-from typing import Annotated
 
 import structlog
-from pydantic import Field
 
-from appliance.config.base import BaseConfig
+from appliance.config.telemetry import AccessLogConfig
 from appliance.core.request_context import RequestContext
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # A tenth of a millisecond: finer than any wait that matters, and short in the line.
 _DIGITS = 4
-
-
-class AccessLogConfig(BaseConfig):
-    """Which requests have an event `request.ended` in the log; those of probes have none."""
-
-    sample: Annotated[float, Field(ge=0, le=1)] = 1
-    """Share of the requests that have one, from 0 to 1; those that ended in an error always have it."""
 
 
 class AccessLog:

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from appliance.config.telemetry import AccessLogConfig, PayloadLogConfig, TracingConfig
 from appliance.core.request_context import RequestContext
 from appliance.telemetry import build_info, request_metrics
-from appliance.telemetry.access_log import AccessLog, AccessLogConfig
-from appliance.telemetry.payloads import BodyCapture, PayloadLog, PayloadLogConfig
-from appliance.telemetry.tracing import Headers, RequestSpan, Tracer, TracingConfig
+from appliance.telemetry.access_log import AccessLog
+from appliance.telemetry.payloads import BodyCapture, PayloadLog
+from appliance.telemetry.tracing import Headers, RequestSpan, Tracer
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from upstreams import Answer, Upstream, json_answer
 
 from appliance.adapters.http_client import ServiceClient
 from appliance.adapters.oip import OipClient
-from appliance.config.oip_adapter import OipConfig
+from appliance.config.adapters import OipConfig
 from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError
 from appliance.proxy.client import UpstreamClient

@@ -11,8 +11,7 @@ from access_doubles import ALL, BOSS, EYES, HAND, ONE, Closed, Keeper, bearing, 
 from doubles import DoubleConfig, config
 from structlog.testing import capture_logs
 
-from appliance.auth import AuthSettings
-from appliance.config.security import KeyConfig
+from appliance.config.security import AuthConfig, KeyConfig
 from appliance.config.server import ServerConfig
 from appliance.core.model import Operation
 from appliance.server import create_app
@@ -302,11 +301,11 @@ async def test_keys_are_exchanged_while_it_serves(fresh: Closed) -> None:
     """The next request goes by the new ones."""
     new = ServerConfig.model_validate({"api_keys": [{"name": "new", "value": "new-new-new-new-new-new"}]})
 
-    fresh.manager.access.apply(new.access)
+    fresh.manager.access.apply(new.auth)
 
     assert (await fresh.get("/v1/models", headers=bearing(ALL))).status_code == 401
     assert (await fresh.get("/v1/models", headers=bearing("new-new-new-new-new-new"))).status_code == 200
-    fresh.manager.access.apply(AuthSettings())
+    fresh.manager.access.apply(AuthConfig())
     assert (await fresh.get("/v1/models")).status_code == 200
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RequestError
 from appliance.engines.vllm.request_decoder import decode
 from appliance.engines.vllm.request_size import require_decodable
-from appliance.limits import LimitsConfig, QueueSettings, RequestQueue, SloConfig, Timeouts, held
+from appliance.limits import QueueSettings, RequestQueue, Timeouts, held
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

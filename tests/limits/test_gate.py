@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError, RequestTimeoutError
 from appliance.core.request_context import use_context
-from appliance.limits import LimitsConfig, QueueSettings, RequestQueue, SequenceSlots, SloConfig, Timeouts
+from appliance.limits import QueueSettings, RequestQueue, SequenceSlots, Timeouts
 
 
 class Clock:

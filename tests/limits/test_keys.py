@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from appliance.config.limits import KeyLimitsConfig
 from appliance.core.errors import RateLimitedError
 from appliance.core.request_context import use_context
-from appliance.limits import KeyLimitsConfig, RateLimitCharge, RateLimiter
+from appliance.limits import RateLimitCharge, RateLimiter
 
 
 class Account:

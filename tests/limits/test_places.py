@@ -7,19 +7,10 @@ from typing import Any
 
 import pytest
 
+from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.request_context import use_context
-from appliance.limits import (
-    LimitsConfig,
-    QueueSettings,
-    RequestQueue,
-    SequenceSlots,
-    SloConfig,
-    Timeouts,
-    held,
-    require_size,
-    sequence,
-)
+from appliance.limits import QueueSettings, RequestQueue, SequenceSlots, Timeouts, held, require_size, sequence
 
 
 async def settle() -> None:

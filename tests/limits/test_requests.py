@@ -13,11 +13,11 @@ import pytest
 from doubles import Double, DoubleConfig, config
 from httpx import ASGITransport, AsyncClient, Response
 
+from appliance.config.limits import KeyLimitsConfig, LimitsConfig, SloConfig
 from appliance.config.server import ServerConfig
 from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.core.request_context import RequestContext, current_context, use_context
-from appliance.limits import KeyLimitsConfig, LimitsConfig, SloConfig
 from appliance.models.manager import ModelManager, ModelStatus
 from appliance.server import create_app
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pytest
 from doubles import Double, RemoteConfig, config
 
+from appliance.config.limits import LimitsConfig
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
-from appliance.limits import LimitsConfig
 from appliance.models.manager import ModelManager, ModelStatus, RestartPolicy, State
 from appliance.models.rollout import Rollout
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from doubles import Double, DoubleConfig
 
+from appliance.config.limits import LimitsConfig
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.limits import LimitsConfig
 from appliance.models.model_status import ModelStatus
 
 

@@ -26,8 +26,8 @@ from appliance.api.grpc import inference_pb2 as pb
 from appliance.api.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from appliance.api.grpc.server import create_server
 from appliance.config.server import ServerConfig
+from appliance.config.telemetry import PayloadLogConfig
 from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
-from appliance.telemetry.payloads import PayloadLogConfig
 from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 from appliance.tensors import Tensor
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from appliance.proxy.load_balancing import Balance, balancer
+from appliance.config.upstreams import Balance
+from appliance.proxy.load_balancing import balancer
 from appliance.proxy.prefix_affinity import head_of
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, CircuitBreakerConfig
+from appliance.config.upstreams import CircuitBreakerConfig
+from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker
 from appliance.proxy.outlier_detection import FailureWindow, outlier
 from appliance.proxy.retry import RetryBudget
 

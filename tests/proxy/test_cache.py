@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.config.upstreams import ResponseCacheConfig
 from appliance.core.errors import GatewayError
 from appliance.core.model import ModelRequest, Operation
 from appliance.proxy.cache_policy import key_of, may_keep
-from appliance.proxy.response_cache import CachedResponse, ResponseCache, ResponseCacheConfig
+from appliance.proxy.response_cache import CachedResponse, ResponseCache
 
 
 class Asked:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core.model import Operation
-from appliance.proxy.rewrite import RequestRewriteConfig, Rewrite
+from appliance.proxy.rewrite import Rewrite
 
 CHAT, MESSAGE, RESPONSE = Operation.CHAT_COMPLETION, Operation.MESSAGE, Operation.RESPONSE
 

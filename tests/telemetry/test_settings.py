@@ -12,11 +12,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from upstreams import Upstream
 
+from appliance.config.telemetry import AccessLogConfig, PayloadLogConfig, TracingConfig
 from appliance.core.request_context import RequestContext
-from appliance.telemetry.access_log import AccessLogConfig
-from appliance.telemetry.payloads import PayloadLogConfig
 from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
-from appliance.telemetry.tracing import TracingConfig
 
 QUIET = AccessLogConfig(sample=0)
 

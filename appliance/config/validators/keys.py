@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from appliance.auth.allowed_hosts import is_loopback
 from appliance.config.model_entries import name_paths
 from appliance.config.raw_config import RawConfig
 from appliance.config.security import digest_of
-from appliance.config.server import ServerConfig
+from appliance.config.server import ServerConfig, is_loopback
 from appliance.config.source_location import DataPath, Diagnostic
 from appliance.core.suggestions import did_you_mean, known_names
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import structlog
 from prometheus_client import Counter
 
-from appliance.config.payload_log import PayloadLogConfig
+from appliance.config.telemetry import PayloadLogConfig
 from appliance.core.request_context import RequestContext
 from appliance.telemetry.payloads.captured_body import BodyCapture, CapturedBody
 from appliance.telemetry.payloads.event import PayloadEvent, Side, event

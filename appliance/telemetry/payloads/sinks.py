@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from appliance.config.payload_log import PayloadLogConfig
+from appliance.config.telemetry import PayloadLogConfig
 from appliance.telemetry.payloads.event import MEDIA_TYPE
 
 if TYPE_CHECKING:

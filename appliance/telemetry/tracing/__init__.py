@@ -2,7 +2,6 @@
 Traces: a span for each request, and what it waited for below it, for OpenTelemetry; off unless the config asks for it.
 """
 
-from appliance.config.tracing import TracingConfig
 from appliance.telemetry.tracing.tracer import Headers, RequestSpan, Tracer
 
-__all__ = ["Headers", "RequestSpan", "Tracer", "TracingConfig"]
+__all__ = ["Headers", "RequestSpan", "Tracer"]

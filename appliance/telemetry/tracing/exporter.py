@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
-from appliance.config.tracing import TracingConfig
+from appliance.config.telemetry import TracingConfig
 from appliance.core.errors import MissingExtraError
 from appliance.core.request_context import LEFT, RequestContext
 from appliance.telemetry.tracing import spans

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from appliance.config.tracing import TracingConfig
+from appliance.config.telemetry import TracingConfig
 from appliance.core.request_context import RequestContext
 
 if TYPE_CHECKING:
