@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options for the number format of the real model, and to write golden files."""
     parser.addoption("--golden", action="store_true", help="write the golden files of tests/contract anew")
     parser.addoption("--dtype", choices=["float32", "bfloat16"], help="number format of the chat example in tests")
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Take back what a test's imports write into the environment, as vLLM's do: the next server would inherit it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -236,7 +236,7 @@ def _serve(request: Mapping[str, Any], *, with_engine: bool) -> None:  # Any: JS
     added = [str(Path(each).absolute()) for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     sys.path[:0] = [request["folder"], *added]
     if with_engine:
-        _prepare_fork_server()
+        _ForkServers()
     sys.argv = ["appliance", *request["arguments"]]
     code = 1
     try:
@@ -252,33 +252,46 @@ def _serve(request: Mapping[str, Any], *, with_engine: bool) -> None:  # Any: JS
         os._exit(code)
 
 
-def _prepare_fork_server() -> None:
-    """Have multiprocessing's fork server be a fork of this process, which has imported vLLM, instead of a new one.
+class _ForkServers:
+    """Has multiprocessing's fork server be a fork of this process, which has imported vLLM, instead of a new one.
 
-    It is forked now, while there is one thread, and waits until it is wanted.
+    It is forked while there is one thread, and waits until it is wanted. Each worker has its own, to end with it.
     """
-    from multiprocessing import forkserver, util
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        _die_with_parent()
-        _become_fork_server(theirs)
-    theirs.close()
-    start_new, me = util.spawnv_passfds, os.getpid()
+    def __init__(self) -> None:
+        from multiprocessing import util
+
+        self._start_new = util.spawnv_passfds
+        util.spawnv_passfds = self._start
+        self._server = os.getpid()
+        self._fork()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _fork(self) -> None:
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._orders.close()
+            _die_with_parent()
+            # The parent of workers waits for signals itself.
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            _become_fork_server(theirs)
+        theirs.close()
+
+    def _renew(self) -> None:
+        if os.getppid() == self._server:
+            self._orders.close()
+            self._fork()
 
     # Any: as typeshed has it.
-    def start(path: Any, args: Sequence[Any], passfds: Sequence[int]) -> int:
-        is_first = ours.fileno() >= 0 and os.getpid() == me
-        if not is_first or forkserver.__name__ not in args[-1]:
-            return start_new(path, args, passfds)
+    def _start(self, path: Any, args: Sequence[Any], passfds: Sequence[int]) -> int:
+        is_used = self._orders.fileno() < 0
+        if is_used or "multiprocessing.forkserver" not in args[-1]:
+            return self._start_new(path, args, passfds)
         message = json.dumps({"code": args[-1], "environment": dict(os.environ)}).encode()
-        socket.send_fds(ours, [message], list(passfds))
-        ours.close()
-        return pid
-
-    util.spawnv_passfds = start
+        socket.send_fds(self._orders, [message], list(passfds))
+        self._orders.close()
+        return self._pid
 
 
 def _become_fork_server(orders: socket.socket) -> None:

@@ -30,7 +30,7 @@ def start(serve: Callable[..., Served]) -> Callable[..., Served]:
 
 
 def _workers(server: Served) -> list[psutil.Process]:
-    return sorted(psutil.Process(server.process.pid).children(), key=lambda worker: worker.pid)
+    return [psutil.Process(worker["pid"]) for worker in server.get("/readyz")[1]["workers"]]
 
 
 def _scrape(server: Served) -> dict[str, float]:
