@@ -24,13 +24,14 @@ from appliance.config.yaml_parser import read as read_document
 from appliance.core.errors import ApplianceError, ArtifactCorruptError, ConfigError, GatewayError, StorageError
 from appliance.core.sse import read_json
 from appliance.planner.constraints import constraint_violations
+from appliance.planner.expected_tensors import expected_tensors
 from appliance.planner.gguf_header import read_gguf
 from appliance.planner.model_config import architecture_of
-from appliance.planner.model_info import _architecture, _expected
-from appliance.planner.safetensors_header import config_of, tensors_of
+from appliance.planner.model_info import corrupt_if_invalid
+from appliance.planner.safetensors_header import read_config, read_tensors
 from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.tensor_parallel import grouped, parts
-from appliance.planner.weight_sharding import weights
+from appliance.planner.tensor_parallel import group_tensors, sharded_tensors
+from appliance.planner.weight_sharding import weight_bytes_by_rank
 from appliance.proxy.decoding import decoder
 from appliance.storage import lockfile, manifest
 from appliance.storage.remote_reader import Range
@@ -87,16 +88,19 @@ class Held:
 
 
 def _config(body: bytes) -> None:
-    config, _ = config_of(Held({"config.json": body}))
-    model = _architecture(config, "memory")
+    config, _ = read_config(Held({"config.json": body}))
+    with corrupt_if_invalid("memory"):
+        model = architecture_of(config)
     constraint_violations(model, LayoutConfig(tensor_parallel=2))
     if model.layers * (model.experts + 1) < _MOST_EXPECTED:
-        _cut(_expected(model, "memory"))
+        with corrupt_if_invalid("memory"):
+            tensors = expected_tensors(model)
+        _cut(tensors)
 
 
 def _cut(tensors: list[TensorInfo]) -> None:
     model = architecture_of(CONFIG)
-    weights(grouped(parts(tensors, model)), model, LayoutConfig(tensor_parallel=2), "BF16")
+    weight_bytes_by_rank(group_tensors(sharded_tensors(tensors, model)), model, LayoutConfig(tensor_parallel=2), "BF16")
 
 
 def _file(header: bytes) -> bytes:
@@ -104,11 +108,11 @@ def _file(header: bytes) -> bytes:
 
 
 def _header(body: bytes) -> None:
-    _cut(tensors_of(Held({"model.safetensors": _file(body) + bytes(23040)})).tensors)
+    _cut(read_tensors(Held({"model.safetensors": _file(body) + bytes(23040)}))[0])
 
 
 def _safetensors(body: bytes) -> None:
-    _cut(tensors_of(Held({"model.safetensors": body})).tensors)
+    _cut(read_tensors(Held({"model.safetensors": body}))[0])
 
 
 def _index(body: bytes) -> None:
@@ -117,12 +121,13 @@ def _index(body: bytes) -> None:
         "a.safetensors": _file(_HEADER) + bytes(23040),
         "b.safetensors": _file(b"{}"),
     }
-    tensors_of(Held(files))
+    read_tensors(Held(files))
 
 
 def _gguf(body: bytes) -> None:
     config, tensors, _ = read_gguf(Held({"model.gguf": body}), "model.gguf")
-    _architecture(config, "memory")
+    with corrupt_if_invalid("memory"):
+        architecture_of(config)
     _cut(tensors)
 
 

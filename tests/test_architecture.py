@@ -20,7 +20,8 @@ FLOORS = (
     {"config"},
     {"tensors", "auth", "limits", "telemetry"},
     {"storage", "proxy"},
-    {"planner", "adapters", "engines"},
+    {"planner"},
+    {"adapters", "engines"},
     {"python_api"},
     {"models"},
     {"api", "openai", "ui"},
@@ -35,7 +36,6 @@ UPWARDS = {
     ("config", "models"),
     ("config", "proxy"),
     ("config", "storage"),
-    ("planner", "engines"),
     ("proxy", "storage"),
     ("python_api", "models"),
 }

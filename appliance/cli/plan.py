@@ -27,7 +27,7 @@ from appliance.planner import (
     probes,
 )
 from appliance.planner import plan as plan_one
-from appliance.planner.report import table
+from appliance.planner.report import report
 
 
 @click.command()
@@ -89,7 +89,7 @@ def _show(made: Sequence[Plan], form: str) -> str:
     if form == "json":
         return json.dumps([each.describe() for each in made], indent=2)
     # What a model calls itself is whatever its file says.
-    lines = "\n\n".join(map(table, made)).split("\n")
+    lines = "\n\n".join(map(report, made)).split("\n")
     return "\n".join(map(printable, lines)) or "no model here is computed by vLLM: there is nothing to plan"
 
 

@@ -1,4 +1,4 @@
-"""What each layer of a model caches of the tokens it has seen."""
+"""What each layer of a model keeps in its cache."""
 
 from __future__ import annotations
 
@@ -24,17 +24,15 @@ _LATENT = frozenset(
     }
 )
 
-# Layers that keep a state of one size instead of tokens.
-_STATES = frozenset({"linear_attention", "mamba", "conv", "recurrent", "hybrid"})
+# Types of layers that keep a state of constant size instead of tokens.
+_STATE_LAYERS = frozenset({"linear_attention", "mamba", "conv", "recurrent", "hybrid"})
 
-# Every how manyth layer sees all of the text, where the config does not say.
-_PATTERNS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
+# Every Nth layer has full attention, if the config does not say.
+_FULL_ATTENTION_INTERVAL: Mapping[str, int] = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
 
 
 class AttentionKind(StrEnum):
-    """
-    What a layer keeps: all tokens, the last ones, those of one chunk, a latent vector of each, a state, or nothing.
-    """
+    """What a layer keeps: all tokens, the last tokens, those of one chunk, a latent vector per token, or a state."""
 
     FULL = "full"
     SLIDING = "sliding"
@@ -47,8 +45,8 @@ class AttentionKind(StrEnum):
 class Attention:
     """The cache of one layer.
 
-    `elements` is how many numbers a token takes in one head, keys and values together; of a state, all of it.
-    `window` is how many tokens are kept at most; 0 is all.
+    `elements` is the size of a token in one head, keys and values together; for a state, its whole size.
+    `window` is how many tokens are kept at most; 0 means all.
     """
 
     kind: AttentionKind
@@ -64,9 +62,9 @@ def attention_of(
     kv_heads: int,
     head_dim: int,
 ) -> tuple[Attention, ...]:
-    """The cache of each layer, in order; `kind` is the model's type."""
+    """Return the cache of each layer, in order; `kind` is the model_type."""
     if is_latent(kind, text):
-        # The keys' rotated part lies beside the latent vector (``MLAAttentionSpec``).
+        # The rotary part of the keys is stored beside the latent vector (``MLAAttentionSpec``).
         elements = text["kv_lora_rank"] + text.get("qk_rope_head_dim", 0)
         return (Attention(AttentionKind.LATENT, 1, elements),) * layers
     full = Attention(AttentionKind.FULL, kv_heads, 2 * head_dim)
@@ -78,7 +76,7 @@ def attention_of(
         ),
     }
     state = Attention(AttentionKind.STATE, 1, _state(text))
-    found = [state if each in _STATES else kept.get(each, full) for each in types[:layers]]
+    found = [state if each in _STATE_LAYERS else kept.get(each, full) for each in types[:layers]]
     return tuple(
         each if each.window or each.kind not in (AttentionKind.SLIDING, AttentionKind.CHUNKED) else full
         for each in found
@@ -86,16 +84,16 @@ def attention_of(
 
 
 def is_latent(kind: str, text: Mapping[str, Any]) -> bool:  # Any: JSON values
-    """Whether vLLM runs a model with latent attention (MLA)."""
+    """Whether vLLM runs the model with multi-head latent attention (MLA)."""
     return kind in _LATENT and text.get("kv_lora_rank") is not None
 
 
 def _types(kind: str, text: Mapping[str, Any], layers: int) -> list[str]:  # Any: JSON values
-    """The types of the layers where the config leaves them to the code of the model."""
+    """Return the types of the layers, if the config leaves them to the model's code."""
     if kind == "llama4_text":
         step = text.get("no_rope_layer_interval") or 4
         return ["full_attention" if (layer + 1) % step == 0 else "chunked_attention" for layer in range(layers)]
-    if every := text.get("sliding_window_pattern") or _PATTERNS.get(kind):
+    if every := text.get("sliding_window_pattern") or _FULL_ATTENTION_INTERVAL.get(kind):
         return ["full_attention" if (layer + 1) % every == 0 else "sliding_attention" for layer in range(layers)]
     if every := text.get("full_attention_interval"):
         return ["full_attention" if (layer + 1) % every == 0 else "linear_attention" for layer in range(layers)]
@@ -104,7 +102,7 @@ def _types(kind: str, text: Mapping[str, Any], layers: int) -> list[str]:  # Any
 
 
 def _state(text: Mapping[str, Any]) -> int:  # Any: JSON values
-    """Numbers in the state of a layer: of gated delta nets and of Mamba 2 (``MambaStateShapeCalculator`` of vLLM)."""
+    """Return the size of the state of a gated delta net or Mamba 2 layer (``MambaStateShapeCalculator`` of vLLM)."""
     if heads := text.get("linear_num_value_heads"):
         keys = text["linear_num_key_heads"] * text["linear_key_head_dim"]
         values = heads * text["linear_value_head_dim"]

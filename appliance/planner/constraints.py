@@ -1,4 +1,4 @@
-"""What cannot work, known from a model's sizes alone: the checks that vLLM 0.32 makes when it builds the model."""
+"""Constraints of a layout, known from the sizes of a model: the checks of vLLM 0.32 when it builds the model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from appliance.planner.model_config import Architecture
 
 @dataclass(frozen=True, slots=True)
 class ConstraintViolation:
-    """One thing that cannot work; `path` is the key at fault, below the model's entry.
+    """A constraint that the config violates; `path` is the key below the model's entry.
 
-    `is_memory` says that it hangs on an estimate of memory, and may be overridden.
+    `is_memory`: it depends on an estimate of memory, and may be overridden.
     """
 
     path: tuple[str, ...]
@@ -24,14 +24,14 @@ class ConstraintViolation:
 
     @property
     def message(self) -> str:
-        """The fault and the remedy, as a problem of the file says them."""
+        """Fault and remedy, as an error of the config shows them."""
         return f"{self.fault}; {self.remedy}"
 
 
 def constraint_violations(
     model: Architecture, layout: LayoutConfig, max_model_len: int | None = None
 ) -> list[ConstraintViolation]:
-    """Everything about a layout that vLLM would refuse; `max_model_len` is the wanted one, None the model's own."""
+    """Return what vLLM would refuse; a `max_model_len` of None is the model's default."""
     checks = (_heads, _feed_forward, _vocabulary, _experts, _layers, _context, _blocks)
     found = [
         ConstraintViolation(("layout", key), fault, remedy)
@@ -41,10 +41,10 @@ def constraint_violations(
     return [*found, *_length(model, max_model_len)]
 
 
-Found = Iterator[tuple[str, str, str]]
+Violations = Iterator[tuple[str, str, str]]
 
 
-def _heads(model: Architecture, layout: LayoutConfig) -> Found:
+def _heads(model: Architecture, layout: LayoutConfig) -> Violations:
     """``ModelConfig.verify_with_parallel_config``, and ``QKVParallelLinear``."""
     ranks = layout.tensor_parallel
     if model.heads % ranks:
@@ -54,7 +54,7 @@ def _heads(model: Architecture, layout: LayoutConfig) -> Found:
         yield "tensor_parallel", fault, "one of the two must divide the other"
 
 
-def _feed_forward(model: Architecture, layout: LayoutConfig) -> Found:
+def _feed_forward(model: Architecture, layout: LayoutConfig) -> Violations:
     """``ColumnParallelLinear`` and ``FusedMoE``."""
     ranks = layout.tensor_parallel
     sparse = model.sparse
@@ -65,13 +65,13 @@ def _feed_forward(model: Architecture, layout: LayoutConfig) -> Found:
         yield _split(over, f"experts of width {model.expert_intermediate}", layout.data_parallel)
 
 
-def _vocabulary(model: Architecture, layout: LayoutConfig) -> Found:
+def _vocabulary(model: Architecture, layout: LayoutConfig) -> Violations:
     """``VocabParallelEmbedding``: padded to a multiple of 64, the rows must divide."""
     if model.padded_vocabulary % layout.tensor_parallel:
         yield _split(layout.tensor_parallel, f"a vocabulary of {model.padded_vocabulary}, padded")
 
 
-def _experts(model: Architecture, layout: LayoutConfig) -> Found:
+def _experts(model: Architecture, layout: LayoutConfig) -> Violations:
     """``ModelConfig._verify_with_expert_parallelism``, and ``determine_expert_map``."""
     if not layout.expert_parallel:
         return
@@ -83,7 +83,7 @@ def _experts(model: Architecture, layout: LayoutConfig) -> Found:
         yield "expert_parallel", fault, "each rank must have one"
 
 
-def _layers(model: Architecture, layout: LayoutConfig) -> Found:
+def _layers(model: Architecture, layout: LayoutConfig) -> Violations:
     """``get_pp_indices``, and the interface ``SupportsPP``, which encoders lack."""
     stages = layout.pipeline_parallel
     if stages > model.layers:
@@ -92,10 +92,8 @@ def _layers(model: Architecture, layout: LayoutConfig) -> Found:
         yield "pipeline_parallel", f"is {stages}, and vLLM runs encoders in one stage", "must be 1"
 
 
-def _context(model: Architecture, layout: LayoutConfig) -> Found:
-    """
-    ``ModelConfig.verify_with_parallel_config``: the ranks that share tokens are those that would hold copies of heads.
-    """
+def _context(model: Architecture, layout: LayoutConfig) -> Violations:
+    """``ModelConfig.verify_with_parallel_config``: context parallelism takes ranks that would hold copies of heads."""
     ranks, key = layout.decode_context_parallel, "decode_context_parallel"
     if ranks == 1 or model.is_latent:
         return
@@ -108,20 +106,19 @@ def _context(model: Architecture, layout: LayoutConfig) -> Found:
         yield key, f"is {ranks}, and each head of keys has {each} of queries, which do not divide by it", "must divide"
 
 
-def _blocks(model: Architecture, layout: LayoutConfig) -> Found:
+def _blocks(model: Architecture, layout: LayoutConfig) -> Violations:
+    """Shards end at quantization blocks: of FP8 in both dimensions (``validate_fp8_block_shape``), of GPTQ and AWQ in
+    the input dimension.
     """
-    Quantized layers are cut between their blocks: those of FP8 both ways (``validate_fp8_block_shape``), the groups of
-    GPTQ and AWQ by their inputs.
-    """
-    said, ranks = model.quantization, layout.tensor_parallel
-    if said is None or ranks == 1:
+    quantization, ranks = model.quantization, layout.tensor_parallel
+    if quantization is None or ranks == 1:
         return
     inner = [model.intermediate] if not all(model.sparse) else []
     if not model.is_latent:
         inner.append(model.heads * model.head_dim)
     if model.experts and not layout.expert_parallel:
         inner.append(model.expert_intermediate)
-    for block in sorted({said.group, said.outputs} - {0, 1}):
+    for block in sorted({quantization.group, quantization.outputs} - {0, 1}):
         if wrong := next((width for width in inner if width % ranks == 0 and (width // ranks) % block), None):
             fault = f"is {ranks}, which cuts layers of width {wrong} within the blocks of {block} they are quantized in"
             yield "tensor_parallel", fault, "a share must be a multiple of that"
@@ -129,7 +126,7 @@ def _blocks(model: Architecture, layout: LayoutConfig) -> Found:
 
 
 def _length(model: Architecture, wanted: int | None) -> Sequence[ConstraintViolation]:
-    """``_get_and_verify_max_len``, which the variable bids to let anything pass."""
+    """``_get_and_verify_max_len``; the environment variable turns it off."""
     if os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0") not in ("", "0"):
         return ()
     if wanted is None or model.max_length is None or wanted <= model.max_length:
@@ -138,7 +135,7 @@ def _length(model: Architecture, wanted: int | None) -> Sequence[ConstraintViola
     return (ConstraintViolation(("engine", "max_model_len"), fault, "must be at most that"),)
 
 
-def _split(ranks: int, what: str, copies: int = 1) -> tuple[str, str, str]:
+def _split(ranks: int, divided: str, copies: int = 1) -> tuple[str, str, str]:
     over = f" with data_parallel {copies}" if copies > 1 else ""
-    fault = f"is {ranks // copies}{over}, and the model has {what}, which do not divide by {ranks}"
+    fault = f"is {ranks // copies}{over}, and the model has {divided}, which do not divide by {ranks}"
     return "tensor_parallel", fault, "must be one of its divisors"

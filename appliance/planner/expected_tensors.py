@@ -1,24 +1,23 @@
-"""The tensors of a model whose files have no headers that name them, as its `config.json` lets them be expected."""
+"""Tensors that a checkpoint without safetensors headers is expected to have, by its config.json."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.planner.encoder_tensors import encoder
 from appliance.planner.model_config import Architecture
 from appliance.planner.tensor_info import TensorInfo
 
-# Models whose queries and keys are normalised.
-_NORMED = ("qwen3", "gemma3", "olmo2")
+# Kinds of models that normalize queries and keys.
+_QK_NORM = ("qwen3", "gemma3", "olmo2")
 
-# Models with norms before and after both attention and feed-forward.
+# Kinds of models with norms before and after both attention and feed-forward.
 _FOUR_NORMS = ("gemma2", "gemma3", "glm4")
 
 
-def expected(architecture: Architecture) -> list[TensorInfo]:
-    """The tensors of a model by its config alone, under the names that its checkpoint would have."""
+def expected_tensors(architecture: Architecture) -> list[TensorInfo]:
+    """Return the tensors by the config alone, under the names that a checkpoint would have."""
     dtype = architecture.dtype or "BF16"
-    shapes = encoder(architecture) if architecture.is_encoder else _decoder(architecture)
+    shapes = _encoder(architecture) if architecture.is_encoder else _decoder(architecture)
     return [TensorInfo(name, dtype, shape) for name, shape in shapes]
 
 
@@ -50,19 +49,19 @@ def _heads(model: Architecture) -> Shapes:
     yield "o_proj.weight", (model.hidden, queries)
     if model.text.get("attention_bias"):
         yield "o_proj.bias", (model.hidden,)
-    if model.kind.startswith(_NORMED):
+    if model.kind.startswith(_QK_NORM):
         yield from ((f"{name}_norm.weight", (model.head_dim,)) for name in "qk")
     if model.kind == "gpt_oss":
         yield "sinks", (model.heads,)
 
 
 def _latent(model: Architecture) -> Shapes:
-    said = model.text
+    text = model.text
     rank, rotated, plain, values = (
-        said[key] for key in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+        text[key] for key in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
     )
     queries = model.heads * (plain + rotated)
-    if low := said.get("q_lora_rank"):
+    if low := text.get("q_lora_rank"):
         yield "q_a_proj.weight", (low, model.hidden)
         yield "q_a_layernorm.weight", (low,)
         yield "q_b_proj.weight", (queries, low)
@@ -75,22 +74,22 @@ def _latent(model: Architecture) -> Shapes:
 
 
 def _experts(model: Architecture) -> Shapes:
-    said, inner = model.text, model.expert_intermediate
+    text, inner = model.text, model.expert_intermediate
     yield "mlp.gate.weight", (model.experts, model.hidden)
     if model.kind == "gpt_oss":
         yield "mlp.gate.bias", (model.experts,)
         yield "mlp.experts.gate_up_proj_bias", (model.experts, 2 * inner)
         yield "mlp.experts.down_proj_bias", (model.experts, model.hidden)
-    if said.get("topk_method") == "noaux_tc" or said.get("scoring_func") == "sigmoid":
+    if text.get("topk_method") == "noaux_tc" or text.get("scoring_func") == "sigmoid":
         yield "mlp.gate.e_score_correction_bias", (model.experts,)
     for expert in range(model.experts):
         yield from _gated(model, f"mlp.experts.{expert}.", inner)
-    shared = inner * (said.get("n_shared_experts") or 0) or said.get("shared_expert_intermediate_size") or 0
+    shared = inner * (text.get("n_shared_experts") or 0) or text.get("shared_expert_intermediate_size") or 0
     if model.kind == "llama4_text":
         shared = inner
     if shared:
         yield from _gated(model, "mlp.shared_experts.", shared)
-    if said.get("shared_expert_intermediate_size"):
+    if text.get("shared_expert_intermediate_size"):
         yield "mlp.shared_expert_gate.weight", (1, model.hidden)
 
 
@@ -102,3 +101,33 @@ def _gated(model: Architecture, prefix: str, inner: int) -> Shapes:
         yield f"{prefix}gate_proj.bias", (inner,)
         yield f"{prefix}up_proj.bias", (inner,)
         yield f"{prefix}down_proj.bias", (model.hidden,)
+
+
+def _encoder(model: Architecture) -> Shapes:
+    """A model like BERT, with the pooler that checkpoints of BERT and RoBERTa have."""
+    hidden, inner = model.hidden, model.intermediate
+    yield "embeddings.word_embeddings.weight", (model.vocabulary, hidden)
+    yield "embeddings.position_embeddings.weight", (int(model.text.get("max_position_embeddings") or 0), hidden)
+    if types := model.text.get("type_vocab_size"):
+        yield "embeddings.token_type_embeddings.weight", (types, hidden)
+    yield from _norm("embeddings.LayerNorm", hidden)
+    for layer in range(model.layers):
+        prefix = f"encoder.layer.{layer}."
+        for part in ("query", "key", "value"):
+            yield from _linear(f"{prefix}attention.self.{part}", hidden, hidden)
+        yield from _linear(f"{prefix}attention.output.dense", hidden, hidden)
+        yield from _norm(f"{prefix}attention.output.LayerNorm", hidden)
+        yield from _linear(f"{prefix}intermediate.dense", inner, hidden)
+        yield from _linear(f"{prefix}output.dense", hidden, inner)
+        yield from _norm(f"{prefix}output.LayerNorm", hidden)
+    yield from _linear("pooler.dense", hidden, hidden)
+
+
+def _linear(name: str, outputs: int, inputs: int) -> Shapes:
+    yield f"{name}.weight", (outputs, inputs)
+    yield f"{name}.bias", (outputs,)
+
+
+def _norm(name: str, size: int) -> Shapes:
+    yield f"{name}.weight", (size,)
+    yield f"{name}.bias", (size,)

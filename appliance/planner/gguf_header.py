@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model, read from its beginning alone.
+"""Config and tensors of a GGUF file, read from its header.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.core.errors import ArtifactCorruptError
-from appliance.planner.safetensors_header import require_count
+from appliance.planner.safetensors_header import require_tensor_count
 from appliance.planner.tensor_info import TensorInfo
 from appliance.storage.remote_reader import Range, RemoteReader
 
@@ -32,15 +32,15 @@ _SCALARS: Mapping[int, str] = {
     12: "<d",
 }
 
-# What is read before the weights, most of it a vocabulary: real files have 20 MB with 300,000 words.
-_MOST_BYTES = 256 * 1024 * 1024
-_MOST_ELEMENTS = 4_000_000
-_MOST_VALUES = 65_536
-_MOST_DEPTH = 4
-_MOST_DIMENSIONS = 8
+# The header is mostly the vocabulary: 20 MB for 300,000 tokens.
+_MAX_HEADER_BYTES = 256 * 1024 * 1024
+_MAX_ELEMENTS = 4_000_000
+_MAX_VALUES = 65_536
+_MAX_DEPTH = 4
+_MAX_DIMENSIONS = 8
 
-# Keys of GGUF, after the architecture's name, as a `config.json` has them.
-_KEYS: Mapping[str, str] = {
+# GGUF keys (after the prefix of the architecture) and the keys of config.json.
+_CONFIG_KEYS: Mapping[str, str] = {
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
@@ -56,8 +56,8 @@ _KEYS: Mapping[str, str] = {
 
 _REQUIRED = ("block_count", "embedding_length", "attention.head_count")
 
-# GGUF's names of tensors that a layer's cut is known by, as checkpoints have them; the rest keep theirs.
-_NAMES: Mapping[str, str] = {
+# GGUF tensor names and the checkpoint names that sharding rules know; other names are kept.
+_TENSOR_NAMES: Mapping[str, str] = {
     "token_embd": "model.embed_tokens",
     "output": "lm_head",
     "attn_q": "self_attn.q_proj",
@@ -73,112 +73,112 @@ _NAMES: Mapping[str, str] = {
 }
 
 
-def read_gguf(peek: RemoteReader, name: str) -> tuple[Mapping[str, Any], list[TensorInfo], int]:  # Any: JSON values
-    """A `config.json` of the model, its tensors as the conversion writes them, and how many bytes were read.
+def read_gguf(files: RemoteReader, name: str) -> tuple[Mapping[str, Any], list[TensorInfo], int]:  # Any: JSON values
+    """Return a config.json, the tensors as the conversion writes them, and how many bytes were read.
 
     Raises:
-        ArtifactCorruptError: it is no GGUF file.
+        ArtifactCorruptError: it is not a GGUF file.
     """
-    cursor = _Cursor(peek, name)
+    cursor = _Cursor(files, name)
     try:
         if cursor.take(4) != _MAGIC:
-            raise ArtifactCorruptError(f"{peek.place}: {name} is not a GGUF file, whatever its name says")
-        _require_version(peek, name, cursor.number("<I"))
+            raise ArtifactCorruptError(f"{files.place}: {name} is not a GGUF file, whatever its name says")
+        _require_version(files, name, cursor.number("<I"))
         tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
-        require_count(peek, name, tensor_count)
-        _require(value_count, _MOST_VALUES, "values")
-        said = {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(value_count)}
+        require_tensor_count(files, name, tensor_count)
+        _require(value_count, _MAX_VALUES, "values")
+        values = {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(value_count)}
         tensors = [_tensor(cursor) for _ in range(tensor_count)]
         is_tied = not any(each.name == "lm_head.weight" for each in tensors)
-        return _config(said, is_tied), tensors, cursor.read_bytes
+        return _config(values, is_tied), tensors, cursor.read_bytes
     except (struct.error, ValueError) as error:
-        raise ArtifactCorruptError(f"{peek.place}: {name} is not a whole GGUF file ({error})") from error
+        raise ArtifactCorruptError(f"{files.place}: {name} is not a whole GGUF file ({error})") from error
 
 
-def _require_version(peek: RemoteReader, name: str, version: int) -> None:
+def _require_version(files: RemoteReader, name: str, version: int) -> None:
     if version not in _VERSIONS:
         raise ArtifactCorruptError(
-            f"{peek.place}: GGUF version {version} is not known, which {name} has; must be one of {_VERSIONS}"
+            f"{files.place}: GGUF version {version} is not known, which {name} has; must be one of {_VERSIONS}"
         )
 
 
-def _config(said: Mapping[str, Any], is_tied: bool) -> Mapping[str, Any]:  # Any: JSON values
-    kind = str(said.get("general.architecture", ""))
-    config = {ours: said[f"{kind}.{theirs}"] for theirs, ours in _KEYS.items() if f"{kind}.{theirs}" in said}
+def _config(values: Mapping[str, Any], is_tied: bool) -> Mapping[str, Any]:  # Any: JSON values
+    kind = str(values.get("general.architecture", ""))
+    config = {ours: values[f"{kind}.{theirs}"] for theirs, ours in _CONFIG_KEYS.items() if f"{kind}.{theirs}" in values}
     for key in _REQUIRED:
-        value = said.get(f"{kind}.{key}")
+        value = values.get(f"{kind}.{key}")
         if type(value) is not int or value < 1:
             fault = f"has no {kind}.{key}" if value is None else f"{kind}.{key} is {str(value)[:60]!r}"
             raise ValueError(f"{fault}; must be a whole number of at least 1")
-    config.setdefault("vocab_size", said.get("tokenizer.ggml.tokens", 0))
+    config.setdefault("vocab_size", values.get("tokenizer.ggml.tokens", 0))
     return {**config, "model_type": kind, "tie_word_embeddings": is_tied, "dtype": "bfloat16"}
 
 
 def _tensor(cursor: _Cursor) -> TensorInfo:
     name = cursor.text()
     dimensions = cursor.number("<I")
-    _require(dimensions, _MOST_DIMENSIONS, f"dimensions of {name}")
+    _require(dimensions, _MAX_DIMENSIONS, f"dimensions of {name}")
     shape = tuple(cursor.number("<Q") for _ in range(dimensions))
     cursor.take(4 + 8)
     parts = name.split(".")
     stem = ".".join(parts[2:-1]) if parts[0] == "blk" else ".".join(parts[:-1])
     prefix = f"model.layers.{parts[1]}." if parts[0] == "blk" else ""
-    # Sizes are written innermost first.
-    return TensorInfo(f"{prefix}{_NAMES.get(stem, stem)}.{parts[-1]}", "BF16", shape[::-1])
+    # GGUF writes dimensions innermost first.
+    return TensorInfo(f"{prefix}{_TENSOR_NAMES.get(stem, stem)}.{parts[-1]}", "BF16", shape[::-1])
 
 
-def _require(count: int, most: int, what: str) -> None:
+def _require(count: int, most: int, noun: str) -> None:
     if count > most:
-        raise ValueError(f"it has {count} {what}; must be at most {most}")
+        raise ValueError(f"it has {count} {noun}; must be at most {most}")
 
 
-def _form(kind: int) -> str:
+def _format(kind: int) -> str:
     if kind not in _SCALARS:
         raise ValueError(f"it has a value of type {kind}, which the format does not know")
     return _SCALARS[kind]
 
 
 class _Cursor:
-    """Reads on from the beginning of a file, a megabyte at a time."""
+    """Reads a file sequentially, a megabyte at a time."""
 
-    def __init__(self, peek: RemoteReader, name: str) -> None:
-        self._peek, self._name, self._held, self._at = peek, name, b"", 0
+    def __init__(self, files: RemoteReader, name: str) -> None:
+        self._files, self._name, self._buffer, self._at = files, name, b"", 0
         self.read_bytes = 0
 
     def take(self, size: int) -> bytes:
-        """The next bytes."""
-        _require(self.read_bytes + size, _MOST_BYTES, "bytes before its weights")
-        while len(self._held) - self._at < size:
-            end = min(self.read_bytes + max(_BLOCK, size), self._peek.files[self._name])
+        """Return the next bytes."""
+        _require(self.read_bytes + size, _MAX_HEADER_BYTES, "bytes before its weights")
+        while len(self._buffer) - self._at < size:
+            end = min(self.read_bytes + max(_BLOCK, size), self._files.files[self._name])
             if end == self.read_bytes:
                 raise struct.error("it ends early")
-            self._held = self._held[self._at :] + self._peek.read([Range(self._name, self.read_bytes, end)])[0]
+            self._buffer = self._buffer[self._at :] + self._files.read([Range(self._name, self.read_bytes, end)])[0]
             self._at, self.read_bytes = 0, end
         self._at += size
-        return self._held[self._at - size : self._at]
+        return self._buffer[self._at - size : self._at]
 
-    def number(self, form: str) -> Any:  # Any: a number, as struct has it
-        """The next number."""
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+    def number(self, format_: str) -> Any:  # Any: int, float or bool
+        """Return the next number, in a format of `struct`."""
+        return struct.unpack(format_, self.take(struct.calcsize(format_)))[0]
 
     def text(self) -> str:
-        """The next text."""
+        """Return the next string."""
         try:
             return self.take(self.number("<Q")).decode()
         except UnicodeDecodeError as error:
             raise ValueError("it has a text that is not UTF-8") from error
 
     def value(self, kind: int, depth: int = 0) -> Any:  # Any: JSON values
-        """The next value; of a list of texts only its length, of other lists the largest."""
+        """Return the next value; for a list of strings or lists its length, for other lists the maximum."""
         if kind == _STRING:
             return self.text()
         if kind != _ARRAY:
-            return self.number(_form(kind))
+            return self.number(_format(kind))
         inner, count = self.number("<I"), self.number("<Q")
-        _require(count, _MOST_ELEMENTS, "elements of a list")
-        _require(depth, _MOST_DEPTH, "lists in lists")
+        _require(count, _MAX_ELEMENTS, "elements of a list")
+        _require(depth, _MAX_DEPTH, "lists in lists")
         if inner == _STRING:
-            # A vocabulary has hundreds of thousands: only their number is wanted.
+            # Vocabularies have hundreds of thousands of strings; only the count matters.
             for _ in range(count):
                 self.take(int.from_bytes(self.take(8), "little"))
             return count
@@ -186,7 +186,7 @@ class _Cursor:
             for _ in range(count):
                 self.value(inner, depth + 1)
             return count
-        form = _form(inner)
-        raw = self.take(struct.calcsize(form) * count)
-        numbers = [value for (value,) in struct.iter_unpack(form, raw)]
+        format_ = _format(inner)
+        raw = self.take(struct.calcsize(format_) * count)
+        numbers = [value for (value,) in struct.iter_unpack(format_, raw)]
         return max(numbers, default=0)

@@ -1,4 +1,4 @@
-"""The devices that a plan is for: those of this machine, or some that are named."""
+"""The devices of a plan: those of this machine, or devices given by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 from appliance.core.suggestions import did_you_mean, known_names
 
 _MIB = 2**20
-_ASK_SECONDS = 10
+_QUERY_SECONDS = 10
 
 MEMORY_MIB: Mapping[str, int] = {
     "a10-24gb": 23028,
@@ -42,16 +42,14 @@ MEMORY_MIB: Mapping[str, int] = {
     "v100-16gb": 16384,
     "v100-32gb": 32768,
 }
-"""
-Memory of well-known accelerators in MiB, as their drivers' own tools show it (``nvidia-smi``, ``rocm-smi``).
-"""
+"""Memory of accelerators in MiB, as their drivers' tools show it (``nvidia-smi``, ``rocm-smi``)."""
 
-_WANTED = re.compile(r"(?P<name>[A-Za-z0-9]+-(?P<gb>\d+)gb)(?::(?P<count>[1-9]\d{0,3}))?", re.IGNORECASE)
+_NAME = re.compile(r"(?P<name>[A-Za-z0-9]+-(?P<gb>\d+)gb)(?::(?P<count>[1-9]\d{0,3}))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Devices of one machine, all alike; on a CPU, the machine is the one device, which all ranks share."""
+    """Equal devices of one machine; on a CPU the machine is the only device, shared by all ranks."""
 
     name: str
     count: int
@@ -65,12 +63,12 @@ class Hardware:
 
 
 def named_hardware(text: str) -> Hardware:
-    """Hardware by its name, such as `h100-80gb:8`; any name with its gigabytes will do after `any-`.
+    """Parse hardware such as `h100-80gb:8`; `any-NNgb` is a device that is not in `MEMORY_MIB`.
 
     Raises:
-        ValueError: it is none that is known.
+        ValueError: the name is not known.
     """
-    found = _WANTED.fullmatch(text.strip())
+    found = _NAME.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"is {text!r}; must be NAME-GBgb:COUNT, such as h100-80gb:8")
     name, count = found["name"].lower(), int(found["count"] or 1)
@@ -83,28 +81,24 @@ def named_hardware(text: str) -> Hardware:
 
 
 def detect_hardware() -> Hardware:
-    """The GPUs of this machine, else its CPU with the memory this process may have."""
-    return _gpus() or Hardware("cpu", 1, _memory(), is_cpu=True)
+    """Return the GPUs of this machine, or its CPU if there are none."""
+    return _gpus() or Hardware("cpu", 1, int(psutil.virtual_memory().total), is_cpu=True)
 
 
 def _gpus() -> Hardware | None:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    ask = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        # Seconds where the driver is cold; for ever where a GPU has fallen off its bus.
-        said = subprocess.run(ask, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout  # noqa: S603 - ours
-        rows = [line.rpartition(",") for line in said.splitlines() if line.strip()]
+        # A cold driver takes seconds; a GPU that has fallen off the bus never answers.
+        output = subprocess.run(command, capture_output=True, text=True, timeout=_QUERY_SECONDS, check=True).stdout  # noqa: S603 - ours
+        rows = [line.rpartition(",") for line in output.splitlines() if line.strip()]
         devices = [(name.strip(), int(memory)) for name, _, memory in rows]
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     if not devices:
         return None
-    # Of unlike ones, the smallest decides: the ranks share their work evenly.
+    # If devices differ, the smallest decides, because ranks share the work evenly.
     name, memory = min(devices, key=lambda device: device[1])
     return Hardware(name, len(devices), memory * _MIB)
-
-
-def _memory() -> int:
-    return int(psutil.virtual_memory().total)

@@ -1,4 +1,4 @@
-"""The layouts that work: the nearest to one that does not, and the smallest where the choice is ours."""
+"""Search for layouts: the smallest that holds a model (`auto`), and those nearest to one that does not work."""
 
 from __future__ import annotations
 
@@ -13,84 +13,81 @@ from appliance.planner.memory_estimate import EngineRequirements, estimate
 from appliance.planner.model_config import Architecture
 from appliance.planner.model_info import ModelInfo
 
-_MOST_NAMED = 3
+_MAX_SUGGESTIONS = 3
 
-SPLITS = frozenset(("layout", key) for key in ("tensor_parallel", "pipeline_parallel", "memory_fraction"))
-"""
-The keys for which other sizes are a remedy.
-"""
+SPLIT_KEYS = frozenset(("layout", key) for key in ("tensor_parallel", "pipeline_parallel", "memory_fraction"))
+"""The keys for which another layout is suggested."""
 
-# More ranks than any machine has; where there is no device to count.
-_MOST_RANKS = 16
+# Limit on ranks if there are no devices to count.
+_MAX_RANKS = 16
 
 
 def nearest(
-    subject: ModelInfo, wanted: LayoutConfig, demand: EngineRequirements, hardware: Hardware
+    info: ModelInfo, wanted: LayoutConfig, requirements: EngineRequirements, hardware: Hardware
 ) -> list[LayoutConfig]:
-    """Up to three layouts that work and are most like the wanted one."""
-    most = _most(wanted, hardware)
-    fitting = (each for each in candidates(wanted, most) if works(subject, each, demand, hardware))
-    return list(islice(fitting, _MOST_NAMED))
+    """Return up to three layouts that work, nearest to `wanted` first."""
+    most = _max_ranks(wanted, hardware)
+    fitting = (each for each in candidates(wanted, most) if works(info, each, requirements, hardware))
+    return list(islice(fitting, _MAX_SUGGESTIONS))
 
 
-def dividing(model: Architecture, wanted: LayoutConfig, most: int = _MOST_RANKS) -> Iterator[LayoutConfig]:
-    """Layouts that vLLM would take, whether they fit or not, those most like the wanted one first."""
+def dividing(model: Architecture, wanted: LayoutConfig, most: int = _MAX_RANKS) -> Iterator[LayoutConfig]:
+    """Yield layouts whose sizes divide, whether they fit or not, nearest to `wanted` first."""
     return (each for each in candidates(wanted, max(most, wanted.ranks)) if not constraint_violations(model, each))
 
 
-def with_dividing(fault: ConstraintViolation, model: Architecture, wanted: LayoutConfig) -> ConstraintViolation:
-    """A fault of a layout with up to three that divide as its remedy."""
-    if fault.path not in SPLITS:
-        return fault
-    others = ", ".join(map(named, islice(dividing(model, wanted), _MOST_NAMED)))
-    return replace(fault, remedy=f"those that divide: {others}") if others else fault
+def with_dividing(violation: ConstraintViolation, model: Architecture, wanted: LayoutConfig) -> ConstraintViolation:
+    """Return the violation with up to three layouts that divide as its remedy."""
+    if violation.path not in SPLIT_KEYS:
+        return violation
+    others = ", ".join(map(describe, islice(dividing(model, wanted), _MAX_SUGGESTIONS)))
+    return replace(violation, remedy=f"those that divide: {others}") if others else violation
 
 
-def search_layout(subject: ModelInfo, demand: EngineRequirements, hardware: Hardware) -> tuple[LayoutConfig, str]:
-    """The layout with the fewest ranks that holds the model, and why it is that one.
+def search_layout(info: ModelInfo, requirements: EngineRequirements, hardware: Hardware) -> tuple[LayoutConfig, str]:
+    """Return the layout with the fewest ranks that holds the model, and the reason.
 
-    Where none does, it is the one with the most ranks that vLLM would take.
+    If none holds it, return the layout with the most ranks whose sizes divide.
     """
     counts = [1] if hardware.is_cpu else range(1, hardware.count + 1)
     possible = [
         layout
         for count in counts
         if not constraint_violations(
-            subject.architecture, layout := LayoutConfig(tensor_parallel=count), _length(demand)
+            info.architecture, layout := LayoutConfig(tensor_parallel=count), _length(requirements)
         )
     ] or [LayoutConfig()]
     for layout in possible:
-        found = estimate(subject, layout, demand, hardware)
-        if not found.faults:
+        found = estimate(info, layout, requirements, hardware)
+        if not found.violations:
             return layout, _why(layout, hardware)
     return possible[-1], f"nothing holds it on {hardware}; this is the widest that divides"
 
 
-def works(subject: ModelInfo, layout: LayoutConfig, demand: EngineRequirements, hardware: Hardware) -> bool:
-    """Whether vLLM would take the layout, and the model fits."""
-    if constraint_violations(subject.architecture, layout, _length(demand)):
+def works(info: ModelInfo, layout: LayoutConfig, requirements: EngineRequirements, hardware: Hardware) -> bool:
+    """Whether the sizes divide and the model fits."""
+    if constraint_violations(info.architecture, layout, _length(requirements)):
         return False
-    return not estimate(subject, layout, demand, hardware).faults
+    return not estimate(info, layout, requirements, hardware).violations
 
 
-def named(layout: LayoutConfig) -> str:
-    """A layout in the words of the file."""
+def describe(layout: LayoutConfig) -> str:
+    """Return a layout in the words of the config."""
     sizes = {
         "tensor_parallel": layout.tensor_parallel,
         "pipeline_parallel": layout.pipeline_parallel,
         "data_parallel": layout.data_parallel,
     }
-    said = [f"{name} {size}" for name, size in sizes.items() if size > 1] or ["tensor_parallel 1"]
-    return " x ".join(said) + (" with expert_parallel" if layout.expert_parallel else "")
+    parts = [f"{name} {size}" for name, size in sizes.items() if size > 1] or ["tensor_parallel 1"]
+    return " x ".join(parts) + (" with expert_parallel" if layout.expert_parallel else "")
 
 
-def _most(wanted: LayoutConfig, hardware: Hardware) -> int:
-    """How many ranks there can be."""
-    return max(wanted.ranks, _MOST_RANKS) if hardware.is_cpu else hardware.count * wanted.nodes.count
+def _max_ranks(wanted: LayoutConfig, hardware: Hardware) -> int:
+    return max(wanted.ranks, _MAX_RANKS) if hardware.is_cpu else hardware.count * wanted.nodes.count
 
 
 def candidates(wanted: LayoutConfig, most: int) -> Iterator[LayoutConfig]:
-    """Ways to lay it out over up to so many ranks, those most like the wanted one first."""
+    """Yield layouts over up to `most` ranks, nearest to `wanted` first."""
     shapes = [
         (tensor, pipeline)
         for pipeline in {1, 2, wanted.pipeline_parallel}
@@ -100,7 +97,7 @@ def candidates(wanted: LayoutConfig, most: int) -> Iterator[LayoutConfig]:
     shapes.sort(key=lambda shape: _distance(shape, wanted))
     for tensor, pipeline in shapes:
         sizes = {"tensor_parallel": tensor, "pipeline_parallel": pipeline}
-        # What is said of devices and shared tokens was said of the other sizes.
+        # The config's devices and context parallelism belong to its own sizes.
         yield wanted.model_copy(update={**sizes, "devices": None, "decode_context_parallel": 1})
 
 
@@ -111,8 +108,8 @@ def _distance(shape: tuple[int, int], wanted: LayoutConfig) -> tuple[int, int, i
     return abs(pipeline - wanted.pipeline_parallel), apart, abs(tensor * pipeline - ranks)
 
 
-def _length(demand: EngineRequirements) -> int | None:
-    return demand.engine.max_model_len
+def _length(requirements: EngineRequirements) -> int | None:
+    return requirements.engine.max_model_len
 
 
 def _why(layout: LayoutConfig, hardware: Hardware) -> str:

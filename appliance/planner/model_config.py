@@ -1,57 +1,88 @@
-"""What a `config.json` says of a model: its sizes, its experts, what each layer caches, how it is quantized."""
+"""The architecture of a model, read from its config.json: sizes, experts, attention, quantization, longest text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from appliance.planner.attention import Attention, attention_of, is_latent
-from appliance.planner.max_model_len import longest_text, usual_text
-from appliance.planner.quantization import Quantization, quantization_of
-from appliance.planner.tensor_info import TYPES
+from appliance.planner.tensor_info import TORCH_DTYPES
 
-# Models that keep no KV cache: they see the whole text at once.
+# Kinds of models without a KV cache.
 _ENCODERS = frozenset(
     {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "nomic_bert", "modernbert", "new"}
 )
 
-# Where models say how many experts they have (``ModelArchConfigConvertorBase.get_num_experts`` of vLLM).
-_EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
+# Keys of the number of experts (``ModelArchConfigConvertorBase.get_num_experts`` of vLLM).
+_EXPERT_KEYS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
 
-# Twenty times as many as any known model has; what is planned grows with each of them.
-_MOST_LAYERS = 4096
+# Twenty times the layers of any known model; the work of planning grows with them.
+_MAX_LAYERS = 4096
 
-MOST_EXPERTS = 16_384
-"""
-Most experts of a layer, likewise.
-"""
+MAX_EXPERTS = 16_384
+"""Limit on the experts of a layer, for the same reason."""
 
-# Of a value in a message.
-_LONGEST_SHOWN = 60
+# Characters of a value in an error message.
+_MAX_SHOWN = 60
 
-# Of any other number, such as the width of a layer or the words of a vocabulary.
-_MOST = 2**31
+# Limit on any other number, such as the width of a layer or the vocabulary.
+_MAX_NUMBER = 2**31
 
-Config = Mapping[str, Any]
-"""
-A `config.json`; Any: JSON values.
-"""
+HfConfig = Mapping[str, Any]
+"""A `config.json`; Any: JSON values."""
+
+
+# Keys of the longest text (``derive_max_model_len_and_key`` of vLLM); the smallest value counts.
+_LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+
+# Kinds of RoPE scaling that the keys above already include.
+_INCLUDED_SCALING = frozenset({"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"})
+
+# A thousand times the factor of any known model.
+_MAX_ROPE_FACTOR = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a checkpoint is quantized, as far as it restricts how its tensors are sharded.
+
+    `group` inputs (and `outputs` outputs) of a layer share a scale; 0 if that does not matter.
+    `has_packs`: several weights are packed into one 32-bit number.
+    """
+
+    method: str
+    group: int = 0
+    outputs: int = 0
+    has_packs: bool = False
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the first dimension of packed weights is the input, as in GPTQ and AWQ."""
+        return self.method.startswith(("gptq", "awq"))
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """
-    The sizes of a model; 0 is that there is no such thing, None that it is not said. `max_length` is the longest text
-    it takes, in tokens, `usual_length` the longest that vLLM lets it have unless it is told.
+    """The sizes of a model; 0 means that the model has no such thing, None that the config does not say.
 
-    `text` holds the config of the language model, which of a model that also sees is a part of the file.
+    `text` is the config of the language model, which is a part of the file for multimodal models.
+    `max_length` is the longest text in tokens, `default_length` vLLM's default for `max_model_len`.
     """
 
     name: str
     kind: str
-    text: Config
+    text: HfConfig
     hidden: int
     layers: int
     heads: int
@@ -65,7 +96,7 @@ class Architecture:
     is_encoder: bool
     dtype: str | None
     max_length: int | None
-    usual_length: int | None
+    default_length: int | None
     quantization: Quantization | None
     attention: tuple[Attention, ...]
     sparse: tuple[bool, ...]
@@ -73,7 +104,7 @@ class Architecture:
 
     @property
     def is_latent(self) -> bool:
-        """Whether it caches one latent vector for all heads (MLA)."""
+        """Whether it caches one latent vector for all heads (multi-head latent attention, MLA)."""
         return is_latent(self.kind, self.text)
 
     @property
@@ -82,16 +113,16 @@ class Architecture:
         return -(-self.vocabulary // 64) * 64
 
 
-def architecture_of(config: Config) -> Architecture:
-    """Read a `config.json`.
+def architecture_of(config: HfConfig) -> Architecture:
+    """Read the architecture from a `config.json`.
 
     Raises:
-        ValueError: a number that everything depends on is missing or none.
+        ValueError: a required number is missing or not a number.
     """
     name = _name(config)
     text = config.get("text_config") or config.get("llm_config") or config
     kind = str(text.get("model_type") or config.get("model_type") or "")
-    layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers", most=_MOST_LAYERS)
+    layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers", most=_MAX_LAYERS)
     heads = _number(text, "num_attention_heads", "n_head", "n_heads")
     hidden = _number(text, "hidden_size", "n_embd", "d_model", "dim")
     kv_heads = _kv_heads(text) or heads
@@ -101,7 +132,7 @@ def architecture_of(config: Config) -> Architecture:
     intermediate = _first(text, "intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "ffn_hidden_size")
     if kind == "llama4_text":
         expert_intermediate, intermediate = intermediate, _first(text, "intermediate_size_mlp") or intermediate
-    experts = _first(text, *_EXPERTS, most=MOST_EXPERTS)
+    experts = _first(text, *_EXPERT_KEYS, most=MAX_EXPERTS)
     dense = frozenset(text.get("mlp_only_layers") or ())
     return Architecture(
         name=name or kind,
@@ -119,31 +150,31 @@ def architecture_of(config: Config) -> Architecture:
         is_tied=_is_tied(kind, text, config),
         is_encoder=is_encoder,
         dtype=_dtype(config, text),
-        max_length=longest_text(kind, text),
-        usual_length=usual_text(kind, text),
+        max_length=max_length_of(kind, text),
+        default_length=default_length_of(kind, text),
         quantization=quantization_of(config, text),
         attention=() if is_encoder else attention_of(kind, text, layers, kv_heads, head_dim),
         sparse=tuple(bool(experts) and _is_sparse(kind, text, layer, dense) for layer in range(layers)),
     )
 
 
-def _name(config: Config) -> str:
-    """The first of the model's architectures; empty where it names none."""
-    said = config.get("architectures") or []
-    if not isinstance(said, list) or not all(isinstance(each, str) for each in said):
-        raise ValueError(f"architectures is {_shown(said)}; must be a list of names")
-    return said[0] if said else ""
+def _name(config: HfConfig) -> str:
+    """Return the first of `architectures`, or an empty string."""
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise ValueError(f"architectures is {_shown(names)}; must be a list of names")
+    return names[0] if names else ""
 
 
-def _kv_heads(text: Config) -> int:
-    """Heads of keys; 0 where it has as many as of queries (``get_total_num_kv_heads``, and its override for Falcon)."""
+def _kv_heads(text: HfConfig) -> int:
+    """Return the number of KV heads; 0 if it equals the number of query heads (``get_total_num_kv_heads`` of vLLM)."""
     if text.get("multi_query") and not text.get("new_decoder_architecture") and "multi_query_group_num" not in text:
         return 1
     return _first(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 
 
-def _is_sparse(kind: str, text: Config, layer: int, dense: frozenset[int]) -> bool:
-    """Whether a layer of a model with experts is a mixture of them."""
+def _is_sparse(kind: str, text: HfConfig, layer: int, dense: frozenset[int]) -> bool:
+    """Whether a layer of a model with experts is a mixture of experts."""
     if layer < (text.get("first_k_dense_replace") or 0) or layer in dense:
         return False
     step = text.get("decoder_sparse_step") or text.get("interleave_moe_layer_step") or text.get("moe_layer_freq") or 1
@@ -152,32 +183,32 @@ def _is_sparse(kind: str, text: Config, layer: int, dense: frozenset[int]) -> bo
     return (layer + (kind != "deepseek_v3")) % int(step) == 0
 
 
-def _is_tied(kind: str, text: Config, config: Config) -> bool:
-    """Whether input and output share their embeddings; unwritten is what transformers takes for the kind of model."""
+def _is_tied(kind: str, text: HfConfig, config: HfConfig) -> bool:
+    """Whether input and output share their embeddings; the default is that of transformers for the kind of model."""
     written = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     if written is not None:
         return bool(written)
     return kind.startswith(("gemma", "gpt2", "cohere"))
 
 
-def _dtype(config: Config, text: Config) -> str | None:
+def _dtype(config: HfConfig, text: HfConfig) -> str | None:
     written = (each.get(key) for each in (config, text) for key in ("dtype", "torch_dtype"))
-    return TYPES.get(str(next(filter(None, written), "")).removeprefix("torch."))
+    return TORCH_DTYPES.get(str(next(filter(None, written), "")).removeprefix("torch."))
 
 
-def _number(config: Config, *keys: str, most: int = _MOST) -> int:
+def _number(config: HfConfig, *keys: str, most: int = _MAX_NUMBER) -> int:
     found = _first(config, *keys, most=most)
     if not found:
         written = next((key for key in keys if config.get(key) is not None), None)
-        said = f"no {keys[0]}" if written is None else f"{written} is {_shown(config[written])}"
-        raise ValueError(f"{said}; must be between 1 and {most}")
+        fault = f"no {keys[0]}" if written is None else f"{written} is {_shown(config[written])}"
+        raise ValueError(f"{fault}; must be between 1 and {most}")
     return found
 
 
-def _first(config: Config, *keys: str, most: int = _MOST) -> int:
+def _first(config: HfConfig, *keys: str, most: int = _MAX_NUMBER) -> int:
     for key in keys:
         value = config.get(key)
-        # Of layers that differ, the largest.
+        # A list has one number per layer; the largest counts.
         numbers = value if isinstance(value, list) else [value]
         if value is None:
             continue
@@ -189,8 +220,69 @@ def _first(config: Config, *keys: str, most: int = _MOST) -> int:
 
 
 def _shown(value: object) -> str:
-    """A value of a file as messages have it."""
+    """Return a value of the file as an error message shows it."""
     if type(value) is int and abs(value) >= 2**64:
         return "a number of more than 64 bits"
     text = json.dumps(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def max_length_of(kind: str, text: Mapping[str, Any]) -> int | None:  # Any: JSON values
+    """Return the longest text in tokens, with RoPE scaling; None if the config does not say
+    (``_get_and_verify_max_len`` of vLLM 0.32).
+    """
+    written = min((text[key] for key in _LENGTH_KEYS if isinstance(text.get(key), int)), default=None)
+    if written is None or "gemma3" in kind:
+        return written
+    stretched = [each.get("factor") for each in _ropes(text) if _rope_type(each) not in _INCLUDED_SCALING]
+    factor = next((each for each in reversed(stretched) if each is not None), 1)
+    if type(factor) not in (int, float) or not 0 < factor < _MAX_ROPE_FACTOR:
+        raise ValueError(f"the factor of rope_scaling must be a number between 0 and {_MAX_ROPE_FACTOR}")
+    return int(written * factor)
+
+
+def default_length_of(kind: str, text: Mapping[str, Any]) -> int | None:  # Any: JSON values
+    """Return vLLM's default for `max_model_len`; None if the config does not say."""
+    original = text.get("original_max_position_embeddings")
+    # LongRoPE costs quality for short texts, so vLLM defaults to the original length.
+    if isinstance(original, int) and any(_rope_type(each) == "longrope" for each in _ropes(text)):
+        return original
+    return max_length_of(kind, text)
+
+
+def _ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:  # Any: JSON values
+    """Return the RoPE settings: one, or one per type of layer."""
+    settings = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    by_layer_type = [each for each in settings.values() if isinstance(each, Mapping)]
+    yield from by_layer_type or [settings]
+
+
+def _rope_type(rope: Mapping[str, Any]) -> str:  # Any: JSON values
+    kind = str(rope.get("rope_type") or rope.get("type") or "default")
+    return "longrope" if kind == "su" else kind
+
+
+def quantization_of(*configs: Mapping[str, Any]) -> Quantization | None:  # Any: JSON values
+    """Return the quantization of the first config that has one; None if there is none."""
+    written = (each.get(key) for each in configs for key in ("quantization_config", "compression_config"))
+    settings = next(filter(None, written), None)
+    if settings is None:
+        return None
+    if not isinstance(settings, Mapping):
+        raise ValueError("quantization_config is no mapping; must be one, or left out")
+    method = str(settings.get("quant_method") or settings.get("producer", {}).get("name") or "unknown").lower()
+    # FP8 blocks are (outputs, inputs) (``Fp8LinearMethod`` of vLLM).
+    if block := settings.get("weight_block_size"):
+        return Quantization(method, group=int(block[1]), outputs=int(block[0]))
+    if method.startswith(("gptq", "awq")):
+        return Quantization(method, group=max(0, int(settings.get("group_size") or 0)), has_packs=True)
+    if method.startswith("compressed"):
+        return Quantization(method, group=_group(settings), has_packs=settings.get("format") == "pack-quantized")
+    return Quantization(method)
+
+
+def _group(settings: Mapping[str, Any]) -> int:  # Any: JSON values
+    """Return the group size of compressed-tensors weights."""
+    groups = (settings.get("config_groups") or {}).values()
+    sizes = ((each.get("weights") or {}).get("group_size") for each in groups if isinstance(each, Mapping))
+    return next((size for size in sizes if isinstance(size, int) and size > 0), 0)

@@ -1,4 +1,4 @@
-"""A model as far as a plan needs to know it, read from the beginnings of its files."""
+"""What a plan needs to know of a model, read from the headers of its files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import cached_property
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError
-from appliance.planner.expected_tensors import expected
+from appliance.planner.expected_tensors import expected_tensors
 from appliance.planner.gguf_header import read_gguf
-from appliance.planner.model_config import Architecture, Config, architecture_of
-from appliance.planner.safetensors_header import config_of, require_count, tensors_of
+from appliance.planner.model_config import Architecture, HfConfig, architecture_of
+from appliance.planner.safetensors_header import read_config, read_tensors, require_tensor_count
 from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.tensor_parallel import Group, ShardPart, grouped, parts
+from appliance.planner.tensor_parallel import ShardedTensor, TensorGroup, group_tensors, sharded_tensors
 from appliance.storage.remote_reader import RemoteReader, peek
 
 _CONFIG = "config.json"
@@ -22,9 +22,10 @@ _CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is, which tensors it has, and what was read to know it.
+    """The architecture and the tensors of a model.
 
-    `source` says where the tensors are from: headers, a GGUF file, or the config alone.
+    `source` says where the tensors come from: safetensors headers, a GGUF file, or config.json alone.
+    `read_bytes` were read to know it, of `size_bytes` in all files.
     """
 
     architecture: Architecture
@@ -33,17 +34,17 @@ class ModelInfo:
     files: int
     size_bytes: int
     read_bytes: int
-    is_here: bool
+    is_local: bool
 
     @cached_property
-    def parts(self) -> list[ShardPart]:
-        """The tensors that are loaded, and how they are cut."""
-        return parts(list(self.tensors), self.architecture)
+    def sharded(self) -> list[ShardedTensor]:
+        """The tensors that vLLM loads, with how each is sharded."""
+        return sharded_tensors(self.tensors, self.architecture)
 
     @cached_property
-    def groups(self) -> list[Group]:
-        """Those that are alike together."""
-        return grouped(self.parts)
+    def groups(self) -> list[TensorGroup]:
+        """`sharded`, with equal tensors counted together."""
+        return group_tensors(self.sharded)
 
     @cached_property
     def stored_bytes(self) -> int:
@@ -52,69 +53,63 @@ class ModelInfo:
 
     @cached_property
     def parameters(self) -> int | None:
-        """How many parameters it has; None where they are packed."""
+        """Number of parameters; None if the checkpoint is quantized, because packed weights are not counted."""
         if self.architecture.quantization is not None:
             return None
-        return sum(part.tensor.elements for part in self.parts)
+        return sum(each.tensor.elements for each in self.sharded)
 
 
 def inspect_model(storage: StorageConfig, settings: GlobalStorageConfig) -> ModelInfo:
-    """Read what a plan needs of a model, and no weights.
+    """Read config and tensor headers, and no weights.
 
     Raises:
-        StorageError: the files cannot be read, or are no model.
+        StorageError: the files cannot be read, or are not a model.
     """
     with peek(storage, settings) as files:
-        ggufs = [name for name in files.files if name.endswith(".gguf")]
-        if ggufs:
-            config, tensors, read = read_gguf(files, ggufs[0])
-            return _subject(files, config, tensors, "the GGUF file, as it is converted", read, ggufs[0])
-        config, config_bytes = config_of(files)
-        found = tensors_of(files)
-        source = "the headers of its safetensors" if found.tensors else "config.json alone"
-        return _subject(files, config, found.tensors, source, config_bytes + found.read_bytes)
+        config, config_bytes, gguf, tensors = _read_config(files)
+        if gguf is not None:
+            source, read_bytes = "the GGUF file, as it is converted", config_bytes
+        else:
+            tensors, tensor_bytes = read_tensors(files)
+            source = "the headers of its safetensors" if tensors else "config.json alone"
+            read_bytes = config_bytes + tensor_bytes
+        with corrupt_if_invalid(files.place, gguf or _CONFIG):
+            architecture = architecture_of(config)
+        if not tensors:
+            require_tensor_count(files, gguf or _CONFIG, architecture.layers * (architecture.experts + 1) * 3)
+            with corrupt_if_invalid(files.place):
+                tensors = expected_tensors(architecture)
+        size_bytes = sum(files.files.values())
+        return ModelInfo(architecture, tensors, source, len(files.files), size_bytes, read_bytes, files.is_here)
 
 
 def inspect_config(storage: StorageConfig, settings: GlobalStorageConfig) -> Architecture:
-    """Read only what a model says it is.
+    """Read the architecture alone.
 
     Raises:
-        StorageError: it cannot be read, or says nothing.
+        StorageError: config.json cannot be read, or does not describe a model.
     """
     with peek(storage, settings) as files:
-        ggufs = [name for name in files.files if name.endswith(".gguf")]
-        config = read_gguf(files, ggufs[0])[0] if ggufs else config_of(files)[0]
-        return _architecture(config, files.place, ggufs[0] if ggufs else _CONFIG)
+        config, _, gguf, _ = _read_config(files)
+        with corrupt_if_invalid(files.place, gguf or _CONFIG):
+            return architecture_of(config)
 
 
-def _subject(
-    files: RemoteReader, config: Config, tensors: Sequence[TensorInfo], source: str, read: int, file: str = _CONFIG
-) -> ModelInfo:
-    model = _architecture(config, files.place, file)
-    size = sum(files.files.values())
-    if not tensors:
-        require_count(files, file, model.layers * (model.experts + 1) * 3)
-    return ModelInfo(
-        model, tensors or _expected(model, files.place), source, len(files.files), size, read, files.is_here
-    )
-
-
-def _expected(model: Architecture, place: str) -> list[TensorInfo]:
-    with _told(place):
-        return expected(model)
-
-
-def _architecture(config: Config, place: str, file: str = _CONFIG) -> Architecture:
-    with _told(place, file):
-        return architecture_of(config)
+def _read_config(files: RemoteReader) -> tuple[HfConfig, int, str | None, list[TensorInfo]]:
+    """Return the config, how many bytes were read, and of a GGUF model the file's name and its tensors."""
+    gguf = next((name for name in files.files if name.endswith(".gguf")), None)
+    if gguf is None:
+        return *read_config(files), None, []
+    config, tensors, read_bytes = read_gguf(files, gguf)
+    return config, read_bytes, gguf, tensors
 
 
 @contextmanager
-def _told(place: str, file: str = _CONFIG) -> Iterator[None]:
-    """Name the file that has numbers which make no model."""
+def corrupt_if_invalid(location: str, file: str = _CONFIG) -> Iterator[None]:
+    """Name the file whose numbers do not describe a model."""
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise ArtifactCorruptError(
-            f"{place}: {file} does not say what the model is ({error}); no plan can be made"
+            f"{location}: {file} does not say what the model is ({error}); no plan can be made"
         ) from error

@@ -1,89 +1,175 @@
-"""The walk from a model of the file to its plan; no weights are fetched, and nothing heavy is imported."""
+"""The plan of one model: memory, KV cache and times in a layout on some hardware, and what cannot work.
+
+No weights are downloaded, and nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from appliance.config.engine import EngineConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.planner import layout_search
 from appliance.planner.constraints import ConstraintViolation, constraint_violations
 from appliance.planner.hardware import Hardware
-from appliance.planner.load_time import USUAL_GBIT, timing_of
+from appliance.planner.load_time import DEFAULT_GBIT, LoadTime, load_time
 from appliance.planner.memory_budget import budget_bytes
-from appliance.planner.memory_estimate import EngineRequirements, MemoryEstimate, estimate
-from appliance.planner.memory_plan import Plan
-from appliance.planner.model_info import ModelInfo
+from appliance.planner.memory_estimate import EngineRequirements, RankPlan, estimate
+from appliance.planner.model_info import ModelInfo, inspect_config
+
+# The precheck gives up early on a slow store: the download repeats the check.
+_PRECHECK_STALL_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes in bytes, times in seconds.
+
+    `kv_tokens` and `concurrency` are those of one data-parallel copy; `concurrency` maps a sequence length to how many
+    such sequences fit at once; `longest` is the longest sequence that fits. They are 0 or empty without a KV cache.
+    `reason` says why the layout differs from the config's, or is empty.
+    """
+
+    model: str
+    architecture: str
+    parameters: int | None
+    dtype: str
+    source: str
+    files: int
+    size_bytes: int
+    read_bytes: int
+    layout: LayoutConfig
+    reason: str
+    hardware: Hardware
+    budget_bytes: int
+    ranks: tuple[RankPlan, ...]
+    kv_token_bytes: int
+    kv_blocks: int
+    kv_tokens: int
+    max_model_len: int
+    longest: int
+    concurrency: Mapping[int, float]
+    disk_bytes: int
+    timing: LoadTime
+    refusals: tuple[ConstraintViolation, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Weights on the rank that has the most."""
+        return max(rank.weight_bytes for rank in self.ranks)
+
+    def describe(self) -> dict[str, Any]:  # Any: JSON values
+        """Return the plan as JSON."""
+        shown = {key: value for key, value in asdict(self).items() if key not in ("layout", "refusals")}
+        layout = self.layout.model_dump(mode="json", exclude_defaults=True)
+        refusals = [{"key": ".".join(each.path), "message": each.message} for each in self.refusals]
+        return shown | {"layout": layout, "refusals": refusals}
 
 
 def plan(
     name: str,
-    subject: ModelInfo,
-    wanted: AnyLayout,
-    demand: EngineRequirements,
+    info: ModelInfo,
+    layout: AnyLayout,
+    requirements: EngineRequirements,
     hardware: Hardware,
-    gbit: float = USUAL_GBIT,
+    gbit: float = DEFAULT_GBIT,
 ) -> Plan:
-    """What a model comes to; what cannot work is in `constraint_violations`, with the nearest layouts that do.
+    """Plan a model; violated constraints are in `refusals`, with the nearest layouts that work.
 
-    A layout whose sizes do not divide is planned as the nearest one that does, so that there is something to see.
+    If a layout's sizes do not divide, the nearest that do are planned instead. `gbit` is the network speed in Gbit/s.
     """
-    layout, reason = layout_search.search_layout(subject, demand, hardware) if wanted == "auto" else (wanted, "")
-    found = constraint_violations(subject.architecture, layout, demand.engine.max_model_len)
-    shown = layout
-    if any(each.path[0] == "layout" for each in found):
-        shown = next(layout_search.dividing(subject.architecture, layout, hardware.count), LayoutConfig())
-        reason = f"in place of {layout_search.named(layout)}, which cannot work"
-    counted = estimate(subject, shown, demand, hardware)
-    # One fault of a key is enough: its remedy mends the others.
-    faults = list({each.path: each for each in reversed(found or counted.faults)}.values())[::-1]
-    if any(each.path in layout_search.SPLITS for each in faults):
-        others = layout_search.nearest(subject, layout, demand, hardware)
-        faults = [_with_nearest(each, others, hardware) for each in faults]
-    return _made(name, subject, shown, reason, counted, hardware, gbit, tuple(faults))
-
-
-def _made(
-    name: str,
-    subject: ModelInfo,
-    layout: LayoutConfig,
-    reason: str,
-    counted: MemoryEstimate,
-    hardware: Hardware,
-    gbit: float,
-    faults: tuple[ConstraintViolation, ...],
-) -> Plan:
-    here = sum(rank.weight_bytes for rank in counted.ranks) // layout.nodes.count
-    fetched = 0 if subject.is_here else subject.size_bytes
+    reason = ""
+    if layout == "auto":
+        layout, reason = layout_search.search_layout(info, requirements, hardware)
+    violations = constraint_violations(info.architecture, layout, requirements.engine.max_model_len)
+    planned = layout
+    if any(each.path[0] == "layout" for each in violations):
+        planned = next(layout_search.dividing(info.architecture, layout, hardware.count), LayoutConfig())
+        reason = f"in place of {layout_search.describe(layout)}, which cannot work"
+    estimated = estimate(info, planned, requirements, hardware)
+    # One violation per key: its remedy covers the others of that key.
+    first = {each.path: each for each in reversed(violations or estimated.violations)}
+    violations = [_with_nearest(each, info, layout, requirements, hardware) for each in reversed(first.values())]
+    download_bytes = 0 if info.is_local else info.size_bytes
+    load_bytes = sum(rank.weight_bytes for rank in estimated.ranks) // planned.nodes.count
     return Plan(
         model=name,
-        architecture=subject.architecture.name,
-        parameters=subject.parameters,
-        dtype=counted.dtype,
-        source=subject.source,
-        files=subject.files,
-        size_bytes=subject.size_bytes,
-        read_bytes=subject.read_bytes,
-        layout=layout,
+        architecture=info.architecture.name,
+        parameters=info.parameters,
+        dtype=estimated.dtype,
+        source=info.source,
+        files=info.files,
+        size_bytes=info.size_bytes,
+        read_bytes=info.read_bytes,
+        layout=planned,
         reason=reason,
         hardware=hardware,
-        budget_bytes=budget_bytes(layout, hardware),
-        ranks=counted.ranks,
-        kv_token_bytes=counted.cache.token_bytes,
-        kv_blocks=counted.blocks,
-        kv_tokens=counted.tokens,
-        max_model_len=counted.max_model_len,
-        longest=counted.longest,
-        concurrency=counted.contexts,
-        disk_bytes=fetched,
-        timing=timing_of(fetched, here, gbit, on_cpu=hardware.is_cpu),
-        refusals=faults,
+        budget_bytes=budget_bytes(planned, hardware),
+        ranks=estimated.ranks,
+        kv_token_bytes=estimated.cache.token_bytes,
+        kv_blocks=estimated.blocks,
+        kv_tokens=estimated.tokens,
+        max_model_len=estimated.max_model_len,
+        longest=estimated.longest,
+        concurrency=estimated.concurrency_by_length,
+        disk_bytes=download_bytes,
+        timing=load_time(download_bytes, load_bytes, gbit, on_cpu=hardware.is_cpu),
+        refusals=tuple(violations),
     )
 
 
-def _with_nearest(fault: ConstraintViolation, others: list[LayoutConfig], hardware: Hardware) -> ConstraintViolation:
-    if fault.path not in layout_search.SPLITS:
-        return fault
-    said = ", ".join(map(layout_search.named, others))
-    return replace(
-        fault, remedy=f"nearest that work: {said}" if said else f"nothing works on {hardware}: {fault.remedy}"
-    )
+def _with_nearest(
+    violation: ConstraintViolation,
+    info: ModelInfo,
+    layout: LayoutConfig,
+    requirements: EngineRequirements,
+    hardware: Hardware,
+) -> ConstraintViolation:
+    """Return the violation with up to three layouts that work as its remedy, if another layout is one."""
+    if violation.path not in layout_search.SPLIT_KEYS:
+        return violation
+    names = ", ".join(map(layout_search.describe, layout_search.nearest(info, layout, requirements, hardware)))
+    remedy = f"nearest that work: {names}" if names else f"nothing works on {hardware}: {violation.remedy}"
+    return replace(violation, remedy=remedy)
+
+
+def precheck_layout(
+    storage: StorageConfig, layout: AnyLayout, engine: EngineConfig, settings: GlobalStorageConfig
+) -> list[ConstraintViolation]:
+    """Run `check`, unless the layout has nothing that could violate a constraint.
+
+    Raises:
+        StorageError: the model's config.json cannot be read now.
+    """
+    # `auto` chooses sizes that divide, and one rank divides nothing.
+    if layout == "auto" or _overrides_sizes(engine):
+        return []
+    if layout.ranks == 1 and not layout.expert_parallel and engine.max_model_len is None:
+        return []
+    return check(storage, layout, engine, settings)
+
+
+def check(
+    storage: StorageConfig, layout: AnyLayout, engine: EngineConfig, settings: GlobalStorageConfig
+) -> list[ConstraintViolation]:
+    """Return what vLLM would refuse, known from `config.json` alone; memory is not checked.
+
+    Raises:
+        StorageError: the model's config.json cannot be read now.
+    """
+    stall_seconds = min(_PRECHECK_STALL_SECONDS, settings.transfer.stall_seconds)
+    transfer = settings.transfer.model_copy(update={"retries": 0, "stall_seconds": stall_seconds})
+    model = inspect_config(storage, settings.model_copy(update={"transfer": transfer}))
+    if _overrides_sizes(engine):
+        return []
+    fixed = LayoutConfig() if layout == "auto" else layout
+    violations = constraint_violations(model, fixed, engine.max_model_len)
+    return [layout_search.with_dividing(each, model, fixed) for each in violations]
+
+
+def _overrides_sizes(engine: EngineConfig) -> bool:
+    """Whether the sizes in `config.json` are not those that vLLM uses."""
+    return "hf_overrides" in engine.args

@@ -1,4 +1,4 @@
-"""A plan as people read it."""
+"""A plan as text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from itertools import groupby
 
 from rich.filesize import decimal
 
-from appliance.planner.layout_search import named
-from appliance.planner.memory_plan import Plan, RankPlan
+from appliance.planner.layout_search import describe
+from appliance.planner.memory_estimate import RankPlan
+from appliance.planner.planner import Plan
 
 _GIB = 2**30
 
 
-def table(plan: Plan) -> str:
-    """A few lines about the model, then a row for each kind of rank and one for each length of text."""
+def report(plan: Plan) -> str:
+    """Return facts about the model, then a row for each kind of rank and for each sequence length."""
     return "\n".join([_title(plan), *_facts(plan), "", *_ranks(plan), *_contexts(plan)])
 
 
@@ -26,7 +27,7 @@ def _title(plan: Plan) -> str:
 def _facts(plan: Plan) -> Iterator[str]:
     read = f"{decimal(plan.read_bytes)} of {decimal(plan.size_bytes)} in {plan.files} files read"
     yield f"  known by     {plan.source}: {read}"
-    yield f"  layout       {named(plan.layout)} on {plan.hardware}{f': {plan.reason}' if plan.reason else ''}"
+    yield f"  layout       {describe(plan.layout)} on {plan.hardware}{f': {plan.reason}' if plan.reason else ''}"
     if not plan.kv_blocks and not plan.kv_token_bytes:
         yield "  KV cache     none: it sees a text as a whole"
     else:
@@ -66,8 +67,8 @@ def _span(ranks: Sequence[RankPlan]) -> str:
         ("stage", first.pipeline, last.pipeline),
         ("tensor", first.tensor, last.tensor),
     )
-    said = [f"{name} {low}" if low == high else f"{name} {low}-{high}" for name, low, high in sides if high]
-    return " ".join(said) or "0"
+    parts = [f"{name} {low}" if low == high else f"{name} {low}-{high}" for name, low, high in sides if high]
+    return " ".join(parts) or "0"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

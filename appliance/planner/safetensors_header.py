@@ -1,13 +1,12 @@
-"""The tensors of a model by the headers of its safetensors files, which are read alone.
+"""Tensors of a model, from the headers of its safetensors files.
 
-The format: 8 bytes with the header's length, the header in JSON, the tensors
+The format: 8 bytes with the header's length, the header in JSON, the data of the tensors
 (https://huggingface.co/docs/safetensors, "Format").
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -18,98 +17,88 @@ from appliance.storage.remote_reader import Range, RemoteReader
 
 _LENGTH_BYTES = 8
 
-# The format's own limit.
-_LARGEST_HEADER = 100_000_000
+# The limit of the format.
+_MAX_HEADER_BYTES = 100_000_000
 
-# All headers of a model together; those of DeepSeek-V3, with 91,000 tensors, have 12 MB.
-_LARGEST_HEADERS = 256 * 1024 * 1024
+# All headers of a model together; DeepSeek-V3, with 91,000 tensors, has 12 MB.
+_MAX_HEADERS_BYTES = 256 * 1024 * 1024
 
-MOST_TENSORS = 1_000_000
-"""
-Most tensors of a model that is planned; the largest known ones have 150,000.
-"""
+MAX_TENSORS = 1_000_000
+"""Limit on the tensors of a model; the largest known models have 150,000."""
 
 _INDEX = "model.safetensors.index.json"
-_LARGEST_INDEX = 100_000_000
+_MAX_INDEX_BYTES = 100_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class RangeRead:
-    """What was read for a plan: the tensors, and how many bytes it took."""
-
-    tensors: list[TensorInfo]
-    read_bytes: int
-
-
-def config_of(peek: RemoteReader) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
-    """The `config.json` of a model and its size in bytes.
+def read_config(files: RemoteReader) -> tuple[Mapping[str, Any], int]:  # Any: JSON values
+    """Return `config.json` and its size in bytes.
 
     Raises:
-        ArtifactCorruptError: there is none, or it is not JSON.
+        ArtifactCorruptError: it is missing, or not a JSON object.
     """
-    if "config.json" not in peek.files:
+    if "config.json" not in files.files:
         raise ArtifactCorruptError(
-            f"{peek.place}: has no config.json; a model's directory has one, which says what it is"
+            f"{files.place}: has no config.json; a model's directory has one, which says what it is"
         )
-    _require_size(peek, "config.json", peek.files["config.json"], bounded_json.CONFIG_BYTES)
-    raw = peek.read([Range("config.json", 0, peek.files["config.json"])])[0]
-    return _mapping(peek, raw, "config.json"), len(raw)
+    _require_size(files, "config.json", files.files["config.json"], bounded_json.CONFIG_BYTES)
+    raw = files.read([Range("config.json", 0, files.files["config.json"])])[0]
+    return _mapping(files, raw, "config.json"), len(raw)
 
 
-def tensors_of(peek: RemoteReader) -> RangeRead:
-    """All tensors of the files that vLLM would load; none where there are no safetensors.
+def read_tensors(files: RemoteReader) -> tuple[list[TensorInfo], int]:
+    """Return the tensors of the safetensors files that vLLM loads, and how many bytes were read.
 
     Raises:
         ArtifactCorruptError: a file is not safetensors.
     """
-    names, index_bytes = _files(peek)
-    lengths = peek.read([Range(name, 0, min(_LENGTH_BYTES, peek.files[name])) for name in names])
+    names, index_bytes = _index_files(files)
+    lengths = files.read([Range(name, 0, min(_LENGTH_BYTES, files.files[name])) for name in names])
     ranges = []
     for name, raw in zip(names, lengths, strict=True):
         length = int.from_bytes(raw, "little")
-        if len(raw) < _LENGTH_BYTES or length > min(_LARGEST_HEADER, peek.files[name]):
-            raise ArtifactCorruptError(f"{peek.place}: {name} is not a safetensors file; bring the model again")
+        if len(raw) < _LENGTH_BYTES or length > min(_MAX_HEADER_BYTES, files.files[name]):
+            raise ArtifactCorruptError(f"{files.place}: {name} is not a safetensors file; bring the model again")
         ranges.append(Range(name, _LENGTH_BYTES, _LENGTH_BYTES + length))
-    _require_size(peek, f"the headers of {len(ranges)} files", sum(each.size for each in ranges), _LARGEST_HEADERS)
+    _require_size(files, f"the headers of {len(ranges)} files", sum(each.size for each in ranges), _MAX_HEADERS_BYTES)
     tensors: dict[str, TensorInfo] = {}
-    for name, raw in zip(names, peek.read(ranges), strict=True):
-        data_bytes = peek.files[name] - _LENGTH_BYTES - len(raw)
-        tensors |= {each.name: each for each in _tensors(_mapping(peek, raw, name), peek, name, data_bytes)}
-        require_count(peek, name, len(tensors))
-    read = index_bytes + sum(each.size for each in ranges) + _LENGTH_BYTES * len(names)
-    return RangeRead(list(tensors.values()), read)
+    for name, raw in zip(names, files.read(ranges), strict=True):
+        data_bytes = files.files[name] - _LENGTH_BYTES - len(raw)
+        tensors |= {each.name: each for each in _tensors(_mapping(files, raw, name), files, name, data_bytes)}
+        require_tensor_count(files, name, len(tensors))
+    read_bytes = index_bytes + sum(each.size for each in ranges) + _LENGTH_BYTES * len(names)
+    return list(tensors.values()), read_bytes
 
 
-def _files(peek: RemoteReader) -> tuple[list[str], int]:
-    """The files to read: those of the index where there is one, since others hold the same weights once more."""
-    names = [name for name in peek.files if name.endswith(".safetensors") and "/" not in name]
-    size = peek.files.get(_INDEX, 0)
+def _index_files(files: RemoteReader) -> tuple[list[str], int]:
+    """Return the files of the index, if there is one: other files hold the same weights again."""
+    names = [name for name in files.files if name.endswith(".safetensors") and "/" not in name]
+    size = files.files.get(_INDEX, 0)
     if not size or len(names) < 2:
         return names, 0
-    _require_size(peek, _INDEX, size, _LARGEST_INDEX)
-    index = _mapping(peek, peek.read([Range(_INDEX, 0, size)])[0], _INDEX).get("weight_map")
+    _require_size(files, _INDEX, size, _MAX_INDEX_BYTES)
+    index = _mapping(files, files.read([Range(_INDEX, 0, size)])[0], _INDEX).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(each, str) for each in index.values()):
-        raise ArtifactCorruptError(f"{peek.place}: {_INDEX} has no weight_map of file names; bring the model again")
+        raise ArtifactCorruptError(f"{files.place}: {_INDEX} has no weight_map of file names; bring the model again")
     indexed: Collection[str] = set(index.values())
     return [name for name in names if name in indexed] or names, size
 
 
 def _tensors(
-    header: Mapping[str, Any], peek: RemoteReader, name: str, data_bytes: int
+    header: Mapping[str, Any], files: RemoteReader, name: str, data_bytes: int
 ) -> list[TensorInfo]:  # Any: JSON values
     entries = {tensor: entry for tensor, entry in header.items() if tensor != "__metadata__"}
     try:
         found = {tensor: _tensor(tensor, entry) for tensor, entry in entries.items()}
-        _require_layout(found, data_bytes)
+        _require_contiguous(found, data_bytes)
     except ValueError as error:
         raise ArtifactCorruptError(
-            f"{peek.place}: {name} is not a safetensors file: {error}; bring the model again"
+            f"{files.place}: {name} is not a safetensors file: {error}; bring the model again"
         ) from error
     return [tensor for tensor, _, _ in found.values()]
 
 
 def _tensor(name: str, entry: Any) -> tuple[TensorInfo, int, int]:  # Any: JSON values
-    """A tensor, and where it begins and ends."""
+    """Return a tensor and the start and end of its data."""
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]}:
             if dtype not in BITS:
@@ -118,11 +107,11 @@ def _tensor(name: str, entry: Any) -> tuple[TensorInfo, int, int]:  # Any: JSON 
     raise ValueError(f"the tensor {name[:200]!r} must have a dtype, a shape and two data_offsets")
 
 
-def _require_layout(found: Mapping[str, tuple[TensorInfo, int, int]], data_bytes: int) -> None:
-    """Return where each tensor has as many bytes as its shape needs, and begins where the one before it ends.
+def _require_contiguous(found: Mapping[str, tuple[TensorInfo, int, int]], data_bytes: int) -> None:
+    """Check that each tensor has as many bytes as its shape needs and begins where the previous one ends.
 
     Raises:
-        ValueError: one has not; the format allows neither holes nor bytes that two tensors share.
+        ValueError: one does not; the format allows neither holes nor overlaps.
     """
     at = 0
     for tensor, start, end in sorted(found.values(), key=itemgetter(1, 2)):
@@ -134,28 +123,28 @@ def _require_layout(found: Mapping[str, tuple[TensorInfo, int, int]], data_bytes
         at = end
 
 
-def require_count(peek: RemoteReader, name: str, tensors: int) -> None:
-    """Return where a model has no more tensors than can be planned.
+def require_tensor_count(files: RemoteReader, name: str, tensors: int) -> None:
+    """Check the number of tensors of a model.
 
     Raises:
-        ArtifactCorruptError: it has.
+        ArtifactCorruptError: there are too many.
     """
-    if tensors > MOST_TENSORS:
-        raise ArtifactCorruptError(f"{peek.place}: {name} has {tensors} tensors; must be at most {MOST_TENSORS}")
+    if tensors > MAX_TENSORS:
+        raise ArtifactCorruptError(f"{files.place}: {name} has {tensors} tensors; must be at most {MAX_TENSORS}")
 
 
-def _require_size(peek: RemoteReader, name: str, size: int, most: int) -> None:
+def _require_size(files: RemoteReader, name: str, size: int, most: int) -> None:
     try:
         bounded_json.require_size(size, most)
     except ValueError as error:
-        raise ArtifactCorruptError(f"{peek.place}: {name} cannot be read: {error}; bring the model again") from error
+        raise ArtifactCorruptError(f"{files.place}: {name} cannot be read: {error}; bring the model again") from error
 
 
-def _mapping(peek: RemoteReader, raw: bytes, name: str) -> Mapping[str, Any]:  # Any: JSON values
+def _mapping(files: RemoteReader, raw: bytes, name: str) -> Mapping[str, Any]:  # Any: JSON values
     try:
         found = bounded_json.parse(raw)
     except ValueError as error:
-        raise ArtifactCorruptError(f"{peek.place}: {name} is not JSON ({error}); bring the model again") from error
+        raise ArtifactCorruptError(f"{files.place}: {name} is not JSON ({error}); bring the model again") from error
     if not isinstance(found, dict):
-        raise ArtifactCorruptError(f"{peek.place}: {name} is not a JSON object; bring the model again")
+        raise ArtifactCorruptError(f"{files.place}: {name} is not a JSON object; bring the model again")
     return found

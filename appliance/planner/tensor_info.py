@@ -1,4 +1,4 @@
-"""A tensor as a header names it: its type, its shape, its bytes."""
+"""One tensor of a checkpoint: type, shape and size."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ BITS: Mapping[str, int] = {
     "I64": 64,
     "U64": 64,
 }
-"""
-Bits of one element, by safetensors' names of types (https://huggingface.co/docs/safetensors, "Format").
-"""
+"""Bits of one element, by safetensors' dtype (https://huggingface.co/docs/safetensors, "Format")."""
 
-PLAIN = frozenset({"F16", "BF16", "F32", "F64"})
-"""
-The types that vLLM turns into the one the model computes in, unless the tensor belongs to a quantized layer.
-"""
+FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+"""Types that vLLM converts to the model's dtype, unless the tensor belongs to a quantized layer."""
 
-TYPES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "half": "F16", "float32": "F32", "float": "F32"}
-"""
-torch's names of the types that models compute in.
-"""
+TORCH_DTYPES: Mapping[str, str] = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "half": "F16",
+    "float32": "F32",
+    "float": "F32",
+}
+"""Dtypes of models, by their name in torch."""
 
-
-# Sizes are 64-bit numbers where tensors are computed with.
-_MOST_ELEMENTS = 2**63 - 1
+# torch keeps sizes as signed 64-bit numbers.
+_MAX_ELEMENTS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +54,20 @@ class TensorInfo:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Raises:
-        ValueError: the shape, which a file says, is that of no tensor.
+        """Check the shape, which comes from a file.
+
+        Raises:
+            ValueError: it is not a valid shape.
         """
         is_shape = all(type(size) is int and size >= 0 for size in self.shape)
-        if not is_shape or prod(self.shape) > _MOST_ELEMENTS:
+        if not is_shape or prod(self.shape) > _MAX_ELEMENTS:
             raise ValueError(
                 f"the shape of the tensor {self.name[:200]!r} must be whole numbers, of 2**63 elements in all at most"
             )
 
     @property
     def elements(self) -> int:
-        """How many numbers it has; a packed one counts by its packs."""
+        """Number of elements; packed weights count as one element per pack."""
         return prod(self.shape)
 
     @property
@@ -76,5 +77,5 @@ class TensorInfo:
 
 
 def bytes_of(elements: int, dtype: str) -> int:
-    """Bytes of so many elements."""
+    """Return the bytes of a number of elements."""
     return -(-elements * BITS[dtype] // 8)

@@ -11,12 +11,12 @@ from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.planner.attention import AttentionKind
 from appliance.planner.hardware import Hardware, named_hardware
-from appliance.planner.kv_cache import KvCache, Terms, cache_of
-from appliance.planner.memory_budget import terms_of
+from appliance.planner.kv_cache import CacheSettings, KvCache, kv_cache
+from appliance.planner.memory_budget import cache_settings
 from appliance.planner.model_config import architecture_of
 
 BLOCK, FLIGHT = 16, 100
-TERMS = Terms(block_tokens=BLOCK, element_bytes=2, in_flight=FLIGHT)
+TERMS = CacheSettings(block_tokens=BLOCK, element_bytes=2, in_flight=FLIGHT)
 DENSE: Mapping[str, Any] = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -32,8 +32,8 @@ MIXED = {
 }
 
 
-def _cache(config: Mapping[str, Any], terms: Terms = TERMS, **layout: int) -> KvCache:
-    return cache_of(architecture_of(config), LayoutConfig(**layout), terms)
+def _cache(config: Mapping[str, Any], terms: CacheSettings = TERMS, **layout: int) -> KvCache:
+    return kv_cache(architecture_of(config), LayoutConfig(**layout), terms)
 
 
 @pytest.mark.parametrize(("ranks", "heads"), [(1, 4), (2, 2), (4, 1), (8, 1)])
@@ -72,7 +72,7 @@ def test_as_many_batches_are_under_way_as_vllm_has(machine: str, stages: int, ba
     hardware = Hardware("cpu", 1, 1 << 34, is_cpu=True) if machine == "cpu" else named_hardware(machine)
     layout = LayoutConfig(pipeline_parallel=stages)
 
-    terms = terms_of(architecture_of(DENSE), EngineConfig(), layout, hardware, "BF16")
+    terms = cache_settings(architecture_of(DENSE), EngineConfig(), layout, hardware, "BF16")
 
     assert terms.in_flight == batches * tokens
 
@@ -89,7 +89,7 @@ def test_latent_attention_keeps_one_vector_on_every_rank() -> None:
 
 def test_smaller_types_take_less() -> None:
     """In FP8, a token takes half of what it takes in 16 bits."""
-    terms = Terms(BLOCK, 2, FLIGHT, dtype="fp8")
+    terms = CacheSettings(BLOCK, 2, FLIGHT, dtype="fp8")
 
     assert _cache(DENSE, terms).token_bytes * 2 == _cache(DENSE).token_bytes
 

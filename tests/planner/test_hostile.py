@@ -20,10 +20,10 @@ from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, LoadError
 from appliance.models.encoder_task import choose
 from appliance.planner import inspect_model
-from appliance.planner.model_config import MOST_EXPERTS, architecture_of
+from appliance.planner.model_config import MAX_EXPERTS, architecture_of
 from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.tensor_parallel import grouped, parts
-from appliance.planner.weight_sharding import weights
+from appliance.planner.tensor_parallel import group_tensors, sharded_tensors
+from appliance.planner.weight_sharding import weight_bytes_by_rank
 
 Published = Mapping[str, Mapping[str, Any]]
 
@@ -238,11 +238,11 @@ def test_a_tensor_of_more_experts_than_any_model_has_is_no_layer_of_experts() ->
     """Nothing is made for each of them."""
     model = architecture_of({**SMALL, "num_experts": 8})
     tensors = [TensorInfo("model.layers.0.mlp.experts.gate_up_proj", "BF16", (10**9, 64, 64))]
-    loaded = parts(tensors, model)
+    loaded = sharded_tensors(tensors, model)
 
     assert not loaded[0].holds_experts
-    assert weights(grouped(loaded), model, LayoutConfig(), "BF16")
-    assert MOST_EXPERTS < 10**9
+    assert weight_bytes_by_rank(group_tensors(loaded), model, LayoutConfig(), "BF16")
+    assert MAX_EXPERTS < 10**9
 
 
 def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,9 +257,9 @@ def test_many_tensors_are_planned_by_their_plain_names(monkeypatch: pytest.Monke
     ]
     from appliance.planner import tensor_parallel
 
-    tensor_parallel._cut.cache_clear()
-    loaded = parts(tensors, model)
+    tensor_parallel._rule.cache_clear()
+    loaded = sharded_tensors(tensors, model)
 
-    assert tensor_parallel._cut.cache_info().misses == len(names)
-    assert {part.cut for part in loaded} == {"column", "row"}
+    assert tensor_parallel._rule.cache_info().misses == len(names)
+    assert {part.rule for part in loaded} == {"column", "row"}
     assert len(loaded) == len(tensors)

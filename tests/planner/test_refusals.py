@@ -82,7 +82,7 @@ def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
     """Experts of width 1536 in FP8 blocks of 128: eight ranks would cut the blocks, four do not, nor do whole experts.
     Attention of 14 heads of 64 in groups of 128: two ranks would have three groups and a half each.
     """
-    grouped = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+    group_tensors = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
     said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
     model = architecture_of({**published["Qwen3-235B-A22B"], **said})
 
@@ -91,7 +91,7 @@ def test_blocks_of_quantized_weights_are_not_cut(published: Published) -> None:
     assert [each.path for each in found] == [("layout", "tensor_parallel")]
     assert "within the blocks of 128" in found[0].message
     assert constraint_violations(
-        architecture_of({**published["Qwen2.5-0.5B"], **grouped}), LayoutConfig(tensor_parallel=2)
+        architecture_of({**published["Qwen2.5-0.5B"], **group_tensors}), LayoutConfig(tensor_parallel=2)
     )
     assert constraint_violations(model, LayoutConfig(tensor_parallel=4)) == []
     assert constraint_violations(model, LayoutConfig(tensor_parallel=8, expert_parallel=True)) == []
@@ -152,4 +152,4 @@ def test_lengths_are_read_as_vllm_reads_them(
     sizes = {key: value for key, value in published["Llama-2-7B"].items() if key != "max_position_embeddings"}
     model = architecture_of({**sizes, **said})
 
-    assert (model.max_length, model.usual_length) == (longest, usual)
+    assert (model.max_length, model.default_length) == (longest, usual)

@@ -11,11 +11,11 @@ import pytest
 from appliance.config.layout import LayoutConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.planner import inspect_model
-from appliance.planner.expected_tensors import expected
+from appliance.planner.expected_tensors import expected_tensors
 from appliance.planner.model_config import architecture_of
 from appliance.planner.tensor_info import TensorInfo
-from appliance.planner.tensor_parallel import ShardRule, grouped, parts
-from appliance.planner.weight_sharding import Rank, stage_ends, weights
+from appliance.planner.tensor_parallel import ShardRule, group_tensors, sharded_tensors
+from appliance.planner.weight_sharding import Rank, stage_ends, weight_bytes_by_rank
 
 DENSE = {
     "model_type": "llama",
@@ -32,14 +32,14 @@ SPARSE = {**DENSE, "model_type": "mixtral", "num_local_experts": 6}
 
 def _weights(config: Mapping[str, Any], tensors: list[TensorInfo] | None = None, **layout: int) -> Mapping[Rank, int]:
     model = architecture_of(config)
-    loaded = grouped(parts(tensors or expected(model), model))
-    return weights(loaded, model, LayoutConfig(**layout), "BF16")
+    loaded = group_tensors(sharded_tensors(tensors or expected_tensors(model), model))
+    return weight_bytes_by_rank(loaded, model, LayoutConfig(**layout), "BF16")
 
 
 def test_one_rank_holds_all_with_its_vocabulary_padded() -> None:
     """Both embeddings grow to 128 rows, the next multiple of 64; nothing else grows."""
     padding = 2 * (128 - 100) * 64 * 2
-    whole = sum(tensor.size_bytes for tensor in expected(architecture_of(DENSE)))
+    whole = sum(tensor.size_bytes for tensor in expected_tensors(architecture_of(DENSE)))
 
     held = _weights(DENSE)
 
@@ -181,8 +181,8 @@ def test_every_tensor_of_well_known_models_has_a_cut(published: Mapping[str, Map
     """
     for name, config in published.items():
         model = architecture_of(config)
-        loaded = parts(expected(model), model)
-        whole = sum(part.tensor.elements for part in loaded if part.cut is ShardRule.WHOLE)
+        loaded = sharded_tensors(expected_tensors(model), model)
+        whole = sum(part.tensor.elements for part in loaded if part.rule is ShardRule.WHOLE)
 
         assert whole < sum(part.tensor.elements for part in loaded) * (0.03 if model.is_latent else 0.01), name
 
@@ -195,15 +195,15 @@ def test_headers_and_configs_tell_the_same(write: Callable[..., Path], published
     subject = inspect_model(StorageConfig(uri=str(folder)), GlobalStorageConfig())
 
     assert subject.source == "the headers of its safetensors"
-    assert list(subject.tensors) == expected(architecture_of(config))
+    assert list(subject.tensors) == expected_tensors(architecture_of(config))
     assert subject.read_bytes < subject.size_bytes / 1000
 
 
 def test_layers_that_are_alike_are_counted_once_each() -> None:
     """A layout of a model with 55,000 tensors looks at a few tensors of each layer, whatever its experts."""
     model = architecture_of({**SPARSE, "num_hidden_layers": 90, "num_local_experts": 200})
-    loaded = parts(expected(model), model)
-    groups = grouped(loaded)
+    loaded = sharded_tensors(expected_tensors(model), model)
+    groups = group_tensors(loaded)
 
     assert len(loaded) > 50_000
     assert len(groups) < 90 * 12

@@ -182,9 +182,9 @@ def test_a_plan_needs_no_engine(write: Write, published: Published) -> None:
     folder = write(published["SmolLM2-135M"])
     code = (
         "import sys; from appliance.planner import *; from appliance.config.storage import *\n"
-        "from appliance.config.engine import EngineSection; from appliance.config.layout import LayoutSection\n"
-        f"subject = look(StorageSection(uri={str(folder)!r}), StorageSettings())\n"
-        "plan('it', subject, LayoutSection(), Demand(EngineSection()), seen())\n"
+        "from appliance.config.engine import EngineConfig; from appliance.config.layout import LayoutConfig\n"
+        f"info = inspect_model(StorageConfig(uri={str(folder)!r}), GlobalStorageConfig())\n"
+        "plan('it', info, LayoutConfig(), EngineRequirements(EngineConfig()), detect_hardware())\n"
         "print(*sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
     )
 

@@ -13,9 +13,9 @@ from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.system import usable_memory
-from appliance.engines.vllm.cpu_memory import computes_in_float32, cpu_kv_bytes
 from appliance.engines.vllm.parallel_args import Addresses, of_layout
 from appliance.engines.vllm.weight_files import has_only_pickles, weight_bytes
+from appliance.planner.cpu_defaults import computes_in_float32, cpu_kv_cache_bytes
 from appliance.storage import bounded_json
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _of_cpu(setup: EngineSpec) -> dict[str, Any]:  # Any: vLLM's argument values
         "enforce_eager": True,
         "dtype": dtype,
         # Without it vLLM takes most of the machine's memory for the KV cache.
-        "kv_cache_memory_bytes": _cpu_kv_bytes(setup, is_float32=dtype == "float32"),
+        "kv_cache_memory_bytes": _cpu_kv_cache_bytes(setup, is_float32=dtype == "float32"),
     }
     if setup.layout.is_alone:
         arguments["distributed_executor_backend"] = _UNIPROC
@@ -175,9 +175,9 @@ def _is_quantized(setup: EngineSpec) -> bool:
     return True
 
 
-def _cpu_kv_bytes(setup: EngineSpec, *, is_float32: bool) -> int:
+def _cpu_kv_cache_bytes(setup: EngineSpec, *, is_float32: bool) -> int:
     weights = weight_bytes(setup.artifact, 4 if is_float32 and not _is_quantized(setup) else None)
-    left = cpu_kv_bytes(setup.layout, weights)
+    left = cpu_kv_cache_bytes(setup.layout, weights)
     if left < 1 and setup.layout.memory_fraction is not None:
         total, _ = usable_memory()
         raise LoadError(
