@@ -198,7 +198,7 @@ def _envelope(content_type: str) -> Callable[[bytes], object]:
 def _renamed_form(body: bytes) -> bytes:
     named = RenamableBody(body, FORM_TYPE)
     made = named.under("another")
-    was, now = multipart.read(body, FORM_TYPE).get("model"), multipart.read(made, FORM_TYPE).get("model")
+    was, now = multipart.read_form(body, FORM_TYPE).get("model"), multipart.read_form(made, FORM_TYPE).get("model")
     assert (was is None) == (now is None)
     assert now is None or made[now.span] == b"another"
     return made

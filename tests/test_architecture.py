@@ -34,9 +34,7 @@ UPWARDS = {
     ("config", "adapters"),
     ("config", "engines"),
     ("config", "models"),
-    ("config", "proxy"),
     ("config", "storage"),
-    ("proxy", "storage"),
     ("python_api", "models"),
 }
 """Imports that still point upwards or sideways; none may be added."""

@@ -16,8 +16,8 @@ from appliance.adapters.openai_responses import AdapterUsage, embeddings, rerank
 from appliance.adapters.requests import EmbeddingRequest, RerankRequest, TextRequest
 from appliance.adapters.text_generation import TextGeneration, Writer
 from appliance.config.adapters import ChatConfig
+from appliance.core.concurrency import gather_limited
 from appliance.core.errors import RequestError
-from appliance.core.parallel import gathered
 
 Vectors = tuple[list[list[float]], AdapterUsage]
 Scores = tuple[list[float], AdapterUsage]
@@ -99,7 +99,7 @@ class Embedding:
         """
         request = EmbeddingRequest.of(body)
         batches = _batches(request.texts, self.max_batch)
-        parts = await gathered([partial(self.embedder.embed, request, batch, headers) for batch in batches])
+        parts = await gather_limited([partial(self.embedder.embed, request, batch, headers) for batch in batches])
         vectors = [vector for part, _ in parts for vector in part]
         return embeddings(vectors, request, self.name, reduce(AdapterUsage.__add__, (usage for _, usage in parts)))
 
@@ -121,7 +121,7 @@ class Ranking:
         """
         request = RerankRequest.of(body)
         batches = [replace(request, documents=batch) for batch in _batches(request.documents, self.max_batch)]
-        parts = await gathered([partial(self.ranker.score, batch, headers) for batch in batches])
+        parts = await gather_limited([partial(self.ranker.score, batch, headers) for batch in batches])
         scores = [score for part, _ in parts for score in part]
         return rerank(scores, request, self.name, reduce(AdapterUsage.__add__, (usage for _, usage in parts)))
 

@@ -16,8 +16,8 @@ from appliance.adapters.messages import Json
 from appliance.adapters.openai_responses import AdapterUsage, GeneratedText, completion_choice, head
 from appliance.adapters.requests import TextRequest
 from appliance.adapters.stop_sequences import StopSequences, cut
+from appliance.core.concurrency import gather_limited, merge_streams
 from appliance.core.errors import RequestError
-from appliance.core.parallel import gathered, merged
 
 _UNTOLD = ("logprobs", "top_logprobs", "prompt_logprobs", "echo", "suffix")
 
@@ -67,7 +67,7 @@ class TextGeneration:
     async def _whole(self) -> Json:
         request = self.request
         write = self.writer.write
-        texts = await gathered([partial(write, request.body, each, self.headers) for each in self._prompts()])
+        texts = await gather_limited([partial(write, request.body, each, self.headers) for each in self._prompts()])
         choices = [_choice(index, text, request.stop) for index, text in enumerate(texts)]
         usage = reduce(AdapterUsage.__add__, (text.usage for text in texts))
         made = head("text_completion", "cmpl", self.model) | {"choices": choices}
@@ -77,7 +77,7 @@ class TextGeneration:
         frame = head("text_completion", "cmpl", self.model) | ({"usage": None} if self.request.wants_usage else {})
         streams = [self._pieces(prompt) for prompt in self._prompts()]
         usage = AdapterUsage()
-        async with aclosing(merged(streams)) as pieces:
+        async with aclosing(merge_streams(streams)) as pieces:
             async for index, piece in pieces:
                 usage += piece.usage
                 yield frame | {"choices": [completion_choice(index, piece.text, piece.reason)]}

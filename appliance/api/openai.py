@@ -123,9 +123,11 @@ def _envelope(body: bytes, content_type: str, intake: BodyReader) -> Envelope:
 
 def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelope:
     try:
-        fields = multipart.read(body, content_type, most_parts)
-        stream = multipart.text_of(body, fields.get("stream"))
-        return Envelope(multipart.text_of(body, fields.get("model")), stream is not None and stream.lower() == "true")
+        fields = multipart.read_form(body, content_type, most_parts)
+        stream = multipart.text_value(body, fields.get("stream"))
+        return Envelope(
+            multipart.text_value(body, fields.get("model")), stream is not None and stream.lower() == "true"
+        )
     except multipart.FormError as error:
         raise RequestError(str(error), code="invalid_form") from error
 

@@ -1,6 +1,6 @@
-"""The fields of ``multipart/form-data`` (RFC 7578), and where their values stand in its bytes.
+"""The fields of ``multipart/form-data`` (RFC 7578), and where their values are in the body.
 
-A form that two parsers could read differently is refused: what is checked here must be what an upstream reads.
+A form that two parsers could read differently is an error: an upstream must read what is checked here.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 
 MEDIA_TYPE = "multipart/form-data"
 
-MOST_PARTS = 1000
+MAX_PARTS = 1000
 """
-More than any form of OpenAI's protocol has, where nobody says how many are allowed.
+Default limit of parts; no form of OpenAI's protocol has that many.
 """
 
 _MEDIA_TYPE = re.compile(r"\s*multipart/form-data\s*(?:;|$)", re.IGNORECASE)
 _BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"\\]*)"|([^\s;"]*))', re.IGNORECASE)
 
-# RFC 7578, section 4.2: no `name*`, which it forbids, and no escape in a name, which parsers read differently.
+# RFC 7578, section 4.2, forbids `name*`. Parsers read escapes in a name differently, so they are errors too.
 _DISPOSITION = re.compile(
     r'form-data\s*;\s*name\s*=\s*(?:"([^"\\]*)"|([^\s;"\\]+))'
     r'(\s*;\s*filename\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^\s;"\\]+))?(?:\s*;\s*filename\*\s*=\s*[^\s;"\\]+)?\s*',
     re.IGNORECASE,
 )
 
-# RFC 7578, section 4.7, deprecates any other, and few parsers know them.
-_PLAIN = frozenset({"7bit", "8bit", "binary"})
+# RFC 7578, section 4.7, deprecates all other encodings, and few parsers support them.
+_ENCODINGS = frozenset({"7bit", "8bit", "binary"})
 
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
-# A list is several fields of one name, which ends in this in OpenAI's protocol.
-_OF_LISTS = "[]"
+# In OpenAI's protocol a list is several fields of one name that ends in this.
+_LIST_SUFFIX = "[]"
 
 
 class FormError(ValueError):
-    """The bytes are no form, or not one that everybody reads alike."""
+    """The bytes are not a form, or a form that parsers read differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormField:
-    """One value, by its place in the body."""
+    """A field, and where its value is in the body."""
 
     name: str
     span: slice
@@ -51,39 +51,39 @@ class FormField:
 
 
 def is_form(content_type: str) -> bool:
-    """The body is a form."""
+    """Return whether a content type is that of a form."""
     return _MEDIA_TYPE.match(content_type) is not None
 
 
-def read(body: bytes, content_type: str, most_parts: int = MOST_PARTS) -> Mapping[str, FormField]:
-    """The fields by their names; of a list the last.
+def read_form(body: bytes, content_type: str, max_parts: int = MAX_PARTS) -> Mapping[str, FormField]:
+    """Return the fields by name; of a list, the last one.
 
     Raises:
-        FormError: it is no form, a field stands there twice, or there are too many.
+        FormError: the body is not a form, a field occurs twice, or there are too many fields.
     """
     boundary = _boundary(content_type)
     fields: dict[str, FormField] = {}
-    for field in _fields(body, boundary, most_parts):
-        if field.name in fields and not field.name.endswith(_OF_LISTS):
+    for field in _fields(body, boundary, max_parts):
+        if field.name in fields and not field.name.endswith(_LIST_SUFFIX):
             raise FormError(f"The form has the field {field.name[:80]!r} twice; send it once")
         fields[field.name] = field
     return fields
 
 
-def text_of(body: bytes, field: FormField | None) -> str | None:
-    """The value of a field; None where there is none.
+def text_value(body: bytes, field: FormField | None) -> str | None:
+    """Return the value of a field; None where there is no field.
 
     Raises:
-        FormError: it is a file, or no text in UTF-8.
+        FormError: the field is a file, or not text in UTF-8.
     """
     if field is None:
         return None
     if field.is_file:
-        raise FormError(f"The field {field.name!r} of the form is a file; it must be a text")
+        raise FormError(f"The field {field.name!r} of the form is a file; it must be text")
     try:
         return body[field.span].decode()
     except UnicodeDecodeError as error:
-        raise FormError(f"The field {field.name!r} of the form is no text in UTF-8") from error
+        raise FormError(f"The field {field.name!r} of the form is not text in UTF-8") from error
 
 
 def _boundary(content_type: str) -> bytes:
@@ -95,31 +95,31 @@ def _boundary(content_type: str) -> bytes:
     return boundary.encode()
 
 
-def _fields(body: bytes, boundary: bytes, most_parts: int) -> Iterator[FormField]:
-    parser = PushMultipartParser(boundary, max_segment_count=most_parts, strict=True)
-    # In a form that the parser takes, the delimiter stands between parts and nowhere else.
+def _fields(body: bytes, boundary: bytes, max_parts: int) -> Iterator[FormField]:
+    parser = PushMultipartParser(boundary, max_segment_count=max_parts, strict=True)
+    # In a form that the parser accepts, the delimiter is between parts and nowhere else.
     delimiter = b"\r\n--" + boundary
     if not body.startswith((delimiter, delimiter[2:])):
-        raise FormError("The body does not begin with the boundary that its Content-Type says")
-    place = 0 if body.startswith(delimiter) else -2
+        raise FormError("The body does not begin with the boundary of its Content-Type")
+    position = 0 if body.startswith(delimiter) else -2
     try:
         with parser:
             for event in parser.parse(body):
                 if isinstance(event, MultipartSegment):
-                    start = body.index(b"\r\n\r\n", place + 2) + 4
+                    start = body.index(b"\r\n\r\n", position + 2) + 4
                     if body.startswith(delimiter[2:], start):
                         raise FormError("A part of the form ends before its value begins")
-                    place = body.find(delimiter, start)
-                    yield _field(event, slice(start, place))
+                    position = body.find(delimiter, start)
+                    yield _field(event, slice(start, position))
     except ParserLimitReached as error:
-        raise FormError(f"The form has more than {most_parts} parts, or headers of a part that are too long") from error
+        raise FormError(f"The form has more than {max_parts} parts, or a part with too long headers") from error
     except MultipartError as error:
-        # The parser's words are for those who read its code.
+        # The parser's own messages name its internals.
         raise FormError(
-            "The body is not the form that its Content-Type says; "
+            "The body is not a form with the boundary of its Content-Type; "
             "it ends early, or a part has no header Content-Disposition: form-data, or one on several lines"
         ) from error
-    if body[place + len(delimiter) + 2 :].strip():
+    if body[position + len(delimiter) + 2 :].strip():
         raise FormError("The body goes on after the end of the form")
 
 
@@ -127,16 +127,16 @@ def _field(segment: MultipartSegment, span: slice) -> FormField:
     headers = [name for name, _ in segment.headerlist]
     if headers.count("Content-Disposition") != 1:
         raise FormError('A part of the form must have one header Content-Disposition: form-data; name="..."')
-    said = segment.header("Content-Disposition", "")
-    disposition = _DISPOSITION.fullmatch(said)
+    header = segment.header("Content-Disposition", "")
+    disposition = _DISPOSITION.fullmatch(header)
     if disposition is None:
         raise FormError(
-            f"A part of the form has the Content-Disposition {said[:80]!r}; "
-            'it must be form-data; name="...", and its name without a backslash'
+            f"A part of the form has the Content-Disposition {header[:80]!r}; "
+            'it must be form-data; name="...", and its name must have no backslash'
         )
     encoding = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
-    if encoding not in _PLAIN:
-        raise FormError(f"A part of the form is encoded as {encoding[:40]!r}; it must be sent as it is")
+    if encoding not in _ENCODINGS:
+        raise FormError(f"A part of the form is encoded as {encoding[:40]!r}; it must be sent without an encoding")
     if (segment.charset or "utf-8").lower() not in _CHARSETS:
         raise FormError(f"A part of the form has the charset {segment.charset!r:.40}; it must be UTF-8")
     name, bare, file = disposition.groups()

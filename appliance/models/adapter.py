@@ -25,10 +25,10 @@ from appliance.config.upstreams import UpstreamConfig
 from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, RequestError
+from appliance.core.http import address_of
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.models.base_config import ModelConfig, Name
 from appliance.proxy.client import UpstreamClient
-from appliance.proxy.url import place
 
 Part = TypeVar("Part")
 
@@ -106,7 +106,7 @@ class AdapterModel:
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
         """How the target is, for probes."""
         target = self._config.target
-        return [{"name": target if isinstance(target, str) else place(target.url)}]
+        return [{"name": target if isinstance(target, str) else address_of(target.url)}]
 
     def describe(self) -> Mapping[str, Any]:
         return {}

@@ -19,8 +19,8 @@ from yarl import URL
 
 from appliance.config.upstreams import UpstreamConfig, UpstreamTlsConfig
 from appliance.core.errors import UnreachableError
+from appliance.core.http import environment_proxy
 from appliance.proxy.errors import UNREACHABLE
-from appliance.storage.filesystems.proxy_env import proxy_for
 
 # Servers send one or two: 100 Continue, 103 Early Hints.
 _MOST_INTERIM = 16
@@ -84,7 +84,7 @@ class Connections:
 
 def _proxy(url: URL) -> URL | None:
     """The proxy that the environment names; no `.netrc`, which is the user's and not the server's."""
-    proxy = proxy_for(url.origin())
+    proxy = environment_proxy(url.origin())
     if proxy is not None and proxy.scheme not in ("http", "https"):
         variable = f"{url.scheme}_proxy".upper()
         raise UnreachableError(

@@ -5,23 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
-# RFC 9110, section 7.6.1, and what older software means by it; each belongs to one connection.
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-
-# What the transport works out by itself.
-FRAMING = frozenset({"accept-encoding", "content-length", "expect", "host"})
+from appliance.core.http import FRAMING_HEADERS, HOP_BY_HOP_HEADERS
 
 # Traces go through (https://www.w3.org/TR/trace-context/), and what says how a body is to be read.
 _FORWARDED = frozenset(
@@ -70,7 +54,7 @@ def forward_request_headers(
     """
     named = _nominated(client)
     wanted = (_FORWARDED | {name.lower() for name in forward}) - {name.lower() for name in drop}
-    return {name: client[name] for name in wanted - HOP_BY_HOP - FRAMING - named if name in client}
+    return {name: client[name] for name in wanted - HOP_BY_HOP_HEADERS - FRAMING_HEADERS - named if name in client}
 
 
 def forward_response_headers(
@@ -81,7 +65,7 @@ def forward_response_headers(
     A value that is no line of ASCII stays here.
     """
     exposed = {name.lower() for name in expose}
-    unwanted = HOP_BY_HOP | FRAMING | _OURS | _nominated(upstream) | {name.lower() for name in drop}
+    unwanted = HOP_BY_HOP_HEADERS | FRAMING_HEADERS | _OURS | _nominated(upstream) | {name.lower() for name in drop}
     kept = {
         name: value
         for name, value in upstream.items()

@@ -99,7 +99,7 @@ class RenamableEvents:
 
 
 def _span_in_form(body: bytes, content_type: str) -> slice | None:
-    field = multipart.read(body, content_type).get("model")
+    field = multipart.read_form(body, content_type).get("model")
     return None if field is None else field.span
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from appliance.config.upstreams import Balance, CircuitBreakerConfig, HealthCheckConfig, PoolMemberConfig, RetryConfig
 from appliance.core.errors import GatewayError, UnavailableError
+from appliance.core.http import address_of
 from appliance.proxy import metrics
 from appliance.proxy.circuit_breaker import Circuit
 from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
@@ -17,7 +18,6 @@ from appliance.proxy.load_balancing import balancer
 from appliance.proxy.outlier_detection import outlier
 from appliance.proxy.retry import RetryBudget, may_retry
 from appliance.proxy.upstream import Upstream
-from appliance.proxy.url import place
 
 # The same upstream would only say it again.
 _TOO_MANY = 429
@@ -143,7 +143,7 @@ def names(configs: Sequence[PoolMemberConfig]) -> list[str]:
     seen: Counter[str] = Counter()
     made = []
     for config in configs:
-        name = config.name or place(config.url)
+        name = config.name or address_of(config.url)
         seen[name] += 1
         made.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return made

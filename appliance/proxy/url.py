@@ -28,20 +28,3 @@ def join(base: str, path: str, query: str = "") -> URL:
     queries = "&".join(part for part in (url.raw_query_string, query) if part)
     whole = f"{url.origin()}/{'/'.join(parts)}".rstrip("/") + path
     return URL(f"{whole}?{queries}" if queries else whole, encoded=True)
-
-
-def is_possible(base: str) -> bool:
-    """Whether a URL has a host, and a port that there can be, which a pattern cannot say."""
-    try:
-        return bool(URL(base).host)
-    except ValueError:
-        return False
-
-
-def place(base: str) -> str:
-    """Host, and port where it is not the usual one, for probes, logs and metrics.
-
-    Neither the path nor the query, which can hold keys.
-    """
-    url = URL(base)
-    return url.host_port_subcomponent or ""

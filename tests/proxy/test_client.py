@@ -15,7 +15,7 @@ from appliance.config.upstreams import TimeoutsConfig, UpstreamConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.proxy.client import UpstreamClient
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
-from appliance.proxy.url import join, place
+from appliance.proxy.url import join
 
 BODY = b'{"input": "a"}'
 
@@ -66,12 +66,6 @@ def test_a_route_is_joined_to_a_base_with_or_without_version(base: str, path: st
     query = "b=%20" if "?" in base else ""
 
     assert str(join(base, path, query)) == url
-
-
-def test_a_place_is_host_and_port_alone() -> None:
-    """A path and a query can hold keys."""
-    assert place("https://api.example/secret/v1?key=secret") == "api.example"
-    assert place("http://[::1]:81/v1") == "[::1]:81"
 
 
 async def test_the_key_and_the_headers_of_the_section_travel(client: UpstreamClient, upstream: Upstream) -> None:

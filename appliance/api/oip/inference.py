@@ -10,10 +10,9 @@ import msgspec
 
 from appliance.api.oip.inputs import Columns, columns_of
 from appliance.api.oip.signatures import OperationSignature, choose
-from appliance.core.concurrency import off_loop
+from appliance.core.concurrency import gather_limited, off_loop
 from appliance.core.errors import GatewayError, RequestError, UnknownModelError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
-from appliance.core.parallel import gathered
 from appliance.limits import require_within
 from appliance.models.manager import ModelManager, ModelStatus
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
@@ -96,7 +95,7 @@ async def ask(
         call = await off_loop(size // len(bodies), call_of, name, meaning.operation, body, headers)
         return await whole(await manager.handle(name, call))
 
-    replies = await gathered([partial(one, body) for body in bodies])
+    replies = await gather_limited([partial(one, body) for body in bodies])
     return await off_loop(sum(map(len, replies)), _read, meaning, columns, replies)
 
 

@@ -9,9 +9,8 @@ from appliance.config.model_entries import items, model_entries
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import DataPath, Diagnostic
 from appliance.config.upstreams import HEADER_NAME
+from appliance.core.http import FRAMING_HEADERS, HOP_BY_HOP_HEADERS, has_valid_address
 from appliance.core.model import OPENAI_PATHS
-from appliance.proxy.headers import FRAMING, HOP_BY_HOP
-from appliance.proxy.url import is_possible
 
 # The longest first: one may end in another. `/models` is where people look whether a server is there.
 _ROUTES = sorted(
@@ -37,13 +36,13 @@ def headers_may_travel(draft: RawConfig) -> Iterator[Diagnostic]:
     for path in _header_paths(draft):
         headers = draft.find(path)
         for index, name in items(headers):
-            if isinstance(name, str) and name.lower() in HOP_BY_HOP | FRAMING:
+            if isinstance(name, str) and name.lower() in HOP_BY_HOP_HEADERS | FRAMING_HEADERS:
                 yield draft.fault((*path, index), f"is {draft.quote((*path, index))}, {_UNMOVED}")
         for name in headers if isinstance(headers, dict) else ():
             if re.fullmatch(HEADER_NAME, name) is None:
                 yield draft.key_fault((*path, name), "is no name of a header; must be letters, digits, - and _")
             # Some servers are told apart by the name that is asked for.
-            if name.lower() in (HOP_BY_HOP | FRAMING) - {"host"}:
+            if name.lower() in (HOP_BY_HOP_HEADERS | FRAMING_HEADERS) - {"host"}:
                 yield draft.key_fault((*path, name), f"is not set here, {_UNMOVED}")
 
 
@@ -51,7 +50,7 @@ def addresses_are_possible(draft: RawConfig) -> Iterator[Diagnostic]:
     """Upstreams have a host, and a port that there can be."""
     for config in _upstream_paths(draft):
         url = draft.find((*config, "url"))
-        if isinstance(url, str) and not is_possible(url):
+        if isinstance(url, str) and not has_valid_address(url):
             yield draft.fault((*config, "url"), f"is {draft.quote((*config, 'url'))}; {_ADDRESS}")
 
 

@@ -7,17 +7,18 @@ import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from yarl import URL
+
+from appliance.core.http import environment_proxy
 
 
 def connections(origin: URL, kept: int) -> urllib3.PoolManager:
     """Connections to a host, through the proxy that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name for it, of which
     `kept` stay open.
     """
-    proxy = proxy_for(origin)
+    proxy = environment_proxy(origin)
     # The certificates that Python trusts: those of SSL_CERT_FILE, or the system's.
     context = ssl.create_default_context() if "https" in (origin.scheme, proxy and proxy.scheme) else None
     if proxy is None:
@@ -39,14 +40,6 @@ def login_for(url: URL) -> Mapping[str, str]:
     except (OSError, RuntimeError, netrc.NetrcParseError):
         return {}
     return urllib3.make_headers(basic_auth=f"{entry[0]}:{entry[2] or ''}") if entry else {}
-
-
-def proxy_for(origin: URL) -> URL | None:
-    """The proxy that the environment names for a host; None is none."""
-    proxy = getproxies().get(origin.scheme)
-    if not proxy or proxy_bypass(f"{origin.host}:{origin.port}"):
-        return None
-    return URL(proxy if "://" in proxy else f"http://{proxy}")
 
 
 def _login_at(proxy: URL) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.core.multipart import FormError, is_form, read, text_of
+from appliance.core.multipart import FormError, is_form, read_form, text_value
 
 TYPE = "multipart/form-data; boundary=xYz"
 FORM = (
@@ -30,22 +30,22 @@ END = b"--xYz--\r\n"
 )
 def test_a_field_is_found_among_files(name: str, value: bytes | None) -> None:
     """Whatever bytes the files hold, and whatever they are called."""
-    field = read(FORM, TYPE).get(name)
+    field = read_form(FORM, TYPE).get(name)
 
     assert (None if field is None else FORM[field.span]) == value
 
 
 def test_a_text_is_read_and_a_file_is_not() -> None:
     """A model's name that comes as a file, or is no text, is refused."""
-    fields = read(FORM, TYPE)
+    fields = read_form(FORM, TYPE)
     binary = part("model", b"\xff") + END
 
-    assert text_of(FORM, fields["model"]) == "whisper-1"
-    assert text_of(FORM, None) is None
+    assert text_value(FORM, fields["model"]) == "whisper-1"
+    assert text_value(FORM, None) is None
     with pytest.raises(FormError, match="is a file"):
-        text_of(FORM, fields["file"])
-    with pytest.raises(FormError, match="no text"):
-        text_of(binary, read(binary, TYPE)["model"])
+        text_value(FORM, fields["file"])
+    with pytest.raises(FormError, match="not text"):
+        text_value(binary, read_form(binary, TYPE)["model"])
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,21 @@ def test_a_text_is_read_and_a_file_is_not() -> None:
 def test_a_form_that_could_be_read_differently_is_refused(body: bytes, content_type: str) -> None:
     """Broken ones, those with a field twice, and those whose fields have two names or a coding of their own."""
     with pytest.raises(FormError):
-        read(body, content_type)
+        read_form(body, content_type)
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (part("mo\\del") + END, "has the Content-Disposition .*, and its name without a backslash"),
+        (part("mo\\del") + END, "has the Content-Disposition .*, and its name must have no backslash"),
         (part("a", header=" continued\r\n") + END, "one on several lines"),
         (FORM[:150], "it ends early"),
     ],
 )
-def test_what_is_wrong_with_a_form_is_said_in_plain_words(body: bytes, message: str) -> None:
+def test_what_is_wrong_with_a_form_is_described_in_plain_words(body: bytes, message: str) -> None:
     """And never in those of the library that reads it."""
     with pytest.raises(FormError, match=message) as raised:
-        read(body, TYPE)
+        read_form(body, TYPE)
 
     assert "segment" not in str(raised.value).lower()
 
@@ -101,16 +101,16 @@ def test_lists_are_several_fields_of_one_name() -> None:
     """As OpenAI's clients write them."""
     body = part("timestamp_granularities[]", b"word") + part("timestamp_granularities[]", b"segment") + END
 
-    assert body[read(body, TYPE)["timestamp_granularities[]"].span] == b"segment"
+    assert body[read_form(body, TYPE)["timestamp_granularities[]"].span] == b"segment"
 
 
 def test_the_number_of_parts_is_bounded() -> None:
     """By whoever asks."""
     body = b"".join(part(f"f{number}") for number in range(9)) + END
 
-    assert len(read(body, TYPE, 9)) == 9
+    assert len(read_form(body, TYPE, 9)) == 9
     with pytest.raises(FormError, match="more than 8 parts"):
-        read(body, TYPE, 8)
+        read_form(body, TYPE, 8)
 
 
 def test_a_form_is_told_by_its_type() -> None:
