@@ -8,7 +8,7 @@ import sys
 
 SPEAK = """
 import logging, structlog
-from appliance import logs
+from appliance.core import logging_setup as logs
 logs.configure({format!r}, {level!r}, {secrets!r})
 def fail(token):
     raise ValueError("it broke")
@@ -67,7 +67,7 @@ def test_a_text_of_a_client_neither_begins_a_line_nor_moves_the_cursor() -> None
     """On a terminal a path shows what would act there; a traceback and a library's own lines stay as they are."""
     code = r"""
 import logging, structlog
-from appliance import logs
+from appliance.core import logging_setup as logs
 logs.configure("console", "info", ())
 structlog.get_logger("appliance.x").info("request.ended", path="/\x1b[31m\r\nforged", other="\x1b]0;a\x07")
 logging.getLogger("appliance.y").info("two\nlines \x1b[2J")
@@ -84,7 +84,7 @@ def test_another_config_holds_for_loggers_that_are_in_use() -> None:
     """Level, format and secrets are those of the last call, for every logger."""
     code = """
 import structlog
-from appliance import logs
+from appliance.core import logging_setup as logs
 log = structlog.get_logger("appliance.x")
 logs.configure("json", "info", ["first-secret"])
 log.debug("unheard"); log.info("heard", text="first-secret second-secret")
@@ -104,7 +104,7 @@ log.info("unheard"); log.error("last")
 
 WRITE = r"""
 import os, sys
-from appliance import logs
+from appliance.core import logging_setup as logs
 from appliance.core.log_output import captured_output
 logs.configure({format!r}, "info", ("key-4711-abc",))
 with captured_output():

@@ -106,11 +106,12 @@ import resource, signal, sys
 from pathlib import Path
 from appliance.core.errors import NoSpaceError, StorageError
 from appliance.storage import Cache, materialize
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import StorageConfig, GlobalStorageConfig
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
-    materialize(StorageSection(uri="hf://owner/model"), StorageSettings(cache_dir=Path(sys.argv[1])), lambda *_: None)
+    settings = GlobalStorageConfig(cache_dir=Path(sys.argv[1]))
+    materialize(StorageConfig(uri="hf://owner/model"), settings, lambda *_: None)
 except StorageError as error:
     print(error)
 """

@@ -133,10 +133,10 @@ import os, sys
 from pathlib import Path
 from appliance.core.errors import AccessDeniedError
 from appliance.storage import materialize
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import StorageConfig, GlobalStorageConfig
 os.setuid(65534)
 try:
-    materialize(StorageSection(uri=sys.argv[1]), StorageSettings(cache_dir=Path("/nonexistent")), lambda *_: None)
+    materialize(StorageConfig(uri=sys.argv[1]), GlobalStorageConfig(cache_dir=Path("/nonexistent")), lambda *_: None)
 except AccessDeniedError as error:
     print(error)
 """

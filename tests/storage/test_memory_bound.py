@@ -15,12 +15,12 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 from appliance.storage import materialize
-from appliance.config.storage import StorageSection, StorageSettings, TransferSection
+from appliance.config.storage import StorageConfig, GlobalStorageConfig, TransferConfig
 
 def fetch(name, parallel):
-    transfer = TransferSection(parallel=parallel, chunk_bytes=8 << 20)
-    settings = StorageSettings(cache_dir=Path(sys.argv[2]) / name, transfer=transfer)
-    materialize(StorageSection(uri=sys.argv[1] + name), settings, lambda *_: None)
+    transfer = TransferConfig(parallel=parallel, chunk_bytes=8 << 20)
+    settings = GlobalStorageConfig(cache_dir=Path(sys.argv[2]) / name, transfer=transfer)
+    materialize(StorageConfig(uri=sys.argv[1] + name), settings, lambda *_: None)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 # A small one first, so that imports and pools are not counted.

@@ -28,9 +28,9 @@ def deny(event, arguments):
 sys.addaudithook(deny)
 from pathlib import Path
 from appliance.storage import materialize
-from appliance.config.storage import StorageSection, StorageSettings
-settings = StorageSettings(cache_dir=Path(sys.argv[1]), offline=True)
-print(materialize(StorageSection(uri=sys.argv[2]), settings, lambda *_: None))
+from appliance.config.storage import StorageConfig, GlobalStorageConfig
+settings = GlobalStorageConfig(cache_dir=Path(sys.argv[1]), offline=True)
+print(materialize(StorageConfig(uri=sys.argv[2]), settings, lambda *_: None))
 """
 
 

@@ -291,8 +291,8 @@ def test_a_fetch_leaves_setuptools_usable(model: Path, cache: Cache) -> None:
     """setuptools turns its distutils off in a process that merely looks for pip; vLLM needs it after the fetch."""
     code = f"""
 from appliance.storage.filesystems.pypi import fetch
-from appliance.config.storage import StorageSection, StorageSettings, TransferSection
-fetch(StorageSection(uri="pypi://my-model==1.0/"), StorageSettings(cache_dir={str(cache.root)!r}), lambda *_: None)
+from appliance.config.storage import StorageConfig, GlobalStorageConfig, TransferConfig
+fetch(StorageConfig(uri="pypi://my-model==1.0/"), GlobalStorageConfig(cache_dir={str(cache.root)!r}), lambda *_: None)
 import setuptools, distutils.core
 """
 

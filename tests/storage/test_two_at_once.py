@@ -59,9 +59,9 @@ FETCH = """
 import sys
 from pathlib import Path
 from appliance.storage import Cache, materialize
-from appliance.config.storage import StorageSection, StorageSettings
+from appliance.config.storage import StorageConfig, GlobalStorageConfig
 
-materialize(StorageSection(uri="pypi://model==1/m"), StorageSettings(cache_dir=Path(sys.argv[1])),
+materialize(StorageConfig(uri="pypi://model==1/m"), GlobalStorageConfig(cache_dir=Path(sys.argv[1])),
             lambda done, total: print("coming" if done else "waiting", flush=True))
 """
 
