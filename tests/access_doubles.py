@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from typing import Any, cast
 
-from doubles import Double, DoubleConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, config
 from httpx import ASGITransport, AsyncClient
 
 from appliance.config import Config
@@ -69,7 +69,7 @@ class Closed(AsyncClient):
     """A client without a key of an application in this event loop."""
 
     def __init__(self, of: Config) -> None:
-        self.app = create_app(of)
+        self.app = create_app(of, factory=DoubleFactory())
         self.manager: ModelManager = self.app.state.manager
         super().__init__(transport=ASGITransport(cast("Any", self.app)), base_url="http://appliance")
 

@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from appliance.config import Config
+from appliance.config.models import ModelConfig, Recovery
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.base_config import ModelConfig, Recovery, Report
+from appliance.models.factory import ModelFactory, OnProgress
+from appliance.planner import Plan
 
 PROOF = ModelRequest(Operation.COMPLETION, b'{"prompt": "proof"}')
 
@@ -122,7 +124,8 @@ class DoubleConfig(ModelConfig):
     def storages(self) -> Mapping[str, StorageConfig]:
         return {"model": StorageConfig(uri="pypi://double==1/x")} if self.has_storage else {}
 
-    def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: OnProgress) -> Mapping[str, Path]:
+        """Bring nothing; `DoubleFactory` calls it."""
         report("model", 50, 200)
         if self.may_fetch is not None:
             self.may_fetch.wait(10)
@@ -131,7 +134,12 @@ class DoubleConfig(ModelConfig):
         return {"model": Path("/nowhere")}
 
     def build(self, peers: Peers) -> Model:
+        """Make the double; `DoubleFactory` calls it."""
         return Double()
+
+    def plan(self, artifacts: Mapping[str, Path]) -> Plan | None:
+        """Make its plan; there is none unless a test has one."""
+        return None
 
 
 class RemoteConfig(DoubleConfig):
@@ -148,6 +156,23 @@ class RemoteConfig(DoubleConfig):
 
     def build(self, peers: Peers) -> Model:
         return Double(warmup_request=None)
+
+
+class DoubleFactory(ModelFactory):
+    """Makes doubles as their configs say, and everything else as the product does."""
+
+    def create(self, config: ModelConfig, peers: Peers) -> Model:
+        return config.build(peers) if isinstance(config, DoubleConfig) else super().create(config, peers)
+
+    def materialize(
+        self, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnProgress
+    ) -> Mapping[str, Path]:
+        if isinstance(config, DoubleConfig):
+            return config.materialize(storage, on_progress)
+        return super().materialize(config, storage, on_progress)
+
+    def plan(self, config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
+        return config.plan(artifacts) if isinstance(config, DoubleConfig) else super().plan(config, artifacts)
 
 
 def config(*configs: ModelConfig, **others: Any) -> Config:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Literal
 
-from doubles import Double, DoubleConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, config
 from httpx import ASGITransport, AsyncClient
 
 from appliance.config import Config, LoadedConfig
@@ -162,7 +162,7 @@ class InferenceClient(AsyncClient):
     """Talks to an application of doubles in this event loop."""
 
     def __init__(self, config: Config) -> None:
-        app = create_app(config)
+        app = create_app(config, factory=DoubleFactory())
         self.manager: ModelManager = app.state.manager
         super().__init__(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://appliance")  # type: ignore[arg-type]  # Litestar's ASGI types are its own
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 import pytest
-from doubles import Double, DoubleConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, config
 from httpx import ASGITransport, AsyncClient
 
 from appliance.core.errors import EngineDeadError
@@ -20,7 +20,9 @@ class Client(AsyncClient):
     """Talks to an application of two doubles that still load, in this event loop."""
 
     def __init__(self) -> None:
-        app = create_app(config(DoubleConfig(name="one", aliases=("org/uno",)), DoubleConfig(name="two")))
+        app = create_app(
+            config(DoubleConfig(name="one", aliases=("org/uno",)), DoubleConfig(name="two")), factory=DoubleFactory()
+        )
         self.manager: ModelManager = app.state.manager
         super().__init__(transport=ASGITransport(cast("Any", app)), base_url="http://appliance")
 

@@ -17,10 +17,10 @@ from appliance.cli.options import FILE, frozen, offline, overrides, to_overrides
 from appliance.cli.plan import plan, require_possible
 from appliance.cli.validate import validate as validate_one
 from appliance.config import LoadedConfig, differences, load, schema_of
+from appliance.config.models import MODEL_CONFIGS
 from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError
-from appliance.models import MODEL_CONFIGS
 
 
 class _Verbs(click.Group):

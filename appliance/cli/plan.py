@@ -13,17 +13,19 @@ from ruamel.yaml import YAML
 
 from appliance.cli.options import FILE, offline, overrides, to_overrides
 from appliance.config import Config, LoadedConfig, load
+from appliance.config.models import LocalModelConfig
 from appliance.config.source_location import printable
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
-from appliance.models.local_config import LocalModelConfig
 from appliance.planner import (
     ConstraintViolation,
+    EngineRequirements,
     Hardware,
     Plan,
     detect_hardware,
     inspect_model,
     named_hardware,
+    precheck_layout,
     probes,
 )
 from appliance.planner import plan as plan_one
@@ -75,13 +77,11 @@ def plans(config: Config, hardware: Hardware, gbit: float) -> Iterator[tuple[int
         StorageError: the files of a model cannot be read.
     """
     for index, model_config in enumerate(config.models):
-        if (
-            isinstance(model_config, LocalModelConfig)
-            and model_config.demand is not None
-            and model_config.storage is not None
-        ):
-            subject = inspect_model(model_config.storage, config.storage)
-            yield index, plan_one(model_config.name, subject, model_config.layout, model_config.demand, hardware, gbit)
+        requirements = EngineRequirements.of(model_config)
+        if requirements is None or not isinstance(model_config, LocalModelConfig) or model_config.storage is None:
+            continue
+        info = inspect_model(model_config.storage, config.storage)
+        yield index, plan_one(model_config.name, info, model_config.layout, requirements, hardware, gbit)
 
 
 def _show(made: Sequence[Plan], form: str) -> str:
@@ -127,7 +127,7 @@ def require_possible(loaded: LoadedConfig) -> None:
     for index, model_config in enumerate(loaded.config.models):
         # What is not here is looked at before it is fetched, while the port answers.
         with contextlib.suppress(ApplianceError):
-            faults += [_problem(loaded, index, each) for each in model_config.foresee(here)]
+            faults += [_problem(loaded, index, each) for each in precheck_layout(model_config, here)]
     if faults:
         raise ConfigError(faults)
 

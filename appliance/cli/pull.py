@@ -20,8 +20,9 @@ from rich.progress import (
 )
 
 from appliance.config import Config
+from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
-from appliance.models.base_config import ModelConfig, Report
+from appliance.models.factory import ModelFactory, OnProgress
 from appliance.storage import Report as CacheReport
 from appliance.storage import lockfile, materialize, verify
 from appliance.storage.dry_run import DryRun
@@ -47,7 +48,7 @@ def pull(config: Config) -> None:
     console = Console()
     for model_config in config.models:
         with _bars(model_config.name) as report:
-            artifacts = model_config.materialize(config.storage, report)
+            artifacts = ModelFactory().materialize(model_config, config.storage, report)
             found = {
                 part: _reread(each, config.storage, partial(report, part)) for part, each in _storages(model_config)
             }
@@ -131,7 +132,7 @@ def _some(count: int, word: str) -> str:
 
 
 @contextmanager
-def _bars(name: str) -> Iterator[Report]:
+def _bars(name: str) -> Iterator[OnProgress]:
     """Draws a bar for each part on a terminal, and elsewhere prints a line now and then, to standard error."""
     console = Console(stderr=True)
     columns = (

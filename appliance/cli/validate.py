@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config import LoadedConfig, load
+from appliance.config.engine import EngineConfig
+from appliance.config.models import LocalModelConfig
 from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError, ConfigError, Problem
-from appliance.models.local_config import LocalModelConfig
 from appliance.planner import check
 
 
@@ -60,10 +61,12 @@ def _look(file: Path, loaded: LoadedConfig) -> Finding:
     unread: list[Problem] = []
     codes: list[int] = []
     for index, config in enumerate(loaded.config.models):
-        if not isinstance(config, LocalModelConfig) or config.storage is None or config.demand is None:
+        if not isinstance(config, LocalModelConfig) or config.storage is None:
+            continue
+        if not isinstance(config.engine, EngineConfig):
             continue
         try:
-            refused = check(config.storage, config.layout, config.demand.engine, loaded.config.storage)
+            refused = check(config.storage, config.layout, config.engine, loaded.config.storage)
         except ApplianceError as error:
             unread.append(loaded.problem(("models", index, "storage", "uri"), f"cannot be looked into; {error}"))
             codes.append(error.exit_code)

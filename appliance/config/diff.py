@@ -12,10 +12,9 @@ from pydantic.fields import FieldInfo
 
 from appliance.config.base import BaseConfig, Change
 from appliance.config.loader import LoadedConfig
+from appliance.config.models import MODEL_CONFIGS, ModelConfig
 from appliance.config.root import Config
 from appliance.config.source_location import DataPath, dotted
-from appliance.models import MODEL_CONFIGS
-from appliance.models.base_config import ModelConfig
 from appliance.storage import lockfile
 
 _SECRET = "***"  # noqa: S105 - stands for one

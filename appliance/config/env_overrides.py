@@ -12,13 +12,13 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from appliance.config.base import BaseConfig
 from appliance.config.model_entries import named_models
+from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import RawConfig
 from appliance.config.root import Config
 from appliance.config.schema_lookup import SchemaLookup, converted
 from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, is_unicode, printable
 from appliance.core.service_links import service_links
 from appliance.core.suggestions import did_you_mean, known_names
-from appliance.models import MODEL_CONFIGS
 
 PREFIX = "APPLIANCE__"
 _DELIMITER = "__"

@@ -11,10 +11,10 @@ from pydantic_core import core_schema
 
 from appliance.config.base import FREE_PREFIX, BaseConfig
 from appliance.config.engine import EngineConfig
+from appliance.config.models import MODEL_CONFIGS
 from appliance.config.root import Config
 from appliance.engines.vllm.schema import NAME as ENGINE_NAME
 from appliance.engines.vllm.schema import directory
-from appliance.models import MODEL_CONFIGS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ROOT = "appliance"

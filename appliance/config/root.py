@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, GetCoreSchemaHandler, JsonValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field, JsonValue
 
-from appliance import models
 from appliance.config.base import BaseConfig, Change
+from appliance.config.models import AnyModel
 from appliance.config.server import ServerConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.config.telemetry import LoggingConfig, TracingConfig
-from appliance.models.base_config import ModelConfig
-
-
-class ByClass:
-    """Makes a field a union of all model classes, told apart by the key `class`.
-
-    Built from the table of classes, because a tagged union of pydantic's own wants two members or more.
-    """
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices = {name: handler.generate_schema(config) for name, config in models.MODEL_CONFIGS.items()}
-        return core_schema.tagged_union_schema(choices, discriminator="class")
-
 
 Label = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 
@@ -66,7 +51,7 @@ class ExpectConfig(BaseConfig):
 class Config(BaseConfig):
     """Which models to serve, where their bytes lie, and how they sit on the GPUs."""
 
-    models: Annotated[tuple[Annotated[ModelConfig, ByClass], ...], Field(min_length=1), Change.SWAP]
+    models: Annotated[tuple[AnyModel, ...], Field(min_length=1), Change.SWAP]
     """The models to serve, one or more."""
 
     metadata: MetadataConfig = MetadataConfig()

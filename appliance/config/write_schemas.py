@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping
 
 from appliance.config.json_schema import schema_of
+from appliance.config.models import MODEL_CONFIGS
 from appliance.engines.vllm.schema import write_or_check
-from appliance.models import MODEL_CONFIGS
 
 
 def files() -> Mapping[str, str]:

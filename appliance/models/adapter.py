@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from pydantic import Field
 
 from appliance.adapters.chat_request import ChatRequestBuilder
 from appliance.adapters.chat_template import chat_template
@@ -19,20 +18,16 @@ from appliance.adapters.messages import Json
 from appliance.adapters.readiness import Readiness
 from appliance.adapters.renderer import Renderer
 from appliance.adapters.target import PeerTarget, RemoteTarget
-from appliance.config.adapters import CompletionsConfig, HttpConfig, OipConfig
-from appliance.config.storage import StorageConfig
-from appliance.config.upstreams import UpstreamConfig
+from appliance.config.adapters import CompletionsConfig, OipConfig
+from appliance.config.models import TOKENIZER, AdapterConfig
 from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, RequestError
 from appliance.core.http import address_of
-from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.base_config import ModelConfig, Name
+from appliance.core.model import ModelRequest, ModelResponse, Operation, Peers
 from appliance.proxy.client import UpstreamClient
 
 Part = TypeVar("Part")
-
-_TOKENIZER = "tokenizer"
 
 # The smallest request of each operation, the one that shows most first.
 _PROOFS: Mapping[Operation, Json] = {
@@ -41,34 +36,6 @@ _PROOFS: Mapping[Operation, Json] = {
     Operation.EMBEDDING: {"input": "Hello"},
     Operation.RERANK: {"query": "Hello", "documents": ["Hello"]},
 }
-
-
-class AdapterConfig(ModelConfig):
-    """An OpenAI face on a model that lacks one."""
-
-    has_engine: ClassVar[bool] = False
-
-    class_: Annotated[Literal["adapter"], Field(alias="class")]
-    """The model class."""
-
-    target: Name | UpstreamConfig
-    """What is asked: the name of another model of this file, or where a server elsewhere is."""
-
-    protocol: Annotated[CompletionsConfig | OipConfig | HttpConfig, Field(discriminator="kind")]
-    """What the target speaks."""
-
-    @property
-    def targets(self) -> Sequence[str]:
-        return (self.target,) if isinstance(self.target, str) else ()
-
-    @property
-    def storages(self) -> Mapping[str, StorageConfig]:
-        templated = self.protocol.templated
-        tokenizer = None if templated is None else templated.tokenizer
-        return {} if tokenizer is None else {_TOKENIZER: tokenizer}
-
-    def build(self, peers: Peers) -> Model:
-        return AdapterModel(self, peers)
 
 
 class AdapterModel:
@@ -119,7 +86,7 @@ class AdapterModel:
 
     def _made(self, artifacts: Mapping[str, Path]) -> Handlers:
         templated = self._config.protocol.templated
-        template = None if templated is None else chat_template(templated, artifacts.get(_TOKENIZER), self._renderer)
+        template = None if templated is None else chat_template(templated, artifacts.get(TOKENIZER), self._renderer)
         chat = None if template is None or templated is None else ChatRequestBuilder(template, templated.stop)
         name, target, protocol = self._config.name, self._config.target, self._config.protocol
         model = name if isinstance(target, str) else target.model or name

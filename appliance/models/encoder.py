@@ -5,53 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import structlog
-from pydantic import Field
 
 from appliance.config.engine import EngineConfig
+from appliance.config.models import EncoderConfig
 from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm.engine_args import EngineSpec, Pooler
 from appliance.models.encoder_task import Task, TaskChoice, choose
-from appliance.models.local_config import AnyEngine, LocalModelConfig
 from appliance.models.vllm_model import VllmModel
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-class EncoderConfig(LocalModelConfig):
-    """An encoder: embeddings, reranking and scores, classification."""
-
-    offered = frozenset({Operation.EMBEDDING, Operation.RERANK})
-    pools = True
-
-    class_: Annotated[Literal["encoder"], Field(alias="class")]
-    """The model class."""
-
-    engine: AnyEngine = EngineConfig()
-    """What computes: vLLM, whose `dtype: auto` is float32 on a CPU, or with the key `python` a class of yours."""
-
-    task: Literal["embed", "rerank", "classify", "token_classify"] | None = None
-    """
-    What the model is for; unset is read from its `config.json`: a head that classifies tokens, one that classifies
-    texts (`rerank` when it has a single label), else `embed`.
-    """
-
-    pooling: Literal["cls", "mean", "last"] | None = None
-    """How the vectors of all tokens become one: the first's, their mean, the last's; unset is as the model says."""
-
-    normalize: bool | None = None
-    """Give embeddings the length 1; unset is as the model says."""
-
-    dimensions: Annotated[int, Field(ge=1)] | None = None
-    """
-    Numbers in an embedding where the request does not say, for a Matryoshka model, which may be cut; setting it
-    declares the model to be one. Unset is all of them.
-    """
-
-    def in_vllm(self, engine: EngineConfig, front_end: FrontEnd) -> VllmModel:
-        return EncoderModel(self, engine, front_end)
 
 
 _PROOFS: Mapping[Task, tuple[Operation, Mapping[str, Any]]] = {  # Any: JSON values
@@ -77,7 +42,7 @@ class EncoderModel(VllmModel):
     """
 
     def __init__(self, config: EncoderConfig, engine: EngineConfig, front_end: FrontEnd) -> None:
-        super().__init__(config.name, config.layout, front_end)
+        super().__init__(config, front_end)
         self._config = config
         self._settings = engine
         self._choice: TaskChoice | None = None
@@ -102,7 +67,7 @@ class EncoderModel(VllmModel):
         return EngineSpec(
             names=(config.name, *config.aliases),
             artifact=artifacts["model"],
-            layout=config.settled(artifacts["model"]),
+            layout=self.resolve_layout(artifacts["model"]),
             engine=self._settings,
             allow_pickle=config.allow_pickle,
             pooler=Pooler(

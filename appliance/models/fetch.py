@@ -10,9 +10,10 @@ from typing import IO
 
 import structlog
 
+from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
-from appliance.models.base_config import ModelConfig, Report
+from appliance.models.factory import ModelFactory, OnProgress
 from appliance.models.fetch_progress import FetchProgress
 from appliance.planner import Plan
 from appliance.storage.in_use_lock import hold
@@ -41,37 +42,39 @@ class FetchedArtifacts:
     plan: Plan | None
 
 
-def fetch_artifacts(config: ModelConfig, settings: GlobalStorageConfig, report: Report) -> FetchedArtifacts:
+def fetch_artifacts(
+    factory: ModelFactory, config: ModelConfig, settings: GlobalStorageConfig, report: OnProgress
+) -> FetchedArtifacts:
     """Materialize all storages of a section; blocks.
 
     Raises:
         LoadError: the model cannot be laid out as the config asks; nothing is fetched then.
         StorageError: the bytes cannot be brought.
     """
-    _require_possible(config, settings)
-    artifacts = config.materialize(settings, report)
+    _require_possible(factory, config, settings)
+    artifacts = factory.materialize(config, settings, report)
     found = {part: artifact_of(path) for part, path in artifacts.items()}
     return FetchedArtifacts(
         artifacts=artifacts,
         digests={part: each[1].digest for part, each in found.items() if each is not None},
         holds=list(filter(None, map(hold, artifacts.values()))),
-        plan=_planned(config, artifacts),
+        plan=_planned(factory, config, artifacts),
     )
 
 
-def _planned(config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
+def _planned(factory: ModelFactory, config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
     """The plan of what is here. It only tells: one that cannot be made keeps no model from its load."""
     try:
-        return config.planned(artifacts)
+        return factory.plan(config, artifacts)
     except Exception as error:
         log.info("model.unplanned", model=config.name, reason=f"{type(error).__name__}: {error}")
         return None
 
 
-def _require_possible(config: ModelConfig, settings: GlobalStorageConfig) -> None:
+def _require_possible(factory: ModelFactory, config: ModelConfig, settings: GlobalStorageConfig) -> None:
     """Return when nothing is known that speaks against the layout; a store that cannot say now is no reason to stop."""
     try:
-        refusals = config.foresee(settings)
+        refusals = factory.precheck(config, settings)
     except ApplianceError as error:
         log.info("layout.unforeseen", model=config.name, reason=str(error))
         return
@@ -79,7 +82,7 @@ def _require_possible(config: ModelConfig, settings: GlobalStorageConfig) -> Non
         raise LoadError("; ".join(f"{'.'.join(each.path)} {each.message}" for each in refusals))
 
 
-def reporter(name: str, progress: FetchProgress, has_stopped: Callable[[], bool]) -> Report:
+def reporter(name: str, progress: FetchProgress, has_stopped: Callable[[], bool]) -> OnProgress:
     """Notes the progress of the named model, tells of it now and then, and stops it once nobody waits for it."""
     told = time.monotonic()
 

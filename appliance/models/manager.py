@@ -9,13 +9,14 @@ from typing import Any
 
 from appliance.auth import Authorizer
 from appliance.config import Config
+from appliance.config.models import ModelConfig
 from appliance.core.errors import UnavailableError
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse
 from appliance.limits import RateLimiter
 from appliance.models import dispatch
-from appliance.models.base_config import ModelConfig
 from appliance.models.directory import ModelDirectory
 from appliance.models.exit_signal import ExitSignal
+from appliance.models.factory import ModelFactory
 from appliance.models.fetch_progress import FetchProgress
 from appliance.models.health import ConfigStatus, HealthReport
 from appliance.models.model_runner import ModelRunner
@@ -40,6 +41,7 @@ class ModelManager:
         config: Config,
         front_end: FrontEnd = SINGLE_FRONT_END,
         patience: RestartPolicy = RestartPolicy(),  # noqa: B008 - frozen
+        factory: ModelFactory | None = None,
     ) -> None:
         self.config = config
         """What is served now; what can change while we serve is read here each time it is wanted."""
@@ -51,6 +53,7 @@ class ModelManager:
         """Of the process, where a model's failure asks for it."""
         self._around = RunnerContext(
             peers=PeerClient(lambda name: self.directory.named(name).entry, front_end),
+            factory=factory or ModelFactory(),
             storage=lambda: self.config.storage,
             turn=Turn(),
             patience=patience,

@@ -6,9 +6,9 @@ import asyncio
 
 import structlog
 
+from appliance.config.models import ModelConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.models import dispatch
-from appliance.models.base_config import ModelConfig
 from appliance.models.model_status import ModelStatus
 from appliance.models.restart_policy import RestartTracker, reason_of
 from appliance.models.runner_context import RunnerContext
@@ -27,7 +27,7 @@ class ModelRunner:
     """One model from its turn to load until nobody wants it; the one writer of its entry's state."""
 
     def __init__(self, config: ModelConfig, around: RunnerContext) -> None:
-        self.entry = ModelStatus.of(config, around.peers)
+        self.entry = ModelStatus.of(config, around.factory, around.peers)
         self._around = around
         self._deaths = RestartTracker(around.patience)
         self._task: asyncio.Task[None] | None = None
@@ -87,7 +87,7 @@ class ModelRunner:
             # Without a turn: what another one's load would wait for is memory.
             async with self._emptying:
                 await self._close()
-                self.entry.release(self.entry.config.build(self._around.peers))
+                self.entry.release(self._around.factory.create(self.entry.config, self._around.peers))
 
     def retire(self, reason: str, *, answers: bool) -> None:
         """The server stops: have the model drain, and say whether new calls are still answered."""
@@ -153,14 +153,14 @@ class ModelRunner:
     async def _renew(self, reason: str) -> None:
         self.move(State.RESTARTING, reason)
         await self._close()
-        self.entry.model = self.entry.config.build(self._around.peers)
+        self.entry.model = self._around.factory.create(self.entry.config, self._around.peers)
 
     async def _bring(self) -> None:
         entry = self.entry
         if not entry.config.storages:
             return
         self.move(State.FETCHING, "its bytes are being brought")
-        await entry.fetch(self._around.storage(), lambda: self._is_abandoned)
+        await entry.fetch(self._around.factory, self._around.storage(), lambda: self._is_abandoned)
         entry.reason = "its bytes are here; it waits for its turn"
 
     async def _start(self, reason: str) -> None:

@@ -12,6 +12,7 @@ from typing import IO, Any
 import structlog
 
 from appliance.config.limits import SloConfig, share
+from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError
 from appliance.core.model import Model, Peers
@@ -24,7 +25,7 @@ from appliance.core.model_traits import (
     RunsOnSeveralNodes,
 )
 from appliance.limits import QueueSettings, RequestQueue
-from appliance.models.base_config import ModelConfig
+from appliance.models.factory import ModelFactory
 from appliance.models.fetch import fetch_artifacts, reporter
 from appliance.models.fetch_progress import FetchProgress
 from appliance.models.health import public_reason
@@ -86,10 +87,11 @@ class ModelStatus:
         return {"seconds": round(sum(phases.values()), 2), **shown}
 
     @classmethod
-    def of(cls, config: ModelConfig, peers: Peers) -> ModelStatus:
+    def of(cls, config: ModelConfig, factory: ModelFactory, peers: Peers) -> ModelStatus:
         """The entry of a section, which shares its limits with the other processes among its `peers`."""
         name, settings = config.name, _settings(config, peers.front_end.count)
-        return cls(config, config.build(peers), RequestQueue(name, settings), RequestQueue(name, _unpromised(settings)))
+        model = factory.create(config, peers)
+        return cls(config, model, RequestQueue(name, settings), RequestQueue(name, _unpromised(settings)))
 
     def apply(self, config: ModelConfig, workers: int) -> None:
         """Go on by a section that differs in hot keys alone."""
@@ -145,7 +147,9 @@ class ModelStatus:
                 f"The model {self.config.name!r} is {self.state}; it can be {done} when it is {must}", status=409
             )
 
-    async def fetch(self, settings: GlobalStorageConfig, has_stopped: Callable[[], bool]) -> None:
+    async def fetch(
+        self, factory: ModelFactory, settings: GlobalStorageConfig, has_stopped: Callable[[], bool]
+    ) -> None:
         """Bring its bytes, in a thread, and hold them until they are released; raises as `fetch_artifacts` does.
 
         What its start needs and no byte changes begins meanwhile.
@@ -154,7 +158,7 @@ class ModelStatus:
             self.model.prepare(settings.cache_dir)
         self.progress = FetchProgress()
         report = reporter(self.config.name, self.progress, has_stopped)
-        brought = await asyncio.to_thread(fetch_artifacts, self.config, settings, report)
+        brought = await asyncio.to_thread(fetch_artifacts, factory, self.config, settings, report)
         self.artifacts, self.digests, self.holds = brought.artifacts, brought.digests, brought.holds
         self.comparison = PlanVsActual.of(brought.plan) if brought.plan else None
 

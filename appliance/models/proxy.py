@@ -6,27 +6,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
-from pydantic import Field
-
-from appliance.config.upstreams import (
-    Balance,
-    CircuitBreakerConfig,
-    HeadersConfig,
-    HealthCheckConfig,
-    PoolMemberConfig,
-    RequestRewriteConfig,
-    ResponseCacheConfig,
-    RetryConfig,
-)
+from appliance.config.models import ProxyConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.json_edit import NotAnObjectError
-from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, Model, ModelRequest, ModelResponse, Peers
+from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse
 from appliance.core.multipart import FormError
 from appliance.core.request_context import current_context
-from appliance.models.base_config import ModelConfig
 from appliance.proxy import cache_policy, event_stream, stream_usage
 from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
@@ -38,48 +26,6 @@ from appliance.proxy.response_cache import CachedResponse, ResponseCache
 from appliance.proxy.retry import GENERATIONS
 from appliance.proxy.rewrite import Rewrite
 from appliance.proxy.stream_usage import HiddenUsage
-
-
-class ProxyConfig(ModelConfig):
-    """A model that other servers compute: any operation of OpenAI's protocol that they have."""
-
-    has_engine: ClassVar[bool] = False
-
-    class_: Annotated[Literal["proxy"], Field(alias="class")]
-    """The model class."""
-
-    upstreams: Annotated[tuple[PoolMemberConfig, ...], Field(min_length=1)]
-    """The servers that answer, one or more."""
-
-    balance: Balance = "least_inflight"
-    """
-    Who gets a request: the upstream with the fewest under way, each in turn, or the one that has seen the head of
-    the prompt before, so that its prefix cache hits.
-    """
-
-    request: RequestRewriteConfig = RequestRewriteConfig()
-    """What is changed in requests; unset is nothing but the model's name."""
-
-    headers: HeadersConfig = HeadersConfig()
-    """Which headers travel."""
-
-    retry: RetryConfig = RetryConfig()
-    """When a request is asked again."""
-
-    breaker: CircuitBreakerConfig = CircuitBreakerConfig()
-    """When an upstream is left alone."""
-
-    health: HealthCheckConfig = HealthCheckConfig()
-    """How upstreams are checked."""
-
-    cache: ResponseCacheConfig | None = None
-    """Whether answers are kept; unset keeps none, `{}` keeps them with the defaults."""
-
-    keep_alive_seconds: Annotated[float, Field(gt=0)] | None = 15
-    """Silence in a stream of events after which a comment keeps its connection open, in seconds; null sends none."""
-
-    def build(self, _peers: Peers) -> Model:
-        return ProxyModel(self)
 
 
 class ProxyModel:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 
-from appliance.models.base_config import ModelConfig
+from appliance.config.models import ModelConfig
 from appliance.models.manager import ModelManager
 from appliance.models.model_runner import ModelRunner
 from appliance.models.state import RULES, State

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
+from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.model import Peers
-from appliance.models.base_config import ModelConfig
+from appliance.models.factory import ModelFactory
 from appliance.models.model_status import ModelStatus
 from appliance.models.restart_policy import RestartPolicy
 
@@ -35,6 +36,7 @@ class RunnerContext:
     """What each of them lives with."""
 
     peers: Peers
+    factory: ModelFactory
     storage: Callable[[], GlobalStorageConfig]
     """What holds for a fetch that begins now."""
 

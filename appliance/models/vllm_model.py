@@ -7,19 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from appliance.config.layout import AnyLayout
+import structlog
+
+from appliance import planner
+from appliance.config.layout import LayoutConfig
+from appliance.config.models import LocalModelConfig
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.model import FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm import preload
 from appliance.engines.vllm.engine import Engine
 from appliance.engines.vllm.engine_args import EngineSpec
+from appliance.planner import EngineRequirements
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class VllmModel(ABC):
     """What the model classes that run in vLLM share: a setup of theirs, and the engine that comes of it."""
 
-    def __init__(self, name: str, layout: AnyLayout, front_end: FrontEnd) -> None:
-        self._name = name
-        self._layout = layout
+    def __init__(self, config: LocalModelConfig, front_end: FrontEnd) -> None:
+        self._name = config.name
+        self._local = config
         self._front_end = front_end
         self._engine: Engine | None = None
 
@@ -41,9 +49,25 @@ class VllmModel(ABC):
             LoadError: these bytes are no model of this class.
         """
 
+    def resolve_layout(self, artifact: Path) -> LayoutConfig:
+        """Return the layout, chosen now where the config says `auto`; `artifact` is the model's directory.
+
+        Raises:
+            StorageError: the directory is not a model's.
+        """
+        layout, requirements = self._local.layout, EngineRequirements.of(self._local)
+        if layout != "auto":
+            return layout
+        if requirements is None:
+            return LayoutConfig()
+        info = planner.inspect_model(StorageConfig(uri=str(artifact)), GlobalStorageConfig())
+        layout, reason = planner.search_layout(info, requirements, planner.detect_hardware())
+        log.info("layout.chosen", model=self._name, reason=reason, **layout.model_dump(exclude_defaults=True))
+        return layout
+
     def prepare(self, cache_dir: Path | None) -> None:
         """Begin what the engine's start needs in any case; see `Preparable.prepare`."""
-        preload.begin(self._name, self._layout, cache_dir, forks=self._front_end.number == 0)
+        preload.begin(self._name, self._local.layout, cache_dir, forks=self._front_end.number == 0)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         """Start the engine; see `Model.load`."""

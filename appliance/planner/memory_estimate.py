@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
+from appliance.config.models import EncoderConfig, LocalModelConfig, ModelConfig
 from appliance.planner import memory_budget
 from appliance.planner.constraints import ConstraintViolation
 from appliance.planner.hardware import Hardware
@@ -29,6 +31,13 @@ class EngineRequirements:
 
     engine: EngineConfig
     is_pooling: bool = False
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Self | None:
+        """Return those of a model; None where vLLM does not compute it."""
+        if not isinstance(config, LocalModelConfig) or not isinstance(config.engine, EngineConfig):
+            return None
+        return cls(config.engine, is_pooling=isinstance(config, EncoderConfig))
 
 
 @dataclass(frozen=True, slots=True)

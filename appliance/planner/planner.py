@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from appliance.config.engine import EngineConfig
+from appliance.config.engine import EngineConfig, PythonConfig
 from appliance.config.layout import AnyLayout, LayoutConfig
+from appliance.config.models import LocalModelConfig, ModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.planner import layout_search
 from appliance.planner.constraints import ConstraintViolation, constraint_violations
@@ -136,14 +137,15 @@ def _with_nearest(
     return replace(violation, remedy=remedy)
 
 
-def precheck_layout(
-    storage: StorageConfig, layout: AnyLayout, engine: EngineConfig, settings: GlobalStorageConfig
-) -> list[ConstraintViolation]:
-    """Run `check`, unless the layout has nothing that could violate a constraint.
+def precheck_layout(config: ModelConfig, settings: GlobalStorageConfig) -> list[ConstraintViolation]:
+    """Run `check` on a model that vLLM computes, unless its layout has nothing that could violate a constraint.
 
     Raises:
         StorageError: the model's config.json cannot be read now.
     """
+    if not isinstance(config, LocalModelConfig) or config.storage is None or isinstance(config.engine, PythonConfig):
+        return []
+    storage, layout, engine = config.storage, config.layout, config.engine
     # `auto` chooses sizes that divide, and one rank divides nothing.
     if layout == "auto" or _overrides_sizes(engine):
         return []

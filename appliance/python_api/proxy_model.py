@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from appliance.config.models import ProxyConfig
 from appliance.core.model import Operation
-from appliance.models.proxy import ProxyConfig, ProxyModel
+from appliance.models.proxy import ProxyModel
 from appliance.python_api.arguments import checked
 from appliance.python_api.base_model import offered
 from appliance.python_api.client import asked, body_of, chunks, made

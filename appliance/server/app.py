@@ -17,6 +17,7 @@ from appliance.config import Config, LoadedConfig
 from appliance.config.digest import digest
 from appliance.config.security import AuthConfig
 from appliance.core.model import SINGLE_FRONT_END
+from appliance.models.factory import ModelFactory
 from appliance.models.health import public
 from appliance.models.manager import HealthReport, ModelManager
 from appliance.server.auth_middleware import AuthMiddleware
@@ -32,14 +33,20 @@ from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 from appliance.ui.redacted_config import RedactedConfig
 
 
-def create_app(config: Config, seat: WorkerInfo | None = None, secrets: Collection[str] = ()) -> Litestar:
+def create_app(
+    config: Config,
+    seat: WorkerInfo | None = None,
+    secrets: Collection[str] = (),
+    factory: ModelFactory | None = None,
+) -> Litestar:
     """All routes; the load begins with the application's start-up and does not hold it up.
 
     `app.state` has the `manager` behind it, the `outlook` of its probes, what it has `published` for other threads,
     its `telemetry`, and `apply`, which has all of it go by a config that differs in hot keys; `seat` is this process's
     place among several workers. `secrets` are texts that nobody may be shown.
     """
-    manager = ModelManager(config, SINGLE_FRONT_END if seat is None else seat.front_end)
+    front_end = SINGLE_FRONT_END if seat is None else seat.front_end
+    manager = ModelManager(config, front_end, factory=factory)
     published = SingleProcessHealth(manager) if seat is None else MultiWorkerHealth(manager, seat)
     outlook = Fresh(published, published.publish)
     telemetry, intake, told = _telemetry(config), BodyReader(config.server), RedactedConfig(config, secrets)

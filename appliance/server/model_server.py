@@ -6,16 +6,17 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import ConfigDict, SkipValidation, ValidationError
+from pydantic import ValidationError
 
 from appliance.config import Config, LoadedConfig
+from appliance.config.models import ModelConfig
 from appliance.config.server import ServerConfig
 from appliance.config.telemetry import LoggingConfig
 from appliance.core.errors import ApplianceError, ConfigError, Problem
 from appliance.core.model import Model, Peers
-from appliance.models.base_config import ModelConfig
+from appliance.models.factory import ModelFactory
 from appliance.python_api.arguments import checked
 from appliance.python_api.base_model import BasePythonModel
 from appliance.python_api.model_adapter import bridged
@@ -25,19 +26,21 @@ _SOURCE = "ModelServer"
 
 
 class PythonModelConfig(ModelConfig):
-    """A model that the program brings along, which no file could declare."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    given: Annotated[BasePythonModel, SkipValidation]
-    """The model."""
+    """The config of a model that a program made, which no file could declare."""
 
     @property
     def computer(self) -> str:
         return "python"
 
-    def build(self, _peers: Peers) -> Model:
-        return bridged(self.given)
+
+class PythonModelFactory(ModelFactory):
+    """Serves the models of a program by their names."""
+
+    def __init__(self, models: Iterable[BasePythonModel]) -> None:
+        self._models = {model.name: model for model in models}
+
+    def create(self, config: ModelConfig, peers: Peers) -> Model:  # noqa: ARG002 - see ModelFactory
+        return bridged(self._models[config.name])
 
 
 class ModelServer:
@@ -72,7 +75,7 @@ class ModelServer:
         """
         config = self.config(models)
         _require_main_thread()
-        code = serve(LoadedConfig(config))
+        code = serve(LoadedConfig(config), PythonModelFactory(models))
         if code:
             sys.exit(code)
 
@@ -85,7 +88,7 @@ class ModelServer:
         problems = [*_wrong(models), *self._too_many_workers()]
         if problems:
             raise ConfigError(problems)
-        configs = tuple(PythonModelConfig(name=model.name, given=model) for model in models)
+        configs = tuple(PythonModelConfig(name=model.name) for model in models)
         return Config.model_construct(models=configs, server=self._server, logging=self._logging)
 
     def _too_many_workers(self) -> Iterable[Problem]:
@@ -114,7 +117,7 @@ def _wrong(models: Sequence[object]) -> Iterable[Problem]:
 
 def _ill_named(model: BasePythonModel, where: str) -> Iterable[Problem]:
     try:
-        PythonModelConfig(name=model.name, given=model)
+        PythonModelConfig(name=model.name)
     except ValidationError as error:
         yield _problem(f"{where}.name", f"is {model.name!r}; {error.errors()[0]['msg']}")
 

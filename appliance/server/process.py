@@ -24,6 +24,7 @@ from appliance.core.errors import ApplianceError
 from appliance.core.log_output import captured_output
 from appliance.core.service_links import REMEDY, service_links
 from appliance.core.system import leave
+from appliance.models.factory import ModelFactory
 from appliance.models.manager import ModelManager
 from appliance.server.app import create_app, create_probes, probe_settings
 from appliance.server.kserve_prefixes import Fresh, Refresh
@@ -53,7 +54,7 @@ def run(loaded: LoadedConfig) -> NoReturn:
     leave(serve(loaded))
 
 
-def serve(loaded: LoadedConfig) -> int:
+def serve(loaded: LoadedConfig, factory: ModelFactory | None = None) -> int:
     """
     Serve until a signal, or until a model fails that is to end it: 0 after a drain, else the code that says why not.
     """
@@ -64,7 +65,7 @@ def serve(loaded: LoadedConfig) -> int:
     if ignored := [name for prefix in ("VLLM_", "APPLIANCE_") for name in service_links(os.environ, prefix)]:
         log.warning("environment.ignored", names=sorted(ignored), reason=REMEDY)
     try:
-        return _run(loaded)
+        return _run(loaded, factory)
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
         return error.exit_code
@@ -74,7 +75,7 @@ def _configure_log(loaded: LoadedConfig) -> None:
     logging_setup.configure(loaded.config.logging.format, loaded.config.logging.level, loaded.secrets)
 
 
-def _run(loaded: LoadedConfig) -> int:
+def _run(loaded: LoadedConfig, factory: ModelFactory | None) -> int:
     server = loaded.config.server
     for key, port in (("port", server.port), ("probe_port", server.probe_port), ("grpc_port", server.grpc_port)):
         if port is not None:
@@ -84,7 +85,7 @@ def _run(loaded: LoadedConfig) -> int:
     if server.tls is not None:
         # Before anybody can connect; each process reads them for itself.
         read_certificate(server.tls)
-    work = partial(_work, loaded)
+    work = partial(_work, loaded, factory)
     count = worker_count(loaded.config)
     if count == 1:
         return work(None)
@@ -109,19 +110,19 @@ def _stop_seconds(config: Config) -> float:
     return config.server.drain_delay_seconds + config.server.drain_seconds + _LEAVE_SECONDS
 
 
-def _work(loaded: LoadedConfig, seat: WorkerInfo | None) -> int:
+def _work(loaded: LoadedConfig, factory: ModelFactory | None, seat: WorkerInfo | None) -> int:
     if seat is not None and read(seat.slots, seat.number) is not None:
         # In the place of one that died, and of a parent that began with the file of then.
         loaded = newest(loaded)
         _configure_log(loaded)
     # Users' code runs from here on, and the log is to stay one stream.
     with captured_output():
-        return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(loaded, seat))
+        return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_serve(loaded, factory, seat))
 
 
-async def _serve(loaded: LoadedConfig, seat: WorkerInfo | None) -> int:
+async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, seat: WorkerInfo | None) -> int:
     config = loaded.config
-    app = create_app(config, seat, loaded.secrets)
+    app = create_app(config, seat, loaded.secrets, factory)
     manager: ModelManager = app.state.manager
     reloading = None if loaded.path is None else ConfigReload(loaded, manager, [app.state.apply])
     certificates = None if config.server.tls is None else Certificates(config.server.tls)

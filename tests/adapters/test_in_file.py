@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from doubles import Double, DoubleConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, config
 
+from appliance.config.models import AdapterConfig
 from appliance.core.errors import LoadError, RequestError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.adapter import AdapterConfig
 from appliance.models.manager import ModelManager, State
 
 CHAT = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
@@ -70,7 +70,7 @@ async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
 
 @asynccontextmanager
 async def _begun(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
-    manager = ModelManager(config(*(configs or (_adapter(), CompleterConfig(name="base")))))
+    manager = ModelManager(config(*(configs or (_adapter(), CompleterConfig(name="base")))), factory=DoubleFactory())
     manager.begin()
     try:
         yield manager, cast("Completer", manager.find("base").model)
@@ -155,7 +155,7 @@ async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:
             made.operations = frozenset({Operation.EMBEDDING})
             return made
 
-    manager = ModelManager(config(_adapter(), Silent(name="base")))
+    manager = ModelManager(config(_adapter(), Silent(name="base")), factory=DoubleFactory())
     manager.begin()
     await _until(lambda: manager.find("chat").state is State.FAILED)
     await manager.stop()

@@ -14,6 +14,7 @@ from served import Served, until
 
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
+from appliance.models.factory import ModelFactory
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 def served(chat_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """SmolLM2, and beside it an adapter that only uses its completions and its tokenizer's files."""
     (config,) = load(chat_file).config.models
-    folder = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    folder = ModelFactory().materialize(config, GlobalStorageConfig(), lambda *_: None)["model"]
     file = tmp_path_factory.mktemp("own") / "config.yaml"
     file.write_text(
         f"models:\n"

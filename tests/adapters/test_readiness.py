@@ -12,11 +12,11 @@ from doubles import config
 from faultproxy import Fault, FaultProxy
 from upstreams import Upstream, error
 
+from appliance.config.models import AdapterConfig
 from appliance.config.security import KeyConfig
 from appliance.config.server import ServerConfig
 from appliance.core.errors import GatewayError
 from appliance.core.model import ModelRequest, Operation
-from appliance.models.adapter import AdapterConfig
 from appliance.models.manager import ModelManager, State
 
 PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz")

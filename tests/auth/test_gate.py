@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 from access_doubles import ALL, BOSS, EYES, HAND, ONE, Closed, Keeper, bearing, closed_config
-from doubles import DoubleConfig, config
+from doubles import DoubleConfig, DoubleFactory, config
 from structlog.testing import capture_logs
 
 from appliance.config.security import AuthConfig, KeyConfig
@@ -21,7 +21,7 @@ PROBES = {"/livez", "/readyz", "/startupz", "/health", "/ping", "/v2/health/live
 
 def _places() -> Iterator[tuple[str, str]]:
     """Method and path of every route there is, and of some there are not."""
-    app = create_app(closed_config())
+    app = create_app(closed_config(), factory=DoubleFactory())
     for route in app.routes:
         path = route.path.replace("{name:path}", "one").replace("{rest:path}", "one/infer")
         methods = {"OPTIONS", *(getattr(route, "methods", None) or ())}

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from appliance.config import load as read
 from appliance.config.storage import GlobalStorageConfig
+from appliance.models.factory import ModelFactory
 from bench.load import load
 
 EXAMPLE = Path(__file__).parents[2] / "examples/embeddings.yaml"
@@ -61,7 +62,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(_in_process(given.in_process, given.seconds)))
         return
     (config,) = read(EXAMPLE).config.models
-    model = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    model = ModelFactory().materialize(config, GlobalStorageConfig(), lambda *_: None)["model"]
     best: dict[str, dict[Point, float]] = {OURS: {}, THEIRS: {}, IN_PROCESS: {}}
     for _ in range(given.rounds):
         for name, rates in (

@@ -18,6 +18,7 @@ from typing import Any
 
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
+from appliance.models.factory import ModelFactory
 from bench import front_end_page
 from bench.chats import Measured
 from bench.front_ends import LOAD_CORE, MODEL, SUBJECTS, pinned_to, started
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--more", action="store_true", help="keep the runs that are there, and add to them")
     given = parser.parse_args()
     (config,) = load(_CHAT).config.models
-    artifact = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    artifact = ModelFactory().materialize(config, GlobalStorageConfig(), lambda *_: None)["model"]
     given.into.parent.mkdir(parents=True, exist_ok=True)
     for engine in given.engine:
         for figures in _measure(engine, artifact, given):

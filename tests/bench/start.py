@@ -29,6 +29,7 @@ from served import free_port
 
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
+from appliance.models.factory import ModelFactory
 from bench.arrivals import closed
 
 CONDITIONS = ("warm", "cold", "first")
@@ -187,7 +188,7 @@ def _forget(*places: Path) -> None:
 def measure(given: argparse.Namespace, say: Callable[[str], None]) -> None:
     """All contenders by turns in each condition, then a table of medians."""
     config = load(_CHAT).config.models[0]
-    model = config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    model = ModelFactory().materialize(config, GlobalStorageConfig(), lambda *_: None)["model"]
     say(f"{os.cpu_count()} cores; SmolLM2-135M, texts of {_LENGTH} tokens; medians of {given.rounds}\n\n{_head(given)}")
     for condition in given.conditions:
         starts: dict[str, list[Start]] = {server.name: [] for server in SERVERS}

@@ -13,11 +13,12 @@ import kubernetes_validate
 import pytest
 from cluster import manifests
 from cluster.manifests import FILES, FOLDER, Manifest
+from doubles import DoubleFactory
 from doubles import config as doubles
 from reference_servers import environment
 
 from appliance.config import Config, load
-from appliance.models.generative import GenerativeConfig
+from appliance.config.models import GenerativeConfig
 from appliance.models.manager import ModelManager
 from appliance.server.app import create_probes
 from appliance.server.worker_health import SingleProcessHealth
@@ -94,7 +95,7 @@ def test_kserve_knows_every_key(pytestconfig: pytest.Config, tmp_path: Path) -> 
 def test_probes_and_ports_are_those_of_the_server(pod: Manifest, settings: Manifest, tmp_path: Path) -> None:
     """Probes ask the listener of probes for routes it has, and every port of the container is one that we listen on."""
     server = _config(settings, pod, tmp_path).server
-    manager = ModelManager(doubles())
+    manager = ModelManager(doubles(), factory=DoubleFactory())
     app = create_probes(manager, SingleProcessHealth(manager), RequestRecorder(TelemetrySettings()))
     container = manifests.container(pod)
     numbers = {each["name"]: each["containerPort"] for each in container["ports"]}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from appliance.config import LoadedConfig
+from appliance.config.models import MODEL_CONFIGS
 from appliance.config.source_location import SourceLocation, dotted
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError
-from appliance.models import MODEL_CONFIGS
 
 ROOT = Path(__file__).parents[2]
 RICH = [Path(__file__).with_name(name) for name in ("rich.yaml", "rich-adapter.yaml")]

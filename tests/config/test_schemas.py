@@ -16,9 +16,9 @@ from referencing import Registry, Resource
 
 from appliance.config import schema_of
 from appliance.config.engine import LOAD_FORMATS, OWNED, EngineConfig
+from appliance.config.models import MODEL_CONFIGS
 from appliance.config.write_schemas import files
 from appliance.engines.vllm.schema import directory, write_or_check
-from appliance.models import MODEL_CONFIGS
 
 Schema = dict[str, Any]
 COMMITTED = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in directory().glob("*.json")}

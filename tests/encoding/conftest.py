@@ -14,6 +14,7 @@ from served import Served
 
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
+from appliance.models.factory import ModelFactory
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -25,7 +26,7 @@ TAGS = ["O", "B-PLACE", "I-PLACE", "B-NAME", "I-NAME"]
 def minilm() -> Path:
     """The directory of all-MiniLM-L6-v2."""
     (model_config,) = load(EXAMPLES / "embeddings.yaml").config.models
-    return model_config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    return ModelFactory().materialize(model_config, GlobalStorageConfig(), lambda *_: None)["model"]
 
 
 @pytest.fixture(scope="package")

@@ -22,6 +22,7 @@ from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.fork_server import ForkServer
 from appliance.engines.vllm.grammar_check import GrammarCheck
 from appliance.engines.vllm.startup_timings import StartupTimings
+from appliance.models.factory import ModelFactory
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -61,7 +62,7 @@ def vllm_config(chat_file: Path) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     (model_config,) = load(chat_file).config.models
-    model = model_config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    model = ModelFactory().materialize(model_config, GlobalStorageConfig(), lambda *_: None)["model"]
     return AsyncEngineArgs(model=str(model), max_model_len=2048, enforce_eager=True).create_engine_config()
 
 

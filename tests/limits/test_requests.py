@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from doubles import Double, DoubleConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, config
 from httpx import ASGITransport, AsyncClient, Response
 
 from appliance.config.limits import KeyLimitsConfig, LimitsConfig, SloConfig
@@ -84,7 +84,7 @@ class Client(AsyncClient):
     """Talks to an application of one engine, in this event loop."""
 
     def __init__(self, server: ServerConfig, **model_config: Any) -> None:
-        app = create_app(config(EngineConfig(name="one", **model_config), server=server))
+        app = create_app(config(EngineConfig(name="one", **model_config), server=server), factory=DoubleFactory())
         self.manager: ModelManager = app.state.manager
         super().__init__(transport=ASGITransport(cast("Any", app)), base_url="http://appliance", timeout=60)
 

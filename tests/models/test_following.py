@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from doubles import Double, DoubleConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, config
 
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
@@ -47,7 +47,7 @@ async def _until(is_so: Callable[[], bool], seconds: float = 5) -> None:
 
 @asynccontextmanager
 async def _following() -> AsyncGenerator[tuple[ModelManager, Follower]]:
-    manager = ModelManager(config(FollowerConfig(name="one")))
+    manager = ModelManager(config(FollowerConfig(name="one")), factory=DoubleFactory())
     manager.begin()
     try:
         await _until(lambda: manager.is_ready)

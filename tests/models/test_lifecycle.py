@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
-from doubles import Double, DoubleConfig, RemoteConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, RemoteConfig, config
 
 from appliance.core.errors import (
     ArtifactNotFoundError,
@@ -40,7 +40,7 @@ def _double(manager: ModelManager, index: int = 0) -> Double:
 
 @asynccontextmanager
 async def _begun(*configs: DoubleConfig, patience: RestartPolicy = RestartPolicy()) -> AsyncGenerator[ModelManager]:  # noqa: B008 - frozen
-    manager = ModelManager(config(*configs), patience=patience)
+    manager = ModelManager(config(*configs), patience=patience, factory=DoubleFactory())
     manager.begin()
     try:
         yield manager

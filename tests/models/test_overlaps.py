@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
-from doubles import Double, RemoteConfig, config
+from doubles import Double, DoubleFactory, RemoteConfig, config
 
 from appliance.config.limits import LimitsConfig
 from appliance.core.errors import UnavailableError
@@ -73,7 +73,9 @@ async def _until(is_so: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def _ready(pause_seconds: float = 60, **model_config: Any) -> AsyncGenerator[tuple[ModelManager, ModelStatus]]:
     configs = SlowConfig(name="one", on_failure="restart", **model_config)
-    manager = ModelManager(config(configs), patience=RestartPolicy(first_seconds=pause_seconds))
+    manager = ModelManager(
+        config(configs), patience=RestartPolicy(first_seconds=pause_seconds), factory=DoubleFactory()
+    )
     manager.begin()
     await _until(lambda: manager.is_ready)
     try:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-from doubles import Double, DoubleConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, config
 from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig
@@ -31,7 +31,8 @@ def _double(manager: ModelManager) -> Double:
 @asynccontextmanager
 async def _made(model_config: DoubleConfig) -> AsyncGenerator[ModelManager]:
     manager = ModelManager(
-        config(model_config).model_copy(update={"storage": GlobalStorageConfig(cache_dir=Path("/kept"))})
+        config(model_config).model_copy(update={"storage": GlobalStorageConfig(cache_dir=Path("/kept"))}),
+        factory=DoubleFactory(),
     )
     try:
         yield manager

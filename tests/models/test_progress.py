@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doubles import DoubleConfig, config
+from doubles import DoubleConfig, DoubleFactory, config
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -72,7 +72,7 @@ def test_parts_add_up() -> None:
 
 def test_metrics_have_bytes_and_rate_of_each_model() -> None:
     """The same numbers that readiness shows, by model; none for a model that has nothing to fetch."""
-    manager = ModelManager(config(DoubleConfig(name="one"), DoubleConfig(name="two")))
+    manager = ModelManager(config(DoubleConfig(name="one"), DoubleConfig(name="two")), factory=DoubleFactory())
     manager.entries[0].progress = FetchProgress(Clock())
     manager.entries[0].progress.hear("model", 50, 200)
 

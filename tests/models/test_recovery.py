@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import ClassVar, cast
 
 import pytest
-from doubles import Double, DoubleConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, config
 
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
@@ -55,7 +55,7 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def _ready(*configs: DoubleConfig, patience: RestartPolicy = QUICK) -> AsyncGenerator[ModelManager]:
-    manager = ModelManager(config(*configs), patience=patience)
+    manager = ModelManager(config(*configs), patience=patience, factory=DoubleFactory())
     manager.begin()
     try:
         await _until(lambda: manager.is_ready)
@@ -141,7 +141,7 @@ async def test_what_fails_the_first_time_is_not_tried_again() -> None:
     model_config = Willing(
         name="one", has_storage=True, on_failure="restart", fetch_fault=ArtifactNotFoundError("nothing")
     )
-    manager = ModelManager(config(model_config), patience=QUICK)
+    manager = ModelManager(config(model_config), patience=QUICK, factory=DoubleFactory())
     manager.begin()
     await _until(lambda: manager.entries[0].state is State.FAILED)
     await manager.stop()
@@ -160,7 +160,7 @@ async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
     model_config = Willing(
         name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing")
     )
-    manager = ModelManager(config(model_config))
+    manager = ModelManager(config(model_config), factory=DoubleFactory())
     manager.begin()
     code = await asyncio.wait_for(manager.ending.wait(), 5)
     await manager.stop()

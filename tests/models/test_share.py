@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doubles import Double, DoubleConfig
+from doubles import Double, DoubleConfig, DoubleFactory
 
 from appliance.config.limits import LimitsConfig
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, Model, ModelRequest, ModelResponse, Operation, Peers
@@ -44,7 +44,7 @@ def test_workers_share_what_an_engine_computes_at_once() -> None:
     taken = []
     for front_end in (SINGLE_FRONT_END, FrontEnd(1, 2)):
         for config in (SevenConfig(name="unsaid"), said):
-            entry = ModelStatus.of(config, Fellows(front_end))
+            entry = ModelStatus.of(config, DoubleFactory(), Fellows(front_end))
             entry.bound(front_end.count)
             taken.append(entry.gate.concurrent)
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from doubles import Double, DoubleConfig, RemoteConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, RemoteConfig, config
 
+from appliance.config.models import ModelConfig
 from appliance.config.server import ServerConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnknownModelError
 from appliance.core.model import ModelRequest, Operation
-from appliance.models.base_config import ModelConfig, Report
+from appliance.models.factory import OnProgress
 from appliance.models.manager import ModelManager, State
 from appliance.models.model_runner import ModelRunner
 from appliance.models.rollout import Rollout
@@ -38,7 +39,7 @@ def _double(life: ModelRunner | None) -> Double:
 
 @asynccontextmanager
 async def _serving(*configs: ModelConfig, drain_seconds: float = 5) -> AsyncGenerator[ModelManager]:
-    manager = ModelManager(config(*configs, server=ServerConfig(drain_seconds=drain_seconds)))
+    manager = ModelManager(config(*configs, server=ServerConfig(drain_seconds=drain_seconds)), factory=DoubleFactory())
     manager.begin()
     for life in manager.roster.lives:
         _double(life).may_load.set()
@@ -176,7 +177,7 @@ async def test_bytes_are_here_before_an_engine_goes() -> None:
 class _Endless(RemoteConfig):
     """Declares a double whose bytes never come."""
 
-    def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: OnProgress) -> Mapping[str, Path]:
         while True:
             report("model", 1, 2)
             time.sleep(0.01)
@@ -260,7 +261,7 @@ async def test_a_dead_model_is_replaced_at_once() -> None:
 
 async def test_a_model_that_still_loads_is_replaced_at_once() -> None:
     """Nobody waits for what the config no longer wants."""
-    manager = ModelManager(config(DoubleConfig(name="one")))
+    manager = ModelManager(config(DoubleConfig(name="one")), factory=DoubleFactory())
     manager.begin()
     await _until(lambda: manager.find("one").state is State.LOADING)
     old = _double(manager.roster.get("one"))

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
+from appliance.models.factory import ModelFactory
+
 Answer = dict[str, Any]  # Any: JSON values
 
 
@@ -74,8 +76,8 @@ def _start(file: str) -> Answer:
     from appliance.models.vllm_model import VllmModel
 
     (model_config,) = load(Path(file)).config.models
-    artifacts = model_config.materialize(GlobalStorageConfig(), lambda *_: None)
-    model = model_config.build(SimpleNamespace(front_end=SINGLE_FRONT_END))
+    artifacts = ModelFactory().materialize(model_config, GlobalStorageConfig(), lambda *_: None)
+    model = ModelFactory().create(model_config, SimpleNamespace(front_end=SINGLE_FRONT_END))
     assert isinstance(model, VllmModel)
     setup = model.setup(artifacts)
     os.environ.update(environment_of(setup.layout))

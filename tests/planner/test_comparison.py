@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import Double, DoubleConfig, config
+from doubles import Double, DoubleConfig, DoubleFactory, config
 from structlog.testing import capture_logs
 
+from appliance.config.models import GenerativeConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactCorruptError
 from appliance.core.model import Peers
-from appliance.models.base_config import Report
-from appliance.models.generative import GenerativeConfig
+from appliance.models.factory import ModelFactory, OnProgress
 from appliance.models.manager import ModelManager
 from appliance.planner import Plan
 
@@ -37,13 +37,14 @@ class PlannedConfig(DoubleConfig):
     folder: Path
     """Where these are."""
 
-    def materialize(self, settings: GlobalStorageConfig, report: Report) -> Mapping[str, Path]:
+    def materialize(self, settings: GlobalStorageConfig, report: OnProgress) -> Mapping[str, Path]:
         return {"model": self.folder}
 
-    def planned(self, artifacts: Mapping[str, Path]) -> Plan | None:
+    def plan(self, artifacts: Mapping[str, Path]) -> Plan | None:
         said = {"name": self.name, "class": "generative", "storage": {"uri": str(self.folder)}}
         engine = {"kv_cache_memory_bytes": 1 << 28, "max_model_len": 1024}
-        return GenerativeConfig.model_validate(said | {"engine": engine}).planned(artifacts)
+        model = GenerativeConfig.model_validate(said | {"engine": engine})
+        return ModelFactory().plan(model, artifacts)
 
     def build(self, peers: Peers) -> MeasuredDouble:
         made = MeasuredDouble()
@@ -54,13 +55,13 @@ class PlannedConfig(DoubleConfig):
 class UnplannedConfig(PlannedConfig):
     """Declares one of which no plan can be made."""
 
-    def planned(self, artifacts: Mapping[str, Path]) -> Plan | None:
+    def plan(self, artifacts: Mapping[str, Path]) -> Plan | None:
         raise ArtifactCorruptError("it is none of the known ones")
 
 
 async def _served(model_config: DoubleConfig) -> tuple[Mapping[str, Any], list[Any]]:
     """The model as probes show it once it is ready, and what was logged."""
-    manager = ModelManager(config(model_config))
+    manager = ModelManager(config(model_config), factory=DoubleFactory())
     with capture_logs() as logged:
         manager.begin()
         try:
@@ -109,4 +110,4 @@ def test_a_layout_that_cannot_work_has_no_figures(write: Write, published: Publi
         for more in ({"layout": {"tensor_parallel": 2}}, {"engine": {"args": {"hf_overrides": {"hidden_size": 8}}}})
     ]
 
-    assert [model_config.planned({"model": folder}) for model_config in configs] == [None, None]
+    assert [ModelFactory().plan(model_config, {"model": folder}) for model_config in configs] == [None, None]

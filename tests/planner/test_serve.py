@@ -14,11 +14,15 @@ from served import Served, environment, until
 from storage.range_server import serving
 
 from appliance.config import load
+from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
+from appliance.config.models import GenerativeConfig
 from appliance.config.storage import GlobalStorageConfig, TransferConfig
 from appliance.core.errors import StorageUnavailableError
+from appliance.core.model import SINGLE_FRONT_END
+from appliance.models.factory import ModelFactory
 from appliance.models.fetch import fetch_artifacts
-from appliance.models.generative import GenerativeConfig
+from appliance.models.generative import GenerativeModel
 
 Write = Callable[..., Path]
 Published = Mapping[str, Mapping[str, Any]]
@@ -75,7 +79,7 @@ def test_a_store_that_does_not_answer_is_no_reason_to_refuse(tmp_path: Path) -> 
     settings = GlobalStorageConfig(cache_dir=tmp_path / "cache", transfer=TransferConfig(retries=0))
 
     with pytest.raises(StorageUnavailableError, match=r"127\.0\.0\.1:9"):
-        fetch_artifacts(model_config, settings, lambda *_: None)
+        fetch_artifacts(ModelFactory(), model_config, settings, lambda *_: None)
 
 
 def test_a_layout_that_is_left_to_us_is_settled_by_the_files(write: Write, published: Published) -> None:
@@ -83,8 +87,10 @@ def test_a_layout_that_is_left_to_us_is_settled_by_the_files(write: Write, publi
     folder = write(published["SmolLM2-135M"])
     said = {"name": "it", "class": "generative", "storage": {"uri": str(folder)}}
 
-    chosen = GenerativeConfig.model_validate({**said, "layout": "auto"}).settled(folder)
-    kept = GenerativeConfig.model_validate({**said, "layout": {"tensor_parallel": 3}}).settled(folder)
+    chosen, kept = (
+        GenerativeModel(GenerativeConfig.model_validate({**said, **more}), EngineConfig(), SINGLE_FRONT_END)
+        for more in ({"layout": "auto"}, {"layout": {"tensor_parallel": 3}})
+    )
 
-    assert chosen == LayoutConfig()
-    assert kept == LayoutConfig(tensor_parallel=3)
+    assert chosen.resolve_layout(folder) == LayoutConfig()
+    assert kept.resolve_layout(folder) == LayoutConfig(tensor_parallel=3)

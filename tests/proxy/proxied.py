@@ -9,8 +9,10 @@ from typing import Any, cast
 
 from upstreams import Upstream
 
+from appliance.config.models import ProxyConfig
 from appliance.core.model import ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.proxy import ProxyConfig, ProxyModel
+from appliance.models.factory import ModelFactory
+from appliance.models.proxy import ProxyModel
 
 CHAT = Operation.CHAT_COMPLETION
 
@@ -29,7 +31,7 @@ def config(*upstreams: Upstream, **keys: Any) -> ProxyConfig:
 @asynccontextmanager
 async def proxied(*upstreams: Upstream, **keys: Any) -> AsyncGenerator[ProxyModel]:
     """The model of such a section, loaded; what was asked of upstreams so far is forgotten."""
-    model = cast("ProxyModel", config(*upstreams, **keys).build(cast("Peers", None)))
+    model = cast("ProxyModel", ModelFactory().create(config(*upstreams, **keys), cast("Peers", None)))
     await model.load({})
     for upstream in upstreams:
         upstream.asked.clear()

@@ -19,6 +19,7 @@ from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answ
 from appliance.core.errors import GatewayError, GatewayTimeoutError, RequestError, UnavailableError
 from appliance.core.model import OPENAI_PATHS, ModelRequest, Operation, Peers
 from appliance.core.request_context import use_context
+from appliance.models.factory import ModelFactory
 from appliance.models.proxy import ProxyModel
 from appliance.proxy.pool import names
 
@@ -378,7 +379,7 @@ async def test_closing_twice_is_closing_once(upstream: Upstream) -> None:
     """And before loading, it is nothing."""
     async with proxied(upstream, cache={}) as model:
         await model.close()
-    await config(upstream).build(cast("Peers", None)).close()
+    await ModelFactory().create(config(upstream), cast("Peers", None)).close()
 
     assert upstream.asked == []
 

@@ -13,9 +13,10 @@ import pytest
 from served import Served
 
 from appliance.config import load
+from appliance.config.models import ModelConfig
 from appliance.core.errors import LoadError
 from appliance.core.model import Model, ModelRequest, Operation
-from appliance.models.base_config import ModelConfig
+from appliance.models.factory import ModelFactory
 from appliance.models.peer_client import PeerClient
 
 NOBODY = PeerClient(lambda name: pytest.fail(name))
@@ -86,7 +87,7 @@ def config(folder: Path, engine: Mapping[str, Any], class_: str = "generative", 
 
 async def loaded(made: ModelConfig, **artifacts: Path) -> Model:
     """Its model, loaded."""
-    model = made.build(NOBODY)
+    model = ModelFactory().create(made, NOBODY)
     await model.load(artifacts)
     return model
 
@@ -117,7 +118,7 @@ def test_a_file_with_a_python_model_is_served(
 
 def test_a_file_is_checked_without_running_its_code(module: Path) -> None:
     """Validating imports nothing of the user's."""
-    config(module, {"python": "user_raising:Model"}).build(NOBODY)
+    ModelFactory().create(config(module, {"python": "user_raising:Model"}), NOBODY)
 
     assert "user_raising" not in sys.modules
 
@@ -125,7 +126,7 @@ def test_a_file_is_checked_without_running_its_code(module: Path) -> None:
 async def test_a_class_without_storage_is_loaded(module: Path) -> None:
     """A model in Python may have no bytes; its operations are known once it is made."""
     made = config(module, {"python": "user_models:Ranker"}, "encoder")
-    before = made.build(NOBODY).operations
+    before = ModelFactory().create(made, NOBODY).operations
     model = await loaded(made)
     proof = model.warmup_request
 

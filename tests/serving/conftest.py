@@ -13,6 +13,7 @@ from served import Served
 
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig
+from appliance.models.factory import ModelFactory
 
 HIDDEN, LAYERS, RANK = 576, 30, 8  # SmolLM2-135M
 
@@ -21,7 +22,7 @@ HIDDEN, LAYERS, RANK = 576, 30, 8  # SmolLM2-135M
 def smollm2(chat_file: Path) -> Path:
     """The directory of SmolLM2's safetensors."""
     (model_config,) = load(chat_file).config.models
-    return model_config.materialize(GlobalStorageConfig(), lambda *_: None)["model"]
+    return ModelFactory().materialize(model_config, GlobalStorageConfig(), lambda *_: None)["model"]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from storage.hub_double import Hub, Repository
 from appliance.cli import pull as verbs
 from appliance.config import Config, load
 from appliance.core.errors import ArtifactChangedError, StorageError
+from appliance.models.factory import ModelFactory
 from appliance.storage import Cache, lockfile
 from appliance.storage.filesystems.memory import PLACES
 
@@ -186,7 +187,8 @@ def test_a_branch_stays_at_the_commit_that_is_locked(read: Read, hub: Hub, tmp_p
     verbs.lock(read("hf://org/model"))
     model.commit({"config.json": b"new", "model.safetensors": b"new weights"})
 
-    (path,) = read("hf://org/model").models[0].materialize(read("hf://org/model").storage, lambda *_: None).values()
+    config = read("hf://org/model")
+    (path,) = ModelFactory().materialize(config.models[0], config.storage, lambda *_: None).values()
     assert (path / "model.safetensors").read_bytes() == b"old weights"
     assert json.loads((tmp_path / "appliance.lock").read_text())["storages"][0]["revision"] == commit
 
@@ -200,12 +202,12 @@ def test_files_in_place_are_held_by_their_sizes_to_start_at_once(read: Read, tmp
     verbs.lock(config)
     (model / "model.safetensors").write_bytes(b"Weights")
 
-    config.models[0].materialize(config.storage, lambda *_: None)
+    ModelFactory().materialize(config.models[0], config.storage, lambda *_: None)
     with pytest.raises(ArtifactChangedError, match=r"model\.safetensors has the SHA-256"):
         verbs.pull(config)
     (model / "model.safetensors").write_bytes(b"weight")
     with pytest.raises(ArtifactChangedError, match="has 6 bytes, and 7 are locked"):
-        config.models[0].materialize(config.storage, lambda *_: None)
+        ModelFactory().materialize(config.models[0], config.storage, lambda *_: None)
 
 
 def test_the_digest_that_pull_prints_can_be_pinned(

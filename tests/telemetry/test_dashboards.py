@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import config
+from doubles import DoubleFactory, config
 from prometheus_client.core import Metric
 from ruamel.yaml import YAML
 
@@ -31,7 +31,7 @@ _FOREIGN = {"instance", "le", "model_name"}
 @pytest.fixture(scope="module")
 def families() -> list[Metric]:
     """Every family of ours, whether or not it has a sample yet."""
-    app = create_app(config())
+    app = create_app(config(), factory=DoubleFactory())
     return [each for each in app.state.outlook.metrics() if each.name.startswith("appliance_")]
 
 

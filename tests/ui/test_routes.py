@@ -6,6 +6,7 @@ import re
 from typing import Any, cast
 
 import httpx
+from doubles import DoubleFactory
 from httpx import ASGITransport
 from ruamel.yaml import YAML
 
@@ -28,7 +29,9 @@ def _config(**server: object) -> Config:
 
 
 def _client(config: Config) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=ASGITransport(cast("Any", create_app(config))), base_url="http://test")
+    return httpx.AsyncClient(
+        transport=ASGITransport(cast("Any", create_app(config, factory=DoubleFactory()))), base_url="http://test"
+    )
 
 
 async def test_a_browser_gets_the_page_and_a_program_the_routes() -> None:

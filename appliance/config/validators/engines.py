@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from appliance.config.engine import OWNED, EngineConfig
 from appliance.config.model_entries import model_entries
+from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import Diagnostic
 from appliance.core.suggestions import did_you_mean
-from appliance.models import MODEL_CONFIGS
 
 # The keys of a model that a class of the user's computes.
 _OF_PYTHON = frozenset({"name", "aliases", "class", "storage", "engine", "limits", "slo", "on_failure"})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from appliance.config.model_entries import model_entries
+from appliance.config.models import MODEL_CONFIGS
 from appliance.config.raw_config import RawConfig
 from appliance.config.server import ServerConfig
 from appliance.config.source_location import Diagnostic
-from appliance.models import MODEL_CONFIGS
 
 
 def listeners_are_apart(draft: RawConfig) -> Iterator[Diagnostic]:

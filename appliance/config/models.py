@@ -1,0 +1,326 @@
+"""Config of models: the entries of `models:`, one class for each model class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Discriminator, Field, GetCoreSchemaHandler, JsonValue, Tag, model_validator
+from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import CoreSchema, core_schema
+
+from appliance.config.adapters import CompletionsConfig, HttpConfig, OipConfig
+from appliance.config.base import BaseConfig, Change
+from appliance.config.engine import EngineConfig, PythonConfig
+from appliance.config.layout import AnyLayout, LayoutConfig
+from appliance.config.limits import LimitsConfig, SloConfig
+from appliance.config.storage import StorageConfig
+from appliance.config.upstreams import (
+    Balance,
+    CircuitBreakerConfig,
+    HeadersConfig,
+    HealthCheckConfig,
+    PoolMemberConfig,
+    RequestRewriteConfig,
+    ResponseCacheConfig,
+    RetryConfig,
+    UpstreamConfig,
+)
+
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
+
+Recovery = Literal["stay", "exit", "restart"]
+"""
+What is done when a model fails: stay up and say so, end the process, or start its engine anew.
+"""
+
+ADAPTER_PREFIX = "adapters."
+"""What the names of adapters begin with among the storages of a model."""
+
+TOKENIZER = "tokenizer"
+"""The name of the tokenizer among the storages of a model."""
+
+
+class ModelConfig(BaseConfig):
+    """One entry of `models:`; each model class adds its own keys."""
+
+    has_engine: ClassVar[bool] = True
+    """It computes in this process or below it, and so wants memory, its turn to load, and one process of ours."""
+
+    name: Name
+    """The name clients send as `model`; letters, digits and `. _ / @ -`."""
+
+    aliases: tuple[Name, ...] = ()
+    """Other names clients may send for the same model."""
+
+    limits: Annotated[LimitsConfig, Change.HOT] = LimitsConfig()
+    """How much the model takes on at once, and how long a request may take."""
+
+    slo: Annotated[SloConfig, Change.HOT] = SloConfig()
+    """What the model promises to the requests it lets in."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that leads to this model, its own first."""
+        return (self.name, *self.aliases)
+
+    @property
+    def computer(self) -> str:
+        """What computes: vLLM, a class of the user's, or servers elsewhere, which the appliance asks."""
+        return "vllm" if self.has_engine else "appliance"
+
+    @property
+    def facts(self) -> Mapping[str, JsonValue]:
+        """What probes and listings tell of it besides its name."""
+        return {}
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """The names of the other models that it asks."""
+        return ()
+
+    @property
+    def recovery(self) -> Recovery:
+        """What is done when it fails; a model that servers elsewhere compute has nothing to start anew."""
+        return "stay"
+
+    @property
+    def storages(self) -> Mapping[str, StorageConfig]:
+        """What must be materialized before the model loads; empty for a class without storage."""
+        return {}
+
+
+_PYTHON = "python"
+
+
+def _kind(engine: Any) -> str:  # Any: what a file holds before it is checked
+    is_python = _PYTHON in engine if isinstance(engine, dict) else isinstance(engine, PythonConfig)
+    return "PythonConfig" if is_python else "EngineConfig"
+
+
+AnyEngine = Annotated[
+    Annotated[EngineConfig, Tag("EngineConfig")] | Annotated[PythonConfig, Tag("PythonConfig")],
+    Discriminator(_kind),
+]
+"""
+The engine: a class of the user's where the key `python` names one, else vLLM.
+"""
+
+_WHERE_FROM = "Where the model's bytes come from"
+
+_STORAGE_FOR_VLLM: JsonDict = {
+    "if": {"required": ["engine"], "properties": {"engine": {"type": "object", "required": [_PYTHON]}}},
+    "else": {"required": ["storage"], "properties": {"storage": {"description": f"{_WHERE_FROM}."}}},
+}
+
+
+class LocalModelConfig(ModelConfig):
+    """A model that is computed here."""
+
+    model_config = ConfigDict(json_schema_extra=_STORAGE_FOR_VLLM)
+
+    storage: StorageConfig | SkipJsonSchema[None] = None
+    """Where the model's bytes come from; it may be left out with `engine.python`, which finds them as `model_dir`."""
+
+    layout: AnyLayout = LayoutConfig()
+    """
+    How the model sits on devices and machines; unset is one device. `auto` takes the fewest devices of this machine
+    that hold the model, and the log says why.
+    """
+
+    engine: AnyEngine = EngineConfig()
+    """What computes: vLLM, or with the key `python` a class of yours."""
+
+    on_failure: Recovery = "stay"
+    """
+    What is done when the model fails. `stay` keeps the process up, with liveness 503 and the reason, for a platform
+    that restarts what is not live. `exit` ends the process once its calls are over, with the exit code of the fault, 4
+    where the engine died. `restart` starts an engine that died or stalled anew in place, after pauses that grow, and
+    stays failed after the fifth death in a row; what keeps it from starting the first time is not retried. On a machine
+    that computes for another (`layout.nodes.rank` above 0), `stay` is `exit`.
+    """
+
+    @model_validator(mode="after")
+    def _has_storage(self) -> Self:
+        if self.storage is None and not isinstance(self.engine, PythonConfig):
+            raise ValueError(f"has no storage; must have it: {_WHERE_FROM.lower()}")
+        return self
+
+    @property
+    def computer(self) -> str:
+        return _PYTHON if isinstance(self.engine, PythonConfig) else super().computer
+
+    @property
+    def facts(self) -> Mapping[str, JsonValue]:
+        if isinstance(self.layout, str):
+            return {"layout": self.layout}
+        return {"layout": self.layout.model_dump(mode="json", exclude_defaults=True)}
+
+    @property
+    def recovery(self) -> Recovery:
+        if self.on_failure == "stay" and self.layout != "auto" and self.layout.is_following:
+            return "exit"
+        return self.on_failure
+
+    @property
+    def storages(self) -> Mapping[str, StorageConfig]:
+        return {} if self.storage is None else {"model": self.storage}
+
+    @property
+    def allow_pickle(self) -> bool:
+        """The storage's word on weights that may run code."""
+        return self.storage is not None and self.storage.allow_pickle
+
+
+class LoraConfig(BaseConfig):
+    """A LoRA adapter, served under its own name beside the model it changes."""
+
+    name: Name
+    """The name clients send as `model` to get the adapted model."""
+
+    storage: StorageConfig
+    """Where the adapter's bytes come from."""
+
+
+class GenerativeConfig(LocalModelConfig):
+    """A language model: chat, completions, responses, messages."""
+
+    class_: Annotated[Literal["generative"], Field(alias="class")]
+    """The model class."""
+
+    chat_template: str | None = None
+    """Jinja template for chat, inline or the path of a file; unset is the model's own."""
+
+    tool_call_parser: str | None = None
+    """vLLM's parser of tool calls, such as `hermes`; unset leaves `tool_choice: auto` off."""
+
+    reasoning_parser: str | None = None
+    """vLLM's parser that splits reasoning from the answer, such as `qwen3`; unset leaves them together."""
+
+    adapters: tuple[LoraConfig, ...] = ()
+    """LoRA adapters, each servable by its name."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*super().names, *(adapter.name for adapter in self.adapters))
+
+    @property
+    def storages(self) -> Mapping[str, StorageConfig]:
+        return {**super().storages} | {ADAPTER_PREFIX + adapter.name: adapter.storage for adapter in self.adapters}
+
+
+class EncoderConfig(LocalModelConfig):
+    """An encoder: embeddings, reranking and scores, classification."""
+
+    class_: Annotated[Literal["encoder"], Field(alias="class")]
+    """The model class."""
+
+    engine: AnyEngine = EngineConfig()
+    """What computes: vLLM, whose `dtype: auto` is float32 on a CPU, or with the key `python` a class of yours."""
+
+    task: Literal["embed", "rerank", "classify", "token_classify"] | None = None
+    """
+    What the model is for; unset is read from its `config.json`: a head that classifies tokens, one that classifies
+    texts (`rerank` when it has a single label), else `embed`.
+    """
+
+    pooling: Literal["cls", "mean", "last"] | None = None
+    """How the vectors of all tokens become one: the first's, their mean, the last's; unset is as the model says."""
+
+    normalize: bool | None = None
+    """Give embeddings the length 1; unset is as the model says."""
+
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    """
+    Numbers in an embedding where the request does not say, for a Matryoshka model, which may be cut; setting it
+    declares the model to be one. Unset is all of them.
+    """
+
+
+class ProxyConfig(ModelConfig):
+    """A model that other servers compute: any operation of OpenAI's protocol that they have."""
+
+    has_engine: ClassVar[bool] = False
+
+    class_: Annotated[Literal["proxy"], Field(alias="class")]
+    """The model class."""
+
+    upstreams: Annotated[tuple[PoolMemberConfig, ...], Field(min_length=1)]
+    """The servers that answer, one or more."""
+
+    balance: Balance = "least_inflight"
+    """
+    Who gets a request: the upstream with the fewest under way, each in turn, or the one that has seen the head of
+    the prompt before, so that its prefix cache hits.
+    """
+
+    request: RequestRewriteConfig = RequestRewriteConfig()
+    """What is changed in requests; unset is nothing but the model's name."""
+
+    headers: HeadersConfig = HeadersConfig()
+    """Which headers travel."""
+
+    retry: RetryConfig = RetryConfig()
+    """When a request is asked again."""
+
+    breaker: CircuitBreakerConfig = CircuitBreakerConfig()
+    """When an upstream is left alone."""
+
+    health: HealthCheckConfig = HealthCheckConfig()
+    """How upstreams are checked."""
+
+    cache: ResponseCacheConfig | None = None
+    """Whether answers are kept; unset keeps none, `{}` keeps them with the defaults."""
+
+    keep_alive_seconds: Annotated[float, Field(gt=0)] | None = 15
+    """Silence in a stream of events after which a comment keeps its connection open, in seconds; null sends none."""
+
+
+class AdapterConfig(ModelConfig):
+    """An OpenAI face on a model that lacks one."""
+
+    has_engine: ClassVar[bool] = False
+
+    class_: Annotated[Literal["adapter"], Field(alias="class")]
+    """The model class."""
+
+    target: Name | UpstreamConfig
+    """What is asked: the name of another model of this file, or where a server elsewhere is."""
+
+    protocol: Annotated[CompletionsConfig | OipConfig | HttpConfig, Field(discriminator="kind")]
+    """What the target speaks."""
+
+    @property
+    def targets(self) -> Sequence[str]:
+        return (self.target,) if isinstance(self.target, str) else ()
+
+    @property
+    def storages(self) -> Mapping[str, StorageConfig]:
+        templated = self.protocol.templated
+        tokenizer = None if templated is None else templated.tokenizer
+        return {} if tokenizer is None else {TOKENIZER: tokenizer}
+
+
+MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {
+    "adapter": AdapterConfig,
+    "generative": GenerativeConfig,
+    "encoder": EncoderConfig,
+    "proxy": ProxyConfig,
+}
+
+
+class _ByClass:
+    """Makes a field the tagged union of `MODEL_CONFIGS`, by the key `class`.
+
+    pydantic's own discriminator would also accept the name of the attribute, `class_`.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # Any: a type
+        choices = {name: handler.generate_schema(config) for name, config in MODEL_CONFIGS.items()}
+        return core_schema.tagged_union_schema(choices, discriminator="class")
+
+
+AnyModel = Annotated[ModelConfig, _ByClass]
+"""One entry of `models:`; its key `class` says which model class it is."""
