@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from served import environment
 
+pytestmark = pytest.mark.contract
+
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 BROKEN = Path(__file__).parent / "broken"
 

@@ -13,6 +13,8 @@ from served import Served, until
 from services import vector
 from upstreams import Asked, Upstream, error, event, json_answer, stream
 
+pytestmark = pytest.mark.contract
+
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Grüße, Дом, 你好"}]
 PROMPT = "<|im_start|>user\nGrüße, Дом, 你好<|im_end|>\n<|im_start|>assistant\n"
 TOOL: ChatCompletionToolParam = {

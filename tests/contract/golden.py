@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent / "golden"
-REGENERATE = "just test tests/contract --golden"
 
 # Values that differ from run to run, by the key they stand under in JSON.
 _VOLATILE = {
@@ -75,8 +74,9 @@ def _dumped(value: object, indent: str = "") -> str:
 class Golden:
     """Compares what users see with the golden files, or writes those anew."""
 
-    def __init__(self, *, writes: bool) -> None:
-        self._writes = writes
+    def __init__(self, tests: str = "tests/contract", *, writes: bool) -> None:
+        """`tests` is what to run to write those anew."""
+        self._tests, self._writes = tests, writes
 
     def check(self, name: str, found: object) -> None:
         """Fail with a diff where `found` is not what the golden file has: a text, or anything JSON can hold."""
@@ -92,9 +92,8 @@ class Golden:
             lines = difflib.unified_diff(
                 golden.splitlines(), text.splitlines(), f"golden/{name}", "what users see now", lineterm="", n=6
             )
+            remedy = f"If they are meant to, run: just test {self._tests} --golden; look at the diff, and commit it."
             pytest.fail(
-                "\n".join([f"Users see something else than golden/{name} says.", *lines])
-                + f"\n\nIf they are meant to, run: {REGENERATE}; look at the diff of the golden files, commit it, and"
-                + " add a line to the CHANGELOG.",
+                "\n".join([f"Users see something else than golden/{name} says.", *lines, "", remedy]),
                 pytrace=False,
             )

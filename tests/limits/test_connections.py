@@ -13,6 +13,8 @@ import pytest
 from served import Served, until
 from upstreams import FOR_EVER, Answer, Upstream
 
+pytestmark = pytest.mark.contract
+
 CONFIG = """
 models:
 - name: m

@@ -13,6 +13,8 @@ import pytest
 from served import Served, until
 from upstreams import Asked, Upstream, sse, stream
 
+pytestmark = pytest.mark.contract
+
 CHAT = "/v1/chat/completions"
 BODY = {"model": "front", "messages": [{"role": "user", "content": "one two three"}]}
 

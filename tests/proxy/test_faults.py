@@ -17,6 +17,8 @@ from faultproxy import Fault, FaultProxy
 from served import Served, open_stream, until
 from upstreams import FOR_EVER, Answer, Upstream, event, stream
 
+pytestmark = pytest.mark.contract
+
 CHAT = "/v1/chat/completions"
 PATIENCE = "{connect_seconds: 2, first_byte_seconds: 1, idle_seconds: 1}"
 

@@ -14,6 +14,8 @@ from openai import OpenAI
 from served import Served, free_port, until
 from upstreams import Answer, Asked, Upstream, sse
 
+pytestmark = pytest.mark.contract
+
 KEY = "sk-never-to-be-seen"
 CHAT = "/v1/chat/completions"
 BODY = {"model": "alias", "messages": [{"role": "user", "content": "Grüße aus 東京 🙂"}]}

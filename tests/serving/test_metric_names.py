@@ -20,4 +20,5 @@ def test_metrics_of_an_engine_keep_their_names_types_and_labels(server: Served, 
     # The others are in metrics.txt; which labels they have here depends on the tests before this one.
     lines = [line for line in text.splitlines() if line.startswith(("vllm:", *OURS))]
 
-    Golden(writes=pytestconfig.getoption("--golden")).check("metrics_vllm.txt", "\n".join(lines))
+    golden = Golden("tests/serving/test_metric_names.py", writes=pytestconfig.getoption("--golden"))
+    golden.check("metrics_vllm.txt", "\n".join(lines))

@@ -13,6 +13,8 @@ from served import open_stream, until
 from upstreams import FOR_EVER, Answer, Upstream, event, stream
 from watched import CHAT, QUESTION, Watched, write
 
+pytestmark = pytest.mark.contract
+
 EVENTS = "/events"
 METADATA = {"name": "shop-talk", "namespace": "shop"}
 

@@ -13,6 +13,8 @@ from served import open_stream, until
 from upstreams import FOR_EVER, SSE, Answer, Piece, Upstream, error, event, stream
 from watched import CHAT, QUESTION, Watched, write
 
+pytestmark = pytest.mark.contract
+
 ASKED = {"protocol": "openai", "operation": "chat_completion", "model": "talk"}
 
 

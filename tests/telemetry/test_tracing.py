@@ -14,6 +14,8 @@ from served import until
 from upstreams import Upstream, error, event, stream
 from watched import CHAT, QUESTION, Watched, write
 
+pytestmark = pytest.mark.contract
+
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
