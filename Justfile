@@ -9,6 +9,8 @@ torch := if links != "" { "--find-links '" + links + "'" } else if variant == "c
 overrides := if variant == "cpu" { "--override requirements/cpu-overrides.txt" } else { "" }
 python := ".venv/bin/python"
 uv := ".venv/bin/uv"
+# Tests start hundreds of processes; each would compile the package anew.
+export PYTHONDONTWRITEBYTECODE := ""
 
 # Everything CI asks for: format, lint, types, schemas, tests.
 check: setup _fmt lint types test

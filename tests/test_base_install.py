@@ -19,10 +19,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the wheel of the appliance and what it needs, and no extra."""
     folder = tmp_path_factory.mktemp("base") / "venv"
     uv = [sys.executable, "-m", "uv"]
+    into = ["--python", str(folder / "bin/python")]
     pins = ["--constraints", str(ROOT / "requirements/cpu.txt")]
     for command in (
         [*uv, "venv", "--quiet", "--python", sys.executable, str(folder)],
-        [*uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *pins, str(ROOT)],
+        [*uv, "pip", "install", "--quiet", "--compile-bytecode", *into, *pins, str(ROOT)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

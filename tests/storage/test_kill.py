@@ -24,7 +24,8 @@ FILES = {
 SIZE = sum(map(len, FILES.values()))
 
 # Chosen anew in each run; the name of the test tells which it was.
-OFFSETS = sorted(random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).sample(range(1, SIZE), 20))
+OFFSETS = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).sample(range(1, SIZE), 20)
+FEW = 3
 
 
 def fetch(uri: str, cache: Path) -> None:
@@ -47,7 +48,9 @@ def server() -> Iterator[RangeServer]:
         yield server
 
 
-@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize(
+    "offset", [*OFFSETS[:FEW], *(pytest.param(each, marks=pytest.mark.long) for each in OFFSETS[FEW:])]
+)
 def test_a_killed_fetch_costs_no_more_than_a_twentieth(
     processes: ForkServerContext, server: RangeServer, tmp_path: Path, offset: int
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faultproxy import ALWAYS, Fault, FaultProxy
@@ -21,6 +22,10 @@ SIZE = sum(map(len, FILES.values()))
 # Signatures cover the Range header, so that nobody can take it out; moto does not look at them.
 UNSIGNED = [kind for kind in KINDS if kind != "s3"]
 
+# Each store shows these faults, and these stores show all of them; the rest is for test-long.
+EVERYWHERE = ("reset", "stall", "corrupt")
+THOROUGH = ("s3", "http", "hf")
+
 # Past any listing, and within the first range that comes over a connection: some stores close it after each.
 WITHIN = 40_000
 
@@ -29,6 +34,21 @@ AT_ONCE = 40
 
 # Three tries with pauses of less than a second between them, and time for a busy machine.
 SOON_SECONDS = 60
+
+
+def over_stores(*rows: tuple[Fault, Any]) -> list[Any]:  # Any: pytest's rows
+    """Each row, a fault and what is expected, over each store."""
+    return [
+        pytest.param(
+            kind,
+            fault,
+            expected,
+            marks=[pytest.mark.long] * (kind not in THOROUGH and fault.kind not in EVERYWHERE),
+            id=f"{kind} {fault.kind} {'always' if fault.times == ALWAYS else 'once'}",
+        )
+        for kind in WITHOUT_MOTO
+        for fault, expected in rows
+    ]
 
 
 def bring(shelf: Shelf, root: str, proxy: FaultProxy, tmp_path: Path, stall_seconds: float = 30) -> dict[str, bytes]:
@@ -46,42 +66,41 @@ def filled(shelf: Shelf, root: str) -> str:
     return root
 
 
-@pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
 @pytest.mark.parametrize(
-    "fault",
-    [
-        Fault("reset", after=WITHIN, times=1),
-        Fault("reset", after=WITHIN),
-        Fault("fin", after=WITHIN, times=1),
-        Fault("stall", after=WITHIN, times=1),
-        Fault("corrupt", after=WITHIN, times=1),
-        Fault("hang_up", times=1),
-    ],
-    ids=lambda fault: f"{fault.kind} {'always' if fault.times == ALWAYS else 'once'}",
+    ("shelf", "fault", "stall_seconds"),
+    over_stores(
+        (Fault("reset", after=WITHIN, times=1), 30),
+        (Fault("reset", after=WITHIN), 30),
+        (Fault("fin", after=WITHIN, times=1), 30),
+        # As long as a busy machine needs to answer at all.
+        (Fault("stall", after=WITHIN, times=1), 2),
+        (Fault("corrupt", after=WITHIN, times=1), 30),
+        (Fault("hang_up", times=1), 30),
+    ),
+    indirect=["shelf"],
 )
-def test_what_passes_is_survived(shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault) -> None:
+def test_what_passes_is_survived(
+    shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault, stall_seconds: float
+) -> None:
     """
     A fault that lets some bytes through costs time, and at most a few bytes more; a wrong byte is found and mended.
     """
     proxy.set(fault)
 
-    # As long as a busy machine needs to answer at all.
-    stall_seconds = 2 if fault.kind == "stall" else 30
     assert bring(shelf, filled, proxy, tmp_path, stall_seconds) == FILES
     assert proxy.hits >= 1
     assert proxy.sent < 1.5 * SIZE
 
 
-@pytest.mark.parametrize("shelf", WITHOUT_MOTO, indirect=True)
 @pytest.mark.parametrize(
-    ("fault", "error"),
-    [
+    ("shelf", "fault", "error"),
+    over_stores(
         (Fault("reset", after=AT_ONCE), StorageUnavailableError),
         (Fault("fin", after=AT_ONCE), StorageUnavailableError),
         (Fault("stall", after=AT_ONCE), StorageTimeoutError),
         (Fault("hang_up"), StorageUnavailableError),
-    ],
-    ids=lambda value: value.kind if isinstance(value, Fault) else "",
+    ),
+    indirect=["shelf"],
 )
 def test_what_stays_ends_soon(
     shelf: Shelf, filled: str, proxy: FaultProxy, tmp_path: Path, fault: Fault, error: type[StorageError]
