@@ -152,7 +152,7 @@ def test_a_refused_stream_is_no_success(server: Served) -> None:
 
     event = server.ended("refused-stream")
     assert status == event["status"] == 400
-    assert event["error"] == "CallError"
+    assert event["error"] == "RequestError"
 
 
 def test_what_the_tokenizer_cannot_take_is_refused(server: Served) -> None:
