@@ -47,7 +47,7 @@ class Double:
         if self.prepare_fault:
             raise self.prepare_fault
 
-    def parts(self) -> Mapping[str, float]:
+    def load_timings(self) -> Mapping[str, float]:
         """One part, as engines have several."""
         return {"weights": 1.5}
 

@@ -64,7 +64,7 @@ def of_models(manager: ModelManager) -> Sequence[Metric]:
         restarts.add_metric([entry.config.name], entry.restarts)
         for phase, seconds in entry.phases.seconds().items():
             phases.add_metric([entry.config.name, phase], seconds)
-        for part, seconds in entry.parts().items():
+        for part, seconds in entry.load_timings().items():
             parts.add_metric([entry.config.name, part], seconds)
         for each in State:
             state.add_metric([entry.config.name, each], float(entry.state is each))

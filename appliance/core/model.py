@@ -1,12 +1,12 @@
-"""What every model promises, whoever computes it: operations, calls, replies."""
+"""The interface of a model: operations, requests, responses, and the traits that some models have beyond it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Operation(StrEnum):
@@ -58,18 +58,16 @@ OPENAI_PATHS: Mapping[Operation, tuple[str, ...]] = {
     Operation.IMAGE_VARIATION: ("/v1/images/variations",),
 }
 """
-Where clients of OpenAI's protocol ask for each operation, the usual place first; so it is with us, and with every
-upstream. The last three operations have none: they are a model's own, in the Open Inference Protocol. An inference
-is tensors (`appliance.tensors.codec`), a prediction and an explanation are the JSON objects of its first version.
+The paths of each operation in OpenAI's protocol, here and at upstreams, the usual one first. The last three operations
+have none, because they belong to the Open Inference Protocol: an inference is tensors (`appliance.tensors.codec`), a
+prediction and an explanation are the JSON objects of version 1.
 """
 
 
 MULTIPART_OPERATIONS = frozenset(
     {Operation.TRANSCRIPTION, Operation.TRANSLATION, Operation.IMAGE_EDIT, Operation.IMAGE_VARIATION}
 )
-"""
-The operations whose requests are forms, because there is a file in them; those of all others are JSON.
-"""
+"""The operations whose requests are multipart forms, because they hold a file; all other requests are JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,91 +103,152 @@ class ModelResponse:
 
 
 class Model(Protocol):
-    """What answers calls: one entry of ``models:``, alive."""
+    """What answers requests: one entry of `models:` at run time."""
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """What it can be asked; anything else is refused before it gets here."""
+        """The operations it supports; requests for others are refused before `handle`."""
 
     @property
     def warmup_request(self) -> ModelRequest | None:
-        """The call whose good answer proves that the model works; asked for when it is loaded.
-
-        None where a good `check` does.
-        """
+        """The request whose successful response proves that the loaded model works; None if `check` proves it."""
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        """Get ready to answer; `artifacts` has a local directory or file for each of the section's storages.
+        """Get ready to answer; `artifacts` has a local file or directory for each of the config's storages.
 
-        May be cancelled at any moment, and then leaves nothing running.
+        It may be cancelled at any moment, and then leaves nothing running.
 
         Raises:
             LoadError: this model cannot be served as the config asks.
         """
 
     async def check(self) -> None:
-        """Return at once when healthy.
+        """Return at once if the model is healthy.
 
         Raises:
             EngineDeadError: it cannot answer any more.
-            UnavailableError: it cannot answer now, for want of something elsewhere, and will by itself.
+            UnavailableError: it cannot answer now, because of something elsewhere, and will recover by itself.
         """
 
     async def handle(self, call: ModelRequest) -> ModelResponse:
-        """Answer one call; cancelling the wait, or closing the reply's stream, stops the work behind it.
+        """Answer one request; cancelling the wait or closing the response's stream stops the work behind it.
 
         Raises:
-            CallError: the call is at fault.
-            EngineDeadError: it cannot answer any more.
+            RequestError: the request is at fault.
+            EngineDeadError: the model cannot answer any more.
         """
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
-        """Facts for listings, such as ``max_model_len`` in tokens; empty before it is loaded."""
+        """Facts for listings, such as `max_model_len` in tokens; empty before it is loaded."""
 
     async def close(self) -> None:
-        """End the answers under way, then everything `load` started; safe to call twice."""
+        """End the requests that are running, then everything that `load` started; safe to call twice."""
+
+
+@runtime_checkable
+class LimitsConcurrency(Protocol):
+    """A model whose engine computes only so many requests at once and queues the others."""
+
+    @property
+    def max_concurrent(self) -> int | None:
+        """That number; None before it is loaded, and where it is unknown."""
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A model whose load includes work that needs none of its files."""
+
+    def prepare(self, cache_dir: Path | None) -> None:
+        """Begin that work in the background, before or during the download; returns at once, in the main thread.
+
+        `cache_dir` is the storage's cache, None its default. A second call does nothing, and `load` works without one.
+
+        Raises:
+            MissingExtraError: a package that the model needs is not installed.
+        """
+
+
+@runtime_checkable
+class ReportsLoadTimings(Protocol):
+    """A model that measures the parts of its load."""
+
+    def load_timings(self) -> Mapping[str, float]:
+        """Seconds of each part by name, until now if the load is running; empty before it."""
+
+
+@runtime_checkable
+class ReportsMemory(Protocol):
+    """A model whose engine measures its memory."""
+
+    def measured(self) -> Mapping[str, float]:
+        """Measured sizes by the names of a plan, such as `kv_tokens`, without unknown ones; empty before the load."""
+
+
+@runtime_checkable
+class DependsOnModels(Protocol):
+    """A model that needs other servers or models to answer."""
+
+    def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
+        """The state of each, for probes; with no address beyond host and port."""
+
+
+@runtime_checkable
+class RunsOnSeveralNodes(Protocol):
+    """A model that may be spread over several machines."""
+
+    def nodes(self) -> Mapping[int, str]:
+        """The state of each other machine by rank, in a word for probes; empty if there are none."""
+
+
+@runtime_checkable
+class FollowsAnotherNode(Protocol):
+    """A model whose ranks here compute for another machine, which answers the requests."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether that machine is connected and uses the ranks of this one."""
+
+    @property
+    def leader(self) -> str:
+        """The machine that answers, in words for clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrontEnd:
-    """
-    The place of this process among those that answer together: the first one starts their engines, the others join.
-    """
+    """This process among those that answer together; the first one starts their engines, the others join."""
 
     number: int = 0
     count: int = 1
     folder: Path | None = None
-    """Where they meet, a directory that nobody else may enter; None where they have no engine, or there is only one."""
+    """A private directory for their sockets; None if they have no engine, or if there is only one process."""
 
 
 SINGLE_FRONT_END = FrontEnd()
-"""
-The only process.
-"""
+"""The only process."""
 
 
 class Peers(Protocol):
-    """Whom a model lives with: the other models of the config, by their names, and the other processes."""
+    """The other models of the config by their names, and the other processes that answer."""
 
     @property
     def front_end(self) -> FrontEnd:
         """This process among them."""
 
     def operations(self, name: str) -> frozenset[Operation]:
-        """What the named model can be asked."""
+        """Return the operations that the named model supports."""
 
     def check(self, name: str) -> None:
-        """Return at once when the named model answers.
+        """Return at once if the named model is healthy.
 
         Raises:
-            EngineDeadError: it never will again.
-            UnavailableError: it does not answer now.
+            EngineDeadError: it cannot answer any more.
+            UnavailableError: it cannot answer now.
         """
 
     async def handle(self, name: str, call: ModelRequest) -> ModelResponse:
         """Have the named model answer, as `Model.handle` does.
 
         Raises:
-            CallError: it cannot do this, cannot do it now, or the call itself is at fault.
-            EngineDeadError: it died over it.
+            RequestError: the model cannot do this, cannot do it now, or the request is at fault.
+            EngineDeadError: the model died during the request.
         """

@@ -15,11 +15,12 @@ from appliance.config.limits import SloConfig, share
 from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError
-from appliance.core.model import Model, Peers
-from appliance.core.model_traits import (
+from appliance.core.model import (
     DependsOnModels,
     FollowsAnotherNode,
     LimitsConcurrency,
+    Model,
+    Peers,
     Preparable,
     ReportsLoadTimings,
     RunsOnSeveralNodes,
@@ -72,13 +73,13 @@ class ModelStatus:
         self.state, self.since, self.reason = state, datetime.now(UTC), reason
         self.has_started |= state in {State.READY, State.FOLLOWING, State.UNAVAILABLE}
 
-    def parts(self) -> Mapping[str, float]:
+    def load_timings(self) -> Mapping[str, float]:
         """What the phase `loading` of its last load was spent on, in seconds; empty where the model does not tell."""
-        return self.model.parts() if isinstance(self.model, ReportsLoadTimings) else {}
+        return self.model.load_timings() if isinstance(self.model, ReportsLoadTimings) else {}
 
     def load(self) -> dict[str, Any]:  # Any: JSON values
         """The seconds of its last load as the log and probes show them, of one under way those until now."""
-        phases, parts = self.phases.seconds(), self.parts()
+        phases, parts = self.phases.seconds(), self.load_timings()
         shown = {
             name: {each: round(seconds, 2) for each, seconds in spent.items()}
             for name, spent in (("phases", phases), ("parts", parts))
@@ -102,7 +103,7 @@ class ModelStatus:
 
     def bound(self, workers: int) -> None:
         """Let in no more at once than the engine computes for one of so many workers, now that it is there to say."""
-        concurrent = self.model.concurrent if isinstance(self.model, LimitsConcurrency) else None
+        concurrent = self.model.max_concurrent if isinstance(self.model, LimitsConcurrency) else None
         self.gate.engine_concurrent = self.tokenizer_gate.engine_concurrent = share(concurrent, workers)
 
     @property
@@ -118,7 +119,7 @@ class ModelStatus:
     @property
     def is_done(self) -> bool:
         """It was to go once the server that it computed for is gone, and that is so."""
-        return self._is_leaving and isinstance(self.model, FollowsAnotherNode) and not self.model.is_wanted
+        return self._is_leaving and isinstance(self.model, FollowsAnotherNode) and not self.model.is_needed
 
     @property
     def _is_leaving(self) -> bool:
@@ -127,7 +128,7 @@ class ModelStatus:
     def well(self) -> tuple[State, str]:
         """The state of a model that is healthy, and its reason."""
         if isinstance(self.model, FollowsAnotherNode):
-            return State.FOLLOWING, f"it computes for {self.model.instead}, which answers"
+            return State.FOLLOWING, f"it computes for {self.model.leader}, which answers"
         return State.READY, "it answers"
 
     @property

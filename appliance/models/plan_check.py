@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from appliance.core.model import Model
-from appliance.core.model_traits import ReportsMemory
+from appliance.core.model import Model, ReportsMemory
 from appliance.planner import Plan
 
 

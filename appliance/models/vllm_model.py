@@ -83,21 +83,21 @@ class VllmModel(ABC):
         return await self.running.handle(call)
 
     @property
-    def concurrent(self) -> int | None:
-        """How many calls the engine computes at once; see `Bounded.concurrent`."""
+    def max_concurrent(self) -> int | None:
+        """How many calls the engine computes at once; see `LimitsConcurrency`."""
         return self._engine.max_num_seqs if self._engine else None
 
     def nodes(self) -> Mapping[int, str]:
-        """The other machines; see `Spread.nodes`."""
+        """The other machines; see `RunsOnSeveralNodes`."""
         return self._engine.nodes if self._engine else {}
 
     def measured(self) -> Mapping[str, float]:
-        """Bytes of weights and tokens of the KV cache; see `Measured.measured`."""
+        """Bytes of weights and tokens of the KV cache; see `ReportsMemory`."""
         return self._engine.measured if self._engine else {}
 
-    def parts(self) -> Mapping[str, float]:
-        """What the engine's start was spent on; see `Timed.parts`."""
-        return self._engine.parts() if self._engine else {}
+    def load_timings(self) -> Mapping[str, float]:
+        """What the engine's start was spent on; see `ReportsLoadTimings`."""
+        return self._engine.load_timings() if self._engine else {}
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """Facts for listings; see `Model.describe`."""

@@ -28,17 +28,17 @@ class WorkerNodeModel:
         return self._model.operations
 
     @property
-    def is_wanted(self) -> bool:
-        """Rank 0 has our ranks compute; see `Following.is_wanted`."""
-        return self._engine is not None and self._engine.is_wanted
+    def is_needed(self) -> bool:
+        """Rank 0 has our ranks compute; see `FollowsAnotherNode.is_needed`."""
+        return self._engine is not None and self._engine.is_needed
 
     @property
-    def instead(self) -> str:
-        """Rank 0; see `Following.instead`."""
+    def leader(self) -> str:
+        """Rank 0; see `FollowsAnotherNode.leader`."""
         return f"rank 0 at {self._leader}"
 
     def nodes(self) -> Mapping[int, str]:
-        """Rank 0; see `Spread.nodes`."""
+        """Rank 0; see `RunsOnSeveralNodes.nodes`."""
         return self._engine.nodes if self._engine else {}
 
     def prepare(self, cache_dir: Path | None) -> None:
@@ -62,7 +62,7 @@ class WorkerNodeModel:
         Raises:
             UnavailableError: always.
         """
-        raise UnavailableError(f"This machine computes for {self.instead}, which answers")
+        raise UnavailableError(f"This machine computes for {self.leader}, which answers")
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """Nothing; see `Model.describe`."""

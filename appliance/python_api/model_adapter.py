@@ -12,8 +12,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import LoadError, UnsupportedOperationError
-from appliance.core.model import Model, ModelRequest, ModelResponse, Operation
-from appliance.core.model_traits import DependsOnModels
+from appliance.core.model import DependsOnModels, Model, ModelRequest, ModelResponse, Operation
 from appliance.python_api.base_model import BasePythonModel, overridden
 from appliance.python_api.invoke import called
 from appliance.python_api.model_lifecycle import ModelLifecycle

@@ -20,14 +20,14 @@ PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 class Follower(Double):
     """A double that another server asks, until the test says that it is gone."""
 
-    instead = "rank 0 at lead"
+    leader = "rank 0 at lead"
 
     def __init__(self) -> None:
         super().__init__(warmup_request=None)
         self.may_load.set()
 
     @property
-    def is_wanted(self) -> bool:
+    def is_needed(self) -> bool:
         """The other server is there as long as this one is not dead."""
         return not self.is_dead
 

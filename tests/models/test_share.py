@@ -12,7 +12,7 @@ from appliance.models.model_status import ModelStatus
 class Seven(Double):
     """Computes seven at once."""
 
-    concurrent = 7
+    max_concurrent = 7
 
 
 class SevenConfig(DoubleConfig):

@@ -15,8 +15,7 @@ from python_api.program import Program
 from upstreams import Upstream, error, json_answer
 
 from appliance.core.errors import ApplianceError, ConfigError, GatewayError, RequestError
-from appliance.core.model import OPENAI_PATHS, Model, ModelRequest, Operation
-from appliance.core.model_traits import DependsOnModels
+from appliance.core.model import OPENAI_PATHS, DependsOnModels, Model, ModelRequest, Operation
 from appliance.openai import ChatPrompt, OpenAIChatAdapterModel, OpenAIGenerativeModel, OpenAIProxyModel
 from appliance.openai.types import ChatCompletion, ChatCompletionRequest
 from appliance.python_api.base_model import BasePythonModel

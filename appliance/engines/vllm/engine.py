@@ -120,8 +120,8 @@ class Engine:
             raise EngineDeadError("the engine died: it hung up; the worker that started it knows more")
         self._stall.look(self._llm.output_processor.get_num_unfinished_requests())
 
-    def parts(self) -> Mapping[str, float]:
-        """What the start has been spent on until now, in seconds; see `Timed.parts`."""
+    def load_timings(self) -> Mapping[str, float]:
+        """What the start has been spent on until now, in seconds; see `ReportsLoadTimings`."""
         if self._server is not None:
             self._server.listen()
         return self._parts.seconds

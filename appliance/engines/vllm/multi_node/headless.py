@@ -63,7 +63,7 @@ class HeadlessEngine:
         log.info("engine.started", model=self._setup.names[0], seconds=round(time.monotonic() - started, 2))
 
     @property
-    def is_wanted(self) -> bool:
+    def is_needed(self) -> bool:
         """Rank 0 is there, and has our ranks compute."""
         return self._leader.is_there
 
