@@ -15,7 +15,7 @@ from appliance.config.loader import LoadedConfig
 from appliance.config.models import MODEL_CONFIGS, ModelConfig
 from appliance.config.root import Config
 from appliance.config.source_location import DataPath, dotted
-from appliance.storage import lockfile
+from appliance.config.storage import LOCK_FILE_NAME
 
 _SECRET = "***"  # noqa: S105 - stands for one
 
@@ -84,7 +84,7 @@ def keys_of(change: Change, model_config: type[BaseConfig] = Config, path: str =
 def _as_written(loaded: LoadedConfig) -> BaseConfig:
     """The config without the lock beside it, which follows the file wherever it lies."""
     storage = loaded.config.storage
-    if loaded.path is None or storage.lock_file != loaded.path.with_name(lockfile.NAME):
+    if loaded.path is None or storage.lock_file != loaded.path.with_name(LOCK_FILE_NAME):
         return loaded.config
     return loaded.config.model_copy(update={"storage": storage.model_copy(update={"lock_file": None})})
 

@@ -1,156 +1,222 @@
-"""The walk from a file to the config: read, resolve, lay over, check, construct."""
+"""From a file to the config: read, resolve references, merge the environment and `--set`, validate."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from appliance.config.cli_overrides import lay as lay_overrides
-from appliance.config.construct import construct
-from appliance.config.env_overrides import lay as lay_environment
+import msgspec
+from pydantic import ValidationError
+
 from appliance.config.interpolation import resolve
 from appliance.config.json_schema import engine_schema, schema_of
 from appliance.config.raw_config import RawConfig
 from appliance.config.root import Config
 from appliance.config.schema_errors import check
-from appliance.config.schema_lookup import SchemaLookup, typed
-from appliance.config.source_location import DataPath, Diagnostic
-from appliance.config.validators import RULES
+from appliance.config.schema_lookup import SchemaLookup, convert_texts
+from appliance.config.settings import merge
+from appliance.config.source_location import DataPath, Diagnostic, SourceLocation
+from appliance.config.storage import LOCK_FILE_NAME
+from appliance.config.validators import VALIDATORS
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError, Problem
-from appliance.storage import lockfile
+
+# The types of pydantic's errors that are raised by validators of ours.
+_OURS = ("value_error", "assertion_error")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A config that is right, and what must not be shown of it."""
+    """A valid config, and what must not be shown of it."""
 
     config: Config
     secrets: frozenset[str] = frozenset()
-    """Texts that came out of references and the environment; logs and listings show ``***`` instead."""
+    """Texts from references and the environment, and keys and passwords: logs and listings show ``***`` instead."""
 
     hidden: frozenset[DataPath] = frozenset()
     """The paths of values with such a text in them, models by their names."""
 
     files: Mapping[Path, str] = field(default_factory=dict)
-    """Every file that was read, with the SHA-256 of what it held."""
+    """Every file that was read, with its SHA-256."""
 
     path: Path | None = None
     """The config's own file; None where a program made the config."""
 
     overrides: tuple[str, ...] = ()
-    """What was laid over it."""
+    """The `--set` options that were merged into the file."""
 
-    draft: RawConfig | None = field(default=None, repr=False, compare=False)
-    """The file as it was read, for faults that only show later."""
+    raw: RawConfig | None = field(default=None, repr=False, compare=False)
+    """The file as it was read, for errors that are found later."""
 
     @property
     def digest(self) -> str | None:
         """The SHA-256 of the config's own file, as `sha256sum` prints it."""
         return None if self.path is None else self.files.get(self.path)
 
-    def again(self) -> LoadedConfig:
-        """What the same walk makes of the file as it is now.
+    def reload(self) -> LoadedConfig:
+        """The config that the file has now.
 
         Raises:
             ConfigError: something is wrong.
         """
         if self.path is None:
-            raise AssertionError("this config is of no file; this is a bug")
+            raise AssertionError("this config has no file; this is a bug")
         return load(self.path, self.overrides)
 
     def problem(self, path: DataPath, message: str) -> Problem:
-        """A fault of the value at `path`, with its place in the file."""
-        if self.draft is None:
-            raise AssertionError("this config is of no file; this is a bug")
-        return self.draft.fault(path, message).problem(self.draft.secrets(()))
+        """An error of the value at `path`, with its location in the file."""
+        if self.raw is None:
+            raise AssertionError("this config has no file; this is a bug")
+        return self.raw.diagnostic(path, message).problem(self.raw.secrets(()))
 
 
 def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
-    """Read and check the config at `path`, with the environment and then the `overrides` laid over it.
+    """Read and validate the config at `path`, with the environment and then the `overrides` merged into it.
 
-    An override reads ``server.port=9000``. `environ` is the environment; None means the one of this process.
+    An override reads ``server.port=9000``. `environ` is the environment; None means that of this process.
 
     Raises:
         ConfigError: something is wrong; it carries every problem found.
     """
-    environ = os.environ if environ is None else environ
-    shape = SchemaLookup(schema_of(), (engine_schema(),))
-    draft, unread = read(path)
-    draft, unresolved = resolve(draft, environ, path.parent)
-    draft, unknown = lay_environment(typed(draft, shape), environ, shape)
-    draft, malformed = lay_overrides(draft, overrides)
-    draft = draft.concealed()
-    against_rules = [fault for rule in RULES for fault in rule(draft)]
-    config, wrong = construct(draft)
-    faults = _distinct([*unread, *unresolved, *unknown, *malformed, *against_rules, *check(draft, shape)])
-    faults += _new(wrong, faults)
-    if faults or config is None:
-        # From None, because pydantic's own error quotes its input, secrets and all.
-        hidden = draft.secrets(())
-        raise ConfigError([fault.problem(hidden) for fault in sorted(faults, key=_order)]) from None
-    secret = dict(_secrets(draft, shape))
+    validated = _validate(path, overrides, os.environ if environ is None else environ)
+    validated.raise_errors([*validated.errors, *validated.unresolved])
+    raw, config = validated.raw, validated.config
+    if config is None:
+        raise AssertionError("a config without errors is built; this is a bug")
+    secret = dict(_secrets(raw, validated.lookup))
     return LoadedConfig(
         _with_lock(config, path),
         frozenset[str]().union(*secret.values()),
-        frozenset(_by_name(draft, place) for place in secret),
-        draft.files,
+        frozenset(_by_name(raw, secret_path) for secret_path in secret),
+        raw.files,
         path,
         tuple(overrides),
-        draft,
+        raw,
     )
 
 
+def check_without_secrets(
+    path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
+) -> Sequence[Problem]:
+    """Validate like `load`, and take references that cannot be resolved for valid values; return those references.
+
+    Raises:
+        ConfigError: something else is wrong.
+    """
+    validated = _validate(path, overrides, os.environ if environ is None else environ)
+    validated.raise_errors(validated.errors)
+    return validated.problems(validated.unresolved)
+
+
+def digest(config: Config) -> str:
+    """Twelve characters that are equal for equal configs, wherever their values came from; secrets have no part."""
+    # A model object that a Python program passes in counts by its class.
+    plain = config.model_dump(mode="json", by_alias=True, warnings=False, fallback=lambda each: type(each).__qualname__)
+    return sha256(msgspec.json.encode(plain, order="deterministic")).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class _Validated:
+    raw: RawConfig
+    lookup: SchemaLookup
+    config: Config | None
+    errors: Sequence[Diagnostic]
+    unresolved: Sequence[Diagnostic]
+
+    def problems(self, diagnostics: Sequence[Diagnostic]) -> list[Problem]:
+        """The diagnostics as they are shown, in the order of the file."""
+        hidden = self.raw.secrets(())
+        # An alias repeats the values of its anchor, and their errors, at one location.
+        found: dict[tuple[SourceLocation, str], Diagnostic] = {}
+        for diagnostic in diagnostics:
+            found.setdefault((diagnostic.location, diagnostic.message), diagnostic)
+        return [diagnostic.problem(hidden) for diagnostic in sorted(found.values(), key=_order)]
+
+    def raise_errors(self, errors: Sequence[Diagnostic]) -> None:
+        """Raise a ConfigError with the errors, if there are any."""
+        if errors:
+            # From None, because pydantic's own error quotes its input, secrets and all.
+            raise ConfigError(self.problems(errors)) from None
+
+
+def _validate(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> _Validated:
+    lookup = SchemaLookup(schema_of(), (engine_schema(),))
+    raw, errors = read(path)
+    references = resolve(raw, environ, path.parent)
+    raw, override_errors = merge(references.raw, environ, overrides)
+    raw = convert_texts(raw, lookup).mark_secrets()
+    errors += [*references.errors, *override_errors]
+    schema_errors = list(check(raw, lookup))
+    valid = raw.without(error.path for error in schema_errors)
+    errors += [*schema_errors, *(error for validator in VALIDATORS for error in validator(valid))]
+    config: Config | None = None
+    try:
+        config = Config.model_validate(raw.data)
+    except ValidationError as error:
+        # The schema is generated from the same classes: their own checks find nothing new in what it refused.
+        is_checked = bool(errors or references.unresolved)
+        details = error.errors(include_url=False)
+        errors += [_our_error(raw, dict(detail)) for detail in details if detail["type"] in _OURS]
+        if not is_checked:
+            errors += [_built_in_error(raw, dict(detail)) for detail in details if detail["type"] not in _OURS]
+    return _Validated(raw, lookup, config, errors, references.unresolved)
+
+
+def _our_error(raw: RawConfig, detail: dict[str, Any]) -> Diagnostic:  # Any: pydantic's own
+    path = _path(raw, detail["loc"])
+    message = str(detail["ctx"]["error"])
+    for secret in sorted(raw.secrets(path), key=len, reverse=True):
+        message = message.replace(secret, "***")
+    return raw.diagnostic(path, message)
+
+
+def _built_in_error(raw: RawConfig, detail: dict[str, Any]) -> Diagnostic:  # Any: pydantic's own
+    path = _path(raw, detail["loc"])
+    must = str(detail["msg"]).removeprefix("Input should ")
+    return raw.diagnostic(path, f"is {raw.quote(path)}; must {must}")
+
+
+def _path(raw: RawConfig, location: tuple[int | str, ...]) -> DataPath:
+    """The path in the data: pydantic's has steps of its own, for model classes and for members of unions."""
+    value = raw.data
+    path: DataPath = ()
+    for part in location:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        path = (*path, part)
+    return path
+
+
 def _with_lock(config: Config, path: Path) -> Config:
-    """The config with the lock beside it, where it names no other."""
+    """The config with the lock file beside it, unless it names another."""
     if config.storage.lock_file is not None:
         return config
-    storage = config.storage.model_copy(update={"lock_file": path.with_name(lockfile.NAME)})
+    storage = config.storage.model_copy(update={"lock_file": path.with_name(LOCK_FILE_NAME)})
     return config.model_copy(update={"storage": storage})
 
 
-def _distinct(faults: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """The first fault of each path, and of what an alias repeats from its anchor."""
-    kept: dict[object, Diagnostic] = {}
-    for fault in faults:
-        twin = (fault.place, fault.message)
-        if twin not in kept and (not fault.path or fault.path not in kept):
-            kept |= {twin: fault, fault.path: fault} if fault.path else {twin: fault}
-    return list(dict.fromkeys(kept.values()))
+def _order(diagnostic: Diagnostic) -> tuple[bool, int, int]:
+    location = diagnostic.location
+    return location.line is None, location.line or 0, location.column or 0
 
 
-def _new(faults: Iterable[Diagnostic], known: Iterable[Diagnostic]) -> Iterator[Diagnostic]:
-    """
-    The faults that no known one is above, at or below, or at the same anchor; pydantic says again what the schema said.
-    """
-    paths = {fault.path for fault in known if fault.path}
-    parents = {path[:depth] for path in paths for depth in range(1, len(path))}
-    places = {fault.place for fault in known if fault.place.line is not None}
-    for fault in faults:
-        is_below = any(fault.path[:depth] in paths for depth in range(1, len(fault.path) + 1))
-        if not is_below and fault.path not in parents and fault.place not in places:
-            yield fault
-
-
-def _order(fault: Diagnostic) -> tuple[bool, int, int]:
-    return fault.place.line is None, fault.place.line or 0, fault.place.column or 0
-
-
-def _secrets(draft: RawConfig, shape: SchemaLookup) -> Iterator[tuple[DataPath, frozenset[str]]]:
-    """
-    The texts from outside that are still text; a choice such as a log level is no secret, and would blot out logs.
-    """
-    for path, texts in draft.texts.items():
-        is_choice = any("enum" in schema for schema in shape.at(draft.data, path))
-        if texts and isinstance(draft.get(path), str) and not is_choice:
+def _secrets(raw: RawConfig, lookup: SchemaLookup) -> Iterator[tuple[DataPath, frozenset[str]]]:
+    """The secret texts of each path. A word of a choice, such as a log level, is none, and would blot out logs."""
+    for path, texts in raw.texts.items():
+        is_choice = any("enum" in schema for schema in lookup.at(raw.data, path))
+        if texts and isinstance(raw.get(path), str) and not is_choice:
             yield path, texts
 
 
-def _by_name(draft: RawConfig, path: DataPath) -> DataPath:
-    """The path with the model's name in the place of its number, which says less and may change."""
+def _by_name(raw: RawConfig, path: DataPath) -> DataPath:
+    """The path with a model's name in the place of its index, which may change."""
     match path:
         case ("models", int(index), *rest):
-            return ("models", str(draft.get(("models", index, "name"))), *rest)
+            return ("models", str(raw.get(("models", index, "name"))), *rest)
     return path

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, GetCoreSchemaHandler, JsonValue, Tag, model_validator
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from appliance.config.adapters import CompletionsConfig, HttpConfig, OipConfig
 from appliance.config.base import BaseConfig, Change
@@ -28,7 +28,7 @@ from appliance.config.upstreams import (
     UpstreamConfig,
 )
 
-Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
+Name = Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
 
 Recovery = Literal["stay", "exit", "restart"]
 """
@@ -144,7 +144,7 @@ class LocalModelConfig(ModelConfig):
     @model_validator(mode="after")
     def _has_storage(self) -> Self:
         if self.storage is None and not isinstance(self.engine, PythonConfig):
-            raise ValueError(f"has no storage; must have it: {_WHERE_FROM.lower()}")
+            raise PydanticCustomError("missing", "has no storage; must have it")
         return self
 
     @property

@@ -1,23 +1,20 @@
-"""The config before it is checked: plain data, and where each part of it comes from."""
+"""The config before it is validated: plain data, and the location of each part of it."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeVar
+from typing import Any
 
 from appliance.config.masking import MASK, is_field, is_odd_address, is_private_name, is_secret_name, mask
 from appliance.config.source_location import DataPath, Diagnostic, SourceLocation, printable
 from appliance.core.uri import scheme_of, secret_spans
 
-Item = TypeVar("Item")
-
-# What everybody sends; their values are words that logs need.
-_OPEN_HEADERS = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "user-agent"})
+# Clients and servers send them with every request, and logs need their values.
+_PUBLIC_HEADERS = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "user-agent"})
 
 _REFERENCE = re.compile(r"\$\{[^}]*\}")
 
@@ -25,39 +22,110 @@ _REFERENCE = re.compile(r"\$\{[^}]*\}")
 _QUOTE_WIDTH = 60
 
 
+class _Unknown:
+    """Stands for a value that cannot be known: its error is already reported, or its secret is not resolved."""
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN = _Unknown()
+
+
 @dataclass(frozen=True, slots=True)
 class RawConfig:
-    """Plain data with places; each step of the walk makes a new one from the last."""
+    """Plain data with locations; each step of loading makes a new one from the last."""
 
     data: Any  # Any: what a file holds before it is checked
-    values: Mapping[DataPath, SourceLocation]
+    locations: Mapping[DataPath, SourceLocation]
     """Where each value stands; a value without an entry stands where its nearest parent does."""
 
-    keys: Mapping[DataPath, SourceLocation]
+    key_locations: Mapping[DataPath, SourceLocation]
     """Where the key of each value stands."""
 
     texts: Mapping[DataPath, frozenset[str]] = field(default_factory=dict)
     """The values that were text outside the file, each with what of it is secret."""
 
     files: Mapping[Path, str] = field(default_factory=dict)
-    """Every file that was read, with the SHA-256 of what it held."""
+    """Every file that was read, with its SHA-256."""
 
-    def place(self, path: DataPath) -> SourceLocation:
-        """Where the value at `path` stands, or the nearest parent that has a place."""
-        while path not in self.values:
+    def get(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
+        """The value at `path`, which must exist."""
+        value = self.data
+        for part in path:
+            value = value[part]
+        return value
+
+    def find(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
+        """The value at `path`, or None where there is none."""
+        try:
+            return self.get(path)
+        except (KeyError, IndexError, TypeError):
+            return None
+
+    def location(self, path: DataPath) -> SourceLocation:
+        """Where the value at `path` stands, or its nearest parent that has a location."""
+        while path not in self.locations:
             path = path[:-1]
-        return self.values[path]
+        return self.locations[path]
 
-    def fault(self, path: DataPath, message: str) -> Diagnostic:
-        """A fault of the value at `path`."""
+    def location_inside(self, path: DataPath, line: int = 1, offset: int | None = None) -> SourceLocation:
+        """The location of a character in the text at `path`, as `SourceLocation.inside` counts."""
+        location = self.location(path)
+        return location if path in self.texts else location.inside(line, offset)
+
+    def diagnostic(self, path: DataPath, message: str) -> Diagnostic:
+        """An error of the value at `path`."""
         is_secret = self._is_private(path) and not isinstance(self.find(path), dict | list)
-        return Diagnostic(path, message, self.place(path), is_secret, self._is_secret_key(path))
+        return Diagnostic(path, message, self.location(path), is_secret, self._is_secret_key(path))
 
-    def key_fault(self, path: DataPath, message: str) -> Diagnostic:
-        """A fault of the key at the end of `path`, which no section has."""
-        place = self.keys.get(path) or self.place(path)
+    def key_diagnostic(self, path: DataPath, message: str) -> Diagnostic:
+        """An error of the key at the end of `path`, such as an unknown one."""
+        location = self.key_locations.get(path) or self.location(path)
         # The second half of `{api_key: a,b}` is a key of its own.
-        return Diagnostic(path, message, place, has_secret_key=self.find(path) is None or self._is_secret_key(path))
+        is_secret = self.find(path) is None or self._is_secret_key(path)
+        return Diagnostic(path, message, location, has_secret_key=is_secret)
+
+    def secrets(self, path: DataPath) -> frozenset[str]:
+        """The secret texts at `path` and below it."""
+        below = (secret for other, secret in self.texts.items() if other[: len(path)] == path)
+        return frozenset[str]().union(*below)
+
+    def mark_secrets(self) -> RawConfig:
+        """The config with the secrets that the file or `--set` spells out marked like those from outside."""
+        texts = dict(self.texts)
+        for path, value in scalars(self.data):
+            if secrets := frozenset(_spelled_out(path, str(value))) - {""}:
+                texts[path] = texts.get(path, frozenset()) | secrets
+        return replace(self, texts=texts)
+
+    def quote(self, path: DataPath) -> str:
+        """The value at `path` for a message: an address without its secrets, ``***`` for any other secret."""
+        value, secrets = self.get(path), self.secrets(path)
+        if not secrets:
+            is_known = any(len(secret) > 3 and secret in str(value) for secret in self.secrets(()))
+            return MASK if is_known or self._is_private(path) else quote(value)
+        if isinstance(path[-1], str) and isinstance(value, str) and is_odd_address(path[-1], value):
+            return MASK
+        is_address = isinstance(value, str) and secrets.issubset(_in_address(value))
+        return quote(mask(value, 0)[0]) if is_address else MASK
+
+    def without(self, paths: Iterable[DataPath]) -> RawConfig:
+        """The config with UNKNOWN for the values at the paths."""
+        data = self.data
+        for path in paths:
+            data = _with_value(data, path, UNKNOWN)
+        return replace(self, data=data)
+
+    def with_value(self, path: DataPath, value: Any) -> RawConfig:  # Any: not checked yet
+        """The config with another value at `path`; unchanged where there is none."""
+        return replace(self, data=_with_value(self.data, path, value))
+
+    def models(self) -> Iterator[tuple[DataPath, dict[str, Any]]]:  # Any: not checked yet
+        """The entries of `models` that are mappings, with their paths."""
+        for index, model in items(self.find(("models",))):
+            if isinstance(model, dict):
+                yield ("models", index), model
 
     def _is_private(self, path: DataPath) -> bool:
         value = self.find(path)
@@ -67,99 +135,48 @@ class RawConfig:
         return bool(self.secrets(path)) or bool(names and is_private_name(names[-1]))
 
     def _is_secret_key(self, path: DataPath) -> bool:
-        """
-        Whether the key at the end of `path` may be a secret itself: below secret keys, and unlike those of sections.
-        """
+        """Whether the key at the end of `path` may be a secret itself: it is below a secret key and unlike our keys."""
         if len(path) < 2 or not isinstance(path[-1], str) or is_field(path[-1]):
             return False
         is_below = any(is_private_name(part) for part in path[:-1] if isinstance(part, str))
         return is_below and ("headers" not in path[:-1] or self.find(path) is None)
 
-    def get(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
-        """The value at `path`, which must exist."""
-        value = self.data
-        for part in path:
-            value = value[part]
-        return value
 
-    def secrets(self, path: DataPath) -> frozenset[str]:
-        """What is secret at `path` and below it."""
-        below = (secret for place, secret in self.texts.items() if place[: len(path)] == path)
-        return frozenset[str]().union(*below)
-
-    def concealed(self) -> RawConfig:
-        """The draft with the secrets that the file, or `--set`, spells out marked like those from outside."""
-        texts = dict(self.texts)
-        for path, value in _scalars(self.data):
-            if secrets := frozenset(_spelled_out(path, str(value))) - {""}:
-                texts[path] = texts.get(path, frozenset()) | secrets
-        return replace(self, texts=texts)
-
-    def quote(self, path: DataPath) -> str:
-        """The value at `path` for a message: an address without what is secret in it, ``***`` for any other secret."""
-        value, secrets = self.get(path), self.secrets(path)
-        if not secrets:
-            is_known = any(len(each) > 3 and each in str(value) for each in self.secrets(()))
-            return MASK if is_known or self._is_private(path) else quote(value)
-        if isinstance(path[-1], str) and isinstance(value, str) and is_odd_address(path[-1], value):
-            return MASK
-        is_address = isinstance(value, str) and secrets.issubset(_in_address(value))
-        return quote(mask(value, 0)[0]) if is_address else MASK
-
-    def with_value(self, path: DataPath, value: Any, place: SourceLocation, *, is_text: bool = False) -> RawConfig:
-        """The draft with `value` laid over what `path` held: a mapping key by key, anything else as a whole.
-
-        Mappings missing on the way are made; where something else is in the way, the draft stays as it is,
-        because that is a fault of its own. `is_text` says that `value` was text from outside, and is secret.
-        """
-        if isinstance(value, dict) and isinstance(self.find(path), dict):
-            draft = self
-            for key, item in value.items():
-                draft = draft.with_value((*path, key), item, place, is_text=is_text)
-            return draft
-        if not all(_fits(self.find(path[:depth]), part) for depth, part in enumerate(path)):
-            return self
-        texts = dict(_leaves(value, path)) if is_text else {}
-        made = {path[:depth]: place for depth in range(1, len(path)) if path[:depth] not in self.values}
-        return replace(
-            self,
-            data=_laid(self.data, path, value),
-            values=made | _without(self.values, path) | {path: place},
-            keys=made | _without(self.keys, path) | {path: place},
-            texts=_without(self.texts, path) | texts,
-        )
-
-    def goes_into_a_list(self, path: DataPath) -> bool:
-        """Whether `path` has a key where the draft has a list."""
-        keys = (depth for depth, part in enumerate(path) if isinstance(part, str))
-        return any(isinstance(self.find(path[:depth]), list) for depth in keys)
-
-    def find(self, path: DataPath) -> Any:  # Any: what a file holds before it is checked
-        """The value at `path`, or None where there is none."""
-        try:
-            return self.get(path)
-        except (KeyError, IndexError, TypeError):
-            return None
+def items(value: Any) -> Iterator[tuple[int, Any]]:  # Any: not checked yet
+    """The entries of a list with their indices; none of anything else."""
+    yield from enumerate(value if isinstance(value, list) else ())
 
 
 def quote(value: Any) -> str:  # Any: what a file holds before it is checked
     """A value as it would be written in YAML, cut where it is long."""
-    text = printable(json.dumps(value, ensure_ascii=False))
+    text = printable(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= _QUOTE_WIDTH else f"{text[: _QUOTE_WIDTH - 1]}…"
 
 
-def _scalars(value: Any, path: DataPath = ()) -> Iterator[tuple[DataPath, Any]]:  # Any: JSON
+def _with_value(data: Any, path: DataPath, value: Any) -> Any:  # Any: not checked yet
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(data, list) and isinstance(head, int) and head < len(data):
+        return [*data[:head], _with_value(data[head], rest, value), *data[head + 1 :]]
+    if isinstance(data, dict) and head in data:
+        return data | {head: _with_value(data[head], rest, value)}
+    return data
+
+
+def scalars(value: Any, path: DataPath = ()) -> Iterator[tuple[DataPath, Any]]:  # Any: JSON
+    """The scalars in a value that are text or numbers, with their paths."""
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _scalars(item, (*path, key))
-    elif value is not None and not isinstance(value, bool):
+            yield from scalars(item, (*path, key))
+    elif value is not None and value is not UNKNOWN and not isinstance(value, bool):
         yield path, value
 
 
 def _spelled_out(path: DataPath, text: str) -> Iterator[str]:
-    """What of a scalar is secret: all of it by the name of its key, or parts of an address."""
+    """The secrets in a scalar: all of it by the name of its key, or parts of an address."""
     if _is_secret(path):
-        # One that was not resolved names a variable or a file.
+        # A reference that was not resolved names a variable or a file.
         if not _REFERENCE.fullmatch(text):
             yield text
     else:
@@ -170,41 +187,15 @@ def _in_address(text: str) -> Iterator[str]:
     if scheme_of(text) is not None:
         for start, end in secret_spans(text):
             yield text[start:end]
-            # Messages of others name the password alone.
+            # Messages of other libraries name the password alone.
             yield text[start:end].partition(":")[2]
 
 
 def _is_secret(path: DataPath) -> bool:
-    """Whether a key on the way to a value says that it is secret; what stands under `headers` mostly is."""
+    """Whether a key above a value says that it is secret; what stands under `headers` mostly is."""
     match path:
         case ("server", "api_keys", int(), "value", *_) | ("storage", "credentials", *_, "key"):
             return True
         case (*above, str(name)) if "headers" in above:
-            return name.lower() not in _OPEN_HEADERS
+            return name.lower() not in _PUBLIC_HEADERS
     return any(is_secret_name(part) for part in path if isinstance(part, str))
-
-
-def _without(places: Mapping[DataPath, Item], path: DataPath) -> dict[DataPath, Item]:
-    return {place: item for place, item in places.items() if place[: len(path)] != path}
-
-
-def _leaves(value: Any, path: DataPath) -> Iterator[tuple[DataPath, frozenset[str]]]:  # Any: JSON
-    if not isinstance(value, dict | list):
-        yield path, frozenset({str(value)} - {""})
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from _leaves(item, (*path, key))
-
-
-def _fits(value: Any, part: str | int) -> bool:  # Any: what a file holds before it is checked
-    return isinstance(value, list) if isinstance(part, int) else isinstance(value, dict | NoneType)
-
-
-def _laid(data: Any, path: DataPath, value: Any) -> Any:  # Any: what a file holds before it is checked
-    if not path:
-        return value
-    head, *rest = path
-    if isinstance(head, int):
-        return [_laid(item, tuple(rest), value) if index == head else item for index, item in enumerate(data)]
-    mapping = {} if data is None else data
-    return mapping | {head: _laid(mapping.get(head), tuple(rest), value)}

@@ -1,4 +1,4 @@
-"""What the JSON Schema says about one place of the data."""
+"""What the JSON Schema says about one value of the config, and the conversion of text to the type it asks for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from appliance.config.raw_config import RawConfig
+from appliance.config.raw_config import RawConfig, scalars
 from appliance.config.source_location import DataPath, Source
 from appliance.config.yaml_parser import parse
 from appliance.core.errors import ConfigError
@@ -27,61 +27,82 @@ class SchemaLookup:
     others: tuple[Schema, ...] = ()
 
     @property
-    def validator(self) -> Draft202012Validator:
-        """The validator of the whole schema."""
-        return Draft202012Validator(self.schema, registry=self._registry)
-
-    def at(self, data: Any, path: DataPath) -> Iterator[Schema]:  # Any: what a file holds before it is checked
-        """Every schema that `data` is held against at `path`, alternatives included."""
-        resolver = self._registry.resolver_with_root(Resource.from_contents(self.schema, DRAFT202012))
-        yield from self._walk(self.schema, resolver, data, path)
-
-    @property
-    def _registry(self) -> Registry[Any]:
+    def registry(self) -> Registry[Any]:
+        """The other schemas by their ids."""
         resources = (Resource.from_contents(schema, DRAFT202012) for schema in self.others)
         return Registry().with_resources((str(resource.id()), resource) for resource in resources)
 
-    def _walk(self, schema: Any, resolver: Any, data: Any, path: DataPath) -> Iterator[Schema]:
-        if not isinstance(schema, dict):
-            return
-        for other, lookup in _alternatives(schema, resolver, data):
-            yield from self._walk(other, lookup, data, path)
-        if not path:
-            yield schema
-            return
-        head, rest = path[0], path[1:]
-        below = schema.get("items") if isinstance(head, int) else _property(schema, head)
-        yield from self._walk(below, resolver, _child(data, head), rest)
+    def at(self, data: Any, path: DataPath) -> Iterator[Schema]:  # Any: what a file holds before it is checked
+        """Every schema that `data` is validated with at `path`, alternatives included."""
+        resolver = self.registry.resolver_with_root(Resource.from_contents(self.schema, DRAFT202012))
+        yield from _walk(self.schema, resolver, data, path)
 
 
-def typed(draft: RawConfig, shape: SchemaLookup) -> RawConfig:
-    """The draft with each text from outside made what the schema wants in its place, where it can be made that."""
-    data = draft.data
-    for path in draft.texts:
-        text = draft.get(path)
-        value = converted(text, shape.at(data, path))
+def _walk(schema: Any, resolver: Any, data: Any, path: DataPath) -> Iterator[Schema]:
+    if not isinstance(schema, dict):
+        return
+    for other, lookup in _alternatives(schema, resolver, data):
+        yield from _walk(other, lookup, data, path)
+    if not path:
+        yield schema
+        return
+    head, rest = path[0], path[1:]
+    if isinstance(head, int):
+        below = schema.get("items")
+    else:
+        below = schema.get("properties", {}).get(head, schema.get("additionalProperties"))
+    try:
+        item = data[head]
+    except (KeyError, IndexError, TypeError):
+        item = None
+    yield from _walk(below, resolver, item, rest)
+
+
+def _alternatives(schema: Schema, resolver: Any, data: Any) -> Iterator[tuple[Any, Any]]:
+    """The schemas that hold beside this one, each with the resolver of its references."""
+    if "$ref" in schema:
+        resolved = resolver.lookup(schema["$ref"])
+        yield resolved.contents, resolved.resolver
+    if "if" in schema:
+        is_met = Draft202012Validator(schema["if"]).is_valid(data)
+        yield schema.get("then" if is_met else "else"), resolver
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        for other in schema.get(keyword, ()):
+            yield other, resolver
+
+
+def convert_texts(raw: RawConfig, lookup: SchemaLookup) -> RawConfig:
+    """The config with each text from outside converted to the type that the schema asks for, where that is possible."""
+    for path, secrets in raw.texts.items():
+        text = raw.get(path)
+        if not isinstance(text, str):
+            continue
+        value = _convert(text, lookup.at(raw.data, path))
         if value is not text:
-            data = draft.with_value(path, value, draft.place(path)).data
-            draft = replace(draft, data=data)
-    return draft
+            raw = raw.with_value(path, value)
+        if secrets and isinstance(value, dict | list):
+            below = {(*path, *leaf): frozenset({str(item)} - {""}) for leaf, item in scalars(value)}
+            raw = replace(raw, texts={**raw.texts, **below})
+    return raw
 
 
-def converted(text: str, schemas: Iterable[Schema]) -> Any:  # Any: JSON
-    """The text as the value that one of the schemas wants, or as it is: where text is wanted, or nothing else fits."""
+def _convert(text: str, schemas: Iterable[Schema]) -> Any:  # Any: JSON
+    """The text as a value of a type that one of the schemas allows; unchanged where text is allowed or nothing fits."""
     types = {name for schema in schemas for name in types_of(schema)}
     if not types or "string" in types:
         return text
     try:
-        draft, faults = parse(text, Source("", None))
+        parsed, errors = parse(text, Source("", None))
     except ConfigError:
         return text
-    if not faults and json_types(draft.data) & types:
-        return draft.data
-    # The environment's flags are often 1 or yes, which YAML does not read as true.
+    if not errors and json_types(parsed.data) & types:
+        return parsed.data
+    # Flags of the environment are often 1 or yes, which YAML 1.2 does not read as true.
     return _FLAGS.get(text.strip().lower(), text) if "boolean" in types else text
 
 
 _FLAGS = {"1": True, "yes": True, "on": True, "0": False, "no": False, "off": False}
+
 
 _TYPE_NAMES: Mapping[type, frozenset[str]] = {
     bool: frozenset({"boolean"}),
@@ -95,36 +116,11 @@ _TYPE_NAMES: Mapping[type, frozenset[str]] = {
 
 
 def json_types(value: Any) -> frozenset[str]:  # Any: JSON
-    """The names of the types that a value has in JSON Schema."""
-    return _TYPE_NAMES[type(value)]
+    """The names of the types that a value has in JSON Schema; none where it is UNKNOWN."""
+    return _TYPE_NAMES.get(type(value), frozenset())
 
 
 def types_of(schema: Schema) -> Sequence[str]:
     """The types that the schema itself allows; none where it does not say."""
     types = schema.get("type", ())
     return [types] if isinstance(types, str) else types
-
-
-def _alternatives(schema: Schema, resolver: Any, data: Any) -> Iterator[tuple[Any, Any]]:
-    """The schemas that hold beside this one, each with the resolver of its references."""
-    if "$ref" in schema:
-        resolved = resolver.lookup(schema["$ref"])
-        yield resolved.contents, resolved.resolver
-    if "if" in schema and Draft202012Validator(schema["if"]).is_valid(data):
-        yield schema.get("then"), resolver
-    elif "if" in schema:
-        yield schema.get("else"), resolver
-    for keyword in ("allOf", "anyOf", "oneOf"):
-        for other in schema.get(keyword, ()):
-            yield other, resolver
-
-
-def _property(schema: Schema, key: str) -> Any:
-    return schema.get("properties", {}).get(key, schema.get("additionalProperties"))
-
-
-def _child(data: Any, part: str | int) -> Any:
-    try:
-        return data[part]
-    except (KeyError, IndexError, TypeError):
-        return None

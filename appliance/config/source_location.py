@@ -1,10 +1,10 @@
-"""Where a value of the config comes from, and a fault found there."""
+"""Where a value of the config comes from, and an error found there."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from appliance.config.masking import MASK, is_below_private, mask, mask_below
@@ -17,12 +17,15 @@ DataPath = tuple[str | int, ...]
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
-# A line of a file can be a megabyte of JSON; this much of it around the fault fits a terminal.
+# What may stand between a value's location and the value itself: an anchor or a tag.
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")
+
+# A line of a file can be a megabyte of JSON; this much of it around the error fits a terminal.
 _SNIPPET_WIDTH = 100
 _MASKED_WIDTH = 4000
 
 
-# Compared by identity: places are compared often, and the lines of a file are many.
+# Compared by identity: locations are compared often, and the lines of a file are many.
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """A text that values come from; only the text of a file has lines worth showing."""
@@ -38,8 +41,8 @@ class Source:
         """The source that is a file."""
         return cls(printable(name), tuple(_LINE_BREAK.split(text)))
 
-    def place(self, line: int, column: int) -> SourceLocation:
-        """The place at `line` and `column`, both counted from 0."""
+    def at(self, line: int, column: int) -> SourceLocation:
+        """The location at `line` and `column`, both counted from 0."""
         return SourceLocation(self) if self.lines is None else SourceLocation(self, line + 1, column + 1)
 
 
@@ -53,24 +56,56 @@ class SourceLocation:
 
     @property
     def is_secret(self) -> bool:
-        """Whether what stands there is secret, as far as its line and those above tell."""
+        """Whether the text here is secret, by the keys on its line and above it."""
         if self.source.lines is None or self.line is None or self.column is None:
-            return "***" in mask(self.source.name, 0)[0]
+            return MASK in mask(self.source.name, 0)[0]
         if is_below_private(self.source.lines, self.line - 1):
             return True
         line, column = self.source.lines[self.line - 1], self.column - 1
         return mask(line[: column + 1] + "x", 0)[0].endswith(MASK)
 
+    def inside(self, line: int = 1, offset: int | None = None) -> SourceLocation:
+        """The location of a character in the text that begins here: `line` counts from 1, `offset` in it from 0.
+
+        Without an offset it is the first character of the line that is not blank. It is this location where the text
+        is not in the file as it is, because it is folded or escaped.
+        """
+        lines = self.source.lines
+        if lines is None or self.line is None or self.column is None:
+            return self
+        start = lines[self.line - 1][self.column - 1 :]
+        skipped = len(_PROPERTIES.match(start)[0])  # type: ignore[index]  # it matches at least nothing
+        match start[skipped : skipped + 1]:
+            case "|":
+                return self._in_block(lines, self.line, line, offset)
+            case ">":
+                return self
+            case quote:
+                column = self.column + skipped + (1 if quote in "'\"" else 0) + (offset or 0)
+                is_here = line == 1 and column <= len(lines[self.line - 1]) + 1
+                return SourceLocation(self.source, self.line, column) if is_here else self
+
+    def _in_block(self, lines: Sequence[str], head: int, line: int, offset: int | None) -> SourceLocation:
+        """In a literal block, whose lines begin below its indicator `|`, all indented alike."""
+        number = head + line
+        if number > len(lines):
+            return self
+        first = next((text for text in lines[head:] if text.strip()), "")
+        indent = len(first) - len(first.lstrip(" "))
+        text = lines[number - 1]
+        column = len(text) - len(text.lstrip()) if offset is None else indent + offset
+        return SourceLocation(self.source, number, min(column, len(text)) + 1)
+
     def snippet(self, hidden: Iterable[str] = (), *, is_cut: bool = False) -> str:
         """The line with a caret under the column, cut to a window where it is long; "" where there is none.
 
-        Secrets are ``***`` in it, and so are the texts `hidden`, and all from the column on where it `is_cut`.
+        Secrets and the texts `hidden` are shown as ``***``, and with `is_cut` everything from the column on.
         """
         if self.source.lines is None or self.line is None or self.column is None:
             return ""
-        # A fault at the end of the text may lie one line past the last.
+        # An error at the end of the text may lie one line past the last.
         line = self.source.lines[self.line - 1] if self.line <= len(self.source.lines) else ""
-        # Nothing farther away is shown, and whole lines of a megabyte take long.
+        # Nothing farther away is shown, and masking a line of a megabyte takes long.
         cut = max(0, self.column - 1 - _MASKED_WIDTH)
         if is_below_private(self.source.lines, self.line - 1):
             line, column = mask_below(line, self.column - 1)
@@ -88,31 +123,31 @@ class SourceLocation:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """Something wrong at a path, before it is worded as a problem of the file."""
+    """An error at a path of the config; `problem` makes it presentable."""
 
     path: DataPath
     message: str
-    place: SourceLocation
+    location: SourceLocation
 
     is_secret: bool = False
-    """Whether what stands at the place may hold a secret, and is not shown."""
+    """Whether the text at the location may hold a secret, and is not shown."""
 
     has_secret_key: bool = False
-    """Whether the last key of the path may be one."""
+    """Whether the last key of the path may be a secret."""
 
     def problem(self, hidden: Iterable[str] = ()) -> Problem:
-        """The fault as it is reported, without the texts `hidden` in what it shows of the file or of `--set`."""
-        source = self.place.source
+        """The error as it is reported, with ``***`` for secrets and for the texts `hidden`."""
+        source = self.location.source
         name = source.name if source.lines is not None else mask(source.name, 0, hidden)[0]
         if self.is_secret and source.lines is None and "=" in name:
             name = f"{name.partition('=')[0]}={MASK}"
         return Problem(
             source=name,
-            line=self.place.line,
-            column=self.place.column,
+            line=self.location.line,
+            column=self.location.column,
             path=dotted((*self.path[:-1], MASK) if self.has_secret_key else self.path),
             message=self.message,
-            snippet=self.place.snippet(hidden, is_cut=self.is_secret or self.has_secret_key),
+            snippet=self.location.snippet(hidden, is_cut=self.is_secret or self.has_secret_key),
         )
 
 

@@ -10,6 +10,9 @@ from pydantic import Field
 from appliance.config.base import BaseConfig, Change
 from appliance.config.credentials import CredentialsConfig
 
+LOCK_FILE_NAME = "appliance.lock"
+"""Name of the lock file beside the config."""
+
 
 class StorageConfig(BaseConfig):
     """Where the bytes come from."""

@@ -1,37 +1,53 @@
-"""YAML text as a draft: plain data of YAML 1.2 with the position of every key and value."""
+"""YAML 1.2 text as plain data with the location of every key and value.
+
+ruamel.yaml's round-trip loader has locations too (`CommentedMap.lc`), but it stops at the first duplicate key or
+unknown tag, and has none for merged keys. Here one pass over its nodes finds every error.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    CollectionEndEvent,
-    CollectionStartEvent,
-    DocumentStartEvent,
-    NodeEvent,
-)
-from ruamel.yaml.nodes import Node
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, NodeEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.parser import Parser
 from ruamel.yaml.reader import ReaderError
 
-from appliance.config.raw_config import RawConfig
-from appliance.config.source_location import Diagnostic, Source, SourceLocation
-from appliance.config.yaml_nodes import MAX_DEPTH, MAX_NODES, YamlConstructor
+from appliance.config.raw_config import UNKNOWN, RawConfig
+from appliance.config.source_location import DataPath, Diagnostic, Source, SourceLocation, is_unicode
 from appliance.core.errors import ConfigError
 from appliance.core.suggestions import did_you_mean
 
-# A ConfigMap of Kubernetes holds no more, so no file that is one of ours by intent does.
+# A ConfigMap of Kubernetes holds no more.
 MAX_BYTES = 1024 * 1024
 
-_ESCAPE = r'must be written as an escape, such as "\u0007" in double quotes'
+# A config has about ten levels, and JSON in it a few more.
+MAX_DEPTH = 50
+
+# Counted with aliases followed: ten aliases of ten aliases of ... make gigabytes of a small file.
+MAX_NODES = 100_000
+
+# Digits of a 64-bit number in base 2, with a sign and `_`.
+_MAX_DIGITS = 130
+_TOO_LONG = "is a number of too many digits; must fit in 64 bits"
+
+_TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
+
+# YAML 1.2's core schema has neither dates nor `=`: both are text.
+_TEXT = {f"{_TAG}{name}" for name in ("str", "timestamp", "value", "merge")}
 
 
 def read(path: Path) -> tuple[RawConfig, list[Diagnostic]]:
-    """The file as a draft, with the faults that leave the rest of it readable.
+    """The file as raw config, with the errors that leave the rest of it readable.
 
     Raises:
         ConfigError: the file cannot be read, or is not YAML.
@@ -39,151 +55,292 @@ def read(path: Path) -> tuple[RawConfig, list[Diagnostic]]:
     name = str(path)
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise _refusal(
-            SourceLocation(Source.of_file(name, "")), f"cannot be read: {reason}; must be a YAML file"
-        ) from None
-    if len(raw) > MAX_BYTES:
+        location = SourceLocation(Source.of_file(name, ""))
+        raise _error(location, f"cannot be read: {reason}; must be a YAML file") from None
+    if len(content) > MAX_BYTES:
         message = f"is larger than {MAX_BYTES} bytes; must be a config, which is far smaller"
-        raise _refusal(SourceLocation(Source.of_file(name, "")), message)
-    text = _decoded(name, raw)
-    draft, faults = parse(text, Source.of_file(name, text))
-    if isinstance(draft.data, dict):
-        return replace(draft, files={path: sha256(raw).hexdigest()}), faults
-    wrong = "is empty" if draft.data is None else "is not a mapping"
-    raise _refusal(draft.place(()), f"{wrong}; must be a mapping that begins with the key models")
+        raise _error(SourceLocation(Source.of_file(name, "")), message)
+    text = _decode(name, content)
+    raw, errors = parse(text, Source.of_file(name, text))
+    if isinstance(raw.data, dict):
+        return replace(raw, files={path: sha256(content).hexdigest()}), errors
+    fault = "is empty" if raw.data is None else "is not a mapping"
+    raise _error(raw.location(()), f"{fault}; must be a mapping that begins with the key models")
 
 
 def parse(text: str, source: Source) -> tuple[RawConfig, list[Diagnostic]]:
-    """The text of `source` as a draft, with the faults that leave the rest of it readable.
+    """The text of `source` as raw config, with the errors that leave the rest of it readable.
 
     Raises:
-        ConfigError: the text is not YAML, or so deep or large that it cannot be meant.
+        ConfigError: the text is not YAML, or exceeds a limit.
     """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Parser = partial(_LimitedParser, source=source)
+    # An anchor may be set again (YAML 1.2.2, section 7.1); the warning would reach the log.
+    yaml.composer.warn_double_anchors = False
     try:
-        _check_events(text, source)
-        node: Node | None = _yaml().compose(text)
+        node: Node | None = yaml.compose(text)
     except ReaderError as error:
-        raise _refusal(_place_at(source, text, error.position), f"has an unprintable character; {_ESCAPE}") from None
+        location = _location_at(source, text, error.position)
+        message = r'has an unprintable character; must be written as an escape, such as "\u0007" in double quotes'
+        raise _error(location, message) from None
     except MarkedYAMLError as error:
         raise _syntax_error(source, error) from None
     except (YAMLError, ValueError, OverflowError) as error:
-        raise _refusal(source.place(0, 0), f"is not YAML: {error}; must be YAML 1.2") from None
+        raise _error(source.at(0, 0), f"is not YAML: {error}; must be YAML 1.2") from None
     if node is None:
-        return RawConfig(None, {(): source.place(0, 0)}, {}), []
-    reader = YamlConstructor(source)
-    data = reader.read(node)
-    return RawConfig(data, reader.values, reader.keys), reader.faults
+        return RawConfig(None, {(): source.at(0, 0)}, {}), []
+    constructor = _Constructor(source)
+    data = constructor.construct(node)
+    return RawConfig(data, constructor.locations, constructor.key_locations), constructor.errors
 
 
-def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)
-    # An anchor may be set anew, says YAML 1.2.2 section 7.1; the warning would reach the log.
-    yaml.composer.warn_double_anchors = False
-    return yaml
-
-
-def _decoded(name: str, raw: bytes) -> str:
+def _decode(name: str, content: bytes) -> str:
     try:
-        return raw.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = raw[: error.start].decode("utf-8-sig", "replace")
-        source = Source.of_file(name, raw.decode("utf-8-sig", "replace"))
-        place = _place_at(source, before, len(before))
-        raise _refusal(place, "is not UTF-8 text; must be saved as UTF-8") from None
+        before = content[: error.start].decode("utf-8-sig", "replace")
+        source = Source.of_file(name, content.decode("utf-8-sig", "replace"))
+        location = _location_at(source, before, len(before))
+        raise _error(location, "is not UTF-8 text; must be saved as UTF-8") from None
 
 
-def _check_events(text: str, source: Source) -> None:
-    """Refuse what composing would stumble over: it recurses, and says nothing useful about anchors."""
-    expansion = _Expansion()
-    documents = 0
-    for count, event in enumerate(_yaml().parse(text)):
-        place = source.place(event.start_mark.line, event.start_mark.column)
-        if count > MAX_NODES:
-            raise _refusal(place, f"more than {MAX_NODES} values; must be a config, which is far smaller")
-        if isinstance(event, DocumentStartEvent):
-            documents += 1
-            _check_document(event, documents, place)
-        elif isinstance(event, AliasEvent):
-            _check_alias(str(event.anchor), expansion, place)
-        elif isinstance(event, CollectionEndEvent):
-            expansion.end()
-        elif isinstance(event, NodeEvent):
-            expansion.begin(event)
-            if len(expansion.open) > MAX_DEPTH:
-                raise _refusal(place, f"is nested deeper than {MAX_DEPTH} levels; must be flatter")
-
-
-def _check_document(event: DocumentStartEvent, number: int, place: SourceLocation) -> None:
-    if number > 1:
-        raise _refusal(place, "a second document begins here; must be one document in one file")
-    if event.version is not None and tuple(event.version) != (1, 2):
-        raise _refusal(place, "asks for another version of YAML; must be YAML 1.2, the default")
-
-
-def _check_alias(name: str, expansion: _Expansion, place: SourceLocation) -> None:
-    if name in (anchor for anchor, _ in expansion.open):
-        raise _refusal(place, f"*{name} stands inside its own anchor; must stand after it")
-    if name not in expansion.sizes and place.is_secret:
-        raise _refusal(place, "is an alias of no anchor; must be text, in quotes if it begins with *")
-    if name not in expansion.sizes:
-        remedy = did_you_mean(name, expansion.sizes) or f"must be set before it is used, with &{name}"
-        raise _refusal(place, f"*{name} is an alias of no anchor; {remedy}")
-    expansion.alias(name)
-    if expansion.values > MAX_NODES:
-        message = f"*{name} makes more than {MAX_NODES} values of the file, with the aliases in it; must be fewer"
-        raise _refusal(place, message)
-
-
-class _Expansion:
-    """How many values a document has with its aliases followed, counted without following them."""
-
-    def __init__(self) -> None:
-        self.values = 0
-        self.sizes: dict[str, int] = {}
-        """Values of what each anchor stands for."""
-
-        self.open: list[tuple[str | None, int]] = []
-        """The anchors of the collections that have begun, and how many values there were before each."""
-
-    def begin(self, event: NodeEvent) -> None:
-        """Count a value, or the beginning of a collection."""
-        anchor = None if event.anchor is None else str(event.anchor)
-        if isinstance(event, CollectionStartEvent):
-            self.open.append((anchor, self.values))
-        elif anchor is not None:
-            self.sizes[anchor] = 1
-        self.values += 1
-
-    def alias(self, name: str) -> None:
-        """Count what an alias stands for."""
-        self.values += self.sizes[name]
-
-    def end(self) -> None:
-        """The collection that began last is over."""
-        anchor, before = self.open.pop()
-        if anchor is not None:
-            self.sizes[anchor] = self.values - before
+def _error(location: SourceLocation, message: str) -> ConfigError:
+    return ConfigError([Diagnostic((), message, location).problem()])
 
 
 def _syntax_error(source: Source, error: MarkedYAMLError) -> ConfigError:
     mark = error.problem_mark or error.context_mark
-    place = source.place(mark.line, mark.column) if mark else source.place(0, 0)
+    location = source.at(mark.line, mark.column) if mark else source.at(0, 0)
     lines = source.lines or ()
     line = lines[mark.line] if mark and mark.line < len(lines) else ""
     if line[: mark.column if mark else 0].strip() == "" and "\t" in line[: len(line) - len(line.lstrip())]:
-        return _refusal(place, "is indented with a tab; must be indented with spaces")
+        return _error(location, "is indented with a tab; must be indented with spaces")
     context = f"{error.context} from line {error.context_mark.line + 1}" if error.context_mark else error.context
     parts = [part for part in (context, error.problem) if part]
-    return _refusal(place, f"is not YAML: {', '.join(parts)}; must be YAML 1.2")
+    return _error(location, f"is not YAML: {', '.join(parts)}; must be YAML 1.2")
 
 
-def _place_at(source: Source, text: str, offset: int) -> SourceLocation:
-    lines = Source.of_file("", text[:offset]).lines or ("",)
-    return source.place(len(lines) - 1, len(lines[-1]))
+def _location_at(source: Source, text: str, position: int) -> SourceLocation:
+    before = Source.of_file("", text[:position]).lines or ("",)
+    return source.at(len(before) - 1, len(before[-1]))
 
 
-def _refusal(place: SourceLocation, message: str) -> ConfigError:
-    return ConfigError([Diagnostic((), message, place).problem()])
+class _LimitedParser(Parser):
+    """The parser of ruamel.yaml with limits: refuses what the composer and the constructor could not cope with."""
+
+    def __init__(self, loader: Any, source: Source) -> None:
+        super().__init__(loader)
+        self._source = source
+        self._documents = 0
+        self._events = 0
+        self._expansion = _Expansion()
+
+    def get_event(self) -> Any:
+        """The next event, which the composer consumes.
+
+        Raises:
+            ConfigError: it exceeds a limit.
+        """
+        event = super().get_event()
+        location = self._source.at(event.start_mark.line, event.start_mark.column)
+        self._events += 1
+        if self._events > MAX_NODES:
+            raise _error(location, f"more than {MAX_NODES} values; must be a config, which is far smaller")
+        if isinstance(event, DocumentStartEvent):
+            self._documents += 1
+            self._check_document(event, location)
+        elif isinstance(event, AliasEvent):
+            self._check_alias(str(event.anchor), location)
+        elif isinstance(event, CollectionEndEvent):
+            self._expansion.end()
+        elif isinstance(event, NodeEvent):
+            self._expansion.begin(event)
+            if len(self._expansion.open) > MAX_DEPTH:
+                raise _error(location, f"is nested deeper than {MAX_DEPTH} levels; must be flatter")
+        return event
+
+    def _check_document(self, event: DocumentStartEvent, location: SourceLocation) -> None:
+        if self._documents > 1:
+            raise _error(location, "a second document begins here; must be one document in one file")
+        if event.version is not None and tuple(event.version) != (1, 2):
+            raise _error(location, "asks for another version of YAML; must be YAML 1.2, the default")
+
+    def _check_alias(self, name: str, location: SourceLocation) -> None:
+        expansion = self._expansion
+        if name in (collection.anchor for collection in expansion.open):
+            raise _error(location, f"*{name} stands inside its own anchor; must stand after it")
+        if name not in expansion.anchors and location.is_secret:
+            raise _error(location, "is an alias of no anchor; must be text, in quotes if it begins with *")
+        if name not in expansion.anchors:
+            remedy = did_you_mean(name, expansion.anchors) or f"must be set before it is used, with &{name}"
+            raise _error(location, f"*{name} is an alias of no anchor; {remedy}")
+        expansion.alias(name)
+        if expansion.values > MAX_NODES:
+            message = f"*{name} makes more than {MAX_NODES} values of the file, with the aliases in it; must be fewer"
+            raise _error(location, message)
+        if len(expansion.open) + expansion.anchors[name].depth > MAX_DEPTH:
+            message = f"*{name} nests the file deeper than {MAX_DEPTH} levels, with the aliases in it; must be flatter"
+            raise _error(location, message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    values: int
+    depth: int
+
+
+@dataclass(slots=True)
+class _OpenCollection:
+    anchor: str | None
+    values_before: int
+    depth: int = 1
+
+
+class _Expansion:
+    """The number of values and levels of a document with its aliases followed, counted without following them."""
+
+    def __init__(self) -> None:
+        self.values = 0
+        self.anchors: dict[str, _Size] = {}
+        self.open: list[_OpenCollection] = []
+
+    def begin(self, event: NodeEvent) -> None:
+        """Count a scalar, or the start of a collection."""
+        anchor = None if event.anchor is None else str(event.anchor)
+        if isinstance(event, CollectionStartEvent):
+            self.open.append(_OpenCollection(anchor, self.values))
+        elif anchor is not None:
+            self.anchors[anchor] = _Size(1, 0)
+        self.values += 1
+
+    def alias(self, name: str) -> None:
+        """Count what an alias stands for."""
+        self.values += self.anchors[name].values
+        self._contain(self.anchors[name].depth)
+
+    def end(self) -> None:
+        """Close the collection that was opened last."""
+        collection = self.open.pop()
+        self._contain(collection.depth)
+        if collection.anchor is not None:
+            self.anchors[collection.anchor] = _Size(self.values - collection.values_before, collection.depth)
+
+    def _contain(self, depth: int) -> None:
+        if self.open:
+            self.open[-1].depth = max(self.open[-1].depth, depth + 1)
+
+
+class _Constructor:
+    """Builds the data of one document; records where everything stands, and every error."""
+
+    def __init__(self, source: Source) -> None:
+        self.locations: dict[DataPath, SourceLocation] = {}
+        self.key_locations: dict[DataPath, SourceLocation] = {}
+        self.errors: list[Diagnostic] = []
+        self._source = source
+
+    def construct(self, node: Node, path: DataPath = ()) -> Any:  # Any: what a file holds before it is checked
+        """The data of `node`, which stands at `path`; UNKNOWN for a node with an error."""
+        location = self.locations[path] = self._location(node)
+        if isinstance(node, MappingNode) and node.tag == f"{_TAG}map":
+            return self._mapping(node, path)
+        if isinstance(node, SequenceNode) and node.tag == f"{_TAG}seq":
+            return [self.construct(item, (*path, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, ScalarNode) and node.tag in _TEXT | _CONVERSIONS.keys():
+            return self._scalar(node, path)
+        tag = "a tag" if location.is_secret else f"the tag {str(node.tag).replace(_TAG, '!!')}"
+        return self._report(path, node, f"has {tag}; must be plain YAML, without tags")
+
+    def _mapping(self, node: MappingNode, path: DataPath) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key, value in self._pairs(node, path):
+            if key.value not in data:
+                below = (*path, key.value)
+                self.key_locations[below] = self._location(key)
+                data[key.value] = self.construct(value, below)
+                if value.start_mark.index == value.end_mark.index:
+                    # The mark of an empty value is that of whatever follows.
+                    self.locations[below] = self._location(key)
+        return data
+
+    def _pairs(self, node: MappingNode, path: DataPath) -> Iterator[tuple[ScalarNode, Node]]:
+        """The pairs of a mapping, its own before those of its merge keys."""
+        seen: dict[str, Node] = {}
+        merges = []
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                merges.append(value)
+            elif not isinstance(key, ScalarNode) or key.tag not in _TEXT:
+                self._report(path, key, "the key is not text; must be text, in quotes if it looks like anything else")
+            elif key.value in seen:
+                first = self._location(seen[key.value])
+                where = "" if first.line is None else f" (first on line {first.line})"
+                message, location = f"the key is here twice{where}; must be here once", self._location(key)
+                diagnostic = Diagnostic((*path, key.value), message, location, has_secret_key=location.is_secret)
+                self.errors.append(diagnostic)
+            else:
+                seen[key.value] = key
+                yield key, value
+        for value in merges:
+            mappings = value.value if isinstance(value, SequenceNode) else [value]
+            other = next((each for each in mappings if not isinstance(each, MappingNode)), None)
+            if other is not None:
+                self._report((*path, "<<"), other, "is not a mapping; must be an alias of one, or a list of such")
+                continue
+            for mapping in mappings:
+                yield from self._pairs(mapping, path)
+
+    def _scalar(self, node: ScalarNode, path: DataPath) -> Any:
+        text = node.value
+        if not is_unicode(text):
+            return self._report(path, node, "holds half a surrogate pair; must be whole characters")
+        if node.tag in _TEXT:
+            return text
+        if len(text) > _MAX_DIGITS:
+            return self._report(path, node, _TOO_LONG)
+        try:
+            value = _CONVERSIONS[str(node.tag)](text)
+        except ValueError:
+            # The resolver's patterns are wider than the core schema's: `+_` is text.
+            return text
+        if isinstance(value, float) and not math.isfinite(value):
+            return self._report(path, node, f"is {text}; must be a finite number")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return self._report(path, node, _TOO_LONG)
+        return value
+
+    def _report(self, path: DataPath, node: Node, message: str) -> Any:
+        self.errors.append(Diagnostic(path, message, self._location(node)))
+        return UNKNOWN
+
+    def _location(self, node: Node) -> SourceLocation:
+        return self._source.at(node.start_mark.line, node.start_mark.column)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def _integer(text: str) -> int:
+    digits = text.replace("_", "").lower()
+    base = {"0b": 2, "0o": 8, "0x": 16}.get(digits.lstrip("+-")[:2], 10)
+    return int(digits, base)
+
+
+def _float(text: str) -> float:
+    special = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+    return special.get(text.lower()) or float(text.replace("_", ""))
+
+
+_CONVERSIONS: Mapping[str, Callable[[str], bool | int | float | None]] = {
+    f"{_TAG}null": lambda _: None,
+    f"{_TAG}bool": _boolean,
+    f"{_TAG}int": _integer,
+    f"{_TAG}float": _float,
+}

@@ -14,7 +14,7 @@ from appliance.api.kserve_names import KServeNames
 from appliance.api.request_body import BodyReader
 from appliance.auth import Authorizer
 from appliance.config import Config, LoadedConfig
-from appliance.config.digest import digest
+from appliance.config.loader import digest
 from appliance.config.security import AuthConfig
 from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.factory import ModelFactory

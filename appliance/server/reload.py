@@ -76,7 +76,7 @@ class ConfigReload:
             self._is_asked.clear()
             try:
                 await asyncio.to_thread(self._watch.begin)
-                new = await asyncio.to_thread(self._served.again)
+                new = await asyncio.to_thread(self._served.reload)
             except ConfigError as error:
                 self._watch.refuse()
                 self._refuse(error)
@@ -183,7 +183,7 @@ def newest(loaded: LoadedConfig) -> LoadedConfig:
     if loaded.path is None:
         return loaded
     try:
-        new = loaded.again()
+        new = loaded.reload()
     except ConfigError:
         return loaded
     needs_restart = any(each.change is Change.RESTART for each in differences(loaded, new))

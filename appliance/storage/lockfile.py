@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.config.storage import LOCK_FILE_NAME, GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.core.uri import redact
 from appliance.storage import bounded_json
 from appliance.storage.disk_errors import disk_faults
 from appliance.storage.file_list import FileInfo, FileList
-
-NAME = "appliance.lock"
-"""What it is called, beside the config."""
 
 # Thousands of models with thousands of files each.
 _MOST_BYTES = 256 * 1024 * 1024
@@ -69,7 +66,7 @@ class LockedArtifact:
             more = len(differences) - _MOST_NAMED
             listed = "; ".join(differences[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
             raise ArtifactChangedError(
-                f"{self.uri}: differs from {NAME}: {listed}; "
+                f"{self.uri}: differs from {LOCK_FILE_NAME}: {listed}; "
                 "if the change is wanted, accept it with: appliance lock FILE"
             )
 
@@ -95,7 +92,8 @@ def locked(storage: StorageConfig, settings: GlobalStorageConfig) -> LockedArtif
     entries = read(settings.lock_file) if settings.lock_file else None
     found = (entries or {}).get(_key(storage))
     if settings.frozen and found is None:
-        fault = f"{settings.lock_file or NAME} is not there" if entries is None else f"is not in {settings.lock_file}"
+        name = settings.lock_file or LOCK_FILE_NAME
+        fault = f"{name} is not there" if entries is None else f"is not in {name}"
         raise StorageError(
             f"{redact(storage.uri)}: {fault}, and storage.frozen asks for it; write it with: appliance lock FILE"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from appliance.config import load
-from appliance.config.digest import digest
+from appliance.config.loader import digest
 
 CHAT = Path(__file__).parent.parent.parent / "examples" / "chat.yaml"
 PROXY = "models: [{name: a, class: proxy, upstreams: [{url: http://u/, api_key: KEY}]}]\n"

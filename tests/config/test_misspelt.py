@@ -22,15 +22,15 @@ OPEN = frozenset({"body", "defaults", "override", "parameters", "set"})
 
 def closed_keys(file: Path) -> Iterator[tuple[str, str, SourceLocation]]:
     """Path, text and place of every key in a closed part of the file."""
-    draft, _ = read(file)
-    for path, place in draft.keys.items():
+    raw, _ = read(file)
+    for path, place in raw.key_locations.items():
         parts = [str(part) for part in path]
         is_free = any(part.startswith("x-") for part in parts)
         # What stands inside JSON of the user's own, or of vLLM's, is not ours to spell, nor are names of headers.
         is_json = not OPEN.isdisjoint(parts[:-1]) or "args" in parts[:-2]
         is_json |= parts[-2:-1] == ["headers"] and not {"upstreams", "credentials"}.isdisjoint(parts)
         # The keywords of a class of the user's are known to the class alone.
-        is_json |= draft.find((*path[:-2], "python")) is not None and parts[-2] == "args"
+        is_json |= raw.find((*path[:-2], "python")) is not None and parts[-2] == "args"
         if not is_free and not is_json:
             yield dotted(path), parts[-1], place
 

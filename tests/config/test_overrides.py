@@ -161,7 +161,10 @@ REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
     "an entry of a list that the file has": (
         {"APPLIANCE__MODELS__SMOLLM2__ALIASES__0": "a"},
         (),
-        "environment APPLIANCE__MODELS__SMOLLM2__ALIASES__0: goes into a list; must set the list as a whole, in YAML",
+        (
+            "environment APPLIANCE__MODELS__SMOLLM2__ALIASES__0: "
+            "goes into a list, whose entries have no paths; must set the list as a whole, such as [a, b]"
+        ),
     ),
     "a value that does not fit": (
         {"APPLIANCE__SERVER__PORT": "99999"},
@@ -176,7 +179,7 @@ REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
     "bytes that are not text": (
         {"APPLIANCE__SERVER__HOST": "\udcff"},
         (),
-        "environment APPLIANCE__SERVER__HOST: server.host: is not UTF-8 text; must be UTF-8",
+        "environment APPLIANCE__SERVER__HOST: is not UTF-8 text; must be UTF-8",
     ),
     "an option without a value": (
         {},
@@ -208,7 +211,7 @@ REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
         ("models.smollm2.aliases.first=a",),
         (
             "--set models.smollm2.aliases.first=a: "
-            "goes into a list, whose entries have no paths; must set the list as a whole, such as a=[b, c]"
+            "goes into a list, whose entries have no paths; must set the list as a whole, such as [a, b]"
         ),
     ),
     "an option that is text where a number must be": (
@@ -227,7 +230,7 @@ REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
     "an option with a tag": (
         {},
         ("server.host=!!python/name:os.system",),
-        ("--set server.host=***: server.host: has a tag; must be plain YAML, without tags"),
+        ("--set server.host=***: has a tag; must be plain YAML, without tags"),
     ),
 }
 

@@ -8,9 +8,9 @@ from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import Diagnostic
 from appliance.config.validators import adapters, engines, keys, layouts, names, server, storage, upstreams
 
-Rule = Callable[[RawConfig], Iterator[Diagnostic]]
+Validator = Callable[[RawConfig], Iterator[Diagnostic]]
 
-RULES: tuple[Rule, ...] = (
+VALIDATORS: tuple[Validator, ...] = (
     names.names_are_unique,
     server.listeners_are_apart,
     server.workers_share_what_can_be_shared,
@@ -18,7 +18,6 @@ RULES: tuple[Rule, ...] = (
     keys.keys_are_apart,
     keys.keys_lead_to_models,
     keys.an_operator_has_a_key,
-    engines.engine_arguments_are_free,
     storage.schemes_are_known,
     layouts.sizes_fit,
     layouts.devices_fit,
@@ -27,7 +26,6 @@ RULES: tuple[Rule, ...] = (
     layouts.the_cache_is_sized_once,
     layouts.memory_fractions_fit,
     engines.encoder_keys_fit_the_task,
-    engines.engines_name_their_class,
     engines.python_models_have_their_own_keys,
     upstreams.headers_may_travel,
     upstreams.addresses_are_possible,

@@ -15,8 +15,6 @@ from appliance.adapters.jmespath import JmesPath, PathFaultError
 from appliance.adapters.renderer import Renderer, RenderError
 from appliance.adapters.sandbox import TemplateFaultError
 from appliance.config.adapters import OPERATIONS
-from appliance.config.block_scalar import inside
-from appliance.config.model_entries import model_entries
 from appliance.config.raw_config import RawConfig
 from appliance.config.source_location import DataPath, Diagnostic
 from appliance.core.errors import RequestError
@@ -61,66 +59,66 @@ class _SyntaxError(Exception):
         self.fault = fault
 
 
-def targets_answer(draft: RawConfig) -> Iterator[Diagnostic]:
+def targets_answer(raw: RawConfig) -> Iterator[Diagnostic]:
     """A target that is a name is that of another model, of one that completes, and no circle leads back."""
-    models = _by_name(draft)
-    for path, model in _adapters(draft):
+    models = _by_name(raw)
+    for path, model in _adapters(raw):
         target, where = model.get("target"), (*path, "target")
         if not isinstance(target, str):
             continue
         kind = _mapping(model, "protocol").get("kind")
         if kind in ("oip", "http"):
-            message = f"is {draft.quote(where)}, and models of this file speak OpenAI's protocol; "
-            yield draft.fault(where, f"{message}must be a mapping with the url of what speaks {kind}")
+            message = f"is {raw.quote(where)}, and models of this file speak OpenAI's protocol; "
+            yield raw.diagnostic(where, f"{message}must be a mapping with the url of what speaks {kind}")
         elif target not in models:
-            hint = "" if draft.secrets(where) else did_you_mean(target, models)
-            yield draft.fault(
-                where, f"is {draft.quote(where)}, the name of no model here; {hint or known_names('models', models)}"
+            hint = "" if raw.secrets(where) else did_you_mean(target, models)
+            yield raw.diagnostic(
+                where, f"is {raw.quote(where)}, the name of no model here; {hint or known_names('models', models)}"
             )
         elif models[target] is model:
-            yield draft.fault(where, f"is {draft.quote(where)}, this model itself; must be another one")
+            yield raw.diagnostic(where, f"is {raw.quote(where)}, this model itself; must be another one")
         elif circle := _circle(model, models):
-            yield draft.fault(where, f"goes in a circle, {' -> '.join(circle)}; must lead to a model that computes")
+            yield raw.diagnostic(where, f"goes in a circle, {' -> '.join(circle)}; must lead to a model that computes")
         elif not _completes(models[target]):
-            what = f"{draft.quote(where)} of class {models[target].get('class')}, which does not complete prompts"
-            yield draft.fault(where, f"is {what}; must be one that does")
+            what = f"{raw.quote(where)} of class {models[target].get('class')}, which does not complete prompts"
+            yield raw.diagnostic(where, f"is {what}; must be one that does")
 
 
-def templates_render(draft: RawConfig) -> Iterator[Diagnostic]:
+def templates_render(raw: RawConfig) -> Iterator[Diagnostic]:
     """What is a Jinja template is one that renders the smallest request there is, and that of a request gives JSON."""
     found: list[tuple[DataPath, Path | None, _Template]] = []
-    for path, model in _adapters(draft):
+    for path, model in _adapters(raw):
         for keys in (("protocol", "chat_template"), ("protocol", "chat", "chat_template")):
-            source = draft.find(where := (*path, *keys))
+            source = raw.find(where := (*path, *keys))
             if not isinstance(source, str):
                 continue
             file = None if is_inline(source) else Path(source).expanduser()
             try:
                 found.append((where, file, _Template(source if file is None else file.read_text(encoding="utf-8"))))
             except (OSError, ValueError) as error:
-                yield _unread(draft, where, error)
+                yield _unread(raw, where, error)
         for key, operation in OPERATIONS.items() if _mapping(model, "protocol").get("kind") == "http" else ():
-            source = draft.find(where := (*path, "protocol", key, "request"))
+            source = raw.find(where := (*path, "protocol", key, "request"))
             if isinstance(source, str):
                 found.append((where, None, _Template(source, operation)))
     errors = _errors_of(tuple(template for *_, template in found))
     for (where, file, template), wrong in zip(found, errors, strict=True):
         if isinstance(wrong, _SyntaxError):
-            yield _no_template(draft, where, file, wrong.fault)
+            yield _no_template(raw, where, file, wrong.fault)
         elif wrong is not None:
             fault = _wrong_chat if template.operation is None else _wrong_request
-            yield from fault(draft, where, wrong)
+            yield from fault(raw, where, wrong)
 
 
-def paths_compile(draft: RawConfig) -> Iterator[Diagnostic]:
+def paths_compile(raw: RawConfig) -> Iterator[Diagnostic]:
     """What is a JMESPath is one."""
-    for path, model in _adapters(draft):
+    for path, model in _adapters(raw):
         for key in OPERATIONS if _mapping(model, "protocol").get("kind") == "http" else ():
             for keys in _PATHS:
                 where = (*path, "protocol", key, *keys)
-                source = draft.find(where)
+                source = raw.find(where)
                 if isinstance(source, str):
-                    yield from _wrong_path(draft, where, source)
+                    yield from _wrong_path(raw, where, source)
 
 
 @lru_cache(maxsize=8)
@@ -145,63 +143,63 @@ def _error_of(template: _Template, renderer: Renderer) -> Exception | None:
     return None
 
 
-def _wrong_chat(draft: RawConfig, where: DataPath, error: Exception) -> Iterator[Diagnostic]:
+def _wrong_chat(raw: RawConfig, where: DataPath, error: Exception) -> Iterator[Diagnostic]:
     # It may refuse, or want a token of the tokenizer, which is not here.
     if isinstance(error.__cause__, RenderError) and error.__cause__.kind in ("broken", "ended"):
-        fault = f"fails for the smallest conversation{_told(draft, where, error.__cause__)}"
-        yield draft.fault(where, f"{fault}; must render in little time and memory")
+        fault = f"fails for the smallest conversation{_told(raw, where, error.__cause__)}"
+        yield raw.diagnostic(where, f"{fault}; must render in little time and memory")
 
 
-def _wrong_request(draft: RawConfig, where: DataPath, error: Exception) -> Iterator[Diagnostic]:
+def _wrong_request(raw: RawConfig, where: DataPath, error: Exception) -> Iterator[Diagnostic]:
     if isinstance(error, TemplateFaultError):
-        yield draft.fault(where, f"{error}; must give some for the smallest request, so put values through | tojson")
+        yield raw.diagnostic(where, f"{error}; must give some for the smallest request, so put values through | tojson")
     # What it refuses by itself is its own business.
     elif isinstance(error.__cause__, RenderError) and error.__cause__.kind != "refused":
         remedy = "must have a default for what requests may leave out, such as {{ top_p | default(1) }}"
         if error.__cause__.kind != "undefined":
             remedy = "must render in little time and memory"
-        yield draft.fault(where, f"fails for the smallest request{_told(draft, where, error.__cause__)}; {remedy}")
+        yield raw.diagnostic(where, f"fails for the smallest request{_told(raw, where, error.__cause__)}; {remedy}")
 
 
-def _wrong_path(draft: RawConfig, where: DataPath, source: str) -> Iterator[Diagnostic]:
+def _wrong_path(raw: RawConfig, where: DataPath, source: str) -> Iterator[Diagnostic]:
     try:
         JmesPath(source)
     except PathFaultError as error:
         above = source[: error.offset]
         line, offset = above.count("\n") + 1, len(above) - above.rfind("\n") - 1
-        yield Diagnostic(where, f"is no JMESPath{_told(draft, where, error)}", inside(draft, where, line, offset))
+        yield Diagnostic(where, f"is no JMESPath{_told(raw, where, error)}", raw.location_inside(where, line, offset))
 
 
-def _unread(draft: RawConfig, where: DataPath, error: OSError | ValueError) -> Diagnostic:
+def _unread(raw: RawConfig, where: DataPath, error: OSError | ValueError) -> Diagnostic:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else "is not UTF-8 text"
-    return draft.fault(where, f"is {draft.quote(where)}, a file that cannot be read: {reason}; must be a template")
+    return raw.diagnostic(where, f"is {raw.quote(where)}, a file that cannot be read: {reason}; must be a template")
 
 
-def _no_template(draft: RawConfig, where: DataPath, file: Path | None, error: TemplateFaultError) -> Diagnostic:
+def _no_template(raw: RawConfig, where: DataPath, file: Path | None, error: TemplateFaultError) -> Diagnostic:
     if file is not None:
-        return draft.fault(where, f"is {draft.quote(where)}, and line {error.line} of it no Jinja: {error}")
+        return raw.diagnostic(where, f"is {raw.quote(where)}, and line {error.line} of it no Jinja: {error}")
     # Where the text came from elsewhere, the line is all that can be told.
-    line = f" in line {error.line}" if draft.secrets(where) else ""
+    line = f" in line {error.line}" if raw.secrets(where) else ""
     return Diagnostic(
-        where, f"is no Jinja template{line}{_told(draft, where, error)}", inside(draft, where, error.line)
+        where, f"is no Jinja template{line}{_told(raw, where, error)}", raw.location_inside(where, error.line)
     )
 
 
-def _told(draft: RawConfig, where: DataPath, error: object) -> str:
+def _told(raw: RawConfig, where: DataPath, error: object) -> str:
     """What an error says, unless it may quote a secret."""
-    return "" if draft.secrets(where) else f": {error}"
+    return "" if raw.secrets(where) else f": {error}"
 
 
-def _adapters(draft: RawConfig) -> Iterator[tuple[DataPath, Model]]:
-    for path, model in model_entries(draft):
+def _adapters(raw: RawConfig) -> Iterator[tuple[DataPath, Model]]:
+    for path, model in raw.models():
         if model.get("class") == "adapter":
             yield path, model
 
 
-def _by_name(draft: RawConfig) -> dict[str, Model]:
+def _by_name(raw: RawConfig) -> dict[str, Model]:
     """Every model by each of its names, those of LoRA adapters among them."""
     made: dict[str, Model] = {}
-    for _, model in model_entries(draft):
+    for _, model in raw.models():
         loras = [each.get("name") for each in _list(model.get("adapters")) if isinstance(each, dict)]
         for name in (model.get("name"), *_list(model.get("aliases")), *loras):
             if isinstance(name, str):

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.config.model_entries import name_paths
-from appliance.config.raw_config import RawConfig
+from appliance.config.raw_config import RawConfig, items
 from appliance.config.source_location import DataPath, Diagnostic
 
 
-def names_are_unique(draft: RawConfig) -> Iterator[Diagnostic]:
+def names_are_unique(raw: RawConfig) -> Iterator[Diagnostic]:
     """A name leads to one model, be it a model's own, an alias or an adapter's."""
     seen: dict[str, DataPath] = {}
-    for path in name_paths(draft):
-        name = draft.get(path)
+    for path in name_paths(raw):
+        name = raw.get(path)
         if not isinstance(name, str):
             continue
         if name in seen:
-            line = draft.place(seen[name]).line
+            line = raw.location(seen[name]).line
             where = "" if line is None else f" on line {line}"
-            yield draft.fault(path, f"{draft.quote(path)} is taken{where}; must be unlike all other names and aliases")
+            yield raw.diagnostic(path, f"{raw.quote(path)} is taken{where}; must be unlike all other names and aliases")
         seen.setdefault(name, path)
+
+
+def name_paths(raw: RawConfig) -> Iterator[DataPath]:
+    """Where the names stand that clients may send: a model's own, its aliases, and its adapters'."""
+    for path, model in raw.models():
+        yield from [(*path, "name")] if "name" in model else []
+        yield from ((*path, "aliases", index) for index, _ in items(model.get("aliases")))
+        for index, adapter in items(model.get("adapters")):
+            if isinstance(adapter, dict) and "name" in adapter:
+                yield (*path, "adapters", index, "name")
