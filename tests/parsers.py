@@ -44,7 +44,7 @@ from appliance.proxy.rewrite import Rewrite
 from appliance.proxy.stream_usage import HiddenUsage, asking
 from appliance.python_api import request_types as python_requests
 from appliance.tensors import InferenceRequest, Tensor
-from appliance.tensors.codec import decoded, read_request, write_request
+from appliance.tensors.codec import decode, read_request, write_request
 
 Shape = Callable[[int], bytes]
 """
@@ -263,7 +263,7 @@ def parsers() -> Sequence[Parser]:
             "lists": repeated(b"[1],", b'{"inputs":[{"name":"a","datatype":"INT8","shape":[1],"data":[', b"[1]]}]}"),
         }),
         Parser("tensors in binary", lambda body: read_request(body, _BINARY_LENGTH), wrong, [_BINARY]),
-        Parser("first version's request", lambda body: v1._questions(decoded(body, v1._Request)), wrong, _V1, {
+        Parser("first version's request", lambda body: v1._questions(decode(body, v1._Request)), wrong, _V1, {
             **JSON_SHAPES, "instances": repeated(b'{"text_input":"a"},', b'{"instances":[', b'{"text_input":"a"}]}'),
         }),
         Parser("generate's request", lambda body: generate_routes._question(body, "m"), wrong,

@@ -15,7 +15,7 @@ from appliance.python_api.invoke import called, is_stream, items
 from appliance.python_api.serialization import Json, ModelFaultError, kind_of, plain
 from appliance.python_api.user_code import reason_of, user_code
 from appliance.tensors import InferenceResponse
-from appliance.tensors.codec import LENGTH_HEADER, decoded, read_request, read_response, write_response
+from appliance.tensors.codec import LENGTH_HEADER, decode, read_request, read_response, write_response
 
 Payload = InferRequest | Json
 """
@@ -97,7 +97,7 @@ class Steps:
                 raise ModelFaultError("predict is a generator; only clients of /v1/models/NAME:predict take a stream")
             body, says = write_response(_message(said), prefers_binary=True)
             return ModelResponse(body, headers=says)
-        said = await self._walk(decoded(call.body, dict[str, Any]), method, call.headers)
+        said = await self._walk(decode(call.body, dict[str, Any]), method, call.headers)
         if is_stream(said):
             # Nobody but the model knows what it writes.
             return ModelResponse(_written(said), media_type="application/octet-stream")

@@ -1,4 +1,4 @@
-"""Tensors as the Open Inference Protocol has them: datatypes, shapes, bytes, and requests and answers made of them."""
+"""Tensors of the Open Inference Protocol: datatypes, shapes, bytes, and requests and responses made of them."""
 
 from __future__ import annotations
 

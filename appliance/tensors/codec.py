@@ -1,4 +1,4 @@
-"""Requests and answers as bytes: JSON, and after it the bytes of those tensors that are not in the JSON.
+"""Encode and decode inference requests and responses: JSON, followed by the bytes of tensors sent as binary data.
 
 Source: https://github.com/kserve/open-inference-protocol, "Inference Request JSON Object", and Triton's binary tensor
 data extension (https://github.com/triton-inference-server/server, protocol/extension_binary_data.md).
@@ -18,15 +18,14 @@ from appliance.tensors.inference import InferenceRequest, InferenceResponse, Req
 from appliance.tensors.tensor import Tensor
 
 LENGTH_HEADER = "inference-header-content-length"
-"""
-The header that says how many bytes of a body are JSON; without it, all are.
-"""
+"""The header with the number of bytes of JSON at the start of a body; without it, all of the body is JSON."""
 
-Wanted = TypeVar("Wanted")
+Decoded = TypeVar("Decoded")
 
-_SIZE = "binary_data_size"
+_BINARY_SIZE = "binary_data_size"
 
-_WORDS = {
+# JSON words for the Python types in msgspec's messages.
+_JSON_TYPES = {
     "array": "a list",
     "bool": "true or false",
     "float": "a number",
@@ -68,13 +67,13 @@ class _Response(msgspec.Struct):
 
 
 def read_request(body: bytes, length: str | None = None) -> InferenceRequest:
-    """The request in a body, whose `LENGTH_HEADER` is `length`.
+    """Decode a request; `length` is the value of `LENGTH_HEADER`.
 
     Raises:
-        RequestError: it is none.
+        RequestError: the body is not a request.
     """
     header, rest = _split(body, length)
-    request = decoded(header, _Request)
+    request = decode(header, _Request)
     return InferenceRequest(
         inputs=_tensors(request.inputs, rest),
         id=request.id,
@@ -84,22 +83,20 @@ def read_request(body: bytes, length: str | None = None) -> InferenceRequest:
 
 
 def write_request(request: InferenceRequest) -> tuple[bytes, dict[str, str]]:
-    """A request as a body, every tensor as bytes, and the headers that say so."""
+    """Encode a request with all tensors as binary data; return the body and its headers."""
     outputs = [{"name": output.name, "parameters": output.parameters} for output in request.outputs]
-    says = {"id": request.id, "parameters": request.parameters, "outputs": outputs}
-    return _joined(
-        {**says, "inputs": [_described(tensor, is_binary=True) for tensor in request.inputs]}, request.inputs
-    )
+    head = {"id": request.id, "parameters": request.parameters, "outputs": outputs}
+    return _join({**head, "inputs": [_describe(tensor, is_binary=True) for tensor in request.inputs]}, request.inputs)
 
 
 def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
-    """The answer in a body, whose `LENGTH_HEADER` is `length`.
+    """Decode a response; `length` is the value of `LENGTH_HEADER`.
 
     Raises:
-        RequestError: it is none.
+        RequestError: the body is not a response.
     """
     header, rest = _split(body, length)
-    response = decoded(header, _Response)
+    response = decode(header, _Response)
     return InferenceResponse(
         model_name=response.model_name,
         model_version=response.model_version,
@@ -110,16 +107,18 @@ def read_response(body: bytes, length: str | None = None) -> InferenceResponse:
 
 
 def write_response(
-    response: InferenceResponse, wanted: Sequence[RequestedOutput] = (), *, prefers_binary: bool = False
+    response: InferenceResponse, requested: Sequence[RequestedOutput] = (), *, prefers_binary: bool = False
 ) -> tuple[bytes, dict[str, str]]:
-    """An answer as a body, with the outputs the client wants, each as it wants it, and the headers that say so.
+    """Encode a response with the requested outputs, as JSON or binary data as requested; return body and headers.
 
     Raises:
-        RequestError: there is no such output, or it cannot be in JSON.
+        RequestError: a requested output does not exist, or cannot be written as JSON.
     """
-    tensors = response.chosen(wanted)
-    says = {output.name: output.parameters.get("binary_data") for output in wanted}
-    is_binary = [prefers_binary if says.get(each.name) is None else says[each.name] is True for each in tensors]
+    tensors = response.select(requested)
+    binary_data = {output.name: output.parameters.get("binary_data") for output in requested}
+    is_binary = [
+        prefers_binary if binary_data.get(each.name) is None else binary_data[each.name] is True for each in tensors
+    ]
     head: dict[str, Any] = {"model_name": response.model_name}
     if response.model_version is not None:
         head["model_version"] = response.model_version
@@ -127,30 +126,29 @@ def write_response(
         head["id"] = response.id
     if response.parameters:
         head["parameters"] = response.parameters
-    described = [_described(tensor, is_binary=binary) for tensor, binary in zip(tensors, is_binary, strict=True)]
-    binary = [tensor for tensor, is_so in zip(tensors, is_binary, strict=True) if is_so]
-    return _joined({**head, "outputs": described}, binary)
+    described = [_describe(tensor, is_binary=binary) for tensor, binary in zip(tensors, is_binary, strict=True)]
+    binary_tensors = [tensor for tensor, binary in zip(tensors, is_binary, strict=True) if binary]
+    return _join({**head, "outputs": described}, binary_tensors)
 
 
-def decoded(body: bytes, type_: type[Wanted]) -> Wanted:
-    """JSON as an object of this type.
+def decode(body: bytes, type_: type[Decoded]) -> Decoded:
+    """Decode JSON as `type_`.
 
     Raises:
-        RequestError: it is none.
+        RequestError: it is not valid JSON, or not of that type.
     """
     try:
         return msgspec.json.decode(body, type=type_)
     except msgspec.ValidationError as error:
-        raise RequestError(f"The body is not a request: {_in_words(str(error))}") from error
+        raise RequestError(f"The body is not a request: {_with_json_types(str(error))}") from error
     except RecursionError as error:
         raise RequestError("The body is nested too deeply", code="invalid_json") from error
     except ValueError as error:
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
-def _in_words(message: str) -> str:
-    """What msgspec says, without the types of a programming language."""
-    return re.sub(r"`(\w+)`", lambda found: _WORDS.get(found[1], found[0]), message)
+def _with_json_types(message: str) -> str:
+    return re.sub(r"`(\w+)`", lambda found: _JSON_TYPES.get(found[1], found[0]), message)
 
 
 def _split(body: bytes, length: str | None) -> tuple[bytes, bytes]:
@@ -164,44 +162,46 @@ def _split(body: bytes, length: str | None) -> tuple[bytes, bytes]:
     return body[: int(length)], body[int(length) :]
 
 
-def _tensors(described: Sequence[_Tensor], rest: bytes) -> list[Tensor]:
-    tensors, place = [], 0
-    for each in described:
-        size = (each.parameters or {}).get(_SIZE)
+def _tensors(entries: Sequence[_Tensor], rest: bytes) -> list[Tensor]:
+    tensors, offset = [], 0
+    for each in entries:
+        size = (each.parameters or {}).get(_BINARY_SIZE)
         if size is None:
-            tensors.append(_with(Tensor.of_nested(each.name, each.datatype, each.shape, each.data), each.parameters))
+            tensors.append(
+                _with_parameters(Tensor.of_nested(each.name, each.datatype, each.shape, each.data), each.parameters)
+            )
             continue
-        if type(size) is not int or size < 0 or place + size > len(rest):
-            left = len(rest) - place
+        if type(size) is not int or size < 0 or offset + size > len(rest):
+            left = len(rest) - offset
             raise RequestError(
-                f"The tensor {each.name!r} has {_SIZE} {size!r:.40}, and {left} bytes are left in the body"
+                f"The tensor {each.name!r} has {_BINARY_SIZE} {size!r:.40}, and {left} bytes are left in the body"
             )
         if each.data is not None:
-            raise RequestError(f"The tensor {each.name!r} has both data and {_SIZE}; it must have one of them")
-        raw = rest[place : place + size]
-        tensors.append(_with(Tensor.of_raw(each.name, each.datatype, each.shape, raw), each.parameters))
-        place += size
-    if place < len(rest):
-        raise RequestError(f"The body has {len(rest) - place} bytes more than its tensors say")
+            raise RequestError(f"The tensor {each.name!r} has both data and {_BINARY_SIZE}; it must have one of them")
+        raw = rest[offset : offset + size]
+        tensors.append(_with_parameters(Tensor.of_raw(each.name, each.datatype, each.shape, raw), each.parameters))
+        offset += size
+    if offset < len(rest):
+        raise RequestError(f"The body has {len(rest) - offset} bytes more than its tensors say")
     return tensors
 
 
-def _with(tensor: Tensor, parameters: _Parameters) -> Tensor:
-    left = {name: value for name, value in (parameters or {}).items() if name != _SIZE}
-    return replace(tensor, parameters=left) if left else tensor
+def _with_parameters(tensor: Tensor, parameters: _Parameters) -> Tensor:
+    own = {name: value for name, value in (parameters or {}).items() if name != _BINARY_SIZE}
+    return replace(tensor, parameters=own) if own else tensor
 
 
-def _described(tensor: Tensor, *, is_binary: bool) -> Mapping[str, Any]:  # Any: JSON values
-    parameters = {**tensor.parameters, **({_SIZE: len(tensor.raw)} if is_binary else {})}
-    told: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+def _describe(tensor: Tensor, *, is_binary: bool) -> Mapping[str, Any]:  # Any: JSON values
+    parameters = {**tensor.parameters, **({_BINARY_SIZE: len(tensor.raw)} if is_binary else {})}
+    described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
     if parameters:
-        told["parameters"] = parameters
+        described["parameters"] = parameters
     if not is_binary:
-        told["data"] = tensor.texts() if tensor.datatype == "BYTES" else tensor.values()
-    return told
+        described["data"] = tensor.texts() if tensor.datatype == "BYTES" else tensor.values()
+    return described
 
 
-def _joined(head: Mapping[str, Any], tensors: Sequence[Tensor]) -> tuple[bytes, dict[str, str]]:  # Any: JSON values
+def _join(head: Mapping[str, Any], tensors: Sequence[Tensor]) -> tuple[bytes, dict[str, str]]:  # Any: JSON values
     written = msgspec.json.encode(head)
     if not tensors:
         return written, {}

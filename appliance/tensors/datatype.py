@@ -1,4 +1,4 @@
-"""The datatypes of tensors, and their values as bytes: little-endian, row-major, nothing between them.
+"""Datatypes of tensors and the encoding of their values: little-endian, row-major, without padding.
 
 Source: https://github.com/kserve/open-inference-protocol, "Tensor Data Types", and for the bytes the binary tensor
 data extension of Triton (https://github.com/triton-inference-server/server, protocol/extension_binary_data.md).
@@ -14,16 +14,12 @@ from appliance.core.errors import RequestError
 from appliance.core.suggestions import did_you_mean
 
 Value = bool | int | float | bytes
-"""
-One element of a tensor; the elements of BYTES are bytes.
-"""
+"""One element of a tensor; elements of BYTES are bytes."""
 
-Written = Value | str
-"""
-What an element can be made of; a text is its UTF-8.
-"""
+InputValue = Value | str
+"""What an element can be made of; a string is encoded as UTF-8."""
 
-_WORDS: Mapping[type, str] = {
+_JSON_TYPES: Mapping[type, str] = {
     bool: "true or false",
     int: "an integer",
     float: "a number with a fraction",
@@ -40,24 +36,21 @@ _INTEGERS = frozenset({int})
 
 @dataclass(frozen=True, slots=True)
 class Datatype:
-    """How elements of one kind are written.
-
-    `size` is the bytes of one element, or None where each element says its own length.
-    """
+    """`size` is the bytes of one element; None if every element has its own length."""
 
     name: str
     size: int | None
-    pack: Callable[[Sequence[Written]], bytes]
-    """Values as bytes; raises ValueError when one of them is none of this datatype's."""
+    pack: Callable[[Sequence[InputValue]], bytes]
+    """Encode values; raises ValueError if a value is not of this datatype."""
     unpack: Callable[[bytes], list[Value]]
-    """Bytes as values; raises ValueError when they do not end where a value does."""
+    """Decode values; raises ValueError if the bytes end within a value."""
 
 
 def datatype(name: str) -> Datatype:
-    """The datatype of this name.
+    """Return the datatype of this name.
 
     Raises:
-        RequestError: there is none.
+        RequestError: there is no such datatype.
     """
     found = DATATYPES.get(name)
     if found is None:
@@ -69,7 +62,7 @@ def datatype(name: str) -> Datatype:
 def _number(name: str, code: str, kinds: frozenset[type]) -> Datatype:
     size = struct.calcsize("<" + code)
 
-    def pack(values: Sequence[Written]) -> bytes:
+    def pack(values: Sequence[InputValue]) -> bytes:
         _require(values, kinds, name)
         try:
             return struct.pack(f"<{len(values)}{code}", *values)
@@ -82,26 +75,25 @@ def _number(name: str, code: str, kinds: frozenset[type]) -> Datatype:
     return Datatype(name, size, pack, unpack)
 
 
-def _require(values: Sequence[Written], kinds: frozenset[type], name: str) -> None:
-    strange = set(map(type, values)) - kinds
-    if strange:
-        raise ValueError(f"{name} has no place for {min(map(_word, strange))}")
+def _require(values: Sequence[InputValue], kinds: frozenset[type], name: str) -> None:
+    wrong = set(map(type, values)) - kinds
+    if wrong:
+        raise ValueError(f"{name} has no place for {min(map(_json_type, wrong))}")
 
 
-def _word(kind: type) -> str:
-    """A value of this type in JSON's words."""
-    return _WORDS.get(kind, kind.__name__)
+def _json_type(kind: type) -> str:
+    return _JSON_TYPES.get(kind, kind.__name__)
 
 
-def _pack_bfloat16(values: Sequence[Written]) -> bytes:
-    """The upper half of each float32, rounded to the nearest, to the even one of two."""
+def _pack_bfloat16(values: Sequence[InputValue]) -> bytes:
+    """Encode the upper half of each float32, rounded to nearest, ties to even."""
     singles = struct.unpack(f"<{len(values)}I", DATATYPES["FP32"].pack(values))
     return struct.pack(f"<{len(singles)}H", *(_upper_half(each) for each in singles))
 
 
 def _upper_half(single: int) -> int:
     if single & 0x7FFFFFFF > 0x7F800000:
-        # Not a number stays so, whatever would be cut off.
+        # NaN stays NaN, whichever bits are cut off.
         return single >> 16 | 0x40
     return (single + 0x7FFF + (single >> 16 & 1)) >> 16
 
@@ -111,29 +103,29 @@ def _unpack_bfloat16(raw: bytes) -> list[Value]:
     return list(struct.unpack(f"<{len(halves)}f", struct.pack(f"<{len(halves)}I", *(each << 16 for each in halves))))
 
 
-def _pack_bytes(values: Sequence[Written]) -> bytes:
+def _pack_bytes(values: Sequence[InputValue]) -> bytes:
     parts: list[bytes] = []
     for value in values:
         if isinstance(value, str):
             value = value.encode()
         if not isinstance(value, bytes):
-            raise ValueError(f"BYTES has no place for {_word(type(value))}")
+            raise ValueError(f"BYTES has no place for {_json_type(type(value))}")
         parts += (struct.pack("<I", len(value)), value)
     return b"".join(parts)
 
 
 def _unpack_bytes(raw: bytes) -> list[Value]:
     values: list[Value] = []
-    place, end = 0, len(raw)
-    while place < end:
-        if place + 4 > end:
+    offset, end = 0, len(raw)
+    while offset < end:
+        if offset + 4 > end:
             raise ValueError("the length of an element is cut off")
-        (length,) = struct.unpack_from("<I", raw, place)
-        place += 4
-        if place + length > end:
+        (length,) = struct.unpack_from("<I", raw, offset)
+        offset += 4
+        if offset + length > end:
             raise ValueError(f"an element of {length} bytes reaches beyond the end")
-        values.append(raw[place : place + length])
-        place += length
+        values.append(raw[offset : offset + length])
+        offset += length
     return values
 
 
@@ -148,6 +140,4 @@ DATATYPES: Mapping[str, Datatype] = {
         Datatype("BYTES", None, _pack_bytes, _unpack_bytes),
     )
 }
-"""
-Every datatype there is, by its name.
-"""
+"""Every datatype, by name."""

@@ -1,4 +1,4 @@
-"""What is asked of a model in tensors, and what it answers."""
+"""Inference requests and responses made of tensors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from appliance.core.errors import RequestError
 from appliance.tensors.tensor import Tensor
 
 Parameters = Mapping[str, Any]  # Any: JSON values
-"""
-What a request, an answer or a tensor says beside its tensors.
-"""
+"""Parameters of a request, a response, an output or a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """One output the client wants."""
+    """An output that the client requests."""
 
     name: str
     parameters: Parameters = field(default_factory=dict)
@@ -25,7 +23,7 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """Tensors for a model; no `outputs` are all there are."""
+    """Input tensors for a model; empty `outputs` request all outputs."""
 
     inputs: Sequence[Tensor]
     id: str | None = None
@@ -40,7 +38,7 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferenceResponse:
-    """The model's tensors."""
+    """Output tensors of a model."""
 
     model_name: str
     model_version: str | None
@@ -48,14 +46,14 @@ class InferenceResponse:
     id: str | None = None
     parameters: Parameters = field(default_factory=dict)
 
-    def chosen(self, wanted: Sequence[RequestedOutput]) -> Sequence[Tensor]:
-        """The outputs the client wants, in its order; all where it wants none in particular.
+    def select(self, requested: Sequence[RequestedOutput]) -> Sequence[Tensor]:
+        """Return the requested outputs in the order of the request; all outputs if none is requested.
 
         Raises:
-            RequestError: there is no such output.
+            RequestError: a requested output does not exist.
         """
-        named = {tensor.name: tensor for tensor in self.outputs}
-        missing = [output.name for output in wanted if output.name not in named]
+        by_name = {tensor.name: tensor for tensor in self.outputs}
+        missing = [output.name for output in requested if output.name not in by_name]
         if missing:
-            raise RequestError(f"There is no output {missing[0]!r}; the outputs are: {', '.join(named)}")
-        return [named[output.name] for output in wanted] if wanted else self.outputs
+            raise RequestError(f"There is no output {missing[0]!r}; the outputs are: {', '.join(by_name)}")
+        return [by_name[output.name] for output in requested] if requested else self.outputs

@@ -1,4 +1,4 @@
-"""One tensor: a name, a datatype, a shape, and bytes that agree with both."""
+"""A tensor: name, datatype, shape, and the bytes of its elements."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from itertools import chain
 from typing import Any, Self, TypeVar
 
 from appliance.core.errors import RequestError
-from appliance.tensors.datatype import Datatype, Value, Written, datatype
+from appliance.tensors.datatype import Datatype, InputValue, Value, datatype
 
-Before = TypeVar("Before")
-After = TypeVar("After")
+Input = TypeVar("Input")
+Result = TypeVar("Result")
 
-# Far more than anyone computes with; a product of many more would be work by itself.
-_MOST_DIMENSIONS = 64
+# Far more than models use; bounds the work of multiplying them.
+_MAX_DIMENSIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """
-    A tensor whose `raw` bytes hold as many elements as its `shape` says; made by `of_raw`, `of_values` or `of_nested`.
+    """A tensor whose `raw` bytes have as many elements as `shape` says, row-major.
 
-    `shape` counts elements in each dimension, the last one lying side by side.
+    Create it with `of_raw`, `of_values` or `of_nested`, which check that.
     """
 
     name: str
@@ -34,14 +33,14 @@ class Tensor:
 
     @classmethod
     def of_raw(cls, name: str, type_name: str, shape: Sequence[int], raw: bytes) -> Self:
-        """A tensor of bytes that came over the wire.
+        """Create a tensor from encoded bytes.
 
         Raises:
-            RequestError: they are not what the datatype and the shape say.
+            RequestError: the bytes do not match datatype and shape.
         """
         kind, count = datatype(type_name), _count(name, shape)
         if kind.size is None:
-            found = len(_checked(name, kind.unpack, raw))
+            found = len(_convert(name, kind.unpack, raw))
             if found != count:
                 raise _miscounted(name, shape, count, f"{found} elements")
         elif len(raw) != count * kind.size:
@@ -49,44 +48,44 @@ class Tensor:
         return cls(name, type_name, tuple(shape), raw)
 
     @classmethod
-    def of_values(cls, name: str, type_name: str, shape: Sequence[int], values: Sequence[Written]) -> Self:
-        """A tensor of values in one row; texts are taken as BYTES.
+    def of_values(cls, name: str, type_name: str, shape: Sequence[int], values: Sequence[InputValue]) -> Self:
+        """Create a tensor from a flat list of values.
 
         Raises:
-            RequestError: they are not what the datatype and the shape say.
+            RequestError: the values do not match datatype and shape.
         """
         kind, count = datatype(type_name), _count(name, shape)
         if len(values) != count:
             raise _miscounted(name, shape, count, f"{len(values)}")
-        return cls(name, type_name, tuple(shape), _checked(name, kind.pack, values))
+        return cls(name, type_name, tuple(shape), _convert(name, kind.pack, values))
 
     @classmethod
     def of_nested(cls, name: str, type_name: str, shape: Sequence[int], data: object) -> Self:
-        """A tensor of JSON: values in one row, or lists within lists as deep as the shape.
+        """Create a tensor from JSON: a flat list, or nested lists of the shape.
 
         Raises:
-            RequestError: they are not what the datatype and the shape say.
+            RequestError: the data does not match datatype and shape.
         """
         _count(name, shape)
-        dimensions, values = _flat(name, data)
+        dimensions, values = _flatten(name, data)
         if len(dimensions) > 1 and dimensions != tuple(shape):
             raise RequestError(f"The tensor {name!r} has data of shape {list(dimensions)}, and says {list(shape)}")
         return cls.of_values(name, type_name, shape, values)
 
     @property
     def kind(self) -> Datatype:
-        """Its datatype."""
+        """The datatype."""
         return datatype(self.datatype)
 
     def values(self) -> list[Value]:
-        """Its elements in one row."""
+        """Return the elements as a flat list."""
         return self.kind.unpack(self.raw)
 
     def texts(self) -> list[str]:
-        """Its elements as texts.
+        """Return the elements as strings.
 
         Raises:
-            RequestError: they are none.
+            RequestError: they are not UTF-8 strings.
         """
         if self.datatype != "BYTES":
             raise RequestError(f"The tensor {self.name!r} is {self.datatype}; it must be BYTES, a text in each element")
@@ -97,8 +96,8 @@ class Tensor:
 
 
 def _count(name: str, shape: Sequence[int]) -> int:
-    if len(shape) > _MOST_DIMENSIONS:
-        raise RequestError(f"The tensor {name!r} has {len(shape)} dimensions; {_MOST_DIMENSIONS} are the most")
+    if len(shape) > _MAX_DIMENSIONS:
+        raise RequestError(f"The tensor {name!r} has {len(shape)} dimensions; {_MAX_DIMENSIONS} are the most")
     if any(dimension < 0 or dimension >= 1 << 64 for dimension in shape):
         raise RequestError(f"The tensor {name!r} has a dimension that is negative, or has more than 64 bits")
     return math.prod(shape)
@@ -108,21 +107,21 @@ def _miscounted(name: str, shape: Sequence[int], count: int, found: str) -> Requ
     return RequestError(f"The tensor {name!r} of shape {list(shape)} has {count} elements, and its data has {found}")
 
 
-def _checked(name: str, change: Callable[[Before], After], data: Before) -> After:
+def _convert(name: str, convert: Callable[[Input], Result], data: Input) -> Result:
     try:
-        return change(data)
+        return convert(data)
     except ValueError as error:
         raise RequestError(f"The tensor {name!r} cannot be read: {error}") from error
 
 
-def _flat(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:  # Any: JSON values
-    """The sizes of lists within lists, and what is in the innermost, in one row."""
+def _flatten(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:  # Any: JSON values
+    """Return the sizes of nested lists, and their elements as a flat list."""
     if not isinstance(data, list):
         raise RequestError(f"The data of tensor {name!r} must be a list of its elements")
     dimensions = [len(data)]
     while list in set(map(type, data)):
         widths = {len(each) if isinstance(each, list) else None for each in data}
-        if len(widths) > 1 or len(dimensions) > _MOST_DIMENSIONS:
+        if len(widths) > 1 or len(dimensions) > _MAX_DIMENSIONS:
             raise RequestError(f"The data of tensor {name!r} has lists of different lengths side by side")
         dimensions.append(len(data[0]))
         data = list(chain.from_iterable(data))

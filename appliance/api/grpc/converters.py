@@ -50,7 +50,7 @@ def message_of(
     Raises:
         RequestError: there is no such output.
     """
-    outputs = response.chosen(wanted)
+    outputs = response.select(wanted)
     message = pb.ModelInferResponse(
         model_name=response.model_name, model_version=response.model_version or "", id=response.id or ""
     )

@@ -17,7 +17,7 @@ from uuid import uuid4
 import msgspec
 
 from appliance.core.errors import RequestError
-from appliance.tensors.codec import decoded
+from appliance.tensors.codec import decode
 
 _STRUCTURED = "application/cloudevents+json"
 _NEEDED = ("id", "source", "type")
@@ -41,7 +41,7 @@ def opened(body: bytes, headers: Mapping[str, str]) -> Envelope:
     if kind == "application/cloudevents-batch+json":
         raise RequestError("A batch of events is not taken; send each by itself", status=415)
     if kind == _STRUCTURED:
-        return Envelope(_structured(decoded(body, dict[str, Any])), "structured")
+        return Envelope(_structured(decode(body, dict[str, Any])), "structured")
     if "ce-specversion" in headers:
         _require({name: headers.get(f"ce-{name}") for name in ("specversion", *_NEEDED)})
         return Envelope(body, "binary")

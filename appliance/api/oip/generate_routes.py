@@ -27,7 +27,7 @@ from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError, RequestError, UnsupportedOperationError
 from appliance.core.model import ModelResponse, Operation
 from appliance.models.manager import ModelManager
-from appliance.tensors.codec import decoded
+from appliance.tensors.codec import decode
 
 _UNBUFFERED: Mapping[str, str] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -95,7 +95,7 @@ def _meaning(manager: ModelManager, name: str) -> OperationSignature:
 
 
 def _question(body: bytes, name: str) -> _Question:
-    asked = decoded(body, dict[str, Any])
+    asked = decode(body, dict[str, Any])
     text, parameters = asked.get("text_input"), asked.get("parameters", {})
     if not isinstance(text, str):
         raise RequestError(

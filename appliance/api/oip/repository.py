@@ -18,7 +18,7 @@ from appliance.api.oip import metadata
 from appliance.api.request_body import BodyReader
 from appliance.core.errors import ForbiddenError, RequestError
 from appliance.models.manager import ModelManager
-from appliance.tensors.codec import decoded
+from appliance.tensors.codec import decode
 
 
 class _Asked(msgspec.Struct):
@@ -31,7 +31,7 @@ def routes(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
     @post("/v2/repository/index", name="v2-index", status_code=200)
     async def index(request: AnyRequest) -> list[dict[str, Any]]:  # Any: JSON values
         body = await intake.json(request)
-        asked = decoded(body, _Asked) if body else _Asked()
+        asked = decode(body, _Asked) if body else _Asked()
         return metadata.listed(manager, only_ready=asked.ready)
 
     @post("/v2/repository/models/{rest:path}", name="v2-repository", status_code=200)

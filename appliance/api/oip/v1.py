@@ -29,7 +29,7 @@ from appliance.core.errors import RequestError, UnsupportedOperationError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.models.manager import ModelManager
 from appliance.tensors import Tensor
-from appliance.tensors.codec import decoded
+from appliance.tensors.codec import decode
 
 _VERBS = {"predict": Operation.PREDICTION, "explain": Operation.EXPLANATION}
 
@@ -76,7 +76,7 @@ async def _answer(
 ) -> bytes | ModelResponse:
     """The answer in the protocol's first version, or the reply of a model that speaks it itself."""
     operations = manager.find(name).model.operations
-    request = await off_loop(len(body), decoded, body, _Request)
+    request = await off_loop(len(body), decode, body, _Request)
     if operation in operations:
         return await manager.handle(name, ModelRequest(operation, body, inner_headers(headers)))
     if operation is Operation.EXPLANATION:
