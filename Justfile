@@ -69,7 +69,7 @@ test-gpu: setup
 
 # Run a server through every fault in full size; a table at the end says what happened.
 faults *args: setup
-    {{ python }} -m pytest -m faults tests/faults tests/serving tests/engines/test_nodes_meeting.py tests/test_parsers.py {{ args }}
+    {{ python }} -m pytest -m faults tests/faults tests/serving tests/engines/test_multi_node.py tests/test_parsers.py {{ args }}
 
 # Hold plans against engines of vLLM: what they hold, and what they refuse.
 truth *args: setup

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.layout import LayoutConfig
-from appliance.engines.vllm.cpu_profile import CpuProfile
+from appliance.engines.vllm.cpu import CpuProfile
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -208,7 +208,7 @@ def _import(*, with_engine: bool) -> None:
     if not with_engine:
         return
     from appliance.engines.vllm.env import set_environment
-    from appliance.engines.vllm.preload import import_vllm
+    from appliance.engines.vllm.startup import import_vllm
 
     before = dict(os.environ)
     set_environment(LayoutConfig())

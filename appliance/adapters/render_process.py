@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from functools import lru_cache
 from typing import IO, Any
@@ -12,7 +11,7 @@ import msgspec
 
 from appliance.adapters.jinja import ChatTemplate, JsonTemplate
 from appliance.adapters.renderer import LENGTH_BYTES, MAX_OUTPUT_BYTES, RenderError
-from appliance.core.system import die_with_parent
+from appliance.core.child_process import end_with_parent, limit_resources
 
 # Address space of the process, of which Python and Jinja take a tenth; a body of 32 MiB needs less than a half.
 _MEMORY_BYTES = 1024 * 1024 * 1024
@@ -21,9 +20,8 @@ _MEMORY_BYTES = 1024 * 1024 * 1024
 def main() -> None:
     """Answer requests until the parent closes the pipe."""
     parent = os.getppid()
-    die_with_parent()
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    end_with_parent(parent)
+    limit_resources(memory_bytes=_MEMORY_BYTES)
     _write({"text": "ready"})
     # The parent may have ended before the kernel knew that we end with it.
     while os.getppid() == parent and (head := sys.stdin.buffer.read(LENGTH_BYTES)):

@@ -1,9 +1,11 @@
-"""Run a command as a child that never outlives the work it is for."""
+"""Child processes: they end with their parent, and stay within limits of CPU time and memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import resource
 import selectors
 import signal
 import subprocess
@@ -14,7 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-TICK_SECONDS = 0.5
+from appliance.core.pdeathsig_exec import PR_SET_PDEATHSIG
+
+POLL_SECONDS = 0.5
 _KEPT_LINES = 200
 
 
@@ -26,16 +30,16 @@ class ChildResult:
     lines: tuple[str, ...]
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], heard: Callable[[str], None]) -> ChildResult:
-    """Run `command`, an absolute path and its arguments, with `environment` over our own, to its end.
+def run(command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> ChildResult:
+    """Run `command`, an absolute path and its arguments, to its end; `environment` goes over our own.
 
-    `heard` gets each line of output, and "" every half second without one; when it raises, the child and all of its
+    `on_line` gets each line of output, and "" every half second without one. If it raises, the child and all of its
     children are killed.
     """
-    # The kernel takes the thread that starts the child for its parent; this one stays to the child's end.
-    tether = Path(__file__).with_name("pdeathsig_exec.py")
+    # The kernel's parent of a child is the thread that started it; this one waits for the child's end.
+    launcher = Path(__file__).with_name("pdeathsig_exec.py")
     process = subprocess.Popen(  # noqa: S603 - callers build the command from fixed words and checked names
-        [sys.executable, "-I", "-S", str(tether), str(os.getpid()), *command],
+        [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -43,15 +47,33 @@ def run(command: Sequence[str], environment: Mapping[str, str], heard: Callable[
         # A session of its own has no terminal to ask for a password, and is one group to kill.
         start_new_session=True,
     )
-    kept: deque[str] = deque(maxlen=_KEPT_LINES)
+    last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
     try:
         for line in _lines(process):
-            heard(line)
+            on_line(line)
             if line:
-                kept.append(line)
-        return ChildResult(_wait(process, heard), tuple(kept))
+                last_lines.append(line)
+        return ChildResult(_wait(process, on_line), tuple(last_lines))
     finally:
-        _end(process)
+        _kill_group(process)
+
+
+def end_with_parent(parent_pid: int | None = None) -> None:
+    """Have the kernel kill this process when the thread that started it ends.
+
+    With the parent's `parent_pid`, this process exits if the parent has ended already.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent_pid is not None and os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def limit_resources(*, memory_bytes: int, cpu_seconds: float | None = None) -> None:
+    """Limit the address space of this process; after `cpu_seconds` of CPU time the kernel ends it with SIGPROF."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if cpu_seconds is not None:
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
@@ -60,29 +82,29 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
-            if not selector.select(TICK_SECONDS):
-                # A grandchild may hold the pipe open for ever, so its end is not the only end.
+            if not selector.select(POLL_SECONDS):
+                # A grandchild may hold the pipe open for ever.
                 if process.poll() is not None:
                     break
                 yield ""
             elif block := os.read(process.stdout.fileno(), 1 << 16):
-                *whole, rest = re.split(rb"[\r\n]+", rest + block)
-                yield from (line.decode(errors="replace") for line in whole if line)
+                *complete, rest = re.split(rb"[\r\n]+", rest + block)
+                yield from (line.decode(errors="replace") for line in complete if line)
             else:
                 break
     yield rest.decode(errors="replace")
 
 
-def _wait(process: subprocess.Popen[bytes], heard: Callable[[str], None]) -> int:
+def _wait(process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> int:
     while True:
         try:
-            return process.wait(TICK_SECONDS)
+            return process.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            heard("")
+            on_line("")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    # While it has not been waited for, its number cannot belong to another process.
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    # Until it is waited for, its id cannot belong to another process.
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

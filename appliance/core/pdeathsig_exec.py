@@ -1,6 +1,7 @@
-"""Become another command that the kernel kills when the process that asked for it dies.
+"""Becomes another command that the kernel kills when the process that started it dies.
 
-Run by its path, as ``python -I -S tether.py PARENT_PID COMMAND...``: it must start in milliseconds and import nothing.
+Run by its path, as ``python -I -S pdeathsig_exec.py PARENT_PID COMMAND...``: it imports nothing of ours, so that it
+starts within milliseconds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import signal
 import sys
 
-# The number <linux/prctl.h> gives it.
+# linux/prctl.h
 PR_SET_PDEATHSIG = 1
 
 if __name__ == "__main__":

@@ -1,35 +1,25 @@
-"""What a process of ours does about its parent and its machine."""
+"""What this process may use of the machine: cores, memory, processor features, within a container's limits."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import psutil
 
-# linux/prctl.h
-_PR_SET_PDEATHSIG = 1
-
 _CGROUP = Path("/sys/fs/cgroup")
 
-_PROCESSOR = Path("/proc/cpuinfo")
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process when the thread that made it ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def exit_now(code: int) -> NoReturn:
+    """End this process and all its children at once.
 
-
-def leave(code: int) -> NoReturn:
-    """End this process and all its children now.
-
-    Not by returning: a thread that imports or waits for an engine cannot be cancelled, and would be waited for.
+    A return would wait for threads that import or wait for an engine, which cannot be cancelled.
     """
     for child in psutil.Process().children(recursive=True):
         child.kill()
@@ -39,25 +29,25 @@ def leave(code: int) -> NoReturn:
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
-    """Cores this process may use: those it may run on, and no more than a container's limit, rounded up."""
-    may_run_on = len(os.sched_getaffinity(0))
-    limit = _limit(cgroup)
-    return may_run_on if limit is None else max(1, min(may_run_on, math.ceil(limit)))
+    """Return the cores this process may use: its affinity, and the container's limit, rounded up."""
+    affinity = len(os.sched_getaffinity(0))
+    limit = _core_limit(cgroup)
+    return affinity if limit is None else max(1, min(affinity, math.ceil(limit)))
 
 
-def processor_flags(file: Path = _PROCESSOR) -> frozenset[str]:
-    """What the first processor can do, in the kernel's words, such as `avx512_bf16`; empty where it does not say."""
+def processor_flags(file: Path = _CPU_INFO) -> frozenset[str]:
+    """Return the kernel's names of the first processor's features, such as `avx512_bf16`; empty if unknown."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
         return frozenset()
     # x86 has flags, ARM has Features.
-    said = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
-    return frozenset(next(said, "").split())
+    flags = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(flags, "").split())
 
 
 def usable_memory(cgroup: Path = _CGROUP) -> tuple[int, int]:
-    """Bytes that this process may have in all, and those of them that are free: no more than a container's limit.
+    """Return the bytes that this process may have in all, and those that are free, within the container's limit.
 
     Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files, and for version 1
     https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
@@ -71,15 +61,15 @@ def usable_memory(cgroup: Path = _CGROUP) -> tuple[int, int]:
     return total, min(total, memory.available)
 
 
-def _limit(cgroup: Path) -> float | None:
-    """A container's limit in cores, None where there is none.
+def _core_limit(cgroup: Path) -> float | None:
+    """Return the container's limit in cores, None if it has none.
 
     Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and for version 1
     https://docs.kernel.org/scheduler/sched-bwc.html.
     """
-    both, *apart = (cgroup / name for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+    v2, *v1 = (cgroup / name for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
     try:
-        words = both.read_text().split() if both.exists() else [file.read_text() for file in apart]
+        words = v2.read_text().split() if v2.exists() else [file.read_text() for file in v1]
         quota, period = int(words[0]), int(words[1])
     except (OSError, ValueError):
         # No such files, or the word "max".

@@ -1,4 +1,4 @@
-"""Work that waits for others, in threads that nobody has to wait for."""
+"""Blocking work in daemon threads, for which neither the process's end nor a cancelled caller waits."""
 
 from __future__ import annotations
 
@@ -15,36 +15,34 @@ T = TypeVar("T")
 
 
 class Closable(Protocol):
-    """What must be closed."""
+    """An object that must be closed."""
 
-    def close(self) -> None:
-        """Let go of everything."""
-        ...
+    def close(self) -> None: ...
 
 
 C = TypeVar("C", bound=Closable)
 
 
 def start(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Begin `work` in a thread of its own.
+    """Start `work` in a thread of its own.
 
-    Not `asyncio.to_thread`: its threads are few, and the process does not end before the last of them is done, however
-    long that waits for a server.
+    Not `asyncio.to_thread`: its threads are few, and the process does not end before the last of them returns, however
+    long that one waits for a server.
     """
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()
-    Thread(target=_do, args=(outcome, partial(work, *args, **kwargs)), daemon=True, name="storage").start()
+    Thread(target=_run, args=(outcome, partial(work, *args, **kwargs)), daemon=True, name="storage").start()
     return outcome
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `work` returns, done in a thread of its own; a cancelled caller leaves it to itself."""
+    """Return the result of `work`, run in a thread of its own; cancelling this does not stop the thread."""
     return await asyncio.wrap_future(start(work, *args, **kwargs))
 
 
 @asynccontextmanager
 async def opened_in_thread(work: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[C]:
-    """What `work` opens in a thread, closed at the end, and also when it opens after nobody wants it any more."""
+    """Open with `work` in a thread, and close at the end; also what it opens after this was cancelled."""
     opening = start(work, *args, **kwargs)
     try:
         opened = await asyncio.wrap_future(opening)
@@ -62,7 +60,7 @@ def _close(opening: Future[C]) -> None:
         opening.result().close()
 
 
-def _do(outcome: Future[T], work: Callable[[], T]) -> None:
+def _run(outcome: Future[T], work: Callable[[], T]) -> None:
     try:
         result = work()
     except BaseException as error:

@@ -14,9 +14,9 @@ from appliance.config.layout import LayoutConfig
 from appliance.config.models import LocalModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.model import FrontEnd, ModelRequest, ModelResponse, Operation
-from appliance.engines.vllm import preload
 from appliance.engines.vllm.engine import Engine
 from appliance.engines.vllm.engine_args import EngineSpec
+from appliance.engines.vllm.startup import preload
 from appliance.planner import EngineRequirements
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -67,7 +67,7 @@ class VllmModel(ABC):
 
     def prepare(self, cache_dir: Path | None) -> None:
         """Begin what the engine's start needs in any case; see `Preparable.prepare`."""
-        preload.begin(self._name, self._local.layout, cache_dir, forks=self._front_end.number == 0)
+        preload(self._name, self._local.layout, cache_dir, starts_engine=self._front_end.number == 0)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         """Start the engine; see `Model.load`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from appliance.core.errors import EngineDeadError, UnavailableError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
-from appliance.engines.vllm.multi_node.headless import HeadlessEngine
+from appliance.engines.vllm.headless import HeadlessEngine
 from appliance.models.vllm_model import VllmModel
 
 
@@ -30,7 +30,7 @@ class WorkerNodeModel:
     @property
     def is_needed(self) -> bool:
         """Rank 0 has our ranks compute; see `FollowsAnotherNode.is_needed`."""
-        return self._engine is not None and self._engine.is_needed
+        return self._engine is not None and self._engine.is_connected
 
     @property
     def leader(self) -> str:

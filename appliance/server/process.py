@@ -23,7 +23,7 @@ from appliance.core import logging_setup
 from appliance.core.errors import ApplianceError
 from appliance.core.log_output import captured_output
 from appliance.core.service_links import REMEDY, service_links
-from appliance.core.system import leave
+from appliance.core.system import exit_now
 from appliance.models.factory import ModelFactory
 from appliance.models.manager import ModelManager
 from appliance.server.app import create_app, create_probes, probe_settings
@@ -51,7 +51,7 @@ _LEAVE_SECONDS = 15.0
 
 def run(loaded: LoadedConfig) -> NoReturn:
     """Serve until a signal, then leave the process: 0 after a drain, else the exit code that says why not."""
-    leave(serve(loaded))
+    exit_now(serve(loaded))
 
 
 def serve(loaded: LoadedConfig, factory: ModelFactory | None = None) -> int:

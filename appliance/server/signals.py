@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from appliance.core.system import leave
+from appliance.core.system import exit_now
 from appliance.server.watchdog import frames_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -87,7 +87,7 @@ class Signals:
                 self._loop.call_soon_threadsafe(self._reload)
         else:
             if self._deadline is not None:
-                leave(128 + number)
+                exit_now(128 + number)
             self._deadline = time.monotonic() + self._stop_seconds()
             self._loop.call_soon_threadsafe(self.first.set_result, number)
 
@@ -97,7 +97,7 @@ class Signals:
             reason=f"it did not stop within {self._stop_seconds():g} seconds of the signal",
             frames=frames_of(self._main),
         )
-        leave(1)
+        exit_now(1)
 
 
 def _take_note(_number: int, _frame: FrameType | None) -> None:

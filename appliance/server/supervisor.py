@@ -16,8 +16,9 @@ from typing import NoReturn
 import structlog
 
 from appliance.config import Config
+from appliance.core.child_process import end_with_parent
 from appliance.core.errors import ApplianceError
-from appliance.core.system import die_with_parent, leave, usable_cores
+from appliance.core.system import exit_now, usable_cores
 from appliance.server.shared_memory import SharedSlots
 from appliance.server.worker_health import WorkerInfo, mark_dead, read
 
@@ -157,15 +158,13 @@ def _become_worker(parent: int, work: Callable[[WorkerInfo], int], seat: WorkerI
     try:
         # Out of the terminal's process group: Ctrl-C goes to the parent alone, which passes it on once.
         os.setpgid(0, 0)
-        die_with_parent()
-        # It may have died before the kernel knew whom to tell.
-        if os.getppid() == parent:
-            structlog.contextvars.bind_contextvars(worker=seat.number)
-            code = work(seat)
+        end_with_parent(parent)
+        structlog.contextvars.bind_contextvars(worker=seat.number)
+        code = work(seat)
     except ApplianceError as error:
         log.error("server.failed", reason=str(error))
         code = error.exit_code
     except BaseException:
         log.exception("worker.broke")
     finally:
-        leave(code)
+        exit_now(code)

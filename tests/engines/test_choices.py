@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.engines.vllm.choices import choices
+from appliance.engines.vllm.async_llm import generate_choices
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -50,7 +50,7 @@ def _params(n: int, *, has_deltas: bool, seed: int | None = None) -> Any:
 
 async def test_a_whole_answer_has_all_choices_in_their_order() -> None:
     """One output, at the end, as vLLM's own."""
-    outputs = [output async for output in choices(Engine().generate, _params(3, has_deltas=False), "a")]
+    outputs = [output async for output in generate_choices(Engine().generate, _params(3, has_deltas=False), "a")]
 
     assert [(output.finished, output.prompt_token_ids) for output in outputs] == [(True, [1, 2])]
     assert [(choice.index, choice.text) for choice in outputs[0].outputs] == [(0, "a-0"), (1, "a-1"), (2, "a-2")]
@@ -58,7 +58,7 @@ async def test_a_whole_answer_has_all_choices_in_their_order() -> None:
 
 async def test_a_stream_names_the_choice_of_each_piece() -> None:
     """The request is finished with the last piece of the last choice."""
-    outputs = [output async for output in choices(Engine().generate, _params(3, has_deltas=True), "a")]
+    outputs = [output async for output in generate_choices(Engine().generate, _params(3, has_deltas=True), "a")]
 
     pieces = [(choice.index, choice.text) for output in outputs for choice in output.outputs]
     assert sorted(pieces) == [(index, f"a-{index}") for index in (0, 0, 1, 1, 2, 2)]
@@ -69,15 +69,15 @@ async def test_a_stream_names_the_choice_of_each_piece() -> None:
 async def test_seeds_are_vllms_own(seed: int | None, seeds: list[int | None]) -> None:
     """Each choice is seeded apart, as `ParentRequest` does it."""
     engine = Engine()
-    [_ async for _ in choices(engine.generate, _params(3, has_deltas=False, seed=seed), "a")]
+    [_ async for _ in generate_choices(engine.generate, _params(3, has_deltas=False, seed=seed), "a")]
 
     assert [asked for asked, _ in engine.asked] == seeds
 
 
-async def test_the_first_error_ends_all_choices() -> None:
+async def test_the_first_error_ends_all_generate_choices() -> None:
     """What is under way is closed."""
     engine = Engine(fails=True)
     with pytest.raises(ValueError, match="broke"):
-        [_ async for _ in choices(engine.generate, _params(3, has_deltas=False), "a")]
+        [_ async for _ in generate_choices(engine.generate, _params(3, has_deltas=False), "a")]
 
     assert engine.closed == 3

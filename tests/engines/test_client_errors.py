@@ -22,7 +22,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from appliance.api.error_responses import with_error_event
 from appliance.core.errors import RequestError, UnavailableError
-from appliance.engines.vllm.errors import vendor_faults
+from appliance.engines.vllm.errors import translate_errors
 from appliance.engines.vllm.request_decoder import _validator, decode
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -469,7 +469,7 @@ def _kinds(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def _raise(error: Exception) -> None:
-    with vendor_faults():
+    with translate_errors():
         raise error
 
 
@@ -553,7 +553,7 @@ def _told(message: str, parameter: str | None, operation: str, members: Mapping[
     from vllm.exceptions import VLLMValidationError
 
     request = decode(adapter(operation), body_of(operation, members))
-    with pytest.raises(RequestError) as caught, vendor_faults(request=request):
+    with pytest.raises(RequestError) as caught, translate_errors(request=request):
         raise VLLMValidationError(message, parameter=parameter)
     return caught.value
 

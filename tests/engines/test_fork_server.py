@@ -58,7 +58,7 @@ def test_what_is_forked_computes_with_its_own_threads_and_tells_what_it_does() -
         process.join(30)
 
         assert found == (threads, f"for {threads}", (5, [1], "warm"))
-        assert server.cause() == "ValueError: that was all"
+        assert server.last_error() == "ValueError: that was all"
         assert list(parts.seconds) == ["weights", "profile", "kv_cache", "warm_up"]
         assert parts.seconds["weights"] > 0
         assert "SAID" not in os.environ

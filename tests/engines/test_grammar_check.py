@@ -20,8 +20,8 @@ from appliance.config.engine import StructuredOutputsConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.fork_server import ForkServer
-from appliance.engines.vllm.grammar_check import GrammarCheck
 from appliance.engines.vllm.startup_timings import StartupTimings
+from appliance.engines.vllm.structured_outputs import CompilationCheck
 from appliance.models.factory import ModelFactory
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -31,14 +31,14 @@ DIES = """
 import asyncio, pickle, sys
 
 from appliance.engines.vllm.fork_server import ForkServer
-from appliance.engines.vllm.grammar_check import GrammarCheck
+from appliance.engines.vllm.structured_outputs import CompilationCheck
 from appliance.engines.vllm.startup_timings import StartupTimings
 from vllm.sampling_params import StructuredOutputsParams
 
 if __name__ == "__main__":
     server = ForkServer(StartupTimings())
     with open(sys.argv[1], "rb") as file:
-        grammars = GrammarCheck(server, pickle.load(file), 3_600)
+        grammars = CompilationCheck(server, pickle.load(file), 3_600)
     asyncio.run(grammars.require_compilable(StructuredOutputsParams(choice=["a"])))
     print("compiled", flush=True)
     sys.stdin.read()
@@ -73,12 +73,12 @@ def fork_server() -> ForkServer:
 
 
 @pytest.fixture
-def check(fork_server: ForkServer, vllm_config: Any) -> Iterator[Callable[[float], GrammarCheck]]:
+def check(fork_server: ForkServer, vllm_config: Any) -> Iterator[Callable[[float], CompilationCheck]]:
     """Makes checks with a limit in seconds, and closes them."""
     with contextlib.ExitStack() as stack:
 
-        def make(seconds: float) -> GrammarCheck:
-            made = GrammarCheck(fork_server, vllm_config, seconds)
+        def make(seconds: float) -> CompilationCheck:
+            made = CompilationCheck(fork_server, vllm_config, seconds)
             stack.callback(made.close)
             return made
 
@@ -86,9 +86,9 @@ def check(fork_server: ForkServer, vllm_config: Any) -> Iterator[Callable[[float
 
 
 @pytest.fixture(scope="module")
-def shared(fork_server: ForkServer, vllm_config: Any) -> Iterator[GrammarCheck]:
+def shared(fork_server: ForkServer, vllm_config: Any) -> Iterator[CompilationCheck]:
     """A check with the default limit."""
-    grammars = GrammarCheck(fork_server, vllm_config, StructuredOutputsConfig().compile_seconds)
+    grammars = CompilationCheck(fork_server, vllm_config, StructuredOutputsConfig().compile_seconds)
     yield grammars
     grammars.close()
 
@@ -110,7 +110,7 @@ def _are_gone(processes: Iterable[psutil.Process]) -> bool:
 
 
 async def test_what_compiles_too_slowly_is_refused_and_a_small_schema_is_taken_meanwhile(
-    check: Callable[[float], GrammarCheck], started: Callable[[], set[psutil.Process]]
+    check: Callable[[float], CompilationCheck], started: Callable[[], set[psutil.Process]]
 ) -> None:
     """The slow one has its limit of CPU time, then the next gets its turn; what is known is asked for only once."""
     grammars = check(1)
@@ -131,7 +131,7 @@ async def test_what_compiles_too_slowly_is_refused_and_a_small_schema_is_taken_m
 
 
 async def test_a_slow_schema_holds_up_no_quick_one(
-    check: Callable[[float], GrammarCheck], started: Callable[[], set[psutil.Process]]
+    check: Callable[[float], CompilationCheck], started: Callable[[], set[psutil.Process]]
 ) -> None:
     """What takes long waits in a line of its own, and is ended with its client."""
     grammars = check(3_600)
@@ -152,18 +152,18 @@ async def test_a_slow_schema_holds_up_no_quick_one(
 
 
 async def test_a_hundred_requests_with_one_new_schema_wait_for_one_compilation(
-    check: Callable[[float], GrammarCheck],
+    check: Callable[[float], CompilationCheck],
 ) -> None:
     """All of them are refused by what the first one found out."""
     grammars = check(1)
     asked = []
-    exchange = grammars._lanes[0].ask
+    exchange = grammars._processes[0].compile
 
     async def counted(request: bytes) -> Any:
         asked.append(request)
         return await exchange(request)
 
-    grammars._lanes[0].ask = counted  # type: ignore[method-assign]  # to count
+    grammars._processes[0].compile = counted  # type: ignore[method-assign]  # to count
     works = [grammars.require_compilable(_constraint(json=SMALL)) for _ in range(100)]
     await asyncio.gather(*works)
 
@@ -190,12 +190,12 @@ async def test_a_hundred_requests_with_one_new_schema_wait_for_one_compilation(
         },
     ],
 )
-async def test_what_looks_hostile_is_taken_where_it_compiles(kind: dict[str, Any], shared: GrammarCheck) -> None:
+async def test_what_looks_hostile_is_taken_where_it_compiles(kind: dict[str, Any], shared: CompilationCheck) -> None:
     """So is what vLLM refuses before its engine sees it, and says why."""
     await shared.require_compilable(_constraint(**kind))
 
 
-async def test_what_the_backend_of_the_engine_refuses_is_refused_in_its_words(shared: GrammarCheck) -> None:
+async def test_what_the_backend_of_the_engine_refuses_is_refused_in_its_words(shared: CompilationCheck) -> None:
     """vLLM would choose another backend for it, which an engine has only where that was its first request."""
     await shared.require_compilable(_constraint(json=SMALL))
 
@@ -206,7 +206,7 @@ async def test_what_the_backend_of_the_engine_refuses_is_refused_in_its_words(sh
 
 
 async def test_a_process_that_was_killed_is_a_503_and_started_anew(
-    check: Callable[[float], GrammarCheck], started: Callable[[], set[psutil.Process]]
+    check: Callable[[float], CompilationCheck], started: Callable[[], set[psutil.Process]]
 ) -> None:
     """The request that was under way fails, the next one is answered."""
     grammars = check(3_600)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.engines.vllm.long_texts import shortened
+from appliance.engines.vllm.tokenization import cut_long_text
 
 
 class Tokenizer:
@@ -26,7 +26,7 @@ class Tokenizer:
 def _shortened(tokenizer: Tokenizer, text: str, side: str | None = None, most: int | None = 1000) -> str:
     params: Any = SimpleNamespace(max_input_tokens=most, truncation_side=side)
     read: Any = tokenizer
-    return shortened(read, text, params)
+    return cut_long_text(read, text, params)
 
 
 def test_of_megabytes_a_beginning_is_read_that_is_too_long_already() -> None:

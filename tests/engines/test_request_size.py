@@ -10,8 +10,7 @@ from pydantic import TypeAdapter
 
 from appliance.config.limits import LimitsConfig, SloConfig
 from appliance.core.errors import RequestError
-from appliance.engines.vllm.request_decoder import decode
-from appliance.engines.vllm.request_size import require_decodable
+from appliance.engines.vllm.request_decoder import decode, require_decodable
 from appliance.limits import QueueSettings, RequestQueue, Timeouts, held
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.config.engine import StructuredOutputsConfig
 from appliance.core.errors import RequestError
-from appliance.engines.vllm.structured_outputs import require_compilable
+from appliance.engines.vllm.structured_outputs import require_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -41,7 +41,7 @@ def _object(count: int) -> dict[str, Any]:
 def test_what_takes_minutes_to_compile_is_refused(kind: dict[str, Any], words: str) -> None:
     """Everybody's structured answers would wait for it."""
     with pytest.raises(RequestError, match=words) as caught:
-        require_compilable(_constraint(**kind), StructuredOutputsConfig())
+        require_small(_constraint(**kind), StructuredOutputsConfig())
 
     assert (caught.value.status, caught.value.code) == (400, "schema_too_large")
 
@@ -58,14 +58,14 @@ def test_what_takes_minutes_to_compile_is_refused(kind: dict[str, Any], words: s
 )
 def test_what_people_ask_for_is_taken(kind: dict[str, Any]) -> None:
     """So is what vLLM refuses with a better message."""
-    require_compilable(_constraint(**kind), StructuredOutputsConfig())
-    require_compilable(None, StructuredOutputsConfig())
+    require_small(_constraint(**kind), StructuredOutputsConfig())
+    require_small(None, StructuredOutputsConfig())
 
 
 def test_the_config_sets_the_sizes() -> None:
     """Whoever serves alone may take more, or less."""
     with pytest.raises(RequestError, match="takes 1 at most"):
-        require_compilable(_constraint(json=_object(2)), StructuredOutputsConfig(max_properties=1))
+        require_small(_constraint(json=_object(2)), StructuredOutputsConfig(max_properties=1))
 
 
 DEEP = {"$defs": {"a/b": {"type": "string"}, "list": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}}}
@@ -87,7 +87,7 @@ DEEP = {"$defs": {"a/b": {"type": "string"}, "list": {"anyOf": [{"type": "null"}
 def test_a_schema_or_grammar_that_leads_nowhere_is_refused(kind: dict[str, Any], words: str) -> None:
     """The answer would be empty, with status 200."""
     with pytest.raises(RequestError, match=words) as caught:
-        require_compilable(_constraint(**kind), StructuredOutputsConfig())
+        require_small(_constraint(**kind), StructuredOutputsConfig())
 
     assert (caught.value.status, caught.value.code) == (400, "schema_invalid")
 
@@ -105,4 +105,4 @@ def test_a_schema_or_grammar_that_leads_nowhere_is_refused(kind: dict[str, Any],
 )
 def test_a_schema_may_refer_to_itself_and_its_parts(kind: dict[str, Any]) -> None:
     """Trees do, and so does what pydantic writes."""
-    require_compilable(_constraint(**kind), StructuredOutputsConfig())
+    require_small(_constraint(**kind), StructuredOutputsConfig())

@@ -15,9 +15,9 @@ import pytest
 from appliance.config.engine import OWNED, EngineConfig
 from appliance.config.layout import LayoutConfig, NodesConfig
 from appliance.engines.vllm import engine_args
-from appliance.engines.vllm.engine_args import EngineSpec, Pooler, engine_arguments
-from appliance.engines.vllm.parallel_args import Addresses, environment_of, of_layout
-from appliance.engines.vllm.single_waiter_event import SingleWaiterEvent
+from appliance.engines.vllm.engine_args import EngineSpec, NodeAddresses, Pooler, engine_arguments, layout_arguments
+from appliance.engines.vllm.env import layout_environment
+from appliance.engines.vllm.patches import SingleWaiterEvent
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -76,13 +76,13 @@ def test_every_key_of_a_layout_is_an_argument_it_takes() -> None:
     )
     fields = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
 
-    made = of_layout(layout)
+    made = layout_arguments(layout)
 
     assert made.keys() <= fields & OWNED.keys()
     assert made["device_ids"] == [0, 1, 2, 3]
     assert (made["data_parallel_size"], made["data_parallel_size_local"]) == (4, 2)
     assert (made["distributed_executor_backend"], made["enable_expert_parallel"]) == ("mp", True)
-    assert of_layout(LayoutConfig()) == {"tensor_parallel_size": 1, "pipeline_parallel_size": 1}
+    assert layout_arguments(LayoutConfig()) == {"tensor_parallel_size": 1, "pipeline_parallel_size": 1}
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -94,10 +94,10 @@ def test_a_copy_is_spread_over_machines_or_each_machine_has_its_own(rank: int) -
     nodes = NodesConfig(count=2, rank=rank, address="lead", port=7000)
     spread = LayoutConfig(tensor_parallel=4, nodes=nodes)
     whole = LayoutConfig(tensor_parallel=2, data_parallel=4, nodes=nodes)
-    addresses = Addresses(own="192.0.2.7", leader="192.0.2.1")
+    addresses = NodeAddresses(own="192.0.2.7", leader="192.0.2.1")
     fields = {each.name for each in dataclasses.fields(_get("vllm.engine.arg_utils.AsyncEngineArgs"))}
 
-    one, several = of_layout(spread, addresses), of_layout(whole, addresses)
+    one, several = layout_arguments(spread, addresses), layout_arguments(whole, addresses)
 
     assert (one.keys() | several.keys()) <= fields & OWNED.keys()
     assert (one["nnodes"], one["node_rank"]) == (2, rank)
@@ -112,8 +112,8 @@ def test_a_machine_says_by_which_address_and_interface_it_is_reached() -> None:
     """vLLM and gloo hear of the network that leads to the other machines; an address of no interface names none."""
     layout = LayoutConfig(tensor_parallel=2, nodes=NodesConfig(count=2, address="lead"))
 
-    near = environment_of(layout, Addresses(own="127.0.0.1", leader="127.0.0.1"))
-    far = environment_of(layout, Addresses(own="192.0.2.7", leader="192.0.2.1"))
+    near = layout_environment(layout, NodeAddresses(own="127.0.0.1", leader="127.0.0.1"))
+    far = layout_environment(layout, NodeAddresses(own="192.0.2.7", leader="192.0.2.1"))
 
     assert (near["VLLM_HOST_IP"], near["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
     assert far["VLLM_HOST_IP"] == "192.0.2.7"

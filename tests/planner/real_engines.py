@@ -72,7 +72,7 @@ def _start(file: str) -> Answer:
     from appliance.config.storage import GlobalStorageConfig
     from appliance.core.model import SINGLE_FRONT_END
     from appliance.engines.vllm.engine_args import engine_arguments
-    from appliance.engines.vllm.parallel_args import environment_of
+    from appliance.engines.vllm.env import layout_environment
     from appliance.models.vllm_model import VllmModel
 
     (model_config,) = load(Path(file)).config.models
@@ -80,7 +80,7 @@ def _start(file: str) -> Answer:
     model = ModelFactory().create(model_config, SimpleNamespace(front_end=SINGLE_FRONT_END))
     assert isinstance(model, VllmModel)
     setup = model.setup(artifacts)
-    os.environ.update(environment_of(setup.layout))
+    os.environ.update(layout_environment(setup.layout))
     _import_model(setup.artifact)
     config = AsyncEngineArgs(**engine_arguments(setup, on_cpu=True)).create_engine_config(
         UsageContext.OPENAI_API_SERVER

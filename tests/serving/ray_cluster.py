@@ -14,7 +14,7 @@ from typing import Any
 from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
-from appliance.engines.vllm.parallel_args import environment_of
+from appliance.engines.vllm.env import layout_environment
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     The arguments are those of the model in the directory of the first argument; its network has the loopback alone.
     """
     layout = LayoutConfig(tensor_parallel=2, pipeline_parallel=2, executor="ray")
-    os.environ.update(environment_of(layout))
+    os.environ.update(layout_environment(layout))
     setup = EngineSpec(
         ("tiny",), Path(sys.argv[1]), layout, EngineConfig(max_model_len=256, args={"load_format": "dummy"})
     )

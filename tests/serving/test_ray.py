@@ -22,7 +22,7 @@ from appliance.config.layout import LayoutConfig
 from appliance.core.errors import MissingExtraError
 from appliance.core.model import SINGLE_FRONT_END
 from appliance.engines.vllm.engine_args import EngineSpec
-from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
+from appliance.engines.vllm.multi_frontend import FrontendRendezvous
 from appliance.engines.vllm.startup import prepare
 from appliance.engines.vllm.startup_timings import StartupTimings
 

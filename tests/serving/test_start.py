@@ -70,7 +70,7 @@ def test_a_first_start_passes_every_state_and_ready_means_an_answer(
     answered, _ = server.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1})
     load = server.get("/readyz")[1]["models"][0]["load"]
     (loaded,) = [event for event in server.events() if event["event"] == "model.loaded"]
-    (profile,) = [event for event in server.events() if event["event"] == "profile.chosen"]
+    (profile,) = [event for event in server.events() if event["event"] == "cpu_profile.selected"]
 
     # Two seconds on a machine of its own; a shared one gets a margin.
     assert opened < 6
@@ -83,7 +83,7 @@ def test_a_first_start_passes_every_state_and_ready_means_an_answer(
     assert load == {name: loaded[name] for name in load}
     assert set(load["phases"]) == {"pending", "fetching", "loading", "proving"}
     assert {"imports", "config", "weights", "kv_cache", "engine", "front_end"} <= set(load["parts"])
-    assert (profile["threads"], profile["said"]) == (1, ["layout.cpu_threads"])
+    assert (profile["threads"], profile["overridden_by"]) == (1, ["layout.cpu_threads"])
     assert _has_loaded(server.engine_core(), "libiomp5") == (profile["openmp"] == "libiomp5")
     assert list(cache.glob(".compiled/*/vllm/modelinfos/*.json"))
     assert [server.get(path)[0] for path in ("/livez", "/startupz", "/health", "/ping")] == [200] * 4
@@ -103,8 +103,8 @@ def test_what_is_compiled_is_there_for_the_next_start(serve: Callable[..., Serve
         server = serve(
             f"storage.cache_dir={cache}", "models.minilm.engine.enforce_eager=false", file=EMBEDDINGS, is_cold=True
         ).until_ready()
-        (profile,) = [event for event in server.events() if event["event"] == "profile.chosen"]
-        assert (profile["eager"], profile["said"]) == (False, ["engine.enforce_eager"])
+        (profile,) = [event for event in server.events() if event["event"] == "cpu_profile.selected"]
+        assert (profile["eager"], profile["overridden_by"]) == (False, ["engine.enforce_eager"])
         assert server.end() == 0
         return set(cache.glob(".compiled/**/*.so"))
 

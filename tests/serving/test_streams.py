@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.core.errors import EngineDeadError, RequestError
-from appliance.engines.vllm.errors import vendor_faults
-from appliance.engines.vllm.sse import is_plain, patch_stream_writers, raise_from_messages
+from appliance.engines.vllm.errors import translate_errors
+from appliance.engines.vllm.patches import raise_message_errors, write_plain_streams
+from appliance.engines.vllm.sse import is_plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -95,7 +96,7 @@ async def _objects(stream: AsyncGenerator[str | bytes]) -> list[Any]:
 
 async def _both(kind: str, steps: Sequence[Step | Exception], fingerprint: str | None, **options: Any) -> Any:
     ours, theirs = _serving(kind, fingerprint), _serving(kind, fingerprint)
-    patch_stream_writers(*((ours, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), ours)))
+    write_plain_streams(*((ours, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), ours)))
     request = _request(kind, **options)
     return (
         await _objects(_stream(ours, kind, request, steps)),
@@ -207,7 +208,7 @@ async def test_what_ends_a_stream_is_raised(kind: str, writes_plainly: bool, fau
     """Whoever writes the stream: vLLM writes an event of its own, and goes on to a good end with status 200."""
     step, error = _faults()[fault]
     serving = _serving(kind, None)
-    patch_stream_writers(
+    write_plain_streams(
         *((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving))
     )
 
@@ -224,7 +225,7 @@ async def test_a_refusal_of_the_engine_comes_before_the_stream(kind: str, writes
     """Nothing is written before the engine has taken the request, so that a refusal still has a status."""
     step, error = _faults()["mistake"]
     serving = _serving(kind, None)
-    patch_stream_writers(
+    write_plain_streams(
         *((serving, _serving("completion", None)) if kind == "chat" else (_serving("chat", None), serving))
     )
 
@@ -242,7 +243,7 @@ async def test_what_ends_a_stream_of_messages_is_raised(fault: str, is_first: bo
 
     step, error = _faults()[fault]
     serving = _serving("chat", None, AnthropicServingMessages)
-    raise_from_messages(serving)
+    raise_message_errors(serving)
     steps = [step] if is_first else [Step("a"), Step("b"), step]
 
     stream = serving.message_stream_converter(_stream(serving, "chat", _request("chat"), steps))
@@ -255,7 +256,7 @@ async def test_what_ends_a_stream_of_messages_is_raised(fault: str, is_first: bo
 
 
 async def _read(stream: AsyncGenerator[str], seen: list[str]) -> None:
-    with vendor_faults():
+    with translate_errors():
         async for event in stream:
             seen.append(event)  # noqa: PERF401 - what came before an error counts
 
@@ -273,7 +274,7 @@ async def test_closing_a_stream_closes_the_engines() -> None:
             closed.append(True)
 
     serving = _serving("chat", None)
-    patch_stream_writers(serving, _serving("completion", None))
+    write_plain_streams(serving, _serving("completion", None))
     stream = serving.chat_completion_stream_generator(_request("chat"), endless(), "id", "m", [], object(), None)
     await anext(stream)
     await anext(stream)

@@ -1,4 +1,4 @@
-"""One vLLM engine: started, watched, stopped."""
+"""One vLLM engine: its start, its requests, its health, its end."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import gc
 import time
-from argparse import Namespace
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,48 +14,41 @@ import structlog
 from appliance.core.errors import EngineDeadError
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm.engine_args import EngineSpec
-from appliance.engines.vllm.fork_server import ForkServer
-from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
-from appliance.engines.vllm.memory_stats import measure
 from appliance.engines.vllm.metrics import ENGINES
-from appliance.engines.vllm.multi_node.leader import LeaderNode
-from appliance.engines.vllm.pooling import pooling
-from appliance.engines.vllm.pooling.classification import labels_of
+from appliance.engines.vllm.multi_frontend import FrontendRendezvous
+from appliance.engines.vllm.multi_node import LeaderNode
+from appliance.engines.vllm.pooling.classification import label_names
 from appliance.engines.vllm.process_group import EngineProcesses
-from appliance.engines.vllm.request_size import require_decodable
-from appliance.engines.vllm.serving import Answer, generation
-from appliance.engines.vllm.startup import as_load_error, freeze_gc, launch, prepare
-from appliance.engines.vllm.startup_timings import StartupTimings
-from appliance.engines.vllm.watchdog import Heartbeat, StallWatchdog
+from appliance.engines.vllm.request_decoder import require_decodable
+from appliance.engines.vllm.startup import EngineStart, RunningEngine
+from appliance.engines.vllm.watchdog import SharedHeartbeat, StallWatchdog
 
 if TYPE_CHECKING:
+    from vllm.config import ModelConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# An idle engine core leaves by itself within about a second.
+# An idle engine core exits within about a second.
 _STOP_SECONDS = 5.0
 
 
 class Engine:
-    """vLLM's ``AsyncLLM`` in this process, its engine core in another, and its serving classes around both.
+    """vLLM's ``AsyncLLM`` in this process, its engine core in another one, and its serving classes around both.
 
-    The engine core dies with the process that starts it, whatever ends that; of several front ends it is the first one.
+    The engine core dies with the process that started it, however that ends; with several front ends, the first one.
     """
 
-    def __init__(self, setup: EngineSpec, front_end: FrontEnd = SINGLE_FRONT_END) -> None:
-        self._setup = setup
-        self._meeting = FrontendRendezvous(front_end, setup.names[0])
-        self._followers = LeaderNode(setup)
-        self._family = EngineProcesses()
-        self._llm: AsyncLLM | None = None
-        self._answers: Mapping[Operation, Answer] = {}
-        self._measured: Mapping[str, int] = {}
-        pulse = Heartbeat(self._meeting.pulse) if self._meeting.is_shared else None
-        self._stall = StallWatchdog(setup.engine.stall_seconds, pulse=pulse)
-        self._told_at: dict[str, float] = {}
-        self._server: ForkServer | None = None
-        self._parts = StartupTimings()
+    def __init__(self, spec: EngineSpec, front_end: FrontEnd = SINGLE_FRONT_END) -> None:
+        self._name = spec.names[0]
+        self._rendezvous = FrontendRendezvous(front_end, self._name)
+        self._leader = LeaderNode(spec)
+        self._processes = EngineProcesses()
+        heartbeat = SharedHeartbeat(self._rendezvous.heartbeat_file) if self._rendezvous.is_shared else None
+        self._watchdog = StallWatchdog(spec.engine.stall_seconds, heartbeat=heartbeat)
+        self._startup = EngineStart(spec, self._rendezvous, self._leader, self._processes, self._on_step)
+        self._statistics_at: dict[str, float] = {}
+        self._running: RunningEngine | None = None
 
     async def start(self) -> None:
         """Start the engine core, or join the one that another front end starts, and wait until it can compute.
@@ -65,165 +56,129 @@ class Engine:
         Raises:
             LoadError: vLLM refuses the model or the arguments.
         """
-        started, meeting = time.monotonic(), self._meeting
-        self._server = prepare(self._setup, meeting, self._parts)
-        try:
-            setup = await self._followers.gather()
-            work = partial(launch, setup, self._server, meeting, self._family.proceed, self._step, self._parts)
-            llm, arguments = await self._followers.unless_gone(self._family.start(work))
-            with self._parts.part("front_end"):
-                # The first word with the engine core starts the task that hears of its death.
-                await llm.reset_mm_cache()
-                self._answers = await _answers(llm, arguments)
-                self._measured = await measure(llm)
-            self._family.settle()
-            self._llm = llm
-            ENGINES.adopt(self, self._told_at if meeting.is_shared else None)
-            freeze_gc()
-            self._followers.tell_started()
-            meeting.open(llm.engine_core.stats_update_address)
-        except Exception as error:
-            self._kill()
-            log.debug("engine.failed_to_start", model=self._setup.names[0], exc_info=True)
-            raised = as_load_error(error, self._setup, self._server)
-            meeting.refuse(str(raised))
-            raise raised from error
-        except BaseException:
-            self._kill()
-            raise
-        log.info("engine.started", model=self._setup.names[0], seconds=round(time.monotonic() - started, 2))
+        started = time.monotonic()
+        self._running = await self._startup.run()
+        ENGINES.adopt(self, self._statistics_at if self._rendezvous.is_shared else None)
+        log.info("engine.started", model=self._name, seconds=round(time.monotonic() - started, 2))
 
-    async def handle(self, call: ModelRequest) -> ModelResponse:
-        """Answer one call through vLLM's own serving class for its operation.
+    async def handle(self, request: ModelRequest) -> ModelResponse:
+        """Handle one request with vLLM's serving class for its operation.
 
         Raises:
-            CallError: the call is at fault.
-            EngineDeadError: the engine core cannot answer any more.
+            RequestError: the request is at fault.
+            EngineDeadError: the engine core cannot compute any more.
         """
-        self.check()
-        await require_decodable(call.body)
-        return await self._answers[call.operation](call)
+        running = self.check()
+        await require_decodable(request.body)
+        return await running.handlers[request.operation](request)
 
-    def check(self) -> None:
-        """Return at once when the engine core lives and gets on with its work.
+    def check(self) -> RunningEngine:
+        """Return at once if the engine core lives and makes progress.
 
         Raises:
             EngineDeadError: it does not, or was never started.
         """
-        if self._llm is None:
+        if self._running is None:
             raise EngineDeadError("the engine is not running")
-        self._followers.check()
-        deaths = self._family.deaths()
-        if deaths or self._llm.errored:
+        self._leader.check()
+        llm, deaths = self._running.llm, self._processes.describe_deaths()
+        if deaths or llm.errored:
             raise EngineDeadError(f"the engine died: {deaths or 'its process does not answer'}")
-        if self._meeting.is_cut:
+        if self._rendezvous.is_disconnected:
             raise EngineDeadError("the engine died: it hung up; the worker that started it knows more")
-        self._stall.look(self._llm.output_processor.get_num_unfinished_requests())
+        self._watchdog.check(llm.output_processor.get_num_unfinished_requests())
+        return self._running
 
     def load_timings(self) -> Mapping[str, float]:
-        """What the start has been spent on until now, in seconds; see `ReportsLoadTimings`."""
-        if self._server is not None:
-            self._server.listen()
-        return self._parts.seconds
+        """Seconds that the start has taken until now, by phase."""
+        return self._startup.timings
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """What it can be asked; empty before it has started."""
-        return frozenset(self._answers)
+        """The operations it supports; empty before it has started."""
+        return frozenset(self._running.handlers) if self._running else frozenset()
 
     @property
     def nodes(self) -> Mapping[int, str]:
-        """How the other machines of the model are, by their ranks; empty where there are none."""
-        return self._followers.standing()
+        """The states of the model's other nodes by rank; empty if there are none."""
+        return self._leader.states()
 
     @property
     def max_model_len(self) -> int | None:
-        """Longest prompt and answer together, in tokens; None before the engine has started."""
-        return self._llm.model_config.max_model_len if self._llm else None
+        """Longest prompt and output together, in tokens; None before the engine has started."""
+        return self._model_config.max_model_len if self._model_config else None
 
     @property
     def max_num_seqs(self) -> int | None:
         """Most requests computed at once, by all copies together; None before the engine has started."""
-        if self._llm is None:
+        if self._running is None:
             return None
-        config = self._llm.vllm_config
+        config = self._running.llm.vllm_config
         return int(config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size)
 
     @property
     def measured(self) -> Mapping[str, int]:
-        """What it came to, by the names of a plan; empty before it has started."""
-        return self._measured
+        """Memory that it takes, by the names of a plan; empty before it has started."""
+        return self._running.measured if self._running else {}
 
     @property
     def embedding_size(self) -> int | None:
-        """Numbers in an embedding that nobody asked to be shorter; None before the engine has started."""
-        return self._llm.model_config.embedding_size if self._llm else None
+        """Numbers in an embedding unless the request asks for fewer; None before the engine has started."""
+        return self._model_config.embedding_size if self._model_config else None
 
     @property
     def labels(self) -> list[str]:
-        """The names of the classes, in the order of their probabilities; empty before the engine has started."""
-        return labels_of(self._llm.model_config.hf_config.id2label) if self._llm else []
+        """Names of the classes, in the order of their probabilities; empty before the engine has started."""
+        return label_names(self._model_config.hf_config.id2label) if self._model_config else []
+
+    @property
+    def _model_config(self) -> ModelConfig | None:
+        return self._running.llm.model_config if self._running else None
 
     async def close(self) -> None:
-        """
-        End the answers under way with what they have, or with an error where the engine is dead, then the engine core;
-        safe to call twice.
-        """
-        is_well = self._is_well()
-        llm, self._llm = self._llm, None
-        ENGINES.drop(self)
-        if llm is not None:
-            # What it leaves behind is garbage like any other.
-            gc.unfreeze()
-            if is_well:
-                await llm.abort(list(llm.output_processor.request_states), internal=True)
-            else:
-                self._break_off(llm)
-            # The streams get a turn to write their last chunk before the task that feeds them goes.
-            await asyncio.sleep(0.1)
-            if is_well:
-                await self._meeting.dissolve()
-            if llm.output_handler is not None:
-                llm.output_handler.cancel()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.to_thread(llm.shutdown, _STOP_SECONDS), _STOP_SECONDS + 1)
-        self._kill()
-        self._meeting.leave()
+        """End running requests with what they have, or with an error if the engine is dead; then end the engine core.
 
-    def _is_well(self) -> bool:
+        Safe to call twice.
+        """
+        is_alive = self._is_alive()
+        running, self._running = self._running, None
+        ENGINES.drop(self)
+        if running is not None:
+            await self._close(running.llm, is_alive=is_alive)
+        self._startup.kill()
+        self._rendezvous.leave()
+
+    async def _close(self, llm: AsyncLLM, *, is_alive: bool) -> None:
+        # What the start created may be collected now.
+        gc.unfreeze()
+        if is_alive:
+            await llm.abort(list(llm.output_processor.request_states), internal=True)
+        else:
+            self._fail_requests(llm)
+        # The streams write their last chunk before the task that feeds them is cancelled.
+        await asyncio.sleep(0.1)
+        if is_alive:
+            await self._rendezvous.wait_for_others()
+        if llm.output_handler is not None:
+            llm.output_handler.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(llm.shutdown, _STOP_SECONDS), _STOP_SECONDS + 1)
+
+    def _is_alive(self) -> bool:
         try:
             self.check()
         except EngineDeadError:
             return False
         return True
 
-    def _break_off(self, llm: AsyncLLM) -> None:
-        """
-        Kill what may only be stopped, and tell the answers under way, which vLLM does where it sees the death itself.
-        """
+    def _fail_requests(self, llm: AsyncLLM) -> None:
+        """Kill an engine that may only be stalled, and end its requests, as vLLM does when it notices a death."""
         from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
-        self._kill()
+        self._startup.kill()
         llm.output_processor.propagate_error(VllmEngineDeadError())
 
-    def _step(self, core: int, is_told: bool) -> None:
-        self._stall.step()
-        if is_told:
-            self._told_at[str(core)] = time.monotonic()
-
-    def _kill(self) -> None:
-        """End every process of the engine at once, those of other machines too."""
-        self._family.kill()
-        self._followers.close()
-
-
-async def _answers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Operation, Answer]:
-    """What answers each operation, on vLLM's serving classes as it builds them for its own server."""
-    from starlette.datastructures import State
-    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-
-    state, tasks = State(), await llm.get_supported_tasks()
-    await init_app_state(llm, state, arguments, tasks)
-    if "generate" in tasks:
-        return generation(state)
-    return pooling(llm, state, llm.model_config.get_pooling_task(tasks))
+    def _on_step(self, core: int, has_statistics: bool) -> None:
+        self._watchdog.record_step()
+        if has_statistics:
+            self._statistics_at[str(core)] = time.monotonic()

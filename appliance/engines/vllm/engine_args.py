@@ -1,4 +1,4 @@
-"""What vLLM is told about one model: its engine arguments and its front end's, as typed values."""
+"""Arguments for vLLM's engine and its front end, from the config of one model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.system import usable_memory
-from appliance.engines.vllm.parallel_args import Addresses, of_layout
 from appliance.engines.vllm.weight_files import has_only_pickles, weight_bytes
 from appliance.planner.cpu_defaults import computes_in_float32, cpu_kv_cache_bytes
 from appliance.storage import bounded_json
@@ -21,13 +20,15 @@ from appliance.storage import bounded_json
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-# Puts the model into the engine core process. By its path, because the short name "uni" is
-# overruled on the CPU, where the default executor spins a whole core waiting for its worker.
-_UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+# Puts the model into the engine core's process. By its path, because on the CPU vLLM overrides the short name "uni"
+# with an executor that spins a whole core while it waits for its worker.
+_UNIPROC_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
-WORKER = "appliance.engines.vllm.worker_extension.MemoryReport"
+_EXECUTORS = {"ray": "ray", "multiprocess": "mp"}
+
+WORKER_EXTENSION = "appliance.engines.vllm.worker_extension.MemoryReport"
 """
-What vLLM's workers are extended by, unless the config extends them by something else.
+The class that extends vLLM's workers, unless the config names another one.
 """
 
 # The ranks vLLM compiles its LoRA kernels for (vllm.config.lora.MaxLoRARanks).
@@ -36,9 +37,9 @@ _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True, slots=True)
 class Pooler:
-    """How a model's vectors become its answer; None is as the model's own files say.
+    """How a model's vectors become its output; None follows the model's own files.
 
-    `task` is one of vLLM's; `pooling` is `cls`, `mean` or `last`; `dimensions` cuts embeddings that may be cut.
+    `task` is one of vLLM's; `pooling` is `cls`, `mean` or `last`; `dimensions` is for Matryoshka models.
     """
 
     task: str
@@ -48,83 +49,130 @@ class Pooler:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineSpec:
-    """All that vLLM needs to know of one model.
+class NodeAddresses:
+    """IP addresses by which the nodes of one model reach each other: this node's, and that of rank 0."""
 
-    `artifact` is a directory of safetensors, or of pickled weights where `allow_pickle` is true;
-    `adapters` maps names to directories of LoRA adapters;
-    `chat_template` is Jinja text or a file's path, None for the model's own; `pooler` is None for a model that writes;
-    `addresses` are those of its machines, once they have met.
-    """
+    own: str
+    leader: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """All that vLLM needs to know of one model."""
 
     names: tuple[str, ...]
     artifact: Path
+    """A directory of safetensors, or of pickled weights if `allow_pickle` is true."""
     layout: LayoutConfig
     engine: EngineConfig
     chat_template: str | None = None
+    """Jinja text or a file's path; None for the model's own."""
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    """Directories of LoRA adapters by name."""
     pooler: Pooler | None = None
+    """None for a model that generates text."""
     allow_pickle: bool = False
-    addresses: Addresses | None = None
+    addresses: NodeAddresses | None = None
+    """Known once the nodes are connected; None for a model of one node."""
 
 
-def engine_arguments(setup: EngineSpec, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
-    """Keyword arguments for vLLM's ``AsyncEngineArgs``: what the machine suggests, then what the config says."""
-    engine = setup.engine
+def engine_arguments(spec: EngineSpec, *, on_cpu: bool) -> dict[str, Any]:  # Any: vLLM's argument values
+    """Return the keyword arguments for vLLM's ``AsyncEngineArgs``: defaults for the machine, and the config over them.
+
+    Raises:
+        LoadError: an adapter cannot be served, or the weights leave no memory for the KV cache.
+    """
+    engine = spec.engine
+    uses_pickles = spec.allow_pickle and has_only_pickles(spec.artifact)
     arguments: dict[str, Any] = {
-        "model": str(setup.artifact),
-        "served_model_name": list(setup.names),
-        "load_format": _load_format(setup),
+        "model": str(spec.artifact),
+        "served_model_name": list(spec.names),
+        # Any other format may unpickle weights.
+        "load_format": "hf" if uses_pickles else "safetensors",
         "trust_remote_code": engine.trust_remote_code,
         "dtype": engine.dtype,
-        "reasoning_parser": setup.reasoning_parser or "",
+        "reasoning_parser": spec.reasoning_parser or "",
         "use_tqdm_on_load": False,  # a progress bar is no line of a log
-        "worker_extension_cls": WORKER,
+        "worker_extension_cls": WORKER_EXTENSION,
     }
-    arguments |= of_layout(setup.layout, setup.addresses)
-    arguments |= _of_cpu(setup) if on_cpu else {}
-    arguments |= _of_adapters(setup.adapters) if setup.adapters else {}
-    arguments |= _of_pooler(setup.pooler) if setup.pooler else {}
-    chosen = {
+    arguments |= layout_arguments(spec.layout, spec.addresses)
+    arguments |= _cpu_arguments(spec) if on_cpu else {}
+    arguments |= _adapter_arguments(spec.adapters) if spec.adapters else {}
+    arguments |= _pooler_arguments(spec.pooler) if spec.pooler else {}
+    configured = {
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "quantization": engine.quantization,
         "stream_interval": engine.stream_interval,
-        "kv_cache_memory_bytes": engine.kv_cache_memory_bytes or _said_kv_bytes(setup.layout, on_cpu=on_cpu),
+        "kv_cache_memory_bytes": engine.kv_cache_memory_bytes or _layout_kv_cache_bytes(spec.layout, on_cpu=on_cpu),
         "enforce_eager": engine.enforce_eager,
     }
-    arguments |= {name: value for name, value in chosen.items() if value is not None}
-    return arguments | {name: _over(arguments.get(name), value) for name, value in engine.args.items()}
+    arguments |= {name: value for name, value in configured.items() if value is not None}
+    return arguments | {name: _merge(arguments.get(name), value) for name, value in engine.args.items()}
 
 
-def _over(ours: Any, value: Any) -> Any:  # Any: vLLM's argument values
-    """A value from the config over ours: of two mappings, key by key."""
-    return {**ours, **value} if isinstance(ours, dict) and isinstance(value, dict) else value
+def _merge(default: Any, value: Any) -> Any:  # Any: vLLM's argument values
+    return {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value
 
 
-def frontend_arguments(setup: EngineSpec, engine_args: AsyncEngineArgs) -> Namespace:
-    """The namespace vLLM's own server would hand to its serving classes."""
+def layout_arguments(layout: LayoutConfig, addresses: NodeAddresses | None = None) -> dict[str, Any]:
+    """Return the layout as vLLM's arguments; what it leaves open is left to vLLM.
+
+    The nodes' `addresses` replace the layout's own, which may be a name, on which vLLM cannot listen.
+    """
+    optional = {
+        "gpu_memory_utilization": layout.memory_fraction,
+        "device_ids": list(layout.devices) if layout.devices else None,
+        "cpu_offload_gb": layout.cpu_offload_gib or None,
+        "distributed_executor_backend": _EXECUTORS.get(layout.executor),
+        "enable_expert_parallel": layout.expert_parallel or None,
+        "data_parallel_size_local": layout.data_parallel_local,
+        "data_parallel_address": layout.data_parallel_address,
+        "data_parallel_size": layout.data_parallel if layout.data_parallel > 1 else None,
+        "decode_context_parallel_size": layout.decode_context_parallel if layout.decode_context_parallel > 1 else None,
+    }
+    arguments: dict[str, Any] = {  # Any: vLLM's argument values
+        "tensor_parallel_size": layout.tensor_parallel,
+        "pipeline_parallel_size": layout.pipeline_parallel,
+    }
+    if layout.nodes.count > 1:
+        arguments |= _node_arguments(layout, addresses.leader if addresses else layout.nodes.address)
+    return arguments | {name: value for name, value in optional.items() if value is not None}
+
+
+def _node_arguments(layout: LayoutConfig, leader: str | None) -> dict[str, Any]:  # Any: vLLM's argument values
+    nodes = layout.nodes
+    if not layout.has_whole_copies:
+        # One copy of the model is spread over the nodes.
+        return {"nnodes": nodes.count, "node_rank": nodes.rank, "master_addr": leader, "master_port": nodes.port + 1}
+    local = layout.data_parallel // nodes.count
+    arguments = {
+        "data_parallel_size_local": local,
+        "data_parallel_address": leader,
+        "data_parallel_rpc_port": nodes.port + 1,
+    }
+    # vLLM takes a node with a start rank for one without a front end.
+    return arguments | ({"data_parallel_start_rank": local * nodes.rank} if layout.is_following else {})
+
+
+def frontend_arguments(spec: EngineSpec, engine_args: AsyncEngineArgs) -> Namespace:
+    """Return the namespace that vLLM's own server would hand to its serving classes."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     arguments: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args([])
     vars(arguments).update(vars(engine_args))
-    arguments.chat_template = template_text(setup.chat_template)
-    arguments.tool_call_parser = setup.tool_call_parser
-    arguments.enable_auto_tool_choice = setup.tool_call_parser is not None
-    arguments.lora_modules = [LoRAModulePath(name=name, path=str(path)) for name, path in setup.adapters.items()]
+    arguments.chat_template = _template_text(spec.chat_template)
+    arguments.tool_call_parser = spec.tool_call_parser
+    arguments.enable_auto_tool_choice = spec.tool_call_parser is not None
+    arguments.lora_modules = [LoRAModulePath(name=name, path=str(path)) for name, path in spec.adapters.items()]
     return arguments
 
 
-def template_text(template: str | None) -> str | None:
-    """The Jinja text of a template given inline or as a file's path; None stays None.
-
-    Raises:
-        LoadError: it looks like a path, and there is no such file.
-    """
+def _template_text(template: str | None) -> str | None:
     if template is None or "{" in template or "\n" in template:
         return template
     try:
@@ -135,65 +183,53 @@ def template_text(template: str | None) -> str | None:
         ) from error
 
 
-def _load_format(setup: EngineSpec) -> str:
-    """
-    Safetensors, since any other weights may be pickles; those only where they are allowed and there is nothing else.
-    """
-    return "hf" if setup.allow_pickle and has_only_pickles(setup.artifact) else "safetensors"
-
-
-def _of_cpu(setup: EngineSpec) -> dict[str, Any]:  # Any: vLLM's argument values
-    dtype = _cpu_dtype(setup) if setup.engine.dtype == "auto" else setup.engine.dtype
+def _cpu_arguments(spec: EngineSpec) -> dict[str, Any]:  # Any: vLLM's argument values
+    dtype = spec.engine.dtype
+    is_quantized = _is_quantized(spec)
+    if dtype == "auto" and computes_in_float32(
+        weight_bytes(spec.artifact), is_pooling=spec.pooler is not None, is_quantized=is_quantized
+    ):
+        dtype = "float32"
+    loaded_bytes = weight_bytes(spec.artifact, 4 if dtype == "float32" and not is_quantized else None)
     arguments: dict[str, Any] = {
         # Compilation takes longer than it saves on the models a CPU serves.
         "enforce_eager": True,
         "dtype": dtype,
-        # Without it vLLM takes most of the machine's memory for the KV cache.
-        "kv_cache_memory_bytes": _cpu_kv_cache_bytes(setup, is_float32=dtype == "float32"),
+        # vLLM would take most of the machine's memory for the KV cache.
+        "kv_cache_memory_bytes": _cpu_kv_cache_bytes(spec, loaded_bytes),
     }
-    if setup.layout.is_alone:
-        arguments["distributed_executor_backend"] = _UNIPROC
+    if spec.layout.is_alone:
+        arguments["distributed_executor_backend"] = _UNIPROC_EXECUTOR
     return arguments
 
 
-def _cpu_dtype(setup: EngineSpec) -> str:
-    """The number format on a CPU where the config leaves it to us; "auto" is the checkpoint's own."""
-    is_small = computes_in_float32(
-        weight_bytes(setup.artifact), is_pooling=setup.pooler is not None, is_quantized=_is_quantized(setup)
-    )
-    return "float32" if is_small else "auto"
-
-
-def _is_quantized(setup: EngineSpec) -> bool:
-    if setup.engine.quantization is not None:
+def _is_quantized(spec: EngineSpec) -> bool:
+    if spec.engine.quantization is not None:
         return True
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        config = bounded_json.read(setup.artifact / "config.json")
+        config = bounded_json.read(spec.artifact / "config.json")
         parts = (config, config.get("text_config") or {})
         return any(key in part for part in parts for key in ("quantization_config", "compression_config"))
     # vLLM says what is wrong with the file.
     return True
 
 
-def _cpu_kv_cache_bytes(setup: EngineSpec, *, is_float32: bool) -> int:
-    weights = weight_bytes(setup.artifact, 4 if is_float32 and not _is_quantized(setup) else None)
-    left = cpu_kv_cache_bytes(setup.layout, weights)
-    if left < 1 and setup.layout.memory_fraction is not None:
+def _cpu_kv_cache_bytes(spec: EngineSpec, loaded_bytes: int) -> int:
+    size = cpu_kv_cache_bytes(spec.layout, loaded_bytes)
+    if size < 1 and spec.layout.memory_fraction is not None:
         total, _ = usable_memory()
         raise LoadError(
-            f"layout.memory_fraction is {setup.layout.memory_fraction}: "
-            f"{total * setup.layout.memory_fraction / 1024**3:.1f} GiB of this machine's {total / 1024**3:.1f}, and "
-            f"the weights of {setup.names[0]!r} alone take {weights / 1024**3:.1f} GiB; raise the fraction"
+            f"layout.memory_fraction is {spec.layout.memory_fraction}: "
+            f"{total * spec.layout.memory_fraction / 1024**3:.1f} GiB of this machine's {total / 1024**3:.1f}, and "
+            f"the weights of {spec.names[0]!r} alone take {loaded_bytes / 1024**3:.1f} GiB; raise the fraction"
         )
-    return left
+    return size
 
 
-def _said_kv_bytes(layout: LayoutConfig, *, on_cpu: bool) -> int | None:
-    """Memory of the KV cache where the layout says it outright."""
-    if layout.kv_cache is None:
-        return None
-    if layout.kv_cache.fraction is None:
-        return layout.kv_cache.bytes
+def _layout_kv_cache_bytes(layout: LayoutConfig, *, on_cpu: bool) -> int | None:
+    """Return the size of the KV cache if the layout sets it."""
+    if layout.kv_cache is None or layout.kv_cache.fraction is None:
+        return layout.kv_cache.bytes if layout.kv_cache else None
     if on_cpu:
         return int(usable_memory()[0] * layout.kv_cache.fraction)
     from vllm.platforms import current_platform
@@ -201,7 +237,7 @@ def _said_kv_bytes(layout: LayoutConfig, *, on_cpu: bool) -> int | None:
     return int(current_platform.get_device_total_memory() * layout.kv_cache.fraction)
 
 
-def _of_pooler(pooler: Pooler) -> dict[str, Any]:  # Any: vLLM's argument values
+def _pooler_arguments(pooler: Pooler) -> dict[str, Any]:  # Any: vLLM's argument values
     config = {
         "task": pooler.task,
         "pooling_type": pooler.pooling.upper() if pooler.pooling else None,
@@ -215,16 +251,16 @@ def _of_pooler(pooler: Pooler) -> dict[str, Any]:  # Any: vLLM's argument values
     }
 
 
-def _of_adapters(adapters: Mapping[str, Path]) -> dict[str, Any]:  # Any: vLLM's argument values
-    rank = max(_rank(name, path) for name, path in adapters.items())
-    fitting = [size for size in _LORA_RANKS if size >= rank]
-    if not fitting:
+def _adapter_arguments(adapters: Mapping[str, Path]) -> dict[str, Any]:  # Any: vLLM's argument values
+    rank = max(_adapter_rank(name, path) for name, path in adapters.items())
+    max_rank = next((size for size in _LORA_RANKS if size >= rank), None)
+    if max_rank is None:
         raise LoadError(f"a LoRA adapter has rank {rank}; vLLM serves ranks up to {_LORA_RANKS[-1]}")
-    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": fitting[0]}
+    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": max_rank}
 
 
-def _rank(name: str, path: Path) -> int:
-    """The adapter's rank, from the key ``r`` of PEFT's ``adapter_config.json``."""
+def _adapter_rank(name: str, path: Path) -> int:
+    """Return the adapter's rank, the key ``r`` of PEFT's ``adapter_config.json``."""
     try:
         return int(bounded_json.read(path / "adapter_config.json")["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""What vLLM hears only through the environment; what the user has set there stays."""
+"""Environment variables of vLLM and its libraries. What the user has set stays."""
 
 from __future__ import annotations
 
@@ -8,76 +8,104 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import structlog
 
 from appliance.config.layout import LayoutConfig
 from appliance.core.errors import StorageError
 from appliance.core.service_links import addresses as addresses_of_services
 from appliance.core.system import processor_flags
-from appliance.engines.vllm.parallel_args import Addresses, environment_of
+from appliance.engines.vllm.engine_args import NodeAddresses
 from appliance.storage import Cache
 from appliance.storage.private_directory import make_private
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_ALWAYS: Mapping[str, str] = {
+_DEFAULTS: Mapping[str, str] = {
     "VLLM_CONFIGURE_LOGGING": "0",
     "VLLM_NO_USAGE_STATS": "1",
-    # Everything is materialized before: nothing may be fetched behind our back.
+    # All files are materialized before: nothing may be downloaded unseen.
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # The model's limits bound them, by names that clients and operators know.
+    # The model's limits bound these, with messages that name our keys.
     "VLLM_MAX_COMPLETION_PROMPTS": str(2**31 - 1),
     "VLLM_MAX_N_SEQUENCES": str(2**31 - 1),
-    # Torch writes its log past everyone's, from Python and from C++.
+    # Torch logs past all handlers, from Python and from C++.
     "TORCH_LOGS": "-all",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
-_COMPILED: Mapping[str, str] = {
+# Where vLLM, Torch's compiler and Triton keep what they compile, each in a directory of its own.
+_COMPILE_CACHES: Mapping[str, str] = {
     "VLLM_CACHE_ROOT": "vllm",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
 }
-"""
-Where vLLM, Torch's compiler and Triton keep what they compile, each in a directory of its own.
-"""
 
 
-def set_environment(layout: LayoutConfig, addresses: Addresses | None = None) -> None:
-    """Tell vLLM what holds for every engine, and the layout of the next one; `addresses` are as in `Setup`."""
-    # vLLM takes VLLM_PORT for a port, and other names that end so. The rest it does not read, and a config may.
+def set_environment(layout: LayoutConfig, addresses: NodeAddresses | None = None) -> None:
+    """Set the variables for all engines, and those for the layout of the next one; see `EngineSpec.addresses`."""
+    # vLLM takes a Service's VLLM_PORT, and names that end so, for its own. It does not read the rest.
     for name in addresses_of_services(os.environ, "VLLM_"):
         del os.environ[name]
-    _suggest({**_ALWAYS, **environment_of(layout, addresses)})
+    _set_defaults({**_DEFAULTS, **layout_environment(layout, addresses)})
 
 
-def keep_compiled(cache_dir: Path | None) -> Path | None:
-    """Have what is compiled for a model kept beside the models, so that a volume keeps both; returns where.
+def layout_environment(layout: LayoutConfig, addresses: NodeAddresses | None = None) -> dict[str, str]:
+    """Return what vLLM takes of a layout only through the environment, for processes that it starts itself."""
+    if layout.is_alone:
+        return {}
+    variables = {}
+    if layout.cpu_threads is not None:
+        variables["OMP_NUM_THREADS"] = str(layout.cpu_threads)
+    if layout.ranks > 1 or layout.cpu_threads is not None:
+        # On a CPU each rank would take a NUMA node of its own, and all of its cores.
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    if layout.executor == "ray":
+        # An existing cluster: Ray would silently start one of this machine alone. Ray keeps its workers' output.
+        variables |= {"RAY_ADDRESS": "auto", "RAY_LOG_TO_DRIVER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    if addresses is not None:
+        # With several networks, vLLM and gloo would guess which one leads to the other nodes.
+        variables["VLLM_HOST_IP"] = addresses.own
+        if (interface := _interface(addresses.own)) is not None:
+            variables["GLOO_SOCKET_IFNAME"] = interface
+    return variables
 
-    `cache_dir` is the storage's, None its default, which is also taken where the other cannot be written.
-    None where neither can be: vLLM, Torch and Triton then go by their own defaults.
+
+def set_compile_cache(cache_dir: Path | None) -> Path | None:
+    """Keep what is compiled for a model beside the models, so that one volume keeps both; returns where.
+
+    `cache_dir` is the storage's, None its default, which is also taken where `cache_dir` cannot be written.
+    None where neither can be: vLLM, Torch and Triton then use their own defaults.
     """
     for each in (cache_dir, None):
-        root = _own(each)
+        root = _private_cache(each)
         if root is not None:
-            _suggest({variable: str(root / name) for variable, name in _COMPILED.items()})
+            _set_defaults({variable: str(root / name) for variable, name in _COMPILE_CACHES.items()})
             return root
     return None
 
 
-def _own(cache_dir: Path | None) -> Path | None:
-    """The directory for what is compiled, where nobody else can put anything: what lies there is run."""
+def _interface(address: str) -> str | None:
+    """Return the network interface with an address; None if only a router in between knows it."""
+    for name, found in psutil.net_if_addrs().items():
+        if any(each.address.split("%")[0] == address for each in found):
+            return name
+    return None
+
+
+def _private_cache(cache_dir: Path | None) -> Path | None:
+    """Return a directory that no other user can write to, because what is in it is executed."""
     try:
-        above = Cache.at(cache_dir).root
-        above.mkdir(parents=True, exist_ok=True)
-        # Where the links lead now is where it stays.
-        kept = above.resolve() / ".compiled"
-        root = kept / _processor()
-        for each in (kept, root, *(root / name for name in _COMPILED.values())):
-            make_private(each)
+        models = Cache.at(cache_dir).root
+        models.mkdir(parents=True, exist_ok=True)
+        # Resolved now, so that a link cannot lead elsewhere later.
+        compiled = models.resolve() / ".compiled"
+        root = compiled / _processor()
+        for directory in (compiled, root, *(root / name for name in _COMPILE_CACHES.values())):
+            make_private(directory)
     except StorageError as error:
-        log.warning("compiled.kept_elsewhere", reason=str(error))
+        log.warning("compile_cache.rejected", reason=str(error))
         return None
     except OSError:
         return None
@@ -85,13 +113,11 @@ def _own(cache_dir: Path | None) -> Path | None:
 
 
 def _processor() -> str:
-    """
-    A name for this kind of processor: a volume may be shared by several, and code for one may be none for another.
-    """
-    words = " ".join((platform.machine(), *sorted(processor_flags())))
-    return f"{platform.machine()}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+    """Return a name for this kind of processor: kinds that share a volume may not run each other's code."""
+    features = " ".join((platform.machine(), *sorted(processor_flags())))
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
-def _suggest(settings: Mapping[str, str]) -> None:
-    for name, value in settings.items():
+def _set_defaults(variables: Mapping[str, str]) -> None:
+    for name, value in variables.items():
         os.environ.setdefault(name, value)

@@ -1,36 +1,88 @@
-"""Errors of vLLM as errors of ours: a status, the field at fault, and a message for clients.
+"""vLLM's and pydantic's errors as errors for clients: a status, the field at fault, a message.
 
-A message names fields as the client wrote them. It has no class names, no settings of the server, no library's text.
+A message names fields as the client wrote them. Class names, server settings and the text of libraries are removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+import msgspec
+from pydantic import BaseModel, ValidationError
 
 from appliance.core.errors import EngineDeadError, RequestError, UnavailableError
-from appliance.engines.vllm.error_messages import ITS_NAMES, reworded, with_field
-from appliance.engines.vllm.validation_errors import for_clients, invalid
 
 if TYPE_CHECKING:
     from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-DIED = "the engine died while it answered"
-"""
-What is said of a request that the engine's death ended.
-"""
+# Messages of vLLM about options of its own: the pattern, the field at fault, the message for clients.
+_REPLACEMENTS = (
+    (
+        re.compile(r"tool[-_ ]call[-_ ]parser|auto[-_]tool[-_]choice", re.IGNORECASE),
+        "tool_choice",
+        "tool_choice must be none where there are tools: the config of this model sets no tool_call_parser",
+    ),
+    (
+        re.compile(r"Template\.render\(\) got multiple values for keyword argument '(\w+)'"),
+        "chat_template_kwargs",
+        r"chat_template_kwargs must not have \1, which is set already",
+    ),
+    (
+        re.compile(r"default chat template is no longer allowed"),
+        None,
+        "The model has no chat template, so it takes no messages; send a text as prompt or input",
+    ),
+)
+
+# vLLM's names for a text that is too long. No request has such a field.
+_VLLM_TEXT_FIELDS = frozenset({"input_text", "input_tokens"})
+
+# In a request that has an input, the prompt is the name of a template.
+_TEXT_FIELDS = ("messages", "input", "prompt")
+
+_LEADING_WORD = re.compile(r"[`'\"]?(\w+)[`'\"]?(?:\.\w+)* ")
+
+# Types in JSON's words, with the types of pydantic's errors that stand for them.
+_EXPECTED_TYPES = {
+    kind: expected
+    for expected, kinds in {
+        "a string": ("string_type",),
+        "an integer": ("int_type", "int_parsing", "int_from_float"),
+        "a number": ("float_type", "float_parsing"),
+        "true or false": ("bool_type", "bool_parsing"),
+        "an array": ("list_type", "iterable_type", "tuple_type"),
+        "an object": ("dict_type", "model_type", "model_attributes_type", "dataclass_type", "mapping_type"),
+        "null": ("none_required",),
+    }.items()
+    for kind in kinds
+}
+
+# With these fields a client says which of several types an object has.
+_TYPE_TAGS = frozenset({"type", "role"})
+
+# Describing more errors than this takes longer than the request is worth.
+_MAX_ERRORS = 10_000
+
+# Environment variables and command-line options, which only the operator of the server can change.
+_OPERATOR_SETTINGS = re.compile(r"\bVLLM_[A-Z_]+|(?<![\w-])--[a-z]|environment variable")
+
+_PRINTED_CLASS = re.compile(r"<(?:class|enum) '(?:\w+\.)*(\w+)'>")
+_PRINTED_OBJECT = re.compile(r"\{'.*\}", re.DOTALL)
+_MAX_MESSAGE_CHARACTERS = 1000
 
 
 @contextmanager
-def vendor_faults(texts: str | None = None, request: object = None) -> Iterator[None]:
-    """Translate what vLLM raises of a request; `texts` is the field of it that holds what may be too long.
+def translate_errors(text_field: str | None = None, request: object = None) -> Iterator[None]:
+    """Translate what vLLM raises for a request; `text_field` is the field whose text may be too long.
 
     Raises:
-        RequestError: the call is at fault.
-        UnavailableError: vLLM has too much to do.
+        RequestError: the request is at fault.
+        UnavailableError: vLLM is overloaded.
         EngineDeadError: the engine core died meanwhile.
     """
     from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
@@ -38,39 +90,31 @@ def vendor_faults(texts: str | None = None, request: object = None) -> Iterator[
     try:
         yield
     except RequestError as error:
-        raise with_field(error, request) from error.__cause__
+        raise with_request_field(error, request) from error.__cause__
     except EngineDeadError:
         raise
     except VllmEngineDeadError as error:
-        raise EngineDeadError(DIED) from error
+        raise EngineDeadError("the engine died while it answered") from error
     except ValidationError as error:
-        raise invalid(error) from error
+        raise from_validation_error(error) from error
     except Exception as error:
-        fault = translated(error, texts)
-        raise (with_field(fault, request) if isinstance(fault, RequestError) else fault) from error
+        translated = translate(error, text_field)
+        if isinstance(translated, RequestError):
+            translated = with_request_field(translated, request)
+        raise translated from error
 
 
-def refusal(response: ErrorResponse, texts: str | None = None) -> RequestError:
-    """An error that vLLM returned."""
-    if said := reworded(response.error.message):
-        return RequestError(said[0], param=said[1], status=response.error.code)
-    param = texts if texts and response.error.param in ITS_NAMES else response.error.param
-    return RequestError(for_clients(response.error.message, param), param=param, status=response.error.code)
-
-
-def translated(error: Exception, texts: str | None) -> Exception:
-    """
-    The error to raise for one of vLLM's: by its own table of exceptions and statuses, itself where we are at fault.
-    """
+def translate(error: Exception, text_field: str | None = None) -> Exception:
+    """Return the error to raise for one of vLLM's, by vLLM's own table of statuses; `error` itself if it is a 500."""
     from vllm.entrypoints.serve import create_error_response
     from vllm.exceptions import VLLMError
     from vllm.v1.engine.exceptions import EngineGenerateError
 
-    # The engine wraps what a request made it raise.
+    # The engine wraps what it raised for one request.
     cause = error.__cause__ if isinstance(error, EngineGenerateError) else None
     raised = cause if isinstance(cause, Exception) else error
     if isinstance(raised, ValidationError):
-        return invalid(raised)
+        return from_validation_error(raised)
     response = create_error_response(raised)
     if isinstance(raised, NotImplementedError):
         return RequestError("The model does not support what the request asks for.")
@@ -81,6 +125,173 @@ def translated(error: Exception, texts: str | None) -> Exception:
     if isinstance(raised, TypeError | OverflowError):
         response.error.message = "A value of the request has a type or a size that the engine cannot take."
     elif isinstance(raised, VLLMError) and raised.args:
-        # As text it repeats the names of vLLM's own arguments.
+        # str() of it repeats the names of vLLM's own arguments.
         response.error.message = str(raised.args[0])
-    return refusal(response, texts)
+    return from_error_response(response, text_field)
+
+
+def from_error_response(response: ErrorResponse, text_field: str | None = None) -> RequestError:
+    """Return the error for one that vLLM returned."""
+    error = response.error
+    for pattern, field, text in _REPLACEMENTS:
+        if found := pattern.search(error.message):
+            return RequestError(found.expand(text), param=field, status=error.code)
+    param = text_field if text_field and error.param in _VLLM_TEXT_FIELDS else error.param
+    return RequestError(_clean(error.message, param), param=param, status=error.code)
+
+
+def with_request_field(error: RequestError, request: Any) -> RequestError:  # Any: one of vLLM's request types
+    """Return the error with a `param` that is a field of this request."""
+    if isinstance(request, BaseModel):
+        fields = type(request).model_fields
+        error.param = _request_field(error.param, request, fields) or leading_field(str(error), fields)
+    return error
+
+
+def leading_field(message: str, fields: Mapping[str, object]) -> str | None:
+    """Return the field that a message begins with, None if it begins with something else."""
+    found = _LEADING_WORD.match(message)
+    if found is not None and found[1] in fields:
+        return found[1]
+    return "structured_outputs" if "for structured outputs" in message and "structured_outputs" in fields else None
+
+
+def _request_field(param: str | None, request: BaseModel, fields: Mapping[str, object]) -> str | None:
+    if param in _VLLM_TEXT_FIELDS:
+        return next((name for name in _TEXT_FIELDS if name in fields), None)
+    if param == "logprobs" and getattr(request, "top_logprobs", None):
+        return "top_logprobs"
+    if param == "response_format" and getattr(request, "response_format", None) is None:
+        if getattr(request, "structured_outputs", None) is not None:
+            return "structured_outputs"
+        if getattr(getattr(request, "text", None), "format", None) is not None:
+            return "text.format"
+    return param
+
+
+def from_validation_error(
+    error: ValidationError, body: bytes | None = None, prefix: Sequence[str | int] = ()
+) -> RequestError:
+    """Return the error for what pydantic found wrong with `body`, or with the part of it at `prefix`.
+
+    Without a body, fields are told from the types that pydantic tried by the case of their names.
+    """
+    if error.error_count() > _MAX_ERRORS:
+        return RequestError("The body is not a request for this operation: most of its values have a wrong type.")
+    value: Any = parse_json(body) if body is not None else None  # Any: JSON values
+    for part in prefix:
+        value = value[part]
+    field_errors = [_field_error(each, value, has_body=body is not None) for each in error.errors(include_url=False)]
+    chosen = _best_match(field_errors)
+    path, text = _format_path((*prefix, *chosen[0].path)), _describe(chosen)
+    return RequestError(f"{path} {text}" if path else f"The body {text}", param=path or None)
+
+
+def parse_json(body: bytes) -> Any:  # Any: JSON values
+    """Return the JSON value of a body, None if it has none."""
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _clean(message: str, param: str | None) -> str:
+    """Return a message of vLLM's without what a client cannot act on."""
+    message = _PRINTED_CLASS.sub(r"\1", _PRINTED_OBJECT.sub("{...}", message))
+    sentences = [text for text in re.split(r"(?<=[.!?])\s+", message) if not _OPERATOR_SETTINGS.search(text)]
+    text = " ".join(sentences) or f"{param or 'What the request asks for'} is not allowed by this server."
+    return text if len(text) <= _MAX_MESSAGE_CHARACTERS else f"{text[:_MAX_MESSAGE_CHARACTERS]}..."
+
+
+@dataclass(frozen=True, slots=True)
+class _FieldError:
+    """One of pydantic's errors: `path` leads to the value; `branch` is the object's path with the types tried."""
+
+    path: tuple[str | int, ...]
+    branch: tuple[str | int, ...]
+    kind: str
+    message: str
+    expected: str
+
+    @property
+    def is_other_type(self) -> bool:
+        """Whether the object's tag names another type than the one that was tried."""
+        return self.kind == "literal_error" and bool(self.path) and self.path[-1] in _TYPE_TAGS
+
+
+def _field_error(details: Any, value: Any, *, has_body: bool) -> _FieldError:  # Any: pydantic's details, JSON values
+    # A location mixes fields with the types that pydantic tried, which the body does not contain.
+    location, kind = details["loc"], details["type"]
+    path: list[str | int] = []
+    end = 0
+    for index, part in enumerate(location):
+        if not has_body:
+            is_field = isinstance(part, int) or part.islower()
+        elif isinstance(part, int):
+            is_field = isinstance(value, list) and part < len(value)
+        else:
+            is_field = isinstance(value, dict) and part in value
+        if is_field or (kind == "missing" and index == len(location) - 1):
+            path.append(part)
+            end = index
+            value = value[part] if is_field and has_body else None
+    expected = str(details.get("ctx", {}).get("expected", ""))
+    return _FieldError(tuple(path), tuple(location[:end]), kind, _message(details), expected)
+
+
+def _message(details: Any) -> str:  # Any: pydantic's details
+    kind = details["type"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "json_invalid":
+        return f"is not valid JSON: {details['ctx']['error']}"
+    if kind in _EXPECTED_TYPES:
+        return f"must be {_EXPECTED_TYPES[kind]}"
+    if kind == "extra_forbidden":
+        return "is no field of this request"
+    if kind == "value_error":
+        return f"is refused: {_clean(str(details['ctx']['error']), None)}"
+    if kind.startswith("is_instance") or "callable" in kind:
+        return "has a value of the wrong type"
+    return _clean(details["msg"].replace("Input should", "must"), None)
+
+
+def _best_match(errors: Sequence[_FieldError]) -> Sequence[_FieldError]:
+    """Return the errors of the union member that fits best, all about one value.
+
+    pydantic reports the errors of each member. The best one fails deepest in the request and matches the object's tag.
+    """
+    depth = max(len(error.path) for error in errors)
+    branches: defaultdict[tuple[str | int, ...], list[_FieldError]] = defaultdict(list)
+    for error in errors:
+        if len(error.path) == depth:
+            branches[error.branch].append(error)
+    matching = [branch for branch in branches.values() if not any(error.is_other_type for error in branch)]
+    if matching:
+        # A type whose fields are present fits better than one whose fields are missing.
+        chosen = min(matching, key=lambda branch: (sum(error.kind == "missing" for error in branch), len(branch)))
+        # Types that pydantic has no name for share a branch: the fields that are present tell which one is meant.
+        first = next((error for error in chosen if error.kind != "missing"), chosen[0])
+    else:
+        chosen = [error for branch in branches.values() for error in branch if error.is_other_type]
+        first = chosen[0]
+    return [error for error in chosen if error.path == first.path]
+
+
+def _describe(errors: Sequence[_FieldError]) -> str:
+    first = errors[0]
+    if first.kind == "literal_error":
+        expected = [word for error in errors for word in re.findall(r"'[^']*'|\b\d+\b", error.expected)]
+        return f"must be one of: {', '.join(dict.fromkeys(expected))}"
+    if first.kind in _EXPECTED_TYPES:
+        expected = [_EXPECTED_TYPES[error.kind] for error in errors if error.kind in _EXPECTED_TYPES]
+        return f"must be {' or '.join(dict.fromkeys(expected))}"
+    return first.message
+
+
+def _format_path(path: Sequence[str | int]) -> str:
+    """Return a path as OpenAI writes it: ``messages[0].content``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

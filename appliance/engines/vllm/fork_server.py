@@ -1,4 +1,4 @@
-"""What runs first in every process vLLM starts: it logs like its parent, and never outlives it."""
+"""The fork server of engine cores, and the set-up of every process that vLLM starts: it logs and ends as our child."""
 
 from __future__ import annotations
 
@@ -16,24 +16,29 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar, cast
 
 from appliance.core import logging_setup
-from appliance.core.system import die_with_parent
-from appliance.engines.vllm.startup_timings import StartupTimings, timed
+from appliance.core.child_process import end_with_parent
+from appliance.engines.vllm.startup_timings import StartupTimings, timed_executor
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+GRAMMAR_PROCESS = "grammar-check"
+"""
+The name of processes that compile grammars; an engine outlives them.
+"""
 
 
-def join() -> None:
-    """Become a good child; does nothing in the process that people started.
+def set_up_child() -> None:
+    """Set up a child process of ours; does nothing in the main process.
 
     vLLM calls it in each of its processes, through the entry point group ``vllm.general_plugins``.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    # Out of the terminal's process group: Ctrl-C goes to the parent alone, which drains first.
+    # A process group of its own: Ctrl-C on a terminal goes to the parent alone, which drains first.
     os.setpgid(0, 0)
-    die_with_parent()
-    # It may have died before the kernel knew whom to tell.
+    end_with_parent()
+    # It may have died before the call above; its id would be the fork server's.
     if not parent.is_alive():
         os._exit(1)
     logging_setup.join()
@@ -42,96 +47,95 @@ def join() -> None:
 class ForkServer:
     """A multiprocessing context whose processes are forked from a server that has imported vLLM.
 
-    The server has one thread and no CUDA, so forking it is safe where forking this process is not,
-    and it imports on another core while this process imports too. It ends with the thread that makes
-    it, and everything it forked ends with it: make it in the main thread. There is one for all engines.
+    The server has one thread and no CUDA, so forking it is safe where forking this process is not, and it imports
+    while this process imports too. It ends with the thread that creates it, and everything it forked ends with it: so
+    create it in the main thread. There is one for all engines.
     """
 
-    def __init__(self, parts: StartupTimings, surroundings: Mapping[str, str] = {}, threads: int | None = None) -> None:
-        """`parts` are told of what the start of an engine core is spent on there.
+    def __init__(
+        self, timings: StartupTimings, environment: Mapping[str, str] = {}, threads: int | None = None
+    ) -> None:
+        """`timings` receives the timings of the engine core's start.
 
-        `surroundings` go over this process's environment, in the server from its birth if it is not there yet, and in
-        what is forked; `threads` is how many compute in what is forked, None leaves that to Torch.
+        `environment` goes over this process's own: in the server when it starts, and in each fork. `threads` is the
+        number of Torch's threads in a fork; None leaves it to Torch.
         """
-        self._parts = parts
-        self._surroundings = dict(surroundings)
+        self._timings = timings
+        self._environment = dict(environment)
         self._threads = threads
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["appliance.engines.vllm.fork_server_imports"])
-        with _environment(self._surroundings):
+        with _variables(self._environment):
             multiprocessing.forkserver.ensure_running()
-        self._told, self._tell = self._context.Pipe(duplex=False)
-        self._listening = threading.Lock()
-        self._cause: str | None = None
+        self._receiver, self._sender = self._context.Pipe(duplex=False)
+        self._lock = threading.Lock()
+        self._error: str | None = None
 
-    def cause(self) -> str | None:
-        """Why the last process ended, in its own words; None when it had none."""
-        self.listen()
-        return self._cause
+    def last_error(self) -> str | None:
+        """Return why the last process failed, None if it did not."""
+        self.receive()
+        return self._error
 
-    def listen(self) -> None:
-        """Take in what was told until now."""
-        with self._listening:
-            while self._told.poll():
-                word = self._told.recv()
-                if isinstance(word, str):
-                    self._cause = word
+    def receive(self) -> None:
+        """Take over the timings and errors that the forks have sent until now."""
+        with self._lock:
+            while self._receiver.poll():
+                message = self._receiver.recv()
+                if isinstance(message, str):
+                    self._error = message
                 else:
-                    self._parts.hear(*word)
+                    self._timings.add(*message)
 
-    # Any: vLLM's own arguments.
+    # Any: vLLM's own arguments. The name is multiprocessing's, which vLLM calls.
     def Process(self, *, target: Callable[..., None], name: str, kwargs: Mapping[str, Any]) -> BaseProcess:  # noqa: N802
-        """A process that is not started yet, with this process's environment as it is now.
-
-        Named as multiprocessing names it, which is what vLLM calls.
-        """
-        arguments = ({**os.environ, **self._surroundings}, self._threads, self._tell, target)
+        """Return a process that is not started yet, with this process's environment as it is now."""
+        arguments = ({**os.environ, **self._environment}, self._threads, self._sender, target)
         return self._context.Process(target=_run, name=name, args=arguments, kwargs=kwargs)
 
-    def compute(self, work: Callable[[], Answer]) -> Answer:
-        """What `work` returns, or raises as a RuntimeError, in a process of its own that has imported vLLM."""
+    def compute(self, function: Callable[[], Result]) -> Result:
+        """Return the result of the function, run in a fork; its exception is raised as a RuntimeError."""
         import cloudpickle
 
-        answers, answer = self._context.Pipe(duplex=False)
-        arguments = (dict(os.environ), answer, cloudpickle.dumps(work))
+        receiver, sender = self._context.Pipe(duplex=False)
+        arguments = (dict(os.environ), sender, cloudpickle.dumps(function))
         process = self._context.Process(target=_compute, args=arguments)
         process.start()
-        answer.close()
+        sender.close()
         try:
-            made, fault = answers.recv()
+            result, error = receiver.recv()
         finally:
             process.join()
-            answers.close()
-        if fault is not None:
-            raise RuntimeError(fault)
-        return cast("Answer", made)
+            receiver.close()
+        if error is not None:
+            raise RuntimeError(error)
+        return cast("Result", result)
 
     def __getattr__(self, name: str) -> Any:  # Any: the rest of a context, as vLLM finds it
         return getattr(self._context, name)
 
 
-class Spawning:
-    """vLLM's own context, for a process in which vLLM calls nothing of ours: it becomes a good child all the same."""
+class SpawnContext:
+    """A context for processes in which vLLM loads no plugins: it calls `set_up_child` there."""
 
     def __init__(self, context: Any) -> None:  # Any: one of multiprocessing's
         self._context = context
 
-    # Any: vLLM's own arguments.
+    # Any: vLLM's own arguments. The name is multiprocessing's, which vLLM calls.
     def Process(self, *, target: Callable[..., None], **others: Any) -> BaseProcess:  # noqa: N802
-        """A process that is not started yet; named as multiprocessing names it."""
-        return cast("BaseProcess", self._context.Process(target=partial(_joined, target), **others))
+        """Return a process that is not started yet."""
+        return cast("BaseProcess", self._context.Process(target=partial(_set_up_and_run, target), **others))
 
     def __getattr__(self, name: str) -> Any:  # Any: the rest of a context, as vLLM finds it
         return getattr(self._context, name)
 
 
-def _joined(target: Callable[..., None], **kwargs: Any) -> None:  # Any: vLLM's own arguments
-    join()
+def _set_up_and_run(target: Callable[..., None], **kwargs: Any) -> None:  # Any: vLLM's own arguments
+    set_up_child()
     target(**kwargs)
 
 
 @contextlib.contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+def _variables(changes: Mapping[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
@@ -145,47 +149,43 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def _run(
-    environ: Mapping[str, str],
+    environment: Mapping[str, str],
     threads: int | None,
-    tell: Connection,
+    sender: Connection,
     target: Callable[..., None],
     **kwargs: Any,  # Any: vLLM's own arguments
 ) -> None:
-    _begin(environ)
+    _set_up_fork(environment)
     if threads is not None:
-        _compute_with(threads)
+        import torch
+
+        # Not by a variable: OpenMP read those when the fork server started, for the first of all engines.
+        torch.set_num_threads(threads)
     if "executor_class" in kwargs:
-        kwargs["executor_class"] = timed(kwargs["executor_class"], lambda *part: tell.send(part))
+        kwargs["executor_class"] = timed_executor(kwargs["executor_class"], lambda *timing: sender.send(timing))
     try:
         target(**kwargs)
     except Exception as error:
-        tell.send(_in_words(error))
-        # vLLM has told the log how it came to that, and multiprocessing would tell it again, on the standard error.
+        sender.send(_describe(error))
+        # vLLM has logged the traceback; multiprocessing would write it to standard error again.
         raise SystemExit(1) from error
 
 
-def _compute(environ: Mapping[str, str], answer: Connection, work: bytes) -> None:
-    _begin(environ)
+def _compute(environment: Mapping[str, str], sender: Connection, function: bytes) -> None:
+    _set_up_fork(environment)
     try:
-        # Written by `compute`, a moment ago.
-        answer.send((pickle.loads(work)(), None))  # noqa: S301
+        # Pickled by `ForkServer.compute` a moment ago.
+        sender.send((pickle.loads(function)(), None))  # noqa: S301
     except Exception as error:
-        answer.send((None, _in_words(error)))
+        sender.send((None, _describe(error)))
 
 
-def _begin(environ: Mapping[str, str]) -> None:
-    # The fork server's environment is from before vLLM wrote its settings into the parent's.
+def _set_up_fork(environment: Mapping[str, str]) -> None:
+    # The fork server's environment is older than the settings that vLLM wrote into the parent's.
     os.environ.clear()
-    os.environ.update(environ)
-    join()
+    os.environ.update(environment)
+    set_up_child()
 
 
-def _in_words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-
-
-def _compute_with(threads: int) -> None:
-    """Not through the environment: OpenMP has read that when the fork server began, for the first of all engines."""
-    import torch
-
-    torch.set_num_threads(threads)

@@ -1,10 +1,10 @@
-"""What the fork server imports before it forks; imported by name, for its time, and only there."""
+"""Imported by the fork server before it forks, so that no fork has to import vLLM."""
 
 from appliance.core import logging_setup
-from appliance.core.system import die_with_parent
+from appliance.core.child_process import end_with_parent
 
-# First: the imports take seconds in which the parent may die, and vLLM writes to the log.
-die_with_parent()
+# First: the imports take seconds in which the parent may die, and vLLM logs.
+end_with_parent()
 logging_setup.join()
 
 from vllm.platforms import current_platform  # noqa: E402

@@ -1,4 +1,4 @@
-"""The child process of `GrammarCheck`: compiles grammars as the engine would, each in a process of its own."""
+"""The process of `CompilationCheck`: compiles constraints as the engine would, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import fcntl
 import json
 import os
 import re
-import resource
 import select
 import signal
 import socket
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
-from appliance.core.system import die_with_parent
+from appliance.core.child_process import end_with_parent, limit_resources
+from appliance.engines.vllm import patches
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -27,26 +26,23 @@ LENGTH_BYTES = 4
 _MEMORY_BYTES = 4 * 1024**3
 
 # What xgrammar puts before its messages: the time, and the line of its source.
-_PLACE = re.compile(r"^\[[\d:]+\] \S+: ")
+_MESSAGE_PREFIX = re.compile(r"^\[[\d:]+\] \S+: ")
 
-_LONGEST_REASON = 300
+_MAX_REASON_CHARACTERS = 300
 
 
 def serve(*, vllm_config: VllmConfig, control: socket.socket, seconds: float) -> None:
     """Answer the requests whose sockets arrive on `control`, one after the other, until its other end is closed.
 
-    Each has `seconds` of CPU time, so that a busy machine refuses no more than an idle one.
+    Each has `seconds` of CPU time and not of the clock, so that a busy machine refuses no more than an idle one.
     """
     compiler = _Compiler(vllm_config)
     parent = os.getpid()
-    while connection := _next(control):
+    while connection := _accept(control):
         with connection:
             child = os.fork()
             if not child:
-                die_with_parent()
-                # It may have died before the kernel knew whom to tell.
-                if os.getppid() != parent:
-                    os._exit(1)
+                end_with_parent(parent)
                 _answer(compiler, connection, seconds)
             _, status = os.waitpid(child, 0)
             if status:
@@ -56,18 +52,19 @@ def serve(*, vllm_config: VllmConfig, control: socket.socket, seconds: float) ->
                     connection.sendall(json.dumps({"fault": "slow" if is_slow else "crash"}).encode())
 
 
-def _next(control: socket.socket) -> socket.socket | None:
+def _accept(control: socket.socket) -> socket.socket | None:
     _, descriptors, *_ = socket.recv_fds(control, 1, 1)
     return socket.socket(fileno=descriptors[0]) if descriptors else None
 
 
 def _answer(compiler: _Compiler, connection: socket.socket, seconds: float) -> NoReturn:
-    """Compile what the request holds, and end the process."""
+    """Compile the constraint of one request, and end the process."""
     try:
         length = int.from_bytes(_read(connection, LENGTH_BYTES), "big")
         request = json.loads(_read(connection, length))
         _end_with(connection)
-        _limit(seconds)
+        memory_bytes = psutil.Process().memory_info().vms + _MEMORY_BYTES
+        limit_resources(memory_bytes=memory_bytes, cpu_seconds=seconds)
         connection.sendall(json.dumps(compiler.check(**request)).encode())
     except BaseException:
         os._exit(1)
@@ -90,14 +87,6 @@ def _end_with(connection: socket.socket) -> None:
         raise EOFError
 
 
-def _limit(seconds: float) -> None:
-    """Have the kernel end this process with SIGPROF after so much CPU time, and give it no more than its memory."""
-    most = psutil.Process().memory_info().vms + _MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-
-
 class _Compiler:
     """vLLM's backends for structured outputs, with the model's vocabulary."""
 
@@ -107,15 +96,14 @@ class _Compiler:
         self._config = config.structured_outputs_config
         self._model_config = config.model_config
         self._manager = StructuredOutputManager(config)
-        self._manager._use_async_grammar_compilation = False
         self._backends: dict[str, Any] = {}  # Any: vLLM's backends
-        # Loaded once, for all processes to come.
+        # Loaded once, for all forks.
         self._backend("xgrammar" if self._config.backend == "auto" else self._config.backend)
 
     def check(self, *, constraint: dict[str, Any], backend: str | None) -> dict[str, str]:
-        """The backend that compiled the constraint, or the reason why it does not compile.
+        """Return the backend that compiled the constraint, or the reason why it does not compile.
 
-        `backend` is what the engine has; None where it has none yet, and gets the one vLLM chooses for this constraint.
+        `backend` is the engine's; None if it has none yet, and takes the one that vLLM chooses for this constraint.
         """
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import SamplingParams, StructuredOutputsParams
@@ -129,41 +117,18 @@ class _Compiler:
             return {}
         backend = backend or params.structured_outputs._backend
         key = get_structured_output_key(params.structured_outputs)
-        # Engines of several front ends, or copies, may have taken it for the first of their requests.
+        # Engines of several front ends, and copies, may have taken xgrammar for an earlier request.
         if self._config.backend == "auto" and backend != "xgrammar":
             with contextlib.suppress(Exception):
                 self._backend("xgrammar").compile_grammar(*key)
         try:
             self._backend(backend).compile_grammar(*key)
         except Exception as error:
-            reason = _PLACE.sub("", str(error)).strip().partition("\n")[0]
-            return {"fault": "invalid", "reason": reason[:_LONGEST_REASON] or type(error).__name__}
+            reason = _MESSAGE_PREFIX.sub("", str(error)).strip().partition("\n")[0]
+            return {"fault": "invalid", "reason": reason[:_MAX_REASON_CHARACTERS] or type(error).__name__}
         return {"backend": backend}
 
     def _backend(self, name: str) -> Any:  # Any: vLLM's backends
         if name not in self._backends:
-            self._backends[name] = self._load(name)
+            self._backends[name] = patches.load_grammar_backend(self._manager, name)
         return self._backends[name]
-
-    def _load(self, name: str) -> Any:  # Any: vLLM's backends
-        """A backend as vLLM makes it for its first request."""
-        from vllm.sampling_params import StructuredOutputsParams
-        from vllm.v1.structured_output.request import StructuredOutputRequest
-
-        params = StructuredOutputsParams(json_object=True)
-        params._backend = name
-        request = SimpleNamespace(
-            structured_output_request=StructuredOutputRequest(params=params),
-            sampling_params=SimpleNamespace(structured_outputs=params, all_stop_token_ids=None),
-            request_id="first",
-        )
-        self._manager.backend = None
-        self._manager.grammar_init(request)
-        backend: Any = self._manager.backend
-        if name == "xgrammar":
-            import xgrammar
-
-            # One thread: the cores belong to the engine.
-            vocabulary = request.structured_output_request.grammar.ctx.tokenizer_info
-            backend.compiler = xgrammar.GrammarCompiler(vocabulary, max_threads=1, cache_enabled=False)
-        return backend

@@ -1,7 +1,7 @@
 """vLLM's own metrics, of every engine of this process.
 
-vLLM takes the metrics of an engine out of the process's registry when another one starts, so each engine's are moved
-to where it does not look, and read from there under the same names.
+When an engine starts, vLLM removes the metrics of others from the process's registry. So each engine's metrics are
+moved to a registry of its own, and collected from there under the same names.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-# How it tells its own from others.
+# How vLLM tells its own metrics from others.
 _PREFIX = "vllm:"
 
 
 class EngineMetrics(Collector):
-    """The metrics of engines that run, each name once."""
+    """The metrics of all running engines, each name once."""
 
     def __init__(self) -> None:
         self._engines: dict[object, tuple[CollectorRegistry, Mapping[str, float] | None]] = {}
 
     def collect(self) -> Iterable[Metric]:
-        """What a scrape gets; engines of one process differ in the label of their model."""
+        """Return the metrics of all engines, which differ in the label of their model."""
         families: dict[str, Metric] = {}
-        for registry, told_at in list(self._engines.values()):
+        for registry, updated_at in list(self._engines.values()):
             for family in registry.collect():
-                if told_at is not None and family.type == "gauge":
-                    family.samples = [_as_of(sample, told_at) for sample in family.samples]
+                if updated_at is not None and family.type == "gauge":
+                    family.samples = [_with_time(sample, updated_at) for sample in family.samples]
                 if family.name in families:
                     families[family.name].samples.extend(family.samples)
                 else:
@@ -37,35 +37,36 @@ class EngineMetrics(Collector):
         return families.values()
 
     def describe(self) -> Iterable[Metric]:
-        """No name is taken: the next engine registers the same ones."""
+        """Reserve no names: the next engine registers the same ones."""
         return ()
 
-    def adopt(self, engine: object, told_at: Mapping[str, float] | None = None) -> None:
-        """Take over what vLLM has registered since the last time, as this engine's.
+    def adopt(self, engine: object, updated_at: Mapping[str, float] | None = None) -> None:
+        """Take over what vLLM has registered since the last call, as this engine's metrics.
 
-        Of several front ends each step of an engine core tells one alone how the core stands. `told_at` is when that
-        was this one, by the core's number, on the clock that all processes of a machine share; its samples get that as
-        their time. None where there are no others.
+        With several front ends, each step of an engine core sends its statistics to one of them. `updated_at` has the
+        time of the last one here, by core, on the clock that all processes of a machine share; gauges get it as their
+        time. None with a single front end.
         """
         registry = CollectorRegistry()
+        # Private, but prometheus_client has no other list of collectors.
         for collector in list(REGISTRY._collector_to_names):
             if getattr(collector, "_name", "").startswith(_PREFIX):
                 REGISTRY.unregister(collector)
                 registry.register(collector)
-        self._engines[engine] = registry, told_at
+        self._engines[engine] = registry, updated_at
 
     def drop(self, engine: object) -> None:
-        """Forget an engine that ended; safe to call twice."""
+        """Forget an engine; safe to call twice."""
         self._engines.pop(engine, None)
 
 
-def _as_of(sample: Sample, told_at: Mapping[str, float]) -> Sample:
+def _with_time(sample: Sample, updated_at: Mapping[str, float]) -> Sample:
     core = sample.labels.get("engine")
-    return sample._replace(timestamp=max(told_at.values(), default=0.0) if core is None else told_at.get(core, 0.0))
+    return sample._replace(timestamp=max(updated_at.values(), default=0.0) if core is None else updated_at.get(core, 0))
 
 
 ENGINES = EngineMetrics()
 """
-Those of this process, beside whatever else its registry holds.
+The metrics of this process's engines.
 """
 REGISTRY.register(ENGINES)

@@ -1,62 +1,167 @@
-"""What vLLM is told where several front ends share an engine."""
+"""Several front-end processes that share one engine: how they find it and each other, and notice its end."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import fcntl
+import json
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from appliance.core.errors import LoadError
-from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
+from appliance.core.model import FrontEnd
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_POLL_SECONDS = 0.05
+
+_NAME_CHARACTERS = 12
+
+_MONITOR_ADDRESS = "inproc://engine-monitor"
+
+# What one front end would keep to itself, while the next request may go to another.
+_PER_PROCESS_FEATURES = ("VLLM_ENABLE_RESPONSES_API_STORE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING")
 
 
-def reject_per_process_features() -> None:
-    """Refuse what one front end would keep to itself: the next request may meet another one.
+class FrontendRendezvous:
+    """How the front ends of one engine find it and each other: in files, since they are forked before it exists.
 
-    Raises:
-        LoadError: the environment asks for it.
+    The host starts the engine. vLLM tells each front end once that the engine is ready, so none can join later or
+    again. A single front end is a host without others, and writes no files.
     """
-    for name in ("VLLM_ENABLE_RESPONSES_API_STORE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
-        if os.environ.get(name, "0") not in ("", "0"):
-            raise LoadError(f"{name} is set, and server.workers is not 1; unset it, or have one worker")
+
+    def __init__(self, front_end: FrontEnd, model: str) -> None:
+        folder = front_end.folder
+        self.number = 0 if folder is None else front_end.number
+        self.count = 1 if folder is None else front_end.count
+        # The path of a Unix socket has about a hundred bytes, and a model's name may have more, and slashes.
+        stem = (folder or Path()) / sha256(model.encode()).hexdigest()[:_NAME_CHARACTERS]
+        self.heartbeat_file = stem.with_suffix(".heartbeat")
+        self._stem = stem
+        self._status_file = stem.with_suffix(".status")
+        self._members_file = stem.with_suffix(".members")
+        self._membership: IO[bytes] | None = None
+        self._monitor: DisconnectMonitor | None = None
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this front end starts the engine, and ends it."""
+        return self.number == 0
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there are other front ends."""
+        return self.count > 1
+
+    def addresses(self, number: int) -> tuple[str, str]:
+        """Return where the front end of this number listens for the engine: for requests, and for outputs."""
+        return f"ipc://{self._stem}.{number}.in", f"ipc://{self._stem}.{number}.out"
+
+    def require_shareable(self) -> None:
+        """Raise LoadError if the environment asks for a feature that several front ends cannot have."""
+        for name in _PER_PROCESS_FEATURES if self.is_shared else ():
+            if os.environ.get(name, "0") not in ("", "0"):
+                raise LoadError(f"{name} is set, and server.workers is not 1; unset it, or have one worker")
+
+    def announce_ready(self, stats_address: str | None) -> None:
+        """Let the others join; `stats_address` is where copies of the engine publish their load."""
+        if self.is_host and self.is_shared:
+            self.heartbeat_file.touch()
+            self._write_status({"stats_address": stats_address})
+
+    def announce_failure(self, reason: str) -> None:
+        """Let the others fail: there is no engine to join."""
+        if self.is_host and self.is_shared:
+            self._write_status({"error": reason})
+
+    def client_arguments(self, require_wanted: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
+        """Return the arguments of vLLM's client; one that is not the host waits here for the engine, and joins it.
+
+        `require_wanted` raises when the wait is to end.
+
+        Raises:
+            LoadError: the host has no engine.
+        """
+        if self.is_host:
+            return {"client_count": self.count}
+        stats_address = self.join(require_wanted)
+        requests, outputs = self.addresses(self.number)
+        addresses = {"input_address": requests, "output_address": outputs}
+        if stats_address is not None:
+            addresses["stats_update_address"] = stats_address
+        return {"client_addresses": addresses, "client_count": self.count, "client_index": self.number}
+
+    def join(self, require_wanted: Callable[[], None]) -> str | None:
+        """Wait for the engine and become a member, see `client_arguments`; returns the address of its statistics."""
+        while not self._status_file.exists():
+            require_wanted()
+            time.sleep(_POLL_SECONDS)
+        status = json.loads(self._status_file.read_text())
+        if "error" in status:
+            raise LoadError(status["error"])
+        self._membership = self._members_file.open("ab")
+        # The kernel releases it when this process ends, however it does.
+        fcntl.flock(self._membership, fcntl.LOCK_SH)
+        stats_address: str | None = status["stats_address"]
+        return stats_address
+
+    def monitor(self, llm: AsyncLLM) -> None:
+        """Watch the connection to an engine that another process has started."""
+        if not self.is_host:
+            self._monitor = DisconnectMonitor(llm)
+
+    @property
+    def is_disconnected(self) -> bool:
+        """Whether the engine that was joined has ended."""
+        return self._monitor is not None and self._monitor.is_disconnected
+
+    def leave(self) -> None:
+        """End the membership; safe to call twice."""
+        if self._monitor is not None:
+            self._monitor.close()
+        if self._membership is not None:
+            self._membership.close()
+
+    async def wait_for_others(self) -> None:
+        """As the host, wait until the others have left: their requests need the engine."""
+        while self.is_host and self.is_shared and self._has_members():  # noqa: ASYNC110 - a lock of other processes
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _has_members(self) -> bool:
+        with self._members_file.open("ab") as members:
+            try:
+                fcntl.flock(members, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def _write_status(self, status: object) -> None:
+        draft = self._stem.with_suffix(".draft")
+        draft.write_text(json.dumps(status))
+        draft.replace(self._status_file)
 
 
-def client(meeting: FrontendRendezvous, proceed: Callable[[], None]) -> dict[str, Any]:  # Any: vLLM's argument values
-    """What vLLM's client is told of the others; of one that joins, once there is an engine to join."""
-    if meeting.is_host:
-        return {"client_count": meeting.count}
-    stats_address = meeting.join(proceed)
-    requests, answers = meeting.addresses(meeting.number)
-    addresses = {"input_address": requests, "output_address": answers}
-    if stats_address is not None:
-        addresses["stats_update_address"] = stats_address
-    return {"client_addresses": addresses, "client_count": meeting.count, "client_index": meeting.number}
+class DisconnectMonitor:
+    """Reports when the engine closes its connection: nothing else tells of the death of another process's child."""
 
+    def __init__(self, llm: AsyncLLM) -> None:
+        import zmq
 
-@contextlib.contextmanager
-def patch_client_addresses(meeting: FrontendRendezvous) -> Iterator[None]:
-    """Have vLLM tell the engine core that it starts of the other front ends too.
+        resources = llm.engine_core.resources
+        resources.output_socket.monitor(_MONITOR_ADDRESS, zmq.EVENT_DISCONNECTED)
+        self._events = resources.ctx.socket(zmq.PAIR)
+        self._events.connect(_MONITOR_ADDRESS)
 
-    vLLM offers that to a parent that starts an engine and answers nobody, which would be one process more.
-    """
-    if not (meeting.is_host and meeting.is_shared):
-        yield
-        return
+    @property
+    def is_disconnected(self) -> bool:
+        """Whether the engine, or one of its copies, has closed its connection."""
+        return bool(self._events.poll(0))
 
-    from vllm.v1.engine import core_client
-
-    original = core_client.launch_core_engines
-
-    def launch_core_engines(config: Any, executor: Any, log_stats: bool, addresses: Any) -> Any:  # Any: vLLM's types
-        for number in range(1, meeting.count):
-            requests, answers = meeting.addresses(number)
-            addresses.inputs.append(requests)
-            addresses.outputs.append(answers)
-        return original(config, executor, log_stats, addresses)
-
-    core_client.launch_core_engines = launch_core_engines
-    try:
-        yield
-    finally:
-        core_client.launch_core_engines = original
+    def close(self) -> None:
+        """Stop watching; safe to call twice."""
+        self._events.close(linger=0)

@@ -1,4 +1,4 @@
-"""The processes of one engine: started by one thread, watched together, killed together."""
+"""The processes of one engine: started by one thread, watched and killed together."""
 
 from __future__ import annotations
 
@@ -13,56 +13,51 @@ from typing import TypeVar
 import psutil
 
 from appliance.core.errors import LoadError
-from appliance.engines.vllm.grammar_check import PROCESS_NAME
+from appliance.engines.vllm.fork_server import GRAMMAR_PROCESS
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 class EngineProcesses:
-    """What vLLM starts in this process for one engine; engines start one after the other."""
+    """The children that vLLM starts in this process for one engine; engines start one after the other."""
 
     def __init__(self) -> None:
-        # One thread for the engine's whole life: the kernel tells a spawned child of the death
-        # of the thread that made it, not of the process.
+        # One thread for the engine's life: the kernel ends a spawned child with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._others = frozenset(multiprocessing.active_children())
+        self._earlier_children = frozenset(multiprocessing.active_children())
         self._processes: list[BaseProcess] = []
         self._is_killed = False
 
-    def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Do what starts the processes; it blocks a thread of its own, and fails soon once they are killed."""
-        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+    def start(self, launch: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Run in a thread what starts the processes; it fails soon after they are killed."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, launch)
 
-    def proceed(self) -> None:
-        """Return when the processes are still wanted.
-
-        Raises:
-            LoadError: they are not.
-        """
+    def require_wanted(self) -> None:
+        """Raise LoadError if the processes were killed, so that no new one is started."""
         if self._is_killed:
             raise LoadError("the load was stopped")
 
-    def settle(self) -> None:
-        """All of them have been started."""
-        self._processes = self._new()
+    def record(self) -> None:
+        """Take the children of now as the engine's processes: all of them are started."""
+        self._processes = self._children()
 
-    def deaths(self) -> str:
-        """Which of them have ended, in words; empty while all live."""
-        dead = [process for process in self._processes or self._new() if not process.is_alive()]
+    def describe_deaths(self) -> str:
+        """Return which processes have ended and how; empty while all live."""
+        dead = [process for process in self._processes or self._children() if not process.is_alive()]
         return ", ".join(f"process {process.pid} ended with exit code {process.exitcode}" for process in dead)
 
     def kill(self) -> None:
-        """End every one at once, also one that is still starting; once is enough."""
+        """Kill all processes and their children, also while they are starting; does nothing the second time."""
         if self._is_killed:
             return
         self._is_killed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
-        for process in self._processes or self._new():
+        for process in self._processes or self._children():
             with contextlib.suppress(psutil.NoSuchProcess):
-                core = psutil.Process(process.pid)
-                for each in (*core.children(recursive=True), core):
+                root = psutil.Process(process.pid)
+                for each in (*root.children(recursive=True), root):
                     each.kill()
 
-    def _new(self) -> list[BaseProcess]:
-        children = (each for each in multiprocessing.active_children() if each.name != PROCESS_NAME)
-        return [process for process in children if process not in self._others]
+    def _children(self) -> list[BaseProcess]:
+        children = (child for child in multiprocessing.active_children() if child.name != GRAMMAR_PROCESS)
+        return [child for child in children if child not in self._earlier_children]

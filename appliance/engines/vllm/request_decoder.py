@@ -1,4 +1,4 @@
-"""Bodies as requests of vLLM's."""
+"""Decodes a request body into one of vLLM's request types, within the limits of its model."""
 
 from __future__ import annotations
 
@@ -8,25 +8,41 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import SchemaValidator
 
+from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
-from appliance.engines.vllm.error_messages import field_named
-from appliance.engines.vllm.errors import translated
-from appliance.engines.vllm.request_size import require_fitting
-from appliance.engines.vllm.validation_errors import invalid, json_of
+from appliance.core.json_limits import has_more_containers
+from appliance.engines.vllm.errors import from_validation_error, leading_field, parse_json, translate
+from appliance.limits import current_slot, require_size
 
-# Fields that hold schemas, messages and other JSON, whose numbers never reach the engine as numbers, and tokens, which
-# are held against the vocabulary.
+# Numbers in these fields never reach the engine as numbers, or are checked against the vocabulary.
 _FREE_FIELDS = frozenset(
     {"chat_template_kwargs", "documents", "input", "messages", "metadata", "prompt", "response_format"}
     | {"structured_outputs", "text", "tools"}
 )
 
-# The engine core is sent integers of 64 bits.
+# Fields with the texts of a request. The longer side of a score says how many pairs there are.
+_INPUT_FIELDS = (
+    *("prompt", "prompt_embeds", "input", "documents", "items", "queries"),
+    *("text_1", "text_2", "data_1", "data_2"),
+)
+
+# The engine core receives integers of 64 bits.
 _INTEGERS = range(-(2**63), 2**63)
 
 
+async def require_decodable(body: bytes) -> None:
+    """Raise RequestError if the body has more objects and lists than the current request's model takes."""
+    slot = current_slot()
+    if slot is not None and await off_loop(len(body), has_more_containers, body, most := slot.limits.json_containers):
+        raise RequestError(
+            f"The body has more than {most} objects and lists, the most that are taken in one request "
+            "(limits.json_containers)",
+            code="invalid_json",
+        )
+
+
 def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's request types
-    """Decode the body as a request of vLLM's; that of a large one is work for a thread.
+    """Decode the body as a request of vLLM's; a large one is work for a thread.
 
     Raises:
         RequestError: it is none, or asks for more than the model takes in one; `param` is the field at fault.
@@ -36,62 +52,61 @@ def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's reques
     try:
         decoded = _validator(request).validate_json(body)
     except ValidationError as error:
-        raise invalid(error, body) from error
+        raise from_validation_error(error, body) from error
     except VLLMError as error:
-        # It is no ValueError, so pydantic lets it through as it is.
-        fault = translated(error, None)
-        if isinstance(fault, RequestError) and fault.param is None:
-            fault.param = field_named(str(fault), _fields(request))
-        raise fault from error
+        # It is no ValueError, so pydantic passes it on unchanged.
+        translated = translate(error)
+        if isinstance(translated, RequestError) and translated.param is None:
+            translated.param = leading_field(str(translated), _field_adapters(request))
+        raise translated from error
     except Exception as error:
-        # vLLM's validators look into values whose types nobody has checked yet.
-        raise _misfit(request, body) from error
+        # vLLM's validators read values whose types are not checked yet.
+        raise _first_type_error(request, body) from error
     if isinstance(decoded, BaseModel):
         _read_messages(decoded, body)
         _require_texts(decoded)
-        _require_integers(decoded)
-    require_fitting(decoded)
+        _require_small_integers(decoded)
+    _require_size(decoded)
     return decoded
 
 
 @lru_cache
 def _validator(request: TypeAdapter[Any]) -> SchemaValidator:  # Any: vLLM's request types
-    """What decodes the request, and stops at the first faulty element of a list.
+    """Return a validator that stops at the first faulty element of a list.
 
-    pydantic would go on, and describe what is wrong with each element for each type that it could have been.
+    pydantic would describe what is wrong with each element for each type that it could have been.
     """
-    # A class that was used before would bring its own validator, which goes on.
-    return SchemaValidator(_failing_fast(request.core_schema), _use_prebuilt=False)
+    # With a prebuilt validator, a class would bring its own one, which does not stop.
+    return SchemaValidator(_with_fail_fast(request.core_schema), _use_prebuilt=False)
 
 
-def _failing_fast(schema: Any) -> Any:  # Any: parts of pydantic's schema, of any type
+def _with_fail_fast(schema: Any) -> Any:  # Any: parts of pydantic's schema, of any type
     if type(schema) in {list, tuple}:
-        return type(schema)(map(_failing_fast, schema))
+        return type(schema)(map(_with_fail_fast, schema))
     if type(schema) is not dict:
         return schema
-    changed = {key: _failing_fast(value) for key, value in schema.items()}
+    changed = {key: _with_fail_fast(value) for key, value in schema.items()}
     return {**changed, "fail_fast": True} if schema.get("type") in ("list", "set", "frozenset", "tuple") else changed
 
 
-def _misfit(request: TypeAdapter[Any], body: bytes) -> RequestError:  # Any: vLLM's request types
-    """The first field of the body whose value is of the wrong type, each looked at alone."""
-    members = json_of(body)
-    if isinstance(members, dict):
-        for name, value in members.items():
-            adapter = _fields(request).get(name)
-            try:
-                if adapter is not None:
-                    _validator(adapter).validate_python(value)
-            except ValidationError as error:
-                return invalid(error, body, (name,))
-            except Exception:
-                return RequestError(f"{name} has a value of the wrong type", param=name)
+def _first_type_error(request: TypeAdapter[Any], body: bytes) -> RequestError:  # Any: vLLM's request types
+    """Return the error for the first field of the body with a value of the wrong type, each checked alone."""
+    members = parse_json(body)
+    for name, value in members.items() if isinstance(members, dict) else ():
+        adapter = _field_adapters(request).get(name)
+        try:
+            if adapter is not None:
+                _validator(adapter).validate_python(value)
+        except ValidationError as error:
+            return from_validation_error(error, body, (name,))
+        except Exception:
+            return RequestError(f"{name} has a value of the wrong type", param=name)
     return RequestError("The body is not a request for this operation: a value has the wrong type.")
 
 
 @lru_cache
-def _fields(request: TypeAdapter[Any]) -> dict[str, TypeAdapter[Any]]:  # Any: vLLM's request types
-    """What checks each field of a request, or of the first type of a union that has it."""
+def _field_adapters(request: TypeAdapter[Any]) -> dict[str, TypeAdapter[Any]]:  # Any: vLLM's request types
+    """Return the type of each field; for a field of several types of a union, the first one's."""
     kind: Any = request._type  # Any: a class, or a union of them, maybe annotated
     models = [kind] if isinstance(kind, type) else [each for each in get_args(kind) if isinstance(each, type)]
     return {
@@ -111,26 +126,23 @@ def _read_messages(request: BaseModel, body: bytes) -> None:
                 try:
                     message[name] = list(value)
                 except ValidationError as error:
-                    raise invalid(error, body, ("messages", index, name)) from error
+                    raise from_validation_error(error, body, ("messages", index, name)) from error
 
 
 def _require_texts(request: BaseModel) -> None:
-    """
-    Leave out turns of the assistant that have nothing in them, and refuse those that have no text: vLLM reads one.
-    """
+    """Drop turns of the assistant that are empty, and refuse turns without a text: vLLM reads their first text."""
     items = getattr(request, "input", None)
     if not isinstance(items, list) or type(request).__name__ != "ResponsesRequest":
         return
-    empty = {id(item) for item in items if _is_empty_turn(item)}
+    turns = [item for item in items if not _is_empty_turn(item)]
     for index, item in enumerate(items):
         contents = getattr(item, "content", None) if getattr(item, "type", None) == "message" else None
         if contents and not hasattr(contents[0], "text"):
-            place = f"input[{index}].content[0]"
-            raise RequestError(f"{place} must be a text; the model reads no other turns of an assistant", param=place)
-    kept = [item for item in items if id(item) not in empty]
-    if items and not kept:
+            path = f"input[{index}].content[0]"
+            raise RequestError(f"{path} must be a text; the model reads no other turns of an assistant", param=path)
+    if items and not turns:
         raise RequestError("input has no text in it", param="input")
-    items[:] = kept
+    items[:] = turns
 
 
 def _is_empty_turn(item: object) -> bool:
@@ -138,7 +150,7 @@ def _is_empty_turn(item: object) -> bool:
     return is_message and getattr(item, "content", None) == []
 
 
-def _require_integers(request: BaseModel) -> None:
+def _require_small_integers(request: BaseModel) -> None:
     for name in request.model_fields_set - _FREE_FIELDS:
         if _has_large_integer(getattr(request, name)):
             raise RequestError(f"{name} is out of range: integers must be from -2^63 to 2^63 - 1", param=name)
@@ -150,3 +162,19 @@ def _has_large_integer(value: Any) -> bool:  # Any: JSON values
     if isinstance(value, dict):
         return any(map(_has_large_integer, value.values()))
     return isinstance(value, list) and any(map(_has_large_integer, value))
+
+
+def _require_size(request: Any) -> None:  # Any: one of vLLM's request types
+    """Raise RequestError if the request has too many inputs, or asks for too many choices."""
+    counts = {field: _input_count(getattr(request, field, None)) for field in _INPUT_FIELDS}
+    field = max(counts, key=counts.__getitem__)
+    require_size(counts[field], getattr(request, "n", None) or 1, field=field)
+
+
+def _input_count(value: Any) -> int:  # Any: what a field of a request holds
+    """Return the number of inputs of a field; a text is one, and so is a list of token ids."""
+    # Scores take contents of several kinds.
+    contents = value.get("content") if isinstance(value, dict) else value
+    if not isinstance(contents, list):
+        return int(contents is not None)
+    return 1 if contents and isinstance(contents[0], int) else len(contents)

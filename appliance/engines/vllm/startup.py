@@ -1,4 +1,10 @@
-"""The blocking half of an engine's start: import vLLM, build its config, start the engine core."""
+"""The start of an engine, from top to bottom.
+
+1. `preload`, while the model is downloaded: environment, fork server, import of vLLM.
+2. `prepare`, once it is there: checks of the files, environment of this model.
+3. `EngineStart.run`: connection of the other nodes; in a thread (`_launch`) vLLM's config, the engine core and its
+   client; vLLM's serving classes; announcement to other nodes and front ends.
+"""
 
 from __future__ import annotations
 
@@ -6,153 +12,351 @@ import contextlib
 import gc
 import importlib.util
 import multiprocessing
+import os
+import shutil
+import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import ValidationError
 
+from appliance.config.layout import AnyLayout, LayoutConfig
 from appliance.core.errors import ApplianceError, LoadError, MissingExtraError
-from appliance.engines.vllm.engine_args import EngineSpec
-from appliance.engines.vllm.engine_config import configure
-from appliance.engines.vllm.env import set_environment
-from appliance.engines.vllm.fair_executor import FairExecutor
-from appliance.engines.vllm.fork_server import ForkServer, Spawning
-from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
-from appliance.engines.vllm.grammar_check import GrammarCheck
-from appliance.engines.vllm.long_texts import shorten
-from appliance.engines.vllm.multi_frontend import client, patch_client_addresses, reject_per_process_features
-from appliance.engines.vllm.preload import fork_server, import_vllm, require_vllm
+from appliance.core.model import Operation
+from appliance.engines.vllm import patches
+from appliance.engines.vllm.async_llm import async_llm_class
+from appliance.engines.vllm.cpu import CpuProfile, is_cpu_build
+from appliance.engines.vllm.engine_args import WORKER_EXTENSION, EngineSpec, engine_arguments, frontend_arguments
+from appliance.engines.vllm.env import set_compile_cache, set_environment
+from appliance.engines.vllm.fork_server import ForkServer, SpawnContext
+from appliance.engines.vllm.multi_frontend import FrontendRendezvous
+from appliance.engines.vllm.multi_node import LeaderNode
+from appliance.engines.vllm.pooling import pooling_handlers
+from appliance.engines.vllm.process_group import EngineProcesses
+from appliance.engines.vllm.serving import Handler, generation_handlers
 from appliance.engines.vllm.startup_timings import StartupTimings
-from appliance.engines.vllm.usage_tracking import metered
-from appliance.engines.vllm.watchdog import Step, step_logger
+from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
+from appliance.engines.vllm.watchdog import step_logger
 from appliance.engines.vllm.weight_files import require_weights
-from appliance.limits import current_slot
 
 if TYPE_CHECKING:
+    from vllm.config import ModelConfig, VllmConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# How many more objects there must be before garbage is looked for: more than a thousand streams make at a step, which
-# are gone before the next. Python's own 700 has it looked for several times in each.
-_YOUNG_OBJECTS = 10_000
+# New objects before a garbage collection: more than a thousand streams create and drop in one step. With Python's own
+# 700 there are several collections in each step.
+_GC_THRESHOLD = 10_000
+
+_IMPORT_LOCK = threading.Lock()
 
 
-def prepare(setup: EngineSpec, meeting: FrontendRendezvous, parts: StartupTimings) -> ForkServer | None:
-    """Look at the artifact, set vLLM's environment, and begin what the engine core is forked from; returns at once.
+def preload(name: str, layout: AnyLayout, cache_dir: Path | None, *, starts_engine: bool = True) -> None:
+    """Begin what needs no file of the model `name`, and return at once; call it in the main thread.
 
-    None where vLLM starts its processes itself, on several devices, and where another front end starts them. `parts`
-    are told of what the engine core's start is spent on.
+    What is compiled is kept below `cache_dir`, None is the storage's default. `starts_engine` is whether the engine
+    core is a child of this process.
 
     Raises:
-        MissingExtraError: vLLM is not installed, or Ray where it is to start the ranks.
-        LoadError: the artifact is nothing that vLLM can read, or the environment asks for what front ends cannot share.
+        MissingExtraError: vLLM is not installed.
     """
-    require_vllm(setup.names[0])
-    if setup.layout.executor == "ray" and importlib.util.find_spec("ray") is None:
-        raise MissingExtraError("ray", "ray", f"the executor of the model {setup.names[0]!r}")
-    # Another format is read, or made up, in its own way, and only if the config asks for it.
-    if "load_format" not in setup.engine.args:
-        require_weights(setup.artifact, allow_pickle=setup.allow_pickle)
-    if setup.engine.trust_remote_code:
-        log.warning("model.runs_its_own_code", model=setup.names[0], artifact=str(setup.artifact))
-    set_environment(setup.layout, setup.addresses)
-    if meeting.is_shared:
-        reject_per_process_features()
-    return fork_server(setup.layout, parts) if meeting.is_host else None
+    _require_vllm(name)
+    set_compile_cache(cache_dir)
+    # A CPU is one device, so `auto` has one meaning there.
+    known = layout if isinstance(layout, LayoutConfig) else LayoutConfig() if is_cpu_build() else None
+    if known is not None:
+        set_environment(known)
+        if starts_engine:
+            _create_fork_server(known, StartupTimings())
+    threading.Thread(target=_import_early, name="import-vllm", daemon=True).start()
 
 
-def launch(
-    setup: EngineSpec,
-    server: ForkServer | None,
-    meeting: FrontendRendezvous,
-    proceed: Callable[[], None],
-    step: Step,
-    parts: StartupTimings,
-) -> tuple[AsyncLLM, Namespace]:
-    """Build the engine, and the arguments for its serving classes; blocks for as long as the model loads.
+def prepare(spec: EngineSpec, rendezvous: FrontendRendezvous, timings: StartupTimings) -> ForkServer | None:
+    """Check the model's files, set vLLM's environment, and start the fork server; returns at once.
 
-    `proceed` is asked right before the engine core starts, and raises when nobody wants it any more; `step` is told of
-    each step of the engine, and `parts` of what the start is spent on. Where front ends meet, the host starts the
-    engine, and the others join once it is ready.
-    What vLLM refuses, it refuses with exceptions of many kinds; `as_load_error` makes them one.
+    None if vLLM starts its processes itself, for several devices, or if another front end starts the engine.
+
+    Raises:
+        MissingExtraError: vLLM is not installed, or Ray although the layout needs it.
+        LoadError: vLLM cannot read the files, or the environment asks for what front ends cannot share.
     """
-    with parts.part("imports"):
+    _require_vllm(spec.names[0])
+    if spec.layout.executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("ray", "ray", f"the executor of the model {spec.names[0]!r}")
+    # A configured format has files of its own, or none.
+    if "load_format" not in spec.engine.args:
+        require_weights(spec.artifact, allow_pickle=spec.allow_pickle)
+    if spec.engine.trust_remote_code:
+        log.warning("model.remote_code_trusted", model=spec.names[0], artifact=str(spec.artifact))
+    set_environment(spec.layout, spec.addresses)
+    rendezvous.require_shareable()
+    return _create_fork_server(spec.layout, timings) if rendezvous.is_host else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEngine:
+    """A started engine: vLLM's client, a handler for each operation, and what the engine measured of itself."""
+
+    llm: AsyncLLM
+    handlers: Mapping[Operation, Handler]
+    measured: Mapping[str, int]
+
+
+class EngineStart:
+    """One start of an engine in this process, or of a front end that joins the engine of another one."""
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        rendezvous: FrontendRendezvous,
+        leader: LeaderNode,
+        processes: EngineProcesses,
+        on_step: Callable[[int, bool], None],
+    ) -> None:
+        """`on_step` is called at each step of the engine; see `step_logger`."""
+        self._spec = spec
+        self._rendezvous = rendezvous
+        self._leader = leader
+        self._processes = processes
+        self._on_step = on_step
+        self._timings = StartupTimings()
+        self._server: ForkServer | None = None
+
+    async def run(self) -> RunningEngine:
+        """Start the engine, and wait until it can compute; if that fails, all its processes are killed.
+
+        Raises:
+            LoadError: vLLM refuses the model or the arguments.
+        """
+        self._server = prepare(self._spec, self._rendezvous, self._timings)
+        try:
+            spec = await self._leader.wait_for_workers()
+            llm, arguments = await self._leader.unless_lost(self._processes.start(partial(self._launch, spec)))
+            with self._timings.measure("front_end"):
+                # The first call to the engine core starts the task that notices its death.
+                await llm.reset_mm_cache()
+                handlers = await _create_handlers(llm, arguments)
+                measured = await _measure(llm)
+            self._processes.record()
+            _freeze_gc()
+            self._leader.announce_started()
+            self._rendezvous.announce_ready(llm.engine_core.stats_update_address)
+        except Exception as error:
+            self.kill()
+            log.debug("engine.start_failed", model=self._spec.names[0], exc_info=True)
+            failure = as_load_error(error, self._spec, self._server)
+            self._rendezvous.announce_failure(str(failure))
+            raise failure from error
+        except BaseException:
+            self.kill()
+            raise
+        return RunningEngine(llm, handlers, measured)
+
+    def kill(self) -> None:
+        """Kill every process of the engine, and disconnect the other nodes, which kill theirs."""
+        self._processes.kill()
+        self._leader.close()
+
+    @property
+    def timings(self) -> Mapping[str, float]:
+        """Seconds by phase until now."""
+        if self._server is not None:
+            self._server.receive()
+        return self._timings.seconds
+
+    def _launch(self, spec: EngineSpec) -> tuple[AsyncLLM, Namespace]:
+        """Create vLLM's client and the arguments for its serving classes; blocks while the model loads.
+
+        A front end that is not the host joins the engine once it is ready.
+        """
+        server, rendezvous, require_wanted = self._server, self._rendezvous, self._processes.require_wanted
+        with self._timings.measure("imports"):
+            import_vllm()
+        with patches.fork_from(server) if server else patches.spawn_coordinator_as_child():
+            with self._timings.measure("config"):
+                config, arguments = _create_config(spec, rendezvous)
+            require_wanted()
+            with self._timings.measure("engine"), patches.announce_front_ends(rendezvous):
+                client_arguments = rendezvous.client_arguments(require_wanted)
+                context = server or SpawnContext(multiprocessing.get_context("spawn"))
+                structured_outputs = StructuredOutputsCheck(spec.engine.structured_outputs, context, config)
+                llm = async_llm_class(structured_outputs).from_vllm_config(
+                    config, stat_loggers=[step_logger(self._on_step)], **client_arguments
+                )
+                patches.tokenize_fairly(llm.renderer)
+                if server is not None:
+                    # Within the phase, which does not count the phases of the engine core.
+                    server.receive()
+        rendezvous.monitor(llm)
+        return llm, arguments
+
+
+def import_vllm() -> None:
+    """Import what a start needs; in the event loop it would block for seconds.
+
+    In one thread at a time: two threads that import modules which import each other wait for one another.
+    """
+    with _IMPORT_LOCK:
+        import vllm.entrypoints.generate.api_router
+        import vllm.entrypoints.launchers.api_server.app_state
+        import vllm.entrypoints.pooling.factories
+        import vllm.entrypoints.scale_out.factories
+        import vllm.v1.engine.async_llm  # noqa: F401 - imported for its time, not for its names
+
+
+def create_engine_args(spec: EngineSpec) -> AsyncEngineArgs:
+    """Return vLLM's engine arguments, after setting its environment."""
+    from vllm import envs
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    # The settings of an earlier engine may be cached.
+    envs.disable_envs_cache()
+    set_environment(spec.layout, spec.addresses)
+    return AsyncEngineArgs(**engine_arguments(spec, on_cpu=current_platform.is_cpu()))
+
+
+def as_load_error(error: Exception, spec: EngineSpec, server: ForkServer | None) -> ApplianceError:
+    """Return any failure of a start as an error of ours, with the engine core's own message if it has sent one."""
+    if isinstance(error, ApplianceError):
+        return error
+    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    cause = (server.last_error() if server else None) or f"{type(error).__name__}: {' '.join(text.split())[:500]}"
+    return LoadError(f"vLLM cannot serve {spec.names[0]!r}: {cause}")
+
+
+def _require_vllm(name: str) -> None:
+    if importlib.util.find_spec("vllm") is None:
+        extra = "gpu" if shutil.which("nvidia-smi") else "cpu"
+        raise MissingExtraError("vllm", extra, f"the model {name!r}")
+
+
+def _create_fork_server(layout: LayoutConfig, timings: StartupTimings) -> ForkServer | None:
+    """Start the server that the engine core is forked from; None for several devices, where vLLM does it itself."""
+    if not layout.is_alone:
+        return None
+    if not is_cpu_build():
+        return ForkServer(timings)
+    profile = CpuProfile.of(layout)
+    return ForkServer(timings, profile.environment, profile.threads)
+
+
+def _import_early() -> None:
+    # The start imports again, and reports the error.
+    with contextlib.suppress(Exception):
         import_vllm()
-    with _forking_from(server) if server else _with_our_coordinator():
-        with parts.part("config"):
-            config, arguments = configure(setup, meeting)
-        proceed()
-        with parts.part("engine"), patch_client_addresses(meeting):
-            others = client(meeting, proceed)
-            limits = setup.engine.structured_outputs
-            context = server or Spawning(multiprocessing.get_context("spawn"))
-            grammars = GrammarCheck(context, config, limits.compile_seconds)
-            engines = metered(limits, grammars)
-            llm = engines.from_vllm_config(config, stat_loggers=[step_logger(step)], **others)
-            pool = llm.renderer._executor
-            pool.submit = FairExecutor(pool.submit, current_slot).submit
-            shorten(llm.renderer)
-            if server is not None:
-                # What it tells of is no part of ours.
-                server.listen()
-    if not meeting.is_host:
-        meeting.listen(llm)
-    return llm, arguments
+
+
+def _create_config(spec: EngineSpec, rendezvous: FrontendRendezvous) -> tuple[VllmConfig, Namespace]:
+    """Return vLLM's config of the engine, and the arguments for its serving classes.
+
+    Raises:
+        LoadError: the model has no chat template.
+    """
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+
+    engine_args = create_engine_args(spec)
+    patches.set_front_end_number(engine_args, rendezvous.count, rendezvous.number)
+    with _keep_preloaded_libraries() if spec.layout.is_alone else contextlib.nullcontext():
+        config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    if spec.chat_template is None and spec.pooler is None:
+        _require_chat_template(spec.names[0], config.model_config)
+    if current_platform.is_cpu() and spec.layout.is_alone:
+        _log_cpu_profile(spec, config)
+    arguments = frontend_arguments(spec, engine_args)
+    arguments.structured_outputs_config = config.structured_outputs_config
+    return config, arguments
 
 
 @contextlib.contextmanager
-def _forking_from(server: ForkServer) -> Iterator[None]:
-    """Have vLLM start its engine core from `server`, and look at the model's class in a process from there.
-
-    For the first, vLLM offers fork, unsafe in a process with threads, and spawn; for the second, a new interpreter. The
-    last two import everything once more.
-    """
-    from vllm.model_executor.models import registry
-    from vllm.v1.engine import utils
-
-    originals = utils.get_mp_context, registry._run_in_subprocess
-    utils.get_mp_context, registry._run_in_subprocess = lambda: server, server.compute
+def _keep_preloaded_libraries() -> Iterator[None]:
+    """Keep LD_PRELOAD, which vLLM changes for processes that it starts itself."""
+    before = os.environ.get("LD_PRELOAD")
     try:
         yield
     finally:
-        utils.get_mp_context, registry._run_in_subprocess = originals
+        if before is not None:
+            os.environ["LD_PRELOAD"] = before
+        else:
+            os.environ.pop("LD_PRELOAD", None)
 
 
-@contextlib.contextmanager
-def _with_our_coordinator() -> Iterator[None]:
-    """
-    Have the process that spreads requests over copies of the model end with us; vLLM's plugins are not asked there.
-    """
-    from vllm.v1.engine import coordinator
+def _require_chat_template(name: str, model: ModelConfig) -> None:
+    """Raise LoadError for a model without a chat template, before its weights are read."""
+    from transformers import PreTrainedTokenizerBase
+    from vllm.renderers.hf import resolve_chat_template
+    from vllm.tokenizers import cached_tokenizer_from_config
 
-    original = coordinator.get_mp_context
-    coordinator.get_mp_context = lambda: Spawning(original())
-    try:
-        yield
-    finally:
-        coordinator.get_mp_context = original
+    tokenizer = cached_tokenizer_from_config(model)
+    # Other tokenizers, such as Mistral's, have their chat format in code.
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    if resolve_chat_template(tokenizer, None, None, model_config=model) is None:
+        raise LoadError(
+            f"model {name!r} has no chat template; give one as chat_template: (a file or the text), "
+            "or put class: adapter in front of it"
+        )
 
 
-def freeze_gc() -> None:
-    """Leave out of every later collection what the start brought: nearly all of it stays, and looking at it takes long.
+def _log_cpu_profile(spec: EngineSpec, config: VllmConfig) -> None:
+    """Log how the engine computes on the CPU, and which keys and variables replaced our choice."""
+    engine, profile = spec.engine, CpuProfile.of(spec.layout)
+    keys = {
+        "engine.dtype": engine.dtype != "auto",
+        "engine.enforce_eager": engine.enforce_eager is not None,
+        "engine.kv_cache_memory_bytes": engine.kv_cache_memory_bytes is not None,
+        "layout.kv_cache": spec.layout.kv_cache is not None,
+    }
+    log.info(
+        "cpu_profile.selected",
+        model=spec.names[0],
+        threads=profile.threads,
+        openmp=profile.openmp,
+        dtype=str(config.model_config.dtype).removeprefix("torch."),
+        eager=config.model_config.enforce_eager,
+        kv_cache_bytes=config.cache_config.kv_cache_memory_bytes,
+        overridden_by=[*profile.overridden_by, *(key for key, is_set in keys.items() if is_set)],
+    )
 
-    vLLM's settings are fixed by now, too, and it reads some of them from the environment for each token.
+
+async def _create_handlers(llm: AsyncLLM, arguments: Namespace) -> Mapping[Operation, Handler]:
+    """Return a handler for each operation, on vLLM's serving classes as it builds them for its own server."""
+    from starlette.datastructures import State
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+
+    state, tasks = State(), await llm.get_supported_tasks()
+    await init_app_state(llm, state, arguments, tasks)
+    if "generate" in tasks:
+        return generation_handlers(state)
+    return pooling_handlers(llm, state, llm.model_config.get_pooling_task(tasks))
+
+
+async def _measure(llm: AsyncLLM) -> Mapping[str, int]:
+    """Return the weights' bytes on the rank with most, and the tokens of one copy's KV cache, as far as known."""
+    measured: dict[str, int | None] = {"kv_tokens": llm.vllm_config.cache_config.kv_cache_size_tokens}
+    # The config may have replaced our worker extension.
+    if llm.vllm_config.parallel_config.worker_extension_cls == WORKER_EXTENSION:
+        sizes: list[int | None] = await llm.collective_rpc("weight_bytes")
+        measured["weight_bytes"] = max((size for size in sizes if size is not None), default=None)
+    return {name: value for name, value in measured.items() if value is not None}
+
+
+def _freeze_gc() -> None:
+    """Exclude what the start created from garbage collections: nearly all of it stays, and visiting it takes long.
+
+    vLLM's settings are final too; vLLM reads some of them from the environment for each token.
     """
     from vllm import envs
 
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
     envs.enable_envs_cache()
-
-
-def as_load_error(error: Exception, setup: EngineSpec, server: ForkServer | None) -> ApplianceError:
-    """Any failure of a start as an error of ours, with the engine core's own words where it had some."""
-    if isinstance(error, ApplianceError):
-        return error
-    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-    cause = (server.cause() if server else None) or f"{type(error).__name__}: {' '.join(text.split())[:500]}"
-    return LoadError(f"vLLM cannot serve {setup.names[0]!r}: {cause}")

@@ -1,46 +1,115 @@
-"""The size of what an answer is held to: a JSON Schema, a grammar, a regular expression, choices."""
+"""Limits of what an output is constrained to: a JSON Schema, a grammar, a regular expression, choices.
+
+The engine compiles the constraints of all requests one after the other, and cannot stop. So a constraint is checked
+for its size and its references first, and then compiled once in another process, with a limit of CPU time.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
-from typing import Any
+import re
+import socket
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeGuard
+from urllib.parse import unquote
+from weakref import WeakValueDictionary
+
+import structlog
 
 from appliance.config.engine import StructuredOutputsConfig
-from appliance.core.errors import RequestError
-from appliance.engines.vllm.schema_references import (
-    require_references,
-    require_single_rules,
-    require_tagged_references,
-)
+from appliance.core.errors import RequestError, UnavailableError
+from appliance.engines.vllm.fork_server import GRAMMAR_PROCESS, ForkServer, SpawnContext
+from appliance.engines.vllm.grammar_compiler import LENGTH_BYTES, serve
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from vllm.config import VllmConfig
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# CPU time in which nearly every grammar compiles; one that takes longer waits in a queue of its own.
+_QUICK_SECONDS = 2.0
+
+_MAX_VERDICTS = 1_024
+
+_PARAM = "response_format"
+
+# Keywords of a schema whose values are data, whatever they look like.
+_DATA_KEYWORDS = frozenset({"const", "default", "enum", "examples"})
+
+# Keywords whose values are schemas by names of the client's own.
+_NAMED_SCHEMAS = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+
+# Keys of a structural tag whose values are schemas.
+_TAG_SCHEMAS = ("json_schema", "schema")
+
+_GRAMMAR_RULE = re.compile(r"^[ \t]*+([\w-]++)[ \t]*+::=", re.MULTILINE)
+
+# Characters of a client's own words in a message.
+_MAX_QUOTED = 100
+
+Verdict = Mapping[str, str]
+"""
+The answer of the process that compiles: `backend`, or `fault` with a `reason`.
+"""
 
 
-def require_compilable(constraint: Any, limits: StructuredOutputsConfig) -> None:  # Any: vLLM's parameters
-    """Return where vLLM compiles the constraint in a short time; it compiles those of all requests one after the other.
+class StructuredOutputsCheck:
+    """Checks the constraints of one engine's requests."""
 
-    Raises:
-        RequestError: it is larger than the config allows, or part of it leads nowhere.
+    def __init__(self, limits: StructuredOutputsConfig, context: ForkServer | SpawnContext, config: VllmConfig) -> None:
+        self._limits = limits
+        self._compilation = CompilationCheck(context, config, limits.compile_seconds)
+
+    async def require_allowed(self, constraint: Any) -> None:  # Any: vLLM's parameters
+        """Return if the engine may compile the constraint, None included.
+
+        Raises:
+            RequestError: it is too large or too complex, does not compile, or refers to nothing.
+            UnavailableError: no process is there to compile it.
+        """
+        require_small(constraint, self._limits)
+        await self._compilation.require_compilable(constraint)
+
+    def close(self) -> None:
+        """End the processes that compile."""
+        self._compilation.close()
+
+
+def require_small(constraint: Any, limits: StructuredOutputsConfig) -> None:  # Any: vLLM's parameters
+    """Raise RequestError if the constraint is larger than the config allows, or a reference in it leads nowhere.
+
+    For such a reference vLLM would give an empty text.
     """
     if constraint is None:
         return
     schema = constraint.json if constraint.json is not None else constraint.structural_tag
-    texts = [_text(schema), constraint.regex or "", constraint.grammar or "", *(constraint.choice or ())]
-    _require(sum(len(text.encode(errors="surrogatepass")) for text in texts), limits.max_bytes, "bytes")
-    _require(len(constraint.choice or ()), limits.max_enum_values, "choices")
-    properties, values = _sizes(_value(schema))
-    _require(properties, limits.max_properties, "properties")
-    _require(values, limits.max_enum_values, "values of enumerations")
+    text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
+    texts = [text, constraint.regex or "", constraint.grammar or "", *(constraint.choice or ())]
+    _require_at_most(limits.max_bytes, sum(len(each.encode(errors="surrogatepass")) for each in texts), "bytes")
+    _require_at_most(limits.max_enum_values, len(constraint.choice or ()), "choices")
+    value = _parse(schema)
+    properties, enum_values = _count(value)
+    _require_at_most(limits.max_properties, properties, "properties")
+    _require_at_most(limits.max_enum_values, enum_values, "values of enumerations")
     if constraint.json is not None:
-        require_references(_value(schema))
+        _require_references(value)
     else:
-        require_tagged_references(_value(schema))
-    require_single_rules(constraint.grammar or "")
+        # Each schema of a structural tag is one of its own.
+        for member in _members(value, stop_at=_TAG_SCHEMAS):
+            for name in _TAG_SCHEMAS:
+                _require_references(member.get(name))
+    for name, count in Counter(_GRAMMAR_RULE.findall(constraint.grammar or "")).items():
+        if count > 1:
+            raise _invalid(f"The grammar defines the rule {name[:_MAX_QUOTED]!r} {count} times; define it once")
 
 
-def _text(schema: Any) -> str:  # Any: JSON text, or the value
-    return schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
-
-
-def _value(schema: Any) -> Any:  # Any: JSON text, or the value
+def _parse(schema: Any) -> Any:  # Any: JSON text, or the value
     try:
         return json.loads(schema) if isinstance(schema, str) else schema
     except (ValueError, RecursionError):
@@ -48,27 +117,221 @@ def _value(schema: Any) -> Any:  # Any: JSON text, or the value
         return None
 
 
-def _require(size: int, most: int, what: str) -> None:
-    if size > most:
+def _require_at_most(limit: int, size: int, unit: str) -> None:
+    if size > limit:
         raise RequestError(
-            f"The schema, grammar or list of choices has {size} {what}; this model takes {most} at most.",
-            param="response_format",
+            f"The schema, grammar or list of choices has {size} {unit}; this model takes {limit} at most.",
+            param=_PARAM,
             code="schema_too_large",
         )
 
 
-def _sizes(schema: Any) -> tuple[int, int]:  # Any: JSON values
-    """How many properties and enumerated values there are, at any depth."""
-    properties = values = 0
+def _invalid(message: str) -> RequestError:
+    return RequestError(message, param=_PARAM, code="schema_invalid")
+
+
+def _count(schema: Any) -> tuple[int, int]:  # Any: JSON values
+    """Return how many properties and enumerated values there are, at any depth."""
+    properties = enum_values = 0
+    for value in _members(schema):
+        if isinstance(value.get("properties"), dict):
+            properties += len(value["properties"])
+        if isinstance(value.get("enum"), list):
+            enum_values += len(value["enum"])
+    return properties, enum_values
+
+
+def _members(value: Any, stop_at: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:  # Any: JSON values
+    """Yield the objects at any depth, apart from those under the keys of `stop_at`."""
+    rest = [value]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, list):
+            rest.extend(value)
+        elif isinstance(value, dict):
+            yield value
+            rest.extend(member for name, member in value.items() if name not in stop_at)
+
+
+def _schemas(schema: Any) -> Iterator[dict[str, Any]]:  # Any: JSON values
+    """Yield the schema and all schemas in it."""
     rest = [schema]
     while rest:
         value = rest.pop()
-        if isinstance(value, dict):
-            if isinstance(value.get("properties"), dict):
-                properties += len(value["properties"])
-            if isinstance(value.get("enum"), list):
-                values += len(value["enum"])
-            rest.extend(value.values())
-        elif isinstance(value, list):
+        if isinstance(value, list):
             rest.extend(value)
-    return properties, values
+        elif isinstance(value, dict):
+            yield value
+            for name, member in value.items():
+                if name in _NAMED_SCHEMAS and isinstance(member, dict):
+                    rest.extend(member.values())
+                elif name not in _DATA_KEYWORDS:
+                    rest.append(member)
+
+
+def _require_references(schema: Any) -> None:  # Any: JSON values
+    """Raise RequestError if a `$ref` leads out of the schema, to nothing, or only to other references."""
+    followed: set[int] = set()
+    for holder in _schemas(schema):
+        if not _is_reference(holder):
+            continue
+        value, path = holder, set[int]()
+        while _is_reference(value) and id(value) not in followed:
+            path.add(id(value))
+            value = _resolve(schema, value["$ref"])
+            if id(value) in path:
+                reference = holder["$ref"][:_MAX_QUOTED]
+                raise _invalid(f"The schema's $ref {reference!r} leads back to itself, and to no schema")
+        followed |= path
+
+
+def _is_reference(value: Any) -> TypeGuard[dict[str, Any]]:  # Any: JSON values
+    return isinstance(value, dict) and isinstance(value.get("$ref"), str)
+
+
+def _resolve(schema: Any, reference: str) -> Any:  # Any: JSON values
+    if reference != "#" and not reference.startswith("#/"):
+        raise _invalid(
+            f"The schema's $ref {reference[:_MAX_QUOTED]!r} leads outside of it; write what it stands for under $defs, "
+            "and begin the reference with #/"
+        )
+    value = schema
+    try:
+        for part in unquote(reference).split("/")[1:]:
+            value = value[int(part) if isinstance(value, list) else part.replace("~1", "/").replace("~0", "~")]
+    except (LookupError, TypeError, ValueError) as error:
+        raise _invalid(f"The schema's $ref {reference[:_MAX_QUOTED]!r} leads to nothing in it") from error
+    return value
+
+
+class CompilationCheck:
+    """Compiles each new constraint in another process first, started when it is needed; remembers the verdicts."""
+
+    def __init__(self, context: ForkServer | SpawnContext, config: VllmConfig, seconds: float) -> None:
+        """`seconds` is the limit of CPU time for one constraint."""
+        self._seconds = seconds
+        self._has_tokenizer = not config.model_config.skip_tokenizer_init
+        self._processes = [
+            _CompilerProcess(context, config, limit) for limit in sorted({min(seconds, _QUICK_SECONDS), seconds})
+        ]
+        self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        self._backend: str | None = None
+
+    async def require_compilable(self, constraint: Any) -> None:  # Any: vLLM's parameters
+        """Return when the constraint is known to compile in time, or when vLLM will refuse it by itself.
+
+        Raises:
+            RequestError: it does not compile, or not in time.
+            UnavailableError: no process is there to compile it.
+        """
+        # Without a tokenizer vLLM refuses every constraint.
+        if constraint is None or not self._has_tokenizer:
+            return
+        fields = {field.name: getattr(constraint, field.name) for field in dataclasses.fields(constraint)}
+        fields = {name: value for name, value in fields.items() if value is not None and not name.startswith("_")}
+        key = sha256(json.dumps(fields).encode()).digest()
+        # Requests with the same constraint wait for one compilation.
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            verdict = self._verdicts.get(key)
+            if verdict is None:
+                verdict = self._verdicts[key] = await self._compile(fields)
+            self._verdicts.move_to_end(key)
+            if len(self._verdicts) > _MAX_VERDICTS:
+                self._verdicts.popitem(last=False)
+        self._require_good(verdict)
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.close()
+
+    async def _compile(self, constraint: Mapping[str, Any]) -> Verdict:  # Any: JSON values
+        request = json.dumps({"constraint": constraint, "backend": self._backend}).encode()
+        for process in self._processes:
+            verdict = await process.compile(request)
+            if verdict.get("fault") != "slow":
+                break
+        # The engine keeps the backend of its first constraint.
+        self._backend = self._backend or verdict.get("backend")
+        return verdict
+
+    def _require_good(self, verdict: Verdict) -> None:
+        fault = verdict.get("fault")
+        if fault is None:
+            return
+        if fault == "invalid":
+            raise _invalid(f"The schema or grammar cannot be compiled: {verdict['reason']}")
+        limit = f"{self._seconds:g} seconds" if fault == "slow" else "the memory or depth there is"
+        raise RequestError(
+            f"The schema or grammar is too complex: to compile, it takes more than {limit}. Give it fewer properties, "
+            "values and alternatives, less depth, or smaller bounds, such as maxLength and maxItems.",
+            param=_PARAM,
+            code="schema_too_complex",
+        )
+
+
+class _CompilerProcess:
+    """A process that compiles constraints one after the other, each within a limit of CPU time."""
+
+    def __init__(self, context: ForkServer | SpawnContext, config: VllmConfig, seconds: float) -> None:
+        self._context = context
+        self._config = config
+        self._seconds = seconds
+        # Requests wait here and not in the process, so that a client that leaves is out of the queue.
+        self._turn = asyncio.Lock()
+        self._process: BaseProcess | None = None
+        self._control: socket.socket | None = None
+
+    async def compile(self, request: bytes) -> Verdict:
+        """Return the verdict on a request; cancelling this ends the compilation.
+
+        Raises:
+            UnavailableError: the process died.
+        """
+        async with self._turn:
+            response = await self._exchange(request)
+        if not response:
+            log.warning("grammar_check.process_died")
+            self.close()
+            raise UnavailableError(
+                "Schemas and grammars cannot be checked at the moment.", retry_after=1, code="grammar_check_ended"
+            )
+        verdict: Verdict = json.loads(response)
+        return verdict
+
+    def close(self) -> None:
+        """Kill the process."""
+        process, self._process = self._process, None
+        control, self._control = self._control, None
+        if process is not None and control is not None:
+            process.kill()
+            control.close()
+
+    async def _exchange(self, request: bytes) -> bytes:
+        """Return the response, empty if the process died before it."""
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                socket.send_fds(self._connected(), [b"."], [theirs.fileno()])
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            try:
+                writer.write(len(request).to_bytes(LENGTH_BYTES, "big") + request)
+                return await reader.read()
+            finally:
+                # Not `close`, which would send the rest of the request first.
+                writer.transport.abort()
+        except OSError:
+            return b""
+
+    def _connected(self) -> socket.socket:
+        """Return the socket of the process, after starting it where there is none."""
+        if self._process is None or self._control is None or not self._process.is_alive():
+            self.close()
+            self._control, theirs = socket.socketpair()
+            with theirs:
+                arguments = {"vllm_config": self._config, "control": theirs, "seconds": self._seconds}
+                self._process = self._context.Process(target=serve, name=GRAMMAR_PROCESS, kwargs=arguments)
+                self._process.start()
+        return self._control

@@ -1,4 +1,4 @@
-"""The watchdog of an engine: whether it gets on with the work it has."""
+"""The watchdog of an engine: whether it makes progress while it has requests."""
 
 from __future__ import annotations
 
@@ -14,108 +14,105 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.metrics.loggers import StatLoggerBase
 
-# What lies between two looks counts up to here: a process that was itself stopped, or busy, has seen nothing of it.
-_MOST_BETWEEN_SECONDS = 2.0
+# At most this much counts between two checks: a process that was stopped or busy itself has seen no steps in between.
+_MAX_INTERVAL_SECONDS = 2.0
 
-# Clients that give up and ask again leave gaps, in which a stalled engine is no better; longer ones are idleness.
-_MOST_GAP_SECONDS = 5.0
+# Clients that give up and retry leave gaps in which a stalled engine is not well; a longer gap is idleness.
+_IDLE_SECONDS = 5.0
 
 
 class StallWatchdog:
-    """Time in which the engine had work and made no step, of whatever request.
+    """Measures the time in which the engine has requests and makes no step, for whichever request.
 
-    An engine without work is not looked at: one that is stopped then shows with the next request.
+    An engine without requests is not checked; if it is stopped, that shows with the next request.
     """
 
     def __init__(
-        self, most_seconds: float, clock: Callable[[], float] = time.monotonic, pulse: Heartbeat | None = None
+        self,
+        max_stall_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        heartbeat: SharedHeartbeat | None = None,
     ) -> None:
-        """`pulse` tells of steps that other front ends of the engine have seen, None where there are none."""
-        self._most_seconds = most_seconds
-        self._pulse = pulse
+        """`heartbeat` carries the steps that other front ends of the engine see; None if there are none."""
+        self._max_stall_seconds = max_stall_seconds
+        self._heartbeat = heartbeat
         self._clock = clock
-        self._looked = clock()
-        self._quiet_seconds = 0.0
+        self._checked_at = clock()
+        self._stall_seconds = 0.0
         self._idle_seconds = 0.0
 
-    def step(self) -> None:
-        """The engine made a step."""
-        self._looked = self._clock()
-        self._quiet_seconds = 0.0
-        if self._pulse is not None:
-            self._pulse.beat()
+    def record_step(self) -> None:
+        """Reset the time: the engine made a step."""
+        self._checked_at = self._clock()
+        self._stall_seconds = 0.0
+        if self._heartbeat is not None:
+            self._heartbeat.beat()
 
-    def look(self, unfinished: int) -> None:
-        """Take in that so many requests are unfinished now; asked often, or it sees less than there is.
+    def check(self, unfinished: int) -> None:
+        """Measure, with this many unfinished requests; to be called every second or more often.
 
         Raises:
-            EngineDeadError: it has stalled.
+            EngineDeadError: the engine has stalled.
         """
-        if self._pulse is not None and self._pulse.has_beaten():
-            self._quiet_seconds = 0.0
+        if self._heartbeat is not None and self._heartbeat.has_beaten():
+            self._stall_seconds = 0.0
         now = self._clock()
-        passed = min(now - self._looked, _MOST_BETWEEN_SECONDS)
-        self._looked = now
+        passed = min(now - self._checked_at, _MAX_INTERVAL_SECONDS)
+        self._checked_at = now
         if unfinished:
             self._idle_seconds = 0.0
-            self._quiet_seconds += passed
+            self._stall_seconds += passed
         else:
             self._idle_seconds += passed
-            if self._idle_seconds > _MOST_GAP_SECONDS:
-                self._quiet_seconds = 0.0
-        if unfinished and self._quiet_seconds >= self._most_seconds:
+            if self._idle_seconds > _IDLE_SECONDS:
+                self._stall_seconds = 0.0
+        if unfinished and self._stall_seconds >= self._max_stall_seconds:
             raise EngineDeadError(
-                f"the engine stalled: {unfinished} requests and no step for {self._quiet_seconds:.0f} seconds"
+                f"the engine stalled: {unfinished} requests and no step for {self._stall_seconds:.0f} seconds"
             )
 
 
-class Heartbeat:
-    """
-    The steps of an engine that several front ends share, as all of them see it: each hears of its own requests' alone.
+class SharedHeartbeat:
+    """Steps of an engine that several front ends share, each of which sees those of its own requests alone.
 
-    It is the time of a file, which is touched once between two looks.
+    It is the modification time of a file, which is touched at most once between two checks.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._seen: int | None = None
-        self._is_fresh = False
+        self._has_own_beat = False
 
     def beat(self) -> None:
-        """This front end has seen a step."""
-        self._is_fresh = True
+        """Record a step that this front end has seen."""
+        self._has_own_beat = True
 
     def has_beaten(self) -> bool:
-        """Whether any front end has seen a step since the last look."""
-        if self._is_fresh:
-            self._is_fresh = False
-            # Not by the kernel's clock, which stands still for milliseconds.
-            os.utime(self._file, ns=(moment := time.monotonic_ns(), moment))
+        """Whether any front end has seen a step since the last call."""
+        if self._has_own_beat:
+            self._has_own_beat = False
+            # Not the kernel's clock, which advances in steps of milliseconds.
+            os.utime(self._file, ns=(now := time.monotonic_ns(), now))
         before, self._seen = self._seen, self._file.stat().st_mtime_ns
         return self._seen != before
 
 
-Step = Callable[[int, bool], None]
-"""
-Told of a step of the engine core of this number, and whether that said how it stands now.
-"""
+def step_logger(on_step: Callable[[int, bool], None]) -> Callable[[VllmConfig, int], StatLoggerBase]:
+    """Return a logger of vLLM's statistics, which vLLM calls at each step of an engine core.
 
-
-def step_logger(step: Step) -> Callable[[VllmConfig, int], StatLoggerBase]:
-    """
-    What vLLM calls with the statistics of each step of an engine, also of one that gave no token; it only tells `step`.
+    `on_step` gets the number of the core, and whether the step had statistics of its scheduler.
     """
     from vllm.v1.metrics.loggers import StatLoggerBase
 
-    class StepCounter(StatLoggerBase):  # type: ignore[misc]  # vLLM is Any to mypy
+    class StepLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is Any to mypy
         def __init__(self, _config: VllmConfig, engine_index: int = 0) -> None:
-            self._number = engine_index
+            self._core = engine_index
 
         # Any: vLLM's statistics, of which only the moment counts.
         def record(self, scheduler_stats: Any = None, *_: Any, **__: Any) -> None:
-            step(self._number, scheduler_stats is not None)
+            on_step(self._core, scheduler_stats is not None)
 
         def log_engine_initialized(self) -> None:
             pass
 
-    return StepCounter
+    return StepLogger

@@ -1,31 +1,20 @@
-"""What vLLM mixes into its workers: they import it by name before they load the model, and only there."""
+"""What vLLM mixes into its workers (``worker_extension_cls``): they import it by name before they load the model."""
 
 from __future__ import annotations
 
-from functools import wraps
 from typing import Any
 
-from vllm.model_executor.model_loader import base_loader
+from appliance.engines.vllm import patches
 
-_finish = base_loader.process_weights_after_loading
-
-
-@wraps(_finish)
-def _weigh_and_finish(model: Any, *args: Any, **kwargs: Any) -> None:  # Any: vLLM has no types for us
-    # Now or never: for a CPU they are packed anew right after, and the tensors that are left are empty.
-    model.weight_bytes = sum(each.nbytes for each in model.parameters())
-    _finish(model, *args, **kwargs)
-
-
-base_loader.process_weights_after_loading = _weigh_and_finish
+patches.record_weight_bytes()
 
 
 class MemoryReport:
-    """What a worker can be asked beside what vLLM has it answer (``worker_extension_cls``)."""
+    """A method that the front end calls on each worker."""
 
     get_model: Any  # of the worker it is mixed into
 
     def weight_bytes(self) -> int | None:
-        """Bytes of the weights of this rank as they were loaded; None where a loader of another kind brought them."""
-        weighed: int | None = getattr(self.get_model(), "weight_bytes", None)
-        return weighed
+        """Return the bytes of this rank's weights as they were loaded; None if another kind of loader loaded them."""
+        size: int | None = getattr(self.get_model(), "weight_bytes", None)
+        return size

@@ -1,4 +1,4 @@
-"""Models that pool: embeddings, scores, classes, each answered from many texts at once."""
+"""Operations of models that pool: embeddings, scores, classes, each for many texts at once."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from pydantic import TypeAdapter
 from appliance.core.model import Operation
 from appliance.engines.vllm.pooling.batch import TextBatcher
 from appliance.engines.vllm.pooling.classification import ClassificationEndpoint
-from appliance.engines.vllm.pooling.embedding import EmbeddingEndpoint
-from appliance.engines.vllm.pooling.encoding import JsonEncoding
+from appliance.engines.vllm.pooling.embedding import EmbeddingEndpoint, JsonOnly
 from appliance.engines.vllm.pooling.scoring import RerankEndpoint, ScoreEndpoint
-from appliance.engines.vllm.serving import Answer, Endpoint, tokenization
+from appliance.engines.vllm.serving import Endpoint, Handler, tokenization_handlers
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
     from vllm.v1.engine.async_llm import AsyncLLM
 
 
-def pooling(llm: AsyncLLM, state: State, task: str | None) -> Mapping[Operation, Answer]:
-    """What answers each operation of a model that pools; which ones there are depends on vLLM's `task`."""
+def pooling_handlers(llm: AsyncLLM, state: State, task: str | None) -> Mapping[Operation, Handler]:
+    """Return the handlers of a model that pools, from what `init_app_state` built; `task` is vLLM's."""
     from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
     from vllm.entrypoints.pooling.pooling.protocol import PoolingRequest
 
-    texts, name = TextBatcher(llm), state.openai_serving_models.base_model_paths[0].name
-    answers: dict[Operation, Answer] = tokenization(state)
-    answers[Operation.POOLING] = JsonEncoding(
-        Endpoint(TypeAdapter(PoolingRequest), state.serving_pooling, texts="input")
+    batcher, name = TextBatcher(llm), state.openai_serving_models.base_model_paths[0].name
+    handlers = tokenization_handlers(state)
+    handlers[Operation.POOLING] = JsonOnly(
+        Endpoint(TypeAdapter(PoolingRequest), state.serving_pooling, text_field="input")
     )
     if state.serving_embedding is not None:
-        chats = JsonEncoding(Endpoint(TypeAdapter(EmbeddingRequest), state.serving_embedding, texts="messages"))
-        answers[Operation.EMBEDDING] = EmbeddingEndpoint(texts, llm.model_config, name, chats)
+        fallback = JsonOnly(Endpoint(TypeAdapter(EmbeddingRequest), state.serving_embedding, text_field="messages"))
+        handlers[Operation.EMBEDDING] = EmbeddingEndpoint(batcher, llm.model_config, name, fallback)
     if task in ("classify", "token_classify"):
-        answers[Operation.CLASSIFICATION] = ClassificationEndpoint(texts, llm.model_config, name, task)
+        handlers[Operation.CLASSIFICATION] = ClassificationEndpoint(batcher, llm.model_config, name, task)
     if state.serving_scores is not None:
-        answers[Operation.RERANK] = RerankEndpoint(state.serving_scores)
-        answers[Operation.SCORE] = ScoreEndpoint(state.serving_scores)
-    return answers
+        handlers[Operation.RERANK] = RerankEndpoint(state.serving_scores)
+        handlers[Operation.SCORE] = ScoreEndpoint(state.serving_scores)
+    return handlers

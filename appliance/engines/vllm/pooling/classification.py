@@ -1,6 +1,6 @@
-"""Classes of texts and of tokens, by the names of their labels.
+"""Classification of texts and of tokens, with the names of the labels.
 
-Source of the shape: vLLM's ``/classify``, with every label's name beside its probability.
+Source of the format: vLLM's ``/classify``, with every label's name beside its probability.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from pydantic import TypeAdapter
 
 from appliance.core.concurrency import off_loop
 from appliance.core.model import ModelRequest, ModelResponse
-from appliance.engines.vllm.errors import vendor_faults
-from appliance.engines.vllm.pooling.batch import Encoded, TextBatcher
-from appliance.engines.vllm.pooling.usage import PoolingUsage, usage_of
+from appliance.engines.vllm.errors import translate_errors
+from appliance.engines.vllm.pooling.batch import Encoded, PoolingUsage, TextBatcher
 from appliance.engines.vllm.request_decoder import decode
 
 if TYPE_CHECKING:
@@ -27,10 +26,7 @@ if TYPE_CHECKING:
 
 
 class TextClass(msgspec.Struct):
-    """The class of one text: the likeliest label, and the probability of each.
-
-    `probs` has the probabilities in the order of the model's labels.
-    """
+    """The class of one text: the likeliest label; `probs` has the probabilities in the order of the labels."""
 
     index: int
     label: str
@@ -40,10 +36,7 @@ class TextClass(msgspec.Struct):
 
 
 class TokenClass(msgspec.Struct):
-    """The class of one token, which is the text from its `start` to before its `end`, in characters.
-
-    Both are None where the client sent token ids.
-    """
+    """The class of one token, from character `start` to before `end`; both are None for token ids."""
 
     token: int
     start: int | None
@@ -53,14 +46,14 @@ class TokenClass(msgspec.Struct):
 
 
 class TokenClasses(msgspec.Struct):
-    """The classes of one text's tokens; special ones, which stand for no text, are left out."""
+    """The classes of one text's tokens, without special ones, which stand for no text."""
 
     index: int
     tokens: list[TokenClass]
 
 
 class Classifications(msgspec.Struct, tag_field="object", tag="list"):
-    """The answer: the classes for each input, in their order."""
+    """The response: the classes for each input, in order."""
 
     id: str
     created: int
@@ -72,55 +65,55 @@ class Classifications(msgspec.Struct, tag_field="object", tag="list"):
 class ClassificationEndpoint:
     """Classifies texts, or each of their tokens."""
 
-    def __init__(self, texts: TextBatcher, model: ModelConfig, name: str, task: PoolingTask) -> None:
+    def __init__(self, batcher: TextBatcher, model: ModelConfig, name: str, task: PoolingTask) -> None:
         from vllm.entrypoints.pooling.classify.protocol import ClassificationCompletionRequest
 
-        self._texts = texts
+        self._batcher = batcher
         self._model = model
         self._name = name
         self._task = task
-        self._labels = labels_of(model.hf_config.id2label)
-        self._request = TypeAdapter(ClassificationCompletionRequest)
+        self._labels = label_names(model.hf_config.id2label)
+        self._request_type = TypeAdapter(ClassificationCompletionRequest)
 
-    async def __call__(self, call: ModelRequest) -> ModelResponse:
-        """Answer one call; see `Answer`."""
+    async def __call__(self, request: ModelRequest) -> ModelResponse:
+        """Handle one request; see `Handler`."""
         from vllm import PoolingParams
 
-        request: ClassificationCompletionRequest = await off_loop(len(call.body), decode, self._request, call.body)
-        pool = PoolingParams(task=self._task, use_activation=request.use_activation)
-        with vendor_faults("input"):
-            encoded = await self._texts.encode(request.input, request.build_tok_params(self._model), pool)
-        answer = Classifications(
+        decoded: ClassificationCompletionRequest = await off_loop(
+            len(request.body), decode, self._request_type, request.body
+        )
+        pooling = PoolingParams(task=self._task, use_activation=decoded.use_activation)
+        with translate_errors("input"):
+            outputs = await self._batcher.encode(decoded.input, decoded.build_tok_params(self._model), pooling)
+        response = Classifications(
             id=f"classify-{uuid4().hex}",
             created=int(time.time()),
             model=self._name,
-            data=self._of_tokens(encoded) if self._task == "token_classify" else self._of_texts(encoded),
-            usage=usage_of(encoded),
+            data=(
+                [TokenClasses(index, self._token_classes(output)) for index, output in enumerate(outputs)]
+                if self._task == "token_classify"
+                else [self._text_class(index, output.values.tolist()) for index, output in enumerate(outputs)]
+            ),
+            usage=PoolingUsage.of(outputs),
         )
-        return ModelResponse(msgspec.json.encode(answer))
+        return ModelResponse(msgspec.json.encode(response))
 
-    def _of_texts(self, encoded: Sequence[Encoded]) -> list[TextClass]:
-        return [self._of_text(index, each.values.tolist()) for index, each in enumerate(encoded)]
+    def _text_class(self, index: int, probs: list[float]) -> TextClass:
+        by_label = dict(zip(self._labels, probs, strict=True))
+        return TextClass(index, max(by_label, key=by_label.__getitem__), probs, len(probs), by_label)
 
-    def _of_text(self, index: int, probs: list[float]) -> TextClass:
-        named = dict(zip(self._labels, probs, strict=True))
-        return TextClass(index, max(named, key=named.__getitem__), probs, len(probs), named)
-
-    def _of_tokens(self, encoded: Sequence[Encoded]) -> list[TokenClasses]:
-        return [TokenClasses(index, list(self._tokens(each))) for index, each in enumerate(encoded)]
-
-    def _tokens(self, encoded: Encoded) -> Sequence[TokenClass]:
-        spans: Sequence[tuple[int | None, int | None]] = encoded.spans or [(None, None)] * len(encoded.tokens)
-        best = encoded.values.argmax(axis=-1).tolist()
-        most = encoded.values.max(axis=-1).tolist()
+    def _token_classes(self, output: Encoded) -> list[TokenClass]:
+        spans: Sequence[tuple[int | None, int | None]] = output.spans or [(None, None)] * len(output.tokens)
+        best = output.values.argmax(axis=-1).tolist()
+        probabilities = output.values.max(axis=-1).tolist()
         return [
             TokenClass(token, start, end, self._labels[label], probability)
-            for token, (start, end), label, probability in zip(encoded.tokens, spans, best, most, strict=True)
+            for token, (start, end), label, probability in zip(output.tokens, spans, best, probabilities, strict=True)
             if start is None or start != end
         ]
 
 
-def labels_of(names: Mapping[int, str]) -> list[str]:
-    """The labels in the order of the model's outputs; those that share a name are told apart by their number."""
+def label_names(names: Mapping[int, str]) -> list[str]:
+    """Return the labels in the order of the model's outputs; labels with the same name get their number."""
     ordered = [names[index] for index in sorted(names)]
     return [name if ordered.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(ordered)]

@@ -1,4 +1,4 @@
-"""Embeddings, in OpenAI's shape.
+"""Embeddings, in OpenAI's format.
 
 Source: https://platform.openai.com/docs/api-reference/embeddings
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -16,12 +17,10 @@ from pydantic import TypeAdapter
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelRequest, ModelResponse
-from appliance.engines.vllm.errors import vendor_faults
-from appliance.engines.vllm.pooling.batch import Encoded, TextBatcher
-from appliance.engines.vllm.pooling.encoding import require_json
-from appliance.engines.vllm.pooling.usage import PoolingUsage, usage_of
+from appliance.engines.vllm.errors import translate_errors
+from appliance.engines.vllm.pooling.batch import Encoded, PoolingUsage, TextBatcher
 from appliance.engines.vllm.request_decoder import decode
-from appliance.engines.vllm.serving import Answer
+from appliance.engines.vllm.serving import Handler
 
 if TYPE_CHECKING:
     from vllm import PoolingParams
@@ -37,7 +36,7 @@ class Embedding(msgspec.Struct, tag_field="object", tag="embedding"):
 
 
 class Embeddings(msgspec.Struct, tag_field="object", tag="list"):
-    """The answer: an embedding for each input, in their order."""
+    """The response: an embedding for each input, in order."""
 
     id: str
     created: int
@@ -47,42 +46,44 @@ class Embeddings(msgspec.Struct, tag_field="object", tag="list"):
 
 
 class EmbeddingEndpoint:
-    """Embeds texts and token ids; what else vLLM takes, chats for one, goes to its own serving class."""
+    """Embeds texts and token ids; anything else that vLLM takes, such as chats, goes to `fallback`."""
 
-    def __init__(self, texts: TextBatcher, model: ModelConfig, name: str, others: Answer) -> None:
+    def __init__(self, batcher: TextBatcher, model: ModelConfig, name: str, fallback: Handler) -> None:
         from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 
-        self._texts = texts
+        self._batcher = batcher
         self._model = model
         self._name = name
-        self._others = others
-        self._request = TypeAdapter(EmbeddingCompletionRequest)
+        self._fallback = fallback
+        self._request_type = TypeAdapter(EmbeddingCompletionRequest)
 
-    async def __call__(self, call: ModelRequest) -> ModelResponse:
-        """Answer one call; see `Answer`."""
-        if _is_chat(call.body):
-            return await self._others(call)
-        request: EmbeddingCompletionRequest = await off_loop(len(call.body), decode, self._request, call.body)
-        require_json(request.encoding_format)
-        if request.embed_dtype != "float32" or request.endianness != "native":
-            return await self._others(call)
-        pool = self._pooling(request)
-        with vendor_faults("input"):
-            encoded = await self._texts.encode(request.input, request.build_tok_params(self._model), pool)
-        write = _base64 if request.encoding_format == "base64" else _numbers
-        answer = Embeddings(
+    async def __call__(self, request: ModelRequest) -> ModelResponse:
+        """Handle one request; see `Handler`."""
+        if _has_chats(request.body):
+            return await self._fallback(request)
+        decoded: EmbeddingCompletionRequest = await off_loop(
+            len(request.body), decode, self._request_type, request.body
+        )
+        _require_json(decoded.encoding_format)
+        if decoded.embed_dtype != "float32" or decoded.endianness != "native":
+            return await self._fallback(request)
+        pooling = self._pooling_params(decoded)
+        with translate_errors("input"):
+            outputs = await self._batcher.encode(decoded.input, decoded.build_tok_params(self._model), pooling)
+        to_json = _base64 if decoded.encoding_format == "base64" else _numbers
+        response = Embeddings(
             id=f"embd-{uuid4().hex}",
             created=int(time.time()),
             model=self._name,
-            data=[Embedding(index, write(each)) for index, each in enumerate(encoded)],
-            usage=usage_of(encoded),
+            data=[Embedding(index, to_json(output)) for index, output in enumerate(outputs)],
+            usage=PoolingUsage.of(outputs),
         )
-        return ModelResponse(msgspec.json.encode(answer))
+        return ModelResponse(msgspec.json.encode(response))
 
-    def _pooling(self, request: EmbeddingCompletionRequest) -> PoolingParams:
+    def _pooling_params(self, request: EmbeddingCompletionRequest) -> PoolingParams:
         params = request.to_pooling_params()
         try:
-            with vendor_faults():
+            with translate_errors():
                 params.verify(self._model)
         except RequestError as error:
             # Of all that is verified, only this comes from the client.
@@ -90,26 +91,52 @@ class EmbeddingEndpoint:
         return params
 
 
-class _Shape(msgspec.Struct):
+@dataclass(frozen=True, slots=True)
+class JsonOnly:
+    """Refuses the formats of a handler that are no JSON."""
+
+    handler: Handler
+
+    async def __call__(self, request: ModelRequest) -> ModelResponse:
+        """Handle one request; see `Handler`."""
+        try:
+            encoding_format = msgspec.json.decode(request.body, type=_Format).encoding_format
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"The body is not a request: {error}") from error
+        _require_json(encoding_format)
+        return await self.handler(request)
+
+
+class _Format(msgspec.Struct):
+    encoding_format: str = "float"
+
+
+class _Inputs(msgspec.Struct):
     messages: list[msgspec.Raw] | None = None
     input: Any = None  # Any: looked at, not read
 
 
-def _is_chat(body: bytes) -> bool:
-    """Whether conversations are to be embedded: as `messages`, or as `input`."""
+def _require_json(encoding_format: str) -> None:
+    """Raise RequestError for vLLM's responses in plain bytes, whose shape is only in headers of its own server."""
+    if encoding_format not in ("float", "base64"):
+        raise RequestError(f"encoding_format is {encoding_format!r}; must be float or base64", param="encoding_format")
+
+
+def _has_chats(body: bytes) -> bool:
+    """Whether chats are to be embedded: as `messages`, or as `input`."""
     try:
-        shape = msgspec.json.decode(body, type=_Shape)
+        inputs = msgspec.json.decode(body, type=_Inputs)
     except (ValueError, RecursionError):
         return False
-    first = shape.input[0] if isinstance(shape.input, list) and shape.input else None
+    first = inputs.input[0] if isinstance(inputs.input, list) and inputs.input else None
     if isinstance(first, list) and first:
         first = first[0]
-    return shape.messages is not None or isinstance(first, dict)
+    return inputs.messages is not None or isinstance(first, dict)
 
 
-def _numbers(encoded: Encoded) -> list[float]:
-    return encoded.values.tolist()  # type: ignore[no-any-return]  # numpy says Any
+def _numbers(output: Encoded) -> list[float]:
+    return output.values.tolist()  # type: ignore[no-any-return]  # numpy says Any
 
 
-def _base64(encoded: Encoded) -> str:
-    return base64.b64encode(encoded.values.astype("<f4").tobytes()).decode()
+def _base64(output: Encoded) -> str:
+    return base64.b64encode(output.values.astype("<f4").tobytes()).decode()

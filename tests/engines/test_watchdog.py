@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from appliance.core.errors import EngineDeadError
-from appliance.engines.vllm.watchdog import Heartbeat, StallWatchdog
+from appliance.engines.vllm.watchdog import SharedHeartbeat, StallWatchdog
 
 
 class _Watched:
     """A watchdog of ten seconds that looks every half second, as the lifecycle does."""
 
-    def __init__(self, pulse: Heartbeat | None = None) -> None:
+    def __init__(self, heartbeat: SharedHeartbeat | None = None) -> None:
         self.now = 0.0
-        self.stall = StallWatchdog(10, lambda: self.now, pulse)
+        self.stall = StallWatchdog(10, lambda: self.now, heartbeat)
 
     def passes(self, seconds: float, unfinished: int, step_every: float | None = None) -> None:
         """Time with so many requests, and a step every so often."""
@@ -24,8 +24,8 @@ class _Watched:
             self.now += 0.5
             if step_every is not None and self.now - stepped >= step_every:
                 stepped = self.now
-                self.stall.step()
-            self.stall.look(unfinished)
+                self.stall.record_step()
+            self.stall.check(unfinished)
 
 
 def test_work_without_a_step_is_a_stall() -> None:
@@ -84,7 +84,7 @@ def test_steps_that_another_front_end_sees_are_progress(tmp_path: Path) -> None:
     """A request that waits behind those of others hears of no step; both stall when the engine does."""
     file = tmp_path / "pulse"
     file.touch()
-    busy, waiting = _Watched(Heartbeat(file)), _Watched(Heartbeat(file))
+    busy, waiting = _Watched(SharedHeartbeat(file)), _Watched(SharedHeartbeat(file))
     for _ in range(120):
         busy.passes(1, unfinished=5, step_every=1)
         waiting.passes(1, unfinished=1)

@@ -19,8 +19,7 @@ from appliance.config.engine import EngineConfig
 from appliance.config.layout import LayoutConfig, NodesConfig
 from appliance.core.errors import EngineDeadError, LoadError
 from appliance.engines.vllm.engine_args import EngineSpec
-from appliance.engines.vllm.multi_node.leader import LeaderNode
-from appliance.engines.vllm.multi_node.worker import WorkerNode
+from appliance.engines.vllm.multi_node import LeaderNode, WorkerNode
 
 Node = Callable[..., EngineSpec]
 
@@ -30,7 +29,7 @@ from pathlib import Path
 from appliance.core.errors import EngineDeadError
 from appliance.config.layout import LayoutConfig, NodesConfig
 from appliance.engines.vllm.engine_args import EngineSpec
-from appliance.engines.vllm.multi_node.worker import WorkerNode
+from appliance.engines.vllm.multi_node import WorkerNode
 from appliance.config.engine import EngineConfig
 
 async def main():
@@ -39,7 +38,7 @@ async def main():
     leader = WorkerNode(EngineSpec(("tiny",), Path("/nowhere"), layout, EngineConfig()))
     addresses = (await leader.join()).addresses
     try:
-        await leader.unless_gone(asyncio.get_running_loop().create_future())
+        await leader.unless_lost(asyncio.get_running_loop().create_future())
     except EngineDeadError as error:
         print(f"{{addresses.own}} {{addresses.leader}}: {{error}}")
 
@@ -65,7 +64,7 @@ async def _met(node: Node) -> AsyncGenerator[tuple[LeaderNode, WorkerNode]]:
     followers, leader = LeaderNode(node(0)), WorkerNode(node(1))
     try:
         async with asyncio.timeout(20):
-            await asyncio.gather(followers.gather(), leader.join())
+            await asyncio.gather(followers.wait_for_workers(), leader.join())
         yield followers, leader
     finally:
         leader.leave("the test is over")
@@ -87,8 +86,8 @@ async def test_a_model_of_one_machine_waits_for_nobody() -> None:
     setup = EngineSpec(("tiny",), Path("/nowhere"), LayoutConfig(), EngineConfig())
     followers = LeaderNode(setup)
 
-    assert await followers.gather() is setup
-    assert followers.standing() == {}
+    assert await followers.wait_for_workers() is setup
+    assert followers.states() == {}
     followers.check()
     followers.close()
 
@@ -99,7 +98,7 @@ async def test_each_learns_the_addresses_by_which_the_others_reach_it(node: Node
     joining = asyncio.create_task(leader.join())
     await asyncio.sleep(0.05)
     async with asyncio.timeout(20):
-        here, there = await asyncio.gather(followers.gather(), joining)
+        here, there = await asyncio.gather(followers.wait_for_workers(), joining)
     leader.leave("the test is over")
     followers.close()
 
@@ -112,7 +111,7 @@ async def test_each_learns_the_addresses_by_which_the_others_reach_it(node: Node
 async def test_nobody_begins_before_all_are_there(node: Node) -> None:
     """Of three machines two wait, whoever goes meanwhile may come again, and all begin together."""
     followers = LeaderNode(node(0, count=3))
-    gathering = asyncio.create_task(followers.gather())
+    gathering = asyncio.create_task(followers.wait_for_workers())
     first = asyncio.create_task(WorkerNode(node(1, count=3)).join())
     async with asyncio.timeout(20):
         while followers.missing != [2]:
@@ -120,7 +119,7 @@ async def test_nobody_begins_before_all_are_there(node: Node) -> None:
         first.cancel()
         while followers.missing != [1, 2]:
             await asyncio.sleep(0.01)
-        was_waiting, awaited = not gathering.done(), followers.standing()
+        was_waiting, awaited = not gathering.done(), followers.states()
         ranks = [WorkerNode(node(rank, count=3)) for rank in (1, 2)]
         await asyncio.gather(gathering, *(each.join() for each in ranks))
     for each in ranks:
@@ -128,15 +127,15 @@ async def test_nobody_begins_before_all_are_there(node: Node) -> None:
     followers.close()
 
     assert was_waiting
-    assert awaited == {1: "awaited", 2: "awaited"}
+    assert awaited == {1: "waiting", 2: "waiting"}
     assert followers.missing == []
-    assert followers.standing() == {1: "here", 2: "here"}
+    assert followers.states() == {1: "connected", 2: "connected"}
 
 
 async def test_a_machine_with_another_config_is_refused(node: Node) -> None:
     """Ranks that were told different things would wait for each other for ever."""
     followers, leader = LeaderNode(node(0)), WorkerNode(node(1, max_model_len=4096))
-    gathering = asyncio.create_task(followers.gather())
+    gathering = asyncio.create_task(followers.wait_for_workers())
 
     with pytest.raises(LoadError, match="serve the same file on each"):
         await asyncio.wait_for(leader.join(), 20)
@@ -146,7 +145,7 @@ async def test_a_machine_with_another_config_is_refused(node: Node) -> None:
     followers.close()
 
 
-async def test_a_rank_is_there_once(node: Node) -> None:
+async def test_a_rank_is_connected_once(node: Node) -> None:
     """A second machine of the same rank takes nobody's place: it waits until that one is free."""
     async with _met(node) as (followers, _):
         second = asyncio.create_task(WorkerNode(node(1)).join())
@@ -176,7 +175,7 @@ async def test_rank_0_hears_why_a_follower_went(node: Node) -> None:
         leader.leave("process 7 ended with exit code -9")
 
         assert await _until_gone(followers) == "the node of rank 1 is gone: process 7 ended with exit code -9"
-        assert followers.standing() == {1: "gone"}
+        assert followers.states() == {1: "disconnected"}
 
 
 async def test_a_follower_notices_that_rank_0_went(node: Node) -> None:
@@ -186,10 +185,10 @@ async def test_a_follower_notices_that_rank_0_went(node: Node) -> None:
         followers.close()
 
         with pytest.raises(EngineDeadError, match=r"rank 0 at 127\.0\.0\.1 is gone"):
-            await asyncio.wait_for(leader.unless_gone(loading), 10)
+            await asyncio.wait_for(leader.unless_lost(loading), 10)
         assert loading.cancelled()
-        assert not leader.is_there
-        assert leader.standing() == {0: "gone"}
+        assert not leader.is_connected
+        assert leader.states() == {0: "disconnected"}
 
 
 async def test_a_port_that_is_taken_is_named(node: Node) -> None:
@@ -198,7 +197,7 @@ async def test_a_port_that_is_taken_is_named(node: Node) -> None:
         holder.bind(("127.0.0.1", node(0).layout.nodes.port))
         holder.listen()
         with pytest.raises(LoadError, match=r"choose another layout\.nodes\.port"):
-            await LeaderNode(node(0)).gather()
+            await LeaderNode(node(0)).wait_for_workers()
 
 
 @pytest.mark.faults
@@ -212,7 +211,7 @@ async def test_a_machine_without_power_is_gone_on_both_sides(node: Node) -> None
         process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
         try:
             async with asyncio.timeout(60):
-                met = await followers.gather()
+                met = await followers.wait_for_workers()
             cable.cut(setup.layout.nodes.port)
             async with asyncio.timeout(60):
                 reason = await _until_gone(followers, 60)

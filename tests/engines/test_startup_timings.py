@@ -21,10 +21,10 @@ def test_what_is_heard_within_a_part_is_no_second_time_in_it() -> None:
     """The engine core tells of its own parts while this process waits for all of it."""
     clock = Clock()
     parts = StartupTimings(clock)
-    with parts.part("engine"):
+    with parts.measure("engine"):
         clock.now += 10
-        parts.hear("weights", 6)
-        parts.hear("kv_cache", 1)
+        parts.add("weights", 6)
+        parts.add("kv_cache", 1)
 
     assert parts.seconds == {"weights": 6, "kv_cache": 1, "engine": 3}
 
@@ -35,7 +35,7 @@ def test_a_part_that_breaks_counts_for_as_long_as_it_lasted() -> None:
     parts = StartupTimings(clock)
 
     def broken() -> None:
-        with parts.part("config"):
+        with parts.measure("config"):
             clock.now += 2
             raise ValueError("no")
 

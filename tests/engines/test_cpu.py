@@ -9,7 +9,7 @@ import pytest
 
 from appliance.config.layout import LayoutConfig
 from appliance.core.system import usable_cores
-from appliance.engines.vllm.cpu_profile import CpuProfile, is_cpu_build
+from appliance.engines.vllm.cpu import CpuProfile, is_cpu_build
 
 ALONE = LayoutConfig()
 
@@ -27,9 +27,9 @@ def test_every_core_computes_unless_somebody_says_how_many(monkeypatch: pytest.M
     by_variable = CpuProfile.of(ALONE)
     by_key = CpuProfile.of(LayoutConfig(cpu_threads=3))
 
-    assert (by_machine.threads, by_machine.said) == (usable_cores(), ())
-    assert (by_variable.threads, by_variable.said) == (5, ("OMP_NUM_THREADS",))
-    assert (by_key.threads, by_key.said) == (3, ("layout.cpu_threads",))
+    assert (by_machine.threads, by_machine.overridden_by) == (usable_cores(), ())
+    assert (by_variable.threads, by_variable.overridden_by) == (5, ("OMP_NUM_THREADS",))
+    assert (by_key.threads, by_key.overridden_by) == (3, ("layout.cpu_threads",))
 
 
 def test_a_variable_that_is_no_number_is_nobodys_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_threads_that_wait_give_the_processor_back(monkeypatch: pytest.MonkeyPat
     assert Path(first).is_file()
     assert (Path(first).name, second) == ("libiomp5.so", "/opt/libother.so")
     assert profile.environment["KMP_BLOCKTIME"] == "200us"
-    assert (profile.openmp, profile.said) == ("libiomp5", ())
+    assert (profile.openmp, profile.overridden_by) == ("libiomp5", ())
 
 
 def test_what_the_user_says_of_openmp_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,8 +61,8 @@ def test_what_the_user_says_of_openmp_stays(monkeypatch: pytest.MonkeyPatch) -> 
     other = CpuProfile.of(ALONE)
 
     assert "KMP_BLOCKTIME" not in spinning.environment
-    assert spinning.said == ("KMP_BLOCKTIME",)
-    assert (other.environment, other.openmp, other.said) == ({}, "libgomp", ("LD_PRELOAD",))
+    assert spinning.overridden_by == ("KMP_BLOCKTIME",)
+    assert (other.environment, other.openmp, other.overridden_by) == ({}, "libgomp", ("LD_PRELOAD",))
 
 
 def test_a_look_at_the_profile_changes_nothing_here() -> None:

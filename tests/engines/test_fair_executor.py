@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from appliance.engines.vllm.fair_executor import FairExecutor
+from appliance.engines.vllm.tokenization import FairExecutor
 
 
 class Requests:

@@ -17,7 +17,7 @@ from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.model import SINGLE_FRONT_END, FrontEnd
 from appliance.engines.vllm.engine_args import EngineSpec
-from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
+from appliance.engines.vllm.multi_frontend import FrontendRendezvous
 from appliance.engines.vllm.startup import prepare
 from appliance.engines.vllm.startup_timings import StartupTimings
 
@@ -27,7 +27,7 @@ JOINS = """
 import sys, time
 from pathlib import Path
 from appliance.core.model import FrontEnd
-from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
+from appliance.engines.vllm.multi_frontend import FrontendRendezvous
 meeting = FrontendRendezvous(FrontEnd(1, 2, Path(sys.argv[1])), sys.argv[2])
 meeting.join(lambda: None)
 print("joined", flush=True)
@@ -58,7 +58,7 @@ def test_each_waits_until_the_engine_is_there(enter: Callable[[int], FrontendRen
     joining.start()
     joining.join(0.2)
     is_waiting = joining.is_alive()
-    host.open("ipc://stats")
+    host.announce_ready("ipc://stats")
     joining.join(10)
     other.leave()
 
@@ -68,7 +68,7 @@ def test_each_waits_until_the_engine_is_there(enter: Callable[[int], FrontendRen
 
 def test_where_there_is_no_engine_each_says_why(enter: Callable[[int], FrontendRendezvous]) -> None:
     """The host's reason is that of all."""
-    enter(0).refuse("vLLM cannot serve 'a': it has no weights")
+    enter(0).announce_failure("vLLM cannot serve 'a': it has no weights")
 
     with pytest.raises(LoadError, match="it has no weights"):
         enter(1).join(lambda: None)
@@ -88,14 +88,14 @@ def test_the_host_stays_until_the_others_have_left(enter: Callable[[int], Fronte
     """Their streams need the engine, which ends with it."""
 
     async def part(host: FrontendRendezvous, other: FrontendRendezvous) -> bool:
-        leaving = asyncio.create_task(host.dissolve())
+        leaving = asyncio.create_task(host.wait_for_others())
         done, _ = await asyncio.wait([leaving], timeout=0.3)
         other.leave()
         await asyncio.wait_for(leaving, 10)
         return not done
 
     host, other = enter(0), enter(1)
-    host.open(None)
+    host.announce_ready(None)
     other.join(lambda: None)
 
     assert asyncio.run(part(host, other))
@@ -104,14 +104,14 @@ def test_the_host_stays_until_the_others_have_left(enter: Callable[[int], Fronte
 def test_who_was_killed_has_left(enter: Callable[[int], FrontendRendezvous], joined: subprocess.Popen[str]) -> None:
     """The kernel says so for it."""
     host = enter(0)
-    host.open(None)
+    host.announce_ready(None)
     assert joined.stdout is not None
     said = joined.stdout.readline()
-    is_there = not host._is_empty()
+    is_there = host._has_members()
     joined.kill()
 
     assert (said, is_there) == ("joined\n", True)
-    until(host._is_empty, 10)
+    until(lambda: not host._has_members(), 10)
 
 
 def test_what_one_of_them_would_keep_to_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,9 +140,9 @@ def test_who_is_alone_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     alone = FrontendRendezvous(SINGLE_FRONT_END, MODEL)
 
-    alone.open(None)
-    alone.refuse("it broke")
-    asyncio.run(asyncio.wait_for(alone.dissolve(), 1))
+    alone.announce_ready(None)
+    alone.announce_failure("it broke")
+    asyncio.run(asyncio.wait_for(alone.wait_for_others(), 1))
     alone.leave()
 
     assert alone.is_host

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from appliance.engines.vllm.single_waiter_event import SingleWaiterEvent
+from appliance.engines.vllm.patches import SingleWaiterEvent
 
 
 async def test_a_reader_that_waits_goes_on_when_it_is_set() -> None:

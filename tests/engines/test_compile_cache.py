@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from appliance.engines.vllm.env import keep_compiled
+from appliance.engines.vllm.env import set_compile_cache
 
 VARIABLES = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
@@ -28,7 +28,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
 
 def test_what_is_compiled_lies_beside_the_models(tmp_path: Path) -> None:
     """Below the storage's directory, each compiler in its own, where nobody else may write."""
-    root = keep_compiled(tmp_path / "cache")
+    root = set_compile_cache(tmp_path / "cache")
 
     assert root is not None
     assert root.parent == tmp_path / "cache" / ".compiled"
@@ -40,7 +40,7 @@ def test_the_users_own_places_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A variable that is set already is left alone, the others are set."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
 
-    root = keep_compiled(tmp_path / "cache")
+    root = set_compile_cache(tmp_path / "cache")
 
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
     assert os.environ["VLLM_CACHE_ROOT"] == f"{root}/vllm"
@@ -51,7 +51,7 @@ def test_where_others_may_write_nothing_is_kept_to_be_run(tmp_path: Path) -> Non
     (tmp_path / "cache" / ".compiled").mkdir(parents=True)
     (tmp_path / "cache" / ".compiled").chmod(0o777)
 
-    root = keep_compiled(tmp_path / "cache")
+    root = set_compile_cache(tmp_path / "cache")
 
     assert root is not None
     assert root.is_relative_to(tmp_path / "home" / "appliance")
@@ -62,7 +62,7 @@ def test_no_link_leads_to_what_is_run(tmp_path: Path, name: str) -> None:
     """A link in the place of a directory for code, which may lead into a model's own files, is not followed."""
     planted = tmp_path / "model"
     planted.mkdir()
-    own = keep_compiled(tmp_path / "own")
+    own = set_compile_cache(tmp_path / "own")
     assert own is not None
     link = tmp_path / "cache" / name.replace("{processor}", own.name)
     link.parent.mkdir(parents=True, mode=0o700)
@@ -71,23 +71,23 @@ def test_no_link_leads_to_what_is_run(tmp_path: Path, name: str) -> None:
         os.environ.pop(variable)
 
     with capture_logs() as events:
-        root = keep_compiled(tmp_path / "cache")
+        root = set_compile_cache(tmp_path / "cache")
 
     assert root is not None
     assert root.is_relative_to(tmp_path / "home" / "appliance")
     assert not list(planted.iterdir())
-    assert "is a link" in next(each["reason"] for each in events if each["event"] == "compiled.kept_elsewhere")
+    assert "is a link" in next(each["reason"] for each in events if each["event"] == "compile_cache.rejected")
 
 
 def test_nothing_that_others_can_exchange_is_run(tmp_path: Path) -> None:
     """Where everybody may rename what lies in the cache, the directory checked now is another one later."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
-    shared = keep_compiled(tmp_path / "cache")
+    shared = set_compile_cache(tmp_path / "cache")
     for variable in VARIABLES:
         os.environ.pop(variable)
     (tmp_path / "cache").chmod(0o1777)
-    sticky = keep_compiled(tmp_path / "cache")
+    sticky = set_compile_cache(tmp_path / "cache")
 
     assert shared is not None
     assert shared.is_relative_to(tmp_path / "home" / "appliance")
@@ -100,11 +100,11 @@ def test_a_volume_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
     A cache may be a read-only volume, or no directory at all; where no place is left, the compilers have their own.
     """
     (tmp_path / "cache").write_text("no directory")
-    root = keep_compiled(tmp_path / "cache")
+    root = set_compile_cache(tmp_path / "cache")
     for name in VARIABLES:
         os.environ.pop(name)
     (tmp_path / "home" / "appliance" / ".compiled").chmod(0o777)
-    nowhere = keep_compiled(tmp_path / "cache")
+    nowhere = set_compile_cache(tmp_path / "cache")
 
     assert root is not None
     assert root.is_relative_to(tmp_path / "home" / "appliance")

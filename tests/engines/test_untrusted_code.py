@@ -15,7 +15,7 @@ from appliance.config.layout import LayoutConfig
 from appliance.core.errors import LoadError
 from appliance.core.model import SINGLE_FRONT_END
 from appliance.engines.vllm.engine_args import EngineSpec, engine_arguments
-from appliance.engines.vllm.frontend_rendezvous import FrontendRendezvous
+from appliance.engines.vllm.multi_frontend import FrontendRendezvous
 from appliance.engines.vllm.startup import prepare
 from appliance.engines.vllm.startup_timings import StartupTimings
 from appliance.engines.vllm.weight_files import require_weights
@@ -152,4 +152,4 @@ def test_running_a_models_own_code_is_said_aloud(coded: Path) -> None:
     with capture_logs() as logs:
         prepare(setup, FrontendRendezvous(SINGLE_FRONT_END, "a"), StartupTimings())
 
-    assert [(each["event"], each["log_level"]) for each in logs] == [("model.runs_its_own_code", "warning")]
+    assert [(each["event"], each["log_level"]) for each in logs] == [("model.remote_code_trusted", "warning")]

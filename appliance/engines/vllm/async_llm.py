@@ -1,0 +1,167 @@
+"""vLLM's AsyncLLM with admission of each sequence, limits of structured outputs, and tokens counted for the request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from appliance.core.errors import RequestError
+from appliance.engines.vllm import patches
+from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
+from appliance.engines.vllm.usage_tracking import UsageMeter, count_prompt
+from appliance.limits import sequence
+from appliance.limits.slots import Sequence
+
+if TYPE_CHECKING:
+    from vllm.outputs import PoolingRequestOutput, RequestOutput
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import RequestOutputCollector
+
+    Outputs = AsyncGenerator[RequestOutput]
+    Generate = Callable[[SamplingParams, str], Outputs]
+
+
+def async_llm_class(structured_outputs: StructuredOutputsCheck) -> type[AsyncLLM]:
+    """Return a subclass of AsyncLLM whose sequences wait for their turn, and whose tokens are counted.
+
+    Work of no request neither waits nor is counted. `structured_outputs` is closed with the engine.
+    """
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    class AdmittingLLM(AsyncLLM):  # type: ignore[misc]  # vLLM has no types for us
+        # Any: whatever vLLM takes.
+        async def add_request(self, *args: Any, **kwargs: Any) -> RequestOutputCollector:
+            collector = await super().add_request(*args, **kwargs)
+            patches.use_single_waiter_event(collector)
+            return collector
+
+        def generate(self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any) -> Outputs:
+            def generate_one(params: SamplingParams, name: str) -> Outputs:
+                outputs: Outputs = super(AdmittingLLM, self).generate(prompt, params, name, **kwargs)
+                return outputs
+
+            # Not a generator itself: each one costs time for each token.
+            return _generate(generate_one, self.vllm_config, structured_outputs, sampling_params, request_id)
+
+        async def encode(self, *args: Any, **kwargs: Any) -> AsyncGenerator[PoolingRequestOutput]:
+            async with aclosing(_in_turn(super().encode(*args, **kwargs))) as outputs:
+                async for output in outputs:
+                    count_prompt(output)
+                    yield output
+
+        def shutdown(self, timeout: float | None = None) -> None:
+            structured_outputs.close()
+            super().shutdown(timeout)
+
+    return AdmittingLLM
+
+
+async def _generate(
+    generate_one: Generate,
+    config: Any,  # Any: vLLM's config
+    structured_outputs: StructuredOutputsCheck,
+    params: SamplingParams,
+    request_id: str,
+) -> Outputs:
+    await structured_outputs.require_allowed(params.structured_outputs)
+    _require_computable(config, params)
+    async with AsyncExitStack() as stack:
+        turn, is_first = None, True
+        if params.n == 1:
+            # Not through `_in_turn`, which is a generator too.
+            turn = await stack.enter_async_context(sequence())
+            outputs = generate_one(params, request_id)
+        else:
+            outputs = generate_choices(generate_one, params, request_id)
+        await stack.enter_async_context(aclosing(outputs))
+        meter = stack.enter_context(UsageMeter.of_current_request(params))
+        async for output in outputs:
+            if turn is not None:
+                _report(turn, output, is_first=is_first)
+                is_first = False
+            _require_no_error(output)
+            if meter is not None:
+                meter.count(output)
+            yield output
+
+
+def generate_choices(generate: Generate, params: SamplingParams, request_id: str) -> Outputs:
+    """Yield the outputs of several choices as vLLM does; each is a sequence that waits for its own turn.
+
+    vLLM gives all choices to the engine at once. `generate` makes the outputs of one.
+    """
+    streams = []
+    for index in range(params.n):
+        one = copy(params)
+        one.n = 1
+        if params.seed is not None:
+            # As vLLM seeds the choices of a request.
+            one.seed = params.seed + index
+        streams.append(_in_turn(generate(one, f"{request_id}-{index}")))
+    return _merge(streams, params)
+
+
+async def _merge(streams: list[Outputs], params: SamplingParams) -> Outputs:
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.utils.async_utils import merge_async_iterators
+
+    is_final_only = params.output_kind is RequestOutputKind.FINAL_ONLY
+    finals: dict[int, RequestOutput] = {}
+    unfinished = len(streams)
+    async with aclosing(merge_async_iterators(*streams)) as outputs:
+        async for index, output in outputs:
+            for choice in output.outputs:
+                choice.index = index
+            unfinished -= output.finished
+            output.finished = not unfinished
+            if not is_final_only:
+                yield output
+            elif output.outputs:
+                finals[index] = output
+    if is_final_only:
+        merged = finals[0]
+        merged.outputs = [choice for _, final in sorted(finals.items()) for choice in final.outputs]
+        merged.finished = True
+        yield merged
+
+
+async def _in_turn(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+    """Yield the outputs of one sequence, once its turn has come."""
+    async with sequence() as turn, aclosing(outputs):
+        is_first = True
+        async for output in outputs:
+            if turn is not None:
+                _report(turn, output, is_first=is_first)
+            is_first = False
+            yield output
+
+
+def _report(turn: Sequence, output: Any, *, is_first: bool) -> None:  # Any: vLLM's outputs of both kinds
+    if is_first:
+        turn.first()
+    # The reader of the last output may not come back for the end of the stream.
+    if output.finished:
+        turn.end(is_answered=True)
+
+
+def _require_computable(config: Any, params: SamplingParams) -> None:  # Any: vLLM's config
+    """Raise RequestError for what would end the engine: vLLM's CPU kernels of LoRA take logits of new tokens alone."""
+    from vllm.platforms import current_platform
+
+    if params.prompt_logprobs is not None and config.lora_config is not None and current_platform.is_cpu():
+        raise RequestError(
+            "Log probabilities of the prompt (prompt_logprobs, or echo with logprobs) are not available: this model "
+            "has adapters, and computes on a CPU.",
+            param="prompt_logprobs",
+        )
+
+
+def _require_no_error(output: RequestOutput) -> None:
+    """Raise what vLLM's writers raise for an output, before they have written anything."""
+    from vllm.exceptions import GenerationError
+
+    if any(choice.finish_reason == "error" for choice in output.outputs):
+        raise GenerationError

@@ -1,0 +1,318 @@
+"""The connections between the nodes of one model: lines of JSON over TCP, which each worker holds to rank 0.
+
+vLLM tells neither side when the other one ends: a worker would wait for work for ever, and rank 0 would notice with its
+next request, or not even then. So the connection tells: it ends with the engine on either side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import socket
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import structlog
+
+from appliance.core.errors import EngineDeadError, LoadError
+from appliance.engines.vllm.engine_args import EngineSpec, NodeAddresses
+
+T = TypeVar("T")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# A worker sends its first line as soon as it is connected.
+_HELLO_SECONDS = 10.0
+
+_CONNECT_SECONDS = 5.0
+_RETRY_SECONDS = 0.5
+
+# A machine without power closes no connection; TCP keep-alive finds it out within these times, in seconds.
+_KEEP_ALIVE_IDLE, _KEEP_ALIVE_INTERVAL, _KEEP_ALIVE_PROBES = 5, 5, 3
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """A worker's first line: its rank, and a digest of what must be the same on all nodes."""
+
+    rank: int
+    digest: str
+
+
+class NodeMessage(msgspec.Struct, frozen=True):
+    """Any other line.
+
+    Rank 0 sends `begin` once all workers are connected, and `started` once the engine computes. It answers a hello with
+    `taken` if the rank is connected already, and with `refused` if the worker can never join. A worker sends `over`
+    before it ends.
+    """
+
+    type: Literal["begin", "started", "taken", "refused", "over"]
+    reason: str = ""
+
+
+class _Node:
+    """What both sides share: the loss of the other side."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def check(self) -> None:
+        """Return at once if no node is lost.
+
+        Raises:
+            EngineDeadError: one is, with the reason.
+        """
+        if self._loss.done():
+            raise EngineDeadError(self._loss.result())
+
+    async def unless_lost(self, work: asyncio.Future[T]) -> T:
+        """Return the result of the work; cancel it when a node is lost first.
+
+        Raises:
+            EngineDeadError: a node was lost.
+        """
+        either: list[asyncio.Future[Any]] = [self._loss, work]  # Any: each has a result of its own
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            self.check()
+            return await work
+        finally:
+            work.cancel()
+
+
+class LeaderNode(_Node):
+    """Rank 0: it waits for the workers and watches them; without workers, and in a Ray cluster, it does nothing."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._nodes = spec.layout.nodes
+        self._connected: dict[int, asyncio.StreamWriter] = {}
+        self._lost: set[int] = set()
+        self._is_complete = asyncio.Event()
+        self._servers: list[asyncio.Server] = []
+
+    async def wait_for_workers(self) -> EngineSpec:
+        """Wait until all workers are connected, for as long as they download the model.
+
+        Returns the spec with the addresses of the nodes.
+
+        Raises:
+            LoadError: the port is taken.
+        """
+        if self._nodes.count == 1:
+            return self._spec
+        port = self._nodes.port
+        try:
+            for listener in _listen(port):
+                self._servers.append(await asyncio.start_server(self._accept, sock=listener))
+        except OSError as error:
+            raise LoadError(
+                f"cannot listen on port {port} for the other nodes: {error.strerror}; choose another layout.nodes.port"
+            ) from error
+        log.info("node.waiting", model=self._spec.names[0], missing=self.missing, port=port)
+        await self._is_complete.wait()
+        self._send_all(NodeMessage("begin"))
+        own = next(iter(self._connected.values())).get_extra_info("sockname")[0]
+        return replace(self._spec, addresses=NodeAddresses(own=own, leader=own))
+
+    @property
+    def missing(self) -> list[int]:
+        """The ranks that are not connected."""
+        return sorted(set(range(1, self._nodes.count)) - self._connected.keys())
+
+    def states(self) -> Mapping[int, str]:
+        """Return the state of each worker, `waiting`, `connected` or `disconnected`, by rank."""
+        ranks = range(1, self._nodes.count) if self._spec.layout.is_followed else ()
+        return {
+            rank: "disconnected" if rank in self._lost else "connected" if rank in self._connected else "waiting"
+            for rank in ranks
+        }
+
+    def announce_started(self) -> None:
+        """Tell the workers that the engine computes."""
+        self._send_all(NodeMessage("started"))
+
+    def close(self) -> None:
+        """Disconnect all workers; safe to call twice."""
+        for server in self._servers:
+            server.close()
+        for writer in self._connected.values():
+            writer.close()
+
+    def _send_all(self, message: NodeMessage) -> None:
+        for writer in self._connected.values():
+            _send(writer, message)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            _set_keep_alive(writer)
+            try:
+                hello = await asyncio.wait_for(_receive(reader, Hello), _HELLO_SECONDS)
+            except TimeoutError:
+                return
+            if hello is None:
+                return
+            if refusal := self._refusal(hello):
+                log.warning("node.rejected", model=self._spec.names[0], rank=hello.rank, reason=refusal.reason)
+                _send(writer, refusal)
+                return
+            await self._watch(hello.rank, reader, writer)
+
+    def _refusal(self, hello: Hello) -> NodeMessage | None:
+        if hello.digest != _digest(self._spec):
+            reason = "its config of this model, or its version, is another; serve the same file on each"
+            return NodeMessage("refused", reason)
+        return None if hello.rank in self.missing else NodeMessage("taken", "this rank is here already")
+
+    async def _watch(self, rank: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connected[rank] = writer
+        log.info("node.connected", model=self._spec.names[0], rank=rank, missing=self.missing)
+        if not self.missing:
+            self._is_complete.set()
+        last = await _receive(reader, NodeMessage)
+        if not self._is_complete.is_set():
+            # Nothing has begun: it, or another node of its rank, may connect again.
+            del self._connected[rank]
+            return
+        self._lost.add(rank)
+        if not self._loss.done():
+            reason = f": {last.reason}" if last is not None else ""
+            self._loss.set_result(f"the node of rank {rank} is gone{reason}")
+
+
+class WorkerNode(_Node):
+    """A worker: it connects to rank 0, and watches it."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        nodes = spec.layout.nodes
+        self._hello = Hello(nodes.rank, _digest(spec))
+        self._address = (nodes.address, nodes.port)
+        self.has_started = False
+        """Whether the engine of rank 0 computes, with this node."""
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def join(self) -> EngineSpec:
+        """Connect to rank 0, and wait until it has all workers, for as long as it takes.
+
+        Returns the spec with the addresses of the nodes.
+
+        Raises:
+            LoadError: rank 0 refuses this node.
+        """
+        host, port = self._address
+        log.info("leader.waiting", model=self._spec.names[0], address=host, port=port)
+        while (connection := await self._connect()) is None:  # noqa: ASYNC110 - rank 0 cannot wake us before it runs
+            await asyncio.sleep(_RETRY_SECONDS)
+        reader, self._writer = connection
+        self._reading = asyncio.create_task(self._read(reader))
+        own, leader = (self._writer.get_extra_info(side)[0] for side in ("sockname", "peername"))
+        log.info("leader.connected", model=self._spec.names[0], address=leader)
+        return replace(self._spec, addresses=NodeAddresses(own=own, leader=leader))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether rank 0 was joined, and is not lost."""
+        return self._writer is not None and not self._loss.done()
+
+    def states(self) -> Mapping[int, str]:
+        """Return the state of rank 0: `waiting`, `connected` or `disconnected`."""
+        return {0: "disconnected" if self._loss.done() else "waiting" if self._writer is None else "connected"}
+
+    def leave(self, reason: str) -> None:
+        """Send rank 0 the reason why this node ends, and disconnect; safe to call twice."""
+        if self._reading is not None:
+            self._reading.cancel()
+        if self._writer is not None and not self._writer.is_closing():
+            _send(self._writer, NodeMessage("over", reason))
+            self._writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Return a connection over which rank 0 has sent `begin`; None to try again."""
+        try:
+            reader, writer = await asyncio.wait_for(asyncio.open_connection(*self._address), _CONNECT_SECONDS)
+        except OSError:  # TimeoutError is one
+            return None
+        _set_keep_alive(writer)
+        _send(writer, self._hello)
+        try:
+            message = await _receive(reader, NodeMessage)
+        except asyncio.CancelledError:
+            writer.close()
+            raise
+        if message is not None and message.type == "begin":
+            return reader, writer
+        writer.close()
+        if message is not None and message.type == "refused":
+            raise LoadError(f"rank 0 at {self._address[0]} refuses this node: {message.reason}")
+        return None
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        while (message := await _receive(reader, NodeMessage)) is not None:
+            if message.type == "started":
+                self.has_started = True
+        self._loss.set_result(f"rank 0 at {self._address[0]} is gone")
+
+
+def _digest(spec: EngineSpec) -> str:
+    """Return the SHA-256 of what must be the same on all nodes; rank, devices and rank 0's address may differ."""
+    common = [
+        version("appliance"),
+        spec.names,
+        spec.layout.model_dump(mode="json", exclude={"devices": True, "nodes": {"rank", "address"}}),
+        spec.engine.model_dump(mode="json"),
+        sorted(spec.adapters),
+        spec.pooler and asdict(spec.pooler),
+    ]
+    return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()
+
+
+def _listen(port: int) -> list[socket.socket]:
+    """Return listening sockets on every address of this machine, as far as it has IPv4 and IPv6.
+
+    Raises:
+        OSError: the port is taken, or not permitted.
+    """
+    listeners, errors = [], []
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - others connect
+        try:
+            listeners.append(socket.create_server((address, port), family=family))
+        except OSError as error:
+            errors.append(error)
+    taken = [error for error in errors if error.errno == errno.EADDRINUSE]
+    if taken or not listeners:
+        for listener in listeners:
+            listener.close()
+        raise (taken or errors)[0]
+    return listeners
+
+
+def _send(writer: asyncio.StreamWriter, line: Hello | NodeMessage) -> None:
+    writer.write(msgspec.json.encode(line) + b"\n")
+
+
+async def _receive(reader: asyncio.StreamReader, kind: type[T]) -> T | None:
+    """Return the next line; None at the end of the connection, or if it is no such line."""
+    try:
+        return msgspec.json.decode(await reader.readline(), type=kind)
+    except (OSError, ValueError):
+        return None
+
+
+def _set_keep_alive(writer: asyncio.StreamWriter) -> None:
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE_IDLE)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_ALIVE_INTERVAL)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEP_ALIVE_PROBES)
+    # The kernel sends no probes while data waits for its acknowledgement.
+    timeout = _KEEP_ALIVE_IDLE + _KEEP_ALIVE_INTERVAL * _KEEP_ALIVE_PROBES
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout * 1000)

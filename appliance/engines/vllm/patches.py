@@ -1,0 +1,316 @@
+"""Every attribute of vLLM that we replace, each in one function with its reason.
+
+`tests/engines/test_vllm_seam.py` fails when a new vLLM changes one of them, and names the function. Private attributes
+that are only read are used where they are needed, and guarded by the same test: `BaseRenderer._executor`,
+`SamplingParams._validate_structured_outputs`, `OpenAIServing._raise_if_error`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from appliance.engines.vllm.sse import (
+    ChatStreamWriter,
+    CompletionStreamWriter,
+    after_first,
+    encode_events,
+    is_plain,
+)
+from appliance.engines.vllm.tokenization import FairExecutor, cut_long_text
+from appliance.limits import current_slot
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.renderers import TokenizeParams
+    from vllm.renderers.base import BaseRenderer
+    from vllm.v1.engine.output_processor import RequestOutputCollector
+    from vllm.v1.structured_output import StructuredOutputManager
+
+    from appliance.engines.vllm.fork_server import ForkServer
+    from appliance.engines.vllm.multi_frontend import FrontendRendezvous
+
+
+# Processes: replaced while an engine starts.
+
+
+@contextlib.contextmanager
+def fork_from(server: ForkServer) -> Iterator[None]:
+    """Fork the engine core, and the process that inspects the model's class, from `server`.
+
+    vLLM forks, which is unsafe in a process with threads, or starts new interpreters, which import everything again.
+    Test: `test_processes_are_made_where_we_step_in`, `test_a_start_is_timed_and_forked_where_we_step_in`.
+    """
+    from vllm.model_executor.models import registry
+    from vllm.v1.engine import utils
+
+    context, inspect = _replaced(utils, "get_mp_context", lambda: server), server.compute
+    with context, _replaced(registry, "_run_in_subprocess", inspect):
+        yield
+
+
+@contextlib.contextmanager
+def spawn_coordinator_as_child() -> Iterator[None]:
+    """Set up the process that spreads requests over copies of a model as our child, so that it ends with us.
+
+    vLLM loads no plugins in that process, so nothing of ours would run there.
+    Test: `test_processes_are_made_where_we_step_in`.
+    """
+    from vllm.v1.engine import coordinator
+
+    from appliance.engines.vllm.fork_server import SpawnContext
+
+    original = coordinator.get_mp_context
+    with _replaced(coordinator, "get_mp_context", lambda: SpawnContext(original())):
+        yield
+
+
+@contextlib.contextmanager
+def announce_front_ends(rendezvous: FrontendRendezvous) -> Iterator[None]:
+    """Give the engine core that starts here the addresses of the other front ends.
+
+    vLLM does that only for a parent that starts an engine and serves nobody, which would be one more process.
+    Test: `test_front_ends_join_where_we_step_in`.
+    """
+    from vllm.v1.engine import core_client
+
+    original = core_client.launch_core_engines
+
+    def launch_core_engines(config: Any, executor: Any, log_stats: bool, addresses: Any) -> Any:  # Any: vLLM's types
+        for number in range(1, rendezvous.count):
+            requests, responses = rendezvous.addresses(number)
+            addresses.inputs.append(requests)
+            addresses.outputs.append(responses)
+        return original(config, executor, log_stats, addresses)
+
+    with _replaced(core_client, "launch_core_engines", launch_core_engines):
+        yield
+
+
+def set_front_end_number(arguments: AsyncEngineArgs, count: int, number: int) -> None:
+    """Tell vLLM which of several front ends this is; it has no public argument for that.
+
+    Test: `test_front_ends_join_where_we_step_in`.
+    """
+    arguments._api_process_count, arguments._api_process_rank = count, number
+
+
+def record_weight_bytes() -> None:
+    """Record the size of a model's weights when they are loaded; called in the workers.
+
+    For a CPU they are packed right after, and the tensors that remain are empty.
+    Test: `test_weights_are_weighed_before_they_are_packed`.
+    """
+    from vllm.model_executor.model_loader import base_loader
+
+    original = base_loader.process_weights_after_loading
+
+    @wraps(original)
+    def process_weights_after_loading(model: Any, *args: Any, **kwargs: Any) -> None:  # Any: vLLM has no types for us
+        model.weight_bytes = sum(each.nbytes for each in model.parameters())
+        original(model, *args, **kwargs)
+
+    base_loader.process_weights_after_loading = process_weights_after_loading
+
+
+# Tokenization: replaced on the renderer of one engine.
+
+
+def tokenize_fairly(renderer: BaseRenderer[Any]) -> None:
+    """Let requests take turns on the renderer's thread, and cut texts that are far too long.
+
+    Test: `test_texts_are_tokenized_by_what_we_put_in_its_place`.
+    """
+    from vllm.utils.async_utils import make_async
+
+    pool, original = renderer._executor, renderer._tokenize_prompt
+    pool.submit = FairExecutor(pool.submit, current_slot).submit
+
+    def tokenize(prompt: Any, params: TokenizeParams) -> Any:  # Any: vLLM's prompts
+        return original({**prompt, "prompt": cut_long_text(renderer.get_tokenizer(), prompt["prompt"], params)}, params)
+
+    renderer._tokenize_prompt_async = make_async(tokenize, executor=pool)
+
+
+# Outputs and streams.
+
+
+class SingleWaiterEvent:
+    """An `asyncio.Event` for one waiter: its queue of waiters would double the cost of waiting for a token."""
+
+    __slots__ = ("_is_set", "_loop", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._is_set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Wake the waiter, and let later waits return at once."""
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Let later waits block."""
+        self._is_set = False
+
+    def wait(self) -> asyncio.Future[None]:
+        """Return a future that is done once the event is set."""
+        self._waiter = self._loop.create_future()
+        if self._is_set:
+            self._waiter.set_result(None)
+        return self._waiter
+
+
+def use_single_waiter_event(collector: RequestOutputCollector) -> None:
+    """Replace the event of a collector that nothing waits for yet; it is awaited for each token.
+
+    Test: `test_an_answer_is_waited_for_as_we_have_it`.
+    """
+    collector.ready = SingleWaiterEvent(asyncio.get_running_loop())
+
+
+def write_plain_streams(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
+    """Write plain streams with our writers, and all others with vLLM's; all of them as bytes, and with raised errors.
+
+    Test: `test_functions_take_what_we_give_them`, and tests/serving/test_streams.py.
+    """
+    write_chat, write_completion = chat.chat_completion_stream_generator, completion.completion_stream_generator
+
+    # Any: what vLLM passes on, here and below.
+    def chat_events(
+        request: ChatCompletionRequest, outputs: AsyncGenerator[Any], request_id: str, model: str, *args: Any, **kw: Any
+    ) -> AsyncGenerator[bytes]:
+        if chat.parser_cls is None and is_plain(chat, request) and not request.return_prompt_text:
+            return ChatStreamWriter(chat, request, request_id, int(time.time()), model).write(outputs)
+        return encode_events(outputs, lambda rest: write_chat(request, rest, request_id, model, *args, **kw))
+
+    def completion_events(
+        request: CompletionRequest,
+        inputs: Any,
+        outputs: AsyncGenerator[Any],
+        request_id: str,
+        created: int,
+        model: str,
+        num_prompts: int,
+        *args: Any,
+        **kw: Any,
+    ) -> AsyncGenerator[bytes]:
+        if num_prompts == 1 and is_plain(completion, request):
+            return CompletionStreamWriter(completion, request, request_id, created, model).write(outputs)
+        rest = (request_id, created, model, num_prompts, *args)
+        return encode_events(outputs, lambda results: write_completion(request, inputs, results, *rest, **kw))
+
+    chat.chat_completion_stream_generator = chat_events
+    completion.completion_stream_generator = completion_events
+    raise_stream_errors(chat)
+    raise_stream_errors(completion)
+
+
+def raise_message_errors(messages: Any) -> None:  # Any: vLLM's serving class
+    """Raise the errors of Anthropic's streams, and begin with the engine; vLLM makes them events without a status.
+
+    Test: tests/serving/test_streams.py.
+    """
+    write, convert = messages.chat_completion_stream_generator, messages.message_stream_converter
+
+    def chat_events(request: Any, outputs: AsyncGenerator[Any], *args: Any, **kwargs: Any) -> AsyncGenerator[str]:
+        return after_first(outputs, lambda rest: write(request, rest, *args, **kwargs))
+
+    async def message_events(chat_stream: AsyncGenerator[str]) -> AsyncGenerator[str]:
+        errors: list[Exception] = []
+
+        async def record_errors() -> AsyncGenerator[str]:
+            async with aclosing(chat_stream):
+                try:
+                    async for event in chat_stream:
+                        yield event
+                except Exception as error:
+                    errors.append(error)
+                    raise
+
+        async with aclosing(convert(record_errors())) as events:
+            async for event in events:
+                if errors:
+                    raise errors[0]
+                yield event
+
+    messages.chat_completion_stream_generator, messages.message_stream_converter = chat_events, message_events
+    raise_stream_errors(messages)
+
+
+def raise_response_errors(responses: Any) -> None:  # Any: vLLM's serving class
+    """Raise the errors of streams of the Responses API, and begin them with the engine.
+
+    Test: tests/serving/test_streams.py.
+    """
+    write = responses.responses_stream_generator
+
+    def events(
+        request: Any, params: Any, outputs: AsyncGenerator[Any], *args: Any, **kwargs: Any
+    ) -> AsyncGenerator[Any]:
+        return after_first(outputs, lambda rest: write(request, params, rest, *args, **kwargs))
+
+    responses.responses_stream_generator = events
+    raise_stream_errors(responses)
+
+
+def raise_stream_errors(serving: Any) -> None:  # Any: one of vLLM's serving classes
+    """Raise the error that ends a stream; vLLM would write an event of its own shape and end the stream well."""
+
+    def reraise(error: str | Exception, *_args: Any, **_kwargs: Any) -> str:
+        raise error if isinstance(error, Exception) else RuntimeError(error)
+
+    serving.create_streaming_error_response = reraise
+    serving._convert_generation_error_to_streaming_response = reraise
+
+
+# Structured outputs, in the process that compiles grammars.
+
+
+def load_grammar_backend(manager: StructuredOutputManager, name: str) -> Any:  # Any: vLLM's backends
+    """Return the backend `name`, as vLLM makes it for the first request that needs it.
+
+    Test: tests/engines/test_grammar_check.py.
+    """
+    from types import SimpleNamespace
+
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.structured_output.request import StructuredOutputRequest
+
+    params = StructuredOutputsParams(json_object=True)
+    params._backend = name
+    request = SimpleNamespace(
+        structured_output_request=StructuredOutputRequest(params=params),
+        sampling_params=SimpleNamespace(structured_outputs=params, all_stop_token_ids=None),
+        request_id="first",
+    )
+    manager._use_async_grammar_compilation = False
+    manager.backend = None
+    manager.grammar_init(request)
+    backend: Any = manager.backend
+    if name == "xgrammar":
+        import xgrammar
+
+        # One thread: the cores belong to the engine.
+        tokenizer = request.structured_output_request.grammar.ctx.tokenizer_info
+        backend.compiler = xgrammar.GrammarCompiler(tokenizer, max_threads=1, cache_enabled=False)
+    return backend
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Callable[..., Any]) -> Iterator[None]:  # Any: a module of vLLM's
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
