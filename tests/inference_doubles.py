@@ -198,10 +198,10 @@ class InferenceClient(AsyncClient):
 
 def main() -> None:
     """Serve one of each kind until SIGTERM."""
-    from appliance.server import run
+    from appliance.server.process import serve
 
     server = ServerConfig.model_validate(dict(word.split("=", 1) for word in sys.argv[1:]))
-    run(LoadedConfig(speakers(server=server)))
+    sys.exit(serve(LoadedConfig(speakers(server=server)), DoubleFactory()))
 
 
 if __name__ == "__main__":
