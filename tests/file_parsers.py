@@ -32,7 +32,7 @@ from appliance.planner.safetensors_header import read_config, read_tensors
 from appliance.planner.tensor_info import TensorInfo
 from appliance.planner.tensor_parallel import group_tensors, sharded_tensors
 from appliance.planner.weight_sharding import weight_bytes_by_rank
-from appliance.proxy.decoding import decoder
+from appliance.proxy.response import content_decoder
 from appliance.storage import lockfile, manifest
 from appliance.storage.remote_reader import Range
 
@@ -161,7 +161,7 @@ def _events(*, has_events: bool) -> Callable[[bytes], object]:
 
 def _decoded(coding: str) -> Callable[[bytes], object]:
     def parse(body: bytes) -> bool:
-        undoing = decoder(coding)
+        undoing = content_decoder(coding)
         assert undoing is not None
         for _ in undoing.feed(body):
             pass

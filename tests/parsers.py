@@ -34,14 +34,13 @@ from appliance.config.server import ServerLimitsConfig
 from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core import multipart
 from appliance.core.errors import RequestError
-from appliance.core.json_edit import NotAnObjectError
+from appliance.core.json_edit import JsonObject, NotAnObjectError
 from appliance.core.json_limits import has_more_containers, has_more_members, is_deeper
 from appliance.core.model import ModelRequest, Operation
 from appliance.models import adapter
-from appliance.proxy.model_name import RenamableBody, RenamableEvents, renamed
-from appliance.proxy.prefix_affinity import head_of
-from appliance.proxy.rewrite import Rewrite
-from appliance.proxy.stream_usage import HiddenUsage, asking
+from appliance.proxy.load_balancing import prompt_prefix
+from appliance.proxy.rewrite import RequestBody, RequestRewriter, rename_response, request_usage
+from appliance.proxy.stream import EventRewriter
 from appliance.python_api import request_types as python_requests
 from appliance.tensors import InferenceRequest, Tensor
 from appliance.tensors.codec import decode, read_request, write_request
@@ -174,7 +173,7 @@ _V2 = [json.dumps(body).encode() for path, body in sorted(BODIES.items()) if pat
 _V1 = [json.dumps(body).encode() for path, body in sorted(BODIES.items()) if path.endswith(":predict")]
 _TEXTS = b'{"inputs":[{"name":"text_input","datatype":"BYTES","shape":[1],"data":['
 _LIMITS = ServerLimitsConfig()
-_REWRITE = Rewrite(
+_REWRITER = RequestRewriter(
     RequestRewriteConfig.model_validate(
         {
             "defaults": {"options": {"a": 1}, "temperature": 0.2},
@@ -196,8 +195,8 @@ def _envelope(content_type: str) -> Callable[[bytes], object]:
 
 
 def _renamed_form(body: bytes) -> bytes:
-    named = RenamableBody(body, FORM_TYPE)
-    made = named.under("another")
+    named = RequestBody.of(body, FORM_TYPE)
+    made = named.with_model("another")
     was, now = multipart.read_form(body, FORM_TYPE).get("model"), multipart.read_form(made, FORM_TYPE).get("model")
     assert (was is None) == (now is None)
     assert now is None or made[now.span] == b"another"
@@ -205,18 +204,20 @@ def _renamed_form(body: bytes) -> bytes:
 
 
 def _renamed_json(body: bytes) -> bytes:
-    made = RenamableBody(body, "").under("another")
+    made = RequestBody.of(body, "").with_model("another")
     assert msgspec.json.decode(made, type=dict[str, msgspec.Raw])["model"] == msgspec.Raw(b'"another"')
     return made
 
 
 def _events(body: bytes) -> bytes:
-    events = RenamableEvents("another")
-    return events.feed(body) + events.feed(b"")
+    rewriter = EventRewriter("another")
+    return rewriter.feed(body) + rewriter.finish()
 
 
 def _rewritten(body: bytes) -> bytes:
-    return _REWRITE(Operation.CHAT_COMPLETION, body)
+    document = JsonObject(body)
+    _REWRITER.rewrite(Operation.CHAT_COMPLETION, document)
+    return document.write()
 
 
 def _python_request(body: bytes) -> object:
@@ -224,8 +225,8 @@ def _python_request(body: bytes) -> object:
 
 
 def _usage_hidden(body: bytes) -> bytes:
-    hidden = HiddenUsage(lambda _: None)
-    return b"".join(hidden.line(line) for line in body.splitlines(keepends=True))
+    rewriter = EventRewriter("another", lambda _: None)
+    return rewriter.feed(body) + rewriter.finish()
 
 
 def _grpc(body: bytes) -> object:
@@ -243,13 +244,15 @@ def parsers() -> Sequence[Parser]:
         Parser("OpenAI's envelope", _envelope("application/json"), wrong, seeds, JSON_SHAPES),
         Parser("name in JSON", _renamed_json, (NotAnObjectError,), seeds, JSON_SHAPES),
         Parser("rewrite", _rewritten, (NotAnObjectError,), seeds, JSON_SHAPES),
-        Parser("head of a prompt", head_of, (), seeds, JSON_SHAPES),
-        Parser("name in an answer", lambda body: renamed(body, "n"), (), seeds, JSON_SHAPES),
+        Parser("head of a prompt", lambda body: prompt_prefix(JsonObject(body)), (NotAnObjectError,), seeds,
+               JSON_SHAPES),
+        Parser("name in an answer", lambda body: rename_response(body, "n"), (), seeds, JSON_SHAPES),
         Parser("events", _events, (), [b'data: {"model":"m"}\n\n', b"event: a\r\ndata: {}\r\n\r\n"], {
             "events": repeated(b'data: {"model":"m"}\n\n'), "one line": repeated(b"x", b"data: "),
             "line ends": repeated(b"\r\n"), "names": numbered(b'data: {"model":"%d"}', b"\n\n", b"", b""),
         }),
-        Parser("usage asked for", asking, (NotAnObjectError,), seeds, JSON_SHAPES),
+        Parser("usage asked for", lambda body: request_usage(JsonObject(body)), (NotAnObjectError,), seeds,
+               JSON_SHAPES),
         Parser("usage in events", _usage_hidden, (), [b'data: {"choices":[],"usage":{"total_tokens":1}}\n\n'], {
             "events": repeated(b'data: {"usage":null,"choices":[]}\n\n'),
             "one line": numbered(b'"%d":1', b",", b'data: {"usage":null,', b"}\n"),

@@ -15,10 +15,9 @@ from appliance.config.upstreams import UpstreamConfig
 from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
-from appliance.proxy.client import UpstreamClient
+from appliance.proxy.client import UpstreamClient, join_url
 from appliance.proxy.headers import forward_request_headers
 from appliance.proxy.response import UpstreamResponse
-from appliance.proxy.url import join
 
 Headers = Mapping[str, str]
 
@@ -42,7 +41,7 @@ class ServiceClient:
 
     def route(self, path: str) -> URL:
         """The URL of a route of OpenAI's protocol."""
-        return join(self._client.config.url, path)
+        return join_url(self._client.config.url, path)
 
     def under(self, path: str) -> URL:
         """The URL with a path after it, as it stands; the URL's query comes first."""
@@ -71,7 +70,7 @@ class ServiceClient:
         """
         answer = await self._send(url, body, headers)
         if answer.is_event_stream and answer.status < 400:
-            return events(answer.chunks(), is_sse=True, longest=answer.longest)
+            return events(answer.read_pieces(), is_sse=True, longest=answer.max_bytes)
         return await self._whole(answer)
 
     async def lines(self, url: URL, body: bytes, headers: Headers) -> AsyncGenerator[Any]:  # Any: JSON values
@@ -84,17 +83,14 @@ class ServiceClient:
         answer = await self._send(url, body, headers)
         if answer.status >= 300:
             await self._whole(answer)
-        return events(answer.chunks(), is_sse=answer.is_event_stream, longest=answer.longest)
+        return events(answer.read_pieces(), is_sse=answer.is_event_stream, longest=answer.max_bytes)
 
     async def close(self) -> None:
         """Let go of connections; safe to call twice."""
         await self._client.close()
 
     async def _whole(self, answer: UpstreamResponse) -> Any:  # Any: JSON values
-        try:
-            said = await answer.read()
-        finally:
-            answer.close()
+        said = await answer.read()
         # Some say which key it was that they do not know, and what they say goes to clients and into probes.
         for secret in self._secrets:
             said = said.replace(secret, b"***")

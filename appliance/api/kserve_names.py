@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from appliance.core.model import MULTIPART_OPERATIONS, ModelRequest
-from appliance.proxy.model_name import RenamableBody
+from appliance.proxy.rewrite import RequestBody
 
 HEADER = "x-gateway-model-name"
 """
@@ -41,7 +41,7 @@ class KServeNames:
         if plain is None or plain == name:
             return name, call
         content_type = call.headers.get("content-type", "") if call.operation in MULTIPART_OPERATIONS else ""
-        return plain, replace(call, body=RenamableBody(call.body, content_type).under(plain))
+        return plain, replace(call, body=RequestBody.of(call.body, content_type).with_model(plain))
 
 
 def prefix_of(namespace: str) -> str:

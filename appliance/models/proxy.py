@@ -1,9 +1,10 @@
-"""The proxy class: servers elsewhere answer, under one name and behind one readiness."""
+"""The model class `proxy`: upstreams answer its requests."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,40 +12,50 @@ from typing import Any
 from appliance.config.models import ProxyConfig
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
-from appliance.core.json_edit import NotAnObjectError
-from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse
+from appliance.core.json_edit import JsonObject, NotAnObjectError
+from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
 from appliance.core.multipart import FormError
 from appliance.core.request_context import current_context
-from appliance.proxy import cache_policy, event_stream, stream_usage
-from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
-from appliance.proxy.model_name import RenamableBody, renamed
+from appliance.proxy.load_balancing import prompt_prefix
 from appliance.proxy.pool import UpstreamPool
-from appliance.proxy.prefix_affinity import head_of
 from appliance.proxy.response import UpstreamResponse
-from appliance.proxy.response_cache import CachedResponse, ResponseCache
-from appliance.proxy.retry import GENERATIONS
-from appliance.proxy.rewrite import Rewrite
-from appliance.proxy.stream_usage import HiddenUsage
+from appliance.proxy.response_cache import CachedResponse, ResponseCache, cache_directives, cache_key, is_cacheable
+from appliance.proxy.rewrite import STREAM_OPTIONS, RequestBody, RequestRewriter, rename_response, request_usage
+from appliance.proxy.stream import relay_bytes, relay_events
+from appliance.proxy.upstream import UpstreamRequest
+
+# Streams of `/v1/responses` and of messages always have their usage.
+_USAGE_OPERATIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedRequest:
+    upstream: UpstreamRequest
+    model: str
+    """The client's name of the model, for the response."""
+    is_cacheable: bool
+    on_usage: Callable[[bytes], None] | None
+    """Gets the usage of a stream that the client did not request; None if the usage stays in the stream."""
 
 
 class ProxyModel:
-    """Passes calls on, and answers back."""
+    """Forwards requests to upstreams, and their responses to clients."""
 
     operations = frozenset(OPENAI_PATHS)
     warmup_request = None
 
     def __init__(self, config: ProxyConfig) -> None:
         self._config = config
-        self._rewrite = Rewrite(config.request)
+        self._rewriter = RequestRewriter(config.request)
         self._pool: UpstreamPool | None = None
-        self._answers: ResponseCache | None = None
+        self._cache: ResponseCache | None = None
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:  # noqa: ARG002 - a proxy has none
         config = self._config
         if config.cache is not None:
-            self._answers = ResponseCache(config.cache, config.name, asyncio.get_running_loop().time)
-        # Health checks carry what every request does.
+            self._cache = ResponseCache(config.cache, config.name, asyncio.get_running_loop().time)
+        # Health checks have the headers of every request.
         members = [
             member.model_copy(update={"headers": {**config.headers.set, **member.headers}})
             for member in config.upstreams
@@ -60,108 +71,105 @@ class ProxyModel:
         await self._pool.open()
 
     async def check(self) -> None:
-        self._running.require()
+        self._loaded_pool.require_available()
 
-    async def handle(self, call: ModelRequest) -> ModelResponse:
-        request, body, hidden = await off_loop(len(call.body), self._request, call)
-        name = request.body.name or self._config.name
-        if self._answers is None or not cache_policy.may_keep(call, body):
-            return await self._pass(request, name, hidden)
-        kept, result, age = await self._answers.get(
-            self._key(call, request),
-            partial(self._keep, request),
-            is_fresh="no-cache" in cache_policy.directives(call.headers),
+    async def handle(self, request: ModelRequest) -> ModelResponse:
+        prepared = await off_loop(len(request.body), self._prepare, request)
+        if self._cache is None or not prepared.is_cacheable:
+            return await self._forward(prepared)
+        response, result, age = await self._cache.get(
+            self._cache_key(request, prepared.upstream),
+            partial(self._fetch, prepared.upstream),
+            is_refresh="no-cache" in cache_directives(request.headers),
         )
-        said = {"x-cache": result}
-        # What an upstream said beside its answer was about that one request.
-        headers = {**said, "age": str(int(age))} if result == "hit" else {**kept.headers, **said}
-        return await _reply(kept, name, headers)
+        # The upstream's headers belong to the request that it answered.
+        headers = {"age": str(int(age))} if result == "hit" else response.headers
+        return await _model_response(response, prepared.model, {**headers, "x-cache": result})
 
     def describe(self) -> Mapping[str, Any]:
         return {}
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:
-        """How each upstream is; none before they are checked."""
+        """Return the status of each upstream; empty before the first check."""
         return [] if self._pool is None else self._pool.describe()
 
     async def close(self) -> None:
         if self._pool is not None:
             await self._pool.close()
-        if self._answers is not None:
-            self._answers.close()
+        if self._cache is not None:
+            self._cache.close()
 
     @property
-    def _running(self) -> UpstreamPool:
+    def _loaded_pool(self) -> UpstreamPool:
         if self._pool is None:
-            raise AssertionError("asked before it was loaded; this is a bug")
+            raise AssertionError("used before it was loaded; this is a bug")
         return self._pool
 
-    def _request(self, call: ModelRequest) -> tuple[UpstreamRequest, bytes, HiddenUsage | None]:
-        config, is_form = self._config, call.operation in MULTIPART_OPERATIONS
+    def _prepare(self, request: ModelRequest) -> _PreparedRequest:
+        config = self._config
+        document, on_usage = None, None
         try:
-            body, hidden = call.body, None
-            if not is_form:
-                body, hidden = self._asked_usage(call, self._rewrite(call.operation, call.body))
-            named = RenamableBody(body, call.headers.get("content-type", "") if is_form else "")
+            if request.operation in MULTIPART_OPERATIONS:
+                body = RequestBody.of(request.body, request.headers.get("content-type", ""))
+            else:
+                document = JsonObject(request.body)
+                self._rewriter.rewrite(request.operation, document)
+                if self._may_request_usage(request) and request_usage(document):
+                    on_usage = request.on_usage
+                body = RequestBody.of_json(document)
         except FormError as error:
             raise RequestError(str(error), code="invalid_form") from error
         except NotAnObjectError as error:
             raise RequestError(f"The body is not a request: {error}", code="invalid_json") from error
-        request = UpstreamRequest(
-            path=call.path or OPENAI_PATHS[call.operation][0],
-            query=call.query,
-            headers=forward_request_headers(call.headers, forward=config.headers.forward, drop=config.headers.drop),
-            body=named,
-            is_generation=call.operation in GENERATIONS,
-            key=head_of(body) if config.balance == "prefix_affinity" else b"",
+        upstream = UpstreamRequest(
+            operation=request.operation,
+            path=request.path or OPENAI_PATHS[request.operation][0],
+            query=request.query,
+            headers=forward_request_headers(request.headers, forward=config.headers.forward, drop=config.headers.drop),
+            body=body,
+            prompt_prefix=prompt_prefix(document) if document and config.balance == "prefix_affinity" else b"",
             patience=config.keep_alive_seconds,
         )
-        return request, body, hidden
+        return _PreparedRequest(upstream, body.model or config.name, is_cacheable(request, document), on_usage)
 
-    def _asked_usage(self, call: ModelRequest, body: bytes) -> tuple[bytes, HiddenUsage | None]:
-        """The body with its usage asked for, and what takes that out of the answer, where the client did not ask."""
-        # Who drops the option has an upstream that refuses it.
-        is_dropped = stream_usage.OPTION in self._config.request.drop
-        if call.on_usage is None or call.operation not in stream_usage.OPERATIONS or is_dropped:
-            return body, None
-        asking = stream_usage.asking(body)
-        return (body, None) if asking is None else (asking, HiddenUsage(call.on_usage))
+    def _may_request_usage(self, request: ModelRequest) -> bool:
+        # A config that drops the option has an upstream that does not support it.
+        is_dropped = STREAM_OPTIONS in self._config.request.drop
+        return request.on_usage is not None and request.operation in _USAGE_OPERATIONS and not is_dropped
 
-    async def _pass(self, request: UpstreamRequest, name: str, hidden: HiddenUsage | None) -> ModelResponse:
-        exchange = await self._running.ask(request)
-        answer, silence = exchange.answer, self._config.keep_alive_seconds
-        if answer.is_event_stream:
-            stream = event_stream.events(exchange, name, silence, hidden)
-        elif answer.is_json or answer.status >= 300:
-            kept = await self._read(exchange)
-            return await _reply(kept, name, kept.headers)
+    async def _forward(self, request: _PreparedRequest) -> ModelResponse:
+        response = await self._loaded_pool.send(request.upstream)
+        if response.is_event_stream:
+            stream = relay_events(response, request.model, self._config.keep_alive_seconds, request.on_usage)
+        elif response.is_json or response.status >= 300:
+            whole = await self._read(response)
+            return await _model_response(whole, request.model, whole.headers)
         else:
-            stream = event_stream.raw(exchange)
-        return ModelResponse(stream, answer.status, answer.media_type, self._downward(answer))
+            stream = relay_bytes(response)
+        return ModelResponse(stream, response.status, response.media_type, self._returned_headers(response))
 
-    def _key(self, call: ModelRequest, request: UpstreamRequest) -> bytes:
-        record, is_shared = current_context(), self._config.cache is None or self._config.cache.shared
-        owner = None if record is None or is_shared else record.key
-        return cache_policy.key_of(call, request.headers, request.body.under(""), owner)
+    def _cache_key(self, request: ModelRequest, upstream: UpstreamRequest) -> bytes:
+        context, is_shared = current_context(), self._config.cache is None or self._config.cache.shared
+        owner = None if context is None or is_shared else context.key
+        return cache_key(request, upstream.headers, upstream.body.with_model(""), owner)
 
-    async def _keep(self, request: UpstreamRequest) -> CachedResponse:
-        return await self._read(await self._running.ask(request))
+    async def _fetch(self, request: UpstreamRequest) -> CachedResponse:
+        return await self._read(await self._loaded_pool.send(request))
 
-    async def _read(self, exchange: UpstreamExchange) -> CachedResponse:
-        answer = exchange.answer
-        try:
-            body = await exchange.whole()
-        finally:
-            exchange.close()
-        may_be_kept = answer.status == 200 and "no-store" not in cache_policy.directives(answer.headers)
-        return CachedResponse(body, answer.status, answer.media_type, self._downward(answer), may_be_kept)
+    async def _read(self, response: UpstreamResponse) -> CachedResponse:
+        body = await response.read()
+        is_cacheable = response.status == 200 and "no-store" not in cache_directives(response.headers)
+        headers = self._returned_headers(response)
+        return CachedResponse(body, response.status, response.media_type, headers, is_cacheable)
 
-    def _downward(self, answer: UpstreamResponse) -> Mapping[str, str]:
+    def _returned_headers(self, response: UpstreamResponse) -> Mapping[str, str]:
         headers = self._config.headers
-        return forward_response_headers(answer.headers, expose=headers.expose, drop=headers.drop)
+        return forward_response_headers(response.headers, expose=headers.expose, drop=headers.drop)
 
 
-async def _reply(kept: CachedResponse, name: str, headers: Mapping[str, str]) -> ModelResponse:
-    """A whole answer under the client's name for the model; an error keeps its body."""
-    body = await off_loop(len(kept.body), renamed, kept.body, name) if kept.status < 300 else kept.body
-    return ModelResponse(body, kept.status, kept.media_type, headers)
+async def _model_response(response: CachedResponse, model: str, headers: Mapping[str, str]) -> ModelResponse:
+    """Return a response with the client's name of the model; an error keeps its body."""
+    body = response.body
+    if response.status < 300:
+        body = await off_loop(len(body), rename_response, body, model)
+    return ModelResponse(body, response.status, response.media_type, headers)

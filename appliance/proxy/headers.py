@@ -1,4 +1,4 @@
-"""Which headers travel to an upstream, and which come back."""
+"""Which headers are forwarded to an upstream, and which are returned to the client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from appliance.core.http import FRAMING_HEADERS, HOP_BY_HOP_HEADERS
 
-# Traces go through (https://www.w3.org/TR/trace-context/), and what says how a body is to be read.
+# Traces (https://www.w3.org/TR/trace-context/), and what tells how to read a body.
 _FORWARDED = frozenset(
     {
         "accept",
@@ -21,9 +21,9 @@ _FORWARDED = frozenset(
     }
 )
 
-# What clients act on: when to come back, what is left of their limits, how long an answer keeps, what a file is called.
-# Servers before us and browsers obey others, such as `x-accel-redirect`, `x-sendfile`, `refresh`, `clear-site-data`,
-# `set-cookie`, `link` and `alt-svc`. Nobody knows all of those, so only what is named here passes.
+# What clients need: when to retry, remaining limits, how long to cache, the name of a file.
+# Servers in front of us and browsers obey others, such as `x-accel-redirect`, `x-sendfile`, `refresh`,
+# `clear-site-data`, `set-cookie`, `link` and `alt-svc`. No list of those is complete, so this is an allow-list.
 _RETURNED = frozenset(
     {
         "cache-control",
@@ -38,45 +38,49 @@ _RETURNED = frozenset(
 )
 _RETURNED_PREFIXES = ("anthropic-", "openai-", "ratelimit", "x-ratelimit-")
 
-# Ours to say, whoever asks for it.
-_OURS = frozenset({"content-encoding", "content-type", "date", "x-request-id"})
+# The server sets these itself, even if the config exposes them.
+_OWN = frozenset({"content-encoding", "content-type", "date", "x-request-id"})
 
 # RFC 9110, section 5.5, without what is obsolete in it.
-_SENDABLE = re.compile(r"[\t\x20-\x7e]*")
+_VALID_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
 def forward_request_headers(
     client: Mapping[str, str], *, forward: Collection[str] = (), drop: Collection[str] = ()
 ) -> dict[str, str]:
-    """Those of the client's headers, by lower-case name, that travel upstream: the ones for everyone, and `forward`.
+    """Return the client's headers, by lower-case name, that an upstream gets: the default ones, and `forward`.
 
-    `Authorization` is not among them unless `forward` says so; what names one connection never is.
+    `Authorization` is among them only if `forward` has it; headers of the connection never are.
     """
-    named = _nominated(client)
-    wanted = (_FORWARDED | {name.lower() for name in forward}) - {name.lower() for name in drop}
-    return {name: client[name] for name in wanted - HOP_BY_HOP_HEADERS - FRAMING_HEADERS - named if name in client}
+    allowed = (_FORWARDED | _lower(forward)) - _lower(drop)
+    excluded = HOP_BY_HOP_HEADERS | FRAMING_HEADERS | _connection_headers(client)
+    return {name: client[name] for name in allowed - excluded if name in client}
 
 
 def forward_response_headers(
     upstream: Mapping[str, str], *, expose: Collection[str] = (), drop: Collection[str] = ()
 ) -> dict[str, str]:
-    """Those of an answer's headers, by lower-case name, that the client gets: the ones for everyone, and `expose`.
+    """Return the upstream's headers, by lower-case name, that the client gets: the default ones, and `expose`.
 
-    A value that is no line of ASCII stays here.
+    Values that are not a line of ASCII are left out.
     """
-    exposed = {name.lower() for name in expose}
-    unwanted = HOP_BY_HOP_HEADERS | FRAMING_HEADERS | _OURS | _nominated(upstream) | {name.lower() for name in drop}
-    kept = {
+    allowed = _RETURNED | _lower(expose)
+    excluded = HOP_BY_HOP_HEADERS | FRAMING_HEADERS | _OWN | _connection_headers(upstream) | _lower(drop)
+    returned = {
         name: value
         for name, value in upstream.items()
-        if (name in _RETURNED or name in exposed or name.startswith(_RETURNED_PREFIXES)) and name not in unwanted
+        if (name in allowed or name.startswith(_RETURNED_PREFIXES)) and name not in excluded
     }
     if "x-request-id" in upstream:
-        # The response has an id of ours; the other one is what the upstream's support asks for.
-        kept["x-upstream-request-id"] = upstream["x-request-id"]
-    return {name: value for name, value in kept.items() if _SENDABLE.fullmatch(value)}
+        # The response has an id of ours; the support of the upstream asks for theirs.
+        returned["x-upstream-request-id"] = upstream["x-request-id"]
+    return {name: value for name, value in returned.items() if _VALID_VALUE.fullmatch(value)}
 
 
-def _nominated(headers: Mapping[str, str]) -> frozenset[str]:
-    """Headers that ``Connection`` says are of this connection."""
-    return frozenset(name.strip().lower() for name in headers.get("connection", "").split(","))
+def _lower(names: Collection[str]) -> frozenset[str]:
+    return frozenset(name.lower() for name in names)
+
+
+def _connection_headers(headers: Mapping[str, str]) -> frozenset[str]:
+    """Return the headers that ``Connection`` lists."""
+    return _lower([name.strip() for name in headers.get("connection", "").split(",")])

@@ -1,4 +1,4 @@
-"""Asking an upstream on an interval whether it is there."""
+"""Active health checks of upstreams."""
 
 from __future__ import annotations
 
@@ -10,73 +10,68 @@ import structlog
 from appliance.config.upstreams import HealthCheckConfig
 from appliance.core.errors import GatewayError
 from appliance.proxy.client import UpstreamClient
-from appliance.proxy.response import UpstreamResponse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# A body up to here is read, so that the connection can be used again; the status has said enough.
-_MOST_DISCARDED_BYTES = 1024 * 1024
+# A body up to this size is read, so that its connection can be used again.
+_MAX_BODY_BYTES = 1024 * 1024
 
-# A key may be good for inference and not for this; one who limits us is there.
-_ALSO_GOOD = frozenset({403, 429})
+# The API key may be allowed inference and not this path; an upstream that limits us is there.
+_HEALTHY_STATUSES = frozenset({403, 429})
 
 
 class HealthCheck:
-    """The health of one upstream: unknown is not healthy."""
+    """The health of one upstream; before the first check it is not healthy."""
 
     def __init__(self, config: HealthCheckConfig, client: UpstreamClient, name: str) -> None:
         self.is_healthy = False
         self.reason = "not checked yet"
+        self.interval_seconds = config.interval_seconds
         self._config = config
         self._client = client
         self._name = name
         self._failures = 0
 
-    @property
-    def interval(self) -> float:
-        """Seconds between two checks."""
-        return self._config.interval_seconds
-
-    async def watch(self) -> None:
-        """Check for ever; the first check was made by whoever starts this."""
+    async def run(self) -> None:
+        """Check forever, the first time after an interval."""
         while True:
-            # Not in step with the other upstreams and the other workers.
-            await asyncio.sleep(self._config.interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
+            # Checks by other workers and of other upstreams are sent at other times.
+            await asyncio.sleep(self.interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - not a secret
             await self.check()
 
     async def check(self) -> None:
-        """Ask once, and know better."""
+        """Check once."""
         path = self._config.path
-        fault = None if path is None else await self._fault(path)
-        self._failures = self._failures + 1 if fault else 0
+        problem = None if path is None else await self._problem(path)
+        self._failures = self._failures + 1 if problem else 0
         before = self.is_healthy, self.reason
-        if fault is None:
-            self.is_healthy, self.reason = True, "never asked" if path is None else "it answers"
+        if problem is None:
+            self.is_healthy, self.reason = True, "never checked" if path is None else "it answers"
         elif not self.is_healthy or self._failures >= self._config.failures:
-            self.is_healthy, self.reason = False, fault
+            self.is_healthy, self.reason = False, problem
         if before != (self.is_healthy, self.reason):
-            log.info("upstream.checked", upstream=self._name, healthy=self.is_healthy, reason=self.reason)
+            log.info("upstream.health_changed", upstream=self._name, healthy=self.is_healthy, reason=self.reason)
 
-    async def _fault(self, path: str) -> str | None:
+    async def _problem(self, path: str) -> str | None:
         config = self._config
         try:
             async with asyncio.timeout(config.timeout_seconds):
-                answer = await self._client.send(path, None)
-                await _discard(answer)
+                response = await self._client.send(path, None)
+                try:
+                    size = 0
+                    while size < _MAX_BODY_BYTES and (piece := await response.read_piece()):
+                        size += len(piece)
+                finally:
+                    response.close()
         except TimeoutError:
             return f"GET {path} was not answered within {config.timeout_seconds:g} seconds"
         except GatewayError as error:
             return error.detail
-        if answer.status < 300 or answer.status in _ALSO_GOOD:
+        if response.status < 300 or response.status in _HEALTHY_STATUSES:
             return None
-        remedy = "check api_key" if answer.status == 401 else "set health.path to one that is good when the upstream is"
-        return f"GET {path} answered {answer.status}; {remedy}"
-
-
-async def _discard(answer: UpstreamResponse) -> None:
-    size = 0
-    try:
-        while size < _MOST_DISCARDED_BYTES and (chunk := await answer.more()):
-            size += len(chunk)
-    finally:
-        answer.close()
+        remedy = (
+            "check api_key"
+            if response.status == 401
+            else "set health.path to a path that answers 200 when the upstream is healthy"
+        )
+        return f"GET {path} answered {response.status}; {remedy}"

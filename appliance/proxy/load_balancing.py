@@ -1,4 +1,4 @@
-"""Which upstream gets a request."""
+"""Which upstream gets a request: the least loaded, each in turn, or the one that knows the beginning of the prompt."""
 
 from __future__ import annotations
 
@@ -8,17 +8,27 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Protocol, TypeVar
 
-from appliance.config.upstreams import Balance
+import msgspec
 
-# Points on the ring for a weight of 1: enough that shares are even within a few percent.
+from appliance.config.upstreams import Balance
+from appliance.core.json_edit import MAX_MEMBERS, JsonObject
+from appliance.core.json_limits import has_more_members
+
+# Points on the ring for a weight of 1: with these, shares are even within a few percent.
 _POINTS = 128
 
-# Most load over the fair share (Mirrokni et al., "Consistent Hashing with Bounded Loads", 2016).
-_OVERLOAD = 1.25
+# Limit of the load over the fair share (Mirrokni et al., "Consistent Hashing with Bounded Loads", 2016).
+_MAX_OVERLOAD = 1.25
+
+# Enough to tell conversations apart by their system prompt and first question.
+_MAX_PREFIX_BYTES = 4096
+
+# The members that hold the prompt, in the order in which models read them.
+_PROMPT_MEMBERS = ("system", "instructions", "messages", "prompt", "input", "query")
 
 
 class Target(Protocol):
-    """What is chosen among."""
+    """Something that requests are distributed to."""
 
     @property
     def name(self) -> str:
@@ -26,25 +36,25 @@ class Target(Protocol):
 
     @property
     def weight(self) -> float:
-        """Its share of the traffic, beside those of the others."""
+        """Share of the traffic, relative to the other targets."""
 
     @property
     def inflight(self) -> int:
-        """Requests under way."""
+        """Concurrent requests."""
 
 
 Chosen = TypeVar("Chosen", bound=Target)
 
 
-class Balancer(Protocol):
-    """A way to choose."""
+class LoadBalancer(Protocol):
+    """A load balancing policy."""
 
-    def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:
-        """One of the candidates, of which there is at least one; `key` is the head of the prompt."""
+    def pick(self, candidates: Sequence[Chosen], prompt_prefix: bytes) -> Chosen:
+        """Return one of the candidates, of which there is at least one."""
 
 
-def balancer(balance: Balance, targets: Sequence[Target]) -> Balancer:
-    """The balancer of a name, for these targets and subsets of them."""
+def load_balancer(balance: Balance, targets: Sequence[Target]) -> LoadBalancer:
+    """Return the load balancer of this name, for these targets and subsets of them."""
     match balance:
         case "least_inflight":
             return LeastInflight()
@@ -55,25 +65,24 @@ def balancer(balance: Balance, targets: Sequence[Target]) -> Balancer:
 
 
 class LeastInflight:
-    """The one with the fewest requests for its weight; equals take turns."""
+    """Picks the target with the fewest requests for its weight; equal targets take turns."""
 
     def __init__(self) -> None:
-        self._turns = RoundRobin()
+        self._round_robin = RoundRobin()
 
-    def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:
-        """One of the candidates."""
+    def pick(self, candidates: Sequence[Chosen], prompt_prefix: bytes) -> Chosen:
         least = min((each.inflight + 1) / each.weight for each in candidates)
-        return self._turns.pick([each for each in candidates if (each.inflight + 1) / each.weight <= least], key)
+        idle = [each for each in candidates if (each.inflight + 1) / each.weight <= least]
+        return self._round_robin.pick(idle, prompt_prefix)
 
 
 class RoundRobin:
-    """Each in its turn, heavier ones more often and evenly spread (the "smooth" round robin that nginx uses)."""
+    """Picks each target in turn, heavier ones more often and evenly spread (nginx's "smooth" round robin)."""
 
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 
-    def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:  # noqa: ARG002 - the protocol of balancers
-        """One of the candidates."""
+    def pick(self, candidates: Sequence[Chosen], prompt_prefix: bytes) -> Chosen:  # noqa: ARG002 - the policy's protocol
         credit = self._credit
         for each in candidates:
             credit[each.name] = credit.get(each.name, 0) + each.weight
@@ -83,37 +92,62 @@ class RoundRobin:
 
 
 class PrefixAffinity:
-    """The same one for the same head of a prompt, as long as it has not much more than its share of the load.
+    """Picks the same target for the same beginning of a prompt, unless its load is far over its share.
 
     Consistent hashing: when an upstream leaves, only its own prompts move, and they come back to it.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
-        least = min(target.weight for target in targets)
+        min_weight = min(target.weight for target in targets)
         self._ring = sorted(
             (_hash(f"{target.name}/{number}".encode()), target.name)
             for target in targets
-            for number in range(round(_POINTS * target.weight / least))
+            for number in range(round(_POINTS * target.weight / min_weight))
         )
-        self._places = [place for place, _ in self._ring]
-        self._without_key = LeastInflight()
+        self._points = [point for point, _ in self._ring]
+        self._without_prompt = LeastInflight()
 
-    def pick(self, candidates: Sequence[Chosen], key: bytes) -> Chosen:
-        """The first of the candidates with room, along the ring; without a prompt, the one with the least to do."""
-        if not key:
-            return self._without_key.pick(candidates, key)
+    def pick(self, candidates: Sequence[Chosen], prompt_prefix: bytes) -> Chosen:
+        """Return the first candidate along the ring that is not overloaded; without a prompt, the least loaded."""
+        if not prompt_prefix:
+            return self._without_prompt.pick(candidates, prompt_prefix)
         weights = sum(each.weight for each in candidates)
         load = sum(each.inflight for each in candidates) + 1
         free = {
-            each.name: each for each in candidates if each.inflight < ceil(_OVERLOAD * load * each.weight / weights)
+            each.name: each for each in candidates if each.inflight < ceil(_MAX_OVERLOAD * load * each.weight / weights)
         }
-        start = bisect_left(self._places, _hash(key))
+        start = bisect_left(self._points, _hash(prompt_prefix))
         for step in range(start, start + len(self._ring)):
             name = self._ring[step % len(self._ring)][1]
             if name in free:
                 return free[name]
-        raise AssertionError("all are over their share; this is a bug")
+        raise AssertionError("every candidate is over its share; this is a bug")
 
 
 def _hash(text: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+
+
+class _Message(msgspec.Struct):
+    role: str = ""
+
+
+def prompt_prefix(document: JsonObject) -> bytes:
+    """Return the beginning of a prompt, the same at every turn of a conversation; empty if there is no prompt."""
+    try:
+        parts = [_until_user(document.get(name) or b"") for name in _PROMPT_MEMBERS]
+    except (ValueError, RecursionError):
+        return b""
+    return b"".join(parts)[:_MAX_PREFIX_BYTES]
+
+
+def _until_user(value: bytes) -> bytes:
+    """Return the messages of a list up to the first one of the user: later turns add only to the others."""
+    if not value.startswith(b"[") or has_more_members(value, MAX_MEMBERS):
+        return value
+    prefix = []
+    for message in msgspec.json.decode(value, type=list[msgspec.Raw]):
+        prefix.append(bytes(message))
+        if prefix[-1].startswith(b"{") and msgspec.json.decode(message, type=_Message).role == "user":
+            break
+    return b"".join(prefix)

@@ -1,13 +1,12 @@
-"""What is counted about upstreams, for Prometheus.
+"""Prometheus metrics of upstreams and response caches.
 
-Kept in its registry of the whole process, as its clients do, where `/metrics` and other workers find it.
+They are in the registry of the process, where `/metrics` and the metrics of several workers find them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -22,86 +21,98 @@ REQUESTS = Counter(
 )
 FIRST_BYTE = Histogram(
     "appliance_upstream_first_byte_seconds",
-    "From a request to the first byte of its answer.",
+    "From a request to the first byte of its response.",
     _UPSTREAM,
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
-RUNNING = Gauge("appliance_upstream_running", "Requests to an upstream under way.", _UPSTREAM)
-HEALTHY = Gauge("appliance_upstream_healthy", "1 when the last health checks were good.", _UPSTREAM)
-CIRCUIT = Gauge("appliance_upstream_circuit", "1 for where the breaker stands.", (*_UPSTREAM, "circuit"))
-RETRIES = Counter("appliance_upstream_retries", "Requests that were tried again.", ("model",))
-CACHE = Counter(
-    "appliance_cache_requests", "Calls that the cache could answer, by whether it did.", ("model", "result")
-)
-CACHE_BYTES = Gauge("appliance_cache_bytes", "Memory that kept answers take.", ("model",))
+RUNNING = Gauge("appliance_upstream_running", "Requests to an upstream that are running.", _UPSTREAM)
+HEALTHY = Gauge("appliance_upstream_healthy", "1 if the last health checks succeeded.", _UPSTREAM)
+CIRCUIT = Gauge("appliance_upstream_circuit", "1 for the state of the circuit breaker.", (*_UPSTREAM, "circuit"))
+RETRIES = Counter("appliance_upstream_retries", "Requests that were retried.", ("model",))
+CACHE = Counter("appliance_cache_requests", "Requests that the cache could answer, by result.", ("model", "result"))
+CACHE_BYTES = Gauge("appliance_cache_bytes", "Memory of cached responses.", ("model",))
 
 
-class Sized(Protocol):
-    """What takes memory."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of it."""
-
-
-class Shown(Protocol):
-    """What is read off an upstream whenever metrics are."""
+class UpstreamState(Protocol):
+    """What metrics read from an upstream when they are collected."""
 
     inflight: int
 
     @property
     def is_healthy(self) -> bool:
-        """The last checks were good."""
+        """The last health checks succeeded."""
 
     @property
     def circuit(self) -> Circuit:
-        """Where the breaker stands."""
+        """The state of the circuit breaker."""
 
 
-# Who has the labels, the longest first: where a newer config brings a model beside the old one, both do for a while.
-_SHOWN: dict[tuple[str, str], list[Shown]] = {}
-_KEEPING: dict[str, list[Sized]] = {}
+class CacheState(Protocol):
+    """What metrics read from a cache when they are collected."""
+
+    size: int
 
 
-def show(labels: tuple[str, str], shown: Shown) -> None:
-    """Have an upstream in the metrics, from now on."""
-    alike = _SHOWN.setdefault(labels, [])
-    alike.append(shown)
-    RUNNING.labels(*labels).set_function(lambda: sum(each.inflight for each in alike))
-    HEALTHY.labels(*labels).set_function(lambda: alike[0].is_healthy)
+Key = TypeVar("Key")
+Source = TypeVar("Source")
+
+
+class _Sources(Generic[Key, Source]):
+    """Objects by their labels, the oldest first: while a reload replaces a model, two objects have the same labels."""
+
+    def __init__(self) -> None:
+        self._sources: dict[Key, list[Source]] = {}
+
+    def add(self, key: Key, source: Source) -> list[Source]:
+        """Return the list of all objects with these labels, which stays up to date."""
+        sources = self._sources.setdefault(key, [])
+        sources.append(source)
+        return sources
+
+    def remove(self, key: Key, source: Source) -> bool:
+        """Return whether it was the last object with these labels."""
+        sources = self._sources.get(key, [])
+        if source not in sources:
+            return False
+        sources.remove(source)
+        if not sources:
+            del self._sources[key]
+        return not sources
+
+
+_upstreams: _Sources[tuple[str, str], UpstreamState] = _Sources()
+_caches: _Sources[str, CacheState] = _Sources()
+
+
+def track_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
+    """Report an upstream from now on."""
+    upstreams = _upstreams.add(labels, upstream)
+    RUNNING.labels(*labels).set_function(lambda: sum(each.inflight for each in upstreams))
+    HEALTHY.labels(*labels).set_function(lambda: upstreams[0].is_healthy)
     for circuit in Circuit:
-        CIRCUIT.labels(*labels, circuit).set_function(partial(_is_at, alike, circuit))
+        CIRCUIT.labels(*labels, circuit).set_function(partial(_is_in_state, upstreams, circuit))
 
 
-def _is_at(alike: Sequence[Shown], circuit: Circuit) -> float:
-    return float(alike[0].circuit is circuit)
-
-
-def hide(labels: tuple[str, str], shown: Shown) -> None:
-    """Take it out; safe to call twice."""
-    alike = _SHOWN.get(labels, [])
-    if alike == [shown]:
-        del _SHOWN[labels]
+def untrack_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
+    """Report it no longer; safe to call twice."""
+    if _upstreams.remove(labels, upstream):
         RUNNING.remove(*labels)
         HEALTHY.remove(*labels)
         for circuit in Circuit:
             CIRCUIT.remove(*labels, circuit)
-    elif shown in alike:
-        alike.remove(shown)
 
 
-def show_kept(model: str, kept: Sized) -> None:
-    """Have the memory of kept answers in the metrics, from now on."""
-    alike = _KEEPING.setdefault(model, [])
-    alike.append(kept)
-    CACHE_BYTES.labels(model).set_function(lambda: sum(each.size for each in alike))
+def track_cache(model: str, cache: CacheState) -> None:
+    """Report the memory of a cache from now on."""
+    caches = _caches.add(model, cache)
+    CACHE_BYTES.labels(model).set_function(lambda: sum(each.size for each in caches))
 
 
-def hide_kept(model: str, kept: Sized) -> None:
-    """Take it out; safe to call twice."""
-    alike = _KEEPING.get(model, [])
-    if alike == [kept]:
-        del _KEEPING[model]
+def untrack_cache(model: str, cache: CacheState) -> None:
+    """Report it no longer; safe to call twice."""
+    if _caches.remove(model, cache):
         CACHE_BYTES.remove(model)
-    elif kept in alike:
-        alike.remove(kept)
+
+
+def _is_in_state(upstreams: list[UpstreamState], circuit: Circuit) -> float:
+    return float(upstreams[0].circuit is circuit)

@@ -1,4 +1,4 @@
-"""Several upstreams as one: who is asked, who is asked next, and when there is nobody to ask."""
+"""The upstreams of one model: load balancing, retries, and errors when none is available."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from appliance.config.upstreams import Balance, CircuitBreakerConfig, HealthCheckConfig, PoolMemberConfig, RetryConfig
+from appliance.config.upstreams import (
+    Balance,
+    CircuitBreakerConfig,
+    HealthCheckConfig,
+    PoolMemberConfig,
+    RetryConfig,
+)
 from appliance.core.errors import GatewayError, UnavailableError
 from appliance.core.http import address_of
 from appliance.proxy import metrics
-from appliance.proxy.circuit_breaker import Circuit
-from appliance.proxy.exchange import UpstreamExchange, UpstreamRequest
-from appliance.proxy.load_balancing import balancer
-from appliance.proxy.outlier_detection import outlier
-from appliance.proxy.retry import RetryBudget, may_retry
-from appliance.proxy.upstream import Upstream
+from appliance.proxy.circuit_breaker import Circuit, find_outlier
+from appliance.proxy.load_balancing import load_balancer
+from appliance.proxy.response import UpstreamResponse
+from appliance.proxy.retry import RetryBudget, is_retryable
+from appliance.proxy.upstream import Upstream, UpstreamRequest
 
-# The same upstream would only say it again.
-_TOO_MANY = 429
+# The same upstream would answer it again.
+_TOO_MANY_REQUESTS = 429
 
 
 class UpstreamPool:
@@ -38,112 +43,113 @@ class UpstreamPool:
     ) -> None:
         self.members = tuple(
             Upstream(config, name, model, health=health, breaker=breaker)
-            for config, name in zip(configs, names(configs), strict=True)
+            for config, name in zip(configs, unique_names(configs), strict=True)
         )
-        self._balancer = balancer(balance, self.members)
+        self._load_balancer = load_balancer(balance, self.members)
         self._retry = retry
-        self._margin = breaker.outlier_margin
+        self._outlier_margin = breaker.outlier_margin
         self._budget = RetryBudget(retry.budget_share)
         self._retries = metrics.RETRIES.labels(model)
-        self._watches: list[asyncio.Task[None]] = []
+        self._health_checks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Check every upstream once, and from then on."""
+        """Check every upstream once, and start the regular checks."""
         await asyncio.gather(*(member.health.check() for member in self.members))
-        self._watches = [asyncio.create_task(member.health.watch()) for member in self.members]
+        self._health_checks = [asyncio.create_task(member.health.run()) for member in self.members]
 
     async def close(self) -> None:
-        """End the checks and every connection; safe to call twice."""
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
+        """Stop the checks and close every connection; safe to call twice."""
+        for task in self._health_checks:
+            task.cancel()
+        await asyncio.gather(*self._health_checks, return_exceptions=True)
         await asyncio.gather(*(member.close() for member in self.members))
 
-    def require(self) -> None:
-        """Return when somebody can be asked.
+    def require_available(self) -> None:
+        """Return if an upstream is available.
 
         Raises:
-            UnavailableError: nobody can.
+            UnavailableError: none is.
         """
         if not any(member.is_available for member in self.members):
-            wait = min(member.wait for member in self.members)
+            seconds = min(member.unavailable_seconds for member in self.members)
             raise UnavailableError(
                 "its upstream cannot answer now"
                 if len(self.members) == 1
                 else f"none of its {len(self.members)} upstreams can answer now",
-                retry_after=max(1, ceil(wait)),
+                retry_after=max(1, ceil(seconds)),
                 code="no_upstream",
             )
 
     def describe(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
-        """How each upstream is."""
+        """Return the status of each upstream."""
         return [member.describe() for member in self.members]
 
-    async def ask(self, request: UpstreamRequest) -> UpstreamExchange:
-        """The first answer that is no reason to try again, or the last one there was.
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Return the first response that is not retried, or the last one.
 
         Raises:
-            UnavailableError: nobody can be asked.
-            GatewayError: there is no answer.
+            UnavailableError: no upstream is available.
+            GatewayError: there is no response.
         """
-        self._budget.pay_in()
+        self._budget.add_request()
         tried: list[Upstream] = []
         while True:
             member = self._pick(request, tried)
             tried.append(member)
             try:
-                exchange = await member.ask(request)
+                response = await member.send(request)
             except GatewayError as error:
-                self._review()
-                if not may_retry(self._retry, error, is_generation=request.is_generation) or not self._may_retry(tried):
+                self._eject_outlier()
+                if not is_retryable(self._retry, error, request.operation) or not self._take_retry(tried):
                     raise
             else:
-                status = exchange.answer.status
+                status = response.status
                 if status >= 500:
-                    self._review()
-                is_allowed = may_retry(self._retry, status, is_generation=request.is_generation)
-                if not is_allowed or not self._may_retry(tried, status):
-                    return exchange
-                exchange.discard()
-            await asyncio.sleep(self._backoff(tried))
+                    self._eject_outlier()
+                if not is_retryable(self._retry, status, request.operation) or not self._take_retry(tried, status):
+                    return response
+                response.discard()
+            await asyncio.sleep(self._backoff_seconds(tried))
+
+    def _available(self) -> list[Upstream]:
+        return [member for member in self.members if member.is_available]
 
     def _pick(self, request: UpstreamRequest, tried: Sequence[Upstream]) -> Upstream:
-        self.require()
-        available = [member for member in self.members if member.is_available]
+        self.require_available()
+        available = self._available()
         untried = [member for member in available if member not in tried]
-        return self._balancer.pick(untried or available, request.key)
+        return self._load_balancer.pick(untried or available, request.prompt_prefix)
 
-    def _may_retry(self, tried: Sequence[Upstream], status: int | None = None) -> bool:
-        available = [member for member in self.members if member.is_available]
-        elsewhere = [member for member in available if member not in tried]
-        is_of_use = elsewhere if status == _TOO_MANY else available
-        if len(tried) > self._retry.attempts or not is_of_use or not self._budget.take():
+    def _take_retry(self, tried: Sequence[Upstream], status: int | None = None) -> bool:
+        candidates = self._available()
+        if status == _TOO_MANY_REQUESTS:
+            candidates = [member for member in candidates if member not in tried]
+        if len(tried) > self._retry.attempts or not candidates or not self._budget.take_retry():
             return False
         self._retries.inc()
         return True
 
-    def _backoff(self, tried: Sequence[Upstream]) -> float:
-        if any(member.is_available and member not in tried for member in self.members):
+    def _backoff_seconds(self, tried: Sequence[Upstream]) -> float:
+        if any(member not in tried for member in self._available()):
             return 0
         return float(self._retry.backoff_seconds * 2 ** max(0, len(tried) - len(self.members)))
 
-    def _review(self) -> None:
-        """Leave alone who fails much more often than the others, but never more than half of all."""
+    def _eject_outlier(self) -> None:
+        """Eject the upstream that fails much more often than the others, but never more than half of all."""
         closed = [member for member in self.members if member.circuit is Circuit.CLOSED]
         if len(closed) - 1 < len(self.members) / 2:
             return
-        worst = outlier([member.tally for member in closed], self._margin)
-        for member in closed:
-            if member.tally is worst:
-                member.eject()
+        outlier = find_outlier([member.failure_rate for member in closed], self._outlier_margin)
+        if outlier is not None:
+            closed[outlier].eject()
 
 
-def names(configs: Sequence[PoolMemberConfig]) -> list[str]:
-    """What each upstream is called, no two of them alike."""
+def unique_names(configs: Sequence[PoolMemberConfig]) -> list[str]:
+    """Return the name of each upstream; a name that occurs again gets a number."""
     seen: Counter[str] = Counter()
-    made = []
+    names = []
     for config in configs:
         name = config.name or address_of(config.url)
         seen[name] += 1
-        made.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return made
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return names

@@ -1,195 +1,241 @@
-"""An upstream's answer, read as fast as somebody wants it."""
+"""An upstream's response, read as fast as its reader wants it, without its content coding.
+
+Sources: RFC 9110, section 8.4.1; RFC 8878 and RFC 9659 for zstd. We request no content coding; some upstreams use one
+anyway.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import zstandard
 
 from appliance.config.upstreams import UpstreamConfig
 from appliance.core import sse
 from appliance.core.errors import GatewayError, GatewayTimeoutError
-from appliance.proxy.decoding import decoder
-from appliance.proxy.errors import broken
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
-_BROKE_OFF = "The upstream broke off in the middle of its answer."
-
+_TRUNCATED = "The upstream closed the connection in the middle of its response."
 _SILENT = "The upstream was silent for too long."
-_UNBEGUN = "The upstream sent no whole line of its stream in time."
+_NO_LINE = "The upstream sent no complete line of its stream in time."
 
-# A fast upstream may have sent a megabyte since the last time. The event loop does the work of one piece of it, then
-# that of the other streams, and of probes.
-_MOST_AT_ONCE = 16 * 1024
+_ENCODINGS = ("gzip", "deflate", "zstd")
+
+# A fast upstream may have sent a megabyte since the last read. The event loop handles one piece of it, then the other
+# streams and probes.
+_READ_BYTES = 16 * 1024
+
+_DECODED_BYTES = 64 * 1024
+
+# A block of zstd takes 4 bytes and decodes to at most 128 KiB, so a slice of this size decodes to at most 2 MiB.
+_ZSTD_SLICE_BYTES = 64
+
+# RFC 9659, section 3: the web need not support larger windows.
+_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 
 
 class UpstreamResponse:
-    """Status and headers of an answer, and its bytes on demand.
+    """Status and headers of a response, and its body on demand.
 
-    What nobody reads stays in the connection, and so slows the upstream down. Bytes come without their content
-    coding. Whoever has an answer closes it; before its end that closes the connection, and the upstream sees it.
+    Bytes that are not read stay in the connection, and so slow the upstream down. The owner of a response closes it;
+    closing it before its end closes the connection, and the upstream notices.
 
     Raises:
-        GatewayError: nobody here knows its content coding.
+        GatewayError: its content coding is not supported.
     """
 
-    def __init__(self, response: ClientResponse, config: UpstreamConfig, asked: float) -> None:
+    def __init__(self, response: ClientResponse, config: UpstreamConfig, sent_at: float) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
-        self.longest = config.max_response_bytes
-        """Most bytes of it that are held at once."""
-        self._decoder = decoder(self.headers.get("content-encoding", ""))
+        self.max_bytes = config.max_response_bytes
+        """Limit of the bytes that are held at once."""
+        self.is_complete = False
+        """The body was read to its end, or its status was all that was needed."""
+        self.error: GatewayError | None = None
+        """Why the body cannot be read."""
+        self.on_close: Callable[[UpstreamResponse], None] | None = None
+        """Called once, when the response is closed."""
+        self._decoder = content_decoder(self.headers.get("content-encoding", ""))
         self._decoded: Iterator[bytes] = iter(())
         self._response = response
         self._timeouts = config.timeouts
-        self._asked = asked
+        self._sent_at = sent_at
         self._silent_since: float | None = None
         self._has_begun = False
-        # Of events: a line that never ends is as good as no answer.
+        # An event stream must send a line in time: one that never ends is as good as no response.
         self._is_in_first_line = self.is_event_stream
+        self._first: list[bytes | None] = []
 
     @property
     def media_type(self) -> str:
-        """The content type as the upstream says it."""
-        said = self.headers.get("content-type", "")
-        return said if said.isascii() and said.isprintable() and said else "application/octet-stream"
+        """The content type as the upstream sent it."""
+        value = self.headers.get("content-type", "")
+        return value if value.isascii() and value.isprintable() and value else "application/octet-stream"
 
     @property
     def is_event_stream(self) -> bool:
-        """It is server-sent events."""
-        return self._kind == sse.MEDIA_TYPE
+        """The body is server-sent events."""
+        return self._essence == sse.MEDIA_TYPE
 
     @property
     def is_json(self) -> bool:
-        """It is JSON."""
-        return self._kind == "application/json" or self._kind.endswith("+json")
+        """The body is JSON."""
+        return self._essence == "application/json" or self._essence.endswith("+json")
 
     @property
-    def _kind(self) -> str:
+    def _essence(self) -> str:
         return self.media_type.partition(";")[0].strip().lower()
 
-    async def first(self, patience: float | None = None) -> bytes | None:
-        """As `more`, the beginning of the body: of events at least a line, unless it is silent for `patience` seconds.
+    async def start(self, patience: float | None = None) -> bool:
+        """Wait for the first bytes, in an event stream for the first line; they are kept for `read_piece`.
+
+        Return False if nothing came within `patience` seconds and the upstream may still be silent longer.
 
         Raises:
             GatewayError: the connection broke.
-            GatewayTimeoutError: there is none in time.
+            GatewayTimeoutError: nothing came in time.
         """
-        piece = await self.more(patience)
-        held, size = [piece or b""], len(piece or b"")
+        piece = await self.read_piece(patience)
+        pieces, size = [piece or b""], len(piece or b"")
         while piece and self._is_in_first_line:
-            piece = await self.more(patience)
-            held.append(piece or b"")
-            size += len(held[-1])
+            piece = await self.read_piece(patience)
+            pieces.append(piece or b"")
+            size += len(pieces[-1])
             self.require_room(size)
-        return b"".join(held) if size else piece
+        self._first = [b"".join(pieces) if size else piece]
+        return self._first != [None]
 
-    async def more(self, patience: float | None = None) -> bytes | None:
-        """What has come since the last time, waiting for the first of it; empty at the end.
+    async def read_piece(self, patience: float | None = None) -> bytes | None:
+        """Return the bytes since the last call, waiting for the first of them; empty at the end.
 
-        None when nothing came for `patience` seconds and the upstream may still be silent longer.
+        None if nothing came for `patience` seconds and the upstream may still be silent longer.
 
         Raises:
             GatewayError: the connection broke.
             GatewayTimeoutError: the upstream was silent for too long.
         """
-        piece = await self._more_decoded(patience)
-        if self._is_in_first_line and piece and (b"\n" in piece or b"\r" in piece):
+        if self._first:
+            return self._first.pop()
+        try:
+            if self._decoder is None:
+                piece = await self._read_encoded(patience)
+            else:
+                piece = await self._read_decoded(self._decoder, patience)
+        except GatewayError as error:
+            self.error = error
+            raise
+        if not piece:
+            self.is_complete = piece is not None
+        elif self._is_in_first_line and (b"\n" in piece or b"\r" in piece):
             self._is_in_first_line = False
         return piece
 
-    async def _more_decoded(self, patience: float | None) -> bytes | None:
-        while (piece := self._next_decoded()) is None:
-            chunk = await self._more_coded(patience)
-            if chunk is None or self._decoder is None:
-                return chunk
-            if not chunk:
-                if not self._decoder.is_at_end:
-                    raise GatewayError(_BROKE_OFF, detail="its answer's content coding ends in the middle")
-                return chunk
-            self._decoded = self._decoder.feed(chunk)
-        # A few bytes can become a great many pieces, none of which is waited for.
-        await asyncio.sleep(0)
-        return piece
-
-    async def read(self) -> bytes:
-        """The whole body.
-
-        Raises:
-            GatewayError: the connection broke.
-            GatewayTimeoutError: the upstream was silent for too long.
-        """
-        chunks, size = [], 0
-        async for chunk in self.chunks():
-            size += len(chunk)
-            self.require_room(size)
-            chunks.append(chunk)
-        return b"".join(chunks)
-
-    def require_room(self, size: int) -> None:
-        """Return where so many bytes of it may be held at once.
-
-        Raises:
-            GatewayError: they are too many.
-        """
-        if size > self.longest:
-            raise GatewayError(
-                "The upstream's answer is too long.",
-                detail=f"its answer is longer than {self.longest} bytes; set max_response_bytes where that is right",
-            )
-
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """The bytes as they come; closes the answer at its end.
+    async def read_pieces(self) -> AsyncGenerator[bytes]:
+        """Yield the body as it comes; closes the response at its end.
 
         Raises:
             GatewayError: the connection broke.
             GatewayTimeoutError: the upstream was silent for too long.
         """
         try:
-            while chunk := await self.more():
-                yield chunk
+            while piece := await self.read_piece():
+                yield piece
         finally:
             self.close()
 
+    async def read(self) -> bytes:
+        """Return the whole body, and close the response.
+
+        Raises:
+            GatewayError: the connection broke, or the body is too long.
+            GatewayTimeoutError: the upstream was silent for too long.
+        """
+        pieces, size = [], 0
+        try:
+            while (piece := await self.read_piece()) != b"":
+                pieces.append(piece or b"")
+                size += len(pieces[-1])
+                self.require_room(size)
+        finally:
+            self.close()
+        return b"".join(pieces)
+
+    def require_room(self, size: int) -> None:
+        """Return if so many bytes may be held at once.
+
+        Raises:
+            GatewayError: they are too many.
+        """
+        if size > self.max_bytes:
+            self.error = GatewayError(
+                "The upstream's response is too long.",
+                detail=f"its response is longer than {self.max_bytes} bytes; raise max_response_bytes if that is right",
+            )
+            raise self.error
+
+    def discard(self) -> None:
+        """Close the response without reading its body, because the status is enough."""
+        self.is_complete = self.is_complete or self.error is None
+        self.close()
+
     def close(self) -> None:
         """
-        Let the connection go: to the next request when the body has been read, for good when not. Safe to call twice.
+        Release the connection: for the next request if the body was read, otherwise it is closed. Safe to call twice.
         """
         self._response.close()
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close(self)
+
+    async def _read_decoded(self, decoder: ContentDecoder, patience: float | None) -> bytes | None:
+        while (piece := self._next_decoded()) is None:
+            encoded = await self._read_encoded(patience)
+            if encoded is None:
+                return None
+            if not encoded:
+                if not decoder.is_at_end:
+                    raise GatewayError(_TRUNCATED, detail="the content coding of its response ends in the middle")
+                return b""
+            self._decoded = decoder.feed(encoded)
+        # A few bytes can decode to many pieces, and none of them is waited for.
+        await asyncio.sleep(0)
+        return piece
 
     def _next_decoded(self) -> bytes | None:
         try:
             return next(self._decoded, None)
         except ValueError as error:
-            coding = self.headers.get("content-encoding")
+            encoding = self.headers.get("content-encoding")
             raise GatewayError(
-                f"The upstream's answer is not {coding}, which it says it is.",
-                detail=f"its answer is no {coding}: {error}",
+                f"The upstream's response is not {encoding}, although its Content-Encoding says so.",
+                detail=f"its response is not {encoding}: {error}",
             ) from error
 
-    async def _more_coded(self, patience: float | None) -> bytes | None:
-        """As `more`, as the bytes came."""
-        if self._is_in_first_line and asyncio.get_running_loop().time() >= self._begins_until:
-            raise GatewayTimeoutError(_UNBEGUN)
+    async def _read_encoded(self, patience: float | None) -> bytes | None:
+        if self._is_in_first_line and asyncio.get_running_loop().time() >= self._begin_deadline:
+            raise GatewayTimeoutError(_NO_LINE)
         content = self._response.content
         try:
-            chunk = content.read_nowait(_MOST_AT_ONCE)
-            if not chunk and not content.at_eof():
-                chunk = await self._wait(patience)
-            elif len(chunk) == _MOST_AT_ONCE:
-                # There may be more, and others wait for the event loop too, probes among them.
+            piece = content.read_nowait(_READ_BYTES)
+            if not piece and not content.at_eof():
+                piece = await self._wait(patience)
+            elif len(piece) == _READ_BYTES:
+                # There may be more; other streams and probes get a turn first.
                 await asyncio.sleep(0)
         except TimeoutError as error:
             if asyncio.get_running_loop().time() < self._deadline:
                 return None
-            is_silent = not self._has_begun or self._deadline < self._begins_until or not self._is_in_first_line
-            raise GatewayTimeoutError(_SILENT if is_silent else _UNBEGUN) from error
-        except broken() as error:
-            raise GatewayError(_BROKE_OFF, detail=f"it broke off in the middle of its answer: {error}") from error
+            has_partial_line = self._has_begun and self._is_in_first_line and self._deadline >= self._begin_deadline
+            raise GatewayTimeoutError(_NO_LINE if has_partial_line else _SILENT) from error
+        except _connection_errors() as error:
+            raise GatewayError(_TRUNCATED, detail=f"it closed the connection in its response: {error}") from error
         self._has_begun, self._silent_since = True, None
-        return chunk
+        return piece
 
     async def _wait(self, patience: float | None) -> bytes:
         now = asyncio.get_running_loop().time()
@@ -197,17 +243,111 @@ class UpstreamResponse:
             self._silent_since = now
         until = self._deadline if patience is None else min(self._deadline, now + patience)
         async with asyncio.timeout_at(until):
-            return await self._response.content.read(_MOST_AT_ONCE)
+            return await self._response.content.read(_READ_BYTES)
 
     @property
     def _deadline(self) -> float:
         timeouts = self._timeouts
-        silent_since = self._silent_since or self._asked
-        ends = silent_since + timeouts.idle_seconds if self._has_begun else self._begins_until
-        if self._is_in_first_line:
-            ends = min(ends, self._begins_until)
-        return ends if timeouts.total_seconds is None else min(ends, self._asked + timeouts.total_seconds)
+        deadline = self._begin_deadline
+        if self._has_begun:
+            idle_deadline = (self._silent_since or self._sent_at) + timeouts.idle_seconds
+            deadline = min(deadline, idle_deadline) if self._is_in_first_line else idle_deadline
+        return deadline if timeouts.total_seconds is None else min(deadline, self._sent_at + timeouts.total_seconds)
 
     @property
-    def _begins_until(self) -> float:
-        return self._asked + self._timeouts.first_byte_seconds
+    def _begin_deadline(self) -> float:
+        return self._sent_at + self._timeouts.first_byte_seconds
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    from appliance.proxy.connection import CONNECTION_ERRORS
+
+    return CONNECTION_ERRORS
+
+
+class ContentDecoder(Protocol):
+    """Decodes one content coding."""
+
+    @property
+    def is_at_end(self) -> bool:
+        """Nothing is missing."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what some more bytes decode to, in pieces of limited size.
+
+        Raises:
+            ValueError: the bytes are not of this coding.
+        """
+
+
+def content_decoder(encoding: str) -> ContentDecoder | None:
+    """Return the decoder for a `Content-Encoding`; None if there is nothing to decode.
+
+    Raises:
+        GatewayError: the coding is not supported.
+    """
+    match encoding.strip().lower():
+        case "" | "identity":
+            return None
+        case "gzip" | "x-gzip":
+            return _ZlibDecoder(zlib.MAX_WBITS | 16)
+        case "deflate":
+            return _ZlibDecoder(None)
+        case "zstd":
+            return _ZstdDecoder()
+        case other:
+            raise GatewayError(
+                f"The upstream's response has the content encoding {other[:40]!r}, which is not supported; "
+                f"it may be {', '.join(_ENCODINGS)}, or none, as requested"
+            )
+
+
+class _ZlibDecoder:
+    """Decodes gzip, or deflate, which servers send with and without a zlib header; `wbits` of None detects that."""
+
+    def __init__(self, wbits: int | None) -> None:
+        self._wbits = wbits
+        self._object = None if wbits is None else zlib.decompressobj(wbits)
+        self._has_begun = False
+
+    @property
+    def is_at_end(self) -> bool:
+        # A response without a body needs no header either.
+        return not self._has_begun or (self._object is not None and self._object.eof)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._object is None or self._object.eof:
+                # Gzip may have several members, one after the other.
+                self._wbits = self._wbits or (zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS)
+                self._object = zlib.decompressobj(self._wbits)
+            self._has_begun = True
+            try:
+                piece = self._object.decompress(data, _DECODED_BYTES)
+            except zlib.error as error:
+                raise ValueError(str(error)) from error
+            data = self._object.unused_data if self._object.eof else self._object.unconsumed_tail
+            if piece:
+                yield piece
+
+
+class _ZstdDecoder:
+    def __init__(self) -> None:
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+        self._object = self._decompressor.decompressobj()
+        self.is_at_end = True
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), _ZSTD_SLICE_BYTES):
+            rest = data[start : start + _ZSTD_SLICE_BYTES]
+            while rest:
+                if self._object.eof:
+                    self._object = self._decompressor.decompressobj()
+                try:
+                    piece = self._object.decompress(rest)
+                except zstandard.ZstdError as error:
+                    raise ValueError(str(error)) from error
+                rest = self._object.unused_data if self._object.eof else b""
+                self.is_at_end = self._object.eof
+                if piece:
+                    yield piece

@@ -1,35 +1,56 @@
-"""Answers kept for the same question: bounded in bytes and age, and asked for once however many wait."""
+"""The cache of responses: limited in bytes and age, with one request to an upstream however many clients wait."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from appliance.config.upstreams import ResponseCacheConfig
+from appliance.core.json_edit import JsonObject
+from appliance.core.model import ModelRequest, Operation
 from appliance.proxy import metrics
 
-# What an entry takes beside its body: the key, the objects, their places in tables.
+# Memory of an entry beside its body: the key, the objects, their slots in tables.
 _OVERHEAD_BYTES = 500
+
+# The same input has the same output, whatever the other fields are.
+_DETERMINISTIC = frozenset(
+    {
+        Operation.EMBEDDING,
+        Operation.RERANK,
+        Operation.SCORE,
+        Operation.CLASSIFICATION,
+        Operation.POOLING,
+    }
+)
+
+_COMPLETIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
+
+# These differ between requests for the same response.
+_REQUEST_IDS = frozenset({"traceparent", "tracestate", "x-request-id"})
 
 Result = Literal["hit", "miss", "shared"]
 
 
 @dataclass(frozen=True, slots=True)
 class CachedResponse:
-    """A whole answer, as the upstream gave it."""
+    """A response with its whole body, as the upstream sent it."""
 
     body: bytes
     status: int
     media_type: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    may_be_kept: bool = False
+    is_cacheable: bool = False
 
     @property
     def size(self) -> int:
-        """Memory that it takes, in bytes."""
+        """Memory in bytes."""
         return len(self.body) + _OVERHEAD_BYTES
 
 
@@ -40,88 +61,127 @@ class _PendingResponse:
 
 
 class ResponseCache:
-    """Kept answers by the hash of their question; `clock` is in seconds."""
+    """Responses by the hash of their requests; `clock` is in seconds."""
 
     def __init__(self, config: ResponseCacheConfig, model: str, clock: Callable[[], float]) -> None:
+        self.size = 0
+        """Memory of all entries in bytes."""
         self._config = config
         self._clock = clock
-        self._kept: OrderedDict[bytes, tuple[float, CachedResponse]] = OrderedDict()
-        self._bytes = 0
-        self._flights: dict[bytes, _PendingResponse] = {}
+        self._entries: OrderedDict[bytes, tuple[float, CachedResponse]] = OrderedDict()
+        self._pending: dict[bytes, _PendingResponse] = {}
         self._model = model
         self._counts = {result: metrics.CACHE.labels(model, result) for result in ("hit", "miss", "shared")}
-        metrics.show_kept(model, self)
+        metrics.track_cache(model, self)
 
     async def get(
-        self, key: bytes, ask: Callable[[], Awaitable[CachedResponse]], *, is_fresh: bool = False
+        self, key: bytes, fetch: Callable[[], Awaitable[CachedResponse]], *, is_refresh: bool = False
     ) -> tuple[CachedResponse, Result, float]:
-        """The answer to a question, how it was come by, and its age in seconds.
+        """Return a response, how it was found, and its age in seconds.
 
-        `ask` is called where none is kept, or `is_fresh` asks for a new one, and nobody is asking already.
+        `fetch` is called if there is no entry, or `is_refresh` asks for a new one, and it is not being fetched already.
         """
-        found = None if is_fresh else self._look(key)
-        if found is not None:
+        entry = None if is_refresh else self._find(key)
+        if entry is not None:
             self._counts["hit"].inc()
-            return found[1], "hit", self._clock() - found[0]
-        result: Result = "shared" if key in self._flights else "miss"
+            return entry[1], "hit", self._clock() - entry[0]
+        result: Result = "shared" if key in self._pending else "miss"
         self._counts[result].inc()
-        return await self._fly(key, ask), result, 0
-
-    @property
-    def size(self) -> int:
-        """Memory that kept answers take, in bytes."""
-        return self._bytes
+        return await self._wait(key, fetch), result, 0
 
     def close(self) -> None:
-        """Keep nothing any more."""
-        self._kept.clear()
-        self._bytes = 0
-        metrics.hide_kept(self._model, self)
+        """Remove all entries."""
+        self._entries.clear()
+        self.size = 0
+        metrics.untrack_cache(self._model, self)
 
-    def _look(self, key: bytes) -> tuple[float, CachedResponse] | None:
-        found = self._kept.get(key)
-        if found is None:
+    def _find(self, key: bytes) -> tuple[float, CachedResponse] | None:
+        entry = self._entries.get(key)
+        if entry is None:
             return None
-        if self._clock() - found[0] > self._config.max_age_seconds:
-            self._forget(key)
+        if self._clock() - entry[0] > self._config.max_age_seconds:
+            self._remove(key)
             return None
-        self._kept.move_to_end(key)
-        return found
+        self._entries.move_to_end(key)
+        return entry
 
-    async def _fly(self, key: bytes, ask: Callable[[], Awaitable[CachedResponse]]) -> CachedResponse:
-        """Wait for the one who asks; when all who wait have left, the asking ends too."""
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _PendingResponse(asyncio.ensure_future(self._ask(key, ask)))
-        flight.waiting += 1
+    async def _wait(self, key: bytes, fetch: Callable[[], Awaitable[CachedResponse]]) -> CachedResponse:
+        """Wait for the one fetch of a key; it is cancelled when all who wait have left."""
+        pending = self._pending.get(key)
+        if pending is None:
+            pending = self._pending[key] = _PendingResponse(asyncio.ensure_future(self._fetch(key, fetch)))
+        pending.waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(pending.task)
         finally:
-            flight.waiting -= 1
-            if not flight.waiting and not flight.task.done():
-                # Whoever comes now asks anew.
-                self._flights.pop(key, None)
-                flight.task.cancel()
-                await asyncio.gather(flight.task, return_exceptions=True)
+            pending.waiting -= 1
+            if not pending.waiting and not pending.task.done():
+                # The next request fetches again.
+                self._pending.pop(key, None)
+                pending.task.cancel()
+                await asyncio.gather(pending.task, return_exceptions=True)
 
-    async def _ask(self, key: bytes, ask: Callable[[], Awaitable[CachedResponse]]) -> CachedResponse:
-        me = asyncio.current_task()
+    async def _fetch(self, key: bytes, fetch: Callable[[], Awaitable[CachedResponse]]) -> CachedResponse:
+        this_task = asyncio.current_task()
         try:
-            kept = await ask()
+            response = await fetch()
         finally:
-            if key in self._flights and self._flights[key].task is me:
-                del self._flights[key]
-        if kept.may_be_kept and kept.size <= self._config.max_bytes:
-            self._keep(key, kept)
-        return kept
+            if key in self._pending and self._pending[key].task is this_task:
+                del self._pending[key]
+        if response.is_cacheable and response.size <= self._config.max_bytes:
+            self._add(key, response)
+        return response
 
-    def _keep(self, key: bytes, kept: CachedResponse) -> None:
-        self._forget(key)
-        self._kept[key] = self._clock(), kept
-        self._bytes += kept.size
-        while self._bytes > self._config.max_bytes:
-            self._forget(next(iter(self._kept)))
+    def _add(self, key: bytes, response: CachedResponse) -> None:
+        self._remove(key)
+        self._entries[key] = self._clock(), response
+        self.size += response.size
+        while self.size > self._config.max_bytes:
+            self._remove(next(iter(self._entries)))
 
-    def _forget(self, key: bytes) -> None:
-        if key in self._kept:
-            self._bytes -= self._kept.pop(key)[1].size
+    def _remove(self, key: bytes) -> None:
+        if key in self._entries:
+            self.size -= self._entries.pop(key)[1].size
+
+
+class _Sampling(msgspec.Struct):
+    stream: bool | None = None
+    temperature: float | None = None
+    seed: int | None = None
+
+
+def is_cacheable(request: ModelRequest, document: JsonObject | None) -> bool:
+    """
+    Return whether the response is the same every time and the client allows it to be cached; a form has no document.
+    """
+    if "no-store" in cache_directives(request.headers):
+        return False
+    if request.operation in _DETERMINISTIC:
+        return True
+    return request.operation in _COMPLETIONS and document is not None and _is_greedy(document)
+
+
+def cache_directives(headers: Mapping[str, str]) -> frozenset[str]:
+    """Return the directives of ``Cache-Control`` (RFC 9111, section 5.2), without values."""
+    parts = headers.get("cache-control", "").lower().split(",")
+    return frozenset(part.partition("=")[0].strip() for part in parts)
+
+
+def cache_key(request: ModelRequest, headers: Mapping[str, str], body: bytes, owner: str | None = None) -> bytes:
+    """Return the hash of everything that the upstream gets and could respond to, and of the owner of the entry."""
+    relevant = sorted((name, value) for name, value in headers.items() if name not in _REQUEST_IDS)
+    parts = (request.operation, request.path, request.query, relevant, owner)
+    key = hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=32)
+    key.update(body)
+    return key.digest()
+
+
+def _is_greedy(document: JsonObject) -> bool:
+    """Return whether a completion asks for temperature 0 or a seed, without streaming."""
+    members = ((name, document.get(name)) for name in _Sampling.__struct_fields__)
+    fields = {name: msgspec.Raw(value) for name, value in members if value is not None}
+    try:
+        sampling = msgspec.json.decode(msgspec.json.encode(fields), type=_Sampling)
+    except (ValueError, RecursionError):
+        return False
+    return not sampling.stream and (sampling.temperature == 0 or sampling.seed is not None)

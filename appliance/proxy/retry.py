@@ -1,6 +1,4 @@
-"""
-How many retries there may be: a share of the traffic, so that retries never are the load that keeps upstreams down.
-"""
+"""Which requests are retried, and how many: a share of the traffic, so that retries do not keep an upstream down."""
 
 from __future__ import annotations
 
@@ -8,9 +6,11 @@ from appliance.config.upstreams import RetryConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError, UnreachableError
 from appliance.core.model import Operation
 
-# Whoever has little traffic can retry too; whoever had much cannot save up for an outage.
-_LEAST, _MOST = 3.0, 100.0
+# A model with little traffic can retry too; a model with much cannot save up retries for an outage.
+_INITIAL, _MAX = 3.0, 100.0
 
+# With these the upstream has not started to work on the request.
+_REJECTIONS = frozenset({429, 503})
 
 GENERATIONS = frozenset(
     {
@@ -27,37 +27,34 @@ GENERATIONS = frozenset(
     }
 )
 """
-What takes long, costs much, and may come out otherwise when it is asked again.
+Operations that are slow and expensive, and whose result may differ the second time.
 """
 
-# Whoever says these has begun nothing.
-_REFUSALS = frozenset({429, 503})
 
-
-def may_retry(config: RetryConfig, outcome: int | GatewayError, *, is_generation: bool) -> bool:
+def is_retryable(config: RetryConfig, outcome: int | GatewayError, operation: Operation) -> bool:
     """Return whether a request may be sent again after this status, or after this failure to get a response."""
-    is_cautious = is_generation and not config.generations
+    must_not_repeat = operation in GENERATIONS and not config.generations
     if isinstance(outcome, int):
-        return outcome in config.statuses and (not is_cautious or outcome in _REFUSALS)
-    if is_cautious:
+        return outcome in config.statuses and (not must_not_repeat or outcome in _REJECTIONS)
+    if must_not_repeat:
         return isinstance(outcome, UnreachableError)
     # A client that waited until a timeout does not want to wait as long again.
     return not isinstance(outcome, GatewayTimeoutError)
 
 
 class RetryBudget:
-    """Each request pays in a share of a retry, each retry takes out one."""
+    """Each request adds a share of a retry, each retry takes one."""
 
     def __init__(self, share: float) -> None:
         self._share = share
-        self._saved = _LEAST
+        self._saved = _INITIAL
 
-    def pay_in(self) -> None:
-        """A request came."""
-        self._saved = min(self._saved + self._share, _MOST)
+    def add_request(self) -> None:
+        """Count a request."""
+        self._saved = min(self._saved + self._share, _MAX)
 
-    def take(self) -> bool:
-        """Whether a retry may be made; it is counted."""
+    def take_retry(self) -> bool:
+        """Return whether a retry is allowed; if so it is counted."""
         if self._saved < 1:
             return False
         self._saved -= 1

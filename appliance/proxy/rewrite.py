@@ -1,45 +1,136 @@
-"""What is changed in a request on its way: nothing, unless the section says so."""
+"""What is changed in requests and responses: the model's name, and what the config says; all other bytes stay."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
 from appliance.config.upstreams import RequestRewriteConfig
-from appliance.core import json_edit
-from appliance.core.json_edit import Change
+from appliance.core import json_edit, multipart
+from appliance.core.json_edit import Change, JsonObject
 from appliance.core.json_limits import has_more_members
 from appliance.core.model import Operation
+
+STREAM_OPTIONS = "stream_options"
+
+MODEL_MENTION = b'"model"'
 
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 
-class Rewrite:
-    """A section's changes, made ready once for all requests."""
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """The body of a request, which each upstream gets with its own name of the model."""
+
+    before: bytes
+    value: bytes | None
+    """The name as it is in the body; None is a form without one, which stays without."""
+    after: bytes
+    is_form: bool = False
+
+    @classmethod
+    def of(cls, body: bytes, content_type: str) -> RequestBody:
+        """Return a body, which is JSON unless it has the content type of a form.
+
+        Raises:
+            NotAnObjectError: it is not a JSON object.
+            FormError: it is not a form.
+        """
+        if not multipart.is_form(content_type):
+            return cls.of_json(JsonObject(body))
+        field = multipart.read_form(body, content_type).get("model")
+        if field is None:
+            return cls(body, None, b"", is_form=True)
+        return cls(body[: field.span.start], body[field.span], body[field.span.stop :], is_form=True)
+
+    @classmethod
+    def of_json(cls, document: JsonObject) -> RequestBody:
+        """Return the body of a JSON document, which gets a place for the name if it has none."""
+        document.change({"model": json_edit.default("")})
+        return cls(*document.split("model"))
+
+    @property
+    def model(self) -> str | None:
+        """The name that the client sent; None if it sent none."""
+        if self.value is None:
+            return None
+        if self.is_form:
+            return self.value.decode(errors="replace")
+        name = msgspec.json.decode(self.value)
+        return name if isinstance(name, str) and name else None
+
+    def with_model(self, name: str) -> bytes:
+        """Return the body with this name in it."""
+        if self.value is None:
+            return self.before
+        return self.before + (name.encode() if self.is_form else msgspec.json.encode(name)) + self.after
+
+
+class RequestRewriter:
+    """The changes that a config makes in the JSON of requests, prepared for all requests."""
 
     def __init__(self, config: RequestRewriteConfig) -> None:
         self._steps: list[Mapping[str, Change]] = [
-            dict.fromkeys(config.drop, json_edit.drop),
-            {name: json_edit.add(value) for name, value in config.defaults.items()},
-            {name: json_edit.lay(value) for name, value in config.override.items()},
+            dict.fromkeys(config.drop, json_edit.remove),
+            {name: json_edit.default(value) for name, value in config.defaults.items()},
+            {name: json_edit.merge(value) for name, value in config.override.items()},
         ]
-        self._prompts = {} if config.system_prompt is None else _prompts(config.system_prompt)
+        self._prompts = {} if config.system_prompt is None else _prompt_changes(config.system_prompt)
 
-    def __call__(self, operation: Operation, body: bytes) -> bytes:
-        """The body with the changes made; the same one where there are none to make.
+    def rewrite(self, operation: Operation, document: JsonObject) -> None:
+        """Change the request.
 
         Raises:
-            NotAnObjectError: the body is no JSON object.
+            NotAnObjectError: an object or a list in it is too large to be changed.
         """
-        for changes in (*self._steps, self._prompts.get(operation)):
-            if changes:
-                body = json_edit.changed(body, changes)
-        return body
+        for changes in (*self._steps, self._prompts.get(operation, {})):
+            document.change(changes)
 
 
-def _prompts(text: str) -> Mapping[Operation, Mapping[str, Change]]:
-    """Where each protocol keeps the system prompt; what counts tokens counts it too."""
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+def request_usage(document: JsonObject) -> bool:
+    """Have the request ask for the usage of its stream, and return whether it does so only now.
+
+    Source: https://platform.openai.com/docs/api-reference/chat/create, `stream_options.include_usage`.
+    """
+    if document.get("stream") != b"true":
+        return False
+    try:
+        options = msgspec.json.decode(document.get(STREAM_OPTIONS) or b"null", type=_StreamOptions | None)
+    except (ValueError, RecursionError):
+        # The upstream reports what is wrong with them.
+        return False
+    if options is not None and options.include_usage:
+        return False
+    document.change({STREAM_OPTIONS: json_edit.merge({"include_usage": True})})
+    return True
+
+
+def rename_response(body: bytes, name: str) -> bytes:
+    """Return a JSON response with another name of the model; unchanged if it has none."""
+    span = model_span(body) if MODEL_MENTION in body else None
+    return body if span is None else body[: span.start] + msgspec.json.encode(name) + body[span.stop :]
+
+
+def model_span(body: bytes) -> slice | None:
+    """Return where the model's name is: OpenAI's responses, events of `/v1/responses`, or of Anthropic's messages."""
+    spans = json_edit.spans(body)
+    if (span := spans.get("model")) is None:
+        for outer in filter(None, (spans.get("response"), spans.get("message"))):
+            inner = json_edit.spans(body[outer]).get("model")
+            if inner is not None:
+                span = slice(outer.start + inner.start, outer.start + inner.stop)
+                break
+    return span if span is not None and body.startswith(b'"', span.start) else None
+
+
+def _prompt_changes(text: str) -> Mapping[Operation, Mapping[str, Change]]:
+    """Return where each protocol has the system prompt; operations that count tokens have it too."""
     messages = {"messages": lambda old: _before_messages(text, old)}
     system = {"system": lambda old: _before_text(text, old)}
     return {
@@ -52,33 +143,33 @@ def _prompts(text: str) -> Mapping[Operation, Mapping[str, Change]]:
 
 
 def _before_messages(text: str, old: bytes | None) -> bytes | None:
-    """Into the first message where that is the client's system prompt, because many templates take only one."""
+    """Return the messages with a text in the client's system prompt, because many templates accept only one."""
     if old is None or not old.startswith(b"["):
         return old
-    if has_more_members(old, json_edit.MOST_MEMBERS):
-        raise json_edit.NotAnObjectError(f"it has more than {json_edit.MOST_MEMBERS} messages")
+    if has_more_members(old, json_edit.MAX_MEMBERS):
+        raise json_edit.NotAnObjectError(f"it has more than {json_edit.MAX_MEMBERS} messages")
     messages = msgspec.json.decode(old, type=list[msgspec.Raw])
     first = bytes(messages[0]) if messages else b""
     if not _is_system(first):
         message = msgspec.json.encode({"role": "system", "content": text})
         return b"[" + message + (b", " if messages else b"") + old[1:]
     start = old.index(first)
-    made = json_edit.changed(first, {"content": lambda content: _before_text(text, content)})
-    return old[:start] + made + old[start + len(first) :]
+    changed = json_edit.edit(first, {"content": lambda content: _before_text(text, content)})
+    return old[:start] + changed + old[start + len(first) :]
 
 
 def _is_system(message: bytes) -> bool:
-    span = json_edit.span_of(message, "role")
+    span = json_edit.spans(message).get("role")
     try:
         role = None if span is None else msgspec.json.decode(message[span])
     except ValueError:
-        # No UTF-8; the upstream is asked, and says so.
+        # Not UTF-8; the upstream reports it.
         return False
     return isinstance(role, str) and role in _SYSTEM_ROLES
 
 
 def _before_text(text: str, old: bytes | None) -> bytes:
-    """Before a text, or as the first of several parts."""
+    """Return a text with another before it, or a list of parts with another first part."""
     if old is None or old == b"null":
         return msgspec.json.encode(text)
     if old.startswith(b"["):

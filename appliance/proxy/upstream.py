@@ -1,29 +1,44 @@
-"""One upstream among several, and how it fares."""
+"""One upstream of a pool: its client, health, circuit breaker and metrics."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from appliance.config.upstreams import CircuitBreakerConfig, HealthCheckConfig, PoolMemberConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
+from appliance.core.model import Operation
 from appliance.proxy import metrics
-from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker
+from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, FailureRate
 from appliance.proxy.client import UpstreamClient
-from appliance.proxy.exchange import End, UpstreamExchange, UpstreamRequest
 from appliance.proxy.health_check import HealthCheck
-from appliance.proxy.outlier_detection import FailureWindow
 from appliance.proxy.response import UpstreamResponse
+from appliance.proxy.rewrite import RequestBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """A request that any upstream of a pool can get."""
+
+    operation: Operation
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: RequestBody
+    prompt_prefix: bytes
+    """Empty unless the load balancer needs it."""
+    patience: float | None
+    """Seconds of silence after which an event stream is relayed without its first byte; None waits for it."""
+
+
 class Upstream:
-    """An upstream with its connections, its health and its breaker."""
+    """An upstream of a pool."""
 
     def __init__(
         self,
@@ -41,35 +56,35 @@ class Upstream:
         self.client = UpstreamClient(config)
         self.health = HealthCheck(health, self.client, name)
         self.breaker = CircuitBreaker(breaker, clock)
-        self.tally = FailureWindow(clock)
+        self.failure_rate = FailureRate(clock)
         self._clock = clock
-        self._as = config.model or model
+        self._model = config.model or model
         self._labels = (model, name)
         self._first_byte = metrics.FIRST_BYTE.labels(*self._labels)
-        metrics.show(self._labels, self)
+        metrics.track_upstream(self._labels, self)
 
     @property
     def is_available(self) -> bool:
-        """Whether it can be asked now."""
-        return self.health.is_healthy and self.breaker.lets_through
+        """A request can be sent now."""
+        return self.health.is_healthy and self.breaker.allows_request
 
     @property
     def is_healthy(self) -> bool:
-        """Its last checks were good."""
+        """The last health checks succeeded."""
         return self.health.is_healthy
 
     @property
-    def wait(self) -> float:
-        """Seconds after which that may be different."""
-        return self.breaker.wait if self.health.is_healthy else self.health.interval
+    def unavailable_seconds(self) -> float:
+        """Seconds after which it may be available."""
+        return self.breaker.open_seconds if self.health.is_healthy else self.health.interval_seconds
 
     @property
     def circuit(self) -> Circuit:
-        """Where its breaker stands."""
+        """The state of its circuit breaker."""
         return self.breaker.circuit
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
-        """How it is, for probes."""
+        """Return its status for probes."""
         return {
             "name": self.name,
             "available": self.is_available,
@@ -78,77 +93,78 @@ class Upstream:
             "running": self.inflight,
         }
 
-    async def ask(self, request: UpstreamRequest) -> UpstreamExchange:
-        """Send a request, and wait for the first byte of its answer.
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a request, and wait for the first bytes of its response.
 
         Raises:
-            GatewayError: there is none.
+            GatewayError: there is no response.
         """
         self.inflight += 1
-        self.breaker.begin()
-        asked = self._clock()
-        answer: UpstreamResponse | None = None
+        self.breaker.start_request()
+        sent_at = self._clock()
+        response: UpstreamResponse | None = None
         try:
-            answer = await self.client.send(
-                request.path, request.body.under(self._as), request.headers, query=request.query
+            response = await self.client.send(
+                request.path, request.body.with_model(self._model), request.headers, query=request.query
             )
-            first = await answer.first(request.patience if answer.is_event_stream else None)
+            has_begun = await response.start(request.patience if response.is_event_stream else None)
         except BaseException as error:
-            if answer is not None:
-                answer.close()
-            self.end(error)
+            if response is not None:
+                response.close()
+            self._end("no_answer", error)
             raise
-        if first is not None:
-            self._first_byte.observe(self._clock() - asked)
-        if answer.status >= 500:
-            self.fail()
+        if has_begun:
+            self._first_byte.observe(self._clock() - sent_at)
+        if response.status >= 500:
+            self.record_failure()
         else:
-            self._succeed()
-        return UpstreamExchange(answer, first, partial(self.end, has_begun=True))
+            self._record_success()
+        response.on_close = self._close_response
+        return response
 
-    def end(self, how: End, *, has_begun: bool = False) -> None:
-        """A request ended: with a class of status, with an error, or because its client left."""
-        self.inflight -= 1
-        match how:
-            case str():
-                end = how
-            case GatewayTimeoutError():
-                end = "timeout"
-            case GatewayError():
-                end = "cut_off" if has_begun else "no_answer"
-            case _:
-                end = "left"
-                self.breaker.forget()
-        if isinstance(how, GatewayError):
-            self.fail()
-            log.warning("upstream.failed", upstream=self.name, end=end, reason=how.detail, cause=_cause(how))
-        metrics.REQUESTS.labels(*self._labels, end).inc()
-
-    def fail(self) -> None:
-        """Remember that it did not do what it was asked."""
-        was = self.circuit
-        self.breaker.fail()
-        self.tally.add(is_good=False)
-        if self.circuit is Circuit.OPEN and was is not Circuit.OPEN:
-            log.warning("upstream.left_alone", upstream=self.name, why="failures in a row", seconds=self.breaker.wait)
+    def record_failure(self) -> None:
+        """Count a failed request."""
+        before = self.circuit
+        self.breaker.record_failure()
+        self.failure_rate.add(is_success=False)
+        if self.circuit is Circuit.OPEN and before is not Circuit.OPEN:
+            self._log_opened("consecutive failures")
 
     def eject(self) -> None:
-        """Leave it alone because it fails much more often than the others."""
+        """Open the circuit breaker because the upstream fails much more often than the others."""
         self.breaker.open()
-        self.tally.clear()
-        log.warning("upstream.left_alone", upstream=self.name, why="an outlier", seconds=self.breaker.wait)
-
-    def _succeed(self) -> None:
-        if self.circuit is not Circuit.CLOSED:
-            log.info("upstream.came_back", upstream=self.name)
-        self.breaker.succeed()
-        self.tally.add(is_good=True)
+        self.failure_rate.clear()
+        self._log_opened("outlier")
 
     async def close(self) -> None:
         """Close every connection."""
-        metrics.hide(self._labels, self)
+        metrics.untrack_upstream(self._labels, self)
         await self.client.close()
 
+    def _record_success(self) -> None:
+        if self.circuit is not Circuit.CLOSED:
+            log.info("circuit_breaker.closed", upstream=self.name)
+        self.breaker.record_success()
+        self.failure_rate.add(is_success=True)
 
-def _cause(error: BaseException) -> str:
-    return type(error.__cause__ or error).__name__
+    def _close_response(self, response: UpstreamResponse) -> None:
+        if response.error is None and response.is_complete:
+            self._end(f"{response.status // 100}xx")
+        else:
+            self._end("cut_off", response.error or GeneratorExit())
+
+    def _end(self, end: str, error: BaseException | None = None) -> None:
+        """Count the end of a request; an error that is not the upstream's is a client that left."""
+        self.inflight -= 1
+        if isinstance(error, GatewayError):
+            end = "timeout" if isinstance(error, GatewayTimeoutError) else end
+            self.record_failure()
+            cause = type(error.__cause__ or error).__name__
+            log.warning("upstream.failed", upstream=self.name, end=end, reason=error.detail, cause=cause)
+        elif error is not None:
+            end = "left"
+            self.breaker.abandon_trial()
+        metrics.REQUESTS.labels(*self._labels, end).inc()
+
+    def _log_opened(self, reason: str) -> None:
+        log.warning("circuit_breaker.opened", upstream=self.name, reason=reason, seconds=self.breaker.open_seconds)

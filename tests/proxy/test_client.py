@@ -13,9 +13,8 @@ from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
 
 from appliance.config.upstreams import TimeoutsConfig, UpstreamConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
-from appliance.proxy.client import UpstreamClient
+from appliance.proxy.client import UpstreamClient, join_url
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
-from appliance.proxy.url import join
 
 BODY = b'{"input": "a"}'
 
@@ -65,7 +64,7 @@ def test_a_route_is_joined_to_a_base_with_or_without_version(base: str, path: st
     """As people copy base URLs from manuals, and whatever is in them stays."""
     query = "b=%20" if "?" in base else ""
 
-    assert str(join(base, path, query)) == url
+    assert str(join_url(base, path, query)) == url
 
 
 async def test_the_key_and_the_headers_of_the_section_travel(client: UpstreamClient, upstream: Upstream) -> None:
@@ -171,10 +170,11 @@ async def test_a_first_line_without_an_end_is_a_timeout(client: UpstreamClient, 
     upstream.on("/v1/rerank", stream(b"da", b"ta: 1\n", FOR_EVER))
     whole = await client.send("/v1/rerank", BODY)
 
-    assert await whole.first() == b"data: 1\n"
+    assert await whole.start()
+    assert await whole.read_piece() == b"data: 1\n"
     endless = await client.send("/v1/embeddings", BODY)
-    with pytest.raises(GatewayTimeoutError, match="no whole line"):
-        await endless.first(patience=0.2)
+    with pytest.raises(GatewayTimeoutError, match="no complete line"):
+        await endless.start(patience=0.2)
     for each in (whole, endless):
         each.close()
     await _until_left(upstream)
@@ -185,10 +185,10 @@ async def test_silence_in_the_middle_is_a_timeout(client: UpstreamClient, upstre
     upstream.on("/v1/embeddings", stream(b"data: 1\n\n", FOR_EVER))
     answer = await client.send("/v1/embeddings", BODY)
 
-    assert await answer.more() == b"data: 1\n\n"
-    assert await answer.more(patience=0.1) is None
+    assert await answer.read_piece() == b"data: 1\n\n"
+    assert await answer.read_piece(patience=0.1) is None
     with pytest.raises(GatewayTimeoutError):
-        await answer.more()
+        await answer.read_piece()
     answer.close()
     await _until_left(upstream)
 
@@ -231,10 +231,10 @@ async def test_the_time_a_reader_takes_is_not_the_upstreams(client: UpstreamClie
     """Idle is measured while somebody waits."""
     upstream.on("/v1/embeddings", stream(b"data: 1\n\n", 1.6, b"data: 2\n\n"))
     answer = await client.send("/v1/embeddings", BODY)
-    first = await answer.more()
+    first = await answer.read_piece()
     await asyncio.sleep(1.2)
 
-    assert (first, await answer.more(), await answer.more()) == (b"data: 1\n\n", b"data: 2\n\n", b"")
+    assert (first, await answer.read_piece(), await answer.read_piece()) == (b"data: 1\n\n", b"data: 2\n\n", b"")
 
 
 async def test_a_coding_nobody_asked_for_is_undone(client: UpstreamClient, upstream: Upstream) -> None:
@@ -307,7 +307,7 @@ async def test_a_fast_stream_leaves_the_event_loop_to_others(client: UpstreamCli
     waiting = asyncio.create_task(others())
     # Meanwhile more has come than one piece.
     await asyncio.sleep(0.05)
-    pieces = [(piece, turns) async for piece in answer.chunks()]
+    pieces = [(piece, turns) async for piece in answer.read_pieces()]
     waiting.cancel()
 
     assert b"".join(piece for piece, _ in pieces) == whole

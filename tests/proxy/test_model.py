@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
-from proxy.proxied import CHAT, ask, chat, config, proxied, read
+from proxy.proxy_model import CHAT, ask, chat, config, proxied, read
 from proxy.raw_upstream import saying
 from served import free_port
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
@@ -21,7 +21,7 @@ from appliance.core.model import OPENAI_PATHS, ModelRequest, Operation, Peers
 from appliance.core.request_context import use_context
 from appliance.models.factory import ModelFactory
 from appliance.models.proxy import ProxyModel
-from appliance.proxy.pool import names
+from appliance.proxy.pool import unique_names
 
 CHAT_PATH = "/v1/chat/completions"
 BROKEN = error(503, "broken")
@@ -641,7 +641,7 @@ async def test_upstreams_are_told_apart_by_name(upstreams: tuple[Upstream, ...])
     async with proxied(upstreams=members, health={"timeout_seconds": 0.2, "interval_seconds": 60}) as model:
         assert [each["name"] for each in model.upstreams()] == ["a:1", "a:1#2", "two"]
 
-    assert names([]) == []
+    assert unique_names([]) == []
 
 
 async def test_what_arrives_is_counted_once(upstream: Upstream) -> None:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.config.upstreams import RequestRewriteConfig
+from appliance.core.json_edit import JsonObject
 from appliance.core.model import Operation
-from appliance.proxy.rewrite import Rewrite
+from appliance.proxy.rewrite import RequestBody, RequestRewriter, rename_response
 
 CHAT, MESSAGE, RESPONSE = Operation.CHAT_COMPLETION, Operation.MESSAGE, Operation.RESPONSE
+
+
+def _rewritten(config: RequestRewriteConfig, operation: Operation, body: bytes) -> bytes:
+    document = JsonObject(body)
+    RequestRewriter(config).rewrite(operation, document)
+    return document.write()
 
 
 def test_nothing_asked_for_is_nothing_changed() -> None:
     """The very same bytes."""
     body = b'{ "messages": [ ],"seed":1.0}'
 
-    assert Rewrite(RequestRewriteConfig())(CHAT, body) is body
+    assert _rewritten(RequestRewriteConfig(), CHAT, body) == body
 
 
 def test_defaults_overrides_and_drops() -> None:
@@ -33,7 +41,7 @@ def test_defaults_overrides_and_drops() -> None:
         b'"chat_template_kwargs": {"a": 1}, "unknown": null}'
     )
 
-    made = Rewrite(config)(CHAT, body)
+    made = _rewritten(config, CHAT, body)
 
     assert json.loads(made) == {
         "temperature": 0.1,
@@ -81,15 +89,70 @@ def test_defaults_overrides_and_drops() -> None:
 )
 def test_a_system_prompt_goes_before_the_clients_own(operation: Operation, before: Any, after: Any) -> None:
     """Where each protocol keeps it, in one message where there is one; what is wrong is left to the upstream."""
-    rewrite = Rewrite(RequestRewriteConfig(system_prompt="P"))
+    config = RequestRewriteConfig(system_prompt="P")
 
-    assert json.loads(rewrite(operation, json.dumps(before).encode())) == after
+    assert json.loads(_rewritten(config, operation, json.dumps(before).encode())) == after
 
 
 def test_other_messages_keep_their_bytes() -> None:
     """Only the system prompt is written."""
     body = b'{"messages": [ {"role":"system","content":"a\\u00e9"} , {"role": "user", "content": "\\u00e9", "n": 1.0}]}'
 
-    made = Rewrite(RequestRewriteConfig(system_prompt="P"))(CHAT, body)
+    made = _rewritten(RequestRewriteConfig(system_prompt="P"), CHAT, body)
 
     assert made == body.replace(b'"a\\u00e9"', b'"P\\n\\na\\u00e9"')
+
+
+def test_an_answer_is_renamed_at_its_top_alone() -> None:
+    """Numbers keep their digits; an answer without a name gets none."""
+    body = b'{"object": "list", "data": [{"model": "deep", "embedding": [1.50]}], "model": "upstream-v2"}'
+
+    assert rename_response(body, "mine") == body.replace(b"upstream-v2", b"mine")
+    assert rename_response(b'{"results": []}', "mine") == b'{"results": []}'
+    assert rename_response(b"[1]", "mine") == b"[1]"
+    assert rename_response(b"oops", "mine") == b"oops"
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"a":1.0, "model":"m\\u00e9", "b":[]}', "m\u00e9"),
+        (b'{"a":1.0}', None),
+        (b'{"a":1.0, "model":null}', None),
+        (b'{"model":"x", "a":1.0, "model":"y"}', "y"),
+    ],
+)
+def test_a_body_goes_under_another_name(body: bytes, name: str | None) -> None:
+    """With a place for the name where it lacks one."""
+    named = RequestBody.of(body, "application/json")
+    sent = named.with_model('u"p')
+
+    assert named.model == name
+    assert json.loads(sent) == json.loads(body) | {"model": 'u"p'}
+    assert b"1.0" in sent
+
+
+def test_a_body_under_its_own_name_is_the_same_bytes() -> None:
+    """Nothing is written anew."""
+    body = b'{ "model" :"m",\t"a":1e5 }'
+
+    assert RequestBody.of(body, "").with_model("m") == body
+
+
+def test_a_form_goes_under_another_name() -> None:
+    """The file in it stays as it is; a form without a name stays so."""
+    head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
+    form = head % b"file" + b"\xff\x00m\r\n" + head % b"model" + b"m\r\n--b--\r\n"
+    named = RequestBody.of(form, "multipart/form-data; boundary=b")
+
+    assert named.model == "m"
+    assert named.with_model("up") == form.replace(b"\r\n\r\nm\r\n", b"\r\n\r\nup\r\n")
+    assert (
+        RequestBody.of(head % b"file" + b"x\r\n--b--", "multipart/form-data; boundary=b").with_model("up").count(b"up")
+        == 0
+    )
+
+
+def test_names_are_written_as_json() -> None:
+    """A quote in a name does not break an answer."""
+    assert msgspec.json.decode(rename_response(b'{"model":"a"}', 'b"c')) == {"model": 'b"c'}

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from proxy.proxied import chat, proxied, read
+from proxy.proxy_model import chat, proxied, read
 from served import Served, until
 from upstreams import FOR_EVER, SSE, Answer, Upstream, event, stream
 

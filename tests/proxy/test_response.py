@@ -11,14 +11,14 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from proxy.proxied import ask, chat, proxied, read
+from proxy.proxy_model import ask, chat, proxied, read
 from proxy.raw_upstream import saying
 from upstreams import SSE, Answer, Piece, Upstream
 
 from appliance.config.upstreams import UpstreamConfig
 from appliance.core.errors import GatewayError
 from appliance.proxy.client import UpstreamClient
-from appliance.proxy.decoding import decoder
+from appliance.proxy.response import content_decoder
 
 CHAT_PATH = "/v1/chat/completions"
 LIMIT = 1024 * 1024
@@ -112,7 +112,7 @@ def test_what_is_coded_comes_back(text: bytes, coding: str, step: int) -> None:
     """Several members or frames, in pieces of any length."""
     compress: Callable[[bytes], bytes] = gzip.compress if coding == "gzip" else zstandard.compress
     coded = compress(text) + compress(text[::-1])
-    decoding = decoder(coding)
+    decoding = content_decoder(coding)
     assert decoding is not None
 
     pieces = [piece for at in range(0, len(coded), step) for piece in decoding.feed(coded[at : at + step])]
@@ -129,7 +129,7 @@ async def test_an_upstream_that_only_says_to_go_on_is_given_up() -> None:
             await client.send("/v1/embeddings", b"{}")
         await client.close()
 
-    assert "never comes" in raised.value.detail
+    assert "never begins" in raised.value.detail
 
 
 async def test_a_few_interim_responses_are_no_answer() -> None:

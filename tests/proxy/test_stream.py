@@ -1,16 +1,15 @@
-"""The model's name on its way there and back, in bodies, forms and events."""
+"""Events on their way to the client."""
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.proxy.model_name import RenamableBody, RenamableEvents, renamed
+from appliance.core.json_edit import MAX_MEMBERS
+from appliance.proxy.stream import EventRewriter
 
 CHUNK = b'data: {"id":"1","model":"upstream-v2","choices":[{"delta":{"content":"%s"}}]}'
 STREAM = b"\n".join(
@@ -34,8 +33,8 @@ STREAM = b"\n".join(
 
 
 def _all(chunks: list[bytes]) -> bytes:
-    events = RenamableEvents("mine")
-    return b"".join([events.feed(chunk) for chunk in chunks if chunk] + [events.feed(b"")])
+    rewriter = EventRewriter("mine")
+    return b"".join([rewriter.feed(chunk) for chunk in chunks] + [rewriter.finish()])
 
 
 def test_every_event_has_the_clients_name_and_nothing_else_is_changed() -> None:
@@ -60,12 +59,12 @@ def test_chunks_may_be_split_anywhere(places: list[int]) -> None:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_whole_lines_do_not_wait(end: bytes) -> None:
     """What is complete goes out at once, and between events is said to be between."""
-    events = RenamableEvents("mine")
+    events = EventRewriter("mine")
 
     assert events.feed(b"data: 1" + end + end + b"data") == b"data: 1" + end + end
-    assert events.is_between
+    assert events.is_between_events
     assert events.feed(b": 2" + end + b"id") == b"data: 2" + end
-    assert not events.is_between
+    assert not events.is_between_events
 
 
 def test_a_long_line_comes_whole_at_its_end() -> None:
@@ -104,55 +103,41 @@ def test_what_has_no_name_stays(line: bytes) -> None:
     assert _all([line]) == line
 
 
-def test_an_answer_is_renamed_at_its_top_alone() -> None:
-    """Numbers keep their digits; an answer without a name gets none."""
-    body = b'{"object": "list", "data": [{"model": "deep", "embedding": [1.50]}], "model": "upstream-v2"}'
+def test_an_event_with_too_many_members_stays() -> None:
+    """Finding the name in it would take a step for each."""
+    many = b",".join(b'"%d":0' % number for number in range(MAX_MEMBERS))
+    line = b'data: {"message":{%s,"model":"upstream-v2"}}\n\n' % many
 
-    assert renamed(body, "mine") == body.replace(b"upstream-v2", b"mine")
-    assert renamed(b'{"results": []}', "mine") == b'{"results": []}'
-    assert renamed(b"[1]", "mine") == b"[1]"
-    assert renamed(b"oops", "mine") == b"oops"
+    assert _all([line]) == line
+
+
+def _without_usage(*lines: bytes) -> tuple[bytes, list[bytes]]:
+    usages: list[bytes] = []
+    rewriter = EventRewriter("mine", usages.append)
+    return b"".join(map(rewriter.feed, lines)), usages
 
 
 @pytest.mark.parametrize(
-    ("body", "name"),
+    ("line", "kept"),
     [
-        (b'{"a":1.0, "model":"m\\u00e9", "b":[]}', "m\u00e9"),
-        (b'{"a":1.0}', None),
-        (b'{"a":1.0, "model":null}', None),
-        (b'{"model":"x", "a":1.0, "model":"y"}', "y"),
+        (b'data: {"choices":[{"index":0}],"usage":null}\n\n', b'data: {"choices":[{"index":0}]}\n\n'),
+        (b'data: {"choices": [1] , "usage" : null }\r\n\r\n', b'data: {"choices": [1] }\r\n\r\n'),
+        (b'data: {"choices":[1],"usage":null,"extra":1.0}\n\n', b'data: {"choices":[1],"extra":1.0}\n\n'),
+        (b'data: {"usage":null,"choices":[1]}\n\n', b'data: {"choices":[1]}\n\n'),
+        (b'data: {"usage":null}\n\n', b"data: {}\n\n"),
+        (b'data: {"choices":[{"usage":null}]}\n\n', b'data: {"choices":[{"usage":null}]}\n\n'),
+        (b'data: {"choices":["\\"usage\\":null}"]}\n\n', b'data: {"choices":["\\"usage\\":null}"]}\n\n'),
+        (b'data: {"choices":[1],"usage":nul}\n\n', b'data: {"choices":[1],"usage":nul}\n\n'),
     ],
 )
-def test_a_body_goes_under_another_name(body: bytes, name: str | None) -> None:
-    """With a place for the name where it lacks one."""
-    named = RenamableBody(body, "application/json")
-    sent = named.under('u"p')
-
-    assert named.name == name
-    assert json.loads(sent) == json.loads(body) | {"model": 'u"p'}
-    assert b"1.0" in sent
+def test_a_null_usage_is_removed_from_the_outermost_object_alone(line: bytes, kept: bytes) -> None:
+    """In any place, and every other byte stays."""
+    assert _without_usage(line) == (kept, [])
 
 
-def test_a_body_under_its_own_name_is_the_same_bytes() -> None:
-    """Nothing is written anew."""
-    body = b'{ "model" :"m",\t"a":1e5 }'
+@pytest.mark.parametrize("choices", [b"[]", b"[ ]"])
+def test_the_event_with_the_usage_is_removed(choices: bytes) -> None:
+    """With its blank line; it is passed on, however the chunks are split."""
+    line = b'data: {"choices":%s,"usage":{"total_tokens":1}}\n' % choices
 
-    assert RenamableBody(body, "").under("m") == body
-
-
-def test_a_form_goes_under_another_name() -> None:
-    """The file in it stays as it is; a form without a name stays so."""
-    head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
-    form = head % b"file" + b"\xff\x00m\r\n" + head % b"model" + b"m\r\n--b--\r\n"
-    named = RenamableBody(form, "multipart/form-data; boundary=b")
-
-    assert named.name == "m"
-    assert named.under("up") == form.replace(b"\r\n\r\nm\r\n", b"\r\n\r\nup\r\n")
-    assert (
-        RenamableBody(head % b"file" + b"x\r\n--b--", "multipart/form-data; boundary=b").under("up").count(b"up") == 0
-    )
-
-
-def test_names_are_written_as_json() -> None:
-    """A quote in a name does not break an answer."""
-    assert msgspec.json.decode(renamed(b'{"model":"a"}', 'b"c')) == {"model": 'b"c'}
+    assert _without_usage(line, b"\ndata: [DONE]\n\n") == (b"data: [DONE]\n\n", [line])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.config.upstreams import CircuitBreakerConfig
-from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker
-from appliance.proxy.outlier_detection import FailureWindow, outlier
+from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker, FailureRate, find_outlier
 from appliance.proxy.retry import RetryBudget
 
 
@@ -35,20 +34,20 @@ def breaker(clock: Clock) -> CircuitBreaker:
 
 def _fail(breaker: CircuitBreaker, times: int) -> None:
     for _ in range(times):
-        breaker.begin()
-        breaker.fail()
+        breaker.start_request()
+        breaker.record_failure()
 
 
 def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
     """A success in between begins the row anew."""
     _fail(breaker, 2)
-    breaker.succeed()
+    breaker.record_success()
     _fail(breaker, 2)
-    assert breaker.lets_through
+    assert breaker.allows_request
 
     _fail(breaker, 1)
 
-    assert (breaker.circuit, breaker.lets_through, breaker.wait) == (Circuit.OPEN, False, 10)
+    assert (breaker.circuit, breaker.allows_request, breaker.open_seconds) == (Circuit.OPEN, False, 10)
 
 
 def test_half_open_it_lets_one_through(breaker: CircuitBreaker, clock: Clock) -> None:
@@ -56,20 +55,20 @@ def test_half_open_it_lets_one_through(breaker: CircuitBreaker, clock: Clock) ->
     _fail(breaker, 3)
     clock.now += 10
 
-    assert (breaker.circuit, breaker.lets_through) == (Circuit.HALF_OPEN, True)
-    breaker.begin()
-    assert not breaker.lets_through
+    assert (breaker.circuit, breaker.allows_request) == (Circuit.HALF_OPEN, True)
+    breaker.start_request()
+    assert not breaker.allows_request
 
 
 def test_a_good_trial_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
     """As if nothing had been."""
     _fail(breaker, 3)
     clock.now += 10
-    breaker.begin()
+    breaker.start_request()
 
-    breaker.succeed()
+    breaker.record_success()
 
-    assert (breaker.circuit, breaker.lets_through) == (Circuit.CLOSED, True)
+    assert (breaker.circuit, breaker.allows_request) == (Circuit.CLOSED, True)
 
 
 def test_a_bad_trial_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> None:
@@ -78,55 +77,55 @@ def test_a_bad_trial_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> No
     clock.now += 12
     _fail(breaker, 1)
 
-    assert (breaker.circuit, breaker.wait) == (Circuit.OPEN, 10)
+    assert (breaker.circuit, breaker.open_seconds) == (Circuit.OPEN, 10)
 
 
 def test_a_trial_whose_client_left_leaves_room_for_another(breaker: CircuitBreaker, clock: Clock) -> None:
     """Nothing was learned, so somebody else may try."""
     _fail(breaker, 3)
     clock.now += 10
-    breaker.begin()
+    breaker.start_request()
 
-    breaker.forget()
+    breaker.abandon_trial()
 
-    assert breaker.lets_through
+    assert breaker.allows_request
 
 
 def test_retries_are_a_share_of_the_traffic() -> None:
     """A few at first, then one in five, and no more after any quiet time."""
     budget = RetryBudget(0.2)
-    assert [budget.take() for _ in range(5)] == [True, True, True, False, False]
+    assert [budget.take_retry() for _ in range(5)] == [True, True, True, False, False]
 
     for _ in range(11):
-        budget.pay_in()
-    assert [budget.take() for _ in range(3)] == [True, True, False]
+        budget.add_request()
+    assert [budget.take_retry() for _ in range(3)] == [True, True, False]
     for _ in range(10_000):
-        budget.pay_in()
-    assert sum(budget.take() for _ in range(1000)) == 100
+        budget.add_request()
+    assert sum(budget.take_retry() for _ in range(1000)) == 100
 
 
-def _tally(clock: Clock, good: int, bad: int) -> FailureWindow:
-    tally = FailureWindow(clock)
+def _rate(clock: Clock, good: int, bad: int) -> FailureRate:
+    rate = FailureRate(clock)
     for number in range(good + bad):
-        tally.add(is_good=number < good)
-    return tally
+        rate.add(is_success=number < good)
+    return rate
 
 
 def test_the_one_that_fails_much_more_than_the_others_stands_out(clock: Clock) -> None:
     """Not when all fail alike, and not after a handful of requests."""
-    bad, good, fine = _tally(clock, 10, 10), _tally(clock, 20, 0), _tally(clock, 19, 1)
+    bad, good, fine = _rate(clock, 10, 10), _rate(clock, 20, 0), _rate(clock, 19, 1)
 
-    assert outlier([good, bad, fine], 0.3) is bad
-    assert outlier([good, bad, fine], 0.6) is None
-    assert outlier([_tally(clock, 10, 10), _tally(clock, 10, 10)], 0.3) is None
-    assert outlier([_tally(clock, 0, 5), good], 0.3) is None
-    assert outlier([bad], 0.3) is None
-    assert outlier([], 0.3) is None
+    assert find_outlier([good, bad, fine], 0.3) == 1
+    assert find_outlier([good, bad, fine], 0.6) is None
+    assert find_outlier([_rate(clock, 10, 10), _rate(clock, 10, 10)], 0.3) is None
+    assert find_outlier([_rate(clock, 0, 5), good], 0.3) is None
+    assert find_outlier([bad], 0.3) is None
+    assert find_outlier([], 0.3) is None
 
 
 def test_what_was_long_ago_counts_no_more(clock: Clock) -> None:
     """Counts fade within a minute or two."""
-    bad, good = _tally(clock, 0, 40), _tally(clock, 40, 0)
+    bad, good = _rate(clock, 0, 40), _rate(clock, 40, 0)
     clock.now += 90
 
-    assert outlier([bad, good], 0.3) is None
+    assert find_outlier([bad, good], 0.3) is None

@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 
 from appliance.config.upstreams import ResponseCacheConfig
 from appliance.core.errors import GatewayError
+from appliance.core.json_edit import JsonObject
 from appliance.core.model import ModelRequest, Operation
-from appliance.proxy.cache_policy import key_of, may_keep
-from appliance.proxy.response_cache import CachedResponse, ResponseCache
+from appliance.proxy.response_cache import CachedResponse, ResponseCache, cache_key, is_cacheable
 
 
 class Asked:
     """Counts how often it is asked; answers when `may_answer` is set."""
 
-    def __init__(self, body: bytes = b"x", *, may_be_kept: bool = True) -> None:
+    def __init__(self, body: bytes = b"x", *, is_cacheable: bool = True) -> None:
         self.times = 0
         self.left = 0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.fault: Exception | None = None
-        self._kept = CachedResponse(body, 200, "application/json", {}, may_be_kept)
+        self._kept = CachedResponse(body, 200, "application/json", {}, is_cacheable)
 
     async def __call__(self) -> CachedResponse:
         """The answer."""
@@ -61,7 +61,7 @@ async def test_the_second_time_is_a_hit_until_it_is_old() -> None:
     first = await answers.get(b"k", asked)
     clock.now = 59
     second = await answers.get(b"k", asked)
-    fresh = await answers.get(b"k", asked, is_fresh=True)
+    fresh = await answers.get(b"k", asked, is_refresh=True)
     clock.now = 120
     old = await answers.get(b"k", asked)
 
@@ -71,7 +71,7 @@ async def test_the_second_time_is_a_hit_until_it_is_old() -> None:
 
 async def test_what_must_not_be_kept_is_not() -> None:
     """Errors, and what the upstream forbids."""
-    asked = Asked(may_be_kept=False)
+    asked = Asked(is_cacheable=False)
     answers = _answers(Clock())
 
     assert [(await answers.get(b"k", asked))[1] for _ in range(2)] == ["miss", "miss"]
@@ -144,7 +144,7 @@ def test_memory_is_bounded(asks: list[tuple[int, int]]) -> None:
     async def run() -> None:
         answers = _answers(Clock(), max_bytes=4000)
         for key, size in asks:
-            await answers.get(b"%d" % key, Asked(b"x" * size), is_fresh=True)
+            await answers.get(b"%d" % key, Asked(b"x" * size), is_refresh=True)
             assert answers.size <= 4000
 
     asyncio.run(run())
@@ -178,17 +178,17 @@ async def test_the_longest_unused_goes_first() -> None:
 )
 def test_only_what_is_the_same_every_time_is_kept(operation: Operation, body: bytes, may: bool) -> None:
     """Functions of their input, and completions that say so."""
-    assert may_keep(ModelRequest(operation, body), body) == may
-    assert not may_keep(ModelRequest(operation, body, {"cache-control": "max-age=0, No-Store"}), body)
+    assert is_cacheable(ModelRequest(operation, body), JsonObject(body)) == may
+    assert not is_cacheable(ModelRequest(operation, body, {"cache-control": "max-age=0, No-Store"}), JsonObject(body))
 
 
 def test_questions_differ_by_what_the_upstream_sees() -> None:
     """Another key is another question; another trace is not."""
     call = ModelRequest(Operation.EMBEDDING, b"", path="/v1/embeddings")
 
-    same = key_of(call, {"traceparent": "1", "authorization": "a"}, b"body")
+    same = cache_key(call, {"traceparent": "1", "authorization": "a"}, b"body")
 
-    assert key_of(call, {"traceparent": "2", "x-request-id": "r", "authorization": "a"}, b"body") == same
-    assert key_of(call, {"authorization": "b"}, b"body") != same
-    assert key_of(call, {"authorization": "a"}, b"bodY") != same
-    assert key_of(ModelRequest(Operation.SCORE, b""), {"authorization": "a"}, b"body") != same
+    assert cache_key(call, {"traceparent": "2", "x-request-id": "r", "authorization": "a"}, b"body") == same
+    assert cache_key(call, {"authorization": "b"}, b"body") != same
+    assert cache_key(call, {"authorization": "a"}, b"bodY") != same
+    assert cache_key(ModelRequest(Operation.SCORE, b""), {"authorization": "a"}, b"body") != same
