@@ -32,7 +32,6 @@ FLOORS = (
 UPWARDS = {
     ("api", "server"),
     ("config", "adapters"),
-    ("config", "engines"),
     ("config", "storage"),
     ("python_api", "models"),
 }

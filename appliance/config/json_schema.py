@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -11,13 +13,23 @@ from pydantic_core import core_schema
 
 from appliance.config.base import FREE_PREFIX, BaseConfig
 from appliance.config.engine import EngineConfig
+from appliance.config.interpolation import PATTERN
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.root import Config
-from appliance.engines.vllm.schema import NAME as ENGINE_NAME
-from appliance.engines.vllm.schema import directory
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ROOT = "appliance"
+ENGINE_NAME = "vllm-engine.schema.json"
+
+REFERENCE: Mapping[str, Any] = {
+    "type": "string",
+    "pattern": PATTERN,
+    "description": "A reference to an environment variable or a file: `${env:NAME}`, `${env:NAME:-default}`, "
+    "`${file:/path}`.",
+}
+_REFER = {"$ref": "#/$defs/Reference"}
+
+_ANNOTATIONS = frozenset({"description", "default", "deprecated", "examples", "writeOnly", "format"})
 
 _FREE_KEYS = {f"^{FREE_PREFIX}": True}
 
@@ -102,30 +114,86 @@ class _Generator(GenerateJsonSchema):
 
 
 @cache
+def validation_schema() -> dict[str, Any]:  # Any: JSON
+    """The schema of the whole config once its references are resolved."""
+    return _generate(Config, ROOT, "Config of an appliance")
+
+
+@cache
+def engine_schema() -> dict[str, Any]:  # Any: JSON
+    """The committed schema of vLLM's engine arguments once references are resolved."""
+    published = json.loads((directory() / ENGINE_NAME).read_text(encoding="utf-8"))
+    return dict(_without_references(published))
+
+
 def schema_of(class_name: str | None = None) -> dict[str, Any]:  # Any: JSON
-    """The schema of the whole config, or of one model class.
+    """The published schema of the whole config, or of one model class: any value may be a reference.
 
     Raises:
         KeyError: there is no such model class.
     """
-    config: type[BaseConfig] = Config if class_name is None else MODEL_CONFIGS[class_name]
-    made = config.model_json_schema(by_alias=True, schema_generator=_Generator)
-    name, title = (
-        (ROOT, "Config of an appliance") if class_name is None else (class_name, f"Model of class {class_name}")
-    )
-    head = {"$schema": DIALECT, "$id": f"{name}.schema.json", "title": title}
-    return head | _with_engine_arguments(made)
+    if class_name is None:
+        return with_references(validation_schema())
+    return with_references(_generate(MODEL_CONFIGS[class_name], class_name, f"Model of class {class_name}"))
 
 
-def _with_engine_arguments(schema: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
-    """The schema with vLLM's own arguments behind ``engine.args``; pydantic refuses to refer to another file."""
-    definition = schema.get("$defs", {}).get(EngineConfig.__name__)
-    if definition is not None:
-        args = definition["properties"]["args"]
-        definition["properties"]["args"] = {"$ref": ENGINE_NAME, "description": args["description"]}
-    return schema
+def directory() -> Path:
+    """Where the committed schemas are: in the package when installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "schemas"
+    return installed if installed.is_dir() else package.parent / "schemas"
 
 
-def engine_schema() -> dict[str, Any]:  # Any: JSON
-    """The committed schema of vLLM's engine arguments."""
-    return dict(json.loads((directory() / ENGINE_NAME).read_text(encoding="utf-8")))
+def _generate(config: type[BaseConfig], name: str, title: str) -> dict[str, Any]:  # Any: JSON
+    generated = config.model_json_schema(by_alias=True, schema_generator=_Generator)
+    engine = generated.get("$defs", {}).get(EngineConfig.__name__)
+    if engine is not None:
+        # pydantic refuses to refer to another file.
+        args = engine["properties"]["args"]
+        engine["properties"]["args"] = {"$ref": ENGINE_NAME, "description": args["description"]}
+    return {"$schema": DIALECT, "$id": f"{name}.schema.json", "title": title} | generated
+
+
+def with_references(schema: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+    """The schema with a reference allowed in the place of any value."""
+    referring: dict[str, Any] = _referring(schema)
+    return referring | {"$defs": referring.get("$defs", {}) | {"Reference": REFERENCE}}
+
+
+def _referring(schema: Any) -> Any:  # Any: JSON
+    if isinstance(schema, list):
+        return [_referring(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    # A condition compares what is written, and refers to nothing.
+    made = {keyword: value if keyword == "if" else _referring(value) for keyword, value in schema.items()}
+    if isinstance(made.get("properties"), dict):
+        made["properties"] = {name: _or_reference(value) for name, value in made["properties"].items()}
+    for keyword in ("items", "additionalProperties"):
+        if isinstance(made.get(keyword), dict) and made[keyword].get("type") != "object":
+            made[keyword] = _or_reference(made[keyword])
+    return made
+
+
+def _or_reference(schema: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+    """The schema of one value with a reference as another choice; annotations stay where editors look for them."""
+    checks = {keyword: value for keyword, value in schema.items() if keyword not in _ANNOTATIONS}
+    is_any_text = checks.keys() <= {"type", "minLength"} and "string" in checks.get("type", ("string",))
+    if is_any_text or "const" in checks:
+        return schema
+    annotations = {keyword: value for keyword, value in schema.items() if keyword in _ANNOTATIONS}
+    choices = checks["anyOf"] if checks.keys() == {"anyOf"} else [checks]
+    return annotations | {"anyOf": [*choices, _REFER]}
+
+
+def _without_references(schema: Any) -> Any:  # Any: JSON
+    """The schema that `with_references` was given, but for its `$defs`."""
+    if isinstance(schema, list):
+        return [_without_references(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {keyword: _without_references(value) for keyword, value in schema.items()}
+    if _REFER not in made.get("anyOf", ()):
+        return made
+    choices = [choice for choice in made.pop("anyOf") if choice != _REFER]
+    return made | (choices[0] if len(choices) == 1 else {"anyOf": choices})

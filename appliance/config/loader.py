@@ -13,7 +13,7 @@ import msgspec
 from pydantic import ValidationError
 
 from appliance.config.interpolation import resolve
-from appliance.config.json_schema import engine_schema, schema_of
+from appliance.config.json_schema import engine_schema, validation_schema
 from appliance.config.raw_config import RawConfig
 from appliance.config.root import Config
 from appliance.config.schema_errors import check
@@ -144,7 +144,7 @@ class _Validated:
 
 
 def _validate(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> _Validated:
-    lookup = SchemaLookup(schema_of(), (engine_schema(),))
+    lookup = SchemaLookup(validation_schema(), (engine_schema(),))
     raw, errors = read(path)
     references = resolve(raw, environ, path.parent)
     raw, override_errors = merge(references.raw, environ, overrides)

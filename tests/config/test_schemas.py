@@ -16,9 +16,9 @@ from referencing import Registry, Resource
 
 from appliance.config import schema_of
 from appliance.config.engine import LOAD_FORMATS, OWNED, EngineConfig
+from appliance.config.json_schema import directory
 from appliance.config.models import MODEL_CONFIGS
-from appliance.config.write_schemas import files
-from appliance.engines.vllm.schema import directory, write_or_check
+from appliance.config.write_schemas import files, write_or_check
 
 Schema = dict[str, Any]
 COMMITTED = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in directory().glob("*.json")}
@@ -83,7 +83,8 @@ def test_every_property_is_described(schema: Schema) -> None:
     Each key has the text an editor shows for it, its own or its section's, and no title that only repeats the key.
     """
     for name, found in properties(schema):
-        config = schema.get("$defs", {}).get(str(found.get("$ref")).rpartition("/")[2], {})
+        section: Schema = next((choice for choice in found.get("anyOf", [found]) if "$ref" in choice), {})
+        config = schema.get("$defs", {}).get(str(section.get("$ref")).rpartition("/")[2], {})
 
         assert found.get("description") or config.get("description"), name
         assert "title" not in found, name
@@ -119,7 +120,7 @@ def test_engine_arguments_that_the_config_owns_are_not_among_vllms() -> None:
 
 def test_no_load_format_unpickles() -> None:
     """Weights are read as safetensors or made up; formats that may run code can't be chosen."""
-    formats = COMMITTED["vllm-engine.schema.json"]["properties"]["load_format"]["enum"]
+    formats = COMMITTED["vllm-engine.schema.json"]["properties"]["load_format"]["anyOf"][0]["enum"]
 
     assert formats == list(LOAD_FORMATS)
     assert not {"auto", "hf", "pt", "npcache", "tensorizer"} & set(formats)

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, is_typeddict
 
 from appliance.config.base import FREE_PREFIX
 from appliance.config.engine import LOAD_FORMATS, OWNED
-
-NAME = "vllm-engine.schema.json"
+from appliance.config.json_schema import ENGINE_NAME, with_references
+from appliance.config.write_schemas import write_or_check
 
 # Where vLLM's annotation allows more values than a config should.
 _CHOICES: Mapping[str, Sequence[str]] = {"load_format": LOAD_FORMATS}
@@ -41,14 +40,14 @@ def generate() -> str:
     }
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": NAME,
+        "$id": ENGINE_NAME,
         "title": f"Engine arguments of vLLM {vllm.__version__}",
         "type": "object",
         "additionalProperties": False,
         "patternProperties": {f"^{FREE_PREFIX}": True},
         "properties": properties,
     }
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(with_references(schema), indent=2, ensure_ascii=False) + "\n"
 
 
 def _options() -> dict[str, argparse.Action]:
@@ -155,25 +154,5 @@ def _description(option: argparse.Action | None, name: str) -> str:
     return inspect.cleandoc(re.sub("%+", "%", text)) or f"vLLM's {name}, of which vLLM says no more."
 
 
-def directory() -> Path:
-    """Where the committed schemas lie: in the package when installed, beside it in a checkout."""
-    package = Path(__file__).parents[2]
-    installed = package / "schemas"
-    return installed if installed.is_dir() else package.parent / "schemas"
-
-
-def write_or_check(texts: Mapping[str, str], arguments: Sequence[str]) -> int:
-    """Write each schema file, or with ``--check`` say which is out of date; the exit status of a generator."""
-    if "--check" not in arguments:
-        for name, text in texts.items():
-            (directory() / name).write_text(text, encoding="utf-8")
-        return 0
-    paths = {directory() / name: text for name, text in texts.items()}
-    stale = [path for path, text in paths.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    for path in stale:
-        print(f"{path} is out of date; run: just schemas", file=sys.stderr)
-    return 1 if stale else 0
-
-
 if __name__ == "__main__":
-    sys.exit(write_or_check({NAME: generate()}, sys.argv[1:]))
+    sys.exit(write_or_check({ENGINE_NAME: generate()}, sys.argv[1:]))
