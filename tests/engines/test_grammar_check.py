@@ -21,7 +21,7 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError, UnavailableError
 from appliance.engines.vllm.fork_server import ForkServer
 from appliance.engines.vllm.startup_timings import StartupTimings
-from appliance.engines.vllm.structured_outputs import CompilationCheck
+from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
 from appliance.models.factory import ModelFactory
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -30,15 +30,16 @@ SMALL = {"type": "object", "properties": {"name": {"type": "string"}}, "required
 DIES = """
 import asyncio, pickle, sys
 
+from appliance.config.engine import StructuredOutputsConfig
 from appliance.engines.vllm.fork_server import ForkServer
-from appliance.engines.vllm.structured_outputs import CompilationCheck
+from appliance.engines.vllm.structured_outputs import StructuredOutputsCheck
 from appliance.engines.vllm.startup_timings import StartupTimings
 from vllm.sampling_params import StructuredOutputsParams
 
 if __name__ == "__main__":
     server = ForkServer(StartupTimings())
     with open(sys.argv[1], "rb") as file:
-        grammars = CompilationCheck(server, pickle.load(file), 3_600)
+        grammars = StructuredOutputsCheck(server, pickle.load(file), StructuredOutputsConfig(compile_seconds=3_600))
     asyncio.run(grammars.require_compilable(StructuredOutputsParams(choice=["a"])))
     print("compiled", flush=True)
     sys.stdin.read()
@@ -73,12 +74,12 @@ def fork_server() -> ForkServer:
 
 
 @pytest.fixture
-def check(fork_server: ForkServer, vllm_config: Any) -> Iterator[Callable[[float], CompilationCheck]]:
+def check(fork_server: ForkServer, vllm_config: Any) -> Iterator[Callable[[float], StructuredOutputsCheck]]:
     """Makes checks with a limit in seconds, and closes them."""
     with contextlib.ExitStack() as stack:
 
-        def make(seconds: float) -> CompilationCheck:
-            made = CompilationCheck(fork_server, vllm_config, seconds)
+        def make(seconds: float) -> StructuredOutputsCheck:
+            made = StructuredOutputsCheck(fork_server, vllm_config, StructuredOutputsConfig(compile_seconds=seconds))
             stack.callback(made.close)
             return made
 
@@ -86,9 +87,9 @@ def check(fork_server: ForkServer, vllm_config: Any) -> Iterator[Callable[[float
 
 
 @pytest.fixture(scope="module")
-def shared(fork_server: ForkServer, vllm_config: Any) -> Iterator[CompilationCheck]:
+def shared(fork_server: ForkServer, vllm_config: Any) -> Iterator[StructuredOutputsCheck]:
     """A check with the default limit."""
-    grammars = CompilationCheck(fork_server, vllm_config, StructuredOutputsConfig().compile_seconds)
+    grammars = StructuredOutputsCheck(fork_server, vllm_config, StructuredOutputsConfig())
     yield grammars
     grammars.close()
 
@@ -110,7 +111,7 @@ def _are_gone(processes: Iterable[psutil.Process]) -> bool:
 
 
 async def test_what_compiles_too_slowly_is_refused_and_a_small_schema_is_taken_meanwhile(
-    check: Callable[[float], CompilationCheck], started: Callable[[], set[psutil.Process]]
+    check: Callable[[float], StructuredOutputsCheck], started: Callable[[], set[psutil.Process]]
 ) -> None:
     """The slow one has its limit of CPU time, then the next gets its turn; what is known is asked for only once."""
     grammars = check(1)
@@ -131,7 +132,7 @@ async def test_what_compiles_too_slowly_is_refused_and_a_small_schema_is_taken_m
 
 
 async def test_a_slow_schema_holds_up_no_quick_one(
-    check: Callable[[float], CompilationCheck], started: Callable[[], set[psutil.Process]]
+    check: Callable[[float], StructuredOutputsCheck], started: Callable[[], set[psutil.Process]]
 ) -> None:
     """What takes long waits in a line of its own, and is ended with its client."""
     grammars = check(3_600)
@@ -152,7 +153,7 @@ async def test_a_slow_schema_holds_up_no_quick_one(
 
 
 async def test_a_hundred_requests_with_one_new_schema_wait_for_one_compilation(
-    check: Callable[[float], CompilationCheck],
+    check: Callable[[float], StructuredOutputsCheck],
 ) -> None:
     """All of them are refused by what the first one found out."""
     grammars = check(1)
@@ -190,12 +191,14 @@ async def test_a_hundred_requests_with_one_new_schema_wait_for_one_compilation(
         },
     ],
 )
-async def test_what_looks_hostile_is_taken_where_it_compiles(kind: dict[str, Any], shared: CompilationCheck) -> None:
+async def test_what_looks_hostile_is_taken_where_it_compiles(
+    kind: dict[str, Any], shared: StructuredOutputsCheck
+) -> None:
     """So is what vLLM refuses before its engine sees it, and says why."""
     await shared.require_compilable(_constraint(**kind))
 
 
-async def test_what_the_backend_of_the_engine_refuses_is_refused_in_its_words(shared: CompilationCheck) -> None:
+async def test_what_the_backend_of_the_engine_refuses_is_refused_in_its_words(shared: StructuredOutputsCheck) -> None:
     """vLLM would choose another backend for it, which an engine has only where that was its first request."""
     await shared.require_compilable(_constraint(json=SMALL))
 
@@ -206,7 +209,7 @@ async def test_what_the_backend_of_the_engine_refuses_is_refused_in_its_words(sh
 
 
 async def test_a_process_that_was_killed_is_a_503_and_started_anew(
-    check: Callable[[float], CompilationCheck], started: Callable[[], set[psutil.Process]]
+    check: Callable[[float], StructuredOutputsCheck], started: Callable[[], set[psutil.Process]]
 ) -> None:
     """The request that was under way fails, the next one is answered."""
     grammars = check(3_600)

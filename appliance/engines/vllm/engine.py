@@ -73,11 +73,7 @@ class Engine:
         return await running.handlers[request.operation](request)
 
     def check(self) -> RunningEngine:
-        """Return at once if the engine core lives and makes progress.
-
-        Raises:
-            EngineDeadError: it does not, or was never started.
-        """
+        """Return the engine at once; raise EngineDeadError if it is dead or stalled, or was never started."""
         if self._running is None:
             raise EngineDeadError("the engine is not running")
         self._leader.check()

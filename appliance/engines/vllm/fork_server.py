@@ -27,8 +27,8 @@ The name of processes that compile grammars; an engine outlives them.
 """
 
 
-def set_up_child() -> None:
-    """Set up a child process of ours; does nothing in the main process.
+def join() -> None:
+    """Set up a process of vLLM's as our child; does nothing in the main process.
 
     vLLM calls it in each of its processes, through the entry point group ``vllm.general_plugins``.
     """
@@ -115,7 +115,7 @@ class ForkServer:
 
 
 class SpawnContext:
-    """A context for processes in which vLLM loads no plugins: it calls `set_up_child` there."""
+    """A context for processes in which vLLM loads no plugins: it calls `join` there."""
 
     def __init__(self, context: Any) -> None:  # Any: one of multiprocessing's
         self._context = context
@@ -130,7 +130,7 @@ class SpawnContext:
 
 
 def _set_up_and_run(target: Callable[..., None], **kwargs: Any) -> None:  # Any: vLLM's own arguments
-    set_up_child()
+    join()
     target(**kwargs)
 
 
@@ -184,7 +184,7 @@ def _set_up_fork(environment: Mapping[str, str]) -> None:
     # The fork server's environment is older than the settings that vLLM wrote into the parent's.
     os.environ.clear()
     os.environ.update(environment)
-    set_up_child()
+    join()
 
 
 def _describe(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The process of `CompilationCheck`: compiles constraints as the engine would, each in a process of its own."""
+"""The process of `StructuredOutputsCheck`: compiles constraints as the engine would, each in a process of its own."""
 
 from __future__ import annotations
 

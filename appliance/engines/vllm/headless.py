@@ -71,11 +71,7 @@ class HeadlessEngine:
         return self._node.states()
 
     def check(self) -> None:
-        """Return at once if rank 0 and all ranks of this node live.
-
-        Raises:
-            EngineDeadError: one of them does not.
-        """
+        """Raise EngineDeadError if rank 0 or a rank of this node is dead."""
         self._node.check()
         if deaths := self._processes.describe_deaths():
             reason = f"the engine died: {deaths}"

@@ -7,9 +7,9 @@ next request, or not even then. So the connection tells: it ends with the engine
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import json
+import os
 import socket
 from collections.abc import Mapping
 from contextlib import closing
@@ -33,8 +33,14 @@ _HELLO_SECONDS = 10.0
 _CONNECT_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 
-# A machine without power closes no connection; TCP keep-alive finds it out within these times, in seconds.
-_KEEP_ALIVE_IDLE, _KEEP_ALIVE_INTERVAL, _KEEP_ALIVE_PROBES = 5, 5, 3
+# A machine without power closes no connection; TCP keep-alive finds it out in 20 seconds: 3 probes, 5 seconds apart.
+# The kernel sends no probes while data waits for its acknowledgement, so that has a timeout, in milliseconds.
+_KEEP_ALIVE = {
+    socket.TCP_KEEPIDLE: 5,
+    socket.TCP_KEEPINTVL: 5,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 20_000,
+}
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -64,20 +70,12 @@ class _Node:
         self._loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def check(self) -> None:
-        """Return at once if no node is lost.
-
-        Raises:
-            EngineDeadError: one is, with the reason.
-        """
+        """Raise EngineDeadError with the reason if a node is lost."""
         if self._loss.done():
             raise EngineDeadError(self._loss.result())
 
     async def unless_lost(self, work: asyncio.Future[T]) -> T:
-        """Return the result of the work; cancel it when a node is lost first.
-
-        Raises:
-            EngineDeadError: a node was lost.
-        """
+        """Return the result of the work; cancel it and raise EngineDeadError if a node is lost first."""
         either: list[asyncio.Future[Any]] = [self._loss, work]  # Any: each has a result of its own
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -96,12 +94,10 @@ class LeaderNode(_Node):
         self._connected: dict[int, asyncio.StreamWriter] = {}
         self._lost: set[int] = set()
         self._is_complete = asyncio.Event()
-        self._servers: list[asyncio.Server] = []
+        self._server: asyncio.Server | None = None
 
     async def wait_for_workers(self) -> EngineSpec:
-        """Wait until all workers are connected, for as long as they download the model.
-
-        Returns the spec with the addresses of the nodes.
+        """Wait until all workers have the model and are connected; return the spec with the addresses of the nodes.
 
         Raises:
             LoadError: the port is taken.
@@ -110,11 +106,12 @@ class LeaderNode(_Node):
             return self._spec
         port = self._nodes.port
         try:
-            for listener in _listen(port):
-                self._servers.append(await asyncio.start_server(self._accept, sock=listener))
+            # On every address of this machine.
+            self._server = await asyncio.start_server(self._accept, None, port)
         except OSError as error:
+            reason = os.strerror(error.errno or 0)
             raise LoadError(
-                f"cannot listen on port {port} for the other nodes: {error.strerror}; choose another layout.nodes.port"
+                f"cannot listen on port {port} for the other nodes: {reason}; choose another layout.nodes.port"
             ) from error
         log.info("node.waiting", model=self._spec.names[0], missing=self.missing, port=port)
         await self._is_complete.wait()
@@ -141,8 +138,8 @@ class LeaderNode(_Node):
 
     def close(self) -> None:
         """Disconnect all workers; safe to call twice."""
-        for server in self._servers:
-            server.close()
+        if self._server is not None:
+            self._server.close()
         for writer in self._connected.values():
             writer.close()
 
@@ -201,9 +198,7 @@ class WorkerNode(_Node):
         self._reading: asyncio.Task[None] | None = None
 
     async def join(self) -> EngineSpec:
-        """Connect to rank 0, and wait until it has all workers, for as long as it takes.
-
-        Returns the spec with the addresses of the nodes.
+        """Wait until rank 0 is there and has all workers; return the spec with the addresses of the nodes.
 
         Raises:
             LoadError: rank 0 refuses this node.
@@ -275,26 +270,6 @@ def _digest(spec: EngineSpec) -> str:
     return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()
 
 
-def _listen(port: int) -> list[socket.socket]:
-    """Return listening sockets on every address of this machine, as far as it has IPv4 and IPv6.
-
-    Raises:
-        OSError: the port is taken, or not permitted.
-    """
-    listeners, errors = [], []
-    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - others connect
-        try:
-            listeners.append(socket.create_server((address, port), family=family))
-        except OSError as error:
-            errors.append(error)
-    taken = [error for error in errors if error.errno == errno.EADDRINUSE]
-    if taken or not listeners:
-        for listener in listeners:
-            listener.close()
-        raise (taken or errors)[0]
-    return listeners
-
-
 def _send(writer: asyncio.StreamWriter, line: Hello | NodeMessage) -> None:
     writer.write(msgspec.json.encode(line) + b"\n")
 
@@ -310,9 +285,5 @@ async def _receive(reader: asyncio.StreamReader, kind: type[T]) -> T | None:
 def _set_keep_alive(writer: asyncio.StreamWriter) -> None:
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE_IDLE)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_ALIVE_INTERVAL)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEP_ALIVE_PROBES)
-    # The kernel sends no probes while data waits for its acknowledgement.
-    timeout = _KEEP_ALIVE_IDLE + _KEEP_ALIVE_INTERVAL * _KEEP_ALIVE_PROBES
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout * 1000)
+    for option, value in _KEEP_ALIVE.items():
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)

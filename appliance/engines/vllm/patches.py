@@ -13,22 +13,15 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from functools import wraps
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from appliance.engines.vllm.sse import (
-    ChatStreamWriter,
-    CompletionStreamWriter,
-    after_first,
-    encode_events,
-    is_plain,
-)
+from appliance.engines.vllm.sse import ChatStreamWriter, CompletionStreamWriter, after_first, encode_events, is_plain
 from appliance.engines.vllm.tokenization import FairExecutor, cut_long_text
 from appliance.limits import current_slot
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.renderers import TokenizeParams
     from vllm.renderers.base import BaseRenderer
     from vllm.v1.engine.output_processor import RequestOutputCollector
@@ -36,9 +29,6 @@ if TYPE_CHECKING:
 
     from appliance.engines.vllm.fork_server import ForkServer
     from appliance.engines.vllm.multi_frontend import FrontendRendezvous
-
-
-# Processes: replaced while an engine starts.
 
 
 @contextlib.contextmanager
@@ -120,9 +110,6 @@ def record_weight_bytes() -> None:
     base_loader.process_weights_after_loading = process_weights_after_loading
 
 
-# Tokenization: replaced on the renderer of one engine.
-
-
 def tokenize_fairly(renderer: BaseRenderer[Any]) -> None:
     """Let requests take turns on the renderer's thread, and cut texts that are far too long.
 
@@ -137,9 +124,6 @@ def tokenize_fairly(renderer: BaseRenderer[Any]) -> None:
         return original({**prompt, "prompt": cut_long_text(renderer.get_tokenizer(), prompt["prompt"], params)}, params)
 
     renderer._tokenize_prompt_async = make_async(tokenize, executor=pool)
-
-
-# Outputs and streams.
 
 
 class SingleWaiterEvent:
@@ -181,38 +165,26 @@ def use_single_waiter_event(collector: RequestOutputCollector) -> None:
 def write_plain_streams(chat: Any, completion: Any) -> None:  # Any: vLLM's serving classes
     """Write plain streams with our writers, and all others with vLLM's; all of them as bytes, and with raised errors.
 
-    Test: `test_functions_take_what_we_give_them`, and tests/serving/test_streams.py.
+    Tests: `test_functions_take_what_we_give_them`, tests/serving/test_streams.py.
     """
     write_chat, write_completion = chat.chat_completion_stream_generator, completion.completion_stream_generator
 
     # Any: what vLLM passes on, here and below.
-    def chat_events(
-        request: ChatCompletionRequest, outputs: AsyncGenerator[Any], request_id: str, model: str, *args: Any, **kw: Any
-    ) -> AsyncGenerator[bytes]:
+    def chat_events(request: Any, outputs: Any, request_id: str, model: str, *args: Any, **kw: Any) -> Any:
         if chat.parser_cls is None and is_plain(chat, request) and not request.return_prompt_text:
             return ChatStreamWriter(chat, request, request_id, int(time.time()), model).write(outputs)
         return encode_events(outputs, lambda rest: write_chat(request, rest, request_id, model, *args, **kw))
 
-    def completion_events(
-        request: CompletionRequest,
-        inputs: Any,
-        outputs: AsyncGenerator[Any],
-        request_id: str,
-        created: int,
-        model: str,
-        num_prompts: int,
-        *args: Any,
-        **kw: Any,
-    ) -> AsyncGenerator[bytes]:
+    def completion_events(request: Any, inputs: Any, outputs: Any, *args: Any, **kw: Any) -> Any:
+        request_id, created, model, num_prompts = args[:4]
         if num_prompts == 1 and is_plain(completion, request):
             return CompletionStreamWriter(completion, request, request_id, created, model).write(outputs)
-        rest = (request_id, created, model, num_prompts, *args)
-        return encode_events(outputs, lambda results: write_completion(request, inputs, results, *rest, **kw))
+        return encode_events(outputs, lambda rest: write_completion(request, inputs, rest, *args, **kw))
 
     chat.chat_completion_stream_generator = chat_events
     completion.completion_stream_generator = completion_events
-    raise_stream_errors(chat)
-    raise_stream_errors(completion)
+    _raise_stream_errors(chat)
+    _raise_stream_errors(completion)
 
 
 def raise_message_errors(messages: Any) -> None:  # Any: vLLM's serving class
@@ -222,7 +194,7 @@ def raise_message_errors(messages: Any) -> None:  # Any: vLLM's serving class
     """
     write, convert = messages.chat_completion_stream_generator, messages.message_stream_converter
 
-    def chat_events(request: Any, outputs: AsyncGenerator[Any], *args: Any, **kwargs: Any) -> AsyncGenerator[str]:
+    def chat_events(request: Any, outputs: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[str]:
         return after_first(outputs, lambda rest: write(request, rest, *args, **kwargs))
 
     async def message_events(chat_stream: AsyncGenerator[str]) -> AsyncGenerator[str]:
@@ -244,7 +216,7 @@ def raise_message_errors(messages: Any) -> None:  # Any: vLLM's serving class
                 yield event
 
     messages.chat_completion_stream_generator, messages.message_stream_converter = chat_events, message_events
-    raise_stream_errors(messages)
+    _raise_stream_errors(messages)
 
 
 def raise_response_errors(responses: Any) -> None:  # Any: vLLM's serving class
@@ -254,16 +226,14 @@ def raise_response_errors(responses: Any) -> None:  # Any: vLLM's serving class
     """
     write = responses.responses_stream_generator
 
-    def events(
-        request: Any, params: Any, outputs: AsyncGenerator[Any], *args: Any, **kwargs: Any
-    ) -> AsyncGenerator[Any]:
+    def events(request: Any, params: Any, outputs: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any]:
         return after_first(outputs, lambda rest: write(request, params, rest, *args, **kwargs))
 
     responses.responses_stream_generator = events
-    raise_stream_errors(responses)
+    _raise_stream_errors(responses)
 
 
-def raise_stream_errors(serving: Any) -> None:  # Any: one of vLLM's serving classes
+def _raise_stream_errors(serving: Any) -> None:  # Any: one of vLLM's serving classes
     """Raise the error that ends a stream; vLLM would write an event of its own shape and end the stream well."""
 
     def reraise(error: str | Exception, *_args: Any, **_kwargs: Any) -> str:
@@ -273,16 +243,11 @@ def raise_stream_errors(serving: Any) -> None:  # Any: one of vLLM's serving cla
     serving._convert_generation_error_to_streaming_response = reraise
 
 
-# Structured outputs, in the process that compiles grammars.
-
-
 def load_grammar_backend(manager: StructuredOutputManager, name: str) -> Any:  # Any: vLLM's backends
     """Return the backend `name`, as vLLM makes it for the first request that needs it.
 
     Test: tests/engines/test_grammar_check.py.
     """
-    from types import SimpleNamespace
-
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.structured_output.request import StructuredOutputRequest
 

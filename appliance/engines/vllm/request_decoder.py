@@ -11,6 +11,7 @@ from pydantic_core import SchemaValidator
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.json_limits import has_more_containers
+from appliance.core.model import ModelRequest
 from appliance.engines.vllm.errors import from_validation_error, leading_field, parse_json, translate
 from appliance.limits import current_slot, require_size
 
@@ -41,8 +42,13 @@ async def require_decodable(body: bytes) -> None:
         )
 
 
+async def decode_request(request_type: TypeAdapter[Any], request: ModelRequest) -> Any:  # Any: vLLM's request types
+    """Decode as `decode` does, in a thread if the body is large."""
+    return await off_loop(len(request.body), decode, request_type, request.body)
+
+
 def decode(request: TypeAdapter[Any], body: bytes) -> Any:  # Any: vLLM's request types
-    """Decode the body as a request of vLLM's; a large one is work for a thread.
+    """Decode the body as a request of vLLM's.
 
     Raises:
         RequestError: it is none, or asks for more than the model takes in one; `param` is the field at fault.

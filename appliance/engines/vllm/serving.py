@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from appliance.core import sse
-from appliance.core.concurrency import off_loop
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.engines.vllm import patches
 from appliance.engines.vllm.errors import from_error_response, translate_errors, with_request_field
-from appliance.engines.vllm.request_decoder import decode
+from appliance.engines.vllm.request_decoder import decode_request
 
 if TYPE_CHECKING:
     from starlette.datastructures import State
@@ -43,7 +42,7 @@ class Endpoint:
         """Decode the request, let vLLM serve it, encode the response; see `Handler`."""
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-        decoded = await off_loop(len(request.body), decode, self.request_type, request.body)
+        decoded = await decode_request(self.request_type, request)
         with translate_errors(self.text_field, decoded):
             result = await self.serve(decoded, HttpRequest(request.headers))
         if isinstance(result, ErrorResponse):

@@ -72,12 +72,7 @@ class StreamWriter(ABC):
         """Return what comes after the last text if the client asked for usage."""
 
     async def write(self, outputs: AsyncGenerator[Any]) -> AsyncGenerator[bytes]:  # Any: RequestOutput, or a pair
-        """Yield the events; closing this closes `outputs`, which aborts the request in the engine.
-
-        Raises:
-            RequestError: the request is at fault.
-            EngineDeadError: the engine core died meanwhile.
-        """
+        """Yield the events; closing this closes `outputs`, which aborts the request in the engine."""
         with translate_errors():
             head, tail = to_event(self._chunk(_PLACEHOLDER, None)).split(f'"{_PLACEHOLDER}"'.encode())
             prompt_tokens = output_tokens = 0

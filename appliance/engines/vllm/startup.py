@@ -186,7 +186,7 @@ class EngineStart:
             with self._timings.measure("engine"), patches.announce_front_ends(rendezvous):
                 client_arguments = rendezvous.client_arguments(require_wanted)
                 context = server or SpawnContext(multiprocessing.get_context("spawn"))
-                structured_outputs = StructuredOutputsCheck(spec.engine.structured_outputs, context, config)
+                structured_outputs = StructuredOutputsCheck(context, config, spec.engine.structured_outputs)
                 llm = async_llm_class(structured_outputs).from_vllm_config(
                     config, stat_loggers=[step_logger(self._on_step)], **client_arguments
                 )
@@ -255,11 +255,7 @@ def _import_early() -> None:
 
 
 def _create_config(spec: EngineSpec, rendezvous: FrontendRendezvous) -> tuple[VllmConfig, Namespace]:
-    """Return vLLM's config of the engine, and the arguments for its serving classes.
-
-    Raises:
-        LoadError: the model has no chat template.
-    """
+    """Return vLLM's config of the engine, and the arguments for its serving classes."""
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 

@@ -59,28 +59,6 @@ The answer of the process that compiles: `backend`, or `fault` with a `reason`.
 """
 
 
-class StructuredOutputsCheck:
-    """Checks the constraints of one engine's requests."""
-
-    def __init__(self, limits: StructuredOutputsConfig, context: ForkServer | SpawnContext, config: VllmConfig) -> None:
-        self._limits = limits
-        self._compilation = CompilationCheck(context, config, limits.compile_seconds)
-
-    async def require_allowed(self, constraint: Any) -> None:  # Any: vLLM's parameters
-        """Return if the engine may compile the constraint, None included.
-
-        Raises:
-            RequestError: it is too large or too complex, does not compile, or refers to nothing.
-            UnavailableError: no process is there to compile it.
-        """
-        require_small(constraint, self._limits)
-        await self._compilation.require_compilable(constraint)
-
-    def close(self) -> None:
-        """End the processes that compile."""
-        self._compilation.close()
-
-
 def require_small(constraint: Any, limits: StructuredOutputsConfig) -> None:  # Any: vLLM's parameters
     """Raise RequestError if the constraint is larger than the config allows, or a reference in it leads nowhere.
 
@@ -204,12 +182,12 @@ def _resolve(schema: Any, reference: str) -> Any:  # Any: JSON values
     return value
 
 
-class CompilationCheck:
-    """Compiles each new constraint in another process first, started when it is needed; remembers the verdicts."""
+class StructuredOutputsCheck:
+    """Checks the constraints of one engine's requests; remembers the verdicts, and starts processes when needed."""
 
-    def __init__(self, context: ForkServer | SpawnContext, config: VllmConfig, seconds: float) -> None:
-        """`seconds` is the limit of CPU time for one constraint."""
-        self._seconds = seconds
+    def __init__(self, context: ForkServer | SpawnContext, config: VllmConfig, limits: StructuredOutputsConfig) -> None:
+        self._limits = limits
+        seconds = limits.compile_seconds
         self._has_tokenizer = not config.model_config.skip_tokenizer_init
         self._processes = [
             _CompilerProcess(context, config, limit) for limit in sorted({min(seconds, _QUICK_SECONDS), seconds})
@@ -218,13 +196,18 @@ class CompilationCheck:
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._backend: str | None = None
 
-    async def require_compilable(self, constraint: Any) -> None:  # Any: vLLM's parameters
-        """Return when the constraint is known to compile in time, or when vLLM will refuse it by itself.
+    async def require_allowed(self, constraint: Any) -> None:  # Any: vLLM's parameters
+        """Return if the engine may compile the constraint, None included.
 
         Raises:
-            RequestError: it does not compile, or not in time.
+            RequestError: it is too large or too complex, does not compile, or refers to nothing.
             UnavailableError: no process is there to compile it.
         """
+        require_small(constraint, self._limits)
+        await self.require_compilable(constraint)
+
+    async def require_compilable(self, constraint: Any) -> None:  # Any: vLLM's parameters
+        """Return when the constraint is known to compile in time, or when vLLM will refuse it by itself."""
         # Without a tokenizer vLLM refuses every constraint.
         if constraint is None or not self._has_tokenizer:
             return
@@ -263,7 +246,7 @@ class CompilationCheck:
             return
         if fault == "invalid":
             raise _invalid(f"The schema or grammar cannot be compiled: {verdict['reason']}")
-        limit = f"{self._seconds:g} seconds" if fault == "slow" else "the memory or depth there is"
+        limit = f"{self._limits.compile_seconds:g} seconds" if fault == "slow" else "the memory or depth there is"
         raise RequestError(
             f"The schema or grammar is too complex: to compile, it takes more than {limit}. Give it fewer properties, "
             "values and alternatives, less depth, or smaller bounds, such as maxLength and maxItems.",
@@ -285,11 +268,7 @@ class _CompilerProcess:
         self._control: socket.socket | None = None
 
     async def compile(self, request: bytes) -> Verdict:
-        """Return the verdict on a request; cancelling this ends the compilation.
-
-        Raises:
-            UnavailableError: the process died.
-        """
+        """Return the verdict on a request; cancelling this ends the compilation."""
         async with self._turn:
             response = await self._exchange(request)
         if not response:

@@ -49,11 +49,7 @@ class StallWatchdog:
             self._heartbeat.beat()
 
     def check(self, unfinished: int) -> None:
-        """Measure, with this many unfinished requests; to be called every second or more often.
-
-        Raises:
-            EngineDeadError: the engine has stalled.
-        """
+        """Raise EngineDeadError if the engine has stalled; to be called every second or more often."""
         if self._heartbeat is not None and self._heartbeat.has_beaten():
             self._stall_seconds = 0.0
         now = self._clock()

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from appliance.core.model import Operation
 from appliance.engines.vllm.pooling.batch import TextBatcher
-from appliance.engines.vllm.pooling.classification import ClassificationEndpoint
+from appliance.engines.vllm.pooling.classification import ClassificationEndpoint, label_names
 from appliance.engines.vllm.pooling.embedding import EmbeddingEndpoint, JsonOnly
 from appliance.engines.vllm.pooling.scoring import RerankEndpoint, ScoreEndpoint
 from appliance.engines.vllm.serving import Endpoint, Handler, tokenization_handlers
@@ -31,9 +31,10 @@ def pooling_handlers(llm: AsyncLLM, state: State, task: str | None) -> Mapping[O
     )
     if state.serving_embedding is not None:
         fallback = JsonOnly(Endpoint(TypeAdapter(EmbeddingRequest), state.serving_embedding, text_field="messages"))
-        handlers[Operation.EMBEDDING] = EmbeddingEndpoint(batcher, llm.model_config, name, fallback)
+        handlers[Operation.EMBEDDING] = EmbeddingEndpoint(batcher, name, fallback)
     if task in ("classify", "token_classify"):
-        handlers[Operation.CLASSIFICATION] = ClassificationEndpoint(batcher, llm.model_config, name, task)
+        labels = label_names(llm.model_config.hf_config.id2label)
+        handlers[Operation.CLASSIFICATION] = ClassificationEndpoint(batcher, labels, name, task)
     if state.serving_scores is not None:
         handlers[Operation.RERANK] = RerankEndpoint(state.serving_scores)
         handlers[Operation.SCORE] = ScoreEndpoint(state.serving_scores)

@@ -12,6 +12,7 @@ from uuid import uuid4
 import msgspec
 
 from appliance.core.errors import RequestError
+from appliance.engines.vllm.errors import translate_errors
 from appliance.engines.vllm.tokenization import cut_long_text
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 _BATCH_TEXTS = 64
 _BATCH_CHARACTERS = 65_536
 
-Input = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
+Inputs = Sequence[str] | Sequence[list[int]]
 """
-One text, several, or the same as token ids.
+Texts, or their token ids.
 """
 
 
@@ -70,21 +71,32 @@ class TextBatcher:
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
 
-    async def encode(self, request_input: Input, tokenize: TokenizeParams, pooling: PoolingParams) -> list[Encoded]:
+    async def encode(self, request: Any, pooling: PoolingParams) -> list[Encoded]:  # Any: vLLM's request types
         """Encode the `input` of a request; cancelling this aborts it in the engine.
 
         Raises:
-            RequestError: there is nothing to encode.
-            VLLMValidationError: a text is too long, or a token id is none of the model's.
+            RequestError: the request is at fault.
+            EngineDeadError: the engine core died meanwhile.
         """
-        renderer = self._llm.renderer
-        pooling.verify(self._llm.model_config)
+        with translate_errors("input"):
+            self._require_valid(pooling)
+            tokenize = request.build_tok_params(self._llm.model_config)
+            return await self._encode_all(_as_list(request.input), tokenize, pooling)
+
+    def _require_valid(self, pooling: PoolingParams) -> None:
+        try:
+            with translate_errors():
+                pooling.verify(self._llm.model_config)
+        except RequestError as error:
+            # Of all that is verified, only this comes from the client.
+            raise RequestError(str(error), param="dimensions") from error
+
+    async def _encode_all(self, inputs: Inputs, tokenize: TokenizeParams, pooling: PoolingParams) -> list[Encoded]:
+        loop, executor = asyncio.get_running_loop(), self._llm.renderer._executor
         prompts: list[_Prompt] = []
-        for batch in _batches(_as_list(request_input)):
+        for batch in _batches(inputs):
             # In the renderer's own thread: a tokenizer may not be used by two at once.
-            prompts += await asyncio.get_running_loop().run_in_executor(
-                renderer._executor, self._tokenize, batch, tokenize
-            )
+            prompts += await loop.run_in_executor(executor, self._tokenize, batch, tokenize)
         arrived, name = time.time(), f"texts-{uuid4().hex}"
         try:
             async with asyncio.TaskGroup() as group:
@@ -97,7 +109,7 @@ class TextBatcher:
             raise errors.exceptions[0] from errors
         return [task.result() for task in tasks]
 
-    def _tokenize(self, inputs: Sequence[str] | Sequence[list[int]], params: TokenizeParams) -> list[_Prompt]:
+    def _tokenize(self, inputs: Inputs, params: TokenizeParams) -> list[_Prompt]:
         tokenizer = self._llm.renderer.get_tokenizer()
         texts = [item for item in inputs if isinstance(item, str)]
         if not texts:
@@ -128,7 +140,7 @@ class TextBatcher:
         raise AssertionError("the engine ended a request without an output; this is a bug")
 
 
-def _batches(inputs: Sequence[str] | Sequence[list[int]]) -> Iterator[Sequence[str] | Sequence[list[int]]]:
+def _batches(inputs: Inputs) -> Iterator[Inputs]:
     """Yield the inputs in order, as many at once as are tokenized together."""
     begin = size = 0
     for end, item in enumerate(inputs):
@@ -139,16 +151,16 @@ def _batches(inputs: Sequence[str] | Sequence[list[int]]) -> Iterator[Sequence[s
     yield inputs[begin:]
 
 
-def _as_list(request_input: Input) -> Sequence[str] | Sequence[list[int]]:
+def _as_list(request_input: Any) -> Inputs:  # Any: one text, several, or the same as token ids
     """Return the input as several; nothing to encode is refused, as OpenAI refuses it.
 
     Source: https://platform.openai.com/docs/api-reference/embeddings/create#embeddings-create-input
     """
     is_single = isinstance(request_input, str) or (request_input and isinstance(request_input[0], int))
-    inputs: Any = [request_input] if is_single else request_input  # Any: mixed
+    inputs: Inputs = [request_input] if is_single else request_input
     if not inputs:
         raise RequestError("input is empty; it must be a text, token ids, or a list of either", param="input")
     for index, item in enumerate(inputs):
         if not item:
             raise RequestError(f"input[{index}] is empty; there is nothing to encode", param="input")
-    return inputs  # type: ignore[no-any-return]  # one kind of the union, which mypy cannot see
+    return inputs

@@ -13,14 +13,11 @@ from uuid import uuid4
 import msgspec
 from pydantic import TypeAdapter
 
-from appliance.core.concurrency import off_loop
 from appliance.core.model import ModelRequest, ModelResponse
-from appliance.engines.vllm.errors import translate_errors
 from appliance.engines.vllm.pooling.batch import Encoded, PoolingUsage, TextBatcher
-from appliance.engines.vllm.request_decoder import decode
+from appliance.engines.vllm.request_decoder import decode_request
 
 if TYPE_CHECKING:
-    from vllm.config import ModelConfig
     from vllm.entrypoints.pooling.classify.protocol import ClassificationCompletionRequest
     from vllm.tasks import PoolingTask
 
@@ -65,26 +62,22 @@ class Classifications(msgspec.Struct, tag_field="object", tag="list"):
 class ClassificationEndpoint:
     """Classifies texts, or each of their tokens."""
 
-    def __init__(self, batcher: TextBatcher, model: ModelConfig, name: str, task: PoolingTask) -> None:
+    def __init__(self, batcher: TextBatcher, labels: Sequence[str], name: str, task: PoolingTask) -> None:
         from vllm.entrypoints.pooling.classify.protocol import ClassificationCompletionRequest
 
         self._batcher = batcher
-        self._model = model
         self._name = name
         self._task = task
-        self._labels = label_names(model.hf_config.id2label)
+        self._labels = labels
         self._request_type = TypeAdapter(ClassificationCompletionRequest)
 
     async def __call__(self, request: ModelRequest) -> ModelResponse:
         """Handle one request; see `Handler`."""
         from vllm import PoolingParams
 
-        decoded: ClassificationCompletionRequest = await off_loop(
-            len(request.body), decode, self._request_type, request.body
-        )
+        decoded: ClassificationCompletionRequest = await decode_request(self._request_type, request)
         pooling = PoolingParams(task=self._task, use_activation=decoded.use_activation)
-        with translate_errors("input"):
-            outputs = await self._batcher.encode(decoded.input, decoded.build_tok_params(self._model), pooling)
+        outputs = await self._batcher.encode(decoded, pooling)
         response = Classifications(
             id=f"classify-{uuid4().hex}",
             created=int(time.time()),

@@ -14,17 +14,13 @@ from uuid import uuid4
 import msgspec
 from pydantic import TypeAdapter
 
-from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.model import ModelRequest, ModelResponse
-from appliance.engines.vllm.errors import translate_errors
 from appliance.engines.vllm.pooling.batch import Encoded, PoolingUsage, TextBatcher
-from appliance.engines.vllm.request_decoder import decode
+from appliance.engines.vllm.request_decoder import decode_request
 from appliance.engines.vllm.serving import Handler
 
 if TYPE_CHECKING:
-    from vllm import PoolingParams
-    from vllm.config import ModelConfig
     from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 
 
@@ -48,11 +44,10 @@ class Embeddings(msgspec.Struct, tag_field="object", tag="list"):
 class EmbeddingEndpoint:
     """Embeds texts and token ids; anything else that vLLM takes, such as chats, goes to `fallback`."""
 
-    def __init__(self, batcher: TextBatcher, model: ModelConfig, name: str, fallback: Handler) -> None:
+    def __init__(self, batcher: TextBatcher, name: str, fallback: Handler) -> None:
         from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 
         self._batcher = batcher
-        self._model = model
         self._name = name
         self._fallback = fallback
         self._request_type = TypeAdapter(EmbeddingCompletionRequest)
@@ -61,15 +56,11 @@ class EmbeddingEndpoint:
         """Handle one request; see `Handler`."""
         if _has_chats(request.body):
             return await self._fallback(request)
-        decoded: EmbeddingCompletionRequest = await off_loop(
-            len(request.body), decode, self._request_type, request.body
-        )
+        decoded: EmbeddingCompletionRequest = await decode_request(self._request_type, request)
         _require_json(decoded.encoding_format)
         if decoded.embed_dtype != "float32" or decoded.endianness != "native":
             return await self._fallback(request)
-        pooling = self._pooling_params(decoded)
-        with translate_errors("input"):
-            outputs = await self._batcher.encode(decoded.input, decoded.build_tok_params(self._model), pooling)
+        outputs = await self._batcher.encode(decoded, decoded.to_pooling_params())
         to_json = _base64 if decoded.encoding_format == "base64" else _numbers
         response = Embeddings(
             id=f"embd-{uuid4().hex}",
@@ -79,16 +70,6 @@ class EmbeddingEndpoint:
             usage=PoolingUsage.of(outputs),
         )
         return ModelResponse(msgspec.json.encode(response))
-
-    def _pooling_params(self, request: EmbeddingCompletionRequest) -> PoolingParams:
-        params = request.to_pooling_params()
-        try:
-            with translate_errors():
-                params.verify(self._model)
-        except RequestError as error:
-            # Of all that is verified, only this comes from the client.
-            raise RequestError(str(error), param="dimensions") from error
-        return params
 
 
 @dataclass(frozen=True, slots=True)
