@@ -106,7 +106,7 @@ def test_its_schemes_are_all_the_schemes() -> None:
     named = set(re.findall(r"^\| .*", README.partition("## Storage")[2].partition("\n## ")[0], re.MULTILINE))
     found = set(re.findall(r"`([a-z0-9]+)(?:\[s\])?://", "\n".join(named)))
 
-    assert found == set(SCHEMES) - {"abfss", "http", "memory"}
+    assert found == set(SCHEMES) - {"abfss", "http"}
 
 
 def test_its_map_is_the_house() -> None:

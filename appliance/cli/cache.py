@@ -11,10 +11,9 @@ from rich.filesize import decimal
 
 from appliance.config import Config, load
 from appliance.core.errors import ArtifactCorruptError
-from appliance.storage import Cache, digest
-from appliance.storage.blobs import Blobs
-from appliance.storage.cache_admin import PruneRule, artifacts, damage, remove, unwanted
-from appliance.storage.materialize import brought
+from appliance.storage import Cache, sha256_in_cache
+from appliance.storage.cache_admin import PruneRule, damaged_files, list_artifacts, remove, select_prunable
+from appliance.storage.resolution import resolve
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -70,7 +69,7 @@ def list_(directory: Path | None) -> None:
     from rich.table import Table
 
     root = Cache.at(directory)
-    found = artifacts(root)
+    found = list_artifacts(root)
     table = Table("size", "files", "used", "from", "in", box=None, pad_edge=False, highlight=False)
     for each in found:
         table.add_row(decimal(each.size), str(each.files), f"{_ago(each.age)} ago", each.uri, each.path.name)
@@ -89,14 +88,14 @@ def verify(directory: Path | None, is_removing: bool) -> None:
     Exit code 16 when there is one.
     """
     root, broken = Cache.at(directory), 0
-    for each in (each for each in artifacts(root) if each.is_finished):
-        names = damage(each)
+    for each in (each for each in list_artifacts(root) if each.is_finished):
+        names = damaged_files(each)
         click.echo(f"{each.path.name}: {'damaged: ' + ', '.join(names) if names else 'good'}")
         broken += bool(names)
         if names and is_removing and not remove(root, each):
             click.echo(f"{each.path.name}: in use, and not removed", err=True)
     if is_removing:
-        Blobs.of(root.root).drop_unused()
+        root.blobs.remove_unused()
     elif broken:
         raise ArtifactCorruptError(f"{broken} damaged; remove them, to be fetched again, with --remove")
 
@@ -124,13 +123,13 @@ def prune(directory: Path | None, age: float | None, size: int | None, files: Se
     is_rest = bool(files) and age is None and size is None
     wish = PruneRule(0 if is_rest else age, size, frozenset(_named(root, configs)))
     freed = 0
-    for each in unwanted(artifacts(root), wish):
+    for each in select_prunable(list_artifacts(root), wish):
         is_gone = dry_run or remove(root, each)
         freed += each.size if is_gone else 0
         word = ("would be removed" if dry_run else "removed") if is_gone else "in use, and not removed"
         click.echo(f"{each.path.name}: {decimal(each.size)}, used {_ago(each.age)} ago: {word}")
     if not dry_run:
-        Blobs.of(root.root).drop_unused()
+        root.blobs.remove_unused()
     click.echo(f"{decimal(freed)} {'would be ' if dry_run else ''}removed")
 
 
@@ -139,12 +138,12 @@ def _named(root: Cache, configs: Iterable[Config]) -> Iterable[Path]:
     for config in configs:
         settings = config.storage.model_copy(update={"cache_dir": root.root, "frozen": False})
         for storage in (each for model_config in config.models for each in model_config.storages.values()):
-            path = brought(storage, settings)
+            path = resolve(storage, settings).offline_path()
             if path is None:
                 continue
             yield root.root / path.relative_to(root.root).parts[0]
-            if known := digest(path) if path.is_file() else None:
-                yield from (each.path for each in artifacts(root) if each.source and known in each.source)
+            if known := sha256_in_cache(path) if path.is_file() else None:
+                yield from (each.path for each in list_artifacts(root) if each.source and known in each.source)
 
 
 def _on_disk(root: Path) -> int:

@@ -21,15 +21,13 @@ from rich.progress import (
 
 from appliance.config import Config
 from appliance.config.models import ModelConfig
-from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.config.storage import StorageConfig
 from appliance.models.factory import ModelFactory, OnProgress
-from appliance.storage import Report as CacheReport
 from appliance.storage import lockfile, materialize, verify
 from appliance.storage.dry_run import DryRun
 from appliance.storage.dry_run import explain as explain_one
-from appliance.storage.file_list import FileList, contents
-from appliance.storage.lockfile import LockedArtifact
-from appliance.storage.materialize import reread
+from appliance.storage.lockfile import LockEntry
+from appliance.storage.materialize import verify_storage
 
 # Where there is no terminal for bars, a line now and then says that it goes on.
 _TELL_SECONDS = 5.0
@@ -50,11 +48,12 @@ def pull(config: Config) -> None:
         with _bars(model_config.name) as report:
             artifacts = ModelFactory().materialize(model_config, config.storage, report)
             found = {
-                part: _reread(each, config.storage, partial(report, part)) for part, each in _storages(model_config)
+                part: verify_storage(each, config.storage, partial(report, part))
+                for part, each in _storages(model_config)
             }
             # What was made of them, such as a conversion.
             for part, path in artifacts.items():
-                verify(path, partial(report, part, 0, None))
+                verify(path, partial(report, part))
         for part, path in artifacts.items():
             console.print(f"{model_config.name} {part}: {path}", soft_wrap=True, highlight=False)
             if part in found and (digest := found[part].digest):
@@ -76,7 +75,9 @@ def lock(config: Config) -> None:
         with _bars(model_config.name) as report:
             for part, storage in _storages(model_config):
                 materialize(storage, settings, partial(report, part))
-                entries.append(LockedArtifact.of(storage, _reread(storage, settings, partial(report, part), deep=True)))
+                entries.append(
+                    LockEntry.of(storage, verify_storage(storage, settings, partial(report, part), read_all=True))
+                )
     lockfile.write(path, entries)
     counts = f"{_some(len(entries), 'storage')}, {_some(sum(len(entry.files) for entry in entries), 'file')}"
     Console().print(f"{path}: {counts}", soft_wrap=True, highlight=False)
@@ -100,21 +101,9 @@ def _storages(model_config: ModelConfig) -> Collection[tuple[str, StorageConfig]
     return model_config.storages.items()
 
 
-def _reread(
-    storage: StorageConfig, settings: GlobalStorageConfig, report: CacheReport, *, deep: bool = False
-) -> FileList:
-    """Have every byte of a storage read again, and hold it to the lock; `deep` reads those outside the cache, too."""
-    locked = lockfile.locked(storage, settings)
-    path = reread(storage, settings, report)
-    found = contents(path, partial(report, 0, None), deep=deep or locked is not None)
-    if locked:
-        locked.require(found)
-    return found
-
-
 def _lines(explanation: DryRun) -> Iterator[tuple[str, str]]:
     yield "uri", explanation.uri
-    yield "place", explanation.place
+    yield "place", explanation.source
     yield "credential", explanation.credential
     if explanation.revision:
         yield "revision", explanation.revision

@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import structlog
 
 from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
+from appliance.core.file_lock import FileLock
 from appliance.models.factory import ModelFactory, OnProgress
 from appliance.models.fetch_progress import FetchProgress
 from appliance.planner import Plan
-from appliance.storage.in_use_lock import hold
+from appliance.storage.cache import hold
 from appliance.storage.manifest import artifact_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -38,7 +38,7 @@ class FetchedArtifacts:
 
     artifacts: Mapping[str, Path]
     digests: Mapping[str, str]
-    holds: Sequence[IO[bytes]]
+    holds: Sequence[FileLock]
     plan: Plan | None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import structlog
 
@@ -15,6 +15,7 @@ from appliance.config.limits import SloConfig, share
 from appliance.config.models import ModelConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError
+from appliance.core.file_lock import FileLock
 from appliance.core.model import (
     DependsOnModels,
     FollowsAnotherNode,
@@ -63,7 +64,7 @@ class ModelStatus:
     """What its plan said, beside what its last load came to; None where there is no plan."""
     artifacts: Mapping[str, Path] = field(default_factory=dict)
     """What the section's storages became; empty until they are here."""
-    holds: Sequence[IO[bytes]] = ()
+    holds: Sequence[FileLock] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of the bytes behind each of the section's storages, where they came from a store."""
 

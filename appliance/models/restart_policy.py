@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from appliance.core.errors import ApplianceError
+from appliance.core.retry import backoff_seconds
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -66,11 +66,9 @@ class RestartTracker:
 
     @property
     def pause_seconds(self) -> float:
-        """
-        The wait before the next start; up to a half less or more by chance, because neighbours often die together.
-        """
-        pause: float = self._patience.first_seconds * 2 ** (self.in_a_row - 1)
-        return min(pause, self._patience.most_seconds) * random.uniform(0.5, 1.5)  # noqa: S311 - nobody guards a pause
+        """The delay before the next start."""
+        policy = self._patience
+        return backoff_seconds(self.in_a_row, first_seconds=policy.first_seconds, max_seconds=policy.most_seconds)
 
 
 def reason_of(error: Exception, name: str) -> str:

@@ -17,6 +17,7 @@ from appliance.config.upstreams import (
 )
 from appliance.core.errors import GatewayError, UnavailableError
 from appliance.core.http import address_of
+from appliance.core.retry import backoff_seconds
 from appliance.proxy import metrics
 from appliance.proxy.circuit_breaker import Circuit, find_outlier
 from appliance.proxy.load_balancing import load_balancer
@@ -26,6 +27,8 @@ from appliance.proxy.upstream import Upstream, UpstreamRequest
 
 # The same upstream would answer it again.
 _TOO_MANY_REQUESTS = 429
+
+_MAX_BACKOFF_SECONDS = 60.0
 
 
 class UpstreamPool:
@@ -132,7 +135,9 @@ class UpstreamPool:
     def _backoff_seconds(self, tried: Sequence[Upstream]) -> float:
         if any(member not in tried for member in self._available()):
             return 0
-        return float(self._retry.backoff_seconds * 2 ** max(0, len(tried) - len(self.members)))
+        failures = 1 + max(0, len(tried) - len(self.members))
+        first_seconds = self._retry.backoff_seconds
+        return backoff_seconds(failures, first_seconds=first_seconds, max_seconds=_MAX_BACKOFF_SECONDS)
 
     def _eject_outlier(self) -> None:
         """Eject the upstream that fails much more often than the others, but never more than half of all."""

@@ -1,11 +1,11 @@
-"""Where the bytes of models come from: `materialize` makes them a verified local path, `Cache` keeps what was made."""
+"""Storage: `materialize` turns the URI of a model into a verified local path, `Cache` keeps what was fetched."""
 
 from __future__ import annotations
 
 from appliance.core.uri import redact
-from appliance.storage.cache import Cache, Report
+from appliance.storage.cache import Cache
 from appliance.storage.filesystems.registry import SCHEMES
-from appliance.storage.manifest import digest, verify
+from appliance.storage.manifest import sha256_in_cache, verify
 from appliance.storage.materialize import materialize
 
-__all__ = ["SCHEMES", "Cache", "Report", "digest", "materialize", "redact", "verify"]
+__all__ = ["SCHEMES", "Cache", "materialize", "redact", "sha256_in_cache", "verify"]

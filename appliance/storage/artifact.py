@@ -1,122 +1,202 @@
-"""How an artifact comes to be: made aside, sealed, and put in its place by one rename."""
+"""One artifact: the selected files of a listing, and their download into the cache."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import structlog
 
+from appliance.config.storage import StorageConfig, TransferConfig
+from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.errors import NoSpaceError, StorageTimeoutError
+from appliance.core.progress import OnProgress
 from appliance.storage import manifest
-from appliance.storage.blobs import Blobs
-from appliance.storage.disk_errors import disk_faults
-from appliance.storage.manifest import FILES
+from appliance.storage.archives import extract, is_archive, root_of
+from appliance.storage.cache import Cache
+from appliance.storage.download import JOURNAL, Downloader, Journal, version_id, with_progress
+from appliance.storage.filesystems.base import Listing, RemoteFile, Store
+from appliance.storage.manifest import FILES, FileInfo, FileList
+from appliance.storage.selection import log_left_out, select
 
 log = structlog.get_logger()
 
-Report = Callable[[int, int | None], None]
-"""
-Hears how far the work is: bytes done, and bytes in all or None when unknown.
 
-It is called every second or so, also while nothing moves, and may raise to stop the work: then everything that cannot
-be continued is cleaned up, and the exception passes through.
-"""
+@dataclass(frozen=True, slots=True)
+class ArtifactSpec:
+    """The files of a listing that a storage selects."""
 
-UNFINISHED = ".unfinished"
-"""
-Directory of a cache with the artifacts that a killed or failed fetch left, to be continued.
-"""
+    listing: Listing
+    files: Sequence[RemoteFile]
+    storage: StorageConfig
 
-# What nobody came back for in this time is most likely not wanted any more.
-_KEPT_SECONDS = 7 * 24 * 3600
+    @property
+    def archive(self) -> RemoteFile | None:
+        """The single file of the listing if it is an archive to unpack."""
+        return self.files[0] if self.listing.is_file and is_archive(self.files[0].name) else None
 
+    @property
+    def key(self) -> str:
+        """The key of the artifact in the cache; for an archive it includes the rules that select its members."""
+        rules = self.storage.model_dump_json(include={"include", "exclude", "allow_pickle"}) if self.archive else ""
+        state = ([file.name, file.size, file.version, sorted(file.digests.items())] for file in self.files)
+        return f"{self.listing.uri}#{hashlib.sha256(json.dumps([rules, *state]).encode()).hexdigest()}"
 
-def is_whole(place: Path) -> bool:
-    """Whether an artifact lies there, complete as far as names and sizes tell."""
-    with disk_faults(place):
-        contents = manifest.read(place)
-    return contents is not None and not contents.damage(place / FILES)
+    @property
+    def file_list(self) -> FileList:
+        """The files as the store lists them."""
+        files = {file.name: FileInfo(file.size, file.digests.get("sha256")) for file in self.files}
+        return FileList(self.listing.uri, files, self.listing.is_file)
 
+    def path_in(self, files: Path) -> Path:
+        """Return the path that the URI means in the directory with the artifact's files."""
+        if self.archive:
+            return root_of(files)
+        return files / self.files[0].name if self.listing.is_file else files
 
-def invalidate(path: Path) -> None:
-    """Make the artifact that `path` lies in unfinished again: the next time, what is damaged of it is made anew."""
-    if found := manifest.artifact_of(path):
-        with disk_faults(found[0]):
-            (found[0] / manifest.MARKER).unlink(missing_ok=True)
-
-
-def build(place: Path, source: str, make: Callable[[Path], None], report: Report) -> None:
-    """Make an artifact from nothing; when that fails, nothing is left."""
-    _clear(place)
-    work = _aside(place)
-    try:
-        with disk_faults(work):
-            (work / FILES).mkdir(parents=True)
-        make(work / FILES)
-        _finish(work, place, source, {}, report)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+    def find(self, cache: Cache) -> Path | None:
+        """Return its path in the cache, or None if it is not there."""
+        files = cache.find(self.key)
+        return self.path_in(files) if files else None
 
 
-def resume(place: Path, work: Path, source: str, make: Callable[[Path], Mapping[str, str]], report: Report) -> None:
-    """Make an artifact from what lies in `work` already; when that fails, it lies there still."""
-    _drop_stale(work)
-    if place.exists() and not work.exists():
-        _warn(place)
-        with disk_faults(work):
-            work.parent.mkdir(exist_ok=True)
-            place.rename(work)
-    _clear(place)
-    with disk_faults(work):
-        (work / FILES).mkdir(parents=True, exist_ok=True)
-        (work / manifest.MARKER).unlink(missing_ok=True)
-        work.touch()
-    _finish(work, place, source, make(work / FILES), report)
+def fetch_artifact(
+    spec: ArtifactSpec,
+    store: Store,
+    cache: Cache,
+    config: TransferConfig,
+    on_progress: OnProgress,
+    runner: asyncio.Runner,
+) -> Path:
+    """Return the path of an artifact in the cache, downloaded if it is not there.
+
+    Raises:
+        StorageError: it cannot be downloaded; what arrived is kept for the next attempt.
+    """
+    files = cache.find(spec.key)
+    if files is None:
+        with cache.lock_unfinished(spec.key, on_progress):
+            # Another process may have finished it during the wait for the lock.
+            files = cache.find(spec.key)
+            if files is None:
+                work = cache.open_unfinished(spec.key)
+                digests = _Download(spec, store, cache, config, on_progress, runner).run(work)
+                files = cache.commit(work, spec.key, digests, on_progress)
+    return spec.path_in(files)
 
 
-def _finish(work: Path, place: Path, source: str, known: Mapping[str, str], report: Report) -> None:
-    size = manifest.size_of(work / FILES)
-    manifest.seal(work, source, known, tick := partial(report, size, size))
-    if contents := manifest.read(work):
-        digests = {name: entry.sha256 for name, entry in contents.files.items()}
-        Blobs.of(place.parent).share(work / FILES, digests, tick)
-    with disk_faults(place):
-        work.rename(place)
-    manifest.sync_directory(place.parent)
+@dataclass(frozen=True, slots=True)
+class _Download:
+    """The download of one artifact into the directory of an unfinished one."""
+
+    spec: ArtifactSpec
+    store: Store
+    cache: Cache
+    config: TransferConfig
+    on_progress: OnProgress
+    runner: asyncio.Runner
+
+    def run(self, work: Path) -> Mapping[str, str]:
+        """Download all files, and return the SHA-256 of those that are hashed, by name."""
+        archive = self.spec.archive
+        if archive is None:
+            return self._fetch(self.spec.files, work / FILES)
+        packed = work / "packed"
+        with translate_disk_errors(packed):
+            packed.mkdir(exist_ok=True)
+        self._fetch([archive], packed)
+        self._unpack(packed / archive.name, work / FILES, archive.size)
+        return {}
+
+    def _fetch(self, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
+        start = time.monotonic()
+        linked = self._link_cached(files, target)
+        linked_size = sum(file.size for file in files if file.name in linked)
+        rest = [file for file in files if file.name not in linked]
+        downloader = Downloader(self.store, self.spec.listing.uri, rest, target, self.config, keep=linked)
+        digests = self.runner.run(
+            with_progress(
+                self._with_timeout(downloader),
+                self.on_progress,
+                lambda: (linked_size + downloader.done, linked_size + downloader.total),
+            )
+        )
+        log.info(
+            "artifact.fetched",
+            uri=self.spec.listing.uri,
+            bytes=linked_size + downloader.total,
+            fetched=downloader.fetched,
+            files=len(files),
+            verified=downloader.verified + len(linked),
+            seconds=round(time.monotonic() - start, 3),
+        )
+        return {**digests, **linked}
+
+    def _link_cached(self, files: Sequence[RemoteFile], target: Path) -> Mapping[str, str]:
+        """Link files that another artifact has, and return the SHA-256 of each by name."""
+        listed = {file.name: file.digests["sha256"] for file in files if "sha256" in file.digests}
+        known = {**_digests_of_earlier_versions(self.cache, self.spec.listing.uri, files), **listed}
+        sizes = {file.name: file.size for file in files}
+        return {
+            name: sha256
+            for name, sha256 in known.items()
+            if self.cache.blobs.link(sha256, sizes[name], target / name, self.on_progress)
+        }
+
+    async def _with_timeout(self, downloader: Downloader) -> Mapping[str, str]:
+        uri, seconds = self.spec.listing.uri, self.config.timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await downloader.run()
+        except TimeoutError as error:
+            raise StorageTimeoutError(
+                f"{uri}: not fetched within {seconds:g} seconds; what arrived is kept: "
+                "start again to continue, or raise storage.transfer.timeout_seconds"
+            ) from error
+        except NoSpaceError as error:
+            # The disk error has the directory and not the model.
+            raise NoSpaceError(f"{uri}: {error}") from error
+
+    def _unpack(self, archive: Path, target: Path, size: int) -> None:
+        """Replace the contents of `target` by the selected members of an archive, and remove the archive."""
+        with translate_disk_errors(target):
+            # An interrupted attempt may have left members.
+            shutil.rmtree(target)
+            target.mkdir()
+        extract(archive, "", target, lambda *_: self.on_progress(size, size))
+        root = root_of(target)
+        with translate_disk_errors(target):
+            found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+            members = tuple(RemoteFile(name, path.stat().st_size) for name, path in sorted(found.items()))
+        listing = Listing(self.spec.listing.uri, members)
+        selection = select(listing, self.spec.storage)
+        log_left_out(listing, selection)
+        with translate_disk_errors(target):
+            for name in selection.left_out:
+                found[name].unlink()
+            shutil.rmtree(archive.parent)
 
 
-def _clear(place: Path) -> None:
-    """Remove a damaged artifact, and what a builder that was killed left behind."""
-    if place.exists():
-        _warn(place)
-        # Renamed first: a half removed artifact must not bear the name of a whole one.
-        with disk_faults(place):
-            place.rename(_aside(place))
-    for leftover in place.parent.glob(f"{place.name}.incomplete-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _digests_of_earlier_versions(cache: Cache, uri: str, files: Sequence[RemoteFile]) -> Mapping[str, str]:
+    """Return the SHA-256, by name, of files that an earlier artifact of the same URI has in the same version.
 
-
-def _warn(place: Path) -> None:
-    with disk_faults(place):
-        contents = manifest.read(place)
-    log.warning("artifact.damaged", artifact=place.name, files=contents.damage(place / FILES) if contents else None)
-
-
-def _aside(place: Path) -> Path:
-    # A new name each time: a child of a killed builder may write to the old one for a moment longer.
-    return place.with_name(f"{place.name}.incomplete-{uuid4().hex[:8]}")
-
-
-def _drop_stale(work: Path) -> None:
-    """Remove unfinished work that nobody came back for, other than `work`, for which somebody does now."""
-    for stale in work.parent.glob("*"):
-        with suppress(OSError):
-            if stale != work and time.time() - stale.stat().st_mtime > _KEPT_SECONDS:
-                log.info("artifact.given_up", artifact=stale.name)
-                shutil.rmtree(stale, ignore_errors=True)
+    Most stores do not list SHA-256, so this is what finds an unchanged file in the cache.
+    """
+    by_version = {version: file for file in files if (version := version_id(file))}
+    found: dict[str, str] = {}
+    for artifact in cache.artifacts_of(uri):
+        contents = manifest.read(artifact)
+        if contents is None or contents.source.partition("#")[0] != uri:
+            continue
+        for version in Journal(artifact / JOURNAL).completed().keys() & by_version.keys():
+            file = by_version[version]
+            info = contents.files.get(file.name)
+            if info and info.sha256 and info.size == file.size:
+                found[file.name] = info.sha256
+    return found

@@ -1,10 +1,9 @@
-"""Files of all artifacts by their contents: hard links, so that models and revisions share what they have in common."""
+"""Files of all artifacts by content: hard links through which models and revisions share equal files."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,94 +11,73 @@ from uuid import uuid4
 
 import structlog
 
+from appliance.core.errors import StorageError
+from appliance.core.hashing import sha256_of
+from appliance.core.progress import OnProgress
+
 log = structlog.get_logger()
 
-# A smaller file is not worth a name more.
-_SMALLEST = 64 * 1024
-
-_BLOCK = 1 << 20
+# Sharing a smaller file saves less than the link costs.
+_MIN_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Blobs:
-    """A directory of files named by their SHA-256, each a second name of a file in an artifact.
+    """A directory of files named by their SHA-256, each a hard link to a file of an artifact.
 
-    All of it is a saving and nothing depends on it: where there are no hard links, files are simply not shared.
-    A file that is shared is never written to: it is replaced.
+    It only saves space: where hard links are impossible, files are not shared.
+    A shared file is never written to, only replaced.
     """
 
     root: Path
 
-    @classmethod
-    def of(cls, cache: Path) -> Blobs:
-        """The files of the cache in this directory."""
-        return cls(cache / ".blobs")
-
-    def take(self, sha256: str, size: int, target: Path, tick: Callable[[], None]) -> bool:
-        """Put the file of this digest at `target`, if there is one; every byte of it is read first."""
+    def link(self, sha256: str, size: int, target: Path, on_progress: OnProgress) -> bool:
+        """Link the file of this digest to `target` if there is a sound one; every byte of it is read first."""
         blob = self.root / sha256
         try:
-            if size < _SMALLEST or blob.stat().st_size != size or not self._is_sound(blob, tick):
+            if size < _MIN_BYTES or blob.stat().st_size != size or not _is_sound(blob, on_progress):
                 return False
             target.parent.mkdir(parents=True, exist_ok=True)
             _link(blob, target)
-        except OSError:
+        except (OSError, StorageError):
             return False
         return True
 
-    def share(self, files: Path, digests: Mapping[str, str], tick: Callable[[], None]) -> None:
-        """
-        Give the files of an artifact that nobody sees yet, by their names, a name here, or replace them by one that has
-        it already.
-        """
+    def share(self, files: Path, digests: Mapping[str, str], on_progress: OnProgress) -> None:
+        """Add the files of an artifact that is not visible yet, or replace them by equal files that are here."""
         with suppress(OSError):
             for name, sha256 in digests.items():
                 path, blob = files / name, self.root / sha256
                 size = path.stat().st_size
-                if size < _SMALLEST or (blob.exists() and blob.samefile(path)):
+                if size < _MIN_BYTES or (blob.exists() and blob.samefile(path)):
                     continue
-                if not self.take(sha256, size, path, tick):
+                if not self.link(sha256, size, path, on_progress):
                     self.root.mkdir(exist_ok=True)
                     _link(path, blob)
 
-    def drop_unused(self) -> int:
-        """Remove the names that no artifact shares any more, and return the bytes that this frees."""
-        freed = 0
-        for blob in self.all():
+    def remove_unused(self) -> None:
+        """Remove the files that no artifact shares any more."""
+        for blob in self.root.glob("*"):
             with suppress(OSError):
-                if (facts := blob.stat()).st_nlink == 1:
+                if blob.stat().st_nlink == 1:
                     blob.unlink()
-                    freed += facts.st_size
-        return freed
 
-    def all(self) -> Iterator[Path]:
-        """Every file here."""
-        yield from self.root.glob("*")
 
-    def _is_sound(self, blob: Path, tick: Callable[[], None]) -> bool:
-        """Whether a file is what its name says; one that is not is taken out of here."""
-        state = hashlib.sha256()
-        with blob.open("rb", buffering=0) as file:
-            while block := file.read(_BLOCK):
-                state.update(block)
-                tick()
-        if state.hexdigest() == blob.name:
-            return True
-        log.warning("artifact.damaged", blob=blob.name)
-        blob.unlink()
-        return False
+def _is_sound(blob: Path, on_progress: OnProgress) -> bool:
+    """Return whether a file has the digest of its name; one that has not is removed."""
+    if sha256_of(blob, on_progress) == blob.name:
+        return True
+    log.warning("artifact.damaged", blob=blob.name)
+    blob.unlink()
+    return False
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` another name of a file, in place of whatever has that name."""
-    temporary = _beside(target)
+    """Replace `target` by a hard link to `source`."""
+    temporary = target.with_name(f".{target.name[:100]}.{uuid4().hex[:8]}")
     os.link(source, temporary)
     try:
         temporary.replace(target)
     finally:
-        # Renaming one name of a file over another of its names does nothing, and leaves both (POSIX rename).
+        # Renaming a link over another link to the same file does nothing, and leaves both (POSIX rename).
         temporary.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name[:100]}.{uuid4().hex[:8]}")

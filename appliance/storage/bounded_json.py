@@ -1,4 +1,4 @@
-"""JSON of files that come with a model, which nobody here has written."""
+"""JSON files that come with a model, which may be malicious: bounded in size and depth."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_BYTES = 16 * 1024 * 1024
-"""
-Largest file that says what a model is; the largest known ones have one megabyte.
-"""
+"""Size limit of a file that describes a model; the largest known ones have one megabyte."""
 
 
 def parse(raw: bytes) -> Any:  # Any: JSON values
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Raises:
         ValueError: it is not JSON, or nested too deeply.
@@ -26,28 +24,28 @@ def parse(raw: bytes) -> Any:  # Any: JSON values
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
     except ValueError:
-        # Python's text names its own settings, which are not for those who read this.
+        # Python's message names its own settings.
         raise ValueError("it has a number of thousands of digits") from None
 
 
-def read(file: Path, most: int = CONFIG_BYTES) -> Any:  # Any: JSON values
-    """The value of a JSON file of at most so many bytes.
+def read(file: Path, max_bytes: int = CONFIG_BYTES) -> Any:  # Any: JSON values
+    """Return the value of a JSON file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is larger, not JSON, or nested too deeply.
+        ValueError: it is too large, not JSON, or nested too deeply.
     """
     with file.open("rb") as opened:
-        raw = opened.read(most + 1)
-    require_size(len(raw), most)
+        raw = opened.read(max_bytes + 1)
+    require_size(len(raw), max_bytes)
     return parse(raw)
 
 
-def require_size(size: int, most: int) -> None:
-    """Return where a file is not too large to be read.
+def require_size(size: int, max_bytes: int) -> None:
+    """Check that a file is small enough to be read.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is not.
     """
-    if size > most:
-        raise ValueError(f"it has more than {most} bytes, which is the limit")
+    if size > max_bytes:
+        raise ValueError(f"it has more than {max_bytes} bytes, which is the limit")

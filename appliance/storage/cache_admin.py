@@ -1,33 +1,31 @@
-"""What a cache holds, whether it is whole, and what may be removed."""
+"""Listing, checking and pruning of a cache."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.file_lock import FileLock
+from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import manifest
-from appliance.storage.artifact import UNFINISHED
-from appliance.storage.cache import Cache, name_of
-from appliance.storage.disk_errors import disk_faults
-from appliance.storage.in_use_lock import is_held
+from appliance.storage.cache import UNFINISHED, Cache, is_held, name_of
 from appliance.storage.manifest import FILES, MARKER
 
-# What a killed builder leaves beside the artifact it was to be.
+# Suffix of what a killed `Cache.build` leaves.
 _LEFTOVER = re.compile(r"\.incomplete-[0-9a-f]{8}$")
 
 
 @dataclass(frozen=True, slots=True)
 class CachedArtifact:
-    """One directory of a cache: `source` is its URI without secrets, or None where nothing whole lies there.
+    """One directory of a cache: `source` is its URI without secrets, None for an artifact that is not complete.
 
-    `used` is when it was last served or pulled, in seconds since 1970; files it shares count in full.
+    `used` is when it was last served or pulled, in seconds since 1970. `size` counts shared files in full.
     """
 
     path: Path
@@ -38,12 +36,12 @@ class CachedArtifact:
 
     @property
     def uri(self) -> str:
-        """Where it came from, for people."""
+        """The URI for people."""
         return (self.source or "").partition("#")[0] or "unfinished"
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was whole once."""
+        """Whether it was complete once."""
         return self.path.parent.name != UNFINISHED and not _LEFTOVER.search(self.path.name)
 
     @property
@@ -54,9 +52,8 @@ class CachedArtifact:
 
 @dataclass(frozen=True, slots=True)
 class PruneRule:
-    """
-    What may be removed: what was not used for `age` seconds, and as much as is needed to leave `size` bytes, first what
-    was not used for longest; None is no such limit. What `keep` names stays.
+    """Which artifacts to remove: those not used for `age` seconds, and the least recently used until at most `size`
+    bytes are left. None is no such limit. Artifacts in `keep` stay.
     """
 
     age: float | None = None
@@ -64,80 +61,80 @@ class PruneRule:
     keep: frozenset[Path] = frozenset()
 
 
-def artifacts(cache: Cache) -> list[CachedArtifact]:
-    """Everything in a cache, finished or not, the last used first."""
+def list_artifacts(cache: Cache) -> list[CachedArtifact]:
+    """Return all artifacts of a cache, finished or not, the last used first."""
     finished = [path for path in _directories(cache.root) if not path.name.startswith(".")]
-    found = map(_artifact, [*finished, *_directories(cache.root / UNFINISHED)])
+    found = map(_describe, [*finished, *_directories(cache.root / UNFINISHED)])
     return sorted(found, key=lambda artifact: -artifact.used)
 
 
-def damage(artifact: CachedArtifact, tick: Callable[[], None] = lambda: None) -> list[str]:
-    """Names of the files that are missing or not as they were stored, after every byte was read."""
+def damaged_files(artifact: CachedArtifact, on_progress: OnProgress = ignore_progress) -> list[str]:
+    """Return the names of files that are missing or not as they were stored, after reading every byte."""
     contents = manifest.read(artifact.path)
     if contents is None:
         return [MARKER]
-    return contents.damage(artifact.path / FILES) or contents.altered(artifact.path / FILES, tick)
+    files = artifact.path / FILES
+    return contents.damaged_files(files) or contents.altered_files(files, on_progress)
 
 
-def unwanted(found: Sequence[CachedArtifact], wish: PruneRule) -> list[CachedArtifact]:
-    """What a wish lets go, and all unfinished work; the longest unused first."""
-    rest = sorted((artifact for artifact in found if artifact.path not in wish.keep), key=lambda each: each.used)
-    gone = [each for each in rest if each.source is None or (wish.age is not None and each.age >= wish.age)]
-    left = sum(each.size for each in found) - sum(each.size for each in gone)
-    for artifact in rest:
-        if wish.size is not None and left > wish.size and artifact not in gone:
-            gone.append(artifact)
+def select_prunable(artifacts: Sequence[CachedArtifact], rule: PruneRule) -> list[CachedArtifact]:
+    """Return the artifacts that a rule removes, and all unfinished ones; the least recently used first."""
+    candidates = sorted((artifact for artifact in artifacts if artifact.path not in rule.keep), key=lambda a: a.used)
+    chosen = [a for a in candidates if a.source is None or (rule.age is not None and a.age >= rule.age)]
+    left = sum(a.size for a in artifacts) - sum(a.size for a in chosen)
+    for artifact in candidates:
+        if rule.size is not None and left > rule.size and artifact not in chosen:
+            chosen.append(artifact)
             left -= artifact.size
-    return gone
+    return chosen
 
 
 def remove(cache: Cache, artifact: CachedArtifact) -> bool:
-    """Remove an artifact, unless a process holds it or works on it; says whether it is gone."""
-    with ExitStack() as locked:
-        are_free = [_is_free(cache.root / ".locks" / f"{name}.lock", locked) for name in _locks(artifact)]
+    """Remove an artifact unless a process uses or creates it, and return whether it was removed."""
+    with ExitStack() as locks:
+        are_free = [_lock(cache, name, locks) for name in _lock_names(artifact)]
         if not all(are_free) or is_held(artifact.path):
             return False
-        # Renamed first: a half removed artifact must not bear the name of a whole one.
-        gone = artifact.path
-        if not _LEFTOVER.search(gone.name):
-            gone = cache.root / f"{artifact.path.name}.incomplete-00000000"
-            with disk_faults(gone):
-                artifact.path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-        return not gone.exists()
+        # Renamed first: a half removed artifact must not have the name of a complete one.
+        removed = artifact.path
+        if not _LEFTOVER.search(removed.name):
+            removed = cache.root / f"{artifact.path.name}.incomplete-00000000"
+            with translate_disk_errors(removed):
+                artifact.path.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+        return not removed.exists()
 
 
-def _is_free(lock: Path, locked: ExitStack) -> bool:
-    """Whether nobody else has a lock, which `locked` has then."""
-    with disk_faults(lock):
-        lock.parent.mkdir(exist_ok=True)
-        try:
-            locked.enter_context(FileLock(lock).acquire(timeout=0))
-        except Timeout:
-            return False
-    return True
+def _lock(cache: Cache, name: str, locks: ExitStack) -> bool:
+    """Acquire a lock into `locks` if nobody else holds it, and return whether it was free."""
+    path = cache.lock_file(name)
+    with translate_disk_errors(path):
+        lock = FileLock.try_acquire(path)
+    if lock is not None:
+        locks.enter_context(lock)
+    return lock is not None
 
 
 def _directories(root: Path) -> Iterator[Path]:
     if root.is_dir():
-        with disk_faults(root):
+        with translate_disk_errors(root):
             yield from sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
 
 
-def _artifact(path: Path) -> CachedArtifact:
+def _describe(path: Path) -> CachedArtifact:
     contents = None if _LEFTOVER.search(path.name) else manifest.read(path)
-    files = [each for each in (path / FILES).rglob("*") if each.is_file()]
-    marked = path / MARKER
+    files = [file for file in (path / FILES).rglob("*") if file.is_file()]
+    marker = path / MARKER
     return CachedArtifact(
         path=path,
         source=contents.source if contents else None,
-        size=sum(each.stat().st_size for each in files),
+        size=sum(file.stat().st_size for file in files),
         files=len(files),
-        used=(marked if marked.exists() else path).stat().st_mtime,
+        used=(marker if marker.exists() else path).stat().st_mtime,
     )
 
 
-def _locks(artifact: CachedArtifact) -> Collection[str]:
-    """The names of the locks that whoever makes this artifact holds."""
+def _lock_names(artifact: CachedArtifact) -> Collection[str]:
+    """Return the names of the locks that are held while this artifact is created."""
     name = _LEFTOVER.sub("", artifact.path.name)
     return {name} if artifact.source is None else {name, name_of(artifact.source.partition("#")[0])}

@@ -1,4 +1,4 @@
-"""What would be fetched, from where, as whom, and what is here already; nothing is fetched for it."""
+"""`pull --explain`: what would be fetched, from where and with which credential, without fetching it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from pathlib import Path
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.uri import redact
-from appliance.storage.artifact_spec import ArtifactSpec
-from appliance.storage.cache import Cache
+from appliance.storage.artifact import ArtifactSpec
 from appliance.storage.download import with_retries
-from appliance.storage.file_list import contents
-from appliance.storage.filesystems.base import Listing, Store
-from appliance.storage.filesystems.registry import RemoteBackend, backend_for
-from appliance.storage.materialize import as_locked, brought, is_in_place
-from appliance.storage.selection import sort_out
+from appliance.storage.filesystems.base import Store
+from appliance.storage.filesystems.registry import LocalFilesystem, RemoteFilesystem, filesystem_for
+from appliance.storage.manifest import list_files
+from appliance.storage.resolution import ResolvedStorage, resolve
+from appliance.storage.selection import select
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """One storage; `files` and `size` are None where nobody has looked yet, and `path` where it is not on this machine.
+    """One storage; `files` and `size` are None if they are not known, `path` if it is not on this machine.
 
-    `left_out` says why, by the names of files.
+    `source` is the canonical URI or the local path. `left_out` has the reason for each file that is not fetched.
     """
 
     uri: str
-    place: str
+    source: str
     credential: str
     revision: str | None
     files: int | None
@@ -37,38 +36,48 @@ class DryRun:
 
 
 def explain(storage: StorageConfig, settings: GlobalStorageConfig) -> DryRun:
-    """Ask the store what it has, unless `settings` allow no connection.
+    """Describe what `materialize` would do; the store is asked unless the settings allow no connection.
 
     Raises:
-        StorageError: the store does not answer, or has nothing that may be loaded.
+        StorageError: the store is unavailable, or has no file that may be loaded.
     """
-    wanted = as_locked(storage, settings)
-    scheme = backend_for(wanted.uri)
-    if isinstance(scheme, RemoteBackend) and not settings.offline:
-        return asyncio.run(_ask(scheme.open(wanted.uri, settings), storage, settings))
-    path = scheme(wanted, settings, lambda *_: None) if is_in_place(wanted) else brought(storage, settings)
-    credential = "none: it lies here" if is_in_place(wanted) else "none: offline"
-    if scheme is backend_for("pypi://") and not settings.offline:
-        credential = "whatever pip is set up with"
-    found = contents(path, deep=False) if path else None
-    place = (found and found.place) or str(path or redact(wanted.uri))
-    files = list(found.files.values()) if found else None
-    size = sum(held.size for held in files) if files is not None else None
-    return DryRun(redact(storage.uri), place, credential, None, None if files is None else len(files), size, path)
+    resolved = resolve(storage, settings)
+    uri = resolved.pinned.uri
+    filesystem = filesystem_for(uri)
+    if isinstance(filesystem, LocalFilesystem):
+        return _explain_local(resolved, filesystem.find(uri, settings), "none: the files are local")
+    if settings.offline:
+        return _explain_local(resolved, resolved.offline_path(), "none: offline")
+    if isinstance(filesystem, RemoteFilesystem):
+        return asyncio.run(_explain_remote(resolved, filesystem.open(uri, settings)))
+    return _explain_local(resolved, resolved.offline_path(), "the configuration of pip")
 
 
-async def _ask(store: Store, storage: StorageConfig, settings: GlobalStorageConfig) -> DryRun:
+def _explain_local(resolved: ResolvedStorage, path: Path | None, credential: str) -> DryRun:
+    found = list_files(path, read_all=False) if path else None
+    return DryRun(
+        uri=resolved.uri,
+        source=(found and found.source) or str(path or redact(resolved.pinned.uri)),
+        credential=credential,
+        revision=None,
+        files=len(found.files) if found else None,
+        size=sum(info.size for info in found.files.values()) if found else None,
+        path=path,
+    )
+
+
+async def _explain_remote(resolved: ResolvedStorage, store: Store) -> DryRun:
     try:
-        listing: Listing = await with_retries(store.list, redact(storage.uri), settings.transfer)
-        selection = sort_out(listing, storage)
+        listing = await with_retries(store.list, resolved.uri, resolved.settings.transfer)
+        selection = select(listing, resolved.configured)
         return DryRun(
-            uri=redact(storage.uri),
-            place=listing.place,
+            uri=resolved.uri,
+            source=listing.uri,
             credential=store.credential,
             revision=listing.revision,
             files=len(selection.files),
             size=sum(file.size for file in selection.files),
-            path=ArtifactSpec(listing, selection.files, storage).find(Cache.at(settings.cache_dir)),
+            path=ArtifactSpec(listing, selection.files, resolved.configured).find(resolved.cache),
             left_out=selection.left_out,
         )
     finally:

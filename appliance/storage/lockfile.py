@@ -1,6 +1,4 @@
-"""
-`appliance.lock`: the state of every storage of a config, file by file, so that other bytes are never served unnoticed.
-"""
+"""`appliance.lock`: the files of every storage of a config with their digests, so that changed models are noticed."""
 
 from __future__ import annotations
 
@@ -8,140 +6,162 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from appliance.config.storage import LOCK_FILE_NAME, GlobalStorageConfig, StorageConfig
+from appliance.core.disk_errors import translate_disk_errors
 from appliance.core.errors import ArtifactChangedError, StorageError
-from appliance.core.uri import redact
+from appliance.core.uri import redact, scheme_of
 from appliance.storage import bounded_json
-from appliance.storage.disk_errors import disk_faults
-from appliance.storage.file_list import FileInfo, FileList
+from appliance.storage.manifest import FileInfo, FileList
 
-# Thousands of models with thousands of files each.
-_MOST_BYTES = 256 * 1024 * 1024
+Key = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""URI without secrets, include and exclude: what identifies a storage in a lock file."""
+
+# Enough for thousands of models with thousands of files each.
+_MAX_BYTES = 256 * 1024 * 1024
 
 _VERSION = 1
-_MOST_NAMED = 5
+_MAX_DIFFERENCES = 5
 
-# A commit of the hub, as it stands in a canonical URI; told for people, who find it nowhere else.
+# A commit of the hub in a canonical URI, shown separately for people.
 _COMMIT = re.compile(r"[@:]([0-9a-f]{40})(?=/|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class LockedArtifact:
-    """
-    The state of one storage; `uri` is as the config has it, without secrets, and `place` what it led to, a revision in
-    it resolved to what cannot move, or None where the files were used in place.
+class LockEntry:
+    """The files of one storage; `uri` is as in the config, without secrets.
+
+    `source` is the canonical URI the files came from, with a fixed revision, or None if they are used in place.
     """
 
     uri: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
-    place: str | None
+    source: str | None
     files: Mapping[str, FileInfo]
 
     @classmethod
-    def of(cls, storage: StorageConfig, found: FileList) -> LockedArtifact:
-        """What `storage` led to."""
-        return cls(
-            redact(storage.uri), storage.include, storage.exclude, found.place, dict(sorted(found.files.items()))
-        )
+    def of(cls, storage: StorageConfig, found: FileList) -> LockEntry:
+        """Return the entry for a storage and the files it led to."""
+        return cls(*_key_of(storage), found.source, dict(sorted(found.files.items())))
 
     @property
-    def key(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        """What tells this storage from others."""
+    def key(self) -> Key:
+        """What identifies the storage."""
         return (self.uri, self.include, self.exclude)
 
-    def require(self, found: FileList) -> None:
-        """Return when the files are those that are locked; those that nobody has read are held to their sizes.
+    def pin(self, storage: StorageConfig) -> StorageConfig:
+        """Return the storage with the locked revision in place of a branch or tag."""
+        if self.source is None or scheme_of(storage.uri) != "hf":
+            return storage
+        return storage.model_copy(update={"uri": self.source})
+
+    def check(self, found: FileList) -> None:
+        """Compare files with the locked ones; files without a known digest are compared by size.
 
         Raises:
-            ArtifactChangedError: they are not, with the first differences.
+            ArtifactChangedError: they differ; the message has the first differences.
         """
         differences = list(self._differences(found.files))
         if differences:
-            more = len(differences) - _MOST_NAMED
-            listed = "; ".join(differences[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+            more = len(differences) - _MAX_DIFFERENCES
+            listed = "; ".join(differences[:_MAX_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
             raise ArtifactChangedError(
                 f"{self.uri}: differs from {LOCK_FILE_NAME}: {listed}; "
-                "if the change is wanted, accept it with: appliance lock FILE"
+                "if the change is intended, accept it with: appliance lock FILE"
             )
 
     def _differences(self, files: Mapping[str, FileInfo]) -> Iterator[str]:
         for name in sorted({*files, *self.files}):
             found, locked = files.get(name), self.files.get(name)
             if locked is None:
-                yield f"{name} is there, and is not locked"
+                yield f"{name} exists, and is not locked"
             elif found is None:
-                yield f"{name} is locked, and is not there"
+                yield f"{name} is locked, and does not exist"
             elif found.size != locked.size:
                 yield f"{name} has {found.size:,} bytes, and {locked.size:,} are locked"
             elif found.sha256 not in (None, locked.sha256):
                 yield f"{name} has the SHA-256 {found.sha256}, and {locked.sha256} is locked"
 
+    def to_json(self) -> dict[str, object]:
+        """Return the entry without its empty values."""
+        revision = _COMMIT.search(self.source or "")
+        data = {
+            "uri": self.uri,
+            "place": self.source,
+            "revision": revision and revision[1],
+            "include": self.include,
+            "exclude": self.exclude,
+            "files": {name: {"size": info.size, "sha256": info.sha256} for name, info in self.files.items()},
+        }
+        return {name: value for name, value in data.items() if value}
 
-def locked(storage: StorageConfig, settings: GlobalStorageConfig) -> LockedArtifact | None:
-    """The state that `storage` is locked to, or None.
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LockEntry:  # Any: JSON values
+        """Return the entry that `to_json` wrote."""
+        return cls(
+            uri=data["uri"],
+            include=tuple(data.get("include", ())),
+            exclude=tuple(data.get("exclude", ())),
+            source=data.get("place"),
+            files={name: FileInfo(int(info["size"]), str(info["sha256"])) for name, info in data["files"].items()},
+        )
+
+
+def find_entry(storage: StorageConfig, settings: GlobalStorageConfig) -> LockEntry | None:
+    """Return the entry of a storage in the lock file of the settings, or None.
 
     Raises:
-        StorageError: the lock is no lock, or the settings ask for one and there is none for this storage.
+        StorageError: the lock file is invalid, or the settings require an entry and there is none.
     """
     entries = read(settings.lock_file) if settings.lock_file else None
-    found = (entries or {}).get(_key(storage))
+    found = (entries or {}).get(_key_of(storage))
     if settings.frozen and found is None:
-        name = settings.lock_file or LOCK_FILE_NAME
-        fault = f"{name} is not there" if entries is None else f"is not in {name}"
+        error = (
+            f"{settings.lock_file or LOCK_FILE_NAME} does not exist"
+            if entries is None
+            else f"not in {settings.lock_file}"
+        )
         raise StorageError(
-            f"{redact(storage.uri)}: {fault}, and storage.frozen asks for it; write it with: appliance lock FILE"
+            f"{redact(storage.uri)}: {error}, and storage.frozen requires it; write it with: appliance lock FILE"
         )
     return found
 
 
-def foresee(storage: StorageConfig, settings: GlobalStorageConfig, listed: FileList) -> None:
-    """Return when files as a store lists them can be those that are locked: nothing is fetched only to be refused.
+def read(path: Path) -> dict[Key, LockEntry] | None:
+    """Return the entries of a lock file by their keys, or None if there is no file.
 
     Raises:
-        ArtifactChangedError: they cannot.
-    """
-    entries = read(settings.lock_file) if settings.lock_file else None
-    if found := (entries or {}).get(_key(storage)):
-        found.require(listed)
-
-
-def read(path: Path) -> dict[tuple[str, tuple[str, ...], tuple[str, ...]], LockedArtifact] | None:
-    """The entries of a lock by their keys, or None when there is no such file.
-
-    Raises:
-        StorageError: it cannot be read, or was not written by us.
+        StorageError: it cannot be read, or is no lock file.
     """
     try:
-        data = bounded_json.read(path, _MOST_BYTES)
+        data = bounded_json.read(path, _MAX_BYTES)
         if data["version"] != _VERSION:
-            raise StorageError(f"{path}: of version {data['version']}, and this appliance knows {_VERSION}; update it")
-        return {entry.key: entry for entry in map(_parse, data["storages"])}
+            raise StorageError(f"{path}: has version {data['version']}, and this appliance reads {_VERSION}; update it")
+        return {entry.key: entry for entry in map(LockEntry.from_json, data["storages"])}
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}; change its owner or mode") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(
-            f"{path}: is no lock ({error!r}); restore it, or write it anew: appliance lock FILE"
+            f"{path}: is no lock file ({error!r}); restore it, or write a new one: appliance lock FILE"
         ) from error
 
 
-def write(path: Path, entries: Iterable[LockedArtifact]) -> None:
-    """
-    Put these entries into a lock, over those of the same storages; entries of others stay, for configs that share it.
+def write(path: Path, entries: Iterable[LockEntry]) -> None:
+    """Write entries into a lock file, replacing those of the same storages.
 
-    The same state always makes the same bytes.
+    Entries of other storages stay, for configs that share the file. The output is deterministic.
     """
     merged = (read(path) or {}) | {entry.key: entry for entry in entries}
-    data = {"version": _VERSION, "storages": [_render(merged[key]) for key in sorted(merged)]}
+    data = {"version": _VERSION, "storages": [merged[key].to_json() for key in sorted(merged)]}
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    with disk_faults(path):
+    with translate_disk_errors(path):
         try:
             with temporary.open("x") as file:
                 file.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
@@ -152,22 +172,5 @@ def write(path: Path, entries: Iterable[LockedArtifact]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _key(storage: StorageConfig) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+def _key_of(storage: StorageConfig) -> Key:
     return (redact(storage.uri), storage.include, storage.exclude)
-
-
-def _render(entry: LockedArtifact) -> dict[str, object]:
-    """The entry as JSON, without what is empty."""
-    revision = _COMMIT.search(entry.place or "")
-    facts = {"uri": entry.uri, "place": entry.place, "revision": revision and revision[1]}
-    return {name: value for name, value in {**facts, **asdict(entry)}.items() if value}
-
-
-def _parse(data: Mapping[str, Any]) -> LockedArtifact:  # Any: JSON values
-    return LockedArtifact(
-        uri=data["uri"],
-        include=tuple(data.get("include", ())),
-        exclude=tuple(data.get("exclude", ())),
-        place=data.get("place"),
-        files={name: FileInfo(int(held["size"]), str(held["sha256"])) for name, held in data["files"].items()},
-    )

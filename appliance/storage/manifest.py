@@ -1,105 +1,136 @@
-"""The completion marker of an artifact: every file with its size and digest, written last."""
+"""The manifest of an artifact: every file with its size and digest, written last.
+
+An artifact is a directory `NAME/files/...` in the cache with the manifest beside `files`. It is complete if the
+manifest exists.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from appliance.core.disk_errors import translate_disk_errors
 from appliance.core.errors import ArtifactCorruptError
+from appliance.core.hashing import sha256_of
+from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import bounded_json
-from appliance.storage.disk_errors import disk_faults
 
 FILES = "files"
 """Directory of an artifact that holds its files."""
 
-# A million files.
-_MOST_BYTES = 256 * 1024 * 1024
-
 MARKER = "appliance-manifest.json"
-"""File beside it that says they are all there."""
+"""Name of the manifest."""
 
-_BLOCK = 1 << 20
+# About a million files.
+_MAX_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestEntry:
-    """One file: its size in bytes, and its digest in hex."""
+class FileInfo:
+    """Size in bytes and SHA-256 in hex of one file; the digest is None where it is not known."""
 
     size: int
-    sha256: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileList:
+    """The files of a materialized path by their names relative to it; a single file has its own name.
+
+    `source` is the canonical URI they were fetched from, with a fixed revision, or None for files used in place.
+    """
+
+    source: str | None
+    files: Mapping[str, FileInfo]
+    is_file: bool
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 of a single file, else the digest of the list; None if the digest of a file is not known."""
+        if any(info.sha256 is None for info in self.files.values()):
+            return None
+        if self.is_file:
+            return next(info.sha256 for info in self.files.values())
+        return _digest_of(self.files)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an artifact holds; `files` has relative names with `/`, in order."""
+    """The contents of an artifact; `files` has relative names with `/`, sorted."""
 
     source: str
-    files: Mapping[str, ManifestEntry]
+    files: Mapping[str, FileInfo]
 
     @property
     def digest(self) -> str:
-        """One digest over all names, sizes and digests."""
-        listing = json.dumps([[name, entry.size, entry.sha256] for name, entry in self.files.items()])
-        return hashlib.sha256(listing.encode()).hexdigest()
+        """The SHA-256 over all names, sizes and digests."""
+        return _digest_of(self.files)
 
-    def damage(self, files: Path) -> list[str]:
-        """Names that are missing from the directory or have another size: a cheap look, for every use."""
-        return [name for name, entry in self.files.items() if _size(files / name) != entry.size]
+    def damaged_files(self, directory: Path) -> list[str]:
+        """Return the names of files that are missing or have another size; cheap enough for every use."""
+        return [name for name, info in self.files.items() if _size_of(directory / name) != info.size]
 
-    def altered(self, files: Path, tick: Callable[[], None]) -> list[str]:
-        """Names of files with other bytes than they had: every byte is read, and `tick` called now and then."""
-        return [name for name, entry in self.files.items() if _sha256(files / name, tick) != entry.sha256]
-
-
-def size_of(files: Path) -> int:
-    """Bytes of all files in a directory."""
-    with disk_faults(files):
-        return sum((files / name).stat().st_size for name in _names(files))
+    def altered_files(self, directory: Path, on_progress: OnProgress) -> list[str]:
+        """Return the names of files whose bytes changed, after reading every byte."""
+        return [name for name, info in self.files.items() if sha256_of(directory / name, on_progress) != info.sha256]
 
 
-def seal(artifact: Path, source: str, known: Mapping[str, str], tick: Callable[[], None]) -> None:
-    """Bring everything under `artifact` safely to the disk, and last the marker that says so.
+def write(artifact: Path, source: str, known: Mapping[str, str], on_progress: OnProgress) -> Manifest:
+    """Sync every file of an artifact to the disk, and then write its manifest.
 
-    `known` has the SHA-256 of files that were read and synced already. `tick` is called now and then, and may raise to
-    stop.
+    `known` has the SHA-256 of files that are hashed and synced already.
     """
     files = artifact / FILES
-    manifest = Manifest(source, {name: _settle(files / name, files, known.get(name), tick) for name in _names(files)})
+    with translate_disk_errors(files):
+        names = sorted(path.relative_to(files).as_posix() for path in files.rglob("*") if not path.is_dir())
+        size = sum((files / name).stat().st_size for name in names)
+
+    def report_complete(_done: int, _total: int | None) -> None:
+        on_progress(size, size)
+
+    manifest = Manifest(source, {name: _seal(files / name, files, known.get(name), report_complete) for name in names})
     for directory, _, _ in os.walk(files, topdown=False):
         sync_directory(Path(directory))
     text = json.dumps({**asdict(manifest), "digest": manifest.digest}, indent=1)
-    with disk_faults(artifact / MARKER), (artifact / MARKER).open("xb") as marker:
+    with translate_disk_errors(artifact / MARKER), (artifact / MARKER).open("xb") as marker:
         marker.write(text.encode())
         marker.flush()
         os.fsync(marker)
     sync_directory(artifact)
+    return manifest
 
 
 def read(artifact: Path) -> Manifest | None:
-    """The manifest of a complete artifact, or None when there is none or it is not as it was written."""
+    """Return the manifest of a complete artifact, or None if there is none or it was altered."""
     try:
-        data = bounded_json.read(artifact / MARKER, _MOST_BYTES)
-        manifest = Manifest(data["source"], {name: ManifestEntry(**entry) for name, entry in data["files"].items()})
+        data = bounded_json.read(artifact / MARKER, _MAX_BYTES)
+        manifest = Manifest(data["source"], {name: FileInfo(**info) for name, info in data["files"].items()})
         return manifest if manifest.digest == data["digest"] else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def digest(path: Path) -> str | None:
-    """The SHA-256 of a file that lies in the cache, from its manifest; None for any other path."""
+def artifact_of(path: Path) -> tuple[Path, Manifest] | None:
+    """Return the complete artifact that contains `path`, with its manifest; None for a path outside the cache."""
+    for directory in (path, *path.parents):
+        if directory.name == FILES and (manifest := read(directory.parent)):
+            return directory.parent, manifest
+    return None
+
+
+def sha256_in_cache(path: Path) -> str | None:
+    """Return the SHA-256 of a file in the cache from its manifest; None for any other path."""
     artifact, manifest = artifact_of(path) or (path, None)
-    entry = manifest.files.get(path.relative_to(artifact / FILES).as_posix()) if manifest else None
-    return entry.sha256 if entry else None
+    info = manifest.files.get(path.relative_to(artifact / FILES).as_posix()) if manifest else None
+    return info.sha256 if info else None
 
 
-def verify(path: Path, tick: Callable[[], None] = lambda: None) -> None:
-    """Read every byte of the artifact that `path` lies in again; a path outside the cache has no promise to break.
-
-    `tick` is called now and then, and may raise to stop.
+def verify(path: Path, on_progress: OnProgress = ignore_progress) -> None:
+    """Read every byte of the artifact that contains `path`; nothing is known of paths outside the cache.
 
     Raises:
         ArtifactCorruptError: a file is missing, or not the one that was stored.
@@ -108,16 +139,33 @@ def verify(path: Path, tick: Callable[[], None] = lambda: None) -> None:
     if manifest is None:
         return
     files = artifact / FILES
-    if damaged := manifest.damage(files) or manifest.altered(files, tick):
+    if damaged := manifest.damaged_files(files) or manifest.altered_files(files, on_progress):
         raise ArtifactCorruptError(
             f"{artifact}: {', '.join(damaged[:5])}: not as it was stored; remove it, to be fetched again, with: "
             "appliance cache verify --remove"
         )
 
 
+def list_files(path: Path, on_progress: OnProgress = ignore_progress, *, read_all: bool) -> FileList:
+    """Return the files at `path`: from the manifest in the cache, elsewhere from the directory.
+
+    `read_all` reads files outside the cache for their digests.
+    """
+    artifact, manifest = artifact_of(path) or (path, None)
+    if manifest is None:
+        return FileList(None, _scan(path, on_progress, read_all=read_all), path.is_file())
+    prefix = path.relative_to(artifact / FILES).as_posix()
+    files = {
+        name.rpartition("/")[2] if name == prefix else name.removeprefix(f"{prefix}/"): info
+        for name, info in manifest.files.items()
+        if prefix == "." or f"{name}/".startswith(f"{prefix}/")
+    }
+    return FileList(manifest.source.partition("#")[0], files, path.is_file())
+
+
 def sync_directory(directory: Path) -> None:
     """Make the names in a directory survive a power cut."""
-    with disk_faults(directory):
+    with translate_disk_errors(directory):
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
@@ -125,47 +173,38 @@ def sync_directory(directory: Path) -> None:
             os.close(handle)
 
 
-def artifact_of(path: Path) -> tuple[Path, Manifest] | None:
-    """The complete artifact that `path` lies in, and its manifest; None for a path outside the cache."""
-    for directory in (path, *path.parents):
-        if directory.name == FILES and (manifest := read(directory.parent)):
-            return directory.parent, manifest
-    return None
-
-
-def _names(files: Path) -> list[str]:
-    return sorted(path.relative_to(files).as_posix() for path in files.rglob("*") if not path.is_dir())
-
-
-def _settle(path: Path, files: Path, known: str | None, tick: Callable[[], None]) -> ManifestEntry:
-    """Take the digest of one file and sync it, unless that was done."""
-    sha256 = known or _sha256(path, tick)
-    with disk_faults(path), path.open("rb") as file:
+def _seal(path: Path, files: Path, known: str | None, on_progress: OnProgress) -> FileInfo:
+    """Hash and sync one file, unless that was done, and make it readable."""
+    sha256 = known or sha256_of(path, on_progress)
+    with translate_disk_errors(path), path.open("rb") as file:
         facts = os.fstat(file.fileno())
-        # Writers such as safetensors make private files; the directory has the mode this user's umask asks for.
-        wanted = files.stat().st_mode & 0o666
-        if facts.st_mode & 0o777 != wanted:
-            os.fchmod(file.fileno(), wanted)
+        # Writers such as safetensors create private files; the directory has the mode of this user's umask.
+        mode = files.stat().st_mode & 0o666
+        if facts.st_mode & 0o777 != mode:
+            os.fchmod(file.fileno(), mode)
         if known is None:
             os.fsync(file)
-        return ManifestEntry(facts.st_size, sha256)
+        return FileInfo(facts.st_size, sha256)
 
 
-def _sha256(path: Path, tick: Callable[[], None]) -> str:
-    state = hashlib.sha256()
-    for block in _blocks(path):
-        state.update(block)
-        tick()
-    return state.hexdigest()
+def _scan(path: Path, on_progress: OnProgress, *, read_all: bool) -> Mapping[str, FileInfo]:
+    with translate_disk_errors(path):
+        found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        sizes = {file: file.stat().st_size for file in found}
+    return {
+        file.name if file == path else file.relative_to(path).as_posix(): FileInfo(
+            size, sha256_of(file, on_progress) if read_all else None
+        )
+        for file, size in sizes.items()
+    }
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    with disk_faults(path), path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            yield block
+def _digest_of(files: Mapping[str, FileInfo]) -> str:
+    listing = [[name, info.size, info.sha256] for name, info in sorted(files.items())]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
-def _size(path: Path) -> int | None:
+def _size_of(path: Path) -> int | None:
     try:
         return path.stat().st_size
     except OSError:

@@ -1,105 +1,147 @@
-"""The one way from a storage section to local bytes: what is locked, pinned, and already here, whatever the scheme."""
+"""`materialize`: from the URI of a storage to a verified local path.
+
+The steps: look the storage up in the lock file, open its filesystem, list its files, select, download what the cache
+does not have, verify, commit to the cache, and compare with the lock file and the pinned digest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import structlog
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
-from appliance.core.errors import ArtifactChangedError, ArtifactCorruptError, ArtifactNotFoundError
-from appliance.core.uri import redact, scheme_of
-from appliance.storage import lockfile, resolution_cache
-from appliance.storage.artifact import invalidate
-from appliance.storage.cache import Cache, Report
-from appliance.storage.file_list import contents
-from appliance.storage.filesystems import local, pvc
-from appliance.storage.filesystems.registry import SCHEMES, backend_for
-from appliance.storage.lockfile import LockedArtifact
-from appliance.storage.manifest import verify
+from appliance.core.errors import (
+    ArtifactChangedError,
+    ArtifactCorruptError,
+    ArtifactNotFoundError,
+    StorageTimeoutError,
+    StorageUnavailableError,
+)
+from appliance.core.progress import OnProgress, ignore_progress
+from appliance.storage.artifact import ArtifactSpec, fetch_artifact
+from appliance.storage.cache import invalidate
+from appliance.storage.download import with_progress, with_retries
+from appliance.storage.filesystems.base import Store, event_loop_for
+from appliance.storage.filesystems.registry import LocalFilesystem, RemoteFilesystem, filesystem_for
+from appliance.storage.manifest import FileList, list_files, verify
+from appliance.storage.resolution import ResolvedStorage, resolve
+from appliance.storage.selection import log_left_out, select
 
 log = structlog.get_logger()
 
+# Retries for a store that is not available while its last known artifact could be used.
+_RETRIES_WITH_FALLBACK = 2
 
-def materialize(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
-    """A local directory or single file with the bytes `storage` names, verified; blocks until it is there.
+
+def materialize(
+    storage: StorageConfig, settings: GlobalStorageConfig, on_progress: OnProgress = ignore_progress
+) -> Path:
+    """Return the local directory or file with the verified bytes of a storage; blocks until they are there.
 
     Raises:
-        ArtifactChangedError: the bytes are others than those that are locked or pinned.
-        StorageError: the bytes cannot be brought.
+        ArtifactChangedError: the bytes differ from the lock file or the pinned digest.
+        StorageError: the bytes cannot be fetched.
     """
-    locked = lockfile.locked(storage, settings)
-    wanted = as_locked(storage, settings)
-    if settings.offline and not is_in_place(wanted):
-        path = brought(storage, settings)
+    resolved = resolve(storage, settings)
+    path = _find_or_fetch(resolved, on_progress)
+    _check(path, resolved, on_progress)
+    return path
+
+
+def verify_storage(
+    storage: StorageConfig, settings: GlobalStorageConfig, on_progress: OnProgress, *, read_all: bool = False
+) -> FileList:
+    """Read every byte of a storage in the cache again, fetch what is damaged anew, and return its files.
+
+    Files outside the cache are read for the lock file, and with `read_all`.
+
+    Raises:
+        StorageError: the bytes cannot be fetched, change again, or differ from the lock file.
+    """
+    resolved = resolve(storage, settings)
+    path = resolved.offline_path() or materialize(storage, settings, on_progress)
+    try:
+        verify(path, on_progress)
+    except ArtifactCorruptError as error:
+        log.warning("artifact.invalidated", reason=str(error))
+        invalidate(path)
+        path = materialize(storage, settings, on_progress)
+        verify(path, on_progress)
+    files = list_files(path, on_progress, read_all=read_all or resolved.lock_entry is not None)
+    if resolved.lock_entry:
+        resolved.lock_entry.check(files)
+    return files
+
+
+def fetch(store: Store, resolved: ResolvedStorage, on_progress: OnProgress) -> Path:
+    """Return the path with the selected files of a store, downloaded once for each state of them.
+
+    If the store is not available, the last known artifact is used. Everything runs in one event loop of the calling
+    thread, which must not have one already.
+
+    Raises:
+        StorageError: the files cannot be fetched.
+    """
+    fallback = resolved.last_known_path()
+    if fallback and store.is_fixed:
+        return fallback
+    config = resolved.settings.transfer
+    listing_config = config
+    if fallback:
+        listing_config = config.model_copy(update={"retries": min(_RETRIES_WITH_FALLBACK, config.retries)})
+    with event_loop_for(store) as runner:
+        try:
+            listing = runner.run(with_progress(with_retries(store.list, resolved.uri, listing_config), on_progress))
+        except (StorageUnavailableError, StorageTimeoutError) as error:
+            if fallback is None:
+                raise
+            log.warning("artifact.unconfirmed", uri=resolved.uri, path=str(fallback), reason=str(error))
+            return fallback
+        selection = select(listing, resolved.pinned)
+        log_left_out(listing, selection)
+        spec = ArtifactSpec(listing, selection.files, resolved.pinned)
+        if resolved.lock_entry and spec.archive is None:
+            # Nothing is downloaded only to be rejected.
+            resolved.lock_entry.check(spec.file_list)
+        return fetch_artifact(spec, store, resolved.cache, config, on_progress, runner)
+
+
+def _find_or_fetch(resolved: ResolvedStorage, on_progress: OnProgress) -> Path:
+    settings, uri = resolved.settings, resolved.pinned.uri
+    filesystem = filesystem_for(uri)
+    if isinstance(filesystem, LocalFilesystem):
+        return filesystem.find(uri, settings)
+    if settings.offline:
+        path = resolved.offline_path()
         if path is None:
             raise ArtifactNotFoundError(
-                f"{redact(storage.uri)}: not in the cache {Cache.at(settings.cache_dir).root}, and storage.offline "
-                "allows no connection; bring it with: appliance pull FILE"
+                f"{resolved.uri}: not in the cache {resolved.cache.root}, and storage.offline allows no connection; "
+                "fetch it with: appliance pull FILE"
             )
+        return path
+    if isinstance(filesystem, RemoteFilesystem):
+        path = fetch(filesystem.open(uri, settings), resolved, on_progress)
     else:
-        path = backend_for(wanted.uri)(wanted, settings, report)
-        for each in {wanted, storage}:
-            resolution_cache.remember(each, path, Cache.at(settings.cache_dir))
-    _require(path, storage, locked, partial(report, 0, None))
+        path = filesystem.fetch(uri, settings, on_progress)
+    resolved.remember(path)
     return path
 
 
-def reread(storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
-    """What a storage leads to, after every byte in the cache was read again, and fetched anew where it was damaged.
+def _check(path: Path, resolved: ResolvedStorage, on_progress: OnProgress) -> None:
+    """Compare the bytes with the lock file and the pinned digest.
 
-    Raises:
-        StorageError: the bytes cannot be brought, or do not stay as they are.
+    Files that are used in place are compared with the lock file by size, to start at once; a pinned digest is worth
+    reading them.
     """
-    tick = partial(report, 0, None)
-    path = brought(storage, settings) or materialize(storage, settings, report)
-    try:
-        verify(path, tick)
-    except ArtifactCorruptError as error:
-        log.warning("artifact.distrusted", reason=str(error))
-        invalidate(path)
-        path = materialize(storage, settings, report)
-        verify(path, tick)
-    return path
-
-
-def brought(storage: StorageConfig, settings: GlobalStorageConfig) -> Path | None:
-    """
-    What a storage led to the last time, in the state it is locked to if it is, and if all of it is still in the cache.
-    """
-    cache = Cache.at(settings.cache_dir)
-    return resolution_cache.last_known_path(as_locked(storage, settings), cache) or resolution_cache.last_known_path(
-        storage, cache
-    )
-
-
-def as_locked(storage: StorageConfig, settings: GlobalStorageConfig) -> StorageConfig:
-    """The storage with the locked revision in place of one that can move."""
-    locked = lockfile.locked(storage, settings)
-    if locked is None or locked.place is None or scheme_of(storage.uri) != "hf":
-        return storage
-    return storage.model_copy(update={"uri": locked.place})
-
-
-def is_in_place(storage: StorageConfig) -> bool:
-    """Whether the bytes are used where they lie, without the cache."""
-    return SCHEMES.get(scheme_of(storage.uri) or "file") in {local.find, pvc.find}
-
-
-def _require(path: Path, storage: StorageConfig, locked: LockedArtifact | None, tick: Callable[[], None]) -> None:
-    """Return when the bytes are the ones that are locked and pinned.
-
-    A lock holds files that are used in place to their sizes, to start at once; a pin is worth reading them.
-    """
-    if locked:
-        locked.require(contents(path, tick, deep=False))
-    if storage.digest is None:
+    if resolved.lock_entry:
+        resolved.lock_entry.check(list_files(path, on_progress, read_all=False))
+    expected = resolved.configured.digest
+    if expected is None:
         return
-    found = contents(path, tick, deep=True).digest
-    if found != storage.digest.removeprefix("sha256:"):
+    found = list_files(path, on_progress, read_all=True).digest
+    if found != expected.removeprefix("sha256:"):
         raise ArtifactChangedError(
-            f"{redact(storage.uri)}: has the digest sha256:{found}, and storage.digest is {storage.digest}; "
+            f"{resolved.uri}: has the digest sha256:{found}, and storage.digest is {expected}; "
             "check who changed it, or pin the new one"
         )

@@ -1,4 +1,4 @@
-"""Names of files that others chose, and that are to become paths of ours."""
+"""Checks of file names that others chose, before they become paths of ours."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import PurePosixPath
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-def fault(name: str) -> str | None:
-    """What keeps a relative name with `/` from being a path below a directory of ours, or None."""
-    faults = {
+def name_error(name: str) -> str | None:
+    """Return why a relative name with `/` is no safe path below a directory of ours, or None if it is one."""
+    errors = {
         "has no name": not name.strip("/."),
         "has an absolute name": name.startswith("/") or bool(_DRIVE.match(name)),
-        "leads out of its place": ".." in name.split("/"),
+        "leads out of its directory": ".." in name.split("/"),
         "has a backslash or NUL in its name": "\\" in name or "\0" in name,
     }
-    return next((fault for fault, found in faults.items() if found), None)
+    return next((error for error, applies in errors.items() if applies), None)
 
 
-def clash(names: Collection[str]) -> str | None:
-    """What keeps files of these names, each good, from lying in one directory on every file system, or None."""
+def name_conflict(names: Collection[str]) -> str | None:
+    """Return why files of these safe names cannot be in one directory on every file system, or None if they can."""
     for name in names:
-        if above := next((str(above) for above in PurePosixPath(name).parents if str(above) in names), None):
-            return f"{above!r} is both a file and a directory"
+        if parent := next((str(parent) for parent in PurePosixPath(name).parents if str(parent) in names), None):
+            return f"{parent!r} is both a file and a directory"
     folded: dict[str, str] = {}
     for name in names:
         if (other := folded.setdefault(name.casefold(), name)) != name:

@@ -1,4 +1,4 @@
-"""A look into the files of a storage without fetching them: their names and sizes, and ranges of their bytes."""
+"""Reading of ranges of a storage's files without downloading them, such as the headers of weight files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Protocol
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.disk_errors import translate_disk_errors
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.core.threads import in_thread
-from appliance.core.uri import redact
 from appliance.storage.archives import is_archive
-from appliance.storage.disk_errors import disk_faults
 from appliance.storage.download import with_retries
-from appliance.storage.file_list import contents
-from appliance.storage.filesystems.base import Body, RemoteFile, Store
-from appliance.storage.filesystems.registry import RemoteBackend, backend_for
-from appliance.storage.materialize import as_locked, brought, is_in_place
-from appliance.storage.remote_fetch import in_loop
-from appliance.storage.selection import sort_out
+from appliance.storage.filesystems.base import Body, RemoteFile, Store, event_loop_for
+from appliance.storage.filesystems.registry import LocalFilesystem, RemoteFilesystem, filesystem_for
+from appliance.storage.manifest import list_files
+from appliance.storage.resolution import ResolvedStorage, resolve
+from appliance.storage.selection import select
 
-# What is read here is small, and mostly of this size.
 _BLOCK_BYTES = 64 * 1024
 
 
@@ -37,16 +34,16 @@ class Range:
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """The number of bytes."""
         return self.end - self.start
 
 
 class RemoteReader(Protocol):
-    """The files of one storage, as they are where they lie; `is_here` says that nothing need be brought."""
+    """The files of one storage, read where they are."""
 
     @property
     def place(self) -> str:
-        """Where they lie, fit for messages."""
+        """Path or URI, fit for messages."""
         ...
 
     @property
@@ -56,11 +53,11 @@ class RemoteReader(Protocol):
 
     @property
     def is_here(self) -> bool:
-        """Whether they lie on this machine."""
+        """Whether the files are on this machine."""
         ...
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        """The bytes of each range, in order.
+        """Return the bytes of each range, in order.
 
         Raises:
             StorageError: they cannot be read.
@@ -70,28 +67,28 @@ class RemoteReader(Protocol):
 
 @contextmanager
 def peek(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterator[RemoteReader]:
-    """Open a storage for a look; what is in the cache is looked at there.
+    """Open the files of a storage for reading, in the cache if they are there.
 
     Raises:
-        StorageError: the store does not answer, has nothing that may be loaded, or has no ranges.
+        StorageError: the store is unavailable, has no file that may be loaded, or cannot read ranges.
     """
-    wanted = as_locked(storage, settings)
-    if is_in_place(wanted):
-        yield _Local(backend_for(wanted.uri)(wanted, settings, lambda *_: None))
-        return
-    if path := brought(storage, settings):
-        yield _Local(path)
-        return
-    scheme = backend_for(wanted.uri)
-    if settings.offline or not isinstance(scheme, RemoteBackend):
+    resolved = resolve(storage, settings)
+    uri = resolved.pinned.uri
+    filesystem = filesystem_for(uri)
+    if isinstance(filesystem, LocalFilesystem):
+        yield _LocalReader(filesystem.find(uri, settings))
+    elif path := resolved.offline_path():
+        yield _LocalReader(path)
+    elif settings.offline or not isinstance(filesystem, RemoteFilesystem):
         why = "storage.offline allows no connection" if settings.offline else "a wheel cannot be read in part"
-        raise ArtifactNotFoundError(f"{redact(storage.uri)}: not in the cache, and {why}; run first: appliance pull")
-    store = scheme.open(wanted.uri, settings)
-    with in_loop(store) as runner:
-        yield _Distant(store, runner, storage, settings)
+        raise ArtifactNotFoundError(f"{resolved.uri}: not in the cache, and {why}; run first: appliance pull")
+    else:
+        store = filesystem.open(uri, settings)
+        with event_loop_for(store) as runner:
+            yield _StoreReader(store, runner, resolved)
 
 
-class _Local:
+class _LocalReader:
     """Files on this machine."""
 
     is_here = True
@@ -99,54 +96,53 @@ class _Local:
     def __init__(self, path: Path) -> None:
         self.place = str(path)
         self._root = path.parent if path.is_file() else path
-        self.files = {name: held.size for name, held in contents(path, deep=False).files.items()}
+        self.files = {name: info.size for name, info in list_files(path, read_all=False).files.items()}
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        return [self._read(each) for each in ranges]
+        return [self._read(part) for part in ranges]
 
-    def _read(self, wanted: Range) -> bytes:
-        path = self._root / wanted.name
-        with disk_faults(path), path.open("rb") as file:
-            file.seek(wanted.start)
-            return file.read(wanted.size)
+    def _read(self, part: Range) -> bytes:
+        path = self._root / part.name
+        with translate_disk_errors(path), path.open("rb") as file:
+            file.seek(part.start)
+            return file.read(part.size)
 
 
-class _Distant:
+class _StoreReader:
     """Files of a store."""
 
     is_here = False
 
-    def __init__(
-        self, store: Store, runner: asyncio.Runner, storage: StorageConfig, settings: GlobalStorageConfig
-    ) -> None:
-        self._store, self._runner, self._limits = store, runner, settings.transfer
-        self.place = redact(storage.uri)
-        listing = runner.run(with_retries(store.list, self.place, self._limits))
-        self._files: Mapping[str, RemoteFile] = {file.name: file for file in sort_out(listing, storage).files}
+    def __init__(self, store: Store, runner: asyncio.Runner, resolved: ResolvedStorage) -> None:
+        self._store, self._runner, self._config = store, runner, resolved.settings.transfer
+        self.place = resolved.uri
+        listing = runner.run(with_retries(store.list, self.place, self._config))
+        self._files: Mapping[str, RemoteFile] = {file.name: file for file in select(listing, resolved.configured).files}
         if archives := [name for name in self._files if listing.is_file and is_archive(name)]:
             raise StorageError(f"{self.place}: {archives[0]} cannot be read in part; run first: appliance pull")
         self.files = {name: file.size for name, file in self._files.items()}
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        return self._runner.run(self._gather(ranges))
+        return self._runner.run(self._read_all(ranges))
 
-    async def _gather(self, ranges: Sequence[Range]) -> list[bytes]:
-        turns = asyncio.Semaphore(self._limits.parallel)
+    async def _read_all(self, ranges: Sequence[Range]) -> list[bytes]:
+        slots = asyncio.Semaphore(self._config.parallel)
 
-        async def one(wanted: Range) -> bytes:
-            async with turns:
-                return await with_retries(lambda: self._read(wanted), f"{self.place}: {wanted.name}", self._limits)
+        async def read_one(part: Range) -> bytes:
+            async with slots:
+                description = f"{self.place}: {part.name}"
+                return await with_retries(lambda: self._read(part), description, self._config)
 
-        return await asyncio.gather(*map(one, ranges))
+        return await asyncio.gather(*map(read_one, ranges))
 
-    async def _read(self, wanted: Range) -> bytes:
-        async with self._store.read(self._files[wanted.name], wanted.start, wanted.end) as body:
+    async def _read(self, part: Range) -> bytes:
+        async with self._store.read(self._files[part.name], part.start, part.end) as body:
             try:
-                return await in_thread(_whole, body)
+                return await in_thread(_read_to_end, body)
             except asyncio.CancelledError:
                 body.abort()
                 raise
 
 
-def _whole(body: Body) -> bytes:
+def _read_to_end(body: Body) -> bytes:
     return b"".join(iter(lambda: body.read(_BLOCK_BYTES), b""))

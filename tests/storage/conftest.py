@@ -19,6 +19,7 @@ import pytest
 from storage.hub_double import Hub, serving
 
 from appliance.storage import Cache
+from appliance.storage.filesystems.registry import RemoteFilesystem, register
 
 DROPS = 40
 
@@ -27,6 +28,13 @@ DROPS = 40
 def cache(tmp_path: Path) -> Cache:
     """A cache of this test alone."""
     return Cache.at(tmp_path / "cache")
+
+
+@pytest.fixture(autouse=True)
+def memory_scheme() -> Iterator[None]:
+    """The scheme `memory://`."""
+    with register("memory", RemoteFilesystem("storage.memory_store:MemoryStore")):
+        yield
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from appliance.core.errors import ArtifactCorruptError, StorageError
-from appliance.storage import Cache, digest, verify
+from appliance.storage import Cache, sha256_in_cache, verify
 from appliance.storage.cache import name_of
 
 
@@ -132,7 +132,7 @@ def test_a_full_check_can_be_stopped(cache: Cache) -> None:
     """Reading a large model again takes minutes, and need not be sat out."""
     files = cache.build("a://model", fill, quiet)
 
-    def stop() -> None:
+    def stop(done: int, total: int | None) -> None:
         raise StopError
 
     with pytest.raises(StopError):
@@ -145,15 +145,15 @@ def test_a_path_outside_the_cache_has_nothing_to_verify(tmp_path: Path) -> None:
     (tmp_path / "appliance-manifest.json").write_text("{}")
 
     verify(tmp_path / "files")
-    assert digest(tmp_path / "files" / "x") is None
+    assert sha256_in_cache(tmp_path / "files" / "x") is None
 
 
 def test_the_digest_of_a_cached_file_is_known(cache: Cache) -> None:
     """It is the SHA-256 of the file, and costs no reading."""
     files = cache.build("a://model", fill, quiet)
 
-    assert digest(files / "config.json") == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
-    assert digest(files) is None
+    assert sha256_in_cache(files / "config.json") == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert sha256_in_cache(files) is None
 
 
 def test_nothing_is_left_when_making_fails(cache: Cache) -> None:
@@ -220,7 +220,7 @@ def test_the_manifest_names_every_file_with_size_and_digest(cache: Cache) -> Non
 
     listing = json.loads((files.parent / "appliance-manifest.json").read_text())["files"]
     assert {name: entry["size"] for name, entry in listing.items()} == {"config.json": 2, "deep/weights": 1000}
-    assert all(digest(files / name) == entry["sha256"] for name, entry in listing.items())
+    assert all(sha256_in_cache(files / name) == entry["sha256"] for name, entry in listing.items())
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_no_link_of_others_is_written_through(tmp_path: Path) -> None:
         place.symlink_to(precious)
 
     made = cache.build("s3://bucket/model", lambda files: (files / "a").touch(), lambda _done, _all: None)
-    cache.note("s3://bucket/model", "a note")
+    cache.write_note("s3://bucket/model", "a note")
 
     assert (made / "a").exists()
     assert precious.read_text() == "kept"

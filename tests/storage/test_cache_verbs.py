@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from storage.memory_store import DIRECTORIES
 
 from appliance.cli.cache import cache as verbs
 from appliance.config import load
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import Cache, materialize
-from appliance.storage.filesystems.memory import PLACES
 
 DAY = 86400
 WEIGHTS = b"weights!" * 20_000
@@ -26,10 +26,10 @@ WEIGHTS = b"weights!" * 20_000
 @pytest.fixture
 def places() -> Iterator[None]:
     """Two models that have their weights in common."""
-    PLACES["old"] = {"config.json": b"{}", "model.safetensors": WEIGHTS}
-    PLACES["new"] = {"config.json": b"[]", "model.safetensors": WEIGHTS}
+    DIRECTORIES["old"] = {"config.json": b"{}", "model.safetensors": WEIGHTS}
+    DIRECTORIES["new"] = {"config.json": b"[]", "model.safetensors": WEIGHTS}
     yield
-    del PLACES["old"], PLACES["new"]
+    del DIRECTORIES["old"], DIRECTORIES["new"]
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_what_was_shared_is_freed_with_its_last_artifact(cache: Cache, places: N
 HOLDER = """
 import sys
 from pathlib import Path
-from appliance.storage.in_use_lock import hold
+from appliance.storage.cache import hold
 held = hold(Path(sys.argv[1]) / "files")
 print("held", flush=True)
 sys.stdin.read()
@@ -197,8 +197,8 @@ def test_what_a_process_serves_stays(
 WORKER = """
 import sys
 from pathlib import Path
-from appliance.storage.locks import exclusively
-with exclusively(Path(sys.argv[1]), lambda: None):
+from appliance.core.file_lock import exclusive_lock
+with exclusive_lock(Path(sys.argv[1]), lambda *_: None):
     print("working", flush=True)
     sys.stdin.read()
 """

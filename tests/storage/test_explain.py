@@ -105,7 +105,7 @@ def test_what_is_used_in_place_is_counted(read: Read, tmp_path: Path, capsys: py
     verbs.explain(read(str(tmp_path / "model")))
 
     assert _lines(capsys)[3:] == [
-        "  credential none: it lies here",
+        "  credential none: the files are local",
         "  files      1 file with 2 bytes",
         f"  here       {tmp_path}/model",
     ]

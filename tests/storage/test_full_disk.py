@@ -85,7 +85,7 @@ from appliance.storage.archives import extract
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
-    extract(Path(sys.argv[1]), "", Path(sys.argv[2]), lambda: None)
+    extract(Path(sys.argv[1]), "", Path(sys.argv[2]), lambda *_: None)
 except StorageError as error:
     print(error)
 """

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from storage.hub_double import Hub, Repository
+from storage.memory_store import DIRECTORIES
 
 from appliance.cli import pull as verbs
 from appliance.config import Config, load
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.models.factory import ModelFactory
 from appliance.storage import Cache, lockfile
-from appliance.storage.filesystems.memory import PLACES
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100}
 
@@ -26,9 +26,9 @@ FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100}
 def place() -> Iterator[dict[str, bytes]]:
     """The files of `memory://place`."""
     files = dict(FILES)
-    PLACES["place"] = files
+    DIRECTORIES["place"] = files
     yield files
-    del PLACES["place"]
+    del DIRECTORIES["place"]
 
 
 Read = Callable[..., Config]
@@ -97,11 +97,11 @@ def test_configs_of_one_directory_share_a_lock(read: Read, place: dict[str, byte
 def test_a_lock_holds_no_secret(tmp_path: Path) -> None:
     """A lock is committed; a signed URL or a password in a URI is not."""
     from appliance.config.storage import StorageConfig
-    from appliance.storage.file_list import FileInfo, FileList
+    from appliance.storage.manifest import FileInfo, FileList
 
     storage = StorageConfig(uri="https://me:s3cret@host/model.gguf?sig=s3cret")
     found = FileList("https://host/model.gguf", {"model.gguf": FileInfo(1, "0" * 64)}, is_file=True)
-    lockfile.write(tmp_path / "appliance.lock", [lockfile.LockedArtifact.of(storage, found)])
+    lockfile.write(tmp_path / "appliance.lock", [lockfile.LockEntry.of(storage, found)])
 
     assert "s3cret" not in (tmp_path / "appliance.lock").read_text()
     assert lockfile.read(tmp_path / "appliance.lock")
@@ -116,8 +116,8 @@ CHANGES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
         lambda files: files.update({"config.json": b"{   }"}),
         "config.json has 5 bytes, and 2 are locked",
     ),
-    "one more": (lambda files: files.update({"new.json": b""}), "new.json is there, and is not locked"),
-    "one less": (lambda files: files.pop("config.json"), "config.json is locked, and is not there"),
+    "one more": (lambda files: files.update({"new.json": b""}), "new.json exists, and is not locked"),
+    "one less": (lambda files: files.pop("config.json"), "config.json is locked, and does not exist"),
 }
 
 
@@ -160,15 +160,15 @@ def test_what_is_locked_is_pulled(read: Read, place: dict[str, bytes], capsys: p
 
 def test_frozen_refuses_what_is_not_locked(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
     """Without a lock, or with one that does not know the storage, nothing is brought."""
-    with pytest.raises(StorageError, match=r"memory://place: .*appliance\.lock is not there.*appliance lock FILE"):
+    with pytest.raises(StorageError, match=r"memory://place: .*appliance\.lock does not exist.*appliance lock FILE"):
         verbs.pull(_frozen(read()))
     verbs.lock(read())
-    with pytest.raises(StorageError, match=r"memory://place: is not in .*appliance\.lock"):
+    with pytest.raises(StorageError, match=r"memory://place: not in .*appliance\.lock"):
         verbs.pull(_frozen(read(include=["*.json"])))
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"), [("{", "is no lock"), ("[]", "is no lock"), ('{"version": 9, "storages": []}', "of version 9")]
+    ("text", "fault"), [("{", "is no lock"), ("[]", "is no lock"), ('{"version": 9, "storages": []}', "has version 9")]
 )
 def test_a_broken_lock_is_not_passed_over(
     read: Read, place: dict[str, bytes], tmp_path: Path, text: str, fault: str
@@ -246,7 +246,7 @@ def test_the_commands_lock_and_hold(tmp_path: Path) -> None:
     (model / "model.safetensors").write_bytes(b"Weights")
     changed = run("pull", "--frozen")
 
-    assert (unlocked.returncode, "appliance.lock is not there" in unlocked.stderr) == (3, True)
+    assert (unlocked.returncode, "appliance.lock does not exist" in unlocked.stderr) == (3, True)
     assert (locked.returncode, locked.stdout) == (0, f"{tmp_path}/appliance.lock: 1 storage, 1 file\n")
     assert (good.returncode, good.stderr) == (0, "")
     assert (changed.returncode, "differs from appliance.lock" in changed.stderr) == (17, True)

@@ -6,11 +6,12 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 import pytest
+from storage.memory_store import DIRECTORIES
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError
-from appliance.storage import Cache, Report, materialize
-from appliance.storage.filesystems.memory import PLACES
+from appliance.core.progress import OnProgress
+from appliance.storage import Cache, materialize
 
 FILES = {"model/config.json": b"{}", "model/.hidden": b"h", "model/sub/empty": b"", "model-v2/config.json": b"{2}"}
 
@@ -18,12 +19,12 @@ FILES = {"model/config.json": b"{}", "model/.hidden": b"h", "model/sub/empty": b
 @pytest.fixture
 def place() -> Iterator[MutableMapping[str, bytes]]:
     """A place with two models, one named like the beginning of the other."""
-    PLACES["here"] = dict(FILES)
-    yield PLACES["here"]
-    del PLACES["here"]
+    DIRECTORIES["here"] = dict(FILES)
+    yield DIRECTORIES["here"]
+    del DIRECTORIES["here"]
 
 
-def bring(uri: str, cache: Cache, report: Report = lambda *_: None) -> Path:
+def bring(uri: str, cache: Cache, report: OnProgress = lambda *_: None) -> Path:
     """Materialize a URI."""
     return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
 
@@ -50,7 +51,7 @@ def test_one_file_is_brought_as_a_file(cache: Cache) -> None:
 @pytest.mark.usefixtures("place")
 def test_what_is_not_there_is_said(cache: Cache, uri: str) -> None:
     """A part of a name is no name."""
-    with pytest.raises(ArtifactNotFoundError, match=f"{uri}: nothing lies there; known places are here"):
+    with pytest.raises(ArtifactNotFoundError, match=f"{uri}: nothing found"):
         bring(uri, cache)
 
 
@@ -61,5 +62,5 @@ def test_a_file_that_changes_meanwhile_is_refused(cache: Cache, place: MutableMa
         if total is not None:
             place["model/config.json"] = b"{3}"
 
-    with pytest.raises(ArtifactChangedError, match=r"config\.json: changed while it was fetched"):
+    with pytest.raises(ArtifactChangedError, match=r"config\.json: changed during the download"):
         bring("memory://here/model", cache, change)

@@ -18,7 +18,8 @@ from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, StorageError
 from appliance.storage import Cache
 from appliance.storage.filesystems.base import Listing
-from appliance.storage.remote_fetch import fetch
+from appliance.storage.materialize import fetch
+from appliance.storage.resolution import resolve
 
 MODEL = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 2000, "pytorch_model.bin": b"p", ".dot": b""}
 
@@ -55,7 +56,7 @@ class OneFile(StoreDouble):
 
     async def list(self) -> Listing:
         listing = await super().list()
-        return Listing(listing.place, listing.files, is_file=True)
+        return Listing(listing.uri, listing.files, is_file=True)
 
 
 def _bring(cache: Cache, store: StoreDouble, **storage: object) -> dict[str, bytes]:
@@ -63,7 +64,7 @@ def _bring(cache: Cache, store: StoreDouble, **storage: object) -> dict[str, byt
     settings = GlobalStorageConfig.model_validate(
         {"cache_dir": cache.root, "transfer": {"retries": 1, "parallel": 1, "chunk_bytes": 262_144}}
     )
-    path = fetch(store, config, settings, lambda *_: None)
+    path = fetch(store, resolve(config, settings), lambda *_: None)
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
@@ -95,7 +96,7 @@ def test_a_hostile_archive_leaves_nothing(cache: Cache, tmp_path: Path, name: st
     """
     A member that leaves the target is refused, and so the archive; nothing lies anywhere afterwards that is served.
     """
-    with pytest.raises(ArtifactCorruptError, match="leads out of its place; it is refused"):
+    with pytest.raises(ArtifactCorruptError, match="leads out of its directory; it is refused"):
         _bring(cache, OneFile({name: PACKERS[name]({"../../evil": b"x"})}))
     assert list(tmp_path.rglob("evil")) == []
     assert [path for path in cache.root.glob("*") if not path.name.startswith(".")] == []

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import AccessDeniedError, StorageUnavailableError
 from appliance.storage import Cache
-from appliance.storage.remote_fetch import fetch
-from appliance.storage.resolution_cache import remember
+from appliance.storage.materialize import fetch
+from appliance.storage.resolution import resolve
 
 STORAGE = StorageConfig(uri="double://model")
 FILES = {"config.json": b"{}", "model.safetensors": b"w"}
@@ -22,8 +22,9 @@ FILES = {"config.json": b"{}", "model.safetensors": b"w"}
 def bring(store: StoreDouble, cache: Cache, storage: StorageConfig = STORAGE) -> Path:
     """Fetch what a store has, and remember it."""
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=TransferConfig(stall_seconds=0.2, retries=0))
-    path = fetch(store, storage, settings, lambda *_: None)
-    remember(storage, path, cache)
+    resolved = resolve(storage, settings)
+    path = fetch(store, resolved, lambda *_: None)
+    resolved.remember(path)
     return path
 
 

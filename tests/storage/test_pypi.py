@@ -22,7 +22,8 @@ from appliance.core.errors import (
     StorageTimeoutError,
     StorageUnavailableError,
 )
-from appliance.storage import Cache, Report, materialize, verify
+from appliance.core.progress import OnProgress
+from appliance.storage import Cache, materialize, verify
 from appliance.storage.filesystems.pypi import PypiUri, parse
 
 
@@ -30,7 +31,7 @@ def quiet(done: int, total: int | None) -> None:
     """A report that lets the work go on."""
 
 
-def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
+def bring(uri: str, cache: Cache, report: OnProgress = quiet) -> Path:
     """Materialize a URI."""
     return materialize(StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), report)
 
@@ -172,8 +173,8 @@ def test_a_pip_in_the_current_directory_is_not_run(
         ("wheel_status", 403, AccessDeniedError, "403 .*check the index's credentials"),
         ("wheel_status", 503, StorageUnavailableError, "503 .*try again"),
         ("promised_size", 5000, StorageUnavailableError, "not enough bytes.*try again"),
-        ("sha256", "0" * 64, ArtifactCorruptError, "DO NOT MATCH.*ask whoever keeps the index"),
-        ("wheel", b"no wheel at all", ArtifactCorruptError, "is invalid.*ask whoever keeps the index"),
+        ("sha256", "0" * 64, ArtifactCorruptError, "DO NOT MATCH.*ask the operator of the index"),
+        ("wheel", b"no wheel at all", ArtifactCorruptError, "is invalid.*ask the operator of the index"),
     ],
 )
 def test_what_an_index_does_wrong_is_told_apart(
@@ -264,7 +265,7 @@ def test_silence_is_reported_too(index: Any, make_wheel: Callable[..., Path], ca
 @pytest.mark.parametrize(
     ("limit", "said"),
     [
-        ("stall_seconds", "nothing came for 2 seconds; check"),
+        ("stall_seconds", "no data for 2 seconds; check"),
         ("timeout_seconds", "not fetched within 2 seconds; raise"),
     ],
 )
@@ -292,7 +293,7 @@ def test_a_fetch_leaves_setuptools_usable(model: Path, cache: Cache) -> None:
     code = f"""
 from appliance.storage.filesystems.pypi import fetch
 from appliance.config.storage import StorageConfig, GlobalStorageConfig, TransferConfig
-fetch(StorageConfig(uri="pypi://my-model==1.0/"), GlobalStorageConfig(cache_dir={str(cache.root)!r}), lambda *_: None)
+fetch("pypi://my-model==1.0/", GlobalStorageConfig(cache_dir={str(cache.root)!r}), lambda *_: None)
 import setuptools, distutils.core
 """
 

@@ -15,10 +15,12 @@ from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig, TransferConfig
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, NoSpaceError
-from appliance.storage import Cache, Report, verify
-from appliance.storage.artifact import invalidate
+from appliance.core.progress import OnProgress
+from appliance.storage import Cache, verify
+from appliance.storage.cache import invalidate
 from appliance.storage.filesystems.base import Body, RemoteFile
-from appliance.storage.remote_fetch import fetch
+from appliance.storage.materialize import fetch
+from appliance.storage.resolution import resolve
 
 WEIGHTS = os.urandom(4_000_000)
 FILES = {"a.safetensors": WEIGHTS, "b.safetensors": os.urandom(1_000_000), "config.json": b"{}"}
@@ -30,15 +32,11 @@ def quiet(done: int, total: int | None) -> None:
     """A report that lets the work go on."""
 
 
-def bring(store: StoreDouble, cache: Cache, report: Report = quiet) -> Path:
+def bring(store: StoreDouble, cache: Cache, report: OnProgress = quiet) -> Path:
     """Fetch all that a store has, without a second try."""
     transfer = TransferConfig(stall_seconds=5, retries=0, parallel=2)
-    return fetch(
-        store,
-        StorageConfig(uri="double://model"),
-        GlobalStorageConfig(cache_dir=cache.root, transfer=transfer),
-        report,
-    )
+    settings = GlobalStorageConfig(cache_dir=cache.root, transfer=transfer)
+    return fetch(store, resolve(StorageConfig(uri="double://model"), settings), report)
 
 
 def contents(path: Path) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from appliance.config.storage import StorageConfig
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems.base import Listing, RemoteFile
-from appliance.storage.selection import is_pickle, select, sort_out
+from appliance.storage.selection import is_pickle, log_left_out, select
 
 PLACE = "s3://bucket/model"
 MODEL = ("config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -18,7 +18,7 @@ def selected(*names: str, is_file: bool = False, **settings: object) -> list[str
     """The names of what is fetched out of files of one byte."""
     listing = Listing(PLACE, tuple(RemoteFile(name, 1) for name in names), is_file)
     storage = StorageConfig.model_validate({"uri": PLACE, **settings})
-    return [file.name for file in select(listing, storage)]
+    return [file.name for file in select(listing, storage).files]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_everything_else_is_fetched(needed: str) -> None:
 def test_empty_files_are_fetched_and_markers_of_directories_are_not() -> None:
     """A file of no bytes is a file; what a console makes for an empty directory is none."""
     files = (RemoteFile("__init__.py", 0), RemoteFile("sub/", 0), RemoteFile("sub/x", 1))
-    selection = sort_out(Listing(PLACE, files), StorageConfig(uri=PLACE))
+    selection = select(Listing(PLACE, files), StorageConfig(uri=PLACE))
 
     assert [file.name for file in selection.files] == ["__init__.py", "sub/x"]
     assert selection.left_out == {"sub/": "stands for a directory"}
@@ -96,8 +96,9 @@ def test_globs_that_leave_nothing_are_an_error_that_names_what_there_is() -> Non
 
 def test_what_is_left_out_is_logged() -> None:
     """How many files, and why; nobody needs to guess where his file went."""
+    listing = Listing(PLACE, tuple(RemoteFile(name, 1) for name in (*MODEL, "pytorch_model.bin", "README.gguf")))
     with capture_logs() as logs:
-        selected(*MODEL, "pytorch_model.bin", "README.gguf")
+        log_left_out(listing, select(listing, StorageConfig(uri=PLACE)))
 
     assert logs == [
         {
@@ -173,5 +174,5 @@ def test_names_that_want_one_place_are_refused(pair: tuple[str, str]) -> None:
 
 def test_an_empty_place_is_not_found() -> None:
     """A prefix without files is no model."""
-    with pytest.raises(ArtifactNotFoundError, match="nothing lies there"):
+    with pytest.raises(ArtifactNotFoundError, match="there are no files"):
         selected()

@@ -12,13 +12,15 @@ from storage.store_double import StoreDouble
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.storage import Cache
 from appliance.storage.blobs import Blobs
-from appliance.storage.remote_fetch import fetch
+from appliance.storage.materialize import fetch
+from appliance.storage.resolution import resolve
 
 WEIGHTS = bytes(range(256)) * 4000
 
 
 def _fetch(store: StoreDouble, cache: Cache, uri: str = "double://place") -> Path:
-    return fetch(store, StorageConfig(uri=uri), GlobalStorageConfig(cache_dir=cache.root), lambda *_: None)
+    settings = GlobalStorageConfig(cache_dir=cache.root)
+    return fetch(store, resolve(StorageConfig(uri=uri), settings), lambda *_: None)
 
 
 def _read(store: StoreDouble) -> int:
@@ -82,9 +84,9 @@ def test_a_disk_without_hard_links_only_shares_nothing(tmp_path: Path) -> None:
     (tmp_path / "blobs").write_text("")
     blobs = Blobs(tmp_path / "blobs")
 
-    blobs.share(files, {"weights": digest}, lambda: None)
+    blobs.share(files, {"weights": digest}, lambda *_: None)
     assert (files / "weights").read_bytes() == WEIGHTS
-    assert not blobs.take(digest, len(WEIGHTS), tmp_path / "other", lambda: None)
+    assert not blobs.link(digest, len(WEIGHTS), tmp_path / "other", lambda *_: None)
 
 
 def test_a_cache_on_a_read_only_volume_is_used_as_it_is(cache: Cache) -> None:

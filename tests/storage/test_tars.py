@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
-from appliance.storage.archives import extract, is_archive, top
-from appliance.storage.archives.limits import Limits
+from appliance.storage.archives import ArchiveLimits, extract, is_archive, root_of
 
 quiet = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -53,10 +52,10 @@ def sound() -> bytes:
     return pack(*directories, *((member(f"./{name}", len(data)), data) for name, data in MEMBERS.items()))
 
 
-def unpack(archive: Path, target: Path, inside: str = "", limits: Limits | None = None) -> dict[str, bytes]:
+def unpack(archive: Path, target: Path, inside: str = "", limits: ArchiveLimits | None = None) -> dict[str, bytes]:
     """Extract, and read back what came out."""
     target.mkdir(exist_ok=True)
-    extract(archive, inside, target, lambda: None, limits or Limits())
+    extract(archive, inside, target, lambda *_: None, limits or ArchiveLimits())
     return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
 
 
@@ -170,18 +169,22 @@ def test_members_that_share_a_place_are_refused(tmp_path: Path, names: tuple[str
 BOMBS = {
     "too many members": (
         [(member(f"{number}"), b"") for number in range(30)],
-        Limits(files=20),
+        ArchiveLimits(files=20),
         "more than 20 members",
     ),
     "too many directories": (
         [(member(f"{number}", kind=tarfile.DIRTYPE), b"") for number in range(30)],
-        Limits(files=20),
+        ArchiveLimits(files=20),
         "more than 20 members",
     ),
-    "too large": ([(member("a", 3_000_000), bytes(3_000_000))], Limits(size=2_000_000), "more than 2,000,000 bytes"),
+    "too large": (
+        [(member("a", 3_000_000), bytes(3_000_000))],
+        ArchiveLimits(size=2_000_000),
+        "more than 2,000,000 bytes",
+    ),
     "too dense": (
         [(member("a", 3_000_000), bytes(3_000_000))],
-        Limits(harmless=1_000_000),
+        ArchiveLimits(min_ratio_bytes=1_000_000),
         "more than 100 times its",
     ),
 }
@@ -235,7 +238,7 @@ def test_what_the_caller_raises_passes_through(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(sound())
     (tmp_path / "out").mkdir()
 
-    def stop() -> None:
+    def stop(done: int, total: int | None) -> None:
         raise ValueError("stopped")
 
     with pytest.raises(ValueError, match="stopped"):
@@ -260,5 +263,5 @@ def test_a_model_begins_in_its_only_directory(tmp_path: Path) -> None:
     (tmp_path / "wrapped/model-1.0/1_Pooling").mkdir(parents=True)
     (tmp_path / "wrapped/model-1.0/config.json").write_text("{}")
 
-    assert top(tmp_path / "wrapped") == tmp_path / "wrapped/model-1.0"
-    assert top(tmp_path / "wrapped/model-1.0") == tmp_path / "wrapped/model-1.0"
+    assert root_of(tmp_path / "wrapped") == tmp_path / "wrapped/model-1.0"
+    assert root_of(tmp_path / "wrapped/model-1.0") == tmp_path / "wrapped/model-1.0"

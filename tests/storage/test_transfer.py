@@ -25,9 +25,11 @@ from appliance.core.errors import (
     StorageTimeoutError,
     StorageUnavailableError,
 )
-from appliance.storage import Cache, Report
+from appliance.core.progress import OnProgress
+from appliance.storage import Cache
 from appliance.storage.filesystems.base import Listing, RemoteFile
-from appliance.storage.remote_fetch import fetch
+from appliance.storage.materialize import fetch
+from appliance.storage.resolution import resolve
 
 WEIGHTS = os.urandom(3_000_001)
 FILES = {
@@ -43,11 +45,11 @@ def quiet(done: int, total: int | None) -> None:
     """A report that lets the work go on."""
 
 
-def bring(store: StoreDouble, cache: Cache, report: Report = quiet, **limits: float) -> Path:
+def bring(store: StoreDouble, cache: Cache, report: OnProgress = quiet, **limits: float) -> Path:
     """Fetch all that a store has, with impatient limits."""
     transfer = TransferConfig.model_validate({"stall_seconds": 0.3, "retries": 2, **limits})
     settings = GlobalStorageConfig(cache_dir=cache.root, transfer=transfer)
-    return fetch(store, StorageConfig(uri="double://model"), settings, report)
+    return fetch(store, resolve(StorageConfig(uri="double://model"), settings), report)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -156,13 +158,13 @@ def test_a_listing_that_never_comes_times_out(cache: Cache) -> None:
     """A store that is silent is named with its limit."""
     store = StoreDouble({}, listing_faults=deque([Fault("stall")] * 9))
 
-    with pytest.raises(StorageTimeoutError, match=r"double://model: nothing came for 0\.3 seconds; check the network"):
+    with pytest.raises(StorageTimeoutError, match=r"double://model: no data for 0\.3 seconds; check the network"):
         bring(store, cache)
 
 
 def test_a_fetch_has_an_end(cache: Cache) -> None:
     """A store that drips passes every other limit; `timeout_seconds` holds for all of it, and what came is kept."""
-    with pytest.raises(StorageTimeoutError, match=r"not fetched within 0\.4 seconds; what came is kept: start again"):
+    with pytest.raises(StorageTimeoutError, match=r"not fetched within 0\.4 seconds; what arrived is kept"):
         bring(StoreDouble(FILES, always=Fault("slow")), cache, timeout_seconds=0.4, parallel=2)
 
     store = StoreDouble(FILES)
@@ -206,7 +208,11 @@ def test_a_flipped_byte_is_found_and_only_its_range_replaced(cache: Cache, algor
     with capture_logs() as events:
         path = bring(store, cache, parallel=1)
     assert contents(path) == {"model.safetensors": WEIGHTS}
-    assert [event["event"] for event in events] == ["artifact.mismatched", "artifact.mended", "artifact.fetched"]
+    assert [event["event"] for event in events] == [
+        "artifact.corrupted",
+        "artifact.repaired",
+        "artifact.fetched",
+    ]
     assert store.served < 1.1 * len(WEIGHTS)
 
 
@@ -215,7 +221,7 @@ def test_bytes_that_stay_wrong_are_refused(cache: Cache) -> None:
     wrong = StoreDouble({"model.safetensors": WEIGHTS}, lambda _: {"md5": "0" * 32})
 
     with pytest.raises(
-        ArtifactCorruptError, match=r"double://model: model.safetensors: md5 is \w{32}, and the store promises 0{32}"
+        ArtifactCorruptError, match=r"double://model: model.safetensors: md5 is \w{32}, and the store lists 0{32}"
     ):
         bring(wrong, cache)
     store = StoreDouble({"model.safetensors": WEIGHTS})

@@ -146,7 +146,7 @@ def test_who_waits_says_for_whom(cache: Cache, start: Start) -> None:
 
     with capture_logs() as events, pytest.raises(TimeoutError):
         cache.build("a://model", fill, stop_after(1))
-    assert [event["event"] for event in events] == ["artifact.awaited"]
+    assert [event["event"] for event in events] == ["lock.contended"]
     assert events[0]["owner_pid"] == builder.pid
     assert events[0]["owner_host"] == os.uname().nodename
     assert events[0]["since"].startswith("20")
@@ -161,7 +161,7 @@ def test_whose_lock_is_taken_over_is_said(cache: Cache, start: Start) -> None:
 
     with capture_logs() as events:
         cache.build("a://model", fill, lambda *_: None)
-    assert events[0]["event"] == "artifact.taken_over"
+    assert events[0]["event"] == "lock.recovered"
     assert events[0]["owner_pid"] == builder.pid
     assert events[0]["held_seconds"] >= 0
 

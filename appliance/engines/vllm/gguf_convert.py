@@ -19,9 +19,10 @@ from typing import Any
 import structlog
 
 from appliance.core import child_process
+from appliance.core.disk_errors import translate_disk_errors
 from appliance.core.errors import LoadError, MissingExtraError, NoSpaceError
-from appliance.storage import Cache, Report, digest
-from appliance.storage.disk_errors import disk_faults
+from appliance.core.progress import OnProgress
+from appliance.storage import Cache, sha256_in_cache
 
 log = structlog.get_logger()
 
@@ -33,7 +34,7 @@ _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 _NEEDED = ("torch", "transformers", "gguf", "accelerate")
 
 
-def convert(gguf: Path, cache: Cache, report: Report) -> Path:
+def convert(gguf: Path, cache: Cache, on_progress: OnProgress) -> Path:
     """The directory with the model of a GGUF file, dequantized to bfloat16, and its tokenizer and chat template.
 
     Raises:
@@ -41,23 +42,23 @@ def convert(gguf: Path, cache: Cache, report: Report) -> Path:
         MissingExtraError: a package the conversion needs is not installed.
     """
     key = f"gguf://{gguf.stem}#{_fingerprint(gguf)} {_RECIPE}"
-    return cache.build(key, lambda target: _make(gguf, target, report), report)
+    return cache.build(key, lambda target: _make(gguf, target, on_progress), on_progress)
 
 
 def _fingerprint(gguf: Path) -> str:
     """What tells this file from another: its digest where it is known, else where it lies and when it was written."""
-    with disk_faults(gguf):
+    with translate_disk_errors(gguf):
         facts = gguf.stat()
-    return digest(gguf) or f"{gguf.absolute()}:{facts.st_size}:{facts.st_mtime_ns}"
+    return sha256_in_cache(gguf) or f"{gguf.absolute()}:{facts.st_size}:{facts.st_mtime_ns}"
 
 
-def _make(gguf: Path, target: Path, report: Report) -> None:
+def _make(gguf: Path, target: Path, on_progress: OnProgress) -> None:
     _check(gguf)
     begun = time.monotonic()
     ended = child_process.run(
         [sys.executable, "-P", "-m", __name__, str(gguf.absolute()), str(target)],
         {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        lambda _: report(0, None),
+        lambda _: on_progress(0, None),
     )
     if ended.status == errno.ENOSPC:
         raise NoSpaceError(
@@ -81,7 +82,7 @@ def _check(gguf: Path) -> None:
             raise MissingExtraError(package, "cpu", "Converting a GGUF file")
     if _PART.search(gguf.name):
         raise LoadError(f"{gguf}: one part of a model; join the parts with: llama-gguf-split --merge FIRST_PART WHOLE")
-    with disk_faults(gguf), gguf.open("rb") as file:
+    with translate_disk_errors(gguf), gguf.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise LoadError(f"{gguf}: not a GGUF file, whatever its name says")
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.core.errors import LoadError
+from appliance.core.file_lock import FileLock
 from appliance.core.model import FrontEnd
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class FrontendRendezvous:
         self._stem = stem
         self._status_file = stem.with_suffix(".status")
         self._members_file = stem.with_suffix(".members")
-        self._membership: IO[bytes] | None = None
+        self._membership: FileLock | None = None
         self._monitor: DisconnectMonitor | None = None
 
     @property
@@ -104,9 +104,10 @@ class FrontendRendezvous:
         status = json.loads(self._status_file.read_text())
         if "error" in status:
             raise LoadError(status["error"])
-        self._membership = self._members_file.open("ab")
-        # The kernel releases it when this process ends, however it does.
-        fcntl.flock(self._membership, fcntl.LOCK_SH)
+        # The host holds the exclusive lock for a moment when it checks for members.
+        while (membership := FileLock.try_acquire(self._members_file, shared=True)) is None:
+            time.sleep(_POLL_SECONDS)
+        self._membership = membership
         stats_address: str | None = status["stats_address"]
         return stats_address
 
@@ -133,11 +134,9 @@ class FrontendRendezvous:
             await asyncio.sleep(_POLL_SECONDS)
 
     def _has_members(self) -> bool:
-        with self._members_file.open("ab") as members:
-            try:
-                fcntl.flock(members, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+        if (lock := FileLock.try_acquire(self._members_file)) is None:
+            return True
+        lock.close()
         return False
 
     def _write_status(self, status: object) -> None:

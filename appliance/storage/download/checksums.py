@@ -1,44 +1,47 @@
-"""The digests of a file, taken in one go over its bytes, and compared with the one its store lists."""
+"""Digests of a file over its bytes in order, the store's own among them, and the checksum of pieces in the journal."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, reduce
 from typing import Protocol
 
 from appliance.storage.filesystems.base import RemoteFile
 
+_Extend = Callable[[int, bytes], int]
+
 
 class Digest(Protocol):
-    """What hashlib's objects can do."""
+    """The interface of hashlib's objects."""
 
     def update(self, data: bytes, /) -> None:
-        """Take more bytes in."""
+        """Add bytes."""
         ...
 
     def hexdigest(self) -> str:
-        """The digest so far."""
+        """Return the digest of all bytes so far."""
         ...
 
 
-class Digests:
-    """SHA-256 for the manifest, and beside it the first of the store's own digests that can be taken here."""
+class FileDigests:
+    """The SHA-256 of a file for the manifest, and the first digest of the store that can be computed here."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._sha256 = hashlib.sha256()
-        self.algorithm = next((name for name in _ALGORITHMS if name in file.digests and _can_be_taken(name)), None)
-        self.promised = file.digests[self.algorithm] if self.algorithm else None
-        self._own: Digest | None = None
+        self.algorithm = next((name for name in _ALGORITHMS if name in file.digests and _is_available(name)), None)
+        self.expected = file.digests[self.algorithm] if self.algorithm else None
+        self._other: Digest | None = None
         if self.algorithm not in (None, "sha256"):
-            self._own = _ALGORITHMS[self.algorithm](file.size)
+            self._other = _ALGORITHMS[self.algorithm](file.size)
 
     def update(self, data: bytes) -> None:
-        """Take more bytes in."""
+        """Add the next bytes of the file."""
         self._sha256.update(data)
-        if self._own is not None:
-            self._own.update(data)
+        if self._other is not None:
+            self._other.update(data)
 
     @property
     def sha256(self) -> str:
@@ -46,18 +49,18 @@ class Digests:
         return self._sha256.hexdigest()
 
     @property
-    def taken(self) -> str:
-        """The digest to compare with the promised one."""
-        return (self._own or self._sha256).hexdigest()
+    def actual(self) -> str:
+        """The digest to compare with the expected one."""
+        return (self._other or self._sha256).hexdigest()
 
     @property
-    def are_as_promised(self) -> bool:
-        """What was promised came; a store that promises nothing keeps its word."""
-        return self.promised is None or self.promised == self.taken
+    def match(self) -> bool:
+        """Whether the file is as the store lists it, or the store lists no digest."""
+        return self.expected is None or self.expected == self.actual
 
 
 class _Crc32c:
-    """CRC-32C in the manner of hashlib, at a speed that costs nothing."""
+    """CRC-32C with hashlib's interface."""
 
     def __init__(self) -> None:
         import google_crc32c
@@ -72,7 +75,7 @@ class _Crc32c:
 
 
 class _Crc32:
-    """CRC-32 in the manner of hashlib."""
+    """CRC-32 with hashlib's interface."""
 
     def __init__(self) -> None:
         self._checksum = 0
@@ -89,7 +92,7 @@ def _git_blob(size: int) -> Digest:
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
-# In order of preference: what is taken anyway, then by what it costs.
+# In order of preference: SHA-256 is computed anyway, then by cost.
 _ALGORITHMS: Mapping[str, Callable[[int], Digest]] = {
     "sha256": lambda _: hashlib.sha256(),
     "crc32c": lambda _: _Crc32c(),
@@ -99,5 +102,31 @@ _ALGORITHMS: Mapping[str, Callable[[int], Digest]] = {
 }
 
 
-def _can_be_taken(algorithm: str) -> bool:
+def _is_available(algorithm: str) -> bool:
     return algorithm != "crc32c" or importlib.util.find_spec("google_crc32c") is not None
+
+
+def extend_crc(crc: int, block: bytes) -> int:
+    """Return the checksum of the bytes with the checksum `crc` followed by a block."""
+    return _fastest_crc()[1](crc, block)
+
+
+def crc_of(blocks: Iterable[bytes]) -> int:
+    """Return the checksum of consecutive blocks."""
+    return reduce(extend_crc, blocks, 0)
+
+
+def crc_algorithm() -> str:
+    """Return the name of the checksum; checksums of different algorithms cannot be compared."""
+    return _fastest_crc()[0]
+
+
+@cache
+def _fastest_crc() -> tuple[str, _Extend]:
+    try:
+        import google_crc32c
+    except ImportError:
+        return "crc32", lambda value, block: zlib.crc32(block, value)
+    if google_crc32c.implementation != "c":
+        return "crc32", lambda value, block: zlib.crc32(block, value)
+    return "crc32c", google_crc32c.extend

@@ -1,4 +1,4 @@
-"""Fetch files by parallel byte ranges, verified, and never a byte twice that is there already."""
+"""The download of an artifact's files: parallel ranges, verified, and never a byte twice that is already there."""
 
 from __future__ import annotations
 
@@ -10,125 +10,155 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from appliance.config.storage import TransferConfig
-from appliance.storage.disk_errors import check_room, disk_faults
-from appliance.storage.download import journal
+from appliance.core.disk_errors import require_free_space, translate_disk_errors
+from appliance.core.errors import ArtifactCorruptError
+from appliance.storage.download.byte_ranges import ByteRange, ChunkSizes
+from appliance.storage.download.checksums import FileDigests
 from appliance.storage.download.file_download import FileDownload
-from appliance.storage.download.journal import Journal
+from appliance.storage.download.journal import JOURNAL, Journal
 from appliance.storage.download.range_reader import RangeReader
-from appliance.storage.download.ranges import ByteRange, Sizes
-from appliance.storage.download.repair import mend
 from appliance.storage.filesystems.base import RemoteFile, Store
 
-# For what was written: digests release the interpreter, and are about as much work as receiving.
-_THREADS = 4
+log = structlog.get_logger()
+
+# Hashing releases the GIL and costs about as much as receiving.
+_HASH_THREADS = 4
 
 
 class Downloader:
-    """The fetch of some files of a store into the directory `target`, with a journal beside it.
+    """Downloads files of a store into the directory `target`, with a journal beside it.
 
-    `parallel` ranges are fetched at once, and each holds one block in memory: that is all there is, however large the
-    model. `done` and `total` are bytes, those of an earlier fetch included; `verified` counts the files whose
-    store has a digest of them that is the same.
-    `others` are names in `target` that are none of this fetch's business; everything else there is removed.
+    `config.parallel` ranges are requested at once, each with one block in memory, so memory does not grow with the
+    model. `total` and `done` are bytes, those of earlier attempts included; `verified` counts the files whose digest
+    the store lists. Everything in `target` that is neither in `files` nor in `keep` is removed.
     """
 
     def __init__(
         self,
         store: Store,
-        place: str,
+        uri: str,
         files: Sequence[RemoteFile],
         target: Path,
-        limits: TransferConfig,
+        config: TransferConfig,
         *,
-        others: Collection[str] = (),
+        keep: Collection[str] = (),
     ) -> None:
         self.verified = 0
         self.total = sum(file.size for file in files)
-        self._sizes = Sizes.of(self.total, limits)
-        self._reader = RangeReader(store, place, limits, self._sizes.piece)
-        self._others = others
-        # The largest first: what is left at the end is small, and keeps all requests busy.
+        self._sizes = ChunkSizes.of(self.total, config)
+        self._reader = RangeReader(store, uri, config, self._sizes.piece)
+        self._keep = keep
+        # The largest first: the small files at the end keep all requests busy.
         self._files = sorted(files, key=lambda file: -file.size)
         self._target = target
-        self._limits = limits
-        self._parts: Sequence[FileDownload] = ()
+        self._config = config
+        self._downloads: Sequence[FileDownload] = ()
         self._queue: deque[tuple[FileDownload, ByteRange]] = deque()
 
     @property
     def done(self) -> int:
-        """Bytes that are on the disk."""
-        return sum(part.held for part in self._parts)
+        """Bytes on the disk."""
+        return sum(download.done_bytes for download in self._downloads)
 
     @property
     def fetched(self) -> int:
-        """Bytes that came from the store by now, those that came twice included."""
+        """Bytes that came from the store, those that came twice included."""
         return self._reader.fetched
 
     async def run(self) -> Mapping[str, str]:
-        """Bring every file, and return the SHA-256 of each by its name.
+        """Download every file, and return the SHA-256 of each by name.
 
         Raises:
-            StorageError: a file cannot be brought; what others have is kept for the next time.
+            StorageError: a file cannot be downloaded; what arrived is kept for the next attempt.
         """
-        with closing(Journal(self._target.parent / journal.NAME)) as notes, ThreadPoolExecutor(_THREADS) as pool:
-            self._parts = [FileDownload(file, self._target / file.name, notes, pool) for file in self._files]
-            await self._recover(notes)
-            check_room(self.total - self.done, self._target)
-            self._queue.extend(self._in_turn())
+        with closing(Journal(self._target.parent / JOURNAL)) as journal, ThreadPoolExecutor(_HASH_THREADS) as pool:
+            self._downloads = [FileDownload(file, self._target / file.name, journal, pool) for file in self._files]
+            await self._recover(journal)
+            require_free_space(self.total - self.done, self._target)
+            self._queue.extend(self._schedule())
             return await self._fetch()
 
-    async def _recover(self, notes: Journal) -> None:
-        self._clear()
-        claims = notes.claims()
-        for part in self._parts:
-            await part.recover(claims.get(part.mark or "", ()))
-        notes.begin((part.mark, piece) for part in self._parts for piece in part.pieces)
+    async def _recover(self, journal: Journal) -> None:
+        self._remove_others()
+        recorded = journal.completed()
+        for download in self._downloads:
+            await download.recover(recorded.get(download.version or "", ()))
+        journal.restart(
+            (download.version, completed) for download in self._downloads for completed in download.completed
+        )
 
-    def _in_turn(self) -> Sequence[tuple[FileDownload, ByteRange]]:
-        """What is missing: of all large files the same share at a time, as each file's digest is one thread's work, and
-        small ones last, since they keep all requests busy to the end.
-        """
-        chunks = [(part, chunk) for part in self._parts for chunk in self._chunks(part, part.missing)]
-        return sorted(chunks, key=lambda each: each[1].end / each[0].file.size)
-
-    def _clear(self) -> None:
+    def _remove_others(self) -> None:
         """Remove what an earlier listing had and this one has not."""
-        wanted = {self._target / name for name in (*self._others, *(file.name for file in self._files))}
-        with disk_faults(self._target):
+        expected = {self._target / name for name in (*self._keep, *(file.name for file in self._files))}
+        with translate_disk_errors(self._target):
             for path in sorted(self._target.rglob("*"), reverse=True):
                 if path.is_dir() and not path.is_symlink():
-                    # What is wanted as a file may have been a directory.
+                    # A directory may have become a file; one that is not empty is still needed.
                     with suppress(OSError):
                         path.rmdir()
-                elif path not in wanted:
+                elif path not in expected:
                     path.unlink()
+
+    def _schedule(self) -> Sequence[tuple[FileDownload, ByteRange]]:
+        """Return the missing ranges in order of their relative position in the file.
+
+        Large files advance together, because each is hashed by one thread; small files come last.
+        """
+        chunks = [
+            (download, chunk) for download in self._downloads for chunk in self._split(download, download.missing)
+        ]
+        return sorted(chunks, key=lambda item: item[1].end / item[0].file.size)
+
+    def _split(self, download: FileDownload, spans: Sequence[ByteRange]) -> Sequence[ByteRange]:
+        if not download.file.is_divisible:
+            return spans
+        return tuple(chunk for span in spans for chunk in span.split(self._sizes.chunk))
 
     async def _fetch(self) -> Mapping[str, str]:
         try:
             async with asyncio.TaskGroup() as group:
-                digests = [group.create_task(self._verified(part)) for part in self._parts]
-                for _ in range(min(self._limits.parallel, len(self._queue))):
+                digests = [group.create_task(self._verify(download)) for download in self._downloads]
+                for _ in range(min(self._config.parallel, len(self._queue))):
                     group.create_task(self._work())
-        except BaseExceptionGroup as faults:
-            # One is enough to say; the others are of the same cause, or of the end of everything.
-            raise faults.exceptions[0] from None
-        return {part.file.name: digest.result() for part, digest in zip(self._parts, digests, strict=True)}
+        except BaseExceptionGroup as errors:
+            # The first is enough: the others have the same cause, or come from the cancellation.
+            raise errors.exceptions[0] from None
+        return {download.file.name: task.result() for download, task in zip(self._downloads, digests, strict=True)}
 
     async def _work(self) -> None:
         while self._queue:
-            part, span = self._queue.popleft()
-            await self._reader.bring(part.file, span, partial(part.writing, self._sizes.piece))
+            download, span = self._queue.popleft()
+            await self._reader.copy(download.file, span, partial(download.open_writer, self._sizes.piece))
 
-    async def _verified(self, part: FileDownload) -> str:
-        digests = await part.digest()
-        if not digests.are_as_promised:
-            digests = await mend(self._reader, part, digests, self._chunks(part, (part.span,)))
+    async def _verify(self, download: FileDownload) -> str:
+        digests = await download.digest()
+        if not digests.match:
+            digests = await self._repair(download, digests)
         self.verified += digests.algorithm is not None
-        await part.settle()
+        await download.sync()
         return digests.sha256
 
-    def _chunks(self, part: FileDownload, spans: Sequence[ByteRange]) -> Sequence[ByteRange]:
-        if not part.file.is_divisible:
-            return spans
-        return tuple(chunk for span in spans for chunk in span.cut(self._sizes.chunk))
+    async def _repair(self, download: FileDownload, found: FileDigests) -> FileDigests:
+        """Read a corrupt file from the store again, chunk by chunk, and replace what differs until the digest matches.
+
+        Raises:
+            ArtifactCorruptError: it never does; the file is deleted.
+        """
+        file, description = download.file, self._reader.describe(download.file)
+        log.warning("artifact.corrupted", file=description, algorithm=found.algorithm)
+        for chunk in self._split(download, (download.span,)):
+            repaired: list[ByteRange] = []
+            await self._reader.copy(file, chunk, partial(download.open_repair, repaired))
+            if repaired:
+                found = await download.digest_again()
+                if found.match:
+                    log.info("artifact.repaired", file=description, start=chunk.start, end=chunk.end)
+                    return found
+        await download.delete()
+        raise ArtifactCorruptError(
+            f"{description}: {found.algorithm} is {found.actual}, and the store lists {found.expected}, "
+            "also when it is read again; ask the operator of the store, or of a proxy in front of it"
+        )

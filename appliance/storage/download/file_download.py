@@ -1,4 +1,4 @@
-"""One file on its way: its bytes arrive in any order, and are read back in the right one for its digests."""
+"""One file of a download: its bytes arrive in any order and are read back in order for its digests."""
 
 from __future__ import annotations
 
@@ -13,175 +13,174 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 from uuid import uuid4
 
-from appliance.storage.disk_errors import disk_faults
-from appliance.storage.download.checksums import Digests
-from appliance.storage.download.crc import crc_of
-from appliance.storage.download.journal import CompletedRange, Journal, mark
-from appliance.storage.download.range_reader import Take
-from appliance.storage.download.range_writer import writing
-from appliance.storage.download.ranges import ByteRange, gaps
+from appliance.core.disk_errors import translate_disk_errors
+from appliance.storage.download.byte_ranges import ByteRange, missing_ranges
+from appliance.storage.download.checksums import FileDigests, crc_of
+from appliance.storage.download.journal import CompletedRange, Journal, version_id
+from appliance.storage.download.range_reader import Write
+from appliance.storage.download.range_writer import open_writer
 from appliance.storage.filesystems.base import RemoteFile
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# As much as stays in a processor's own memory until its digest is taken.
-_BLOCK = 256 * 1024
+# A block stays in the processor's cache until it is hashed.
+_BLOCK_BYTES = 256 * 1024
 
-# What is read without asking whether the work is still wanted.
-_AT_ONCE = 8 << 20
-
-# Claims that are looked into without asking whether the work is still wanted.
-_BATCH = 64
+# Bytes and journal entries that one call in the pool handles; between calls the work can be cancelled.
+_BATCH_BYTES = 8 << 20
+_BATCH_ENTRIES = 64
 
 
 class FileDownload:
     """A file in the directory of an unfinished artifact.
 
-    It is made in the loop that owns it. What it does on the disk is done in `pool` but for `writing`, which is for the
-    threads that receive bytes.
+    It belongs to the event loop that creates it. Its disk work runs in `pool`, except for `open_writer`, which is for
+    the threads that receive bytes.
     """
 
     def __init__(self, file: RemoteFile, path: Path, journal: Journal, pool: Executor) -> None:
         self.file = file
         self.path = path
-        self.held = 0
-        """Bytes that are on the disk."""
-        self.mark = mark(file)
+        self.done_bytes = 0
+        self.version = version_id(file)
         self._journal = journal
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._held: dict[int, CompletedRange] = {}
-        self._grew = asyncio.Event()
+        self._completed: dict[int, CompletedRange] = {}
+        self._grown = asyncio.Event()
 
     @property
     def span(self) -> ByteRange:
-        """All of the file."""
+        """The range of the whole file."""
         return ByteRange(0, self.file.size)
 
     @property
-    def pieces(self) -> Sequence[CompletedRange]:
-        """What is on the disk, in order and without overlap."""
-        return sorted(self._held.values(), key=lambda piece: piece.span)
+    def completed(self) -> Sequence[CompletedRange]:
+        """The ranges on the disk, sorted and without overlap."""
+        return sorted(self._completed.values(), key=lambda completed: completed.span)
 
     @property
     def missing(self) -> Sequence[ByteRange]:
-        """What is not on the disk yet."""
-        return tuple(gaps((piece.span for piece in self.pieces), self.file.size))
+        """The ranges that are not on the disk."""
+        return tuple(missing_ranges((completed.span for completed in self.completed), self.file.size))
 
-    async def recover(self, claims: Sequence[CompletedRange]) -> None:
-        """Believe of the claims what the disk confirms, and make the file where there is none."""
-        await self._do(self._lay_out, bool(claims))
-        in_order = iter(sorted(claims, key=lambda claim: claim.span))
-        while batch := list(islice(in_order, _BATCH)):
-            for piece in await self._do(self._true_of, batch):
-                if not self._held or piece.span.start >= next(reversed(self._held.values())).span.end:
-                    self._hold(piece)
-        await self._do(self._prepare)
-
-    @contextmanager
-    def writing(self, piece: int) -> Iterator[Take]:
-        """What writes bytes of the file, in the thread that has them, and says so after each `piece` of them."""
-        with writing(self.path, piece, self._wrote) as work:
-            yield work.take
+    async def recover(self, recorded: Sequence[CompletedRange]) -> None:
+        """Keep the recorded ranges whose checksums match the disk, and create the file if there are none."""
+        await self._in_pool(self._create, keep=bool(recorded))
+        in_order = iter(sorted(recorded, key=lambda completed: completed.span))
+        while batch := list(islice(in_order, _BATCH_ENTRIES)):
+            for completed in await self._in_pool(self._confirm, batch):
+                last = next(reversed(self._completed.values()), None)
+                if last is None or completed.span.start >= last.span.end:
+                    self._add(completed)
+        await self._in_pool(self._prepare)
 
     @contextmanager
-    def mending(self, mended: list[ByteRange]) -> Iterator[Take]:
-        """What replaces bytes of the file that are others, and appends where they were to `mended`."""
+    def open_writer(self, piece_bytes: int) -> Iterator[Write]:
+        """Open the file for the bytes of a range; each piece of them is recorded in the journal."""
+        with open_writer(self.path, piece_bytes, self._on_written) as writer:
+            yield writer.write
 
-        def take(start: int, block: bytes) -> None:
+    @contextmanager
+    def open_repair(self, repaired: list[ByteRange]) -> Iterator[Write]:
+        """Open the file to replace bytes that differ; the replaced ranges are added to `repaired`."""
+
+        def write(start: int, block: bytes) -> None:
             span = ByteRange(start, start + len(block))
             if self._read(span) != block:
-                work.take(start, block)
-                work.flush()
-                mended.append(span)
+                writer.write(start, block)
+                writer.flush()
+                repaired.append(span)
 
-        with writing(self.path, self.file.size, self._note) as work:
-            yield take
+        with open_writer(self.path, self.file.size, self._record) as writer:
+            yield write
 
-    async def digest(self) -> Digests:
-        """The digests of the whole file, taken while it grows."""
-        digests, at = Digests(self.file), 0
-        while at < self.file.size:
-            if (end := self._held_up_to(at)) > at:
-                await self._do(self._take_in, digests, ByteRange(at, end))
-                at = end
+    async def digest(self) -> FileDigests:
+        """Return the digests of the whole file, computed while it grows."""
+        digests, position = FileDigests(self.file), 0
+        while position < self.file.size:
+            if (end := self._contiguous_end(position)) > position:
+                await self._in_pool(self._hash, digests, ByteRange(position, end))
+                position = end
             else:
-                self._grew.clear()
-                await self._grew.wait()
+                self._grown.clear()
+                await self._grown.wait()
         return digests
 
-    async def digest_anew(self) -> Digests:
-        """The digests of the whole file as it now lies on the disk."""
-        digests = Digests(self.file)
-        for span in self.span.cut(_AT_ONCE):
-            await self._do(self._take_in, digests, span)
+    async def digest_again(self) -> FileDigests:
+        """Return the digests of the file as it is on the disk now."""
+        digests = FileDigests(self.file)
+        for span in self.span.split(_BATCH_BYTES):
+            await self._in_pool(self._hash, digests, span)
         return digests
 
-    async def settle(self) -> None:
-        """Bring every byte safely to the disk."""
-        await self._do(self._sync)
+    async def sync(self) -> None:
+        """Sync the file to the disk."""
+        await self._in_pool(self._sync)
 
-    async def forget(self) -> None:
-        """Remove the file, and with it every claim that something of it is there."""
-        await self._do(self.path.unlink, missing_ok=True)
+    async def delete(self) -> None:
+        """Delete the file, which invalidates its journal entries."""
+        await self._in_pool(self.path.unlink, missing_ok=True)
 
-    async def _do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
+    async def _in_pool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
 
-    def _wrote(self, piece: CompletedRange) -> None:
-        self._note(piece)
-        self._loop.call_soon_threadsafe(self._hold, piece)
+    def _on_written(self, completed: CompletedRange) -> None:
+        self._record(completed)
+        self._loop.call_soon_threadsafe(self._add, completed)
 
-    def _note(self, piece: CompletedRange) -> None:
-        self._journal.note(self.mark, piece)
+    def _record(self, completed: CompletedRange) -> None:
+        self._journal.record(self.version, completed)
 
-    def _hold(self, piece: CompletedRange) -> None:
-        self._held[piece.span.start] = piece
-        self.held += piece.span.size
-        self._grew.set()
+    def _add(self, completed: CompletedRange) -> None:
+        self._completed[completed.span.start] = completed
+        self.done_bytes += completed.span.size
+        self._grown.set()
 
-    def _held_up_to(self, at: int) -> int:
-        """Where the bytes end that are there from `at` on, or the first of very many."""
-        most = at + _AT_ONCE
-        while at < most and (piece := self._held.get(at)):
-            at = piece.span.end
-        return at
+    def _contiguous_end(self, position: int) -> int:
+        """Return the end of the bytes without a gap from `position` on, at most about one batch of them."""
+        limit = position + _BATCH_BYTES
+        while position < limit and (completed := self._completed.get(position)):
+            position = completed.span.end
+        return position
 
-    def _lay_out(self, is_begun: bool) -> None:
-        with disk_faults(self.path):
+    def _create(self, *, keep: bool) -> None:
+        with translate_disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not is_begun:
+            if not keep:
                 self.path.unlink(missing_ok=True)
             self.path.touch()
 
     def _prepare(self) -> None:
-        """Make the file our own if it is to be changed: by a hard link it may be another artifact's, too."""
-        with disk_faults(self.path):
+        """Copy the file before it is changed if a hard link shares it with another artifact, and cut it to its size."""
+        with translate_disk_errors(self.path):
             facts = self.path.stat()
             is_too_long = facts.st_size > self.file.size
             if facts.st_nlink > 1 and (self.missing or is_too_long):
-                own = self.path.with_name(f".{uuid4().hex}")
-                shutil.copyfile(self.path, own)
-                own.replace(self.path)
+                copy = self.path.with_name(f".{uuid4().hex}")
+                shutil.copyfile(self.path, copy)
+                copy.replace(self.path)
             if is_too_long:
                 os.truncate(self.path, self.file.size)
 
-    def _true_of(self, claims: Sequence[CompletedRange]) -> list[CompletedRange]:
-        return [piece for piece in claims if piece.span.end <= self.file.size and self._is_true(piece)]
-
-    def _is_true(self, piece: CompletedRange) -> bool:
-        return crc_of(self._read(span) for span in piece.span.cut(_BLOCK)) == piece.crc
+    def _confirm(self, recorded: Sequence[CompletedRange]) -> list[CompletedRange]:
+        return [
+            completed
+            for completed in recorded
+            if completed.span.end <= self.file.size
+            and crc_of(self._read(block) for block in completed.span.split(_BLOCK_BYTES)) == completed.crc
+        ]
 
     def _read(self, span: ByteRange) -> bytes:
-        with disk_faults(self.path), self.path.open("rb", buffering=0) as file:
+        with translate_disk_errors(self.path), self.path.open("rb", buffering=0) as file:
             return os.pread(file.fileno(), span.size, span.start)
 
-    def _take_in(self, digests: Digests, span: ByteRange) -> None:
-        with disk_faults(self.path), self.path.open("rb", buffering=0) as file:
-            for block in span.cut(_BLOCK):
+    def _hash(self, digests: FileDigests, span: ByteRange) -> None:
+        with translate_disk_errors(self.path), self.path.open("rb", buffering=0) as file:
+            for block in span.split(_BLOCK_BYTES):
                 digests.update(os.pread(file.fileno(), block.size, block.start))
 
     def _sync(self) -> None:
-        with disk_faults(self.path), self.path.open("rb") as file:
+        with translate_disk_errors(self.path), self.path.open("rb") as file:
             os.fsync(file)

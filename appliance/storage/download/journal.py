@@ -1,8 +1,8 @@
-"""Which bytes of which file are on the disk, kept beside them, so that a fetch that was killed goes on where it was.
+"""The journal of a download: which bytes of which file are on the disk, so that a killed download can be resumed.
 
-A line is written once its bytes are. The kernel keeps both when the process is killed and may lose either when the
-power goes, so each line carries a checksum and is a claim: whoever continues reads the bytes before it believes it.
-That is cheaper than a sync for each piece, and holds against a damaged disk, too.
+A line is written after its bytes. The kernel keeps both when the process is killed and may lose either on a power cut,
+so each line has a checksum, and the bytes are read and compared before a line is believed. That is cheaper than a sync
+for each piece, and finds a damaged disk as well.
 """
 
 from __future__ import annotations
@@ -15,82 +15,83 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from appliance.storage.disk_errors import disk_faults
-from appliance.storage.download.crc import algorithm
-from appliance.storage.download.ranges import ByteRange
+from appliance.core.disk_errors import translate_disk_errors
+from appliance.storage.download.byte_ranges import ByteRange
+from appliance.storage.download.checksums import crc_algorithm
 from appliance.storage.filesystems.base import RemoteFile
 
-NAME = "appliance-journal.jsonl"
-"""File of an artifact, finished or not, that holds its journal."""
+JOURNAL = "appliance-journal.jsonl"
+"""File of an artifact, finished or not, with its journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletedRange:
-    """A span of a file that was written, with the checksum of its bytes."""
+    """A range of a file that was written, with the checksum of its bytes."""
 
     span: ByteRange
     crc: int
 
 
 class Journal:
-    """The journal of one artifact; opened by one process at a time, closed by whoever opened it."""
+    """The journal of one artifact; opened by one process at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._out: BinaryIO | None = None
 
-    def claims(self) -> Mapping[str, list[CompletedRange]]:
-        """What is said to be there, by the `mark` of its file; a line that was not written to its end says nothing."""
-        claims: dict[str, list[CompletedRange]] = defaultdict(list)
+    def completed(self) -> Mapping[str, list[CompletedRange]]:
+        """Return the recorded ranges by the `version_id` of their files; an incomplete line is ignored."""
+        found: dict[str, list[CompletedRange]] = defaultdict(list)
         for line in self._lines():
             try:
-                mark, start, end, crc = json.loads(line)
+                version, start, end, crc = json.loads(line)
                 if 0 <= int(start) < int(end):
-                    claims[str(mark)].append(CompletedRange(ByteRange(int(start), int(end)), int(crc)))
+                    found[str(version)].append(CompletedRange(ByteRange(int(start), int(end)), int(crc)))
             except (ValueError, TypeError):
                 continue
-        return claims
+        return found
 
-    def begin(self, kept: Iterable[tuple[str | None, CompletedRange]]) -> None:
-        """Start anew with what was found to be true, and be ready for more."""
+    def restart(self, confirmed: Iterable[tuple[str | None, CompletedRange]]) -> None:
+        """Rewrite the journal with the ranges that were confirmed, and open it for more."""
         fresh = self._path.with_suffix(".new")
-        with disk_faults(self._path):
-            fresh.write_bytes(b"".join(_line(mark, piece) for mark, piece in kept))
+        with translate_disk_errors(self._path):
+            fresh.write_bytes(b"".join(_line(version, completed) for version, completed in confirmed))
             fresh.replace(self._path)
-            # Unbuffered, because what sits in a buffer dies with the process.
+            # Unbuffered, because a buffer is lost with the process.
             self._out = self._path.open("ab", buffering=0)
 
-    def note(self, mark: str | None, piece: CompletedRange) -> None:
-        """Say that a piece is on the disk; any thread may."""
-        assert self._out is not None, "noted before it was begun; this is a bug"  # noqa: S101
-        with disk_faults(self._path):
-            self._out.write(_line(mark, piece))
+    def record(self, version: str | None, completed: CompletedRange) -> None:
+        """Record that a range is on the disk; callable from any thread."""
+        assert self._out is not None, "recorded before restart; this is a bug"  # noqa: S101
+        with translate_disk_errors(self._path):
+            self._out.write(_line(version, completed))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._out is not None:
             self._out.close()
 
     def _lines(self) -> list[bytes]:
         try:
-            with disk_faults(self._path.parent):
+            with translate_disk_errors(self._path.parent):
                 return self._path.read_bytes().splitlines() if self._path.exists() else []
         finally:
             self._path.with_suffix(".new").unlink(missing_ok=True)
 
 
-def mark(file: RemoteFile) -> str | None:
-    """What tells a file in this state from all others: bytes of another version must never be joined to it.
+def version_id(file: RemoteFile) -> str | None:
+    """Return what identifies a file in this version, since bytes of different versions must never be joined.
 
-    It tells the checksum that is used, too. Where the store has neither versions nor digests nothing tells files apart,
-    and its fetch cannot be continued.
+    It includes the checksum algorithm of the journal. None if the store has neither versions nor digests; such a
+    download cannot be resumed.
     """
     if not file.version and not file.digests:
         return None
-    identity = [algorithm(), file.name, file.size, file.version, sorted(file.digests.items())]
+    identity = [crc_algorithm(), file.name, file.size, file.version, sorted(file.digests.items())]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
 
-def _line(mark: str | None, piece: CompletedRange) -> bytes:
-    # Of a file without a mark there is nothing to claim.
-    return json.dumps([mark, piece.span.start, piece.span.end, piece.crc]).encode() + b"\n" if mark else b""
+def _line(version: str | None, completed: CompletedRange) -> bytes:
+    if not version:
+        return b""
+    return json.dumps([version, completed.span.start, completed.span.end, completed.crc]).encode() + b"\n"

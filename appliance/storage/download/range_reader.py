@@ -1,4 +1,4 @@
-"""Read ranges of a store's files, whatever breaks on the way."""
+"""Reading of ranges of a store's files, resumed from the last byte when a connection breaks or stalls."""
 
 from __future__ import annotations
 
@@ -10,117 +10,118 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from appliance.config.storage import TransferConfig
 from appliance.core.errors import ArtifactCorruptError, StorageUnavailableError
 from appliance.core.threads import start
-from appliance.storage.download.ranges import ByteRange
-from appliance.storage.download.retry import Backoff, silence
+from appliance.storage.download.byte_ranges import ByteRange
+from appliance.storage.download.retry import Backoff, StallError
 from appliance.storage.filesystems.base import Body, RemoteFile, Store
 
-Take = Callable[[int, bytes], None]
-"""
-Takes the bytes at an offset of a file, in the thread that receives them.
-"""
+Write = Callable[[int, bytes], None]
+"""Writes the bytes at an offset of a file, in the thread that receives them."""
 
-# All that a request holds in memory. More would not stay in a processor's own memory from the network to the disk.
-_LARGEST_BLOCK = 256 * 1024
+# The memory of one request. A larger block would not stay in the processor's cache from the network to the disk.
+_MAX_BLOCK_BYTES = 256 * 1024
 
 
 class RangeReader:
-    """One store's files, read in blocks of at most `piece` bytes; `fetched` counts all bytes that came."""
+    """Reads the files of one store in blocks; `fetched` counts all bytes that arrived."""
 
-    def __init__(self, store: Store, place: str, limits: TransferConfig, piece: int) -> None:
+    def __init__(self, store: Store, uri: str, config: TransferConfig, piece_bytes: int) -> None:
         self.fetched = 0
         self._store = store
-        self._place = place
-        self._limits = limits
-        self._block = min(piece, _LARGEST_BLOCK)
+        self._uri = uri
+        self._config = config
+        self._block_bytes = min(piece_bytes, _MAX_BLOCK_BYTES)
 
-    def what(self, file: RemoteFile) -> str:
-        """The file as messages name it."""
-        return f"{self._place}: {file.name}"
+    def describe(self, file: RemoteFile) -> str:
+        """Return the name of a file for messages."""
+        return f"{self._uri}: {file.name}"
 
-    async def bring(self, file: RemoteFile, span: ByteRange, into: Callable[[], AbstractContextManager[Take]]) -> None:
-        """Give `into` all bytes of a span, in order; a request that breaks is made again from its last byte on.
+    async def copy(
+        self, file: RemoteFile, span: ByteRange, open_target: Callable[[], AbstractContextManager[Write]]
+    ) -> None:
+        """Write all bytes of a range to the target, in order; a failed request is repeated from its last byte.
 
         Raises:
-            StorageError: the store refuses it, or went on failing.
+            StorageError: the store refuses the request, or fails too often.
         """
-        at, patience = span.start, Backoff(self._limits)
-        while at < span.end:
-            flow = _Flow(self.what(file), ByteRange(at, span.end), self._block, into)
+        position, backoff = span.start, Backoff(self._config)
+        while position < span.end:
+            copy = _RangeCopy(self.describe(file), ByteRange(position, span.end), self._block_bytes, open_target)
             try:
-                await self._run(flow, file)
+                await self._request(copy, file)
             except StorageUnavailableError as error:
-                # What came before the fault is as good as the rest.
-                if flow.at > at:
-                    patience.renew()
-                await patience.pause(error)
+                if copy.position > position:
+                    backoff.reset()
+                await backoff.wait(error)
             finally:
-                self.fetched += flow.at - at
-                at = flow.at
+                self.fetched += copy.position - position
+                position = copy.position
 
-    async def _run(self, flow: _Flow, file: RemoteFile) -> None:
+    async def _request(self, copy: _RangeCopy, file: RemoteFile) -> None:
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(self._limits.stall_seconds):
-                    answer = self._store.read(file, flow.at, flow.end)
-                    body = await stack.enter_async_context(answer)
+                async with asyncio.timeout(self._config.stall_seconds):
+                    response = self._store.read(file, copy.position, copy.end)
+                    body = await stack.enter_async_context(response)
             except TimeoutError as error:
-                raise silence(self.what(file), self._limits) from error
-            running = asyncio.wrap_future(start(flow.run, body))
+                raise StallError(copy.description, self._config) from error
+            running = asyncio.wrap_future(start(copy.run, body))
             try:
-                await self._attend(running, flow)
+                await self._wait(running, copy)
             finally:
-                # Nobody may write to the file, or use the connection, who is not known any more.
+                # The thread must not write to the file or use the connection after this.
                 if not running.done():
                     body.abort()
                     await asyncio.wait({running})
-                # Looked at, lest asyncio complains of it when something else is raised.
+                # Retrieved, because asyncio logs an exception that nobody retrieves.
                 running.exception()
             running.result()
 
-    async def _attend(self, running: asyncio.Future[None], flow: _Flow) -> None:
+    async def _wait(self, running: asyncio.Future[None], copy: _RangeCopy) -> None:
         while not running.done():
-            left = self._limits.stall_seconds - flow.waited_seconds
+            left = self._config.stall_seconds - copy.stalled_seconds
             if left <= 0:
-                raise silence(flow.what, self._limits)
+                raise StallError(copy.description, self._config)
             await asyncio.wait({running}, timeout=left)
 
 
-class _Flow:
-    """
-    The bytes of one answer on their way to where they belong; `at` is how far they are, and all up to there is safe.
-    """
+class _RangeCopy:
+    """Copies one response to its target; everything before `position` is written."""
 
     def __init__(
-        self, what: str, span: ByteRange, block: int, into: Callable[[], AbstractContextManager[Take]]
+        self,
+        description: str,
+        span: ByteRange,
+        block_bytes: int,
+        open_target: Callable[[], AbstractContextManager[Write]],
     ) -> None:
-        self.what = what
-        self.at, self.end = span.start, span.end
-        self._block = block
-        self._into = into
-        self._waits_since: float | None = None
+        self.description = description
+        self.position, self.end = span.start, span.end
+        self._block_bytes = block_bytes
+        self._open_target = open_target
+        self._read_started: float | None = None
 
     @property
-    def waited_seconds(self) -> float:
-        """How long nothing has come by now; a slow disk is not the store's fault."""
-        since = self._waits_since
-        return 0 if since is None else time.monotonic() - since
+    def stalled_seconds(self) -> float:
+        """Seconds since the current read began; time spent on a slow disk does not count."""
+        started = self._read_started
+        return 0 if started is None else time.monotonic() - started
 
     def run(self, body: Body) -> None:
-        """Receive all of it."""
-        with self._into() as take:
-            while block := self._next(body):
-                if len(block) > self.end - self.at:
-                    raise ArtifactCorruptError(f"{self.what}: the store sent more bytes than it was asked for")
-                take(self.at, block)
-                self.at += len(block)
-        if self.at < self.end:
+        """Copy the whole body."""
+        with self._open_target() as write:
+            while block := self._read(body):
+                if len(block) > self.end - self.position:
+                    raise ArtifactCorruptError(f"{self.description}: the store sent more bytes than requested")
+                write(self.position, block)
+                self.position += len(block)
+        if self.position < self.end:
             raise StorageUnavailableError(
-                f"{self.what}: the answer ended at byte {self.at:,}; check proxies on the way"
+                f"{self.description}: the response ended at byte {self.position:,}; check proxies on the way"
             )
 
-    def _next(self, body: Body) -> bytes:
-        self._waits_since = time.monotonic()
+    def _read(self, body: Body) -> bytes:
+        self._read_started = time.monotonic()
         try:
-            return body.read(self._block)
+            return body.read(self._block_bytes)
         finally:
-            self._waits_since = None
+            self._read_started = None

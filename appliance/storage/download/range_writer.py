@@ -1,74 +1,83 @@
-"""Bytes of a file on their way to the disk, written by the thread that receives them."""
+"""Writing of received bytes to a file, by the thread that receives them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-from appliance.storage.disk_errors import disk_faults
-from appliance.storage.download import writeback
-from appliance.storage.download.crc import extend
+from appliance.core.disk_errors import translate_disk_errors
+from appliance.storage.download.byte_ranges import ByteRange
+from appliance.storage.download.checksums import extend_crc
 from appliance.storage.download.journal import CompletedRange
-from appliance.storage.download.ranges import ByteRange
 
-Note = Callable[[CompletedRange], None]
-"""
-Hears of a piece that is written.
-"""
+# The constant of <linux/fs.h>.
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 class RangeWriter:
-    """Blocks of an open file, one behind the other; each `piece` bytes of them are noted once they are there."""
+    """Writes consecutive blocks to an open file; `on_written` gets each piece of at least `piece_bytes`."""
 
-    def __init__(self, path: Path, handle: int, piece: int, note: Note) -> None:
+    def __init__(self, path: Path, handle: int, piece_bytes: int, on_written: Callable[[CompletedRange], None]) -> None:
         self._path = path
         self._handle = handle
-        self._piece = piece
-        self._note = note
+        self._piece_bytes = piece_bytes
+        self._on_written = on_written
         self._span = ByteRange(0, 0)
         self._crc = 0
 
-    def take(self, start: int, block: bytes) -> None:
-        """Write a block, behind the one before or after all of it was noted."""
+    def write(self, start: int, block: bytes) -> None:
+        """Write a block; one that does not follow the block before it begins a new piece."""
         if start != self._span.end:
             self.flush()
             self._span = ByteRange(start, start)
-        with disk_faults(self._path):
-            write(self._handle, start, block)
+        with translate_disk_errors(self._path):
+            _write_all(self._handle, start, block)
         self._span = ByteRange(self._span.start, start + len(block))
-        self._crc = extend(self._crc, block)
-        if self._span.size >= self._piece:
+        self._crc = extend_crc(self._crc, block)
+        if self._span.size >= self._piece_bytes:
             self.flush()
 
     def flush(self) -> None:
-        """Note what is written and was not noted."""
+        """Report the bytes that were written and not yet reported."""
         if self._span.size:
-            writeback.begin(self._handle, self._span)
-            self._note(CompletedRange(self._span, self._crc))
+            _start_writeback(self._handle, self._span)
+            self._on_written(CompletedRange(self._span, self._crc))
         self._span, self._crc = ByteRange(self._span.end, self._span.end), 0
 
 
 @contextmanager
-def writing(path: Path, piece: int, note: Note) -> Iterator[RangeWriter]:
-    """A file that is there already, open for writing; all that was written is noted in the end, also after a fault."""
-    with disk_faults(path):
+def open_writer(path: Path, piece_bytes: int, on_written: Callable[[CompletedRange], None]) -> Iterator[RangeWriter]:
+    """Open an existing file for writing; all written bytes are reported in the end, also after an error."""
+    with translate_disk_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        work = RangeWriter(path, handle, piece, note)
+        writer = RangeWriter(path, handle, piece_bytes, on_written)
         try:
-            yield work
+            yield writer
         finally:
-            work.flush()
+            writer.flush()
     finally:
         os.close(handle)
 
 
-def write(handle: int, start: int, block: bytes) -> None:
-    """
-    All of a block: a disk that is all but full takes its beginning, and says why not the rest when it is asked again.
-    """
+def _write_all(handle: int, start: int, block: bytes) -> None:
+    """Write all of a block: a nearly full disk accepts its beginning, and reports the error at the next call."""
     done = os.pwrite(handle, block, start)
     while done < len(block):
         done += os.pwrite(handle, memoryview(block)[done:], start + done)
+
+
+def _start_writeback(handle: int, span: ByteRange) -> None:
+    """Let the kernel write a range to the disk while others arrive, so that the final sync is short."""
+    if sync_file_range := _sync_file_range():
+        sync_file_range(handle, ctypes.c_int64(span.start), ctypes.c_int64(span.size), _SYNC_FILE_RANGE_WRITE)
+
+
+@cache
+def _sync_file_range() -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None

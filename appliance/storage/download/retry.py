@@ -1,9 +1,8 @@
-"""How long a store is waited for, and how often it is asked again."""
+"""Retries with exponential backoff for requests to a store, and progress reports during a wait."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
@@ -11,87 +10,87 @@ import structlog
 
 from appliance.config.storage import TransferConfig
 from appliance.core.errors import StorageTimeoutError, StorageUnavailableError
+from appliance.core.progress import OnProgress
+from appliance.core.retry import backoff_seconds
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-TICK_SECONDS = 0.5
-"""How long work may go on without a word to whoever waits for it."""
-
-_FIRST_PAUSE_SECONDS = 0.25
-_LONGEST_PAUSE_SECONDS = 8.0
-_LONGEST_PAUSE_ASKED_FOR_SECONDS = 120.0
+_PROGRESS_INTERVAL_SECONDS = 0.5
+_FIRST_DELAY_SECONDS = 0.25
+_MAX_DELAY_SECONDS = 8.0
+_MAX_RETRY_AFTER_SECONDS = 120.0
 
 
 class StallError(StorageUnavailableError):
-    """Nothing came for too long."""
+    """No data arrived for `stall_seconds`."""
+
+    def __init__(self, description: str, config: TransferConfig) -> None:
+        super().__init__(
+            f"{description}: no data for {config.stall_seconds:g} seconds; check the network and the store, "
+            "or raise storage.transfer.stall_seconds"
+        )
 
 
 class Backoff:
-    """Counts the failures in a row of one request, and pauses between its tries."""
+    """Delay between the attempts of one request; gives up after `config.retries` consecutive failures."""
 
-    def __init__(self, limits: TransferConfig) -> None:
-        self._limits = limits
+    def __init__(self, config: TransferConfig) -> None:
+        self._config = config
         self._failures = 0
 
-    def renew(self) -> None:
-        """Bytes came: what failed before is forgotten."""
+    def reset(self) -> None:
+        """Forget earlier failures, because data arrived."""
         self._failures = 0
 
-    async def pause(self, error: StorageUnavailableError) -> None:
-        """Wait before the next try.
+    async def wait(self, error: StorageUnavailableError) -> None:
+        """Sleep before the next attempt.
 
         Raises:
-            StorageUnavailableError: there is none, because the request failed too often; it is `error` itself.
-            StorageTimeoutError: likewise, and it was for silence.
+            StorageUnavailableError: no attempt is left; `error` itself.
+            StorageTimeoutError: no attempt is left, and the last failure was a stall.
         """
-        if self._failures >= self._limits.retries:
+        if self._failures >= self._config.retries:
             raise StorageTimeoutError(str(error)) if isinstance(error, StallError) else error
-        # Jitter, lest all requests come back at the same moment to a store that was too busy for them.
-        longest = min(_FIRST_PAUSE_SECONDS * 2**self._failures, _LONGEST_PAUSE_SECONDS)
-        asked_for = min(error.retry_after or 0, _LONGEST_PAUSE_ASKED_FOR_SECONDS)
         self._failures += 1
-        seconds = asked_for + random.uniform(longest / 2, longest)  # noqa: S311 - no secret
-        log.info("storage.retried", reason=str(error), failures=self._failures, pause_seconds=round(seconds, 2))
+        seconds = backoff_seconds(self._failures, first_seconds=_FIRST_DELAY_SECONDS, max_seconds=_MAX_DELAY_SECONDS)
+        seconds += min(error.retry_after or 0, _MAX_RETRY_AFTER_SECONDS)
+        log.info("storage.retried", reason=str(error), failures=self._failures, delay_seconds=round(seconds, 2))
         await asyncio.sleep(seconds)
 
 
-async def with_retries(ask: Callable[[], Coroutine[None, None, T]], what: str, limits: TransferConfig) -> T:
-    """The answer to a question that is asked again while the store cannot answer it.
+async def with_retries(request: Callable[[], Coroutine[None, None, T]], description: str, config: TransferConfig) -> T:
+    """Return the result of `request()`, retrying while the store is unavailable.
 
     Raises:
-        StorageError: the store refuses it, or went on failing.
+        StorageError: the request failed for good, or too often.
     """
-    patience = Backoff(limits)
+    backoff = Backoff(config)
     while True:
         try:
-            async with asyncio.timeout(limits.stall_seconds):
-                return await ask()
+            async with asyncio.timeout(config.stall_seconds):
+                return await request()
         except TimeoutError:
-            await patience.pause(silence(what, limits))
+            await backoff.wait(StallError(description, config))
         except StorageUnavailableError as error:
-            await patience.pause(error)
+            await backoff.wait(error)
 
 
-async def with_progress(work: Coroutine[None, None, T], tick: Callable[[], None]) -> T:
-    """The result of `work`, while `tick` is called every half second and at the end, and may raise to stop it."""
+async def with_progress(
+    work: Coroutine[None, None, T],
+    on_progress: OnProgress,
+    count: Callable[[], tuple[int, int | None]] = lambda: (0, None),
+) -> T:
+    """Return the result of `work`; every half second and at the end, `on_progress` gets the bytes of `count()`."""
     task = asyncio.create_task(work)
     try:
         while not task.done():
-            tick()
-            await asyncio.wait({task}, timeout=TICK_SECONDS)
+            on_progress(*count())
+            await asyncio.wait({task}, timeout=_PROGRESS_INTERVAL_SECONDS)
         result = task.result()
-        tick()
+        on_progress(*count())
         return result
     finally:
         task.cancel()
         await asyncio.wait({task})
-
-
-def silence(what: str, limits: TransferConfig) -> StallError:
-    """The error for `stall_seconds` in which nothing came."""
-    return StallError(
-        f"{what}: nothing came for {limits.stall_seconds:g} seconds; check the network and the store, "
-        "or raise storage.transfer.stall_seconds"
-    )

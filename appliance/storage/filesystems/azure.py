@@ -1,8 +1,8 @@
 """`az://`, `abfs://`, `abfss://` and `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX`: Azure Blob Storage.
 
-Azure's own library lists and knows all credentials; the bytes come as any web server's. Not through adlfs, which
-prefers AZURE_STORAGE_CONNECTION_STRING to the account and credential it is given, sends tokens over https only, tries
-to list for minutes, and leaves a traceback at exit for each of its instances.
+Azure's own library lists and authenticates; the bytes are fetched over plain HTTP. Not adlfs, which prefers
+AZURE_STORAGE_CONNECTION_STRING to the account and credential it is given, sends tokens over https only, retries a
+listing for minutes, and prints a traceback at exit for each of its instances.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from yarl import URL
 
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError
-from appliance.storage.filesystems import http_client, http_errors
-from appliance.storage.filesystems.azure_auth import REMEDY, AzureAuth, access_to
-from appliance.storage.filesystems.azure_uri import canonical, parse
-from appliance.storage.filesystems.base import Body, Listing, RemoteFile
-from appliance.storage.filesystems.http_body import HttpResponse, part
+from appliance.storage.filesystems import http_errors
+from appliance.storage.filesystems.azure_account import REMEDY, find_auth, parse
+from appliance.storage.filesystems.base import Body, RemoteFile
+from appliance.storage.filesystems.http_client import HttpClient, HttpResponse, only_for, range_header
 from appliance.storage.filesystems.http_errors import AccessHint
-from appliance.storage.filesystems.object_listing import find, only_known
+from appliance.storage.filesystems.object_store import ObjectStore, known_digests
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobProperties
@@ -31,147 +30,130 @@ if TYPE_CHECKING:
 
 _SCOPE = "https://storage.azure.com/.default"
 
-# https://learn.microsoft.com/rest/api/storageservices/versioning-for-the-azure-storage-services: tokens want one.
+# https://learn.microsoft.com/rest/api/storageservices/versioning-for-the-azure-storage-services: tokens require one.
 _API_VERSION = "2021-12-02"
 
 
-class AzureStore:
+class AzureStore(ObjectStore):
     """A prefix of a container, or one blob."""
 
-    is_fixed = False
-
     def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
-        wanted = parse(uri)
+        parsed = parse(uri)
         try:
-            self._azure = access_to(wanted, settings.credentials, os.environ)
+            self._auth = find_auth(parsed, settings.credentials, os.environ)
         except ImportError as error:
             raise MissingExtraError(error.name or "azure-storage-blob", "azure", "Fetching from Azure") from error
-        self._place = wanted.place
-        self._uri = canonical(self._azure.account_url, wanted.place)
+        bucket, path = parsed.location.bucket, parsed.location.path
+        super().__init__(f"{self._auth.account_url}/{bucket}/{quote(path)}".rstrip("/"), parsed.location)
         self._settings = settings
-        self._web = http_client.HttpClient(settings.transfer)
+        self._client = HttpClient(settings.transfer)
         self._stack = AsyncExitStack()
         self._opened: ContainerClient | None = None
-        self._is_file = False
 
     @property
     def credential(self) -> str:
-        return self._azure.credential
-
-    async def list(self) -> Listing:
-        listing = await find(self._uri, self._place, self._below, self._alone)
-        self._is_file = listing.is_file
-        return listing
+        return self._auth.credential
 
     @asynccontextmanager
     async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
-        what = f"{self._uri}: {file.name}"
-        key = quote(self._place.key(file.name, is_file=self._is_file))
-        url = URL(f"{self._azure.account_url}/{self._place.bucket}/{key}?{self._azure.sas}", encoded=True)
-        given = {**http_client.range_header(start, end), "x-ms-version": _API_VERSION}
+        resource, key = self._resource(file), quote(self._key_of(file))
+        url = URL(f"{self._auth.account_url}/{self._location.bucket}/{key}?{self._auth.sas}", encoded=True)
+        headers = {**range_header(start, end), "x-ms-version": _API_VERSION}
         if file.version:
-            given["If-Match"] = file.version
-        with self._faults(what):
-            given |= await self._authorization()
-        headers = http_client.only_for(url, given)
+            headers["If-Match"] = file.version
+        if tokens := self._auth.tokens:
+            with self._translate_errors(resource):
+                headers["Authorization"] = f"Bearer {(await tokens.get_token(_SCOPE)).token}"
 
-        def refusal(answer: HttpResponse, _said: str) -> StorageError:
-            return self._refused(what, answer.status, answer.headers.get("x-ms-error-code", ""))
+        def to_error(response: HttpResponse) -> StorageError:
+            return self._status_error(resource, response.status, response.headers.get("x-ms-error-code", ""))
 
-        async with self._web.get(what, url, headers, self._access, refusal) as answer:
-            yield part(answer, file.size, start, end)
+        async with self._client.get(resource, url, only_for(url, headers), self._hint, to_error) as response:
+            yield response.range_body(file.size, start, end)
 
     async def close(self) -> None:
         await self._stack.aclose()
-        await self._web.close()
+        await self._client.close()
 
     @property
-    def _access(self) -> AccessHint:
+    def _hint(self) -> AccessHint:
         return AccessHint(self.credential, REMEDY)
 
-    async def _authorization(self) -> dict[str, str]:
-        tokens = self._azure.tokens
-        return {"Authorization": f"Bearer {(await tokens.get_token(_SCOPE)).token}"} if tokens else {}
+    async def _list_prefix(self) -> Sequence[RemoteFile]:
+        container = await self._container()
+        with self._translate_errors(self._uri):
+            blobs = container.list_blobs(name_starts_with=self._location.prefix or None, include=["metadata"])
+            found = [(self._location.name_of(blob.name), blob) async for blob in blobs if not _is_directory(blob)]
+        return [_to_file(self._uri, name, blob) for name, blob in found if name]
+
+    async def _describe_object(self) -> RemoteFile:
+        container = await self._container()
+        with self._translate_errors(self._uri):
+            blob = await container.get_blob_client(self._location.path).get_blob_properties()
+        return _to_file(self._uri, self._location.name, blob)
 
     async def _container(self) -> ContainerClient:
         if self._opened is None:
-            self._opened = await _open(self._azure, self._place.bucket, self._settings, self._stack)
+            self._opened = await self._open_container()
         return self._opened
 
-    async def _below(self) -> Sequence[RemoteFile]:
-        container = await self._container()
-        with self._faults(self._uri):
-            blobs = container.list_blobs(name_starts_with=self._place.prefix or None, include=["metadata"])
-            found = [(self._place.name(blob.name), blob) async for blob in blobs if not _is_directory(blob)]
-        return [_file(self._uri, name, blob) for name, blob in found if name]
+    async def _open_container(self) -> ContainerClient:
+        try:
+            from azure.storage.blob.aio import ContainerClient
+        except ImportError as error:
+            raise MissingExtraError("azure-storage-blob", "azure", "Fetching from Azure") from error
+        auth = self._auth
+        if auth.tokens:
+            await self._stack.enter_async_context(auth.tokens)
+        connect, read = http_errors.client_timeouts(self._settings.transfer)
+        try:
+            client = ContainerClient(
+                auth.account_url,
+                self._location.bucket,
+                credential=auth.sas or auth.tokens,
+                retry_total=0,
+                connection_timeout=connect,
+                read_timeout=read,
+            )
+        except ValueError as error:
+            raise StorageError(f"{auth.account_url}: {error}; correct the address of the account") from error
+        return await self._stack.enter_async_context(client)
 
-    async def _alone(self) -> RemoteFile:
-        container = await self._container()
-        with self._faults(self._uri):
-            blob = await container.get_blob_client(self._place.path).get_blob_properties()
-        return _file(self._uri, self._place.last, blob)
-
-    def _refused(self, what: str, status: int, code: str) -> StorageError:
-        # https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes: what is forbidden to strangers.
-        return http_errors.refused(what, 403 if code == "PublicAccessNotPermitted" else status, code, self._access)
+    def _status_error(self, resource: str, status: int, code: str) -> StorageError:
+        # https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes: the account allows no
+        # anonymous access, with status 409.
+        status = 403 if code == "PublicAccessNotPermitted" else status
+        return http_errors.status_error(resource, status, code, self._hint)
 
     @contextmanager
-    def _faults(self, what: str) -> Iterator[None]:
-        """Turn what Azure's libraries raise into errors of ours."""
+    def _translate_errors(self, resource: str) -> Iterator[None]:
         from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
         try:
             yield
         except ClientAuthenticationError as error:
-            # Also without any answer: when no token can be had.
+            # Raised without a response as well, when there is no token.
             raise AccessDeniedError(
-                f"{what}: the store refuses {self.credential} ({http_errors.clean(error.message)}); {REMEDY}"
+                f"{resource}: the store rejects {self.credential} ({http_errors.clean(error.message)}); {REMEDY}"
             ) from error
         except HttpResponseError as error:
             if not error.status_code:
-                raise http_errors.unanswered(what, error) from error
+                raise http_errors.connection_error(resource, error) from error
             code = str(getattr(error, "error_code", None) or "")
-            raise self._refused(what, error.status_code, code) from error
+            raise self._status_error(resource, error.status_code, code) from error
         except AzureError as error:
-            raise http_errors.unanswered(what, error.inner_exception or error) from error
-
-
-async def _open(
-    azure: AzureAuth, container: str, settings: GlobalStorageConfig, stack: AsyncExitStack
-) -> ContainerClient:
-    try:
-        from azure.storage.blob.aio import ContainerClient
-    except ImportError as error:
-        raise MissingExtraError("azure-storage-blob", "azure", "Fetching from Azure") from error
-    if azure.tokens:
-        await stack.enter_async_context(azure.tokens)
-    connect, silence = http_errors.patience(settings.transfer)
-    try:
-        client = ContainerClient(
-            azure.account_url,
-            container,
-            credential=azure.sas or azure.tokens,
-            retry_total=0,
-            connection_timeout=connect,
-            read_timeout=silence,
-        )
-    except ValueError as error:
-        raise StorageError(f"{azure.account_url}: {error}; correct the address of the account") from error
-    return await stack.enter_async_context(client)
+            raise http_errors.connection_error(resource, error.inner_exception or error) from error
 
 
 def _is_directory(blob: BlobProperties) -> bool:
-    # So do accounts with a hierarchical namespace list their directories.
+    # Accounts with a hierarchical namespace list their directories this way.
     return (blob.metadata or {}).get("hdi_isfolder") == "true"
 
 
-def _file(uri: str, name: str, blob: BlobProperties) -> RemoteFile:
+def _to_file(uri: str, name: str, blob: BlobProperties) -> RemoteFile:
     if blob.blob_tier == "Archive":
-        raise StorageError(f"{uri}: {name}: lies in the archive tier; move it to another tier first")
+        raise StorageError(f"{uri}: {name}: is in the archive tier; move it to another tier first")
     md5 = blob.content_settings.content_md5
-    return RemoteFile(name, blob.size, _quoted(blob.etag), only_known([("md5", bytes(md5).hex() if md5 else None)]))
-
-
-def _quoted(etag: str | None) -> str | None:
-    # Listings have it without the quotes that HTTP wants.
-    return f'"{etag.strip(chr(34))}"' if etag else None
+    # Listings have the ETag without the quotes that HTTP requires.
+    etag = f'"{blob.etag.strip(chr(34))}"' if blob.etag else None
+    return RemoteFile(name, blob.size, etag, known_digests([("md5", bytes(md5).hex() if md5 else None)]))

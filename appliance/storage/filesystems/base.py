@@ -1,25 +1,31 @@
-"""What a remote place must offer so that its files can be fetched, resumed and verified: the one seam between schemes
-and the transfer.
-"""
+"""The interface between a store and the download: listing, ranged reads, and traits of its files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import structlog
+
+log = structlog.get_logger()
+
+# A connection that does not close must not hold up a finished download.
+_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """One file as its store lists it.
 
-    `name` is its POSIX path relative to the place, as the store says it; whoever selects files checks it.
-    `version` changes whenever the contents do (ETag, generation, commit), and is None where the store has no such
-    thing; a store sends it back with each range, so that a file changed midway is an error.
-    `digests` are in lower-case hex, by algorithm: `sha256`, `md5`, `crc32c`, `crc32` or `git-blob-sha1`; none
-    that cannot be compared with the bytes of the whole file.
-    `is_divisible` is False where the store sends the file whole or not at all, so that parts of it cost all of it.
+    `name` is its POSIX path relative to the listing, as the store has it; `selection` checks it.
+    `version` changes whenever the contents do (ETag, generation, commit), and is None if the store has none. It is sent
+    back with each range, so that a change during the download is an error.
+    `digests` are in lower-case hex, by algorithm: `sha256`, `md5`, `crc32c`, `crc32` or `git-blob-sha1`; only digests
+    over the bytes of the whole file.
+    `is_divisible` is False if the store ignores ranges and always sends the whole file.
     """
 
     name: str
@@ -31,67 +37,81 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All files of a place.
+    """All files below a URI.
 
-    `place` is its canonical URI without secrets, a revision in it resolved to what cannot move; it is part of the
-    cache's key. `is_file` says that the URI names one file and no directory. `revision` is the resolved one, if any.
+    `uri` is canonical and without secrets, with the branch or tag resolved to a fixed revision; it is part of the
+    cache's key. `is_file` is True if the URI names one file. `revision` is the fixed revision, if there is one.
     """
 
-    place: str
+    uri: str
     files: tuple[RemoteFile, ...]
     is_file: bool = False
     revision: str | None = None
 
 
 class Body(Protocol):
-    """Bytes on their way, read by one thread: a loop would have only one processor for all of them."""
+    """The body of a response, read by one thread; an event loop would use one processor for all bodies."""
 
     def read(self, size: int, /) -> bytes:
-        """The next bytes, at most `size`, as soon as there are any; none at the end. It blocks.
+        """Return at most `size` bytes as soon as there are any, b"" at the end. It blocks.
 
         Raises:
-            StorageError: they do not come, or are not the ones that were asked for.
+            StorageError: the connection broke, or these are not the requested bytes.
         """
         ...
 
     def abort(self) -> None:
-        """Have the `read` of another thread end soon, and bring nothing any more."""
+        """Make the `read` of another thread end soon, without data."""
         ...
 
 
 class Store(Protocol):
-    """One place, opened for one URI; used and closed in one event loop.
+    """The files below one URI; used and closed in one event loop.
 
-    It does not retry, wait or verify: the transfer does. What it raises tells the transfer what to do:
-    `StorageUnavailableError` may pass and is tried again; every other `StorageError` is final, among them
-    `ArtifactNotFoundError`, `AccessDeniedError`, `GatedError` and `ArtifactChangedError`.
+    A store neither retries nor verifies; the download does. `StorageUnavailableError` is retried; every other
+    `StorageError` is final, among them `ArtifactNotFoundError`, `AccessDeniedError`, `GatedError` and
+    `ArtifactChangedError`.
     """
 
     @property
     def is_fixed(self) -> bool:
-        """
-        The URI names a state that never changes, such as a commit: what it led to once needs no question any more.
-        """
+        """Whether the URI names a state that never changes, such as a commit; a cached one needs no request."""
         ...
 
     @property
     def credential(self) -> str:
-        """
-        Which credential is used and never its value, such as `AWS_ACCESS_KEY_ID from the environment`, `anonymous`.
-        """
+        """Which credential is used, never its value: `AWS_ACCESS_KEY_ID from the environment`, `anonymous`."""
         ...
 
     async def list(self) -> Listing:
-        """Every file below the place, zero-byte files and dotfiles included."""
+        """Return every file below the URI, empty files and dotfiles included."""
         ...
 
     def read(self, file: RemoteFile, start: int, end: int) -> AbstractAsyncContextManager[Body]:
-        """Exactly the bytes from `start` up to `end`, asked for on entering; a short answer, or other bytes, raise.
+        """Request the bytes from `start` up to `end`; a shorter or different response raises.
 
-        Leaving it early closes the connection; no thread may read by then.
+        Leaving the context early closes the connection; no thread may read at that point.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close all connections."""
         ...
+
+
+@contextmanager
+def event_loop_for(store: Store) -> Iterator[asyncio.Runner]:
+    """Run an event loop for a store in this thread, and close the store with it."""
+    with asyncio.Runner() as runner:
+        try:
+            yield runner
+        finally:
+            runner.run(_close(store))
+
+
+async def _close(store: Store) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await store.close()
+    except TimeoutError:
+        log.warning("store.close_timed_out", seconds=_CLOSE_SECONDS)

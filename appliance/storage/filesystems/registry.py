@@ -1,79 +1,113 @@
-"""The one table of storage schemes, and the one way into it."""
+"""The table of URI schemes: which filesystem reads each of them.
+
+A further scheme is one more row of `SCHEMES`, or of the argument of `register` for a test.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import StorageError
+from appliance.core.progress import OnProgress
 from appliance.core.suggestions import did_you_mean
 from appliance.core.uri import redact, scheme_of
-from appliance.storage import remote_fetch
-from appliance.storage.cache import Report
-from appliance.storage.filesystems import local, pvc, pypi
 from appliance.storage.filesystems.base import Store
-
-Bring = Callable[[StorageConfig, GlobalStorageConfig, Report], Path]
-"""
-Makes the bytes of a storage section a local directory or single file.
-"""
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteBackend:
-    """
-    A scheme whose files are listed and read over the network; `opener` is `module:name` of what makes its `Store` from
-    a URI and the settings, imported when it is first used.
-    """
+class LocalFilesystem:
+    """Files that are used in place; `finder` is `module:function`."""
+
+    finder: str
+
+    def find(self, uri: str, settings: GlobalStorageConfig) -> Path:
+        """Return the path of a URI.
+
+        Raises:
+            StorageError: there is no such path, or it cannot be read.
+        """
+        return cast("Path", _load(self.finder)(uri, settings))
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFilesystem:
+    """Files that are listed and read over the network; `opener` is `module:class` of the store."""
 
     opener: str
 
     def open(self, uri: str, settings: GlobalStorageConfig) -> Store:
-        """The store of a URI; nothing is asked of it yet.
+        """Return the store of a URI, without a request.
 
         Raises:
-            StorageError: the URI is not as this scheme's are.
-            MissingExtraError: the package that speaks to such stores is not installed.
+            StorageError: the URI is invalid.
+            MissingExtraError: a package that the store needs is not installed.
         """
-        module, _, name = self.opener.partition(":")
-        make = getattr(importlib.import_module(module), name)
-        return cast("Store", make(uri, settings))
-
-    def __call__(self, storage: StorageConfig, settings: GlobalStorageConfig, report: Report) -> Path:
-        return remote_fetch.fetch(self.open(storage.uri, settings), storage, settings, report)
+        return cast("Store", _load(self.opener)(uri, settings))
 
 
-_AZURE = RemoteBackend("appliance.storage.filesystems.azure:AzureStore")
-_WEB = RemoteBackend("appliance.storage.filesystems.http:open_store")
+@dataclass(frozen=True, slots=True)
+class PackageIndex:
+    """Files in packages that an external tool downloads; `fetcher` is `module:function`."""
 
-SCHEMES: Mapping[str, Bring] = {
-    "file": local.find,
-    "hf": RemoteBackend("appliance.storage.filesystems.huggingface:HubStore"),
-    "s3": RemoteBackend("appliance.storage.filesystems.s3:S3Store"),
-    "gs": RemoteBackend("appliance.storage.filesystems.gcs:GcsStore"),
-    "az": _AZURE,
-    "abfs": _AZURE,
-    "abfss": _AZURE,
-    "https": _WEB,
-    "http": _WEB,
-    "pvc": pvc.find,
-    "pypi": pypi.fetch,
-    "memory": RemoteBackend("appliance.storage.filesystems.memory:MemoryStore"),
+    fetcher: str
+
+    def fetch(self, uri: str, settings: GlobalStorageConfig, on_progress: OnProgress) -> Path:
+        """Return the path in the cache of what a URI names, downloaded if it is not there.
+
+        Raises:
+            StorageError: it cannot be downloaded.
+        """
+        return cast("Path", _load(self.fetcher)(uri, settings, on_progress))
+
+
+Filesystem = LocalFilesystem | RemoteFilesystem | PackageIndex
+
+_HERE = "appliance.storage.filesystems"
+
+SCHEMES: dict[str, Filesystem] = {
+    "file": LocalFilesystem(f"{_HERE}.local:find_path"),
+    "pvc": LocalFilesystem(f"{_HERE}.local:find_in_volume"),
+    "hf": RemoteFilesystem(f"{_HERE}.huggingface:HubStore"),
+    "s3": RemoteFilesystem(f"{_HERE}.s3:S3Store"),
+    "gs": RemoteFilesystem(f"{_HERE}.gcs:GcsStore"),
+    "az": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
+    "abfs": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
+    "abfss": RemoteFilesystem(f"{_HERE}.azure:AzureStore"),
+    "https": RemoteFilesystem(f"{_HERE}.http:open_store"),
+    "http": RemoteFilesystem(f"{_HERE}.http:open_store"),
+    "pypi": PackageIndex(f"{_HERE}.pypi:fetch"),
 }
 
 
-def backend_for(uri: str) -> Bring:
-    """The row of the table that a URI leads to.
+def filesystem_for(uri: str) -> Filesystem:
+    """Return the filesystem of a URI or plain path.
 
     Raises:
-        StorageError: there is none.
+        StorageError: the scheme is unknown.
     """
     scheme = scheme_of(uri) or "file"
     if scheme not in SCHEMES:
         hint = did_you_mean(scheme, SCHEMES) or f"known are {', '.join(SCHEMES)} and plain paths"
         raise StorageError(f"{redact(uri)}: unknown scheme {scheme!r}; {hint}")
     return SCHEMES[scheme]
+
+
+@contextmanager
+def register(scheme: str, filesystem: Filesystem) -> Iterator[None]:
+    """Add a row to the table for the duration of a test."""
+    SCHEMES[scheme] = filesystem
+    try:
+        yield
+    finally:
+        del SCHEMES[scheme]
+
+
+def _load(reference: str) -> Any:  # Any: what the module has under this name
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -24,7 +24,7 @@ from storage.servers.s3 import ADMIN
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import StorageError
 from appliance.storage import materialize
-from appliance.storage.filesystems.registry import RemoteBackend, backend_for
+from appliance.storage.filesystems.registry import RemoteFilesystem, filesystem_for
 
 AZURE = f"{azure.ACCOUNT}.blob.core.windows.net"
 FILES = {"model/config.json": b"{}", "model/a name é.txt": b"text", "model-v2/other": b"other"}
@@ -120,8 +120,8 @@ def outcome(uri: str, settings: GlobalStorageConfig) -> dict[str, object]:
     """What a URI leads to."""
     try:
         path = materialize(StorageConfig(uri=uri), settings, lambda *_: None)
-        scheme = backend_for(uri)
-        assert isinstance(scheme, RemoteBackend)
+        scheme = filesystem_for(uri)
+        assert isinstance(scheme, RemoteFilesystem)
         files = {file.name: file.read_text() for file in path.iterdir()}
         return {"files": files, "credential": scheme.open(uri, settings).credential}
     except StorageError as error:

@@ -10,9 +10,8 @@ from appliance.config.credentials import CredentialsConfig
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
 from appliance.storage.filesystems.azure import AzureStore
-from appliance.storage.filesystems.azure_auth import access_to
-from appliance.storage.filesystems.azure_uri import AzureUri, is_azure, parse
-from appliance.storage.filesystems.object_listing import ObjectLocation
+from appliance.storage.filesystems.azure_account import AzureUri, find_auth, is_azure, parse
+from appliance.storage.filesystems.object_store import ObjectLocation
 
 Environment = pytest.MonkeyPatch
 HOST = "acct.blob.core.windows.net"
@@ -121,7 +120,7 @@ def test_a_place_without_an_account_says_what_to_set() -> None:
 )
 def test_the_variables_are_those_of_azures_tools(environment: dict[str, str], credential: str) -> None:
     """And KServe's; what is for another account is left alone."""
-    found = access_to(parse(f"https://{HOST}/models/x"), CredentialsConfig(), environment)
+    found = find_auth(parse(f"https://{HOST}/models/x"), CredentialsConfig(), environment)
 
     assert (found.credential, found.account_url) == (credential, f"https://{HOST}")
 
@@ -194,7 +193,7 @@ async def test_who_may_not_read_is_told_what_to_set(server: AzureServer, block: 
 
 def test_a_key_that_is_none_is_told() -> None:
     """Half of one, say."""
-    with pytest.raises(StorageError, match="its key is no key"):
+    with pytest.raises(StorageError, match="its key is invalid"):
         AzureStore(f"https://{HOST}/models/x", settings(account_key="not base64!"))
 
 

@@ -9,7 +9,7 @@ from urllib3 import HTTPResponse
 
 from appliance.core.errors import StorageUnavailableError
 from appliance.storage.filesystems.base import Body
-from appliance.storage.filesystems.http_body import ExactBody, ResponseBody, Window
+from appliance.storage.filesystems.http_client import BodyWindow, ExactBody, ResponseBody
 
 
 def body(data: bytes) -> ResponseBody:
@@ -37,7 +37,7 @@ def test_a_body_of_another_length_is_told(data: bytes, words: str) -> None:
 @pytest.mark.parametrize(("start", "end"), [(0, 4), (4, 7), (7, 10), (0, 10)])
 def test_a_window_is_what_was_asked_for(start: int, end: int) -> None:
     """Of a server that sends everything."""
-    assert rest(Window(ExactBody("double", body(b"0123456789"), 10), start, end)) == b"0123456789"[start:end]
+    assert rest(BodyWindow(ExactBody("double", body(b"0123456789"), 10), start, end)) == b"0123456789"[start:end]
 
 
 def test_nothing_comes_after_an_abort() -> None:
@@ -46,5 +46,5 @@ def test_nothing_comes_after_an_abort() -> None:
     assert given_up.read(3) == b"012"
     given_up.abort()
 
-    with pytest.raises(StorageUnavailableError, match="given up"):
+    with pytest.raises(StorageUnavailableError, match="aborted"):
         given_up.read(3)

@@ -15,7 +15,7 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
 from appliance.core.uri import scheme_of
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
-from appliance.storage.filesystems.registry import SCHEMES, RemoteBackend
+from appliance.storage.filesystems.registry import SCHEMES, RemoteFilesystem
 
 LARGE = random.Random(0).randbytes(700_000)
 FILES = {
@@ -36,7 +36,7 @@ BELOW = {name.removeprefix("model/"): data for name, data in FILES.items() if na
 async def opened(uri: str, settings: GlobalStorageConfig) -> AsyncIterator[Store]:
     """The store of a URI, closed in the end."""
     scheme = SCHEMES[scheme_of(uri) or ""]
-    assert isinstance(scheme, RemoteBackend)
+    assert isinstance(scheme, RemoteFilesystem)
     store = scheme.open(uri, settings)
     try:
         yield store
@@ -155,7 +155,7 @@ async def test_a_file_that_changes_midway_is_not_mixed(shelf: Shelf, root: str) 
         await read(store, file, 0, 1000)
         shelf.fill(root, FILES | {"model/model.safetensors": LARGE[::-1]})
 
-        with pytest.raises(ArtifactChangedError, match=r"model\.safetensors: changed while it was fetched"):
+        with pytest.raises(ArtifactChangedError, match=r"model\.safetensors: changed during the download"):
             await read(store, file, 1000, 2000)
 
 

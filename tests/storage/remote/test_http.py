@@ -16,7 +16,7 @@ from storage.servers.web import WebServer
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import AccessDeniedError, ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.storage import materialize
-from appliance.storage.filesystems import sha256sums
+from appliance.storage.filesystems.http import parse_sums
 
 Environment = pytest.MonkeyPatch
 SECRET = {"Authorization": "Bearer s3cret"}
@@ -72,7 +72,7 @@ async def test_a_user_in_the_uri_is_for_its_host(server: WebServer, other: WebSe
     async with opened(f"http://me:s3cret@127.0.0.1:{server.port}/model.gguf", settings()) as store:
         listing = await store.list()
         assert store.credential == "the user in the URI"
-    assert listing.place == f"{server.url}/model.gguf"
+    assert listing.uri == f"{server.url}/model.gguf"
     assert "bWU6czNjcmV0" not in str(other.seen)
 
 
@@ -90,7 +90,7 @@ async def test_a_broken_variable_is_told(server: WebServer, only_given_credentia
     """By its name, and without what is in it."""
     only_given_credentials.setenv("127.0.0.1-headers", "s3cret")
 
-    with pytest.raises(StorageError, match=r"127\.0\.0\.1-headers is no JSON object") as caught:
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1-headers is not a JSON object") as caught:
         await listed(f"{server.url}/model.gguf", settings())
     assert "s3cret" not in str(caught.value)
 
@@ -99,7 +99,7 @@ async def test_who_may_not_read_is_told_what_to_set(server: WebServer) -> None:
     """With the host, to be copied."""
     server.wants = SECRET
 
-    with pytest.raises(AccessDeniedError, match=r"401.*anonymous; give 127\.0\.0\.1 its headers"):
+    with pytest.raises(AccessDeniedError, match=r"401.*anonymous; set the headers of 127\.0\.0\.1"):
         await listed(f"{server.url}/model.gguf", settings())
 
 
@@ -112,7 +112,7 @@ async def test_a_signed_query_goes_along_and_is_not_shown(server: WebServer) -> 
         listing = await store.list()
         assert await read(store, listing.files[0], 0, 1) == b"x"
         assert store.credential == "the query of the URI"
-    assert listing.place == f"{server.url}/model/"
+    assert listing.uri == f"{server.url}/model/"
     with pytest.raises(ArtifactNotFoundError) as caught:
         await listed(f"{server.url}/nope?sig=s3cret%2Fx", settings())
     assert "s3cret" not in str(caught.value)
@@ -137,7 +137,7 @@ async def test_a_listing_that_leads_elsewhere_is_refused(server: WebServer) -> N
     """And nothing of it is asked for."""
     server.put("model/SHA256SUMS", f"{'0' * 64}  ../model.gguf\n".encode())
 
-    with pytest.raises(ArtifactCorruptError, match="leads out of its place"):
+    with pytest.raises(ArtifactCorruptError, match="leads out of its directory"):
         await listed(f"{server.url}/model/", settings())
     assert len(server.seen) == 1
 
@@ -174,13 +174,13 @@ def test_the_listings_of_all_tools_are_read(line: str) -> None:
     """GNU's, in either mode, and BSD's; the file's own line, and comments, do not count."""
     digest = sha256(b"x").hexdigest()
 
-    assert sha256sums.parse("place", line.format(sum=digest, other="0" * 64)) == {"a name": digest}
+    assert parse_sums("place", line.format(sum=digest, other="0" * 64)) == {"a name": digest}
 
 
 def test_what_is_no_listing_is_told_with_its_line() -> None:
     """A page of HTML that says that all is well, for one."""
     with pytest.raises(ArtifactCorruptError, match="line 1 of SHA256SUMS"):
-        sha256sums.parse("place", "<html>")
+        parse_sums("place", "<html>")
 
 
 def test_a_server_without_ranges_sends_its_files_whole(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_two_queries_without_a_version_are_two_places(tmp_path: Path) -> N
         server.put("get", b"1")
         server.is_dynamic = True
 
-        places = {(await listed(f"{server.url}/get?file={name}", settings())).place for name in "ab"}
+        places = {(await listed(f"{server.url}/get?file={name}", settings())).uri for name in "ab"}
         assert len(places) == 2
         assert not any("file=" in place for place in places)
 
@@ -231,7 +231,7 @@ async def test_a_server_that_leads_in_circles_is_told(server: WebServer) -> None
     """Not followed for ever."""
     server.leads_to = server.url
 
-    with pytest.raises(StorageError, match="leads in circles"):
+    with pytest.raises(StorageError, match="redirects too often"):
         await listed(f"{server.url}/model.gguf", settings())
 
 
@@ -239,5 +239,5 @@ async def test_a_server_that_leads_off_the_web_is_not_followed(server: WebServer
     """To a file of this machine, say."""
     server.leads_to = "file:///etc"
 
-    with pytest.raises(StorageError, match="no web address"):
+    with pytest.raises(StorageError, match="redirects to an invalid address"):
         await listed(f"{server.url}/model.gguf", settings())

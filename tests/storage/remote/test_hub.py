@@ -17,8 +17,9 @@ from appliance.core.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from appliance.storage import Cache, Report, materialize, verify
-from appliance.storage.filesystems.huggingface_uri import HubUri, parse
+from appliance.core.progress import OnProgress
+from appliance.storage import Cache, materialize, verify
+from appliance.storage.filesystems.huggingface import HubUri, parse
 
 WEIGHTS = bytes(range(256)) * 100
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "sub/x.txt": b"x"}
@@ -29,7 +30,7 @@ def quiet(done: int, total: int | None) -> None:
     """A report that lets the work go on."""
 
 
-def bring(uri: str, cache: Cache, report: Report = quiet) -> Path:
+def bring(uri: str, cache: Cache, report: OnProgress = quiet) -> Path:
     """Materialize a URI."""
     transfer = {"retries": 1, "stall_seconds": 30}
     settings = GlobalStorageConfig.model_validate({"cache_dir": cache.root, "transfer": transfer})
@@ -241,7 +242,7 @@ def test_a_gated_model_says_how_to_get_it(
         monkeypatch.setenv("HF_TOKEN", token)
 
     with pytest.raises(
-        AccessDeniedError, match=f"is gated; ask for access at {hub.url}/owner/model, and set HF_TOKEN"
+        AccessDeniedError, match=f"is gated; request access at {hub.url}/owner/model, and set HF_TOKEN"
     ) as caught:
         bring("hf://owner/model", cache)
     assert "hf_other" not in str(caught.value)
@@ -263,7 +264,7 @@ def test_a_token_that_is_no_token_is_told(hub: Hub, cache: Cache, monkeypatch: p
     hub.repository("owner/model").commit(FILES)
     monkeypatch.setenv("HF_TOKEN", "wrong")
 
-    with pytest.raises(AccessDeniedError, match=r"answers 401 \(Invalid credentials.*set HF_TOKEN to a valid token"):
+    with pytest.raises(AccessDeniedError, match=r"responds 401 \(Invalid credentials.*set HF_TOKEN to a valid token"):
         bring("hf://owner/model", cache)
 
 
@@ -319,7 +320,7 @@ def test_a_token_that_may_see_a_model_and_not_have_it_is_denied(hub: Hub, cache:
     hub.repository("owner/model").commit(FILES)
     hub.file_status = 403
 
-    with pytest.raises(AccessDeniedError, match=r"answers 403.*set HF_TOKEN to a valid token"):
+    with pytest.raises(AccessDeniedError, match=r"responds 403.*set HF_TOKEN to a valid token"):
         bring("hf://owner/model", cache)
 
 
@@ -347,7 +348,7 @@ def test_a_flipped_bit_is_found(hub: Hub, cache: Cache, name: str) -> None:
     hub.repository("owner/model").commit(FILES)
     hub.damaged = name
 
-    with pytest.raises(ArtifactCorruptError, match=f"{name}: (git-blob-sha1|sha256) is .* and the store promises"):
+    with pytest.raises(ArtifactCorruptError, match=f"{name}: (git-blob-sha1|sha256) is .* and the store lists"):
         bring("hf://owner/model", cache)
     assert left_behind(cache) == []
 
@@ -356,7 +357,7 @@ def test_a_repository_that_would_write_elsewhere_is_refused(hub: Hub, cache: Cac
     """Not even its harmless files are fetched."""
     hub.repository("owner/model").commit(FILES | {"../../../evil": b"x"})
 
-    with pytest.raises(ArtifactCorruptError, match="leads out of its place; the model is refused"):
+    with pytest.raises(ArtifactCorruptError, match="leads out of its directory; the model is refused"):
         bring("hf://owner/model", cache)
     assert not [request for request in hub.requests if "resolve" in request]
 

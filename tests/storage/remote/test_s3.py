@@ -126,7 +126,7 @@ async def test_an_absent_bucket_is_told_from_an_absent_prefix(store: S3Server) -
 
     with pytest.raises(ArtifactNotFoundError, match="no bucket 'nope-nope'"):
         await listed("s3://nope-nope/x", settings(**admin))
-    with pytest.raises(ArtifactNotFoundError, match="nothing lies there"):
+    with pytest.raises(ArtifactNotFoundError, match="nothing found"):
         await listed(f"s3://{BUCKET}/nope", settings(**admin))
 
 

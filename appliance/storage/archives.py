@@ -1,0 +1,370 @@
+"""Extraction of zip and tar archives that may be malicious: wheels, zip, tar, tar.gz, tar.zst."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol, cast
+
+import zstandard
+
+from appliance.core.disk_errors import require_free_space, translate_disk_errors
+from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
+from appliance.core.progress import OnProgress, ignore_progress
+from appliance.core.suggestions import did_you_mean
+from appliance.storage.path_safety import name_conflict, name_error
+
+_ZIPS = (".zip", ".whl")
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
+_UNPACKED = (".zip", *_TARS)
+
+_BLOCK_BYTES = 1 << 20
+
+# tarfile reads a long name or attribute into memory whole; no honest one is longer than this.
+_MAX_HEADER_BYTES = 1 << 20
+_HEADER_TYPES = frozenset(
+    {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+)
+
+# The window of `zstd --long=27`, the largest that zstd itself accepts by default.
+_ZSTD_WINDOW_BYTES = 1 << 27
+
+_ZIP_ENCRYPTED = 0x1
+
+# APPNOTE.TXT 4.3.16: the end of central directory record, before a comment of at most 65,535 bytes.
+_ZIP_END = b"PK\x05\x06"
+_ZIP_END_BYTES = 22
+_ZIP_MAX_COMMENT_BYTES = 0xFFFF
+
+# Most bytes of the central directory for each member: 46 bytes, its name, its extra fields.
+_ZIP_ENTRY_BYTES = 320
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """Limits against archive bombs; `ratio` is unpacked to packed bytes, checked above `min_ratio_bytes` unpacked."""
+
+    files: int = 100_000
+    size: int = 8 << 40
+    ratio: int = 100
+    min_ratio_bytes: int = 256 << 20
+
+    def violation(self, packed: int, unpacked: int) -> str | None:
+        """Return which limit these bytes exceed, or None."""
+        if unpacked > self.size:
+            return f"unpacks to more than {self.size:,} bytes"
+        if unpacked > max(self.min_ratio_bytes, packed * self.ratio):
+            return f"unpacks to more than {self.ratio} times its {packed:,} bytes"
+        return None
+
+
+DEFAULT_LIMITS = ArchiveLimits()
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a single file of this name is unpacked; a wheel is not, because `pypi://` fetches wheels."""
+    return name.lower().endswith(_UNPACKED)
+
+
+def root_of(files: Path) -> Path:
+    """Return where a model begins in an unpacked archive: its only top-level directory, or `files` itself."""
+    entries = list(files.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else files
+
+
+def extract(
+    archive: Path,
+    inside: str,
+    target: Path,
+    on_progress: OnProgress = ignore_progress,
+    limits: ArchiveLimits = DEFAULT_LIMITS,
+) -> None:
+    """Extract the file or directory `inside`, "" for everything, to the same relative path below `target`.
+
+    One unsafe member rejects the archive. A zip is checked before anything is written; a tar is read once, so the
+    caller discards what was written before the unsafe member.
+
+    Raises:
+        ArtifactNotFoundError: the archive does not contain `inside`.
+        ArtifactCorruptError: the archive is broken or unsafe, or exceeds `limits`.
+    """
+    name = archive.name.lower()
+    if name.endswith(_ZIPS):
+        _extract_zip(archive, inside, target, on_progress, limits)
+    elif name.endswith(_TARS):
+        _extract_tar(archive, inside, target, on_progress, limits)
+    else:
+        raise StorageError(f"{archive.name}: not a known archive; known are {', '.join(_UNPACKED)}")
+
+
+class _Members:
+    """The regular files of an archive with their sizes; every name is checked when it is added."""
+
+    def __init__(self, archive: Path, limits: ArchiveLimits) -> None:
+        self.sizes: dict[str, int] = {}
+        self._archive = archive
+        self._packed = archive.stat().st_size
+        self._total = self._count = 0
+        self._limits = limits
+
+    def add(self, name: str, size: int) -> str:
+        """Add a file, and return its name as a path below the target.
+
+        Raises:
+            ArtifactCorruptError: the name is unsafe or a duplicate, or the files exceed the limits.
+        """
+        path = self.check_name(name)
+        if path in self.sizes:
+            raise self.error(f"has two members {path!r}")
+        self._total += size
+        self.check_size(self._total)
+        self.sizes[path] = size
+        return path
+
+    def count(self) -> None:
+        """Count one more member of any kind."""
+        self._count += 1
+        if self._count > self._limits.files:
+            raise self.error(f"has more than {self._limits.files:,} members")
+
+    def check_name(self, name: str, problem: str | None = None) -> str:
+        """Return the name of a file or directory as a path; `problem` is what is already known to be wrong with it."""
+        if problem := problem or name_error(name):
+            raise self.error(f"the member {name!r} {problem}")
+        return str(PurePosixPath(name))
+
+    def check_size(self, unpacked: int) -> None:
+        """Check that so many unpacked bytes are within the limits."""
+        if problem := self._limits.violation(self._packed, unpacked):
+            raise self.error(problem)
+
+    def check_conflicts(self) -> None:
+        """Check all names together."""
+        if conflict := name_conflict(self.sizes):
+            raise self.error(conflict)
+
+    def require_some(self, inside: str, selected: Collection[str]) -> None:
+        """Check that something was selected.
+
+        Raises:
+            ArtifactNotFoundError: nothing was; the message has similar names.
+        """
+        if selected:
+            return
+        if not self.sizes:
+            raise ArtifactNotFoundError(f"{self._archive.name}: has no files")
+        paths = {*self.sizes, *(str(parent) for name in self.sizes for parent in PurePosixPath(name).parents[:-1])}
+        largest = sorted(self.sizes, key=lambda name: self.sizes[name], reverse=True)[:3]
+        hint = did_you_mean(inside, paths) or f"its largest files are {', '.join(map(repr, largest))}"
+        raise ArtifactNotFoundError(f"{self._archive.name}: has no {inside!r}; {hint}")
+
+    def error(self, problem: str) -> ArtifactCorruptError:
+        """Return the error that rejects the archive."""
+        return ArtifactCorruptError(f"{self._archive.name}: {problem}; it is refused")
+
+
+def _is_inside(name: str, inside: str) -> bool:
+    return f"{name}/".startswith(f"{inside}/" if inside else "")
+
+
+def _write(blocks: Iterator[bytes], path: Path, on_progress: OnProgress) -> None:
+    with translate_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("xb")
+    with file:
+        for block in blocks:
+            with translate_disk_errors(path):
+                file.write(block)
+                # Flushed here, so that closing the file cannot raise an untranslated error of a full disk.
+                file.flush()
+            on_progress(0, None)
+
+
+def _extract_zip(archive: Path, inside: str, target: Path, on_progress: OnProgress, limits: ArchiveLimits) -> None:
+    with _translate_zip_errors(archive):
+        _check_zip_directory(archive, limits)
+        opened = zipfile.ZipFile(archive)
+    with opened:
+        members = _Members(archive, limits)
+        found = _zip_members(opened, members)
+        selected = {name: member for name, member in found.items() if _is_inside(name, inside)}
+        members.require_some(inside, selected)
+        require_free_space(sum(member.file_size for member in selected.values()), target)
+        for name, member in selected.items():
+            _write(_zip_blocks(archive, opened, member), target / name, on_progress)
+
+
+def _check_zip_directory(archive: Path, limits: ArchiveLimits) -> None:
+    """Check the size of the central directory, which zipfile reads whole.
+
+    The field of zip64 archives with a longer one has the largest number there is, and fails too.
+    """
+    with archive.open("rb") as file:
+        length = file.seek(0, 2)
+        file.seek(max(0, length - _ZIP_END_BYTES - _ZIP_MAX_COMMENT_BYTES))
+        tail = file.read()
+    end = tail.rfind(_ZIP_END)
+    size = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
+    if size > limits.files * _ZIP_ENTRY_BYTES:
+        raise ArtifactCorruptError(f"{archive.name}: has more than {limits.files:,} members; it is refused")
+
+
+def _zip_members(opened: zipfile.ZipFile, members: _Members) -> Mapping[str, zipfile.ZipInfo]:
+    found: dict[str, zipfile.ZipInfo] = {}
+    for member in opened.infolist():
+        members.count()
+        members.check_name(member.orig_filename, _zip_problem(member))
+        if not member.is_dir():
+            found[members.add(member.filename, member.file_size)] = member
+    members.check_conflicts()
+    return found
+
+
+def _zip_problem(member: zipfile.ZipInfo) -> str | None:
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device"
+    # zipfile cuts `filename` at a NUL, so the original name is checked.
+    return "is encrypted" if member.flag_bits & _ZIP_ENCRYPTED else name_error(member.orig_filename)
+
+
+def _zip_blocks(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Yield the contents of a member; zipfile checks its CRC at the end."""
+    size = 0
+    with _translate_zip_errors(archive), opened.open(member) as source:
+        while block := source.read(_BLOCK_BYTES):
+            size += len(block)
+            yield block
+        if size != member.file_size:
+            raise zipfile.BadZipFile(f"{member.filename} has {size} bytes and should have {member.file_size}")
+
+
+@contextmanager
+def _translate_zip_errors(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise ArtifactCorruptError(f"{archive.name}: not a sound zip archive: {error}; fetch it again") from error
+
+
+def _extract_tar(archive: Path, inside: str, target: Path, on_progress: OnProgress, limits: ArchiveLimits) -> None:
+    members = _Members(archive, limits)
+    selected = []
+    with closing(_read_tar(archive, members)) as files:
+        for name, blocks in files:
+            if _is_inside(name, inside):
+                selected.append(name)
+                require_free_space(members.sizes[name], target)
+                _write(blocks, target / name, on_progress)
+    members.check_conflicts()
+    members.require_some(inside, selected)
+
+
+def _read_tar(archive: Path, members: _Members) -> Generator[tuple[str, Iterator[bytes]]]:
+    """Yield each file with its contents, which must be read before the next file, or never."""
+    with _translate_tar_errors(archive), _decompress(archive) as packed:
+        stream = _CountingReader(packed, members.check_size)
+        with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_StrictTarInfo) as opened:
+            for member in opened:
+                if name := _add_tar_member(members, member):
+                    yield name, _tar_blocks(archive, opened, member)
+        stream.read_to_end()
+
+
+def _add_tar_member(members: _Members, member: tarfile.TarInfo) -> str | None:
+    """Return the checked name of a file; None for a directory, which is created with the first file in it."""
+    members.count()
+    if member.isdir():
+        # `tar -C DIR .` begins with the directory itself.
+        if member.name != ".":
+            members.check_name(member.name)
+        return None
+    if not member.isreg() or member.issparse():
+        raise members.error(f"the member {member.name!r} is a link, a device or sparse")
+    return members.add(member.name, member.size)
+
+
+def _tar_blocks(archive: Path, opened: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    with _translate_tar_errors(archive):
+        source = opened.extractfile(member)
+        if source is None:
+            raise tarfile.ReadError(f"{member.name} cannot be read")
+        while block := source.read(_BLOCK_BYTES):
+            yield block
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that raises when it is broken, and when tarfile would read gigabytes for a name."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictTarInfo:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            # tarfile takes any broken header but the first for the end of the archive, which is zeros or nothing.
+            if any(buf):
+                raise tarfile.ReadError(f"{error}") from error
+            raise
+        if header.size < 0 or (header.type in _HEADER_TYPES and header.size > _MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header of {header.size} bytes")
+        return header
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _CountingReader:
+    """Counts unpacked bytes, so that a bomb is noticed in time, and keeps the last block of the archive."""
+
+    def __init__(self, source: _Readable, check_size: Callable[[int], None]) -> None:
+        self._source = source
+        self._check_size = check_size
+        self._count = 0
+        self._last = b""
+
+    def read(self, size: int) -> bytes:
+        block = self._source.read(size)
+        self._count += len(block)
+        self._check_size(self._count)
+        if block:
+            self._last = (self._last + block[-tarfile.BLOCKSIZE :])[-tarfile.BLOCKSIZE :]
+        return block
+
+    def read_to_end(self) -> None:
+        """Read the end, where gzip and zstd have checksums and tar has blocks of zeros (POSIX pax, "ustar")."""
+        while self.read(_BLOCK_BYTES):
+            pass
+        if self._last != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its end is missing")
+
+
+@contextmanager
+def _decompress(archive: Path) -> Iterator[_Readable]:
+    name = archive.name.lower()
+    with archive.open("rb") as file:
+        if name.endswith("gz"):
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked
+        elif name.endswith("zst"):
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+            with decompressor.stream_reader(file, read_across_frames=True) as reader:
+                yield reader
+        else:
+            yield file
+
+
+@contextmanager
+def _translate_tar_errors(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, zlib.error, zstandard.ZstdError, EOFError, OSError, ValueError) as error:
+        raise ArtifactCorruptError(f"{archive.name}: not a sound tar archive: {error}; fetch it again") from error

@@ -1,0 +1,255 @@
+"""The account of an Azure URI: its address, and the credential of the URI, the config, or the environment variables of
+Azure's own tools and KServe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from appliance.config.credentials import AzureCredentials, CredentialsConfig, block_for, value_of
+from appliance.core.errors import StorageError
+from appliance.core.uri import redact, scheme_of
+from appliance.storage.filesystems.object_store import ObjectLocation
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+
+REMEDY = (
+    "set AZURE_STORAGE_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN, AZURE_CLIENT_ID with its tenant and secret, "
+    "or storage.credentials.azure to valid credentials"
+)
+
+# One of these is set in a pod or machine of Azure's that has an identity.
+_IDENTITY_VARIABLES = (
+    "AZURE_CLIENT_ID",
+    "AZ_CLIENT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "IDENTITY_ENDPOINT",
+    "MSI_ENDPOINT",
+)
+_SAS_LIFETIME = timedelta(days=7)
+
+# Accounts, DNS zones (https://learn.microsoft.com/azure/storage/common/storage-account-overview) and sovereign clouds;
+# `dfs` is another endpoint for the same blobs.
+_HOST = re.compile(
+    r"(?P<account>[a-z0-9]{3,24}(?:-secondary)?)(?P<zone>\.z\d+)?\.(?:blob|dfs)\."
+    r"(?P<cloud>storage\.azure\.net|core\.(?:windows\.net|usgovcloudapi\.net|chinacloudapi\.cn|cloudapi\.de))",
+    re.IGNORECASE,
+)
+_CONTAINER = re.compile(r"\$web|\$root|[a-z0-9](?:-?[a-z0-9])+")
+
+
+@dataclass(frozen=True, slots=True)
+class AzureUri:
+    """A location in a container; account and host are None if the credentials have to provide them.
+
+    `sas` is the shared access signature of the URI, or "".
+    """
+
+    location: ObjectLocation
+    account: str | None = None
+    host: str | None = None
+    sas: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AzureAuth:
+    """The address of an account's blobs, and its credential: a signature, tokens, or neither (anonymous)."""
+
+    credential: str
+    account_url: str
+    sas: str = ""
+    tokens: AsyncTokenCredential | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """One credential as it was found, with the account it names."""
+
+    description: str = "anonymous"
+    key: str | None = None
+    sas: str = ""
+    tokens: AsyncTokenCredential | None = None
+    account: str | None = None
+    account_url: str | None = None
+
+
+def is_azure(uri: str) -> bool:
+    """Return whether a web URL is one of Azure Blob Storage."""
+    try:
+        return bool(_HOST.fullmatch(urlsplit(uri).hostname or ""))
+    except ValueError:
+        return False
+
+
+def parse(uri: str) -> AzureUri:
+    """Parse `az://CONTAINER/PREFIX`, `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX` (abfss and az likewise) or
+    `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX?SAS`.
+
+    Raises:
+        StorageError: it names no container, or a host that is not Azure's.
+    """
+    if scheme_of(uri) in ("http", "https"):
+        return _parse_url(uri)
+    authority, _, path = uri.partition("://")[2].partition("/")
+    container, at, host = authority.rpartition("@")
+    if not at and "." in authority:
+        container, _, path = path.partition("/")
+        host = authority
+    elif not at:
+        container, host = authority, ""
+    found = _HOST.fullmatch(host) if host else None
+    if not _CONTAINER.fullmatch(container) or (host and not found):
+        raise StorageError(
+            f"{redact(uri)}: names no container; "
+            "write az://CONTAINER/PREFIX or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"
+        )
+    return AzureUri(ObjectLocation.parse(container, path), found and found["account"], found and _blob_host(found))
+
+
+def _parse_url(uri: str) -> AzureUri:
+    parts = urlsplit(uri)
+    found = _HOST.fullmatch(parts.hostname or "")
+    container, _, path = parts.path.lstrip("/").partition("/")
+    if not found or not _CONTAINER.fullmatch(container):
+        raise StorageError(
+            f"{redact(uri)}: names no container; write https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX"
+        )
+    location = ObjectLocation.parse(container, unquote(path))
+    return AzureUri(location, found["account"].lower(), _blob_host(found), parts.query)
+
+
+def _blob_host(found: re.Match[str]) -> str:
+    return f"{found['account']}{found['zone'] or ''}.blob.{found['cloud']}".lower()
+
+
+def find_auth(uri: AzureUri, config: CredentialsConfig, environ: Mapping[str, str]) -> AzureAuth:
+    """Return the first that exists: the signature in the URI, the config, the environment variables, anonymous.
+
+    Raises:
+        StorageError: nothing names the account.
+    """
+    default_account = environ.get("AZURE_STORAGE_ACCOUNT") or environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    block = _find_block(uri, config, default_account)
+    if uri.sas:
+        found = _Credential("the signature in the URI", sas=uri.sas)
+    else:
+        found = (block and _from_block(block)) or _from_environment(uri, default_account, environ) or _Credential()
+    account = uri.account or found.account or (block and block.account) or default_account
+    url = (
+        (block and block.endpoint_url)
+        or found.account_url
+        or (uri.host and f"https://{uri.host}")
+        or (account and f"https://{account}.blob.core.windows.net")
+    )
+    bucket = uri.location.bucket
+    if not url or not account:
+        raise StorageError(
+            f"az://{bucket}: nothing names the storage account; "
+            "set AZURE_STORAGE_ACCOUNT or storage.credentials.azure.account, or write the account into the URI"
+        )
+    sas = _sign(account, bucket, found.key) if found.key else found.sas
+    return AzureAuth(found.description, url.rstrip("/"), sas.removeprefix("?"), found.tokens)
+
+
+def _find_block(uri: AzureUri, config: CredentialsConfig, default_account: str | None) -> AzureCredentials | None:
+    account = uri.account or default_account
+    # If nothing names the account, the first block does.
+    return block_for(config.azure, "account", account) or (None if account else next(iter(config.azure), None))
+
+
+def _from_block(block: AzureCredentials) -> _Credential | None:
+    section = "of storage.credentials.azure"
+    if text := value_of(block.connection_string):
+        return _from_connection_string(text, f"connection_string {section}")
+    if key := value_of(block.account_key):
+        return _Credential(f"account_key {section}", key=key)
+    if sas := value_of(block.sas_token):
+        return _Credential(f"sas_token {section}", sas=sas)
+    if secret := value_of(block.client_secret):
+        return _service_principal(f"client_secret {section}", block.tenant_id, block.client_id, secret)
+    if block.managed_identity:
+        from azure.identity.aio import ManagedIdentityCredential
+
+        return _Credential(f"managed_identity {section}", tokens=ManagedIdentityCredential(client_id=block.client_id))
+    return _Credential() if block.anonymous else None
+
+
+def _from_environment(uri: AzureUri, default_account: str | None, environ: Mapping[str, str]) -> _Credential | None:
+    if text := environ.get("AZURE_STORAGE_CONNECTION_STRING"):
+        found = _from_connection_string(text, "AZURE_STORAGE_CONNECTION_STRING")
+        # A signature for one account must not be sent to another.
+        if uri.account in (None, found.account):
+            return found
+    is_same_account = uri.account is None or default_account in (None, uri.account)
+    for name in (
+        "AZURE_STORAGE_ACCESS_KEY",
+        "AZURE_STORAGE_KEY",
+        "AZURE_STORAGE_ACCOUNT_KEY",
+        "AZURE_STORAGE_SAS_TOKEN",
+    ):
+        if is_same_account and (value := environ.get(name)):
+            # KServe accepts a signature in the variable of the key as well.
+            return _Credential(name, sas=value) if "sig=" in value else _Credential(name, key=value)
+    if any(environ.get(name) for name in _IDENTITY_VARIABLES):
+        return _identity(environ)
+    return None
+
+
+def _identity(environ: Mapping[str, str]) -> _Credential:
+    """Return a service principal of Azure's or KServe's variables, or the identity of the machine or pod."""
+    tenant, client, secret = (
+        environ.get(f"AZURE_{name}") or environ.get(f"AZ_{name}")
+        for name in ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET")
+    )
+    if tenant and client and secret:
+        return _service_principal("service principal of AZURE_CLIENT_ID", tenant, client, secret)
+    from azure.identity.aio import DefaultAzureCredential
+
+    return _Credential("Azure's default credential", tokens=DefaultAzureCredential())
+
+
+def _service_principal(description: str, tenant: str | None, client: str | None, secret: str) -> _Credential:
+    from azure.identity.aio import ClientSecretCredential
+
+    try:
+        tokens = ClientSecretCredential(tenant or "", client or "", secret)
+    except ValueError as error:
+        raise StorageError(f"{description}: {error}; correct tenant and client id") from error
+    return _Credential(description, tokens=tokens)
+
+
+def _from_connection_string(text: str, description: str) -> _Credential:
+    # Values may contain `=`, as keys and signatures do.
+    pairs = dict(part.partition("=")[::2] for part in text.split(";") if part)
+    account = pairs.get("AccountName")
+    suffix = pairs.get("EndpointSuffix", "core.windows.net")
+    protocol = pairs.get("DefaultEndpointsProtocol", "https")
+    return _Credential(
+        description,
+        key=pairs.get("AccountKey"),
+        sas=pairs.get("SharedAccessSignature", ""),
+        account=account,
+        account_url=pairs.get("BlobEndpoint") or (account and f"{protocol}://{account}.blob.{suffix}"),
+    )
+
+
+def _sign(account: str, container: str, key: str) -> str:
+    """Return a signature that allows to read and list one container; the key itself is used for nothing else."""
+    from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+    try:
+        return generate_container_sas(
+            account_name=account,
+            container_name=container,
+            account_key=key,
+            permission=ContainerSasPermissions(read=True, list=True),
+            expiry=datetime.now(UTC) + _SAS_LIFETIME,
+        )
+    except ValueError as error:
+        raise StorageError(f"account {account}: its key is invalid; copy it again") from error

@@ -1,0 +1,144 @@
+"""What object stores have in common: buckets with keys, and no directories."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
+from appliance.storage.filesystems.base import Listing, RemoteFile
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_CONCURRENCY = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectLocation:
+    """A part of a bucket: `path` is a prefix of keys up to a `/`, the key of one object, or "" for the whole bucket."""
+
+    bucket: str
+    path: str
+    must_be_directory: bool = False
+
+    @classmethod
+    def parse(cls, bucket: str, path: str) -> ObjectLocation:
+        """Return the location of a URI's path; a trailing `/` says that it is no object."""
+        return cls(bucket, path.strip("/"), must_be_directory=path.endswith("/"))
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of the keys below it, in whole segments, so that `model` does not match `model-v2`."""
+        return f"{self.path}/" if self.path else ""
+
+    @property
+    def parent(self) -> str:
+        """The path up to its last segment."""
+        return self.path[: self.path.rfind("/") + 1]
+
+    @property
+    def name(self) -> str:
+        """The last segment of the path."""
+        return self.path[self.path.rfind("/") + 1 :]
+
+    def key_of(self, name: str, *, is_file: bool) -> str:
+        """Return the key of a file by its name."""
+        return (self.parent if is_file else self.prefix) + name
+
+    def name_of(self, key: str) -> str | None:
+        """Return the name of a key below it; None for a marker that stands for a directory."""
+        return None if key.endswith("/") else key.removeprefix(self.prefix)
+
+
+class ObjectStore(ABC):
+    """Base of the stores with buckets: a listing of the objects below a prefix, or else of one object."""
+
+    is_fixed = False
+
+    def __init__(self, uri: str, location: ObjectLocation) -> None:
+        self._uri = uri
+        self._location = location
+        self._is_file = False
+
+    async def list(self) -> Listing:
+        """Return the objects below the location, or else the object at it.
+
+        Raises:
+            ArtifactNotFoundError: there are neither.
+            AccessDeniedError: listing is not allowed, and there is no such object either.
+        """
+        reason: StorageError = ArtifactNotFoundError(f"{self._uri}: nothing found; check the bucket and the path")
+        try:
+            if files := await self._list_prefix():
+                self._is_file = False
+                return Listing(self._uri, tuple(files))
+        except AccessDeniedError as denied:
+            # Some credentials may read an object and list nothing.
+            reason = denied
+        if not self._location.path or self._location.must_be_directory:
+            raise reason
+        try:
+            file = await self._describe_object()
+        except (ArtifactNotFoundError, AccessDeniedError) as error:
+            raise reason from error
+        self._is_file = True
+        return Listing(self._uri, (file,), is_file=True)
+
+    @abstractmethod
+    async def _list_prefix(self) -> Sequence[RemoteFile]:
+        """Return the objects below the location."""
+
+    @abstractmethod
+    async def _describe_object(self) -> RemoteFile:
+        """Return the object at the location."""
+
+    def _key_of(self, file: RemoteFile) -> str:
+        return self._location.key_of(file.name, is_file=self._is_file)
+
+    def _resource(self, file: RemoteFile) -> str:
+        return f"{self._uri}: {file.name}"
+
+
+async def gather(request: Callable[[Item], Awaitable[Result]], items: Iterable[Item]) -> list[Result]:
+    """Return the results for all items, with bounded concurrency; the first error cancels the others."""
+    slots = asyncio.Semaphore(_CONCURRENCY)
+
+    async def run_one(item: Item) -> Result:
+        async with slots:
+            return await request(item)
+
+    tasks = [asyncio.ensure_future(run_one(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def hex_digest(encoded: str | None, length: int) -> str | None:
+    """Return a base64 digest of `length` bytes in hex; None for anything else, such as a digest over parts."""
+    try:
+        raw = base64.b64decode(encoded or "", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return raw.hex() if len(raw) == length else None
+
+
+def known_digests(digests: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    """Return the digests that are not None."""
+    return {algorithm: digest for algorithm, digest in digests if digest}
+
+
+def md5_of_etag(etag: str | None) -> str | None:
+    """Return the MD5 in an ETag of S3, which it is for an object that was uploaded in one part."""
+    plain = (etag or "").strip('"')
+    return plain if re.fullmatch("[0-9a-f]{32}", plain) else None

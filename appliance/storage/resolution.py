@@ -1,0 +1,72 @@
+"""What is known about a storage before its store is asked: lock entry, pinned URI, and the last known path."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config.storage import GlobalStorageConfig, StorageConfig
+from appliance.core.uri import redact
+from appliance.storage import lockfile
+from appliance.storage.cache import Cache
+from appliance.storage.lockfile import LockEntry
+from appliance.storage.manifest import FILES, artifact_of
+from appliance.storage.path_safety import name_error
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedStorage:
+    """A storage with its entry in the lock file; `pinned` has the locked revision, `configured` that of the config."""
+
+    configured: StorageConfig
+    pinned: StorageConfig
+    lock_entry: LockEntry | None
+    settings: GlobalStorageConfig
+    cache: Cache
+
+    @property
+    def uri(self) -> str:
+        """The configured URI without secrets."""
+        return redact(self.configured.uri)
+
+    def last_known_path(self) -> Path | None:
+        """Return where the pinned storage led the last time, if all of it is still in the cache."""
+        return _last_known_path(self.pinned, self.cache)
+
+    def offline_path(self) -> Path | None:
+        """Return `last_known_path`, or that of the configured storage, which may have been fetched before the lock."""
+        return self.last_known_path() or _last_known_path(self.configured, self.cache)
+
+    def remember(self, path: Path) -> None:
+        """Note where the storage led, if that is in the cache."""
+        if path.is_relative_to(self.cache.root):
+            for storage in {self.pinned, self.configured}:
+                self.cache.write_note(_note_key(storage), path.relative_to(self.cache.root).as_posix())
+
+
+def resolve(storage: StorageConfig, settings: GlobalStorageConfig) -> ResolvedStorage:
+    """Look a storage up in the lock file.
+
+    Raises:
+        StorageError: the lock file is invalid, or lacks an entry that `storage.frozen` requires.
+    """
+    entry = lockfile.find_entry(storage, settings)
+    pinned = entry.pin(storage) if entry else storage
+    return ResolvedStorage(storage, pinned, entry, settings, Cache.at(settings.cache_dir))
+
+
+def _last_known_path(storage: StorageConfig, cache: Cache) -> Path | None:
+    note = cache.read_note(_note_key(storage))
+    # Others may be able to write to the cache: a note must not lead out of it.
+    if not note or name_error(note):
+        return None
+    path = cache.root / note
+    artifact, manifest = artifact_of(path) or (path, None)
+    if manifest is None or not path.exists() or manifest.damaged_files(artifact / FILES):
+        return None
+    return path
+
+
+def _note_key(storage: StorageConfig) -> str:
+    return f"{redact(storage.uri)}#{json.dumps([storage.include, storage.exclude, storage.allow_pickle])}"
