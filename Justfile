@@ -40,7 +40,7 @@ test *args: setup
     set -euo pipefail
     if (( $# )); then exec {{ python }} -m pytest "$@"; fi
     engines=(
-        tests/{bench,encoding,engines,serving} tests/adapters/test_own_model.py tests/planner/test_real_engines.py
+        tests/{bench,encoding,engines,serving} tests/adapters/test_own_model.py tests/planner/test_{real_engines,serve}.py
         tests/oip/test_{differential,language_model}.py tests/server/test_takeover.py tests/test_examples.py
     )
     log=$(mktemp)

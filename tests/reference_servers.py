@@ -4,6 +4,7 @@ Other people's servers and clients of the protocol, each in an environment of it
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -36,16 +37,19 @@ def environment(config: pytest.Config, name: str, *packages: str) -> Path:
     assert config.cache is not None
     cache, uv = config.cache.mkdir(name), [sys.executable, "-m", "uv"]
     folder = cache / "venv"
-    if not (cache / "made").exists():
-        commands = (
-            [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-            [*uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *packages],
-        )
-        for command in commands:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.skip(f"no environment for {', '.join(packages)}: {done.stderr[-300:]}")
-        (cache / "made").touch()
+    with (cache / "lock").open("w") as lock:
+        # Another run makes it for us, or waits for us.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (cache / "made").exists():
+            commands = (
+                [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
+                [*uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *packages],
+            )
+            for command in commands:
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    pytest.skip(f"no environment for {', '.join(packages)}: {done.stderr[-300:]}")
+            (cache / "made").touch()
     return folder / "bin/python"
 
 

@@ -13,10 +13,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import psutil
 from server_launcher import ForkedServer, launch
+
+from appliance.config import load
 
 
 class Served:
@@ -24,6 +27,7 @@ class Served:
 
     It is forked from a process that has imported the appliance, unless it `is_cold`: then it is started as people do.
     `prefix` is what to put before the command, which is cold; it ends in becoming it. `host` is where it listens then.
+    `variables` go over the environment: those of the config alone.
     """
 
     process: subprocess.Popen[bytes] | ForkedServer
@@ -36,6 +40,7 @@ class Served:
         prefix: Sequence[str] = (),
         host: str = "127.0.0.1",
         is_cold: bool = False,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.port = free_port()
         self.log = log
@@ -46,7 +51,7 @@ class Served:
         changes = [*own, "server.drain_delay_seconds=0", *overrides]
         words = ["serve", str(file), *(word for change in changes for word in ("--set", change))]
         self.started = time.monotonic()
-        if not is_cold and not prefix and (process := launch(file, words, log)) is not None:
+        if not is_cold and not prefix and (process := launch(file, words, log, variables)) is not None:
             self.process = process
             return
         with log.open("wb") as output:
@@ -55,6 +60,7 @@ class Served:
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
+                env=environment(**variables),
             )
 
     def get(self, path: str, port: int | None = None) -> tuple[int, Any]:
@@ -148,6 +154,17 @@ class Served:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+def broken_promises(server: Served, file: Path) -> list[str]:
+    """What is not in the answers although `expect:` of the file says so."""
+    texts = [(each, server.stream(each.path, each.body).decode()) for each in load(file).config.expect]
+    return [
+        f"{each.path}: {part}: {text}"
+        for each, text in texts
+        for part in ([each.contains] if isinstance(each.contains, str) else each.contains)
+        if part not in text
+    ]
 
 
 def free_port() -> int:

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from appliance.config.layout import LayoutConfig
@@ -98,23 +99,35 @@ class ForkedServer:
         return line
 
 
-def launch(file: Path, arguments: Sequence[str], log: Path) -> ForkedServer | None:
+def launch(
+    file: Path, arguments: Sequence[str], log: Path, variables: Mapping[str, str] = MappingProxyType({})
+) -> ForkedServer | None:
     """Start `appliance` with the arguments, its output in `log`, for the config `file`.
 
-    None where the imports depend on the environment, which has changed since the launcher was started.
+    None where the environment is not that of the first import of this file: what the launcher imports may depend on
+    it. `variables` go over it; no import does.
     """
+    if _environment() != _FIRST:
+        return None
     with contextlib.suppress(OSError):
         # A config that cannot be read is the server's to complain about.
         text = file.read_text()
-        return _launcher(bool(_ENGINE.search(text)) and not _PYTHON.search(text)).launch(arguments, log)
+        launcher = _launcher(bool(_ENGINE.search(text)) and not _PYTHON.search(text))
+        return launcher.launch(arguments, log, {**os.environ, **variables})
     return None
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _HARMLESS}
+
+
+_FIRST = _environment()
 
 
 class _Launcher:
     """The process that imports and forks, from outside; it ends with this one."""
 
     def __init__(self, with_engine: bool) -> None:
-        self._environment = _environment()
         self._folder = tempfile.TemporaryDirectory(prefix="launcher-")
         self._address = f"{self._folder.name}/socket"
         self._ours, theirs = socket.socketpair()
@@ -124,7 +137,7 @@ class _Launcher:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 # Engines compute with the libraries that they are usually born with.
-                env=dict(os.environ) | dict(CpuProfile.of(LayoutConfig()).environment if with_engine else {}),
+                env=_FIRST | dict(CpuProfile.of(LayoutConfig()).environment if with_engine else {}),
             )
         atexit.register(self._end)
         assert self._ours.recv(1) == b"+", "the launcher of servers did not start"
@@ -134,17 +147,11 @@ class _Launcher:
         self._process.wait(10)
         self._folder.cleanup()
 
-    def launch(self, arguments: Sequence[str], log: Path) -> ForkedServer | None:
-        if _environment() != self._environment:
-            return None
+    def launch(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> ForkedServer:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
-        request = {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd()), "log": str(log)}
+        request = {"arguments": arguments, "environment": environment, "folder": str(Path.cwd()), "log": str(log)}
         return ForkedServer(connection, request)
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _HARMLESS}
 
 
 @functools.cache

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from example_files import EXAMPLES, NAMES, NEEDS
+from served import Served, broken_promises
 
 # What other tests start, and what differs from another example in a way that has tests of its own.
 SELDOM = frozenset(
     {"adapter-chat-over-completions.yaml", "chat-custom-template.yaml", "data-parallel.yaml", "limits.yaml"}
-    | {"chat.yaml", "embeddings.yaml"}
+    | {"chat.yaml", "embeddings.yaml", "rag.yaml"}
 )
 
 FORWARDING = frozenset(
@@ -40,6 +42,15 @@ def test_an_example_keeps_its_promises(name: str) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every promise held" in done.stdout
+
+
+@pytest.mark.slow
+def test_both_halves_of_retrieval_keep_their_promises(serve: Callable[..., Served]) -> None:
+    """Two engines behind one port, as `smoke` asks them but for the start."""
+    server = serve(file=EXAMPLES / "rag.yaml").until_ready(280)
+
+    assert broken_promises(server, EXAMPLES / "rag.yaml") == []
+    assert server.end() == 0
 
 
 @pytest.mark.parametrize("name", sorted(FORWARDING))

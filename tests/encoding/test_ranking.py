@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from served import Served
+from served import Served, broken_promises
 
 pytestmark = pytest.mark.slow
 
@@ -111,15 +108,12 @@ def test_a_cross_encoder_ranks_by_its_scores(heads_server: Served) -> None:
     assert refused == 400
 
 
-def test_the_example_ranks_with_a_model_from_this_machine(heads: dict[str, Path]) -> None:
+def test_the_example_ranks_with_a_model_from_this_machine(heads: dict[str, Path], tmp_path: Path) -> None:
     """`RERANKER` leads `rerank.yaml` to another model, and the example keeps its promises with it."""
     file = Path(__file__).parents[2] / "examples/rerank.yaml"
-    done = subprocess.run(
-        [sys.executable, "-m", "appliance", "smoke", str(file), "--timeout", "280"],
-        env={**os.environ, "RERANKER": str(heads["cross"])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
+    served = Served(file, tmp_path / "log", variables={"RERANKER": str(heads["cross"])}).until_ready()
+    try:
+        assert broken_promises(served, file) == []
+    finally:
+        code = served.end()
+    assert code == 0

@@ -47,7 +47,7 @@ def test_every_row_of_the_matrix_is_ok(visitors: Path, tmp_path: Path) -> None:
     assert {name: said for name, said in matrix.items() if said != "ok"} == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_matrix_tells_servers_apart(visitors: Path, tmp_path: Path) -> None:
     """KServe's own server answers its own clients, and not all that tritonclient sends: the rows are no formality."""
     words: list[str | Path] = [visitors, VISITORS / "kserve_echo.py", "{http}", "{grpc}"]

@@ -87,12 +87,11 @@ def test_a_drain_is_bounded_and_a_second_signal_ends_it(serve: Callable[..., Ser
 def test_sigterm_during_the_load_ends_within_seconds(serve: Callable[..., Served], tmp_path: Path) -> None:
     """While a wheel is fetched, while vLLM is imported, while its engine core starts: the end is quick and clean."""
     # A cold start imports vLLM for longer than that; a warm one has started its engine core by then.
-    moments = (("fetching", 1.0, True), ("loading", 0.3, True), ("loading", 4.0, True), ("loading", 1.0, False))
-    for state, at, is_cold in moments:
+    for state, is_cold in (("fetching", False), ("loading", True), ("loading", False)):
         empty = [f"storage.cache_dir={tmp_path / 'cache'}"] if state == "fetching" else []
         server = serve(*empty, is_cold=is_cold)
         until(lambda server=server, state=state: server.state() == state, 30)  # type: ignore[misc]  # mypy: lambda default
-        time.sleep(at)
+        time.sleep(1)
         processes = server.descendants()
         is_loading = server.state() == state
         began = time.monotonic()
