@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from yarl import URL
@@ -15,9 +15,13 @@ from appliance.config.upstreams import UpstreamConfig
 from appliance.core import sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import GatewayError
-from appliance.proxy.client import UpstreamClient, join_url
+from appliance.core.http import join_url
 from appliance.proxy.headers import forward_request_headers
-from appliance.proxy.response import UpstreamResponse
+
+if TYPE_CHECKING:
+    # aiohttp takes 0.2 s to import, and the config's validators import this module.
+    from appliance.proxy.client import UpstreamClient
+    from appliance.proxy.response import UpstreamResponse
 
 Headers = Mapping[str, str]
 

@@ -19,10 +19,8 @@ from appliance.config.models import (
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.model import Model, Operation, Peers
 from appliance.engines.vllm import gguf_convert
-from appliance.models.adapter import AdapterModel
 from appliance.models.encoder import EncoderModel
 from appliance.models.generative import GenerativeModel
-from appliance.models.proxy import ProxyModel
 from appliance.models.vllm_model import VllmModel
 from appliance.models.worker_node import WorkerNodeModel
 from appliance.planner import ConstraintViolation, EngineRequirements, Plan
@@ -43,9 +41,14 @@ class ModelFactory:
     def create(self, config: ModelConfig, peers: Peers) -> Model:
         """Return the model, not loaded yet; it may call `peers` once it is."""
         match config:
+            # aiohttp takes 0.2 s to import, and most servers do not need it.
             case ProxyConfig():
+                from appliance.models.proxy import ProxyModel
+
                 return ProxyModel(config)
             case AdapterConfig():
+                from appliance.models.adapter import AdapterModel
+
                 return AdapterModel(config, peers)
             case GenerativeConfig() | EncoderConfig():
                 return _local_model(config, peers)

@@ -22,7 +22,7 @@ from appliance.proxy.pool import UpstreamPool
 from appliance.proxy.response import UpstreamResponse
 from appliance.proxy.response_cache import CachedResponse, ResponseCache, cache_directives, cache_key, is_cacheable
 from appliance.proxy.rewrite import STREAM_OPTIONS, RequestBody, RequestRewriter, rename_response, request_usage
-from appliance.proxy.stream import relay_bytes, relay_events
+from appliance.proxy.stream import relay_events
 from appliance.proxy.upstream import UpstreamRequest
 
 # Streams of `/v1/responses` and of messages always have their usage.
@@ -55,19 +55,7 @@ class ProxyModel:
         config = self._config
         if config.cache is not None:
             self._cache = ResponseCache(config.cache, config.name, asyncio.get_running_loop().time)
-        # Health checks have the headers of every request.
-        members = [
-            member.model_copy(update={"headers": {**config.headers.set, **member.headers}})
-            for member in config.upstreams
-        ]
-        self._pool = UpstreamPool(
-            members,
-            config.name,
-            balance=config.balance,
-            retry=config.retry,
-            breaker=config.breaker,
-            health=config.health,
-        )
+        self._pool = UpstreamPool(config)
         await self._pool.open()
 
     async def check(self) -> None:
@@ -145,7 +133,7 @@ class ProxyModel:
             whole = await self._read(response)
             return await _model_response(whole, request.model, whole.headers)
         else:
-            stream = relay_bytes(response)
+            stream = response.read_pieces()
         return ModelResponse(stream, response.status, response.media_type, self._returned_headers(response))
 
     def _cache_key(self, request: ModelRequest, upstream: UpstreamRequest) -> bytes:

@@ -30,17 +30,12 @@ _PROMPT_MEMBERS = ("system", "instructions", "messages", "prompt", "input", "que
 class Target(Protocol):
     """Something that requests are distributed to."""
 
-    @property
-    def name(self) -> str:
-        """The same after a restart, and in every worker."""
-
-    @property
-    def weight(self) -> float:
-        """Share of the traffic, relative to the other targets."""
-
-    @property
-    def inflight(self) -> int:
-        """Concurrent requests."""
+    name: str
+    """The same after a restart, and in every worker."""
+    weight: float
+    """Share of the traffic, relative to the other targets."""
+    inflight: int
+    """Concurrent requests."""
 
 
 Chosen = TypeVar("Chosen", bound=Target)

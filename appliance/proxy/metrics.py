@@ -10,7 +10,8 @@ from typing import Generic, Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from appliance.proxy.circuit_breaker import Circuit
+from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker
+from appliance.proxy.health_check import HealthCheck
 
 _UPSTREAM = ("model", "upstream")
 
@@ -37,14 +38,8 @@ class UpstreamState(Protocol):
     """What metrics read from an upstream when they are collected."""
 
     inflight: int
-
-    @property
-    def is_healthy(self) -> bool:
-        """The last health checks succeeded."""
-
-    @property
-    def circuit(self) -> Circuit:
-        """The state of the circuit breaker."""
+    health: HealthCheck
+    breaker: CircuitBreaker
 
 
 class CacheState(Protocol):
@@ -88,7 +83,7 @@ def track_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
     """Report an upstream from now on."""
     upstreams = _upstreams.add(labels, upstream)
     RUNNING.labels(*labels).set_function(lambda: sum(each.inflight for each in upstreams))
-    HEALTHY.labels(*labels).set_function(lambda: upstreams[0].is_healthy)
+    HEALTHY.labels(*labels).set_function(lambda: upstreams[0].health.is_healthy)
     for circuit in Circuit:
         CIRCUIT.labels(*labels, circuit).set_function(partial(_is_in_state, upstreams, circuit))
 
@@ -115,4 +110,4 @@ def untrack_cache(model: str, cache: CacheState) -> None:
 
 
 def _is_in_state(upstreams: list[UpstreamState], circuit: Circuit) -> float:
-    return float(upstreams[0].circuit is circuit)
+    return float(upstreams[0].breaker.circuit is circuit)

@@ -8,13 +8,8 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from appliance.config.upstreams import (
-    Balance,
-    CircuitBreakerConfig,
-    HealthCheckConfig,
-    PoolMemberConfig,
-    RetryConfig,
-)
+from appliance.config.models import ProxyConfig
+from appliance.config.upstreams import PoolMemberConfig
 from appliance.core.errors import GatewayError, UnavailableError
 from appliance.core.http import address_of
 from appliance.core.retry import backoff_seconds
@@ -34,25 +29,14 @@ _MAX_BACKOFF_SECONDS = 60.0
 class UpstreamPool:
     """The upstreams of one model."""
 
-    def __init__(
-        self,
-        configs: Sequence[PoolMemberConfig],
-        model: str,
-        *,
-        balance: Balance,
-        retry: RetryConfig,
-        breaker: CircuitBreakerConfig,
-        health: HealthCheckConfig,
-    ) -> None:
-        self.members = tuple(
-            Upstream(config, name, model, health=health, breaker=breaker)
-            for config, name in zip(configs, unique_names(configs), strict=True)
-        )
-        self._load_balancer = load_balancer(balance, self.members)
-        self._retry = retry
-        self._outlier_margin = breaker.outlier_margin
-        self._budget = RetryBudget(retry.budget_share)
-        self._retries = metrics.RETRIES.labels(model)
+    def __init__(self, config: ProxyConfig) -> None:
+        names = unique_names(config.upstreams)
+        self.members = [Upstream(config, *each) for each in zip(config.upstreams, names, strict=True)]
+        self._load_balancer = load_balancer(config.balance, self.members)
+        self._retry = config.retry
+        self._outlier_margin = config.breaker.outlier_margin
+        self._budget = RetryBudget(config.retry.budget_share)
+        self._retries = metrics.RETRIES.labels(config.name)
         self._health_checks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
@@ -141,7 +125,7 @@ class UpstreamPool:
 
     def _eject_outlier(self) -> None:
         """Eject the upstream that fails much more often than the others, but never more than half of all."""
-        closed = [member for member in self.members if member.circuit is Circuit.CLOSED]
+        closed = [member for member in self.members if member.breaker.circuit is Circuit.CLOSED]
         if len(closed) - 1 < len(self.members) / 2:
             return
         outlier = find_outlier([member.failure_rate for member in closed], self._outlier_margin)

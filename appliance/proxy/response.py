@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import zstandard
+from aiohttp import ClientError, ClientResponse
 
 from appliance.config.upstreams import UpstreamConfig
 from appliance.core import sse
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 
-if TYPE_CHECKING:
-    from aiohttp import ClientResponse
+CONNECTION_ERRORS: tuple[type[Exception], ...] = (ClientError, OSError)
+"""
+Raised when a connection fails or breaks; timeouts are among them.
+"""
 
 _TRUNCATED = "The upstream closed the connection in the middle of its response."
 _SILENT = "The upstream was silent for too long."
@@ -30,9 +33,9 @@ _ENCODINGS = ("gzip", "deflate", "zstd")
 # streams and probes.
 _READ_BYTES = 16 * 1024
 
-_DECODED_BYTES = 64 * 1024
-
-# A block of zstd takes 4 bytes and decodes to at most 128 KiB, so a slice of this size decodes to at most 2 MiB.
+# Of a slice of this size, deflate, at most 1 to 1032, makes 1 MiB, and zstd, whose blocks take 4 bytes and decode to
+# 128 KiB at most, 2 MiB.
+_ZLIB_SLICE_BYTES = 1024
 _ZSTD_SLICE_BYTES = 64
 
 # RFC 9659, section 3: the web need not support larger windows.
@@ -46,12 +49,19 @@ class UpstreamResponse:
     closing it before its end closes the connection, and the upstream notices.
 
     Raises:
-        GatewayError: its content coding is not supported.
+        GatewayError: the content coding is not supported, the connection breaks, or the body is too long.
+        GatewayTimeoutError: the upstream is silent for too long.
     """
 
     def __init__(self, response: ClientResponse, config: UpstreamConfig, sent_at: float) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        media_type = self.headers.get("content-type", "")
+        is_valid = media_type and media_type.isascii() and media_type.isprintable()
+        self.media_type = media_type if is_valid else "application/octet-stream"
+        essence = self.media_type.partition(";")[0].strip().lower()
+        self.is_event_stream = essence == sse.MEDIA_TYPE
+        self.is_json = essence == "application/json" or essence.endswith("+json")
         self.max_bytes = config.max_response_bytes
         """Limit of the bytes that are held at once."""
         self.is_complete = False
@@ -71,34 +81,10 @@ class UpstreamResponse:
         self._is_in_first_line = self.is_event_stream
         self._first: list[bytes | None] = []
 
-    @property
-    def media_type(self) -> str:
-        """The content type as the upstream sent it."""
-        value = self.headers.get("content-type", "")
-        return value if value.isascii() and value.isprintable() and value else "application/octet-stream"
-
-    @property
-    def is_event_stream(self) -> bool:
-        """The body is server-sent events."""
-        return self._essence == sse.MEDIA_TYPE
-
-    @property
-    def is_json(self) -> bool:
-        """The body is JSON."""
-        return self._essence == "application/json" or self._essence.endswith("+json")
-
-    @property
-    def _essence(self) -> str:
-        return self.media_type.partition(";")[0].strip().lower()
-
     async def start(self, patience: float | None = None) -> bool:
         """Wait for the first bytes, in an event stream for the first line; they are kept for `read_piece`.
 
         Return False if nothing came within `patience` seconds and the upstream may still be silent longer.
-
-        Raises:
-            GatewayError: the connection broke.
-            GatewayTimeoutError: nothing came in time.
         """
         piece = await self.read_piece(patience)
         pieces, size = [piece or b""], len(piece or b"")
@@ -114,10 +100,6 @@ class UpstreamResponse:
         """Return the bytes since the last call, waiting for the first of them; empty at the end.
 
         None if nothing came for `patience` seconds and the upstream may still be silent longer.
-
-        Raises:
-            GatewayError: the connection broke.
-            GatewayTimeoutError: the upstream was silent for too long.
         """
         if self._first:
             return self._first.pop()
@@ -136,12 +118,7 @@ class UpstreamResponse:
         return piece
 
     async def read_pieces(self) -> AsyncGenerator[bytes]:
-        """Yield the body as it comes; closes the response at its end.
-
-        Raises:
-            GatewayError: the connection broke.
-            GatewayTimeoutError: the upstream was silent for too long.
-        """
+        """Yield the body as it comes, and close the response."""
         try:
             while piece := await self.read_piece():
                 yield piece
@@ -149,12 +126,7 @@ class UpstreamResponse:
             self.close()
 
     async def read(self) -> bytes:
-        """Return the whole body, and close the response.
-
-        Raises:
-            GatewayError: the connection broke, or the body is too long.
-            GatewayTimeoutError: the upstream was silent for too long.
-        """
+        """Return the whole body, and close the response."""
         pieces, size = [], 0
         try:
             while (piece := await self.read_piece()) != b"":
@@ -166,11 +138,7 @@ class UpstreamResponse:
         return b"".join(pieces)
 
     def require_room(self, size: int) -> None:
-        """Return if so many bytes may be held at once.
-
-        Raises:
-            GatewayError: they are too many.
-        """
+        """Return if so many bytes may be held at once."""
         if size > self.max_bytes:
             self.error = GatewayError(
                 "The upstream's response is too long.",
@@ -232,7 +200,7 @@ class UpstreamResponse:
                 return None
             has_partial_line = self._has_begun and self._is_in_first_line and self._deadline >= self._begin_deadline
             raise GatewayTimeoutError(_NO_LINE if has_partial_line else _SILENT) from error
-        except _connection_errors() as error:
+        except CONNECTION_ERRORS as error:
             raise GatewayError(_TRUNCATED, detail=f"it closed the connection in its response: {error}") from error
         self._has_begun, self._silent_since = True, None
         return piece
@@ -259,18 +227,25 @@ class UpstreamResponse:
         return self._sent_at + self._timeouts.first_byte_seconds
 
 
-def _connection_errors() -> tuple[type[Exception], ...]:
-    from appliance.proxy.connection import CONNECTION_ERRORS
-
-    return CONNECTION_ERRORS
-
-
-class ContentDecoder(Protocol):
-    """Decodes one content coding."""
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
 
     @property
-    def is_at_end(self) -> bool:
-        """Nothing is missing."""
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class ContentDecoder:
+    """Decodes a content coding: one member or frame after the other, each with a new decompressor."""
+
+    def __init__(self, new_decompressor: Callable[[bytes], _Decompressor], slice_bytes: int) -> None:
+        self.is_at_end = True
+        """Nothing is missing; a response without a body needs no header either."""
+        self._new_decompressor = new_decompressor
+        self._slice_bytes = slice_bytes
+        self._decompressor: _Decompressor | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what some more bytes decode to, in pieces of limited size.
@@ -278,6 +253,19 @@ class ContentDecoder(Protocol):
         Raises:
             ValueError: the bytes are not of this coding.
         """
+        for start in range(0, len(data), self._slice_bytes):
+            rest = data[start : start + self._slice_bytes]
+            while rest:
+                if self._decompressor is None or self._decompressor.eof:
+                    self._decompressor = self._new_decompressor(rest)
+                try:
+                    piece = self._decompressor.decompress(rest)
+                except (zlib.error, zstandard.ZstdError) as error:
+                    raise ValueError(str(error)) from error
+                self.is_at_end = self._decompressor.eof
+                rest = self._decompressor.unused_data if self.is_at_end else b""
+                if piece:
+                    yield piece
 
 
 def content_decoder(encoding: str) -> ContentDecoder | None:
@@ -290,11 +278,12 @@ def content_decoder(encoding: str) -> ContentDecoder | None:
         case "" | "identity":
             return None
         case "gzip" | "x-gzip":
-            return _ZlibDecoder(zlib.MAX_WBITS | 16)
+            return ContentDecoder(lambda _: zlib.decompressobj(zlib.MAX_WBITS | 16), _ZLIB_SLICE_BYTES)
         case "deflate":
-            return _ZlibDecoder(None)
+            return ContentDecoder(_deflate_decompressor, _ZLIB_SLICE_BYTES)
         case "zstd":
-            return _ZstdDecoder()
+            zstd = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+            return ContentDecoder(lambda _: zstd.decompressobj(), _ZSTD_SLICE_BYTES)
         case other:
             raise GatewayError(
                 f"The upstream's response has the content encoding {other[:40]!r}, which is not supported; "
@@ -302,52 +291,6 @@ def content_decoder(encoding: str) -> ContentDecoder | None:
             )
 
 
-class _ZlibDecoder:
-    """Decodes gzip, or deflate, which servers send with and without a zlib header; `wbits` of None detects that."""
-
-    def __init__(self, wbits: int | None) -> None:
-        self._wbits = wbits
-        self._object = None if wbits is None else zlib.decompressobj(wbits)
-        self._has_begun = False
-
-    @property
-    def is_at_end(self) -> bool:
-        # A response without a body needs no header either.
-        return not self._has_begun or (self._object is not None and self._object.eof)
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        while data:
-            if self._object is None or self._object.eof:
-                # Gzip may have several members, one after the other.
-                self._wbits = self._wbits or (zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS)
-                self._object = zlib.decompressobj(self._wbits)
-            self._has_begun = True
-            try:
-                piece = self._object.decompress(data, _DECODED_BYTES)
-            except zlib.error as error:
-                raise ValueError(str(error)) from error
-            data = self._object.unused_data if self._object.eof else self._object.unconsumed_tail
-            if piece:
-                yield piece
-
-
-class _ZstdDecoder:
-    def __init__(self) -> None:
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
-        self._object = self._decompressor.decompressobj()
-        self.is_at_end = True
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        for start in range(0, len(data), _ZSTD_SLICE_BYTES):
-            rest = data[start : start + _ZSTD_SLICE_BYTES]
-            while rest:
-                if self._object.eof:
-                    self._object = self._decompressor.decompressobj()
-                try:
-                    piece = self._object.decompress(rest)
-                except zstandard.ZstdError as error:
-                    raise ValueError(str(error)) from error
-                rest = self._object.unused_data if self._object.eof else b""
-                self.is_at_end = self._object.eof
-                if piece:
-                    yield piece
+def _deflate_decompressor(data: bytes) -> _Decompressor:
+    """Return a decompressor for deflate, which servers send with and without a zlib header."""
+    return zlib.decompressobj(zlib.MAX_WBITS if data[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS)

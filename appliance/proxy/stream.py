@@ -142,16 +142,3 @@ def _remove_usage(line: bytes) -> bytes:
     is_summary = (choices := spans.get("choices")) is not None and _EMPTY_LIST.fullmatch(data[choices])
     # With choices beside it, the upstream sends it without being asked.
     return b"" if is_summary else line
-
-
-async def relay_bytes(response: UpstreamResponse) -> AsyncGenerator[bytes]:
-    """Yield bytes as they come, such as speech.
-
-    Raises:
-        GatewayError: the response ends early; for the client the connection breaks.
-    """
-    try:
-        while piece := await response.read_piece():
-            yield piece
-    finally:
-        response.close()

@@ -9,7 +9,8 @@ from typing import Any
 
 import structlog
 
-from appliance.config.upstreams import CircuitBreakerConfig, HealthCheckConfig, PoolMemberConfig
+from appliance.config.models import ProxyConfig
+from appliance.config.upstreams import PoolMemberConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
 from appliance.core.model import Operation
 from appliance.proxy import metrics
@@ -40,26 +41,20 @@ class UpstreamRequest:
 class Upstream:
     """An upstream of a pool."""
 
-    def __init__(
-        self,
-        config: PoolMemberConfig,
-        name: str,
-        model: str,
-        *,
-        health: HealthCheckConfig,
-        breaker: CircuitBreakerConfig,
-    ) -> None:
+    def __init__(self, proxy: ProxyConfig, config: PoolMemberConfig, name: str) -> None:
         clock = asyncio.get_running_loop().time
+        # Health checks have the headers of every request.
+        headers = {**proxy.headers.set, **config.headers}
         self.name = name
-        self.weight = config.weight
+        self.weight: float = config.weight
         self.inflight = 0
-        self.client = UpstreamClient(config)
-        self.health = HealthCheck(health, self.client, name)
-        self.breaker = CircuitBreaker(breaker, clock)
+        self.client = UpstreamClient(config.model_copy(update={"headers": headers}))
+        self.health = HealthCheck(proxy.health, self.client, name)
+        self.breaker = CircuitBreaker(proxy.breaker, clock)
         self.failure_rate = FailureRate(clock)
         self._clock = clock
-        self._model = config.model or model
-        self._labels = (model, name)
+        self._model = config.model or proxy.name
+        self._labels = (proxy.name, name)
         self._first_byte = metrics.FIRST_BYTE.labels(*self._labels)
         metrics.track_upstream(self._labels, self)
 
@@ -69,19 +64,9 @@ class Upstream:
         return self.health.is_healthy and self.breaker.allows_request
 
     @property
-    def is_healthy(self) -> bool:
-        """The last health checks succeeded."""
-        return self.health.is_healthy
-
-    @property
     def unavailable_seconds(self) -> float:
         """Seconds after which it may be available."""
         return self.breaker.open_seconds if self.health.is_healthy else self.health.interval_seconds
-
-    @property
-    def circuit(self) -> Circuit:
-        """The state of its circuit breaker."""
-        return self.breaker.circuit
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
         """Return its status for probes."""
@@ -89,7 +74,7 @@ class Upstream:
             "name": self.name,
             "available": self.is_available,
             "reason": self.health.reason,
-            "circuit": self.circuit,
+            "circuit": self.breaker.circuit,
             "running": self.inflight,
         }
 
@@ -124,10 +109,10 @@ class Upstream:
 
     def record_failure(self) -> None:
         """Count a failed request."""
-        before = self.circuit
+        before = self.breaker.circuit
         self.breaker.record_failure()
         self.failure_rate.add(is_success=False)
-        if self.circuit is Circuit.OPEN and before is not Circuit.OPEN:
+        if self.breaker.circuit is Circuit.OPEN and before is not Circuit.OPEN:
             self._log_opened("consecutive failures")
 
     def eject(self) -> None:
@@ -142,7 +127,7 @@ class Upstream:
         await self.client.close()
 
     def _record_success(self) -> None:
-        if self.circuit is not Circuit.CLOSED:
+        if self.breaker.circuit is not Circuit.CLOSED:
             log.info("circuit_breaker.closed", upstream=self.name)
         self.breaker.record_success()
         self.failure_rate.add(is_success=True)

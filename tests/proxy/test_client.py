@@ -13,7 +13,8 @@ from upstreams import FOR_EVER, Answer, Upstream, stream, zipped
 
 from appliance.config.upstreams import TimeoutsConfig, UpstreamConfig
 from appliance.core.errors import GatewayError, GatewayTimeoutError
-from appliance.proxy.client import UpstreamClient, join_url
+from appliance.core.http import join_url
+from appliance.proxy.client import UpstreamClient
 from appliance.proxy.headers import forward_request_headers, forward_response_headers
 
 BODY = b'{"input": "a"}'
