@@ -75,7 +75,7 @@ class Closed(AsyncClient):
 
     async def until_ready(self) -> None:
         """Load everything."""
-        self.manager.begin()
+        self.manager.start()
         async with asyncio.timeout(30):
             while not self.manager.is_ready:
                 await asyncio.sleep(0.01)

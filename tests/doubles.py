@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from appliance.config import Config
-from appliance.config.models import ModelConfig, Recovery
+from appliance.config.models import FailureAction, ModelConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ApplianceError, EngineDeadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
@@ -113,11 +113,11 @@ class DoubleConfig(ModelConfig):
     may_fetch: Any = None
     """What materializing waits for: an event of `threading`."""
 
-    on_failure: Recovery = "stay"
+    on_failure: FailureAction = "stay"
     """What is done when it fails."""
 
     @property
-    def recovery(self) -> Recovery:
+    def failure_action(self) -> FailureAction:
         return self.on_failure
 
     @property

@@ -172,7 +172,7 @@ class InferenceClient(AsyncClient):
 
     async def until_ready(self) -> InferenceClient:
         """Load everything."""
-        self.manager.begin()
+        self.manager.start()
         await self.until(lambda: self.manager.is_ready)
         return self
 

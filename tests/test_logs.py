@@ -12,13 +12,13 @@ from appliance.core import logging_setup as logs
 logs.configure({format!r}, {level!r}, {secrets!r})
 def fail(token):
     raise ValueError("it broke")
-structlog.get_logger("appliance.x").info("model.moved", uri="http://key-4711-abc@host", text='quo"ted-secret')
+structlog.get_logger("appliance.x").info("model.state_changed", uri="http://key-4711-abc@host", text='quo"ted-secret')
 logging.getLogger("vllm.engine").info("from %s", "vLLM")
 logging.getLogger("vllm.engine").error("vLLM failed")
 try:
     fail("the prompt")
 except ValueError:
-    structlog.get_logger("appliance.x").exception("model.broke")
+    structlog.get_logger("appliance.x").exception("model.unexpected_error")
 """
 
 
@@ -31,7 +31,12 @@ def test_every_event_is_one_object_whoever_logs_it() -> None:
     """Ours and a library's have the same keys: event, level, logger, timestamp."""
     events = [json.loads(line) for line in _spoken().splitlines()]
 
-    assert [event["event"] for event in events] == ["model.moved", "from vLLM", "vLLM failed", "model.broke"]
+    assert [event["event"] for event in events] == [
+        "model.state_changed",
+        "from vLLM",
+        "vLLM failed",
+        "model.unexpected_error",
+    ]
     assert all({"event", "level", "logger", "timestamp"} <= set(event) for event in events)
 
 
@@ -57,7 +62,7 @@ def test_a_terminal_shows_ours_and_errors_of_others() -> None:
     """On the console a library's steps are left out, its errors are not; with debug everything is there."""
     calm, everything = _spoken("console"), _spoken("console", "debug")
 
-    assert "model.moved" in calm
+    assert "model.state_changed" in calm
     assert "from vLLM" not in calm
     assert "vLLM failed" in calm
     assert "from vLLM" in everything

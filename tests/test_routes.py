@@ -31,13 +31,13 @@ class Client(AsyncClient):
 async def client() -> AsyncGenerator[Client]:
     """The client, and the load begun."""
     async with Client() as client:
-        client.manager.begin()
+        client.manager.start()
         yield client
         await client.manager.stop()
 
 
 def _doubles(client: Client) -> list[Double]:
-    return [cast("Double", entry.model) for entry in client.manager.entries]
+    return [cast("Double", entry.model) for entry in client.manager.statuses]
 
 
 async def _make_ready(client: Client) -> None:

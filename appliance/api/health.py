@@ -10,7 +10,7 @@ from litestar.handlers import BaseRouteHandler, route
 
 from appliance.api.route_tags import probing
 from appliance.auth import OPEN
-from appliance.models.manager import HealthReport
+from appliance.models.health import HealthReport
 
 
 def routes(standing: Callable[[], HealthReport]) -> Sequence[BaseRouteHandler]:

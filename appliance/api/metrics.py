@@ -11,7 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from appliance.api.route_tags import probing
-from appliance.models.manager import FetchProgress, ModelManager, State
+from appliance.models.fetch import FetchProgress
+from appliance.models.manager import ModelManager
+from appliance.models.state import State
 
 _AMOUNTS: tuple[tuple[str, str, Callable[[FetchProgress], float | None]], ...] = (
     ("appliance_fetched_bytes", "Bytes of the model that are here.", lambda progress: progress.fetched),
@@ -58,11 +60,11 @@ def of_models(manager: ModelManager) -> Sequence[Metric]:
         labels=["model", "part"],
     )
     amounts = [GaugeMetricFamily(name, meaning, labels=["model"]) for name, meaning, _ in _AMOUNTS]
-    for entry in manager.entries:
+    for entry in manager.statuses:
         running.add_metric([entry.config.name], entry.running)
         queued.add_metric([entry.config.name], entry.queued)
         restarts.add_metric([entry.config.name], entry.restarts)
-        for phase, seconds in entry.phases.seconds().items():
+        for phase, seconds in entry.timings.seconds().items():
             phases.add_metric([entry.config.name, phase], seconds)
         for part, seconds in entry.load_timings().items():
             parts.add_metric([entry.config.name, part], seconds)

@@ -26,7 +26,9 @@ from appliance.core import multipart, sse
 from appliance.core.concurrency import off_loop
 from appliance.core.errors import RequestError
 from appliance.core.model import MULTIPART_OPERATIONS, OPENAI_PATHS, ModelRequest, ModelResponse, Operation
-from appliance.models.manager import RULES, ModelManager, ModelStatus
+from appliance.models.manager import ModelManager
+from appliance.models.model_status import ModelStatus
+from appliance.models.state import RULES
 
 # Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
 _PREFIXES = ("", "/openai")

@@ -56,7 +56,7 @@ def _shared(config: Config) -> set[str]:
     The names of models whose engine several workers share: it takes each of them in once, and so is never brought anew.
     """
     is_one = config.server.workers in (1, "auto")
-    return set() if is_one else {model_config.name for model_config in config.models if model_config.computer == "vllm"}
+    return set() if is_one else {model_config.name for model_config in config.models if model_config.backend == "vllm"}
 
 
 def _would_swap(difference: Difference, shared: set[str]) -> bool:

@@ -30,7 +30,7 @@ from appliance.config.upstreams import (
 
 Name = Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
 
-Recovery = Literal["stay", "exit", "restart"]
+FailureAction = Literal["stay", "exit", "restart"]
 """
 What is done when a model fails: stay up and say so, end the process, or start its engine anew.
 """
@@ -66,12 +66,12 @@ class ModelConfig(BaseConfig):
         return (self.name, *self.aliases)
 
     @property
-    def computer(self) -> str:
+    def backend(self) -> str:
         """What computes: vLLM, a class of the user's, or servers elsewhere, which the appliance asks."""
         return "vllm" if self.has_engine else "appliance"
 
     @property
-    def facts(self) -> Mapping[str, JsonValue]:
+    def probe_fields(self) -> Mapping[str, JsonValue]:
         """What probes and listings tell of it besides its name."""
         return {}
 
@@ -81,7 +81,7 @@ class ModelConfig(BaseConfig):
         return ()
 
     @property
-    def recovery(self) -> Recovery:
+    def failure_action(self) -> FailureAction:
         """What is done when it fails; a model that servers elsewhere compute has nothing to start anew."""
         return "stay"
 
@@ -132,7 +132,7 @@ class LocalModelConfig(ModelConfig):
     engine: AnyEngine = EngineConfig()
     """What computes: vLLM, or with the key `python` a class of yours."""
 
-    on_failure: Recovery = "stay"
+    on_failure: FailureAction = "stay"
     """
     What is done when the model fails. `stay` keeps the process up, with liveness 503 and the reason, for a platform
     that restarts what is not live. `exit` ends the process once its calls are over, with the exit code of the fault, 4
@@ -148,17 +148,17 @@ class LocalModelConfig(ModelConfig):
         return self
 
     @property
-    def computer(self) -> str:
-        return _PYTHON if isinstance(self.engine, PythonConfig) else super().computer
+    def backend(self) -> str:
+        return _PYTHON if isinstance(self.engine, PythonConfig) else super().backend
 
     @property
-    def facts(self) -> Mapping[str, JsonValue]:
+    def probe_fields(self) -> Mapping[str, JsonValue]:
         if isinstance(self.layout, str):
             return {"layout": self.layout}
         return {"layout": self.layout.model_dump(mode="json", exclude_defaults=True)}
 
     @property
-    def recovery(self) -> Recovery:
+    def failure_action(self) -> FailureAction:
         if self.on_failure == "stay" and self.layout != "auto" and self.layout.is_following:
             return "exit"
         return self.on_failure

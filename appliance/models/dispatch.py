@@ -52,7 +52,7 @@ async def handle(entry: ModelStatus, call: ModelRequest, keys: RateLimiter | Non
     _require(entry, call, is_inner=keys is None)
     charge = None
     if keys is not None and record is not None:
-        charge = keys.charge(record.key, entry.gate.tokens(len(call.body)))
+        charge = keys.charge(record.key, entry.queue.tokens(len(call.body)))
     work = _work(entry, call, record, charge)
     reply = cast("ModelResponse", await anext(work))
     is_whole = isinstance(reply.body, bytes)
@@ -88,14 +88,14 @@ def _require(entry: ModelStatus, call: ModelRequest, *, is_inner: bool) -> None:
             "(limits.tokenizer_bytes), so send the text in pieces",
             status=413,
         )
-    if not rule.can_answer and not (entry.state is State.DRAINING and (is_inner or entry.answers_late)):
-        raise UnavailableError(entry.outside, retry_after=rule.retry_after)
+    if not rule.can_answer and not (entry.state is State.DRAINING and (is_inner or entry.accepts_while_draining)):
+        raise UnavailableError(entry.client_message, retry_after=rule.retry_after)
 
 
 def _require_still(entry: ModelStatus) -> None:
     """Return where the model is there for a call that was let in, whatever happened while that waited for its turn."""
     if not RULES[entry.state].can_answer and entry.state not in {State.DRAINING, State.UNAVAILABLE}:
-        raise UnavailableError(entry.outside, retry_after=RULES[entry.state].retry_after)
+        raise UnavailableError(entry.client_message, retry_after=RULES[entry.state].retry_after)
 
 
 async def _work(
@@ -105,7 +105,7 @@ async def _work(
 
     A generator that has begun always ends, be it by the garbage collector: the count cannot leak.
     """
-    deadlines = Timeouts.of(entry.config.name, entry.gate.settings.limits)
+    deadlines = Timeouts.of(entry.config.name, entry.queue.settings.limits)
     async with _place(entry, call, record, charge, deadlines) as place:
         _require_still(entry)
         usage = None if record is None else TokenUsage(record)
@@ -166,14 +166,14 @@ async def _place(
 ) -> AsyncGenerator[_DispatchSlot]:
     """A place in the model once it is the call's turn, until it is over; its counts, and what its key pays."""
     came = time.monotonic()
-    gate = entry.tokenizer_gate if call.operation in _OF_TOKENIZER else entry.gate
+    gate = entry.tokenizer_queue if call.operation in _OF_TOKENIZER else entry.queue
     try:
         slot = await gate.enter(len(call.body), deadlines)
     except BaseException:
         if charge is not None:
             charge.refund()
         raise
-    entry.running += 1
+    entry.requests.begin()
     if record is not None:
         record.admitted = time.monotonic()
         record.queued = came if record.admitted - came > _NO_WAIT_SECONDS else None
@@ -181,8 +181,7 @@ async def _place(
     try:
         yield place
     finally:
-        entry.running -= 1
-        entry.tally.count(began, is_good=place.is_good)
+        entry.requests.end(began, is_success=place.is_good)
         prompt, output = (None, 0) if record is None else record.settle()
         slot.leave(prompt, is_answered=place.is_good or place.has_first)
         if charge is not None:

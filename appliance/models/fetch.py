@@ -1,11 +1,13 @@
-"""Bytes on their way to a model: told of as they come, and held once they are here."""
+"""The download of a model's files: its progress, and the local files that it results in."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -14,85 +16,156 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ApplianceError, LoadError
 from appliance.core.file_lock import FileLock
 from appliance.models.factory import ModelFactory, OnProgress
-from appliance.models.fetch_progress import FetchProgress
 from appliance.planner import Plan
 from appliance.storage.cache import hold
 from appliance.storage.manifest import artifact_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# Often enough to see that a long fetch goes on, seldom enough to read the rest.
-_TELL_SECONDS = 5.0
+# Often enough to show that a long download goes on, seldom enough to keep the log readable.
+_LOG_INTERVAL_SECONDS = 5.0
+
+# The rate is an average over this time: it shows a stall, but not a pause of a second.
+_RATE_WINDOW_SECONDS = 15.0
 
 
-class _StoppedError(Exception):
-    """Ends the thread that materializes: nobody waits for it any more."""
+class _AbandonedError(Exception):
+    """Ends the thread of a download that is not needed any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The download of one storage; `total` is None while it is unknown."""
+
+    earlier: int
+    """Bytes that were there before, which count as fetched but not for the rate."""
+    fetched: int
+    total: int | None
+
+
+class FetchProgress:
+    """Bytes and rate of a download over all its parts.
+
+    Updated in the downloading thread and read in others, so each value is replaced as a whole.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.part = ""
+        self._clock = clock
+        self._parts: Mapping[str, _Part] = {}
+        self._samples = deque([(clock(), 0)])
+
+    def update(self, part: str, fetched: int, total: int | None) -> None:
+        """Note the bytes of one part; those of its first update were there before."""
+        before = self._parts.get(part)
+        is_first = before is None or (before.total is None and before.fetched == 0)
+        earlier = fetched if is_first or before is None else min(before.earlier, fetched)
+        self._parts = {**self._parts, part: _Part(earlier, fetched, total)}
+        self.part = part
+        now = self._clock()
+        self._samples.append((now, sum(each.fetched - each.earlier for each in self._parts.values())))
+        while len(self._samples) > 2 and self._samples[1][0] < now - _RATE_WINDOW_SECONDS:
+            self._samples.popleft()
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that are here."""
+        return sum(part.fetched for part in self._parts.values())
+
+    @property
+    def total(self) -> int | None:
+        """Bytes of all parts that have begun; None while one of them is unknown."""
+        sizes = [part.total for part in self._parts.values()]
+        return None if not sizes or None in sizes else sum(size for size in sizes if size is not None)
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second, averaged over a few seconds."""
+        (began, before), (_, now) = self._samples[0], self._samples[-1]
+        return max(0, now - before) / max(self._clock() - began, 0.001)
+
+    def describe(self) -> dict[str, Any]:  # Any: JSON values
+        """Return bytes, rate and remaining seconds, as probes show them."""
+        rate, total = self.rate, self.total
+        return {
+            "part": self.part,
+            "fetched_bytes": self.fetched,
+            "total_bytes": total,
+            "bytes_per_second": round(rate),
+            "eta_seconds": None if total is None or rate < 1 else round((total - self.fetched) / rate, 1),
+        }
+
+    def reporter(self, name: str, is_abandoned: Callable[[], bool]) -> OnProgress:
+        """Return a callback that updates this and logs it now and then; it raises once the download is abandoned."""
+        logged = time.monotonic()
+
+        def on_progress(part: str, fetched: int, total: int | None) -> None:
+            if is_abandoned():
+                raise _AbandonedError
+            nonlocal logged
+            self.update(part, fetched, total)
+            if time.monotonic() - logged > _LOG_INTERVAL_SECONDS:
+                logged = time.monotonic()
+                log.info("artifact.fetch_progress", model=name, **self.describe())
+
+        return on_progress
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedArtifacts:
-    """What a section's storages became; `digests` has those that came from a store, `plan` says what they come to.
+    """The local files of a model's storages; they are not pruned until `close`."""
 
-    As long as `holds` are open, nobody prunes the bytes.
-    """
-
-    artifacts: Mapping[str, Path]
+    paths: Mapping[str, Path]
     digests: Mapping[str, str]
-    holds: Sequence[FileLock]
+    """Only of storages whose files came from a store."""
+    locks: Sequence[FileLock]
     plan: Plan | None
+    """What the files take on this machine, if it is known."""
+
+    def close(self) -> None:
+        """Allow the files to be pruned."""
+        for lock in self.locks:
+            lock.close()
+
+
+NO_ARTIFACTS = FetchedArtifacts({}, {}, (), None)
 
 
 def fetch_artifacts(
-    factory: ModelFactory, config: ModelConfig, settings: GlobalStorageConfig, report: OnProgress
+    factory: ModelFactory, config: ModelConfig, storage: GlobalStorageConfig, on_progress: OnProgress
 ) -> FetchedArtifacts:
-    """Materialize all storages of a section; blocks.
+    """Download the files of all storages of a model; blocks.
 
     Raises:
-        LoadError: the model cannot be laid out as the config asks; nothing is fetched then.
-        StorageError: the bytes cannot be brought.
+        LoadError: the config's layout is impossible for the model; then nothing is downloaded.
+        StorageError: the download failed.
     """
-    _require_possible(factory, config, settings)
-    artifacts = factory.materialize(config, settings, report)
-    found = {part: artifact_of(path) for part, path in artifacts.items()}
+    _require_possible(factory, config, storage)
+    paths = factory.materialize(config, storage, on_progress)
+    artifacts = {part: artifact_of(path) for part, path in paths.items()}
     return FetchedArtifacts(
-        artifacts=artifacts,
-        digests={part: each[1].digest for part, each in found.items() if each is not None},
-        holds=list(filter(None, map(hold, artifacts.values()))),
-        plan=_planned(factory, config, artifacts),
+        paths=paths,
+        digests={part: artifact[1].digest for part, artifact in artifacts.items() if artifact is not None},
+        locks=list(filter(None, map(hold, paths.values()))),
+        plan=_plan(factory, config, paths),
     )
 
 
-def _planned(factory: ModelFactory, config: ModelConfig, artifacts: Mapping[str, Path]) -> Plan | None:
-    """The plan of what is here. It only tells: one that cannot be made keeps no model from its load."""
+def _plan(factory: ModelFactory, config: ModelConfig, paths: Mapping[str, Path]) -> Plan | None:
+    # The plan is information only: a failure to make one does not keep the model from loading.
     try:
-        return factory.plan(config, artifacts)
+        return factory.plan(config, paths)
     except Exception as error:
-        log.info("model.unplanned", model=config.name, reason=f"{type(error).__name__}: {error}")
+        log.info("model.plan_failed", model=config.name, reason=f"{type(error).__name__}: {error}")
         return None
 
 
-def _require_possible(factory: ModelFactory, config: ModelConfig, settings: GlobalStorageConfig) -> None:
-    """Return when nothing is known that speaks against the layout; a store that cannot say now is no reason to stop."""
+def _require_possible(factory: ModelFactory, config: ModelConfig, storage: GlobalStorageConfig) -> None:
+    # A store that cannot be read now does not keep the download from trying.
     try:
-        refusals = factory.precheck(config, settings)
+        violations = factory.precheck(config, storage)
     except ApplianceError as error:
-        log.info("layout.unforeseen", model=config.name, reason=str(error))
+        log.info("layout.precheck_failed", model=config.name, reason=str(error))
         return
-    if refusals:
-        raise LoadError("; ".join(f"{'.'.join(each.path)} {each.message}" for each in refusals))
-
-
-def reporter(name: str, progress: FetchProgress, has_stopped: Callable[[], bool]) -> OnProgress:
-    """Notes the progress of the named model, tells of it now and then, and stops it once nobody waits for it."""
-    told = time.monotonic()
-
-    def report(part: str, fetched: int, total: int | None) -> None:
-        if has_stopped():
-            raise _StoppedError
-        nonlocal told
-        progress.hear(part, fetched, total)
-        if time.monotonic() - told > _TELL_SECONDS:
-            told = time.monotonic()
-            log.info("artifact.fetching", model=name, **progress.describe())
-
-    return report
+    if violations:
+        raise LoadError("; ".join(f"{'.'.join(violation.path)} {violation.message}" for violation in violations))

@@ -1,4 +1,4 @@
-"""Where all models stand together: what the probes are told."""
+"""The health of a server: what its probes report, and how much of it to whom."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from appliance.models.state import State
 
 @dataclass(frozen=True, slots=True)
 class ConfigStatus:
-    """Which file is served, and what became of a newer one."""
+    """The config file that is served, and what is wrong with a newer one."""
 
     digest: str
     """SHA-256 of the file that is served."""
 
     loaded_at: str
-    """When all of it was served, in ISO 8601."""
+    """When it was applied, in ISO 8601."""
 
     error: str | None = None
-    """What is wrong with the file as it is now; None where nothing is."""
+    """What is wrong with the file as it is now; None if nothing is."""
 
-    waiting: Sequence[str] = ()
-    """The keys that need a restart, for which the file as it is now is not served."""
+    restart_required: Sequence[str] = ()
+    """The changed keys that need a restart; because of them the file as it is now is not applied."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """Answers to the probes, and the models behind them."""
+    """The answers to the probes, and the models behind them."""
 
     is_live: bool
-    """No model is beyond help."""
+    """No model has failed for good."""
 
     is_ready: bool
     """Every model answers."""
@@ -40,45 +40,40 @@ class HealthReport:
     """Every model has been ready once."""
 
     retry_after: int
-    """Seconds after which asking again makes sense."""
+    """Seconds after which a client should try again."""
 
     models: Sequence[Mapping[str, Any]]  # Any: JSON values
     """Each model as probes show it."""
 
     workers: Sequence[Mapping[str, Any]] = ()  # Any: JSON values
-    """Each worker as probes show it; empty where there is one."""
+    """Each worker as probes show it; empty if there is only one process."""
 
     config: Mapping[str, Any] | None = None  # Any: JSON values
-    """The file as probes show it, with the models that it is bringing; None where there is none."""
+    """The config file as probes show it, with the models that it adds; None without a file."""
 
     reason: str | None = None
-    """Why it is not well, where that is no model's doing; None where it is."""
+    """Why the server is not healthy, if no model is the cause."""
 
 
-# In these states the reason is an error, of our own code, of the engine's or of the user's: it can quote files,
-# addresses and whatever an exception says.
-_FAULTS: Mapping[str, str] = {
-    State.FAILED: "it failed; the log says why",
-    State.RESTARTING: "it failed, and is started again; the log says why",
-}
+# In these states the reason is the text of an error, which may quote files, addresses and anything else.
+_ERROR_STATES = frozenset({State.FAILED, State.RESTARTING})
 
 
 def public_reason(state: str, reason: str) -> str:
-    """Why a model is in its state, for those who do not run the server: never the text of an error.
+    """Return why a model is in its state, for clients: without the text of an error, which follows ", because "."""
+    if state in _ERROR_STATES:
+        return "see the log"
+    text, because, _ = reason.partition(", because ")
+    return f"{text}; see the log" if because else text
 
-    A reason that has such a text has it after ", because ".
-    """
-    said, because, _ = reason.partition(", because ")
-    return _FAULTS.get(state) or (f"{said}; the log says why" if because else said)
 
-
-def public(standing: HealthReport) -> HealthReport:
-    """The same for those who do not run the server."""
-    config = standing.config
+def public(report: HealthReport) -> HealthReport:
+    """Return the report for clients that are not operators: without the texts of errors and addresses."""
+    config = report.config
     if config is not None:
-        error = None if config["error"] is None else "the file is wrong; the log says why"
-        config = {**config, "error": error, "coming": [_public_model(each) for each in config["coming"]]}
-    return replace(standing, models=[_public_model(each) for each in standing.models], config=config)
+        error = None if config["error"] is None else "the file is wrong; see the log"
+        config = {**config, "error": error, "new_models": [_public_model(model) for model in config["new_models"]]}
+    return replace(report, models=[_public_model(model) for model in report.models], config=config)
 
 
 def _public_model(model: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
@@ -86,13 +81,13 @@ def _public_model(model: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON v
     if "upstreams" in model:
         shown["upstreams"] = [_public_upstream(each) for each in model["upstreams"]]
     if "nodes" in model:
-        shown["nodes"] = dict.fromkeys(model["nodes"], "the log says how it is")
+        shown["nodes"] = dict.fromkeys(model["nodes"], "see the log")
     return shown
 
 
 def _public_upstream(upstream: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
-    """Without its address; what else there is of it depends on the class of the model."""
+    """Return an upstream without its address; the other keys depend on the model class."""
     shown = {key: value for key, value in upstream.items() if key != "name"}
     if "reason" in shown:
-        shown["reason"] = None if shown.get("available") else "the log says why"
+        shown["reason"] = None if shown.get("available") else "see the log"
     return shown

@@ -1,186 +1,227 @@
-"""One model of the config and where it stands."""
+"""The status of one model, which probes, listings and metrics read; only its `ModelRunner` writes it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
-from appliance.config.limits import SloConfig, share
 from appliance.config.models import ModelConfig
-from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import RequestError
-from appliance.core.file_lock import FileLock
 from appliance.core.model import (
     DependsOnModels,
     FollowsAnotherNode,
-    LimitsConcurrency,
     Model,
-    Peers,
-    Preparable,
     ReportsLoadTimings,
+    ReportsMemory,
     RunsOnSeveralNodes,
 )
-from appliance.limits import QueueSettings, RequestQueue
-from appliance.models.factory import ModelFactory
-from appliance.models.fetch import fetch_artifacts, reporter
-from appliance.models.fetch_progress import FetchProgress
+from appliance.limits import RequestQueue
+from appliance.models.fetch import FetchProgress
 from appliance.models.health import public_reason
-from appliance.models.load_timings import LoadTimings
-from appliance.models.plan_check import PlanVsActual
-from appliance.models.request_counter import RequestCounter
 from appliance.models.state import State
+from appliance.planner import Plan
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_LOAD_STATES = frozenset({State.PENDING, State.FETCHING, State.LOADING, State.PROVING})
+
+# A load begins in these, the first one and each later one.
+_FIRST_LOAD_STATES = frozenset({State.PENDING, State.RESTARTING})
+
+
+class LoadTimings:
+    """Seconds that a model spent in each state of its latest load, for the log, the probes and the metrics."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seconds: dict[State, float] = {}
+        self._state = State.PENDING
+        self._entered = clock()
+
+    def enter(self, state: State) -> None:
+        """Begin to count for a state."""
+        self._seconds = {} if state in _FIRST_LOAD_STATES else {**self._seconds, **self._current()}
+        self._state, self._entered = state, self._clock()
+
+    def seconds(self) -> Mapping[State, float]:
+        """Return the seconds of each state in the order of the load, including the current one."""
+        known = {**self._seconds, **self._current()}
+        return {state: seconds for state, seconds in known.items() if state in _LOAD_STATES}
+
+    def _current(self) -> Mapping[State, float]:
+        return {self._state: self._clock() - self._entered}
+
+
+@dataclass(slots=True)
+class RequestTotals:
+    """How many requests of a model succeeded and failed, and the nanoseconds that they took."""
+
+    succeeded: int = 0
+    succeeded_ns: int = 0
+    failed: int = 0
+    failed_ns: int = 0
+    last_started_ms: int = 0
+    """When the latest request began, in milliseconds since 1970; 0 if there was none."""
+
+
+class RequestCounter:
+    """Counts the requests of one model; `dispatch` calls it. The totals may be shared with the model it replaces."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.totals = RequestTotals()
+
+    def begin(self) -> None:
+        """Count a request that begins now."""
+        self.running += 1
+
+    def end(self, began_ns: int, *, is_success: bool) -> None:
+        """Count a request that ends now; `began_ns` is on the monotonic clock."""
+        self.running -= 1
+        totals, taken = self.totals, time.monotonic_ns() - began_ns
+        totals.last_started_ms = (time.time_ns() - taken) // 1_000_000
+        if is_success:
+            totals.succeeded, totals.succeeded_ns = totals.succeeded + 1, totals.succeeded_ns + taken
+        else:
+            totals.failed, totals.failed_ns = totals.failed + 1, totals.failed_ns + taken
+
+
+@dataclass(frozen=True, slots=True)
+class PlanVsActual:
+    """Planned and measured figures of a model by the same names; `measured` is empty until the model is loaded.
+
+    Bytes are those of one rank: the most weights, the least cache. `kv_tokens` are those of one copy of the model.
+    """
+
+    planned: Mapping[str, float]
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """Return the figures of a plan, with nothing measured yet."""
+        figures: dict[str, float] = {"weight_bytes": plan.weight_bytes, "load_seconds": plan.timing.load_seconds}
+        if plan.kv_blocks:
+            cache_bytes = min(rank.kv_cache_bytes for rank in plan.ranks)
+            figures |= {"kv_cache_bytes": cache_bytes, "kv_tokens": plan.kv_tokens}
+        return cls(figures)
+
+    def measure(self, model: Model, load_seconds: float) -> Self:
+        """Return the same plan with what the loaded model measured."""
+        known = model.measured() if isinstance(model, ReportsMemory) else {}
+        return replace(self, measured={**known, "load_seconds": round(load_seconds, 1)})
+
+    @property
+    def ratios(self) -> Mapping[str, float]:
+        """Measured divided by planned, of the figures that have both."""
+        both = {name: planned for name, planned in self.planned.items() if planned and name in self.measured}
+        return {name: round(self.measured[name] / planned, 3) for name, planned in both.items()}
+
+    def describe(self) -> dict[str, Any]:  # Any: JSON values
+        """Return both sides as probes show them."""
+        return {"planned": self.planned, **({"measured": self.measured} if self.measured else {})}
 
 
 @dataclass(slots=True)
 class ModelStatus:
-    """One model of the config and where it stands; written by its `Life` alone."""
+    """One model of the config and its state."""
 
     config: ModelConfig
     model: Model
-    gate: RequestQueue
-    tokenizer_gate: RequestQueue
-    """Of requests that the tokenizer answers alone: what the engine computes does not keep them waiting."""
+    queue: RequestQueue
+    tokenizer_queue: RequestQueue
+    """For requests that only the tokenizer answers: they do not wait for the engine."""
+    requests: RequestCounter = field(default_factory=RequestCounter)
     state: State = State.PENDING
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
-    reason: str = "waiting for its turn"
+    reason: str = "waiting for its turn to load"
     has_started: bool = False
-    running: int = 0
+    """It was ready once, or waits for nothing but other servers."""
     restarts: int = 0
-    """How often it was started anew because it died."""
-    answers_late: bool = False
-    """While it drains, new calls are answered all the same."""
-    tally: RequestCounter = field(default_factory=RequestCounter)
+    """How often it was restarted because it died."""
+    accepts_while_draining: bool = False
+    timings: LoadTimings = field(default_factory=LoadTimings)
     progress: FetchProgress | None = None
-    phases: LoadTimings = field(default_factory=LoadTimings)
-    comparison: PlanVsActual | None = None
-    """What its plan said, beside what its last load came to; None where there is no plan."""
-    artifacts: Mapping[str, Path] = field(default_factory=dict)
-    """What the section's storages became; empty until they are here."""
-    holds: Sequence[FileLock] = ()
+    """The progress of its download; None before it began."""
+    plan: PlanVsActual | None = None
+    """What its plan said and what its latest load measured; None without a plan."""
     digests: Mapping[str, str] = field(default_factory=dict)
-    """Of the bytes behind each of the section's storages, where they came from a store."""
+    """The digests of the files of each of its storages, where they came from a store."""
 
     def enter(self, state: State, reason: str) -> None:
-        """Be in a state from now on."""
-        self.phases.enter(state)
+        """Be in a state from now on; for `ModelRunner`."""
+        self.timings.enter(state)
         self.state, self.since, self.reason = state, datetime.now(UTC), reason
         self.has_started |= state in {State.READY, State.FOLLOWING, State.UNAVAILABLE}
 
-    def load_timings(self) -> Mapping[str, float]:
-        """What the phase `loading` of its last load was spent on, in seconds; empty where the model does not tell."""
-        return self.model.load_timings() if isinstance(self.model, ReportsLoadTimings) else {}
-
-    def load(self) -> dict[str, Any]:  # Any: JSON values
-        """The seconds of its last load as the log and probes show them, of one under way those until now."""
-        phases, parts = self.phases.seconds(), self.load_timings()
-        shown = {
-            name: {each: round(seconds, 2) for each, seconds in spent.items()}
-            for name, spent in (("phases", phases), ("parts", parts))
-            if spent
-        }
-        return {"seconds": round(sum(phases.values()), 2), **shown}
-
-    @classmethod
-    def of(cls, config: ModelConfig, factory: ModelFactory, peers: Peers) -> ModelStatus:
-        """The entry of a section, which shares its limits with the other processes among its `peers`."""
-        name, settings = config.name, _settings(config, peers.front_end.count)
-        model = factory.create(config, peers)
-        return cls(config, model, RequestQueue(name, settings), RequestQueue(name, _unpromised(settings)))
-
-    def apply(self, config: ModelConfig, workers: int) -> None:
-        """Go on by a section that differs in hot keys alone."""
-        self.config = config
-        settings = _settings(config, workers)
-        self.gate.apply(settings)
-        self.tokenizer_gate.apply(_unpromised(settings))
-
-    def bound(self, workers: int) -> None:
-        """Let in no more at once than the engine computes for one of so many workers, now that it is there to say."""
-        concurrent = self.model.max_concurrent if isinstance(self.model, LimitsConcurrency) else None
-        self.gate.engine_concurrent = self.tokenizer_gate.engine_concurrent = share(concurrent, workers)
+    @property
+    def name(self) -> str:
+        """The model's own name."""
+        return self.config.name
 
     @property
-    def is_busy(self) -> bool:
-        """Somebody waits for it: callers, or the server that it computed for before it was to go."""
-        return self.running > 0 or self.queued > 0 or (self._is_leaving and not self.is_done)
+    def running(self) -> int:
+        """Requests that the model works on."""
+        return self.requests.running
 
     @property
     def queued(self) -> int:
         """Requests that wait for their turn."""
-        return self.gate.queued + self.tokenizer_gate.queued
+        return self.queue.queued + self.tokenizer_queue.queued
 
     @property
-    def is_done(self) -> bool:
-        """It was to go once the server that it computed for is gone, and that is so."""
-        return self._is_leaving and isinstance(self.model, FollowsAnotherNode) and not self.model.is_needed
+    def is_busy(self) -> bool:
+        """Requests are running or queued, or the machine that it computes for still needs it."""
+        return self.running > 0 or self.queued > 0 or (self._is_draining_follower and not self.is_released)
 
     @property
-    def _is_leaving(self) -> bool:
+    def is_released(self) -> bool:
+        """It was draining until the machine that it computes for had gone, and that has happened."""
+        return self._is_draining_follower and isinstance(self.model, FollowsAnotherNode) and not self.model.is_needed
+
+    @property
+    def _is_draining_follower(self) -> bool:
         return self.state is State.DRAINING and isinstance(self.model, FollowsAnotherNode)
 
-    def well(self) -> tuple[State, str]:
-        """The state of a model that is healthy, and its reason."""
-        if isinstance(self.model, FollowsAnotherNode):
-            return State.FOLLOWING, f"it computes for {self.model.leader}, which answers"
-        return State.READY, "it answers"
-
     @property
-    def outside(self) -> str:
-        """Where it stands in words for callers; why it failed speaks of paths and classes, and is for the log."""
-        return f"The model {self.config.name!r} is {self.state}: {public_reason(self.state, self.reason)}"
+    def client_message(self) -> str:
+        """Its state in a sentence for clients, without the text of errors, which is for the log."""
+        return f"The model {self.name!r} is {self.state}: {public_reason(self.state, self.reason)}"
 
-    def require(self, done: str, *states: State) -> None:
-        """Return when it is in one of the states, in which alone this can be done to it.
+    def require_state(self, action: str, *states: State) -> None:
+        """Return if it is in one of these states, the only ones in which the action (a past participle) is possible.
 
         Raises:
-            RequestError: it is in another.
+            RequestError: it is in another state.
         """
         if self.state not in states:
-            must = " or ".join(states)
+            allowed = " or ".join(states)
             raise RequestError(
-                f"The model {self.config.name!r} is {self.state}; it can be {done} when it is {must}", status=409
+                f"The model {self.name!r} is {self.state}; it can be {action} when it is {allowed}", status=409
             )
 
-    async def fetch(
-        self, factory: ModelFactory, settings: GlobalStorageConfig, has_stopped: Callable[[], bool]
-    ) -> None:
-        """Bring its bytes, in a thread, and hold them until they are released; raises as `fetch_artifacts` does.
+    def load_timings(self) -> Mapping[str, float]:
+        """Return the seconds of each part of its latest load; empty if the model does not measure them."""
+        return self.model.load_timings() if isinstance(self.model, ReportsLoadTimings) else {}
 
-        What its start needs and no byte changes begins meanwhile.
-        """
-        if isinstance(self.model, Preparable):
-            self.model.prepare(settings.cache_dir)
-        self.progress = FetchProgress()
-        report = reporter(self.config.name, self.progress, has_stopped)
-        brought = await asyncio.to_thread(fetch_artifacts, factory, self.config, settings, report)
-        self.artifacts, self.digests, self.holds = brought.artifacts, brought.digests, brought.holds
-        self.comparison = PlanVsActual.of(brought.plan) if brought.plan else None
-
-    def compare(self) -> None:
-        """Hold what was planned against what its load came to, where there is a plan."""
-        if self.comparison is not None:
-            self.comparison = made = self.comparison.measure(self.model, self.phases.seconds()[State.LOADING])
-            log.info("model.measured", model=self.config.name, **made.describe(), ratio=made.ratios)
-
-    def release(self, model: Model) -> None:
-        """Forget what was loaded, for a model that is not; its bytes may be pruned then."""
-        for each in self.holds:
-            each.close()
-        self.model, self.artifacts, self.holds, self.progress = model, {}, (), None
-        self.comparison = None
+    def describe_load(self) -> dict[str, Any]:  # Any: JSON values
+        """Return the seconds of its latest load as the log and the probes show them, until now if it is running."""
+        phases = self.timings.seconds()
+        shown = {
+            name: {part: round(seconds, 2) for part, seconds in spent.items()}
+            for name, spent in (("phases", phases), ("parts", self.load_timings()))
+            if spent
+        }
+        return {"seconds": round(sum(phases.values()), 2), **shown}
 
     def describe(self) -> dict[str, Any]:  # Any: JSON values
-        """The entry as probes show it."""
+        """Return the status as probes show it."""
         shown: dict[str, Any] = {
-            "name": self.config.name,
+            "name": self.name,
             "state": self.state,
             "since": self.since.isoformat(timespec="milliseconds"),
             "reason": self.reason,
@@ -191,27 +232,19 @@ class ModelStatus:
         try:
             return shown | self._details()
         except Exception as error:
-            log.error("model.not_described", model=self.config.name, error=type(error).__name__)
+            log.error("model.describe_failed", model=self.name, error=type(error).__name__)
             return shown
 
     def _details(self) -> dict[str, Any]:  # Any: JSON values
-        shown: dict[str, Any] = {**self.config.facts}
+        shown: dict[str, Any] = {**self.config.probe_fields}
         if self.state is State.FETCHING and self.progress is not None:
             shown["progress"] = self.progress.describe()
         if self.config.has_engine:
-            shown["load"] = self.load()
-        if self.comparison is not None:
-            shown["plan"] = self.comparison.describe()
+            shown["load"] = self.describe_load()
+        if self.plan is not None:
+            shown["plan"] = self.plan.describe()
         if isinstance(self.model, RunsOnSeveralNodes) and (nodes := self.model.nodes()):
-            shown["nodes"] = {str(rank): standing for rank, standing in nodes.items()}
+            shown["nodes"] = {str(rank): state for rank, state in nodes.items()}
         if isinstance(self.model, DependsOnModels):
             shown["upstreams"] = self.model.upstreams()
         return shown
-
-
-def _settings(config: ModelConfig, workers: int) -> QueueSettings:
-    return QueueSettings(config.limits, config.slo).share(workers)
-
-
-def _unpromised(settings: QueueSettings) -> QueueSettings:
-    return QueueSettings(settings.limits, SloConfig())

@@ -1,4 +1,4 @@
-"""One model of the config asking another, by name."""
+"""Requests from one model of the config to another, by name."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from appliance.models.state import RULES, State
 
 
 class PeerClient:
-    """The models of a lifecycle as one of them sees the others; their answers are counted like any client's."""
+    """The models of a server as one of them sees the others; its requests are queued and counted like any client's."""
 
     def __init__(self, find: Callable[[str], ModelStatus], front_end: FrontEnd = SINGLE_FRONT_END) -> None:
         self._find = find
         self.front_end = front_end
 
     def operations(self, name: str) -> frozenset[Operation]:
-        """What the named model can be asked."""
+        """Return the operations that the named model supports."""
         return self._find(name).model.operations
 
     def check(self, name: str) -> None:
-        """Return when the named model answers.
+        """Return if the named model answers.
 
         Raises:
-            EngineDeadError: it never will again.
+            EngineDeadError: it has failed or stopped.
             UnavailableError: it does not answer now.
         """
-        entry = self._find(name)
-        text = f"its target {name!r} is {entry.state}: {public_reason(entry.state, entry.reason)}"
-        if entry.state in {State.FAILED, State.STOPPED}:
+        status = self._find(name)
+        text = f"its target {name!r} is {status.state}: {public_reason(status.state, status.reason)}"
+        if status.state in {State.FAILED, State.STOPPED}:
             raise EngineDeadError(text)
-        if not RULES[entry.state].can_answer and entry.state is not State.DRAINING:
-            raise UnavailableError(text, retry_after=RULES[entry.state].retry_after)
+        if not RULES[status.state].can_answer and status.state is not State.DRAINING:
+            raise UnavailableError(text, retry_after=RULES[status.state].retry_after)
 
     async def handle(self, name: str, call: ModelRequest) -> ModelResponse:
-        """Have the named model answer, while the server drains too: the call this one is for came before that.
+        """Have the named model answer, even while the server drains, because the client's request came before that.
 
         Raises:
-            CallError: it cannot do this, cannot do it now, or the call itself is at fault.
-            EngineDeadError: it died over it.
+            RequestError: the model cannot do this, cannot do it now, or the request is at fault.
+            EngineDeadError: the model died during the request.
         """
         return await dispatch.handle(self._find(name), call)

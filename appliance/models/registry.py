@@ -1,72 +1,126 @@
-"""The models that serve, by the names that lead to them, and those on their way in and out."""
+"""The models of a server by their names, and which of them the current caller may use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from appliance.auth import Authorizer
+from appliance.core.errors import RequestError, UnknownModelError
 from appliance.models.model_runner import ModelRunner
 from appliance.models.model_status import ModelStatus
 
+# Of an unknown name, errors repeat so many characters.
+_MAX_NAME_LENGTH = 200
+
 
 class ModelRegistry:
-    """Who is asked under which name; a change is one assignment, so that no call ever finds half of one."""
+    """The models that serve, those that a reload adds, and those that are leaving.
 
-    def __init__(self, lives: Iterable[ModelRunner]) -> None:
-        self.lives: tuple[ModelRunner, ...] = tuple(lives)
-        self.coming: tuple[ModelRunner, ...] = ()
-        """Those that a new config brings, until they are ready; no call finds them, and no probe waits for them."""
+    A change of the names is one assignment, so that no request finds half of one.
+    """
+
+    def __init__(self, runners: Iterable[ModelRunner], authorizer: Authorizer) -> None:
+        self.runners: tuple[ModelRunner, ...] = tuple(runners)
+        """Those that serve, or will once they have started."""
+        self.incoming: tuple[ModelRunner, ...] = ()
+        """Those of a new config that do not serve yet; no request finds them, and readiness does not wait for them."""
         self._leaving: tuple[ModelRunner, ...] = ()
-        self._by_name = {name: life for life in self.lives for name in life.entry.config.names}
+        self._by_name = {name: runner for runner in self.runners for name in runner.status.config.names}
+        self._authorizer = authorizer
 
     @property
-    def entries(self) -> tuple[ModelStatus, ...]:
-        """The models that serve, or are to."""
-        return tuple(life.entry for life in self.lives)
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """The status of each model that serves, or will."""
+        return tuple(runner.status for runner in self.runners)
 
     @property
-    def everyone(self) -> tuple[ModelRunner, ...]:
-        """All that hold anything."""
-        return (*self.lives, *self.coming, *self._leaving)
-
-    def named(self, name: str | None) -> ModelRunner | None:
-        """The one that answers to `name`, or None; of no name, the only one there is."""
-        if name is None:
-            return self.lives[0] if len(self.lives) == 1 else None
-        return self._by_name.get(name)
+    def all_runners(self) -> tuple[ModelRunner, ...]:
+        """Every model that may hold memory or files."""
+        return (*self.runners, *self.incoming, *self._leaving)
 
     def get(self, name: str) -> ModelRunner | None:
-        """The one whose own name this is."""
-        return next((life for life in self.lives if life.entry.config.name == name), None)
+        """Return the model whose own name this is."""
+        return next((runner for runner in self.runners if runner.status.name == name), None)
 
-    def put(self, life: ModelRunner) -> ModelRunner | None:
+    def find(self, name: str | None) -> ModelRunner:
+        """Return the model with this name or alias, for a caller that may use it; None means the only model.
+
+        Raises:
+            UnauthenticatedError: there are keys, and the caller has none of them.
+            RequestError: as for `resolve`; a model that the caller may not use is reported as missing.
         """
-        Have calls find `life`, instead of the one of its name that there was, which is returned and is leaving now.
+        self._authorizer.require_key()
+        runner = self._lookup(name)
+        own_name = "" if runner is None else runner.status.name
+        if runner is None or not self._authorizer.sees(name or own_name, own_name):
+            raise self._unknown(name)
+        return runner
+
+    def resolve(self, name: str | None) -> ModelRunner:
+        """Return the model with this name or alias, whoever the caller is; None means the only model.
+
+        Raises:
+            UnknownModelError: there is none.
+            RequestError: the name is None, and there are several models.
         """
-        old = self.get(life.entry.config.name)
-        others = {name: each for name, each in self._by_name.items() if each is not old}
-        # The latest who claims a name has it: an alias may move from one model to another.
-        self._by_name = others | dict.fromkeys(life.entry.config.names, life)
-        self.coming = tuple(each for each in self.coming if each is not life)
-        if old is None:
-            self.lives = (*self.lives, life)
+        runner = self._lookup(name)
+        if runner is None:
+            raise self._unknown(name)
+        return runner
+
+    def visible(self) -> Sequence[tuple[ModelStatus, str]]:
+        """Return each model under each of the names that the current caller may use."""
+        return [
+            (status, name)
+            for status in self.statuses
+            for name in status.config.names
+            if self._authorizer.sees(name, status.name)
+        ]
+
+    def replace(self, runner: ModelRunner) -> ModelRunner | None:
+        """Let requests find this model, in the place of the one with its name, which is returned and leaves."""
+        replaced = self.get(runner.status.name)
+        others = {name: other for name, other in self._by_name.items() if other is not replaced}
+        # An alias may move from one model to another.
+        self._by_name = others | dict.fromkeys(runner.status.config.names, runner)
+        self.incoming = _without(self.incoming, runner)
+        if replaced is None:
+            self.runners = (*self.runners, runner)
         else:
-            # What a model was asked is not forgotten with its engine.
-            life.entry.tally, life.entry.restarts = old.entry.tally, old.entry.restarts
-            self.lives = tuple(life if each is old else each for each in self.lives)
-            self._leaving = (*self._leaving, old)
-        return old
+            runner.continue_from(replaced)
+            self.runners = tuple(runner if each is replaced else each for each in self.runners)
+            self._leaving = (*self._leaving, replaced)
+        return replaced
 
-    def remove(self, life: ModelRunner) -> None:
-        """Have no call find it; it is leaving now."""
-        self._by_name = {name: each for name, each in self._by_name.items() if each is not life}
-        self.lives = tuple(each for each in self.lives if each is not life)
-        self.coming = tuple(each for each in self.coming if each is not life)
-        self._leaving = (*self._leaving, life)
+    def remove(self, runner: ModelRunner) -> None:
+        """Let no request find this model; it leaves."""
+        self._by_name = {name: other for name, other in self._by_name.items() if other is not runner}
+        self.runners = _without(self.runners, runner)
+        self.incoming = _without(self.incoming, runner)
+        self._leaving = (*self._leaving, runner)
 
-    def forget(self, life: ModelRunner) -> None:
-        """It has left."""
-        self._leaving = tuple(each for each in self._leaving if each is not life)
+    def forget(self, runner: ModelRunner) -> None:
+        """Drop a model that has left."""
+        self._leaving = _without(self._leaving, runner)
 
-    def arrange(self, names: Sequence[str]) -> None:
-        """Show the models in the order of their config."""
-        self.lives = tuple(sorted(self.lives, key=lambda life: names.index(life.entry.config.name)))
+    def sort_by(self, names: Sequence[str]) -> None:
+        """List the models in the order of their config."""
+        self.runners = tuple(sorted(self.runners, key=lambda runner: names.index(runner.status.name)))
+
+    def _lookup(self, name: str | None) -> ModelRunner | None:
+        if name is None:
+            return self.runners[0] if len(self.runners) == 1 else None
+        return self._by_name.get(name)
+
+    def _unknown(self, name: str | None) -> RequestError:
+        """Return one error for models that are missing and those that the caller may not use."""
+        names = ", ".join(shown for _, shown in self.visible())
+        if name is None:
+            return RequestError(f"model is missing; it must be one of: {names}", param="model", code="model_missing")
+        hidden = "" if self._authorizer.sees_every_model else ", or this key may not use it"
+        text = f"The model {name[:_MAX_NAME_LENGTH]!r} does not exist{hidden}; the models here are: {names}"
+        return UnknownModelError(text, param="model", code="model_not_found")
+
+
+def _without(runners: Iterable[ModelRunner], removed: ModelRunner) -> tuple[ModelRunner, ...]:
+    return tuple(runner for runner in runners if runner is not removed)

@@ -1,4 +1,4 @@
-"""The models of a new config, in the places of those of the old one."""
+"""The replacement of models by those of a new config while the server runs."""
 
 from __future__ import annotations
 
@@ -11,142 +11,144 @@ from appliance.models.manager import ModelManager
 from appliance.models.model_runner import ModelRunner
 from appliance.models.state import RULES, State
 
-_ANEW = "the config changed, and it is brought anew"
-_REPLACED = "the config changed, and another took its place"
-_REMOVED = "the config has it no more"
+_RELOADED = "the config changed; it is loaded again"
+_REPLACED = "the config changed; a new version replaced it"
+_REMOVED = "the config changed; it was removed"
+_NOT_APPLIED = "its config was not applied"
 
-# Who serves, or will again: as long as nothing better is ready, it stays.
-_WORTHY = frozenset({State.READY, State.FOLLOWING, State.UNAVAILABLE, State.DRAINING, State.UNLOADED})
+# A model in one of these serves, or will again, and stays until its replacement is ready.
+_WORTH_KEEPING = frozenset({State.READY, State.FOLLOWING, State.UNAVAILABLE, State.DRAINING, State.UNLOADED})
 
 _POLL_SECONDS = 0.05
 
 
 class Rollout:
-    """One change of models.
+    """Changes the models of a server to those of a new config.
 
-    All bytes are brought before anybody goes. What needs no engine of vLLM's comes up beside the old one and takes its
-    place once it is ready. Two engines would not fit into memory: the old one goes first, and is brought back where the
-    new one fails.
+    All files are downloaded before any model stops. A model without an engine of vLLM starts beside the old one and
+    replaces it once it is ready. Two engines would not fit into memory, so an old engine is unloaded first, and loaded
+    again if the new one fails.
     """
 
     def __init__(self, manager: ModelManager, configs: Sequence[ModelConfig], names: Collection[str]) -> None:
-        """
-        `sections` are all models of the new config, of which those called `names` are new or others than they were.
-        """
+        """`configs` are all models of the new config, of which those called `names` are new or changed."""
         self._manager = manager
-        self._roster = manager.roster
+        self._registry = manager.registry
         self._order = [config.name for config in configs]
-        self._coming = {config.name: manager.life(config) for config in configs if config.name in names}
-        self._gone = [life for life in self._roster.lives if life.entry.config.name not in self._order]
-        self._emptied: dict[str, ModelRunner] = {}
+        self._incoming = {config.name: manager.new_runner(config) for config in configs if config.name in names}
+        self._removed = [runner for runner in self._registry.runners if runner.status.name not in self._order]
+        self._unloaded: dict[str, ModelRunner] = {}
         self._has_room = False
         self.failed: dict[str, str] = {}
-        """Why models of the new config are not there, by their names."""
+        """Why models of the new config do not serve, by their names."""
 
-    async def carry_out(self, is_outdated: Callable[[], bool]) -> None:
+    async def run(self, is_outdated: Callable[[], bool]) -> None:
+        """Change the models; once `is_outdated`, because of a still newer config, do not wait for downloads and
+        upstreams any more.
         """
-        Change the models; `is_outdated` says that a still newer config makes it vain to wait for bytes, or for servers
-        elsewhere.
-        """
-        self._roster.coming = tuple(self._coming.values())
+        self._registry.incoming = tuple(self._incoming.values())
         await self._fetch(is_outdated)
         if self.failed:
-            await asyncio.gather(*map(self._drop, self._roster.coming))
+            await asyncio.gather(*map(self._drop, self._registry.incoming))
             return
-        for wave in _waves(self._coming):
-            light = [life for life in wave if not _is_heavy(life)]
-            await asyncio.gather(*(self._bring(life, is_outdated) for life in light))
-            for life in wave:
-                if _is_heavy(life):
+        for wave in _waves(self._incoming):
+            without_engine = [runner for runner in wave if not _has_vllm_engine(runner)]
+            await asyncio.gather(*(self._start(runner, is_outdated) for runner in without_engine))
+            for runner in wave:
+                if _has_vllm_engine(runner):
                     await self._make_room()
-                    await self._bring(life, is_outdated)
-        for life in self._gone:
-            self._roster.remove(life)
-            self._manager.let_go(life, _REMOVED)
-        await self._bring_back()
-        self._roster.arrange(self._order)
+                    await self._start(runner, is_outdated)
+        for runner in self._removed:
+            self._registry.remove(runner)
+            self._manager.stop_in_background(runner, _REMOVED)
+        await self._restore_unloaded()
+        self._registry.sort_by(self._order)
 
     async def _fetch(self, is_outdated: Callable[[], bool]) -> None:
-        work = asyncio.gather(*(life.fetch() for life in self._coming.values()))
+        work = asyncio.gather(*(runner.fetch() for runner in self._incoming.values()))
         try:
             while not work.done() and not is_outdated():
                 await asyncio.wait([work], timeout=_POLL_SECONDS)
         finally:
             if not work.done():
                 work.cancel()
-                self.failed = dict.fromkeys(self._coming, "a newer config came before its bytes")
-        for life in self._coming.values():
-            self._note(life)
+                self.failed = dict.fromkeys(self._incoming, "a newer config came during the download")
+        for runner in self._incoming.values():
+            self._note_failure(runner)
 
-    async def _bring(self, life: ModelRunner, is_outdated: Callable[[], bool]) -> None:
-        old = self._roster.get(life.entry.config.name)
-        if old is not None and old.entry.state not in _WORTHY:
-            # It never came up, or is dead: as if the file had been this one from the start.
-            self._roster.put(life)
-            await self._manager.leave(old, _REPLACED)
-            life.begin()
-            await life.loaded()
+    async def _start(self, runner: ModelRunner, is_outdated: Callable[[], bool]) -> None:
+        old = self._registry.get(runner.status.name)
+        if old is not None and old.status.state not in _WORTH_KEEPING:
+            self._registry.replace(runner)
+            await self._manager.drain_and_stop(old, _REPLACED)
+            runner.start()
+            await runner.wait_loaded()
             return
-        life.begin()
-        await life.loaded()
-        while life.entry.state is State.UNAVAILABLE and not is_outdated():  # noqa: ASYNC110
+        runner.start()
+        await runner.wait_loaded()
+        while runner.status.state is State.UNAVAILABLE and not is_outdated():  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
-        if not RULES[life.entry.state].is_ready:
-            self._note(life)
-            await self._drop(life)
-        elif (old := self._roster.put(life)) is not None:
-            self._emptied.pop(life.entry.config.name, None)
-            self._manager.let_go(old, _REPLACED)
+        if not RULES[runner.status.state].is_ready:
+            self._note_failure(runner)
+            await self._drop(runner)
+        elif (old := self._registry.replace(runner)) is not None:
+            self._unloaded.pop(runner.status.name, None)
+            self._manager.stop_in_background(old, _REPLACED)
 
-    def _note(self, life: ModelRunner) -> None:
-        if life.entry.state in {State.FAILED, State.UNAVAILABLE}:
-            self.failed[life.entry.config.name] = life.entry.reason
+    def _note_failure(self, runner: ModelRunner) -> None:
+        if runner.status.state in {State.FAILED, State.UNAVAILABLE}:
+            self.failed[runner.status.name] = runner.status.reason
 
-    async def _drop(self, life: ModelRunner) -> None:
-        self._roster.remove(life)
-        await self._manager.leave(life, "the config that wanted it is not applied")
+    async def _drop(self, runner: ModelRunner) -> None:
+        self._registry.remove(runner)
+        await self._manager.drain_and_stop(runner, _NOT_APPLIED)
 
     async def _make_room(self) -> None:
-        """Have the engines go that are to be replaced or are wanted no more, all before the first new one loads."""
+        """Unload all engines that are replaced or removed, before the first new one loads."""
         if self._has_room:
             return
         self._has_room = True
-        gone = [life for life in self._gone if _is_heavy(life)]
-        self._gone = [life for life in self._gone if life not in gone]
-        for life in gone:
-            self._roster.remove(life)
-        olds = {name: self._roster.get(name) for name, life in self._coming.items() if _is_heavy(life)}
+        removed = [runner for runner in self._removed if _has_vllm_engine(runner)]
+        self._removed = [runner for runner in self._removed if runner not in removed]
+        for runner in removed:
+            self._registry.remove(runner)
+        replaced = {
+            name: self._registry.get(name) for name, runner in self._incoming.items() if _has_vllm_engine(runner)
+        }
         # An operator may be unloading one.
-        while any(old is not None and old.entry.state is State.DRAINING for old in olds.values()):  # noqa: ASYNC110
+        while any(old is not None and old.status.state is State.DRAINING for old in replaced.values()):  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
-        self._emptied = {
+        self._unloaded = {
             name: old
-            for name, old in olds.items()
-            if old is not None and _is_heavy(old) and State.DRAINING in RULES[old.entry.state].leaves_to
+            for name, old in replaced.items()
+            if old is not None and _has_vllm_engine(old) and State.DRAINING in RULES[old.status.state].next_states
         }
         await asyncio.gather(
-            *(self._manager.leave(life, _REMOVED) for life in gone),
-            *(self._manager.empty(life, _ANEW) for life in self._emptied.values()),
+            *(self._manager.drain_and_stop(runner, _REMOVED) for runner in removed),
+            *(self._manager.drain_and_unload(runner, _RELOADED) for runner in self._unloaded.values()),
         )
 
-    async def _bring_back(self) -> None:
-        """Where a new engine failed, the old one serves again."""
-        for name, life in self._emptied.items():
-            if name in self.failed and life.entry.state is State.UNLOADED:
-                life.move(State.PENDING, "what was to replace it failed")
-                await life.load()
+    async def _restore_unloaded(self) -> None:
+        """Load the old engines again whose replacement failed."""
+        for name, runner in self._unloaded.items():
+            if name in self.failed and runner.status.state is State.UNLOADED:
+                runner.change_state(State.PENDING, "its replacement failed")
+                await runner.load()
 
 
-def _is_heavy(life: ModelRunner) -> bool:
-    return life.entry.config.computer == "vllm"
+def _has_vllm_engine(runner: ModelRunner) -> bool:
+    return runner.status.config.backend == "vllm"
 
 
-def _waves(coming: Mapping[str, ModelRunner]) -> Iterator[Sequence[ModelRunner]]:
-    """Who asks another model comes after it."""
-    asks = {name: [each for each in life.entry.config.targets if each in coming] for name, life in coming.items()}
-    order = TopologicalSorter(asks)
+def _waves(incoming: Mapping[str, ModelRunner]) -> Iterator[Sequence[ModelRunner]]:
+    """Yield the models in groups, each after the models that it sends requests to."""
+    targets = {
+        name: [target for target in runner.status.config.targets if target in incoming]
+        for name, runner in incoming.items()
+    }
+    order = TopologicalSorter(targets)
     order.prepare()
     while order.is_active():
         ready = order.get_ready()
-        yield [coming[name] for name in ready]
+        yield [incoming[name] for name in ready]
         order.done(*ready)

@@ -33,12 +33,12 @@ class StateRule:
     is_live: bool
     is_ready: bool
     can_answer: bool
-    leaves_to: frozenset[State]
+    next_states: frozenset[State]
     retry_after: int
 
 
-def _rule(live: bool, ready: bool, *leaves_to: State, retry_after: int, answers: bool | None = None) -> StateRule:
-    return StateRule(live, ready, ready if answers is None else answers, frozenset(leaves_to), retry_after)
+def _rule(live: bool, ready: bool, *next_states: State, retry_after: int, answers: bool | None = None) -> StateRule:
+    return StateRule(live, ready, ready if answers is None else answers, frozenset(next_states), retry_after)
 
 
 RULES: Mapping[State, StateRule] = {

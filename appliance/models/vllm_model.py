@@ -17,7 +17,7 @@ from appliance.core.model import FrontEnd, ModelRequest, ModelResponse, Operatio
 from appliance.engines.vllm.engine import Engine
 from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.startup import preload
-from appliance.planner import EngineRequirements
+from appliance.planner import EngineRequirements, Plan
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -30,6 +30,8 @@ class VllmModel(ABC):
         self._local = config
         self._front_end = front_end
         self._engine: Engine | None = None
+        self.plan: Plan | None = None
+        """The plan of the files that are loaded, if there is one."""
 
     @property
     @abstractmethod
@@ -58,6 +60,14 @@ class VllmModel(ABC):
         layout, requirements = self._local.layout, EngineRequirements.of(self._local)
         if layout != "auto":
             return layout
+        if self.plan is not None:
+            log.info(
+                "layout.chosen",
+                model=self._name,
+                reason=self.plan.reason,
+                **self.plan.layout.model_dump(exclude_defaults=True),
+            )
+            return self.plan.layout
         if requirements is None:
             return LayoutConfig()
         info = planner.inspect_model(StorageConfig(uri=str(artifact)), GlobalStorageConfig())

@@ -1,4 +1,4 @@
-"""The first answer of a model, which proves that it works."""
+"""The warm-up request: a real response proves that a loaded model works."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import json
 from appliance.core.errors import EngineDeadError, LoadError, RequestError
 from appliance.core.model import Model, ModelRequest
 
-# A first answer can include compilation; beyond this it will not come.
-_PROVE_SECONDS = 300.0
+# The first response may include compilation.
+_TIMEOUT_SECONDS = 300.0
 
 
-async def run_warmup(model: Model, proof: ModelRequest) -> None:
-    """One real answer, from the first byte to the last.
+async def run_warmup(model: Model, request: ModelRequest) -> None:
+    """Send the request and check its response.
 
     Raises:
-        LoadError: it did not come, or is not an answer.
+        LoadError: there is no response, or it is an error or empty.
     """
     try:
-        reply = await asyncio.wait_for(model.handle(proof), _PROVE_SECONDS)
+        response = await asyncio.wait_for(model.handle(request), _TIMEOUT_SECONDS)
     except TimeoutError as error:
-        raise LoadError(f"the first answer did not come within {_PROVE_SECONDS:.0f} seconds") from error
+        raise LoadError(f"the warm-up request had no response within {_TIMEOUT_SECONDS:.0f} seconds") from error
     except RequestError as error:
-        raise LoadError(f"the first answer was refused: {error}") from error
+        raise LoadError(f"the warm-up request was refused: {error}") from error
     except EngineDeadError as error:
-        # To try again, as callers of a model that served are told, would only kill it again.
+        # Not a death: a restart would repeat it.
         raise LoadError(
-            "the engine died over its first answer, so it cannot compute this model; see the log"
+            "the engine died during the warm-up request, so it cannot compute this model; see the log"
         ) from error
-    if isinstance(reply.body, bytes) and reply.status >= 400:
-        raise LoadError(f"the first answer was refused: {reply.body.decode(errors='replace')}")
-    if not isinstance(reply.body, bytes) or not json.loads(reply.body):
-        raise LoadError("the first answer was empty")
+    if isinstance(response.body, bytes) and response.status >= 400:
+        raise LoadError(f"the warm-up request was refused: {response.body.decode(errors='replace')}")
+    if not isinstance(response.body, bytes) or not json.loads(response.body):
+        raise LoadError("the response to the warm-up request was empty")

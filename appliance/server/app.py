@@ -18,8 +18,8 @@ from appliance.config.loader import digest
 from appliance.config.security import AuthConfig
 from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.factory import ModelFactory
-from appliance.models.health import public
-from appliance.models.manager import HealthReport, ModelManager
+from appliance.models.health import HealthReport, public
+from appliance.models.manager import ModelManager
 from appliance.server.auth_middleware import AuthMiddleware
 from appliance.server.connection_close_middleware import ConnectionCloseMiddleware
 from appliance.server.cors_middleware import CorsMiddleware
@@ -70,7 +70,7 @@ def create_app(
         told.apply(loaded.config, loaded.secrets)
 
     app.state.apply = apply
-    app.on_startup.append(manager.begin)
+    app.on_startup.append(manager.start)
     app.on_shutdown.extend([manager.stop, telemetry.stop])
     if seat is not None or config.server.probe_port is not None:
         publishing = Publishing(published, manager)

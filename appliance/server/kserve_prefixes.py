@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client.core import Metric
 
-from appliance.models.manager import HealthReport, ModelManager
+from appliance.models.health import HealthReport
+from appliance.models.manager import ModelManager
 from appliance.server.worker_health import WorkerHealthFile
 
 # How old what a worker hears of the others can be, before they are ready and then.

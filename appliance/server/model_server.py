@@ -29,7 +29,7 @@ class PythonModelConfig(ModelConfig):
     """The config of a model that a program made, which no file could declare."""
 
     @property
-    def computer(self) -> str:
+    def backend(self) -> str:
         return "python"
 
 

@@ -98,7 +98,7 @@ def _meeting_place(config: Config) -> Iterator[Path | None]:
     """
     A directory for workers that share engines, which only we may enter: who can speak to an engine can do anything.
     """
-    if not any(model_config.computer == "vllm" for model_config in config.models):
+    if not any(model_config.backend == "vllm" for model_config in config.models):
         yield None
         return
     # Where vLLM puts its own sockets; its variable is for those whose paths are too long for one.
@@ -140,7 +140,7 @@ async def _serve(loaded: LoadedConfig, factory: ModelFactory | None, seat: Worke
     )
     if reloading is not None:
         reloading.begin()
-    failing = asyncio.create_task(manager.ending.wait())
+    failing = asyncio.create_task(manager.exit_signal.wait())
     ends: list[asyncio.Future[Any]] = [*serving, signals.first, failing]  # Any: each has a result of its own
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     ended = [task for task in serving if task.done()]

@@ -48,7 +48,7 @@ class ConfigReload:
         self._is_wanted = asyncio.Event()
         self._watch = FileWatcher(loaded.files)
         self._tasks: list[asyncio.Task[None]] = []
-        manager.file = ConfigStatus(loaded.digest or "", _now())
+        manager.config_status = ConfigStatus(loaded.digest or "", _now())
 
     def begin(self) -> None:
         """Wait for `ask`, and for changes of the file where the config wants that; returns at once."""
@@ -102,12 +102,14 @@ class ConfigReload:
         if not new.secrets <= known:
             self._configure_log(self._manager.config.logging)
         found = differences(self._now_served(), new)
-        waiting = [each.path for each in found if each.change is Change.RESTART]
+        restart_required = [each.path for each in found if each.change is Change.RESTART]
         _tell(found)
-        self._latest = None if waiting else new
-        if waiting:
-            if self._say(waiting=waiting):
-                log.warning("config.waits", reason="these keys need a restart; nothing is applied", keys=waiting)
+        self._latest = None if restart_required else new
+        if restart_required:
+            if self._say(restart_required=restart_required):
+                log.warning(
+                    "config.waits", reason="these keys need a restart; nothing is applied", keys=restart_required
+                )
             return
         self._apply(new, found)
         self._wanted = new
@@ -123,9 +125,9 @@ class ConfigReload:
     def _apply_to_models(self, new: LoadedConfig, found: Sequence[Difference]) -> None:
         swapped = _models(found)
         for model_config in new.config.models:
-            life = self._manager.roster.get(model_config.name)
-            if life is not None and model_config.name not in swapped:
-                life.apply(model_config)
+            runner = self._manager.registry.get(model_config.name)
+            if runner is not None and model_config.name not in swapped:
+                runner.apply(model_config)
 
     async def _change(self) -> None:
         while True:
@@ -137,7 +139,7 @@ class ConfigReload:
             self._apply_to_models(wanted, found)
             succession = Rollout(self._manager, wanted.config.models, _models(found))
             try:
-                await succession.carry_out(lambda wanted=wanted: wanted is not self._wanted)  # type: ignore[misc]
+                await succession.run(lambda wanted=wanted: wanted is not self._wanted)  # type: ignore[misc]
             except Exception as error:
                 log.exception("config.broke")
                 succession.failed["?"] = f"unexpected {type(error).__name__}: {error}"
@@ -152,23 +154,23 @@ class ConfigReload:
             return
         log.info("config.applied", digest=wanted.digest)
         now = ConfigStatus(wanted.digest or "", _now())
-        before = self._manager.file
+        before = self._manager.config_status
         # What was said of a still newer file holds.
         if before is not None and wanted is not self._latest:
-            now = replace(now, error=before.error, waiting=before.waiting)
-        self._manager.file = now
+            now = replace(now, error=before.error, restart_required=before.restart_required)
+        self._manager.config_status = now
 
     def _now_served(self) -> LoadedConfig:
         """The config with the models that are there."""
-        configs = tuple(life.entry.config for life in self._manager.roster.lives)
+        configs = tuple(runner.status.config for runner in self._manager.registry.runners)
         return replace(self._served, config=self._manager.config.model_copy(update={"models": configs}))
 
-    def _say(self, error: str | None = None, waiting: Sequence[str] = ()) -> bool:
+    def _say(self, error: str | None = None, restart_required: Sequence[str] = ()) -> bool:
         """Show in the probes why the latest file is not served; whether it is news."""
-        before = self._manager.file
-        if before is None or (before.error, list(before.waiting)) == (error, list(waiting)):
+        before = self._manager.config_status
+        if before is None or (before.error, list(before.restart_required)) == (error, list(restart_required)):
             return False
-        self._manager.file = replace(before, error=error, waiting=waiting)
+        self._manager.config_status = replace(before, error=error, restart_required=restart_required)
         return True
 
     def _apply_to_log(self, loaded: LoadedConfig) -> None:

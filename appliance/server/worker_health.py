@@ -18,7 +18,9 @@ from prometheus_client.core import Metric
 
 from appliance.api.metrics import of_models
 from appliance.core.model import FrontEnd
-from appliance.models.manager import HealthReport, ModelManager, State
+from appliance.models.health import HealthReport
+from appliance.models.manager import ModelManager
+from appliance.models.state import State
 from appliance.server.multiprocess_metrics import MetricFamilySum, counted, merged
 from appliance.server.shared_memory import SharedSlots
 from appliance.server.watchdog import UNREADY_SECONDS
@@ -55,7 +57,7 @@ class SingleProcessHealth:
         self.publish()
 
     def publish(self) -> None:
-        self._published = time.monotonic(), self._manager.standing(), of_models(self._manager)
+        self._published = time.monotonic(), self._manager.health(), of_models(self._manager)
 
     def standing(self) -> HealthReport:
         at, standing, _ = self._published
@@ -118,7 +120,7 @@ class MultiWorkerHealth:
         except Exception as error:
             log.error("metrics.dropped", reason=type(error).__name__)
             families = []
-        own = Snapshot(os.getpid(), time.monotonic(), self._manager.standing(), families, self._past)
+        own = Snapshot(os.getpid(), time.monotonic(), self._manager.health(), families, self._past)
         try:
             write(self._seat.slots, self._seat.number, own)
         except ValueError as error:
@@ -193,7 +195,7 @@ def _by_name(seen: Sequence[Snapshot]) -> Iterable[Sequence[Any]]:  # Any: JSON 
 
 
 def _trouble(config: Mapping[str, Any] | None) -> list[bool]:  # Any: JSON values
-    return [bool((config or {}).get(key)) for key in ("error", "waiting", "coming")]
+    return [bool((config or {}).get(key)) for key in ("error", "restart_required", "new_models")]
 
 
 def _together(models: Sequence[Any]) -> dict[str, Any]:  # Any: JSON values

@@ -49,9 +49,9 @@ function told(layout) {
 
 // Both where the load has shown how good the plan was.
 function compared(plan, name, shown) {
-  const { planned = {}, real = {} } = plan ?? {}
+  const { planned = {}, measured: actual = {} } = plan ?? {}
   if (planned[name] == null) return null
-  return real[name] == null ? `${shown(planned[name])} planned` : `${shown(real[name])}, ${shown(planned[name])} planned`
+  return actual[name] == null ? `${shown(planned[name])} planned` : `${shown(actual[name])}, ${shown(planned[name])} planned`
 }
 
 // How long its last load took, and what most of that went to.

@@ -14,7 +14,8 @@ from doubles import Double, DoubleConfig, DoubleFactory, config
 from appliance.config.models import AdapterConfig
 from appliance.core.errors import LoadError, RequestError, UnavailableError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.manager import ModelManager, State
+from appliance.models.manager import ModelManager
+from appliance.models.state import State
 
 CHAT = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}]}')
 STREAM = ModelRequest(Operation.CHAT_COMPLETION, b'{"messages": [{"role": "user", "content": "Hi"}], "stream": true}')
@@ -71,7 +72,7 @@ async def _until(is_so: Callable[[], bool], seconds: float = 30) -> None:
 @asynccontextmanager
 async def _begun(*configs: Any) -> AsyncGenerator[tuple[ModelManager, Completer]]:
     manager = ModelManager(config(*(configs or (_adapter(), CompleterConfig(name="base")))), factory=DoubleFactory())
-    manager.begin()
+    manager.start()
     try:
         yield manager, cast("Completer", manager.find("base").model)
     finally:
@@ -132,7 +133,7 @@ async def test_a_target_that_cannot_load_is_the_adapters_reason() -> None:
         await _until(lambda: manager.find("chat").state is State.FAILED)
 
         assert manager.find("base").reason == "too big"
-        assert manager.find("chat").reason == "its target 'base' is failed: it failed; the log says why"
+        assert manager.find("chat").reason == "its target 'base' is failed: see the log"
 
 
 async def test_a_target_that_is_away_makes_its_adapter_wait() -> None:
@@ -156,7 +157,7 @@ async def test_a_target_that_does_not_complete_is_a_failed_load() -> None:
             return made
 
     manager = ModelManager(config(_adapter(), Silent(name="base")), factory=DoubleFactory())
-    manager.begin()
+    manager.start()
     await _until(lambda: manager.find("chat").state is State.FAILED)
     await manager.stop()
 
@@ -228,7 +229,7 @@ async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
     """A stream under way counts at the adapter and at its target, and what it still asks is answered."""
     async with _ready() as (manager, target):
         reply = await manager.handle("chat", STREAM)
-        running = [entry.running for entry in manager.entries]
+        running = [entry.running for entry in manager.statuses]
         drain = asyncio.create_task(manager.drain(5))
         await _until(lambda: manager.find("base").state is State.DRAINING)
         inner = await manager.find("chat").model.handle(CHAT)
@@ -241,7 +242,7 @@ async def test_a_drain_waits_for_both_ends_of_a_call() -> None:
         assert is_waiting
         assert json.loads(cast("bytes", inner.body))["choices"]
         assert rest[-1] == b"data: [DONE]\n\n"
-        assert [entry.running for entry in manager.entries] == [0, 0]
+        assert [entry.running for entry in manager.statuses] == [0, 0]
 
 
 async def test_a_stream_that_nobody_reads_ends_at_the_target() -> None:
@@ -253,4 +254,4 @@ async def test_a_stream_that_nobody_reads_ends_at_the_target() -> None:
         await stream.aclose()
 
         await _until(lambda: target.streams_closed == 1)
-        assert [entry.running for entry in manager.entries] == [0, 0]
+        assert [entry.running for entry in manager.statuses] == [0, 0]

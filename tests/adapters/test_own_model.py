@@ -137,6 +137,6 @@ def test_a_prompt_that_is_too_long_is_refused_alike(client: openai.OpenAI) -> No
 
 def test_the_probe_waits_for_the_target(served: Served) -> None:
     """The adapter was ready only after its target was, though it stands first in the file."""
-    events = [each for each in served.events() if each["event"] == "model.moved" and each["state"] == "ready"]
+    events = [each for each in served.events() if each["event"] == "model.state_changed" and each["to"] == "ready"]
 
     assert [each["model"] for each in events] == ["smollm2", "adapted"]

@@ -17,7 +17,8 @@ from appliance.config.security import KeyConfig
 from appliance.config.server import ServerConfig
 from appliance.core.errors import GatewayError
 from appliance.core.model import ModelRequest, Operation
-from appliance.models.manager import ModelManager, State
+from appliance.models.manager import ModelManager
+from appliance.models.state import State
 
 PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz")
 
@@ -34,7 +35,7 @@ def _config(url: str, template: str = "{{ messages[0].content }}") -> AdapterCon
 @asynccontextmanager
 async def _begun(url: str, *template: str) -> AsyncGenerator[ModelManager]:
     manager = ModelManager(config(_config(url, *template)))
-    manager.begin()
+    manager.start()
     try:
         yield manager
     finally:
@@ -54,11 +55,11 @@ async def test_an_adapter_waits_for_a_target_that_is_not_there_yet(
     proxy = fault_proxies(upstream.port)
     proxy.set(Fault("refuse"))
     async with _begun(proxy.url) as manager:
-        await _until(lambda: "cannot be reached" in manager.entries[0].reason)
+        await _until(lambda: "cannot be reached" in manager.statuses[0].reason)
 
-        assert manager.entries[0].state is State.UNAVAILABLE
+        assert manager.statuses[0].state is State.UNAVAILABLE
         assert manager.is_live
-        assert manager.entries[0].describe()["upstreams"] == [{"name": f"127.0.0.1:{proxy.port}"}]
+        assert manager.statuses[0].describe()["upstreams"] == [{"name": f"127.0.0.1:{proxy.port}"}]
 
         proxy.set(None)
         await _until(lambda: manager.is_ready)
@@ -74,7 +75,7 @@ async def test_silence_in_the_middle_of_life_is_noticed(
         proxy.set(Fault("refuse"))
         for _ in range(3):
             with pytest.raises(GatewayError):
-                await manager.entries[0].model.handle(CALL)
+                await manager.statuses[0].model.handle(CALL)
         await _until(lambda: not manager.is_ready)
         proxy.set(None)
         await _until(lambda: manager.is_ready)
@@ -84,9 +85,9 @@ async def test_a_template_that_fails_is_not_said_to_be_a_refusal(upstream: Upstr
     """The target was never asked."""
     upstream.asked.clear()
     async with _begun(upstream.url, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}") as manager:
-        await _until(lambda: "calls itself too often" in manager.entries[0].reason)
+        await _until(lambda: "calls itself too often" in manager.statuses[0].reason)
 
-        assert "the first request cannot be made" in manager.entries[0].reason
+        assert "the first request cannot be made" in manager.statuses[0].reason
         assert not upstream.asked
 
 
@@ -94,9 +95,9 @@ async def test_a_target_that_refuses_its_first_request_is_told_with_its_words(up
     """A wrong key or a wrong name shows in the probe, not in the first client's answer."""
     upstream.on("/v1/completions", error(401, "wrong key"))
     async with _begun(upstream.url) as manager:
-        await _until(lambda: "wrong key" in manager.entries[0].reason)
+        await _until(lambda: "wrong key" in manager.statuses[0].reason)
 
-        assert manager.entries[0].state is State.UNAVAILABLE
+        assert manager.statuses[0].state is State.UNAVAILABLE
 
 
 @pytest.mark.parametrize("has_keys", [False, True])
@@ -109,8 +110,8 @@ async def test_only_operators_are_told_where_the_target_is(
     keys = (KeyConfig(name="only", value=ONLY, models=("chat",)),) if has_keys else None
     headers = bearing(ONLY) if has_keys else {}
     async with Closed(config(_config(proxy.url), server=ServerConfig(api_keys=keys))) as client:
-        client.manager.begin()
-        entry = client.manager.entries[0]
+        client.manager.start()
+        entry = client.manager.statuses[0]
         await _until(lambda: "cannot be reached" in entry.reason)
         probes = [await client.get(path, headers=headers) for path in PROBES]
         strangers = [await client.get(path, headers={"Host": "evil.example"}) for path in PROBES]

@@ -78,7 +78,7 @@ async def test_pages_of_other_origins_do_nothing(headers: dict[str, str], here: 
     assert [each.status_code for each in (form, asked, tensors, seen)] == [403] * 4
     assert asked.json()["error"]["type"] == "permission_error"
     assert isinstance(tensors.json()["error"], str)
-    assert here.manager.entries[0].state == "ready"
+    assert here.manager.statuses[0].state == "ready"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ PROBES = ("/livez", "/readyz", "/health", "/ping", "/startupz", "/readyz/", "/sh
 async def test_probes_tell_foreign_pages_their_status_alone(path: str, here: Closed, there: Closed) -> None:
     """A page whose name was pointed here reads neither models, nor upstreams, nor what is known of the file."""
     for client in (here, there):
-        client.manager.file = ConfigStatus("digest", "now")
+        client.manager.config_status = ConfigStatus("digest", "now")
         for headers in ({"Host": "evil.example"}, {"Host": "localhost", "Origin": "https://evil.example"}):
             foreign = await client.get(path, headers=headers)
             assert (foreign.status_code, sorted(foreign.json()), foreign.json()["models"]) == (
@@ -182,7 +182,7 @@ async def test_probes_tell_foreign_pages_their_status_alone(path: str, here: Clo
                 [],
             )
         own = (await client.get(path, headers={"Host": "10.1.2.3:8080"})).json()
-        client.manager.file = None
+        client.manager.config_status = None
 
         assert [model["name"] for model in own["models"]] == ["one"]
         assert "config" in own

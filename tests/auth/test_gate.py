@@ -314,7 +314,7 @@ async def test_models_never_get_to_see_a_key(closed: Closed) -> None:
     headers = {"Authorization": "Bearer for-the-upstream", "x-api-key": ALL, "api-key": ALL}
     await closed.post("/v1/completions", json={"model": "one"}, headers=headers)
 
-    seen = cast("Keeper", closed.manager.entries[0].model).calls[-1].headers
+    seen = cast("Keeper", closed.manager.statuses[0].model).calls[-1].headers
     assert seen["authorization"] == "Bearer for-the-upstream"
     assert ALL not in json.dumps(dict(seen))
 

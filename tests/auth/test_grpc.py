@@ -30,7 +30,7 @@ async def _channel(*api_keys: KeyConfig) -> AsyncGenerator[grpc.aio.Channel]:
     of = closed_config(*api_keys, host="127.0.0.1", admin=True)
     async with Closed(of) as client:
         await client.until_ready()
-        server, port = create_server(of, client.manager, client.manager.standing, client.app.state.telemetry)
+        server, port = create_server(of, client.manager, client.manager.health, client.app.state.telemetry)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield channel

@@ -82,7 +82,7 @@ async def client() -> AsyncGenerator[InferenceClient]:
 
 
 def _break(client: InferenceClient, fault: Exception | None) -> None:
-    for entry in client.manager.entries:
+    for entry in client.manager.statuses:
         model = entry.model
         assert isinstance(model, Speaker)
         model.answer_fault = fault
@@ -120,10 +120,10 @@ async def test_an_odd_request_hears_nothing_of_the_inside(
 async def test_a_failed_model_is_refused_without_its_reason() -> None:
     """Why it failed is for the probes."""
     async with InferenceClient(speakers("writer")) as client:
-        model = client.manager.entries[0].model
+        model = client.manager.statuses[0].model
         assert isinstance(model, Speaker)
         model.load_fault = LoadError("/models/secret/config.json: is no JSON")
-        client.manager.begin()
+        client.manager.start()
         async with asyncio.timeout(20):
             while client.manager.is_live:
                 await asyncio.sleep(0.01)
@@ -148,21 +148,21 @@ async def test_a_failed_model_is_refused_without_its_reason() -> None:
     assert not [answer.text for answer in answers if INSIDE.search(answer.text)]
     assert rebound.json() == {"status": "not ready", "models": []}
     for probe in (remote, forwarded):
-        assert probe.json()["models"][0]["reason"] == "it failed; the log says why"
+        assert probe.json()["models"][0]["reason"] == "see the log"
         assert not INSIDE.search(probe.text)
     assert "/models/secret" in local.text
 
 
 REASONS = [
-    ("failed", "/models/secret/config.json: is no JSON", "it failed; the log says why"),
-    ("restarting", "unexpected KeyError: 'secret'", "it failed, and is started again; the log says why"),
+    ("failed", "/models/secret/config.json: is no JSON", "see the log"),
+    ("restarting", "unexpected KeyError: 'secret'", "see the log"),
     ("unavailable", "no upstream answers", "no upstream answers"),
     (
         "unavailable",
         "its target refused it, because localhost:3 knows the key secret",
-        "its target refused it; the log says why",
+        "its target refused it; see the log",
     ),
-    ("loading", "restart 2, because unexpected KeyError: 'secret'", "restart 2; the log says why"),
+    ("loading", "restart 2, because unexpected KeyError: 'secret'", "restart 2; see the log"),
     ("ready", "it answers", "it answers"),
 ]
 
@@ -171,7 +171,7 @@ REASONS = [
 async def test_why_a_model_is_unwell_is_for_operators(state: str, reason: str, shown: str) -> None:
     """A key that sees every model, and an operator's, read the error; others read that there is one, clients too."""
     async with Closed(closed_config()) as client:
-        entry = client.manager.entries[0]
+        entry = client.manager.statuses[0]
         entry.state, entry.reason = State(state), reason
         seen = {
             key: [each["reason"] for each in (await client.get("/readyz", headers=bearing(key))).json()["models"]][:1]
@@ -188,7 +188,7 @@ async def test_why_a_model_is_unwell_is_for_operators(state: str, reason: str, s
 async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
     """What is wrong with a new file quotes it, and which models it brings is not for every key."""
     async with Closed(closed_config()) as client:
-        client.manager.file = ConfigStatus("digest", "now", error="/root/config.yaml:1:1: secret")
+        client.manager.config_status = ConfigStatus("digest", "now", error="/root/config.yaml:1:1: secret")
         full = (await client.get("/readyz", headers=bearing(ALL))).json()
         some = (await client.get("/readyz", headers=bearing(ONLY))).json()
         none = (await client.get("/readyz")).json()
@@ -202,7 +202,7 @@ async def test_the_state_of_the_file_is_for_those_who_see_every_model() -> None:
 async def test_grpc_says_nothing_of_the_inside(client: InferenceClient, fault: str) -> None:
     """Its details are as bare as the bodies of HTTP."""
     of = speakers(server=ServerConfig(host="127.0.0.1"))
-    server, port = create_server(of, client.manager, client.manager.standing)
+    server, port = create_server(of, client.manager, client.manager.health)
     await server.start()
     _break(client, FAULTS[fault]())
     tensor = pb.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])

@@ -218,7 +218,7 @@ def test_the_config_of_a_group_is_each_machines(tmp_path: Path) -> None:
     assert layout != "auto"
     assert layout.is_following
     assert (layout.nodes.count, layout.nodes.rank, layout.nodes.address) == (2, 1, GROUP["LWS_LEADER_ADDRESS"])
-    assert model.recovery == "exit"
+    assert model.failure_action == "exit"
     assert str(layout.ranks_here) == manifests.container(pod)["resources"]["limits"]["nvidia.com/gpu"]
 
 

@@ -70,11 +70,11 @@ def test_events_and_probes_of_a_life(start: Callable[..., Server], golden: Golde
 
     server.open_gate("answer")
     reload(text.replace("server:", MORE + "server:"))
-    until(lambda: bool(config()["coming"]), 10, server.tail)
+    until(lambda: bool(config()["new_models"]), 10, server.tail)
     probes["a model is brought"] = config()
     server.open_gate("load")
     server.until("more", "ready")
-    until(lambda: not config()["coming"], 10, server.tail)
+    until(lambda: not config()["new_models"], 10, server.tail)
     events["reload that adds a model"] = log.events()
 
     reload("models: [\n")
@@ -83,12 +83,12 @@ def test_events_and_probes_of_a_life(start: Callable[..., Server], golden: Golde
     events["reload of a file that is wrong"] = log.events()
 
     reload(text + "  page: false\n")
-    until(lambda: bool(config()["waiting"]), 10, server.tail)
+    until(lambda: bool(config()["restart_required"]), 10, server.tail)
     probes["the file needs a restart"] = config()
     events["reload that needs a restart"] = log.events()
 
     reload(text)
-    until(lambda: len(server.states()) == 1 and not config()["waiting"], 20, server.tail)
+    until(lambda: len(server.states()) == 1 and not config()["restart_required"], 20, server.tail)
     events["reload that takes the model away"] = log.events()
 
     server.close_gate("answer")

@@ -18,7 +18,8 @@ from appliance.config.server import ServerConfig
 from appliance.core.errors import RateLimitedError, RequestError
 from appliance.core.model import Model, ModelRequest, ModelResponse, Operation, Peers
 from appliance.core.request_context import RequestContext, current_context, use_context
-from appliance.models.manager import ModelManager, ModelStatus
+from appliance.models.manager import ModelManager
+from appliance.models.model_status import ModelStatus
 from appliance.server import create_app
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
@@ -91,7 +92,7 @@ class Client(AsyncClient):
     @property
     def entry(self) -> ModelStatus:
         """The only model."""
-        return self.manager.entries[0]
+        return self.manager.statuses[0]
 
     @property
     def engine(self) -> Engine:
@@ -108,7 +109,7 @@ async def serving(server: ServerConfig | None = None, **model_config: Any) -> As
     """A client of an engine that is ready, with these limits."""
     client = Client(server or ServerConfig(), **model_config)
     client.engine.may_load.set()
-    client.manager.begin()
+    client.manager.start()
     await until(lambda: client.manager.is_ready)
     async with client:
         yield client
@@ -129,7 +130,7 @@ async def test_overload_is_refused_before_it_costs_anything(times: float) -> Non
     Who was let in is answered, in the order of coming; the others hear 429 at once, and no prompt of theirs is read.
     """
     async with serving(limits=LimitsConfig(concurrent=4, queued=4)) as client:
-        engine, gate = client.engine, client.entry.gate
+        engine, gate = client.engine, client.entry.queue
         asked: list[asyncio.Task[Response]] = []
         for _ in range(5):
             came = [client.ask(f"{len(asked) + number}") for number in range(int(4 * times))]
@@ -172,16 +173,16 @@ async def test_a_promise_refuses_who_would_have_to_wait_for_too_long() -> None:
 
         assert refused.status_code == 429
         assert (await second).status_code == 200
-        assert client.entry.gate.refused == {"slo": 1}
+        assert client.entry.queue.refused == {"slo": 1}
 
 
 async def test_a_client_that_leaves_the_queue_is_never_computed() -> None:
     """Its turn goes to the next one."""
     async with serving(limits=LimitsConfig(concurrent=1)) as client:
         asked = [client.ask(each) for each in ("first", "gone", "next")]
-        await until(lambda: client.entry.gate.queued == 2)
+        await until(lambda: client.entry.queue.queued == 2)
         asked[1].cancel()
-        await until(lambda: client.entry.gate.queued == 1)
+        await until(lambda: client.entry.queue.queued == 1)
         while not asked[2].done():
             client.engine.finish()
             await asyncio.sleep(0.001)
@@ -194,7 +195,7 @@ async def test_the_tokenizer_needs_no_turn() -> None:
     """It is not the engine that answers."""
     async with serving(limits=LimitsConfig(concurrent=1, queued=0)) as client:
         running = client.ask("first")
-        await until(lambda: client.entry.gate.running == 1)
+        await until(lambda: client.entry.queue.running == 1)
 
         assert (await client.ask("x", path="/tokenize")).status_code == 200
         client.engine.finish()
@@ -210,7 +211,7 @@ async def test_the_tokenizer_has_limits_of_its_own() -> None:
 
         assert (await client.ask("x", path="/tokenize")).status_code == 429
         engine = client.ask("first")
-        await until(lambda: client.entry.gate.running == 1)
+        await until(lambda: client.entry.queue.running == 1)
         while not all(task.done() for task in (engine, *under_way)):
             client.engine.finish()
             await asyncio.sleep(0)
@@ -242,7 +243,7 @@ async def test_an_answer_that_takes_too_long_is_504_and_its_work_is_ended(answer
         assert late.status_code == 504
         assert late.json()["error"]["code"] == "deadline_exceeded"
         assert "its limits.total_seconds of 0.05 seconds" in late.json()["error"]["message"]
-        assert (client.engine.aborted, client.entry.gate.running) == (1, 0)
+        assert (client.engine.aborted, client.entry.queue.running) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -260,14 +261,14 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_of_its_protocol(p
         assert first == 'data: {"first": 1}'
         assert last.startswith(begins)
         assert "deadline_exceeded" in last
-        assert (client.engine.aborted, client.entry.gate.running) == (1, 0)
+        assert (client.engine.aborted, client.entry.queue.running) == (1, 0)
 
 
 async def test_who_waits_for_longer_than_a_first_token_may_take_is_504() -> None:
     """The wait for its turn counts."""
     async with serving(limits=LimitsConfig(concurrent=1, first_token_seconds=0.05)) as client:
         running = client.ask("first")
-        await until(lambda: client.entry.gate.running == 1)
+        await until(lambda: client.entry.queue.running == 1)
         late = await client.ask("late")
         client.engine.finish()
 
@@ -284,7 +285,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
     call = ModelRequest(Operation.COMPLETION, b"x" * 400)
     async with serving(limits=LimitsConfig(concurrent=1, queued=0)) as client:
         manager = client.manager
-        manager.keys.apply({"team": KeyLimitsConfig(requests_per_minute=2, tokens_per_minute=1000)})
+        manager.rate_limiter.apply({"team": KeyLimitsConfig(requests_per_minute=2, tokens_per_minute=1000)})
 
         async def ask() -> tuple[ModelResponse, RequestContext]:
             with use_context("r") as record:
@@ -293,7 +294,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
                 return reply, record
 
         first = asyncio.create_task(ask())
-        await until(lambda: client.entry.gate.running == 1)
+        await until(lambda: client.entry.queue.running == 1)
         with pytest.raises(RateLimitedError, match="has 1 requests under way"):
             await ask()
         record = client.engine.records[0]
@@ -302,7 +303,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
         client.engine.finish()
         counted, _ = await first
         second = asyncio.create_task(ask())
-        await until(lambda: client.entry.gate.running == 1)
+        await until(lambda: client.entry.queue.running == 1)
         client.engine.finish()
         estimated, _ = await second
         with pytest.raises(RateLimitedError, match="has used up its 2 requests a minute") as caught:
@@ -312,7 +313,7 @@ async def test_a_key_is_told_what_is_left_of_its_minute() -> None:
         # The prompt had more tokens than its size let expect, and so is expected of the next one.
         assert int(estimated.headers["x-ratelimit-remaining-tokens"]) < 100
         assert caught.value.headers["x-ratelimit-remaining-requests"] == "0"
-        assert manager.keys.refused == {"key_requests": 1}
+        assert manager.rate_limiter.refused == {"key_requests": 1}
 
 
 @pytest.mark.parametrize(

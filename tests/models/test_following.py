@@ -11,8 +11,9 @@ from doubles import Double, DoubleConfig, DoubleFactory, config
 
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
-from appliance.models.manager import ModelManager, State
+from appliance.models.manager import ModelManager
 from appliance.models.rollout import Rollout
+from appliance.models.state import State
 
 PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 
@@ -48,10 +49,10 @@ async def _until(is_so: Callable[[], bool], seconds: float = 5) -> None:
 @asynccontextmanager
 async def _following() -> AsyncGenerator[tuple[ModelManager, Follower]]:
     manager = ModelManager(config(FollowerConfig(name="one")), factory=DoubleFactory())
-    manager.begin()
+    manager.start()
     try:
         await _until(lambda: manager.is_ready)
-        model = manager.entries[0].model
+        model = manager.statuses[0].model
         assert isinstance(model, Follower)
         yield manager, model
     finally:
@@ -61,16 +62,16 @@ async def _following() -> AsyncGenerator[tuple[ModelManager, Follower]]:
 async def test_a_follower_is_ready_and_says_what_it_does() -> None:
     """It does its part, so the probes are good; its state is not that of a model that answers."""
     async with _following() as (manager, _):
-        (shown,) = manager.standing().models
+        (shown,) = manager.health().models
 
-        assert (shown["state"], shown["reason"]) == ("following", "it computes for rank 0 at lead, which answers")
+        assert (shown["state"], shown["reason"]) == ("following", "computes for rank 0 at lead, which answers")
         assert manager.has_started
 
 
 async def test_a_follower_refuses_calls_and_says_who_answers() -> None:
     """A client that came to the wrong server learns which is the right one."""
     async with _following() as (manager, _):
-        with pytest.raises(UnavailableError, match="following: it computes for rank 0 at lead, which answers"):
+        with pytest.raises(UnavailableError, match="following: computes for rank 0 at lead, which answers"):
             await manager.handle("one", PLAIN)
 
 
@@ -78,7 +79,7 @@ async def test_a_follower_fails_when_the_other_server_goes() -> None:
     """What it computes is good for nothing then."""
     async with _following() as (manager, model):
         model.is_dead = True
-        await _until(lambda: manager.entries[0].state is State.FAILED)
+        await _until(lambda: manager.statuses[0].state is State.FAILED)
 
         assert not manager.is_live
 
@@ -95,7 +96,7 @@ async def test_a_follower_drains_until_the_other_server_has_gone() -> None:
         await asyncio.sleep(0.7)
 
         assert was_draining
-        assert manager.entries[0].state is State.DRAINING
+        assert manager.statuses[0].state is State.DRAINING
 
 
 async def test_a_follower_is_replaced_like_a_model_that_answers() -> None:
@@ -104,8 +105,8 @@ async def test_a_follower_is_replaced_like_a_model_that_answers() -> None:
         new = FollowerConfig(name="one", has_storage=True)
         succession = Rollout(manager, [new], ["one"])
         old.is_dead = True
-        await asyncio.wait_for(succession.carry_out(lambda: False), 10)
+        await asyncio.wait_for(succession.run(lambda: False), 10)
 
         assert succession.failed == {}
-        assert manager.entries[0].config is new
-        assert manager.entries[0].state is State.FOLLOWING
+        assert manager.statuses[0].config is new
+        assert manager.statuses[0].state is State.FOLLOWING

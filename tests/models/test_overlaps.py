@@ -13,8 +13,11 @@ from doubles import Double, DoubleFactory, RemoteConfig, config
 from appliance.config.limits import LimitsConfig
 from appliance.core.errors import UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
-from appliance.models.manager import ModelManager, ModelStatus, RestartPolicy, State
+from appliance.models.manager import ModelManager
+from appliance.models.model_status import ModelStatus
+from appliance.models.restart_policy import RestartPolicy
 from appliance.models.rollout import Rollout
+from appliance.models.state import State
 
 PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 WAITING = ModelRequest(Operation.COMPLETION, b'{"prompt": "wait"}')
@@ -74,12 +77,12 @@ async def _until(is_so: Callable[[], bool]) -> None:
 async def _ready(pause_seconds: float = 60, **model_config: Any) -> AsyncGenerator[tuple[ModelManager, ModelStatus]]:
     configs = SlowConfig(name="one", on_failure="restart", **model_config)
     manager = ModelManager(
-        config(configs), patience=RestartPolicy(first_seconds=pause_seconds), factory=DoubleFactory()
+        config(configs), restart_policy=RestartPolicy(first_pause_seconds=pause_seconds), factory=DoubleFactory()
     )
-    manager.begin()
+    manager.start()
     await _until(lambda: manager.is_ready)
     try:
-        yield manager, manager.entries[0]
+        yield manager, manager.statuses[0]
     finally:
         await manager.stop()
 
@@ -90,7 +93,7 @@ async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_n
         first = asyncio.create_task(manager.handle("one", WAITING))
         await _until(lambda: entry.running == 1)
         second = asyncio.create_task(manager.handle("one", PLAIN))
-        await _until(lambda: entry.gate.queued == 1)
+        await _until(lambda: entry.queue.queued == 1)
         SlowConfig.built[0].is_dead = True
         await _until(lambda: len(SlowConfig.built) == 2)
         SlowConfig.built[0].may_finish.set()
@@ -99,7 +102,7 @@ async def test_who_waits_in_the_queue_of_a_model_that_died_is_not_given_to_the_n
         with pytest.raises(UnavailableError, match="'one' is restarting") as refused:
             await second
         assert refused.value.retry_after == 5
-        assert (entry.running, entry.gate.running) == (0, 0)
+        assert (entry.running, entry.queue.running) == (0, 0)
 
 
 async def test_a_drain_lets_the_queue_finish() -> None:
@@ -108,7 +111,7 @@ async def test_a_drain_lets_the_queue_finish() -> None:
         first = asyncio.create_task(manager.handle("one", WAITING))
         await _until(lambda: entry.running == 1)
         second = asyncio.create_task(manager.handle("one", PLAIN))
-        await _until(lambda: entry.gate.queued == 1)
+        await _until(lambda: entry.queue.queued == 1)
         draining = asyncio.create_task(manager.drain(5))
         await _until(lambda: entry.state is State.DRAINING)
         with pytest.raises(UnavailableError):
@@ -169,6 +172,6 @@ async def test_restarts_are_not_forgotten_with_a_config() -> None:
     async with _ready(pause_seconds=0.01) as (manager, entry):
         SlowConfig.built[0].is_dead = True
         await _until(lambda: entry.restarts == 1 and entry.state is State.READY)
-        await Rollout(manager, [SlowConfig(name="one", aliases=("uno",))], ["one"]).carry_out(lambda: False)
+        await Rollout(manager, [SlowConfig(name="one", aliases=("uno",))], ["one"]).run(lambda: False)
 
         assert manager.find("uno").restarts == 1

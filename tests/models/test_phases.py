@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import MissingExtraError
-from appliance.models.load_timings import LoadTimings
-from appliance.models.manager import ModelManager, State
+from appliance.models.manager import ModelManager
+from appliance.models.model_status import LoadTimings
+from appliance.models.state import State
 
 
 async def _until(is_so: Callable[[], bool]) -> None:
@@ -25,7 +26,7 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 
 def _double(manager: ModelManager) -> Double:
-    return cast("Double", manager.entries[0].model)
+    return cast("Double", manager.statuses[0].model)
 
 
 @asynccontextmanager
@@ -44,11 +45,11 @@ async def test_a_model_prepares_while_its_bytes_are_on_their_way() -> None:
     """What needs no byte of it does not wait for the last one, and is told where things are kept."""
     may_fetch = threading.Event()
     async with _made(DoubleConfig(name="one", has_storage=True, may_fetch=may_fetch)) as manager:
-        manager.begin()
+        manager.start()
         await _until(lambda: bool(_double(manager).prepared))
-        state = manager.entries[0].state
+        state = manager.statuses[0].state
         may_fetch.set()
-        await _until(lambda: manager.entries[0].state is State.LOADING)
+        await _until(lambda: manager.statuses[0].state is State.LOADING)
 
         assert state is State.FETCHING
         assert _double(manager).prepared == [Path("/kept")]
@@ -58,11 +59,11 @@ async def test_nothing_is_fetched_for_a_model_that_cannot_be_served_here() -> No
     """What is not installed is said before a byte has come, not after hours of them."""
     async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
         _double(manager).prepare_fault = MissingExtraError("vllm", "gpu", "the model 'one'")
-        manager.begin()
-        await _until(lambda: manager.entries[0].state is State.FAILED)
+        manager.start()
+        await _until(lambda: manager.statuses[0].state is State.FAILED)
 
-        assert "appliance[gpu]" in manager.entries[0].reason
-        assert manager.entries[0].progress is None
+        assert "appliance[gpu]" in manager.statuses[0].reason
+        assert manager.statuses[0].progress is None
 
 
 async def test_the_log_and_the_probes_say_what_a_load_was_spent_on() -> None:
@@ -70,9 +71,9 @@ async def test_the_log_and_the_probes_say_what_a_load_was_spent_on() -> None:
     async with _made(DoubleConfig(name="one", has_storage=True)) as manager:
         _double(manager).may_load.set()
         with capture_logs() as logs:
-            manager.begin()
+            manager.start()
             await _until(lambda: manager.is_ready)
-        shown = manager.entries[0].describe()["load"]
+        shown = manager.statuses[0].describe()["load"]
         (told,) = [each for each in logs if each["event"] == "model.loaded"]
 
         assert list(shown["phases"]) == ["pending", "fetching", "loading", "proving"]

@@ -6,7 +6,8 @@ from doubles import DoubleConfig, DoubleFactory, config
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from appliance.models.manager import FetchProgress, ModelManager
+from appliance.models.fetch import FetchProgress
+from appliance.models.manager import ModelManager
 from appliance.server.app import create_probes
 from appliance.server.worker_health import SingleProcessHealth
 from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
@@ -28,11 +29,11 @@ def test_rate_and_time_to_go_are_of_the_last_while() -> None:
     progress = FetchProgress(clock)
     for second in range(1, 11):
         clock.now += 1
-        progress.hear("model", second * 100 - 100, 2000)
+        progress.update("model", second * 100 - 100, 2000)
     fast = progress.describe()
     for _ in range(40):
         clock.now += 1
-        progress.hear("model", 900, 2000)
+        progress.update("model", 900, 2000)
     stalled = progress.describe()
 
     assert (fast["fetched_bytes"], fast["bytes_per_second"], fast["eta_seconds"]) == (900, 90, 12.2)
@@ -44,10 +45,10 @@ def test_bytes_of_an_earlier_fetch_are_no_speed() -> None:
     clock = Clock()
     progress = FetchProgress(clock)
     clock.now += 1
-    progress.hear("model", 0, None)
-    progress.hear("model", 5000, 10_000)
+    progress.update("model", 0, None)
+    progress.update("model", 5000, 10_000)
     clock.now += 1
-    progress.hear("model", 5200, 10_000)
+    progress.update("model", 5200, 10_000)
 
     assert progress.describe() == {
         "part": "model",
@@ -61,10 +62,10 @@ def test_bytes_of_an_earlier_fetch_are_no_speed() -> None:
 def test_parts_add_up() -> None:
     """A model and its adapters are one model; while one size is unknown, so is their sum."""
     progress = FetchProgress(Clock())
-    progress.hear("model", 100, 100)
-    progress.hear("adapter x", 5, None)
+    progress.update("model", 100, 100)
+    progress.update("adapter x", 5, None)
     before = progress.describe()
-    progress.hear("adapter x", 5, 20)
+    progress.update("adapter x", 5, 20)
 
     assert (before["part"], before["fetched_bytes"], before["total_bytes"]) == ("adapter x", 105, None)
     assert progress.describe()["total_bytes"] == 120
@@ -73,8 +74,8 @@ def test_parts_add_up() -> None:
 def test_metrics_have_bytes_and_rate_of_each_model() -> None:
     """The same numbers that readiness shows, by model; none for a model that has nothing to fetch."""
     manager = ModelManager(config(DoubleConfig(name="one"), DoubleConfig(name="two")), factory=DoubleFactory())
-    manager.entries[0].progress = FetchProgress(Clock())
-    manager.entries[0].progress.hear("model", 50, 200)
+    manager.statuses[0].progress = FetchProgress(Clock())
+    manager.statuses[0].progress.update("model", 50, 200)
 
     with TestClient(
         create_probes(manager, SingleProcessHealth(manager), RequestRecorder(TelemetrySettings()))

@@ -12,13 +12,15 @@ from doubles import Double, DoubleConfig, DoubleFactory, config
 
 from appliance.core.errors import ArtifactNotFoundError, EngineDeadError, LoadError, UnavailableError
 from appliance.core.model import Model, ModelRequest, Operation, Peers
-from appliance.models.manager import ModelManager, ModelStatus, RestartPolicy, State
-from appliance.models.restart_policy import RestartTracker
+from appliance.models.manager import ModelManager
+from appliance.models.model_status import ModelStatus
+from appliance.models.restart_policy import RestartPolicy, RestartTracker
 from appliance.models.rollout import Rollout
+from appliance.models.state import State
 
 PLAIN = ModelRequest(Operation.COMPLETION, b'{"prompt": "hi"}')
 
-QUICK = RestartPolicy(most_deaths=3, first_seconds=0.01)
+QUICK = RestartPolicy(max_deaths=3, first_pause_seconds=0.01)
 
 
 class Willing(DoubleConfig):
@@ -55,8 +57,8 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def _ready(*configs: DoubleConfig, patience: RestartPolicy = QUICK) -> AsyncGenerator[ModelManager]:
-    manager = ModelManager(config(*configs), patience=patience, factory=DoubleFactory())
-    manager.begin()
+    manager = ModelManager(config(*configs), restart_policy=patience, factory=DoubleFactory())
+    manager.start()
     try:
         await _until(lambda: manager.is_ready)
         yield manager
@@ -71,7 +73,7 @@ def _is_again_ready(entry: ModelStatus, restarts: int) -> Callable[[], bool]:
 async def test_a_model_that_dies_is_started_anew_in_place() -> None:
     """The old one is closed, another takes its place with the same bytes, and it is ready after an answer."""
     async with _ready(Willing(name="one", has_storage=True, on_failure="restart")) as manager:
-        (entry,), first = manager.entries, Willing.built[0]
+        (entry,), first = manager.statuses, Willing.built[0]
         first.is_dead = True
         await _until(_is_again_ready(entry, 1))
         reply = await manager.handle("one", PLAIN)
@@ -85,13 +87,11 @@ async def test_a_model_that_dies_is_started_anew_in_place() -> None:
 async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> None:
     """No platform needs to help; calls get a wait, and no error's text; the other model answers."""
     configs = Willing(name="one", on_failure="restart"), Willing(name="two", on_failure="restart")
-    async with _ready(*configs, patience=RestartPolicy(first_seconds=60)) as manager:
-        entry = manager.entries[0]
+    async with _ready(*configs, patience=RestartPolicy(first_pause_seconds=60)) as manager:
+        entry = manager.statuses[0]
         Willing.built[0].is_dead = True
         await _until(lambda: entry.state is State.RESTARTING)
-        with pytest.raises(
-            UnavailableError, match=r"'one' is restarting: it failed, and is started again; the log says why"
-        ) as refused:
+        with pytest.raises(UnavailableError, match=r"'one' is restarting: see the log") as refused:
             await manager.handle("one", PLAIN)
 
         assert refused.value.retry_after == 5
@@ -102,11 +102,11 @@ async def test_while_it_is_started_anew_it_is_live_and_says_why_it_refuses() -> 
 async def test_a_model_that_does_not_load_again_is_given_up() -> None:
     """Each vain start counts as a death; the last one's reason and their number are told, and liveness is gone."""
     async with _ready(Doomed(name="one", on_failure="restart")) as manager:
-        (entry,) = manager.entries
+        (entry,) = manager.statuses
         Willing.built[0].is_dead = True
         await _until(lambda: entry.state is State.FAILED)
 
-        assert "no memory; given up after 3 deaths within" in entry.reason
+        assert "no memory; not restarted after 3 deaths within" in entry.reason
         assert not manager.is_live
         assert entry.restarts == 2
         assert [double.closed for double in Willing.built] == [1, 1, 1]
@@ -115,20 +115,20 @@ async def test_a_model_that_does_not_load_again_is_given_up() -> None:
 async def test_a_model_that_dies_soon_after_each_start_is_given_up() -> None:
     """An answer alone does not end the row of its deaths."""
     async with _ready(Willing(name="one", on_failure="restart")) as manager:
-        (entry,) = manager.entries
+        (entry,) = manager.statuses
         for restarts in (1, 2):
             Willing.built[-1].is_dead = True
             await _until(_is_again_ready(entry, restarts))
         Willing.built[-1].is_dead = True
         await _until(lambda: entry.state is State.FAILED)
 
-        assert "told to; given up after 3 deaths" in entry.reason
+        assert "told to; not restarted after 3 deaths" in entry.reason
 
 
 async def test_a_model_that_was_well_for_long_begins_a_new_row() -> None:
     """Deaths that have nothing to do with each other are no crash loop."""
     async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(2, 0, 0.01)) as manager:
-        (entry,) = manager.entries
+        (entry,) = manager.statuses
         for restarts in (1, 2, 3):
             Willing.built[-1].is_dead = True
             await _until(_is_again_ready(entry, restarts))
@@ -141,12 +141,12 @@ async def test_what_fails_the_first_time_is_not_tried_again() -> None:
     model_config = Willing(
         name="one", has_storage=True, on_failure="restart", fetch_fault=ArtifactNotFoundError("nothing")
     )
-    manager = ModelManager(config(model_config), patience=QUICK, factory=DoubleFactory())
-    manager.begin()
-    await _until(lambda: manager.entries[0].state is State.FAILED)
+    manager = ModelManager(config(model_config), restart_policy=QUICK, factory=DoubleFactory())
+    manager.start()
+    await _until(lambda: manager.statuses[0].state is State.FAILED)
     await manager.stop()
 
-    assert (manager.entries[0].reason, manager.entries[0].restarts) == ("nothing", 0)
+    assert (manager.statuses[0].reason, manager.statuses[0].restarts) == ("nothing", 0)
 
 
 async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
@@ -154,15 +154,15 @@ async def test_a_model_may_end_the_process_with_the_code_of_its_fault() -> None:
     async with _ready(Willing(name="one", on_failure="exit"), Willing(name="two")) as manager:
         Willing.built[0].is_dead = True
 
-        assert await asyncio.wait_for(manager.ending.wait(), 5) == EngineDeadError.exit_code
-        assert manager.entries[0].state is State.FAILED
+        assert await asyncio.wait_for(manager.exit_signal.wait(), 5) == EngineDeadError.exit_code
+        assert manager.statuses[0].state is State.FAILED
 
     model_config = Willing(
         name="one", has_storage=True, on_failure="exit", fetch_fault=ArtifactNotFoundError("nothing")
     )
     manager = ModelManager(config(model_config), factory=DoubleFactory())
-    manager.begin()
-    code = await asyncio.wait_for(manager.ending.wait(), 5)
+    manager.start()
+    code = await asyncio.wait_for(manager.exit_signal.wait(), 5)
     await manager.stop()
 
     assert code == ArtifactNotFoundError.exit_code
@@ -175,38 +175,40 @@ async def test_a_new_config_that_fails_ends_no_process() -> None:
     )
     async with _ready(Willing(name="one", on_failure="exit")) as manager:
         succession = Rollout(manager, [model_config], ["one"])
-        await succession.carry_out(lambda: False)
+        await succession.run(lambda: False)
 
         assert succession.failed == {"one": "nothing"}
         assert manager.is_ready
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(manager.ending.wait(), 0.05)
+            await asyncio.wait_for(manager.exit_signal.wait(), 0.05)
 
 
 async def test_a_model_that_stays_ends_nothing() -> None:
     """Its failure is for probes to tell."""
     async with _ready(Willing(name="one")) as manager:
         Willing.built[0].is_dead = True
-        await _until(lambda: manager.entries[0].state is State.FAILED)
+        await _until(lambda: manager.statuses[0].state is State.FAILED)
 
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(manager.ending.wait(), 0.05)
+            await asyncio.wait_for(manager.exit_signal.wait(), 0.05)
 
 
 async def test_a_stop_ends_a_restart() -> None:
     """In the pause before it, or in the middle of its load: nothing is left running."""
-    async with _ready(Willing(name="one", on_failure="restart"), patience=RestartPolicy(first_seconds=60)) as manager:
+    async with _ready(
+        Willing(name="one", on_failure="restart"), patience=RestartPolicy(first_pause_seconds=60)
+    ) as manager:
         Willing.built[0].is_dead = True
-        await _until(lambda: manager.entries[0].state is State.RESTARTING)
+        await _until(lambda: manager.statuses[0].state is State.RESTARTING)
 
-    assert manager.entries[0].state is State.STOPPED
+    assert manager.statuses[0].state is State.STOPPED
     assert [double.closed for double in Willing.built] == [1, 1]
 
 
 async def test_calls_are_answered_for_a_while_after_readiness_has_gone() -> None:
     """Whoever was not told yet gets an answer; the drain ends with the last call, and refuses none meanwhile."""
     async with _ready(Willing(name="one")) as manager:
-        (entry,) = manager.entries
+        (entry,) = manager.statuses
         stream = await manager.handle("one", ModelRequest(Operation.COMPLETION, b'{"stream": true}'))
         draining = asyncio.create_task(manager.drain(5, delay=0.2))
         await _until(lambda: entry.state is State.DRAINING)
@@ -237,7 +239,7 @@ class _Clock:
 
 def test_pauses_grow_up_to_a_bound() -> None:
     """1, 2, 4, ... seconds, by chance a half less or more, and never more than a minute and a half."""
-    deaths, pauses = RestartTracker(RestartPolicy(most_deaths=20)), []
+    deaths, pauses = RestartTracker(RestartPolicy(max_deaths=20)), []
     for _ in range(9):
         deaths.count()
         pauses.append(deaths.pause_seconds)
@@ -249,14 +251,14 @@ def test_pauses_grow_up_to_a_bound() -> None:
 def test_only_time_spent_well_ends_a_row() -> None:
     """A load that took long is no time spent well."""
     clock = _Clock()
-    deaths = RestartTracker(RestartPolicy(most_deaths=2, well_seconds=100), clock)
-    deaths.come_alive()
+    deaths = RestartTracker(RestartPolicy(max_deaths=2, healthy_seconds=100), clock)
+    deaths.mark_alive()
     clock.now += 10
     deaths.count()
     clock.now += 1000
     deaths.count()
-    was_loop, lasted = deaths.is_loop, deaths.lasted_seconds
-    deaths.come_alive()
+    was_loop, lasted = deaths.is_loop, deaths.row_seconds
+    deaths.mark_alive()
     clock.now += 100
     deaths.count()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from doubles import Double, DoubleConfig, DoubleFactory
+import asyncio
+
+from doubles import Double, DoubleConfig, DoubleFactory, config
 
 from appliance.config.limits import LimitsConfig
-from appliance.core.model import SINGLE_FRONT_END, FrontEnd, Model, ModelRequest, ModelResponse, Operation, Peers
-from appliance.models.model_status import ModelStatus
+from appliance.core.model import SINGLE_FRONT_END, FrontEnd, Model, Peers
+from appliance.models.manager import ModelManager
 
 
 class Seven(Double):
@@ -19,33 +21,22 @@ class SevenConfig(DoubleConfig):
     """Declares one."""
 
     def build(self, peers: Peers) -> Model:
-        return Seven()
+        double = Seven()
+        double.may_load.set()
+        return double
 
 
-class Fellows:
-    """Other processes, and no other models."""
-
-    def __init__(self, front_end: FrontEnd) -> None:
-        self.front_end = front_end
-
-    def operations(self, _name: str) -> frozenset[Operation]:
-        return frozenset()
-
-    def check(self, _name: str) -> None:
-        """There is nobody to look at."""
-
-    async def handle(self, _name: str, call: ModelRequest) -> ModelResponse:
-        return ModelResponse(call.body)
-
-
-def test_workers_share_what_an_engine_computes_at_once() -> None:
-    """What the config says and what the engine says alike, rounded up; one alone has all of it."""
-    said = SevenConfig(name="said", limits=LimitsConfig(concurrent=5))
-    taken = []
+async def test_workers_share_what_an_engine_computes_at_once() -> None:
+    """The concurrency of config and engine are shared alike, rounded up; one process alone has all of it."""
+    limited = SevenConfig(name="limited", limits=LimitsConfig(concurrent=5))
+    concurrent = []
     for front_end in (SINGLE_FRONT_END, FrontEnd(1, 2)):
-        for config in (SevenConfig(name="unsaid"), said):
-            entry = ModelStatus.of(config, DoubleFactory(), Fellows(front_end))
-            entry.bound(front_end.count)
-            taken.append(entry.gate.concurrent)
+        manager = ModelManager(config(SevenConfig(name="unlimited"), limited), front_end, factory=DoubleFactory())
+        manager.start()
+        async with asyncio.timeout(5):
+            while not manager.is_ready:
+                await asyncio.sleep(0.01)
+        concurrent += [status.queue.concurrent for status in manager.statuses]
+        await manager.stop()
 
-    assert taken == [7, 5, 4, 3]
+    assert concurrent == [7, 5, 4, 3]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.models.manager import RULES, State
+from appliance.models.state import RULES, State
 
 S = State
 ENDS = {S.FAILED, S.STOPPED}
@@ -27,14 +27,14 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("state", "live", "ready", "leaves_to"), TABLE, ids=[str(row[0]) for row in TABLE])
-def test_a_state_is_what_the_table_says(state: State, live: int, ready: int, leaves_to: set[State]) -> None:
+@pytest.mark.parametrize(("state", "live", "ready", "next_states"), TABLE, ids=[str(row[0]) for row in TABLE])
+def test_a_state_is_what_the_table_says(state: State, live: int, ready: int, next_states: set[State]) -> None:
     """What probes answer in a state, and which states can follow it."""
     rule = RULES[state]
 
     assert rule.is_live == (live == 200)
     assert rule.is_ready == (ready == 200)
-    assert rule.leaves_to == leaves_to
+    assert rule.next_states == next_states
 
 
 def test_every_state_has_a_row() -> None:

@@ -52,7 +52,7 @@ async def _remote(server_section: ServerConfig = SERVER, settings: TelemetrySett
     async with InferenceClient(config) as inner:
         await inner.until_ready()
         telemetry = RequestRecorder(settings)
-        server, port = create_server(config, inner.manager, inner.manager.standing, telemetry)
+        server, port = create_server(config, inner.manager, inner.manager.health, telemetry)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Remote(inner, channel)
@@ -323,7 +323,7 @@ async def test_a_client_that_cancels_ends_the_work(fragile: Remote) -> None:
     call.cancel()
 
     await fragile.inner.until(lambda: entry.running == 0)
-    assert entry.tally.bad == 1
+    assert entry.requests.totals.failed == 1
 
 
 async def test_the_request_id_is_echoed(remote: Remote) -> None:
@@ -347,7 +347,7 @@ async def test_statistics_count_calls_of_either_protocol(fragile: Remote) -> Non
     all_ = await fragile.call.ModelStatistics(pb.ModelStatisticsRequest())
 
     assert told.model_stats[0].inference_stats.success.count == 2
-    assert len(all_.model_stats) == len(fragile.inner.manager.entries)
+    assert len(all_.model_stats) == len(fragile.inner.manager.statuses)
 
 
 async def test_an_operator_unloads_and_loads_where_the_config_allows_it(remote: Remote) -> None:

@@ -63,12 +63,12 @@ async def _served(model_config: DoubleConfig) -> tuple[Mapping[str, Any], list[A
     """The model as probes show it once it is ready, and what was logged."""
     manager = ModelManager(config(model_config), factory=DoubleFactory())
     with capture_logs() as logged:
-        manager.begin()
+        manager.start()
         try:
             async with asyncio.timeout(30):
                 while not manager.is_ready:
                     await asyncio.sleep(0.01)
-            return manager.standing().models[0], logged
+            return manager.health().models[0], logged
         finally:
             await manager.stop()
 
@@ -81,7 +81,7 @@ async def test_probes_and_log_hold_the_plan_against_the_load(
 
     shown, logged = await _served(PlannedConfig(name="it", has_storage=True, folder=folder))
 
-    planned, real = shown["plan"]["planned"], shown["plan"]["real"]
+    planned, real = shown["plan"]["planned"], shown["plan"]["measured"]
     (event,) = [each for each in logged if each["event"] == "model.measured"]
     assert planned["weight_bytes"] == 134_515_008 * 4
     assert planned["kv_cache_bytes"] == 1 << 28
@@ -96,7 +96,7 @@ async def test_a_model_without_a_plan_is_served_all_the_same(tmp_path: Path) -> 
     """The probes have no plan, and the log says why."""
     shown, logged = await _served(UnplannedConfig(name="it", has_storage=True, folder=tmp_path))
 
-    (event,) = [each for each in logged if each["event"] == "model.unplanned"]
+    (event,) = [each for each in logged if each["event"] == "model.plan_failed"]
     assert "plan" not in shown
     assert "none of the known ones" in event["reason"]
 

@@ -1,4 +1,4 @@
-"""A model written in Python as one of the contract: its life, its faults, what it is told."""
+"""A model written in Python as one of the contract: its runner, its faults, what it is told."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_a_python_model_has_probes_metrics_and_a_card(chat: Program) -> None:
         metrics = b"".join(iter(lambda: connection.recv(65536), b""))
 
     assert ready == 200
-    assert standing["models"][0]["reason"] == "it answered"
+    assert standing["models"][0]["reason"] == "the warm-up request succeeded"
     assert (card["id"], card["ready"]) == ("parrot", True)
     assert b'appliance_model_state{model="parrot",state="ready"} 1.0' in metrics
 

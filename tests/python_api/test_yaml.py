@@ -107,7 +107,7 @@ def test_a_file_with_a_python_model_is_served(
 
     assert answer.choices[0].message.content == "Hello Ada!"
     assert answer.model == "gpt-4o"
-    assert [event["state"] for event in server.events() if event["event"] == "model.moved"] == [
+    assert [event["to"] for event in server.events() if event["event"] == "model.state_changed"] == [
         "fetching",
         "loading",
         "proving",

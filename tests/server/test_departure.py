@@ -72,7 +72,7 @@ def test_in_the_delay_readiness_is_off_and_calls_are_answered_a_last_time(start:
     assert closes == [(200, None, True), (200, "close", True)]
     assert live == 200
     assert body["models"][0]["state"] == "draining"
-    assert "calls are still answered" in body["models"][0]["reason"]
+    assert "requests are still answered" in body["models"][0]["reason"]
     assert server.process.wait(30) == 0
 
 

@@ -6,10 +6,11 @@ import time
 from dataclasses import replace
 
 import pytest
-from doubles import config
+from doubles import DoubleFactory, config
 from prometheus_client import REGISTRY, Gauge
 
-from appliance.models.manager import HealthReport, ModelManager
+from appliance.models.health import HealthReport
+from appliance.models.manager import ModelManager
 from appliance.server.shared_memory import SharedSlots
 from appliance.server.worker_health import MultiWorkerHealth, Snapshot, WorkerInfo, mark_dead, read, write
 
@@ -38,14 +39,14 @@ class _Ready(ModelManager):
     def is_ready(self) -> bool:
         return True
 
-    def standing(self) -> HealthReport:
+    def health(self) -> HealthReport:
         return GOOD
 
 
 @pytest.fixture
 def together(slots: SharedSlots) -> MultiWorkerHealth:
     """The outlook of the first worker, which is well too."""
-    together = MultiWorkerHealth(_Ready(config()), WorkerInfo(0, slots))
+    together = MultiWorkerHealth(_Ready(config(), factory=DoubleFactory()), WorkerInfo(0, slots))
     together.publish()
     return together
 
@@ -72,7 +73,7 @@ def test_a_model_is_shown_where_it_stands_worst(together: MultiWorkerHealth, slo
 
 def test_nobody_is_ready_before_each_was_heard() -> None:
     """A worker that never said anything is starting."""
-    together = MultiWorkerHealth(_Ready(config()), WorkerInfo(0, SharedSlots(2)))
+    together = MultiWorkerHealth(_Ready(config(), factory=DoubleFactory()), WorkerInfo(0, SharedSlots(2)))
     together.publish()
     standing = together.standing()
 

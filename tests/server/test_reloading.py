@@ -193,7 +193,7 @@ def test_a_model_without_an_engine_is_swapped_without_a_lost_request(
     _hang_up(server)
     _until_served(server, file.digest)
     assert server.post(CHAT, chats("m0")[0])[0] == 404
-    until(lambda: {each["state"] for each in _named(server, "model.moved")} >= {"draining", "stopped"}, 30)
+    until(lambda: {each["to"] for each in _named(server, "model.state_changed")} >= {"draining", "stopped"}, 30)
     assert server.end() == 0
 
 
@@ -233,9 +233,9 @@ def test_what_needs_a_restart_waits_with_all_else_of_its_file(
     before = file.digest
     file.write(server={"max_body_bytes": 2048}, logging={"level": "debug"})
     _hang_up(server)
-    until(lambda: _config(server)["waiting"] != [], 30)
+    until(lambda: _config(server)["restart_required"] != [], 30)
 
-    assert _config(server)["waiting"] == ["server.max_body_bytes"]
+    assert _config(server)["restart_required"] == ["server.max_body_bytes"]
     assert _config(server)["digest"] == before
     assert all(each["level"] != "debug" for each in server.events())
 
@@ -245,7 +245,7 @@ def test_what_needs_a_restart_waits_with_all_else_of_its_file(
     until(lambda: _config(server)["error"] is not None, 30)
 
     assert "models.p: engine.python: nowhere_to_be_found:Model: there is no module" in _config(server)["error"]
-    assert _config(server)["waiting"] == []
+    assert _config(server)["restart_required"] == []
     assert _config(server)["digest"] == before
     assert server.get("/livez")[0] == 200
     assert server.post(CHAT, chats("p")[0])[0] == 404

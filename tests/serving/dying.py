@@ -14,7 +14,9 @@ import psutil
 
 from appliance.config import load
 from appliance.core.model import ModelRequest, Operation
-from appliance.models.manager import ModelManager, RestartPolicy, State
+from appliance.models.manager import ModelManager
+from appliance.models.restart_policy import RestartPolicy
+from appliance.models.state import State
 
 CALL = ModelRequest(Operation.COMPLETION, b'{"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}')
 
@@ -31,9 +33,11 @@ def _counts(process: psutil.Process) -> dict[str, int]:
 
 async def _die(file: Path, times: int) -> None:
     config = load(file, overrides=["models.smollm2.on_failure=restart"]).config
-    manager = ModelManager(config, patience=RestartPolicy(most_deaths=times + 1, first_seconds=0.1, most_seconds=0.1))
-    manager.begin()
-    (entry,), process = manager.entries, psutil.Process()
+    manager = ModelManager(
+        config, restart_policy=RestartPolicy(max_deaths=times + 1, first_pause_seconds=0.1, max_pause_seconds=0.1)
+    )
+    manager.start()
+    (entry,), process = manager.statuses, psutil.Process()
     for restarts in range(times + 1):
         while entry.state is not State.READY or entry.restarts < restarts:
             assert entry.state is not State.FAILED, entry.reason

@@ -27,7 +27,7 @@ def test_a_killed_engine_fails_liveness_and_calls_within_two_seconds(serve: Call
         while stream.recv(65536):
             pass
     assert status == 503
-    assert "failed: it failed; the log says why" in error["error"]["message"]
+    assert "failed: see the log" in error["error"]["message"]
     assert body["models"][0]["state"] == "failed"
     assert "-9" in body["models"][0]["reason"]
     assert server.end() == 0

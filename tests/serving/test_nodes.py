@@ -59,7 +59,7 @@ def _until_both_serve(pair: Pair) -> dict[str, Any]:
 
 
 def _reason(server: Served) -> str:
-    (reason,) = (each["reason"] for each in server.events() if each.get("state") == "failed")
+    (reason,) = (each["reason"] for each in server.events() if each.get("to") == "failed")
     return str(reason)
 
 
@@ -82,7 +82,7 @@ def test_two_machines_answer_as_one_and_leave_together(pair: Callable[..., Pair]
     asking.join(120)
 
     assert follower["state"] == "following"
-    assert follower["reason"] == f"it computes for rank 0 at {HERE}, which answers"
+    assert follower["reason"] == f"computes for rank 0 at {HERE}, which answers"
     assert refused[0] == 503
     assert f"rank 0 at {HERE}, which answers" in refused[1]["error"]["message"]
     ((status, answer),) = answers
@@ -117,7 +117,7 @@ def test_rank_0_is_not_well_without_its_follower(pair: Callable[..., Pair]) -> N
     number = victim.pid
     victim.kill()
     until(lambda: both.first.state() == "restarting", 20, both.first.tail)
-    (reason,) = (each["reason"] for each in both.first.events() if each.get("state") == "restarting")
+    (reason,) = (each["reason"] for each in both.first.events() if each.get("to") == "restarting")
     _until_both_serve(both)
     again = both.first.post("/v1/completions", QUESTION)
 

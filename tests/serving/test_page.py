@@ -80,7 +80,7 @@ def test_each_state_is_told_in_words(server: Served, tmp_path: Path) -> None:
     since = "2026-01-01T00:00:00+00:00"
     progress = {"fetched_bytes": 5e8, "total_bytes": 2e9, "bytes_per_second": 1e8, "eta_seconds": 15}
     models: list[dict[str, Any]] = [
-        {"name": "coming", "state": "fetching", "reason": "its bytes are being brought", "progress": progress},
+        {"name": "coming", "state": "fetching", "reason": "downloading", "progress": progress},
         {"name": "gone", "state": "failed", "reason": "the engine died: exit code -9"},
     ]
     body = json.dumps({"status": "not live", "models": [{"since": since, "running": 0, **each} for each in models]})

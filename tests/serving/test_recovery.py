@@ -189,7 +189,7 @@ def test_an_engine_that_cannot_start_again_is_given_up(
     until(lambda: server.get("/livez")[0] == 503, 120, server.tail)
     _, body = server.get("/livez")
 
-    assert "given up after 5 deaths" in body["models"][0]["reason"]
+    assert "not restarted after 5 deaths" in body["models"][0]["reason"]
     assert body["models"][0]["restarts"] == 4
     assert server.end() == 0
 

@@ -16,7 +16,9 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 from appliance.api.grpc.interceptor import recognised
 from appliance.auth import authenticated
 from appliance.core.errors import ApplianceError, UnknownModelError
-from appliance.models.manager import RULES, HealthReport, ModelManager
+from appliance.models.health import HealthReport
+from appliance.models.manager import ModelManager
+from appliance.models.state import RULES
 
 SERVICE = "inference.GRPCInferenceService"
 

@@ -14,7 +14,8 @@ from appliance.api.grpc.interceptor import GrpcInterceptor
 from appliance.api.grpc.service import InferenceService
 from appliance.config import Config
 from appliance.core.errors import ApplianceError
-from appliance.models.manager import HealthReport, ModelManager
+from appliance.models.health import HealthReport
+from appliance.models.manager import ModelManager
 from appliance.server.tls import Certificate, Certificates
 from appliance.telemetry.recorder import RequestRecorder
 

@@ -19,7 +19,9 @@ from appliance.api.oip.statistics import every_model, statistics
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current_context
-from appliance.models.manager import RULES, HealthReport, ModelManager
+from appliance.models.health import HealthReport
+from appliance.models.manager import ModelManager
+from appliance.models.state import RULES
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
 

@@ -9,7 +9,8 @@ from litestar.handlers import BaseRouteHandler
 from appliance.api.oip import repository, v1, v2
 from appliance.api.request_body import BodyReader
 from appliance.api.route_tags import tag_protocol
-from appliance.models.manager import HealthReport, ModelManager
+from appliance.models.health import HealthReport
+from appliance.models.manager import ModelManager
 
 
 def routes(manager: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:

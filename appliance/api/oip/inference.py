@@ -14,7 +14,8 @@ from appliance.core.concurrency import gather_limited, off_loop
 from appliance.core.errors import GatewayError, RequestError, UnknownModelError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
 from appliance.limits import require_within
-from appliance.models.manager import ModelManager, ModelStatus
+from appliance.models.manager import ModelManager
+from appliance.models.model_status import ModelStatus
 from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 

@@ -12,7 +12,9 @@ from appliance.api.oip.inputs import Spec
 from appliance.api.oip.signatures import usual
 from appliance.core.errors import UnsupportedOperationError
 from appliance.core.model import Operation
-from appliance.models.manager import RULES, ModelManager, ModelStatus, State
+from appliance.models.manager import ModelManager
+from appliance.models.model_status import ModelStatus
+from appliance.models.state import RULES, State
 
 SERVER = "appliance"
 
@@ -37,7 +39,7 @@ def server_version() -> str:
 
 def platform(entry: ModelStatus) -> str:
     """What computes the model, and its class."""
-    return f"{entry.config.computer}_{getattr(entry.config, 'class_', 'model')}"
+    return f"{entry.config.backend}_{getattr(entry.config, 'class_', 'model')}"
 
 
 def tensors(entry: ModelStatus) -> tuple[Sequence[Spec], Sequence[Spec]]:
@@ -90,7 +92,7 @@ def listed(manager: ModelManager, *, only_ready: bool = False) -> list[dict[str,
             "name": name,
             "version": VERSION,
             "state": _STATES.get(entry.state, "UNAVAILABLE"),
-            "reason": "" if RULES[entry.state].can_answer else entry.outside,
+            "reason": "" if RULES[entry.state].can_answer else entry.client_message,
         }
         for entry, name in manager.visible()
         if RULES[entry.state].can_answer or not only_ready

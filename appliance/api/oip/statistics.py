@@ -8,21 +8,22 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.api.oip.inference import VERSION
-from appliance.models.manager import ModelManager, ModelStatus
+from appliance.models.manager import ModelManager
+from appliance.models.model_status import ModelStatus
 
 
 def statistics(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
     """The calls of this process to one model, whatever protocol they came by; what we do not measure is not there."""
-    tally = entry.tally
+    totals = entry.requests.totals
     return {
         "name": name,
         "version": VERSION,
-        "last_inference": tally.last_ms,
-        "inference_count": tally.good,
-        "execution_count": tally.good,
+        "last_inference": totals.last_started_ms,
+        "inference_count": totals.succeeded,
+        "execution_count": totals.succeeded,
         "inference_stats": {
-            "success": {"count": tally.good, "ns": tally.good_ns},
-            "fail": {"count": tally.bad, "ns": tally.bad_ns},
+            "success": {"count": totals.succeeded, "ns": totals.succeeded_ns},
+            "fail": {"count": totals.failed, "ns": totals.failed_ns},
         },
         "batch_stats": [],
     }

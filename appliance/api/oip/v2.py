@@ -29,7 +29,10 @@ from appliance.auth import OPEN
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current_context
-from appliance.models.manager import RULES, HealthReport, ModelManager, ModelStatus
+from appliance.models.health import HealthReport
+from appliance.models.manager import ModelManager
+from appliance.models.model_status import ModelStatus
+from appliance.models.state import RULES
 from appliance.tensors.codec import LENGTH_HEADER, read_request, write_response
 
 _PLACE = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")
@@ -143,7 +146,7 @@ def _ready(entry: ModelStatus, name: str) -> Response[Any]:
         record.is_probe = True
     if rule.can_answer:
         return Response({"name": name, "ready": True})
-    says = {"name": name, "ready": False, "error": entry.outside}
+    says = {"name": name, "ready": False, "error": entry.client_message}
     return Response(says, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
