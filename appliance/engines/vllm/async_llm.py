@@ -161,7 +161,8 @@ def _require_computable(config: Any, params: SamplingParams) -> None:  # Any: vL
 
 def _require_no_error(output: RequestOutput) -> None:
     """Raise what vLLM's writers raise for an output, before they have written anything."""
-    from vllm.exceptions import GenerationError
+    for choice in output.outputs:
+        if choice.finish_reason == "error":
+            from vllm.exceptions import GenerationError
 
-    if any(choice.finish_reason == "error" for choice in output.outputs):
-        raise GenerationError
+            raise GenerationError

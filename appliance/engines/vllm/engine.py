@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from appliance.core.errors import EngineDeadError
-from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse, Operation
+from appliance.core.model import SINGLE_FRONT_END, FrontEnd, ModelRequest, ModelResponse
 from appliance.engines.vllm.engine_args import EngineSpec
 from appliance.engines.vllm.metrics import ENGINES
 from appliance.engines.vllm.multi_frontend import FrontendRendezvous
@@ -88,11 +88,6 @@ class Engine:
     def load_timings(self) -> Mapping[str, float]:
         """Seconds that the start has taken until now, by phase."""
         return self._startup.timings
-
-    @property
-    def operations(self) -> frozenset[Operation]:
-        """The operations it supports; empty before it has started."""
-        return frozenset(self._running.handlers) if self._running else frozenset()
 
     @property
     def nodes(self) -> Mapping[int, str]:

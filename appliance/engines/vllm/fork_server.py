@@ -65,7 +65,8 @@ class ForkServer:
         self._threads = threads
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["appliance.engines.vllm.fork_server_imports"])
-        with _variables(self._environment):
+        with restored_variables(*self._environment):
+            os.environ.update(self._environment)
             multiprocessing.forkserver.ensure_running()
         self._receiver, self._sender = self._context.Pipe(duplex=False)
         self._lock = threading.Lock()
@@ -135,15 +136,15 @@ def _set_up_and_run(target: Callable[..., None], **kwargs: Any) -> None:  # Any:
 
 
 @contextlib.contextmanager
-def _variables(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
+def restored_variables(*names: str) -> Iterator[None]:
+    """Restore these environment variables after the block."""
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 

@@ -10,6 +10,8 @@ logging_setup.join()
 from vllm.platforms import current_platform  # noqa: E402
 from vllm.v1.engine import core  # noqa: E402, F401
 
+from appliance.engines.vllm import fork_server, worker_extension  # noqa: E402, F401
+
 if current_platform.is_cpu():
     from vllm.v1.worker import cpu_worker  # noqa: F401
 else:

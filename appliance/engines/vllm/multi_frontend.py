@@ -16,6 +16,7 @@ from appliance.core.file_lock import FileLock
 from appliance.core.model import FrontEnd
 
 if TYPE_CHECKING:
+    import zmq
     from vllm.v1.engine.async_llm import AsyncLLM
 
 _POLL_SECONDS = 0.05
@@ -46,7 +47,7 @@ class FrontendRendezvous:
         self._status_file = stem.with_suffix(".status")
         self._members_file = stem.with_suffix(".members")
         self._membership: FileLock | None = None
-        self._monitor: DisconnectMonitor | None = None
+        self._disconnects: zmq.Socket[bytes] | None = None
 
     @property
     def is_host(self) -> bool:
@@ -112,19 +113,25 @@ class FrontendRendezvous:
         return stats_address
 
     def monitor(self, llm: AsyncLLM) -> None:
-        """Watch the connection to an engine that another process has started."""
-        if not self.is_host:
-            self._monitor = DisconnectMonitor(llm)
+        """Watch the connection to the engine of another process: nothing else tells of its death."""
+        if self.is_host:
+            return
+        import zmq
+
+        resources = llm.engine_core.resources
+        resources.output_socket.monitor(_MONITOR_ADDRESS, zmq.EVENT_DISCONNECTED)
+        self._disconnects = resources.ctx.socket(zmq.PAIR)
+        self._disconnects.connect(_MONITOR_ADDRESS)
 
     @property
     def is_disconnected(self) -> bool:
-        """Whether the engine that was joined has ended."""
-        return self._monitor is not None and self._monitor.is_disconnected
+        """Whether the engine that was joined, or one of its copies, has closed its connection."""
+        return self._disconnects is not None and bool(self._disconnects.poll(0))
 
     def leave(self) -> None:
         """End the membership; safe to call twice."""
-        if self._monitor is not None:
-            self._monitor.close()
+        if self._disconnects is not None:
+            self._disconnects.close(linger=0)
         if self._membership is not None:
             self._membership.close()
 
@@ -143,24 +150,3 @@ class FrontendRendezvous:
         draft = self._stem.with_suffix(".draft")
         draft.write_text(json.dumps(status))
         draft.replace(self._status_file)
-
-
-class DisconnectMonitor:
-    """Reports when the engine closes its connection: nothing else tells of the death of another process's child."""
-
-    def __init__(self, llm: AsyncLLM) -> None:
-        import zmq
-
-        resources = llm.engine_core.resources
-        resources.output_socket.monitor(_MONITOR_ADDRESS, zmq.EVENT_DISCONNECTED)
-        self._events = resources.ctx.socket(zmq.PAIR)
-        self._events.connect(_MONITOR_ADDRESS)
-
-    @property
-    def is_disconnected(self) -> bool:
-        """Whether the engine, or one of its copies, has closed its connection."""
-        return bool(self._events.poll(0))
-
-    def close(self) -> None:
-        """Stop watching; safe to call twice."""
-        self._events.close(linger=0)

@@ -12,11 +12,10 @@ import contextlib
 import gc
 import importlib.util
 import multiprocessing
-import os
 import shutil
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from appliance.engines.vllm.async_llm import async_llm_class
 from appliance.engines.vllm.cpu import CpuProfile, is_cpu_build
 from appliance.engines.vllm.engine_args import WORKER_EXTENSION, EngineSpec, engine_arguments, frontend_arguments
 from appliance.engines.vllm.env import set_compile_cache, set_environment
-from appliance.engines.vllm.fork_server import ForkServer, SpawnContext
+from appliance.engines.vllm.fork_server import ForkServer, SpawnContext, restored_variables
 from appliance.engines.vllm.multi_frontend import FrontendRendezvous
 from appliance.engines.vllm.multi_node import LeaderNode
 from appliance.engines.vllm.pooling import pooling_handlers
@@ -261,7 +260,8 @@ def _create_config(spec: EngineSpec, rendezvous: FrontendRendezvous) -> tuple[Vl
 
     engine_args = create_engine_args(spec)
     patches.set_front_end_number(engine_args, rendezvous.count, rendezvous.number)
-    with _keep_preloaded_libraries() if spec.layout.is_alone else contextlib.nullcontext():
+    # vLLM changes LD_PRELOAD for processes that it starts itself.
+    with restored_variables("LD_PRELOAD") if spec.layout.is_alone else contextlib.nullcontext():
         config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     if spec.chat_template is None and spec.pooler is None:
         _require_chat_template(spec.names[0], config.model_config)
@@ -270,19 +270,6 @@ def _create_config(spec: EngineSpec, rendezvous: FrontendRendezvous) -> tuple[Vl
     arguments = frontend_arguments(spec, engine_args)
     arguments.structured_outputs_config = config.structured_outputs_config
     return config, arguments
-
-
-@contextlib.contextmanager
-def _keep_preloaded_libraries() -> Iterator[None]:
-    """Keep LD_PRELOAD, which vLLM changes for processes that it starts itself."""
-    before = os.environ.get("LD_PRELOAD")
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ["LD_PRELOAD"] = before
-        else:
-            os.environ.pop("LD_PRELOAD", None)
 
 
 def _require_chat_template(name: str, model: ModelConfig) -> None:
