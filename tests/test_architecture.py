@@ -31,8 +31,6 @@ FLOORS = (
 )
 UPWARDS = {
     ("api", "server"),
-    ("config", "adapters"),
-    ("config", "storage"),
     ("python_api", "models"),
 }
 """Imports that still point upwards or sideways; none may be added."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from appliance.config import Config, load
+from appliance.cli.options import load_config
+from appliance.config import Config
 from appliance.core.errors import ArtifactCorruptError
 from appliance.storage import Cache, sha256_in_cache
 from appliance.storage.cache_admin import PruneRule, damaged_files, list_artifacts, remove, select_prunable
@@ -118,7 +119,7 @@ def prune(directory: Path | None, age: float | None, size: int | None, files: Se
 
     Without options only what killed and failed fetches left. What a process serves or works on is never removed.
     """
-    configs = [load(file).config for file in files]
+    configs = [load_config(file).config for file in files]
     root = Cache.at(directory or next((config.storage.cache_dir for config in configs), None))
     is_rest = bool(files) and age is None and size is None
     wish = PruneRule(0 if is_rest else age, size, frozenset(_named(root, configs)))

@@ -13,10 +13,10 @@ import click
 
 from appliance.cli.cache import cache
 from appliance.cli.diff import as_json, as_text, diff_help
-from appliance.cli.options import FILE, frozen, offline, overrides, to_overrides
+from appliance.cli.options import FILE, frozen, load_config, offline, overrides, to_overrides
 from appliance.cli.plan import plan, require_possible
 from appliance.cli.validate import validate as validate_one
-from appliance.config import LoadedConfig, differences, load, schema_of
+from appliance.config import LoadedConfig, differences, schema_of
 from appliance.config.models import MODEL_CONFIGS
 from appliance.config.source_location import printable
 from appliance.core import logging_setup
@@ -65,7 +65,7 @@ def serve(file: Path, offline: bool, frozen: bool, overrides: Sequence[str]) -> 
     finish, a second one ends at once. SIGHUP reads FILE again and applies what differs. Bytes are held to
     appliance.lock beside FILE where there is one.
     """
-    loaded = load(file, to_overrides(overrides, offline, frozen))
+    loaded = load_config(file, to_overrides(overrides, offline, frozen))
     # The web framework is no business of the verbs that only read a file.
     from appliance.server import run
 
@@ -100,7 +100,7 @@ def validate(files: Sequence[Path], deep: bool, format_: str, overrides: Sequenc
 @overrides
 def diff(old: Path, new: Path, format_: str, overrides: Sequence[str]) -> None:
     """Compare two files; the help is made from what the keys say of themselves."""
-    found = differences(load(old, overrides), load(new, overrides))
+    found = differences(load_config(old, overrides), load_config(new, overrides))
     click.echo(json.dumps(as_json(found), indent=2) if format_ == "json" else as_text(found))
     sys.exit(1 if found else 0)
 
@@ -118,7 +118,7 @@ def pull(file: Path, explain: bool, offline: bool, frozen: bool, overrides: Sequ
     """
     from appliance.cli import pull as bringing
 
-    loaded = load(file, to_overrides(overrides, offline, frozen))
+    loaded = load_config(file, to_overrides(overrides, offline, frozen))
     _log_quietly(loaded)
     (bringing.explain if explain else bringing.pull)(loaded.config)
 
@@ -134,7 +134,7 @@ def lock(file: Path, overrides: Sequence[str]) -> None:
     """
     from appliance.cli import pull as bringing
 
-    loaded = load(file, overrides)
+    loaded = load_config(file, overrides)
     _log_quietly(loaded)
     bringing.lock(loaded.config)
 
@@ -156,7 +156,7 @@ def probe(what: str, file: Path | None, timeout: float, overrides: Sequence[str]
     """
     from appliance.cli import probe as probing
 
-    loaded = _running(overrides) if file is None else load(file, overrides)
+    loaded = _running(overrides) if file is None else load_config(file, overrides)
     is_so, said = probing.ask(loaded.config.server, what, timeout)
     click.echo(said)
     sys.exit(0 if is_so else 1)
@@ -168,7 +168,7 @@ def _running(overrides: Sequence[str]) -> LoadedConfig:
 
     command = probing.running()
     given = serve.make_context("serve", list(command.arguments)).params
-    return load(command.directory / given["file"], [*given["overrides"], *overrides], environ=command.environ)
+    return load_config(command.directory / given["file"], [*given["overrides"], *overrides], environ=command.environ)
 
 
 @main.command()
@@ -203,7 +203,7 @@ def smoke(files: Sequence[Path], timeout: float, overrides: Sequence[str]) -> No
     from appliance.cli.smoke import smoke as smoke_one
 
     for file in files:
-        loaded = load(file, overrides)
+        loaded = load_config(file, overrides)
         _log_quietly(loaded)
         click.echo(f"{file}")
         asyncio.run(smoke_one(file, loaded.config, overrides, timeout, lambda line: click.echo(f"  {line}")))

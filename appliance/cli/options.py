@@ -1,16 +1,18 @@
-"""Arguments and options that several verbs share."""
+"""Arguments and options that several commands share, and what they load a config with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
+from appliance.config import LoadedConfig, load
+from appliance.config.raw_config import RawConfig
+from appliance.config.source_location import Diagnostic
+
 FILE = click.Path(path_type=Path)
-"""
-The type of an argument that is a config.
-"""
+"""The type of an argument that is a config."""
 
 overrides = click.option(
     "--set",
@@ -32,3 +34,23 @@ def to_overrides(overrides: Sequence[str], offline: bool, frozen: bool = False) 
     """The overrides, with those that have a flag of their own."""
     flags = {"storage.offline=true": offline, "storage.frozen=true": frozen}
     return [*overrides, *(override for override, is_set in flags.items() if is_set)]
+
+
+def load_config(file: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
+    """Load a config with the validators of every package.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    return load(file, overrides, environ=environ, validators=VALIDATORS)
+
+
+def _check_adapters(raw: RawConfig) -> Iterator[Diagnostic]:
+    # Template engines take long to import, and few files need them.
+    if any(model.get("class") == "adapter" for _, model in raw.models()):
+        from appliance.adapters.config_check import check
+
+        yield from check(raw)
+
+
+VALIDATORS = (_check_adapters,)

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 from ruamel.yaml import YAML
 
-from appliance.cli.options import FILE, offline, overrides, to_overrides
-from appliance.config import Config, LoadedConfig, load
+from appliance.cli.options import FILE, load_config, offline, overrides, to_overrides
+from appliance.config import Config, LoadedConfig
 from appliance.config.models import LocalModelConfig
 from appliance.config.source_location import printable
 from appliance.core import logging_setup
@@ -62,7 +62,7 @@ def plan(
     Only configs and headers are read. Exit code 2 when a layout cannot work, with its line and the nearest layouts
     that do.
     """
-    loaded = load(file, to_overrides(overrides, offline))
+    loaded = load_config(file, to_overrides(overrides, offline))
     logging_setup.configure("auto", "warning", loaded.secrets)
     made = list(plans(loaded.config, _hardware(gpu), gbit))
     shown = [each for _, each in made]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.config import LoadedConfig, load
+from appliance.cli.options import load_config
+from appliance.config import LoadedConfig
 from appliance.config.engine import EngineConfig
 from appliance.config.models import LocalModelConfig
 from appliance.core import logging_setup
@@ -49,7 +50,7 @@ class Finding:
 def validate(file: Path, overrides: Sequence[str], *, deep: bool) -> Finding:
     """Check a file, and with `deep` its layouts against what the models in its storages say of themselves."""
     try:
-        loaded = load(file, overrides)
+        loaded = load_config(file, overrides)
     except ConfigError as error:
         return Finding(file, error.problems)
     return _look(file, loaded) if deep else Finding(file, ())

@@ -21,7 +21,7 @@ from appliance.config.schema_lookup import SchemaLookup, convert_texts
 from appliance.config.settings import merge
 from appliance.config.source_location import DataPath, Diagnostic, SourceLocation
 from appliance.config.storage import LOCK_FILE_NAME
-from appliance.config.validators import VALIDATORS
+from appliance.config.validators import VALIDATORS, Validator
 from appliance.config.yaml_parser import read
 from appliance.core.errors import ConfigError, Problem
 
@@ -52,6 +52,9 @@ class LoadedConfig:
     raw: RawConfig | None = field(default=None, repr=False, compare=False)
     """The file as it was read, for errors that are found later."""
 
+    validators: Sequence[Validator] = field(default=(), repr=False, compare=False)
+    """The validators of other packages that it was loaded with."""
+
     @property
     def digest(self) -> str | None:
         """The SHA-256 of the config's own file, as `sha256sum` prints it."""
@@ -65,7 +68,7 @@ class LoadedConfig:
         """
         if self.path is None:
             raise AssertionError("this config has no file; this is a bug")
-        return load(self.path, self.overrides)
+        return load(self.path, self.overrides, validators=self.validators)
 
     def problem(self, path: DataPath, message: str) -> Problem:
         """An error of the value at `path`, with its location in the file."""
@@ -74,15 +77,22 @@ class LoadedConfig:
         return self.raw.diagnostic(path, message).problem(self.raw.secrets(()))
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> LoadedConfig:
+def load(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    validators: Sequence[Validator] = (),
+) -> LoadedConfig:
     """Read and validate the config at `path`, with the environment and then the `overrides` merged into it.
 
-    An override reads ``server.port=9000``. `environ` is the environment; None means that of this process.
+    An override reads ``server.port=9000``. `environ` is the environment; None means that of this process. `validators`
+    run beside those of this package: they need packages that `config` must not import.
 
     Raises:
         ConfigError: something is wrong; it carries every problem found.
     """
-    validated = _validate(path, overrides, os.environ if environ is None else environ)
+    validated = _validate(path, overrides, os.environ if environ is None else environ, validators)
     validated.raise_errors([*validated.errors, *validated.unresolved])
     raw, config = validated.raw, validated.config
     if config is None:
@@ -96,18 +106,23 @@ def load(path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str
         path,
         tuple(overrides),
         raw,
+        validators,
     )
 
 
 def check_without_secrets(
-    path: Path, overrides: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    validators: Sequence[Validator] = (),
 ) -> Sequence[Problem]:
     """Validate like `load`, and take references that cannot be resolved for valid values; return those references.
 
     Raises:
         ConfigError: something else is wrong.
     """
-    validated = _validate(path, overrides, os.environ if environ is None else environ)
+    validated = _validate(path, overrides, os.environ if environ is None else environ, validators)
     validated.raise_errors(validated.errors)
     return validated.problems(validated.unresolved)
 
@@ -143,7 +158,9 @@ class _Validated:
             raise ConfigError(self.problems(errors)) from None
 
 
-def _validate(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) -> _Validated:
+def _validate(
+    path: Path, overrides: Sequence[str], environ: Mapping[str, str], validators: Sequence[Validator]
+) -> _Validated:
     lookup = SchemaLookup(validation_schema(), (engine_schema(),))
     raw, errors = read(path)
     references = resolve(raw, environ, path.parent)
@@ -152,7 +169,7 @@ def _validate(path: Path, overrides: Sequence[str], environ: Mapping[str, str]) 
     errors += [*references.errors, *override_errors]
     schema_errors = list(check(raw, lookup))
     valid = raw.without(error.path for error in schema_errors)
-    errors += [*schema_errors, *(error for validator in VALIDATORS for error in validator(valid))]
+    errors += [*schema_errors, *(error for validator in (*VALIDATORS, *validators) for error in validator(valid))]
     config: Config | None = None
     try:
         config = Config.model_validate(raw.data)

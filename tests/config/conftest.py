@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import LoadedConfig, load
+from appliance.cli.options import load_config
+from appliance.config import LoadedConfig
 
 
 @pytest.fixture
@@ -17,6 +18,6 @@ def load_text(tmp_path: Path) -> Callable[..., LoadedConfig]:
     def load_text(text: str, *overrides: str, environ: dict[str, str] | None = None) -> LoadedConfig:
         path = tmp_path / "config.yaml"
         path.write_text(text, encoding="utf-8")
-        return load(path, overrides, environ=environ or {})
+        return load_config(path, overrides, environ=environ or {})
 
     return load_text

@@ -25,9 +25,9 @@ def _problem(load_text: Callable[..., LoadedConfig], text: str, **environ: str) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (f"{CHAT}${{env:SECRET}}", "7:20: is no Jinja template in line 2"),
-        (f"{HTTP}{{request: '{{}}', response: '${{env:SECRET}}'}}", "7:43: is no JMESPath"),
-        (f"{HTTP}{{request: '${{env:SECRET}}', response: a}}", "7:27: is no Jinja template in line 2"),
+        (f"{CHAT}${{env:SECRET}}", "7:20: is not a Jinja template in line 2"),
+        (f"{HTTP}{{request: '{{}}', response: '${{env:SECRET}}'}}", "7:43: is not a JMESPath"),
+        (f"{HTTP}{{request: '${{env:SECRET}}', response: a}}", "7:27: is not a Jinja template in line 2"),
     ],
 )
 def test_a_fault_in_what_came_from_outside_is_told_without_it(
@@ -52,7 +52,7 @@ def test_a_template_in_a_file_is_checked_too(load_text: Callable[..., LoadedConf
     file.write_text("{{ messages }}")
 
     assert said.startswith("7:20: is ")
-    assert "and line 2 of it no Jinja" in said
+    assert "and line 2 of it is not Jinja" in said
     assert load_text(f"{CHAT}{file}").config.models
 
 
@@ -71,4 +71,6 @@ def test_a_fault_is_told_at_its_line_of_the_file(
     load_text: Callable[..., LoadedConfig], written: str, place: str
 ) -> None:
     """However the text is written; where its lines are not the file's, at its beginning."""
-    assert _problem(load_text, f"{CHAT}{written}").startswith(f"{place}: is no Jinja template: Encountered unknown tag")
+    assert _problem(load_text, f"{CHAT}{written}").startswith(
+        f"{place}: is not a Jinja template: Encountered unknown tag"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import load
+from appliance.cli.options import load_config
 from appliance.core.errors import ConfigError
 
 BROKEN = Path(__file__).parents[1] / "broken"
@@ -17,7 +17,7 @@ FILES = sorted(BROKEN.glob("*.yaml"))
 def messages(file: Path) -> str:
     """What loading the file says, with the name as it is seen from the file's own directory."""
     with pytest.raises(ConfigError) as caught:
-        load(Path(file.name), environ={})
+        load_config(Path(file.name), environ={})
     return f"{caught.value}\n"
 
 
@@ -38,7 +38,7 @@ def test_every_file_of_messages_has_its_config() -> None:
 def test_faults_come_in_the_order_of_the_file(file: Path) -> None:
     """Problems are sorted by line and column, so that a file can be mended from top to bottom."""
     with pytest.raises(ConfigError) as caught:
-        load(file, environ={})
+        load_config(file, environ={})
     places = [(problem.line or 0, problem.column or 0) for problem in caught.value.problems]
 
     assert places == sorted(places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from appliance.config.storage import SCHEMES as KNOWN_SCHEMES
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import StorageError
 from appliance.storage import SCHEMES, Cache, materialize
@@ -36,3 +37,8 @@ def test_an_unknown_scheme_shows_no_secret(cache: Cache) -> None:
         )
 
     assert "s3cret" not in str(caught.value)
+
+
+def test_the_config_knows_each_scheme() -> None:
+    """The names that a config may have are those of the table."""
+    assert set(SCHEMES) == KNOWN_SCHEMES

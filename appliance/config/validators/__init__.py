@@ -30,8 +30,6 @@ VALIDATORS: tuple[Validator, ...] = (
     upstreams.headers_may_travel,
     upstreams.addresses_are_possible,
     upstreams.addresses_are_bases,
-    adapters.targets_answer,
-    adapters.templates_render,
-    adapters.paths_compile,
+    adapters.targets_complete_prompts,
 )
 """Every rule; each takes a draft that need not be right in any other way."""

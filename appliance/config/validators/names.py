@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from appliance.config.raw_config import RawConfig, items
 from appliance.config.source_location import DataPath, Diagnostic
@@ -20,6 +21,15 @@ def names_are_unique(raw: RawConfig) -> Iterator[Diagnostic]:
             where = "" if line is None else f" on line {line}"
             yield raw.diagnostic(path, f"{raw.quote(path)} is taken{where}; must be unlike all other names and aliases")
         seen.setdefault(name, path)
+
+
+def models_by_name(raw: RawConfig) -> dict[str, dict[str, Any]]:  # Any: not checked yet
+    """Every model by each of its names, those of its adapters among them; of equal names the first counts."""
+    models: dict[str, dict[str, Any]] = {}
+    for path in name_paths(raw):
+        if isinstance(name := raw.find(path), str):
+            models.setdefault(name, raw.find(path[:2]))
+    return models
 
 
 def name_paths(raw: RawConfig) -> Iterator[DataPath]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from appliance.config.raw_config import RawConfig, items
 from appliance.config.source_location import DataPath, Diagnostic
+from appliance.config.storage import SCHEMES
 from appliance.core.suggestions import did_you_mean, known_names
 from appliance.core.uri import scheme_of
-from appliance.storage import SCHEMES
 
 
 def schemes_are_known(raw: RawConfig) -> Iterator[Diagnostic]:
