@@ -1,6 +1,7 @@
-"""Every error in the shape of the protocol it is an answer in.
+"""Errors in the format of each protocol.
 
-OpenAI's is ``{"error": {"message", "type", "param", "code"}}``, the Open Inference Protocol's ``{"error": "text"}``.
+OpenAI's is ``{"error": {"message", "type", "param", "code"}}``, Anthropic's has ``"type": "error"`` beside it, the Open
+Inference Protocol's is ``{"error": "text"}``.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ import re
 import traceback
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal, cast
 
 import structlog
 from litestar import Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, MethodNotAllowedException
+from litestar.handlers import BaseRouteHandler
+from litestar.types import Scope
 
 from appliance.api.disconnect import AnyRequest
-from appliance.core import sse
+from appliance.api.route_tags import PROTOCOL
 from appliance.core.errors import ApplianceError, RequestError, UnauthenticatedError
+from appliance.core.model import Operation
 from appliance.core.request_context import current_context
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# Where the Open Inference Protocol is spoken; reranking has a second version in Cohere's protocol too.
-_INFERENCE = re.compile(r"/v2(?!/rerank$)(/.*)?|/v1/models/.+:(predict|explain)")
+# Paths of the Open Inference Protocol, for requests that have no route; /v2/rerank is Cohere's.
+_OIP_PATH = re.compile(r"/v2(?!/rerank$)(/.*)?|/v1/models/.+:(predict|explain)")
 
 # https://platform.openai.com/docs/guides/error-codes; other client errors are invalid_request_error.
 _TYPES: Mapping[int, str] = {
@@ -34,28 +38,37 @@ _TYPES: Mapping[int, str] = {
     503: "service_unavailable_error",
 }
 
+_ErrorFormat = Literal["openai", "openai_responses", "anthropic", "oip"]
+
+# Operations of OpenAI's routes whose errors have a format of their own.
+_OPERATION_FORMATS: Mapping[str | None, _ErrorFormat] = {
+    Operation.RESPONSE: "openai_responses",
+    Operation.MESSAGE: "anthropic",
+    Operation.COUNT_TOKENS: "anthropic",
+}
+
 
 def render(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
-    """The response for any exception; one that nobody foresaw is logged and says nothing about itself."""
+    """Return the response for any exception; an unexpected one is logged, and the response does not describe it."""
     status, message = _as_response(request, error)
-    if record := current_context():
-        record.error = type(error).__name__
-    body = _body(request.scope["path"], status, message, error)
+    if context := current_context():
+        context.error = type(error).__name__
+    body = _body(_format(request.scope, error), status, message, error)
     return Response(body, status_code=status, headers=_headers(error), media_type="application/json")
 
 
-def refused(path: str, error: RequestError) -> tuple[bytes, Mapping[str, str]]:
-    """Body and headers of a refusal before any route is looked for."""
-    body = json.dumps(_body(path, error.status, str(error), error)).encode()
+def rejection(path: str, error: RequestError) -> tuple[bytes, Mapping[str, str]]:
+    """Return body and headers of the response to a request that is rejected before its route is known."""
+    body = json.dumps(_body(_format_of_path(path), error.status, str(error), error)).encode()
     return body, {"Content-Type": "application/json", "Content-Length": str(len(body)), **_headers(error)}
 
 
 async def with_error_event(
     request: AnyRequest, events: AsyncGenerator[bytes], *, are_events: bool = True
 ) -> AsyncGenerator[bytes]:
-    """Server-sent events, the last one an error where one ends them: the status is sent already.
+    """Yield server-sent events; an exception becomes the last one, because the status is already sent.
 
-    Where `are_events` is False they are pieces of some other stream, and the error is a line of JSON.
+    If not `are_events`, the chunks are those of some other stream, and the error is a line of JSON.
     """
     last = b""
     async with aclosing(events):
@@ -65,61 +78,75 @@ async def with_error_event(
                 yield event
         except Exception as error:
             status, message = _as_response(request, error)
-            if record := current_context():
-                record.error, record.late_status = type(error).__name__, status
-            body = _body(request.scope["path"], status, message, error)
-            if "/v1/responses" in request.scope["path"]:
-                body = _response_event(body["error"], last)
-            data = json.dumps(body).encode()
-            yield sse.event(data, body.get("type", "")) if are_events else data + b"\n"
+            if context := current_context():
+                context.error, context.late_status = type(error).__name__, status
+            error_format = _format(request.scope, error)
+            body = _body(error_format, status, message, error)
+            if error_format == "openai_responses":
+                body = _responses_event(body["error"], last)
+            name = f"event: {body['type']}\n" if "type" in body else ""
+            yield (f"{name}data: {json.dumps(body)}\n\n" if are_events else f"{json.dumps(body)}\n").encode()
 
 
 def status_and_message(place: str, error: Exception) -> tuple[int, str]:
-    """Status and message of an error in answering `place`, whatever protocol it is of."""
+    """Return the status and the message for an error; `place` is the path or the gRPC method, for the log."""
     if isinstance(error, RequestError):
         return error.status, str(error)
     if isinstance(error, ApplianceError):
-        # Its text is for whoever runs the server: it names files and classes.
+        # The message names files and classes, which only operators may see.
         log.error("request.failed", path=place, reason=str(error))
-        return error.status, f"The model failed on this request; the log says why{_under_id()}."
-    # Neither the text of the exception nor its locals: both can hold what the client said.
+        return error.status, f"The model failed on this request; the log says why{_with_request_id()}."
+    # Neither the text of the exception nor its locals: both can hold what the client sent.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    log.error("request.broke", path=place, error=type(error).__name__, frames=frames)
-    return 500, f"The server failed on this request; its log says why{_under_id()}."
+    log.error("request.crashed", path=place, error=type(error).__name__, frames=frames)
+    return 500, f"The server failed on this request; its log says why{_with_request_id()}."
 
 
-def _under_id() -> str:
-    record = current_context()
-    return "" if record is None else f", under the request id {record.id}"
+def _with_request_id() -> str:
+    context = current_context()
+    return "" if context is None else f", under the request id {context.id}"
 
 
 def _as_response(request: AnyRequest, error: Exception) -> tuple[int, str]:
     if isinstance(error, HTTPException):
-        return error.status_code, _reworded(request, error)
+        return error.status_code, _http_message(request, error)
     return status_and_message(request.url.path, error)
 
 
-def _body(path: str, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON values
-    if _INFERENCE.fullmatch(path):
+def _format(scope: Scope, error: Exception) -> _ErrorFormat:
+    # Litestar sets it once the route is known; its type says always.
+    handler = cast("BaseRouteHandler | None", scope.get("route_handler"))
+    # A handler raises 405 for a path below its own that no protocol has.
+    if handler is None or isinstance(error, MethodNotAllowedException):
+        return _format_of_path(scope["path"])
+    if str(handler.opt.get(PROTOCOL)).startswith("oip"):
+        return "oip"
+    return _OPERATION_FORMATS.get(handler.name, "openai")
+
+
+def _format_of_path(path: str) -> _ErrorFormat:
+    if _OIP_PATH.fullmatch(path):
+        return "oip"
+    return "anthropic" if "/v1/messages" in path else "openai"
+
+
+def _body(error_format: _ErrorFormat, status: int, message: str, error: Exception) -> dict[str, Any]:  # Any: JSON
+    if error_format == "oip":
         return {"error": message}
-    word = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    call = error if isinstance(error, RequestError) else None
+    request_error = error if isinstance(error, RequestError) else None
     body: dict[str, Any] = {
         "error": {
             "message": message,
-            "type": word,
-            "param": call.param if call else None,
-            "code": call.code if call else None,
+            "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+            "param": request_error.param if request_error else None,
+            "code": request_error.code if request_error else None,
         }
     }
-    if "/v1/messages" in path:
-        # Anthropic's clients look for this word beside the error.
-        body["type"] = "error"
-    return body
+    return {**body, "type": "error"} if error_format == "anthropic" else body
 
 
-def _response_event(error: Mapping[str, Any], last: bytes) -> dict[str, Any]:  # Any: JSON values
-    """The error as an event of OpenAI's responses, numbered after the `last` one that was sent.
+def _responses_event(error: Mapping[str, Any], last: bytes) -> dict[str, Any]:  # Any: JSON values
+    """Return the error as an event of OpenAI's responses, numbered after the `last` one that was sent.
 
     Source: https://platform.openai.com/docs/api-reference/responses-streaming/error
     """
@@ -138,14 +165,14 @@ def _headers(error: Exception) -> dict[str, str]:
         # RFC 9110, section 11.6.1.
         return {"WWW-Authenticate": 'Bearer realm="appliance"'}
     if isinstance(error, RequestError):
-        wait = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return {**error.headers, **wait}
+        retry_after = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        return {**error.headers, **retry_after}
     if isinstance(error, HTTPException) and error.headers:
         return {name: value for name, value in error.headers.items() if name.lower() == "allow"}
     return {}
 
 
-def _reworded(request: AnyRequest, error: HTTPException) -> str:
+def _http_message(request: AnyRequest, error: HTTPException) -> str:
     place = f"{request.method} {request.url.path}"
     match error.status_code:
         case 404:

@@ -8,8 +8,8 @@ from litestar import Response
 from litestar.enums import HttpMethod, MediaType
 from litestar.handlers import BaseRouteHandler, route
 
-from appliance.api.route_tags import probing
-from appliance.auth import OPEN
+from appliance.api.route_tags import tag_probes
+from appliance.auth import PUBLIC
 from appliance.models.health import HealthReport
 
 
@@ -20,14 +20,16 @@ def routes(standing: Callable[[], HealthReport]) -> Sequence[BaseRouteHandler]:
         _probe(["/readyz", "/health", "/ping"], "ready", lambda now: now.is_ready, standing),
         _probe(["/startupz"], "started", lambda now: now.has_started, standing),
     ]
-    return probing(probes)
+    return tag_probes(probes)
 
 
 def _probe(
     paths: list[str], word: str, is_good: Callable[[HealthReport], bool], standing: Callable[[], HealthReport]
 ) -> BaseRouteHandler:
     # HEAD as well: load balancers probe with it.
-    @route(paths, http_method=[HttpMethod.GET, HttpMethod.HEAD], name=word, media_type=MediaType.JSON, opt={OPEN: True})
+    @route(
+        paths, http_method=[HttpMethod.GET, HttpMethod.HEAD], name=word, media_type=MediaType.JSON, opt={PUBLIC: True}
+    )
     async def probe() -> Response[dict[str, object]]:
         now = standing()
         good = is_good(now)

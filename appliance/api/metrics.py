@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from appliance.api.route_tags import probing
+from appliance.api.route_tags import tag_probes
 from appliance.models.fetch import FetchProgress
 from appliance.models.manager import ModelManager
 from appliance.models.state import State
@@ -35,7 +35,7 @@ def routes(gather: Gather, require: Callable[[], None] = lambda: None) -> list[B
         require()
         return Response(generate_latest(_Gathered(gather)), media_type=CONTENT_TYPE_LATEST)
 
-    return probing([metrics])
+    return tag_probes([metrics])
 
 
 def of_models(manager: ModelManager) -> Sequence[Metric]:

@@ -3,9 +3,9 @@
 from appliance.auth.authorizer import Authorizer
 from appliance.auth.principal import Principal, authenticated, current_principal
 
-__all__ = ["OPEN", "Authorizer", "Principal", "authenticated", "current_principal"]
+__all__ = ["PUBLIC", "Authorizer", "Principal", "authenticated", "current_principal"]
 
-OPEN = "is_open"
+PUBLIC = "is_public"
 """
-A route whose handler has this option set answers without a key; its path must have no parameters.
+Key of a handler's `opt`: it answers without an API key; its paths must have no parameters.
 """

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-LEFT = 499
+CLIENT_CLOSED_REQUEST = 499
 """
 The status of a request whose client left before the end of its answer: nginx's number, for HTTP has none.
 """

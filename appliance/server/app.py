@@ -12,6 +12,7 @@ from appliance import ui
 from appliance.api import error_responses, health, metrics, oip, openai, openapi
 from appliance.api.kserve_names import KServeNames
 from appliance.api.request_body import BodyReader
+from appliance.api.route_tags import public_paths
 from appliance.auth import Authorizer
 from appliance.config import Config, LoadedConfig
 from appliance.config.loader import digest
@@ -20,14 +21,8 @@ from appliance.core.model import SINGLE_FRONT_END
 from appliance.models.factory import ModelFactory
 from appliance.models.health import HealthReport, public
 from appliance.models.manager import ModelManager
-from appliance.server.auth_middleware import AuthMiddleware
-from appliance.server.connection_close_middleware import ConnectionCloseMiddleware
-from appliance.server.cors_middleware import CorsMiddleware
-from appliance.server.cross_origin import CrossOriginProtection
-from appliance.server.kserve_prefix_middleware import KServeHostMiddleware, KServePrefixMiddleware
 from appliance.server.kserve_prefixes import Fresh, Publishing
-from appliance.server.request_context_middleware import RequestContextMiddleware
-from appliance.server.send_timeout_middleware import SendTimeoutMiddleware
+from appliance.server.middleware import RequestMiddleware
 from appliance.server.worker_health import HealthProvider, MultiWorkerHealth, SingleProcessHealth, WorkerInfo
 from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 from appliance.ui.redacted_config import RedactedConfig
@@ -140,13 +135,6 @@ def _app(
         # Litestar's own would take over the root logger.
         logging_config=None,
     )
-    # Around everything: Litestar's middleware sees no request that has no route.
-    metadata = manager.config.metadata
-    protected = CrossOriginProtection(app.asgi_handler, access, server, handlers)
-    inner = KServePrefixMiddleware(protected, metadata, lambda: [name for _, name in manager.visible()])
-    service = KServeHostMiddleware(AuthMiddleware(inner, access, handlers), metadata)
-    sending = SendTimeoutMiddleware(CorsMiddleware(service, server.cors), server.timeouts.send_seconds)
-    app.asgi_handler = RequestContextMiddleware(
-        ConnectionCloseMiddleware(sending, lambda: manager.is_stopping), telemetry
-    )
+    # Around the router: Litestar's own middleware does not see requests without a route.
+    app.asgi_handler = RequestMiddleware(app.asgi_handler, manager, access, telemetry, public_paths(handlers))
     return app

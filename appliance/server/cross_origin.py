@@ -1,89 +1,115 @@
-"""Protection of a server without keys against pages in the browsers of those who can reach it.
+"""What pages in browsers may do: CORS, and protection of a server without keys against other sites.
 
 Any page can send requests to any address its reader's browser reaches (cross-site request forgery), and can read the
-answers once the name of its own site resolves to that address (DNS rebinding). Keys stop both, because no page has one.
+responses once the name of its own site resolves to that address (DNS rebinding). Keys stop both, because no page has
+one.
 
 Browsers send `Origin` with each request of a page other than GET and HEAD, and `Sec-Fetch-Site` over TLS and to the
 loopback. After rebinding a GET has neither; only `Host` shows it. No page can send gRPC. TLS ends rebinding, because
 no certificate here is for the name of the page's site.
 
-Sources: https://words.filippo.io/csrf/, https://www.w3.org/TR/fetch-metadata/,
-https://github.com/ollama/ollama (allowedHostsMiddleware in server/routes.go).
+Litestar's CORS middleware is not used: it replaces the `Vary` header of compressed responses, omits `Vary` if a request
+has no `Origin`, rejects a preflight with 400 before authentication, and adds a coroutine to each message of a stream.
+
+Sources: https://fetch.spec.whatwg.org/#http-cors-protocol, https://words.filippo.io/csrf/,
+https://www.w3.org/TR/fetch-metadata/, https://github.com/ollama/ollama (allowedHostsMiddleware in server/routes.go).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from litestar.enums import ScopeType
-from litestar.handlers import BaseRouteHandler
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import HTTPScope
 from litestar.utils import normalize_path
 
-from appliance.auth import Authorizer
 from appliance.auth.allowed_hosts import AllowedHosts, split_authority
-from appliance.auth.principal import foreign
 from appliance.config.server import ServerConfig, is_loopback
 from appliance.core.errors import ForbiddenError
-from appliance.server.auth_middleware import open_paths, refuse
 
-# Answers that people read in a browser and that say how the server is set up.
+RawHeaders = list[tuple[bytes, bytes]]
+
+# Responses that people read in a browser and that describe how the server is set up.
 _SENSITIVE = frozenset({"/config"})
 
 _PORTS = {"http": 80, "https": 443}
 
+# The longest time that every browser honours.
+_PREFLIGHT_SECONDS = b"600"
 
-class CrossOriginProtection:
-    """An ASGI application that refuses other origins, and names that may be rebound, while there are no keys.
 
-    Probes always pass, as platforms call them by whatever name they have, but tell such a request their status alone.
+class CrossOriginPolicy:
+    """The origins of `server.cors`, and the names of this server that `server.allowed_hosts` allows.
+
+    Keys travel in headers, never in cookies, so no origin gets credentials.
     """
 
-    def __init__(
-        self, app: ASGIApp, access: Authorizer, server: ServerConfig, handlers: Iterable[BaseRouteHandler]
-    ) -> None:
-        self._app = app
-        self._access = access
-        self._open = open_paths(handlers)
-        self._origins = frozenset(() if server.cors is None else (each.lower() for each in server.cors.origins))
+    def __init__(self, server: ServerConfig, public_paths: Collection[str]) -> None:
+        self._origins = frozenset(() if server.cors is None else (origin.lower() for origin in server.cors.origins))
         self._hosts = AllowedHosts(server.allowed_hosts or ())
-        # A server that all interfaces reach has names that only its network knows: those are for programs.
+        self._guarded_paths = _SENSITIVE | frozenset(public_paths)
+        # A server that listens on all interfaces has names that only its network knows; programs use those.
         self._is_strict = server.allowed_hosts is not None or is_loopback(server.host)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = None
-        if scope["type"] == ScopeType.HTTP and not self._access.is_closed:
-            headers = _Headers(scope)
-            error = self._foreign_page(headers, scope) or self._rebound_name(headers, scope)
-        if error is None:
-            await self._app(scope, receive, send)
-        elif normalize_path(scope["path"]) in self._open:
-            with foreign():
-                await self._app(scope, receive, send)
-        else:
-            await refuse(scope, receive, send, error)
+    def response_headers(self, scope: HTTPScope) -> RawHeaders:
+        """Return the CORS headers of the response; see `preflight_headers` for those of a preflight."""
+        if not self._origins:
+            return []
+        if "*" in self._origins:
+            return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*")]
+        origin = _by_name(scope).get(b"origin", b"")
+        if origin.decode("latin-1").lower() not in self._origins:
+            return [(b"vary", b"Origin")]
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", b"*"),
+            (b"vary", b"Origin"),
+        ]
 
-    def _foreign_page(self, headers: _Headers, scope: HTTPScope) -> ForbiddenError | None:
+    def preflight_headers(self, scope: HTTPScope) -> RawHeaders:
+        """Return the further headers of the response to a preflight; [] if it is none, or its origin is not allowed."""
+        if scope["method"] != "OPTIONS" or not self._origins:
+            return []
+        headers = _by_name(scope)
+        is_allowed = "*" in self._origins or headers.get(b"origin", b"").decode("latin-1").lower() in self._origins
+        if b"access-control-request-method" not in headers or not is_allowed:
+            return []
+        # Client libraries choose their headers; `*` would not include Authorization.
+        requested = headers.get(b"access-control-request-headers", b"")
+        return [
+            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-max-age", _PREFLIGHT_SECONDS),
+            *([(b"access-control-allow-headers", requested)] if requested else []),
+        ]
+
+    def refusal(self, scope: HTTPScope) -> ForbiddenError | None:
+        """Return why a request to a server without keys is rejected, or None."""
+        source = _Source(scope)
+        return self._foreign_page(source, scope) or self._rebound_name(source, scope)
+
+    def _foreign_page(self, source: _Source, scope: HTTPScope) -> ForbiddenError | None:
         if "*" in self._origins:
             return None
-        for origin in headers.origins:
-            if origin.lower() not in self._origins and not _is_same(origin, headers.hosts):
+        for origin in source.origins:
+            if origin.lower() not in self._origins and not _is_same(origin, source.hosts):
                 return ForbiddenError(
-                    f"Pages of {origin[:100]!r} may not ask this server; server.cors.origins in the config allows it"
+                    f"Pages of {origin[:100]!r} may not send requests to this server; "
+                    "server.cors.origins in the config allows it"
                 )
-        # A link to the page is fine; an image or a script of another site is not.
-        is_link = scope["method"] in {"GET", "HEAD"} and headers.fetch_mode == "navigate"
-        if not headers.origins and headers.fetch_site in {"cross-site", "same-site"} and not is_link:
-            return ForbiddenError("Pages of other sites may not ask this server; server.cors in the config allows it")
+        # A link to a page of ours is fine; an image or a script of another site is not.
+        is_link = scope["method"] in {"GET", "HEAD"} and source.fetch_mode == "navigate"
+        if not source.origins and source.fetch_site in {"cross-site", "same-site"} and not is_link:
+            return ForbiddenError(
+                "Pages of other sites may not send requests to this server; server.cors in the config allows it"
+            )
         return None
 
-    def _rebound_name(self, headers: _Headers, scope: HTTPScope) -> ForbiddenError | None:
-        if scope["scheme"] == "https" or headers.came_over_tls:
+    def _rebound_name(self, source: _Source, scope: HTTPScope) -> ForbiddenError | None:
+        if scope["scheme"] == "https" or source.came_over_tls:
             return None
-        is_at_risk = bool(headers.origins) or normalize_path(scope["path"]) in _SENSITIVE | self._open
+        is_at_risk = bool(source.origins) or normalize_path(scope["path"]) in self._guarded_paths
         if not self._is_strict and not is_at_risk:
             return None
-        for host in headers.hosts:
+        for host in source.hosts:
             if not self._hosts.allow(host):
                 return ForbiddenError(
                     f"This server is not called {host[:100]!r}; server.allowed_hosts in the config allows the name"
@@ -91,8 +117,8 @@ class CrossOriginProtection:
         return None
 
 
-class _Headers:
-    """What a request says of the page it comes from, and of the server it is for."""
+class _Source:
+    """The headers of a request that tell which page sent it, and to which name of the server."""
 
     def __init__(self, scope: HTTPScope) -> None:
         values: dict[bytes, list[str]] = {}
@@ -105,12 +131,16 @@ class _Headers:
 
     @property
     def came_over_tls(self) -> bool:
-        """Whether a server before this one ended TLS: browsers say so themselves, and scripts cannot set either."""
+        """Whether a proxy in front ended TLS: browsers send these headers, and scripts cannot set them."""
         return all(origin.startswith("https://") for origin in self.origins) and bool(self.origins or self.fetch_site)
 
 
+def _by_name(scope: HTTPScope) -> Mapping[bytes, bytes]:
+    return {name.lower(): value for name, value in scope["headers"]}
+
+
 def _is_same(origin: str, hosts: Sequence[str]) -> bool:
-    """Whether an origin is this server, by the name the request is for; the scheme is that of a server before it."""
+    """Return whether an origin is this server; its scheme may be that of a proxy in front."""
     scheme, _, authority = origin.partition("://")
     port = _PORTS.get(scheme)
     if port is None or not hosts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Histogram
 
 from appliance.core.model import Operation
-from appliance.core.request_context import LEFT, RequestContext
+from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 327.68)
 _FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
@@ -59,7 +59,7 @@ _WRITING = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION, Operation
 
 def code(record: RequestContext) -> str:
     """The class of how it ended."""
-    return str(LEFT) if record.status == LEFT else f"{record.outcome // 100}xx"
+    return str(CLIENT_CLOSED_REQUEST) if record.status == CLIENT_CLOSED_REQUEST else f"{record.outcome // 100}xx"
 
 
 def time_to_first_token(record: RequestContext) -> float | None:

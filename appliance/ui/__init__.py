@@ -17,7 +17,7 @@ from typing import Any
 from litestar import MediaType, Request, Response, get
 from litestar.handlers import BaseRouteHandler
 
-from appliance.auth import OPEN, Authorizer
+from appliance.auth import PUBLIC, Authorizer
 from appliance.ui.redacted_config import RedactedConfig
 
 _HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ def routes(has_page: bool, paths: Sequence[str], told: RedactedConfig, access: A
     """
     index = {"name": "appliance", "routes": sorted(paths)}
 
-    @get("/", name="index", sync_to_thread=False, opt={OPEN: True})
+    @get("/", name="index", sync_to_thread=False, opt={PUBLIC: True})
     def show(
         request: Request[Any, Any, Any],
     ) -> Response[Any]:  # Any: Litestar's user, auth and state, which we have not

@@ -81,7 +81,7 @@ class Ledger:
         assert row.after.rss_bytes < row.before.rss_bytes + FLAT_BYTES, row
         assert row.after.descriptors <= row.before.descriptors + _SPARE_DESCRIPTORS, row
         assert row.after.processes == row.before.processes, row
-        assert [line for line in said.splitlines() if "Traceback" in line or "request.broke" in line] == []
+        assert [line for line in said.splitlines() if "Traceback" in line or "request.crashed" in line] == []
 
     def table(self) -> list[str]:
         """Its lines, columns aligned."""

@@ -6,15 +6,22 @@ import asyncio
 from collections.abc import Generator
 from typing import Any, cast
 
+from doubles import DoubleFactory, config
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
-from appliance.server.send_timeout_middleware import SendTimeoutMiddleware
+from appliance.models.manager import ModelManager
+from appliance.server.middleware import RequestMiddleware
+from appliance.telemetry.recorder import RequestRecorder, TelemetrySettings
 
 # Far more than may go out before others have had their turns.
 _MOST = 10_000
 
 _PIECE = cast("Message", {"type": "http.response.body", "body": b"word", "more_body": True})
-_SCOPE = cast("HTTPScope", {"type": "http"})
+
+
+def _scope() -> HTTPScope:
+    request = {"type": "http", "method": "POST", "path": "/", "scheme": "http", "http_version": "1.1"}
+    return cast("HTTPScope", {**request, "headers": [], "client": None})
 
 
 class _Taken:
@@ -41,9 +48,9 @@ async def test_a_stream_that_is_always_ready_is_ended_within_a_few_messages() ->
         while sent < _MOST:
             await send(_PIECE)
 
-    streams = [
-        asyncio.create_task(SendTimeoutMiddleware(endless, 30)(_SCOPE, _receive, cast("Send", send))) for _ in range(10)
-    ]
+    manager = ModelManager(config(), factory=DoubleFactory())
+    middleware = RequestMiddleware(endless, manager, manager.access, RequestRecorder(TelemetrySettings()))
+    streams = [asyncio.create_task(middleware(_scope(), _receive, cast("Send", send))) for _ in range(10)]
     await asyncio.sleep(0)
     for each in streams:
         each.cancel()

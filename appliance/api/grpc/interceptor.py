@@ -16,7 +16,7 @@ from grpc import StatusCode
 from appliance.api.error_responses import status_and_message
 from appliance.auth import Authorizer, Principal, authenticated, current_principal
 from appliance.core.errors import RequestError, UnauthenticatedError
-from appliance.core.request_context import LEFT, use_context
+from appliance.core.request_context import CLIENT_CLOSED_REQUEST, use_context
 from appliance.telemetry.payloads import CapturedBody
 from appliance.telemetry.recorder import RequestRecorder
 
@@ -130,7 +130,7 @@ async def _guarded(
                 _keep(copy.response, reply)
             return reply
         except asyncio.CancelledError:
-            record.grpc_status, record.status = StatusCode.CANCELLED.name, LEFT
+            record.grpc_status, record.status = StatusCode.CANCELLED.name, CLIENT_CLOSED_REQUEST
             raise
         except Exception as error:
             status, text = status_and_message(method, error)

@@ -24,8 +24,8 @@ from appliance.api.oip import generate_routes, metadata
 from appliance.api.oip.inference import authorize, entry_of, infer
 from appliance.api.oip.statistics import every_model, statistics
 from appliance.api.request_body import BodyReader
-from appliance.api.route_tags import probing
-from appliance.auth import OPEN
+from appliance.api.route_tags import tag_probes
+from appliance.auth import PUBLIC
 from appliance.core.concurrency import off_loop
 from appliance.core.model import Operation
 from appliance.core.request_context import current_context
@@ -73,7 +73,7 @@ def _server(manager: ModelManager, standing: Callable[[], HealthReport]) -> list
 
     live = _probe("live", lambda now: now.is_live, standing)
     ready = _probe("ready", lambda now: now.is_ready, standing)
-    return [server, models, *probing([live, ready])]
+    return [server, models, *tag_probes([live, ready])]
 
 
 def _probe(
@@ -84,7 +84,7 @@ def _probe(
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
         name=f"v2-{word}",
         media_type=MediaType.JSON,
-        opt={OPEN: True},
+        opt={PUBLIC: True},
     )
     async def probe() -> Response[dict[str, bool]]:
         now = standing()

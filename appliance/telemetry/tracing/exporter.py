@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from appliance.config.telemetry import TracingConfig
 from appliance.core.errors import MissingExtraError
-from appliance.core.request_context import LEFT, RequestContext
+from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext
 from appliance.telemetry.tracing import spans
 
 try:
@@ -83,7 +83,7 @@ class SpanExporter:
             span.set_attributes(spans.attributes(record))
             if record.outcome >= 500 or (record.outcome == 0 and record.error):
                 span.set_status(trace.StatusCode.ERROR, record.error or "")
-            elif record.outcome == LEFT:
+            elif record.outcome == CLIENT_CLOSED_REQUEST:
                 span.add_event("client left", timestamp=begun.at(record.ended or record.began))
             for part in spans.parts(record):
                 self._tell(part, span, begun)

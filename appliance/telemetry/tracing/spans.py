@@ -58,7 +58,7 @@ def attributes(record: RequestContext) -> dict[str, Value]:
         "gen_ai.usage.output_tokens": record.output_tokens,
         "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
         "appliance.request_id": record.id,
-        "appliance.cli.key": record.key,
+        "appliance.key": record.key,
         "appliance.refused": record.refused,
     }
     return {name: value for name, value in facts.items() if value is not None}

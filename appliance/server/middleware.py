@@ -1,0 +1,332 @@
+"""The one ASGI middleware: request id, context, authentication, response headers, send timeout and telemetry.
+
+It wraps Litestar's router, because Litestar's own middleware does not see requests without a route.
+Sources: https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.html, and for the URLs of KServe's
+gateway https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), its HTTPRoute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.utils import normalize_path
+
+from appliance.api.disconnect import discard
+from appliance.api.error_responses import rejection
+from appliance.api.kserve_names import HEADER, prefix_of
+from appliance.api.route_tags import PROBE, PROTOCOL
+from appliance.auth import Authorizer, Principal, authenticated
+from appliance.auth.allowed_hosts import is_local
+from appliance.auth.principal import foreign
+from appliance.config.root import MetadataConfig
+from appliance.core.errors import RequestError, UnauthenticatedError
+from appliance.core.request_context import CLIENT_CLOSED_REQUEST, RequestContext, use_context
+from appliance.models.manager import ModelManager
+from appliance.server.cross_origin import CrossOriginPolicy, RawHeaders
+from appliance.telemetry.payloads import BodyCapture
+from appliance.telemetry.recorder import RequestRecorder
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# The client's id is copied into logs and headers, so it must be harmless there.
+_SAFE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+# Granian takes messages to a client that has left, and to a fast one, without suspending the sender. A stream whose
+# source is always ready would then occupy the event loop, which could not notice that the client has left.
+_MESSAGES_PER_TURN = 32
+
+_SECURITY_HEADERS: RawHeaders = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+# A year is the least that browsers' preload lists accept.
+_HSTS: RawHeaders = [(b"strict-transport-security", b"max-age=31536000")]
+
+# Added unless the response sets them: responses are for one caller at one moment.
+_DEFAULT_HEADERS: RawHeaders = [(b"cache-control", b"no-store")]
+
+# The same for HTML, which by default may load nothing.
+_HTML_HEADERS: RawHeaders = [
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+]
+
+
+class RequestMiddleware:
+    """Wraps an ASGI application; every path requires an API key if there are keys, except the public ones."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        manager: ModelManager,
+        authorizer: Authorizer,
+        telemetry: RequestRecorder,
+        public_paths: Collection[str] = (),
+    ) -> None:
+        self._app, self._manager, self._authorizer, self._telemetry = app, manager, authorizer, telemetry
+        self._public_paths = frozenset(public_paths)
+        self._cross_origin = CrossOriginPolicy(manager.config.server, public_paths)
+        self._send_seconds = manager.config.server.timeouts.send_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            raise RuntimeError("Granian accepts no websockets; this is a bug")
+        request_id = _request_id(scope["headers"])
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id.decode()),
+            use_context(request_id.decode()) as context,
+        ):
+            context.method, context.path = scope["method"], scope["path"]
+            span = self._telemetry.trace(context, partial(_trace_headers, scope["headers"]))
+            if span is not None:
+                structlog.contextvars.bind_contextvars(trace_id=context.trace)
+            # vLLM reads the id and the trace from the headers.
+            _set_headers(scope, {"x-request-id": request_id.decode(), **context.trace_headers})
+            capture = self._telemetry.copy()
+            headers = partial(self._response_headers, scope, request_id, self._cross_origin.response_headers(scope))
+            exchange = _Exchange(context, receive, send, headers, self._send_seconds, capture)
+            if capture is not None:
+                capture.request.media_type = _media_type(scope["headers"])
+            try:
+                await self._respond(scope, exchange, context)
+            except asyncio.CancelledError:
+                if not exchange.is_stalled:
+                    raise
+                log.warning("client.stalled", seconds=self._send_seconds)
+            except Exception as error:
+                context.error, context.late_status = type(error).__name__, 500
+                raise
+            finally:
+                context.ended = time.monotonic()
+                exchange.close()
+                _add_route(context, scope)
+                self._telemetry.tell(context, capture, span)
+                structlog.contextvars.unbind_contextvars("trace_id")
+
+    async def _respond(self, scope: HTTPScope, exchange: _Exchange, context: RequestContext) -> None:
+        if headers := self._cross_origin.preflight_headers(scope):
+            await exchange.respond(204, headers, b"")
+            return
+        strip_service_prefix(scope, self._manager.config.metadata)
+        principal, scope["headers"] = self._authorizer.recognise(scope["headers"])
+        context.key = None if principal is None else principal.name
+        with authenticated(principal, local=is_local(scope)):
+            if error := self._authentication_error(scope, principal):
+                await self._reject(scope, exchange, context, error)
+                return
+            strip_model_prefix(scope, self._manager.config.metadata, self._visible_names)
+            rejected = None if self._authorizer.is_closed else self._cross_origin.refusal(scope)
+            if rejected is None:
+                await self._app(scope, exchange.receive, exchange.send)
+            elif normalize_path(scope["path"]) in self._public_paths:
+                # Platforms call probes by any name of the server; pages of other origins learn the status only.
+                with foreign():
+                    await self._app(scope, exchange.receive, exchange.send)
+            else:
+                await self._reject(scope, exchange, context, rejected)
+
+    def _authentication_error(self, scope: HTTPScope, principal: Principal | None) -> UnauthenticatedError | None:
+        is_public = scope["path"] in self._public_paths or (
+            scope["path"] == "/metrics" and self._authorizer.are_metrics_open
+        )
+        return None if principal is not None or not self._authorizer.is_closed or is_public else UnauthenticatedError()
+
+    async def _reject(
+        self, scope: HTTPScope, exchange: _Exchange, context: RequestContext, error: RequestError
+    ) -> None:
+        """Send an error before any route is looked up, in the format of the path's protocol."""
+        await discard(exchange.receive)
+        context.error = type(error).__name__
+        body, headers = rejection(scope["path"], error)
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await exchange.respond(error.status, raw, b"" if scope["method"] == "HEAD" else body)
+
+    def _visible_names(self) -> Iterable[str]:
+        return (name for _, name in self._manager.visible())
+
+    def _response_headers(
+        self, scope: HTTPScope, request_id: bytes, cross_origin: RawHeaders, headers: Iterable[tuple[bytes, bytes]]
+    ) -> RawHeaders:
+        """Return all headers of a response; ours replace those of the same name, except defaults and `Vary`."""
+        ours = [*_SECURITY_HEADERS, *(_HSTS if scope["scheme"] == "https" else []), *cross_origin]
+        given = {name.lower(): value for name, value in headers}
+        is_html = given.get(b"content-type", b"").startswith(b"text/html")
+        defaults = [*_DEFAULT_HEADERS, *(_HTML_HEADERS if is_html else [])]
+        replaced = {name for name, _ in ours} - {b"vary"}
+        result = [header for header in headers if header[0].lower() not in replaced]
+        result += ours
+        result += (header for header in defaults if header[0] not in given)
+        # While draining, HTTP/1.1 clients are told to reconnect elsewhere (RFC 9112, section 9.6); `Listener.dismiss`
+        # tells those of HTTP/2.
+        if scope["http_version"] == "1.1" and self._manager.is_stopping:
+            result.append((b"connection", b"close"))
+        result.append((b"x-request-id", request_id))
+        return result
+
+
+class _Exchange:
+    """The messages of one request in both directions; cancels the request if the client stops reading the response.
+
+    One timer serves all messages: a timer for each would cost more than writing it.
+    """
+
+    __slots__ = (
+        "_capture",
+        "_context",
+        "_headers",
+        "_is_complete",
+        "_loop",
+        "_receive",
+        "_seconds",
+        "_send",
+        "_sending_since",
+        "_sent",
+        "_task",
+        "_timer",
+        "is_stalled",
+    )
+
+    def __init__(
+        self,
+        context: RequestContext,
+        receive: Receive,
+        send: Send,
+        headers: Callable[[Iterable[tuple[bytes, bytes]]], RawHeaders],
+        seconds: float,
+        capture: BodyCapture | None,
+    ) -> None:
+        self._context, self._receive, self._send = context, receive, send
+        self._headers, self._seconds, self._capture = headers, seconds, capture
+        self.is_stalled = self._is_complete = False
+        self._sent = 0
+        self._sending_since: float | None = None
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer = self._loop.call_later(seconds, self._check)
+
+    async def receive(self) -> Any:  # Any: a message of ASGI
+        """Receive a message; notes that the client left before the response was complete."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._is_complete:
+            self._context.status = CLIENT_CLOSED_REQUEST
+        elif self._capture is not None and message["type"] == "http.request":
+            self._capture.request.add(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a message, and let other tasks run after every few."""
+        if message["type"] == "http.response.start":
+            self._context.status = self._context.status or message["status"]
+            message["headers"] = self._headers(message["headers"])
+        elif message["type"] == "http.response.body" and not message.get("more_body"):
+            self._is_complete = True
+        if self._capture is not None:
+            self._copy(message)
+        self._sending_since = self._loop.time()
+        await self._send(message)
+        self._sending_since = None
+        self._sent += 1
+        if self._sent % _MESSAGES_PER_TURN == 0:
+            await asyncio.sleep(0)
+
+    async def respond(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        """Send a whole response."""
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def close(self) -> None:
+        """End the timer; a response that is neither complete nor failed was abandoned by the client."""
+        self._timer.cancel()
+        if not self._is_complete and self._context.late_status is None:
+            self._context.status = CLIENT_CLOSED_REQUEST
+
+    def _copy(self, message: Message) -> None:
+        if self._capture is None:
+            return
+        if message["type"] == "http.response.start":
+            self._capture.response.media_type = _media_type(message["headers"])
+        elif message["type"] == "http.response.body":
+            self._capture.response.add(message.get("body", b""))
+
+    def _check(self) -> None:
+        since = self._sending_since
+        left = self._seconds if since is None else since + self._seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check)
+        elif self._task is not None:
+            self.is_stalled = True
+            self._task.cancel()
+
+
+def strip_service_prefix(scope: HTTPScope, metadata: MetadataConfig) -> None:
+    """Remove ``/NAMESPACE/NAME``, which KServe's gateway puts before the paths of a service."""
+    if metadata.name is not None:
+        _strip(scope, f"/{metadata.namespace}/{metadata.name}")
+
+
+def strip_model_prefix(scope: HTTPScope, metadata: MetadataConfig, names: Callable[[], Iterable[str]]) -> None:
+    """Move ``/publishers/NAMESPACE/models/MODEL`` from the path to a header; `names` are those the caller may use.
+
+    To be called after authentication, so that nobody can find out by trying which models there are.
+    """
+    if metadata.name is None or not scope["path"].startswith(prefix := f"/{prefix_of(metadata.namespace)}"):
+        return
+    # The longest name first: org/model before org.
+    for name in sorted(names(), key=len, reverse=True):
+        if _strip(scope, prefix + name):
+            _set_headers(scope, {HEADER: (prefix + name)[1:]})
+            return
+
+
+def _strip(scope: HTTPScope, prefix: str) -> bool:
+    path = scope["path"]
+    if path != prefix and not path.startswith(f"{prefix}/"):
+        return False
+    scope["path"] = path.removeprefix(prefix) or "/"
+    scope["raw_path"] = scope["path"].encode()
+    return True
+
+
+def _add_route(context: RequestContext, scope: Scope) -> None:
+    """Add the route to the context; a request that was rejected early, or whose path is unknown, has none."""
+    handler = scope.get("route_handler")
+    if handler is not None:
+        context.route = scope["path_template"]
+        context.protocol = handler.opt.get(PROTOCOL)
+        context.is_probe = context.is_probe or PROBE in handler.opt
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
+        if name.lower() == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex.encode()
+
+
+def _trace_headers(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    names = (b"traceparent", b"tracestate")
+    return {name.decode(): value.decode("latin-1") for name, value in headers if name.lower() in names}
+
+
+def _set_headers(scope: HTTPScope, headers: Mapping[str, str]) -> None:
+    """Replace the request headers of these names."""
+    ours = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    names = {name for name, _ in ours}
+    scope["headers"] = [*(header for header in scope["headers"] if header[0].lower() not in names), *ours]
+
+
+def _media_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    types = (value for name, value in headers if name.lower() == b"content-type")
+    return next(types, b"application/octet-stream").decode("latin-1")
