@@ -48,7 +48,7 @@ test *args: setup
     {{ python }} -m pytest "${engines[@]}" >"$log" 2>&1 &
     first=0 second=0
     {{ python }} -m pytest "${engines[@]/#/--ignore=}" || first=$?
-    if (( first == 2 )); then kill -INT -- -$!; fi
+    if (( first == 2 || first > 128 )); then kill -INT -- -$! || true; fi
     wait $! || second=$?
     printf '\nThe tests of engines:\n'
     cat "$log"
