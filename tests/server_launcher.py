@@ -1,4 +1,4 @@
-"""Starts `appliance serve` as a fork of a process that has imported it: what a start costs beyond its imports."""
+"""Starts servers under test as forks of a process that has imported the appliance, and vLLM where a model needs it."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def launch(
 ) -> ForkedServer | None:
     """Start `appliance` with the arguments, its output in `log`, for the config `file`.
 
-    None where the environment is not that of the first import of this file: what the launcher imports may depend on
-    it. `variables` go over it; no import does.
+    None where the environment has changed since this module was imported: the launcher's imports may depend on it.
+    `variables` are added to the environment; no import may depend on them.
     """
     if _environment() != _FIRST:
         return None
@@ -125,7 +125,7 @@ _FIRST = _environment()
 
 
 class _Launcher:
-    """The process that imports and forks, from outside; it ends with this one."""
+    """A handle of the process that imports and forks; that process ends with this one."""
 
     def __init__(self, with_engine: bool) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="launcher-")
@@ -160,7 +160,7 @@ def _launcher(with_engine: bool) -> _Launcher:
 
 
 class _Program:
-    """The process that imports and forks, from inside; it has one thread, so that it can fork."""
+    """The process that imports and forks; it has one thread, so that it can fork."""
 
     def __init__(self, control: socket.socket, address: str, *, with_engine: bool) -> None:
         self._control = control
@@ -178,7 +178,7 @@ class _Program:
         """Process id and connection by the descriptor of the process."""
 
     def run(self) -> None:
-        """Fork a server for each connection, and write its exit code to it; return when the tests have ended."""
+        """Fork a server for each connection and write its exit code there, until the tests have ended."""
         self._control.send(b"+")
         while True:
             control, listener = self._control.fileno(), self._listener.fileno()
@@ -228,7 +228,7 @@ def _import(*, with_engine: bool) -> None:
 
 
 def _serve(request: Mapping[str, Any], *, with_engine: bool) -> None:  # Any: JSON values
-    """Become what ``python -m appliance`` is, and never return."""
+    """Run what ``python -m appliance`` runs, and end the process."""
     with Path(request["log"]).open("wb") as log, Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(log.fileno(), 1)
@@ -260,9 +260,9 @@ def _serve(request: Mapping[str, Any], *, with_engine: bool) -> None:  # Any: JS
 
 
 class _ForkServers:
-    """Has multiprocessing's fork server be a fork of this process, which has imported vLLM, instead of a new one.
+    """Replaces the start of multiprocessing's fork server by a fork of this process, which has imported vLLM.
 
-    It is forked while there is one thread, and waits until it is wanted. Each worker has its own, to end with it.
+    The fork is made while there is one thread, and waits for its orders. Each worker has its own, which ends with it.
     """
 
     def __init__(self) -> None:
