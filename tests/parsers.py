@@ -259,7 +259,7 @@ def parsers() -> Sequence[Parser]:
         }),
         Parser("OpenAI's form", _envelope(FORM_TYPE), wrong, forms, FORM_SHAPES),
         Parser("name in a form", _renamed_form, (multipart.FormError,), forms, FORM_SHAPES),
-        Parser("adapter's request", adapter._decoded, wrong, seeds, JSON_SHAPES),
+        Parser("adapter's request", adapter._decode, wrong, seeds, JSON_SHAPES),
         Parser("Python model's request", _python_request, wrong, seeds, JSON_SHAPES),
         Parser("tensors in JSON", lambda body: columns_of(read_request(body)), wrong, _V2, {
             **JSON_SHAPES, "texts": repeated(b'"a",', _TEXTS, b'"a"]}]}'),

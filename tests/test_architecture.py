@@ -110,7 +110,9 @@ def test_one_room_alone_knows_vllm() -> None:
     assert knowing == {"engines"}
 
 
-@pytest.mark.parametrize("module", ["appliance.config", "appliance.cli.main", "appliance.server", "appliance.models"])
+@pytest.mark.parametrize(
+    "module", ["appliance.config.loader", "appliance.cli.main", "appliance.server", "appliance.models.manager"]
+)
 def test_importing_needs_no_engine(module: str) -> None:
     """Whatever reads a config or proxies starts at once, with none of the heavy packages."""
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
@@ -135,6 +137,40 @@ def test_the_config_classes_need_only_config_and_core() -> None:
 
     assert [name for name in modules if name.split(".")[1] not in {"config", "core"}] == []
     assert len(modules) <= MAX_CONFIG_MODULES
+
+
+def test_a_models_status_has_one_writer() -> None:
+    """Its fields are assigned in its own module and by the model's runner; everybody else reads or asks the runner."""
+    (fields,) = (
+        {each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)}
+        for node in ast.parse((HOUSE / "models/model_status.py").read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == "ModelStatus"
+    )
+    writers = {
+        f"{_name(file)}:{node.lineno}"
+        for file in FILES
+        for node in _writes_to_statuses(ast.parse(file.read_text()), fields)
+    }
+
+    assert {writer.split(":")[0] for writer in writers} == {"models/model_runner.py"}, sorted(writers)
+
+
+def _writes_to_statuses(tree: ast.AST, fields: set[str]) -> Iterator[ast.Attribute]:
+    """Stores to the fields of a status, and uses of `enter`: by the usual names, and those of arguments of its type."""
+    names = {"status", "entry"} | {
+        node.arg for node in ast.walk(tree) if isinstance(node, ast.arg) and _is_status(node.annotation)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute):
+            continue
+        holder = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", None)
+        is_written = node.attr in fields and isinstance(node.ctx, ast.Store | ast.Del)
+        if holder in names and (is_written or node.attr == "enter"):
+            yield node
+
+
+def _is_status(annotation: ast.expr | None) -> bool:
+    return isinstance(annotation, ast.Name) and annotation.id == "ModelStatus"
 
 
 def test_files_and_functions_fit() -> None:

@@ -1,4 +1,4 @@
-"""The adapter class: an OpenAI face on a model that lacks one."""
+"""The model class `adapter`: the OpenAI protocol on top of a service that lacks it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from appliance.core.http import address_of
 from appliance.core.model import ModelRequest, ModelResponse, Operation, Peers
 from appliance.proxy.client import UpstreamClient
 
-Part = TypeVar("Part")
+Value = TypeVar("Value")
 
-# The smallest request of each operation, the one that shows most first.
-_PROOFS: Mapping[Operation, Json] = {
+# The smallest request of each operation; the first one that the adapter supports is its warm-up request.
+_WARMUP_REQUESTS: Mapping[Operation, Json] = {
     Operation.CHAT_COMPLETION: {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "temperature": 0},
     Operation.COMPLETION: {"prompt": "Hello", "max_tokens": 1, "temperature": 0},
     Operation.EMBEDDING: {"input": "Hello"},
@@ -39,7 +39,7 @@ _PROOFS: Mapping[Operation, Json] = {
 
 
 class AdapterModel:
-    """Translates what is asked for its target, and the target's answers back."""
+    """Translates requests for its target, and the target's responses back."""
 
     warmup_request = None
 
@@ -47,31 +47,33 @@ class AdapterModel:
         self.operations = config.protocol.operations
         self._config = config
         self._peers = peers
-        self._wire = None if isinstance(config.target, str) else ServiceClient(UpstreamClient(config.target))
+        self._client = None if isinstance(config.target, str) else ServiceClient(UpstreamClient(config.target))
         self._renderer = Renderer()
-        self._faces: Handlers = {}
-        self._readiness = Readiness(self._prove, self._look, lambda: self._wire.silences if self._wire else 0)
+        self._handlers: Handlers = {}
+        self._readiness = Readiness(
+            self._send_warmup_request, self._check_peer, lambda: self._client.silences if self._client else 0
+        )
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
         target = self._config.target
         if isinstance(target, str) and Operation.COMPLETION not in self._peers.operations(target):
             raise LoadError(f"its target {target!r} does not complete prompts; name one that does")
         # In a thread: templates are read and compiled, which may take seconds.
-        self._faces = await asyncio.to_thread(self._made, artifacts)
+        self._handlers = await asyncio.to_thread(self._build_handlers, artifacts)
         self._readiness.begin()
 
     async def check(self) -> None:
         self._readiness.check()
 
     async def handle(self, call: ModelRequest) -> ModelResponse:
-        asked = await off_loop(len(call.body), _decoded, call.body)
-        said = await self._faces[call.operation](asked, call.headers)
-        if isinstance(said, dict):
-            return ModelResponse(msgspec.json.encode(said))
-        return ModelResponse(_events(said), media_type=sse.MEDIA_TYPE)
+        request = await off_loop(len(call.body), _decode, call.body)
+        response = await self._handlers[call.operation](request, call.headers)
+        if isinstance(response, dict):
+            return ModelResponse(msgspec.json.encode(response))
+        return ModelResponse(_encode_events(response), media_type=sse.MEDIA_TYPE)
 
     def upstreams(self) -> Sequence[Mapping[str, Any]]:  # Any: JSON values
-        """How the target is, for probes."""
+        """See `DependsOnModels.upstreams`."""
         target = self._config.target
         return [{"name": target if isinstance(target, str) else address_of(target.url)}]
 
@@ -81,51 +83,51 @@ class AdapterModel:
     async def close(self) -> None:
         await self._readiness.close()
         await asyncio.to_thread(self._renderer.close)
-        if self._wire is not None:
-            await self._wire.close()
+        if self._client is not None:
+            await self._client.close()
 
-    def _made(self, artifacts: Mapping[str, Path]) -> Handlers:
+    def _build_handlers(self, artifacts: Mapping[str, Path]) -> Handlers:
         templated = self._config.protocol.templated
         template = None if templated is None else chat_template(templated, artifacts.get(TOKENIZER), self._renderer)
         chat = None if template is None or templated is None else ChatRequestBuilder(template, templated.stop)
         name, target, protocol = self._config.name, self._config.target, self._config.protocol
         model = name if isinstance(target, str) else target.model or name
         if isinstance(protocol, CompletionsConfig):
-            asked = RemoteTarget(self._wire, model) if self._wire else PeerTarget(str(target), self._peers)
-            return over_completions(name, protocol, asked, _given(chat))
-        wire = _given(self._wire)
+            completions = RemoteTarget(self._client, model) if self._client else PeerTarget(str(target), self._peers)
+            return over_completions(name, protocol, completions, _require(chat))
+        client = _require(self._client)
         if isinstance(protocol, OipConfig):
-            return over_oip(name, protocol, wire, model, chat)
-        return over_http(name, protocol, wire, model, chat, self._renderer)
+            return over_oip(name, protocol, client, model, chat)
+        return over_http(name, protocol, client, model, chat, self._renderer)
 
-    async def _prove(self) -> None:
-        operation = next(each for each in _PROOFS if each in self.operations)
-        await self._faces[operation](dict(_PROOFS[operation]), {})
+    async def _send_warmup_request(self) -> None:
+        operation = next(operation for operation in _WARMUP_REQUESTS if operation in self.operations)
+        await self._handlers[operation](dict(_WARMUP_REQUESTS[operation]), {})
 
-    def _look(self) -> None:
+    def _check_peer(self) -> None:
         if isinstance(self._config.target, str):
             self._peers.check(self._config.target)
 
 
-def _given(part: Part | None) -> Part:
-    """What the config's rules say is there."""
-    if part is None:
-        raise AssertionError("the config was not checked; this is a bug")
-    return part
+def _require(value: Value | None) -> Value:
+    """Return a value that the validators of the config require."""
+    if value is None:
+        raise AssertionError("the config was not validated; this is a bug")
+    return value
 
 
-def _decoded(body: bytes) -> Json:
+def _decode(body: bytes) -> Json:
     try:
-        said = msgspec.json.decode(body)
+        request = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
-    if not isinstance(said, dict):
+    if not isinstance(request, dict):
         raise RequestError("The body is not a request: it must be a mapping")
-    return said
+    return request
 
 
-async def _events(chunks: AsyncGenerator[Json]) -> AsyncGenerator[bytes]:
-    """Server-sent events as OpenAI has them."""
+async def _encode_events(chunks: AsyncGenerator[Json]) -> AsyncGenerator[bytes]:
+    """Yield server-sent events in OpenAI's form."""
     async with aclosing(chunks):
         async for chunk in chunks:
             yield sse.json_event(chunk)

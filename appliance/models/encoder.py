@@ -1,9 +1,11 @@
-"""The encoder class: a model that embeds, reranks or classifies, which vLLM runs."""
+"""The model class `encoder`: a model in a vLLM engine that embeds, reranks or classifies."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,64 +13,76 @@ import structlog
 
 from appliance.config.engine import EngineConfig
 from appliance.config.models import EncoderConfig
+from appliance.core.errors import LoadError
 from appliance.core.model import FrontEnd, ModelRequest, Operation
 from appliance.engines.vllm.engine_args import EngineSpec, Pooler
-from appliance.models.encoder_task import Task, TaskChoice, choose
 from appliance.models.vllm_model import VllmModel
+from appliance.storage import bounded_json
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-_PROOFS: Mapping[Task, tuple[Operation, Mapping[str, Any]]] = {  # Any: JSON values
+class Task(StrEnum):
+    """What an encoder was trained for."""
+
+    EMBED = "embed"
+    RERANK = "rerank"
+    CLASSIFY = "classify"
+    TOKEN_CLASSIFY = "token_classify"  # noqa: S105 - tokens of text
+
+
+_WARMUP_REQUESTS: Mapping[Task, tuple[Operation, Mapping[str, Any]]] = {  # Any: JSON values
     Task.EMBED: (Operation.EMBEDDING, {"input": "Hello"}),
     Task.RERANK: (Operation.RERANK, {"query": "Hello", "documents": ["Hello"]}),
     Task.CLASSIFY: (Operation.CLASSIFICATION, {"input": "Hello"}),
     Task.TOKEN_CLASSIFY: (Operation.CLASSIFICATION, {"input": "Hello"}),
 }
 
-_TEXTS = {Operation.POOLING, Operation.TOKENIZE, Operation.DETOKENIZE}
+_TOKENIZER_AND_POOLING = {Operation.POOLING, Operation.TOKENIZE, Operation.DETOKENIZE}
 
 _OPERATIONS: Mapping[Task, frozenset[Operation]] = {
-    Task.EMBED: frozenset({Operation.EMBEDDING, Operation.RERANK, Operation.SCORE} | _TEXTS),
-    Task.RERANK: frozenset({Operation.RERANK, Operation.SCORE, Operation.CLASSIFICATION} | _TEXTS),
-    Task.CLASSIFY: frozenset({Operation.CLASSIFICATION} | _TEXTS),
-    Task.TOKEN_CLASSIFY: frozenset({Operation.CLASSIFICATION} | _TEXTS),
+    Task.EMBED: frozenset({Operation.EMBEDDING, Operation.RERANK, Operation.SCORE} | _TOKENIZER_AND_POOLING),
+    Task.RERANK: frozenset({Operation.RERANK, Operation.SCORE, Operation.CLASSIFICATION} | _TOKENIZER_AND_POOLING),
+    Task.CLASSIFY: frozenset({Operation.CLASSIFICATION} | _TOKENIZER_AND_POOLING),
+    Task.TOKEN_CLASSIFY: frozenset({Operation.CLASSIFICATION} | _TOKENIZER_AND_POOLING),
 }
 
 
-class EncoderModel(VllmModel):
-    """
-    An encoder in a vLLM engine; what it can be asked depends on its task, which may only show when the bytes are here.
-    """
+@dataclass(frozen=True, slots=True)
+class TaskChoice:
+    """A task, and where it comes from."""
 
-    def __init__(self, config: EncoderConfig, engine: EngineConfig, front_end: FrontEnd) -> None:
-        super().__init__(config, front_end)
-        self._config = config
-        self._settings = engine
+    task: Task
+    source: str
+
+
+class EncoderModel(VllmModel[EncoderConfig]):
+    """An encoder; its operations depend on its task, which may be unknown until its files are here."""
+
+    def __init__(self, config: EncoderConfig, engine_config: EngineConfig, front_end: FrontEnd) -> None:
+        super().__init__(config, engine_config, front_end)
         self._choice: TaskChoice | None = None
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """What it can be asked; while its task is unknown, what any encoder can."""
+        """Those of its task; while that is unknown, those of all tasks."""
         task = self._choice.task if self._choice else self._config.task
         return _OPERATIONS[Task(task)] if task else frozenset().union(*_OPERATIONS.values())
 
     @property
     def warmup_request(self) -> ModelRequest:
-        """The smallest call for its task."""
-        task = self._choice.task if self._choice else Task.EMBED
-        operation, body = _PROOFS[task]
+        operation, body = _WARMUP_REQUESTS[self._choice.task if self._choice else Task.EMBED]
         return ModelRequest(operation, json.dumps({"model": self._config.name, **body}).encode())
 
-    def setup(self, artifacts: Mapping[str, Path]) -> EngineSpec:
+    def engine_spec(self, artifacts: Mapping[str, Path]) -> EngineSpec:
         config = self._config
-        self._choice = choice = choose(Task(config.task) if config.task else None, artifacts["model"])
+        self._choice = choice = choose_task(config.task, artifacts["model"])
         log.info("task.chosen", model=config.name, task=choice.task, source=choice.source)
         return EngineSpec(
             names=(config.name, *config.aliases),
             artifact=artifacts["model"],
             layout=self.resolve_layout(artifacts["model"]),
-            engine=self._settings,
+            engine=self._engine_config,
             allow_pickle=config.allow_pickle,
             pooler=Pooler(
                 task="classify" if choice.task is Task.RERANK else choice.task.value,
@@ -83,6 +97,41 @@ class EncoderModel(VllmModel):
             return super().describe()
         facts = {"task": self._choice.task, "task_source": self._choice.source, **super().describe()}
         if self._choice.task in {Task.CLASSIFY, Task.TOKEN_CLASSIFY}:
-            return {**facts, "labels": self.running.labels}
-        size = self._config.dimensions or self.running.embedding_size if self._choice.task is Task.EMBED else None
+            return {**facts, "labels": self.engine.labels}
+        size = self._config.dimensions or self.engine.embedding_size if self._choice.task is Task.EMBED else None
         return facts if size is None else {**facts, "dimensions": size}
+
+
+def choose_task(task: str | None, artifact: Path) -> TaskChoice:
+    """Return the config's task, or if it has none, the one of the model in the directory `artifact`.
+
+    A model with a classification head classifies, with a single label it reranks; any other model embeds.
+
+    Raises:
+        LoadError: the model's `config.json` cannot be read.
+    """
+    if task is not None:
+        return TaskChoice(Task(task), "the config")
+    model_config = _read_model_config(artifact / "config.json")
+    architecture = next(iter(model_config.get("architectures") or ()), "none")
+    source = f"config.json: architecture {architecture}"
+    if architecture.endswith("ForTokenClassification"):
+        return TaskChoice(Task.TOKEN_CLASSIFY, source)
+    if not architecture.endswith("ForSequenceClassification"):
+        return TaskChoice(Task.EMBED, source)
+    # Without either key, transformers assumes 2 labels (`PretrainedConfig.num_labels`).
+    labels = len(model_config.get("id2label") or ()) or int(model_config.get("num_labels", 2))
+    source = f"{source}, {labels} label{'s'[: labels != 1]}"
+    return TaskChoice(Task.RERANK if labels == 1 else Task.CLASSIFY, source)
+
+
+def _read_model_config(file: Path) -> dict[str, Any]:  # Any: JSON values
+    try:
+        config = bounded_json.read(file)
+    except (OSError, ValueError) as error:
+        raise LoadError(
+            f"{file}: cannot be read ({error}); a model's directory has a config.json, which says what it is"
+        ) from error
+    if not isinstance(config, dict):
+        raise LoadError(f"{file}: is not a JSON object; fetch the model again")
+    return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from appliance import planner
 from appliance.config.engine import EngineConfig, PythonConfig
@@ -109,7 +110,7 @@ def _local_model(config: GenerativeConfig | EncoderConfig, peers: Peers) -> Mode
 
         offered = _CHAT if isinstance(config, GenerativeConfig) else _ENCODE
         return LazyPythonModel(config.name, config.engine, offered)
-    model: VllmModel
+    model: VllmModel[Any]
     if isinstance(config, GenerativeConfig):
         model = GenerativeModel(config, config.engine, peers.front_end)
     else:

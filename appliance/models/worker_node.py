@@ -1,4 +1,4 @@
-"""A model of several machines on one that only computes: another answers for it."""
+"""A model on a machine that only computes for rank 0 on another one, which answers (`layout.nodes.rank` above 0)."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from appliance.models.vllm_model import VllmModel
 
 
 class WorkerNodeModel:
-    """The ranks of this machine; what the model is, the other one says."""
+    """The ranks of this machine; `model` is the model that they compute, and is never loaded itself."""
 
     warmup_request = None
 
-    def __init__(self, model: VllmModel, leader: str) -> None:
+    def __init__(self, model: VllmModel[Any], leader_address: str) -> None:  # Any: either class
         self._model = model
-        self._leader = leader
+        self._leader_address = leader_address
         self._engine: HeadlessEngine | None = None
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """What rank 0 can be asked."""
+        """Those of rank 0."""
         return self._model.operations
 
     @property
     def is_needed(self) -> bool:
-        """Rank 0 has our ranks compute; see `FollowsAnotherNode.is_needed`."""
+        """See `FollowsAnotherNode.is_needed`."""
         return self._engine is not None and self._engine.is_connected
 
     @property
     def leader(self) -> str:
-        """Rank 0; see `FollowsAnotherNode.leader`."""
-        return f"rank 0 at {self._leader}"
+        """See `FollowsAnotherNode.leader`."""
+        return f"rank 0 at {self._leader_address}"
 
     def nodes(self) -> Mapping[int, str]:
-        """Rank 0; see `RunsOnSeveralNodes.nodes`."""
+        """See `RunsOnSeveralNodes.nodes`; the only one is rank 0."""
         return self._engine.nodes if self._engine else {}
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """Import vLLM; see `Preparable.prepare`."""
+        """See `Preparable.prepare`."""
         self._model.prepare(cache_dir)
 
     async def load(self, artifacts: Mapping[str, Path]) -> None:
-        """Start the ranks of this machine; see `Model.load`."""
-        self._engine = HeadlessEngine(self._model.setup(artifacts))
+        """See `Model.load`."""
+        self._engine = HeadlessEngine(self._model.engine_spec(artifacts))
         await self._engine.start()
 
     async def check(self) -> None:
-        """Look at them, and at rank 0; see `Model.check`."""
+        """See `Model.check`; rank 0 is checked too."""
         if self._engine is None:
             raise EngineDeadError("the engine is not running")
         self._engine.check()
 
     async def handle(self, _call: ModelRequest) -> ModelResponse:
-        """Refuse: it is asked in the wrong place.
+        """Refuse the request, because it belongs to rank 0.
 
         Raises:
             UnavailableError: always.
@@ -65,10 +65,10 @@ class WorkerNodeModel:
         raise UnavailableError(f"This machine computes for {self.leader}, which answers")
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
-        """Nothing; see `Model.describe`."""
+        """See `Model.describe`."""
         return {}
 
     async def close(self) -> None:
-        """End the ranks of this machine; see `Model.close`."""
+        """See `Model.close`."""
         if self._engine is not None:
             await self._engine.close()

@@ -124,7 +124,7 @@ async def test_only_operators_are_told_where_the_target_is(
     for each in (*probes, *strangers, index, asked):
         assert str(proxy.port) not in each.text
         assert "refused" not in each.text
-    why = "its target does not answer the first request; the log says why"
+    why = "its target does not answer the first request; see the log"
     assert why in index.text
     assert why in asked.text
     assert probes[1].json()["models"][0] | {"reason": why, "upstreams": [{}]} == probes[1].json()["models"][0]

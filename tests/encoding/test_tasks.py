@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from appliance.core.errors import LoadError
-from appliance.models.encoder_task import Task, choose
+from appliance.models.encoder import Task, choose_task
 
 
 @pytest.mark.parametrize(
@@ -30,17 +30,17 @@ def test_the_task_is_read_from_the_models_config(tmp_path: Path, config: Any, ta
     """The head decides, and where there is none the model embeds; the source names what was read."""
     (tmp_path / "config.json").write_text(json.dumps(config))
 
-    choice = choose(None, tmp_path)
+    choice = choose_task(None, tmp_path)
 
     assert choice.task is task
     assert choice.source.startswith("config.json: architecture ")
 
 
-def test_the_section_goes_over_the_models_config(tmp_path: Path) -> None:
+def test_the_config_overrides_the_models_files(tmp_path: Path) -> None:
     """A task that is written in the file needs no look at the model."""
-    choice = choose(Task.CLASSIFY, tmp_path)
+    choice = choose_task(Task.CLASSIFY, tmp_path)
 
-    assert (choice.task, choice.source) == (Task.CLASSIFY, "the model's section")
+    assert (choice.task, choice.source) == (Task.CLASSIFY, "the config")
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "\ud83d"])
@@ -50,4 +50,4 @@ def test_a_config_that_cannot_be_read_is_told(tmp_path: Path, text: str | None) 
         (tmp_path / "config.json").write_bytes(text.encode(errors="surrogatepass"))
 
     with pytest.raises(LoadError, match=r"config\.json"):
-        choose(None, tmp_path)
+        choose_task(None, tmp_path)

@@ -79,7 +79,7 @@ def _start(file: str) -> Answer:
     artifacts = ModelFactory().materialize(model_config, GlobalStorageConfig(), lambda *_: None)
     model = ModelFactory().create(model_config, SimpleNamespace(front_end=SINGLE_FRONT_END))
     assert isinstance(model, VllmModel)
-    setup = model.setup(artifacts)
+    setup = model.engine_spec(artifacts)
     os.environ.update(layout_environment(setup.layout))
     _import_model(setup.artifact)
     config = AsyncEngineArgs(**engine_arguments(setup, on_cpu=True)).create_engine_config(

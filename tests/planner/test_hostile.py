@@ -18,7 +18,7 @@ import pytest
 from appliance.config.layout import LayoutConfig
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
 from appliance.core.errors import ArtifactCorruptError, LoadError
-from appliance.models.encoder_task import choose
+from appliance.models.encoder import choose_task
 from appliance.planner import inspect_model
 from appliance.planner.model_config import MAX_EXPERTS, architecture_of
 from appliance.planner.tensor_info import TensorInfo
@@ -179,7 +179,7 @@ def test_an_encoder_of_absurd_json_fails_its_load(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(DEEP)
 
     with pytest.raises(LoadError, match="nested too deeply"):
-        choose(None, tmp_path)
+        choose_task(None, tmp_path)
 
 
 def test_the_command_line_names_the_fault_with_the_exit_code_of_broken_files(tmp_path: Path) -> None:
