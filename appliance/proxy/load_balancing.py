@@ -50,13 +50,9 @@ class LoadBalancer(Protocol):
 
 def load_balancer(balance: Balance, targets: Sequence[Target]) -> LoadBalancer:
     """Return the load balancer of this name, for these targets and subsets of them."""
-    match balance:
-        case "least_inflight":
-            return LeastInflight()
-        case "round_robin":
-            return RoundRobin()
-        case "prefix_affinity":
-            return PrefixAffinity(targets)
+    if balance == "prefix_affinity":
+        return PrefixAffinity(targets)
+    return RoundRobin() if balance == "round_robin" else LeastInflight()
 
 
 class LeastInflight:

@@ -6,12 +6,15 @@ They are in the registry of the process, where `/metrics` and the metrics of sev
 from __future__ import annotations
 
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from appliance.proxy.circuit_breaker import Circuit, CircuitBreaker
 from appliance.proxy.health_check import HealthCheck
+
+Key = TypeVar("Key")
+Source = TypeVar("Source")
 
 _UPSTREAM = ("model", "upstream")
 
@@ -48,40 +51,15 @@ class CacheState(Protocol):
     size: int
 
 
-Key = TypeVar("Key")
-Source = TypeVar("Source")
-
-
-class _Sources(Generic[Key, Source]):
-    """Objects by their labels, the oldest first: while a reload replaces a model, two objects have the same labels."""
-
-    def __init__(self) -> None:
-        self._sources: dict[Key, list[Source]] = {}
-
-    def add(self, key: Key, source: Source) -> list[Source]:
-        """Return the list of all objects with these labels, which stays up to date."""
-        sources = self._sources.setdefault(key, [])
-        sources.append(source)
-        return sources
-
-    def remove(self, key: Key, source: Source) -> bool:
-        """Return whether it was the last object with these labels."""
-        sources = self._sources.get(key, [])
-        if source not in sources:
-            return False
-        sources.remove(source)
-        if not sources:
-            del self._sources[key]
-        return not sources
-
-
-_upstreams: _Sources[tuple[str, str], UpstreamState] = _Sources()
-_caches: _Sources[str, CacheState] = _Sources()
+# Upstreams and caches by their labels, the oldest first: while a reload replaces a model, two have the same labels.
+_upstreams: dict[tuple[str, str], list[UpstreamState]] = {}
+_caches: dict[str, list[CacheState]] = {}
 
 
 def track_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
     """Report an upstream from now on."""
-    upstreams = _upstreams.add(labels, upstream)
+    upstreams = _upstreams.setdefault(labels, [])
+    upstreams.append(upstream)
     RUNNING.labels(*labels).set_function(lambda: sum(each.inflight for each in upstreams))
     HEALTHY.labels(*labels).set_function(lambda: upstreams[0].health.is_healthy)
     for circuit in Circuit:
@@ -90,7 +68,7 @@ def track_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
 
 def untrack_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
     """Report it no longer; safe to call twice."""
-    if _upstreams.remove(labels, upstream):
+    if _remove(_upstreams, labels, upstream):
         RUNNING.remove(*labels)
         HEALTHY.remove(*labels)
         for circuit in Circuit:
@@ -99,15 +77,27 @@ def untrack_upstream(labels: tuple[str, str], upstream: UpstreamState) -> None:
 
 def track_cache(model: str, cache: CacheState) -> None:
     """Report the memory of a cache from now on."""
-    caches = _caches.add(model, cache)
+    caches = _caches.setdefault(model, [])
+    caches.append(cache)
     CACHE_BYTES.labels(model).set_function(lambda: sum(each.size for each in caches))
 
 
 def untrack_cache(model: str, cache: CacheState) -> None:
     """Report it no longer; safe to call twice."""
-    if _caches.remove(model, cache):
+    if _remove(_caches, model, cache):
         CACHE_BYTES.remove(model)
 
 
 def _is_in_state(upstreams: list[UpstreamState], circuit: Circuit) -> float:
     return float(upstreams[0].breaker.circuit is circuit)
+
+
+def _remove(tracked: dict[Key, list[Source]], labels: Key, source: Source) -> bool:
+    """Remove an object, and return whether no other one has its labels."""
+    sources = tracked.get(labels, [])
+    if source not in sources:
+        return False
+    sources.remove(source)
+    if not sources:
+        del tracked[labels]
+    return not sources

@@ -33,10 +33,9 @@ _ENCODINGS = ("gzip", "deflate", "zstd")
 # streams and probes.
 _READ_BYTES = 16 * 1024
 
-# Of a slice of this size, deflate, at most 1 to 1032, makes 1 MiB, and zstd, whose blocks take 4 bytes and decode to
-# 128 KiB at most, 2 MiB.
-_ZLIB_SLICE_BYTES = 1024
-_ZSTD_SLICE_BYTES = 64
+# A slice of this size decodes to at most 64 KiB of deflate, or 2 MiB of zstd: 128 KiB for each block of 4 bytes.
+_SLICE_BYTES = 64
+_DECODED_BYTES = 64 * 1024
 
 # RFC 9659, section 3: the web need not support larger windows.
 _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
@@ -161,28 +160,16 @@ class UpstreamResponse:
             on_close(self)
 
     async def _read_decoded(self, decoder: ContentDecoder, patience: float | None) -> bytes | None:
-        while (piece := self._next_decoded()) is None:
+        while (piece := next(self._decoded, None)) is None:
             encoded = await self._read_encoded(patience)
-            if encoded is None:
-                return None
+            if encoded == b"" and not decoder.is_at_end:
+                raise GatewayError(_TRUNCATED, detail="the content coding of its response ends in the middle")
             if not encoded:
-                if not decoder.is_at_end:
-                    raise GatewayError(_TRUNCATED, detail="the content coding of its response ends in the middle")
-                return b""
+                return encoded
             self._decoded = decoder.feed(encoded)
         # A few bytes can decode to many pieces, and none of them is waited for.
         await asyncio.sleep(0)
         return piece
-
-    def _next_decoded(self) -> bytes | None:
-        try:
-            return next(self._decoded, None)
-        except ValueError as error:
-            encoding = self.headers.get("content-encoding")
-            raise GatewayError(
-                f"The upstream's response is not {encoding}, although its Content-Encoding says so.",
-                detail=f"its response is not {encoding}: {error}",
-            ) from error
 
     async def _read_encoded(self, patience: float | None) -> bytes | None:
         if self._is_in_first_line and asyncio.get_running_loop().time() >= self._begin_deadline:
@@ -240,32 +227,40 @@ class _Decompressor(Protocol):
 class ContentDecoder:
     """Decodes a content coding: one member or frame after the other, each with a new decompressor."""
 
-    def __init__(self, new_decompressor: Callable[[bytes], _Decompressor], slice_bytes: int) -> None:
+    def __init__(self, encoding: str, new_decompressor: Callable[[bytes], _Decompressor]) -> None:
         self.is_at_end = True
         """Nothing is missing; a response without a body needs no header either."""
+        self._encoding = encoding
         self._new_decompressor = new_decompressor
-        self._slice_bytes = slice_bytes
         self._decompressor: _Decompressor | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what some more bytes decode to, in pieces of limited size.
 
         Raises:
-            ValueError: the bytes are not of this coding.
+            GatewayError: the bytes are not of this coding.
         """
-        for start in range(0, len(data), self._slice_bytes):
-            rest = data[start : start + self._slice_bytes]
+        pieces, size = [], 0
+        for start in range(0, len(data), _SLICE_BYTES):
+            rest = data[start : start + _SLICE_BYTES]
             while rest:
                 if self._decompressor is None or self._decompressor.eof:
                     self._decompressor = self._new_decompressor(rest)
                 try:
-                    piece = self._decompressor.decompress(rest)
+                    pieces.append(self._decompressor.decompress(rest))
                 except (zlib.error, zstandard.ZstdError) as error:
-                    raise ValueError(str(error)) from error
+                    raise GatewayError(
+                        f"The upstream's response is not {self._encoding}, although its Content-Encoding says so.",
+                        detail=f"its response is not {self._encoding}: {error}",
+                    ) from error
                 self.is_at_end = self._decompressor.eof
                 rest = self._decompressor.unused_data if self.is_at_end else b""
-                if piece:
-                    yield piece
+                size += len(pieces[-1])
+            if size >= _DECODED_BYTES:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+        if size:
+            yield b"".join(pieces)
 
 
 def content_decoder(encoding: str) -> ContentDecoder | None:
@@ -278,12 +273,12 @@ def content_decoder(encoding: str) -> ContentDecoder | None:
         case "" | "identity":
             return None
         case "gzip" | "x-gzip":
-            return ContentDecoder(lambda _: zlib.decompressobj(zlib.MAX_WBITS | 16), _ZLIB_SLICE_BYTES)
+            return ContentDecoder("gzip", lambda _: zlib.decompressobj(zlib.MAX_WBITS | 16))
         case "deflate":
-            return ContentDecoder(_deflate_decompressor, _ZLIB_SLICE_BYTES)
+            return ContentDecoder("deflate", _deflate_decompressor)
         case "zstd":
             zstd = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
-            return ContentDecoder(lambda _: zstd.decompressobj(), _ZSTD_SLICE_BYTES)
+            return ContentDecoder("zstd", lambda _: zstd.decompressobj())
         case other:
             raise GatewayError(
                 f"The upstream's response has the content encoding {other[:40]!r}, which is not supported; "

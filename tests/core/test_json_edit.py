@@ -1,4 +1,4 @@
-"""JSON objects changed in place: nothing moves that was not named."""
+"""JSON objects edited in place: members that are not changed keep their bytes."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_a_value_is_replaced_and_every_other_byte_stays() -> None:
     assert edit(BODY, {"model": replace("new")}) == BODY.replace(b'"x"', b'"new"')
 
 
-def test_members_are_added_at_the_end() -> None:
-    """To an empty object too."""
+def test_new_members_go_to_the_end() -> None:
+    """Also in an empty object."""
     assert edit(b'{"a":1}', {"b": replace([1])}) == b'{"a":1, "b": [1]}'
     assert edit(b" { } ", {"b": replace("c")}) == b' {"b": "c" } '
 
@@ -52,26 +52,26 @@ def test_members_are_added_at_the_end() -> None:
 @pytest.mark.parametrize(
     ("name", "left"), [("a", b'{"b" : 2 , "c":3}'), ("b", b'{"a":1 , "c":3}'), ("c", b'{"a":1, "b" : 2}')]
 )
-def test_a_member_is_dropped_with_its_comma(name: str, left: bytes) -> None:
-    """First, middle and last."""
+def test_a_member_is_removed_with_its_comma(name: str, left: bytes) -> None:
+    """The first, the middle and the last one."""
     assert edit(b'{"a":1, "b" : 2 , "c":3}', {name: remove}) == left
 
 
-def test_all_members_can_be_dropped() -> None:
-    """What is left is an object."""
+def test_all_members_can_be_removed() -> None:
+    """The rest is an empty object."""
     assert json.loads(edit(b'{"a":1, "b":2}', {"a": remove, "b": remove, "c": replace(1)})) == {"c": 1}
 
 
-def test_additions_fill_up_and_never_overwrite() -> None:
-    """Also within mappings; null is a value."""
+def test_defaults_never_overwrite() -> None:
+    """They fill nested objects too; null is a value."""
     body = b'{"o": {"a": 1}, "n": null, "s": "text"}'
     changes = {"o": default({"a": 2, "b": {"c": 3}}), "n": default(1), "s": default({"a": 1}), "x": default(True)}
 
     assert json.loads(edit(body, changes)) == {"o": {"a": 1, "b": {"c": 3}}, "n": None, "s": "text", "x": True}
 
 
-def test_overlays_go_over_what_is_there() -> None:
-    """Member by member where both are mappings, whole where not."""
+def test_merging_overwrites() -> None:
+    """Member by member where both are objects, otherwise whole."""
     body = b'{"o": {"a": 1, "z": 1.0}, "l": [1]}'
 
     assert edit(body, {"o": merge({"a": 2}), "l": merge([])}) == b'{"o": {"a": 2, "z": 1.0}, "l": []}'
@@ -80,8 +80,8 @@ def test_overlays_go_over_what_is_there() -> None:
 @pytest.mark.parametrize(
     "body", [b'{"m": 1, "m": 12, "b": 1.0}', b'{"m":12,"m":12,"b": 1.0}', b'{"m":"","m":[],"b":1.0}']
 )
-def test_of_repeated_names_none_is_left(body: bytes) -> None:
-    """Whoever reads the first and whoever reads the last get the same; other values stay as they were written."""
+def test_repeated_names_are_removed(body: bytes) -> None:
+    """Parsers that return the first or the last member get the same; other values keep their bytes."""
     made = edit(body, {"m": replace("new")})
 
     assert json.loads(made, object_pairs_hook=list) == [("m", "new"), ("b", 1.0)]
@@ -89,7 +89,7 @@ def test_of_repeated_names_none_is_left(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'"model"', b"{", b'{"a": nope}', b"\xff", b"[" * 100_000])
-def test_what_is_no_object_is_said_to_be_none(body: bytes) -> None:
+def test_bytes_that_are_not_an_object_are_an_error(body: bytes) -> None:
     """Never a crash."""
     assert spans(body) == {}
     with pytest.raises(NotAnObjectError):
@@ -120,10 +120,10 @@ def test_several_changes_are_written_at_once() -> None:
 
 
 @given(objects, st.sampled_from([None, 1]), st.booleans(), json_values)
-def test_any_object_reads_as_if_it_had_been_parsed(
+def test_edited_objects_parse_as_expected(
     value: dict[str, Any], indent: int | None, ascii_only: bool, new: Any
 ) -> None:
-    """For whatever JSON, in whatever style."""
+    """For any JSON, in any style."""
     body = _written(value, indent, ascii_only)
 
     assert edit(body, {}) == body

@@ -1,4 +1,4 @@
-"""How deep and how wide JSON is, told before anything decodes it."""
+"""Limits of JSON before it is decoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST = 8
 
 
 def depth(value: Any) -> int:
-    """Objects and lists within each other, counted the slow way."""
+    """Return the nesting depth, counted the slow way."""
     if isinstance(value, dict | list):
         inside = value.values() if isinstance(value, dict) else value
         return 1 + max((depth(each) for each in inside), default=0)
@@ -23,7 +23,7 @@ def depth(value: Any) -> int:
 
 
 def containers(value: Any) -> int:
-    """Objects and lists, counted the slow way."""
+    """Return the number of objects and lists, counted the slow way."""
     if isinstance(value, dict | list):
         return 1 + sum(map(containers, value.values() if isinstance(value, dict) else value))
     return 0
@@ -37,8 +37,8 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.integers(0, MOST))
-def test_it_says_what_counting_says(value: Any, levels: int) -> None:
-    """Whatever is in the texts, and however the brackets lie."""
+def test_the_limits_agree_with_counting(value: Any, levels: int) -> None:
+    """Whatever the texts contain, and however brackets are nested."""
     for _ in range(levels):
         value = [value, value]
 
@@ -66,8 +66,8 @@ def test_it_says_what_counting_says(value: Any, levels: int) -> None:
         (b"\xff\x00", False),
     ],
 )
-def test_it_holds_where_the_body_is_no_json(body: bytes, is_so: bool) -> None:
-    """What is never closed counts, and what is in a text does not."""
+def test_invalid_json_is_counted(body: bytes, is_so: bool) -> None:
+    """Brackets that are never closed count, and those in texts do not."""
     assert is_deeper(body, MOST) is is_so
 
 
@@ -81,16 +81,16 @@ def test_it_holds_where_the_body_is_no_json(body: bytes, is_so: bool) -> None:
         (b"[" + b",".join([b'{"a,b":[1,2]}'] * 30_000) + b"]", 30_000),
     ],
 )
-def test_only_what_is_outermost_counts_as_wide(body: bytes, count: int) -> None:
-    """Members of an object and elements of a list, whatever is within them."""
+def test_only_the_outermost_members_are_counted(body: bytes, count: int) -> None:
+    """Members of an object and elements of a list, whatever they contain."""
     assert not has_more_members(body, count)
     assert has_more_members(body, count - 1)
 
 
 @pytest.mark.parametrize("length", [*range(65_530, 65_541), 131_072, 200_000])
 @pytest.mark.parametrize("filling", [b"x", b"\\\\", b'\\"', b"[", "é".encode()])
-def test_a_long_text_ends_where_it_ends(filling: bytes, length: int) -> None:
-    """Wherever a chunk ends: in a text, after a backslash, before a quote."""
+def test_long_texts_may_be_split_anywhere(filling: bytes, length: int) -> None:
+    """In a text, after a backslash, before a quote."""
     text = b'["' + (filling * length)[: length // len(filling) * len(filling)] + b'"'
 
     assert is_deeper(text + b"[" * MOST, MOST)

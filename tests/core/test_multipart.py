@@ -1,4 +1,4 @@
-"""The fields of a form among its files, and the forms that are refused."""
+"""The fields of a form, and invalid forms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORM = (
 
 
 def part(name: str, value: bytes = b"x", extra: str = "", header: str = "") -> bytes:
-    """A part of a form with this name; `extra` is the rest of its first header, `header` more headers."""
+    """Return a part of a form with this name; `extra` is the rest of its first header, `header` more headers."""
     return f'--xYz\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n{header}\r\n'.encode() + value + b"\r\n"
 
 
@@ -29,14 +29,14 @@ END = b"--xYz--\r\n"
     [("model", b"whisper-1"), ("prompt", b""), ("file", b'RIFF\x00\xff--xY\r\n\r\nname="model"'), ("none", None)],
 )
 def test_a_field_is_found_among_files(name: str, value: bytes | None) -> None:
-    """Whatever bytes the files hold, and whatever they are called."""
+    """Whatever bytes and names the files have."""
     field = read_form(FORM, TYPE).get(name)
 
     assert (None if field is None else FORM[field.span]) == value
 
 
-def test_a_text_is_read_and_a_file_is_not() -> None:
-    """A model's name that comes as a file, or is no text, is refused."""
+def test_the_value_of_a_text_field_is_returned() -> None:
+    """A model name that is a file, or not text, is an error."""
     fields = read_form(FORM, TYPE)
     binary = part("model", b"\xff") + END
 
@@ -75,8 +75,8 @@ def test_a_text_is_read_and_a_file_is_not() -> None:
         (part("a", header=f"X: {'y' * 5000}\r\n") + END, TYPE),
     ],
 )
-def test_a_form_that_could_be_read_differently_is_refused(body: bytes, content_type: str) -> None:
-    """Broken ones, those with a field twice, and those whose fields have two names or a coding of their own."""
+def test_an_ambiguous_form_is_rejected(body: bytes, content_type: str) -> None:
+    """Broken forms, repeated fields, fields with two names or an encoding."""
     with pytest.raises(FormError):
         read_form(body, content_type)
 
@@ -89,8 +89,8 @@ def test_a_form_that_could_be_read_differently_is_refused(body: bytes, content_t
         (FORM[:150], "it ends early"),
     ],
 )
-def test_what_is_wrong_with_a_form_is_described_in_plain_words(body: bytes, message: str) -> None:
-    """And never in those of the library that reads it."""
+def test_form_errors_are_described_in_plain_words(body: bytes, message: str) -> None:
+    """Not in those of the parser."""
     with pytest.raises(FormError, match=message) as raised:
         read_form(body, TYPE)
 
@@ -98,14 +98,14 @@ def test_what_is_wrong_with_a_form_is_described_in_plain_words(body: bytes, mess
 
 
 def test_lists_are_several_fields_of_one_name() -> None:
-    """As OpenAI's clients write them."""
+    """As OpenAI's clients send them."""
     body = part("timestamp_granularities[]", b"word") + part("timestamp_granularities[]", b"segment") + END
 
     assert body[read_form(body, TYPE)["timestamp_granularities[]"].span] == b"segment"
 
 
-def test_the_number_of_parts_is_bounded() -> None:
-    """By whoever asks."""
+def test_the_number_of_parts_is_limited() -> None:
+    """The caller sets the limit."""
     body = b"".join(part(f"f{number}") for number in range(9)) + END
 
     assert len(read_form(body, TYPE, 9)) == 9
@@ -113,8 +113,8 @@ def test_the_number_of_parts_is_bounded() -> None:
         read_form(body, TYPE, 8)
 
 
-def test_a_form_is_told_by_its_type() -> None:
-    """In any case of letters."""
+def test_a_form_is_detected_by_its_content_type() -> None:
+    """Upper and lower case are equal."""
     assert is_form("Multipart/Form-Data; boundary=a")
     assert not is_form("application/json")
     assert not is_form("multipart/form-data-of-others")

@@ -1,4 +1,4 @@
-"""Scripted upstreams for the whole run, well-behaved again at each test."""
+"""Scripted upstreams for the whole run, reset before each test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _upstreams() -> Iterator[tuple[Upstream, ...]]:
 
 @pytest.fixture
 def upstreams(_upstreams: tuple[Upstream, ...]) -> tuple[Upstream, ...]:
-    """Three of them."""
+    """Three scripted upstreams."""
     for each in _upstreams:
         each.reset()
     return _upstreams
@@ -24,5 +24,5 @@ def upstreams(_upstreams: tuple[Upstream, ...]) -> tuple[Upstream, ...]:
 
 @pytest.fixture
 def upstream(upstreams: tuple[Upstream, ...]) -> Upstream:
-    """One of them."""
+    """The first scripted upstream."""
     return upstreams[0]

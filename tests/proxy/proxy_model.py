@@ -16,12 +16,12 @@ from appliance.models.proxy import ProxyModel
 
 CHAT = Operation.CHAT_COMPLETION
 
-# So seldom that no test sees a second check it did not ask for.
+# So rare that no test gets a second health check.
 NEVER = 3600
 
 
 def config(*upstreams: Upstream, **keys: Any) -> ProxyConfig:
-    """A proxy called `mine` for some upstreams, without retries and with short patience."""
+    """Return the config of a proxy called `mine` for some upstreams, without retries and with short timeouts."""
     timeouts = {"connect_seconds": 2, "first_byte_seconds": 2, "idle_seconds": 1}
     members = [{"url": each.url, "model": "theirs", "timeouts": timeouts} for each in upstreams]
     defaults: dict[str, Any] = {"retry": {"attempts": 0}, "health": {"interval_seconds": NEVER}, "upstreams": members}
@@ -30,7 +30,7 @@ def config(*upstreams: Upstream, **keys: Any) -> ProxyConfig:
 
 @asynccontextmanager
 async def proxied(*upstreams: Upstream, **keys: Any) -> AsyncGenerator[ProxyModel]:
-    """The model of such a section, loaded; what was asked of upstreams so far is forgotten."""
+    """Yield the loaded model of such a config; requests to the upstreams before that are forgotten."""
     model = cast("ProxyModel", ModelFactory().create(config(*upstreams, **keys), cast("Peers", None)))
     await model.load({})
     for upstream in upstreams:
@@ -44,13 +44,13 @@ async def proxied(*upstreams: Upstream, **keys: Any) -> AsyncGenerator[ProxyMode
 def chat(
     text: str = "hi", operation: Operation = CHAT, headers: dict[str, str] | None = None, **fields: Any
 ) -> ModelRequest:
-    """A call with one message."""
+    """Return a request with one message."""
     body = {"model": "mine", "messages": [{"role": "user", "content": text}], **fields}
     return ModelRequest(operation, json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})})
 
 
 async def read(reply: ModelResponse, chunks: list[bytes] | None = None) -> bytes:
-    """The whole body of a reply; what came of one that breaks off is in `chunks`."""
+    """Return the whole body of a response; if it is truncated, `chunks` has the bytes so far."""
     chunks = [] if chunks is None else chunks
     if isinstance(reply.body, bytes):
         return reply.body
@@ -60,6 +60,6 @@ async def read(reply: ModelResponse, chunks: list[bytes] | None = None) -> bytes
 
 
 async def ask(model: ProxyModel, call: ModelRequest | None = None) -> tuple[int, Any]:
-    """Status and JSON of an answer."""
+    """Return status and JSON of a response."""
     reply = await model.handle(call or chat())
     return reply.status, json.loads(await read(reply))

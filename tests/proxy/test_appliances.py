@@ -1,4 +1,4 @@
-"""Appliances behind an appliance: each may go away, in whatever manner, and no client notices."""
+"""Appliances behind an appliance: any of them may stop, and no client notices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BODY = {"model": "front", "messages": [{"role": "user", "content": "one two thre
 
 
 def _config(file: Path, *urls: str) -> Path:
-    """A proxy by the same name all the way."""
+    """Return the config of a proxy with the same model name everywhere."""
     upstreams = ", ".join(f"{{url: '{url}'}}" for url in urls)
     file.write_text(f"models: [{{name: front, class: proxy, balance: round_robin, upstreams: [{upstreams}]}}]\n")
     return file
@@ -28,7 +28,7 @@ def _config(file: Path, *urls: str) -> Path:
 
 @pytest.fixture
 def chain(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> tuple[Served, ...]:
-    """One appliance before three others, and those before the same upstream."""
+    """One appliance in front of three others, and those in front of one upstream."""
     back = _config(tmp_path / "back.yaml", upstream.url)
     others = [serve(file=back) for _ in range(3)]
     for server in others:
@@ -38,7 +38,7 @@ def chain(serve: Callable[..., Served], upstream: Upstream, tmp_path: Path) -> t
 
 
 class _Traffic:
-    """One call after the other, whole and streamed in turn, until it is told to stop."""
+    """Sends one request after the other, with and without streaming, until it is stopped."""
 
     def __init__(self, server: Served) -> None:
         self.answers: list[tuple[int, bool]] = []
@@ -73,8 +73,8 @@ class _Traffic:
         until(lambda: len(self.answers) >= goal or not self._thread.is_alive(), 30)
 
 
-def test_appliances_go_away_unnoticed(chain: tuple[Served, ...]) -> None:
-    """One is told to stop, drains and refuses; another is killed and breaks its connections; the third one answers."""
+def test_clients_do_not_notice_stopped_appliances(chain: tuple[Served, ...]) -> None:
+    """One drains, another is killed, and the third one answers."""
     front, stopped, killed, _ = chain
     with _Traffic(front) as traffic:
         traffic.goes_on(60)
@@ -95,10 +95,10 @@ def _word_by_word(asked: Asked) -> list[bytes | float]:
     return [piece for one in sse(asked) for piece in (0.2, one)]
 
 
-def test_streams_under_way_end_whole_when_their_appliance_is_told_to_stop(
+def test_running_streams_end_completely_when_their_appliance_drains(
     chain: tuple[Served, ...], upstream: Upstream
 ) -> None:
-    """A rolling restart cuts nobody off."""
+    """A rolling restart interrupts no stream."""
     front, *others = chain
     upstream.on(CHAT, lambda asked: stream(*_word_by_word(asked)))
     received: list[str] = []

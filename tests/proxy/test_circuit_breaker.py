@@ -1,4 +1,4 @@
-"""What keeps a failing upstream from being asked, and retries from being the load that keeps it down."""
+"""The circuit breaker, outlier detection, and the budget of retries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from appliance.proxy.retry import RetryBudget
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -38,8 +38,8 @@ def _fail(breaker: CircuitBreaker, times: int) -> None:
         breaker.record_failure()
 
 
-def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
-    """A success in between begins the row anew."""
+def test_consecutive_failures_open_the_circuit(breaker: CircuitBreaker) -> None:
+    """A success in between resets the count."""
     _fail(breaker, 2)
     breaker.record_success()
     _fail(breaker, 2)
@@ -50,8 +50,8 @@ def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
     assert (breaker.circuit, breaker.allows_request, breaker.open_seconds) == (Circuit.OPEN, False, 10)
 
 
-def test_half_open_it_lets_one_through(breaker: CircuitBreaker, clock: Clock) -> None:
-    """While that one is under way, nobody else."""
+def test_a_half_open_circuit_allows_one_request(breaker: CircuitBreaker, clock: Clock) -> None:
+    """No other one while that one is running."""
     _fail(breaker, 3)
     clock.now += 10
 
@@ -60,8 +60,8 @@ def test_half_open_it_lets_one_through(breaker: CircuitBreaker, clock: Clock) ->
     assert not breaker.allows_request
 
 
-def test_a_good_trial_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
-    """As if nothing had been."""
+def test_a_successful_trial_closes_the_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
+    """The failures before it are forgotten."""
     _fail(breaker, 3)
     clock.now += 10
     breaker.start_request()
@@ -71,7 +71,7 @@ def test_a_good_trial_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
     assert (breaker.circuit, breaker.allows_request) == (Circuit.CLOSED, True)
 
 
-def test_a_bad_trial_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_failed_trial_opens_the_circuit_again(breaker: CircuitBreaker, clock: Clock) -> None:
     """For the whole time."""
     _fail(breaker, 3)
     clock.now += 12
@@ -80,8 +80,8 @@ def test_a_bad_trial_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> No
     assert (breaker.circuit, breaker.open_seconds) == (Circuit.OPEN, 10)
 
 
-def test_a_trial_whose_client_left_leaves_room_for_another(breaker: CircuitBreaker, clock: Clock) -> None:
-    """Nothing was learned, so somebody else may try."""
+def test_a_trial_whose_client_left_allows_another_one(breaker: CircuitBreaker, clock: Clock) -> None:
+    """It had no result."""
     _fail(breaker, 3)
     clock.now += 10
     breaker.start_request()
@@ -92,7 +92,7 @@ def test_a_trial_whose_client_left_leaves_room_for_another(breaker: CircuitBreak
 
 
 def test_retries_are_a_share_of_the_traffic() -> None:
-    """A few at first, then one in five, and no more after any quiet time."""
+    """A few at first, then one of five requests; quiet times save up only a limited number."""
     budget = RetryBudget(0.2)
     assert [budget.take_retry() for _ in range(5)] == [True, True, True, False, False]
 
@@ -111,8 +111,8 @@ def _rate(clock: Clock, good: int, bad: int) -> FailureRate:
     return rate
 
 
-def test_the_one_that_fails_much_more_than_the_others_stands_out(clock: Clock) -> None:
-    """Not when all fail alike, and not after a handful of requests."""
+def test_the_upstream_that_fails_much_more_often_is_the_outlier(clock: Clock) -> None:
+    """There is none if all fail alike, or after a few requests."""
     bad, good, fine = _rate(clock, 10, 10), _rate(clock, 20, 0), _rate(clock, 19, 1)
 
     assert find_outlier([good, bad, fine], 0.3) == 1
@@ -123,8 +123,8 @@ def test_the_one_that_fails_much_more_than_the_others_stands_out(clock: Clock) -
     assert find_outlier([], 0.3) is None
 
 
-def test_what_was_long_ago_counts_no_more(clock: Clock) -> None:
-    """Counts fade within a minute or two."""
+def test_old_requests_do_not_count(clock: Clock) -> None:
+    """They fade within a minute or two."""
     bad, good = _rate(clock, 0, 40), _rate(clock, 40, 0)
     clock.now += 90
 

@@ -1,4 +1,4 @@
-"""The client of one upstream: addresses, headers, timeouts apart, and an end that the upstream notices."""
+"""The client of one upstream: addresses, headers, timeouts, and closed connections."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OBEYED = (
 
 @pytest.fixture
 async def client(upstream: Upstream) -> AsyncGenerator[UpstreamClient]:
-    """A client with a key, and short patience."""
+    """A client with a key and short timeouts."""
     timeouts = TimeoutsConfig(connect_seconds=2, first_byte_seconds=2, idle_seconds=1)
     client = UpstreamClient(
         UpstreamConfig(url=upstream.url, api_key="sk-secret", headers={"X-Team": "a"}, timeouts=timeouts)
@@ -62,14 +62,14 @@ async def client(upstream: Upstream) -> AsyncGenerator[UpstreamClient]:
     ],
 )
 def test_a_route_is_joined_to_a_base_with_or_without_version(base: str, path: str, url: str) -> None:
-    """As people copy base URLs from manuals, and whatever is in them stays."""
+    """Base URLs are copied from manuals, and keep their path and query."""
     query = "b=%20" if "?" in base else ""
 
     assert str(join_url(base, path, query)) == url
 
 
-async def test_the_key_and_the_headers_of_the_section_travel(client: UpstreamClient, upstream: Upstream) -> None:
-    """The upstream gets its own key, the configured headers and the body as it is."""
+async def test_the_configured_key_and_headers_are_sent(client: UpstreamClient, upstream: Upstream) -> None:
+    """The body is sent unchanged."""
     answer = await client.send("/v1/embeddings", BODY, {"content-type": "application/json"})
 
     assert (answer.status, (await answer.read())[:1]) == (200, b"{")
@@ -80,8 +80,8 @@ async def test_the_key_and_the_headers_of_the_section_travel(client: UpstreamCli
     assert "sk-secret" not in repr(client.config)
 
 
-def test_only_harmless_headers_of_the_client_travel() -> None:
-    """Traces do; keys, cookies, what names the connection and what it nominates do not, even when asked for."""
+def test_only_safe_headers_of_the_client_are_forwarded() -> None:
+    """Traces are; keys, cookies and headers of the connection are not, even if the config lists those."""
     sent = {
         "authorization": "Bearer theirs",
         "cookie": "a=b",
@@ -102,7 +102,7 @@ def test_only_harmless_headers_of_the_client_travel() -> None:
     assert asked_for == {"x-tenant": "t", "authorization": "Bearer theirs", "x-request-id": "r"}
 
 
-def test_an_answers_headers_come_back_without_the_connections() -> None:
+def test_only_safe_headers_of_the_upstream_are_returned() -> None:
     """
     Limits and waits do; what speaks to servers and browsers, and what the section drops, does not; its request id has
     another name.
@@ -137,15 +137,15 @@ def test_an_answers_headers_come_back_without_the_connections() -> None:
     }
 
 
-def test_a_header_that_cannot_be_sent_stays_here() -> None:
-    """Letters that are not ASCII are bytes that nobody agrees on."""
+def test_headers_that_are_not_ascii_are_not_returned() -> None:
+    """Clients decode them differently."""
     assert forward_response_headers(
         {"retry-after": "3\udce9", "openai-organization": "Größe", "x-ratelimit-limit": "1"}
     ) == {"x-ratelimit-limit": "1"}
 
 
-async def test_nobody_there_is_an_error_of_the_gateway() -> None:
-    """Without an address in it, which is not the client's business."""
+async def test_an_unreachable_upstream_is_a_gateway_error() -> None:
+    """Its message for clients has no address."""
     port = free_port()
     client = UpstreamClient(UpstreamConfig(url=f"http://127.0.0.1:{port}"))
 
@@ -156,7 +156,7 @@ async def test_nobody_there_is_an_error_of_the_gateway() -> None:
 
 
 async def test_no_first_byte_in_time_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
-    """504, and the upstream sees that nobody waits any more."""
+    """504, and the upstream sees the connection close."""
     upstream.on("/v1/embeddings", Answer(wait=FOR_EVER))
 
     with pytest.raises(GatewayTimeoutError):
@@ -165,7 +165,7 @@ async def test_no_first_byte_in_time_is_a_timeout(client: UpstreamClient, upstre
 
 
 async def test_a_first_line_without_an_end_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
-    """504 however often a byte of it comes, and one line in time is enough."""
+    """504 however often a byte of it comes; one line in time is enough."""
     drops: list[bytes | float] = [b"x", 0.05] * 1000
     upstream.on("/v1/embeddings", stream(*drops))
     upstream.on("/v1/rerank", stream(b"da", b"ta: 1\n", FOR_EVER))
@@ -182,7 +182,7 @@ async def test_a_first_line_without_an_end_is_a_timeout(client: UpstreamClient, 
 
 
 async def test_silence_in_the_middle_is_a_timeout(client: UpstreamClient, upstream: Upstream) -> None:
-    """What came before is there; patience shorter than the timeout is no error."""
+    """What came before was read; silence shorter than the timeout is not an error."""
     upstream.on("/v1/embeddings", stream(b"data: 1\n\n", FOR_EVER))
     answer = await client.send("/v1/embeddings", BODY)
 
@@ -194,8 +194,8 @@ async def test_silence_in_the_middle_is_a_timeout(client: UpstreamClient, upstre
     await _until_left(upstream)
 
 
-async def test_the_whole_has_a_time_of_its_own(upstream: Upstream) -> None:
-    """An upstream that never stops is stopped, though it is never silent for long."""
+async def test_the_whole_response_has_a_time_limit(upstream: Upstream) -> None:
+    """Also for an upstream that is never silent for long."""
     drip: list[bytes | float] = [b"data: 1\n\n", 0.1]
     upstream.on("/v1/embeddings", stream(*drip * 1000))
     client = UpstreamClient(
@@ -209,8 +209,8 @@ async def test_the_whole_has_a_time_of_its_own(upstream: Upstream) -> None:
     await client.close()
 
 
-async def test_a_connection_that_does_not_come_about_is_given_up() -> None:
-    """Long before an answer would be, and as what it is: nobody there."""
+async def test_connecting_has_a_time_limit() -> None:
+    """A shorter one than that of a response, and with its own message."""
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -228,8 +228,8 @@ async def test_a_connection_that_does_not_come_about_is_given_up() -> None:
     assert raised.value.status == 502
 
 
-async def test_the_time_a_reader_takes_is_not_the_upstreams(client: UpstreamClient, upstream: Upstream) -> None:
-    """Idle is measured while somebody waits."""
+async def test_the_time_of_a_slow_reader_is_not_idle_time(client: UpstreamClient, upstream: Upstream) -> None:
+    """Idle time is measured while somebody waits."""
     upstream.on("/v1/embeddings", stream(b"data: 1\n\n", 1.6, b"data: 2\n\n"))
     answer = await client.send("/v1/embeddings", BODY)
     first = await answer.read_piece()
@@ -238,8 +238,8 @@ async def test_the_time_a_reader_takes_is_not_the_upstreams(client: UpstreamClie
     assert (first, await answer.read_piece(), await answer.read_piece()) == (b"data: 1\n\n", b"data: 2\n\n", b"")
 
 
-async def test_a_coding_nobody_asked_for_is_undone(client: UpstreamClient, upstream: Upstream) -> None:
-    """We ask for none, and read gzip all the same."""
+async def test_an_unrequested_content_coding_is_decoded(client: UpstreamClient, upstream: Upstream) -> None:
+    """No coding is requested, and gzip is decoded anyway."""
     upstream.on("/v1/embeddings", zipped(Answer(body=b'{"a": 1}')))
 
     answer = await client.send("/v1/embeddings", BODY)
@@ -249,7 +249,7 @@ async def test_a_coding_nobody_asked_for_is_undone(client: UpstreamClient, upstr
 
 
 async def test_a_redirect_is_not_followed(client: UpstreamClient, upstream: Upstream) -> None:
-    """The key goes to no other address than the configured one; whoever configured it is told."""
+    """The key is sent to no other address than the configured one, and the error says what to do."""
     upstream.on("/v1/embeddings", Answer(status=307, headers={"Location": "/v1/chat/completions"}))
 
     with pytest.raises(GatewayError, match="set its url"):
@@ -258,7 +258,7 @@ async def test_a_redirect_is_not_followed(client: UpstreamClient, upstream: Upst
     assert len(upstream.asked) == 1
 
 
-async def test_a_long_body_arrives_whole(client: UpstreamClient, upstream: Upstream) -> None:
+async def test_a_long_body_is_sent_completely(client: UpstreamClient, upstream: Upstream) -> None:
     """With its length, and in order."""
     body = bytes(range(256)) * 20_000
 
@@ -268,8 +268,8 @@ async def test_a_long_body_arrives_whole(client: UpstreamClient, upstream: Upstr
     assert upstream.asked[0].header("content-length") == str(len(body))
 
 
-async def test_a_body_is_json_unless_said_otherwise(client: UpstreamClient, upstream: Upstream) -> None:
-    """Calls that come from within have no headers."""
+async def test_the_default_content_type_is_json(client: UpstreamClient, upstream: Upstream) -> None:
+    """Requests from within the server have no headers."""
     for headers in ({}, {"content-type": "multipart/form-data; boundary=b"}):
         await (await client.send("/v1/embeddings", BODY, headers)).read()
     await (await client.send("/v1/models", None)).read()
@@ -278,7 +278,7 @@ async def test_a_body_is_json_unless_said_otherwise(client: UpstreamClient, upst
     assert kinds == ["application/json", "multipart/form-data; boundary=b", None]
 
 
-async def test_a_connection_is_used_again(client: UpstreamClient, upstream: Upstream) -> None:
+async def test_connections_are_reused(client: UpstreamClient, upstream: Upstream) -> None:
     """Two requests, one connection."""
     for _ in range(2):
         await (await client.send("/v1/embeddings", BODY)).read()
@@ -292,8 +292,8 @@ async def _until_left(upstream: Upstream) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_fast_stream_leaves_the_event_loop_to_others(client: UpstreamClient, upstream: Upstream) -> None:
-    """However much has come, it is taken piece by piece, and whatever else waits has its turn between two of them."""
+async def test_a_fast_stream_does_not_block_the_event_loop(client: UpstreamClient, upstream: Upstream) -> None:
+    """It is read in pieces, and other tasks run between two of them."""
     whole = b"data: {}\n\n" * 200_000
     upstream.on("/v1/chat/completions", stream(whole))
     answer = await client.send("/v1/chat/completions", BODY)

@@ -1,4 +1,4 @@
-"""The way to an upstream: proxies of the environment, certificates, and why there is no connection."""
+"""Connections to an upstream: proxies of the environment, certificates, and error messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from proxy.raw_upstream import OK, saying, tunnels
+from proxy.raw_server import OK, http_proxy, raw_server
 from served import free_port
 
 from appliance.config.upstreams import TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig
@@ -22,7 +22,7 @@ NOWHERE = "upstream.invalid"
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxies of the machine's own."""
+    """Removes the proxies of this machine's environment."""
     for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -30,7 +30,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """An authority that no system trusts."""
+    """A certificate authority that no system trusts."""
     return trustme.CA()
 
 
@@ -60,9 +60,9 @@ def _server_context(authority: trustme.CA, *, asks_client: bool = False) -> ssl.
     return context
 
 
-async def test_a_private_authority_is_named_for_an_upstream(authority: trustme.CA, ca: Path) -> None:
-    """Without it the certificate is not trusted, and operators read why; clients do not."""
-    async with saying([OK], _server_context(authority)) as port:
+async def test_a_private_certificate_authority_is_configured(authority: trustme.CA, ca: Path) -> None:
+    """Without it the certificate is not trusted, which operators see and clients do not."""
+    async with raw_server([OK], _server_context(authority)) as port:
         url = f"https://127.0.0.1:{port}"
         async with _client(url, UpstreamTlsConfig(ca=ca)) as client:
             assert (await client.send("/v1/embeddings", b"{}")).status == 200
@@ -76,12 +76,12 @@ async def test_a_private_authority_is_named_for_an_upstream(authority: trustme.C
     assert "_ssl" not in raised.value.detail
 
 
-async def test_a_certificate_for_other_names_is_told_as_that(authority: trustme.CA, ca: Path) -> None:
-    """Its authority is known, so that tls.ca is no remedy."""
+async def test_a_certificate_for_other_names_has_its_own_message(authority: trustme.CA, ca: Path) -> None:
+    """Its authority is trusted, so tls.ca is no remedy."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("other.example").configure_cert(context)
     async with (
-        saying([OK], context) as port,
+        raw_server([OK], context) as port,
         _client(f"https://127.0.0.1:{port}", UpstreamTlsConfig(ca=ca)) as client,
     ):
         with pytest.raises(UnreachableError) as raised:
@@ -92,18 +92,18 @@ async def test_a_certificate_for_other_names_is_told_as_that(authority: trustme.
     assert "_ssl" not in raised.value.detail
 
 
-async def test_a_certificate_is_shown_to_an_upstream_that_asks(authority: trustme.CA, ca: Path, tmp_path: Path) -> None:
-    """With its key in the same file or in one of its own."""
+async def test_a_client_certificate_is_sent_on_request(authority: trustme.CA, ca: Path, tmp_path: Path) -> None:
+    """With its key in the same file or in another one."""
     ours = authority.issue_cert("us.example")
     ours.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
-    async with saying([OK], _server_context(authority, asks_client=True)) as port:
+    async with raw_server([OK], _server_context(authority, asks_client=True)) as port:
         tls = UpstreamTlsConfig(ca=ca, certificate=tmp_path / "both.pem")
         async with _client(f"https://127.0.0.1:{port}", tls) as client:
             assert (await client.send("/v1/embeddings", b"{}")).status == 200
 
 
 @pytest.mark.parametrize("part", ["ca", "certificate"])
-async def test_a_file_that_is_no_certificate_is_named(part: str, tmp_path: Path) -> None:
+async def test_an_invalid_certificate_file_is_named(part: str, tmp_path: Path) -> None:
     """With its path, for operators."""
     (tmp_path / "bad.pem").write_text("nothing")
     for name in ("bad.pem", "missing.pem"):
@@ -114,10 +114,10 @@ async def test_a_file_that_is_no_certificate_is_named(part: str, tmp_path: Path)
         assert f"tls.{part} {tmp_path / name}" in raised.value.detail
 
 
-async def test_why_there_is_no_connection_is_said_to_operators() -> None:
-    """A refused port, an unknown host and a server without TLS are different faults; clients hear the same of each."""
+async def test_connection_errors_are_described_to_operators() -> None:
+    """A refused port, an unknown host and a server without TLS differ; clients get one message."""
     port = free_port()
-    async with saying([OK], waits=False) as plain:
+    async with raw_server([OK], waits=False) as plain:
         faults = {
             f"http://127.0.0.1:{port}": f"127.0.0.1:{port} cannot be reached: Connection refused",
             f"http://{NOWHERE}": f"the host {NOWHERE} is unknown",
@@ -131,12 +131,16 @@ async def test_why_there_is_no_connection_is_said_to_operators() -> None:
             assert said in raised.value.detail
 
 
-async def test_the_proxy_of_the_environment_is_taken(
+async def test_the_proxy_of_the_environment_is_used(
     monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, ca: Path
 ) -> None:
-    """A tunnel to `https://`, the request itself to `http://`, and none of it where `NO_PROXY` names the host."""
+    """A tunnel for `https://`, the request itself for `http://`, and none for hosts in `NO_PROXY`."""
     heads: list[bytes] = []
-    async with tunnels(heads) as proxy, saying([OK], _server_context(authority)) as port, saying([OK]) as direct:
+    async with (
+        http_proxy(heads) as proxy,
+        raw_server([OK], _server_context(authority)) as port,
+        raw_server([OK]) as direct,
+    ):
         for name in ("HTTP_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(name, f"http://user:pass%40word@127.0.0.1:{proxy}")
         async with _client(f"https://127.0.0.1:{port}", UpstreamTlsConfig(ca=ca)) as client:
@@ -153,8 +157,8 @@ async def test_the_proxy_of_the_environment_is_taken(
     assert all(b"proxy-authorization: basic dxnlcjpwyxnzqhdvcmq=" in head.lower() for head in heads)
 
 
-async def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the proxy it is, not as the upstream."""
+async def test_an_unreachable_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the proxy, not as the upstream."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     async with _client(f"http://{NOWHERE}") as client:
         with pytest.raises(UnreachableError) as raised:
@@ -163,7 +167,7 @@ async def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatc
     assert "the proxy of the environment" in raised.value.detail
 
 
-async def test_a_proxy_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unsupported_kind_of_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its variable and the remedy."""
     monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1080")
     async with _client(f"https://{NOWHERE}") as client:

@@ -1,4 +1,4 @@
-"""Connections that break between the proxy and its upstreams, and what its client sees of it."""
+"""Broken connections between the proxy and its upstreams, and what clients get."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def shaky(_servers: tuple[Upstream, FaultProxy, Upstream]) -> Iterator[Upstream]
 
 @pytest.fixture
 def fault_proxy(_servers: tuple[Upstream, FaultProxy, Upstream], shaky: Upstream) -> FaultProxy:
-    """What breaks the shaky upstream's connections; whole again after the test."""
+    """The fault proxy in front of the shaky upstream, repaired after the test."""
     return _servers[1]
 
 
 @pytest.fixture
 def sound(_servers: tuple[Upstream, FaultProxy, Upstream], shaky: Upstream) -> Upstream:
-    """The upstream that nothing breaks."""
+    """The upstream without faults."""
     return _servers[2]
 
 
@@ -93,7 +93,7 @@ def _ask(proxy: Served, model: str, *, is_stream: bool = False) -> httpx.Respons
 
 
 def _events(response: httpx.Response) -> list[Any]:
-    """The data of each event, as JSON where it is some."""
+    """Return the data of each event, decoded if it is JSON."""
     found = re.findall(r"^data: (.*)$", response.text, re.MULTILINE)
     return [data if data == "[DONE]" else json.loads(data) for data in found]
 
@@ -116,10 +116,10 @@ BEFORE = [
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(("fault", "status"), BEFORE, ids=[fault.kind for fault, _ in BEFORE])
-def test_no_answer_is_a_status_in_openais_shape(
+def test_a_missing_response_is_an_openai_error(
     proxy: Served, fault_proxy: FaultProxy, fault: Fault, status: int, is_stream: bool
 ) -> None:
-    """Before the first byte there is still a status: 502 for no answer, 504 for too late, and the next call is well."""
+    """Before the first byte: 502 without a response, 504 if it is late; the next request succeeds."""
     fault_proxy.set(fault)
     response = _ask(proxy, "single", is_stream=is_stream)
     error = response.json()["error"]
@@ -135,10 +135,10 @@ def test_no_answer_is_a_status_in_openais_shape(
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("kind", ["refuse", "hang_up", "reset", "fin"])
-def test_another_upstream_answers_where_one_does_not(
+def test_another_upstream_replaces_a_failing_one(
     proxy: Served, fault_proxy: FaultProxy, sound: Upstream, kind: Any, is_stream: bool
 ) -> None:
-    """Each in turn, so every second call meets the fault; the client sees none."""
+    """Every second request meets the fault, and the client notices none."""
     fault_proxy.set(Fault(kind))
     responses = [_ask(proxy, "double", is_stream=is_stream) for _ in range(4)]
 
@@ -153,7 +153,7 @@ def test_another_upstream_answers_where_one_does_not(
 def test_a_stream_that_breaks_ends_with_an_error_event(
     proxy: Served, fault_proxy: FaultProxy, shaky: Upstream, sound: Upstream, model: str, kind: Any
 ) -> None:
-    """After the first byte nobody else is asked: what came is there, then an error, and no `[DONE]`."""
+    """After the first byte there is no retry: the bytes so far, then an error, and no `[DONE]`."""
     padded = [event({"choices": [{"index": 0, "delta": {"content": str(n)}}], "x": "y" * 100}) for n in range(100)]
     # The first event is on its way before the rest comes, and breaks.
     shaky.on(CHAT, stream(padded[0], 0.3, *padded[1:]))
@@ -174,10 +174,10 @@ def test_a_stream_that_breaks_ends_with_an_error_event(
 
 
 @pytest.mark.parametrize(("kind", "status"), [("reset", 502), ("fin", 502), ("stall", 504)])
-def test_a_whole_answer_that_breaks_is_a_status(
+def test_a_truncated_response_is_an_error(
     proxy: Served, fault_proxy: FaultProxy, shaky: Upstream, kind: Any, status: int
 ) -> None:
-    """Half an answer is none."""
+    """Half a response is none."""
     shaky.on(CHAT, Answer(body=json.dumps({"choices": [], "x": "y" * 100_000}).encode()))
     fault_proxy.set(Fault(kind, after=50_000))
     response = _ask(proxy, "single")
@@ -190,10 +190,10 @@ def test_a_whole_answer_that_breaks_is_a_status(
 @pytest.mark.parametrize(
     "fault", [Fault("slow", rate=4000), Fault("latency", seconds=0.3)], ids=lambda fault: fault.kind
 )
-def test_a_slow_upstream_is_waited_for(
+def test_a_slow_upstream_is_not_an_error(
     proxy: Served, fault_proxy: FaultProxy, shaky: Upstream, fault: Fault, is_stream: bool
 ) -> None:
-    """Slower than usual and never silent for too long: everything arrives, and it was asked once."""
+    """It is never silent for too long: everything arrives, with one request."""
     fault_proxy.set(fault)
     response = _ask(proxy, "single", is_stream=is_stream)
 
@@ -217,7 +217,7 @@ def _is_gone(connection: socket.socket, upstream: Upstream) -> None:
 def test_a_client_that_leaves_cancels_the_upstream(
     proxy: Served, sound: Upstream, answer: Answer, is_stream: bool
 ) -> None:
-    """Whenever it leaves, the upstream sees it go, and nothing is counted as under way any more."""
+    """At any time, and no request stays counted as running."""
     sound.on(CHAT, answer)
     body = {"model": "patient", "stream": is_stream, "messages": []}
 
@@ -227,7 +227,7 @@ def test_a_client_that_leaves_cancels_the_upstream(
 
 
 def test_a_client_that_does_not_read_slows_the_upstream_down(proxy: Served, sound: Upstream) -> None:
-    """What it does not read is not read from the upstream either: memory stays, and all is there when it reads on."""
+    """What it does not read is not read from the upstream either: memory does not grow, and nothing is lost."""
     piece, count = event({"x": "y" * 65_000}), 2000
     sound.on(CHAT, stream(*[piece] * count))
     process = psutil.Process(proxy.process.pid)

@@ -1,4 +1,4 @@
-"""Who gets a request: by load, by turn, by prompt; weights are honoured."""
+"""Load balancing by load, in turn, and by prompt, with weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from appliance.proxy.load_balancing import load_balancer, prompt_prefix
 
 @dataclass(slots=True)
 class Target:
-    """What is chosen among."""
+    """A target of requests."""
 
     name: str
     weight: float = 1
@@ -33,7 +33,7 @@ def _served(balance: Balance, targets: Sequence[Target], keys: Sequence[bytes]) 
 
 
 def test_round_robin_spreads_by_weight_and_evenly() -> None:
-    """Heavier ones more often, and never all of their turns at once."""
+    """Heavier targets get more requests, and not all of them in a row."""
     targets = _three(5, 1, 1)
     chooser = load_balancer("round_robin", targets)
 
@@ -42,21 +42,21 @@ def test_round_robin_spreads_by_weight_and_evenly() -> None:
     assert turns == "aabacaa" * 2
 
 
-def test_least_inflight_goes_to_the_idle_one() -> None:
-    """For its weight: twice as heavy may have twice as much."""
+def test_least_inflight_picks_the_least_loaded_target() -> None:
+    """Relative to its weight."""
     targets = _three(1, 1, 2)
     targets[0].inflight, targets[1].inflight, targets[2].inflight = 2, 3, 4
 
     assert load_balancer("least_inflight", targets).pick(targets, b"").name == "c"
 
 
-def test_least_inflight_takes_turns_among_equals() -> None:
-    """The first in the list is not everybody's."""
+def test_least_inflight_alternates_between_equal_targets() -> None:
+    """The first of the list does not get all requests."""
     assert _served("least_inflight", _three(), [b""] * 9) == {"a": 3, "b": 3, "c": 3}
 
 
 def test_the_same_prompt_goes_to_the_same_upstream() -> None:
-    """Across balancers too: other workers and restarts agree."""
+    """Other workers and restarts agree."""
     targets = _three()
 
     places = {load_balancer("prefix_affinity", targets).pick(targets, b"prompt").name for _ in range(5)}
@@ -75,8 +75,8 @@ def test_prompts_are_spread_by_weight(weights: tuple[float, ...]) -> None:
         assert served[name] == pytest.approx(4000 * weight / sum(weights), rel=0.2)
 
 
-def test_when_one_leaves_only_its_prompts_move() -> None:
-    """And they come back to it."""
+def test_only_the_prompts_of_a_removed_target_move() -> None:
+    """They come back to it."""
     targets = _three()
     chooser = load_balancer("prefix_affinity", targets)
     keys = [str(number).encode() for number in range(500)]
@@ -88,8 +88,8 @@ def test_when_one_leaves_only_its_prompts_move() -> None:
     assert {without_c[key] for key, name in before.items() if name == "c"} == {"a", "b"}
 
 
-def test_a_popular_prompt_does_not_drown_its_upstream() -> None:
-    """Beyond a quarter over its fair share the next one on the ring takes over."""
+def test_a_popular_prompt_does_not_overload_its_target() -> None:
+    """Beyond a quarter over its fair share the next target on the ring is picked."""
     targets = _three()
     chooser = load_balancer("prefix_affinity", targets)
 
@@ -100,8 +100,8 @@ def test_a_popular_prompt_does_not_drown_its_upstream() -> None:
     assert min(target.inflight for target in targets) > 0
 
 
-def test_what_has_no_prompt_goes_where_there_is_room() -> None:
-    """A form does not always land on the same upstream."""
+def test_requests_without_a_prompt_go_to_the_least_loaded_target() -> None:
+    """Forms do not all go to one target."""
     assert _served("prefix_affinity", _three(), [b""] * 9) == {"a": 3, "b": 3, "c": 3}
 
 
@@ -109,8 +109,8 @@ def _chat(*messages: tuple[str, str]) -> bytes:
     return json.dumps({"model": "m", "messages": [{"role": role, "content": text} for role, text in messages]}).encode()
 
 
-def test_turns_of_a_conversation_have_the_same_head() -> None:
-    """And another conversation under the same system prompt has another one."""
+def test_turns_of_a_conversation_have_the_same_prefix() -> None:
+    """Another conversation under the same system prompt has another one."""
     first = _chat(("system", "s"), ("user", "hi"))
     second = _chat(("system", "s"), ("user", "hi"), ("assistant", "yes"), ("user", "more"))
     other = _chat(("system", "s"), ("user", "hello"))
@@ -130,13 +130,13 @@ def test_turns_of_a_conversation_have_the_same_head() -> None:
         (b'{"messages": [{"role": 1}]}', b""),
     ],
 )
-def test_the_head_is_found_wherever_a_protocol_keeps_it(body: bytes, head: bytes) -> None:
-    """What is no prompt has none."""
+def test_the_prefix_is_found_in_every_protocol(body: bytes, head: bytes) -> None:
+    """Without a prompt it is empty."""
     assert prompt_prefix(JsonObject(body)) == head
 
 
-def test_a_long_prompt_has_a_short_head() -> None:
-    """Prompts that begin alike for long enough go to the same upstream."""
+def test_the_prefix_of_a_long_prompt_is_short() -> None:
+    """Prompts with the same long beginning go to the same target."""
     one, two = (json.dumps({"prompt": "p" * 10_000 + end}).encode() for end in "ab")
 
     assert prompt_prefix(JsonObject(one)) == prompt_prefix(JsonObject(two))

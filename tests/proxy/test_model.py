@@ -1,4 +1,4 @@
-"""A proxy and its upstreams: what goes up, what comes down, who is asked, and what is said when nobody answers."""
+"""A proxy and its upstreams: requests, responses, load balancing, retries, health, the cache, and metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 from prometheus_client import REGISTRY
 from proxy.proxy_model import CHAT, ask, chat, config, proxied, read
-from proxy.raw_upstream import saying
+from proxy.raw_server import raw_server
 from served import free_port
 from upstreams import FOR_EVER, Answer, Asked, Upstream, error, event, json_answer, sse, stream
 
@@ -37,7 +37,7 @@ def _counts(upstreams: tuple[Upstream, ...]) -> list[int]:
     return [len(each.calls) for each in upstreams]
 
 
-async def test_only_the_name_is_changed_on_the_way_up(upstream: Upstream) -> None:
+async def test_only_the_model_name_is_changed_in_requests(upstream: Upstream) -> None:
     """Unknown fields, nulls, long numbers and spaces arrive as they were sent."""
     body = b'{ "model":"mine","messages":[ ], "unknown" : {"a":null}, "seed": 12345678901234567890123, "top_p":1.0 }'
     async with proxied(upstream) as model:
@@ -46,8 +46,8 @@ async def test_only_the_name_is_changed_on_the_way_up(upstream: Upstream) -> Non
     assert upstream.calls[0].body == body.replace(b'"mine"', b'"theirs"')
 
 
-async def test_only_the_name_is_changed_on_the_way_down(upstream: Upstream) -> None:
-    """The client's name comes back, and every other byte."""
+async def test_only_the_model_name_is_changed_in_responses(upstream: Upstream) -> None:
+    """The client's name is in the response; every other byte is the upstream's."""
     body = b'{"model" : "theirs-2024", "x": 1.00, "choices":[{"message":{"content":"\\u00e9","extra":null}}]}'
     upstream.on(CHAT_PATH, Answer(body=body))
     async with proxied(upstream) as model:
@@ -56,8 +56,8 @@ async def test_only_the_name_is_changed_on_the_way_down(upstream: Upstream) -> N
     assert reply.body == body.replace(b"theirs-2024", b"an/alias")
 
 
-async def test_an_upstream_without_a_name_of_its_own_gets_the_proxys(upstream: Upstream) -> None:
-    """Also where the client says an alias, or nothing."""
+async def test_an_upstream_without_a_configured_name_gets_the_name_of_the_proxy(upstream: Upstream) -> None:
+    """Also if the client sends an alias, or no name."""
     async with proxied(upstream, upstreams=[{"url": upstream.url}]) as model:
         for body in (b'{"model": "alias"}', b"{}"):
             await model.handle(ModelRequest(CHAT, body))
@@ -67,7 +67,7 @@ async def test_an_upstream_without_a_name_of_its_own_gets_the_proxys(upstream: U
 
 @pytest.mark.parametrize("operation", OPENAI_PATHS)
 async def test_every_operation_goes_to_its_path(upstream: Upstream, operation: Operation) -> None:
-    """Whatever the upstream makes of it."""
+    """With the query."""
     upstream.on("*", json_answer({"ok": True}))
     async with proxied(upstream) as model:
         assert operation in model.operations
@@ -79,8 +79,8 @@ async def test_every_operation_goes_to_its_path(upstream: Upstream, operation: O
     ]
 
 
-async def test_bytes_pass_as_bytes(upstream: Upstream) -> None:
-    """Speech comes back as it is, under its own content type; a form goes up with the file untouched."""
+async def test_files_are_not_changed(upstream: Upstream) -> None:
+    """Speech has its own content type; of a form only the model name is changed."""
     form = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n\xff\x00"model":"mine"\r\n'
         b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nmine\r\n--b--\r\n'
@@ -95,8 +95,8 @@ async def test_bytes_pass_as_bytes(upstream: Upstream) -> None:
     assert upstream.calls[1].header("content-type") == headers["content-type"]
 
 
-async def test_the_section_says_which_headers_travel(upstream: Upstream) -> None:
-    """Its own over the client's, the client's key only if asked for, and none that it drops, up or down."""
+async def test_the_config_selects_headers(upstream: Upstream) -> None:
+    """Its own override the client's; the client's key is forwarded only on request, and dropped headers never are."""
     upstream.on(CHAT_PATH, Answer(body=b"{}", headers={"X-Drop": "1", "X-Keep": "2", "X-Other": "3"}))
     client = {"authorization": "Bearer theirs", "x-tenant": "t", "x-drop": "1", "traceparent": "00-a", "x-mine": "no"}
     exposed = ["X-Keep", "X-Drop"]
@@ -112,8 +112,8 @@ async def test_the_section_says_which_headers_travel(upstream: Upstream) -> None
     assert upstream.calls[0].header("authorization") == "Bearer theirs"
 
 
-async def test_the_clients_key_stays_here(upstream: Upstream) -> None:
-    """The upstream gets its own, or none."""
+async def test_the_key_of_the_client_is_not_forwarded(upstream: Upstream) -> None:
+    """The upstream gets its own key, or none."""
     member = {"url": upstream.url, "api_key": "sk-ours", "headers": {"X-Org": "o"}}
     async with proxied(upstream, upstreams=[member], headers={"set": {"X-Mine": "yes"}}) as model:
         await model.handle(chat(headers={"authorization": "Bearer theirs", "cookie": "c", "x-mine": "no"}))
@@ -125,7 +125,7 @@ async def test_the_clients_key_stays_here(upstream: Upstream) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 429, 500, 503])
 async def test_an_upstreams_error_keeps_status_and_body(upstream: Upstream, status: int) -> None:
-    """To the last byte, with what says when to come back; only its challenge is ours."""
+    """Every byte, and Retry-After; its authentication challenge is removed."""
     body = b'{ "error" : {"message":"m", "code": null, "model": "theirs"}, "model": "theirs" }'
     upstream.on(CHAT_PATH, Answer(status, body, headers={"Retry-After": "7", "WWW-Authenticate": "Bearer"}))
     async with proxied(upstream) as model:
@@ -135,7 +135,7 @@ async def test_an_upstreams_error_keeps_status_and_body(upstream: Upstream, stat
     assert "www-authenticate" not in reply.headers
 
 
-async def test_requests_are_changed_as_the_section_says(upstream: Upstream) -> None:
+async def test_requests_are_rewritten_by_the_config(upstream: Upstream) -> None:
     """Defaults, overrides, drops and a system prompt."""
     request = {"defaults": {"top_p": 0.5}, "override": {"user": "us"}, "drop": ["n"], "system_prompt": "Be kind."}
     async with proxied(upstream, request=request) as model:
@@ -149,8 +149,8 @@ async def test_requests_are_changed_as_the_section_says(upstream: Upstream) -> N
     }
 
 
-async def test_what_is_no_object_is_refused(upstream: Upstream) -> None:
-    """400, before anybody is asked."""
+async def test_a_body_that_is_not_an_object_is_rejected(upstream: Upstream) -> None:
+    """400, and no upstream gets it."""
     async with proxied(upstream) as model:
         with pytest.raises(RequestError, match="not a request"):
             await model.handle(ModelRequest(CHAT, b"[1]"))
@@ -158,8 +158,8 @@ async def test_what_is_no_object_is_refused(upstream: Upstream) -> None:
     assert upstream.calls == []
 
 
-async def test_a_failure_goes_to_another_upstream(upstreams: tuple[Upstream, ...]) -> None:
-    """Before the first byte, and the client does not notice."""
+async def test_a_failed_request_is_retried_at_another_upstream(upstreams: tuple[Upstream, ...]) -> None:
+    """Before the first byte, so that the client does not notice."""
     one, two, _ = upstreams
     one.on(CHAT_PATH, BROKEN)
     two.on(CHAT_PATH, BROKEN)
@@ -169,8 +169,8 @@ async def test_a_failure_goes_to_another_upstream(upstreams: tuple[Upstream, ...
     assert (status, _counts(upstreams)) == (200, [1, 1, 1])
 
 
-async def test_a_lone_upstream_is_asked_again(upstream: Upstream) -> None:
-    """Some faults pass; a limit does not by asking again at once, and a bad request never does."""
+async def test_a_single_upstream_is_retried(upstream: Upstream) -> None:
+    """Not after 429, nor after a bad request."""
     async with proxied(upstream, retry={"attempts": 2, "backoff_seconds": 0.01}) as model:
         upstream.on(CHAT_PATH, BROKEN, BROKEN, json_answer({"ok": True}))
         assert await ask(model) == (200, {"ok": True})
@@ -183,7 +183,7 @@ async def test_a_lone_upstream_is_asked_again(upstream: Upstream) -> None:
 
 
 class _Silence:
-    """Says nothing, and counts how often it was asked to."""
+    """Closes each connection without a response, and counts them."""
 
     times = 0
 
@@ -193,12 +193,12 @@ class _Silence:
 
 
 @pytest.mark.parametrize(("generations", "times"), [(False, 1), (True, 3)])
-async def test_a_generation_that_may_have_begun_is_made_once(generations: bool, times: int) -> None:
+async def test_a_generation_that_may_have_begun_is_not_retried(generations: bool, times: int) -> None:
     """
     A connection that breaks after the request says nothing of what was made, and billed; the file can allow it anyway.
     """
     silence = _Silence()
-    async with saying(silence) as port:
+    async with raw_server(silence) as port:
         retry = {"attempts": 2, "backoff_seconds": 0, "budget_share": 1, "generations": generations}
         upstream = {"url": f"http://127.0.0.1:{port}"}
         async with proxied(
@@ -213,8 +213,8 @@ async def test_a_generation_that_may_have_begun_is_made_once(generations: bool, 
     assert silence.times == times + 3
 
 
-async def test_a_generation_goes_elsewhere_where_it_cannot_have_begun(upstreams: tuple[Upstream, ...]) -> None:
-    """No connection, 429 and 503 are certain; another gateway's 502 and 504 are not."""
+async def test_a_generation_that_cannot_have_begun_is_retried(upstreams: tuple[Upstream, ...]) -> None:
+    """Without a connection, and after 429 and 503; not after another gateway's 502 or 504."""
     one, two, _ = upstreams
     nobody = {"url": f"http://127.0.0.1:{free_port()}"}
     retry, health = {"attempts": 2, "backoff_seconds": 0}, {"path": None}
@@ -235,8 +235,8 @@ def _next(answers: Iterator[Answer], _: Asked) -> Answer:
     return next(answers, json_answer({}))
 
 
-async def test_what_is_kept_for_one_key_is_not_for_another(upstream: Upstream) -> None:
-    """Unless the file says that it is shared."""
+async def test_cached_responses_belong_to_an_api_key(upstream: Upstream) -> None:
+    """Unless the config shares them."""
 
     async def asked_by(model: ProxyModel, key: str) -> str:
         with use_context("r") as record:
@@ -252,8 +252,8 @@ async def test_what_is_kept_for_one_key_is_not_for_another(upstream: Upstream) -
     assert together == ["miss", "hit"]
 
 
-async def test_the_last_answer_is_the_answer_when_all_fail(upstreams: tuple[Upstream, ...]) -> None:
-    """As it is, from whoever gave it."""
+async def test_the_last_response_is_returned_when_all_upstreams_fail(upstreams: tuple[Upstream, ...]) -> None:
+    """Unchanged."""
     for each in upstreams:
         each.on(CHAT_PATH, BROKEN)
     async with proxied(*upstreams, retry={"attempts": 5, "backoff_seconds": 0}) as model:
@@ -263,7 +263,7 @@ async def test_the_last_answer_is_the_answer_when_all_fail(upstreams: tuple[Upst
 
 
 async def test_retries_stay_within_their_budget(upstream: Upstream) -> None:
-    """When everything fails, load hardly grows: three, and then one more for ten requests."""
+    """When every request fails, the load grows by three, and then by one of ten requests."""
     upstream.on(CHAT_PATH, BROKEN)
     retry = {"attempts": 1, "budget_share": 0.1, "backoff_seconds": 0}
     async with proxied(upstream, retry=retry, breaker={"failures": 1000}) as model:
@@ -273,8 +273,8 @@ async def test_retries_stay_within_their_budget(upstream: Upstream) -> None:
     assert 30 + 3 <= len(upstream.calls) <= 30 + 6
 
 
-async def test_an_upstream_that_is_too_slow_is_not_asked_twice(upstreams: tuple[Upstream, ...]) -> None:
-    """504, and nobody waits as long again."""
+async def test_a_timeout_is_not_retried(upstreams: tuple[Upstream, ...]) -> None:
+    """504; the client does not wait as long again."""
     for each in upstreams:
         each.on(CHAT_PATH, Answer(wait=FOR_EVER))
     async with proxied(*upstreams, retry={"attempts": 2}) as model:
@@ -284,8 +284,8 @@ async def test_an_upstream_that_is_too_slow_is_not_asked_twice(upstreams: tuple[
     assert (raised.value.status, sum(_counts(upstreams))) == (504, 1)
 
 
-async def test_the_breaker_leaves_a_failing_upstream_alone(upstreams: tuple[Upstream, ...]) -> None:
-    """After a few failures it is not asked; after a while one request tries it, and it is back."""
+async def test_the_circuit_breaker_protects_a_failing_upstream(upstreams: tuple[Upstream, ...]) -> None:
+    """After some failures it gets no requests; after a while one request tests it, and the circuit closes."""
     one, two, _ = upstreams
     one.on(CHAT_PATH, error(500))
     breaker = {"failures": 2, "open_seconds": 0.5}
@@ -303,8 +303,8 @@ async def test_the_breaker_leaves_a_failing_upstream_alone(upstreams: tuple[Upst
         assert [each["circuit"] for each in model.upstreams()] == ["closed", "closed"]
 
 
-async def test_nobody_left_is_said_with_a_time_to_come_back(upstream: Upstream) -> None:
-    """503 with the wait, without a request, and the model does not count as ready."""
+async def test_without_an_available_upstream_the_response_is_503(upstream: Upstream) -> None:
+    """With Retry-After, without a request, and the model is not ready."""
     upstream.on(CHAT_PATH, error(500))
     async with proxied(upstream, breaker={"failures": 1, "open_seconds": 30}) as model:
         await ask(model)
@@ -318,8 +318,8 @@ async def test_nobody_left_is_said_with_a_time_to_come_back(upstream: Upstream) 
     assert len(upstream.calls) == 1
 
 
-async def test_an_outlier_is_left_alone(upstreams: tuple[Upstream, ...]) -> None:
-    """One that fails much more often than the others, though never many times in a row; and only it."""
+async def test_an_outlier_is_ejected(upstreams: tuple[Upstream, ...]) -> None:
+    """An upstream that fails much more often than the others, but never many times in a row."""
     bad = upstreams[0]
     bad.on(CHAT_PATH, *[error(500), json_answer({})] * 40)
     async with proxied(*upstreams, balance="round_robin", breaker={"failures": 5, "open_seconds": 60}) as model:
@@ -330,8 +330,8 @@ async def test_an_outlier_is_left_alone(upstreams: tuple[Upstream, ...]) -> None
     assert 10 <= len(bad.calls) < 25
 
 
-async def test_not_all_upstreams_are_outliers(upstreams: tuple[Upstream, ...]) -> None:
-    """Half of them stay, whatever they do."""
+async def test_at_most_half_of_the_upstreams_are_ejected(upstreams: tuple[Upstream, ...]) -> None:
+    """However often they fail."""
     one, two, _ = upstreams
     for each in (one, two):
         each.on(CHAT_PATH, *[error(500), json_answer({})] * 60)
@@ -343,7 +343,7 @@ async def test_not_all_upstreams_are_outliers(upstreams: tuple[Upstream, ...]) -
 
 
 async def test_health_is_checked_on_an_interval_and_not_per_request(upstream: Upstream) -> None:
-    """Fifty requests, and no question about health but the first."""
+    """Fifty requests need no health check but the first."""
     async with proxied(upstream) as model:
         for _ in range(50):
             await ask(model)
@@ -351,8 +351,8 @@ async def test_health_is_checked_on_an_interval_and_not_per_request(upstream: Up
     assert [each.method for each in upstream.asked] == ["POST"] * 50
 
 
-async def test_an_upstream_that_has_nothing_to_ask_is_trusted(upstream: Upstream) -> None:
-    """Without a path nobody asks, and the breaker alone says when to leave it."""
+async def test_an_upstream_without_a_health_path_is_healthy(upstream: Upstream) -> None:
+    """Only the circuit breaker protects it."""
     upstream.on(CHAT_PATH, error(500))
     async with proxied(upstream, health={"path": None, "interval_seconds": 0.02}, breaker={"failures": 1}) as model:
         await model.check()
@@ -364,8 +364,8 @@ async def test_an_upstream_that_has_nothing_to_ask_is_trusted(upstream: Upstream
             await model.check()
 
 
-async def test_checks_carry_what_requests_do(upstream: Upstream) -> None:
-    """The key, and the headers of the upstream and of the whole section."""
+async def test_health_checks_have_the_headers_of_requests(upstream: Upstream) -> None:
+    """The key, and the headers of the upstream and of the proxy."""
     member = {"url": upstream.url, "api_key": "sk-ours", "headers": {"X-Org": "o"}}
     health = {"interval_seconds": 0.05}
     async with proxied(upstream, upstreams=[member], headers={"set": {"X-Mine": "yes"}}, health=health):
@@ -375,8 +375,8 @@ async def test_checks_carry_what_requests_do(upstream: Upstream) -> None:
     assert sent == ["Bearer sk-ours", "o", "yes"]
 
 
-async def test_closing_twice_is_closing_once(upstream: Upstream) -> None:
-    """And before loading, it is nothing."""
+async def test_closing_twice_is_safe(upstream: Upstream) -> None:
+    """And before loading."""
     async with proxied(upstream, cache={}) as model:
         await model.close()
     await ModelFactory().create(config(upstream), cast("Peers", None)).close()
@@ -384,8 +384,8 @@ async def test_closing_twice_is_closing_once(upstream: Upstream) -> None:
     assert upstream.asked == []
 
 
-async def test_an_upstream_leaves_and_comes_back(upstreams: tuple[Upstream, ...]) -> None:
-    """Checks notice both; requests go where there is health, and a single bad check is nothing yet."""
+async def test_an_upstream_becomes_unhealthy_and_healthy_again(upstreams: tuple[Upstream, ...]) -> None:
+    """Requests go to healthy upstreams; a single failed check changes nothing."""
     one, two, _ = upstreams
     health = {"interval_seconds": 0.05, "path": "/health", "failures": 2}
     async with proxied(one, two, health=health, balance="round_robin") as model:
@@ -419,10 +419,10 @@ async def test_an_upstream_leaves_and_comes_back(upstreams: tuple[Upstream, ...]
         (Answer(wait=FOR_EVER), False, "not answered within"),
     ],
 )
-async def test_health_is_a_good_answer_or_a_limit(
+async def test_which_responses_to_a_health_check_are_healthy(
     upstream: Upstream, answer: Answer, is_healthy: bool, reason: str
 ) -> None:
-    """A wrong key is none, and the reason says what to do."""
+    """A wrong key is not, and the reason says what to do."""
     upstream.on("/v1/models", answer)
     async with proxied(upstream, health={"interval_seconds": 60, "timeout_seconds": 0.5}) as model:
         (shown,) = model.upstreams()
@@ -432,7 +432,7 @@ async def test_health_is_a_good_answer_or_a_limit(
 
 
 async def test_a_stream_has_the_clients_name_in_every_event(upstream: Upstream) -> None:
-    """And no other byte is different."""
+    """No other byte is different."""
     upstream.on(CHAT_PATH, lambda asked: stream(b": hello\n\n", *sse(asked)))
     async with proxied(upstream) as model:
         reply = await model.handle(chat("a b c", stream=True))
@@ -457,10 +457,8 @@ async def test_silence_in_a_stream_is_filled_with_comments(upstream: Upstream) -
 
 
 @pytest.mark.parametrize("sent", [b"data: 1\n\n", b"data: 1\n\nevent: x\n", b"data: 1\n\ndata: hal"])
-async def test_a_stream_that_falls_silent_ends_in_an_error_on_a_line_of_its_own(
-    upstream: Upstream, sent: bytes
-) -> None:
-    """Whole events came through, half a line did not, and what follows can be read."""
+async def test_a_stream_that_times_out_ends_with_a_complete_line(upstream: Upstream, sent: bytes) -> None:
+    """Complete events were relayed, half a line was not, and another event can follow."""
     upstream.on(CHAT_PATH, stream(sent, FOR_EVER))
     chunks: list[bytes] = []
     async with proxied(upstream) as model:
@@ -474,8 +472,8 @@ async def test_a_stream_that_falls_silent_ends_in_an_error_on_a_line_of_its_own(
     assert b"hal" not in got
 
 
-async def test_after_the_first_byte_nobody_else_is_asked(upstreams: tuple[Upstream, ...]) -> None:
-    """The client has begun to read; a second answer cannot follow the first."""
+async def test_a_stream_is_not_retried_after_its_first_byte(upstreams: tuple[Upstream, ...]) -> None:
+    """The client has begun to read; another response cannot follow."""
     for each in upstreams:
         each.on(CHAT_PATH, stream(b"data: 1\n\n", FOR_EVER))
     async with proxied(*upstreams, retry={"attempts": 2}) as model:
@@ -488,8 +486,8 @@ async def test_after_the_first_byte_nobody_else_is_asked(upstreams: tuple[Upstre
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-async def test_whoever_leaves_ends_the_upstreams_work(upstream: Upstream, is_stream: bool) -> None:
-    """A wait that is cancelled, and a stream that is closed."""
+async def test_a_client_that_leaves_ends_the_request_to_the_upstream(upstream: Upstream, is_stream: bool) -> None:
+    """By cancelling its wait, or by closing its stream."""
     upstream.on(CHAT_PATH, stream(b"data: 1\n\n", FOR_EVER) if is_stream else Answer(wait=FOR_EVER))
     async with proxied(upstream) as model:
         if is_stream:
@@ -507,8 +505,8 @@ async def test_whoever_leaves_ends_the_upstreams_work(upstream: Upstream, is_str
         assert model.upstreams()[0]["running"] == 0
 
 
-async def test_an_answer_is_kept_and_says_so(upstream: Upstream) -> None:
-    """Under whatever name it is asked for, in the header and in the metrics."""
+async def test_a_response_is_cached(upstream: Upstream) -> None:
+    """For every name of the model; a header and the metrics show it."""
     async with proxied(upstream, cache={}) as model:
         replies = [
             await model.handle(ModelRequest(Operation.EMBEDDING, b'{"model": "%s", "input": "a"}' % name))
@@ -531,8 +529,8 @@ async def test_an_answer_is_kept_and_says_so(upstream: Upstream) -> None:
         chat(temperature=0, headers={"cache-control": "no-cache"}),
     ],
 )
-async def test_an_answer_is_not_kept_against_anybodys_will(upstream: Upstream, call: ModelRequest) -> None:
-    """Streams, chance, and clients who want it otherwise."""
+async def test_which_responses_are_not_cached(upstream: Upstream, call: ModelRequest) -> None:
+    """Streams, random ones, and those that the client forbids."""
     async with proxied(upstream, cache={}) as model:
         for _ in range(2):
             await read(await model.handle(call))
@@ -541,7 +539,7 @@ async def test_an_answer_is_not_kept_against_anybodys_will(upstream: Upstream, c
 
 
 @pytest.mark.parametrize("answer", [error(400), Answer(body=b"{}", headers={"Cache-Control": "private, no-store"})])
-async def test_errors_and_what_the_upstream_forbids_are_not_kept(upstream: Upstream, answer: Answer) -> None:
+async def test_errors_and_responses_with_no_store_are_not_cached(upstream: Upstream, answer: Answer) -> None:
     """Each is asked for anew."""
     upstream.on(CHAT_PATH, answer)
     async with proxied(upstream, cache={}) as model:
@@ -551,8 +549,8 @@ async def test_errors_and_what_the_upstream_forbids_are_not_kept(upstream: Upstr
     assert len(upstream.calls) == 2
 
 
-async def test_defaults_of_the_section_decide_what_is_kept(upstream: Upstream) -> None:
-    """A proxy that makes everything deterministic keeps everything."""
+async def test_defaults_of_the_config_make_responses_cacheable(upstream: Upstream) -> None:
+    """A proxy that makes every request deterministic caches every response."""
     async with proxied(upstream, cache={}, request={"override": {"temperature": 0}}) as model:
         for _ in range(2):
             await ask(model, chat(temperature=1))
@@ -561,7 +559,7 @@ async def test_defaults_of_the_section_decide_what_is_kept(upstream: Upstream) -
 
 
 async def test_the_same_prompt_finds_the_same_upstream(upstreams: tuple[Upstream, ...]) -> None:
-    """Turn after turn of one conversation, while others go elsewhere."""
+    """Every turn of a conversation, while other conversations go elsewhere."""
     async with proxied(*upstreams, balance="prefix_affinity") as model:
         for turn in range(5):
             messages = [{"role": "user", "content": "hi"}] + [{"role": "assistant", "content": "yes"}] * turn
@@ -574,7 +572,7 @@ async def test_the_same_prompt_finds_the_same_upstream(upstreams: tuple[Upstream
 
 
 async def test_requests_are_counted_by_their_end(upstream: Upstream) -> None:
-    """With few labels: the model, the upstream, and how it ended."""
+    """With few labels: the model, the upstream, and the end."""
 
     def count(end: str) -> float:
         labels = {"model": "counted", "upstream": f"127.0.0.1:{upstream.port}", "end": end}
@@ -593,8 +591,8 @@ async def test_requests_are_counted_by_their_end(upstream: Upstream) -> None:
     assert [count(end) for end in ("2xx", "4xx", "left")] == [1, 1, 1]
 
 
-async def test_an_answer_that_is_cut_off_is_held_against_its_upstream(upstream: Upstream) -> None:
-    """Whoever reads it sees it break, the count says how it ended, and the breaker counts it."""
+async def test_a_truncated_response_counts_as_a_failure(upstream: Upstream) -> None:
+    """Its reader gets an error, and metrics and circuit breaker count it."""
 
     async def cut_off() -> AsyncGenerator[bytes]:
         yield b"RIFF"
@@ -612,8 +610,8 @@ async def test_an_answer_that_is_cut_off_is_held_against_its_upstream(upstream: 
     assert REGISTRY.get_sample_value("appliance_upstream_requests_total", labels) == 1
 
 
-async def test_a_proxy_that_ends_is_no_longer_in_the_metrics(upstream: Upstream) -> None:
-    """Its gauges go with it."""
+async def test_a_closed_proxy_is_no_longer_in_the_metrics(upstream: Upstream) -> None:
+    """Its gauges are removed."""
     labels = {"model": "gone", "upstream": f"127.0.0.1:{upstream.port}"}
     async with proxied(upstream, name="gone"):
         assert REGISTRY.get_sample_value("appliance_upstream_healthy", labels) == 1
@@ -621,8 +619,8 @@ async def test_a_proxy_that_ends_is_no_longer_in_the_metrics(upstream: Upstream)
     assert REGISTRY.get_sample_value("appliance_upstream_healthy", labels) is None
 
 
-async def test_two_that_share_an_upstream_for_a_while_are_one_in_the_metrics(upstream: Upstream) -> None:
-    """Where a newer config brings a proxy beside the old one, the end of one of them leaves the other's gauges."""
+async def test_two_proxies_with_the_same_labels_share_their_metrics(upstream: Upstream) -> None:
+    """During a reload; closing one of them keeps the gauges of the other."""
     labels = {"model": "twice", "upstream": f"127.0.0.1:{upstream.port}"}
     async with proxied(upstream, name="twice", cache={}):
         async with proxied(upstream, name="twice", cache={}):
@@ -635,8 +633,8 @@ async def test_two_that_share_an_upstream_for_a_while_are_one_in_the_metrics(ups
     assert REGISTRY.get_sample_value("appliance_cache_bytes", {"model": "twice"}) is None
 
 
-async def test_upstreams_are_told_apart_by_name(upstreams: tuple[Upstream, ...]) -> None:
-    """Their own, or their place; the same place twice has a number."""
+async def test_upstreams_have_unique_names(upstreams: tuple[Upstream, ...]) -> None:
+    """The configured one, or the address; a repeated address gets a number."""
     members = [{"url": "http://a:1/secret"}, {"url": "http://a:1/v1?key=secret"}, {"url": "http://b", "name": "two"}]
     async with proxied(upstreams=members, health={"timeout_seconds": 0.2, "interval_seconds": 60}) as model:
         assert [each["name"] for each in model.upstreams()] == ["a:1", "a:1#2", "two"]
@@ -644,8 +642,8 @@ async def test_upstreams_are_told_apart_by_name(upstreams: tuple[Upstream, ...])
     assert unique_names([]) == []
 
 
-async def test_what_arrives_is_counted_once(upstream: Upstream) -> None:
-    """A stream is under way until its last byte, and not after."""
+async def test_a_complete_stream_is_counted_once(upstream: Upstream) -> None:
+    """It is running until its last byte."""
 
     def chunks(asked: Asked) -> Answer:
         return stream(*(event({"n": number}) for number in range(asked.json()["n"])))

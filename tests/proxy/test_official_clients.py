@@ -1,6 +1,4 @@
-"""
-Clients that people have, through the proxy to a scripted upstream: whole answers, streams, tools, vectors, errors.
-"""
+"""Official clients through the proxy to a scripted upstream: responses, streams, tools, embeddings, errors."""
 
 from __future__ import annotations
 
@@ -35,14 +33,14 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
-    """One for all clients."""
+    """The upstream of all clients."""
     with Upstream() as upstream:
         yield upstream
 
 
 @pytest.fixture(scope="module")
 def proxy(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A proxy that has another name for the model than its upstream."""
+    """A proxy whose model has another name than at its upstream."""
     folder = tmp_path_factory.mktemp("clients")
     file = folder / "proxy.yaml"
     theirs = f"{{url: '{upstream.url}', model: theirs, api_key: sk-up}}"
@@ -68,14 +66,14 @@ def _run(command: Sequence[str | Path], proxy: Served, **options: Any) -> dict[s
 
 
 @pytest.mark.parametrize("client", ["openai_client.py", "litellm_client.py"])
-def test_a_client_of_this_environment_is_served(client: str, proxy: Served) -> None:
-    """OpenAI's client of today, and LiteLLM."""
+def test_python_clients_are_served(client: str, proxy: Served) -> None:
+    """OpenAI's current client, and LiteLLM."""
     assert _run([sys.executable, CLIENTS / client], proxy) == EXPECTED
 
 
 @pytest.fixture(scope="module")
 def openai_2() -> Sequence[str]:
-    """Python with OpenAI's client of the last major version, which cannot be installed beside the one of today."""
+    """Python with the previous major version of OpenAI's client, which cannot be installed beside the current one."""
     command = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--with", OPENAI_2, "python"]
     made = subprocess.run([*command, "-c", "import openai"], capture_output=True, text=True, check=False, timeout=240)
     if made.returncode != 0:
@@ -83,14 +81,14 @@ def openai_2() -> Sequence[str]:
     return command
 
 
-def test_the_last_major_version_of_openai_is_served(openai_2: Sequence[str], proxy: Served) -> None:
-    """Many have not moved on yet."""
+def test_the_previous_openai_client_is_served(openai_2: Sequence[str], proxy: Served) -> None:
+    """Many projects still use it."""
     assert _run([*openai_2, CLIENTS / "openai_client.py"], proxy) == EXPECTED
 
 
 @pytest.fixture(scope="module")
 def node(request: pytest.FixtureRequest) -> Path:
-    """The folder of the clients for Node, with what they need."""
+    """The folder of the Node clients, with their packages."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("Node is not installed")
     assert request.config.cache is not None
@@ -106,13 +104,13 @@ def node(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize("client", ["openai.mjs", "ai-sdk.mjs"])
-def test_a_client_for_node_is_served(client: str, node: Path, proxy: Served) -> None:
+def test_node_clients_are_served(client: str, node: Path, proxy: Served) -> None:
     """OpenAI's client for Node, and Vercel's AI SDK."""
     assert _run(["node", client], proxy, cwd=node) == EXPECTED
 
 
-def test_coheres_client_reranks(proxy: Served, upstream: Upstream) -> None:
-    """Cohere's own client and its path, with the name the upstream knows."""
+def test_the_cohere_client_reranks(proxy: Served, upstream: Upstream) -> None:
+    """With its own path, and the upstream's name of the model."""
     upstream.reset()
     with cohere.ClientV2(api_key="sk-client", base_url=proxy.url) as client:
         answer = client.rerank(

@@ -1,4 +1,4 @@
-"""Kept answers: bounded, fresh enough, asked for once, and never kept against anybody's will."""
+"""The cache of responses: size, age, one fetch at a time, and what is cacheable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from appliance.proxy.response_cache import CachedResponse, ResponseCache, cache_
 
 
 class Asked:
-    """Counts how often it is asked; answers when `may_answer` is set."""
+    """A fetch that is counted, and returns when `may_answer` is set."""
 
     def __init__(self, body: bytes = b"x", *, is_cacheable: bool = True) -> None:
         self.times = 0
@@ -53,8 +53,8 @@ def _answers(clock: Clock, **bounds: int) -> ResponseCache:
     return ResponseCache(ResponseCacheConfig(**bounds), "tested", clock)
 
 
-async def test_the_second_time_is_a_hit_until_it_is_old() -> None:
-    """With its age; fresh ones can be asked for."""
+async def test_the_second_request_is_a_hit_until_the_entry_expires() -> None:
+    """With its age; a refresh can be requested."""
     clock, asked = Clock(), Asked()
     answers = _answers(clock, max_age_seconds=60)
 
@@ -69,7 +69,7 @@ async def test_the_second_time_is_a_hit_until_it_is_old() -> None:
     assert (second[2], asked.times) == (59, 3)
 
 
-async def test_what_must_not_be_kept_is_not() -> None:
+async def test_responses_that_are_not_cacheable_are_not_cached() -> None:
     """Errors, and what the upstream forbids."""
     asked = Asked(is_cacheable=False)
     answers = _answers(Clock())
@@ -77,8 +77,8 @@ async def test_what_must_not_be_kept_is_not() -> None:
     assert [(await answers.get(b"k", asked))[1] for _ in range(2)] == ["miss", "miss"]
 
 
-async def test_one_asks_and_all_who_wait_get_it() -> None:
-    """However many come meanwhile."""
+async def test_concurrent_requests_share_one_fetch() -> None:
+    """However many there are."""
     asked, answers = Asked(), _answers(Clock())
     asked.may_answer.clear()
     waiting = [asyncio.create_task(answers.get(b"k", asked)) for _ in range(10)]
@@ -91,8 +91,8 @@ async def test_one_asks_and_all_who_wait_get_it() -> None:
     assert (asked.times, results.count("miss"), results.count("shared")) == (1, 1, 9)
 
 
-async def test_the_one_who_asked_may_leave() -> None:
-    """The others still get the answer."""
+async def test_the_client_that_started_a_fetch_may_leave() -> None:
+    """The others still get the response."""
     asked, answers = Asked(), _answers(Clock())
     asked.may_answer.clear()
     first, second = (asyncio.create_task(answers.get(b"k", asked)) for _ in range(2))
@@ -105,8 +105,8 @@ async def test_the_one_who_asked_may_leave() -> None:
     assert (asked.times, asked.left) == (1, 0)
 
 
-async def test_when_all_have_left_nobody_is_asked_any_more() -> None:
-    """The upstream's work is not done for nobody; who comes later asks anew."""
+async def test_a_fetch_is_cancelled_when_all_clients_have_left() -> None:
+    """The next request fetches again."""
     asked, answers = Asked(), _answers(Clock())
     asked.may_answer.clear()
     waiting = [asyncio.create_task(answers.get(b"k", asked)) for _ in range(2)]
@@ -121,8 +121,8 @@ async def test_when_all_have_left_nobody_is_asked_any_more() -> None:
     assert (await answers.get(b"k", asked))[1] == "miss"
 
 
-async def test_a_failure_is_everybodys_and_not_kept() -> None:
-    """All who waited hear it, who comes later does not."""
+async def test_a_failed_fetch_is_shared_and_not_cached() -> None:
+    """All who waited get the error; the next request fetches again."""
     asked, answers = Asked(), _answers(Clock())
     asked.may_answer.clear()
     asked.fault = GatewayError("broke")
@@ -139,7 +139,7 @@ async def test_a_failure_is_everybodys_and_not_kept() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3000)), max_size=30))
 def test_memory_is_bounded(asks: list[tuple[int, int]]) -> None:
-    """Whatever is asked, and however large the answers are."""
+    """For all keys and sizes."""
 
     async def run() -> None:
         answers = _answers(Clock(), max_bytes=4000)
@@ -150,8 +150,8 @@ def test_memory_is_bounded(asks: list[tuple[int, int]]) -> None:
     asyncio.run(run())
 
 
-async def test_the_longest_unused_goes_first() -> None:
-    """What is asked for stays."""
+async def test_the_least_recently_used_entry_is_removed_first() -> None:
+    """Entries in use stay."""
     answers = _answers(Clock(), max_bytes=3000)
     for key in (b"a", b"b", b"a", b"c"):
         await answers.get(key, Asked(b"x" * 800))
@@ -176,14 +176,14 @@ async def test_the_longest_unused_goes_first() -> None:
         (Operation.SPEECH, b'{"input": "a"}', False),
     ],
 )
-def test_only_what_is_the_same_every_time_is_kept(operation: Operation, body: bytes, may: bool) -> None:
-    """Functions of their input, and completions that say so."""
+def test_only_deterministic_responses_are_cacheable(operation: Operation, body: bytes, may: bool) -> None:
+    """Functions of their input, and completions that ask for it."""
     assert is_cacheable(ModelRequest(operation, body), JsonObject(body)) == may
     assert not is_cacheable(ModelRequest(operation, body, {"cache-control": "max-age=0, No-Store"}), JsonObject(body))
 
 
-def test_questions_differ_by_what_the_upstream_sees() -> None:
-    """Another key is another question; another trace is not."""
+def test_the_cache_key_has_all_that_the_upstream_sees() -> None:
+    """Another API key is another entry; another trace is not."""
     call = ModelRequest(Operation.EMBEDDING, b"", path="/v1/embeddings")
 
     same = cache_key(call, {"traceparent": "1", "authorization": "a"}, b"body")

@@ -1,4 +1,4 @@
-"""What the section `request` asks for, and nothing else, is changed in a body."""
+"""The model name and the changes of the config, in requests and responses."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def _rewritten(config: RequestRewriteConfig, operation: Operation, body: bytes) 
     return document.write()
 
 
-def test_nothing_asked_for_is_nothing_changed() -> None:
-    """The very same bytes."""
+def test_without_a_config_nothing_is_changed() -> None:
+    """Every byte is the same."""
     body = b'{ "messages": [ ],"seed":1.0}'
 
     assert _rewritten(RequestRewriteConfig(), CHAT, body) == body
 
 
 def test_defaults_overrides_and_drops() -> None:
-    """What the client sends beats a default and not an override; what is dropped can be set again."""
+    """The client overrides a default but not an override; a dropped field can be set again."""
     config = RequestRewriteConfig(
         defaults={"temperature": 0.5, "top_p": 1, "stream_options": {"include_usage": True}},
         override={"user": "us", "chat_template_kwargs": {"enable_thinking": False}},
@@ -88,7 +88,7 @@ def test_defaults_overrides_and_drops() -> None:
     ],
 )
 def test_a_system_prompt_goes_before_the_clients_own(operation: Operation, before: Any, after: Any) -> None:
-    """Where each protocol keeps it, in one message where there is one; what is wrong is left to the upstream."""
+    """Where each protocol has it, in one message if there is one; the upstream reports invalid requests."""
     config = RequestRewriteConfig(system_prompt="P")
 
     assert json.loads(_rewritten(config, operation, json.dumps(before).encode())) == after
@@ -103,8 +103,8 @@ def test_other_messages_keep_their_bytes() -> None:
     assert made == body.replace(b'"a\\u00e9"', b'"P\\n\\na\\u00e9"')
 
 
-def test_an_answer_is_renamed_at_its_top_alone() -> None:
-    """Numbers keep their digits; an answer without a name gets none."""
+def test_a_response_is_renamed_in_its_outermost_object_only() -> None:
+    """Numbers keep their digits; a response without a name gets none."""
     body = b'{"object": "list", "data": [{"model": "deep", "embedding": [1.50]}], "model": "upstream-v2"}'
 
     assert rename_response(body, "mine") == body.replace(b"upstream-v2", b"mine")
@@ -122,8 +122,8 @@ def test_an_answer_is_renamed_at_its_top_alone() -> None:
         (b'{"model":"x", "a":1.0, "model":"y"}', "y"),
     ],
 )
-def test_a_body_goes_under_another_name(body: bytes, name: str | None) -> None:
-    """With a place for the name where it lacks one."""
+def test_a_body_gets_another_model_name(body: bytes, name: str | None) -> None:
+    """A body without a name gets one."""
     named = RequestBody.of(body, "application/json")
     sent = named.with_model('u"p')
 
@@ -132,15 +132,15 @@ def test_a_body_goes_under_another_name(body: bytes, name: str | None) -> None:
     assert b"1.0" in sent
 
 
-def test_a_body_under_its_own_name_is_the_same_bytes() -> None:
+def test_a_body_with_its_own_name_has_the_same_bytes() -> None:
     """Nothing is written anew."""
     body = b'{ "model" :"m",\t"a":1e5 }'
 
     assert RequestBody.of(body, "").with_model("m") == body
 
 
-def test_a_form_goes_under_another_name() -> None:
-    """The file in it stays as it is; a form without a name stays so."""
+def test_a_form_gets_another_model_name() -> None:
+    """The file in it is unchanged; a form without a name stays without."""
     head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
     form = head % b"file" + b"\xff\x00m\r\n" + head % b"model" + b"m\r\n--b--\r\n"
     named = RequestBody.of(form, "multipart/form-data; boundary=b")
@@ -154,5 +154,5 @@ def test_a_form_goes_under_another_name() -> None:
 
 
 def test_names_are_written_as_json() -> None:
-    """A quote in a name does not break an answer."""
+    """A quote in a name does not break a response."""
     assert msgspec.json.decode(rename_response(b'{"model":"a"}', 'b"c')) == {"model": 'b"c'}

@@ -1,4 +1,4 @@
-"""A proxy as people run it: over HTTP, with everything that other proxies were seen to break."""
+"""A proxy over HTTP, with everything that other proxies were seen to break."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def client(proxy: Served, upstream: Upstream) -> Iterator[httpx.Client]:
-    """Talks to the proxy; nothing was asked of the upstream yet."""
+    """A client of the proxy; the upstream has no requests yet."""
     assert upstream.asked == []
     with httpx.Client(base_url=proxy.url, timeout=20) as client:
         yield client
 
 
 @pytest.mark.parametrize("odd", STREAMS)
-def test_every_odd_stream_comes_through(client: httpx.Client, upstream: Upstream, odd: str) -> None:
-    """Comments, names of events, no [DONE], CRLF, bytes one by one: as it came, under the client's name."""
+def test_unusual_streams_are_relayed(client: httpx.Client, upstream: Upstream, odd: str) -> None:
+    """Comments, event names, no [DONE], CRLF, single bytes: unchanged, with the client's name of the model."""
     upstream.on(CHAT, STREAMS[odd])
 
     asked = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
@@ -71,10 +71,8 @@ def test_every_odd_stream_comes_through(client: httpx.Client, upstream: Upstream
 
 
 @pytest.mark.parametrize("odd", STREAMS)
-def test_usage_nobody_asked_for_is_taken_out_of_every_odd_stream(
-    client: httpx.Client, upstream: Upstream, odd: str
-) -> None:
-    """One event less, and all others as they came."""
+def test_usage_is_removed_from_unusual_streams(client: httpx.Client, upstream: Upstream, odd: str) -> None:
+    """One event less, and all others unchanged."""
     upstream.on(CHAT, STREAMS[odd])
 
     with client.stream("POST", CHAT, json={**BODY, "stream": True}) as response:
@@ -95,8 +93,8 @@ def _sent(answer: Answer) -> bytes:
     return gzip.decompress(whole) if answer.headers else whole
 
 
-def test_a_stream_is_what_openais_client_reads(proxy: Served, upstream: Upstream) -> None:
-    """Chunk by chunk, the end and the usage too."""
+def test_the_openai_client_reads_streams(proxy: Served, upstream: Upstream) -> None:
+    """Every chunk, the end, and the usage."""
     openai = OpenAI(base_url=f"{proxy.url}/v1", api_key="theirs", max_retries=0)
     with openai:
         chunks = list(
@@ -117,8 +115,8 @@ def test_a_stream_is_what_openais_client_reads(proxy: Served, upstream: Upstream
 
 @pytest.mark.parametrize("odd", ERRORS)
 @pytest.mark.parametrize("is_stream", [False, True])
-def test_every_odd_error_comes_through(client: httpx.Client, upstream: Upstream, odd: str, is_stream: bool) -> None:
-    """With its status and every byte of its body, whatever its code is; none becomes a 502 of ours."""
+def test_unusual_errors_are_relayed(client: httpx.Client, upstream: Upstream, odd: str, is_stream: bool) -> None:
+    """With status and every byte of the body; none becomes a 502 of ours."""
     upstream.on(CHAT, ERRORS[odd])
 
     response = client.post(CHAT, json={**BODY, "stream": is_stream})
@@ -128,7 +126,7 @@ def test_every_odd_error_comes_through(client: httpx.Client, upstream: Upstream,
 
 
 def test_no_field_is_lost(client: httpx.Client, upstream: Upstream) -> None:
-    """Nulls, extras and numbers, there and back."""
+    """Nulls, unknown fields and numbers, in both directions."""
     sent = b'{"model": "ours", "messages": [], "tools": null, "extra_body": {"a": [1.0, null]}, "n": 1e0}'
     answer = b'{"model": "theirs", "choices": [], "service_tier": null, "prompt_logprobs": null, "kv": {"x": 1.50}}'
     upstream.on(CHAT, Answer(body=answer))
@@ -139,8 +137,8 @@ def test_no_field_is_lost(client: httpx.Client, upstream: Upstream) -> None:
     assert response.content == answer.replace(b"theirs", b"ours")
 
 
-def test_the_whole_surface_is_there(client: httpx.Client, upstream: Upstream) -> None:
-    """Embeddings and rerank too, under both prefixes, and what the upstream lacks says the upstream."""
+def test_all_routes_are_forwarded(client: httpx.Client, upstream: Upstream) -> None:
+    """Embeddings and rerank, under both prefixes; the upstream reports what it lacks."""
     body = {"model": "ours", "input": ["a"], "query": "q", "documents": ["d"]}
 
     for path in ("/v1/embeddings/", "/openai/v1/embeddings", "/v1/rerank", "/v2/rerank", "/openai/rerank"):
@@ -152,8 +150,8 @@ def test_the_whole_surface_is_there(client: httpx.Client, upstream: Upstream) ->
     assert (missing.status_code, missing.json()["error"]["message"]) == (404, "no route /v1/moderations")
 
 
-def test_files_go_up_and_speech_comes_down(client: httpx.Client, upstream: Upstream) -> None:
-    """Forms with the name in them changed, and nothing else."""
+def test_forms_and_speech_are_forwarded(client: httpx.Client, upstream: Upstream) -> None:
+    """In a form only the model name is changed."""
     sound = bytes(range(256)) * 400
 
     heard = client.post("/v1/audio/transcriptions", data={"model": "alias"}, files={"file": ("a.wav", sound)})
@@ -174,7 +172,7 @@ def _form(*fields: tuple[str, str]) -> bytes:
 
 
 def test_the_route_decides_how_a_body_is_read(client: httpx.Client, upstream: Upstream) -> None:
-    """A form where the route has one and JSON everywhere else; anything else is 415 and goes nowhere."""
+    """Forms where the route has one, JSON everywhere else; anything else is 415 and is not forwarded."""
     json_as_form = client.post(CHAT, json=BODY, headers={"content-type": FORM_TYPE})
     form_for_json = client.post("/v1/messages", files={"model": b"ours"})
     json_for_form = client.post("/v1/audio/transcriptions", json={"model": "ours"})
@@ -188,13 +186,13 @@ def test_the_route_decides_how_a_body_is_read(client: httpx.Client, upstream: Up
 @pytest.mark.parametrize(
     "said", ["text/plain", "application/json; charset=utf-16", "application/x-www-form-urlencoded"]
 )
-def test_what_was_read_as_json_is_sent_on_as_json(client: httpx.Client, upstream: Upstream, said: str) -> None:
-    """An upstream that goes by the header must not read something else than was checked here."""
+def test_json_is_forwarded_as_json(client: httpx.Client, upstream: Upstream, said: str) -> None:
+    """An upstream that obeys the header must not read something else than was checked here."""
     assert client.post(CHAT, json=BODY, headers={"content-type": said}).status_code == 200
     assert upstream.calls[0].header("content-type") == "application/json"
 
 
-def test_what_was_checked_is_sent_on_decompressed(client: httpx.Client, upstream: Upstream) -> None:
+def test_compressed_bodies_are_forwarded_decompressed(client: httpx.Client, upstream: Upstream) -> None:
     """A body may be compressed on any route."""
     packed = gzip.compress(json.dumps(BODY).encode())
 
@@ -203,8 +201,8 @@ def test_what_was_checked_is_sent_on_decompressed(client: httpx.Client, upstream
     assert upstream.calls[0].header("content-encoding") is None
 
 
-def test_a_field_that_stands_in_a_form_twice_is_refused(client: httpx.Client, upstream: Upstream) -> None:
-    """One parser takes the first and another the last; a list is several fields by its name."""
+def test_a_repeated_form_field_is_rejected(client: httpx.Client, upstream: Upstream) -> None:
+    """Parsers return the first or the last one; a list is several fields of its name."""
     route, headers = "/v1/audio/transcriptions", {"content-type": FORM_TYPE}
     twice = client.post(route, content=_form(("model", "ours"), ("model", "else")), headers=headers)
     listed = client.post(route, content=_form(("model", "ours"), ("a[]", "1"), ("a[]", "2")), headers=headers)
@@ -225,10 +223,10 @@ def test_a_field_that_stands_in_a_form_twice_is_refused(client: httpx.Client, up
     ],
     ids=["bare boundaries", "boundaries on lines", "parts", "members", "nesting"],
 )
-def test_what_takes_long_to_read_is_refused_at_once(
+def test_expensive_bodies_are_rejected_quickly(
     client: httpx.Client, upstream: Upstream, route: str, headers: dict[str, str], content: bytes
 ) -> None:
-    """Megabytes in the shapes that once took minutes: 400, and nothing was asked of an upstream."""
+    """Megabytes in shapes that once took minutes: 400, and nothing is forwarded."""
     refused = client.post(route, content=content, headers=headers, timeout=60)
 
     assert refused.status_code == 400
@@ -236,7 +234,7 @@ def test_what_takes_long_to_read_is_refused_at_once(
 
 
 def test_one_request_has_one_id_and_one_trace(client: httpx.Client, upstream: Upstream) -> None:
-    """The upstream's log can be held against ours."""
+    """The logs of upstream and proxy can be matched."""
     upstream.on(CHAT, Answer(body=b"{}", headers={"X-Request-Id": "theirs"}))
 
     response = client.post(CHAT, json=BODY, headers={"traceparent": "00-1-2-01", "x-request-id": "mine"})
@@ -248,7 +246,7 @@ def test_one_request_has_one_id_and_one_trace(client: httpx.Client, upstream: Up
 
 
 def test_the_key_is_used_and_never_shown(client: httpx.Client, proxy: Served, upstream: Upstream) -> None:
-    """Neither the client's goes up, nor ours comes down: not in errors, listings, probes, metrics or the log."""
+    """The client's key is not forwarded, and ours is in no error, listing, probe, metric or log."""
     client.post(CHAT, json=BODY, headers={"Authorization": "Bearer sk-of-a-client"})
     shown = [client.get(path).text for path in ("/readyz", "/metrics", "/v1/models", "/")]
     lines = [dict(line) for line in (call.headers for call in upstream.calls)]
@@ -258,8 +256,8 @@ def test_the_key_is_used_and_never_shown(client: httpx.Client, proxy: Served, up
     assert not [text for text in (*shown, proxy.log.read_text()) if KEY in text or "sk-of-a-client" in text]
 
 
-def test_a_kept_answer_says_so(client: httpx.Client, upstream: Upstream) -> None:
-    """In its header and in the metrics, and `no-store` is heard."""
+def test_a_cached_response_has_a_header(client: httpx.Client, upstream: Upstream) -> None:
+    """Metrics count it too, and `no-store` is obeyed."""
     body = {"model": "kept", "input": "once"}
 
     first, second = (client.post("/v1/embeddings", json=body) for _ in range(2))
@@ -271,7 +269,7 @@ def test_a_kept_answer_says_so(client: httpx.Client, upstream: Upstream) -> None
     assert 'appliance_cache_requests_total{model="kept",result="hit"} 1.0' in client.get("/metrics").text
 
 
-def test_metrics_and_probes_know_the_upstreams(client: httpx.Client, upstream: Upstream) -> None:
+def test_metrics_and_probes_list_the_upstreams(client: httpx.Client, upstream: Upstream) -> None:
     """By host and port."""
     client.post(CHAT, json=BODY)
     place = f"127.0.0.1:{upstream.port}"
@@ -287,15 +285,15 @@ def test_metrics_and_probes_know_the_upstreams(client: httpx.Client, upstream: U
 
 
 def test_neither_torch_nor_vllm_is_loaded(proxy: Served) -> None:
-    """Not one of their libraries is in the process."""
+    """None of their libraries is in the process."""
     maps = Path(f"/proc/{proxy.process.pid}/maps").read_text()
 
     assert "/aiohttp/" in maps
     assert "torch" not in maps
 
 
-def test_many_streams_run_side_by_side(client: httpx.Client, upstream: Upstream) -> None:
-    """Each gets its own."""
+def test_many_streams_run_concurrently(client: httpx.Client, upstream: Upstream) -> None:
+    """Each client gets its own."""
     upstream.on(CHAT, lambda asked: Answer(body=_slowly(asked), media_type="text/event-stream"))
     openers = [client.stream("POST", CHAT, json={**BODY, "user": str(number), "stream": True}) for number in range(20)]
     streams = [opener.__enter__() for opener in openers]
@@ -312,7 +310,7 @@ def _slowly(asked: Asked) -> list[bytes | float]:
     return [b'data: {"model": "theirs", "user": "%s"}\n\n' % user.encode(), 0.2, *sse(asked)]
 
 
-def test_a_proxy_lives_without_its_upstreams(tmp_path: Path) -> None:
+def test_a_proxy_starts_without_its_upstreams(tmp_path: Path) -> None:
     """Started before them it waits: live, not ready, and says whom it waits for; they come, it is ready; they go, it is
     not, and is still live.
     """

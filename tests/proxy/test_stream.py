@@ -38,7 +38,7 @@ def _all(chunks: list[bytes]) -> bytes:
 
 
 def test_every_event_has_the_clients_name_and_nothing_else_is_changed() -> None:
-    """Comments, names of events, line ends, texts that speak of models: all as they came."""
+    """Comments, event names, line ends and texts about models are unchanged."""
     expected = STREAM.replace(b'"model":"upstream-v2"', b'"model":"mine"').replace(
         b'"model" : "upstream-v2"', b'"model" : "mine"'
     )
@@ -49,7 +49,7 @@ def test_every_event_has_the_clients_name_and_nothing_else_is_changed() -> None:
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_chunks_may_be_split_anywhere(places: list[int]) -> None:
-    """In the middle of a character, of a line end, of the name itself."""
+    """In a character, a line end, or the name itself."""
     cuts = [0, *sorted(places), len(STREAM)]
     chunks = [STREAM[start:end] for start, end in pairwise(cuts)]
 
@@ -57,8 +57,8 @@ def test_chunks_may_be_split_anywhere(places: list[int]) -> None:
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-def test_whole_lines_do_not_wait(end: bytes) -> None:
-    """What is complete goes out at once, and between events is said to be between."""
+def test_complete_lines_are_relayed_at_once(end: bytes) -> None:
+    """The rewriter knows whether it is between two events."""
     events = EventRewriter("mine")
 
     assert events.feed(b"data: 1" + end + end + b"data") == b"data: 1" + end + end
@@ -67,7 +67,7 @@ def test_whole_lines_do_not_wait(end: bytes) -> None:
     assert not events.is_between_events
 
 
-def test_a_long_line_comes_whole_at_its_end() -> None:
+def test_a_long_line_is_relayed_when_it_ends() -> None:
     """However many chunks it takes, and with the name at its end."""
     line = b'data: {"image": "' + b"A" * 1_000_000 + b'", "model": "upstream-v2"}\n\n'
     chunks = [line[start : start + 1000] for start in range(0, len(line), 1000)]
@@ -76,13 +76,13 @@ def test_a_long_line_comes_whole_at_its_end() -> None:
 
 
 def test_a_last_line_without_its_end_is_not_lost() -> None:
-    """Some upstreams end so."""
+    """Some upstreams end like this."""
     assert _all([CHUNK % b"a"]) == (CHUNK % b"a").replace(b"upstream-v2", b"mine")
 
 
 @pytest.mark.parametrize("within", ["response", "message"])
-def test_events_of_other_protocols_name_it_deeper(within: str) -> None:
-    """OpenAI's responses and Anthropic's messages."""
+def test_events_of_other_protocols_are_renamed(within: str) -> None:
+    """OpenAI's responses and Anthropic's messages have the name in a nested object."""
     line = b'data: {"type":"start","%s":{"id":"1","model":"upstream-v2"}}\n\n' % within.encode()
 
     assert _all([line]) == line.replace(b"upstream-v2", b"mine")
@@ -98,7 +98,7 @@ def test_events_of_other_protocols_name_it_deeper(within: str) -> None:
         b'data: "model"\n\n',
     ],
 )
-def test_what_has_no_name_stays(line: bytes) -> None:
+def test_lines_without_a_model_name_are_unchanged(line: bytes) -> None:
     """Null, broken JSON, other fields, other places."""
     assert _all([line]) == line
 

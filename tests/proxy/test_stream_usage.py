@@ -1,4 +1,4 @@
-"""What streams cost: asked of the upstream for clients that did not ask, and on the account of whoever asked."""
+"""The usage of streams: requested for clients that did not, and charged to their keys."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def _streamed(**fields: Any) -> ModelRequest:
     return chat("one two three", stream=True, **fields)
 
 
-async def test_usage_is_asked_for_and_taken_out_again(upstream: Upstream) -> None:
-    """The client gets the bytes that it would have got without; whoever counts gets the usage."""
+async def test_usage_is_requested_and_removed(upstream: Upstream) -> None:
+    """The client gets the same bytes as without; the accounting gets the usage."""
     told: list[bytes] = []
     async with proxied(upstream) as model:
         plain = await read(await model.handle(_streamed()))
@@ -51,8 +51,8 @@ async def test_usage_is_asked_for_and_taken_out_again(upstream: Upstream) -> Non
     assert asked == [None, {"include_usage": True}]
 
 
-async def test_the_nulls_of_openai_are_taken_out_too(upstream: Upstream) -> None:
-    """Every chunk has one once usage is asked for; what an upstream says unasked stays."""
+async def test_null_usage_is_removed(upstream: Upstream) -> None:
+    """Every chunk has it once usage is requested; usage that an upstream sends unrequested stays."""
     null = {"choices": [{"index": 0, "delta": {"content": "a"}}], "model": "theirs", "usage": None}
     last = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
     beside = {"choices": [{"index": 0, "delta": {}}], "usage": {"completion_tokens": 1}}
@@ -67,8 +67,8 @@ async def test_the_nulls_of_openai_are_taken_out_too(upstream: Upstream) -> None
 
 
 @pytest.mark.parametrize("options", [{"include_usage": True}, {"include_usage": True, "x": 1}])
-async def test_a_client_that_asks_gets_its_usage(upstream: Upstream, options: dict[str, Any]) -> None:
-    """As it asked for it."""
+async def test_a_client_that_requests_usage_gets_it(upstream: Upstream, options: dict[str, Any]) -> None:
+    """As it requested it."""
     async with proxied(upstream) as model:
         whole = await read(await model.handle(replace(_streamed(stream_options=options), on_usage=print)))
 
@@ -76,8 +76,8 @@ async def test_a_client_that_asks_gets_its_usage(upstream: Upstream, options: di
     assert upstream.calls[0].json()["stream_options"] == options
 
 
-async def test_what_the_client_says_otherwise_goes_along(upstream: Upstream) -> None:
-    """Other options stay; options that are none are the upstream's to refuse; what is no stream has none."""
+async def test_other_stream_options_are_forwarded(upstream: Upstream) -> None:
+    """Invalid options are reported by the upstream; requests without streaming get none."""
     async with proxied(upstream) as model:
         for fields in (
             {"stream": True, "stream_options": {"include_usage": False, "x": 1}},
@@ -90,8 +90,8 @@ async def test_what_the_client_says_otherwise_goes_along(upstream: Upstream) -> 
     assert sent == [{"include_usage": True, "x": 1}, "x", None]
 
 
-async def test_an_upstream_that_refuses_the_option_is_not_sent_it(upstream: Upstream) -> None:
-    """Where the file drops it; neither are those whose protocol has none."""
+async def test_usage_is_not_requested_where_the_config_drops_it(upstream: Upstream) -> None:
+    """Nor in protocols without the option."""
     async with proxied(upstream, request={"drop": ["stream_options"]}) as model:
         await read(await model.handle(replace(_streamed(), on_usage=print)))
     async with proxied(upstream) as model:
@@ -104,7 +104,7 @@ async def test_an_upstream_that_refuses_the_option_is_not_sent_it(upstream: Upst
 
 @pytest.fixture(scope="module")
 def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A proxy whose keys have a limit each."""
+    """A proxy whose keys have a rate limit each."""
     folder: Path = tmp_path_factory.mktemp("usage")
     entry = "  - {{name: {}, value: {}, limits: {{tokens_per_minute: {}}}}}"
     keys = "\n".join(entry.format(name, value, LIMIT) for name, value in KEYS.items())
@@ -115,7 +115,7 @@ def proxy(_upstreams: tuple[Upstream, ...], tmp_path_factory: pytest.TempPathFac
 
 
 def _spend(proxy: Served, key: str, path: str = CHAT) -> dict[str, Any]:
-    """One stream, to its end; the event that the log has of it."""
+    """Read one stream to its end, and return its log event."""
     headers = {"Authorization": f"Bearer {KEYS[key]}", "X-Request-Id": f"{key}-1"}
     body = {"model": "ours", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stream": True}
     response = httpx.post(f"{proxy.url}{path}", json=body, headers=headers)
@@ -124,14 +124,14 @@ def _spend(proxy: Served, key: str, path: str = CHAT) -> dict[str, Any]:
 
 
 def _is_spent(proxy: Served, key: str) -> bool:
-    """Whether the key is told to wait: more than its limit is on its account."""
+    """Return whether the key exceeds its limit."""
     headers = {"Authorization": f"Bearer {KEYS[key]}"}
     body = {"model": "ours", "messages": [{"role": "user", "content": "hi"}]}
     return httpx.post(f"{proxy.url}{CHAT}", json=body, headers=headers).status_code == 429
 
 
-def test_a_key_pays_for_the_stream_it_did_not_ask_the_usage_of(proxy: Served, upstream: Upstream) -> None:
-    """As the upstream counts it, in the log and on the account."""
+def test_an_unrequested_usage_is_charged_to_the_key(proxy: Served, upstream: Upstream) -> None:
+    """In the log and in its rate limit, as the upstream counts it."""
     last = {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2 * LIMIT}}
     upstream.on(CHAT, stream(event({"choices": [{"delta": {"content": "a"}}]}), event(last), event("[DONE]")))
 
@@ -146,8 +146,8 @@ def _metrics(proxy: Served) -> str:
     return httpx.get(f"{proxy.url}/metrics").text
 
 
-def test_an_upstream_that_tells_nothing_is_counted_by_events(proxy: Served, upstream: Upstream) -> None:
-    """A piece of text is about a token."""
+def test_tokens_are_counted_by_events_without_usage(proxy: Served, upstream: Upstream) -> None:
+    """An event with text is about a token."""
     piece = event({"choices": [{"delta": {"content": "a"}}]})
     upstream.on(CHAT, Answer(body=[piece * 1000] * (2 * LIMIT // 1000), media_type=SSE))
 
@@ -157,8 +157,8 @@ def test_an_upstream_that_tells_nothing_is_counted_by_events(proxy: Served, upst
     assert _is_spent(proxy, "silent")
 
 
-def test_a_client_that_leaves_pays_for_what_was_sent(proxy: Served, upstream: Upstream) -> None:
-    """Though the usage, which comes last, never came."""
+def test_a_client_that_leaves_is_charged_for_the_tokens_so_far(proxy: Served, upstream: Upstream) -> None:
+    """The usage, which comes last, never came."""
     piece = event({"choices": [{"delta": {"content": "a"}}]})
     upstream.on(CHAT, Answer(body=[piece * (2 * LIMIT), FOR_EVER], media_type=SSE))
     headers = {"Authorization": f"Bearer {KEYS['leaves']}", "X-Request-Id": "leaves-1"}
@@ -176,8 +176,8 @@ def test_a_client_that_leaves_pays_for_what_was_sent(proxy: Served, upstream: Up
     until(lambda: _is_spent(proxy, "leaves"), 10)
 
 
-def test_a_stream_of_messages_says_its_tokens_itself(proxy: Served, upstream: Upstream) -> None:
-    """So does one of responses: both have their usage in their events."""
+def test_streams_of_messages_have_their_usage(proxy: Served, upstream: Upstream) -> None:
+    """So have those of responses, without an option."""
     assert upstream.asked == []
 
     ended = _spend(proxy, "messages", "/v1/messages")

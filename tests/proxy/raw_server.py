@@ -1,6 +1,4 @@
-"""
-Upstreams below HTTP: a listener that says bytes of its own, with TLS or without, and a proxy that leads to others.
-"""
+"""Servers of raw bytes, with and without TLS, and an HTTP proxy."""
 
 from __future__ import annotations
 
@@ -13,12 +11,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\
 
 
 @asynccontextmanager
-async def saying(
+async def raw_server(
     pieces: Iterable[bytes], context: ssl.SSLContext | None = None, *, waits: bool = True
 ) -> AsyncGenerator[int]:
-    """
-    The port of a listener that says the pieces, which may never end; it waits for the head of a request, or does not.
-    """
+    """Yield the port of a server that sends pieces, perhaps endlessly; `waits` is for the head of a request."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -35,9 +31,9 @@ async def saying(
 
 
 @asynccontextmanager
-async def tunnels(heads: list[bytes]) -> AsyncGenerator[int]:
+async def http_proxy(heads: list[bytes]) -> AsyncGenerator[int]:
     """
-    The port of an HTTP proxy that makes tunnels, and answers plain requests itself; `heads` gets what it was sent.
+    The port of an HTTP proxy that makes http_proxy, and answers plain requests itself; `heads` gets what it was sent.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
