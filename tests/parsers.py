@@ -27,9 +27,9 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from appliance.api import compression, request_body
 from appliance.api import openai as openai_protocol
 from appliance.api.grpc import inference_pb2 as pb
-from appliance.api.grpc.converters import request_of
-from appliance.api.oip import cloudevents, generate_routes, v1
-from appliance.api.oip.inputs import columns_of
+from appliance.api.grpc.converters import request_from_message
+from appliance.api.oip import cloudevents, generate, v1
+from appliance.api.oip.inputs import parse_inputs
 from appliance.config.server import ServerLimitsConfig
 from appliance.config.upstreams import RequestRewriteConfig
 from appliance.core import multipart
@@ -230,7 +230,7 @@ def _usage_hidden(body: bytes) -> bytes:
 
 
 def _grpc(body: bytes) -> object:
-    return request_of(pb.ModelInferRequest.FromString(body))
+    return request_from_message(pb.ModelInferRequest.FromString(body))
 
 
 def parsers() -> Sequence[Parser]:
@@ -261,17 +261,17 @@ def parsers() -> Sequence[Parser]:
         Parser("name in a form", _renamed_form, (multipart.FormError,), forms, FORM_SHAPES),
         Parser("adapter's request", adapter._decode, wrong, seeds, JSON_SHAPES),
         Parser("Python model's request", _python_request, wrong, seeds, JSON_SHAPES),
-        Parser("tensors in JSON", lambda body: columns_of(read_request(body)), wrong, _V2, {
+        Parser("tensors in JSON", lambda body: parse_inputs(read_request(body)), wrong, _V2, {
             **JSON_SHAPES, "texts": repeated(b'"a",', _TEXTS, b'"a"]}]}'),
             "lists": repeated(b"[1],", b'{"inputs":[{"name":"a","datatype":"INT8","shape":[1],"data":[', b"[1]]}]}"),
         }),
         Parser("tensors in binary", lambda body: read_request(body, _BINARY_LENGTH), wrong, [_BINARY]),
-        Parser("first version's request", lambda body: v1._questions(decode(body, v1._Request)), wrong, _V1, {
+        Parser("first version's request", lambda body: v1._parse_instances(decode(body, v1._Request)), wrong, _V1, {
             **JSON_SHAPES, "instances": repeated(b'{"text_input":"a"},', b'{"instances":[', b'{"text_input":"a"}]}'),
         }),
-        Parser("generate's request", lambda body: generate_routes._question(body, "m"), wrong,
+        Parser("generate's request", lambda body: generate._parse(body, "m"), wrong,
                [b'{"text_input":"hi"}'], JSON_SHAPES),
-        Parser("event", lambda body: cloudevents.opened(body, {"content-type": "application/cloudevents+json"}), wrong,
+        Parser("event", lambda body: cloudevents.unwrap(body, {"content-type": "application/cloudevents+json"}), wrong,
                [json.dumps(_EVENT).encode()], JSON_SHAPES),
         Parser("gRPC message", _grpc, (RequestError, DecodeError), [_MESSAGE.SerializeToString()], {
             "inputs": repeated(b"\x2a\x00"), "raw contents": repeated(b"\x3a\x00"),

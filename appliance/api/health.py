@@ -1,4 +1,4 @@
-"""The probes: liveness, readiness and start-up, each with a body that says why."""
+"""Liveness, readiness and startup probes, each with a body that gives the reason."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from appliance.auth import PUBLIC
 from appliance.models.health import HealthReport
 
 
-def routes(standing: Callable[[], HealthReport]) -> Sequence[BaseRouteHandler]:
-    """`/livez`, `/readyz` and `/startupz`; `/health` and `/ping` mean readiness, as they do for vLLM and SageMaker."""
+def routes(health: Callable[[], HealthReport]) -> Sequence[BaseRouteHandler]:
+    """Return `/livez`, `/readyz` and `/startupz`; `/health` and `/ping` are readiness, as in vLLM and SageMaker."""
     probes = [
-        _probe(["/livez"], "live", lambda now: now.is_live, standing),
-        _probe(["/readyz", "/health", "/ping"], "ready", lambda now: now.is_ready, standing),
-        _probe(["/startupz"], "started", lambda now: now.has_started, standing),
+        _probe(["/livez"], "live", lambda report: report.is_live, health),
+        _probe(["/readyz", "/health", "/ping"], "ready", lambda report: report.is_ready, health),
+        _probe(["/startupz"], "started", lambda report: report.has_started, health),
     ]
     return tag_probes(probes)
 
 
 def _probe(
-    paths: list[str], word: str, is_good: Callable[[HealthReport], bool], standing: Callable[[], HealthReport]
+    paths: list[str], word: str, is_good: Callable[[HealthReport], bool], health: Callable[[], HealthReport]
 ) -> BaseRouteHandler:
-    # HEAD as well: load balancers probe with it.
+    # Some load balancers probe with HEAD.
     @route(
         paths, http_method=[HttpMethod.GET, HttpMethod.HEAD], name=word, media_type=MediaType.JSON, opt={PUBLIC: True}
     )
     async def probe() -> Response[dict[str, object]]:
-        now = standing()
-        good = is_good(now)
-        workers = {"workers": now.workers} if now.workers else {}
-        config = {} if now.config is None else {"config": now.config}
-        reason = {} if good or now.reason is None else {"reason": now.reason}
+        report = health()
+        is_up = is_good(report)
+        workers = {"workers": report.workers} if report.workers else {}
+        config = {} if report.config is None else {"config": report.config}
+        reason = {} if is_up or report.reason is None else {"reason": report.reason}
         return Response(
-            {"status": word if good else f"not {word}", **reason, "models": now.models, **config, **workers},
-            status_code=200 if good else 503,
-            headers={} if good else {"Retry-After": str(now.retry_after)},
+            {"status": word if is_up else f"not {word}", **reason, "models": report.models, **config, **workers},
+            status_code=200 if is_up else 503,
+            headers={} if is_up else {"Retry-After": str(report.retry_after)},
         )
 
     return probe

@@ -1,4 +1,4 @@
-"""Models under the names that KServe's gateway has for them: ``publishers/NAMESPACE/models/MODEL``.
+"""Model names of KServe's gateway: ``publishers/NAMESPACE/models/MODEL``.
 
 Source: https://github.com/kserve/kserve, LLMInferenceService (v1alpha2), spec.model.name.
 """
@@ -12,38 +12,34 @@ from appliance.core.model import MULTIPART_OPERATIONS, ModelRequest
 from appliance.proxy.rewrite import RequestBody
 
 HEADER = "x-gateway-model-name"
-"""
-The header in which a gateway says which model it was asked for.
-"""
+"""The header with the model that the gateway was asked for."""
 
 
 class KServeNames:
-    """What the names in requests mean behind a gateway; `namespace` is None where there is none."""
+    """Translates model names; a `namespace` of None means that there is no gateway."""
 
     def __init__(self, namespace: str | None) -> None:
         self._prefix = None if namespace is None else prefix_of(namespace)
 
-    def plain(self, name: str | None) -> str | None:
-        """A name as the config has it."""
+    def strip_prefix(self, name: str | None) -> str | None:
+        """Return the name in the config."""
         return name.removeprefix(self._prefix) if name and self._prefix else name
 
-    def meant(self, name: str | None, headers: Mapping[str, str]) -> str | None:
-        """The config's name of the model that a request is for, which has this name in its body or none."""
-        return name if self._prefix is None else self.plain(name or headers.get(HEADER))
+    def requested_model(self, name: str | None, headers: Mapping[str, str]) -> str | None:
+        """Return the requested model's name in the config; `name` is the one in the body, if any."""
+        return name if self._prefix is None else self.strip_prefix(name or headers.get(HEADER))
 
-    def named(self, call: ModelRequest, name: str | None) -> tuple[str | None, ModelRequest]:
-        """
-        The model a call is for, which has this name in its body or none, and the call with the config's name in it.
-        """
+    def with_config_name(self, request: ModelRequest, name: str | None) -> tuple[str | None, ModelRequest]:
+        """Return the requested model, and the request with the config's name in its body."""
         if self._prefix is None:
-            return name, call
-        plain = self.meant(name, call.headers)
-        if plain is None or plain == name:
-            return name, call
-        content_type = call.headers.get("content-type", "") if call.operation in MULTIPART_OPERATIONS else ""
-        return plain, replace(call, body=RequestBody.of(call.body, content_type).with_model(plain))
+            return name, request
+        config_name = self.requested_model(name, request.headers)
+        if config_name is None or config_name == name:
+            return name, request
+        content_type = request.headers.get("content-type", "") if request.operation in MULTIPART_OPERATIONS else ""
+        return config_name, replace(request, body=RequestBody.of(request.body, content_type).with_model(config_name))
 
 
 def prefix_of(namespace: str) -> str:
-    """What comes before the name of each model in this namespace."""
+    """Return the prefix of model names in a namespace."""
     return f"publishers/{namespace}/models/"

@@ -1,4 +1,4 @@
-"""The OpenAI protocol: its routes, its listing of models, its shape of errors.
+"""Routes of the OpenAI protocol: operations and the list of models.
 
 Source: https://platform.openai.com/docs/api-reference; messages are Anthropic's
 (https://docs.anthropic.com/en/api/messages), rerank Cohere's and Jina's (https://docs.cohere.com/reference/rerank,
@@ -30,28 +30,34 @@ from appliance.models.manager import ModelManager
 from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES
 
-# Clients of OpenAI are pointed at /v1, those of KServe at /openai/v1.
+# OpenAI's clients use /v1, KServe's use /openai/v1.
 _PREFIXES = ("", "/openai")
 
-# Servers before us that buffer would turn a stream into one late answer.
+# Proxies that buffer would deliver a stream as one late response.
 _UNBUFFERED: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class Envelope(msgspec.Struct):
-    """All of a request that the protocol reads; the body travels on as it came."""
+    """The fields that are read here; the body is passed on unchanged."""
 
     model: str | None = None
-    stream: Any = None  # Any: only whether it is true; the rest is for whoever answers
+    stream: Any = None  # Any: only `true` matters here; the model validates it
 
 
-def routes(manager: ModelManager, gateway: KServeNames, intake: BodyReader) -> list[BaseRouteHandler]:
-    """One route for each operation, and the listing of models."""
-    operations = [_operation(operation, paths, manager, gateway, intake) for operation, paths in OPENAI_PATHS.items()]
-    return tag_protocol("openai", [*operations, *_listing(manager, gateway)])
+def routes(manager: ModelManager, kserve_names: KServeNames, body_reader: BodyReader) -> list[BaseRouteHandler]:
+    """Return one route for each operation, and the list of models."""
+    operations = [
+        _operation(operation, paths, manager, kserve_names, body_reader) for operation, paths in OPENAI_PATHS.items()
+    ]
+    return tag_protocol("openai", [*operations, *_listing(manager, kserve_names)])
 
 
 def _operation(
-    operation: Operation, paths: tuple[str, ...], manager: ModelManager, gateway: KServeNames, intake: BodyReader
+    operation: Operation,
+    paths: tuple[str, ...],
+    manager: ModelManager,
+    kserve_names: KServeNames,
+    body_reader: BodyReader,
 ) -> BaseRouteHandler:
     @post([prefix + path for prefix in _PREFIXES for path in paths], status_code=200, name=operation)
     async def answer(request: AnyRequest) -> Response[Any]:
@@ -59,48 +65,50 @@ def _operation(
         async with before_body(request):
             manager.access.require_operation(operation)
             headers["content-type"] = _content_type(operation, headers)
-        body = await intake.body(request)
-        # It is decompressed by now.
+        body = await body_reader.body(request)
+        # The body is decompressed.
         headers.pop("content-encoding", None)
-        envelope = await off_loop(len(body), _envelope, body, headers["content-type"], intake)
-        manager.find(gateway.meant(envelope.model, headers))
+        envelope = await off_loop(len(body), _envelope, body, headers["content-type"], body_reader)
+        manager.find(kserve_names.requested_model(envelope.model, headers))
         if operation not in MULTIPART_OPERATIONS:
-            await intake.require_shape(body)
-        call = _call(operation, request, body, headers, is_streamed=envelope.stream is True)
-        name, call = await off_loop(len(body), gateway.named, call, envelope.model)
-        return _response(request, await cancel_on_disconnect(request, manager.handle(name, call)))
+            await body_reader.require_shape(body)
+        model_request = _model_request(operation, request, body, headers, is_streamed=envelope.stream is True)
+        name, model_request = await off_loop(len(body), kserve_names.with_config_name, model_request, envelope.model)
+        return _response(request, await cancel_on_disconnect(request, manager.handle(name, model_request)))
 
     return answer
 
 
-def _response(request: AnyRequest, reply: ModelResponse) -> Response[Any]:
-    # Said as a header: as a media type it would get a charset, and a second one where it has one.
-    headers = {"content-type": reply.media_type, **reply.headers}
-    if isinstance(reply.body, bytes):
-        return Response(reply.body, status_code=reply.status, media_type=reply.media_type, headers=headers)
-    is_told = reply.media_type.startswith(sse.MEDIA_TYPE)
-    stream = error_responses.with_error_event(request, reply.body) if is_told else reply.body
+def _response(request: AnyRequest, response: ModelResponse) -> Response[Any]:
+    # As a header, because Litestar adds a charset to media types.
+    headers = {"content-type": response.media_type, **response.headers}
+    if isinstance(response.body, bytes):
+        return Response(response.body, status_code=response.status, media_type=response.media_type, headers=headers)
+    is_event_stream = response.media_type.startswith(sse.MEDIA_TYPE)
+    stream = error_responses.with_error_event(request, response.body) if is_event_stream else response.body
     return StreamingResponse(
-        stream, status_code=reply.status, media_type=reply.media_type, headers={**_UNBUFFERED, **headers}
+        stream, status_code=response.status, media_type=response.media_type, headers={**_UNBUFFERED, **headers}
     )
 
 
 def _content_type(operation: Operation, headers: Mapping[str, str]) -> str:
-    """What the body is read as here and everywhere after: the operation decides it, and not the client's header.
+    """Return the type that the body is parsed as, here and later: the operation decides, not the client's header.
 
     Raises:
-        RequestError: the client says that it sends something else.
+        RequestError: the client's header is another type.
     """
-    said = headers.get("content-type", "")
+    content_type = headers.get("content-type", "")
     if operation in MULTIPART_OPERATIONS:
-        if not multipart.is_form(said):
-            raise RequestError(f"Content-Type is {said[:80]!r}; this route takes {multipart.MEDIA_TYPE}", status=415)
-        return said
-    require_no_form(said)
+        if not multipart.is_form(content_type):
+            raise RequestError(
+                f"Content-Type is {content_type[:80]!r}; this route takes {multipart.MEDIA_TYPE}", status=415
+            )
+        return content_type
+    require_no_form(content_type)
     return "application/json"
 
 
-def _call(
+def _model_request(
     operation: Operation, request: AnyRequest, body: bytes, headers: Mapping[str, str], *, is_streamed: bool
 ) -> ModelRequest:
     path = request.scope["path"].removeprefix("/openai").rstrip("/")
@@ -108,9 +116,9 @@ def _call(
     return ModelRequest(operation, body, headers, path, query, is_streamed=is_streamed)
 
 
-def _envelope(body: bytes, content_type: str, intake: BodyReader) -> Envelope:
+def _envelope(body: bytes, content_type: str, body_reader: BodyReader) -> Envelope:
     if multipart.is_form(content_type):
-        return _envelope_of_form(body, content_type, intake.server.limits.form_parts)
+        return _envelope_of_form(body, content_type, body_reader.server.limits.form_parts)
     try:
         return msgspec.json.decode(body, type=Envelope)
     except msgspec.ValidationError as error:
@@ -119,13 +127,13 @@ def _envelope(body: bytes, content_type: str, intake: BodyReader) -> Envelope:
     except RecursionError as error:
         raise RequestError("The body is nested too deeply.", code="invalid_json") from error
     except ValueError as error:
-        # A text that is no UTF-8 has an error of its own.
+        # Invalid UTF-8 has an error of its own.
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
-def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelope:
+def _envelope_of_form(body: bytes, content_type: str, max_parts: int) -> Envelope:
     try:
-        fields = multipart.read_form(body, content_type, most_parts)
+        fields = multipart.read_form(body, content_type, max_parts)
         stream = multipart.text_value(body, fields.get("stream"))
         return Envelope(
             multipart.text_value(body, fields.get("model")), stream is not None and stream.lower() == "true"
@@ -134,27 +142,27 @@ def _envelope_of_form(body: bytes, content_type: str, most_parts: int) -> Envelo
         raise RequestError(str(error), code="invalid_form") from error
 
 
-def _listing(manager: ModelManager, gateway: KServeNames) -> list[BaseRouteHandler]:
+def _listing(manager: ModelManager, kserve_names: KServeNames) -> list[BaseRouteHandler]:
     @get([prefix + "/v1/models" for prefix in _PREFIXES], name="models")
     async def list_models() -> dict[str, Any]:  # Any: JSON values
-        cards = [_card(entry, name, manager.access) for entry, name in manager.visible()]
-        # The names alone are the Open Inference Protocol's: one answer for the clients of both.
-        return {"object": "list", "data": cards, "models": [card["id"] for card in cards]}
+        models = [_model_object(entry, name, manager.access) for entry, name in manager.visible()]
+        # `models` is the list of the Open Inference Protocol v1, on the same path.
+        return {"object": "list", "data": models, "models": [card["id"] for card in models]}
 
     @get([prefix + "/v1/models/{name:path}" for prefix in _PREFIXES], name="model")
     async def show_model(name: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
-        name = gateway.plain(name.removeprefix("/")) or ""
-        return _card(manager.find(name), name, manager.access)
+        name = kserve_names.strip_prefix(name.removeprefix("/")) or ""
+        return _model_object(manager.find(name), name, manager.access)
 
     return [list_models, show_model]
 
 
-def _card(entry: ModelStatus, name: str, access: Authorizer) -> dict[str, Any]:  # Any: JSON values
-    """OpenAI's model object, with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
-    what the current caller may ask of it.
+def _model_object(entry: ModelStatus, name: str, access: Authorizer) -> dict[str, Any]:  # Any: JSON values
+    """Return OpenAI's model object with vLLM's `root`, `parent` and `max_model_len`, KServe's `name` and `ready`, and
+    the operations that the current caller may use.
     """
     config = entry.config
-    # A key for an alias or an adapter does not learn what the model behind it is called.
+    # A key for an alias or a LoRA adapter must not reveal the name of the model.
     root = config.name if access.sees(config.name) else name
     return {
         "id": name,

@@ -184,7 +184,7 @@ async def _grpc_server(
         app.state.manager,
         standing,
         app.state.telemetry,
-        has_company=seat is not None,
+        shares_port=seat is not None,
         certificates=certificates,
     )
     await server.start()

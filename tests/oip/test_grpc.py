@@ -93,7 +93,7 @@ async def _code(call: Any) -> grpc.StatusCode:
 
 def test_the_messages_are_those_of_the_proto(tmp_path: Path) -> None:
     """Generated anew, they are what is committed; if not: just protos."""
-    folder = "appliance/api/oip_grpc"
+    folder = "appliance/api/grpc"
     outs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
 
     subprocess.run(

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol over gRPC: the same models, limits and readiness as over REST.
+"""The Open Inference Protocol over gRPC, with the same models, limits and readiness as over REST.
 
-Its modules are imported only where a port is asked for: a base install has no gRPC.
+The other modules are imported only if `server.grpc_port` is set, because a base install has no gRPC.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _PACKAGES = {"grpc": "grpcio", "grpc_health": "grpcio-health-checking", "grpc_re
 
 
 def require() -> None:
-    """Return where gRPC can be served.
+    """Check that the packages for gRPC are installed.
 
     Raises:
-        MissingExtraError: a package it needs is not installed.
+        MissingExtraError: one is missing.
     """
     for module, package in _PACKAGES.items():
         if find_spec(module) is None:

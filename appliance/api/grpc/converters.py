@@ -1,4 +1,4 @@
-"""Messages of gRPC to tensors and back."""
+"""Convert protobuf messages to inference requests, and inference responses to messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from appliance.core.errors import RequestError
 from appliance.tensors import InferenceRequest, InferenceResponse, RequestedOutput, Tensor
 from appliance.tensors.datatype import datatype
 
-# The field for the elements of each datatype; floats of 16 bits have none.
+# The message field of each datatype; 16-bit floats have none.
 _FIELDS: Mapping[str, str] = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -27,42 +27,42 @@ _FIELDS: Mapping[str, str] = {
 }
 
 
-def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
-    """The request in a message.
+def request_from_message(message: pb.ModelInferRequest) -> InferenceRequest:
+    """Return the request of a message.
 
     Raises:
-        RequestError: its tensors are none.
+        RequestError: its tensors are invalid.
     """
-    read = _raw(message) if message.raw_input_contents else [_typed(each) for each in message.inputs]
+    inputs = _raw(message) if message.raw_input_contents else [_typed(each) for each in message.inputs]
     return InferenceRequest(
-        inputs=read,
+        inputs=inputs,
         id=message.id or None,
         outputs=tuple(RequestedOutput(each.name, _values(each.parameters)) for each in message.outputs),
         parameters=_values(message.parameters),
     )
 
 
-def message_of(
-    response: InferenceResponse, wanted: Sequence[RequestedOutput], *, is_raw: bool
+def message_from_response(
+    response: InferenceResponse, requested: Sequence[RequestedOutput], *, is_raw: bool
 ) -> pb.ModelInferResponse:
-    """An answer as a message, with the outputs that are wanted; raw as the request was, or where it must be.
+    """Return the message of a response with the requested outputs; raw if `is_raw`, or if a datatype has no field.
 
     Raises:
-        RequestError: there is no such output.
+        RequestError: a requested output does not exist.
     """
-    outputs = response.select(wanted)
+    outputs = response.select(requested)
     message = pb.ModelInferResponse(
         model_name=response.model_name, model_version=response.model_version or "", id=response.id or ""
     )
     _write(message.parameters, response.parameters)
     is_raw = is_raw or any(tensor.datatype not in _FIELDS for tensor in outputs)
     for tensor in outputs:
-        told = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        _write(told.parameters, tensor.parameters)
+        output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        _write(output.parameters, tensor.parameters)
         if is_raw:
             message.raw_output_contents.append(tensor.raw)
         else:
-            getattr(told.contents, _FIELDS[tensor.datatype]).extend(tensor.values())
+            getattr(output.contents, _FIELDS[tensor.datatype]).extend(tensor.values())
     return message
 
 
@@ -92,8 +92,8 @@ def _typed(message: pb.ModelInferRequest.InferInputTensor) -> Tensor:
 
 
 def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:  # Any: JSON values
-    said = {name: parameter.WhichOneof("parameter_choice") for name, parameter in parameters.items()}
-    return {name: getattr(parameters[name], choice) for name, choice in said.items() if choice}
+    choices = {name: parameter.WhichOneof("parameter_choice") for name, parameter in parameters.items()}
+    return {name: getattr(parameters[name], choice) for name, choice in choices.items() if choice}
 
 
 def _write(message: MutableMapping[str, pb.InferParameter], parameters: Mapping[str, Any]) -> None:  # Any: JSON values

@@ -1,4 +1,4 @@
-"""gRPC's own health service, for probes.
+"""The gRPC health service.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md; Kubernetes probes may name a service.
 """
@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
-from appliance.api.grpc.interceptor import recognised
+from appliance.api.grpc.interceptor import recognize
 from appliance.auth import authenticated
 from appliance.core.errors import ApplianceError, UnknownModelError
 from appliance.models.health import HealthReport
@@ -22,48 +22,47 @@ from appliance.models.state import RULES
 
 SERVICE = "inference.GRPCInferenceService"
 
-# How late a watcher may hear of a change.
-_LOOK_SECONDS = 0.5
+# Interval at which a watched state is checked.
+_WATCH_SECONDS = 0.5
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: each method has its own messages
 
 
 class Health(HealthServicer):
-    """
-    "" and the service are whether every model answers, as are "readiness"; "liveness" is whether none is beyond help.
+    """`""`, the inference service and `readiness` report readiness, `liveness` liveness, other names that model.
 
-    Any other name is a model's, which needs a key for it where there are keys.
+    A model needs a key for it, if there are keys.
     """
 
-    def __init__(self, manager: ModelManager, standing: Callable[[], HealthReport]) -> None:
+    def __init__(self, manager: ModelManager, health: Callable[[], HealthReport]) -> None:
         self._manager = manager
-        self._standing = standing
+        self._health = health
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
-        """Where a service stands now; raises `UnknownModelError` for one that nobody has."""
-        return _answer(self._is_good(request.service))
+        """Return the status of a service; raises `UnknownModelError` if there is none of that name."""
+        return _response(self._is_serving(request.service))
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:
-        """Where a service stands, now and whenever that changes; one that nobody has is unknown."""
-        # The guard leaves streams alone, so the caller is recognised here.
-        caller, _ = recognised(self._manager.access, context.invocation_metadata())
+        """Yield the status of a service now and at every change; `SERVICE_UNKNOWN` if there is none of that name."""
+        # The interceptor does not authenticate streams.
+        caller, _ = recognize(self._manager.access, context.invocation_metadata())
         last: HealthCheckResponse | None = None
         while True:
             try:
                 with authenticated(caller):
-                    now = _answer(self._is_good(request.service))
+                    now = _response(self._is_serving(request.service))
             except ApplianceError:
                 now = HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
             if now != last:
                 yield now
             last = now
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_WATCH_SECONDS)
 
-    def _is_good(self, service: str) -> bool:
+    def _is_serving(self, service: str) -> bool:
         if service in {"", SERVICE, "readiness"}:
-            return self._standing().is_ready
+            return self._health().is_ready
         if service == "liveness":
-            return self._standing().is_live
+            return self._health().is_live
         try:
             return RULES[self._manager.find(service).state].can_answer
         except UnknownModelError as error:
@@ -73,5 +72,5 @@ class Health(HealthServicer):
             ) from error
 
 
-def _answer(is_good: bool) -> HealthCheckResponse:
-    return HealthCheckResponse(status=HealthCheckResponse.SERVING if is_good else HealthCheckResponse.NOT_SERVING)
+def _response(is_serving: bool) -> HealthCheckResponse:
+    return HealthCheckResponse(status=HealthCheckResponse.SERVING if is_serving else HealthCheckResponse.NOT_SERVING)

@@ -1,4 +1,4 @@
-"""Around every method: a key where there are keys, a request id and a record, and errors as status codes."""
+"""The gRPC interceptor: authentication, request context, errors as status codes, telemetry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
 from appliance.api.error_responses import status_and_message
@@ -21,11 +21,9 @@ from appliance.telemetry.payloads import CapturedBody
 from appliance.telemetry.recorder import RequestRecorder
 
 PROTOCOL = "oip_grpc"
-"""
-What metrics and the log call it.
-"""
+"""The protocol's name in metrics and logs."""
 
-# https://grpc.io/docs/guides/status-codes, for the HTTP statuses that errors here have.
+# gRPC codes of HTTP statuses (https://grpc.io/docs/guides/status-codes).
 _CODES: Mapping[int, StatusCode] = {
     400: StatusCode.INVALID_ARGUMENT,
     401: StatusCode.UNAUTHENTICATED,
@@ -39,26 +37,28 @@ _CODES: Mapping[int, StatusCode] = {
     504: StatusCode.DEADLINE_EXCEEDED,
 }
 
-# Asked every few seconds by machines; an event each would drown the rest.
-_QUIET = ("/grpc.health.v1.", "/inference.GRPCInferenceService/Server")
+# Methods of probes: not in the access log.
+_PROBE_METHODS = ("/grpc.health.v1.", "/inference.GRPCInferenceService/Server")
 
-# What probes ask needs no key.
-_OPEN = (
+# Methods that need no key.
+_PUBLIC_METHODS = (
     "/grpc.health.v1.",
     "/inference.GRPCInferenceService/ServerLive",
     "/inference.GRPCInferenceService/ServerReady",
 )
 
-_LONGEST_ID = 128
+_MAX_ID_LENGTH = 128
 
-# https://www.iana.org/assignments/media-types, for messages as they are on the wire.
+# Media type of encoded messages (https://www.iana.org/assignments/media-types).
 _MEDIA_TYPE = "application/protobuf"
+
+Method: TypeAlias = Callable[[bytes, Any], Awaitable[Message]]  # Any: each method has its own context
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # Any: each method has its own messages
 
 
 class GrpcInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods that answer once; the streams, of health and reflection, answer for themselves."""
+    """Wraps unary methods; the streams of health and reflection only need a key."""
 
     def __init__(self, access: Authorizer, telemetry: RequestRecorder | None = None) -> None:
         self._access = access
@@ -69,37 +69,48 @@ class GrpcInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """The handler of a method, wrapped."""
+        """Return the wrapped handler of a method."""
         handler = await continuation(handler_call_details)
-        # None is a method that nobody has; gRPC answers it.
+        # None: there is no such method, and gRPC answers.
         if handler is None:
             return handler
         method = handler_call_details.method
-        caller, _ = recognised(self._access, handler_call_details.invocation_metadata)
-        is_refused = caller is None and self._access.is_closed and not method.startswith(_OPEN)
+        principal, _ = recognize(self._access, handler_call_details.invocation_metadata)
+        is_refused = principal is None and self._access.is_closed and not method.startswith(_PUBLIC_METHODS)
         if handler.unary_unary is None:
             return grpc.stream_stream_rpc_method_handler(_refuse_stream) if is_refused else handler
-        answer = _refuse if is_refused else handler.unary_unary
+        answer = _refuse if is_refused else _decoding(handler)
 
-        async def guarded(request: Any, context: Any) -> Any:  # Any: each method has its own messages
-            with authenticated(caller):
-                return await _guarded(answer, method, request, context, self._telemetry)
+        async def handle_message(message: bytes, context: Any) -> Any:  # Any: each method has its own messages
+            with authenticated(principal):
+                return await _handle(answer, method, message, context, self._telemetry)
 
-        # The message of one who may not ask stays the bytes that came.
-        deserializer = None if is_refused else handler.request_deserializer
-        return grpc.unary_unary_rpc_method_handler(guarded, deserializer, handler.response_serializer)
+        # Messages are decoded after authentication, and a message that is not valid is the client's error.
+        return grpc.unary_unary_rpc_method_handler(handle_message, None, handler.response_serializer)
 
 
-def recognised(
+def recognize(
     access: Authorizer, metadata: Iterable[tuple[str, str | bytes]] | None
 ) -> tuple[Principal | None, dict[str, str]]:
-    """Who sent this metadata, and what of it is text, without keys, by lower-case name."""
+    """Return the principal, and the text metadata without keys by lower-case name."""
     pairs = [(name.encode(), value.encode()) for name, value in metadata or () if isinstance(value, str)]
-    caller, kept = access.recognise(pairs)
-    return caller, {name.decode(): value.decode() for name, value in kept}
+    principal, other = access.recognise(pairs)
+    return principal, {name.decode(): value.decode() for name, value in other}
 
 
-async def _refuse(_request: Any, _context: Any) -> Any:  # Any: each method has its own messages
+def _decoding(handler: Any) -> Method:  # Any: each method has its own messages
+    async def answer(message: bytes, context: Any) -> Message:  # Any: likewise
+        try:
+            request = handler.request_deserializer(message)
+        except DecodeError as error:
+            raise RequestError("The message is not one of this method; check the client's .proto") from error
+        response: Message = await handler.unary_unary(request, context)
+        return response
+
+    return answer
+
+
+async def _refuse(_message: bytes, _context: Any) -> Message:  # Any: each method has its own messages
     raise UnauthenticatedError
 
 
@@ -107,28 +118,36 @@ async def _refuse_stream(_requests: Any, context: Any) -> None:  # Any: each met
     await context.abort(StatusCode.UNAUTHENTICATED, str(UnauthenticatedError()))
 
 
-async def _guarded(
-    answer: Any, method: str, request: Any, context: Any, telemetry: RequestRecorder | None
-) -> Any:  # Any: of each method
-    sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-    asked = sent.get("x-request-id", "")
-    # A client's id goes into the log and into metadata as it is, and metadata is ASCII.
-    request_id = asked if 0 < len(asked) <= _LONGEST_ID and asked.isascii() and asked.isprintable() else uuid4().hex
+async def _handle(
+    answer: Method,
+    method: str,
+    message: bytes,
+    context: Any,  # Any: each method has its own messages
+    telemetry: RequestRecorder | None,
+) -> Message:
+    headers = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+    client_id = headers.get("x-request-id", "")
+    # The client's id is copied to the log and to metadata, which is ASCII.
+    request_id = (
+        client_id
+        if 0 < len(client_id) <= _MAX_ID_LENGTH and client_id.isascii() and client_id.isprintable()
+        else uuid4().hex
+    )
     with structlog.contextvars.bound_contextvars(request_id=request_id), use_context(request_id) as record:
         record.path = record.route = method
-        record.protocol, record.is_probe = PROTOCOL, method.startswith(_QUIET)
+        record.protocol, record.is_probe = PROTOCOL, method.startswith(_PROBE_METHODS)
         record.grpc_status, record.status = StatusCode.OK.name, 200
-        if (caller := current_principal()) is not None:
-            record.key = caller.name
-        traced = None if telemetry is None else telemetry.trace(record, lambda: sent)
+        if (principal := current_principal()) is not None:
+            record.key = principal.name
+        traced = None if telemetry is None else telemetry.trace(record, lambda: headers)
         if (copy := None if telemetry is None else telemetry.copy()) is not None:
-            _keep(copy.request, request)
+            _keep(copy.request, message)
         try:
             await context.send_initial_metadata((("x-request-id", request_id),))
-            reply = await answer(request, context)
+            response = await answer(message, context)
             if copy is not None:
-                _keep(copy.response, reply)
-            return reply
+                _keep(copy.response, response.SerializeToString())
+            return response
         except asyncio.CancelledError:
             record.grpc_status, record.status = StatusCode.CANCELLED.name, CLIENT_CLOSED_REQUEST
             raise
@@ -137,15 +156,16 @@ async def _guarded(
             code = _CODES.get(status, StatusCode.INTERNAL if status >= 500 else StatusCode.INVALID_ARGUMENT)
             record.grpc_status, record.status, record.error = code.name, status, type(error).__name__
             await context.abort(code, text, trailing_metadata=_trailing(error))
+            raise  # abort raises; this tells the type checker.
         finally:
             record.ended = time.monotonic()
             if telemetry is not None:
                 telemetry.tell(record, copy, traced)
 
 
-def _keep(body: CapturedBody, message: Message | bytes) -> None:
+def _keep(body: CapturedBody, message: bytes) -> None:
     body.media_type = _MEDIA_TYPE
-    body.add(message if isinstance(message, bytes) else message.SerializeToString())
+    body.add(message)
 
 
 def _trailing(error: Exception) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""The listener for gRPC, beside the one for HTTP."""
+"""The gRPC server of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -23,33 +23,32 @@ from appliance.telemetry.recorder import RequestRecorder
 def create_server(
     config: Config,
     manager: ModelManager,
-    standing: Callable[[], HealthReport],
+    health: Callable[[], HealthReport],
     telemetry: RequestRecorder | None = None,
     *,
-    has_company: bool = False,
+    shares_port: bool = False,
     certificates: Certificates | None = None,
 ) -> tuple[grpc.aio.Server, int]:
-    """
-    A server on `server.grpc_port` that has not started, and its port; `has_company` where other workers listen there.
+    """Return a server that is not started, and its port.
 
-    Its connections are TLS where there are `certificates`.
+    `shares_port`: other workers listen on the same port. Connections use TLS if there are `certificates`.
 
     Raises:
-        ApplianceError: somebody else has the port.
+        ApplianceError: the port is in use.
     """
     server = grpc.aio.server(
         interceptors=[GrpcInterceptor(manager.access, telemetry)],
         options=[
             ("grpc.max_receive_message_length", config.server.max_body_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", int(has_company)),
+            ("grpc.so_reuseport", int(shares_port)),
         ],
     )
     add = inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-    add(InferenceService(manager, standing), server)  # type: ignore[no-untyped-call]  # generated
-    health_pb2_grpc.add_HealthServicer_to_server(Health(manager, standing), server)
-    health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), server)
+    add(InferenceService(manager, health), server)  # type: ignore[no-untyped-call]  # generated
+    health_pb2_grpc.add_HealthServicer_to_server(Health(manager, health), server)
+    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection((SERVICE, health_name, reflection.SERVICE_NAME), server)
     return server, _listen(server, config.server.host, config.server.grpc_port or 0, certificates)
 
 
@@ -64,7 +63,7 @@ def _listen(server: grpc.aio.Server, host: str, port: int, certificates: Certifi
 
 
 def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
-    """gRPC asks for the certificate with each connection."""
+    """Return credentials whose certificate gRPC fetches again for each connection."""
     shown = certificates.current
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
@@ -76,7 +75,7 @@ def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
 
     return grpc.dynamic_ssl_server_credentials(
         _configuration(shown),
-        fetch,  # type: ignore[arg-type]  # None is that nothing changed
+        fetch,  # type: ignore[arg-type]  # None means that nothing changed
         require_client_authentication=shown.client_ca is not None,
     )
 

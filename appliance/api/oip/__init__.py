@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over REST: its first version, and its second."""
+"""The Open Inference Protocol over REST, versions 1 and 2."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from appliance.models.health import HealthReport
 from appliance.models.manager import ModelManager
 
 
-def routes(manager: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:
-    """The routes of both versions, and of the repository."""
+def routes(
+    manager: ModelManager, health: Callable[[], HealthReport], body_reader: BodyReader
+) -> list[BaseRouteHandler]:
+    """Return the routes of both versions and of the model repository."""
     return [
-        *tag_protocol("oip_v1", v1.routes(manager, intake)),
-        *tag_protocol("oip_v2", v2.routes(manager, standing, intake)),
-        *tag_protocol("oip_v2", repository.routes(manager, intake)),
+        *tag_protocol("oip_v1", v1.routes(manager, body_reader)),
+        *tag_protocol("oip_v2", v2.routes(manager, health, body_reader)),
+        *tag_protocol("oip_v2", repository.routes(manager, body_reader)),
     ]

@@ -1,7 +1,7 @@
-"""Requests and answers in CloudEvents, in the mode they came in.
+"""CloudEvents: requests are unwrapped, responses are wrapped in the mode of their request.
 
-Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md; the type and the
-source of answers are KServe's.
+Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md; the type and
+source of responses are those of KServe.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from appliance.core.errors import RequestError
 from appliance.tensors.codec import decode
 
 _STRUCTURED = "application/cloudevents+json"
-_NEEDED = ("id", "source", "type")
+_REQUIRED = ("id", "source", "type")
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What was in a request, and how its answer is to be wrapped."""
+    """The data of a request, and the mode in which its response is wrapped."""
 
     data: bytes
     mode: Literal["plain", "binary", "structured"] = "plain"
 
 
-def opened(body: bytes, headers: Mapping[str, str]) -> Envelope:
-    """A request taken out of its event, if it is in one.
+def unwrap(body: bytes, headers: Mapping[str, str]) -> Envelope:
+    """Return the data of a request; a request without an event is its own data.
 
     Raises:
-        RequestError: it is in an event that is none.
+        RequestError: the event is invalid.
     """
     kind = headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/cloudevents-batch+json":
@@ -43,15 +43,15 @@ def opened(body: bytes, headers: Mapping[str, str]) -> Envelope:
     if kind == _STRUCTURED:
         return Envelope(_structured(decode(body, dict[str, Any])), "structured")
     if "ce-specversion" in headers:
-        _require({name: headers.get(f"ce-{name}") for name in ("specversion", *_NEEDED)})
+        _require({name: headers.get(f"ce-{name}") for name in ("specversion", *_REQUIRED)})
         return Envelope(body, "binary")
     return Envelope(body)
 
 
-def sealed(answer: bytes, mode: str, model: str) -> tuple[bytes, str, dict[str, str]]:
-    """An answer wrapped as its request was: body, media type and headers."""
+def wrap(response: bytes, mode: str, model: str) -> tuple[bytes, str, dict[str, str]]:
+    """Return body, media type and headers of a response in the mode of its request."""
     if mode == "plain":
-        return answer, "application/json", {}
+        return response, "application/json", {}
     attributes = {
         "specversion": "1.0",
         "id": str(uuid4()),
@@ -60,8 +60,8 @@ def sealed(answer: bytes, mode: str, model: str) -> tuple[bytes, str, dict[str, 
         "time": datetime.now(UTC).isoformat(),
     }
     if mode == "binary":
-        return answer, "application/json", {f"ce-{name}": value for name, value in attributes.items()}
-    event = {**attributes, "datacontenttype": "application/json", "data": msgspec.Raw(answer)}
+        return response, "application/json", {f"ce-{name}": value for name, value in attributes.items()}
+    event = {**attributes, "datacontenttype": "application/json", "data": msgspec.Raw(response)}
     return msgspec.json.encode(event), _STRUCTURED, {}
 
 
@@ -76,7 +76,7 @@ def _structured(event: Mapping[str, Any]) -> bytes:  # Any: JSON values
 
 
 def _require(attributes: Mapping[str, Any]) -> None:  # Any: JSON values
-    for name in _NEEDED:
+    for name in _REQUIRED:
         if not isinstance(attributes.get(name), str) or not attributes[name]:
             raise RequestError(f"The event has no {name}; CloudEvents need one", param=name)
     if str(attributes.get("specversion")) not in {"1.0", "0.3"}:

@@ -1,4 +1,4 @@
-"""Tensors to a model and back: what REST and gRPC share."""
+"""Inference with tensors, shared by REST and gRPC."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from appliance.api.oip.inputs import Columns, columns_of
-from appliance.api.oip.signatures import OperationSignature, choose
+from appliance.api.oip.inputs import TextInputs, parse_inputs
+from appliance.api.oip.signatures import OperationSignature, choose_signature
 from appliance.core.concurrency import gather_limited, off_loop
 from appliance.core.errors import GatewayError, RequestError, UnknownModelError
 from appliance.core.model import ModelRequest, ModelResponse, Operation
@@ -20,21 +20,21 @@ from appliance.tensors import InferenceRequest, InferenceResponse, Tensor
 from appliance.tensors.codec import LENGTH_HEADER, read_response, write_request
 
 VERSION = "1"
-"""
-The version of every model: a config names one.
-"""
+"""The version of every model; a config has no versions."""
 
-# Of the request that was translated, not of the one it became.
-_ITS_OWN = frozenset({"accept", "accept-encoding", "content-encoding", "content-length", "content-type", LENGTH_HEADER})
+# Headers that describe the original body, not the translated one.
+_BODY_HEADERS = frozenset(
+    {"accept", "accept-encoding", "content-encoding", "content-length", "content-type", LENGTH_HEADER}
+)
 
-Answer = TypeVar("Answer")
+Decoded = TypeVar("Decoded")
 
 
-def entry_of(manager: ModelManager, name: str, version: str | None = None) -> ModelStatus:
-    """The model of this name and version.
+def find_model(manager: ModelManager, name: str, version: str | None = None) -> ModelStatus:
+    """Return the model of this name and version.
 
     Raises:
-        UnknownModelError: there is none.
+        UnknownModelError: there is no such model or version.
     """
     entry = manager.find(name)
     if version not in {None, "", VERSION}:
@@ -43,13 +43,12 @@ def entry_of(manager: ModelManager, name: str, version: str | None = None) -> Mo
 
 
 def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
-    """
-    Return where the current caller may use the named model and, if that is what the model does, ask for the operation.
+    """Check that the current caller may use the model, and the operation if the model supports it.
 
-    Of a model that does something else, what is asked of it is known only once the body is read.
+    For other models, the operation is known only after the body was read.
 
     Raises:
-        RequestError: it may not, or there is no such model.
+        RequestError: the caller may not, or there is no such model.
     """
     if operation in manager.find(name).model.operations:
         manager.access.require_operation(operation)
@@ -58,70 +57,74 @@ def authorize(manager: ModelManager, name: str, operation: Operation) -> None:
 async def infer(
     manager: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
-    """Have the named model answer in tensors.
+    """Return the named model's response to an inference request.
 
     Raises:
-        RequestError: unknown model, not ready, or the request is at fault.
-        EngineDeadError: the model died over it.
+        RequestError: the model is unknown or not ready, or the request is invalid.
+        EngineDeadError: the engine died during the request.
     """
     operations = manager.find(name).model.operations
     if Operation.INFERENCE in operations:
-        return await _pass(manager, name, request, headers)
-    columns = await off_loop(sum(len(tensor.raw) for tensor in request.inputs), columns_of, request)
-    meaning = choose(operations, columns.texts, [output.name for output in request.outputs], manager.access)
-    outputs = await ask(manager, name, meaning, columns, headers)
+        return await _forward_tensors(manager, name, request, headers)
+    text_inputs = await off_loop(sum(len(tensor.raw) for tensor in request.inputs), parse_inputs, request)
+    signature = choose_signature(
+        operations, text_inputs.texts, [output.name for output in request.outputs], manager.access
+    )
+    outputs = await run_operation(manager, name, signature, text_inputs, headers)
     return InferenceResponse(name, VERSION, outputs, request.id)
 
 
-async def ask(
-    manager: ModelManager, name: str, meaning: OperationSignature, columns: Columns, headers: Mapping[str, str]
+async def run_operation(
+    manager: ModelManager, name: str, signature: OperationSignature, text_inputs: TextInputs, headers: Mapping[str, str]
 ) -> Sequence[Tensor]:
-    """The tensors that the named model gives for these columns.
+    """Return the output tensors of an operation.
 
     Raises:
-        RequestError: not ready, or the request is at fault.
-        EngineDeadError: the model died over it.
+        RequestError: the model is not ready, or the request is invalid.
+        EngineDeadError: the engine died during the request.
     """
-    if not all(column.texts for column in columns.texts.values()):
-        raise RequestError(f"There is nothing to do: {', '.join(meaning.inputs)} must have an element or more")
-    if meaning.operation is Operation.CHAT_COMPLETION:
-        # Each text becomes a call of its own.
-        texts = sum(len(column.texts) for column in columns.texts.values())
+    if not all(column.texts for column in text_inputs.texts.values()):
+        raise RequestError(f"There is nothing to do: {', '.join(signature.inputs)} must have an element or more")
+    if signature.operation is Operation.CHAT_COMPLETION:
+        # Each text becomes a request of its own.
+        texts = sum(len(column.texts) for column in text_inputs.texts.values())
         require_within(manager.find(name).config.limits, texts, 1, field="inputs")
-    # An element counts, even where its text is empty.
-    size = sum(len(column.texts) + sum(map(len, column.texts)) for column in columns.texts.values())
-    bodies = await off_loop(size, meaning.ask, columns)
+    # An empty text counts as one.
+    size = sum(len(column.texts) + sum(map(len, column.texts)) for column in text_inputs.texts.values())
+    bodies = await off_loop(size, signature.bodies, text_inputs)
 
-    async def one(body: Mapping[str, Any]) -> bytes:  # Any: JSON values
-        call = await off_loop(size // len(bodies), call_of, name, meaning.operation, body, headers)
-        return await whole(await manager.handle(name, call))
+    async def send(body: Mapping[str, Any]) -> bytes:  # Any: JSON values
+        call = await off_loop(size // len(bodies), openai_request, name, signature.operation, body, headers)
+        return await response_body(await manager.handle(name, call))
 
-    replies = await gather_limited([partial(one, body) for body in bodies])
-    return await off_loop(sum(map(len, replies)), _read, meaning, columns, replies)
-
-
-def _read(meaning: OperationSignature, columns: Columns, replies: Sequence[bytes]) -> Sequence[Tensor]:
-    return meaning.read(columns, [_decoded(reply, meaning.reply) for reply in replies])
+    replies = await gather_limited([partial(send, body) for body in bodies])
+    return await off_loop(sum(map(len, replies)), _read_responses, signature, text_inputs, replies)
 
 
-def call_of(
+def _read_responses(
+    signature: OperationSignature, text_inputs: TextInputs, replies: Sequence[bytes]
+) -> Sequence[Tensor]:
+    return signature.tensors(text_inputs, [_decode(reply, signature.response) for reply in replies])
+
+
+def openai_request(
     name: str,
     operation: Operation,
     body: Mapping[str, Any],  # Any: JSON values
     headers: Mapping[str, str],
 ) -> ModelRequest:
-    """A call of OpenAI's protocol in the name of a client that speaks another."""
+    """Return a request of the OpenAI protocol on behalf of a client of another protocol."""
     return ModelRequest(operation, msgspec.json.encode({**body, "model": name}), inner_headers(headers))
 
 
 def inner_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """What of a request's headers is still so once its body is translated to JSON."""
-    kept = {name: value for name, value in headers.items() if name not in _ITS_OWN}
+    """Return the headers that remain valid after the body was translated to JSON."""
+    kept = {name: value for name, value in headers.items() if name not in _BODY_HEADERS}
     return {**kept, "content-type": "application/json"}
 
 
-def refusal(reply: ModelResponse) -> RequestError:
-    """A model's own refusal, which is in OpenAI's shape, as an error."""
+def error_of_response(reply: ModelResponse) -> RequestError:
+    """Return the error in a model's OpenAI response."""
     try:
         error = msgspec.json.decode(reply.body if isinstance(reply.body, bytes) else b"")["error"]
         text = str(error["message"] if isinstance(error, dict) else error)
@@ -130,27 +133,27 @@ def refusal(reply: ModelResponse) -> RequestError:
     return RequestError(text, status=reply.status)
 
 
-async def whole(reply: ModelResponse) -> bytes:
-    """The body of a good answer.
+async def response_body(reply: ModelResponse) -> bytes:
+    """Return the body of a successful response.
 
     Raises:
-        RequestError: it is a refusal.
-        GatewayError: it is a stream, which nobody asked for.
+        RequestError: the response is an error.
+        GatewayError: the response is a stream.
     """
     if not isinstance(reply.body, bytes):
         await reply.body.aclose()
         raise GatewayError("The model answered with a stream that nobody asked for")
     if reply.status >= 300:
-        raise refusal(reply)
+        raise error_of_response(reply)
     return reply.body
 
 
-async def _pass(
+async def _forward_tensors(
     manager: ModelManager, name: str, request: InferenceRequest, headers: Mapping[str, str]
 ) -> InferenceResponse:
     body, says = write_request(request)
     reply = await manager.handle(name, ModelRequest(Operation.INFERENCE, body, {**inner_headers(headers), **says}))
-    body = await whole(reply)
+    body = await response_body(reply)
     try:
         response = await off_loop(len(body), read_response, body, reply.headers.get(LENGTH_HEADER))
     except RequestError as error:
@@ -158,7 +161,7 @@ async def _pass(
     return InferenceResponse(name, VERSION, response.outputs, request.id, response.parameters)
 
 
-def _decoded(body: bytes, type_: type[Answer]) -> Answer:
+def _decode(body: bytes, type_: type[Decoded]) -> Decoded:
     try:
         return msgspec.json.decode(body, type=type_)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""A request's inputs, sorted: texts for the model, and the fields beside them."""
+"""The inputs of a request: texts for the model, and fields for the body of the OpenAI request."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import msgspec
 from appliance.core.errors import RequestError
 from appliance.tensors import InferenceRequest, Tensor
 
-# A model that takes one tensor of texts takes it under any name, as KServe's own runtimes do.
+# A single tensor of texts may have any name, as in KServe's runtimes.
 _TEXT = "text_input"
 
 _TEXTS = frozenset({_TEXT, "query", "documents"})
 
-# The protocol's own, and what clients of Triton send for sequences and queues, which are none of the model's business.
-_NO_FIELDS = frozenset(
+# Parameters of the protocol, and of Triton's sequences and queues; not passed to the model.
+_PROTOCOL_PARAMETERS = frozenset(
     {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "timeout", "content_type", "headers"}
 )
 
-# What a translation sets itself.
-_OURS = frozenset(
+# Fields that the translation sets.
+_RESERVED = frozenset(
     {"model", "prompt", "messages", "input", "query", "documents", "stream", "stream_options", "encoding_format"}
     | {"top_n", "return_documents"}
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
-    """What metadata says of one tensor; -1 is a size that differs from request to request."""
+class TensorSpec:
+    """Metadata of a tensor; -1 in the shape is a size that varies."""
 
     name: str
     datatype: str
@@ -38,67 +38,69 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """Texts in one row, and the shape they came in."""
+class TextInput:
+    """Texts as a flat list, and the shape of their tensor."""
 
     texts: Sequence[str]
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
-    """What is asked: texts by the names of their inputs, and fields for the body of the call, such as `max_tokens`."""
+class TextInputs:
+    """Texts by input name, and fields of the body, such as `max_tokens`."""
 
-    texts: Mapping[str, Column]
+    texts: Mapping[str, TextInput]
     fields: Mapping[str, Any]  # Any: JSON values
 
-    def __getitem__(self, name: str) -> Column:
+    def __getitem__(self, name: str) -> TextInput:
         return self.texts[name]
 
 
-def columns_of(request: InferenceRequest) -> Columns:
-    """The inputs and parameters of a request.
+def parse_inputs(request: InferenceRequest) -> TextInputs:
+    """Return the inputs and parameters of a request.
 
     Raises:
-        RequestError: one of them is no text and no field.
+        RequestError: one of them is neither a text nor a field.
     """
     inputs = list(request.inputs)
     if len(inputs) == 1 and inputs[0].datatype == "BYTES" and inputs[0].name not in _TEXTS:
-        return Columns({_TEXT: _column(inputs[0])}, fields_of(request.parameters))
+        return TextInputs({_TEXT: _column(inputs[0])}, parse_fields(request.parameters))
     fields = dict(request.parameters)
     for tensor in inputs:
         if tensor.name not in _TEXTS:
             fields |= _field(tensor)
-    return Columns({tensor.name: _column(tensor) for tensor in inputs if tensor.name in _TEXTS}, fields_of(fields))
+    return TextInputs(
+        {tensor.name: _column(tensor) for tensor in inputs if tensor.name in _TEXTS}, parse_fields(fields)
+    )
 
 
-def fields_of(parameters: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
-    """The parameters that are fields of the call's body.
+def parse_fields(parameters: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
+    """Return the parameters that are fields of the body.
 
     Raises:
-        RequestError: one of them is the translation's own.
+        RequestError: one of them is reserved.
     """
-    fields = {name: value for name, value in parameters.items() if name not in _NO_FIELDS}
-    # As vLLM's backend of Triton has it.
+    fields = {name: value for name, value in parameters.items() if name not in _PROTOCOL_PARAMETERS}
+    # As in Triton's vLLM backend.
     if fields.pop("exclude_input_in_output", True) is False:
         fields["echo"] = True
-    # A stream is asked for where the client goes, and everywhere else there is none.
+    # The route decides whether the response is a stream.
     if fields.get("stream") is False:
         del fields["stream"]
-    ours = sorted(_OURS & fields.keys())
-    if ours:
-        hint = "; ask generate_stream for a stream" if "stream" in ours else ""
-        raise RequestError(f"{ours[0]} is no parameter here{hint}", param=ours[0])
+    reserved = sorted(_RESERVED & fields.keys())
+    if reserved:
+        hint = "; ask generate_stream for a stream" if "stream" in reserved else ""
+        raise RequestError(f"{reserved[0]} is no parameter here{hint}", param=reserved[0])
     return fields
 
 
-def texts(name: str) -> Callable[[Mapping[str, Any]], Sequence[Spec]]:  # Any: JSON values
-    """Says that there is one output, of texts."""
-    return lambda _: [Spec(name, "BYTES", (-1,))]
+def texts(name: str) -> Callable[[Mapping[str, Any]], Sequence[TensorSpec]]:  # Any: JSON values
+    """Return the specs of one output of texts."""
+    return lambda _: [TensorSpec(name, "BYTES", (-1,))]
 
 
-def _column(tensor: Tensor) -> Column:
-    return Column(tensor.texts(), tensor.shape)
+def _column(tensor: Tensor) -> TextInput:
+    return TextInput(tensor.texts(), tensor.shape)
 
 
 def _field(tensor: Tensor) -> Mapping[str, Any]:  # Any: JSON values
@@ -108,7 +110,7 @@ def _field(tensor: Tensor) -> Mapping[str, Any]:  # Any: JSON values
     value = tensor.texts()[0] if tensor.datatype == "BYTES" else values[0]
     if tensor.name != "sampling_parameters":
         return {tensor.name: value}
-    # vLLM's backend of Triton takes all of them in one text.
+    # Triton's vLLM backend takes all parameters as one JSON text.
     try:
         return msgspec.json.decode(value if isinstance(value, str) else b"", type=dict[str, Any])
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What the server and its models are, in the Open Inference Protocol's words."""
+"""Metadata of the server and its models, repository index and statistics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from importlib.metadata import version
 from typing import Any
 
 from appliance.api.oip.inference import VERSION
-from appliance.api.oip.inputs import Spec
-from appliance.api.oip.signatures import usual
+from appliance.api.oip.inputs import TensorSpec
+from appliance.api.oip.signatures import default_signature
 from appliance.core.errors import UnsupportedOperationError
 from appliance.core.model import Operation
 from appliance.models.manager import ModelManager
@@ -20,8 +20,8 @@ SERVER = "appliance"
 
 EXTENSIONS = ("binary_tensor_data", "generate", "model_configuration", "model_repository", "statistics")
 
-# What a listing says of the repository's words, for each state of ours.
-_STATES: Mapping[State, str] = {
+# State in the repository index, for each state of a model; other states are UNAVAILABLE.
+_REPOSITORY_STATES: Mapping[State, str] = {
     State.READY: "READY",
     State.PENDING: "LOADING",
     State.FETCHING: "LOADING",
@@ -33,29 +33,29 @@ _STATES: Mapping[State, str] = {
 
 
 def server_version() -> str:
-    """The version of this program."""
+    """Return the version of the appliance."""
     return version("appliance")
 
 
 def platform(entry: ModelStatus) -> str:
-    """What computes the model, and its class."""
+    """Return the engine and the class of the model."""
     return f"{entry.config.backend}_{getattr(entry.config, 'class_', 'model')}"
 
 
-def tensors(entry: ModelStatus) -> tuple[Sequence[Spec], Sequence[Spec]]:
-    """The inputs and the outputs of a model; both are empty where tensors mean nothing to it."""
+def tensors(entry: ModelStatus) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
+    """Return inputs and outputs of a model; both are empty if it does not take tensors."""
     facts, operations = entry.model.describe(), entry.model.operations
     if Operation.INFERENCE in operations:
         return _declared(facts.get("inputs", ())), _declared(facts.get("outputs", ()))
     try:
-        meaning = usual(operations)
+        signature = default_signature(operations)
     except UnsupportedOperationError:
         return (), ()
-    return meaning.specs(), meaning.outputs(facts)
+    return signature.specs(), signature.outputs(facts)
 
 
 def describe(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
-    """The metadata of a model; its facts and the digests of its bytes are among the parameters."""
+    """Return the metadata of a model; the parameters have its description and the digest of its files."""
     inputs, outputs = tensors(entry)
     facts = {key: value for key, value in entry.model.describe().items() if key not in {"inputs", "outputs"}}
     digests = {"digest": entry.digests["model"]} if "model" in entry.digests else {}
@@ -70,7 +70,7 @@ def describe(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON valu
 
 
 def configuration(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
-    """The same as Triton's clients read it before they ask.
+    """Return the configuration that Triton's clients read before inference.
 
     Source: https://github.com/triton-inference-server/server, protocol/extension_model_configuration.md
     """
@@ -85,13 +85,13 @@ def configuration(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON
     }
 
 
-def listed(manager: ModelManager, *, only_ready: bool = False) -> list[dict[str, str]]:
-    """Every name of every model as a repository lists it, with its state."""
+def repository_index(manager: ModelManager, *, only_ready: bool = False) -> list[dict[str, str]]:
+    """Return the repository index: every name of every model with its state."""
     return [
         {
             "name": name,
             "version": VERSION,
-            "state": _STATES.get(entry.state, "UNAVAILABLE"),
+            "state": _REPOSITORY_STATES.get(entry.state, "UNAVAILABLE"),
             "reason": "" if RULES[entry.state].can_answer else entry.client_message,
         }
         for entry, name in manager.visible()
@@ -99,10 +99,38 @@ def listed(manager: ModelManager, *, only_ready: bool = False) -> list[dict[str,
     ]
 
 
-def _declared(specs: Sequence[Mapping[str, Any]]) -> Sequence[Spec]:  # Any: JSON values
-    return [Spec(spec["name"], spec["datatype"], tuple(spec["shape"])) for spec in specs]
+def _declared(specs: Sequence[Mapping[str, Any]]) -> Sequence[TensorSpec]:  # Any: JSON values
+    return [TensorSpec(spec["name"], spec["datatype"], tuple(spec["shape"])) for spec in specs]
 
 
-def _configured(spec: Spec) -> dict[str, Any]:  # Any: JSON values
+def _configured(spec: TensorSpec) -> dict[str, Any]:  # Any: JSON values
     kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
     return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": spec.shape}
+
+
+def statistics(entry: ModelStatus, name: str) -> dict[str, Any]:  # Any: JSON values
+    """Return the statistics of one model in this process, over all protocols.
+
+    Source: https://github.com/triton-inference-server/server, protocol/extension_statistics.md
+    """
+    totals = entry.requests.totals
+    return {
+        "name": name,
+        "version": VERSION,
+        "last_inference": totals.last_started_ms,
+        "inference_count": totals.succeeded,
+        "execution_count": totals.succeeded,
+        "inference_stats": {
+            "success": {"count": totals.succeeded, "ns": totals.succeeded_ns},
+            "fail": {"count": totals.failed, "ns": totals.failed_ns},
+        },
+        "batch_stats": [],
+    }
+
+
+def all_statistics(manager: ModelManager) -> list[dict[str, Any]]:  # Any: JSON values
+    """Return the statistics of each model that the caller may use, under the first name visible to the caller."""
+    first: dict[str, tuple[ModelStatus, str]] = {}
+    for entry, name in manager.visible():
+        first.setdefault(entry.config.name, (entry, name))
+    return [statistics(entry, name) for entry, name in first.values()]

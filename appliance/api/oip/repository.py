@@ -1,4 +1,4 @@
-"""The models of the config as a repository.
+"""The model repository API: index, load and unload.
 
 Source: https://github.com/triton-inference-server/server, protocol/extension_model_repository.md
 """
@@ -21,18 +21,18 @@ from appliance.models.manager import ModelManager
 from appliance.tensors.codec import decode
 
 
-class _Asked(msgspec.Struct):
+class _IndexRequest(msgspec.Struct):
     ready: bool = False
 
 
-def routes(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
-    """The listing of models with their states, and the loading and unloading of them where `server.admin` allows it."""
+def routes(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHandler]:
+    """Return the routes for the index, and for loading and unloading, which need `server.admin`."""
 
     @post("/v2/repository/index", name="v2-index", status_code=200)
     async def index(request: AnyRequest) -> list[dict[str, Any]]:  # Any: JSON values
-        body = await intake.json(request)
-        asked = decode(body, _Asked) if body else _Asked()
-        return metadata.listed(manager, only_ready=asked.ready)
+        body = await body_reader.json(request)
+        query = decode(body, _IndexRequest) if body else _IndexRequest()
+        return metadata.repository_index(manager, only_ready=query.ready)
 
     @post("/v2/repository/models/{rest:path}", name="v2-repository", status_code=200)
     async def change(request: AnyRequest, rest: FromPath[str]) -> dict[str, Any]:  # Any: JSON values
@@ -42,8 +42,8 @@ def routes(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
         async with before_body(request):
             _allow(manager, verb, name)
             _require_json(request)
-        # What is in it says how models are to be loaded, and that the config says.
-        await intake.json(request)
+        # The body would say how to load the model; the config decides that.
+        await body_reader.json(request)
         await (load(manager, name) if verb == "load" else unload(manager, name))
         return {"name": name, verb: True}
 
@@ -78,7 +78,7 @@ def _allow(manager: ModelManager, verb: str, name: str) -> None:
 
 
 def _require_json(request: AnyRequest) -> None:
-    # The form of a page in a browser has another type, and needs nobody's leave to be sent here.
+    # A browser sends forms to other origins without a preflight request; JSON it does not.
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in {"", "application/json"}:
         raise RequestError(f"Content-Type is {media_type[:80]!r}; it must be application/json", status=415)

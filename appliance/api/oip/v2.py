@@ -1,4 +1,4 @@
-"""The routes of the Open Inference Protocol's second version, over REST.
+"""Routes of the Open Inference Protocol v2 over REST.
 
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; the binary tensor
 data, statistics and model repository are extensions of Triton's
@@ -20,9 +20,9 @@ from litestar.params import FromPath
 
 from appliance.api.compression import compressed
 from appliance.api.disconnect import AnyRequest, before_body, cancel_on_disconnect
-from appliance.api.oip import generate_routes, metadata
-from appliance.api.oip.inference import authorize, entry_of, infer
-from appliance.api.oip.statistics import every_model, statistics
+from appliance.api.oip import generate, metadata
+from appliance.api.oip.inference import authorize, find_model, infer
+from appliance.api.oip.metadata import all_statistics, statistics
 from appliance.api.request_body import BodyReader
 from appliance.api.route_tags import tag_probes
 from appliance.auth import PUBLIC
@@ -35,7 +35,7 @@ from appliance.models.model_status import ModelStatus
 from appliance.models.state import RULES
 from appliance.tensors.codec import LENGTH_HEADER, read_request, write_response
 
-_PLACE = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")
+_PATH = re.compile(r"/?(?P<name>.+?)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>[a-z_]+))?")
 
 _GETS: Mapping[str, Callable[[ModelStatus, str], Any]] = {  # Any: JSON values
     "": metadata.describe,
@@ -46,19 +46,21 @@ _GETS: Mapping[str, Callable[[ModelStatus, str], Any]] = {  # Any: JSON values
 
 @dataclass(frozen=True, slots=True)
 class RouteModel:
-    """What a path below ``/v2/models`` leads to: a model, and what is asked of it."""
+    """A path below ``/v2/models``: model, version and verb."""
 
     name: str
     version: str | None
     verb: str
 
 
-def routes(manager: ModelManager, standing: Callable[[], HealthReport], intake: BodyReader) -> list[BaseRouteHandler]:
-    """Health, metadata, inference and generation."""
-    return [*_server(manager, standing), *_models(manager, intake)]
+def routes(
+    manager: ModelManager, health: Callable[[], HealthReport], body_reader: BodyReader
+) -> list[BaseRouteHandler]:
+    """Return the routes for health, metadata, inference and generation."""
+    return [*_server(manager, health), *_models(manager, body_reader)]
 
 
-def _server(manager: ModelManager, standing: Callable[[], HealthReport]) -> list[BaseRouteHandler]:
+def _server(manager: ModelManager, health: Callable[[], HealthReport]) -> list[BaseRouteHandler]:
     @get("/v2", name="v2")
     async def server() -> dict[str, Any]:  # Any: JSON values
         return {
@@ -71,14 +73,12 @@ def _server(manager: ModelManager, standing: Callable[[], HealthReport]) -> list
     async def models() -> dict[str, list[str]]:
         return {"models": [name for _, name in manager.visible()]}
 
-    live = _probe("live", lambda now: now.is_live, standing)
-    ready = _probe("ready", lambda now: now.is_ready, standing)
+    live = _probe("live", lambda now: now.is_live, health)
+    ready = _probe("ready", lambda now: now.is_ready, health)
     return [server, models, *tag_probes([live, ready])]
 
 
-def _probe(
-    word: str, is_good: Callable[[HealthReport], bool], standing: Callable[[], HealthReport]
-) -> BaseRouteHandler:
+def _probe(word: str, is_good: Callable[[HealthReport], bool], health: Callable[[], HealthReport]) -> BaseRouteHandler:
     @route(
         f"/v2/health/{word}",
         http_method=[HttpMethod.GET, HttpMethod.HEAD],
@@ -87,7 +87,7 @@ def _probe(
         opt={PUBLIC: True},
     )
     async def probe() -> Response[dict[str, bool]]:
-        now = standing()
+        now = health()
         good = is_good(now)
         headers = {} if good else {"Retry-After": str(now.retry_after)}
         return Response({word: good}, status_code=200 if good else 503, headers=headers)
@@ -95,32 +95,34 @@ def _probe(
     return probe
 
 
-def _models(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]:
+def _models(manager: ModelManager, body_reader: BodyReader) -> list[BaseRouteHandler]:
     answers: Mapping[str, Callable[[AnyRequest, RouteModel], Awaitable[Response[Any]]]] = {
-        "infer": lambda request, place: _infer(manager, request, place, intake),
-        "generate": lambda request, place: generate_routes.whole_text(manager, request, place.name, intake),
-        "generate_stream": lambda request, place: generate_routes.streamed_text(manager, request, place.name, intake),
+        "infer": lambda request, target: _infer(manager, request, target, body_reader),
+        "generate": lambda request, target: generate.generate_text(manager, request, target.name, body_reader),
+        "generate_stream": lambda request, target: generate.stream_text(manager, request, target.name, body_reader),
     }
 
     @get("/v2/models/{rest:path}", name="v2-model")
     async def show(rest: FromPath[str]) -> Response[Any]:
         if rest == "/stats":
-            return Response({"model_stats": every_model(manager)})
-        place = _place(rest)
-        if place.verb in answers:
+            return Response({"model_stats": all_statistics(manager)})
+        target = _parse_path(rest)
+        if target.verb in answers:
             raise MethodNotAllowedException(headers={"Allow": "POST"})
-        entry = entry_of(manager, place.name, place.version)
-        return _ready(entry, place.name) if place.verb == "ready" else Response(_GETS[place.verb](entry, place.name))
+        entry = find_model(manager, target.name, target.version)
+        return (
+            _ready(entry, target.name) if target.verb == "ready" else Response(_GETS[target.verb](entry, target.name))
+        )
 
     @post("/v2/models/{rest:path}", name="v2-inference", status_code=200)
     async def answer(request: AnyRequest, rest: FromPath[str]) -> Response[Any]:
-        place = _place(rest)
-        if place.verb not in answers:
+        target = _parse_path(rest)
+        if target.verb not in answers:
             raise MethodNotAllowedException(headers={"Allow": "GET"})
         async with before_body(request):
-            entry_of(manager, place.name, place.version)
-            authorize(manager, place.name, Operation.INFERENCE)
-        return await answers[place.verb](request, place)
+            find_model(manager, target.name, target.version)
+            authorize(manager, target.name, Operation.INFERENCE)
+        return await answers[target.verb](request, target)
 
     return [show, answer]
 
@@ -128,9 +130,9 @@ def _models(manager: ModelManager, intake: BodyReader) -> list[BaseRouteHandler]
 _VERBS = frozenset({"ready", "infer", "generate", "generate_stream", *_GETS})
 
 
-def _place(rest: str) -> RouteModel:
-    """A model's name may have slashes, so what follows it is told from its end."""
-    found = _PLACE.fullmatch(rest)
+def _parse_path(rest: str) -> RouteModel:
+    """Parse a path from its end, because the name of a model may contain slashes."""
+    found = _PATH.fullmatch(rest)
     if found is None:
         raise NotFoundException
     if (found["verb"] or "") in _VERBS:
@@ -146,17 +148,19 @@ def _ready(entry: ModelStatus, name: str) -> Response[Any]:
         record.is_probe = True
     if rule.can_answer:
         return Response({"name": name, "ready": True})
-    says = {"name": name, "ready": False, "error": entry.client_message}
-    return Response(says, status_code=503, headers={"Retry-After": str(rule.retry_after)})
+    body = {"name": name, "ready": False, "error": entry.client_message}
+    return Response(body, status_code=503, headers={"Retry-After": str(rule.retry_after)})
 
 
-async def _infer(manager: ModelManager, request: AnyRequest, place: RouteModel, intake: BodyReader) -> Response[Any]:
-    body = await intake.json(request)
+async def _infer(
+    manager: ModelManager, request: AnyRequest, target: RouteModel, body_reader: BodyReader
+) -> Response[Any]:
+    body = await body_reader.json(request)
     asked = await off_loop(len(body), read_request, body, request.headers.get(LENGTH_HEADER))
-    response = await cancel_on_disconnect(request, infer(manager, place.name, asked, dict(request.headers)))
+    response = await cancel_on_disconnect(request, infer(manager, target.name, asked, dict(request.headers)))
     prefers_binary = asked.parameters.get("binary_data_output") is True
     size = sum(len(tensor.raw) for tensor in response.outputs)
-    written, says = await off_loop(size, write_response, response, asked.outputs, prefers_binary=prefers_binary)
-    made, coding = await compressed(written, request.headers.get("accept-encoding", ""))
-    kind = "application/octet-stream" if says else "application/json"
-    return Response(made, media_type=kind, headers={**says, **coding})
+    written, headers = await off_loop(size, write_response, response, asked.outputs, prefers_binary=prefers_binary)
+    content, coding = await compressed(written, request.headers.get("accept-encoding", ""))
+    kind = "application/octet-stream" if headers else "application/json"
+    return Response(content, media_type=kind, headers={**headers, **coding})
