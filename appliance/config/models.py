@@ -239,7 +239,7 @@ class EncoderConfig(LocalModelConfig):
 
 
 class ProxyConfig(ModelConfig):
-    """A model that other servers compute: any operation of OpenAI's protocol that they have."""
+    """A model on other servers: any operation of OpenAI's protocol that they support."""
 
     has_engine: ClassVar[bool] = False
 
@@ -247,34 +247,34 @@ class ProxyConfig(ModelConfig):
     """The model class."""
 
     upstreams: Annotated[tuple[PoolMemberConfig, ...], Field(min_length=1)]
-    """The servers that answer, one or more."""
+    """The servers that get the requests, one or more."""
 
     balance: Balance = "least_inflight"
     """
-    Who gets a request: the upstream with the fewest under way, each in turn, or the one that has seen the head of
-    the prompt before, so that its prefix cache hits.
+    Which upstream gets a request: the one with the fewest running requests, each in turn, or the one that got the
+    same beginning of a prompt before, so that its prefix cache hits.
     """
 
     request: RequestRewriteConfig = RequestRewriteConfig()
-    """What is changed in requests; unset is nothing but the model's name."""
+    """Changes of requests; unset changes only the model's name."""
 
     headers: HeadersConfig = HeadersConfig()
-    """Which headers travel."""
+    """Headers of requests and responses."""
 
     retry: RetryConfig = RetryConfig()
-    """When a request is asked again."""
+    """When a request is retried."""
 
     breaker: CircuitBreakerConfig = CircuitBreakerConfig()
-    """When an upstream is left alone."""
+    """When an upstream that fails gets no requests."""
 
     health: HealthCheckConfig = HealthCheckConfig()
-    """How upstreams are checked."""
+    """Health checks of upstreams."""
 
     cache: ResponseCacheConfig | None = None
-    """Whether answers are kept; unset keeps none, `{}` keeps them with the defaults."""
+    """The cache of responses; unset caches none, `{}` uses the defaults."""
 
     keep_alive_seconds: Annotated[float, Field(gt=0)] | None = 15
-    """Silence in a stream of events after which a comment keeps its connection open, in seconds; null sends none."""
+    """Silence in an event stream after which a comment keeps the connection open, in seconds; null sends none."""
 
 
 class AdapterConfig(ModelConfig):

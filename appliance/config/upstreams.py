@@ -27,38 +27,40 @@ HeaderValue = Annotated[
 
 
 class TimeoutsConfig(BaseConfig):
-    """How long each part of a request may take."""
+    """Time limits of a request to an upstream."""
 
     connect_seconds: Seconds = 5
-    """Until the connection stands, in seconds."""
+    """Limit of the time to connect, in seconds."""
 
     first_byte_seconds: Seconds = 600
-    """From the request to the first byte of its answer, in seconds; without streaming that is the whole generation."""
+    """
+    Limit of the time from a request to the first byte of its response, in seconds; without streaming that includes the
+    whole generation.
+    """
 
     idle_seconds: Seconds = 120
-    """Longest silence between two bytes of an answer, in seconds."""
+    """Limit of the silence between two bytes of a response, in seconds."""
 
     total_seconds: Seconds | None = None
-    """The whole request, in seconds; unset is no limit."""
+    """Limit of the time of the whole request, in seconds; unset is no limit."""
 
 
 class UpstreamTlsConfig(BaseConfig):
-    """Whom an `https://` upstream is trusted by, and the certificate it is shown."""
+    """TLS of an `https://` upstream: trusted certificate authorities, and the client certificate."""
 
     ca: Path | None = None
     """
-    File of the authorities in PEM that the upstream's certificate must be of, in the place of the system's; unset is
-    the system's, or those of `SSL_CERT_FILE`.
+    PEM file of the certificate authorities that are trusted; unset trusts those of the system, or of `SSL_CERT_FILE`.
     """
 
     certificate: Path | None = None
-    """File of the certificate in PEM that is shown to an upstream that asks for one; unset shows none."""
+    """PEM file of the client certificate, for upstreams that require one; unset sends none."""
 
     key: Path | None = None
-    """File of its private key in PEM; unset where the file of the certificate has it too."""
+    """PEM file of the private key; unset if the file of the certificate contains it."""
 
     key_password: SecretStr | None = None
-    """What the file of the key is encrypted with; unset is nothing."""
+    """Password of the encrypted private key; unset if it is not encrypted."""
 
     @model_validator(mode="after")
     def _has_certificate(self) -> Self:
@@ -77,21 +79,21 @@ class UpstreamConfig(BaseConfig):
     """Key sent as `Authorization: Bearer`, best as `${env:NAME}` or `${file:/path}`; unset or empty sends none."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
-    """The name the upstream knows the model by; unset is the name of this model."""
+    """Name of the model at the upstream; unset is the name of this model."""
 
     headers: dict[str, HeaderValue] = Field(default_factory=dict)
-    """Headers that every request to it carries, such as `x-api-key`; their values are never shown."""
+    """Headers of every request to it, such as `x-api-key`; their values are never shown."""
 
     tls: UpstreamTlsConfig | None = None
-    """How an `https://` upstream proves who it is, and we do; unset trusts what the system trusts."""
+    """TLS of an `https://` upstream; unset trusts what the system trusts."""
 
     timeouts: TimeoutsConfig = TimeoutsConfig()
-    """How long each part of a request may take."""
+    """Time limits of a request."""
 
     max_response_bytes: Annotated[int, Field(ge=1024)] = 128 * 1024 * 1024
     """
-    Longest answer that is held whole, such as JSON, and longest line of a stream, in bytes and without its content
-    coding; a longer one is 502.
+    Limit of a response that is read whole, such as JSON, and of a line of a stream, in decoded bytes; a longer one is
+    502.
     """
 
     @model_validator(mode="after")
@@ -102,131 +104,131 @@ class UpstreamConfig(BaseConfig):
 
 
 class PoolMemberConfig(UpstreamConfig):
-    """One of the servers that answer for a proxy."""
+    """One upstream of a proxy."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """What probes, logs and metrics call it; unset is its host and port."""
+    """Name in probes, logs and metrics; unset is its host and port."""
 
     weight: Annotated[int, Field(ge=1, le=100)] = 1
-    """Its share of the requests, beside the weights of the others; one that is to get none is left out."""
+    """Share of the requests, relative to the weights of the other upstreams. To send it none, remove the upstream."""
 
 
 class HeadersConfig(BaseConfig):
-    """Which headers travel beside those that always do: traces, `X-Request-Id`, and what says how to read a body."""
+    """Headers beside those that are always forwarded: traces, `X-Request-Id`, and headers that describe the body."""
 
     forward: tuple[HeaderName, ...] = ()
-    """Headers of the client's that travel upstream, such as `Authorization`, which does not unless named here."""
+    """Headers of the client that upstreams get. `Authorization` is forwarded only if it is listed here."""
 
     set: dict[str, HeaderValue] = Field(default_factory=dict)
     """Headers of every request to every upstream; their values are never shown."""
 
     expose: tuple[HeaderName, ...] = ()
     """
-    Headers of an upstream's answers that clients get beside those they always do: waits, limits (`x-ratelimit-*`,
+    Headers of responses that clients get, beside those they always get: `Retry-After`, rate limits (`x-ratelimit-*`,
     `anthropic-*`, `openai-*`), `Cache-Control` and `Content-Disposition`.
     """
 
     drop: tuple[HeaderName, ...] = ()
-    """Headers that travel neither to the upstream nor back to the client."""
+    """Headers that are removed from requests and responses."""
 
 
 class CircuitBreakerConfig(BaseConfig):
-    """When an upstream is left alone."""
+    """When an upstream that fails gets no requests."""
 
     failures: Annotated[int, Field(ge=1)] = 5
-    """Failures in a row that open the breaker: no answer, a timeout, a status of 500 or more, an answer cut off."""
+    """
+    Consecutive failures that open the circuit breaker: no response, a timeout, a status of 500 or more, a truncated
+    response.
+    """
 
     open_seconds: Annotated[float, Field(gt=0)] = 10
-    """How long the upstream is then left alone, in seconds, before one request tries it again."""
+    """Time without requests to the upstream, in seconds, before one trial request is sent."""
 
     outlier_margin: Annotated[float, Field(gt=0, le=1)] = 0.3
     """
-    How much larger the share of failed requests may be than that of the other upstreams together, over about a minute;
-    what lies beyond is left alone too, but never more than half of the upstreams.
+    Limit of the difference between the failure rate of an upstream and that of the others together, over about a
+    minute. Beyond it the upstream is ejected, which opens its circuit breaker, but at most half of the upstreams are.
     """
 
 
 class HealthCheckConfig(BaseConfig):
-    """How upstreams are asked, on an interval and never per request, whether they are there."""
+    """Active health checks, at an interval and independent of requests."""
 
     path: Annotated[str, Field(pattern=r"^/[^\s?#]*$")] | None = "/v1/models"
     """
-    Path of a GET whose good answer means health, joined to the upstream's `url`: `/health` for vLLM, `/readyz` for
-    an appliance; null never asks, and then only the breaker speaks.
+    Path of a GET request that succeeds if the upstream is healthy, joined to its `url`: `/health` for vLLM, `/readyz`
+    for an appliance; null sends no health checks, and only the circuit breaker protects the upstream.
     """
 
     interval_seconds: Annotated[float, Field(gt=0)] = 10
     """Time between two checks of an upstream, in seconds."""
 
     timeout_seconds: Annotated[float, Field(gt=0)] = 5
-    """How long one check may take, in seconds."""
+    """Time limit of a check, in seconds."""
 
     failures: Annotated[int, Field(ge=1)] = 2
-    """Failed checks in a row after which an upstream that was healthy gets no more requests; one good one ends that."""
+    """Consecutive failed checks after which an upstream gets no more requests; one success ends that."""
 
 
 class RetryConfig(BaseConfig):
-    """
-    When a request is asked again: only before the first byte of an answer, and elsewhere if there is an elsewhere.
-    """
+    """When a request is retried: only before the first byte of its response, at another upstream if possible."""
 
     attempts: Annotated[int, Field(ge=0, le=10)] = 2
-    """Most further tries of one request; 0 never tries again."""
+    """Limit of the retries of a request; 0 never retries."""
 
     statuses: tuple[Status, ...] = (429, 502, 503, 504)
-    """Answers that are tried again; 429 only at another upstream."""
+    """Statuses that are retried; 429 only at another upstream."""
 
     generations: bool = False
     """
-    Whether text, speech and images are asked for again although an upstream may have begun to make them, which are then
-    made and billed more than once. Unset asks again only where nothing was begun: no connection came about, or the
-    answer is 429 or 503.
+    Whether generations of text, speech and images are retried although an upstream may have begun them. They may then
+    be computed and billed more than once. If false they are retried only if no connection was established, or after
+    429 or 503.
     """
 
     budget_share: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Most retries as a share of all requests, beyond a few."""
+    """Limit of retries as a share of all requests; a few more are always allowed."""
 
     backoff_seconds: Annotated[float, Field(ge=0)] = 0.1
-    """Wait before the second try at the same upstream, in seconds; it doubles with each further one."""
+    """Delay before a retry at the same upstream, in seconds; it doubles with each further retry."""
 
 
 class RequestRewriteConfig(BaseConfig):
-    """What is changed in the JSON of every request; forms, and all that is not named here, pass as they came."""
+    """Changes of the JSON of every request; forms and all other fields are forwarded unchanged."""
 
     defaults: Fields = Field(default_factory=dict)
-    """Fields for requests that lack them, such as `temperature: 0.2`; mappings are filled up key by key."""
+    """Fields for requests without them, such as `temperature: 0.2`; mappings are completed key by key."""
 
     override: Fields = Field(default_factory=dict)
-    """Fields that have this value whatever the client says; mappings are laid over the client's key by key."""
+    """Fields that always have this value; mappings are merged into the client's key by key."""
 
     drop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """
-    Fields of the client's that do not travel, such as `user`. With `stream_options`, for an upstream that refuses it,
-    the usage of streams is not asked for either, and the tokens of an answer are counted by its events.
+    Fields that are removed, such as `user`. With `stream_options`, for an upstream that rejects it, the usage of
+    streams is not requested either, and the tokens of a response are counted by its events.
     """
 
     system_prompt: Annotated[str, Field(min_length=1)] | None = None
     """
-    Text that goes before the client's own system prompt in chat completions, responses and messages;
-    unset leaves it alone.
+    Text that is inserted before the client's own system prompt in chat completions, responses and messages; unset
+    inserts none.
     """
 
 
 class ResponseCacheConfig(BaseConfig):
-    """Whether answers are kept: those of embeddings, rerank, scores and classes, and of completions without streaming
-    that ask for temperature 0 or name a seed.
+    """The cache of responses: of embeddings, rerank, scores and classification, and of completions without streaming
+    that have temperature 0 or a seed.
 
-    A call with `Cache-Control: no-store` is neither answered from it nor kept, one with `no-cache` only kept anew.
+    A request with `Cache-Control: no-store` does not use the cache; one with `no-cache` replaces its entry.
     """
 
     max_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
-    """Most memory for kept answers, in bytes and in each worker; the longest unused go first."""
+    """Memory limit in bytes, in each worker; the least recently used entries are removed first."""
 
     max_age_seconds: Annotated[float, Field(gt=0)] = 3600
-    """How long an answer is kept, in seconds."""
+    """Lifetime of an entry, in seconds."""
 
     shared: bool = False
     """
-    Whether one API key may get what was kept for another; unset keeps them apart, so that neither an answer nor the
-    time it takes tells of what others asked.
+    Whether API keys share entries. If false, neither a response nor its latency reveals what other clients requested.
     """
