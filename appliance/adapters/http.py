@@ -17,7 +17,7 @@ from appliance.adapters.requests import EmbeddingRequest, RerankRequest
 from appliance.adapters.sandbox import TemplateFaultError
 from appliance.config.adapters import (
     HttpEmbeddingsConfig,
-    HttpExchangeConfig,
+    HttpRequestConfig,
     HttpRerankConfig,
     HttpTextConfig,
     UsageConfig,
@@ -68,7 +68,7 @@ def smallest(operation: Operation) -> Json:
 class _Exchange:
     """One kind of request to a service."""
 
-    def __init__(self, config: HttpExchangeConfig, wire: ServiceClient, renderer: Renderer) -> None:
+    def __init__(self, config: HttpRequestConfig, wire: ServiceClient, renderer: Renderer) -> None:
         self._template = JsonTemplate(config.request, renderer)
         self._usage = _Tokens(config.usage)
         self._wire = wire

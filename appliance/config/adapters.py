@@ -96,7 +96,7 @@ class CompletionsConfig(RequiredChatConfig):
         return frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})
 
 
-class OfferingConfig(BaseConfig):
+class OperationsConfig(BaseConfig):
     """A kind of protocol that offers each operation there is a key for."""
 
     @model_validator(mode="after")
@@ -157,7 +157,7 @@ class OipRerankConfig(BaseConfig):
     """Name of the tensor that holds one score for each document; unset is the only one there is."""
 
 
-class OipConfig(OfferingConfig):
+class OipConfig(OperationsConfig):
     """The target speaks the Open Inference Protocol at `target.url`."""
 
     kind: Literal["oip"]
@@ -198,7 +198,7 @@ class UsageConfig(BaseConfig):
     """JMESPath to the tokens of the answer; unset counts none."""
 
 
-class HttpExchangeConfig(BaseConfig):
+class HttpRequestConfig(BaseConfig):
     """One request to a JSON service, and its answer."""
 
     path: UrlPath = ""
@@ -219,7 +219,7 @@ class HttpExchangeConfig(BaseConfig):
     """Where the answer tells its tokens."""
 
 
-class HttpTextConfig(HttpExchangeConfig):
+class HttpTextConfig(HttpRequestConfig):
     """A request to a JSON service that is answered with text."""
 
     response: Text
@@ -241,21 +241,21 @@ class HttpChatConfig(HttpTextConfig, ChatConfig):
     """
 
 
-class HttpEmbeddingsConfig(HttpExchangeConfig):
+class HttpEmbeddingsConfig(HttpRequestConfig):
     """A request to a JSON service that is answered with vectors."""
 
     response: Text
     """JMESPath to the list of vectors, or to one vector where `max_batch` is 1."""
 
 
-class HttpRerankConfig(HttpExchangeConfig):
+class HttpRerankConfig(HttpRequestConfig):
     """A request to a JSON service that is answered with scores."""
 
     response: Text
     """JMESPath to the list of scores, in the order of the documents."""
 
 
-class HttpConfig(OfferingConfig):
+class HttpConfig(OperationsConfig):
     """The target is a service with JSON of its own at `target.url`."""
 
     kind: Literal["http"]

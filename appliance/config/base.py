@@ -1,4 +1,4 @@
-"""Base of every section of the config: frozen, closed, and described by its own docstrings."""
+"""Base of every part of the config: frozen, closed, and described by its own docstrings."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-# Keys that begin so are the user's own, at any depth: a place for YAML anchors.
+# Keys with this prefix are ignored at any depth: a place for YAML anchors.
 FREE_PREFIX = "x-"
 
 
 class Change(StrEnum):
-    """What a new value of a key asks of a server that runs; said once, among the metadata of the key's field.
+    """What a running server does about a new value of a key; it is part of the metadata of the key's field.
 
-    It holds for all keys below, down to one that says otherwise. Where none does it is a restart, so that a new key is
-    safe until somebody makes it more.
+    It holds for all keys below, except where one of them has its own. The default is a restart, which is always safe.
     """
 
     HOT = "hot"
-    """It is applied while we serve."""
+    """It is applied at once."""
 
     SWAP = "swap"
-    """The model is brought anew, and the others go on."""
+    """The model is replaced; the others continue."""
 
     RESTART = "restart"
-    """It waits for the next start."""
+    """It is applied at the next start."""
 
 
 def without_free_keys(data: Any) -> Any:  # Any: what a file holds before it is checked
-    """A mapping without the user's own keys; anything else as it is."""
+    """Return a mapping without the ignored keys; anything else is returned as it is."""
     if not isinstance(data, dict):
         return data
     return {key: value for key, value in data.items() if not str(key).startswith(FREE_PREFIX)}

@@ -1,4 +1,4 @@
-"""Who we are to each store: the section `storage.credentials`.
+"""Config of the credentials for each store (`storage.credentials`).
 
 What it leaves out comes from the variables and files that the stores' own tools read.
 """
@@ -17,33 +17,33 @@ Url = Annotated[str, Field(pattern="^https?://[^/]")]
 HeaderName = Annotated[str, Field(pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 
 
-class CredentialsBase(BaseConfig):
+class StoreCredentialsConfig(BaseConfig):
     """
     One block of credentials: at most one of its ways to be known is taken, and keys that belong together come together.
     """
 
-    WAYS: ClassVar[Sequence[Sequence[str]]] = ()
-    """Keys that make up each way."""
+    METHODS: ClassVar[Sequence[Sequence[str]]] = ()
+    """The keys of each method of authentication."""
 
     OPTIONAL: ClassVar[frozenset[str]] = frozenset()
-    """Keys that a way can do without."""
+    """Keys that a method does not require."""
 
     @model_validator(mode="after")
-    def _is_one_whole_way(self) -> Self:
-        given = [[key for key in way if getattr(self, key)] for way in self.WAYS]
-        ways = [keys for keys in given if keys]
-        if len(ways) > 1:
-            raise ValueError(f"gives {' and '.join(keys[0] for keys in ways)}; give only one of them")
-        for way, keys in zip(self.WAYS, given, strict=True):
-            if keys and (missing := [key for key in way if key not in keys and key not in self.OPTIONAL]):
+    def _has_one_complete_method(self) -> Self:
+        given = [[key for key in method if getattr(self, key)] for method in self.METHODS]
+        used = [keys for keys in given if keys]
+        if len(used) > 1:
+            raise ValueError(f"gives {' and '.join(keys[0] for keys in used)}; give only one of them")
+        for method, keys in zip(self.METHODS, given, strict=True):
+            if keys and (missing := [key for key in method if key not in keys and key not in self.OPTIONAL]):
                 raise ValueError(f"gives {keys[0]} without {missing[0]}; give both, or neither")
         return self
 
 
-class S3Credentials(CredentialsBase):
+class S3CredentialsConfig(StoreCredentialsConfig):
     """For `s3://`; what is unset is looked for where every AWS tool looks."""
 
-    WAYS = (("access_key_id", "secret_access_key", "session_token"), ("profile",), ("anonymous",))
+    METHODS = (("access_key_id", "secret_access_key", "session_token"), ("profile",), ("anonymous",))
     OPTIONAL = frozenset({"session_token"})
 
     bucket: str | None = None
@@ -71,10 +71,10 @@ class S3Credentials(CredentialsBase):
     """Region of the bucket; unset is `AWS_DEFAULT_REGION`, or what the AWS config files say."""
 
 
-class GcsCredentials(CredentialsBase):
+class GcsCredentialsConfig(StoreCredentialsConfig):
     """For `gs://`; what is unset is looked for where every Google tool looks."""
 
-    WAYS = (("key_file",), ("key",), ("anonymous",))
+    METHODS = (("key_file",), ("key",), ("anonymous",))
 
     bucket: str | None = None
     """The bucket this block is for; unset is every bucket that no other block is for."""
@@ -92,10 +92,10 @@ class GcsCredentials(CredentialsBase):
     """Address of an emulator or a proxy; unset is `STORAGE_EMULATOR_HOST`, or Google."""
 
 
-class AzureCredentials(CredentialsBase):
+class AzureCredentialsConfig(StoreCredentialsConfig):
     """For `az://`, `abfs://`, `abfss://` and Azure's `https://` URLs."""
 
-    WAYS = (
+    METHODS = (
         ("connection_string",),
         ("account_key",),
         ("sas_token",),
@@ -147,7 +147,7 @@ class AzureCredentials(CredentialsBase):
         return self
 
 
-class HubCredentials(CredentialsBase):
+class HubCredentialsConfig(StoreCredentialsConfig):
     """For `hf://`."""
 
     owner: str | None = None
@@ -160,7 +160,7 @@ class HubCredentials(CredentialsBase):
     """Address of a mirror; unset is `HF_ENDPOINT`, or huggingface.co."""
 
 
-class HttpCredentials(CredentialsBase):
+class HttpCredentialsConfig(StoreCredentialsConfig):
     """For `https://` and `http://`."""
 
     host: Annotated[str, Field(min_length=1)]
@@ -183,32 +183,32 @@ class CredentialsConfig(BaseConfig):
     for all of them.
     """
 
-    s3: tuple[S3Credentials, ...] = ()
+    s3: tuple[S3CredentialsConfig, ...] = ()
     """For `s3://`."""
 
-    gcs: tuple[GcsCredentials, ...] = ()
+    gcs: tuple[GcsCredentialsConfig, ...] = ()
     """For `gs://`."""
 
-    azure: tuple[AzureCredentials, ...] = ()
+    azure: tuple[AzureCredentialsConfig, ...] = ()
     """For `az://`, `abfs://`, `abfss://` and Azure's `https://` URLs."""
 
-    hf: tuple[HubCredentials, ...] = ()
+    hf: tuple[HubCredentialsConfig, ...] = ()
     """For `hf://`."""
 
-    http: tuple[HttpCredentials, ...] = ()
+    http: tuple[HttpCredentialsConfig, ...] = ()
     """For `https://` and `http://`."""
 
 
-Block = TypeVar("Block", bound=CredentialsBase)
+Block = TypeVar("Block", bound=StoreCredentialsConfig)
 
 
 def block_for(blocks: Sequence[Block], key: str, value: str | None) -> Block | None:
-    """The block whose `key` is `value`, or else the one that leaves `key` open."""
+    """Return the block whose `key` is `value`, or else the one that does not set `key`."""
     fitting = [block for block in blocks if getattr(block, key) in (value, None)]
     return min(fitting, key=lambda block: getattr(block, key) is None, default=None)
 
 
 def value_of(secret: SecretStr | None) -> str | None:
-    """The text of a secret, to be handed to a vendor and to nobody else."""
-    # What was read from a file often ends with a newline, which no secret does.
+    """Return the text of a secret, for the store's client only."""
+    # The content of a file often ends with a newline.
     return secret.get_secret_value().strip() if secret else None

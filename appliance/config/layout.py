@@ -1,4 +1,4 @@
-"""How a model sits on devices and machines."""
+"""Config of the layout: how a model is placed on devices and machines."""
 
 from __future__ import annotations
 
@@ -106,39 +106,37 @@ class LayoutConfig(BaseConfig):
     """
 
     @property
-    def is_followed(self) -> bool:
-        """The calls of this model are answered here, and other machines compute for it."""
+    def is_leader_node(self) -> bool:
+        """This machine answers the requests, and other machines compute for it."""
         return self.nodes.count > 1 and self.nodes.rank == 0
 
     @property
-    def is_following(self) -> bool:
+    def is_worker_node(self) -> bool:
         """This machine computes for another one, which answers."""
         return self.nodes.rank > 0
 
     @property
-    def has_whole_copies(self) -> bool:
-        """No copy of the model is spread over machines."""
+    def keeps_copies_on_one_node(self) -> bool:
+        """Whether no data-parallel copy is spread over machines."""
         return self.data_parallel % self.nodes.count == 0
 
     @property
     def ranks(self) -> int:
-        """How many devices the model takes, on all machines."""
+        """Devices that the model takes on all machines."""
         return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
     @property
-    def is_alone(self) -> bool:
-        """Whether it is one rank, and nobody is named who is to start it."""
+    def is_single_rank(self) -> bool:
+        """Whether there is one rank, and the config names no executor."""
         return self.ranks == 1 and self.executor == "auto"
 
     @property
-    def ranks_here(self) -> int:
-        """How many of them are this machine's."""
+    def local_ranks(self) -> int:
+        """Devices that the model takes on this machine."""
         if self.data_parallel_local is not None and self.nodes.count == 1:
             return self.tensor_parallel * self.pipeline_parallel * self.data_parallel_local
         return max(1, self.ranks // self.nodes.count)
 
 
 AnyLayout = LayoutConfig | Literal["auto"]
-"""
-A layout, or `auto`: the fewest devices of this machine that hold the model, chosen when its files are here.
-"""
+"""A layout, or `auto`: the fewest devices of this machine that hold the model, chosen once its files are here."""

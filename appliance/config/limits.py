@@ -1,4 +1,4 @@
-"""What a model takes on, what it promises, and what a key may ask."""
+"""Config of limits: of a model, of its latency, and of an API key."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LimitsConfig(BaseConfig):
     """
 
     def share(self, workers: int) -> Self:
-        """What one of so many workers takes on."""
+        """Return the limits of one of several workers."""
         counts = {
             "concurrent": share(self.concurrent, workers),
             "queued": -(-self.queued // workers),
@@ -114,7 +114,7 @@ class KeyLimitsConfig(BaseConfig):
     """
 
     def share(self, workers: int) -> Self:
-        """What one of so many workers allows."""
+        """Return the limits of one of several workers."""
         counts = {
             "requests_per_minute": share(self.requests_per_minute, workers),
             "tokens_per_minute": share(self.tokens_per_minute, workers),
@@ -123,6 +123,6 @@ class KeyLimitsConfig(BaseConfig):
 
 
 def share(count: int | None, workers: int) -> int | None:
-    """What one of so many workers has of a limit, None of none."""
-    # Rounded up: a share of nothing would refuse all.
+    """Return the share of one of several workers in a limit; None is no limit."""
+    # Rounded up: a share of zero would refuse everything.
     return None if count is None else -(-count // workers)

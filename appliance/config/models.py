@@ -31,9 +31,7 @@ from appliance.config.upstreams import (
 Name = Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]*$")]
 
 FailureAction = Literal["stay", "exit", "restart"]
-"""
-What is done when a model fails: stay up and say so, end the process, or start its engine anew.
-"""
+"""What happens when a model fails: the process stays up and reports it, the process ends, or the model restarts."""
 
 ADAPTER_PREFIX = "adapters."
 """What the names of adapters begin with among the storages of a model."""
@@ -46,7 +44,7 @@ class ModelConfig(BaseConfig):
     """One entry of `models:`; each model class adds its own keys."""
 
     has_engine: ClassVar[bool] = True
-    """It computes in this process or below it, and so wants memory, its turn to load, and one process of ours."""
+    """Whether it computes on this machine, and so needs memory and takes turns to load."""
 
     name: Name
     """The name clients send as `model`; letters, digits and `. _ / @ -`."""
@@ -62,55 +60,50 @@ class ModelConfig(BaseConfig):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that leads to this model, its own first."""
+        """Every name of this model, its own first."""
         return (self.name, *self.aliases)
 
     @property
     def backend(self) -> str:
-        """What computes: vLLM, a class of the user's, or servers elsewhere, which the appliance asks."""
+        """What computes: `vllm`, `python` for a class of the user, or `appliance` for other servers."""
         return "vllm" if self.has_engine else "appliance"
 
     @property
     def probe_fields(self) -> Mapping[str, JsonValue]:
-        """What probes and listings tell of it besides its name."""
+        """What probes show of its config besides the name."""
         return {}
 
     @property
     def targets(self) -> Sequence[str]:
-        """The names of the other models that it asks."""
+        """The names of the other models that it sends requests to."""
         return ()
 
     @property
     def failure_action(self) -> FailureAction:
-        """What is done when it fails; a model that servers elsewhere compute has nothing to start anew."""
+        """What happens when it fails; a model that other servers compute has nothing to restart."""
         return "stay"
 
     @property
     def storages(self) -> Mapping[str, StorageConfig]:
-        """What must be materialized before the model loads; empty for a class without storage."""
+        """What must be downloaded before the model loads, by names of ours; empty for a model without storage."""
         return {}
 
 
-_PYTHON = "python"
-
-
-def _kind(engine: Any) -> str:  # Any: what a file holds before it is checked
-    is_python = _PYTHON in engine if isinstance(engine, dict) else isinstance(engine, PythonConfig)
+def _engine_type(engine: Any) -> str:  # Any: what a file holds before it is validated
+    is_python = "python" in engine if isinstance(engine, dict) else isinstance(engine, PythonConfig)
     return "PythonConfig" if is_python else "EngineConfig"
 
 
 AnyEngine = Annotated[
     Annotated[EngineConfig, Tag("EngineConfig")] | Annotated[PythonConfig, Tag("PythonConfig")],
-    Discriminator(_kind),
+    Discriminator(_engine_type),
 ]
-"""
-The engine: a class of the user's where the key `python` names one, else vLLM.
-"""
+"""The engine: a class of the user if the key `python` names one, else vLLM."""
 
 _WHERE_FROM = "Where the model's bytes come from"
 
 _STORAGE_FOR_VLLM: JsonDict = {
-    "if": {"required": ["engine"], "properties": {"engine": {"type": "object", "required": [_PYTHON]}}},
+    "if": {"required": ["engine"], "properties": {"engine": {"type": "object", "required": ["python"]}}},
     "else": {"required": ["storage"], "properties": {"storage": {"description": f"{_WHERE_FROM}."}}},
 }
 
@@ -149,7 +142,7 @@ class LocalModelConfig(ModelConfig):
 
     @property
     def backend(self) -> str:
-        return _PYTHON if isinstance(self.engine, PythonConfig) else super().backend
+        return "python" if isinstance(self.engine, PythonConfig) else super().backend
 
     @property
     def probe_fields(self) -> Mapping[str, JsonValue]:
@@ -159,7 +152,7 @@ class LocalModelConfig(ModelConfig):
 
     @property
     def failure_action(self) -> FailureAction:
-        if self.on_failure == "stay" and self.layout != "auto" and self.layout.is_following:
+        if self.on_failure == "stay" and self.layout != "auto" and self.layout.is_worker_node:
             return "exit"
         return self.on_failure
 
@@ -169,7 +162,7 @@ class LocalModelConfig(ModelConfig):
 
     @property
     def allow_pickle(self) -> bool:
-        """The storage's word on weights that may run code."""
+        """Whether weights that may run code are allowed."""
         return self.storage is not None and self.storage.allow_pickle
 
 

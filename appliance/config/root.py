@@ -1,4 +1,4 @@
-"""The root section: the whole config as one frozen object."""
+"""The whole config as one frozen object."""
 
 from __future__ import annotations
 

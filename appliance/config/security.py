@@ -1,4 +1,4 @@
-"""The sections of who may ask: keys, TLS, and pages of other origins."""
+"""Config of access: API keys, TLS and CORS."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ from appliance.config.base import BaseConfig
 from appliance.config.limits import KeyLimitsConfig
 from appliance.core.model import Operation
 
-SHORTEST_KEY = 16
-"""
-In characters: below it a key can be found by trying.
-"""
+MIN_KEY_LENGTH = 16
+"""Shorter keys can be guessed."""
 
 _REMEDY = "`appliance key` makes a good one"
 
 
 def digest_of(value: bytes) -> str:
-    """The SHA-256 of a key, in hexadecimal: all of it that is kept."""
+    """Return the SHA-256 of a key in hexadecimal; the key itself is not kept."""
     return hashlib.sha256(value).hexdigest()
 
 
-def _hidden(_digest: str) -> str:
+def _masked(_digest: str) -> str:
     return "***"
 
 
-def _hashed(value: str) -> str:
-    # The messages do not quote it: it may be a good key that was pasted badly.
-    if len(value) < SHORTEST_KEY:
-        raise ValueError(f"is a weak key; must have at least {SHORTEST_KEY} characters; {_REMEDY}")
+def _validated_digest(value: str) -> str:
+    # The messages do not quote the value, which may be a good key that was pasted badly.
+    if len(value) < MIN_KEY_LENGTH:
+        raise ValueError(f"is a weak key; must have at least {MIN_KEY_LENGTH} characters; {_REMEDY}")
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ValueError(f"cannot be sent in a header; must be printable ASCII without spaces; {_REMEDY}")
     return digest_of(value.encode())
@@ -46,7 +44,7 @@ class KeyConfig(BaseConfig):
     name: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@/-]*$")]
     """Whose key it is, for logs and metrics; letters, digits and `. _ / @ -`."""
 
-    value: Annotated[str, AfterValidator(_hashed), PlainSerializer(_hidden)] | None = None
+    value: Annotated[str, AfterValidator(_validated_digest), PlainSerializer(_masked)] | None = None
     """
     The key, 16 characters or more, from the environment or a file: `${env:NAME}`, `${file:/run/secrets/key}`.
     Only its SHA-256 is kept. Unset where `sha256` is given.
@@ -115,7 +113,7 @@ class CorsConfig(BaseConfig):
 
 @dataclass(frozen=True, slots=True)
 class AuthConfig:
-    """What the config says of access."""
+    """The keys, and whether metrics need one."""
 
     keys: Sequence[KeyConfig] = ()
     are_metrics_open: bool = False

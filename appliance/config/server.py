@@ -1,4 +1,4 @@
-"""Where the appliance listens, who may ask, and how it lets go."""
+"""Config of the server: addresses, limits and timeouts of requests, draining."""
 
 from __future__ import annotations
 
@@ -150,11 +150,11 @@ class ServerConfig(BaseConfig):
 
     @property
     def auth(self) -> AuthConfig:
-        """Who may ask, and for what."""
+        """What the authorizer needs."""
         return AuthConfig(self.api_keys or (), self.metrics == "open")
 
     def key_limits(self, workers: int) -> Mapping[str, KeyLimitsConfig]:
-        """What each key may ask in a minute of one of so many workers, by its name."""
+        """Return the limits of each key in one of several workers, by the key's name."""
         return {key.name: key.limits.share(workers) for key in self.api_keys or ()}
 
 

@@ -1,4 +1,4 @@
-"""The storage sections: where one model's bytes come from, and what holds for all of them."""
+"""Config of storage: where the files of a model come from, and how all files are downloaded and kept."""
 
 from __future__ import annotations
 

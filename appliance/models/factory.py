@@ -115,6 +115,6 @@ def _local_model(config: GenerativeConfig | EncoderConfig, peers: Peers) -> Mode
         model = GenerativeModel(config, config.engine, peers.front_end)
     else:
         model = EncoderModel(config, config.engine, peers.front_end)
-    if config.layout != "auto" and config.layout.is_following:
+    if config.layout != "auto" and config.layout.is_worker_node:
         return WorkerNodeModel(model, config.layout.nodes.address or "")
     return model

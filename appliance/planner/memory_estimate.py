@@ -148,9 +148,9 @@ def _violations(found: MemoryEstimate, layout: LayoutConfig, hardware: Hardware)
 
 
 def _too_few_devices(layout: LayoutConfig, hardware: Hardware) -> list[ConstraintViolation]:
-    if hardware.is_cpu or layout.ranks_here <= hardware.count or layout.executor == "ray":
+    if hardware.is_cpu or layout.local_ranks <= hardware.count or layout.executor == "ray":
         return []
-    fault = f"takes {layout.ranks_here} devices of this machine, which has {hardware.count}"
+    fault = f"takes {layout.local_ranks} devices of this machine, which has {hardware.count}"
     return [ConstraintViolation(("layout", "tensor_parallel"), fault, "fewer ranks, or nodes with more machines", True)]
 
 

@@ -216,10 +216,10 @@ def test_the_config_of_a_group_is_each_machines(tmp_path: Path) -> None:
     layout = model.layout
 
     assert layout != "auto"
-    assert layout.is_following
+    assert layout.is_worker_node
     assert (layout.nodes.count, layout.nodes.rank, layout.nodes.address) == (2, 1, GROUP["LWS_LEADER_ADDRESS"])
     assert model.failure_action == "exit"
-    assert str(layout.ranks_here) == manifests.container(pod)["resources"]["limits"]["nvidia.com/gpu"]
+    assert str(layout.local_ranks) == manifests.container(pod)["resources"]["limits"]["nvidia.com/gpu"]
 
 
 def test_every_file_is_known() -> None:

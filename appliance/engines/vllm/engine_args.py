@@ -144,7 +144,7 @@ def layout_arguments(layout: LayoutConfig, addresses: NodeAddresses | None = Non
 
 def _node_arguments(layout: LayoutConfig, leader: str | None) -> dict[str, Any]:  # Any: vLLM's argument values
     nodes = layout.nodes
-    if not layout.has_whole_copies:
+    if not layout.keeps_copies_on_one_node:
         # One copy of the model is spread over the nodes.
         return {"nnodes": nodes.count, "node_rank": nodes.rank, "master_addr": leader, "master_port": nodes.port + 1}
     local = layout.data_parallel // nodes.count
@@ -154,7 +154,7 @@ def _node_arguments(layout: LayoutConfig, leader: str | None) -> dict[str, Any]:
         "data_parallel_rpc_port": nodes.port + 1,
     }
     # vLLM takes a node with a start rank for one without a front end.
-    return arguments | ({"data_parallel_start_rank": local * nodes.rank} if layout.is_following else {})
+    return arguments | ({"data_parallel_start_rank": local * nodes.rank} if layout.is_worker_node else {})
 
 
 def frontend_arguments(spec: EngineSpec, engine_args: AsyncEngineArgs) -> Namespace:
@@ -198,7 +198,7 @@ def _cpu_arguments(spec: EngineSpec) -> dict[str, Any]:  # Any: vLLM's argument 
         # vLLM would take most of the machine's memory for the KV cache.
         "kv_cache_memory_bytes": _cpu_kv_cache_bytes(spec, loaded_bytes),
     }
-    if spec.layout.is_alone:
+    if spec.layout.is_single_rank:
         arguments["distributed_executor_backend"] = _UNIPROC_EXECUTOR
     return arguments
 

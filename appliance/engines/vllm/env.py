@@ -53,7 +53,7 @@ def set_environment(layout: LayoutConfig, addresses: NodeAddresses | None = None
 
 def layout_environment(layout: LayoutConfig, addresses: NodeAddresses | None = None) -> dict[str, str]:
     """Return what vLLM takes of a layout only through the environment, for processes that it starts itself."""
-    if layout.is_alone:
+    if layout.is_single_rank:
         return {}
     variables = {}
     if layout.cpu_threads is not None:

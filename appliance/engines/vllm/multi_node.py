@@ -126,7 +126,7 @@ class LeaderNode(_Node):
 
     def states(self) -> Mapping[int, str]:
         """Return the state of each worker, `waiting`, `connected` or `disconnected`, by rank."""
-        ranks = range(1, self._nodes.count) if self._spec.layout.is_followed else ()
+        ranks = range(1, self._nodes.count) if self._spec.layout.is_leader_node else ()
         return {
             rank: "disconnected" if rank in self._lost else "connected" if rank in self._connected else "waiting"
             for rank in ranks

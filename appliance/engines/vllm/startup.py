@@ -239,7 +239,7 @@ def _require_vllm(name: str) -> None:
 
 def _create_fork_server(layout: LayoutConfig, timings: StartupTimings) -> ForkServer | None:
     """Start the server that the engine core is forked from; None for several devices, where vLLM does it itself."""
-    if not layout.is_alone:
+    if not layout.is_single_rank:
         return None
     if not is_cpu_build():
         return ForkServer(timings)
@@ -261,11 +261,11 @@ def _create_config(spec: EngineSpec, rendezvous: FrontendRendezvous) -> tuple[Vl
     engine_args = create_engine_args(spec)
     patches.set_front_end_number(engine_args, rendezvous.count, rendezvous.number)
     # vLLM changes LD_PRELOAD for processes that it starts itself.
-    with restored_variables("LD_PRELOAD") if spec.layout.is_alone else contextlib.nullcontext():
+    with restored_variables("LD_PRELOAD") if spec.layout.is_single_rank else contextlib.nullcontext():
         config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     if spec.chat_template is None and spec.pooler is None:
         _require_chat_template(spec.names[0], config.model_config)
-    if current_platform.is_cpu() and spec.layout.is_alone:
+    if current_platform.is_cpu() and spec.layout.is_single_rank:
         _log_cpu_profile(spec, config)
     arguments = frontend_arguments(spec, engine_args)
     arguments.structured_outputs_config = config.structured_outputs_config

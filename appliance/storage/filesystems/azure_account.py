@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from appliance.config.credentials import AzureCredentials, CredentialsConfig, block_for, value_of
+from appliance.config.credentials import AzureCredentialsConfig, CredentialsConfig, block_for, value_of
 from appliance.core.errors import StorageError
 from appliance.core.uri import redact, scheme_of
 from appliance.storage.filesystems.object_store import ObjectLocation
@@ -157,13 +157,13 @@ def find_auth(uri: AzureUri, config: CredentialsConfig, environ: Mapping[str, st
     return AzureAuth(found.description, url.rstrip("/"), sas.removeprefix("?"), found.tokens)
 
 
-def _find_block(uri: AzureUri, config: CredentialsConfig, default_account: str | None) -> AzureCredentials | None:
+def _find_block(uri: AzureUri, config: CredentialsConfig, default_account: str | None) -> AzureCredentialsConfig | None:
     account = uri.account or default_account
     # If nothing names the account, the first block does.
     return block_for(config.azure, "account", account) or (None if account else next(iter(config.azure), None))
 
 
-def _from_block(block: AzureCredentials) -> _Credential | None:
+def _from_block(block: AzureCredentialsConfig) -> _Credential | None:
     section = "of storage.credentials.azure"
     if text := value_of(block.connection_string):
         return _from_connection_string(text, f"connection_string {section}")

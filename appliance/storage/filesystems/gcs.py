@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from appliance.config.credentials import GcsCredentials, block_for, value_of
+from appliance.config.credentials import GcsCredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError, StorageUnavailableError
 from appliance.core.uri import redact
@@ -43,7 +43,7 @@ class GcsStore(ObjectStore):
     def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         location = parse(uri)
         super().__init__(f"gs://{location.bucket}/{location.path}".rstrip("/"), location)
-        block = block_for(settings.credentials.gcs, "bucket", location.bucket) or GcsCredentials()
+        block = block_for(settings.credentials.gcs, "bucket", location.bucket) or GcsCredentialsConfig()
         self._objects = f"{_endpoint(block)}/storage/v1/b/{location.bucket}/o"
         self._token = _GcsToken(self._uri, block)
         self._client = HttpClient(settings.transfer)
@@ -117,7 +117,7 @@ def parse(uri: str) -> ObjectLocation:
     return ObjectLocation.parse(bucket, path)
 
 
-def _endpoint(block: GcsCredentials) -> str:
+def _endpoint(block: GcsCredentialsConfig) -> str:
     endpoint = block.endpoint_url or os.environ.get("STORAGE_EMULATOR_HOST") or _ENDPOINT
     return (endpoint if "://" in endpoint else f"http://{endpoint}").rstrip("/")
 
@@ -134,7 +134,7 @@ def _to_file(uri: str, name: str, item: Mapping[str, Any]) -> RemoteFile:  # Any
 class _GcsToken:
     """The access token of a credential, refreshed when it expires; None for an anonymous client."""
 
-    def __init__(self, resource: str, block: GcsCredentials) -> None:
+    def __init__(self, resource: str, block: GcsCredentialsConfig) -> None:
         self.credential = "Google credentials"
         self._resource = resource
         self._block = block
@@ -193,7 +193,7 @@ class _GcsToken:
             raise kind(f"{self._resource}: {self.credential}: {message}; {_REMEDY}") from error
 
 
-def _find_credentials(block: GcsCredentials) -> tuple[str, Credentials]:
+def _find_credentials(block: GcsCredentialsConfig) -> tuple[str, Credentials]:
     """Return credentials, and the name of their source."""
     import google.auth
 

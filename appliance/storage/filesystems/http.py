@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 
 from yarl import URL
 
-from appliance.config.credentials import HttpCredentials, value_of
+from appliance.config.credentials import HttpCredentialsConfig, value_of
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.core.uri import redact
@@ -136,7 +136,7 @@ class HttpStore:
 class _HttpAuth:
     """The headers of the config, the URI and KServe's variables for each host."""
 
-    def __init__(self, url: URL, login: Mapping[str, str], credentials: Sequence[HttpCredentials]) -> None:
+    def __init__(self, url: URL, login: Mapping[str, str], credentials: Sequence[HttpCredentialsConfig]) -> None:
         self._url = url
         self._login = login
         self._credentials = credentials
@@ -172,7 +172,7 @@ class _HttpAuth:
 
         return headers_for
 
-    def _configured(self, url: URL) -> HttpCredentials | None:
+    def _configured(self, url: URL) -> HttpCredentialsConfig | None:
         names = (f"{url.host}:{url.port}", url.host)
         return next((block for name in names for block in self._credentials if block.host.lower() == name), None)
 

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 
 from yarl import URL
 
-from appliance.config.credentials import CredentialsConfig, HubCredentials, block_for, value_of
+from appliance.config.credentials import CredentialsConfig, HubCredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import (
     AccessDeniedError,
@@ -276,7 +276,7 @@ def parse(uri: str) -> HubUri:
 
 def find_auth(owner: str, config: CredentialsConfig, environ: Mapping[str, str]) -> HubAuth:
     """Return the config's endpoint and token for an owner's models, or those of the user's variables and files."""
-    block = block_for(config.hf, "owner", owner) or HubCredentials()
+    block = block_for(config.hf, "owner", owner) or HubCredentialsConfig()
     address = block.endpoint_url or environ.get("HF_ENDPOINT") or _ENDPOINT
     endpoint, login = split_login(URL(address.rstrip("/")))
     if endpoint.scheme not in ("http", "https") or not endpoint.host:

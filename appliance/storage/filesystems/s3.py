@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.config.credentials import S3Credentials, block_for, value_of
+from appliance.config.credentials import S3CredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig, TransferConfig
 from appliance.core.errors import (
     AccessDeniedError,
@@ -66,7 +66,7 @@ class S3Store(ObjectStore):
         location = parse(uri)
         super().__init__(f"s3://{location.bucket}/{location.path}".rstrip("/"), location)
         self._settings = settings
-        self._block = block_for(settings.credentials.s3, "bucket", location.bucket) or S3Credentials()
+        self._block = block_for(settings.credentials.s3, "bucket", location.bucket) or S3CredentialsConfig()
         self._opening = asyncio.Lock()
         self._opened: _S3Client | None = None
 
@@ -205,7 +205,7 @@ def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for
     )
 
 
-def _open_client(block: S3Credentials, transfer: TransferConfig) -> _S3Client:
+def _open_client(block: S3CredentialsConfig, transfer: TransferConfig) -> _S3Client:
     """Open a client with the keys of the config, or those that AWS's own tools and KServe would use."""
     from botocore.session import Session  # type: ignore[import-untyped] # has no types
 
@@ -251,7 +251,7 @@ def _client_config(transfer: TransferConfig, *, is_signed: bool) -> Any:  # Any:
     )
 
 
-def _keys(session: Any, block: S3Credentials) -> tuple[str, dict[str, str | None] | None]:  # Any: as above
+def _keys(session: Any, block: S3CredentialsConfig) -> tuple[str, dict[str, str | None] | None]:  # Any: as above
     """Return the name of the credential, and the keys that replace those of the session; None sends unsigned."""
     # KServe's own spelling.
     by_variable = _is_true(os.environ.get("awsAnonymousCredential", ""))  # noqa: SIM112
