@@ -76,14 +76,16 @@ def _request(kind: str, **options: Any) -> Any:
 
 
 def _stream(serving: Any, kind: str, request: Any, steps: Sequence[Step | Exception]) -> AsyncGenerator[str | bytes]:
+    """The writer's stream, called with the arguments that vLLM passes by position and by name."""
     outputs, metadata = _outputs(steps), SimpleNamespace()
-    told: tuple[Any, ...]
+    arguments: tuple[Any, ...]
     if kind == "chat":
-        told = (request, outputs, "chatcmpl-1", "org/m", [], object(), metadata)
-        return cast("AsyncGenerator[str | bytes]", serving.chat_completion_stream_generator(*told))
+        write, arguments = serving.chat_completion_stream_generator, (request, outputs, "chatcmpl-1", "org/m", [])
+        return cast("AsyncGenerator[str | bytes]", write(*arguments, object(), metadata, chat_template_kwargs=None))
     numbered = ((0, output) async for output in outputs)
-    told = (request, [{"prompt": "x"}], numbered, "cmpl-1", 5, "org/m", 1, None, metadata)
-    return cast("AsyncGenerator[str | bytes]", serving.completion_stream_generator(*told))
+    write, arguments = serving.completion_stream_generator, (request, [{"prompt": "x"}], numbered, "cmpl-1", 5)
+    named = {"num_prompts": 1, "tokenizer": None, "request_metadata": metadata}
+    return cast("AsyncGenerator[str | bytes]", write(*arguments, "org/m", **named))
 
 
 async def _objects(stream: AsyncGenerator[str | bytes]) -> list[Any]:

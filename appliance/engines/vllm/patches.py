@@ -175,11 +175,13 @@ def write_plain_streams(chat: Any, completion: Any) -> None:  # Any: vLLM's serv
             return ChatStreamWriter(chat, request, request_id, int(time.time()), model).write(outputs)
         return encode_events(outputs, lambda rest: write_chat(request, rest, request_id, model, *args, **kw))
 
-    def completion_events(request: Any, inputs: Any, outputs: Any, *args: Any, **kw: Any) -> Any:
-        request_id, created, model, num_prompts = args[:4]
+    def completion_events(
+        request: Any, inputs: Any, outputs: Any, request_id: str, created: int, model: str, num_prompts: int, **kw: Any
+    ) -> Any:
         if num_prompts == 1 and is_plain(completion, request):
             return CompletionStreamWriter(completion, request, request_id, created, model).write(outputs)
-        return encode_events(outputs, lambda rest: write_completion(request, inputs, rest, *args, **kw))
+        rest = request_id, created, model, num_prompts
+        return encode_events(outputs, lambda results: write_completion(request, inputs, results, *rest, **kw))
 
     chat.chat_completion_stream_generator = chat_events
     completion.completion_stream_generator = completion_events
