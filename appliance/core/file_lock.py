@@ -16,7 +16,7 @@ from typing import Self
 
 import structlog
 
-from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.disk import translate_disk_errors, write_text
 from appliance.core.progress import OnProgress
 
 log = structlog.get_logger()
@@ -111,9 +111,8 @@ def _write_owner(owner_file: Path) -> None:
     """Record who holds the lock. It only serves log messages, so a full disk does not matter."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     with suppress(OSError):
-        handle = os.open(owner_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        with os.fdopen(handle, "w") as file:
-            json.dump({"owner_pid": os.getpid(), "owner_host": socket.gethostname(), "since": since}, file)
+        owner = {"owner_pid": os.getpid(), "owner_host": socket.gethostname(), "since": since}
+        write_text(owner_file, json.dumps(owner))
 
 
 def _read_owner(owner_file: Path) -> Mapping[str, object]:

@@ -6,18 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.disk import translate_disk_errors
 from appliance.core.progress import OnProgress, ignore_progress
 
 _BLOCK_BYTES = 1 << 20
 
 
 def sha256_of(path: Path, on_progress: OnProgress = ignore_progress) -> str:
-    """Return the SHA-256 of a file in hex; `on_progress` is called for each megabyte.
-
-    Raises:
-        StorageError: the file cannot be read.
-    """
+    """Return the SHA-256 of a file in hex; `on_progress` is called for each megabyte."""
     state = hashlib.sha256()
     for block in _read_blocks(path):
         state.update(block)

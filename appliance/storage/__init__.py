@@ -1,4 +1,7 @@
-"""Storage: `materialize` turns the URI of a model into a verified local path, `Cache` keeps what was fetched."""
+"""Storage: `materialize` turns the URI of a model into a verified local path, `Cache` keeps what was fetched.
+
+Whatever a user, a store or a disk can cause is raised as a `StorageError`.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import IO, Protocol, cast
 
 import zstandard
 
-from appliance.core.disk_errors import require_free_space, translate_disk_errors
+from appliance.core.disk import require_free_space, translate_disk_errors
 from appliance.core.errors import ArtifactCorruptError, ArtifactNotFoundError, StorageError
 from appliance.core.progress import OnProgress, ignore_progress
 from appliance.core.suggestions import did_you_mean
@@ -116,11 +116,7 @@ class _Members:
         self._limits = limits
 
     def add(self, name: str, size: int) -> str:
-        """Add a file, and return its name as a path below the target.
-
-        Raises:
-            ArtifactCorruptError: the name is unsafe or a duplicate, or the files exceed the limits.
-        """
+        """Add a file, and return its name as a path below the target."""
         path = self.check_name(name)
         if path in self.sizes:
             raise self.error(f"has two members {path!r}")
@@ -152,11 +148,7 @@ class _Members:
             raise self.error(conflict)
 
     def require_some(self, inside: str, selected: Collection[str]) -> None:
-        """Check that something was selected.
-
-        Raises:
-            ArtifactNotFoundError: nothing was; the message has similar names.
-        """
+        """Check that something was selected."""
         if selected:
             return
         if not self.sizes:

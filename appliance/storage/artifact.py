@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from appliance.config.storage import StorageConfig, TransferConfig
-from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import NoSpaceError, StorageTimeoutError
 from appliance.core.progress import OnProgress
 from appliance.storage import manifest
@@ -66,34 +66,9 @@ class ArtifactSpec:
         return self.path_in(files) if files else None
 
 
-def fetch_artifact(
-    spec: ArtifactSpec,
-    store: Store,
-    cache: Cache,
-    config: TransferConfig,
-    on_progress: OnProgress,
-    runner: asyncio.Runner,
-) -> Path:
-    """Return the path of an artifact in the cache, downloaded if it is not there.
-
-    Raises:
-        StorageError: it cannot be downloaded; what arrived is kept for the next attempt.
-    """
-    files = cache.find(spec.key)
-    if files is None:
-        with cache.lock_unfinished(spec.key, on_progress):
-            # Another process may have finished it during the wait for the lock.
-            files = cache.find(spec.key)
-            if files is None:
-                work = cache.open_unfinished(spec.key)
-                digests = _Download(spec, store, cache, config, on_progress, runner).run(work)
-                files = cache.commit(work, spec.key, digests, on_progress)
-    return spec.path_in(files)
-
-
 @dataclass(frozen=True, slots=True)
-class _Download:
-    """The download of one artifact into the directory of an unfinished one."""
+class ArtifactDownload:
+    """The download of one artifact into the cache; what arrived before an error is kept for the next attempt."""
 
     spec: ArtifactSpec
     store: Store
@@ -102,7 +77,20 @@ class _Download:
     on_progress: OnProgress
     runner: asyncio.Runner
 
-    def run(self, work: Path) -> Mapping[str, str]:
+    def run(self) -> Path:
+        """Return the path of the artifact in the cache, downloaded if it is not there."""
+        key = self.spec.key
+        files = self.cache.find(key)
+        if files is None:
+            with self.cache.lock_unfinished(key, self.on_progress):
+                # Another process may have finished it during the wait for the lock.
+                files = self.cache.find(key)
+                if files is None:
+                    work = self.cache.open_unfinished(key)
+                    files = self.cache.commit(work, key, self._download(work), self.on_progress)
+        return self.spec.path_in(files)
+
+    def _download(self, work: Path) -> Mapping[str, str]:
         """Download all files, and return the SHA-256 of those that are hashed, by name."""
         archive = self.spec.archive
         if archive is None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import structlog
 
-from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.disk import translate_disk_errors, write_text
 from appliance.core.errors import StorageError
 from appliance.core.file_lock import FileLock, exclusive_lock
 from appliance.core.progress import OnProgress
@@ -24,7 +24,6 @@ from appliance.core.uri import redact
 from appliance.storage import manifest
 from appliance.storage.blobs import Blobs
 from appliance.storage.manifest import FILES, MARKER
-from appliance.storage.private_directory import write_text
 
 log = structlog.get_logger()
 
@@ -46,11 +45,7 @@ class Cache:
 
     @classmethod
     def at(cls, directory: Path | None) -> Cache:
-        """Return the cache in `directory`; None is `appliance` under `$XDG_CACHE_HOME` or `~/.cache`.
-
-        Raises:
-            StorageError: this user has no home directory.
-        """
+        """Return the cache in `directory`; None is `appliance` under `$XDG_CACHE_HOME` or `~/.cache`."""
         try:
             return cls((directory.expanduser() if directory else _cache_home() / "appliance").absolute())
         except RuntimeError as error:
@@ -79,9 +74,6 @@ class Cache:
 
         The part of `key` before a `#` becomes the readable part of the directory's name.
         One process at a time runs `fill`; others wait and get the same directory. A failure leaves nothing behind.
-
-        Raises:
-            StorageError: the cache cannot be written.
         """
         if files := self.find(key):
             return files

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.disk import translate_disk_errors
 from appliance.core.file_lock import FileLock
 from appliance.core.progress import OnProgress, ignore_progress
 from appliance.storage import manifest

@@ -36,11 +36,7 @@ class DryRun:
 
 
 def explain(storage: StorageConfig, settings: GlobalStorageConfig) -> DryRun:
-    """Describe what `materialize` would do; the store is asked unless the settings allow no connection.
-
-    Raises:
-        StorageError: the store is unavailable, or has no file that may be loaded.
-    """
+    """Describe what `materialize` would do; the store is asked unless the settings allow no connection."""
     resolved = resolve(storage, settings)
     uri = resolved.pinned.uri
     filesystem = filesystem_for(uri)

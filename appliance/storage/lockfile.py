@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from appliance.config.storage import LOCK_FILE_NAME, GlobalStorageConfig, StorageConfig
-from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.core.uri import redact, scheme_of
 from appliance.storage import bounded_json
@@ -133,11 +133,7 @@ def find_entry(storage: StorageConfig, settings: GlobalStorageConfig) -> LockEnt
 
 
 def read(path: Path) -> dict[Key, LockEntry] | None:
-    """Return the entries of a lock file by their keys, or None if there is no file.
-
-    Raises:
-        StorageError: it cannot be read, or is no lock file.
-    """
+    """Return the entries of a lock file by their keys, or None if there is no file."""
     try:
         data = bounded_json.read(path, _MAX_BYTES)
         if data["version"] != _VERSION:

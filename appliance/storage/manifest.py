@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import ArtifactCorruptError
 from appliance.core.hashing import sha256_of
 from appliance.core.progress import OnProgress, ignore_progress

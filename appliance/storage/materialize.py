@@ -19,7 +19,7 @@ from appliance.core.errors import (
     StorageUnavailableError,
 )
 from appliance.core.progress import OnProgress, ignore_progress
-from appliance.storage.artifact import ArtifactSpec, fetch_artifact
+from appliance.storage.artifact import ArtifactDownload, ArtifactSpec
 from appliance.storage.cache import invalidate
 from appliance.storage.download import with_progress, with_retries
 from appliance.storage.filesystems.base import Store, event_loop_for
@@ -79,9 +79,6 @@ def fetch(store: Store, resolved: ResolvedStorage, on_progress: OnProgress) -> P
 
     If the store is not available, the last known artifact is used. Everything runs in one event loop of the calling
     thread, which must not have one already.
-
-    Raises:
-        StorageError: the files cannot be fetched.
     """
     fallback = resolved.last_known_path()
     if fallback and store.is_fixed:
@@ -104,7 +101,7 @@ def fetch(store: Store, resolved: ResolvedStorage, on_progress: OnProgress) -> P
         if resolved.lock_entry and spec.archive is None:
             # Nothing is downloaded only to be rejected.
             resolved.lock_entry.check(spec.file_list)
-        return fetch_artifact(spec, store, resolved.cache, config, on_progress, runner)
+        return ArtifactDownload(spec, store, resolved.cache, config, on_progress, runner).run()
 
 
 def _find_or_fetch(resolved: ResolvedStorage, on_progress: OnProgress) -> Path:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+from appliance.core.errors import StorageError
+from appliance.core.uri import redact
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -18,6 +22,16 @@ def name_error(name: str) -> str | None:
         "has a backslash or NUL in its name": "\\" in name or "\0" in name,
     }
     return next((error for error, applies in errors.items() if applies), None)
+
+
+def decode_path(uri: str, path: str, container: str) -> str:
+    """Return the percent-decoded path of a URI; it must stay in its `container`, such as "model"."""
+    if "?" in path or "#" in path:
+        raise StorageError(f"{redact(uri)}: has a query or fragment; write '?' as %3F and '#' as %23")
+    parts = [part for part in unquote(path).split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise StorageError(f"{redact(uri)}: the path leads out of the {container}; remove '..'")
+    return "/".join(parts)
 
 
 def name_conflict(names: Collection[str]) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from appliance.config.storage import GlobalStorageConfig, StorageConfig
-from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import ArtifactNotFoundError, StorageError
 from appliance.core.threads import in_thread
 from appliance.storage.archives import is_archive
@@ -44,34 +44,22 @@ class RemoteReader(Protocol):
     @property
     def place(self) -> str:
         """Path or URI, fit for messages."""
-        ...
 
     @property
     def files(self) -> Mapping[str, int]:
         """Bytes of each file, by its name relative to the storage."""
-        ...
 
     @property
     def is_here(self) -> bool:
         """Whether the files are on this machine."""
-        ...
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Return the bytes of each range, in order.
-
-        Raises:
-            StorageError: they cannot be read.
-        """
-        ...
+        """Return the bytes of each range, in order."""
 
 
 @contextmanager
 def peek(storage: StorageConfig, settings: GlobalStorageConfig) -> Iterator[RemoteReader]:
-    """Open the files of a storage for reading, in the cache if they are there.
-
-    Raises:
-        StorageError: the store is unavailable, has no file that may be loaded, or cannot read ranges.
-    """
+    """Open the files of a storage for reading, in the cache if they are there."""
     resolved = resolve(storage, settings)
     uri = resolved.pinned.uri
     filesystem = filesystem_for(uri)

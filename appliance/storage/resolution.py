@@ -46,11 +46,7 @@ class ResolvedStorage:
 
 
 def resolve(storage: StorageConfig, settings: GlobalStorageConfig) -> ResolvedStorage:
-    """Look a storage up in the lock file.
-
-    Raises:
-        StorageError: the lock file is invalid, or lacks an entry that `storage.frozen` requires.
-    """
+    """Look a storage up in the lock file."""
     entry = lockfile.find_entry(storage, settings)
     pinned = entry.pin(storage) if entry else storage
     return ResolvedStorage(storage, pinned, entry, settings, Cache.at(settings.cache_dir))

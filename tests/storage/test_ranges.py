@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from appliance.config.storage import TransferConfig
-from appliance.storage.download.byte_ranges import ByteRange, ChunkSizes, missing_ranges
+from appliance.storage.download.downloader import ChunkSizes
+from appliance.storage.download.journal import ByteRange, missing_ranges
 
 MIB = 1 << 20
 

@@ -12,12 +12,12 @@ import psutil
 import structlog
 
 from appliance.config.layout import LayoutConfig
+from appliance.core.disk import make_private
 from appliance.core.errors import StorageError
 from appliance.core.service_links import addresses as addresses_of_services
 from appliance.core.system import processor_flags
 from appliance.engines.vllm.engine_args import NodeAddresses
 from appliance.storage import Cache
-from appliance.storage.private_directory import make_private
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

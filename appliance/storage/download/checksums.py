@@ -19,11 +19,9 @@ class Digest(Protocol):
 
     def update(self, data: bytes, /) -> None:
         """Add bytes."""
-        ...
 
     def hexdigest(self) -> str:
         """Return the digest of all bytes so far."""
-        ...
 
 
 class FileDigests:
@@ -59,32 +57,28 @@ class FileDigests:
         return self.expected is None or self.expected == self.actual
 
 
-class _Crc32c:
-    """CRC-32C with hashlib's interface."""
+class _Crc:
+    """A CRC with hashlib's interface."""
 
-    def __init__(self) -> None:
-        import google_crc32c
-
-        self._checksum = google_crc32c.Checksum()  # type: ignore[no-untyped-call] # the package has no types
-
-    def update(self, data: bytes, /) -> None:
-        self._checksum.update(data)  # type: ignore[no-untyped-call] # the package has no types
-
-    def hexdigest(self) -> str:
-        return bytes(self._checksum.digest()).hex()  # type: ignore[no-untyped-call] # the package has no types
-
-
-class _Crc32:
-    """CRC-32 with hashlib's interface."""
-
-    def __init__(self) -> None:
-        self._checksum = 0
+    def __init__(self, extend: _Extend) -> None:
+        self._extend = extend
+        self._value = 0
 
     def update(self, data: bytes, /) -> None:
-        self._checksum = zlib.crc32(data, self._checksum)
+        self._value = self._extend(self._value, data)
 
     def hexdigest(self) -> str:
-        return f"{self._checksum:08x}"
+        return f"{self._value:08x}"
+
+
+def _crc32(value: int, block: bytes) -> int:
+    return zlib.crc32(block, value)
+
+
+def _crc32c() -> Digest:
+    import google_crc32c
+
+    return _Crc(google_crc32c.extend)
 
 
 def _git_blob(size: int) -> Digest:
@@ -95,8 +89,8 @@ def _git_blob(size: int) -> Digest:
 # In order of preference: SHA-256 is computed anyway, then by cost.
 _ALGORITHMS: Mapping[str, Callable[[int], Digest]] = {
     "sha256": lambda _: hashlib.sha256(),
-    "crc32c": lambda _: _Crc32c(),
-    "crc32": lambda _: _Crc32(),
+    "crc32c": lambda _: _crc32c(),
+    "crc32": lambda _: _Crc(_crc32),
     "md5": lambda _: hashlib.md5(usedforsecurity=False),
     "git-blob-sha1": _git_blob,
 }
@@ -123,10 +117,10 @@ def crc_algorithm() -> str:
 
 @cache
 def _fastest_crc() -> tuple[str, _Extend]:
-    try:
+    """Return CRC-32C with hardware support if it is available, else CRC-32."""
+    if _is_available("crc32c"):
         import google_crc32c
-    except ImportError:
-        return "crc32", lambda value, block: zlib.crc32(block, value)
-    if google_crc32c.implementation != "c":
-        return "crc32", lambda value, block: zlib.crc32(block, value)
-    return "crc32c", google_crc32c.extend
+
+        if google_crc32c.implementation == "c":
+            return "crc32c", google_crc32c.extend
+    return "crc32", _crc32

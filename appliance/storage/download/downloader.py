@@ -7,18 +7,18 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from appliance.config.storage import TransferConfig
-from appliance.core.disk_errors import require_free_space, translate_disk_errors
+from appliance.core.disk import require_free_space, translate_disk_errors
 from appliance.core.errors import ArtifactCorruptError
-from appliance.storage.download.byte_ranges import ByteRange, ChunkSizes
 from appliance.storage.download.checksums import FileDigests
 from appliance.storage.download.file_download import FileDownload
-from appliance.storage.download.journal import JOURNAL, Journal
+from appliance.storage.download.journal import JOURNAL, ByteRange, Journal
 from appliance.storage.download.range_reader import RangeReader
 from appliance.storage.filesystems.base import RemoteFile, Store
 
@@ -26,6 +26,34 @@ log = structlog.get_logger()
 
 # Hashing releases the GIL and costs about as much as receiving.
 _HASH_THREADS = 4
+
+
+# All requests in progress together may hold, and lose when the process is killed, one 25th of the model, so that a
+# restart fetches at most 1.05 times the bytes.
+_IN_PROGRESS_SHARE = 25
+
+# As much of a response waits in the kernel at most; for longer ranges no more than this is in progress.
+_RECEIVE_WINDOW_BYTES = 4 * 1024 * 1024
+
+# Below this, requests cost more than bytes.
+_MIN_CHUNK_BYTES = 64 * 1024
+
+_MAX_PIECE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSizes:
+    """Bytes of one request, and of the pieces that are noted in the journal; a kill loses at most one piece each."""
+
+    chunk: int
+    piece: int
+
+    @classmethod
+    def of(cls, total: int, config: TransferConfig) -> ChunkSizes:
+        """Return the sizes for a model of `total` bytes."""
+        share = max(_MIN_CHUNK_BYTES, total // (_IN_PROGRESS_SHARE * config.parallel))
+        chunk = config.chunk_bytes if share >= _RECEIVE_WINDOW_BYTES else min(share, config.chunk_bytes)
+        return cls(chunk, min(chunk, _MAX_PIECE_BYTES))
 
 
 class Downloader:
@@ -69,11 +97,7 @@ class Downloader:
         return self._reader.fetched
 
     async def run(self) -> Mapping[str, str]:
-        """Download every file, and return the SHA-256 of each by name.
-
-        Raises:
-            StorageError: a file cannot be downloaded; what arrived is kept for the next attempt.
-        """
+        """Download every file, and return the SHA-256 of each by name."""
         with closing(Journal(self._target.parent / JOURNAL)) as journal, ThreadPoolExecutor(_HASH_THREADS) as pool:
             self._downloads = [FileDownload(file, self._target / file.name, journal, pool) for file in self._files]
             await self._recover(journal)
@@ -142,11 +166,7 @@ class Downloader:
         return digests.sha256
 
     async def _repair(self, download: FileDownload, found: FileDigests) -> FileDigests:
-        """Read a corrupt file from the store again, chunk by chunk, and replace what differs until the digest matches.
-
-        Raises:
-            ArtifactCorruptError: it never does; the file is deleted.
-        """
+        """Read a corrupt file again from the store, and replace what differs until its digest matches."""
         file, description = download.file, self._reader.describe(download.file)
         log.warning("artifact.corrupted", file=description, algorithm=found.algorithm)
         for chunk in self._split(download, (download.span,)):

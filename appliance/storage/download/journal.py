@@ -10,18 +10,35 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from appliance.core.disk_errors import translate_disk_errors
-from appliance.storage.download.byte_ranges import ByteRange
+from appliance.core.disk import translate_disk_errors
 from appliance.storage.download.checksums import crc_algorithm
 from appliance.storage.filesystems.base import RemoteFile
 
 JOURNAL = "appliance-journal.jsonl"
 """File of an artifact, finished or not, with its journal."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """The bytes from `start` up to `end`."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self.end - self.start
+
+    def split(self, size: int) -> Iterator[ByteRange]:
+        """Yield consecutive ranges of at most `size` bytes."""
+        return (ByteRange(start, min(start + size, self.end)) for start in range(self.start, self.end, size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +47,15 @@ class CompletedRange:
 
     span: ByteRange
     crc: int
+
+
+def missing_ranges(completed: Iterable[ByteRange], size: int) -> Iterator[ByteRange]:
+    """Yield the ranges of a file of `size` bytes that are not in `completed`, which is sorted and without overlap."""
+    position = 0
+    for completed_range in chain(completed, (ByteRange(size, size),)):
+        if completed_range.start > position:
+            yield ByteRange(position, completed_range.start)
+        position = completed_range.end
 
 
 class Journal:

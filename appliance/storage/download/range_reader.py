@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from appliance.config.storage import TransferConfig
 from appliance.core.errors import ArtifactCorruptError, StorageUnavailableError
 from appliance.core.threads import start
-from appliance.storage.download.byte_ranges import ByteRange
+from appliance.storage.download.journal import ByteRange
 from appliance.storage.download.retry import Backoff, StallError
 from appliance.storage.filesystems.base import Body, RemoteFile, Store
 
@@ -38,11 +38,7 @@ class RangeReader:
     async def copy(
         self, file: RemoteFile, span: ByteRange, open_target: Callable[[], AbstractContextManager[Write]]
     ) -> None:
-        """Write all bytes of a range to the target, in order; a failed request is repeated from its last byte.
-
-        Raises:
-            StorageError: the store refuses the request, or fails too often.
-        """
+        """Write all bytes of a range to the target, in order; a failed request is repeated from its last byte."""
         position, backoff = span.start, Backoff(self._config)
         while position < span.end:
             copy = _RangeCopy(self.describe(file), ByteRange(position, span.end), self._block_bytes, open_target)

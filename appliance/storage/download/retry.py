@@ -61,11 +61,7 @@ class Backoff:
 
 
 async def with_retries(request: Callable[[], Coroutine[None, None, T]], description: str, config: TransferConfig) -> T:
-    """Return the result of `request()`, retrying while the store is unavailable.
-
-    Raises:
-        StorageError: the request failed for good, or too often.
-    """
+    """Return the result of `request()`, retrying while the store is unavailable."""
     backoff = Backoff(config)
     while True:
         try:

@@ -90,9 +90,6 @@ def is_azure(uri: str) -> bool:
 def parse(uri: str) -> AzureUri:
     """Parse `az://CONTAINER/PREFIX`, `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX` (abfss and az likewise) or
     `https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX?SAS`.
-
-    Raises:
-        StorageError: it names no container, or a host that is not Azure's.
     """
     if scheme_of(uri) in ("http", "https"):
         return _parse_url(uri)
@@ -109,7 +106,7 @@ def parse(uri: str) -> AzureUri:
             f"{redact(uri)}: names no container; "
             "write az://CONTAINER/PREFIX or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"
         )
-    return AzureUri(ObjectLocation.parse(container, path), found and found["account"], found and _blob_host(found))
+    return AzureUri(ObjectLocation.of(container, path), found and found["account"], found and _blob_host(found))
 
 
 def _parse_url(uri: str) -> AzureUri:
@@ -120,7 +117,7 @@ def _parse_url(uri: str) -> AzureUri:
         raise StorageError(
             f"{redact(uri)}: names no container; write https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX"
         )
-    location = ObjectLocation.parse(container, unquote(path))
+    location = ObjectLocation.of(container, unquote(path))
     return AzureUri(location, found["account"].lower(), _blob_host(found), parts.query)
 
 
@@ -129,11 +126,7 @@ def _blob_host(found: re.Match[str]) -> str:
 
 
 def find_auth(uri: AzureUri, config: CredentialsConfig, environ: Mapping[str, str]) -> AzureAuth:
-    """Return the first that exists: the signature in the URI, the config, the environment variables, anonymous.
-
-    Raises:
-        StorageError: nothing names the account.
-    """
+    """Return the first that exists: the signature in the URI, the config, the environment variables, anonymous."""
     default_account = environ.get("AZURE_STORAGE_ACCOUNT") or environ.get("AZURE_STORAGE_ACCOUNT_NAME")
     block = _find_block(uri, config, default_account)
     if uri.sas:

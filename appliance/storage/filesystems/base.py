@@ -58,11 +58,9 @@ class Body(Protocol):
         Raises:
             StorageError: the connection broke, or these are not the requested bytes.
         """
-        ...
 
     def abort(self) -> None:
         """Make the `read` of another thread end soon, without data."""
-        ...
 
 
 class Store(Protocol):
@@ -76,27 +74,22 @@ class Store(Protocol):
     @property
     def is_fixed(self) -> bool:
         """Whether the URI names a state that never changes, such as a commit; a cached one needs no request."""
-        ...
 
     @property
     def credential(self) -> str:
         """Which credential is used, never its value: `AWS_ACCESS_KEY_ID from the environment`, `anonymous`."""
-        ...
 
     async def list(self) -> Listing:
         """Return every file below the URI, empty files and dotfiles included."""
-        ...
 
     def read(self, file: RemoteFile, start: int, end: int) -> AbstractAsyncContextManager[Body]:
         """Request the bytes from `start` up to `end`; a shorter or different response raises.
 
         Leaving the context early closes the connection; no thread may read at that point.
         """
-        ...
 
     async def close(self) -> None:
         """Close all connections."""
-        ...
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ from yarl import URL
 from appliance.config.credentials import GcsCredentialsConfig, block_for, value_of
 from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import AccessDeniedError, MissingExtraError, StorageError, StorageUnavailableError
-from appliance.core.uri import redact
 from appliance.storage.filesystems import http_errors
 from appliance.storage.filesystems.base import Body, RemoteFile
 from appliance.storage.filesystems.http_client import HeadersFor, HttpClient, only_for, range_header
@@ -30,6 +28,7 @@ from appliance.storage.filesystems.object_store import ObjectLocation, ObjectSto
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
+_BUCKET = r"[a-z0-9][a-z0-9._-]+"
 _ENDPOINT = "https://storage.googleapis.com"
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 _REMEDY = "set GOOGLE_APPLICATION_CREDENTIALS or storage.credentials.gcs to valid credentials"
@@ -41,8 +40,8 @@ class GcsStore(ObjectStore):
     """A prefix of a bucket, or one object."""
 
     def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
-        location = parse(uri)
-        super().__init__(f"gs://{location.bucket}/{location.path}".rstrip("/"), location)
+        location = ObjectLocation.parse(uri, _BUCKET)
+        super().__init__(f"gs://{location}", location)
         block = block_for(settings.credentials.gcs, "bucket", location.bucket) or GcsCredentialsConfig()
         self._objects = f"{_endpoint(block)}/storage/v1/b/{location.bucket}/o"
         self._token = _GcsToken(self._uri, block)
@@ -105,18 +104,6 @@ class GcsStore(ObjectStore):
         return found
 
 
-def parse(uri: str) -> ObjectLocation:
-    """Parse a `gs://` URI; its path is the object's name without any escapes.
-
-    Raises:
-        StorageError: it names no bucket.
-    """
-    bucket, _, path = uri.partition("://")[2].partition("/")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]+", bucket):
-        raise StorageError(f"{redact(uri)}: names no bucket; write gs://BUCKET/PREFIX")
-    return ObjectLocation.parse(bucket, path)
-
-
 def _endpoint(block: GcsCredentialsConfig) -> str:
     endpoint = block.endpoint_url or os.environ.get("STORAGE_EMULATOR_HOST") or _ENDPOINT
     return (endpoint if "://" in endpoint else f"http://{endpoint}").rstrip("/")
@@ -143,12 +130,7 @@ class _GcsToken:
         self._credentials: Credentials | None = None
 
     async def value(self) -> str | None:
-        """Return the token to send now.
-
-        Raises:
-            AccessDeniedError: the configured credentials are invalid.
-            StorageUnavailableError: Google issues no token now.
-        """
+        """Return the token to send now."""
         async with self._lock:
             if not self._is_loaded:
                 # Reads files, and may ask the metadata server of the machine.

@@ -129,12 +129,7 @@ class HttpResponse:
         return await in_thread(self._read, max_bytes)
 
     def range_body(self, size: int, start: int, end: int) -> Body:
-        """Return the body, which must be the bytes from `start` up to `end` of a file of `size` bytes.
-
-        Raises:
-            ArtifactChangedError: the file has another size.
-            StorageUnavailableError: these are other bytes.
-        """
+        """Return the body, which must be the bytes from `start` up to `end` of a file of `size` bytes."""
         if encoding := self.headers.get("Content-Encoding", "").replace("identity", ""):
             raise StorageError(
                 f"{self.resource}: has the content encoding {encoding!r}; configure the server to send it unencoded"
@@ -187,11 +182,7 @@ class HttpClient:
         to_error: ToError = lambda _: None,
         accepted_status: int = 200,
     ) -> AsyncIterator[HttpResponse]:
-        """Send a GET request, and follow redirects; `accepted_status` counts as a success.
-
-        Raises:
-            StorageError: the request failed.
-        """
+        """Send a GET request, and follow redirects; `accepted_status` counts as a success."""
         async with opened_in_thread(self._follow, resource, url, headers) as response:
             if response.status >= 400 and response.status != accepted_status:
                 # Read, so that the connection can be reused.

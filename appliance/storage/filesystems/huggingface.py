@@ -42,6 +42,7 @@ from appliance.storage.filesystems.http_client import (
 )
 from appliance.storage.filesystems.http_errors import AccessHint
 from appliance.storage.filesystems.object_store import ObjectLocation, known_digests
+from appliance.storage.path_safety import decode_path
 
 _ENDPOINT = "https://huggingface.co"
 
@@ -251,11 +252,7 @@ class _NoRevisionError(ArtifactNotFoundError):
 
 
 def parse(uri: str) -> HubUri:
-    """Parse an `hf://` URI; the default revision is `main`.
-
-    Raises:
-        StorageError: it names no model, or its path leads out of it.
-    """
+    """Parse an `hf://` URI; the default revision is `main`."""
     found = _LOCATION.fullmatch(uri.partition("://")[2])
     name, revision, path = found.group("name", "revision", "path") if found else ("", None, None)
     # A path after a name of one part would be read as its second part, unless a revision separates them.
@@ -265,13 +262,7 @@ def parse(uri: str) -> HubUri:
     revision = "main" if revision is None else unquote(revision)
     if not _REVISION.fullmatch(revision):
         raise StorageError(f"{redact(uri)}: no revision; write a branch, a tag or a commit: hf://{name}@REVISION")
-    path = path or ""
-    if "?" in path or "#" in path:
-        raise StorageError(f"{redact(uri)}: has a query or fragment; write '?' as %3F and '#' as %23")
-    parts = [part for part in unquote(path).split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise StorageError(f"{redact(uri)}: the path leads out of the model; remove '..'")
-    return HubUri(name, revision, "/".join(parts))
+    return HubUri(name, revision, decode_path(uri, path or "", "model"))
 
 
 def find_auth(owner: str, config: CredentialsConfig, environ: Mapping[str, str]) -> HubAuth:
@@ -318,11 +309,7 @@ def _files_of_model(info: Mapping[str, Any]) -> Mapping[str, RemoteFile] | None:
 
 
 def _files_of_tree(uri: str, entries: Any) -> Mapping[str, RemoteFile]:  # Any: JSON
-    """Return the files in a page of a model's tree by name.
-
-    Raises:
-        StorageError: it is no such page.
-    """
+    """Return the files in a page of a model's tree by name."""
     try:
         return {
             entry["path"]: _to_file(entry["path"], entry["size"], entry.get("oid"), (entry.get("lfs") or {}).get("oid"))

@@ -15,22 +15,12 @@ from appliance.storage.path_safety import name_error
 
 
 def find_path(uri: str, _settings: GlobalStorageConfig) -> Path:
-    """Return the directory or file itself, not a copy: a mounted volume may be larger than any cache.
-
-    Raises:
-        ArtifactNotFoundError: it does not exist, or is an empty directory.
-        AccessDeniedError: this user cannot read it.
-    """
+    """Return the directory or file itself, not a copy: a mounted volume may be larger than any cache."""
     return _require_readable(_parse_path(uri))
 
 
 def find_in_volume(uri: str, settings: GlobalStorageConfig) -> Path:
-    """Return the directory or file on the volume of a claim, mounted below `storage.pvc_root`; not a copy.
-
-    Raises:
-        ArtifactNotFoundError: no such volume is mounted, or the path does not exist.
-        StorageError: the path, or a link on it, leads out of the volume.
-    """
+    """Return the directory or file on the volume of a claim, mounted below `storage.pvc_root`; not a copy."""
     root = settings.pvc_root.expanduser().absolute()
     claim, path = _parse_volume(uri)
     volume = root / claim

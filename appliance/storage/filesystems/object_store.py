@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from appliance.core.errors import AccessDeniedError, ArtifactNotFoundError, StorageError
+from appliance.core.uri import redact
 from appliance.storage.filesystems.base import Listing, RemoteFile
 
 Item = TypeVar("Item")
@@ -29,9 +30,21 @@ class ObjectLocation:
     must_be_directory: bool = False
 
     @classmethod
-    def parse(cls, bucket: str, path: str) -> ObjectLocation:
+    def of(cls, bucket: str, path: str) -> ObjectLocation:
         """Return the location of a URI's path; a trailing `/` says that it is no object."""
         return cls(bucket, path.strip("/"), must_be_directory=path.endswith("/"))
+
+    @classmethod
+    def parse(cls, uri: str, bucket_pattern: str) -> ObjectLocation:
+        """Parse `SCHEME://BUCKET/PREFIX`; the path is the key without any escapes."""
+        scheme, _, rest = uri.partition("://")
+        bucket, _, path = rest.partition("/")
+        if not re.fullmatch(bucket_pattern, bucket):
+            raise StorageError(f"{redact(uri)}: names no bucket; write {scheme}://BUCKET/PREFIX")
+        return cls.of(bucket, path)
+
+    def __str__(self) -> str:
+        return f"{self.bucket}/{self.path}".rstrip("/")
 
     @property
     def prefix(self) -> str:
@@ -68,12 +81,7 @@ class ObjectStore(ABC):
         self._is_file = False
 
     async def list(self) -> Listing:
-        """Return the objects below the location, or else the object at it.
-
-        Raises:
-            ArtifactNotFoundError: there are neither.
-            AccessDeniedError: listing is not allowed, and there is no such object either.
-        """
+        """Return the objects below the location, or else the object at it."""
         reason: StorageError = ArtifactNotFoundError(f"{self._uri}: nothing found; check the bucket and the path")
         try:
             if files := await self._list_prefix():

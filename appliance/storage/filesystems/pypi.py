@@ -12,13 +12,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 import structlog
 
 from appliance.config.storage import GlobalStorageConfig, TransferConfig
 from appliance.core import child_process
-from appliance.core.disk_errors import translate_disk_errors
+from appliance.core.disk import translate_disk_errors
 from appliance.core.errors import (
     AccessDeniedError,
     ArtifactCorruptError,
@@ -32,6 +31,7 @@ from appliance.core.progress import OnProgress
 from appliance.core.uri import redact
 from appliance.storage.archives import extract
 from appliance.storage.cache import Cache
+from appliance.storage.path_safety import decode_path
 
 log = structlog.get_logger()
 
@@ -101,11 +101,7 @@ def fetch(uri: str, settings: GlobalStorageConfig, on_progress: OnProgress) -> P
 
 
 def parse(uri: str) -> PypiUri:
-    """Parse a `pypi://` URI; the name is normalized, so that all its spellings share one artifact.
-
-    Raises:
-        StorageError: it does not pin a version, or its path leads out of the wheel.
-    """
+    """Parse a `pypi://` URI; the name is normalized, so that all its spellings share one artifact."""
     requirement, _, path = uri.partition("://")[2].partition("/")
     name, _, version = requirement.partition("==")
     if not _NAME.fullmatch(name):
@@ -115,12 +111,7 @@ def parse(uri: str) -> PypiUri:
             f"{redact(uri)}: does not pin one version; write pypi://{name}==VERSION/{redact(path)}, "
             f"with a version out of: pip index versions {name}"
         )
-    if "?" in path or "#" in path:
-        raise StorageError(f"{redact(uri)}: has a query or fragment; write '?' as %3F and '#' as %23")
-    parts = [part for part in unquote(path).split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise StorageError(f"{redact(uri)}: the path leads out of the wheel; remove '..'")
-    return PypiUri(re.sub(r"[-_.]+", "-", name).lower(), version, "/".join(parts))
+    return PypiUri(re.sub(r"[-_.]+", "-", name).lower(), version, decode_path(uri, path, "wheel"))
 
 
 def _fill(target: Path, uri: PypiUri, config: TransferConfig, on_progress: OnProgress) -> None:

@@ -27,11 +27,7 @@ class LocalFilesystem:
     finder: str
 
     def find(self, uri: str, settings: GlobalStorageConfig) -> Path:
-        """Return the path of a URI.
-
-        Raises:
-            StorageError: there is no such path, or it cannot be read.
-        """
+        """Return the path of a URI."""
         return cast("Path", _load(self.finder)(uri, settings))
 
 
@@ -42,12 +38,7 @@ class RemoteFilesystem:
     opener: str
 
     def open(self, uri: str, settings: GlobalStorageConfig) -> Store:
-        """Return the store of a URI, without a request.
-
-        Raises:
-            StorageError: the URI is invalid.
-            MissingExtraError: a package that the store needs is not installed.
-        """
+        """Return the store of a URI, without a request."""
         return cast("Store", _load(self.opener)(uri, settings))
 
 
@@ -58,11 +49,7 @@ class PackageIndex:
     fetcher: str
 
     def fetch(self, uri: str, settings: GlobalStorageConfig, on_progress: OnProgress) -> Path:
-        """Return the path in the cache of what a URI names, downloaded if it is not there.
-
-        Raises:
-            StorageError: it cannot be downloaded.
-        """
+        """Return the path in the cache of what a URI names, downloaded if it is not there."""
         return cast("Path", _load(self.fetcher)(uri, settings, on_progress))
 
 
@@ -86,11 +73,7 @@ SCHEMES: dict[str, Filesystem] = {
 
 
 def filesystem_for(uri: str) -> Filesystem:
-    """Return the filesystem of a URI or plain path.
-
-    Raises:
-        StorageError: the scheme is unknown.
-    """
+    """Return the filesystem of a URI or plain path."""
     scheme = scheme_of(uri) or "file"
     if scheme not in SCHEMES:
         hint = did_you_mean(scheme, SCHEMES) or f"known are {', '.join(SCHEMES)} and plain paths"

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from appliance.config.credentials import S3CredentialsConfig, block_for, value_of
@@ -25,7 +23,6 @@ from appliance.core.errors import (
     StorageUnavailableError,
 )
 from appliance.core.threads import in_thread, opened_in_thread
-from appliance.core.uri import redact
 from appliance.storage.filesystems import http_errors
 from appliance.storage.filesystems.base import Body, RemoteFile
 from appliance.storage.filesystems.http_client import ExactBody, ResponseBody
@@ -39,6 +36,7 @@ from appliance.storage.filesystems.object_store import (
     md5_of_etag,
 )
 
+_BUCKET = r"[A-Za-z0-9][A-Za-z0-9._:-]+"
 _DEFAULT_REGION = "us-east-1"
 _REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or storage.credentials.s3 to valid credentials"
 
@@ -49,30 +47,19 @@ _CREDENTIAL_CODES = frozenset(
 _TEMPORARY_CODES = frozenset({"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "Busy"})
 
 
-@dataclass(frozen=True, slots=True)
-class _S3Client:
-    """An open client, usable from many threads, and the credential that it uses."""
-
-    client: Any  # Any: botocore creates its clients at run time, from tables
-    credential: str
-
-
 class S3Store(ObjectStore):
     """A prefix of a bucket, or one object."""
 
     def __init__(self, uri: str, settings: GlobalStorageConfig) -> None:
         if importlib.util.find_spec("botocore") is None:
             raise MissingExtraError("botocore", "s3", "Fetching s3://")
-        location = parse(uri)
-        super().__init__(f"s3://{location.bucket}/{location.path}".rstrip("/"), location)
+        location = ObjectLocation.parse(uri, _BUCKET)
+        super().__init__(f"s3://{location}", location)
         self._settings = settings
         self._block = block_for(settings.credentials.s3, "bucket", location.bucket) or S3CredentialsConfig()
         self._opening = asyncio.Lock()
-        self._opened: _S3Client | None = None
-
-    @property
-    def credential(self) -> str:
-        return self._opened.credential if self._opened else "AWS credentials"
+        self._opened: Any = None  # Any: botocore creates its clients at run time, from tables
+        self.credential = "AWS credentials"
 
     @asynccontextmanager
     async def read(self, file: RemoteFile, start: int, end: int) -> AsyncIterator[Body]:
@@ -82,14 +69,15 @@ class S3Store(ObjectStore):
 
     async def close(self) -> None:
         if self._opened:
-            await in_thread(self._opened.client.close)
+            await in_thread(self._opened.close)
 
     async def _client(self) -> Any:  # Any: as above
         async with self._opening:
             if self._opened is None:
                 with self._translate_errors(self._uri):
-                    self._opened = await in_thread(_open_client, self._block, self._settings.transfer)
-            return self._opened.client
+                    opened = await in_thread(_open_client, self._block, self._settings.transfer)
+                    self.credential, self._opened = opened
+            return self._opened
 
     def _open(self, client: Any, file: RemoteFile, start: int, end: int) -> ResponseBody:  # Any: as above
         resource, condition = self._resource(file), {"IfMatch": file.version} if file.version else {}
@@ -180,18 +168,6 @@ class S3Store(ObjectStore):
         return http_errors.status_error(resource, status, message, hint, retry_after=wait)
 
 
-def parse(uri: str) -> ObjectLocation:
-    """Parse an `s3://` URI; its path is the key without any escapes.
-
-    Raises:
-        StorageError: it names no bucket.
-    """
-    bucket, _, path = uri.partition("://")[2].partition("/")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]+", bucket):
-        raise StorageError(f"{redact(uri)}: names no bucket; write s3://BUCKET/PREFIX")
-    return ObjectLocation.parse(bucket, path)
-
-
 def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for each of a dozen fields
     is_plain = head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head
     # A checksum over parts ends with their number, so it has another length and is ignored.
@@ -205,8 +181,11 @@ def _digests(head: Mapping[str, Any]) -> Mapping[str, str]:  # Any: one type for
     )
 
 
-def _open_client(block: S3CredentialsConfig, transfer: TransferConfig) -> _S3Client:
-    """Open a client with the keys of the config, or those that AWS's own tools and KServe would use."""
+def _open_client(block: S3CredentialsConfig, transfer: TransferConfig) -> tuple[str, Any]:  # Any: as above
+    """Return a client with the keys of the config, or those that AWS's own tools and KServe would use, and their name.
+
+    Many threads can use the client at once.
+    """
     from botocore.session import Session  # type: ignore[import-untyped] # has no types
 
     session = Session(profile=block.profile)
@@ -221,7 +200,7 @@ def _open_client(block: S3CredentialsConfig, transfer: TransferConfig) -> _S3Cli
         **(keys or {}),
     )
     client.meta.events.register_first("before-parse.s3", _require_frame)
-    return _S3Client(client, credential)
+    return credential, client
 
 
 def _require_frame(response_dict: Mapping[str, Any], **_: object) -> None:  # Any: botocore's
