@@ -13,7 +13,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from served import environment, free_port, until
 
-from appliance.storage import SCHEMES
+from appliance.config.storage import SCHEMES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -13,7 +13,7 @@ from appliance.config.credentials import CredentialsConfig
 LOCK_FILE_NAME = "appliance.lock"
 """Name of the lock file beside the config."""
 
-SCHEMES = frozenset({"file", "hf", "s3", "gs", "az", "abfs", "abfss", "https", "http", "pvc", "pypi", "memory"})
+SCHEMES = frozenset({"file", "hf", "s3", "gs", "az", "abfs", "abfss", "https", "http", "pvc", "pypi"})
 """The schemes that a URI may have; `appliance.storage` has a filesystem for each."""
 
 

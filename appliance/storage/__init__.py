@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from appliance.core.uri import redact
 from appliance.storage.cache import Cache
-from appliance.storage.filesystems.registry import SCHEMES
 from appliance.storage.manifest import sha256_in_cache, verify
 from appliance.storage.materialize import materialize
 
-__all__ = ["SCHEMES", "Cache", "materialize", "redact", "sha256_in_cache", "verify"]
+__all__ = ["Cache", "materialize", "redact", "sha256_in_cache", "verify"]

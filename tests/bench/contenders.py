@@ -25,9 +25,9 @@ def ours(place: Place) -> Callable[[], object]:
     """This project, all of it: listing, ranges, digests, fsync, manifest."""
     from appliance.config.storage import GlobalStorageConfig, StorageConfig
     from appliance.storage import materialize
-    from appliance.storage.filesystems.registry import SCHEMES, RemoteFilesystem
+    from appliance.storage.filesystems.registry import FILESYSTEMS, RemoteFilesystem
 
-    scheme = SCHEMES[place["uri"].partition("://")[0]]
+    scheme = FILESYSTEMS[place["uri"].partition("://")[0]]
     assert isinstance(scheme, RemoteFilesystem)
     # What a contender imports is not counted, for anyone; botocore is all that ours leaves for later.
     for module in (scheme.opener.partition(":")[0], *(["botocore.session"] if place["uri"].startswith("s3:") else [])):

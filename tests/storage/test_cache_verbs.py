@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from storage.hub_double import Hub
 from storage.memory_store import DIRECTORIES
 
 from appliance.cli.cache import cache as verbs
@@ -38,10 +39,10 @@ def run(cache: Cache) -> Callable[..., Result]:
     return lambda verb, *words: CliRunner().invoke(verbs, [verb, "--dir", str(cache.root), *map(str, words)])
 
 
-def bring(cache: Cache, place: str, days: float = 0) -> Path:
-    """Fetch a place, as if so many days ago."""
+def bring(cache: Cache, name: str, days: float = 0, uri: str = "memory://{}") -> Path:
+    """Fetch the model of a name, as if so many days ago."""
     settings = GlobalStorageConfig(cache_dir=cache.root)
-    artifact = materialize(StorageConfig(uri=f"memory://{place}"), settings, lambda *_: None).parent
+    artifact = materialize(StorageConfig(uri=uri.format(name)), settings, lambda *_: None).parent
     when = time.time() - days * DAY
     os.utime(artifact / "appliance-manifest.json", (when, when))
     return artifact
@@ -145,11 +146,23 @@ def test_prune_by_size_removes_what_was_not_used_for_longest(cache: Cache, place
     assert (old.exists(), new.exists()) == (False, True)
 
 
-def test_prune_keeps_what_a_config_names(cache: Cache, places: None, run: Run, tmp_path: Path) -> None:
+ON_HUB = "hf://owner/{}"
+
+
+@pytest.fixture
+def models_on_hub(hub: Hub) -> None:
+    """The two models on a hub: a config cannot name `memory://`."""
+    for name, config in (("old", b"{}"), ("new", b"[]")):
+        hub.repository(f"owner/{name}").commit({"config.json": config, "model.safetensors": WEIGHTS})
+
+
+def test_prune_keeps_what_a_config_names(cache: Cache, models_on_hub: None, run: Run, tmp_path: Path) -> None:
     """And removes all the rest, or of the rest what is old."""
-    old, new = bring(cache, "old", days=2), bring(cache, "new", days=1)
+    old, new = bring(cache, "old", 2, ON_HUB), bring(cache, "new", 1, ON_HUB)
     file = tmp_path / "config.yaml"
-    file.write_text(json.dumps({"models": [{"name": "a", "class": "generative", "storage": {"uri": "memory://old"}}]}))
+    file.write_text(
+        json.dumps({"models": [{"name": "a", "class": "generative", "storage": {"uri": ON_HUB.format("old")}}]})
+    )
 
     run("prune", "--keep", file, "--older-than", "30d")
     assert (old.exists(), new.exists()) == (True, True)
@@ -226,10 +239,10 @@ def test_a_limit_that_makes_no_sense_is_refused(run: Run, option: str, value: st
     assert "write one such as" in done.stderr
 
 
-def test_the_cache_of_a_config_is_found_by_itself(cache: Cache, places: None, tmp_path: Path) -> None:
+def test_the_cache_of_a_config_is_found_by_itself(cache: Cache, models_on_hub: None, tmp_path: Path) -> None:
     """`prune --keep FILE` goes to the cache that FILE names."""
-    old, new = bring(cache, "old"), bring(cache, "new")
-    model = {"name": "a", "class": "generative", "storage": {"uri": "memory://old"}}
+    old, new = bring(cache, "old", 0, ON_HUB), bring(cache, "new", 0, ON_HUB)
+    model = {"name": "a", "class": "generative", "storage": {"uri": ON_HUB.format("old")}}
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(cache.root)}}))
     assert load(file)

@@ -14,7 +14,7 @@ from storage.hub_double import Hub, Repository
 from storage.memory_store import DIRECTORIES
 
 from appliance.cli import pull as verbs
-from appliance.config import Config, load
+from appliance.config import Config
 from appliance.core.errors import ArtifactChangedError, StorageError
 from appliance.models.factory import ModelFactory
 from appliance.storage import Cache, lockfile
@@ -36,13 +36,12 @@ Read = Callable[..., Config]
 
 @pytest.fixture
 def read(tmp_path: Path, cache: Cache) -> Read:
-    """Writes a config with one model, whose storage has these keys, and loads it."""
+    """Makes a config with one model, whose storage has these keys."""
 
-    def read(uri: str = "memory://place", name: str = "config.yaml", **storage: object) -> Config:
+    def read(uri: str = "memory://place", **storage: object) -> Config:
         model = {"name": "a", "class": "generative", "storage": {"uri": uri, **storage}}
-        file = tmp_path / name
-        file.write_text(json.dumps({"models": [model], "storage": {"cache_dir": str(cache.root)}}))
-        return load(file).config
+        settings = {"cache_dir": str(cache.root), "lock_file": str(tmp_path / "appliance.lock")}
+        return Config.model_validate({"models": [model], "storage": settings})
 
     return read
 
@@ -83,9 +82,9 @@ def test_the_same_state_makes_the_same_bytes(read: Read, place: dict[str, bytes]
 def test_configs_of_one_directory_share_a_lock(read: Read, place: dict[str, bytes], tmp_path: Path) -> None:
     """Locking one leaves the entries of the other, and replaces its own."""
     verbs.lock(read())
-    verbs.lock(read("memory://place/config.json", "other.yaml"))
+    verbs.lock(read("memory://place/config.json"))
     place["config.json"] = b"{ }"
-    verbs.lock(read("memory://place/config.json", "other.yaml"))
+    verbs.lock(read("memory://place/config.json"))
 
     entries = json.loads((tmp_path / "appliance.lock").read_text())["storages"]
     assert [(entry["uri"], entry["files"]["config.json"]["size"]) for entry in entries] == [

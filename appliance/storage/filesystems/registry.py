@@ -1,6 +1,6 @@
 """The table of URI schemes: which filesystem reads each of them.
 
-A further scheme is one more row of `SCHEMES`, or of the argument of `register` for a test.
+A further scheme is one more row of `FILESYSTEMS`, or of the argument of `register` for a test.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Filesystem = LocalFilesystem | RemoteFilesystem | PackageIndex
 
 _HERE = "appliance.storage.filesystems"
 
-SCHEMES: dict[str, Filesystem] = {
+FILESYSTEMS: dict[str, Filesystem] = {
     "file": LocalFilesystem(f"{_HERE}.local:find_path"),
     "pvc": LocalFilesystem(f"{_HERE}.local:find_in_volume"),
     "hf": RemoteFilesystem(f"{_HERE}.huggingface:HubStore"),
@@ -75,20 +75,20 @@ SCHEMES: dict[str, Filesystem] = {
 def filesystem_for(uri: str) -> Filesystem:
     """Return the filesystem of a URI or plain path."""
     scheme = scheme_of(uri) or "file"
-    if scheme not in SCHEMES:
-        hint = did_you_mean(scheme, SCHEMES) or f"known are {', '.join(SCHEMES)} and plain paths"
+    if scheme not in FILESYSTEMS:
+        hint = did_you_mean(scheme, FILESYSTEMS) or f"known are {', '.join(FILESYSTEMS)} and plain paths"
         raise StorageError(f"{redact(uri)}: unknown scheme {scheme!r}; {hint}")
-    return SCHEMES[scheme]
+    return FILESYSTEMS[scheme]
 
 
 @contextmanager
 def register(scheme: str, filesystem: Filesystem) -> Iterator[None]:
     """Add a row to the table for the duration of a test."""
-    SCHEMES[scheme] = filesystem
+    FILESYSTEMS[scheme] = filesystem
     try:
         yield
     finally:
-        del SCHEMES[scheme]
+        del FILESYSTEMS[scheme]
 
 
 def _load(reference: str) -> Any:  # Any: what the module has under this name

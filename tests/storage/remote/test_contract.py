@@ -15,7 +15,7 @@ from appliance.config.storage import GlobalStorageConfig
 from appliance.core.errors import ArtifactChangedError, ArtifactNotFoundError, StorageUnavailableError
 from appliance.core.uri import scheme_of
 from appliance.storage.filesystems.base import Listing, RemoteFile, Store
-from appliance.storage.filesystems.registry import SCHEMES, RemoteFilesystem
+from appliance.storage.filesystems.registry import FILESYSTEMS, RemoteFilesystem
 
 LARGE = random.Random(0).randbytes(700_000)
 FILES = {
@@ -35,7 +35,7 @@ BELOW = {name.removeprefix("model/"): data for name, data in FILES.items() if na
 @asynccontextmanager
 async def opened(uri: str, settings: GlobalStorageConfig) -> AsyncIterator[Store]:
     """The store of a URI, closed in the end."""
-    scheme = SCHEMES[scheme_of(uri) or ""]
+    scheme = FILESYSTEMS[scheme_of(uri) or ""]
     assert isinstance(scheme, RemoteFilesystem)
     store = scheme.open(uri, settings)
     try:
