@@ -33,6 +33,9 @@ _PR_SET_PDEATHSIG = 1
 # pytest's own, and the one that a forked server applies itself.
 _HARMLESS = {"PYTEST_CURRENT_TEST", "PYTHONPATH"}
 
+# What imports without vLLM depend on.
+_LOADER = ("LD_", "PYTHON")
+
 _ENGINE = re.compile(r"class\"?: *\"?(generative|encoder)\b")
 _PYTHON = re.compile(r"\bpython\"?:")
 
@@ -104,17 +107,20 @@ def launch(
 ) -> ForkedServer | None:
     """Start `appliance` with the arguments, its output in `log`, for the config `file`.
 
-    None where the environment has changed since this module was imported: the launcher's imports may depend on it.
+    None where the launcher's imports may depend on a variable that has changed since this module was imported.
     `variables` are added to the environment; no import may depend on them.
     """
-    if _environment() != _FIRST:
-        return None
-    with contextlib.suppress(OSError):
-        # A config that cannot be read is the server's to complain about.
+    try:
         text = file.read_text()
-        launcher = _launcher(bool(_ENGINE.search(text)) and not _PYTHON.search(text))
-        return launcher.launch(arguments, log, {**os.environ, **variables})
-    return None
+    except OSError:
+        # The server says what is wrong with it.
+        return None
+    with_engine = bool(_ENGINE.search(text)) and not _PYTHON.search(text)
+    environment = _environment()
+    changed = {name for name in environment.keys() | _FIRST.keys() if environment.get(name) != _FIRST.get(name)}
+    if any(with_engine or name.startswith(_LOADER) for name in changed):
+        return None
+    return _launcher(with_engine).launch(arguments, log, {**os.environ, **variables})
 
 
 def _environment() -> dict[str, str]:

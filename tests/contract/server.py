@@ -44,8 +44,7 @@ class Server(Served):
         self.grpc_port, self.probe_port = free_port(), free_port()
         ports = [f"server.probe_port={self.probe_port}", *([f"server.grpc_port={self.grpc_port}"] if grpc else [])]
         given = {"PYTHONPATH": str(TESTS), "FOLDER": str(folder), "APPLIANCE_CACHE": str(folder / "cache"), **variables}
-        prefix = ["env", *(f"{name}={value}" for name, value in given.items())]
-        super().__init__(self.file, folder / "log", *ports, *overrides, prefix=prefix)
+        super().__init__(self.file, folder / "log", *ports, *overrides, variables=given)
 
     def open_gate(self, name: str) -> None:
         """Let a model go on that waits for a file."""
