@@ -20,17 +20,12 @@ FIELD = b"data:"
 PREFIX = b"data: "
 SUFFIX = b"\n\n"
 
+# OpenAI's last event; a stream may also simply end.
 DONE = b"[DONE]"
-"""
-The data of OpenAI's last event; a stream may also simply end.
-"""
-
 DONE_EVENT = PREFIX + DONE + SUFFIX
 
+# A comment, which clients ignore; it keeps proxies on the way from closing a silent connection.
 KEEP_ALIVE = b": keep-alive\n\n"
-"""
-A comment, which clients ignore. It keeps proxies on the way from closing a silent connection.
-"""
 
 
 def event(data: bytes, name: str = "") -> bytes:
@@ -178,4 +173,4 @@ def _decode(data: bytes) -> Any:  # Any: JSON values
     try:
         return json.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
-        raise GatewayError(f"The target's stream has an event that is no JSON: {error}") from error
+        raise GatewayError(f"The target's stream has an event that is not JSON: {error}") from error

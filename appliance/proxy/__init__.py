@@ -1,1 +1,1 @@
-"""Servers elsewhere that answer for us: one client for each, and what it takes to depend on several."""
+"""The reverse proxy to servers that speak OpenAI's protocol."""

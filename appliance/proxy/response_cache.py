@@ -21,13 +21,7 @@ _OVERHEAD_BYTES = 500
 
 # The same input has the same output, whatever the other fields are.
 _DETERMINISTIC = frozenset(
-    {
-        Operation.EMBEDDING,
-        Operation.RERANK,
-        Operation.SCORE,
-        Operation.CLASSIFICATION,
-        Operation.POOLING,
-    }
+    {Operation.EMBEDDING, Operation.RERANK, Operation.SCORE, Operation.CLASSIFICATION, Operation.POOLING}
 )
 
 _COMPLETIONS = frozenset({Operation.CHAT_COMPLETION, Operation.COMPLETION})

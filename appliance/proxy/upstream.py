@@ -69,7 +69,7 @@ class Upstream:
         return self.breaker.open_seconds if self.health.is_healthy else self.health.interval_seconds
 
     def describe(self) -> Mapping[str, Any]:  # Any: JSON values
-        """Return its status for probes."""
+        """Return the status for probes."""
         return {
             "name": self.name,
             "available": self.is_available,
